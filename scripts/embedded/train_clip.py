@@ -18,12 +18,22 @@ from pathlib import Path
 import open_clip
 import torch
 import torch.nn.functional as F
-from common import MAX_TOKENS, Ema, all_captions, build_tokenizer, draw_caption, learning_rate, load_pixels, load_rows
+from common import (
+    MAX_TOKENS,
+    Ema,
+    all_captions,
+    build_tokenizer,
+    draw_caption,
+    learning_rate,
+    load_pixels,
+    load_rows,
+    plain_attention,
+)
 from safetensors.torch import save_file
 
 MODEL = {
     "embed_dim": 128,
-    "vision_cfg": {"image_size": 64, "layers": 6, "width": 192, "head_width": 32, "patch_size": 8},
+    "vision_cfg": {"image_size": 64, "layers": 4, "width": 160, "head_width": 32, "patch_size": 8},
     "text_cfg": {"context_length": MAX_TOKENS, "width": 128, "heads": 4, "layers": 3, "hf_tokenizer_name": "."},
 }
 PREPROCESS = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "squash"}
@@ -69,11 +79,12 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("--minutes", type=float, default=15)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--batch", type=int, default=96)
     args = parser.parse_args()
     torch.manual_seed(0)
     rng = random.Random(0)
     torch.set_num_threads(args.threads)
+    plain_attention()
 
     args.output.mkdir(parents=True, exist_ok=True)
     tokens = build_tokenizer(all_captions(load_rows(None)))

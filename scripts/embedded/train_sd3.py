@@ -36,7 +36,7 @@ def main() -> None:
     vae = AutoencoderKL.from_pretrained(args.vae, torch_dtype=torch.float32)
     modules = torch.nn.ModuleDict({
         "transformer": SD3Transformer2DModel(
-            sample_size=16, patch_size=2, in_channels=8, out_channels=8, num_layers=7, attention_head_dim=32,
+            sample_size=16, patch_size=2, in_channels=8, out_channels=8, num_layers=6, attention_head_dim=32,
             num_attention_heads=6, joint_attention_dim=192, caption_projection_dim=192, pooled_projection_dim=192,
             pos_embed_max_size=16, qk_norm="rms_norm"),
         "text_encoder": CLIPTextModelWithProjection(clip_text_config(tokenizer)),

@@ -18,8 +18,9 @@ def main() -> None:
     vae = AutoencoderKL.from_pretrained(args.vae, torch_dtype=torch.float32)
     modules = torch.nn.ModuleDict({
         "unet": UNet2DConditionModel(
-            sample_size=16, in_channels=8, out_channels=8, block_out_channels=(80, 160), layers_per_block=2,
-            down_block_types=("CrossAttnDownBlock2D",) * 2, up_block_types=("CrossAttnUpBlock2D",) * 2,
+            sample_size=16, in_channels=8, out_channels=8, block_out_channels=(80, 160), layers_per_block=1,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
             transformer_layers_per_block=1, attention_head_dim=(4, 8), cross_attention_dim=192, norm_num_groups=16,
             use_linear_projection=True, addition_embed_type="text_time", addition_time_embed_dim=16,
             projection_class_embeddings_input_dim=96 + 6 * 16),

@@ -1,0 +1,3 @@
+from visalign.cli import main
+
+main()

@@ -1,0 +1,196 @@
+"""A diffusers pipeline behind one small protocol. Families differ in how they encode prompts and call the network."""
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from visalign.errors import UserError
+from visalign.processes import Diffusion, Flow
+
+Conditioning = dict[str, Tensor]
+"""Named embeddings of prompts, batch first: what a prompt is to the network."""
+
+_SDPA = {"math": "MATH", "flash": "FLASH_ATTENTION"}
+
+
+class Generator:
+    """One loaded pipeline, ready to sample and, after `make_trainable`, to learn.
+
+    A family gives: `pipeline_class`, `process_kind`, `denoiser_name`, `lora_targets`, `build_process`,
+    `encode_prompts`, `_call_network` and `_sampling_options`.
+    """
+
+    modality: ClassVar[str] = "image"
+    pipeline_class: ClassVar[str]
+    process_kind: ClassVar[str]
+    denoiser_name: ClassVar[str]
+    denoiser_class: ClassVar[str]
+    lora_targets: ClassVar[tuple[str, ...]]
+
+    def __init__(self, pipeline, *, device: torch.device, compute_dtype: torch.dtype = torch.float32,
+                 attention: str = "native", resolution: int | None = None, prompt_tokens: int = 256):
+        self.pipeline = pipeline
+        self.device = device
+        self.compute_dtype = compute_dtype
+        self.attention = attention
+        self.prompt_tokens = prompt_tokens
+        self.denoiser: nn.Module = getattr(pipeline, self.denoiser_name)
+        self.policy: nn.Module = self.denoiser
+        self.tuning: str | None = None
+        self._frozen_copy: nn.Module | None = None
+        self._in_reference = False
+        self.vae_factor = pipeline.vae_scale_factor
+        self.resolution = resolution or self.denoiser.config.sample_size * self.vae_factor
+        self.process: Diffusion | Flow = self.build_process()
+        pipeline.set_progress_bar_config(disable=True)
+        for module in self.frozen_modules():
+            module.requires_grad_(False)
+            module.eval()
+        self.denoiser.requires_grad_(False)
+        self.denoiser.eval()
+        if attention == "xformers":
+            self.denoiser.enable_xformers_memory_efficient_attention()
+
+    def build_process(self) -> Diffusion | Flow:
+        """The process this checkpoint was trained with, from its scheduler's configuration."""
+        raise AttributeError(f"{type(self).__name__} does not define build_process")
+
+    def encode_prompts(self, prompts: list[str]) -> Conditioning:
+        """Embeddings of prompts, each tensor [B, ...], in float32 on the device."""
+        raise AttributeError(f"{type(self).__name__} does not define encode_prompts")
+
+    def _call_network(self, network: nn.Module, latents: Tensor, time: Tensor, conditioning: Conditioning) -> Tensor:
+        raise AttributeError(f"{type(self).__name__} does not define _call_network")
+
+    def _sampling_options(self) -> dict:
+        """Arguments of the pipeline's call that only this family has."""
+        return {}
+
+    def frozen_modules(self) -> list[nn.Module]:
+        """Everything that never learns: the VAE and the text encoders."""
+        return [m for name, m in self.pipeline.components.items()
+                if isinstance(m, nn.Module) and name != self.denoiser_name]
+
+    def text_encoders(self) -> list[nn.Module]:
+        return [m for name, m in self.pipeline.components.items()
+                if name.startswith("text_encoder") and isinstance(m, nn.Module)]
+
+    @contextlib.contextmanager
+    def arithmetic(self) -> Iterator[None]:
+        """Autocast to the compute type and the chosen attention kernel."""
+        with contextlib.ExitStack() as stack:
+            enabled = self.compute_dtype != torch.float32
+            stack.enter_context(torch.autocast(self.device.type, self.compute_dtype, enabled=enabled))
+            if self.attention in _SDPA:
+                backend = getattr(torch.nn.attention.SDPBackend, _SDPA[self.attention])
+                stack.enter_context(torch.nn.attention.sdpa_kernel(backend))
+            yield
+
+    def predict(self, latents: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        """What the network predicts at latents [B, C, H, W] and process times t [B]; float32, unguided."""
+        network = self.policy if not self._in_reference else (self._frozen_copy or self.denoiser)
+        with self.arithmetic():
+            time = self.process.network_time(t).to(latents.device)
+            return self._call_network(network, latents.to(self._network_dtype(network)), time, conditioning).float()
+
+    @staticmethod
+    def _network_dtype(network: nn.Module) -> torch.dtype:
+        return getattr(network, "module", network).dtype
+
+    @contextlib.contextmanager
+    def reference(self) -> Iterator[None]:
+        """Within: `predict` is the frozen reference (adapter disabled, or the frozen copy), without gradients."""
+        if self.tuning == "lora":
+            self.denoiser.disable_adapters()
+        self._in_reference = True
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self._in_reference = False
+            if self.tuning == "lora":
+                self.denoiser.enable_adapters()
+
+    def make_trainable(self, tuning: str, *, rank: int = 16, alpha: float = 16.0, dropout: float = 0.0,
+                       targets: tuple[str, ...] | None = None, gradient_checkpointing: bool = False) -> list[Tensor]:
+        """Add a LoRA adapter, or free all weights and keep a frozen copy; returns the trainable parameters.
+
+        Raises ValueError when no module matches `targets`.
+        """
+        self.tuning = tuning
+        if tuning == "lora":
+            add_lora(self.denoiser, rank, alpha, dropout, targets or self.lora_targets)
+        else:
+            self._frozen_copy = copy.deepcopy(self.denoiser).to(self.compute_dtype).requires_grad_(False).eval()
+            self.denoiser.to(torch.float32).requires_grad_(True)
+        if gradient_checkpointing:
+            self.denoiser.enable_gradient_checkpointing()
+        return [p for _, p in self.trainable_parameters()]
+
+    def trainable_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        return [(name, p) for name, p in self.denoiser.named_parameters() if p.requires_grad]
+
+    def load_adapter(self, path: Path) -> None:
+        """Load a LoRA folder or single file for sampling. Raises UserError for pickled or unfitting files."""
+        if path.is_file() and path.suffix != ".safetensors":
+            raise UserError(f"lora {path}: only .safetensors files are read (pickled weights are refused)")
+        try:
+            self.pipeline.load_lora_weights(str(path), use_safetensors=True)
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            raise UserError(f"lora {path}: does not fit this model ({' '.join(str(error).split())[:200]})") from None
+
+    @torch.no_grad()
+    def encode_media(self, pixels: Tensor) -> Tensor:
+        """Latents of pixels [B, 3, H, W] in [-1, 1]: the posterior's mean, scaled as the network expects, float32."""
+        vae = self.pipeline.vae
+        latents = vae.encode(pixels.to(self.device, vae.dtype)).latent_dist.mode().float()
+        mean, scale = self._latent_statistics()
+        return (latents - mean) * scale
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> list[Image.Image]:
+        """Pictures from latents [B, C, h, w], decoded in the VAE's own precision."""
+        vae = self.pipeline.vae
+        mean, scale = self._latent_statistics()
+        pixels = vae.decode((latents.float() / scale + mean).to(vae.dtype)).sample
+        return self.pipeline.image_processor.postprocess(pixels.float().cpu(), output_type="pil")
+
+    def _latent_statistics(self) -> tuple[Tensor | float, Tensor | float]:
+        config = self.pipeline.vae.config
+        if getattr(config, "latents_mean", None) and getattr(config, "latents_std", None):
+            mean, std = (torch.tensor(v, device=self.device).view(1, -1, 1, 1)
+                         for v in (config.latents_mean, config.latents_std))
+            return mean, config.scaling_factor / std
+        return getattr(config, "shift_factor", None) or 0.0, config.scaling_factor
+
+    @torch.no_grad()
+    def sample(self, prompts: list[str], seeds: list[int], *, steps: int, guidance_scale: float,
+               batch_size: int = 32, negative_prompt: str | None = None) -> Iterator[list[Image.Image]]:
+        """Pictures for prompts, one seed each, through the pipeline itself; yields one batch at a time."""
+        for start in range(0, len(prompts), batch_size):
+            batch, batch_seeds = prompts[start:start + batch_size], seeds[start:start + batch_size]
+            noise_sources = [torch.Generator("cpu").manual_seed(seed) for seed in batch_seeds]
+            with self.arithmetic():
+                latents = self.pipeline(
+                    prompt=batch, generator=noise_sources, num_inference_steps=steps, guidance_scale=guidance_scale,
+                    negative_prompt=None if negative_prompt is None else [negative_prompt] * len(batch),
+                    height=self.resolution, width=self.resolution, output_type="latent",
+                    **self._sampling_options()).images
+            yield self.decode(latents)
+
+
+def add_lora(denoiser: nn.Module, rank: int, alpha: float, dropout: float, targets: tuple[str, ...]) -> None:
+    """Attach a LoRA adapter with float32 weights; B starts at zero, so the policy starts as the reference."""
+    from peft import LoraConfig
+
+    denoiser.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(targets),
+                                    init_lora_weights="gaussian"))
+    for parameter in denoiser.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()

@@ -1,0 +1,198 @@
+"""From a hub id, a folder or a single file to a Generator of the right family, with mistakes found before loading."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from visalign.config import Model
+from visalign.errors import UserError
+from visalign.generators.base import Generator, add_lora
+from visalign.generators.sd3 import SD3Generator
+from visalign.generators.unet import SDGenerator, SDXLGenerator
+
+FAMILIES: dict[str, type[Generator]] = {
+    family.pipeline_class: family for family in (SD3Generator, SDXLGenerator, SDGenerator)
+}
+ASSETS = Path(__file__).resolve().parents[1] / "assets"
+EMBEDDED = {"tiny-sd3": ASSETS / "tiny-sd3", "tiny-sdxl": ASSETS / "tiny-sdxl"}
+PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
+_WHOLE_CHECKPOINT = ("first_stage_model.", "conditioner.", "cond_stage_model.", "text_encoders.", "vae.")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a pipeline's parts are and which family reads them, known without loading weights."""
+
+    folder: str  # a local folder or hub id in diffusers layout
+    single_file: Path | None
+    family: type[Generator]
+
+
+def inspect_checkpoint(settings: Model) -> Checkpoint:
+    """Find the family of `settings.source` from its index alone.
+
+    Raises UserError when the source is no pipeline, is of an unsupported class, or holds pickled weights.
+    """
+    source = settings.source
+    path = Path(source).expanduser()
+    if path.suffix.lower() in PICKLES:
+        raise UserError(f"model {source}: pickled weights can run code when read and are refused; "
+                        "convert them to .safetensors first")
+    if path.suffix == ".safetensors":
+        return _inspect_single_file(path, settings)
+    folder = EMBEDDED.get(source, path)
+    if not folder.exists() and path.is_absolute():
+        raise UserError(f"model {source}: there is no such folder")
+    if not folder.exists():
+        return Checkpoint(source, None, _family(_hub_index(source), source))
+    return Checkpoint(str(folder), None, _family(_local_index(folder), source))
+
+
+def _inspect_single_file(path: Path, settings: Model) -> Checkpoint:
+    if not path.is_file():
+        raise UserError(f"model {path}: there is no such file")
+    if settings.base is None:
+        raise UserError(f"model {path}: a single file needs model.base, a diffusers folder or hub id of the same "
+                        "family that supplies the configuration and the parts the file lacks")
+    base = inspect_checkpoint(settings.model_copy(update={"source": settings.base, "base": None}))
+    return Checkpoint(base.folder, path, base.family)
+
+
+def _local_index(folder: Path) -> dict:
+    index = folder / "model_index.json"
+    if not index.is_file():
+        raise UserError(f"model {folder}: not a diffusers pipeline, it has no model_index.json")
+    try:
+        parsed = json.loads(index.read_text())
+    except ValueError:
+        raise UserError(f"model {index}: not readable as JSON") from None
+    for part in sorted(p for p in folder.iterdir() if p.is_dir()):
+        files = {f.suffix for f in part.iterdir()}
+        if ".safetensors" not in files and files & set(PICKLES):
+            raise UserError(f"model {part}: it holds only pickled weights, which are refused; "
+                            "convert them to .safetensors first")
+    return parsed
+
+
+def _hub_index(source: str) -> dict:
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return json.loads(Path(hf_hub_download(source, "model_index.json")).read_text())
+    except Exception as error:  # the hub raises many kinds; all mean the same to a person
+        known = ", ".join(EMBEDDED)
+        raise UserError(f"model {source}: neither a local folder nor an embedded model ({known}), and the hub "
+                        f"did not give its model_index.json ({type(error).__name__})") from error
+
+
+def _family(index: dict, source: str) -> type[Generator]:
+    name = index.get("_class_name")
+    if name not in FAMILIES:
+        raise UserError(f"model {source}: its pipeline class {name} is not supported (supported: "
+                        f"{', '.join(sorted(FAMILIES))})")
+    return FAMILIES[name]
+
+
+def pick_device(device: str = "auto") -> torch.device:
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("train.device is cuda, but torch sees no CUDA device; use auto or cpu")
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(device)
+
+
+def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """The arithmetic type; `auto` is bf16 on hardware that has it (GPUs since Ampere, some CPUs), else fp32."""
+    if precision != "auto":
+        return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    has_bf16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    return torch.bfloat16 if has_bf16 else torch.float32
+
+
+def load_generator(source: str | Model, device: str | torch.device = "auto") -> Generator:
+    """Load a generator from a hub id, a diffusers folder, an embedded name, or full `Model` settings.
+
+    On a GPU frozen weights are held in the arithmetic type; the VAE always stays in float32, where it cannot
+    overflow. Raises UserError for anything that is no supported pipeline.
+    """
+    import diffusers
+
+    settings = source if isinstance(source, Model) else Model(source=str(source))
+    checkpoint = inspect_checkpoint(settings)
+    device = pick_device(device) if isinstance(device, str) else device
+    compute_dtype = pick_dtype(settings.precision, device)
+    held = compute_dtype if device.type == "cuda" else torch.float32
+    pipeline_class = getattr(diffusers, checkpoint.family.pipeline_class)
+    diffusers.utils.logging.disable_progress_bar()
+    _quiet_transformers()
+    try:
+        pipeline = _load_pipeline(pipeline_class, checkpoint, held)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"model {settings.source}: could not be loaded ({' '.join(str(error).split())[:300]})") from error
+    pipeline.to(device)
+    if settings.vae_slicing:
+        pipeline.vae.enable_slicing()
+    if settings.vae_tiling:
+        pipeline.vae.enable_tiling()
+    return checkpoint.family(pipeline, device=device, compute_dtype=compute_dtype, attention=settings.attention,
+                             resolution=settings.resolution, prompt_tokens=settings.prompt_tokens)
+
+
+def _quiet_transformers() -> None:
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+
+
+def _load_pipeline(pipeline_class, checkpoint: Checkpoint, dtype: torch.dtype):
+    dtypes = {"vae": torch.float32, "default": dtype}
+    if checkpoint.single_file is None:
+        return pipeline_class.from_pretrained(checkpoint.folder, torch_dtype=dtypes, use_safetensors=True)
+    if _holds_whole_checkpoint(checkpoint.single_file):
+        pipeline = pipeline_class.from_single_file(str(checkpoint.single_file), config=checkpoint.folder,
+                                                   torch_dtype=dtype)
+        pipeline.vae.to(torch.float32)
+        return pipeline
+    name = checkpoint.family.denoiser_name
+    denoiser = denoiser_class(checkpoint).from_single_file(
+        str(checkpoint.single_file), config=checkpoint.folder, subfolder=name, torch_dtype=dtype)
+    return pipeline_class.from_pretrained(checkpoint.folder, torch_dtype=dtypes, use_safetensors=True,
+                                          **{name: denoiser})
+
+
+def _holds_whole_checkpoint(path: Path) -> bool:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return any(key.startswith(_WHOLE_CHECKPOINT) for key in file.keys())  # noqa: SIM118
+    except SafetensorError as error:
+        raise UserError(f"model {path}: not a readable safetensors file ({error})") from None
+
+
+def denoiser_class(checkpoint: Checkpoint) -> type[nn.Module]:
+    """The network class of the checkpoint's family."""
+    import diffusers
+
+    return getattr(diffusers, checkpoint.family.denoiser_class)
+
+
+def empty_denoiser(checkpoint: Checkpoint, settings: Model) -> nn.Module:
+    """The network on the meta device, with its adapter: sizes without memory, for `--dry-run`."""
+    from diffusers.utils import logging
+
+    logging.set_verbosity_error()
+    kind = denoiser_class(checkpoint)
+    config = kind.load_config(checkpoint.folder, subfolder=checkpoint.family.denoiser_name)
+    with torch.device("meta"):
+        denoiser = kind.from_config(config)
+        denoiser.requires_grad_(settings.tuning == "full")
+        if settings.tuning == "lora":
+            lora = settings.lora
+            add_lora(denoiser, lora.rank, lora.alpha, lora.dropout, lora.targets or checkpoint.family.lora_targets)
+    return denoiser

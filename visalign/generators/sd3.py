@@ -1,0 +1,35 @@
+"""Stable Diffusion 3 and 3.5: MMDiT, rectified flow, two CLIP encoders and an optional T5 (Esser et al. 2024)."""
+
+import torch
+from torch import Tensor, nn
+
+from visalign.generators.base import Conditioning, Generator
+from visalign.processes import Flow
+
+
+class SD3Generator(Generator):
+    pipeline_class = "StableDiffusion3Pipeline"
+    process_kind = "flow"
+    denoiser_name = "transformer"
+    denoiser_class = "SD3Transformer2DModel"
+    lora_targets = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
+                    "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out")
+
+    def build_process(self) -> Flow:
+        return Flow(shift=self.pipeline.scheduler.config.get("shift", 1.0))
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: list[str]) -> Conditioning:
+        with self.arithmetic():
+            hidden, _, pooled, _ = self.pipeline.encode_prompt(
+                prompts, None, None, device=self.device, do_classifier_free_guidance=False,
+                max_sequence_length=self.prompt_tokens)
+        return {"prompt_embeds": hidden.float(), "pooled": pooled.float()}
+
+    def _call_network(self, network: nn.Module, latents: Tensor, time: Tensor, conditioning: Conditioning) -> Tensor:
+        return network(hidden_states=latents, timestep=time,
+                       encoder_hidden_states=conditioning["prompt_embeds"].to(latents.dtype),
+                       pooled_projections=conditioning["pooled"].to(latents.dtype), return_dict=False)[0]
+
+    def _sampling_options(self) -> dict:
+        return {"max_sequence_length": self.prompt_tokens}

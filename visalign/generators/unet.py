@@ -1,0 +1,60 @@
+"""U-Net checkpoints: SD1.x, SD2.x (epsilon or v prediction) and SDXL."""
+
+import torch
+from torch import Tensor, nn
+
+from visalign.generators.base import Conditioning, Generator
+from visalign.processes import Diffusion
+
+
+class SDGenerator(Generator):
+    """StableDiffusionPipeline: one text encoder, no added conditions (Rombach et al. 2022)."""
+
+    pipeline_class = "StableDiffusionPipeline"
+    process_kind = "diffusion"
+    denoiser_name = "unet"
+    denoiser_class = "UNet2DConditionModel"
+    lora_targets = ("to_q", "to_k", "to_v", "to_out.0")
+
+    def build_process(self) -> Diffusion:
+        """Rebuilds the training noise schedule, whatever sampler the checkpoint ships with."""
+        from diffusers import DDPMScheduler
+
+        config = self.pipeline.scheduler.config
+        trained = DDPMScheduler.from_config(config)
+        return Diffusion(trained.alphas_cumprod, config.get("prediction_type", "epsilon"))
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: list[str]) -> Conditioning:
+        with self.arithmetic():
+            hidden, _ = self.pipeline.encode_prompt(prompts, self.device, 1, do_classifier_free_guidance=False)
+        return {"prompt_embeds": hidden.float()}
+
+    def _call_network(self, network: nn.Module, latents: Tensor, time: Tensor, conditioning: Conditioning) -> Tensor:
+        return network(latents, time, encoder_hidden_states=conditioning["prompt_embeds"].to(latents.dtype),
+                       added_cond_kwargs=self._added_conditions(latents, conditioning), return_dict=False)[0]
+
+    def _added_conditions(self, latents: Tensor, conditioning: Conditioning) -> dict[str, Tensor] | None:
+        return None
+
+
+class SDXLGenerator(SDGenerator):
+    """StableDiffusionXLPipeline: two text encoders, pooled embedding and size conditions (Podell et al. 2023)."""
+
+    pipeline_class = "StableDiffusionXLPipeline"
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: list[str]) -> Conditioning:
+        with self.arithmetic():
+            hidden, _, pooled, _ = self.pipeline.encode_prompt(prompts, device=self.device,
+                                                               do_classifier_free_guidance=False)
+        empty = torch.tensor([p == "" for p in prompts], device=hidden.device).view(-1, 1)
+        if self.pipeline.config.get("force_zeros_for_empty_prompt", False):
+            hidden, pooled = hidden.masked_fill(empty[..., None], 0), pooled.masked_fill(empty, 0)
+        return {"prompt_embeds": hidden.float(), "pooled": pooled.float()}
+
+    def _added_conditions(self, latents: Tensor, conditioning: Conditioning) -> dict[str, Tensor]:
+        """Original size, crop corner and target size: full, uncropped pictures at the training resolution."""
+        height, width = (side * self.vae_factor for side in latents.shape[-2:])
+        time_ids = torch.tensor([height, width, 0, 0, height, width], device=latents.device, dtype=latents.dtype)
+        return {"text_embeds": conditioning["pooled"].to(latents.dtype), "time_ids": time_ids.repeat(len(latents), 1)}

@@ -1,0 +1,42 @@
+"""What an offline objective sees and returns."""
+
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple, Protocol
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class PairErrors:
+    """Prediction errors of one batch of pairs; every tensor is float32 [B].
+
+    An error is the squared distance between prediction and target, averaged over all non-batch dimensions. `chosen`
+    and `rejected` are the policy's, `ref_*` the frozen reference's; what an objective does not need is None.
+    `noise_fraction` is 0 at data and 1 at pure noise. `strength` says how much better the chosen sample is (1 where
+    the data do not say). Rewards are standardised.
+    """
+
+    chosen: Tensor
+    noise_fraction: Tensor
+    strength: Tensor
+    rejected: Tensor | None = None
+    ref_chosen: Tensor | None = None
+    ref_rejected: Tensor | None = None
+    chosen_reward: Tensor | None = None
+    rejected_reward: Tensor | None = None
+
+
+class Outcome(NamedTuple):
+    """A scalar loss to minimise and named per-pair metrics [B] (detached)."""
+
+    loss: Tensor
+    metrics: dict[str, Tensor]
+
+
+class Objective(Protocol):
+    """Settings and loss of one method. `needs` is a subset of {"rejected", "reference", "rewards"}."""
+
+    process: ClassVar[str]  # "diffusion", "flow" or "any"
+    needs: ClassVar[frozenset[str]]
+
+    def __call__(self, errors: PairErrors) -> Outcome: ...

@@ -1,0 +1,56 @@
+"""SFT and reward-weighted regression: plain denoising, on the chosen samples or on all by their reward.
+
+SFT is the denoising loss on chosen samples. Flow-RWR (Liu et al. 2025, arXiv 2501.13918):
+
+    loss = E[ w(r) E(x) ],   w = exp(r / tau), r standardised, r/tau clipped, w scaled to mean 1 in the batch.
+
+Differs from the paper in: nothing known. tau -> infinity is SFT on all samples. Recipes: configs/sft.yaml,
+configs/sd3_flow_rwr.yaml.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from visalign.objectives.base import Outcome, PairErrors
+
+
+@dataclass(frozen=True)
+class SFT:
+    """Denoising loss on the chosen samples; works with every process."""
+
+    process: ClassVar[str] = "any"
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    def __call__(self, errors: PairErrors) -> Outcome:
+        return Outcome(errors.chosen.mean(), {"chosen_error": errors.chosen.detach()})
+
+
+@dataclass(frozen=True)
+class FlowRWR:
+    """tau: temperature; clip: largest r / tau; standardise: rewards over the whole data set or within a prompt."""
+
+    tau: float = 1.0
+    clip: float = 5.0
+    standardise: Literal["dataset", "prompt"] = "dataset"
+
+    process: ClassVar[str] = "flow"
+    needs: ClassVar[frozenset[str]] = frozenset({"rejected", "rewards"})
+
+    def __post_init__(self):
+        if self.tau <= 0 or self.clip <= 0:
+            raise ValueError(f"tau and clip must be greater than 0, got tau {self.tau}, clip {self.clip}")
+
+    def __call__(self, errors: PairErrors) -> Outcome:
+        weights = self.weights(torch.cat([errors.chosen_reward, errors.rejected_reward]))
+        all_errors = torch.cat([errors.chosen, errors.rejected])
+        chosen_weight, rejected_weight = weights.chunk(2)
+        return Outcome((weights * all_errors).mean(), {"chosen_weight": chosen_weight,
+                                                       "rejected_weight": rejected_weight})
+
+    def weights(self, rewards: Tensor) -> Tensor:
+        """Importance of each sample from its standardised reward, mean 1, [N]."""
+        weights = (rewards / self.tau).clamp(-self.clip, self.clip).exp()
+        return weights / weights.mean()

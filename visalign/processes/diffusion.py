@@ -1,0 +1,99 @@
+"""Variance-preserving diffusion (SD1.5, SDXL) with epsilon or v prediction.
+
+    x_t = alpha_t x0 + sigma_t eps,   alpha_t^2 + sigma_t^2 = 1,   alpha_t = sqrt(alphas_cumprod[t]),
+    v = alpha_t eps - sigma_t x0.
+
+Ho et al. 2020 (arXiv 2006.11239); Salimans & Ho 2022 (arXiv 2202.00512); DDIM: Song et al. 2020 (arXiv 2010.02502).
+Times t are integers [B] in 0..999; in `step`, t_next = -1 means clean data. Latents are [B, C, H, W].
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from visalign.processes.times import per_sample, sample_unit_times
+
+
+class Step(NamedTuple):
+    """One sampling step: the Gaussian `mean`, its `std` [B], and the `sample` drawn from it."""
+
+    mean: Tensor
+    std: Tensor
+    sample: Tensor
+
+
+@dataclass(frozen=True)
+class Diffusion:
+    alphas_cumprod: Tensor
+    prediction_type: str = "epsilon"
+    shift: float = 1.0
+    kind = "diffusion"
+
+    def __post_init__(self):
+        if self.prediction_type not in ("epsilon", "v_prediction"):
+            raise ValueError(f"prediction type '{self.prediction_type}' is not one of epsilon, v_prediction")
+
+    def __len__(self) -> int:
+        return len(self.alphas_cumprod)
+
+    def _alpha_sigma(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        alpha_bar = self._alpha_bar(t)
+        return per_sample(alpha_bar.sqrt(), like), per_sample((1 - alpha_bar).sqrt(), like)
+
+    def _alpha_bar(self, t: Tensor) -> Tensor:
+        """alphas_cumprod at t [B], and 1 where t is -1 (clean data)."""
+        table = self.alphas_cumprod.to(t.device, torch.float32)
+        return torch.where(t < 0, torch.ones_like(table[:1]), table[t.clamp(min=0).long()])
+
+    def sample_times(self, n: int, sampling: str, generator: torch.Generator) -> Tensor:
+        """Training times, int64 [n] in 0..len-1."""
+        return self.times_at(sample_unit_times(n, sampling, self.shift, generator))
+
+    def times_at(self, fractions: Tensor) -> Tensor:
+        return (fractions * len(self)).long().clamp(0, len(self) - 1)
+
+    def noise_fraction(self, t: Tensor) -> Tensor:
+        return t.float() / len(self)
+
+    def network_time(self, t: Tensor) -> Tensor:
+        return t
+
+    def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        alpha, sigma = self._alpha_sigma(t, x0)
+        return alpha * x0 + sigma * noise
+
+    def target(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        if self.prediction_type == "epsilon":
+            return noise
+        alpha, sigma = self._alpha_sigma(t, x0)
+        return alpha * noise - sigma * x0
+
+    def x0_from(self, prediction: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        alpha, sigma = self._alpha_sigma(t, x_t)
+        if self.prediction_type == "epsilon":
+            return (x_t - sigma * prediction) / alpha
+        return alpha * x_t - sigma * prediction
+
+    def noise_from(self, prediction: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        if self.prediction_type == "epsilon":
+            return prediction
+        alpha, sigma = self._alpha_sigma(t, x_t)
+        return alpha * prediction + sigma * x_t
+
+    def schedule(self, steps: int) -> Tensor:
+        """Sampling times from the noisiest to -1 (clean), int64 [steps + 1], evenly spaced."""
+        return torch.linspace(len(self) - 1, -1, steps + 1).round().long()
+
+    def step(self, prediction: Tensor, x_t: Tensor, t: Tensor, t_next: Tensor, eta: float = 0.0,
+             generator: torch.Generator | None = None) -> Step:
+        """One DDIM step (eq. 12, 16): eta=0 is deterministic, eta=1 ancestral DDPM. x0 is not clipped (latents)."""
+        now, then = self._alpha_bar(t), self._alpha_bar(t_next)
+        std = eta * ((1 - then) / (1 - now)).sqrt() * (1 - now / then).clamp(min=0).sqrt()
+        x0, eps = self.x0_from(prediction, x_t, t), self.noise_from(prediction, x_t, t)
+        mean = per_sample(then.sqrt(), x_t) * x0 + per_sample((1 - then - std**2).clamp(min=0).sqrt(), x_t) * eps
+        if eta == 0:
+            return Step(mean, std, mean)
+        noise = torch.randn(x_t.shape, generator=generator, device=x_t.device)
+        return Step(mean, std, mean + per_sample(std, x_t) * noise)

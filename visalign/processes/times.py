@@ -1,0 +1,27 @@
+"""Distributions of training times on (0, 1), shared by both processes."""
+
+import torch
+from torch import Tensor
+
+
+def shift_times(t: Tensor, shift: float) -> Tensor:
+    """Move times towards noise: `shift t / (1 + (shift - 1) t)` (Esser et al. 2024, eq. 23). Shape kept."""
+    return shift * t / (1 + (shift - 1) * t)
+
+
+def sample_unit_times(n: int, sampling: str, shift: float, generator: torch.Generator) -> Tensor:
+    """Training times in (0, 1), float32 [n]: `uniform`, `logit_normal` (mean 0, std 1) or `shifted` uniform."""
+    if sampling == "logit_normal":
+        t = torch.sigmoid(torch.randn(n, generator=generator))
+    elif sampling in ("uniform", "shifted"):
+        t = torch.rand(n, generator=generator)
+    else:
+        raise ValueError(f"timestep sampling '{sampling}' is not one of uniform, logit_normal, shifted")
+    if sampling == "shifted":
+        t = shift_times(t, shift)
+    return t.clamp(1e-4, 1 - 1e-4)
+
+
+def per_sample(values: Tensor, like: Tensor) -> Tensor:
+    """[B] reshaped to [B, 1, ...] so that it multiplies `like` [B, ...], in float32 on its device."""
+    return values.to(like.device, torch.float32).view(-1, *[1] * (like.ndim - 1))

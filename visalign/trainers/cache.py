@@ -1,0 +1,111 @@
+"""Latents and text embeddings, computed once and kept on disk under keys made from their content.
+
+A key covers the picture's pixels (or the prompt's text), the encoder's weights and the settings that matter, so a
+cache may be shared by runs, models and processes. Files are written under a temporary name and renamed.
+"""
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from visalign.errors import UserError
+from visalign.generators.base import Conditioning, Generator
+from visalign.media import to_pixels
+
+
+def fingerprint(modules: list[nn.Module]) -> str:
+    """A hash of architectures and of samples of all weights."""
+    digest = hashlib.sha256()
+    for module in modules:
+        digest.update(str(sorted(getattr(module, "config", {}).items())
+                          if isinstance(getattr(module, "config", None), dict) else type(module)).encode())
+        for name, parameter in module.named_parameters():
+            flat = parameter.detach().flatten()
+            sampled = flat[:: max(1, flat.numel() // 64)][:64].float().cpu()
+            digest.update(f"{name}{tuple(parameter.shape)}".encode() + sampled.numpy().tobytes())
+    return digest.hexdigest()
+
+
+class EncodingCache:
+    """Encodes through a generator what is not on disk yet.
+
+    folder: where; created when missing. Raises UserError when it cannot be written.
+    """
+
+    def __init__(self, folder: str | Path, generator: Generator):
+        self.folder, self.generator = Path(folder).expanduser(), generator
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"data.cache {self.folder}: cannot be created ({error.strerror})") from None
+        self._vae = fingerprint([generator.pipeline.vae]) + str(generator.resolution)
+        self._text = fingerprint(generator.text_encoders()) + str(generator.prompt_tokens)
+
+    def image_key(self, image: Image.Image) -> str:
+        return hashlib.sha256(f"{self._vae}{image.size}".encode() + image.tobytes()).hexdigest()
+
+    def prompt_key(self, prompt: str) -> str:
+        return hashlib.sha256(f"{self._text}{prompt}".encode()).hexdigest()
+
+    def add_images(self, images: dict[str, Image.Image]) -> None:
+        """Encode pictures, by key, that are not cached yet."""
+        missing = [key for key in images if self._read(key) is None]
+        if missing:
+            latents = self.generator.encode_media(to_pixels([images[k] for k in missing], self.generator.resolution))
+            for key, value in zip(missing, latents.cpu(), strict=True):
+                self._write(key, {"latents": value})
+
+    def add_prompts(self, prompts: dict[str, str]) -> None:
+        """Encode prompts, by key, that are not cached yet."""
+        missing = [key for key in prompts if self._read(key) is None]
+        if missing:
+            conditioning = self.generator.encode_prompts([prompts[key] for key in missing])
+            for i, key in enumerate(missing):
+                self._write(key, {name: tensor[i].cpu() for name, tensor in conditioning.items()})
+
+    def latents(self, keys: list[str]) -> Tensor:
+        """float32 [B, C, H, W] on the CPU."""
+        return torch.stack([self._need(key)["latents"] for key in keys])
+
+    def conditioning(self, keys: list[str]) -> Conditioning:
+        rows = [self._need(key) for key in keys]
+        return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+
+    def _path(self, key: str) -> Path:
+        return self.folder / key[:2] / f"{key}.safetensors"
+
+    def _need(self, key: str) -> dict[str, Tensor]:
+        entry = self._read(key)
+        if entry is None:
+            raise UserError(f"data.cache {self._path(key)}: this entry vanished or broke during the run; start again "
+                            "and it will be computed anew")
+        return entry
+
+    def _read(self, key: str) -> dict[str, Tensor] | None:
+        try:
+            return load_file(self._path(key))
+        except (FileNotFoundError, SafetensorError):
+            return None
+
+    def _write(self, key: str, entry: dict[str, Tensor]) -> None:
+        path = self._path(key)
+        try:
+            path.parent.mkdir(exist_ok=True)
+            handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+            os.close(handle)
+            try:
+                save_file({k: v.contiguous() for k, v in entry.items()}, temporary)
+                os.replace(temporary, path)
+            finally:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(temporary)
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"data.cache {self.folder}: cannot be written ({error})") from None

@@ -1,0 +1,51 @@
+"""What a checkpoint holds, and putting it back: weights as safetensors, the rest readable with weights_only."""
+
+import json
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from visalign.errors import UserError
+
+
+@dataclass
+class TrainingState:
+    """Everything that changes while training. Noise and data order depend on the step alone, so no RNG is kept."""
+
+    parameters: list[tuple[str, nn.Parameter]]
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    ema: object | None
+    step: int = 0
+
+    def write(self, folder: Path) -> None:
+        save_file({name: p.detach().cpu().contiguous() for name, p in self.parameters},
+                  folder / "trainable.safetensors")
+        torch.save({"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict(),
+                    "ema": self.ema.state_dict() if self.ema else None}, folder / "optimizer.pt")
+        (folder / "state.json").write_text(json.dumps({"step": self.step}))
+
+    def read(self, folder: Path) -> None:
+        """Restore from a checkpoint. Raises UserError naming the file that is broken or does not fit."""
+        try:
+            weights = load_file(folder / "trainable.safetensors")
+            rest = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
+            self.step = json.loads((folder / "state.json").read_text())["step"]
+        except (OSError, SafetensorError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+            raise UserError(f"checkpoint {folder}: cannot be read ({' '.join(str(error).split())[:150]})") from None
+        mine = dict(self.parameters)
+        if mine.keys() != weights.keys():
+            odd = sorted(mine.keys() ^ weights.keys())[0]
+            raise UserError(f"checkpoint {folder}: made for other trainable weights, {odd} is on one side only")
+        with torch.no_grad():
+            for name, parameter in mine.items():
+                parameter.copy_(weights[name])
+        self.optimizer.load_state_dict(rest["optimizer"])
+        self.schedule.load_state_dict(rest["schedule"])
+        if self.ema and rest["ema"]:
+            self.ema.load_state_dict(rest["ema"])

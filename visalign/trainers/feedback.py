@@ -1,0 +1,85 @@
+"""AI feedback: sample each prompt several times and let a reward say which pictures are preferred."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from tqdm import tqdm
+
+from visalign.config import Feedback
+from visalign.data.preferences import Pair
+from visalign.data.prompts import read_prompts
+from visalign.errors import UserError
+from visalign.generators.base import Generator
+from visalign.media import Sample, to_bytes
+from visalign.rewards import Reward, finite_scores
+
+
+def make_samples(generator: Generator, prompts: list[str], per_prompt: int, *, steps: int, guidance_scale: float,
+                 seed: int, label: str, quiet: bool = False) -> list[Sample]:
+    """`per_prompt` pictures of each prompt; the i-th picture of the j-th prompt always has the same seed."""
+    repeated = [prompt for prompt in prompts for _ in range(per_prompt)]
+    seeds = [seed * 1_000_003 + i for i in range(len(repeated))]
+    samples: list[Sample] = []
+    with tqdm(total=len(repeated), desc=label, unit="picture", disable=quiet) as progress:
+        for images in generator.sample(repeated, seeds, steps=steps, guidance_scale=guidance_scale):
+            for image in images:
+                samples.append(Sample(repeated[len(samples)], image, seeds[len(samples)]))
+            progress.update(len(images))
+    return samples
+
+
+def rank_pairs(samples: list[Sample], scores: list[float], pairs_per_prompt: int) -> list[Pair]:
+    """Best against worst, second best against second worst, ... within each prompt; equal scores make no pair."""
+    groups: dict[str, list[int]] = {}
+    for i, sample in enumerate(samples):
+        groups.setdefault(sample.prompt, []).append(i)
+    pairs = []
+    for prompt, rows in groups.items():
+        ranked = sorted(rows, key=lambda i: -scores[i])
+        for best, worst in list(zip(ranked, reversed(ranked), strict=True))[:min(pairs_per_prompt, len(rows) // 2)]:
+            if scores[best] > scores[worst]:
+                pairs.append(Pair(prompt, to_bytes(samples[best].image), to_bytes(samples[worst].image),
+                                  f"prompt '{prompt}', seeds {samples[best].seed} and {samples[worst].seed}",
+                                  scores[best] - scores[worst], scores[best], scores[worst]))
+    return pairs
+
+
+def feedback_pairs(generator: Generator, settings: Feedback, load: Callable[[str], Reward], seed: int,
+                   quiet: bool = False) -> list[Pair]:
+    """Pairs made by the generator itself and judged by `settings.reward`.
+
+    Raises UserError when the reward sees no difference anywhere.
+    """
+    prompts = read_prompts(settings.prompts, settings.max_prompts)
+    samples = make_samples(generator, prompts, settings.samples_per_prompt, steps=settings.steps,
+                           guidance_scale=settings.guidance_scale, seed=seed, label="sampling pairs", quiet=quiet)
+    scores = finite_scores(load(settings.reward), samples).tolist()
+    pairs = rank_pairs(samples, scores, settings.pairs_per_prompt)
+    if not pairs:
+        raise UserError(f"data.feedback: {settings.reward} scored all pictures of each prompt alike, so there is no "
+                        "preference to learn")
+    return pairs
+
+
+def judged(pairs: Iterator[Pair], reward: Reward, rerank: bool, batch: int = 32) -> Iterator[Pair]:
+    """The same pairs with both rewards filled in; with `rerank`, flipped where the reward disagrees."""
+    held: list[Pair] = []
+    for pair in pairs:
+        held.append(pair)
+        if len(held) == batch:
+            yield from _judge(held, reward, rerank)
+            held = []
+    yield from _judge(held, reward, rerank)
+
+
+def _judge(pairs: list[Pair], reward: Reward, rerank: bool) -> Iterator[Pair]:
+    if not pairs:
+        return
+    samples = [Sample(pair.prompt, image) for pair in pairs for image in pair.images()]
+    scores = finite_scores(reward, samples).view(-1, 2).tolist()
+    for pair, (chosen, rejected) in zip(pairs, scores, strict=True):
+        if rerank and chosen < rejected:
+            yield replace(pair, chosen=pair.rejected, rejected=pair.chosen, chosen_reward=rejected,
+                          rejected_reward=chosen)
+        else:
+            yield replace(pair, chosen_reward=chosen, rejected_reward=rejected)

@@ -1,0 +1,64 @@
+"""Metrics of a run: per pair, per quarter of the noise range, reduced over processes, written and smoothed."""
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from visalign.objectives import Outcome, PairErrors
+from visalign.runs import RunFolder
+
+_SHOWN = {"loss": "loss", "implicit_accuracy": "acc", "chosen_error": "error"}
+
+
+def pair_metrics(outcome: Outcome, errors: PairErrors) -> dict[str, Tensor]:
+    """What is logged of a batch, each [B]: the objective's metrics, and how errors moved against the reference.
+
+    `displaced` is 1 where the error on the chosen sample rose above the reference's (likelihood displacement).
+    """
+    metrics = {"noise_fraction": errors.noise_fraction, "loss": outcome.loss.detach().expand(len(errors.chosen)),
+               "chosen_error": errors.chosen.detach(), **outcome.metrics}
+    if errors.ref_chosen is not None:
+        metrics["chosen_error_minus_ref"] = (errors.chosen - errors.ref_chosen).detach()
+        metrics["displaced"] = (errors.chosen > errors.ref_chosen).float()
+    if errors.ref_rejected is not None:
+        metrics["rejected_error_minus_ref"] = (errors.rejected - errors.ref_rejected).detach()
+    return metrics
+
+
+def by_quarter(values: Tensor, noise_fraction: Tensor) -> dict[str, float]:
+    """Means in the four quarters of the noise range, where there are any."""
+    quarter = (noise_fraction * 4).long().clamp(0, 3)
+    return {f"q{q + 1}": values[quarter == q].mean().item() for q in range(4) if (quarter == q).any()}
+
+
+class MetricLog:
+    """Writes metrics.jsonl and the trackers; keeps moving averages for the progress bar."""
+
+    def __init__(self, run: RunFolder, accelerator: Accelerator):
+        self.run, self.accelerator = run, accelerator
+        self._average: dict[str, float] = {}
+
+    def reduce(self, collected: list[dict[str, Tensor]]) -> dict[str, float]:
+        """Means over micro-batches and processes; margin and accuracy also by quarter of the noise range."""
+        names = list(collected[0])
+        stacked = torch.stack([torch.cat([metrics[name].float() for metrics in collected]) for name in names], 1)
+        columns = dict(zip(names, self.accelerator.gather(stacked).cpu().unbind(1), strict=True))
+        noise_fraction = columns.pop("noise_fraction")
+        row = {name: values.mean().item() for name, values in columns.items()}
+        for name in ("implicit_accuracy", "margin", "chosen_error_minus_ref"):
+            if name in columns:
+                row |= {f"{name}/{k}": v for k, v in by_quarter(columns[name], noise_fraction).items()}
+        return row
+
+    def write(self, step: int, row: dict[str, float]) -> None:
+        for name in _SHOWN.keys() & row.keys():
+            old = self._average.get(name, row[name])
+            self._average[name] = old + 0.05 * (row[name] - old)
+        self.run.log({"kind": "train", "step": step, **row})
+        self.accelerator.log(row, step=step)
+
+    def smoothed(self) -> str:
+        return " ".join(f"{short} {self._average[name]:.3f}" for name, short in _SHOWN.items() if name in self._average)
+
+    def close(self) -> None:
+        self.accelerator.end_training()

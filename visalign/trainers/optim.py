@@ -1,0 +1,46 @@
+"""Optimiser, learning-rate schedule and moving average, from settings."""
+
+import torch
+from torch import nn
+
+from visalign.config import Optim
+from visalign.errors import UserError
+
+
+def build_optimizer(settings: Optim, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """AdamW, 8-bit AdamW (bitsandbytes) or Adafactor with a fixed learning rate."""
+    if settings.name == "adamw":
+        return torch.optim.AdamW(parameters, settings.lr, betas=settings.betas, weight_decay=settings.weight_decay)
+    if settings.name == "adafactor":
+        from transformers import Adafactor
+
+        return Adafactor(parameters, lr=settings.lr, weight_decay=settings.weight_decay, scale_parameter=False,
+                         relative_step=False, warmup_init=False)
+    check_optimizer(settings)
+    import bitsandbytes
+
+    return bitsandbytes.optim.AdamW8bit(parameters, settings.lr, betas=settings.betas,
+                                        weight_decay=settings.weight_decay)
+
+
+def check_optimizer(settings: Optim) -> None:
+    """Raise UserError when the optimiser's package is missing."""
+    import importlib.util
+
+    if settings.name == "adamw8bit" and importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError("optim.name adamw8bit needs the package bitsandbytes: pip install bitsandbytes")
+
+
+def build_schedule(settings: Optim, optimizer: torch.optim.Optimizer, steps: int):
+    """Learning rate by optimiser step, with warm-up."""
+    from diffusers.optimization import get_scheduler
+
+    name = "constant_with_warmup" if settings.schedule == "constant" else settings.schedule
+    return get_scheduler(name, optimizer, num_warmup_steps=settings.warmup_steps, num_training_steps=steps)
+
+
+def build_ema(settings: Optim, parameters: list[nn.Parameter]):
+    """diffusers' EMA of the trainable parameters, or None when ema_decay is 0."""
+    from diffusers.training_utils import EMAModel
+
+    return EMAModel(parameters, decay=settings.ema_decay) if settings.ema_decay else None

@@ -1,0 +1,135 @@
+"""From pairs to the batches a step needs: every pair encoded once, then addressed by its place in the data order."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor
+from tqdm import tqdm
+
+from visalign.trainers.cache import EncodingCache
+from visalign.data.preferences import Pair
+from visalign.errors import UserError
+from visalign.generators.base import Conditioning
+
+
+@dataclass(frozen=True)
+class Item:
+    """A pair as cache keys."""
+
+    prompt: str
+    prompt_key: str
+    chosen_key: str
+    rejected_key: str
+    where: str
+    strength: float
+    chosen_reward: float | None
+    rejected_reward: float | None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Latents [B, C, H, W], conditioning, strength and rewards [B] on the CPU, and the items they came from."""
+
+    items: list[Item]
+    chosen: Tensor
+    rejected: Tensor
+    conditioning: Conditioning
+    strength: Tensor
+    chosen_reward: Tensor | None
+    rejected_reward: Tensor | None
+
+
+def encode_pairs(pairs: Iterable[Pair], cache: EncodingCache, accelerator: Accelerator, batch: int = 16) -> list[Item]:
+    """Encode every pair into the cache, each process its share, and return all items in the data's order."""
+    rank, world = accelerator.process_index, accelerator.num_processes
+    numbered: list[tuple[int, Item]] = []
+    held: list[tuple[int, Pair]] = []
+
+    def flush() -> None:
+        images, prompts = {}, {}
+        for number, pair in held:
+            chosen, rejected = pair.images()
+            item = Item(pair.prompt, cache.prompt_key(pair.prompt), cache.image_key(chosen), cache.image_key(rejected),
+                        pair.where, pair.strength, pair.chosen_reward, pair.rejected_reward)
+            images |= {item.chosen_key: chosen, item.rejected_key: rejected}
+            prompts[item.prompt_key] = pair.prompt
+            numbered.append((number, item))
+        cache.add_images(images)
+        cache.add_prompts(prompts)
+        held.clear()
+
+    progress = tqdm(pairs, desc="encoding pairs", unit="pair", disable=not accelerator.is_main_process)
+    for number, pair in enumerate(progress):
+        if number % world == rank:
+            held.append((number, pair))
+            if len(held) == batch:
+                flush()
+    flush()
+    if world > 1:
+        numbered = gather_object(numbered)
+    return [item for _, item in sorted(numbered, key=lambda entry: entry[0])]
+
+
+def split_by_prompt(items: list[Item], holdout: float) -> tuple[list[Item], list[Item]]:
+    """Training and held-out items; a prompt is wholly on one side, chosen by the hash of its text."""
+    def held_out(prompt: str) -> bool:
+        return int(hashlib.sha256(f"held out {prompt}".encode()).hexdigest()[:8], 16) / 2**32 < holdout
+
+    train = [item for item in items if not held_out(item.prompt)]
+    if not train:
+        raise UserError(f"data.holdout {holdout}: leaves no pair to train on; the set has "
+                        f"{len({i.prompt for i in items})} prompts")
+    return train, [item for item in items if held_out(item.prompt)]
+
+
+def standardised(items: list[Item], within: str) -> list[Item]:
+    """The items with rewards shifted to mean 0 and scaled to std 1, over the data set or within each prompt."""
+    from dataclasses import replace
+
+    missing = next((item for item in items if item.chosen_reward is None or item.rejected_reward is None), None)
+    if missing:
+        raise UserError(f"{missing.where}: this objective needs rewards; give columns chosen_reward and "
+                        "rejected_reward, or set data.score_with")
+    groups: dict[str, list[float]] = {}
+    for item in items:
+        groups.setdefault(item.prompt if within == "prompt" else "", []).extend(
+            (item.chosen_reward, item.rejected_reward))
+    statistics = {k: (torch.tensor(v).mean().item(), max(torch.tensor(v).std().item(), 1e-8))
+                  for k, v in groups.items()}
+
+    def scaled(item: Item, value: float) -> float:
+        mean, std = statistics[item.prompt if within == "prompt" else ""]
+        return (value - mean) / std
+
+    return [replace(item, chosen_reward=scaled(item, item.chosen_reward),
+                    rejected_reward=scaled(item, item.rejected_reward)) for item in items]
+
+
+class PairOrder:
+    """An endless shuffled order over items in which place `p` always holds the same item, whatever the world size."""
+
+    def __init__(self, items: list[Item], seed: int):
+        self.items, self.seed = items, seed
+        self._epoch, self._order = -1, []
+
+    def __getitem__(self, place: int) -> Item:
+        epoch, offset = divmod(place, len(self.items))
+        if epoch != self._epoch:
+            generator = torch.Generator().manual_seed(self.seed * 7919 + epoch)
+            self._epoch, self._order = epoch, torch.randperm(len(self.items), generator=generator).tolist()
+        return self.items[self._order[offset]]
+
+
+def load_batch(items: list[Item], cache: EncodingCache, prompt_keys: list[str] | None = None) -> Batch:
+    """Read a batch from the cache; `prompt_keys` replaces the items' own (caption dropout)."""
+    def tensor(name: str) -> Tensor | None:
+        values = [getattr(item, name) for item in items]
+        return None if None in values else torch.tensor(values, dtype=torch.float32)
+
+    return Batch(items, cache.latents([i.chosen_key for i in items]), cache.latents([i.rejected_key for i in items]),
+                 cache.conditioning(prompt_keys or [i.prompt_key for i in items]), tensor("strength"),
+                 tensor("chosen_reward"), tensor("rejected_reward"))

@@ -1,0 +1,39 @@
+"""`--dry-run`: what a recipe would do, without loading any weights."""
+
+import yaml
+
+from visalign.config import Config, build_objective
+from visalign.generators.loading import empty_denoiser, inspect_checkpoint, pick_device, pick_dtype
+from visalign.trainers.recipe import check
+
+_BYTES = {"adamw": 8, "adamw8bit": 2, "adafactor": 0.1}
+
+
+def describe(config: Config) -> str:
+    """Resolved settings, trainable parameters, effective batch and a memory estimate. Raises UserError on mistakes."""
+    check(config)
+    objective = build_objective(config.objective)
+    denoiser = empty_denoiser(inspect_checkpoint(config.model), config.model)
+    total = sum(p.numel() for p in denoiser.parameters())
+    trainable = sum(p.numel() for p in denoiser.parameters() if p.requires_grad)
+    device = pick_device(config.train.device)
+    dtype = pick_dtype(config.model.precision, device)
+    train = config.train
+    passes = "policy" + (" on chosen and rejected" if "rejected" in objective.needs else " on chosen")
+    passes += ", reference without gradient" if "reference" in objective.needs else ""
+    batch = train.batch_size * train.gradient_accumulation
+    frozen_bytes = dtype.itemsize if device.type == "cuda" else 4
+    copies = 2 if config.model.tuning == "full" and "reference" in objective.needs else 1
+    held = (total - trainable) * frozen_bytes + trainable * (8 + _BYTES[config.optim.name])
+    held += (copies - 1) * total * frozen_bytes + (trainable * 4 if config.optim.ema_decay else 0)
+    settings = config.model_dump(mode="json") | {"objective": {"name": config.objective["name"], **vars(objective)}}
+    return "\n".join([
+        yaml.safe_dump(settings, sort_keys=False).rstrip(), "",
+        f"device                {device}, arithmetic {str(dtype).removeprefix('torch.')}",
+        f"denoiser parameters   {total / 1e6:,.2f} M, trainable {trainable / 1e6:,.3f} M ({config.model.tuning})",
+        f"passes of a step      {passes}",
+        f"optimiser steps       {train.steps}",
+        f"effective batch       {batch} pairs a process ({train.batch_size} x {train.gradient_accumulation} "
+        "accumulation), times the number of processes",
+        f"weights and optimiser {held / 2**30:.2f} GiB for the denoiser, plus activations, text encoders and VAE",
+    ])
