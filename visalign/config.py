@@ -118,14 +118,18 @@ class Train(Settings):
 
 
 class Evaluation(Settings):
-    """Samples and rewards on held-out prompts with fixed seeds; `every` in optimiser steps (0: only before/after)."""
+    """Samples and rewards on held-out prompts with fixed seeds; `every` in optimiser steps (0: only before/after).
+
+    reward judges the pictures, features measures their variety: each an open_clip folder or the embedded tiny-clip
+    (which knows emoji only), or null to leave that out.
+    """
 
     every: Annotated[int, Field(ge=0)] = 0
     prompts: str = "emoji:held_out"
     max_prompts: PositiveInt | None = 16
     samples_per_prompt: PositiveInt = 2
-    reward: str | None = "tiny-clip"
-    features: str = "tiny-clip"
+    reward: str | None = None
+    features: str | None = None
     steps: PositiveInt = 28
     guidance_scale: NonNegative = 4.5
     seed: int = 1000

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 ASSETS = Path(__file__).resolve().parents[2] / "visalign" / "assets"
 MAX_TOKENS = 16
@@ -118,6 +119,10 @@ def pretrain(modules: torch.nn.ModuleDict, loss_of, vae, args) -> torch.nn.Modul
     with torch.no_grad():
         latents = vae.encode(load_pixels(rows)).latent_dist.mean
     rng = random.Random(args.seed)
+    if args.start_from:
+        for name, module in modules.items():
+            file = next((args.start_from / name).glob("*.safetensors"))
+            module.load_state_dict({k: v.float() for k, v in load_file(file).items()}, strict=False)
     parameters = list(modules.parameters())
     print({k: f"{sum(p.numel() for p in m.parameters()) / 1e6:.2f}M" for k, m in modules.items()}, flush=True)
     optimiser = torch.optim.AdamW(parameters, args.lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
@@ -156,6 +161,7 @@ def arguments(description: str, **defaults):
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, help="the pipeline folder to write")
     parser.add_argument("--vae", type=Path, required=True, help="folder from train_vae.py")
+    parser.add_argument("--start-from", type=Path, help="a pipeline folder whose weights are trained further")
     for name, value in {"minutes": 60.0, "threads": 1, "batch": 32, "lr": 1e-3, "ema": 0.9993, "seed": 0,
                         **defaults}.items():
         parser.add_argument(f"--{name}", type=type(value), default=value)

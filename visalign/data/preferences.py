@@ -178,7 +178,8 @@ def _hub_rows(source: str, split: str) -> Iterator[tuple[str, dict]]:
     try:
         rows = datasets.load_dataset(source, split=split, streaming=True)
     except Exception as error:  # the hub raises many kinds; all mean the same to a person
-        raise UserError(f"data {source}: no local file, and the hub did not give it ({type(error).__name__})") from error
+        reason = type(error).__name__
+        raise UserError(f"data {source}: no local file, and the hub did not give it ({reason})") from error
     for number, row in enumerate(rows, 1):
         yield f"{source} row {number}", row
 

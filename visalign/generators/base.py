@@ -121,11 +121,15 @@ class Generator:
                        targets: tuple[str, ...] | None = None, gradient_checkpointing: bool = False) -> list[Tensor]:
         """Add a LoRA adapter, or free all weights and keep a frozen copy; returns the trainable parameters.
 
-        Raises ValueError when no module matches `targets`.
+        Raises UserError when no module matches `targets`.
         """
         self.tuning = tuning
         if tuning == "lora":
-            add_lora(self.denoiser, rank, alpha, dropout, targets or self.lora_targets)
+            try:
+                add_lora(self.denoiser, rank, alpha, dropout, targets or self.lora_targets)
+            except ValueError as error:
+                raise UserError(f"model.lora.targets {list(targets or ())}: no module fits these names "
+                                f"({' '.join(str(error).split())[:120]})") from None
         else:
             self._frozen_copy = copy.deepcopy(self.denoiser).to(self.compute_dtype).requires_grad_(False).eval()
             self.denoiser.to(torch.float32).requires_grad_(True)

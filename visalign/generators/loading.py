@@ -133,7 +133,8 @@ def load_generator(source: str | Model, device: str | torch.device = "auto") -> 
     try:
         pipeline = _load_pipeline(pipeline_class, checkpoint, held)
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"model {settings.source}: could not be loaded ({' '.join(str(error).split())[:300]})") from error
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"model {settings.source}: could not be loaded ({reason})") from error
     pipeline.to(device)
     if settings.vae_slicing:
         pipeline.vae.enable_slicing()

@@ -36,7 +36,8 @@ class TrainingState:
             weights = load_file(folder / "trainable.safetensors")
             rest = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
             self.step = json.loads((folder / "state.json").read_text())["step"]
-        except (OSError, SafetensorError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        except (OSError, SafetensorError, RuntimeError, ValueError, LookupError, EOFError,
+                pickle.UnpicklingError) as error:
             raise UserError(f"checkpoint {folder}: cannot be read ({' '.join(str(error).split())[:150]})") from None
         mine = dict(self.parameters)
         if mine.keys() != weights.keys():

@@ -7,12 +7,12 @@ import torch
 from PIL import Image
 
 from visalign.config import Evaluation
-from visalign.trainers.feedback import make_samples
 from visalign.data.prompts import read_prompts
 from visalign.evaluators.variety import variety_per_prompt
 from visalign.generators.base import Generator
 from visalign.media import Sample, grid
 from visalign.rewards import ClipScore, finite_scores
+from visalign.trainers.feedback import make_samples
 
 
 @dataclass(frozen=True)

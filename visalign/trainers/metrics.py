@@ -59,6 +59,3 @@ class MetricLog:
 
     def smoothed(self) -> str:
         return " ".join(f"{short} {self._average[name]:.3f}" for name, short in _SHOWN.items() if name in self._average)
-
-    def close(self) -> None:
-        self.accelerator.end_training()

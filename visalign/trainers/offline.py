@@ -19,11 +19,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from visalign.config import Config, build_objective
-from visalign.trainers.cache import EncodingCache
 from visalign.errors import UserError
 from visalign.generators.base import Generator
 from visalign.objectives import Outcome, PairErrors
 from visalign.runs import RunFolder
+from visalign.trainers.cache import EncodingCache
 from visalign.trainers.checkpoint import TrainingState
 from visalign.trainers.evaluation import FIXED_FRACTIONS
 from visalign.trainers.metrics import MetricLog, pair_metrics
@@ -43,6 +43,7 @@ class OfflineTrainer:
         self.empty_key = cache.prompt_key("")
         if config.data.caption_dropout:
             cache.add_prompts({self.empty_key: ""})
+        torch.manual_seed(config.train.seed)  # the adapter's start must be the same on every process and after a kill
         lora = config.model.lora
         parameters = generator.make_trainable(
             config.model.tuning, rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout, targets=lora.targets,
@@ -81,7 +82,6 @@ class OfflineTrainer:
                 on_step(self.state.step)
         self.generator.policy = self.generator.denoiser
         self.generator.denoiser.eval()
-        self.log.close()
 
     def _step(self) -> dict[str, float]:
         settings, accelerator = self.config.train, self.accelerator

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
 
 from visalign.config import Config, build_objective
-from visalign.trainers.cache import EncodingCache
-from visalign.trainers.feedback import feedback_pairs, judged
 from visalign.data.preferences import Counts, Pair, check_source, read_pairs
 from visalign.data.prompts import read_prompts
 from visalign.data.tables import read_saved_pairs, save_pairs
@@ -21,7 +20,9 @@ from visalign.generators.export import export, versions
 from visalign.generators.loading import pick_device, pick_dtype
 from visalign.rewards import check_reward, load_reward
 from visalign.runs import RunFolder
+from visalign.trainers.cache import EncodingCache
 from visalign.trainers.evaluation import measure
+from visalign.trainers.feedback import feedback_pairs, judged
 from visalign.trainers.offline import OfflineTrainer
 from visalign.trainers.optim import check_optimizer
 from visalign.trainers.pairs import encode_pairs, split_by_prompt, standardised
@@ -48,7 +49,8 @@ def check(config: Config) -> None:
                         f"{config.model.source} ({family.pipeline_class}) is a {family.process_kind} model; "
                         f"use one of {fitting}")
     feedback = config.data.feedback
-    for reward in filter(None, (config.data.score_with, config.eval.reward, feedback and feedback.reward)):
+    for reward in filter(None, (config.data.score_with, config.eval.reward, config.eval.features,
+                                feedback and feedback.reward)):
         check_reward(reward)
     check_optimizer(config.optim)
     pick_device(config.train.device)
@@ -65,8 +67,11 @@ def train(config: Config, resume: bool = False) -> Result:
     check(config)
     device = pick_device(config.train.device)
     compute_dtype = pick_dtype(config.model.precision, device)
-    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="fp16" if compute_dtype == torch.float16
-                              else "no", log_with=list(config.output.trackers), project_dir=config.output.folder)
+    # SD3's last block discards the text stream, so part of an adapter there never gets a gradient
+    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+    accelerator = Accelerator(cpu=device.type == "cpu", kwargs_handlers=[unused],
+                              mixed_precision="fp16" if compute_dtype == torch.float16 else "no",
+                              log_with=list(config.output.trackers) or None, project_dir=config.output.folder)
     run = RunFolder(config.output.folder, config, resume, accelerator.is_main_process)
     accelerator.wait_for_everyone()
     with contextlib.suppress(ImportError):
@@ -91,6 +96,7 @@ def train(config: Config, resume: bool = False) -> Result:
     trainer = OfflineTrainer(config, generator, train_items, held_out, cache, run, accelerator)
     trainer_metrics = trainer.held_out_metrics
     trainer.resume()
+    run.log({"kind": "start", "step": trainer.state.step, "processes": accelerator.num_processes})
     done = {row["step"] for row in run.metrics() if row["kind"] == "held_out"}
 
     def on_step(step: int) -> None:
@@ -109,6 +115,7 @@ def train(config: Config, resume: bool = False) -> Result:
 
         write_report(run, config, result, versions(), counts_of(train_items, held_out))
     accelerator.wait_for_everyone()
+    accelerator.end_training()
     return result
 
 

@@ -1,0 +1,130 @@
+"""Readers of the public preference formats."""
+
+import io
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from visalign.config import Data
+from visalign.data.preferences import BadRow, Counts, check_source, read_pairs
+from visalign.errors import UserError
+
+
+def jpeg(colour):
+    buffer = io.BytesIO()
+    Image.new("RGB", (12, 10), colour).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def read(path, **settings):
+    return list(read_pairs(Data(path=str(path), **settings)))
+
+
+def test_pickapic_parquet_orders_by_label_and_drops_ties(tmp_path):
+    rows = [{"caption": c, "jpg_0": jpeg("red"), "jpg_1": jpeg("blue"), "label_0": a, "label_1": 1 - a}
+            for c, a in (("first wins", 1.0), ("second wins", 0.0), ("tie", 0.5))]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "picks.parquet")
+    counts = Counts()
+    pairs = list(read_pairs(Data(path=str(tmp_path / "picks.parquet")), counts))
+    assert [pair.prompt for pair in pairs] == ["first wins", "second wins"]
+    assert (counts.pairs, counts.ties) == (2, 1)
+    assert pairs[0].chosen == jpeg("red") and pairs[1].chosen == jpeg("blue")
+    assert pairs[0].images()[0].size == (12, 10)
+
+
+def test_hpd_json_makes_a_pair_for_every_strict_preference(tmp_path):
+    for name in "abc":
+        Image.new("RGB", (8, 8), "red").save(tmp_path / f"{name}.jpg")
+    entries = [{"prompt": "two", "image_path": ["a.jpg", "b.jpg"], "human_preference": [0, 1]},
+               {"prompt": "three", "image_path": ["a.jpg", "b.jpg", "c.jpg"], "rank": [2, 1, 3]}]
+    (tmp_path / "hpd.json").write_text(json.dumps(entries))
+    pairs = read(tmp_path / "hpd.json")
+    assert pairs[0].chosen.endswith("b.jpg") and pairs[0].rejected.endswith("a.jpg")
+    order = {(p.chosen[-5], p.rejected[-5]) for p in pairs if p.prompt == "three"}
+    assert order == {("b", "a"), ("a", "c"), ("b", "c")}
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+def test_tables_of_paths(tmp_path, kind):
+    for name in ("good", "bad"):
+        Image.new("RGB", (8, 8), "red").save(tmp_path / f"{name}.png")
+    row = {"prompt": "a red square", "chosen": "good.png", "rejected": "bad.png", "strength": 2.5}
+    file = tmp_path / f"pairs.{kind}"
+    if kind == "jsonl":
+        file.write_text(json.dumps(row) + "\n\n")
+    elif kind == "csv":
+        file.write_text("prompt,chosen,rejected,strength\na red square,good.png,bad.png,2.5\n")
+    else:
+        pq.write_table(pa.Table.from_pylist([row]), file)
+    [pair] = read(file)
+    assert pair.prompt == "a red square" and pair.strength == 2.5
+    assert pair.images()[0].getpixel((0, 0)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("line, words", [
+    ('{"prompt": "x", "chosen"', ["line 1", "JSON"]),
+    ('{"chosen": "a.png", "rejected": "a.png"}', ["line 1", "'prompt' is missing"]),
+    ('{"prompt": "", "chosen": "a.png", "rejected": "a.png"}', ["'prompt' is missing"]),
+    ('{"prompt": "x", "choosen": "a.png", "rejected": "a.png"}', ["'chosen' is missing", "'choosen'"]),
+    ('{"prompt": "x", "chosen": "gone.png", "rejected": "a.png"}', ["gone.png", "does not exist"]),
+    ('{"prompt": "x", "chosen": "a.png", "rejected": "a.png", "strength": "much"}', ["strength", "'much'"]),
+])
+def test_broken_rows_name_their_line(tmp_path, line, words):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "pairs.jsonl").write_text(line + "\n")
+    with pytest.raises(BadRow) as caught:
+        read(tmp_path / "pairs.jsonl")
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_truncated_picture_names_its_row(tmp_path):
+    Image.effect_noise((64, 64), 90).save(tmp_path / "a.png")
+    (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:300])
+    (tmp_path / "pairs.jsonl").write_text('{"prompt": "x", "chosen": "a.png", "rejected": "a.png"}\n')
+    [pair] = read(tmp_path / "pairs.jsonl")
+    with pytest.raises(UserError, match="line 1.*not a readable picture"):
+        pair.images()
+
+
+def test_all_ties_and_empty_sets_are_errors(tmp_path):
+    (tmp_path / "ties.jsonl").write_text('{"prompt": "x", "tie": true}\n')
+    with pytest.raises(UserError, match="all 1 rows are ties"):
+        read(tmp_path / "ties.jsonl")
+    (tmp_path / "empty.jsonl").write_text("")
+    with pytest.raises(UserError, match="no usable pair"):
+        read(tmp_path / "empty.jsonl")
+
+
+@pytest.mark.parametrize("name", ["nowhere.jsonl", "./nowhere", "folder/deep/nowhere"])
+def test_missing_source_is_named(name):
+    with pytest.raises(UserError, match="nowhere"):
+        check_source(Data(path=name))
+
+
+def test_unknown_kind_of_file_lists_the_known(tmp_path):
+    (tmp_path / "pairs.xlsx").write_text("")
+    with pytest.raises(UserError, match=r"\.xlsx.*\.parquet"):
+        check_source(Data(path=str(tmp_path / "pairs.xlsx")))
+
+
+def test_corrupt_parquet_is_one_sentence(tmp_path):
+    (tmp_path / "pairs.parquet").write_bytes(b"not parquet")
+    with pytest.raises(UserError, match=r"pairs\.parquet: not a readable parquet"):
+        read(tmp_path / "pairs.parquet")
+
+
+def test_reading_streams_and_stops_at_max_pairs(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    row = '{"prompt": "x", "chosen": "a.png", "rejected": "a.png"}\n'
+    (tmp_path / "pairs.jsonl").write_text(row * 3 + "broken\n")
+    assert len(read(tmp_path / "pairs.jsonl", max_pairs=3)) == 3
+
+
+def test_transparent_pictures_land_on_white(tmp_path):
+    Image.new("RGBA", (8, 8), (255, 0, 0, 0)).save(tmp_path / "a.png")
+    (tmp_path / "pairs.jsonl").write_text('{"prompt": "x", "chosen": "a.png", "rejected": "a.png"}\n')
+    assert read(tmp_path / "pairs.jsonl")[0].images()[0].getpixel((0, 0)) == (255, 255, 255)

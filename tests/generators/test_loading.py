@@ -1,0 +1,142 @@
+"""Families found from the index, and everything that is refused before weights are read."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from visalign.config import Model
+from visalign.errors import UserError
+from visalign.generators import inspect_checkpoint, load_generator
+from visalign.generators.loading import pick_device, pick_dtype
+
+FAMILY = {"sd3": "SD3Generator", "sdxl": "SDXLGenerator", "sd15": "SDGenerator", "sd15-v": "SDGenerator"}
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_family_comes_from_the_index(pipelines, name):
+    assert inspect_checkpoint(Model(source=str(pipelines(name)))).family.__name__ == FAMILY[name]
+
+
+@pytest.mark.parametrize("name, kind, prediction", [
+    ("sd3", "flow", "velocity"), ("sdxl", "diffusion", "epsilon"), ("sd15", "diffusion", "epsilon"),
+    ("sd15-v", "diffusion", "v_prediction")])
+def test_process_is_the_one_the_checkpoint_was_trained_with(pipelines, name, kind, prediction):
+    process = load_generator(str(pipelines(name)), "cpu").process
+    assert (process.kind, process.prediction_type) == (kind, prediction)
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_prediction_has_the_shape_of_latents_and_depends_on_the_prompt(pipelines, name):
+    generator = load_generator(Model(source=str(pipelines(name)), precision="fp32", prompt_tokens=8), "cpu")
+    latents, conditioning = torch.randn(2, 4, 8, 8), generator.encode_prompts(["a red fruit", "a bus"])
+    t = generator.process.times_at(torch.tensor([0.5, 0.5]))
+    with torch.no_grad():
+        prediction = generator.predict(latents[:1].repeat(2, 1, 1, 1), t, conditioning)
+    assert prediction.shape == latents.shape and prediction.dtype == torch.float32
+    assert (prediction[0] - prediction[1]).abs().max() > 1e-6
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_our_sampling_is_the_pipelines_own(pipelines, name):
+    import numpy as np
+    from diffusers import DiffusionPipeline
+
+    generator = load_generator(Model(source=str(pipelines(name)), precision="fp32"), "cpu")
+    [[mine]] = generator.sample(["a cat face"], [7], steps=3, guidance_scale=2.0)
+    plain = DiffusionPipeline.from_pretrained(pipelines(name))
+    theirs = plain("a cat face", num_inference_steps=3, guidance_scale=2.0, height=16, width=16,
+                   generator=torch.Generator().manual_seed(7)).images[0]
+    assert np.abs(np.asarray(mine, dtype=int) - np.asarray(theirs, dtype=int)).max() <= 1
+
+
+def test_encoding_then_decoding_uses_one_latent_scale(pipelines):
+    generator = load_generator(str(pipelines("sd3")), "cpu")
+    latents = generator.encode_media(torch.zeros(1, 3, 16, 16))
+    config = generator.pipeline.vae.config
+    raw = generator.pipeline.vae.encode(torch.zeros(1, 3, 16, 16)).latent_dist.mode()
+    torch.testing.assert_close(latents, (raw - (config.shift_factor or 0)) * config.scaling_factor)
+    assert generator.decode(latents)[0].size == (16, 16)
+
+
+def test_denoiser_from_a_single_file(pipelines, tmp_path):
+    from diffusers import UNet2DConditionModel
+
+    unet = UNet2DConditionModel.from_pretrained(pipelines("sdxl"), subfolder="unet")
+    changed = {k: v * 1.5 for k, v in unet.state_dict().items()}
+    save_file(changed, tmp_path / "mine.safetensors")
+    generator = load_generator(Model(source=str(tmp_path / "mine.safetensors"), base=str(pipelines("sdxl"))), "cpu")
+    torch.testing.assert_close(dict(generator.denoiser.named_parameters())["conv_in.weight"], changed["conv_in.weight"])
+
+
+@pytest.mark.parametrize("make, word", [
+    (lambda p: p / "nowhere", "no such folder"),
+    (lambda p: p, "model_index.json"),
+    (lambda p: p / "weights.ckpt", "pickled"),
+    (lambda p: p / "weights.bin", "pickled"),
+    (lambda p: p / "weights.safetensors", "no such file"),
+])
+def test_what_is_no_pipeline_is_refused(tmp_path, make, word):
+    with pytest.raises(UserError, match=word):
+        inspect_checkpoint(Model(source=str(make(tmp_path))))
+
+
+def test_single_file_without_base_says_what_is_needed(tmp_path):
+    save_file({"x": torch.zeros(1)}, tmp_path / "mine.safetensors")
+    with pytest.raises(UserError, match=r"model\.base"):
+        inspect_checkpoint(Model(source=str(tmp_path / "mine.safetensors")))
+
+
+def test_corrupt_single_file_is_named(tmp_path, pipelines):
+    (tmp_path / "mine.safetensors").write_bytes(b"not safetensors")
+    with pytest.raises(UserError, match=r"mine\.safetensors"):
+        load_generator(Model(source=str(tmp_path / "mine.safetensors"), base=str(pipelines("sdxl"))), "cpu")
+
+
+def test_unsupported_pipeline_class_lists_the_supported(tmp_path):
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "KandinskyPipeline"}))
+    with pytest.raises(UserError, match="KandinskyPipeline.*StableDiffusion3Pipeline"):
+        inspect_checkpoint(Model(source=str(tmp_path)))
+
+
+def test_pickled_weights_in_a_folder_are_refused(tmp_path, pipelines):
+    shutil.copytree(pipelines("sdxl"), tmp_path / "old")
+    for file in (tmp_path / "old" / "unet").glob("*.safetensors"):
+        file.rename(file.with_suffix(".bin"))
+    with pytest.raises(UserError, match="unet.*pickled"):
+        inspect_checkpoint(Model(source=str(tmp_path / "old")))
+
+
+def test_missing_weights_are_one_sentence(tmp_path, pipelines):
+    shutil.copytree(pipelines("sdxl"), tmp_path / "half")
+    for file in (tmp_path / "half" / "unet").glob("*.safetensors"):
+        file.unlink()
+    with pytest.raises(UserError, match="could not be loaded"):
+        load_generator(str(tmp_path / "half"), "cpu")
+
+
+def test_hub_that_cannot_be_reached_is_one_sentence():
+    with pytest.raises(UserError, match="someone/something"):
+        inspect_checkpoint(Model(source="someone/something"))
+
+
+def test_precision_choices():
+    cpu = pick_device("cpu")
+    assert pick_dtype("fp32", cpu) == torch.float32 and pick_dtype("fp16", cpu) == torch.float16
+    assert pick_dtype("auto", cpu) in (torch.bfloat16, torch.float32)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="only where there is no GPU")
+def test_cuda_without_a_gpu_is_refused():
+    with pytest.raises(UserError, match="cuda"):
+        pick_device("cuda")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", FAMILY)
+def test_sampling_on_a_gpu_in_bf16(pipelines, name):
+    generator = load_generator(Model(source=str(pipelines(name)), precision="bf16"), "cuda")
+    [[image]] = generator.sample(["a cat face"], [7], steps=3, guidance_scale=2.0)
+    assert image.size == (16, 16) and generator.pipeline.vae.dtype == torch.float32

@@ -1,0 +1,37 @@
+"""Every recipe in configs/ validates, and runs end to end on a tiny network of its own family."""
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from visalign.cli import main
+from visalign.config import load_config
+
+CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.yaml"))
+TINY = {"tiny-sd3": "sd3", "tiny-sdxl": "sdxl", "stabilityai/stable-diffusion-3.5-medium": "sd3",
+        "stabilityai/stable-diffusion-xl-base-1.0": "sdxl", "stable-diffusion-v1-5/stable-diffusion-v1-5": "sd15"}
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
+def test_recipe_validates(file):
+    config = load_config(file)
+    assert config.model.source in TINY
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
+def test_recipe_runs_on_a_tiny_network(file, pipelines, pairs_file, tmp_path):
+    config = load_config(file)
+    (tmp_path / "prompts.txt").write_text("a red fruit\na cat face\n")
+    overrides = [f"model={pipelines(TINY[config.model.source])}", "model.precision=fp32", "model.prompt_tokens=8",
+                 f"data.cache={tmp_path / 'cache'}", "data.holdout=0", "train.steps=2", "train.batch_size=2",
+                 "train.gradient_accumulation=1", "train.device=cpu", f"eval.prompts={tmp_path / 'prompts.txt'}",
+                 "eval.steps=2", "output.trackers=[]", f"output.folder={tmp_path / 'run'}"]
+    if config.data.feedback:
+        overrides += ["data.feedback.max_prompts=3", "data.feedback.steps=2"]
+    else:
+        overrides += [f"data.path={pairs_file}"]
+    result = CliRunner().invoke(main, ["--debug", "train", str(file), *overrides], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "run" / "report.html").stat().st_size > 5000
+    assert (tmp_path / "run" / "export" / "README.md").exists()

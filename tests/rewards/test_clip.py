@@ -1,0 +1,77 @@
+"""The embedded CLIP reward against open_clip by itself, and refusals."""
+
+import io
+
+import open_clip
+import pyarrow.parquet as pq
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from visalign.data.prompts import EMOJI
+from visalign.errors import UserError
+from visalign.media import Sample
+from visalign.rewards import ClipScore, finite_scores, load_reward
+from visalign.rewards.clip import ClipScore as Clip
+
+
+@pytest.fixture(scope="module")
+def reward() -> ClipScore:
+    return load_reward("tiny-clip")
+
+
+@pytest.fixture(scope="module")
+def drawings():
+    return [row for row in pq.read_table(EMOJI).to_pylist() if row["split"] == "held_out"]
+
+
+def picture(row):
+    return Image.open(io.BytesIO(row["image"])).convert("RGB")
+
+
+def test_score_is_the_cosine_computed_without_visalign(reward, drawings):
+    from visalign.rewards import EMBEDDED
+
+    model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{EMBEDDED['tiny-clip']}")
+    tokens = open_clip.get_tokenizer(f"local-dir:{EMBEDDED['tiny-clip']}")(["a red fruit"])
+    with torch.no_grad():
+        cosine = F.cosine_similarity(model.eval().encode_image(preprocess(picture(drawings[0]))[None]),
+                                     model.encode_text(tokens))
+    score = reward.score([Sample("a red fruit", picture(drawings[0]))])
+    assert score.shape == (1, 1)
+    torch.testing.assert_close(score[0], cosine, atol=1e-5, rtol=1e-4)
+
+
+def test_unseen_drawings_fit_their_own_name_better_than_most_others(reward, drawings):
+    names = sorted({row["name"] for row in drawings})
+    pictures = reward.features([picture(row) for row in drawings])
+    similarity = pictures @ reward.text_features(names).T
+    own = torch.tensor([names.index(row["name"]) for row in drawings])
+    rank = (similarity > similarity.gather(1, own[:, None])).sum(1)
+    assert (rank == 0).float().mean() > 0.6  # chance is 1 in the number of names
+
+
+def test_folders_without_config_or_with_pickles_only_are_refused(tmp_path):
+    with pytest.raises(UserError, match="open_clip_config"):
+        Clip(tmp_path)
+    (tmp_path / "open_clip_config.json").write_text("{}")
+    (tmp_path / "open_clip_pytorch_model.bin").write_bytes(b"x")
+    with pytest.raises(UserError, match="safetensors"):
+        Clip(tmp_path)
+
+
+def test_unknown_reward_names_the_nearest():
+    with pytest.raises(UserError, match="tiny-clip"):
+        load_reward("tiny-clp")
+
+
+def test_scores_that_are_not_finite_stop_with_the_prompt():
+    class Broken:
+        name, modalities, dimensions, higher_is_better = "broken", frozenset({"image"}), ("x",), True
+
+        def score(self, samples):
+            return torch.tensor([[1.0], [float("nan")]])
+
+    with pytest.raises(UserError, match="broken.*1 of 2.*'b'"):
+        finite_scores(Broken(), [Sample("a", None), Sample("b", None)])
