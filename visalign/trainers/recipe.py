@@ -1,6 +1,7 @@
 """One recipe from start to finish: load, prepare pairs, measure, train, measure, export, report."""
 
 import contextlib
+import importlib.util
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,12 +54,23 @@ def check(config: Config) -> None:
                                 feedback and feedback.reward)):
         check_reward(reward)
     check_optimizer(config.optim)
+    check_packages(config)
     pick_device(config.train.device)
     read_prompts(config.eval.prompts)
     if feedback:
         read_prompts(feedback.prompts)
     else:
         check_source(config.data)
+
+
+def check_packages(config: Config) -> None:
+    """Raise UserError naming the command that installs what a setting needs."""
+    needed = [("wandb", "output.trackers wandb", "trackers")] if "wandb" in config.output.trackers else []
+    if config.model.attention == "xformers":
+        needed.append(("xformers", "model.attention xformers", "xformers"))
+    for package, setting, extra in needed:
+        if importlib.util.find_spec(package) is None:
+            raise UserError(f"{setting} needs the package {package}: pip install 'visalign[{extra}]'")
 
 
 def train(config: Config, resume: bool = False) -> Result:
@@ -74,8 +86,7 @@ def train(config: Config, resume: bool = False) -> Result:
                               log_with=list(config.output.trackers) or None, project_dir=config.output.folder)
     run = RunFolder(config.output.folder, config, resume, accelerator.is_main_process)
     accelerator.wait_for_everyone()
-    with contextlib.suppress(ImportError):
-        accelerator.init_trackers("logs")
+    accelerator.init_trackers("logs")
     generator = load_generator(config.model, accelerator.device)
     reward = load_reward(config.eval.reward, str(accelerator.device)) if config.eval.reward else None
     features = load_reward(config.eval.features, str(accelerator.device)) if config.eval.features else None
