@@ -1,0 +1,15 @@
+"""The report's numbers."""
+
+import pytest
+
+from visalign.report import smooth, tail_mean
+
+
+def test_smoothing_starts_at_the_mean_of_the_first_values_and_follows():
+    assert smooth([2.0] * 5) == [2.0] * 5
+    assert smooth([0.0] * 10 + [1.0])[-1] == pytest.approx(0.05)
+
+
+def test_tail_mean_uses_only_rows_that_have_the_metric():
+    assert tail_mean([{"a": 1.0}, {}, {"a": 3.0}], "a") == 2.0
+    assert tail_mean([{}], "a") is None
