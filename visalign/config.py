@@ -36,6 +36,7 @@ class Model(Settings):
     source: hub id, local diffusers folder, single `.safetensors` file, or an embedded model (tiny-sd3, tiny-sdxl).
     base: the diffusers folder or hub id that gives a single file its configuration and missing parts.
     precision: arithmetic of the denoiser; `auto` is bf16 where the hardware has it, else fp32.
+    attention: `native` lets torch choose; `math` is its plain kernel, `flash` its fused one; xformers is optional.
     resolution: side of the training pictures in pixels (None: the model's own).
     prompt_tokens: length of the T5 prompt for families that have one.
     """
@@ -45,7 +46,7 @@ class Model(Settings):
     tuning: Literal["lora", "full"] = "lora"
     lora: Lora = Lora()
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    attention: Literal["auto", "native", "math", "flash", "xformers"] = "auto"
+    attention: Literal["native", "math", "flash", "xformers"] = "native"
     gradient_checkpointing: bool = False
     vae_slicing: bool = False
     vae_tiling: bool = False

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from common import load_pixels, load_rows
 from train_clip import augment
 
+from visalign.config import Model
 from visalign.generators import load_generator
 from visalign.media import grid, to_pixels
 
@@ -55,12 +56,12 @@ def main() -> None:
     parser.add_argument("--grid", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--guidance-scale", type=float, default=3.0)
-    parser.add_argument("--classifier-steps", type=int, default=900)
+    parser.add_argument("--classifier-steps", type=int, default=500)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(args.threads)
-    generator = load_generator(args.model, "cpu")
+    generator = load_generator(Model(source=args.model, attention="math", prompt_tokens=8), "cpu")
 
     def sample(prompts: list[str]):
         batches = generator.sample(prompts, list(range(len(prompts))), steps=args.steps,

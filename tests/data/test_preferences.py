@@ -47,6 +47,13 @@ def test_hpd_json_makes_a_pair_for_every_strict_preference(tmp_path):
     assert order == {("b", "a"), ("a", "c"), ("b", "c")}
 
 
+@pytest.mark.parametrize("entry", [{"human_preference": [1]}, {"human_preference": ["yes", "no"]}, {}])
+def test_hpd_entries_without_a_preference_for_each_picture_are_named(tmp_path, entry):
+    (tmp_path / "hpd.json").write_text(json.dumps([{"prompt": "x", "image_path": ["a.jpg", "b.jpg"], **entry}]))
+    with pytest.raises(BadRow, match="entry 1.*human_preference"):
+        read(tmp_path / "hpd.json")
+
+
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
 def test_tables_of_paths(tmp_path, kind):
     for name in ("good", "bad"):

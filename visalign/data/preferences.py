@@ -254,10 +254,13 @@ def _from_hpd(row: dict, where: str, root: Path) -> list[Pair]:
     """HPD v2: `human_preference` holds 1 for the preferred picture of two, or `rank` the place of each of several."""
     prompt = _prompt(row, "prompt", where)
     paths = _take(row, "image_path" if "image_path" in row else "image_paths", where)
-    order = row.get("human_preference")
-    places = [-p for p in order] if order is not None else row.get("rank")
-    if not isinstance(paths, list) or not isinstance(places, list) or len(paths) != len(places):
+    preferred, ranked = row.get("human_preference"), row.get("rank")
+    places = preferred if preferred is not None else ranked
+    numbers = isinstance(places, list) and all(isinstance(place, int | float) for place in places)
+    if not isinstance(paths, list) or not numbers or len(paths) != len(places):
         raise BadRow(f"{where}: needs as many 'human_preference' (or 'rank') entries as images")
+    if preferred is not None:
+        places = [-place for place in places]
     pairs = []
     for a, b in itertools.combinations(range(len(paths)), 2):
         if places[a] != places[b]:

@@ -100,7 +100,8 @@ class OfflineTrainer:
             collected.append(pair_metrics(outcome, errors))
         parameters = [p for _, p in self.state.parameters]
         norm = accelerator.clip_grad_norm_(parameters, self.config.optim.grad_clip)
-        self._stop_if_not_finite(norm, items)
+        if accelerator.scaler is None:  # with fp16 an infinite norm is how the loss scale finds its level
+            self._stop_if_not_finite(norm, items)
         learning_rate = self.state.schedule.get_last_lr()[0]
         self.optimizer.step()
         self.optimizer.zero_grad()

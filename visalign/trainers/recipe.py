@@ -4,11 +4,12 @@ import contextlib
 import importlib.util
 import time
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
 from visalign.config import Config, build_objective
 from visalign.data.preferences import Counts, Pair, check_source, read_pairs
@@ -81,7 +82,8 @@ def train(config: Config, resume: bool = False) -> Result:
     compute_dtype = pick_dtype(config.model.precision, device)
     # SD3's last block discards the text stream, so part of an adapter there never gets a gradient
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
-    accelerator = Accelerator(cpu=device.type == "cpu", kwargs_handlers=[unused],
+    patience = InitProcessGroupKwargs(timeout=timedelta(hours=3))  # the others wait while one process samples
+    accelerator = Accelerator(cpu=device.type == "cpu", kwargs_handlers=[unused, patience],
                               mixed_precision="fp16" if compute_dtype == torch.float16 else "no",
                               log_with=list(config.output.trackers) or None, project_dir=config.output.folder)
     run = RunFolder(config.output.folder, config, resume, accelerator.is_main_process)
