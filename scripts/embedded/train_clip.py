@@ -1,6 +1,6 @@
 """Train tiny-clip, the embedded reward and feature extractor, as an ordinary open_clip folder.
 
-    python scripts/embedded/train_clip.py visalign/assets/tiny-clip --minutes 15
+    python scripts/embedded/train_clip.py visalign/assets/tiny-clip --minutes 8
 
 Loss: symmetric cross-entropy over the batch where every caption that is true of a drawing counts as a match (a
 general caption is true of many). Pictures are moved, scaled, recoloured a little, blurred and noised, so that the

@@ -1,6 +1,6 @@
 """Train tiny-sdxl: a complete StableDiffusionXLPipeline for 64x64 emoji, from nothing.
 
-    python scripts/embedded/train_sdxl.py visalign/assets/tiny-sdxl --vae build/vae --minutes 60
+    python scripts/embedded/train_sdxl.py visalign/assets/tiny-sdxl --vae build/vae --minutes 40
 
 Epsilon prediction on SDXL's own noise schedule, loss weighted by min-SNR-5 (Hang et al. 2023). A dropped caption is
 an all-zero embedding, as `force_zeros_for_empty_prompt` has it in the pipeline.
