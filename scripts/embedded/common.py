@@ -111,6 +111,10 @@ def save_pipeline(pipeline, folder: Path) -> None:
     for config in folder.glob("text_encoder*/config.json"):
         settings = json.loads(config.read_text())
         config.write_text(json.dumps(settings | {"dtype": "float32"}, indent=2) + "\n")
+    vae_config = folder / "vae" / "config.json"
+    settings = json.loads(vae_config.read_text())
+    settings.pop("_name_or_path", None)  # where it lay on the machine that trained it
+    vae_config.write_text(json.dumps(settings, indent=2) + "\n")
 
 
 def pretrain(modules: torch.nn.ModuleDict, loss_of, vae, args) -> torch.nn.ModuleDict:
