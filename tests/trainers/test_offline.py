@@ -124,7 +124,7 @@ def test_two_processes_equal_one_with_twice_the_batch(recipe, tmp_path):
     one = recipe("sd3", name="one.yaml", output={"folder": str(tmp_path / "one")}, train={"batch_size": 2})
     run(one)
     two = recipe("sd3", name="two.yaml", output={"folder": str(tmp_path / "two")}, train={"batch_size": 1},
-                 data={"cache": str(tmp_path / "cache2")})
+                 eval={"every": 2}, data={"cache": str(tmp_path / "cache2")})
     subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29517",
                     "-m", "visalign", "train", str(two)], check=True, env=ENVIRONMENT, capture_output=True)
     assert rows(tmp_path / "two", "start")[0]["processes"] == 2

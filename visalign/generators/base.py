@@ -117,6 +117,17 @@ class Generator:
             if self.tuning == "lora":
                 self.denoiser.enable_adapters()
 
+    @contextlib.contextmanager
+    def measuring(self) -> Iterator[None]:
+        """Within: no dropout, and the bare network, so that one process may measure while others wait."""
+        policy, training = self.policy, self.denoiser.training
+        self.policy = self.denoiser.eval()
+        try:
+            yield
+        finally:
+            self.policy = policy
+            self.denoiser.train(training)
+
     def make_trainable(self, tuning: str, *, rank: int = 16, alpha: float = 16.0, dropout: float = 0.0,
                        targets: tuple[str, ...] | None = None, gradient_checkpointing: bool = False) -> list[Tensor]:
         """Add a LoRA adapter, or free all weights and keep a frozen copy; returns the trainable parameters.

@@ -95,8 +95,10 @@ def train(config: Config, resume: bool = False) -> Result:
 
     def evaluate(step: int) -> None:
         if accelerator.is_main_process and step not in done:
-            held = measure(generator, config.eval, step, run.path / "samples" / f"step-{step:08d}", reward, features)
-            run.log({**held.row(), **trainer_metrics(), "seconds_so_far": time.time() - started})
+            folder = run.path / "samples" / f"step-{step:08d}"
+            with generator.measuring():
+                held = measure(generator, config.eval, step, folder, reward, features)
+                run.log({**held.row(), **trainer_metrics(), "seconds_so_far": time.time() - started})
         accelerator.wait_for_everyone()
 
     cache = EncodingCache(config.data.cache, generator)
@@ -114,7 +116,8 @@ def train(config: Config, resume: bool = False) -> Result:
 
     def on_step(step: int) -> None:
         if config.eval.every and step % config.eval.every == 0 and step < config.train.steps:
-            evaluate(step)
+            with averaged_weights(trainer):
+                evaluate(step)
 
     evaluate(0)
     trainer.fit(on_step)
