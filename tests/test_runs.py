@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from visalign.config import parse_config
+from visalign.configfile import parse_config
 from visalign.errors import UserError
 from visalign.runs import RunFolder
 

@@ -7,7 +7,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "load_generator": "visalign.generators",
     "load_reward": "visalign.rewards",
-    "load_config": "visalign.config",
+    "load_config": "visalign.configfile",
     "train": "visalign.trainers.recipe",
     "Sample": "visalign.media",
     "UserError": "visalign.errors",

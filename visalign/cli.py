@@ -59,7 +59,7 @@ def quiet_libraries() -> None:
 @click.option("--resume", is_flag=True, help="Continue the run in output.folder from its last checkpoint.")
 def train(config: Path, overrides: tuple[str, ...], dry_run: bool, resume: bool) -> None:
     """Fine-tune as CONFIG says; KEY=VALUE pairs override it (optim.lr=1e-5 model=tiny-sdxl)."""
-    from visalign.config import load_config
+    from visalign.configfile import load_config
 
     settings = load_config(config, overrides)
     if dry_run:
@@ -80,7 +80,7 @@ QUICKSTARTS = {"tiny-sd3": "quickstart.yaml", "tiny-sdxl": "quickstart_sdxl.yaml
 @click.option("--resume", is_flag=True, help="Continue an interrupted quickstart.")
 def quickstart(overrides: tuple[str, ...], resume: bool) -> None:
     """Align an embedded model in minutes on a CPU: model=tiny-sd3 (Flow-DPO) or model=tiny-sdxl (Diffusion-DPO)."""
-    from visalign.config import load_config, recipe_path
+    from visalign.configfile import load_config, recipe_path
     from visalign.errors import nearest
     from visalign.trainers.recipe import train as run_recipe
 

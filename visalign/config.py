@@ -1,17 +1,8 @@
-"""Every setting of a run: typed, documented, validated before a model is loaded.
+"""Every setting of a run: typed, documented, validated before a model is loaded (configfile.py reads the YAML)."""
 
-A recipe is YAML data, never code. Unknown keys are errors that name the nearest allowed key. `key=value` overrides
-use dots for nesting (`optim.lr=1e-4`) and `model=NAME` is short for `model.source=NAME`.
-"""
+from typing import Annotated, Any, ClassVar, Literal
 
-import math
-from pathlib import Path
-from typing import Annotated, Any, Literal
-
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
-
-from visalign.errors import UserError, nearest
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -148,6 +139,7 @@ class Output(Settings):
 class Config(Settings):
     """One run. `objective` is {name: ..., and that method's own settings}."""
 
+    loop: ClassVar[str] = "offline"
     model: Model
     data: Data = Data()
     objective: dict[str, Any]
@@ -156,123 +148,84 @@ class Config(Settings):
     eval: Evaluation = Evaluation()
     output: Output = Output()
 
+    @model_validator(mode="after")
+    def _consistent(self):
+        if bool(self.data.path) == bool(self.data.feedback):
+            raise ValueError("set exactly one of data.path (pairs to read) and data.feedback (pairs to make)")
+        if self.data.rerank and not self.data.score_with:
+            raise ValueError("data.rerank needs data.score_with, the reward that decides")
+        return self
 
-def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> Config:
-    """Read and validate a recipe.
 
-    Raises UserError with one sentence naming the file and key, what was given, and what is allowed.
+class JointSettings(Settings):
+    """The network of a unified reward.
+
+    backbone: `open_clip` (picture and text towers) or `vlm` (a vision-language model with one special token a
+    dimension). source: its folder, hub id or embedded name. tuning: how much of the backbone learns.
+    dimensions: what is judged. video_only: dimensions that a still picture does not have.
+    layers: vision blocks whose tokens are read shallow to deep (hierarchical pooling; none: the pooled output only).
+    members: heads in the ensemble; their disagreement is the uncertainty. frames: read evenly from each clip.
     """
-    path = Path(path)
-    try:
-        raw = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"config {path}: there is no such file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"config {path}: not readable as YAML ({' '.join(str(error).split())})") from None
-    except OSError as error:
-        raise UserError(f"config {path}: cannot be read ({error.strerror})") from None
-    if not isinstance(raw, dict):
-        raise UserError(f"config {path}: expected a mapping of sections, found {type(raw).__name__}")
-    for override in overrides:
-        _apply_override(raw, override)
-    return parse_config(raw, where=str(path))
+
+    backbone: Literal["open_clip", "vlm"] = "open_clip"
+    source: str = "tiny-clip"
+    tuning: Literal["frozen", "lora", "full"] = "frozen"
+    lora_rank: PositiveInt = 16
+    dimensions: Annotated[tuple[str, ...], Field(min_length=1)] = ("alignment", "quality", "aesthetics", "motion")
+    video_only: tuple[str, ...] = ("motion",)
+    layers: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    width: PositiveInt = 256
+    attention_heads: PositiveInt = 4
+    members: PositiveInt = 4
+    frames: PositiveInt = 8
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        if len(set(self.dimensions)) != len(self.dimensions):
+            raise ValueError("model.dimensions names a dimension twice")
+        unknown = set(self.video_only) - set(self.dimensions)
+        if unknown:
+            raise ValueError(f"model.video_only names {sorted(unknown)[0]}, which is not in model.dimensions")
+        if self.width % self.attention_heads:
+            raise ValueError(f"model.width {self.width} must be a multiple of model.attention_heads "
+                             f"{self.attention_heads}")
+        if self.layers and self.backbone == "vlm":
+            raise ValueError("model.layers is for open_clip backbones; a vlm reads its special tokens' last states")
+        return self
 
 
-def parse_config(raw: dict, where: str = "config") -> Config:
-    try:
-        config = Config.model_validate(raw)
-    except ValidationError as error:
-        raise UserError(f"{where}: {_explain(error.errors()[0])}") from None
-    build_objective(config.objective, where)
-    if bool(config.data.path) == bool(config.data.feedback):
-        raise UserError(f"{where}: set exactly one of data.path (pairs to read) and data.feedback (pairs to make)")
-    if config.data.rerank and not config.data.score_with:
-        raise UserError(f"{where}: data.rerank needs data.score_with, the reward that decides")
-    return config
+class JudgementData(Settings):
+    """Where judgements come from (see data/judgements.py for the columns).
+
+    holdout: share of the prompts kept for the report at the end. holdout_path: a table to report on instead.
+    """
+
+    path: str
+    holdout_path: str | None = None
+    image_root: str | None = None
+    holdout: Fraction = 0.1
+    max_judgements: PositiveInt | None = None
 
 
-def build_objective(settings: dict[str, Any], where: str = "config"):
-    """The objective named in `settings`, with its own settings validated."""
-    from pydantic import TypeAdapter
+class RewardTrain(Settings):
+    """Length of training; batch_size counts judgements per process, bootstrap gives each head its own resampling."""
 
-    from visalign.objectives import OBJECTIVES
-
-    settings = dict(settings)
-    name = settings.pop("name", None)
-    if not isinstance(name, str) or name not in OBJECTIVES:
-        hint = nearest(str(name), OBJECTIVES)
-        raise UserError(f"{where}: objective.name is '{name}', which is no objective{hint}")
-    kind = OBJECTIVES[name]
-    allowed = getattr(kind, "__dataclass_fields__", {})
-    allowed = [key for key, field in allowed.items() if field._field_type.name == "_FIELD"]
-    for key in settings:
-        if key not in allowed:
-            raise UserError(f"{where}: unknown key objective.{key} for {name}{nearest(key, allowed)}")
-    try:
-        return TypeAdapter(kind).validate_python(settings)
-    except ValidationError as error:
-        raise UserError(f"{where}: {_explain(error.errors()[0], 'objective')}") from None
+    steps: PositiveInt = 1000
+    batch_size: PositiveInt = 32
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    bootstrap: bool = True
+    seed: int = 0
+    workers: PositiveInt = 2
+    device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
-def _apply_override(raw: dict, override: str) -> None:
-    key, separator, text = override.partition("=")
-    if not separator or not key:
-        raise UserError(f"override '{override}': expected key=value, for example optim.lr=1e-4")
-    if key == "model":
-        key = "model.source"
-    *parents, last = key.split(".")
-    node = raw
-    for parent in parents:
-        node = node.setdefault(parent, {})
-        if not isinstance(node, dict):
-            raise UserError(f"override '{override}': {parent} is a value, not a section")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise UserError(f"override '{override}': the value is not readable as YAML") from None
-    node[last] = _number(value)
+class RewardConfig(Settings):
+    """One training of the unified reward. `objective` is {name: preference, and its settings}."""
 
-
-def _number(value):
-    """YAML 1.1 reads 1e-4 as text; people mean the number."""
-    if isinstance(value, str):
-        try:
-            number = float(value)
-        except ValueError:
-            return value
-        return number if math.isfinite(number) else value
-    return value
-
-
-def _section(location: tuple) -> type[BaseModel] | None:
-    kind: Any = Config
-    for part in location:
-        field = getattr(kind, "model_fields", {}).get(part)
-        if field is None:
-            return None
-        options = [field.annotation, *getattr(field.annotation, "__args__", ())]
-        kind = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
-    return kind
-
-
-def _explain(error: dict, prefix: str = "") -> str:
-    location = tuple(error["loc"])
-    key = ".".join(str(part) for part in ((prefix, *location) if prefix else location))
-    if error["type"] == "extra_forbidden":
-        section = _section(location[:-1])
-        return f"unknown key {key}{nearest(str(location[-1]), section.model_fields if section else ())}"
-    if error["type"] == "missing":
-        return f"{key} is missing"
-    message = error["msg"].removeprefix("Value error, ")
-    if not key or error["type"] == "value_error":
-        return f"{key + ': ' if key else ''}{message}"
-    return f"{key} is {error['input']!r}: {message[0].lower()}{message[1:]}"
-
-
-def recipe_path(name: str) -> Path:
-    """A recipe shipped with visalign, from a source checkout or from an installed package."""
-    here = Path(__file__).resolve().parent
-    for folder in (here / "configs", here.parent / "configs"):
-        if (folder / name).is_file():
-            return folder / name
-    raise UserError(f"recipe {name}: not found beside the package; install visalign from a source checkout")
+    loop: ClassVar[str] = "reward"
+    model: JointSettings = JointSettings()
+    data: JudgementData
+    objective: dict[str, Any] = {"name": "preference"}
+    optim: Optim = Optim()
+    train: RewardTrain = RewardTrain()
+    output: Output = Output()

@@ -1,4 +1,4 @@
-"""Samples: a prompt and the picture made for it; reading, fitting and laying out pictures."""
+"""Samples: a prompt and the picture or clip made for it; reading, fitting and laying out pictures."""
 
 import io
 from dataclasses import dataclass, field
@@ -7,40 +7,128 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from visalign.errors import UserError
 
+MAX_PIXELS = 100_000_000
+"""A larger picture is refused before it is decoded: it is a mistake or a decompression bomb."""
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".apng"})
+VIDEO_SUFFIXES = frozenset({".mp4", ".webm", ".mkv", ".mov", ".avi", ".m4v"})
+
+
+@dataclass(frozen=True)
+class Video:
+    """Frames of equal size in order of time, and how many of them are shown a second."""
+
+    frames: list[Image.Image]
+    fps: float
+
+    def evenly(self, count: int) -> list[Image.Image]:
+        """At most `count` frames at even distances, the first and the last among them."""
+        if len(self.frames) <= count:
+            return self.frames
+        return [self.frames[i] for i in np.linspace(0, len(self.frames) - 1, count).round().astype(int)]
+
 
 @dataclass
 class Sample:
-    """One generation: prompt, picture, seed, and whatever else is known of it."""
+    """One generation: prompt ('' where there is none), picture or clip, seed, and whatever else is known of it."""
 
     prompt: str
-    image: Image.Image
+    image: Image.Image | None = None
     seed: int | None = None
     known: dict[str, Any] = field(default_factory=dict)
+    video: Video | None = None
+
+    @property
+    def modality(self) -> str:
+        return "video" if self.video is not None else "image"
+
+    def frames(self, count: int) -> list[Image.Image]:
+        """The picture, or at most `count` evenly spaced frames of the clip."""
+        return self.video.evenly(count) if self.video is not None else [self.image]
+
+    def with_media(self, media: "Image.Image | Video") -> "Sample":
+        is_video = isinstance(media, Video)
+        return Sample(self.prompt, None if is_video else media, self.seed, self.known, media if is_video else None)
 
 
 def read_image(data: bytes | str | Path, where: str) -> Image.Image:
-    """An RGB picture from bytes or a path.
+    """A still RGB picture from bytes or a path, turned as its EXIF says, transparent parts on white.
 
-    Raises UserError naming `where` when the file is missing, truncated or no picture.
+    Raises UserError naming `where` when the file is missing, truncated, animated, too large or no picture.
     """
+    media = _read_picture(data, where)
+    if isinstance(media, Video):
+        raise UserError(f"{where}: {_name(data)} is animated ({len(media.frames)} frames) where a still picture is "
+                        "expected")
+    return media
+
+
+def read_media(data: bytes | str | Path, where: str, max_frames: int = 64) -> Image.Image | Video:
+    """A picture, or a Video of at most `max_frames` evenly spaced frames from a clip or an animated picture.
+
+    Raises UserError naming `where` for what cannot be read.
+    """
+    if _is_video(data):
+        from visalign.video import read_video
+
+        return read_video(data, where, max_frames)
+    media = _read_picture(data, where)
+    return Video(media.evenly(max_frames), media.fps * min(1, max_frames / len(media.frames))) \
+        if isinstance(media, Video) else media
+
+
+def _is_video(data: bytes | str | Path) -> bool:
+    if isinstance(data, bytes):
+        return data[4:8] == b"ftyp" or data[:4] in (b"\x1a\x45\xdf\xa3", b"RIFF") and data[8:12] != b"WEBP"
+    return Path(data).suffix.lower() in VIDEO_SUFFIXES
+
+
+def _name(data: bytes | str | Path) -> str:
+    return "the image bytes" if isinstance(data, bytes) else str(data)
+
+
+def _read_picture(data: bytes | str | Path, where: str) -> Image.Image | Video:
     try:
         with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
+            count = getattr(image, "n_frames", 1) if getattr(image, "is_animated", False) else 1
+            if image.width * image.height * count > MAX_PIXELS:
+                size = f"{image.width}x{image.height}" + (f" and {count} frames" if count > 1 else "")
+                raise UserError(f"{where}: {_name(data)} has {size}, more than {MAX_PIXELS:,} pixels; refused as a "
+                                "possible decompression bomb")
+            if count > 1 and image.format != "MPO":
+                return _animation(image, count)
             image.load()
-            return _on_white(image)
+            return _to_rgb(image)
     except FileNotFoundError:
         raise UserError(f"{where}: there is no image file {data}") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        name = "the image bytes" if isinstance(data, bytes) else str(data)
-        raise UserError(f"{where}: {name} is not a readable picture ({' '.join(str(error).split())[:120]})") from None
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise UserError(f"{where}: {_name(data)} is not a readable picture "
+                        f"({' '.join(str(error).split())[:120]})") from None
 
 
-def _on_white(image: Image.Image) -> Image.Image:
-    if image.mode in ("RGBA", "LA", "P", "PA"):
+def _animation(image: Image.Image, count: int) -> Video:
+    """All frames; one that is shown longer than the briefest stands as often as it lasts (writers merge equals)."""
+    frames, shown = [], []
+    for number in range(count):
+        image.seek(number)
+        frames.append(_to_rgb(image))
+        shown.append(image.info.get("duration", 0) or 100)
+    repeats = [min(50, max(1, round(each / min(shown)))) for each in shown]
+    return Video([frame for frame, n in zip(frames, repeats, strict=True) for _ in range(n)], 1000 / min(shown))
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16 bits a channel; Pillow's own conversion would cut instead of scale
+        return Image.fromarray((np.asarray(image).astype(np.float64) / 257).round().clip(0, 255).astype(np.uint8)
+                               ).convert("RGB")
+    if image.mode == "F":
+        raise ValueError("a floating-point picture, whose range is not known")
+    if image.mode in ("RGBA", "LA", "P", "PA", "La", "RGBa") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         canvas = Image.new("RGBA", rgba.size, "white")
         canvas.alpha_composite(rgba)

@@ -20,7 +20,7 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 
-from visalign.config import parse_config
+from visalign.configfile import parse_config
 from visalign.data.preferences import Pair
 from visalign.generators import load_generator
 from visalign.media import to_bytes

@@ -5,21 +5,28 @@ prompt, image_path, human_preference), `table` (JSONL, CSV or parquet with promp
 strength, chosen_reward, rejected_reward; pictures as paths or bytes), `hub` (a `datasets` id with either column set).
 """
 
-import csv
 import itertools
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
 from visalign.config import Data
-from visalign.errors import UserError, nearest
+from visalign.data.rows import (
+    BadRow,
+    Picture,
+    default_root,
+    picture,
+    row_number,
+    row_prompt,
+    table_files,
+    table_rows,
+    take,
+)
+from visalign.errors import UserError
 from visalign.media import read_image
-
-Picture = bytes | str
 
 
 @dataclass(frozen=True)
@@ -47,10 +54,6 @@ class Counts:
     ties: int = 0
 
 
-class BadRow(UserError):
-    """One row that cannot be used; `data check` lists them, training stops at the first."""
-
-
 def read_pairs(settings: Data, counts: Counts | None = None,
                on_bad_row: Callable[[BadRow], None] | None = None) -> Iterator[Pair]:
     """Stream pairs from `settings.path`.
@@ -60,7 +63,7 @@ def read_pairs(settings: Data, counts: Counts | None = None,
     counts = counts if counts is not None else Counts()
     source = str(settings.path)
     kind = settings.format if settings.format != "auto" else _guess_format(source)
-    root = Path(settings.image_root).expanduser() if settings.image_root else _default_root(source)
+    root = Path(settings.image_root).expanduser() if settings.image_root else default_root(source)
     rows = _ROWS[kind](source, settings.split)
     converters = {"pickapic": _from_pickapic, "hpd": _from_hpd, "table": _from_table}
     for where, row in rows:
@@ -105,63 +108,8 @@ def _guess_format(source: str) -> str:
     return "hub"
 
 
-def _default_root(source: str) -> Path:
-    path = Path(source).expanduser()
-    return path if path.is_dir() else path.parent
-
-
-def _files(source: str, *suffixes: str) -> list[Path]:
-    path = Path(source).expanduser()
-    if path.is_dir():
-        files = sorted(p for p in path.iterdir() if p.suffix in suffixes)
-        if not files:
-            raise UserError(f"data {source}: the folder holds no file ending in {', '.join(suffixes)}")
-        return files
-    if not path.is_file():
-        raise UserError(f"data {source}: there is no such file or folder")
-    return [path]
-
-
-def _table_rows(source: str, split: str) -> Iterator[tuple[str, dict]]:
-    for file in _files(source, ".jsonl", ".csv", ".parquet"):
-        yield from {".jsonl": _jsonl_rows, ".csv": _csv_rows, ".parquet": _parquet_rows}[file.suffix](file)
-
-
-def _jsonl_rows(file: Path) -> Iterator[tuple[str, dict]]:
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            where = f"{file} line {number}"
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                row = {"__broken__": f"{where}: not readable as JSON ({error})"}
-            yield where, row if isinstance(row, dict) else {"__broken__": f"{where}: expected an object"}
-
-
-def _csv_rows(file: Path) -> Iterator[tuple[str, dict]]:
-    with file.open(newline="", encoding="utf-8") as lines:
-        reader = csv.DictReader(lines)
-        for row in reader:
-            yield f"{file} line {reader.line_num}", {k: v for k, v in row.items() if v not in ("", None)}
-
-
-def _parquet_rows(file: Path) -> Iterator[tuple[str, dict]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    number = itertools.count(1)
-    try:
-        for batch in pq.ParquetFile(file).iter_batches(batch_size=64):
-            for row in batch.to_pylist():
-                yield f"{file} row {next(number)}", row
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"data {file}: not a readable parquet file ({' '.join(str(error).split())[:120]})") from None
-
-
 def _json_list_rows(source: str, split: str) -> Iterator[tuple[str, dict]]:
-    for file in _files(source, ".json"):
+    for file in table_files(source, ".json"):
         try:
             rows = json.loads(file.read_text())
         except (ValueError, OSError) as error:
@@ -184,76 +132,29 @@ def _hub_rows(source: str, split: str) -> Iterator[tuple[str, dict]]:
         yield f"{source} row {number}", row
 
 
-_ROWS = {"table": _table_rows, "pickapic": _table_rows, "hpd": _json_list_rows, "hub": _hub_rows}
+_ROWS = {"table": table_rows, "pickapic": table_rows, "hpd": _json_list_rows, "hub": _hub_rows}
 
 
 def _columns_kind(row: dict) -> str:
     return "pickapic" if "jpg_0" in row or "label_0" in row else "table"
 
 
-def _take(row: dict, key: str, where: str) -> Any:
-    if "__broken__" in row:
-        raise BadRow(row["__broken__"])
-    value = row.get(key)
-    if value is None or value == "":
-        raise BadRow(f"{where}: '{key}' is missing" + (nearest(key, row) if row else ""))
-    return value
-
-
-def _picture(value: Any, key: str, where: str, root: Path) -> Picture:
-    if isinstance(value, dict):  # how `datasets` stores an Image column
-        value = value.get("bytes") or value.get("path")
-    if isinstance(value, Image.Image):
-        from visalign.media import to_bytes
-
-        return to_bytes(value)
-    if isinstance(value, bytes) and value:
-        return value
-    if isinstance(value, str) and value:
-        path = Path(value).expanduser()
-        path = path if path.is_absolute() else root / path
-        if not path.is_file():
-            raise BadRow(f"{where}: '{key}' names {path}, which does not exist")
-        return str(path)
-    raise BadRow(f"{where}: '{key}' is neither a path nor image bytes")
-
-
-def _prompt(row: dict, key: str, where: str) -> str:
-    prompt = _take(row, key, where)
-    if not isinstance(prompt, str) or not prompt.strip():
-        raise BadRow(f"{where}: '{key}' is not text")
-    return prompt
-
-
-def _number(row: dict, key: str, where: str, default: float | None = None) -> float | None:
-    value = row.get(key)
-    if value is None:
-        return default
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise BadRow(f"{where}: '{key}' is {value!r}, not a number") from None
-    if number != number or number in (float("inf"), float("-inf")):
-        raise BadRow(f"{where}: '{key}' is {value!r}, not a finite number")
-    return number
-
-
 def _from_pickapic(row: dict, where: str, root: Path) -> list[Pair]:
-    prompt = _prompt(row, "caption", where)
-    label = _number(row, "label_0", where)
+    prompt = row_prompt(row, "caption", where)
+    label = row_number(row, "label_0", where)
     if label not in (0, 0.5, 1):
         raise BadRow(f"{where}: 'label_0' is {row.get('label_0')!r} (allowed: 0, 0.5, 1)")
     if label == 0.5:
         return []
-    pictures = [_picture(_take(row, key, where), key, where, root) for key in ("jpg_0", "jpg_1")]
+    pictures = [picture(take(row, key, where), key, where, root) for key in ("jpg_0", "jpg_1")]
     chosen, rejected = pictures if label == 1 else reversed(pictures)
     return [Pair(prompt, chosen, rejected, where)]
 
 
 def _from_hpd(row: dict, where: str, root: Path) -> list[Pair]:
     """HPD v2: `human_preference` holds 1 for the preferred picture of two, or `rank` the place of each of several."""
-    prompt = _prompt(row, "prompt", where)
-    paths = _take(row, "image_path" if "image_path" in row else "image_paths", where)
+    prompt = row_prompt(row, "prompt", where)
+    paths = take(row, "image_path" if "image_path" in row else "image_paths", where)
     preferred, ranked = row.get("human_preference"), row.get("rank")
     places = preferred if preferred is not None else ranked
     numbers = isinstance(places, list) and all(isinstance(place, int | float) for place in places)
@@ -265,16 +166,16 @@ def _from_hpd(row: dict, where: str, root: Path) -> list[Pair]:
     for a, b in itertools.combinations(range(len(paths)), 2):
         if places[a] != places[b]:
             chosen, rejected = (a, b) if places[a] < places[b] else (b, a)
-            pairs.append(Pair(prompt, _picture(paths[chosen], "image_path", where, root),
-                              _picture(paths[rejected], "image_path", where, root), where))
+            pairs.append(Pair(prompt, picture(paths[chosen], "image_path", where, root),
+                              picture(paths[rejected], "image_path", where, root), where))
     return pairs
 
 
 def _from_table(row: dict, where: str, root: Path) -> list[Pair]:
-    prompt = _prompt(row, "prompt", where)
+    prompt = row_prompt(row, "prompt", where)
     if row.get("label") == "tie" or row.get("tie") in (True, "true", "True", 1):
         return []
-    return [Pair(prompt, _picture(_take(row, "chosen", where), "chosen", where, root),
-                 _picture(_take(row, "rejected", where), "rejected", where, root), where,
-                 _number(row, "strength", where, 1.0), _number(row, "chosen_reward", where),
-                 _number(row, "rejected_reward", where))]
+    return [Pair(prompt, picture(take(row, "chosen", where), "chosen", where, root),
+                 picture(take(row, "rejected", where), "rejected", where, root), where,
+                 row_number(row, "strength", where, 1.0), row_number(row, "chosen_reward", where),
+                 row_number(row, "rejected_reward", where))]

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from visalign.objectives.base import Outcome, PairErrors
+from visalign.objectives.label_noise import check_label_noise, noisy_label_loss
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,7 @@ class PreferenceOptions:
             raise ValueError(f"beta must be greater than 0, got {self.beta}")
         if self.ipo_tau <= 0:
             raise ValueError(f"ipo_tau must be greater than 0, got {self.ipo_tau}")
-        for name in ("label_smoothing", "flip_rate"):
-            if not 0 <= getattr(self, name) < 0.5:
-                raise ValueError(f"{name} must be at least 0 and below 0.5, got {getattr(self, name)}")
-        if self.label_smoothing and self.flip_rate:
-            raise ValueError("label_smoothing and flip_rate model the same label noise: set one of them")
+        check_label_noise(self.label_smoothing, self.flip_rate)
         if self.link != "sigmoid" and (self.label_smoothing or self.flip_rate):
             raise ValueError(f"label_smoothing and flip_rate need link 'sigmoid', got link '{self.link}'")
 
@@ -78,10 +75,7 @@ class PreferenceOptions:
             return F.relu(1 - z)
         if self.link == "ipo":
             return (h - 1 / (2 * self.ipo_tau)).square()
-        agree, disagree = -F.logsigmoid(z), -F.logsigmoid(-z)
-        if self.flip_rate:
-            return ((1 - self.flip_rate) * agree - self.flip_rate * disagree) / (1 - 2 * self.flip_rate)
-        return (1 - self.label_smoothing) * agree + self.label_smoothing * disagree
+        return noisy_label_loss(-F.logsigmoid(z), -F.logsigmoid(-z), self.label_smoothing, self.flip_rate)
 
 
 def unscaled_margin(errors: PairErrors) -> Tensor:

@@ -1,22 +1,148 @@
-"""What judges a sample."""
+"""What judges a sample: the protocol, what a judge answers, and what all judges of one's own share."""
 
-from typing import Protocol
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
 
+import torch
 from torch import Tensor
 
 from visalign.errors import UserError
 from visalign.media import Sample
 
 
+@dataclass(frozen=True)
+class Scores:
+    """A judge's answer for n samples and D dimensions.
+
+    values: float32 [n, D], NaN where there is no judgement. remarks: by sample, why its values are NaN, or a note such
+    as a prompt that was cut. spread: the judge's own standard deviation, float32 [n, D], where it knows one.
+    """
+
+    values: Tensor
+    remarks: dict[int, str] = field(default_factory=dict)
+    spread: Tensor | None = None
+
+
 class Reward(Protocol):
-    """A judge. `score` returns float32 [n, len(dimensions)]; what could not be judged is NaN, never a silent 0."""
+    """A judge. A sample that could not be judged is NaN with a remark, never a silent 0.
+
+    modalities: subset of {"image", "video"}. needs_prompt: whether a sample without one is NaN. needs_group: whether
+    all samples of a prompt must come in one call. score_range: (lowest, highest), infinite where unbounded.
+    """
 
     name: str
     modalities: frozenset[str]
     dimensions: tuple[str, ...]
     higher_is_better: bool
+    needs_prompt: bool
+    needs_group: bool
+    score_range: tuple[float, float]
 
-    def score(self, samples: list[Sample]) -> Tensor: ...
+    def score(self, samples: list[Sample]) -> Scores: ...
+
+    def check(self) -> None: ...
+
+    def to(self, device: str) -> None: ...
+
+
+@dataclass
+class Judge:
+    """Base of the judges here: loads on first use, scores in batches that fit memory, turns refusals into NaN.
+
+    A subclass is a dataclass whose fields are its settings; it writes `judge` (one batch) and, when it has networks,
+    `load` (returns them as one module). `check` finds what is missing before anything is loaded.
+    """
+
+    name: str = field(default="", kw_only=True)
+    device: str = field(default="cpu", kw_only=True)
+    batch_size: int = field(default=64, kw_only=True)
+
+    modalities: ClassVar[frozenset[str]] = frozenset({"image"})
+    dimensions: ClassVar[tuple[str, ...]] = ("score",)
+    higher_is_better: ClassVar[bool] = True
+    needs_prompt: ClassVar[bool] = False
+    needs_group: ClassVar[bool] = False
+    score_range: ClassVar[tuple[float, float]] = (float("-inf"), float("inf"))
+
+    def __post_init__(self):
+        self.name = self.name or type(self).__name__.lower()
+        self._network: Any = None
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+
+    def check(self) -> None:
+        """Raise UserError when something this judge needs is missing; loads nothing."""
+
+    def load(self) -> Any:
+        """The networks, in evaluation mode."""
+
+    def judge(self, samples: list[Sample]) -> Tensor | Scores:
+        """Values of one batch whose samples have passed `refusal`."""
+        raise NotImplementedError
+
+    @property
+    def network(self) -> Any:
+        if self._network is None:
+            self.check()
+            self._network = self.load()
+            self.to(self.device)
+        return self._network
+
+    def to(self, device: str) -> None:
+        """Where the networks live from now on; `to("cpu")` frees an accelerator until the next `to`."""
+        self.device = str(device)
+        if isinstance(self._network, torch.nn.Module):
+            self._network.to(self.device)
+
+    def refusal(self, sample: Sample) -> str | None:
+        """Why this sample cannot be judged, or None."""
+        if sample.modality not in self.modalities:
+            return f"judges {' and '.join(sorted(self.modalities))}s only, this is a {sample.modality}"
+        if self.needs_prompt and not sample.prompt.strip():
+            return "no prompt"
+        return None
+
+    @torch.no_grad()
+    def score(self, samples: list[Sample]) -> Scores:
+        """Values float32 [n, D] on the CPU, NaN with a remark for what was refused."""
+        refused = {i: reason for i, sample in enumerate(samples) if (reason := self.refusal(sample))}
+        rows = [i for i in range(len(samples)) if i not in refused]
+        step = len(rows) if self.needs_group else self.batch_size
+        return gather(len(samples), len(self.dimensions), refused,
+                      ((part, answer) for start in range(0, len(rows), max(1, step))
+                       for part, answer in fitting(rows[start:start + step],
+                                                   lambda part: self.judge([samples[i] for i in part]))))
+
+
+def fitting(rows: list[int], run: Callable[[list[int]], Any]):
+    """(rows, run(rows)), halving the batch whenever the accelerator is out of memory."""
+    try:
+        yield rows, run(rows)
+    except torch.OutOfMemoryError:
+        if len(rows) < 2:
+            raise
+        torch.cuda.empty_cache()
+        half = len(rows) // 2
+        yield from fitting(rows[:half], run)
+        yield from fitting(rows[half:], run)
+
+
+def gather(count: int, dimensions: int, refused: dict[int, str], answers) -> Scores:
+    """One Scores from the answers of batches, given as (rows, Tensor or Scores) pairs."""
+    values = torch.full((count, dimensions), float("nan"))
+    spread, remarks = None, dict(refused)
+    for rows, answer in answers:
+        answer = answer if isinstance(answer, Scores) else Scores(answer)
+        values[rows] = answer.values.detach().float().cpu().view(len(rows), dimensions)
+        remarks |= {rows[i]: text for i, text in answer.remarks.items()}
+        if answer.spread is not None:
+            spread = torch.full_like(values, float("nan")) if spread is None else spread
+            spread[rows] = answer.spread.detach().float().cpu()
+    for i in (~values.isfinite()).any(1).nonzero().flatten().tolist():
+        values[i] = torch.where(values[i].isfinite(), values[i], float("nan"))
+        remarks.setdefault(i, "the judge's answer is not a finite number")
+    return Scores(values, remarks, spread)
 
 
 def finite_scores(reward: Reward, samples: list[Sample]) -> Tensor:
@@ -24,9 +150,11 @@ def finite_scores(reward: Reward, samples: list[Sample]) -> Tensor:
 
     Raises UserError naming a prompt when a score is NaN or infinite.
     """
-    scores = reward.score(samples)[:, 0]
+    answer = reward.score(samples)
+    scores = answer.values[:, 0]
     bad = (~scores.isfinite()).nonzero().flatten().tolist()
     if bad:
+        reason = answer.remarks.get(bad[0], "not a finite number")
         raise UserError(f"reward {reward.name}: {len(bad)} of {len(samples)} scores are not finite, the first for "
-                        f"prompt '{samples[bad[0]].prompt}'; training on them would teach noise")
+                        f"prompt '{samples[bad[0]].prompt}' ({reason}); training on them would teach noise")
     return scores if reward.higher_is_better else -scores

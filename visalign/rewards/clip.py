@@ -1,57 +1,69 @@
 """CLIPScore: how well a picture fits its prompt by an open_clip model (Radford et al. 2021; Hessel et al. 2021)."""
 
-from pathlib import Path
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
-from visalign.errors import UserError
 from visalign.media import Sample
+from visalign.rewards.base import Judge, Scores
+from visalign.rewards.openclip import check_source, cut_prompts, load_open_clip
+
+SCALES = {"cosine": lambda cosine: cosine, "percent": lambda cosine: 100 * cosine,
+          "hessel": lambda cosine: 2.5 * cosine.clamp(min=0)}
 
 
-class ClipScore:
-    """Cosine of picture and prompt embedding, in [-1, 1] (Hessel et al. scale it by 2.5 and cut at 0).
+@dataclass
+class ClipScore(Judge):
+    """Cosine of picture and prompt embedding by any open_clip model.
 
-    source: a local folder with `open_clip_config.json` and safetensors weights.
+    source: an embedded model, a folder, ARCHITECTURE/TAG, or a hub id. scale: the plain `cosine` in [-1, 1],
+    `percent` (times 100), or `hessel` 2.5 max(cosine, 0).
     """
 
-    modalities = frozenset({"image"})
+    source: str = "ViT-L-14/openai"
+    scale: Literal["cosine", "percent", "hessel"] = "cosine"
+
     dimensions = ("alignment",)
-    higher_is_better = True
+    needs_prompt = True
+    score_range = (-1.0, 1.0)
 
-    def __init__(self, source: str | Path, name: str = "clip", device: torch.device | str = "cpu",
-                 batch_size: int = 256):
-        import open_clip
+    def __post_init__(self):
+        super().__post_init__()
+        low, high = SCALES[self.scale](torch.tensor([-1.0, 1.0])).tolist()
+        self.score_range = (low, high)
 
-        folder = Path(source)
-        if not (folder / "open_clip_config.json").is_file():
-            raise UserError(f"reward {source}: not an open_clip folder, it has no open_clip_config.json")
-        if not list(folder.glob("*.safetensors")):
-            raise UserError(f"reward {source}: it holds no .safetensors weights (pickled weights are refused)")
-        self.name, self.device, self.batch_size = name, torch.device(device), batch_size
-        self.model, _, self.preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")
-        self.model.to(self.device).eval().requires_grad_(False)
-        self.tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
+    def check(self) -> None:
+        check_source(self.source, self.name)
+
+    def load(self) -> nn.Module:
+        model, self.preprocess, self.tokenizer = load_open_clip(self.source, self.name)
+        return model
 
     @torch.no_grad()
     def features(self, images: list[Image.Image]) -> Tensor:
         """Unit-length picture embeddings, float32 [n, d] on the CPU."""
-        parts = []
+        network, parts = self.network, []
         for start in range(0, len(images), self.batch_size):
             pixels = torch.stack([self.preprocess(image) for image in images[start:start + self.batch_size]])
-            parts.append(F.normalize(self.model.encode_image(pixels.to(self.device)).float(), dim=-1).cpu())
+            parts.append(F.normalize(network.encode_image(pixels.to(self.device)).float(), dim=-1).cpu())
         return torch.cat(parts)
 
     @torch.no_grad()
     def text_features(self, prompts: list[str]) -> Tensor:
         """Unit-length prompt embeddings, float32 [n, d] on the CPU."""
+        network = self.network
         tokens = self.tokenizer(prompts).to(self.device)
-        return F.normalize(self.model.encode_text(tokens).float(), dim=-1).cpu()
+        return F.normalize(network.encode_text(tokens).float(), dim=-1).cpu()
 
-    def score(self, samples: list[Sample]) -> Tensor:
+    def judge(self, samples: list[Sample]) -> Scores:
         prompts = sorted({sample.prompt for sample in samples})
-        texts = dict(zip(prompts, self.text_features(prompts), strict=True))
-        pictures = self.features([sample.image for sample in samples])
-        return (pictures * torch.stack([texts[sample.prompt] for sample in samples])).sum(-1, keepdim=True)
+        texts = self.text_features(prompts)
+        cut = {prompts[i]: note for i, note in cut_prompts(self.tokenizer, prompts).items()}
+        own = texts[torch.tensor([prompts.index(sample.prompt) for sample in samples])]
+        cosine = (self.features([sample.image for sample in samples]) * own).sum(-1, keepdim=True)
+        remarks = {i: cut[sample.prompt] for i, sample in enumerate(samples) if sample.prompt in cut}
+        return Scores(SCALES[self.scale](cosine), remarks)

@@ -18,7 +18,8 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
-from visalign.config import Config, build_objective
+from visalign.config import Config
+from visalign.configfile import build_objective
 from visalign.errors import UserError
 from visalign.generators.base import Generator
 from visalign.objectives import Outcome, PairErrors
@@ -28,7 +29,8 @@ from visalign.trainers.checkpoint import TrainingState
 from visalign.trainers.evaluation import FIXED_FRACTIONS
 from visalign.trainers.metrics import MetricLog, pair_metrics
 from visalign.trainers.optim import build_ema, build_optimizer, build_schedule
-from visalign.trainers.pairs import Batch, Item, PairOrder, load_batch
+from visalign.trainers.order import DataOrder
+from visalign.trainers.pairs import Batch, Item, load_batch
 
 
 class OfflineTrainer:
@@ -39,7 +41,7 @@ class OfflineTrainer:
         self.config, self.generator, self.cache = config, generator, cache
         self.run, self.accelerator = run, accelerator
         self.objective = build_objective(config.objective)
-        self.order, self.held_out = PairOrder(items, config.train.seed), held_out
+        self.order, self.held_out = DataOrder(items, config.train.seed), held_out
         self.empty_key = cache.prompt_key("")
         if config.data.caption_dropout:
             cache.add_prompts({self.empty_key: ""})

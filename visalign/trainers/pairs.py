@@ -1,6 +1,5 @@
 """From pairs to the batches a step needs: every pair encoded once, then addressed by its place in the data order."""
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -74,18 +73,6 @@ def encode_pairs(pairs: Iterable[Pair], cache: EncodingCache, accelerator: Accel
     return [item for _, item in sorted(numbered, key=lambda entry: entry[0])]
 
 
-def split_by_prompt(items: list[Item], holdout: float) -> tuple[list[Item], list[Item]]:
-    """Training and held-out items; a prompt is wholly on one side, chosen by the hash of its text."""
-    def held_out(prompt: str) -> bool:
-        return int(hashlib.sha256(f"held out {prompt}".encode()).hexdigest()[:8], 16) / 2**32 < holdout
-
-    train = [item for item in items if not held_out(item.prompt)]
-    if not train:
-        raise UserError(f"data.holdout {holdout}: leaves no pair to train on; the set has "
-                        f"{len({i.prompt for i in items})} prompts")
-    return train, [item for item in items if held_out(item.prompt)]
-
-
 def standardised(items: list[Item], within: str) -> list[Item]:
     """The items with rewards shifted to mean 0 and scaled to std 1, over the data set or within each prompt."""
     from dataclasses import replace
@@ -107,21 +94,6 @@ def standardised(items: list[Item], within: str) -> list[Item]:
 
     return [replace(item, chosen_reward=scaled(item, item.chosen_reward),
                     rejected_reward=scaled(item, item.rejected_reward)) for item in items]
-
-
-class PairOrder:
-    """An endless shuffled order over items in which place `p` always holds the same item, whatever the world size."""
-
-    def __init__(self, items: list[Item], seed: int):
-        self.items, self.seed = items, seed
-        self._epoch, self._order = -1, []
-
-    def __getitem__(self, place: int) -> Item:
-        epoch, offset = divmod(place, len(self.items))
-        if epoch != self._epoch:
-            generator = torch.Generator().manual_seed(self.seed * 7919 + epoch)
-            self._epoch, self._order = epoch, torch.randperm(len(self.items), generator=generator).tolist()
-        return self.items[self._order[offset]]
 
 
 def load_batch(items: list[Item], cache: EncodingCache, prompt_keys: list[str] | None = None) -> Batch:

@@ -2,7 +2,8 @@
 
 import yaml
 
-from visalign.config import Config, build_objective
+from visalign.config import Config
+from visalign.configfile import build_objective
 from visalign.generators.loading import empty_denoiser, inspect_checkpoint, pick_device, pick_dtype
 from visalign.trainers.recipe import check
 

@@ -11,7 +11,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
-from visalign.config import Config, build_objective
+from visalign.config import Config
+from visalign.configfile import build_objective
 from visalign.data.preferences import Counts, Pair, check_source, read_pairs
 from visalign.data.prompts import read_prompts
 from visalign.data.tables import read_saved_pairs, save_pairs
@@ -27,7 +28,8 @@ from visalign.trainers.evaluation import measure
 from visalign.trainers.feedback import feedback_pairs, judged
 from visalign.trainers.offline import OfflineTrainer
 from visalign.trainers.optim import check_optimizer
-from visalign.trainers.pairs import encode_pairs, split_by_prompt, standardised
+from visalign.trainers.order import split_by_prompt
+from visalign.trainers.pairs import encode_pairs, standardised
 
 
 @dataclass(frozen=True)

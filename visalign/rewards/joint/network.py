@@ -1,0 +1,157 @@
+"""The unified reward's network: a backbone's features per dimension, then an ensemble of small heads.
+
+    open_clip:  frames -> vision tokens -> hierarchical pooling -> temporal attention pooling ┐
+                prompt -> text embedding ─────────────────────────────────────────────────────┴-> features [B, 1, d]
+    vlm:        prompt, frames and one special token a dimension -> last hidden states            features [B, D, d]
+    heads:      E members of D two-layer heads                                                    rewards [B, E, D]
+
+Hierarchical pooling is SoliReward's HPQA: one learned query attends to the shallowest chosen layer, its answer is the
+query of the next, and a second learned query attends to the last layer; the two are added.
+Differs from it in: the layers' tokens are projected to one width first, and frame differences enter the temporal
+pooling, since a pooled set of frames has no order of its own.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from visalign.config import JointSettings
+from visalign.media import Sample
+
+
+class HierarchicalPool(nn.Module):
+    """Tokens of several layers, a list of [B, N_k, width_k] -> [B, width]; `masks` are True at padding."""
+
+    def __init__(self, widths: list[int], width: int, heads: int):
+        super().__init__()
+        self.project = nn.ModuleList(nn.Sequential(nn.LayerNorm(w), nn.Linear(w, width)) for w in widths)
+        self.attend = nn.ModuleList(nn.MultiheadAttention(width, heads, batch_first=True) for _ in widths)
+        self.attend_last = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.shallow_query = nn.Parameter(torch.randn(1, 1, width) * width**-0.5)
+        self.deep_query = nn.Parameter(torch.randn(1, 1, width) * width**-0.5)
+
+    def forward(self, layers: list[Tensor], masks: Tensor | None = None) -> Tensor:
+        query = self.shallow_query.expand(len(layers[0]), -1, -1)
+        for project, attend, tokens in zip(self.project, self.attend, layers, strict=True):
+            tokens = project(tokens)
+            query = query + attend(query, tokens, tokens, key_padding_mask=masks, need_weights=False)[0]
+        deep = self.deep_query.expand(len(tokens), -1, -1)
+        deep = self.attend_last(deep, tokens, tokens, key_padding_mask=masks, need_weights=False)[0]
+        return (query + deep).squeeze(1)
+
+
+class TemporalPool(nn.Module):
+    """Frame features [B, T, d] with mask [B, T] (True at padding) -> [B, width]; a picture is a clip of one frame."""
+
+    def __init__(self, features: int, width: int, heads: int):
+        super().__init__()
+        self.content, self.change = nn.Linear(features, width), nn.Linear(features, width)
+        self.mix = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(),
+                                 nn.Linear(2 * width, width))
+        self.query = nn.Parameter(torch.randn(1, 1, width) * width**-0.5)
+        self.attend = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
+        change = F.pad(frames[:, 1:] - frames[:, :-1], (0, 0, 1, 0))
+        change = change.masked_fill(mask[..., None], 0)
+        counts = (~mask).sum(1, keepdim=True)
+        place = torch.arange(frames.shape[1], device=frames.device) / (counts - 1).clamp(min=1)
+        tokens = self.content(frames) + self.change(change) + sinusoids(place, self.query.shape[-1]).to(frames)
+        tokens = tokens + self.mix(tokens)
+        query = self.query.expand(len(frames), -1, -1)
+        pooled = self.attend(query, tokens, tokens, key_padding_mask=mask, need_weights=False)[0]
+        return self.norm(pooled.squeeze(1))
+
+
+def sinusoids(place: Tensor, width: int) -> Tensor:
+    """Places in [0, 1], [...], as sines and cosines of half a period up to 8 periods, [..., width]."""
+    rates = torch.logspace(math.log2(0.5), 3, width // 2, base=2, device=place.device) * 2 * math.pi
+    angles = place.float()[..., None] * rates
+    return F.pad(torch.cat([angles.sin(), angles.cos()], -1), (0, width % 2))
+
+
+class OpenClipBackbone(nn.Module):
+    """Picture and text towers of an open_clip model. `collate` makes tensors on the CPU, `forward` [B, 1, features]."""
+
+    def __init__(self, settings: JointSettings, clip: nn.Module, preprocess, tokenizer):
+        super().__init__()
+        self.settings, self.clip, self.preprocess, self.tokenizer = settings, clip, preprocess, tokenizer
+        clip.requires_grad_(settings.tuning == "full")
+        if settings.tuning == "lora":
+            add_lora(clip, settings.lora_rank, ["attn", "c_fc", "c_proj"])
+        size = clip.visual.image_size
+        with torch.no_grad():
+            widths, embedding = self._widths(size if isinstance(size, tuple) else (size, size))
+        width, heads = settings.width, settings.attention_heads
+        self.pool = HierarchicalPool(widths, width, heads) if widths else None
+        self.temporal = TemporalPool(embedding + (width if widths else 0), width, heads)
+        self.text = nn.Linear(embedding, width)
+        self.features = 3 * width + 1
+
+    def _widths(self, size: tuple[int, int]) -> tuple[list[int], int]:
+        embedding, tokens = self._see(torch.zeros(1, 3, *size))
+        return [layer.shape[-1] for layer in tokens], embedding.shape[-1]
+
+    def _see(self, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Image embedding [N, d] and the chosen layers' tokens [N, n, w] of pixels [N, 3, H, W]."""
+        if not self.settings.layers:
+            return self.clip.encode_image(pixels), []
+        seen = self.clip.forward_intermediates(image=pixels, image_indices=list(self.settings.layers), normalize=False,
+                                               image_output_fmt="NLC")
+        return seen["image_features"], seen["image_intermediates"]
+
+    def collate(self, samples: list[Sample]) -> dict[str, Tensor]:
+        frames = [sample.frames(self.settings.frames) for sample in samples]
+        return {"pixels": torch.stack([self.preprocess(image) for each in frames for image in each]),
+                "lengths": torch.tensor([len(each) for each in frames]),
+                "tokens": self.tokenizer([sample.prompt for sample in samples])}
+
+    def forward(self, pixels: Tensor, lengths: Tensor, tokens: Tensor) -> Tensor:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.settings.tuning != "frozen"):
+            embedding, layers = self._see(pixels)
+            text = self.clip.encode_text(tokens)
+        seen = torch.cat([embedding, self.pool(layers)], -1) if self.pool else embedding
+        padded = nn.utils.rnn.pad_sequence(seen.split(lengths.tolist()), batch_first=True)
+        mask = torch.arange(padded.shape[1], device=padded.device) >= lengths[:, None]
+        pooled, words = self.temporal(padded, mask), self.text(text)
+        mean = torch.stack([part.mean(0) for part in embedding.split(lengths.tolist())])
+        fit = F.cosine_similarity(mean, text, dim=-1)[:, None]
+        return torch.cat([pooled, words, pooled * words, fit.to(pooled)], -1)[:, None]
+
+
+class Heads(nn.Module):
+    """An ensemble: features [B, 1 or D, d] -> rewards [B, E, D]; members share nothing."""
+
+    def __init__(self, features: int, dimensions: int, members: int, hidden: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(features)
+        self.first = nn.Parameter(torch.randn(members, dimensions, features, hidden) * features**-0.5)
+        self.first_bias = nn.Parameter(torch.zeros(members, dimensions, hidden))
+        self.second = nn.Parameter(torch.randn(members, dimensions, hidden) * hidden**-0.5)
+
+    def forward(self, features: Tensor) -> Tensor:
+        x = self.norm(features).expand(-1, self.first.shape[1], -1)
+        hidden = F.gelu(torch.einsum("bdf,edfh->bedh", x, self.first.to(x)) + self.first_bias.to(x))
+        return torch.einsum("bedh,edh->bed", hidden, self.second.to(x)).float()
+
+
+class JointNetwork(nn.Module):
+    """Backbone and heads; `forward(**collated) -> float32 [B, E, D]`."""
+
+    def __init__(self, backbone: nn.Module, settings: JointSettings):
+        super().__init__()
+        self.backbone = backbone
+        self.heads = Heads(backbone.features, len(settings.dimensions), settings.members, settings.width)
+
+    def forward(self, **inputs: Tensor) -> Tensor:
+        return self.heads(self.backbone(**inputs))
+
+
+def add_lora(module: nn.Module, rank: int, targets: list[str]) -> None:
+    """Put LoRA adapters into `module`; only they learn."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=targets), module)

@@ -1,0 +1,166 @@
+"""A trained unified reward: a folder with `reward.json` and `reward.safetensors`, used like any other judge."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from visalign.config import JointSettings
+from visalign.errors import UserError
+from visalign.media import Sample
+from visalign.rewards.base import Judge, Scores
+from visalign.rewards.joint.network import JointNetwork, OpenClipBackbone
+from visalign.rewards.openclip import check_source, cut_prompts, load_open_clip
+
+FILES = ("reward.json", "reward.safetensors")
+
+
+def open_clip_backbone(settings: JointSettings, folder: Path | None) -> OpenClipBackbone:
+    """Towers from `settings.source`; a fully tuned reward keeps configuration and tokenizer in its own folder."""
+    if folder and settings.tuning == "full":
+        import open_clip
+        from open_clip.transform import PreprocessCfg, image_transform_v2
+
+        name = f"local-dir:{folder}"
+        clip = open_clip.create_model(name, load_weights=False)
+        preprocess = image_transform_v2(PreprocessCfg(**clip.visual.preprocess_cfg), is_train=False)
+        return OpenClipBackbone(settings, clip, preprocess, open_clip.get_tokenizer(name))
+    return OpenClipBackbone(settings, *load_open_clip(settings.source, "joint"))
+
+
+def vlm_backbone(settings: JointSettings, folder: Path | None):
+    from visalign.rewards.joint.vlm import VlmBackbone
+
+    return VlmBackbone(settings)
+
+
+BACKBONES: dict[str, Callable] = {"open_clip": open_clip_backbone, "vlm": vlm_backbone}
+
+
+def check_backbone(settings: JointSettings) -> None:
+    """Raise UserError when the backbone's source cannot be what it should be; loads nothing."""
+    if settings.backbone == "open_clip":
+        check_source(settings.source, "joint")
+    elif Path(settings.source).expanduser().is_dir() and not (Path(settings.source) / "config.json").is_file():
+        raise UserError(f"reward joint: {settings.source} is not a transformers folder, it has no config.json")
+
+
+def build_network(settings: JointSettings, folder: Path | None = None) -> JointNetwork:
+    return JointNetwork(BACKBONES[settings.backbone](settings, folder), settings)
+
+
+@dataclass
+class JointReward(Judge):
+    """The unified reward that `visalign reward train` makes: pictures and clips, named dimensions, with a spread.
+
+    source: its folder. Values are in standard deviations of the set it was trained on, around that set's mean.
+    """
+
+    source: str
+
+    modalities = frozenset({"image", "video"})
+    needs_prompt = True
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.folder = Path(self.source).expanduser()
+        self._saved = self._read_settings()
+        try:
+            self.settings = JointSettings.model_validate(self._saved["model"])
+        except (ValidationError, KeyError) as error:
+            reason = " ".join(str(error).split())[:150]
+            raise UserError(f"reward {self.folder / FILES[0]}: not a unified reward's settings ({reason})") from None
+        self.dimensions = self.settings.dimensions
+        if self.settings.tuning == "lora" or self.settings.backbone == "vlm":
+            self.batch_size = min(self.batch_size, 16)
+
+    def _read_settings(self) -> dict:
+        for name in FILES:
+            if not (self.folder / name).is_file():
+                raise UserError(f"reward {self.source}: not a unified reward's folder, it has no {name}")
+        try:
+            return json.loads((self.folder / FILES[0]).read_text())
+        except ValueError as error:
+            raise UserError(f"reward {self.folder / FILES[0]}: not readable as JSON ({error})") from None
+
+    def load(self) -> JointNetwork:
+        network = build_network(self.settings, self.folder)
+        try:
+            weights = {name: tensor.float() for name, tensor in load_file(self.folder / FILES[1]).items()}
+            missing, unexpected = network.load_state_dict(weights, strict=False)
+        except (SafetensorError, RuntimeError, OSError) as error:
+            reason = " ".join(str(error).split())[:150]
+            raise UserError(f"reward {self.folder / FILES[1]}: cannot be read ({reason})") from None
+        trained = set(trained_weights(network))
+        odd = sorted((set(missing) & trained) | set(unexpected))
+        if odd:
+            raise UserError(f"reward {self.folder / FILES[1]}: does not fit its settings, {odd[0]} is on one side only")
+        return network.eval().requires_grad_(False)
+
+    def judge(self, samples: list[Sample]) -> Scores:
+        network = self.network
+        inputs = {name: tensor.to(self.device) for name, tensor in network.backbone.collate(samples).items()}
+        standard = self._saved["standard"]
+        rewards = (network(**inputs).cpu() - torch.tensor(standard["mean"])) / torch.tensor(standard["std"])
+        values, spread = rewards.mean(1), rewards.std(1, correction=0)
+        remarks = {}
+        if self.settings.backbone == "open_clip":
+            remarks = cut_prompts(network.backbone.tokenizer, [sample.prompt for sample in samples])
+        still = [j for j, name in enumerate(self.dimensions) if name in self.settings.video_only]
+        for i, sample in enumerate(samples):
+            if sample.modality == "image" and still:
+                values[i, still] = spread[i, still] = float("nan")
+                remarks.setdefault(i, f"{' and '.join(self.settings.video_only)}: videos only")
+        return Scores(values, remarks, spread)
+
+
+def trained_weights(network: JointNetwork) -> dict[str, Tensor]:
+    """What training changes, by name: all learning parameters and the buffers of what is tuned."""
+    return {name: p for name, p in network.named_parameters() if p.requires_grad}
+
+
+def save_reward(folder: Path, network: JointNetwork, settings: JointSettings, standard: dict[str, list[float]],
+                about: dict, dtype: torch.dtype = torch.float32) -> None:
+    """Write a reward's folder: settings, what is known of it (`about`), and the weights that training changed.
+
+    A fully tuned open_clip reward takes its tower's configuration and tokenizer along and needs no other file.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = trained_weights(network)
+    if settings.tuning == "full" and settings.backbone == "open_clip":
+        copy_tower_files(settings.source, folder, network)
+        settings = settings.model_copy(update={"source": "."})
+    save_file({name: p.detach().cpu().to(dtype).contiguous() for name, p in weights.items()}, folder / FILES[1])
+    saved = {"model": settings.model_dump(mode="json"), "standard": standard, **about}
+    (folder / FILES[0]).write_text(json.dumps(saved, indent=2) + "\n")
+
+
+def copy_tower_files(source: str, folder: Path, network: JointNetwork) -> None:
+    """`open_clip_config.json` and tokenizer files beside the weights."""
+    import shutil
+
+    import open_clip
+
+    from visalign.rewards.openclip import model_name
+
+    name, _ = model_name(source)
+    if name.startswith("local-dir:"):
+        origin = Path(name.removeprefix("local-dir:"))
+        for file in ("open_clip_config.json", "tokenizer.json", "tokenizer_config.json"):
+            if (origin / file).is_file():
+                shutil.copy(origin / file, folder / file)
+        return
+    config = {"model_cfg": open_clip.get_model_config(name),
+              "preprocess_cfg": network.backbone.clip.visual.preprocess_cfg}
+    if config["model_cfg"] is None:
+        from huggingface_hub import hf_hub_download
+
+        shutil.copy(hf_hub_download(name.removeprefix("hf-hub:"), "open_clip_config.json"), folder)
+        return
+    (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")

@@ -1,0 +1,73 @@
+"""open_clip models by folder, hub id, or architecture and tag; never from a pickle that could run code."""
+
+from pathlib import Path
+
+from visalign.errors import UserError, nearest
+
+ASSETS = Path(__file__).resolve().parents[1] / "assets"
+EMBEDDED = {"tiny-clip": ASSETS / "tiny-clip"}
+
+
+def model_name(source: str | Path) -> tuple[str, str | None]:
+    """open_clip's own (model name, pretrained tag) for a source.
+
+    source: an embedded model, a local folder with `open_clip_config.json`, `ARCHITECTURE/TAG` such as
+    `ViT-L-14/openai`, or a hub id such as `laion/CLIP-ViT-H-14-laion2B-s32B-b79K`.
+    """
+    import open_clip
+
+    text = str(EMBEDDED.get(str(source), source))
+    folder = Path(text).expanduser()
+    if folder.is_dir():
+        return f"local-dir:{folder}", None
+    architecture, _, tag = text.partition("/")
+    if architecture in open_clip.list_models():
+        return architecture, tag or None
+    return f"hf-hub:{text.removeprefix('hf-hub:')}", None
+
+
+def check_source(source: str | Path, who: str) -> None:
+    """Raise UserError when `source` can name no open_clip model; a hub id is believed until it is loaded."""
+    text = str(EMBEDDED.get(str(source), source))
+    folder = Path(text).expanduser()
+    if folder.is_dir():
+        if not (folder / "open_clip_config.json").is_file():
+            raise UserError(f"reward {who}: {source} is not an open_clip folder, it has no open_clip_config.json")
+        if not list(folder.glob("*.safetensors")):
+            raise UserError(f"reward {who}: {source} holds no .safetensors weights (pickled weights are refused)")
+        return
+    if text.count("/") != 1 or text.startswith((".", "/", "~")):
+        raise UserError(f"reward {who}: {source} is neither a folder, nor ARCHITECTURE/TAG as in ViT-L-14/openai, nor "
+                        f"a hub id, nor an embedded model{nearest(text, EMBEDDED)}")
+    import open_clip
+
+    architecture, _, tag = text.partition("/")
+    if architecture in open_clip.list_models():
+        tags = open_clip.list_pretrained_tags_by_model(architecture)
+        if tag not in tags and not Path(tag).is_file():
+            raise UserError(f"reward {who}: open_clip has no weights '{tag}' for {architecture}{nearest(tag, tags)}")
+
+
+def load_open_clip(source: str | Path, who: str):
+    """(model in evaluation mode, preprocess, tokenizer). Raises UserError when it cannot be loaded."""
+    import open_clip
+
+    check_source(source, who)
+    name, tag = model_name(source)
+    try:
+        model, _, preprocess = open_clip.create_model_and_transforms(name, pretrained=tag, weights_only=True)
+        tokenizer = open_clip.get_tokenizer(name)
+    except Exception as error:  # hub, file and shape errors of many kinds; all mean the same to a person
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"reward {who}: open_clip could not load {source} ({reason})") from error
+    return model.eval().requires_grad_(False), preprocess, tokenizer
+
+
+def cut_prompts(tokenizer, prompts: list[str]) -> dict[int, str]:
+    """A note for each prompt that is longer than the tokenizer's context."""
+    length = tokenizer.context_length
+    longer = tokenizer(prompts, context_length=4 * length)
+    empty = tokenizer([""], context_length=4 * length)[0]
+    padding = empty[-1]
+    counts = (longer != padding).sum(1).tolist()
+    return {i: f"prompt cut to the model's {length} tokens" for i, n in enumerate(counts) if n > length}

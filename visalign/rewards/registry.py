@@ -1,0 +1,110 @@
+"""Rewards by name: what a recipe, `--rewards` or a Python call may say, and what it builds.
+
+A specification is one of
+    a name                      tiny-clip, ocr, sharpness
+    a name and its source       clip:ViT-H-14/laion2b_s32b_b79k, pickscore:/models/pickscore
+    a folder                    of a unified reward or of an open_clip model
+    a YAML file                 holding one specification
+    a mapping                   {kind: clip, source: ..., and that kind's settings}; combinations take `of: [...]`
+"""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from visalign.configfile import build_dataclass
+from visalign.errors import UserError, nearest
+from visalign.rewards.base import Reward
+from visalign.rewards.clip import ClipScore
+from visalign.rewards.joint import JointReward
+from visalign.rewards.openclip import ASSETS, EMBEDDED
+
+REWARDS: dict[str, type] = {
+    "clip": ClipScore,
+    "joint": JointReward,
+}
+ALIASES: dict[str, dict[str, Any]] = {
+    "tiny-clip": {"kind": "clip", "source": str(EMBEDDED["tiny-clip"])},
+    "tiny-reward": {"kind": "joint", "source": str(ASSETS / "tiny-reward")},
+}
+"""Short names for whole specifications; the embedded rewards are among them."""
+
+Specification = str | dict[str, Any]
+
+
+def build_reward(spec: Specification, device: str = "cpu") -> Reward:
+    """The reward a specification describes; nothing is loaded yet.
+
+    Raises UserError naming the part that is wrong and what is allowed.
+    """
+    given = _expand(spec)
+    kind = given.pop("kind")
+    inner = given.pop("of", None)
+    if inner is not None:
+        specs = inner if isinstance(inner, list) else [inner]
+        if not specs:
+            raise UserError(f"reward {kind}: `of` is empty; name at least one reward")
+        given["of"] = [build_reward(each, device) for each in specs]
+    allowed = REWARDS[kind].__dataclass_fields__
+    if "device" in allowed:
+        given.setdefault("device", str(device))
+    given.setdefault("name", kind)
+    return build_dataclass(REWARDS[kind], given, f"reward {kind}: unknown key {{key}}", f"reward {kind}")
+
+
+def load_reward(spec: Specification, device: str = "cpu") -> Reward:
+    """As `build_reward`, after checking that everything it needs is there."""
+    reward = build_reward(spec, device)
+    reward.check()
+    return reward
+
+
+def check_reward(spec: Specification) -> None:
+    """Raise UserError when the specification is wrong or something it needs is missing."""
+    load_reward(spec)
+
+
+def _expand(spec: Specification) -> dict[str, Any]:
+    if isinstance(spec, dict):
+        kind = spec.get("kind")
+        if kind in ALIASES:
+            return ALIASES[kind] | {"name": kind} | {k: v for k, v in spec.items() if k != "kind"}
+        if kind not in REWARDS:
+            raise UserError(f"reward: kind is {kind!r}, which is no reward{nearest(str(kind), [*REWARDS, *ALIASES])}")
+        return dict(spec)
+    if not isinstance(spec, str) or not spec:
+        raise UserError(f"reward: expected a name, a folder, a YAML file or a mapping, got {spec!r}")
+    if spec in ALIASES:
+        return {"name": spec} | ALIASES[spec]
+    name, colon, source = spec.partition(":")
+    if name in REWARDS:
+        return {"kind": name, "source": source} if colon else {"kind": name}
+    path = Path(spec).expanduser()
+    if path.is_dir():
+        return _from_folder(path)
+    if path.suffix in (".yaml", ".yml"):
+        return _from_yaml(path)
+    raise UserError(f"reward {spec}: neither a known reward, nor a folder, nor a YAML file"
+                    f"{nearest(name, [*REWARDS, *ALIASES])}")
+
+
+def _from_folder(folder: Path) -> dict[str, Any]:
+    for marker, kind in (("reward.json", "joint"), ("open_clip_config.json", "clip")):
+        if (folder / marker).is_file():
+            return {"kind": kind, "source": str(folder), "name": folder.name}
+    raise UserError(f"reward {folder}: the folder holds neither reward.json (a unified reward) nor "
+                    "open_clip_config.json (an open_clip model); other rewards are named KIND:FOLDER")
+
+
+def _from_yaml(path: Path) -> dict[str, Any]:
+    try:
+        spec = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"reward {path}: there is no such file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"reward {path}: not readable as YAML ({' '.join(str(error).split())[:150]})") from None
+    if not isinstance(spec, str | dict):
+        raise UserError(f"reward {path}: expected a reward's name or a mapping with `kind`")
+    expanded = _expand(spec)
+    return {"name": path.stem} | expanded

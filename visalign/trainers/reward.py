@@ -1,0 +1,237 @@
+"""The third loop: judgements to a unified reward.
+
+    judgements -> both sides decoded and prepared in threads -> one pass over all frames -> loss -> step
+
+As in the offline loop, data order and each head's bootstrap depend on (seed, place) alone, so a killed run continues to the
+same weights and several processes learn what one does with the batch multiplied.
+
+Run:  visalign reward train configs/reward.yaml data.path=judgements.parquet
+"""
+
+import contextlib
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+from torch import Tensor
+from tqdm import tqdm
+
+from visalign.config import RewardConfig
+from visalign.configfile import build_objective
+from visalign.data.judgements import Judgement, read_judgements
+from visalign.errors import UserError
+from visalign.generators.loading import pick_device, pick_dtype
+from visalign.objectives.base import Outcome
+from visalign.objectives.judging import Comparison
+from visalign.rewards.joint.network import JointNetwork
+from visalign.rewards.joint.reward import build_network, check_backbone, save_reward
+from visalign.runs import RunFolder
+from visalign.trainers.checkpoint import TrainingState
+from visalign.trainers.optim import build_ema, build_optimizer, build_schedule, check_optimizer
+from visalign.trainers.order import DataOrder, split_by_prompt
+
+STANDARD_SAMPLE = 1000
+"""Training judgements whose items fix the reward's zero and unit."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Tensors of one batch: inputs of both sides (a first, then b), labels [B, D], strength [B], weight [B, E],
+    and which of the 2B inputs are clips."""
+
+    items: list[Judgement]
+    inputs: dict[str, Tensor]
+    outcome: Tensor
+    rating_a: Tensor
+    rating_b: Tensor
+    strength: Tensor
+    weight: Tensor
+    is_video: Tensor
+
+
+class RewardTrainer:
+    """Teaches a JointNetwork from judgements."""
+
+    def __init__(self, config: RewardConfig, network: JointNetwork, items: list[Judgement], run: RunFolder,
+                 accelerator: Accelerator):
+        self.config, self.network, self.run, self.accelerator = config, network, run, accelerator
+        self.order = DataOrder(items, config.train.seed)
+        self.objective = build_objective(config.objective, loop="reward")
+        named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
+        parameters = [p for _, p in named]
+        optimizer = build_optimizer(config.optim, parameters)
+        self.state = TrainingState(named, optimizer, build_schedule(config.optim, optimizer, config.train.steps),
+                                   build_ema(config.optim, parameters))
+        self.dtype = pick_dtype(config.train.precision, accelerator.device)
+
+    def fit(self) -> None:
+        """Train to config.train.steps, continuing from the run's newest checkpoint.
+
+        Raises UserError when a loss is not finite or an item cannot be read.
+        """
+        if checkpoints := self.run.checkpoints():
+            self.state.read(checkpoints[-1])
+        self.run.forget_after(self.state.step)
+        steps = self.config.train.steps
+        self.policy, self.optimizer = self.accelerator.prepare(self.network, self.state.optimizer)
+        self.policy.train()
+        with ThreadPoolExecutor(self.config.train.workers) as pool, tqdm(
+                total=steps, initial=self.state.step, desc="training the reward", unit="step",
+                disable=not self.accelerator.is_main_process) as progress:
+            ahead = [self._submit(pool, step) for step in range(self.state.step, min(steps, self.state.step + 3))]
+            average = None
+            while self.state.step < steps:
+                started = time.perf_counter()
+                prepared = ahead.pop(0).result()
+                if self.state.step + 3 < steps:
+                    ahead.append(self._submit(pool, self.state.step + 3))
+                row = self._step(prepared)
+                self.state.step += 1
+                row["seconds"] = time.perf_counter() - started
+                self.run.log({"kind": "train", "step": self.state.step, **row})
+                self.accelerator.log(row, step=self.state.step)
+                average = row if average is None else {k: average.get(k, v) + 0.05 * (v - average.get(k, v))
+                                                       for k, v in row.items()}
+                progress.update()
+                progress.set_postfix_str(f"loss {average['loss']:.3f} acc {average['accuracy']:.3f}")
+                self._checkpoint_if_due()
+        self.network.eval()
+        if self.state.ema:
+            self.state.ema.copy_to([p for _, p in self.state.parameters])
+
+    def _submit(self, pool: ThreadPoolExecutor, step: int) -> Future:
+        """Prepare the batch of one step in a thread; which items it holds is settled here."""
+        size = self.config.train.batch_size
+        first = (step * self.accelerator.num_processes + self.accelerator.process_index) * size
+        indices = [self.order.index(place) for place in range(first, first + size)]
+        return pool.submit(self.prepare, indices, self.config.train.bootstrap)
+
+    def prepare(self, indices: list[int], bootstrap: bool = False) -> Prepared:
+        """Judgements by number, from files to tensors on the CPU."""
+        items = [self.order.items[i] for i in indices]
+        model = self.config.model
+        samples = [item.a.sample(item.where, model.frames) for item in items]
+        samples += [item.b.sample(item.where, model.frames) for item in items]
+
+        def labels(get) -> Tensor:
+            return torch.tensor([[get(item).get(name, float("nan")) for name in model.dimensions] for item in items])
+
+        weight = torch.ones(len(items), model.members)
+        if bootstrap:
+            weight = torch.stack([bootstrap_weight(i, model.members, self.config.train.seed) for i in indices])
+        return Prepared(items, self.network.backbone.collate(samples), labels(lambda i: i.outcome),
+                        labels(lambda i: i.rating_a), labels(lambda i: i.rating_b),
+                        torch.tensor([item.strength for item in items]), weight,
+                        torch.tensor([sample.modality == "video" for sample in samples]))
+
+    def _step(self, batch: Prepared) -> dict[str, float]:
+        torch.manual_seed(self.config.train.seed * 1_000_003 + self.state.step)
+        outcome = self._loss(batch)
+        self._stop_if_not_finite(outcome.loss, batch)
+        self.accelerator.backward(outcome.loss)
+        parameters = [p for _, p in self.state.parameters]
+        norm = self.accelerator.clip_grad_norm_(parameters, self.config.optim.grad_clip)
+        self._stop_if_not_finite(norm, batch)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        learning_rate = self.state.schedule.get_last_lr()[0]
+        self.state.schedule.step()
+        if self.state.ema:
+            self.state.ema.step(parameters)
+        loss = self.accelerator.gather(outcome.loss.detach().reshape(1)).mean().item()
+        row = {"loss": loss, "grad_norm": float(norm), "lr": learning_rate}
+        correct = self.accelerator.gather(outcome.metrics["accuracy"])
+        row["accuracy"] = correct.nanmean().item() if (~correct.isnan()).any() else 0.5
+        for name, column in zip(self.config.model.dimensions, correct.unbind(1), strict=True):
+            if (~column.isnan()).any():
+                row[f"accuracy/{name}"] = column.nanmean().item()
+        return row
+
+    def _loss(self, batch: Prepared) -> Outcome:
+        device = self.accelerator.device
+        autocast = torch.autocast(device.type, self.dtype) if self.dtype != torch.float32 else contextlib.nullcontext()
+        with autocast:
+            rewards = self.policy(**{name: tensor.to(device) for name, tensor in batch.inputs.items()})
+        a, b = rewards.float().chunk(2)
+        return self.objective(Comparison(a, b, *(t.to(device) for t in (
+            batch.outcome, batch.strength, batch.rating_a, batch.rating_b, batch.weight))))
+
+    @torch.no_grad()
+    def standard(self) -> dict[str, list[float]]:
+        """Mean and standard deviation of each dimension's reward over (at most) STANDARD_SAMPLE training judgements."""
+        count, size = min(STANDARD_SAMPLE, len(self.order.items)), self.config.train.batch_size
+        rewards, is_video = [], []
+        for start in range(0, count, size):
+            batch = self.prepare(list(range(start, min(start + size, count))))
+            inputs = {name: tensor.to(self.accelerator.device) for name, tensor in batch.inputs.items()}
+            rewards.append(self.network(**inputs).mean(1).cpu())
+            is_video.append(batch.is_video)
+        values, clips = torch.cat(rewards), torch.cat(is_video)
+        columns = [column[clips] if name in self.config.model.video_only and clips.any() else column
+                   for name, column in zip(self.config.model.dimensions, values.unbind(1), strict=True)]
+        return {"mean": [column.mean().item() for column in columns],
+                "std": [max(column.std().item(), 1e-6) for column in columns]}
+
+    def _checkpoint_if_due(self) -> None:
+        every, step = self.config.output.checkpoint_every, self.state.step
+        if step == self.config.train.steps or (every and step % every == 0):
+            if self.accelerator.is_main_process:
+                self.run.save_checkpoint(step, self.state.write, self.config.output.keep_checkpoints)
+            self.accelerator.wait_for_everyone()
+
+    def _stop_if_not_finite(self, value, batch: Prepared) -> None:
+        if torch.as_tensor(value).isfinite().all():
+            return
+        raise UserError(f"step {self.state.step + 1}: the loss or its gradient is not finite in the batch that begins "
+                        f"with {batch.items[0].where} (a lower optim.lr or train.precision=fp32 usually helps)")
+
+
+def bootstrap_weight(index: int, members: int, seed: int) -> Tensor:
+    """How often each ensemble member's bootstrap holds item `index`: Poisson(1) draws, float32 [members]."""
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + index)
+    return torch.poisson(torch.ones(members), generator=generator)
+
+
+def check(config: RewardConfig) -> None:
+    """Find every mistake that can be known before a model is loaded. Raises UserError."""
+    check_backbone(config.model)
+    check_optimizer(config.optim)
+    pick_device(config.train.device)
+
+
+def train_reward(config: RewardConfig, resume: bool = False) -> Path:
+    """Train, save to `reward/` in the run's folder, measure on held-out judgements; returns the run's folder."""
+    check(config)
+    data = config.data
+    items = read_judgements(data.path, config.model.dimensions, data.image_root, config.train.seed)
+    if data.holdout_path:
+        held_out = read_judgements(data.holdout_path, config.model.dimensions, data.image_root, config.train.seed)
+    else:
+        items, held_out = split_by_prompt(items, data.holdout)
+    items = items[:data.max_judgements]
+    device = pick_device(config.train.device)
+    accelerator = Accelerator(cpu=device.type == "cpu", log_with=list(config.output.trackers) or None,
+                              project_dir=config.output.folder,
+                              kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+    run = RunFolder(config.output.folder, config, resume, accelerator.is_main_process)
+    accelerator.wait_for_everyone()
+    accelerator.init_trackers("logs")
+    torch.manual_seed(config.train.seed)  # new layers must start alike on every process and after a kill
+    network = build_network(config.model).to(accelerator.device)
+    trainer = RewardTrainer(config, network, items, run, accelerator)
+    trainer.fit()
+    if accelerator.is_main_process:
+        about = {"trained on": {"judgements": len(items), "prompts": len({item.prompt for item in items}),
+                                "objective": config.objective, "steps": config.train.steps}}
+        save_reward(run.path / "reward", network, config.model, trainer.standard(), about)
+        if held_out:
+            from visalign.trainers.reward_eval import evaluate_reward
+
+            evaluate_reward(str(run.path / "reward"), held_out, run.path / "eval", str(accelerator.device))
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+    return run.path
