@@ -2,7 +2,7 @@
 
 import pytest
 
-from visalign.report import smooth, tail_mean
+from visalign.pages.run import smooth, tail_mean
 
 
 def test_smoothing_starts_at_the_mean_of_the_first_values_and_follows():

@@ -129,7 +129,7 @@ def train(config: Config, resume: bool = False) -> Result:
         if accelerator.is_main_process:
             export(generator, run.path / "export", config, figures(result))
     if accelerator.is_main_process:
-        from visalign.report import write_report
+        from visalign.pages.run import write_report
 
         write_report(run, config, result, versions(), counts_of(train_items, held_out))
     accelerator.wait_for_everyone()

@@ -59,7 +59,8 @@ def build_network(settings: JointSettings, folder: Path | None = None) -> JointN
 class JointReward(Judge):
     """The unified reward that `visalign reward train` makes: pictures and clips, named dimensions, with a spread.
 
-    source: its folder. Values are in standard deviations of the set it was trained on, around that set's mean.
+    source: its folder. Values are in standard deviations of the set it was trained on, around that set's mean; a
+    difference times `logit_scale` is in log-odds.
     """
 
     source: str
@@ -77,6 +78,7 @@ class JointReward(Judge):
             reason = " ".join(str(error).split())[:150]
             raise UserError(f"reward {self.folder / FILES[0]}: not a unified reward's settings ({reason})") from None
         self.dimensions = self.settings.dimensions
+        self.logit_scale = tuple(self._saved["standard"]["std"])
         if self.settings.tuning == "lora" or self.settings.backbone == "vlm":
             self.batch_size = min(self.batch_size, 16)
 

@@ -1,13 +1,11 @@
 """The page of a run: before and after on the same seeds, curves, what it gained and what it cost."""
 
-import base64
-import io
 from pathlib import Path
 
-import jinja2
 from PIL import Image
 
 from visalign.config import Config
+from visalign.pages import picture_uri, render, svg
 from visalign.runs import RunFolder, write_atomically
 
 PROMPTS_SHOWN = 16
@@ -20,14 +18,13 @@ def write_report(run: RunFolder, config: Config, result, versions: dict[str, str
     rows = run.metrics()
     held = [row for row in rows if row["kind"] == "held_out"]
     trained = [row for row in rows if row["kind"] == "train"]
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True)
-    page = environment.get_template("report.html.j2").render(
-        title=f"{config.model.source} · {config.objective['name']}", result=result, counts=counts,
+    page = render(
+        "run.html.j2", title=f"{config.model.source} · {config.objective['name']}", result=result, counts=counts,
         before=held[0], after=held[-1], pictures=before_and_after(run, held), curves=curves(trained, held),
         versions=versions, settings=(run.path / "config.yaml").read_text(), steps=len(trained),
         step_seconds=sum(r["seconds"] for r in trained) / max(1, len(trained)),
         displaced=tail_mean(trained, "displaced"))
-    write_atomically(run.path / "report.html", page.encode())
+    write_atomically(run.path / "report.html", page)
     return run.path / "report.html"
 
 
@@ -41,20 +38,15 @@ def before_and_after(run: RunFolder, held: list[dict]) -> list[dict]:
     folders = [run.path / "samples" / f"step-{row['step']:08d}" for row in (held[0], held[-1])]
     shown = []
     for i, prompt in enumerate(held[0]["prompts"][:PROMPTS_SHOWN]):
-        before, after = ([embedded(path) for path in sorted(folder.glob(f"{i:03d}-*.png"))[:4]] for folder in folders)
+        before, after = ([_embedded(path) for path in sorted(folder.glob(f"{i:03d}-*.png"))[:4]] for folder in folders)
         rewards = [row["reward"][i] if row["reward"] else None for row in (held[0], held[-1])]
         shown.append({"prompt": prompt, "before": before, "after": after, "rewards": rewards})
     return shown
 
 
-def embedded(path: Path, side: int = 256) -> str:
-    """A picture as a data URI, scaled down to `side` at most."""
+def _embedded(path: Path) -> str:
     with Image.open(path) as image:
-        picture = image.convert("RGB")
-        picture.thumbnail((side, side))
-        buffer = io.BytesIO()
-        picture.save(buffer, "WEBP", quality=88)
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+        return picture_uri(image)
 
 
 def curves(trained: list[dict], held: list[dict]) -> str:
@@ -84,9 +76,7 @@ def curves(trained: list[dict], held: list[dict]) -> str:
         axis.tick_params(labelsize=8)
     for axis in axes[total:]:
         axis.set_visible(False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg")
-    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return svg(figure)
 
 
 def smooth(values: list[float], weight: float = 0.05) -> list[float]:

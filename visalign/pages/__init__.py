@@ -1,0 +1,50 @@
+"""Self-contained HTML pages: nothing in them is fetched, and every text from data is escaped."""
+
+import base64
+import io
+from pathlib import Path
+
+import jinja2
+from PIL import Image
+
+from visalign.media import Sample
+from visalign.video import to_webp
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def render(template: str, **values) -> bytes:
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True,
+                                     undefined=jinja2.StrictUndefined)
+    return environment.get_template(template).render(**values).encode()
+
+
+def data_uri(kind: str, data: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def picture_uri(image: Image.Image, side: int = 256) -> str:
+    """A picture as a data URI, scaled down to `side` at most."""
+    small = image.convert("RGB")
+    small.thumbnail((side, side))
+    buffer = io.BytesIO()
+    small.save(buffer, "WEBP", quality=88)
+    return data_uri("image/webp", buffer.getvalue())
+
+
+def sample_uri(sample: Sample, side: int = 192, frames: int = 16) -> str:
+    """A sample as a data URI; a clip becomes an animated picture."""
+    if sample.video is None:
+        return picture_uri(sample.image.copy(), side)
+    shown = [frame.copy() for frame in sample.frames(frames)]
+    for frame in shown:
+        frame.thumbnail((side, side))
+    rate = sample.video.fps * len(shown) / len(sample.video.frames)
+    return data_uri("image/webp", to_webp(type(sample.video)(shown, rate)))
+
+
+def svg(figure) -> str:
+    """A matplotlib figure as a data URI."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg")
+    return data_uri("image/svg+xml", buffer.getvalue())
