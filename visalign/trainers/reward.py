@@ -2,8 +2,8 @@
 
     judgements -> both sides decoded and prepared in threads -> one pass over all frames -> loss -> step
 
-As in the offline loop, data order and each head's bootstrap depend on (seed, place) alone: a killed run continues to the
-same weights and several processes learn what one does with the batch multiplied.
+As in the offline loop, data order and each head's bootstrap depend on (seed, place) alone: a killed run continues to
+the same weights, and several processes learn what one does with the batch multiplied.
 
 Run:  visalign reward train configs/reward.yaml data.path=judgements.parquet
 """
