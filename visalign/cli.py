@@ -143,6 +143,142 @@ def data_check(path: str, kind: str, image_root: str | None, sheet: Path) -> Non
 
 
 @main.command()
+@click.argument("source", required=False)
+@click.option("--rewards", "-r", default="tiny-reward,tiny-clip", show_default=True,
+              help="Names, KIND:SOURCE, folders or YAML files, separated by commas.")
+@click.option("--out", "-o", type=click.Path(path_type=Path), default=Path("scores.parquet"), show_default=True)
+@click.option("--list", "list_rewards", is_flag=True, help="Name every reward with one line about it.")
+@click.option("--prompts-from-names", is_flag=True, help="Where there is no NAME.txt, the file's name is its prompt.")
+@click.option("--media-root", type=click.Path(), help="Folder that a manifest's files lie in (default: its own).")
+@click.option("--max-failures", default=0.05, show_default=True, type=click.FloatRange(0, 1),
+              help="Stop when a judge cannot judge more than this share.")
+@click.option("--workers", default=2, show_default=True, type=click.IntRange(1), help="Threads that decode files.")
+@click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
+@click.option("--no-gallery", is_flag=True, help="Write the table only.")
+def score(source: str | None, rewards: str, out: Path, list_rewards: bool, prompts_from_names: bool,
+          media_root: str | None, max_failures: float, workers: int, device: str, no_gallery: bool) -> None:
+    """Judge every picture and clip of SOURCE: a folder, a run, or a manifest; write a table and a gallery.
+
+    A run that was stopped continues when the same command is given again.
+    """
+    if list_rewards:
+        from visalign.rewards.registry import describe
+
+        for name, what, line in describe():
+            click.echo(f"{name:20} {what:22} {line}")
+        return
+    if not source:
+        raise click.UsageError("Missing argument 'SOURCE' (or --list).")
+    from visalign.generators.loading import pick_device
+    from visalign.trainers.score import score_generations
+
+    done = score_generations(source, [name for name in rewards.split(",") if name], out,
+                             device=str(pick_device(device)), max_failures=max_failures,
+                             prompts_from_names=prompts_from_names, media_root=media_root, workers=workers,
+                             gallery=not no_gallery)
+    click.echo(f"{done.rows} rows in {done.table}, {done.broken} files unreadable"
+               + (f", gallery in {done.gallery}" if done.gallery else ""))
+
+
+@main.command()
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--from", "source", help="Generations to pair: a folder, a run, or a manifest.")
+@click.option("--model", help="Or a model to make them with, from --prompts.")
+@click.option("--prompts", help="A text file, one prompt a line, or emoji:train.")
+@click.option("--per-prompt", default=8, show_default=True, type=click.IntRange(2))
+@click.option("--steps", default=28, show_default=True, type=click.IntRange(1))
+@click.option("--guidance-scale", default=4.5, show_default=True, type=click.FloatRange(0))
+@click.option("--max-prompts", type=click.IntRange(1))
+@click.option("--reward", "-r", default="tiny-reward", show_default=True)
+@click.option("--dimension", help="Of the reward; its first by default.")
+@click.option("--strategy", default="best_worst", show_default=True,
+              type=click.Choice(["best_worst", "top_k", "margin", "sifted"]))
+@click.option("--ranker", help="A comparing reward that ranks the pairs of strategy sifted.")
+@click.option("--top", default=1, show_default=True, type=click.IntRange(1), help="Pairs a prompt of strategy top_k.")
+@click.option("--min-gap", default=0.0, show_default=True, help="Smaller differences are ties.")
+@click.option("--min-confidence", default=0.0, show_default=True, help="By the judge's own spread; 0.5 is a guess.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
+def pairs(out: Path, source: str | None, model: str | None, prompts: str | None, per_prompt: int, steps: int,
+          guidance_scale: float, max_prompts: int | None, reward: str, dimension: str | None, strategy: str,
+          ranker: str | None, top: int, min_gap: float, min_confidence: float, seed: int, device: str) -> None:
+    """Turn generations into a preference set in OUT: judged, paired, ties and doubtful pairs left out and counted."""
+    if bool(source) == bool(model and prompts):
+        raise UserError("pairs: give --from with generations, or --model with --prompts")
+    from visalign.data.prompts import read_prompts
+    from visalign.generators.loading import pick_device
+    from visalign.trainers.generate import generate_to_folder
+    from visalign.trainers.make_pairs import PairSettings, make_pairs
+
+    settings = PairSettings(strategy, dimension, ranker, top, min_gap, min_confidence, seed)
+    if model:
+        source = str(out / "samples")
+        if not (out / "samples" / "samples.jsonl").exists():
+            generate_to_folder(model, read_prompts(prompts, max_prompts), out / "samples", samples=per_prompt,
+                               steps=steps, guidance_scale=guidance_scale, seed=seed)
+    counts = make_pairs(source, reward, out, settings, str(pick_device(device)))
+    click.echo(f"{counts.text()}\n{out / 'pairs.parquet'}, contact sheet {out / 'sheet.png'}")
+
+
+@main.group()
+def reward() -> None:
+    """Train the unified reward, measure any reward, take its biases out."""
+
+
+@reward.command("train")
+@click.argument("config", type=click.Path(path_type=Path))
+@click.argument("overrides", nargs=-1)
+@click.option("--resume", is_flag=True, help="Continue the run in output.folder from its last checkpoint.")
+def reward_train(config: Path, overrides: tuple[str, ...], resume: bool) -> None:
+    """Train the unified reward as CONFIG says; KEY=VALUE pairs override it."""
+    from visalign.config import RewardConfig
+    from visalign.configfile import load_config
+    from visalign.trainers.reward import train_reward
+
+    folder = train_reward(load_config(config, overrides, RewardConfig), resume)
+    click.echo(f"the reward is in {folder / 'reward'}, its report in {folder / 'eval' / 'report.html'}")
+
+
+@reward.command("eval")
+@click.argument("reward_spec", metavar="REWARD")
+@click.argument("data_path", metavar="DATA")
+@click.option("--dimensions", default="alignment,quality,aesthetics,motion", show_default=True,
+              help="Labelled columns to look for.")
+@click.option("--out", "-o", type=click.Path(path_type=Path), default=Path("reward-eval"), show_default=True)
+@click.option("--image-root", type=click.Path(), help="Folder that relative paths start from.")
+@click.option("--no-edits", is_flag=True, help="Leave out the robustness test, which triples the work.")
+@click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
+def reward_eval(reward_spec: str, data_path: str, dimensions: str, out: Path, image_root: str | None, no_edits: bool,
+                device: str) -> None:
+    """How far REWARD agrees with the judgements in DATA, with intervals, and what it gets most wrong."""
+    from visalign.data.judgements import read_judgements
+    from visalign.generators.loading import pick_device
+    from visalign.trainers.reward_eval import evaluate_reward, summary_lines
+
+    names = tuple(name for name in dimensions.split(",") if name)
+    reports = evaluate_reward(reward_spec, read_judgements(data_path, names, image_root), out,
+                              str(pick_device(device)), edits=not no_edits)
+    click.echo("\n".join([*summary_lines(reports), f"report in {out / 'report.html'}"]))
+
+
+@reward.command("debias")
+@click.argument("reward_spec", metavar="REWARD")
+@click.argument("source")
+@click.option("--out", "-o", type=click.Path(path_type=Path), default=Path("bias.json"), show_default=True)
+@click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
+def reward_debias(reward_spec: str, source: str, out: Path, device: str) -> None:
+    """Fit what REWARD pays for brightness, sharpness and the like on SOURCE, samples of the base model."""
+    from visalign.generators.loading import pick_device
+    from visalign.trainers.debias import debias
+
+    model = debias(reward_spec, source, out, str(pick_device(device)))
+    click.echo(f"{'feature':18} {'before':>7} {'after':>7}   correlation with the reward, on {model.samples} samples")
+    for name in model.before:
+        click.echo(f"{name:18} {model.before[name]:+7.3f} {model.after[name]:+7.3f}")
+    click.echo(f"use it as {{kind: debiased, of: [{reward_spec}], model: {out}}}")
+
+
+@main.command()
 def doctor() -> None:
     """Versions, devices, attention kernels; what is missing and the command that fixes it."""
     from visalign.doctor import diagnose

@@ -15,14 +15,51 @@ import yaml
 
 from visalign.configfile import build_dataclass
 from visalign.errors import UserError, nearest
+from visalign.rewards import combine, rules, video_rules, vlm
 from visalign.rewards.base import Reward
+from visalign.rewards.bias import Debiased
 from visalign.rewards.clip import ClipScore
+from visalign.rewards.hub_clip import Aesthetic, HPSv2, PickScore
+from visalign.rewards.imagereward import ImageReward
 from visalign.rewards.joint import JointReward
+from visalign.rewards.ocr import OcrText
 from visalign.rewards.openclip import ASSETS, EMBEDDED
+from visalign.rewards.qwen_heads import HPSv3, VideoReward
 
 REWARDS: dict[str, type] = {
     "clip": ClipScore,
+    "pickscore": PickScore,
+    "hpsv2": HPSv2,
+    "hpsv3": HPSv3,
+    "imagereward": ImageReward,
+    "aesthetic": Aesthetic,
+    "videoreward": VideoReward,
     "joint": JointReward,
+    "vlm": vlm.VlmJudge,
+    "vlm_pairs": vlm.VlmComparison,
+    "unifiedreward": vlm.UnifiedReward,
+    "unifiedreward_pairs": vlm.UnifiedRewardPairs,
+    "unifiedreward_flex": vlm.UnifiedRewardFlex,
+    "ocr": OcrText,
+    "jpeg": rules.JpegSize,
+    "sharpness": rules.Sharpness,
+    "exposure": rules.Exposure,
+    "contrast": rules.Contrast,
+    "saturation": rules.Saturation,
+    "colourfulness": rules.Colourfulness,
+    "colour": rules.ColourOfPrompt,
+    "motion": video_rules.Motion,
+    "flicker": video_rules.Flicker,
+    "subject_consistency": video_rules.SubjectConsistency,
+    "frames": video_rules.OnFrames,
+    "weighted_sum": combine.WeightedSum,
+    "log_sigmoid": combine.LogSigmoid,
+    "par": combine.PAR,
+    "ensemble": combine.Ensemble,
+    "uncertainty_weight": combine.UncertaintyWeight,
+    "gate": combine.Gate,
+    "direction": combine.Direction,
+    "debiased": Debiased,
 }
 ALIASES: dict[str, dict[str, Any]] = {
     "tiny-clip": {"kind": "clip", "source": str(EMBEDDED["tiny-clip"])},
@@ -108,3 +145,16 @@ def _from_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"reward {path}: expected a reward's name or a mapping with `kind`")
     expanded = _expand(spec)
     return {"name": path.stem} | expanded
+
+
+def describe() -> list[tuple[str, str, str]]:
+    """(name, modalities and needs, one line) of every reward, for `visalign score --list`."""
+    rows = []
+    for name, kind in REWARDS.items():
+        what = ", ".join(sorted(kind.modalities)) + (" + prompt" if kind.needs_prompt else "")
+        if "of" in kind.__dataclass_fields__:
+            what = "wraps rewards"
+        rows.append((name, what, " ".join(kind.__doc__.split("\n\n")[0].split())))
+    for name, spec in ALIASES.items():
+        rows.append((name, "embedded", f"{spec['kind']}, shipped with visalign; knows emoji drawings only"))
+    return rows

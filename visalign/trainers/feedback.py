@@ -6,6 +6,7 @@ from dataclasses import replace
 from tqdm import tqdm
 
 from visalign.config import Feedback
+from visalign.data.pairing import Candidate, PairCounts, best_worst, keep
 from visalign.data.preferences import Pair
 from visalign.data.prompts import read_prompts
 from visalign.errors import UserError
@@ -30,18 +31,15 @@ def make_samples(generator: Generator, prompts: list[str], per_prompt: int, *, s
 
 def rank_pairs(samples: list[Sample], scores: list[float], pairs_per_prompt: int) -> list[Pair]:
     """Best against worst, second best against second worst, ... within each prompt; equal scores make no pair."""
-    groups: dict[str, list[int]] = {}
+    groups: dict[str, list[Candidate]] = {}
     for i, sample in enumerate(samples):
-        groups.setdefault(sample.prompt, []).append(i)
-    pairs = []
-    for prompt, rows in groups.items():
-        ranked = sorted(rows, key=lambda i: -scores[i])
-        for best, worst in list(zip(ranked, reversed(ranked), strict=True))[:min(pairs_per_prompt, len(rows) // 2)]:
-            if scores[best] > scores[worst]:
-                pairs.append(Pair(prompt, to_bytes(samples[best].image), to_bytes(samples[worst].image),
-                                  f"prompt '{prompt}', seeds {samples[best].seed} and {samples[worst].seed}",
-                                  scores[best] - scores[worst], scores[best], scores[worst]))
-    return pairs
+        groups.setdefault(sample.prompt, []).append(Candidate(i, scores[i]))
+    counts = PairCounts()
+    return [Pair(prompt, to_bytes(samples[a.number].image), to_bytes(samples[b.number].image),
+                 f"prompt '{prompt}', seeds {samples[a.number].seed} and {samples[b.number].seed}",
+                 a.score - b.score, a.score, b.score)
+            for prompt, candidates in groups.items()
+            for a, b in keep(best_worst(candidates, pairs_per_prompt), counts)]
 
 
 def feedback_pairs(generator: Generator, settings: Feedback, load: Callable[[str], Reward], seed: int,

@@ -1,0 +1,69 @@
+"""A vision-language model as the unified reward's backbone: one special token a dimension, read at the last layer.
+
+The tokens' embeddings are parameters of their own, so that a frozen or LoRA-tuned model still learns what to ask.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from visalign.config import JointSettings
+from visalign.errors import UserError
+from visalign.media import Sample
+from visalign.rewards.joint.network import add_lora
+
+LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj"]
+
+
+class VlmBackbone(nn.Module):
+    """Any transformers image-text-to-text model. `forward` gives [B, D, hidden]."""
+
+    def __init__(self, settings: JointSettings):
+        super().__init__()
+        from transformers import AutoModelForImageTextToText, AutoProcessor
+
+        self.settings = settings
+        try:
+            self.processor = AutoProcessor.from_pretrained(settings.source)
+            model = AutoModelForImageTextToText.from_pretrained(settings.source, dtype=torch.float32)
+        except (OSError, ValueError) as error:
+            reason = " ".join(str(error).split())[:160]
+            raise UserError(f"model.source {settings.source}: transformers could not load it ({reason})") from None
+        tokens = [f"<|judge_{name}|>" for name in settings.dimensions]
+        tokenizer = self.processor.tokenizer
+        tokenizer.add_special_tokens({"additional_special_tokens": tokens})
+        self.token_ids: list[int] = tokenizer.convert_tokens_to_ids(tokens)
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        model.requires_grad_(settings.tuning == "full")
+        if settings.tuning == "lora":
+            add_lora(model, settings.lora_rank, LORA_TARGETS)
+        self.model = model.base_model
+        self.features = self.model.get_input_embeddings().weight.shape[1]
+        self.questions = nn.Parameter(torch.randn(len(tokens), self.features) * self.features**-0.5)
+        self.model.get_input_embeddings().register_forward_hook(self._ask)
+        self.asking = "".join(f"{name}: {token} " for name, token in zip(settings.dimensions, tokens, strict=True))
+
+    def _ask(self, module: nn.Module, arguments: tuple[Any, ...], embedded: Tensor) -> Tensor:
+        ids = arguments[0]
+        for question, token in zip(self.questions, self.token_ids, strict=True):
+            embedded = torch.where((ids == token)[..., None], question.to(embedded), embedded)
+        return embedded
+
+    def collate(self, samples: list[Sample]) -> dict[str, Tensor]:
+        frames = [sample.frames(self.settings.frames) for sample in samples]
+        texts = []
+        for sample, each in zip(samples, frames, strict=True):
+            what = "This picture" if len(each) == 1 else f"These {len(each)} frames of a clip"
+            text = f"{what} should show: {sample.prompt}\nJudge it. {self.asking}"
+            texts.append(self.processor.apply_chat_template(
+                [{"role": "user", "content": [*({"type": "image"} for _ in each), {"type": "text", "text": text}]}],
+                tokenize=False))
+        return dict(self.processor(text=texts, images=[frame for each in frames for frame in each], padding=True,
+                                   return_tensors="pt"))
+
+    def forward(self, **inputs: Tensor) -> Tensor:
+        hidden = self.model(**inputs).last_hidden_state
+        ids = inputs["input_ids"]
+        places = torch.stack([(ids == token).int().argmax(1) for token in self.token_ids], 1)
+        return hidden.gather(1, places[..., None].expand(-1, -1, hidden.shape[-1]))

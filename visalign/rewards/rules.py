@@ -1,0 +1,159 @@
+"""Rewards that are measurements: no network, exact, quick. Good for tests and for catching what a model misses.
+
+Pixel values are in [0, 1]; luma is Rec. 601 (0.299 R + 0.587 G + 0.114 B).
+"""
+
+import io
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from visalign.media import Sample
+from visalign.rewards.base import Judge
+
+
+def pixels_of(image: Image.Image) -> np.ndarray:
+    """float64 [H, W, 3] in [0, 1]."""
+    return np.asarray(image.convert("RGB"), dtype=np.float64) / 255
+
+
+def luma_of(pixels: np.ndarray) -> np.ndarray:
+    return pixels @ np.array([0.299, 0.587, 0.114])
+
+
+class PictureRule(Judge):
+    """A number measured on each picture."""
+
+    def measure(self, sample: Sample) -> float:
+        raise NotImplementedError
+
+    def judge(self, samples: list[Sample]) -> Tensor:
+        return torch.tensor([[self.measure(sample)] for sample in samples], dtype=torch.float32)
+
+
+@dataclass
+class JpegSize(PictureRule):
+    """Size as a JPEG: minus the kilobytes (1000 bytes) at `quality`, or plus them when `incompressible` (DDPO)."""
+
+    quality: int = 95
+    incompressible: bool = False
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 1 <= self.quality <= 100:
+            raise ValueError(f"quality must be from 1 to 100, got {self.quality}")
+
+    def measure(self, sample: Sample) -> float:
+        buffer = io.BytesIO()
+        sample.image.convert("RGB").save(buffer, "JPEG", quality=self.quality)
+        return buffer.getbuffer().nbytes / 1000 * (1 if self.incompressible else -1)
+
+
+@dataclass
+class Sharpness(PictureRule):
+    """Standard deviation of the luma's 4-neighbour Laplacian, in [0, 4]."""
+
+    score_range = (0.0, 4.0)
+
+    def measure(self, sample: Sample) -> float:
+        y = luma_of(pixels_of(sample.image))
+        if min(y.shape) < 3:
+            return float("nan")
+        return float((y[:-2, 1:-1] + y[2:, 1:-1] + y[1:-1, :-2] + y[1:-1, 2:] - 4 * y[1:-1, 1:-1]).std())
+
+
+@dataclass
+class Exposure(PictureRule):
+    """1 for a mean luma of `target`, falling to 0 at black and white, less the share of clipped pixels."""
+
+    target: float = 0.5
+
+    score_range = (-1.0, 1.0)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 < self.target < 1:
+            raise ValueError(f"target must be between 0 and 1, got {self.target}")
+
+    def measure(self, sample: Sample) -> float:
+        y = luma_of(pixels_of(sample.image))
+        reach = self.target if y.mean() < self.target else 1 - self.target
+        return float(1 - abs(y.mean() - self.target) / reach - ((y <= 0) | (y >= 1 - 1e-9)).mean())
+
+
+@dataclass
+class Contrast(PictureRule):
+    """Root-mean-square contrast: the standard deviation of luma, in [0, 0.5]."""
+
+    score_range = (0.0, 0.5)
+
+    def measure(self, sample: Sample) -> float:
+        return float(luma_of(pixels_of(sample.image)).std())
+
+
+@dataclass
+class Saturation(PictureRule):
+    """Mean HSV saturation, in [0, 1]."""
+
+    score_range = (0.0, 1.0)
+
+    def measure(self, sample: Sample) -> float:
+        pixels = pixels_of(sample.image)
+        high, low = pixels.max(-1), pixels.min(-1)
+        return float(np.divide(high - low, high, out=np.zeros_like(high), where=high > 0).mean())
+
+
+@dataclass
+class Colourfulness(PictureRule):
+    """Hasler and Süsstrunk 2003: std + 0.3 mean of the opponent colours, on the 0-255 scale (grey: 0, vivid: > 80)."""
+
+    score_range = (0.0, float("inf"))
+
+    def measure(self, sample: Sample) -> float:
+        red, green, blue = (255 * pixels_of(sample.image)).transpose(2, 0, 1)
+        rg, yb = red - green, (red + green) / 2 - blue
+        return float(np.hypot(rg.std(), yb.std()) + 0.3 * np.hypot(rg.mean(), yb.mean()))
+
+
+HUES = {"red": 0.0, "orange": 30 / 360, "yellow": 55 / 360, "green": 120 / 360, "blue": 220 / 360,
+        "purple": 280 / 360, "pink": 335 / 360}
+GREYS = {"black": 0.0, "grey": 0.5, "gray": 0.5, "white": 1.0}
+
+
+@dataclass
+class ColourOfPrompt(PictureRule):
+    """Share of the drawn (not near-white) pixels whose colour is the one the prompt names; the first colour counts.
+
+    Hues within `tolerance` of a turn count when saturation and value are at least 0.25; black and grey are by value.
+    """
+
+    tolerance: float = 0.06
+
+    needs_prompt = True
+    score_range = (0.0, 1.0)
+
+    def refusal(self, sample: Sample) -> str | None:
+        return super().refusal(sample) or (None if self._named(sample.prompt) else "the prompt names no colour")
+
+    @staticmethod
+    def _named(prompt: str) -> str | None:
+        found = re.search(rf"\b({'|'.join([*HUES, *GREYS])})\b", prompt.lower())
+        return found[1] if found else None
+
+    def measure(self, sample: Sample) -> float:
+        hue, saturation, value = (np.asarray(sample.image.convert("HSV"), np.float64) / 255).transpose(2, 0, 1)
+        name = self._named(sample.prompt)
+        white = (saturation < 0.1) & (value > 0.92)
+        drawn = np.ones_like(white) if name == "white" else ~white
+        if not drawn.any():
+            return 0.0
+        if name in HUES:
+            distance = np.abs((hue - HUES[name] + 0.5) % 1 - 0.5)
+            match = (distance <= self.tolerance) & (saturation >= 0.25) & (value >= 0.25)
+        else:
+            match = (saturation < 0.2) & (np.abs(value - GREYS[name]) < 0.25)
+        return float((match & drawn).sum() / drawn.sum())

@@ -1,0 +1,143 @@
+"""What a still cannot show: flicker, motion, consistency; and picture judges brought to clips."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from visalign.media import Sample
+from visalign.rewards.base import Judge, Reward, Scores
+from visalign.rewards.rules import luma_of, pixels_of
+
+
+class ClipRule(Judge):
+    """A number measured on the frames of each clip."""
+
+    modalities = frozenset({"video"})
+
+    def refusal(self, sample: Sample) -> str | None:
+        refused = super().refusal(sample)
+        if refused or len(sample.video.frames) >= self.least_frames:
+            return refused
+        return f"{len(sample.video.frames)} frames, at least {self.least_frames} are needed"
+
+    least_frames = 2
+
+    def measure(self, sample: Sample) -> float:
+        raise NotImplementedError
+
+    def judge(self, samples: list[Sample]) -> Tensor:
+        return torch.tensor([[self.measure(sample)] for sample in samples], dtype=torch.float32)
+
+
+def mean_changes(sample: Sample, limit: int) -> np.ndarray:
+    """Mean absolute luma difference of consecutive frames, [T - 1], in [0, 1]."""
+    frames = [luma_of(pixels_of(frame)) for frame in sample.frames(limit)]
+    return np.array([np.abs(b - a).mean() for a, b in zip(frames, frames[1:], strict=False)])
+
+
+@dataclass
+class Motion(ClipRule):
+    """How much moves: mean absolute luma change between consecutive frames, in [0, 1]; 0 is a frozen clip."""
+
+    frames: int = 64
+
+    score_range = (0.0, 1.0)
+
+    def measure(self, sample: Sample) -> float:
+        return float(mean_changes(sample, self.frames).mean())
+
+
+@dataclass
+class Flicker(ClipRule):
+    """How far brightness jumps back and forth, in [-1, 0]: minus the mean |second difference| of mean luma.
+
+    Steady motion, fades included, has none; a frame that is suddenly dark has much.
+    """
+
+    frames: int = 64
+
+    least_frames = 3
+    score_range = (-1.0, 0.0)
+
+    def measure(self, sample: Sample) -> float:
+        brightness = np.array([luma_of(pixels_of(frame)).mean() for frame in sample.frames(self.frames)])
+        return float(-np.abs(np.diff(brightness, 2)).mean() / 2)
+
+
+@dataclass
+class SubjectConsistency(ClipRule):
+    """Mean cosine of consecutive frames' open_clip embeddings, in [-1, 1]; 1: the subject stays what it is."""
+
+    source: str = "tiny-clip"
+    frames: int = 16
+
+    score_range = (-1.0, 1.0)
+
+    def check(self) -> None:
+        from visalign.rewards.openclip import check_source
+
+        check_source(self.source, self.name)
+
+    def load(self):
+        from visalign.rewards.openclip import load_open_clip
+
+        model, self.preprocess, _ = load_open_clip(self.source, self.name)
+        return model
+
+    def measure(self, sample: Sample) -> float:
+        network = self.network
+        pixels = torch.stack([self.preprocess(frame) for frame in sample.frames(self.frames)]).to(self.device)
+        features = torch.nn.functional.normalize(network.encode_image(pixels).float(), dim=-1)
+        return float((features[1:] * features[:-1]).sum(-1).mean())
+
+
+@dataclass
+class OnFrames(Judge):
+    """A picture judge on `frames` evenly spaced frames of a clip: the mean, or the `min` (the worst frame).
+
+    A picture is judged as it is. When one of a clip's frames cannot be judged, neither can the clip.
+    """
+
+    of: Any = field(default_factory=list)
+    frames: int = 8
+    pool: str = "mean"
+
+    modalities = frozenset({"image", "video"})
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.pool not in ("mean", "min"):
+            raise ValueError(f"pool must be mean or min, got {self.pool!r}")
+        if self.frames < 1:
+            raise ValueError(f"frames must be at least 1, got {self.frames}")
+        if len(self.of) != 1:
+            raise ValueError(f"frames wraps exactly one reward, got {len(self.of)}")
+        self.inner: Reward = self.of[0]
+        self.dimensions, self.higher_is_better = self.inner.dimensions, self.inner.higher_is_better
+        self.needs_prompt, self.score_range = self.inner.needs_prompt, self.inner.score_range
+
+    def check(self) -> None:
+        self.inner.check()
+
+    def to(self, device: str) -> None:
+        super().to(device)
+        self.inner.to(device)
+
+    def judge(self, samples: list[Sample]) -> Scores:
+        frames = [sample.frames(self.frames) for sample in samples]
+        flat = [Sample(sample.prompt, image, sample.seed) for sample, each in zip(samples, frames, strict=True)
+                for image in each]
+        answer = self.inner.score(flat)
+        values, remarks, start = [], {}, 0
+        for i, each in enumerate(frames):
+            rows = answer.values[start:start + len(each)]
+            worst = rows.amin(0) if self.higher_is_better else rows.amax(0)
+            values.append(rows.mean(0) if self.pool == "mean" else torch.where(rows.isnan().any(0), torch.nan, worst))
+            noted = [answer.remarks[j] for j in range(start, start + len(each)) if j in answer.remarks]
+            if noted:
+                remarks[i] = noted[0]
+            start += len(each)
+        return Scores(torch.stack(values), remarks)

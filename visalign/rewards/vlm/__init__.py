@@ -1,0 +1,6 @@
+"""Judges that are asked in words: any OpenAI-compatible endpoint, or a local transformers model."""
+
+from visalign.rewards.vlm.generic import VlmComparison, VlmJudge
+from visalign.rewards.vlm.unified import UnifiedReward, UnifiedRewardFlex, UnifiedRewardPairs
+
+__all__ = ["UnifiedReward", "UnifiedRewardFlex", "UnifiedRewardPairs", "VlmComparison", "VlmJudge"]

@@ -1,0 +1,232 @@
+"""What is asked and answered, and the judges' shared way of asking: cache first, then the model."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from visalign.errors import UserError
+from visalign.media import Sample
+from visalign.rewards.base import Judge, Scores
+from visalign.rewards.vlm.cache import AnswerCache
+
+
+@dataclass(frozen=True)
+class Question:
+    """A text and the pictures it is about, in order."""
+
+    text: str
+    images: tuple[Image.Image, ...]
+
+    def key(self, settings: dict[str, Any]) -> str:
+        """Names this question to this judge: its settings, the text, and what the pictures show."""
+        digest = hashlib.sha256(json.dumps([settings, self.text], sort_keys=True).encode())
+        for image in self.images:
+            digest.update(f"{image.mode}{image.size}".encode() + image.tobytes())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The model's words and, where it told, the probabilities of the digits at the place of the first one."""
+
+    text: str
+    digits: dict[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why there is no answer."""
+
+    reason: str
+
+
+class Asker(Protocol):
+    """A way to a model. One outcome a question, in the questions' order; `on_answer(i, answer)` as each arrives."""
+
+    def ask(self, questions: list[Question], on_answer: Callable[[int, Answer], None]) -> list[Answer | Failure]: ...
+
+
+@dataclass
+class AskingJudge(Judge):
+    """Base of judges that ask a model in words.
+
+    url: of an OpenAI-compatible endpoint, up to and with `/v1`; or source: a transformers model's folder or hub id.
+    model: the name the endpoint knows the model by. key_env: the environment variable that holds the API key; keys are
+    read from nowhere else. timeout in seconds, retries after the first try, concurrency: questions in flight.
+    cache: an SQLite file that processes may share; null for none. frames: of a clip, each sent as a picture.
+    """
+
+    url: str | None = None
+    source: str | None = None
+    model: str = "default"
+    key_env: str = "OPENAI_API_KEY"
+    timeout: float = 120.0
+    retries: int = 4
+    concurrency: int = 8
+    max_tokens: int = 1024
+    temperature: float = 0.0
+    cache: str | None = "~/.cache/visalign/answers.sqlite"
+    frames: int = 8
+
+    modalities = frozenset({"image", "video"})
+    needs_prompt = True
+
+    def __post_init__(self):
+        super().__post_init__()
+        if bool(self.url) == bool(self.source):
+            raise ValueError("set exactly one of url (an endpoint) and source (a local model)")
+        if self.url:
+            parts = urlsplit(self.url)
+            if parts.scheme not in ("http", "https") or not parts.hostname:
+                raise ValueError(f"url is {self.url!r}; expected http(s)://HOST[:PORT]/v1")
+            if parts.username or parts.password:
+                raise ValueError("url must not hold a password; put the key into the environment variable key_env")
+        for name in ("timeout", "concurrency", "max_tokens", "frames"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be greater than 0, got {getattr(self, name)}")
+        if self.retries < 0:
+            raise ValueError(f"retries must be at least 0, got {self.retries}")
+
+    def check(self) -> None:
+        if self.source:
+            from visalign.rewards.hub_clip import check_hub_or_folder
+
+            check_hub_or_folder(self.source, "config.json", self.name)
+
+    @cached_property
+    def asker(self) -> Asker:
+        if self.url:
+            from visalign.rewards.vlm.http import HttpAsker
+
+            return HttpAsker(self.url, self.model, self.key_env, self.timeout, self.retries, self.concurrency,
+                             self.max_tokens, self.temperature)
+        from visalign.rewards.vlm.local import LocalAsker
+
+        return LocalAsker(self.source, self.device, self.max_tokens)
+
+    @cached_property
+    def answers(self) -> AnswerCache | None:
+        return AnswerCache(self.cache) if self.cache else None
+
+    def ask(self, questions: list[Question], usable: Callable[[Answer], object]) -> list[Answer | Failure]:
+        """One outcome a question; answers for which `usable` does not raise ValueError are kept in the cache."""
+        about = {"judge": type(self).__name__, "model": self.model, "source": self.source or self.url,
+                 "max_tokens": self.max_tokens, "temperature": self.temperature}
+        keys = [question.key(about) for question in questions]
+        known = self.answers.get(keys) if self.answers else {}
+        outcomes: list[Answer | Failure | None] = [Answer(**json.loads(known[key])) if key in known else None
+                                                   for key in keys]
+        open_places = [i for i, outcome in enumerate(outcomes) if outcome is None]
+
+        def keep(j: int, answer: Answer) -> None:
+            try:
+                usable(answer)
+            except ValueError:
+                return
+            if self.answers:
+                self.answers.put(keys[open_places[j]], json.dumps(asdict(answer)))
+
+        if open_places:
+            fresh = self.asker.ask([questions[i] for i in open_places], keep)
+            for i, outcome in zip(open_places, fresh, strict=True):
+                outcomes[i] = outcome
+        return outcomes
+
+    def pictures(self, sample: Sample) -> tuple[Image.Image, ...]:
+        return tuple(sample.frames(self.frames))
+
+    def read_all(self, questions: list[Question], read: Callable[[Answer], Any]) -> list[Any | Failure]:
+        """What `read` makes of each answer; a Failure where there is no answer or `read` raised ValueError."""
+        found = []
+        for outcome in self.ask(questions, read):
+            if isinstance(outcome, Answer):
+                try:
+                    outcome = read(outcome)
+                except ValueError as error:
+                    outcome = Failure(str(error))
+            found.append(outcome)
+        return found
+
+
+@dataclass
+class ComparingJudge(AskingJudge):
+    """Base of judges that say which of two is better; every pair is asked in both orders.
+
+    As a reward it gives each sample its mean probability of winning against the other samples of its prompt in the
+    same call (at most `opponents` of them): answers that change with the order count as ties.
+    """
+
+    opponents: int = 7
+
+    dimensions = ("win_rate",)
+    needs_group = True
+    score_range = (0.0, 1.0)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.opponents < 1:
+            raise ValueError(f"opponents must be at least 1, got {self.opponents}")
+
+    def question(self, first: Sample, second: Sample) -> Question:
+        raise NotImplementedError
+
+    def read(self, answer: Answer) -> float:
+        """Probability that the first is better. Raises ValueError for an answer that does not say."""
+        raise NotImplementedError
+
+    def compare(self, pairs: list[tuple[Sample, Sample]]) -> list[float | Failure]:
+        """Probability that the first of each pair is better, averaged over both orders."""
+        questions = [self.question(*order) for pair in pairs for order in (pair, pair[::-1])]
+        read = self.read_all(questions, self.read)
+        return [both_orders(there, back) for there, back in zip(read[::2], read[1::2], strict=True)]
+
+    def judge(self, samples: list[Sample]) -> Scores:
+        groups: dict[str, list[int]] = {}
+        for i, sample in enumerate(samples):
+            groups.setdefault(sample.prompt, []).append(i)
+        places = [(rows[a], rows[b]) for rows in groups.values() for a, b in matches(len(rows), self.opponents)]
+        outcomes = self.compare([(samples[i], samples[j]) for i, j in places])
+        total, count = torch.zeros(len(samples)), torch.zeros(len(samples))
+        remarks = {i: "the only sample of its prompt, so there is nothing to compare it with"
+                   for rows in groups.values() if len(rows) == 1 for i in rows}
+        for (i, j), outcome in zip(places, outcomes, strict=True):
+            if isinstance(outcome, Failure):
+                remarks |= {i: outcome.reason, j: outcome.reason}
+                continue
+            total[i] += outcome
+            total[j] += 1 - outcome
+            count[i] += 1
+            count[j] += 1
+        values: Tensor = total / count  # 0 / 0 is NaN: never compared
+        return Scores(values[:, None], remarks)
+
+
+def both_orders(there: float | Failure, back: float | Failure) -> float | Failure:
+    """Probability that the first is better from its probability in first and the other's in first place."""
+    for outcome in (there, back):
+        if isinstance(outcome, Failure):
+            return outcome
+    return (there + 1 - back) / 2
+
+
+def matches(count: int, opponents: int) -> list[tuple[int, int]]:
+    """Pairs of `count` players in a ring: each meets its nearest followers, at most about `opponents` others."""
+    reach = min(count // 2, max(1, -(-opponents // 2)))
+    found = {tuple(sorted((i, (i + step) % count))) for step in range(1, reach + 1) for i in range(count)}
+    return sorted(pair for pair in found if pair[0] != pair[1])
+
+
+def check_template(text: str, where: str, words: tuple[str, ...]) -> str:
+    """The template, when it holds every word. Raises UserError naming the first that is missing."""
+    for word in words:
+        if word not in text:
+            raise UserError(f"{where}: the template has no {word}")
+    return text

@@ -1,0 +1,169 @@
+"""UnifiedReward and UnifiedReward-Flex (Wang et al. 2025): fine-tuned judges, served by vLLM or SGLang.
+
+They were tuned on their authors' own instructions. The texts below are ours and ask for the same forms of answer; put
+the published ones into a file and name it as `template` (with {prompt}) for the published numbers.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from visalign.errors import UserError
+from visalign.media import Sample
+from visalign.rewards.base import Scores
+from visalign.rewards.vlm.asking import Answer, AskingJudge, ComparingJudge, Question, check_template
+from visalign.rewards.vlm.generic import table
+
+POINT_V1 = ("Rate how well what is shown fits this text caption and how well it is made, as a number from 1 to 5.\n"
+            "Caption: {prompt}\nEnd your answer with a line of the form: Final Score: x")
+POINT_V2 = ("Rate what is shown for this text caption on three scales from 1 to 5: alignment with the caption, "
+            "coherence (logical and physical consistency), and style (visual appeal).\nCaption: {prompt}\n"
+            "Answer in three lines:\nAlignment Score (1-5): x\nCoherence Score (1-5): y\nStyle Score (1-5): z")
+PAIR = ("Compare the two generations for this text caption and say which one is better overall.\nCaption: {prompt}\n"
+        "End your answer with: Image 1 is better than Image 2, or: Image 2 is better than Image 1.")
+FLEX = ("Compare Image 1 and Image 2 for this prompt. Choose the categories and sub-dimensions that matter for it; in "
+        "each sub-dimension share 10 points between the two.\nPrompt: {prompt}\nAnswer in JSON: {\"categories\": "
+        "[{\"name\": ..., \"dimensions\": [{\"name\": ..., \"score_1\": x, \"score_2\": 10 - x}], \"cat_winner\": "
+        "\"Image 1\" or \"Image 2\"}], \"winner\": \"Image 1\" or \"Image 2\"}")
+
+
+def without_reasoning(text: str) -> str:
+    """The answer after its reasoning. Raises ValueError when the reasoning never ended."""
+    if "<think>" in text and "</think>" not in text:
+        raise ValueError("the answer was cut off while the model was still reasoning (raise max_tokens)")
+    text = re.sub(r"<think>.*?</think>", "", text, flags=re.DOTALL).strip()
+    inner = re.search(r"<answer>(.*?)</answer>", text, flags=re.DOTALL)
+    return inner[1].strip() if inner else text
+
+
+def labelled_score(text: str, label: str) -> float:
+    """The number after `label`. Raises ValueError when it is missing or not from 1 to 5."""
+    found = re.findall(rf"{label}[^\n:]*:\s*\**\s*(-?\d+(?:\.\d+)?)", text, flags=re.IGNORECASE)
+    if not found:
+        raise ValueError(f"the answer has no '{label}': {text[-80:]!r}")
+    value = float(found[-1])
+    if not 1 <= value <= 5:
+        raise ValueError(f"'{label}' is {value:g}, outside 1 to 5")
+    return value
+
+
+def winner_of(name: Any) -> float:
+    """1 for Image 1 (or Video 1), 0 for 2. Raises ValueError for anything else."""
+    said = re.fullmatch(r"\s*(?:image|video)?\s*([12])\s*\.?\s*", str(name), flags=re.IGNORECASE)
+    if not said:
+        raise ValueError(f"the winner is {str(name)[:40]!r}, neither Image 1 nor Image 2")
+    return 1.0 if said[1] == "1" else 0.0
+
+
+def read_flex(text: str) -> float:
+    """1 when Image 1 wins, 0 when Image 2 does, from a Flex answer.
+
+    Raises ValueError unless it is JSON whose sub-dimensions share 10 points each and which names a winner.
+    """
+    text = without_reasoning(text)
+    start, end = text.find("{"), text.rfind("}")
+    try:
+        said = json.loads(text[start:end + 1])
+    except ValueError:
+        raise ValueError(f"the answer is not JSON: {text[:80]!r}") from None
+    if not isinstance(said, dict) or "winner" not in said:
+        raise ValueError("the answer's JSON names no winner")
+
+    def check(node: Any) -> None:
+        if isinstance(node, list):
+            for each in node:
+                check(each)
+        elif isinstance(node, dict):
+            scores = [v for k, v in node.items() if "score" in k.lower() and isinstance(v, int | float)]
+            if len(scores) == 2 and abs(sum(scores) - 10) > 1e-6:
+                raise ValueError(f"a sub-dimension's two scores add to {sum(scores):g}, not 10")
+            if "cat_winner" in node:
+                winner_of(node["cat_winner"])
+            for each in node.values():
+                check(each)
+
+    check(said)
+    return winner_of(said["winner"])
+
+
+class Templated:
+    """Reads `template` (a file) or takes the text given."""
+
+    template: str | None
+    name: str
+
+    def template_text(self, default: str) -> str:
+        if not self.template:
+            return default
+        path = Path(self.template).expanduser()
+        if not path.is_file():
+            raise UserError(f"reward {self.name}: there is no template file {path}")
+        return check_template(path.read_text(), f"reward {self.name}: {path}", ("{prompt}",))
+
+
+@dataclass
+class UnifiedReward(Templated, AskingJudge):
+    """UnifiedReward, pointwise: `Final Score` from 1 to 5, or (version 2) alignment, coherence and style."""
+
+    version: Literal[1, 2] = 2
+    template: str | None = None
+
+    score_range = (1.0, 5.0)
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.dimensions = ("score",) if self.version == 1 else ("alignment", "coherence", "style")
+
+    def check(self) -> None:
+        super().check()
+        self.template_text("")
+
+    def read(self, answer: Answer) -> list[float]:
+        text = without_reasoning(answer.text)
+        labels = ("Final Score",) if self.version == 1 else ("Alignment", "Coherence", "Style")
+        return [labelled_score(text, label) for label in labels]
+
+    def judge(self, samples: list[Sample]) -> Scores:
+        text = self.template_text(POINT_V1 if self.version == 1 else POINT_V2)
+        read = self.read_all([Question(text.replace("{prompt}", s.prompt), self.pictures(s)) for s in samples],
+                             self.read)
+        flat = [r for each in read for r in (each if isinstance(each, list) else [each] * len(self.dimensions))]
+        return table(flat, len(self.dimensions))
+
+
+@dataclass
+class UnifiedRewardPairs(Templated, ComparingJudge):
+    """UnifiedReward, pairwise in both orders: win rate within the prompt."""
+
+    template: str | None = None
+
+    def question(self, first: Sample, second: Sample) -> Question:
+        text = self.template_text(PAIR).replace("{prompt}", first.prompt)
+        return Question(text, self.pictures(first) + self.pictures(second))
+
+    def check(self) -> None:
+        super().check()
+        self.template_text("")
+
+    def read(self, answer: Answer) -> float:
+        said = re.findall(r"(?:image|video)\s*([12])\s+is\s+better", without_reasoning(answer.text),
+                          flags=re.IGNORECASE)
+        if not said:
+            raise ValueError(f"the answer says of neither that it is better: {answer.text[-80:]!r}")
+        return 1.0 if said[-1] == "1" else 0.0
+
+
+@dataclass
+class UnifiedRewardFlex(UnifiedRewardPairs):
+    """UnifiedReward-Flex, pairwise with criteria of its own choice, answered in JSON: win rate within the prompt."""
+
+    max_tokens: int = 4096
+
+    def question(self, first: Sample, second: Sample) -> Question:
+        text = self.template_text(FLEX).replace("{prompt}", first.prompt)
+        return Question(text, self.pictures(first) + self.pictures(second))
+
+    def read(self, answer: Answer) -> float:
+        return read_flex(answer.text)

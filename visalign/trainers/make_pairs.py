@@ -1,0 +1,133 @@
+"""`visalign pairs`: prompts -> generations -> judged -> a preference set that `train` reads.
+
+    OUT/samples/         generations (unless they came from elsewhere)
+    OUT/scores.parquet   what the judge said of each
+    OUT/pairs.parquet    prompt, chosen, rejected (paths), strength, rewards
+    OUT/sheet.png        chosen left, rejected right
+"""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from visalign.data.generations import Entry, find_generations
+from visalign.data.pairing import Candidate, Chosen, PairCounts, all_pairs, best_worst, keep, sifted
+from visalign.errors import UserError, nearest
+from visalign.media import grid
+from visalign.rewards import load_reward
+from visalign.rewards.vlm.asking import ComparingJudge, Failure
+from visalign.runs import write_atomically
+from visalign.trainers.score import score_generations
+
+SHEET_ROWS = 16
+Strategy = Literal["best_worst", "top_k", "margin", "sifted"]
+
+
+@dataclass(frozen=True)
+class PairSettings:
+    """How pairs are chosen.
+
+    strategy: `best_worst` (one a prompt), `top_k` (the k best against the k worst), `margin` (every pair with a gap
+    above min_gap), `sifted` (pair ranking, then point sifting). dimension: of the reward (None: its first).
+    ranker: a comparing reward for `sifted` (None: the scores rank). min_gap: smaller gaps are ties.
+    min_confidence: least probability that the order is right, by the judge's own spread.
+    """
+
+    strategy: Strategy = "best_worst"
+    dimension: str | None = None
+    ranker: str | None = None
+    top: int = 1
+    min_gap: float = 0.0
+    min_confidence: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.strategy == "margin" and self.min_gap <= 0:
+            raise UserError("pairs: strategy margin needs --min-gap greater than 0")
+        if self.ranker and self.strategy != "sifted":
+            raise UserError("pairs: --ranker is for the strategy sifted")
+        if not 0 <= self.min_confidence < 1:
+            raise UserError(f"pairs: --min-confidence must be at least 0 and below 1, got {self.min_confidence}")
+
+
+def make_pairs(source: str, reward: str, out: Path, settings: PairSettings, device: str = "cpu",
+               max_failures: float = 0.05) -> PairCounts:
+    """Judge the generations of `source` and write pairs into the folder `out`.
+
+    Raises UserError when no pair is left, with the counts that say why.
+    """
+    judge = load_reward(reward, device)
+    dimension = settings.dimension or judge.dimensions[0]
+    if dimension not in judge.dimensions:
+        raise UserError(f"pairs: {judge.name} has no dimension '{dimension}'{nearest(dimension, judge.dimensions)}")
+    ranker = load_reward(settings.ranker, device) if settings.ranker else None
+    if ranker is not None and not isinstance(ranker, ComparingJudge):
+        raise UserError(f"pairs: --ranker {settings.ranker} does not compare; use one that does, such as vlm_pairs")
+    if (out / "pairs.parquet").exists():
+        raise UserError(f"out {out}: already holds pairs; choose another folder")
+    out.mkdir(parents=True, exist_ok=True)
+    scores = out / "scores.parquet"
+    if not scores.exists():
+        score_generations(source, [reward], scores, device=device, max_failures=max_failures)
+    entries = find_generations(source)
+    groups = candidates_by_prompt(scores, f"{judge.name}.{dimension}", 1 if judge.higher_is_better else -1, entries)
+    counts, chosen = PairCounts(), []
+    for prompt, candidates in groups.items():
+        proposed = propose(candidates, settings, entries, ranker)
+        chosen += [(prompt, *pair) for pair in keep(proposed, counts, settings.min_gap, settings.min_confidence)]
+    if not chosen:
+        raise UserError(f"pairs: nothing to learn from in {source}: {counts.text()}")
+    write_pairs(chosen, entries, out)
+    summary = {"source": source, "reward": reward, **asdict(settings), **asdict(counts)}
+    write_atomically(out / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
+    return counts
+
+
+def candidates_by_prompt(scores: Path, column: str, sign: int, entries: list[Entry]) -> dict[str, list[Candidate]]:
+    """Judged generations by prompt. Raises UserError when the table belongs to other generations."""
+    table = pq.read_table(scores)
+    if column not in table.column_names or table.column("path").to_pylist() != [entry.path for entry in entries]:
+        raise UserError(f"{scores}: belongs to another reward or other generations; delete it or choose another --out")
+    spread = f"{column}.spread"
+    spreads = table.column(spread).to_pylist() if spread in table.column_names else [0.0] * len(table)
+    groups: dict[str, list[Candidate]] = {}
+    for i, (score, deviation) in enumerate(zip(table.column(column).to_pylist(), spreads, strict=True)):
+        if score is not None and entries[i].prompt:
+            groups.setdefault(entries[i].prompt, []).append(Candidate(i, sign * score, deviation or 0.0))
+    return groups
+
+
+def propose(candidates: list[Candidate], settings: PairSettings, entries: list[Entry],
+            ranker: ComparingJudge | None) -> list[Chosen]:
+    """The strategy's pairs of one prompt, before ties and doubtful ones are left out."""
+    def by_score(pairs: list[Chosen]) -> list[bool | None]:
+        return [None if a.score == b.score else a.score > b.score for a, b in pairs]
+
+    def by_ranker(pairs: list[Chosen]) -> list[bool | None]:
+        samples = [(entries[a.number].sample(), entries[b.number].sample()) for a, b in pairs]
+        return [None if isinstance(p, Failure) or p == 0.5 else p > 0.5 for p in ranker.compare(samples)]
+
+    strategies = {"best_worst": lambda: best_worst(candidates), "top_k": lambda: best_worst(candidates, settings.top),
+                  "margin": lambda: all_pairs(candidates),
+                  "sifted": lambda: sifted(candidates, by_ranker if ranker else by_score, settings.seed)}
+    return strategies[settings.strategy]()
+
+
+def write_pairs(chosen: list[tuple[str, Candidate, Candidate]], entries: list[Entry], out: Path) -> None:
+    """pairs.parquet with paths relative to `out`, and the contact sheet."""
+    def place(candidate: Candidate) -> str:
+        return os.path.relpath(entries[candidate.number].file.resolve(), out.resolve())
+
+    rows = [{"prompt": prompt, "chosen": place(a), "rejected": place(b), "strength": a.score - b.score,
+             "chosen_reward": a.score, "rejected_reward": b.score} for prompt, a, b in chosen]
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(rows), sink)
+    write_atomically(out / "pairs.parquet", sink.getvalue().to_pybytes())
+    grid([(f"{prompt} ({a.score:.2f} / {b.score:.2f})",
+           [image for c in (a, b) for image in entries[c.number].sample(4).frames(4)])
+          for prompt, a, b in chosen[:SHEET_ROWS]], cell=128, label_width=240).save(out / "sheet.png")

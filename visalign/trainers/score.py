@@ -1,0 +1,238 @@
+"""`visalign score`: several judges' marks on every generation of a folder, as one table and a gallery.
+
+Files are decoded in threads while the judges work; every chunk is on disk before the next begins, so a killed run
+continues where it stopped; several processes (torchrun) share the work; memory does not grow with the number of files.
+"""
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from accelerate import PartialState
+from tqdm import tqdm
+
+from visalign.data.generations import Entry, find_generations
+from visalign.errors import UserError
+from visalign.media import Sample
+from visalign.rewards import Reward, load_reward
+from visalign.rewards.video_rules import OnFrames
+from visalign.runs import write_atomically
+
+CHUNK = 256
+LEAST_FOR_SHARE = 20
+"""A judge's share of failures is first looked at after so many samples, and at the end."""
+
+
+@dataclass
+class Failures:
+    """How many samples one judge was given and could not judge, and the first reasons."""
+
+    given: int = 0
+    failed: int = 0
+    reasons: list[str] = field(default_factory=list)
+
+    def check(self, name: str, most: float, least: int) -> None:
+        """Raise UserError when more than the share `most` failed among at least `least`."""
+        if self.given >= least and self.failed > most * self.given:
+            raise UserError(f"reward {name}: could not judge {self.failed} of {self.given} samples, more than the "
+                            f"allowed share of {most:g} (--max-failures); first reasons: {'; '.join(self.reasons)}")
+
+
+@dataclass(frozen=True)
+class ScoreSummary:
+    """What `visalign score` did: rows in the table, unreadable files, where table and gallery are."""
+
+    rows: int
+    broken: int
+    table: Path
+    gallery: Path | None
+
+
+def load_judges(specs: list, device: str = "cpu") -> list[Reward]:
+    """Rewards that may be given pictures and clips alike: picture judges see a clip's frames and give their mean.
+
+    Raises UserError for a wrong specification or two rewards of one name.
+    """
+    judges: list[Reward] = []
+    for spec in specs:
+        reward = load_reward(spec, device)
+        if "video" not in reward.modalities and not reward.needs_group:
+            reward = OnFrames(of=[reward], name=reward.name, device=device)
+        judges.append(reward)
+    twice = [name for name, n in Counter(judge.name for judge in judges).items() if n > 1]
+    if twice:
+        raise UserError(f"rewards: two are named {twice[0]}; give them names with {{kind: ..., name: ...}} in YAML")
+    return judges
+
+
+def score_generations(source: str, specs: list, out: Path, *, device: str = "cpu", max_failures: float = 0.05,
+                      prompts_from_names: bool = False, media_root: str | None = None, workers: int = 4,
+                      gallery: bool = True) -> ScoreSummary:
+    """Score every generation of `source` into the parquet file `out`, and a page beside it.
+
+    Raises UserError when a judge fails too often, or when `out` exists.
+    """
+    state = PartialState()
+    entries = find_generations(source, prompts_from_names, media_root)
+    judges = load_judges(specs, device)
+    store = PartStore(out, {"source": str(Path(source).resolve()), "rewards": [str(spec) for spec in specs],
+                            "files": len(entries)}, state.process_index)
+    if state.is_main_process:
+        store.open()
+    state.wait_for_everyone()
+    done = store.done()
+    chunks = [[i for i in chunk if i not in done] for chunk in in_chunks(entries, judges)]
+    mine = [chunk for chunk in chunks if chunk][state.process_index::state.num_processes]
+    failures = {judge.name: Failures() for judge in judges}
+    with tqdm(total=sum(map(len, mine)), desc="scoring", unit="file", disable=not state.is_main_process) as progress:
+        for chunk, samples in decoded(entries, mine, workers):
+            store.write(score_chunk(entries, chunk, samples, judges, failures))
+            for name, count in failures.items():
+                count.check(name, max_failures, LEAST_FOR_SHARE)
+            progress.update(len(chunk))
+    for name, count in failures.items():
+        count.check(name, max_failures, 1)
+    state.wait_for_everyone()
+    page = None
+    if state.is_main_process:
+        table = store.finish()
+        if gallery:
+            from visalign.pages.gallery import write_gallery
+
+            page = write_gallery(table, entries, judges, out.with_suffix(".html"))
+    state.wait_for_everyone()
+    table = pq.read_table(out, columns=["error"])
+    return ScoreSummary(len(table), len(table) - table.column("error").null_count, out, page)
+
+
+def in_chunks(entries: list[Entry], judges: list[Reward]) -> Iterator[list[int]]:
+    """Numbers of entries, about CHUNK at a time; prompts stay whole when a judge compares within them."""
+    if not any(judge.needs_group for judge in judges):
+        yield from (list(range(start, min(start + CHUNK, len(entries)))) for start in range(0, len(entries), CHUNK))
+        return
+    groups: dict[str, list[int]] = {}
+    for i, entry in enumerate(entries):
+        groups.setdefault(entry.prompt, []).append(i)
+    chunk: list[int] = []
+    for rows in groups.values():
+        chunk += rows
+        if len(chunk) >= CHUNK:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def read_or_explain(entry: Entry) -> Sample | str:
+    try:
+        return entry.sample()
+    except UserError as error:
+        return str(error)
+
+
+def decoded(entries: list[Entry], chunks: list[list[int]],
+            workers: int) -> Iterator[tuple[list[int], list[Sample | str]]]:
+    """Chunks with their samples (or why there is none), decoded in threads up to two chunks ahead."""
+    with ThreadPoolExecutor(workers) as pool:
+        ahead: list[tuple[list[int], list[Future]]] = []
+        for chunk in chunks:
+            ahead.append((chunk, [pool.submit(read_or_explain, entries[i]) for i in chunk]))
+            if len(ahead) == 3:
+                first, futures = ahead.pop(0)
+                yield first, [future.result() for future in futures]
+        for chunk, futures in ahead:
+            yield chunk, [future.result() for future in futures]
+
+
+def score_chunk(entries: list[Entry], chunk: list[int], samples: list[Sample | str], judges: list[Reward],
+                failures: dict[str, Failures]) -> pa.Table:
+    """One table row a file: what is known of it, every judge's values, its spread, and remarks."""
+    readable = [k for k, sample in enumerate(samples) if isinstance(sample, Sample)]
+    given = [samples[k] for k in readable]
+    columns: dict[str, list] = {
+        "index": chunk, "path": [entries[i].path for i in chunk], "prompt": [entries[i].prompt for i in chunk],
+        "seed": [entries[i].seed for i in chunk],
+        "modality": [s.modality if isinstance(s, Sample) else None for s in samples],
+        "error": [s if isinstance(s, str) else None for s in samples]}
+    remarks: list[list[str]] = [[] for _ in chunk]
+    for judge in judges:
+        answer = judge.score(given)
+        spreads = [("", answer.values)] + ([(".spread", answer.spread)] if answer.spread is not None else [])
+        for suffix, values in spreads:
+            for j, dimension in enumerate(judge.dimensions):
+                column: list[float | None] = [None] * len(chunk)
+                for k, value in zip(readable, values[:, j].tolist(), strict=True):
+                    column[k] = None if value != value else value
+                columns[f"{judge.name}.{dimension}{suffix}"] = column
+        count = failures[judge.name]
+        for row, (k, sample) in enumerate(zip(readable, given, strict=True)):
+            if row in answer.remarks:
+                remarks[k].append(f"{judge.name}: {answer.remarks[row]}")
+            if sample.modality in judge.modalities:
+                count.given += 1
+                if answer.values[row].isnan().all():
+                    count.failed += 1
+                    if len(count.reasons) < 3:
+                        count.reasons.append(f"{entries[chunk[k]].path}: {answer.remarks.get(row, 'no reason given')}")
+    columns["remarks"] = ["; ".join(each) or None for each in remarks]
+    return pa.table(columns, schema=schema_of(columns))
+
+
+def schema_of(columns: dict[str, list]) -> pa.Schema:
+    kinds = {"index": pa.int64(), "seed": pa.int64(), "path": pa.string(), "prompt": pa.string(),
+             "modality": pa.string(), "error": pa.string(), "remarks": pa.string()}
+    return pa.schema([(name, kinds.get(name, pa.float32())) for name in columns])
+
+
+class PartStore:
+    """Finished chunks beside the table-to-be: `NAME.parts/`, each file whole or absent."""
+
+    def __init__(self, out: Path, settings: dict, rank: int):
+        self.out, self.settings, self.rank = out, settings, rank
+        self.folder = out.with_name(out.name + ".parts")
+        self._written = 0
+
+    def open(self) -> None:
+        """Raise UserError when the table exists or the parts belong to another command."""
+        if self.out.suffix != ".parquet":
+            raise UserError(f"out {self.out}: the table is a .parquet file")
+        if self.out.exists():
+            raise UserError(f"out {self.out}: exists already; choose another name or delete it")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        file = self.folder / "settings.json"
+        if file.is_file() and json.loads(file.read_text()) != self.settings:
+            raise UserError(f"out {self.out}: {self.folder} holds an unfinished run over another input or with other "
+                            "rewards; finish that one, delete it, or choose another name")
+        write_atomically(file, json.dumps(self.settings).encode())
+
+    def parts(self) -> list[Path]:
+        return sorted(self.folder.glob("part-*.parquet"))
+
+    def done(self) -> set[int]:
+        """Numbers of the entries that earlier runs scored."""
+        return {i for part in self.parts() for i in pq.read_table(part, columns=["index"]).column(0).to_pylist()}
+
+    def write(self, table: pa.Table) -> None:
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink)
+        first = table.column("index")[0].as_py()
+        write_atomically(self.folder / f"part-{first:010d}-{self.rank}-{self._written}.parquet",
+                         sink.getvalue().to_pybytes())
+        self._written += 1
+
+    def finish(self) -> pa.Table:
+        """All parts as one table in the source's order, written to `out`; the parts are removed."""
+        tables = [pq.read_table(part) for part in self.parts()]
+        # a column such as a spread may be missing from a chunk in which no file could be read
+        table = pa.concat_tables(tables, promote_options="default").sort_by("index").drop_columns("index")
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, compression="zstd")
+        write_atomically(self.out, sink.getvalue().to_pybytes())
+        shutil.rmtree(self.folder)
+        return table
