@@ -1,6 +1,6 @@
 """Build the judgements that tiny-reward learns from: embedded drawings, corrupted in known ways and degrees.
 
-    python scripts/build_reward_data.py build/reward --train 14000 --held-out 2400
+    python scripts/build_reward_data.py build/reward --train 32000 --held-out 2400
 
 Writes train.parquet and held_out.parquet (prompt, a, b, alignment, quality, motion, strength, kind). Nobody was asked:
 a label is what the corruption implies and nothing else. The side that is preferred is drawn by lot.
@@ -86,15 +86,16 @@ def jittered(image, rng) -> Image.Image:
     """A small change of place and size, so that the file itself cannot be learned."""
     if rng.random() < 0.3:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return placed(image, rng.uniform(-0.06, 0.06), rng.uniform(-0.06, 0.06), rng.uniform(0.82, 1.0))
+    image = image.rotate(rng.uniform(-14, 14), Image.Resampling.BICUBIC, fillcolor="white")
+    return placed(image, rng.uniform(-0.08, 0.08), rng.uniform(-0.08, 0.08), rng.uniform(0.7, 1.05))
 
 
 def clip_of(image, motion, rng) -> list[Image.Image]:
     dx, dy, growth = MOTIONS[motion]
-    size, reach = rng.uniform(0.5, 0.62), rng.uniform(0.16, 0.24)
+    size, reach = rng.uniform(0.58, 0.72), rng.uniform(0.14, 0.2)
     frames = []
     for t in np.linspace(-1, 1, FRAMES):
-        scale = size * (1 + 0.42 * growth * t)
+        scale = size * (1 + 0.38 * growth * t)
         frames.append(placed(image, dx * reach * t, dy * reach * t, scale))
     return frames
 
@@ -124,7 +125,7 @@ def image_judgement(drawings: Drawings, rng) -> tuple[str, str, object, object, 
     row, caption = drawings.right(rng)
     picture = jittered(row["picture"], rng)
     sort = rng.random()
-    if sort < 0.40:
+    if sort < 0.5:
         close = rng.random() < 0.45
         other = drawings.wrong(caption, row, rng, close) or drawings.wrong(caption, row, rng)
         kind = "wrong_picture_close" if other["group"] == row["group"] else "wrong_picture"
@@ -136,7 +137,7 @@ def image_judgement(drawings: Drawings, rng) -> tuple[str, str, object, object, 
         return kind, caption, picture, wrong, {"alignment": "better", "quality": "tie"}, 1.0
     name = rng.choice(list(CORRUPTIONS))
     corrupt, degree = CORRUPTIONS[name], rng.random()
-    if sort < 0.82:
+    if sort < 0.86:
         return name, caption, picture, corrupt(jittered(row["picture"], rng), degree, rng), {"quality": "better"}, \
             0.5 + degree
     low, high = sorted((0.6 * degree, 0.6 * degree + rng.uniform(0.4, 0.6)))
@@ -152,7 +153,7 @@ def clip_judgement(drawings: Drawings, rng):
     prompt, picture = f"{caption} {motion}", row["picture"]
     frames = clip_of(picture, motion, rng)
     kind = rng.choices(["wrong_direction", "wrong_clip", "freeze", "flicker", "shuffled", "blur", "noise"],
-                       [0.3, 0.14, 0.14, 0.14, 0.14, 0.07, 0.07])[0]
+                       [0.28, 0.22, 0.12, 0.12, 0.12, 0.07, 0.07])[0]
     labels, degree = {}, rng.random()
     if kind == "wrong_direction":
         other = rng.choice([m for m in MOTIONS if m != motion])
@@ -197,7 +198,7 @@ def build(drawings: Drawings, count: int, clips: float, seed: int) -> pa.Table:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--train", type=int, default=14000)
+    parser.add_argument("--train", type=int, default=32000)
     parser.add_argument("--held-out", type=int, default=2400)
     parser.add_argument("--clips", type=float, default=0.3, help="share of clips")
     args = parser.parse_args()

@@ -208,10 +208,14 @@ class JudgementData(Settings):
 
 
 class RewardTrain(Settings):
-    """Length of training; batch_size counts judgements per process, bootstrap gives each head its own resampling."""
+    """Length of training; batch_size counts judgements per process, bootstrap gives each head its own resampling.
+
+    backbone_lr_scale: learning rate of the backbone's own weights, relative to optim.lr.
+    """
 
     steps: PositiveInt = 1000
     batch_size: PositiveInt = 32
+    backbone_lr_scale: PositiveFloat = 1.0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     bootstrap: bool = True
     seed: int = 0

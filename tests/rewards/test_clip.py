@@ -12,7 +12,7 @@ from PIL import Image
 from visalign.data.prompts import EMOJI
 from visalign.errors import UserError
 from visalign.media import Sample
-from visalign.rewards import ClipScore, finite_scores, load_reward
+from visalign.rewards import ClipScore, load_reward
 from visalign.rewards.clip import ClipScore as Clip
 
 
@@ -31,14 +31,14 @@ def picture(row):
 
 
 def test_score_is_the_cosine_computed_without_visalign(reward, drawings):
-    from visalign.rewards import EMBEDDED
+    from visalign.rewards.openclip import EMBEDDED
 
     model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{EMBEDDED['tiny-clip']}")
     tokens = open_clip.get_tokenizer(f"local-dir:{EMBEDDED['tiny-clip']}")(["a red fruit"])
     with torch.no_grad():
         cosine = F.cosine_similarity(model.eval().encode_image(preprocess(picture(drawings[0]))[None]),
                                      model.encode_text(tokens))
-    score = reward.score([Sample("a red fruit", picture(drawings[0]))])
+    score = reward.score([Sample("a red fruit", picture(drawings[0]))]).values
     assert score.shape == (1, 1)
     torch.testing.assert_close(score[0], cosine, atol=1e-5, rtol=1e-4)
 
@@ -54,11 +54,11 @@ def test_unseen_drawings_fit_their_own_name_better_than_most_others(reward, draw
 
 def test_folders_without_config_or_with_pickles_only_are_refused(tmp_path):
     with pytest.raises(UserError, match="open_clip_config"):
-        Clip(tmp_path)
+        Clip(str(tmp_path)).check()
     (tmp_path / "open_clip_config.json").write_text("{}")
     (tmp_path / "open_clip_pytorch_model.bin").write_bytes(b"x")
     with pytest.raises(UserError, match="safetensors"):
-        Clip(tmp_path)
+        Clip(str(tmp_path)).check()
 
 
 def test_unknown_reward_names_the_nearest():
@@ -66,12 +66,14 @@ def test_unknown_reward_names_the_nearest():
         load_reward("tiny-clp")
 
 
-def test_scores_that_are_not_finite_stop_with_the_prompt():
-    class Broken:
-        name, modalities, dimensions, higher_is_better = "broken", frozenset({"image"}), ("x",), True
+def test_a_prompt_that_is_cut_is_said_to_be_cut(reward, drawings):
+    answer = reward.score([Sample("a red fruit " * 20, picture(drawings[0])), Sample("a red fruit", picture(drawings[0]))])
+    assert answer.remarks == {0: "prompt cut to the model's 16 tokens"} and answer.values.isfinite().all()
 
-        def score(self, samples):
-            return torch.tensor([[1.0], [float("nan")]])
 
-    with pytest.raises(UserError, match="broken.*1 of 2.*'b'"):
-        finite_scores(Broken(), [Sample("a", None), Sample("b", None)])
+def test_scales_are_percent_and_hessel(drawings):
+    sample = [Sample("a red fruit", picture(drawings[0]))]
+    cosine = load_reward("tiny-clip").score(sample).values
+    source = {"kind": "clip", "source": "tiny-clip"}
+    torch.testing.assert_close(load_reward(source | {"scale": "percent"}).score(sample).values, 100 * cosine)
+    torch.testing.assert_close(load_reward(source | {"scale": "hessel"}).score(sample).values, 2.5 * cosine.clamp(min=0))

@@ -9,7 +9,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from PIL import Image
@@ -95,7 +95,7 @@ class TokenReward(Judge):
     precision: str = "bf16"
 
     needs_prompt = True
-    tokens: tuple[str, ...] = ()
+    tokens: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self):
         super().__post_init__()
@@ -136,7 +136,7 @@ class TokenReward(Judge):
         state = model.state_dict()
         for key, value in weights.items():
             name = key.removesuffix("+")
-            if name.startswith("rm_head.") or name not in state and name == "lm_head.weight":
+            if name.startswith(("rm_head.", "lm_head.")):  # the language head takes no part in a reward
                 continue
             if name not in state or state[name].shape != value.shape:
                 raise UserError(f"reward {self.name}: {source} does not fit {self.base_source()}, {name} is missing or "

@@ -7,8 +7,8 @@ from visalign.config import Optim
 from visalign.errors import UserError
 
 
-def build_optimizer(settings: Optim, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    """AdamW, 8-bit AdamW (bitsandbytes) or Adafactor with a fixed learning rate."""
+def build_optimizer(settings: Optim, parameters: list[nn.Parameter] | list[dict]) -> torch.optim.Optimizer:
+    """AdamW, 8-bit AdamW (bitsandbytes) or Adafactor, of parameters or of groups with learning rates of their own."""
     if settings.name == "adamw":
         return torch.optim.AdamW(parameters, settings.lr, betas=settings.betas, weight_decay=settings.weight_decay)
     if settings.name == "adafactor":

@@ -63,10 +63,19 @@ class RewardTrainer:
         self.objective = build_objective(config.objective, loop="reward")
         named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
         parameters = [p for _, p in named]
-        optimizer = build_optimizer(config.optim, parameters)
+        optimizer = build_optimizer(config.optim, self._groups(named))
         self.state = TrainingState(named, optimizer, build_schedule(config.optim, optimizer, config.train.steps),
                                    build_ema(config.optim, parameters))
         self.dtype = pick_dtype(config.train.precision, accelerator.device)
+
+    def _groups(self, named: list[tuple[str, torch.nn.Parameter]]) -> list[dict]:
+        """Parameter groups: what the backbone brought along learns at its own rate."""
+        towers = ("backbone.clip.", "backbone.model.")
+        lr = self.config.optim.lr
+        groups = [{"params": [p for name, p in named if name.startswith(towers)],
+                   "lr": lr * self.config.train.backbone_lr_scale},
+                  {"params": [p for name, p in named if not name.startswith(towers)], "lr": lr}]
+        return [group for group in groups if group["params"]]
 
     def fit(self) -> None:
         """Train to config.train.steps, continuing from the run's newest checkpoint.
@@ -138,7 +147,7 @@ class RewardTrainer:
         self._stop_if_not_finite(norm, batch)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        learning_rate = self.state.schedule.get_last_lr()[0]
+        learning_rate = self.state.schedule.get_last_lr()[-1]
         self.state.schedule.step()
         if self.state.ema:
             self.state.ema.step(parameters)

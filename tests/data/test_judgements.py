@@ -1,0 +1,71 @@
+"""Judgements: comparisons, single items paired across prompts, preference sets, and broken rows."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from visalign.data.judgements import cross_prompt_pairs, read_judgements
+from visalign.data.rows import BadRow
+from visalign.errors import UserError
+
+DIMENSIONS = ("alignment", "quality")
+
+
+@pytest.fixture
+def table(tmp_path):
+    for name in "ab":
+        Image.new("RGB", (8, 8), "red").save(tmp_path / f"{name}.png")
+
+    def write(*rows):
+        file = tmp_path / "judgements.jsonl"
+        file.write_text("\n".join(json.dumps({"prompt": "p", **row}) for row in rows))
+        return str(file)
+
+    return write
+
+
+def test_comparisons_have_outcomes_by_dimension_and_missing_labels_stay_missing(table):
+    rows = read_judgements(table({"a": "a.png", "b": "b.png", "alignment": "b", "quality": "tie", "strength": 2},
+                                 {"a": "a.png", "b": "b.png", "alignment": None, "quality": "a", "quality_a": 4}), DIMENSIONS)
+    assert rows[0].outcome == {"alignment": 0.0, "quality": 0.5} and rows[0].strength == 2
+    assert rows[1].outcome == {"quality": 1.0} and rows[1].rating_a == {"quality": 4.0} and rows[1].rating_b == {}
+    assert rows[0].a.sample("x", 4).image.size == (8, 8)
+
+
+@pytest.mark.parametrize("row, word", [
+    ({"a": "a.png", "b": "b.png"}, "no label in any"), ({"a": "a.png", "b": "b.png", "quality": "better"}, "allowed: a, b, tie"),
+    ({"a": "a.png", "quality": "a"}, "'b' is missing"), ({"a": "a.png", "b": "gone.png", "quality": "a"}, "gone.png"),
+    ({"a": "a.png", "b": "b.png", "quality": "a", "strength": "much"}, "not a number"),
+    ({"prompt": " ", "a": "a.png", "b": "b.png", "quality": "a"}, "not text")])
+def test_broken_rows_name_line_and_what_is_allowed(table, row, word):
+    with pytest.raises(BadRow, match=f"line 1.*{word}"):
+        read_judgements(table(row), DIMENSIONS)
+
+
+def test_single_items_meet_bad_ones_of_other_prompts_and_equals_as_ties(table):
+    rows = read_judgements(table({"prompt": "x", "media": "a.png", "quality": "good"},
+                                 {"prompt": "y", "media": "b.png", "quality": "bad"},
+                                 {"prompt": "z", "media": "a.png", "quality": "good"}), DIMENSIONS)
+    outcomes = [(row.a.prompt, row.b.prompt, row.outcome["quality"]) for row in rows]
+    assert ("x", "y", 1.0) in outcomes and ("z", "y", 1.0) in outcomes and ("x", "z", 0.5) in outcomes
+    decided = [row for row in rows if row.outcome["quality"] != 0.5]
+    assert {row.b.prompt for row in decided if row.outcome["quality"] == 1} == {"y"}
+    assert all(row.rating_a["quality"] == (row.a.prompt != "y") for row in rows)
+
+
+def test_cross_prompt_pairs_stay_linear_and_repeat():
+    singles = [(object(), {"quality": float(i % 2)}, f"row {i}", "") for i in range(100)]
+    singles = [(type("Item", (), {"prompt": str(i)})(), *rest) for i, (_, *rest) in enumerate(singles)]
+    first, second = (list(cross_prompt_pairs(singles, 3)) for _ in range(2))
+    assert len(first) == 200 and [p.where for p in first] == [p.where for p in second]
+
+
+def test_one_sided_items_are_no_judgement(table):
+    with pytest.raises(UserError, match="both good and bad"):
+        read_judgements(table({"media": "a.png", "quality": "good"}), DIMENSIONS)
+
+
+def test_a_preference_set_counts_for_the_first_dimension(pairs_file):
+    rows = read_judgements(str(pairs_file), DIMENSIONS)
+    assert len(rows) == 6 and all(row.outcome == {"alignment": 1.0} for row in rows)

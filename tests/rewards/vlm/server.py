@@ -1,0 +1,80 @@
+"""A real HTTP server on loopback that speaks the chat-completions API, and misbehaves when told to."""
+
+import json
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+class ChatServer:
+    """`reply(text, images, count)` gives a string, a dict (the whole body), or (status, headers, body bytes).
+
+    None drops the connection. `requests` holds what was received, headers included.
+    """
+
+    def __init__(self, reply):
+        self.reply, self.requests, self.lock = reply, [], threading.Lock()
+        self.in_flight = self.most_in_flight = 0
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *arguments):
+                pass
+
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                content = body["messages"][0]["content"]
+                text = next(part["text"] for part in content if part["type"] == "text")
+                images = [part["image_url"]["url"] for part in content if part["type"] == "image_url"]
+                with outer.lock:
+                    outer.requests.append({"path": self.path, "body": body, "headers": dict(self.headers)})
+                    outer.in_flight += 1
+                    outer.most_in_flight = max(outer.most_in_flight, outer.in_flight)
+                    count = len(outer.requests)
+                try:
+                    answer = outer.reply(text, images, count)
+                finally:
+                    with outer.lock:
+                        outer.in_flight -= 1
+                if answer is None:
+                    self.close_connection = True
+                    self.connection.close()
+                    return
+                status, headers, data = answer if isinstance(answer, tuple) else (200, {}, completion(answer))
+                self.send_response(status)
+                for name, value in {"Content-Length": str(len(data)), **headers}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                try:
+                    self.wfile.write(data)
+                except OSError:
+                    pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server.server_port}/v1"
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *error):
+        self.server.shutdown()
+        self.server.server_close()
+
+
+def completion(answer) -> bytes:
+    if isinstance(answer, dict):
+        return json.dumps(answer).encode()
+    return json.dumps({"choices": [{"message": {"role": "assistant", "content": answer}}]}).encode()
+
+
+def slowly(seconds, answer):
+    time.sleep(seconds)
+    return answer
