@@ -8,6 +8,10 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 
 
+RewardSpec = str | dict[str, Any]
+"""A reward's name, folder or YAML file, or a mapping {kind: ..., ...}; see rewards/registry.py."""
+
+
 class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
@@ -56,7 +60,7 @@ class Feedback(Settings):
     max_prompts: PositiveInt | None = None
     samples_per_prompt: Annotated[int, Field(ge=2)] = 4
     pairs_per_prompt: PositiveInt = 1
-    reward: str = "tiny-clip"
+    reward: RewardSpec = "tiny-clip"
     steps: PositiveInt = 16
     guidance_scale: NonNegative = 1.0
 
@@ -76,7 +80,7 @@ class Data(Settings):
     split: str = "train"
     image_root: str | None = None
     feedback: Feedback | None = None
-    score_with: str | None = None
+    score_with: RewardSpec | None = None
     rerank: bool = False
     max_pairs: PositiveInt | None = None
     holdout: Fraction = 0.05
@@ -112,15 +116,15 @@ class Train(Settings):
 class Evaluation(Settings):
     """Samples and rewards on held-out prompts with fixed seeds; `every` in optimiser steps (0: only before/after).
 
-    reward judges the pictures, features measures their variety: each an open_clip folder or the embedded tiny-clip
-    (which knows emoji only), or null to leave that out.
+    reward judges the pictures (any reward; its first dimension counts), features measures their variety (an open_clip
+    model); null leaves either out. The embedded tiny-clip and tiny-reward know emoji only.
     """
 
     every: Annotated[int, Field(ge=0)] = 0
     prompts: str = "emoji:held_out"
     max_prompts: PositiveInt | None = 16
     samples_per_prompt: PositiveInt = 2
-    reward: str | None = None
+    reward: RewardSpec | None = None
     features: str | None = None
     steps: PositiveInt = 28
     guidance_scale: NonNegative = 4.5

@@ -5,8 +5,8 @@ import importlib.util
 from importlib.metadata import PackageNotFoundError, version
 
 PACKAGES = ("torch", "torchvision", "diffusers", "transformers", "accelerate", "peft", "open_clip_torch", "gradio",
-            "datasets", "safetensors", "pyarrow")
-OPTIONAL = {"xformers": "xformers", "bitsandbytes": None, "av": "video", "trl": "language", "wandb": "trackers"}
+            "datasets", "safetensors", "pyarrow", "av", "httpx")
+OPTIONAL = {"xformers": "xformers", "bitsandbytes": None, "rapidocr": "ocr", "trl": "language", "wandb": "trackers"}
 
 
 def diagnose() -> tuple[list[str], bool]:

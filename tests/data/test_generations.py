@@ -25,7 +25,9 @@ def test_prompts_come_from_sidecars_and_from_names_only_when_asked(folder):
     assert {e.path: e.prompt for e in find_generations(folder, True)}["a_red_apple-03.png"] == "a red apple"
 
 
-@pytest.mark.parametrize("stem, prompt", [("a_red_apple-03", "a red apple"), ("cat face 2", "cat face"), ("x-ray", "x-ray")])
+@pytest.mark.parametrize(
+    "stem, prompt", [("a_red_apple-03", "a red apple"), ("cat face 2", "cat face"), ("x-ray", "x-ray")]
+)
 def test_prompt_of_a_name(stem, prompt):
     assert prompt_of_name(stem) == prompt
 
@@ -34,7 +36,10 @@ def test_manifests_name_files_prompts_and_seeds(folder):
     lines = [{"prompt": "x", "image": "deep/b.jpg", "seed": 3}, {"prompt": "y", "video": "clip.gif"}, {"prompt": "z"}]
     (folder / "list.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\nnot json")
     entries = find_generations(folder / "list.jsonl")
-    assert [(e.prompt, e.seed) for e in entries[:2]] == [("x", 3), ("y", None)] and entries[0].sample().image.size == (8, 8)
+    assert [(e.prompt, e.seed) for e in entries[:2]] == [("x", 3), ("y", None)] and entries[0].sample().image.size == (
+        8,
+        8,
+    )
     assert "line 3: names no file" in entries[2].problem and "not readable as JSON" in entries[3].problem
 
 
@@ -64,8 +69,14 @@ def test_a_runs_newest_samples_have_the_held_out_prompts(tmp_path):
     assert [(e.path, e.prompt) for e in entries] == [("samples/step-00000020/001-0.png", "y")]
 
 
-@pytest.mark.parametrize("make, word", [(lambda p: p / "gone", "no such file"), (lambda p: p, "holds no picture"),
-                                        (lambda p: (p / "x.zip").write_bytes(b"") or p / "x.zip", "manifest")])
+@pytest.mark.parametrize(
+    "make, word",
+    [
+        (lambda p: p / "gone", "no such file"),
+        (lambda p: p, "holds no picture"),
+        (lambda p: (p / "x.zip").write_bytes(b"") or p / "x.zip", "manifest"),
+    ],
+)
 def test_sources_that_hold_nothing_are_named(tmp_path, make, word):
     with pytest.raises(UserError, match=word):
         find_generations(make(tmp_path))

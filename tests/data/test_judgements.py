@@ -26,27 +26,43 @@ def table(tmp_path):
 
 
 def test_comparisons_have_outcomes_by_dimension_and_missing_labels_stay_missing(table):
-    rows = read_judgements(table({"a": "a.png", "b": "b.png", "alignment": "b", "quality": "tie", "strength": 2},
-                                 {"a": "a.png", "b": "b.png", "alignment": None, "quality": "a", "quality_a": 4}), DIMENSIONS)
+    rows = read_judgements(
+        table(
+            {"a": "a.png", "b": "b.png", "alignment": "b", "quality": "tie", "strength": 2},
+            {"a": "a.png", "b": "b.png", "alignment": None, "quality": "a", "quality_a": 4},
+        ),
+        DIMENSIONS,
+    )
     assert rows[0].outcome == {"alignment": 0.0, "quality": 0.5} and rows[0].strength == 2
     assert rows[1].outcome == {"quality": 1.0} and rows[1].rating_a == {"quality": 4.0} and rows[1].rating_b == {}
     assert rows[0].a.sample("x", 4).image.size == (8, 8)
 
 
-@pytest.mark.parametrize("row, word", [
-    ({"a": "a.png", "b": "b.png"}, "no label in any"), ({"a": "a.png", "b": "b.png", "quality": "better"}, "allowed: a, b, tie"),
-    ({"a": "a.png", "quality": "a"}, "'b' is missing"), ({"a": "a.png", "b": "gone.png", "quality": "a"}, "gone.png"),
-    ({"a": "a.png", "b": "b.png", "quality": "a", "strength": "much"}, "not a number"),
-    ({"prompt": " ", "a": "a.png", "b": "b.png", "quality": "a"}, "not text")])
+@pytest.mark.parametrize(
+    "row, word",
+    [
+        ({"a": "a.png", "b": "b.png"}, "no label in any"),
+        ({"a": "a.png", "b": "b.png", "quality": "better"}, "allowed: a, b, tie"),
+        ({"a": "a.png", "quality": "a"}, "'b' is missing"),
+        ({"a": "a.png", "b": "gone.png", "quality": "a"}, "gone.png"),
+        ({"a": "a.png", "b": "b.png", "quality": "a", "strength": "much"}, "not a number"),
+        ({"prompt": " ", "a": "a.png", "b": "b.png", "quality": "a"}, "not text"),
+    ],
+)
 def test_broken_rows_name_line_and_what_is_allowed(table, row, word):
     with pytest.raises(BadRow, match=f"line 1.*{word}"):
         read_judgements(table(row), DIMENSIONS)
 
 
 def test_single_items_meet_bad_ones_of_other_prompts_and_equals_as_ties(table):
-    rows = read_judgements(table({"prompt": "x", "media": "a.png", "quality": "good"},
-                                 {"prompt": "y", "media": "b.png", "quality": "bad"},
-                                 {"prompt": "z", "media": "a.png", "quality": "good"}), DIMENSIONS)
+    rows = read_judgements(
+        table(
+            {"prompt": "x", "media": "a.png", "quality": "good"},
+            {"prompt": "y", "media": "b.png", "quality": "bad"},
+            {"prompt": "z", "media": "a.png", "quality": "good"},
+        ),
+        DIMENSIONS,
+    )
     outcomes = [(row.a.prompt, row.b.prompt, row.outcome["quality"]) for row in rows]
     assert ("x", "y", 1.0) in outcomes and ("z", "y", 1.0) in outcomes and ("x", "z", 0.5) in outcomes
     decided = [row for row in rows if row.outcome["quality"] != 0.5]

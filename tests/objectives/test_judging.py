@@ -11,8 +11,9 @@ NAN = float("nan")
 
 
 def loss(m, outcome, strength=1.0, **settings):
-    value = PreferenceJudging(**settings).pair_loss(torch.tensor([[[m]]]), torch.tensor([[[outcome]]]),
-                                                    torch.tensor([[[strength]]]))
+    value = PreferenceJudging(**settings).pair_loss(
+        torch.tensor([[[m]]]), torch.tensor([[[outcome]]]), torch.tensor([[[strength]]])
+    )
     return value.item()
 
 
@@ -71,9 +72,15 @@ def test_dropped_ties_and_missing_labels_are_masked():
 def batch(a, b, outcome, rating_a=None, rating_b=None):
     a, b, outcome = torch.tensor(a), torch.tensor(b), torch.tensor(outcome)
     nothing = torch.full_like(outcome, NAN)
-    return Comparison(a[:, None], b[:, None], outcome, torch.ones(len(a)),
-                      nothing if rating_a is None else torch.tensor(rating_a),
-                      nothing if rating_b is None else torch.tensor(rating_b), torch.ones(len(a), 1))
+    return Comparison(
+        a[:, None],
+        b[:, None],
+        outcome,
+        torch.ones(len(a)),
+        nothing if rating_a is None else torch.tensor(rating_a),
+        nothing if rating_b is None else torch.tensor(rating_b),
+        torch.ones(len(a), 1),
+    )
 
 
 def test_regression_is_the_mean_squared_error_of_both_sides():
@@ -90,8 +97,15 @@ def test_binary_labels_give_cross_entropy_and_add_to_the_preference():
 
 def test_gradients_flow_past_masked_elements():
     a = torch.zeros(2, 1, 2, requires_grad=True)
-    comparison = Comparison(a, torch.zeros(2, 1, 2), torch.tensor([[1.0, NAN], [0.5, NAN]]), torch.ones(2),
-                            torch.full((2, 2), NAN), torch.full((2, 2), NAN), torch.ones(2, 1))
+    comparison = Comparison(
+        a,
+        torch.zeros(2, 1, 2),
+        torch.tensor([[1.0, NAN], [0.5, NAN]]),
+        torch.ones(2),
+        torch.full((2, 2), NAN),
+        torch.full((2, 2), NAN),
+        torch.ones(2, 1),
+    )
     PreferenceJudging(ties="rao_kupper", rating_weight=1.0)(comparison).loss.backward()
     assert a.grad.isfinite().all() and a.grad[0, 0, 0] < 0 and (a.grad[..., 1] == 0).all()
 
@@ -99,14 +113,30 @@ def test_gradients_flow_past_masked_elements():
 def test_each_member_sees_its_own_bootstrap():
     a = torch.zeros(2, 2, 1, requires_grad=True)
     weight = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
-    PreferenceJudging()(Comparison(a, torch.zeros(2, 2, 1), torch.ones(2, 1), torch.ones(2), torch.full((2, 1), NAN),
-                                   torch.full((2, 1), NAN), weight)).loss.backward()
+    PreferenceJudging()(
+        Comparison(
+            a,
+            torch.zeros(2, 2, 1),
+            torch.ones(2, 1),
+            torch.ones(2),
+            torch.full((2, 1), NAN),
+            torch.full((2, 1), NAN),
+            weight,
+        )
+    ).loss.backward()
     assert (a.grad[..., 0] != 0).tolist() == [[True, False], [False, True]]
 
 
-@pytest.mark.parametrize("settings, word", [({"k": 1.0}, "k must"), ({"nu": 0.0}, "nu must"), ({"margin": -1.0}, "margin"),
-                                            ({"preference_weight": 0.0}, "nothing to learn"),
-                                            ({"label_smoothing": 0.1, "flip_rate": 0.1}, "same label noise")])
+@pytest.mark.parametrize(
+    "settings, word",
+    [
+        ({"k": 1.0}, "k must"),
+        ({"nu": 0.0}, "nu must"),
+        ({"margin": -1.0}, "margin"),
+        ({"preference_weight": 0.0}, "nothing to learn"),
+        ({"label_smoothing": 0.1, "flip_rate": 0.1}, "same label noise"),
+    ],
+)
 def test_impossible_settings_are_refused(settings, word):
     with pytest.raises(ValueError, match=word):
         PreferenceJudging(**settings)

@@ -33,12 +33,22 @@ class Length(Judge):
 
 
 def test_samples_that_cannot_be_judged_are_nan_with_a_reason_and_the_rest_is_in_order():
-    answer = Length(batch_size=2).score([Sample("a", PICTURE), Sample("", PICTURE), Sample("nan", PICTURE),
-                                         Sample("x", video=Video([PICTURE], 1.0)), Sample("abc", PICTURE)])
+    answer = Length(batch_size=2).score(
+        [
+            Sample("a", PICTURE),
+            Sample("", PICTURE),
+            Sample("nan", PICTURE),
+            Sample("x", video=Video([PICTURE], 1.0)),
+            Sample("abc", PICTURE),
+        ]
+    )
     assert answer.values.flatten().isnan().tolist() == [False, True, True, True, False]
     assert answer.values[0] == 1 and answer.values[4] == 3
-    assert answer.remarks == {1: "no prompt", 2: "the judge's answer is not a finite number",
-                              3: "judges images only, this is a video"}
+    assert answer.remarks == {
+        1: "no prompt",
+        2: "the judge's answer is not a finite number",
+        3: "judges images only, this is a video",
+    }
 
 
 def test_batches_are_halved_until_they_fit():
@@ -79,13 +89,27 @@ def test_every_reward_has_a_line_a_modality_and_a_docstring():
         assert kind.modalities <= {"image", "video"} and kind.modalities
 
 
-@pytest.mark.parametrize("spec, word", [
-    ("tiny-clp", "tiny-clip"), ({"kind": "clp"}, "clip"), ({"kind": "weighted_sum", "of": []}, "empty"),
-    ({"kind": "weighted_sum", "of": ["nothing"]}, "nothing"), ("clip:/nowhere", "/nowhere"), ("nowhere.yaml", "no such file"),
-    (3, "expected a name"), ("pickscore:/nowhere", "/nowhere"), ({"kind": "joint", "source": "/nowhere"}, "reward.json"),
-    ({"kind": "clip", "source": "tiny-clip", "scale": "log"}, "scale"), ({"kind": "clip", "source": "ViT-B-32/opnai"}, "openai"),
-    ({"kind": "vlm"}, "exactly one of url"), ({"kind": "vlm", "url": "ftp://x"}, "http"),
-    ({"kind": "vlm", "url": "http://me:secret@x/v1"}, "password"), ("hpsv3", "template"), ("imagereward:/nowhere", "/nowhere")])
+@pytest.mark.parametrize(
+    "spec, word",
+    [
+        ("tiny-clp", "tiny-clip"),
+        ({"kind": "clp"}, "clip"),
+        ({"kind": "weighted_sum", "of": []}, "empty"),
+        ({"kind": "weighted_sum", "of": ["nothing"]}, "nothing"),
+        ("clip:/nowhere", "/nowhere"),
+        ("nowhere.yaml", "no such file"),
+        (3, "expected a name"),
+        ("pickscore:/nowhere", "/nowhere"),
+        ({"kind": "joint", "source": "/nowhere"}, "reward.json"),
+        ({"kind": "clip", "source": "tiny-clip", "scale": "log"}, "scale"),
+        ({"kind": "clip", "source": "ViT-B-32/opnai"}, "openai"),
+        ({"kind": "vlm"}, "exactly one of url"),
+        ({"kind": "vlm", "url": "ftp://x"}, "http"),
+        ({"kind": "vlm", "url": "http://me:secret@x/v1"}, "password"),
+        ("hpsv3", "template"),
+        ("imagereward:/nowhere", "/nowhere"),
+    ],
+)
 def test_wrong_specifications_end_in_a_sentence_before_anything_is_loaded(spec, word):
     with pytest.raises(UserError, match=word) as caught:
         load_reward(spec)

@@ -36,8 +36,9 @@ def test_score_is_the_cosine_computed_without_visalign(reward, drawings):
     model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{EMBEDDED['tiny-clip']}")
     tokens = open_clip.get_tokenizer(f"local-dir:{EMBEDDED['tiny-clip']}")(["a red fruit"])
     with torch.no_grad():
-        cosine = F.cosine_similarity(model.eval().encode_image(preprocess(picture(drawings[0]))[None]),
-                                     model.encode_text(tokens))
+        cosine = F.cosine_similarity(
+            model.eval().encode_image(preprocess(picture(drawings[0]))[None]), model.encode_text(tokens)
+        )
     score = reward.score([Sample("a red fruit", picture(drawings[0]))]).values
     assert score.shape == (1, 1)
     torch.testing.assert_close(score[0], cosine, atol=1e-5, rtol=1e-4)
@@ -67,7 +68,9 @@ def test_unknown_reward_names_the_nearest():
 
 
 def test_a_prompt_that_is_cut_is_said_to_be_cut(reward, drawings):
-    answer = reward.score([Sample("a red fruit " * 20, picture(drawings[0])), Sample("a red fruit", picture(drawings[0]))])
+    answer = reward.score(
+        [Sample("a red fruit " * 20, picture(drawings[0])), Sample("a red fruit", picture(drawings[0]))]
+    )
     assert answer.remarks == {0: "prompt cut to the model's 16 tokens"} and answer.values.isfinite().all()
 
 
@@ -76,4 +79,6 @@ def test_scales_are_percent_and_hessel(drawings):
     cosine = load_reward("tiny-clip").score(sample).values
     source = {"kind": "clip", "source": "tiny-clip"}
     torch.testing.assert_close(load_reward(source | {"scale": "percent"}).score(sample).values, 100 * cosine)
-    torch.testing.assert_close(load_reward(source | {"scale": "hessel"}).score(sample).values, 2.5 * cosine.clamp(min=0))
+    torch.testing.assert_close(
+        load_reward(source | {"scale": "hessel"}).score(sample).values, 2.5 * cosine.clamp(min=0)
+    )

@@ -44,7 +44,9 @@ def judges(*names, lower=()):
 def reference(tmp_path):
     """Base samples: a has mean 2 and std 2, b mean 10 and std 1 (n - 1); prompt p holds two of the three rows."""
     file = tmp_path / "base.parquet"
-    pq.write_table(pa.table({"prompt": ["p", "p", "q"], "a.score": [0.0, 2.0, 4.0], "b.score": [9.0, 10.0, 11.0]}), file)
+    pq.write_table(
+        pa.table({"prompt": ["p", "p", "q"], "a.score": [0.0, 2.0, 4.0], "b.score": [9.0, 10.0, 11.0]}), file
+    )
     return str(file)
 
 
@@ -129,11 +131,17 @@ def test_zero_variance_and_missing_columns_are_named(tmp_path):
         combine.PAR(of=judges("a"), reference=str(tmp_path / "bad.parquet")).check()
 
 
-@pytest.mark.parametrize("build, word", [
-    (lambda: combine.Direction(of=judges("a"), weights={}), "all 0"),
-    (lambda: combine.Direction(of=judges("a"), weights={"x": 1.0}), "names no column"),
-    (lambda: combine.Gate(of=judges("a")), "two rewards"), (lambda: combine.UncertaintyWeight(of=judges("a", "b")), "one dimension"),
-    (lambda: combine.Ensemble(of=judges("a"), penalty=-1), "penalty"), (lambda: combine.LogSigmoid(of=judges("a"), quantile=2), "quantile")])
+@pytest.mark.parametrize(
+    "build, word",
+    [
+        (lambda: combine.Direction(of=judges("a"), weights={}), "all 0"),
+        (lambda: combine.Direction(of=judges("a"), weights={"x": 1.0}), "names no column"),
+        (lambda: combine.Gate(of=judges("a")), "two rewards"),
+        (lambda: combine.UncertaintyWeight(of=judges("a", "b")), "one dimension"),
+        (lambda: combine.Ensemble(of=judges("a"), penalty=-1), "penalty"),
+        (lambda: combine.LogSigmoid(of=judges("a"), quantile=2), "quantile"),
+    ],
+)
 def test_impossible_combinations_are_refused(build, word):
     with pytest.raises(ValueError, match=word):
         build()

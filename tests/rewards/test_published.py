@@ -26,11 +26,25 @@ def pickscore_folder(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("pickscore")
     tokenizer = CLIPTokenizer.from_pretrained(TINY)
-    text = {"vocab_size": len(tokenizer), "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
-            "num_attention_heads": 2, "max_position_embeddings": 16, "eos_token_id": tokenizer.eos_token_id,
-            "bos_token_id": tokenizer.bos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    vision = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
-              "image_size": 32, "patch_size": 8}
+    text = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 16,
+        "eos_token_id": tokenizer.eos_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    vision = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 32,
+        "patch_size": 8,
+    }
     CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)).save_pretrained(folder)
     CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -40,9 +54,13 @@ def pickscore_folder(tmp_path_factory):
 def test_pickscore_is_logit_scale_times_cosine(pickscore_folder):
     from transformers import CLIPModel, CLIPProcessor
 
-    model, processor = CLIPModel.from_pretrained(pickscore_folder).eval(), CLIPProcessor.from_pretrained(pickscore_folder)
-    inputs = processor(text=[s.prompt for s in SAMPLES], images=[s.image for s in SAMPLES], padding=True,
-                       return_tensors="pt")
+    model, processor = (
+        CLIPModel.from_pretrained(pickscore_folder).eval(),
+        CLIPProcessor.from_pretrained(pickscore_folder),
+    )
+    inputs = processor(
+        text=[s.prompt for s in SAMPLES], images=[s.image for s in SAMPLES], padding=True, return_tensors="pt"
+    )
     with torch.no_grad():
         expected = model(**inputs).logits_per_image.diagonal()
     torch.testing.assert_close(load_reward(f"pickscore:{pickscore_folder}").score(SAMPLES).values[:, 0], expected)
@@ -70,8 +88,14 @@ def test_hpsv2_is_a_hundred_times_the_cosine_of_the_checkpoints_own_weights(tmp_
 
 def test_aesthetic_is_the_mlp_on_the_unit_embedding(tmp_path):
     torch.manual_seed(6)
-    layers = torch.nn.Sequential(torch.nn.Linear(128, 12), torch.nn.Dropout(0.2), torch.nn.Linear(12, 6),
-                                 torch.nn.Dropout(0.1), torch.nn.Linear(6, 4), torch.nn.Linear(4, 1))
+    layers = torch.nn.Sequential(
+        torch.nn.Linear(128, 12),
+        torch.nn.Dropout(0.2),
+        torch.nn.Linear(12, 6),
+        torch.nn.Dropout(0.1),
+        torch.nn.Linear(6, 4),
+        torch.nn.Linear(4, 1),
+    )
     file = tmp_path / "sac+logos+ava1-l14-linearMSE.pth"
     torch.save({f"layers.{k}": v for k, v in layers.state_dict().items()}, file)
     model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{TINY}")
@@ -104,12 +128,18 @@ def test_pickles_with_code_broken_files_and_other_weights_are_refused(content, t
 
 def original_names(blip) -> dict[str, torch.Tensor]:
     """A Blip's weights as the published checkpoint names them."""
-    names = [("vision.embeddings.class_embedding", "visual_encoder.cls_token"),
-             ("vision.embeddings.position_embedding", "visual_encoder.pos_embed"),
-             ("vision.embeddings.patch_embedding", "visual_encoder.patch_embed.proj"),
-             ("vision.encoder.layers.", "visual_encoder.blocks."), ("vision.post_layernorm", "visual_encoder.norm"),
-             (".self_attn.qkv", ".attn.qkv"), (".self_attn.projection", ".attn.proj"), (".layer_norm1", ".norm1"),
-             (".layer_norm2", ".norm2"), ("text.", "text_encoder.")]
+    names = [
+        ("vision.embeddings.class_embedding", "visual_encoder.cls_token"),
+        ("vision.embeddings.position_embedding", "visual_encoder.pos_embed"),
+        ("vision.embeddings.patch_embedding", "visual_encoder.patch_embed.proj"),
+        ("vision.encoder.layers.", "visual_encoder.blocks."),
+        ("vision.post_layernorm", "visual_encoder.norm"),
+        (".self_attn.qkv", ".attn.qkv"),
+        (".self_attn.projection", ".attn.proj"),
+        (".layer_norm1", ".norm1"),
+        (".layer_norm2", ".norm2"),
+        ("text.", "text_encoder."),
+    ]
     found = {}
     for key, value in blip.state_dict().items():
         for ours, theirs in names:
@@ -126,16 +156,38 @@ def imagereward_folder(tmp_path_factory):
 
     torch.manual_seed(7)
     folder = tmp_path_factory.mktemp("imagereward")
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *["a", "red", "fruit", "cat", "face"], *"bcdefghijklmnopqrstuvwxyz"]
+    words = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        *["a", "red", "fruit", "cat", "face"],
+        *"bcdefghijklmnopqrstuvwxyz",
+    ]
     (folder / "vocab.txt").write_text("\n".join(words))
     BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
-    med = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
-           "max_position_embeddings": 40, "hidden_act": "gelu", "layer_norm_eps": 1e-12, "vocab_size": len(words)}
+    med = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 40,
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-12,
+        "vocab_size": len(words),
+    }
     (folder / "med_config.json").write_text(json.dumps(med))
-    shapes = {"vision.embeddings.patch_embedding.weight": (64, 3, 8, 8),
-              "vision.embeddings.position_embedding": (1, 17, 64), "vision.encoder.layers.1.x": (1,),
-              "vision.encoder.layers.0.mlp.fc1.weight": (96, 64), "text.embeddings.word_embeddings.weight": (len(words), 16),
-              "mlp.layers.0.weight": (12, 16), "mlp.layers.2.weight": (6, 12), "mlp.layers.4.weight": (1, 6)}
+    shapes = {
+        "vision.embeddings.patch_embedding.weight": (64, 3, 8, 8),
+        "vision.embeddings.position_embedding": (1, 17, 64),
+        "vision.encoder.layers.1.x": (1,),
+        "vision.encoder.layers.0.mlp.fc1.weight": (96, 64),
+        "text.embeddings.word_embeddings.weight": (len(words), 16),
+        "mlp.layers.0.weight": (12, 16),
+        "mlp.layers.2.weight": (6, 12),
+        "mlp.layers.4.weight": (1, 6),
+    }
     blip = Blip(med, {name: torch.zeros(shape) for name, shape in shapes.items()}).eval()
     torch.save(original_names(blip), folder / "ImageReward.pt")
     return folder, blip
@@ -147,15 +199,25 @@ def test_imagereward_is_the_standardised_mlp_on_the_first_token(imagereward_fold
 
     folder, blip = imagereward_folder
     reward = load_reward({"kind": "imagereward", "source": str(folder), "tokenizer": None})
-    pixels = transforms.Compose([transforms.Resize(32, interpolation=3), transforms.CenterCrop(32), transforms.ToTensor(),
-                                 transforms.Normalize((0.48145466, 0.4578275, 0.40821073),
-                                                      (0.26862954, 0.26130258, 0.27577711))])
-    tokens = BertTokenizerFast.from_pretrained(folder)([s.prompt for s in SAMPLES], padding="max_length", max_length=35,
-                                                       truncation=True, return_tensors="pt")
+    pixels = transforms.Compose(
+        [
+            transforms.Resize(32, interpolation=3),
+            transforms.CenterCrop(32),
+            transforms.ToTensor(),
+            transforms.Normalize((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+        ]
+    )
+    tokens = BertTokenizerFast.from_pretrained(folder)(
+        [s.prompt for s in SAMPLES], padding="max_length", max_length=35, truncation=True, return_tensors="pt"
+    )
     with torch.no_grad():
         seen = blip.vision(torch.stack([pixels(s.image) for s in SAMPLES])).last_hidden_state
-        read = blip.text(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask, encoder_hidden_states=seen,
-                         is_decoder=False).last_hidden_state[:, 0]
+        read = blip.text(
+            input_ids=tokens.input_ids,
+            attention_mask=tokens.attention_mask,
+            encoder_hidden_states=seen,
+            is_decoder=False,
+        ).last_hidden_state[:, 0]
         expected = (blip.mlp["layers"](read) - 0.16717362830052426) / 1.0333394966054072
     torch.testing.assert_close(reward.score(SAMPLES).values, expected, atol=1e-5, rtol=1e-5)
 
@@ -171,12 +233,16 @@ def test_its_vision_encoder_computes_what_the_original_blocks_compute(imagerewar
         return F.layer_norm(x, (64,), weights[f"{name}.weight"], weights[f"{name}.bias"], 1e-6)
 
     for i in range(2):
-        q, k, v = F.linear(norm(x, f"blocks.{i}.norm1"), weights[f"blocks.{i}.attn.qkv.weight"],
-                           weights[f"blocks.{i}.attn.qkv.bias"]).chunk(3, -1)
+        q, k, v = F.linear(
+            norm(x, f"blocks.{i}.norm1"), weights[f"blocks.{i}.attn.qkv.weight"], weights[f"blocks.{i}.attn.qkv.bias"]
+        ).chunk(3, -1)
         mixed = (q @ k.transpose(1, 2) * 64**-0.5).softmax(-1) @ v  # one head of 64
         x = x + F.linear(mixed, weights[f"blocks.{i}.attn.proj.weight"], weights[f"blocks.{i}.attn.proj.bias"])
-        hidden = F.gelu(F.linear(norm(x, f"blocks.{i}.norm2"), weights[f"blocks.{i}.mlp.fc1.weight"],
-                                 weights[f"blocks.{i}.mlp.fc1.bias"]))
+        hidden = F.gelu(
+            F.linear(
+                norm(x, f"blocks.{i}.norm2"), weights[f"blocks.{i}.mlp.fc1.weight"], weights[f"blocks.{i}.mlp.fc1.bias"]
+            )
+        )
         x = x + F.linear(hidden, weights[f"blocks.{i}.mlp.fc2.weight"], weights[f"blocks.{i}.mlp.fc2.bias"])
     with torch.no_grad():
         torch.testing.assert_close(blip.vision(pixels).last_hidden_state, norm(x, "norm"), atol=1e-5, rtol=1e-4)

@@ -28,7 +28,7 @@ def old_name(key: str) -> str:
 
 
 def tuned(base, tokens, head):
-    """A model whose embedding knows the tokens and whose weights moved, its state under the old names, its processor."""
+    """A model that knows the tokens and whose weights moved, its state under the old names, its processor."""
     from transformers import AutoProcessor, Qwen2VLForConditionalGeneration
 
     torch.manual_seed(9)
@@ -44,22 +44,41 @@ def tuned(base, tokens, head):
 
 
 def test_hpsv3_is_the_ranknet_head_at_the_reward_token(base, tmp_path):
-    head = torch.nn.Sequential(torch.nn.Linear(32, 10), torch.nn.ReLU(), torch.nn.Dropout(0.05), torch.nn.Linear(10, 6),
-                               torch.nn.ReLU(), torch.nn.Linear(6, 2)).eval()
+    head = torch.nn.Sequential(
+        torch.nn.Linear(32, 10),
+        torch.nn.ReLU(),
+        torch.nn.Dropout(0.05),
+        torch.nn.Linear(10, 6),
+        torch.nn.ReLU(),
+        torch.nn.Linear(6, 2),
+    ).eval()
     model, state, processor = tuned(base, ["<|Reward|>"], head)
     save_file({k: v.contiguous() for k, v in state.items()}, tmp_path / "HPSv3.safetensors")
     (tmp_path / "instruction.txt").write_text("Rate {prompt} now: <|Reward|> END")
-    reward = load_reward({"kind": "hpsv3", "source": str(tmp_path), "base": str(base), "precision": "fp32",
-                          "template": str(tmp_path / "instruction.txt")})
+    reward = load_reward(
+        {
+            "kind": "hpsv3",
+            "source": str(tmp_path),
+            "base": str(base),
+            "precision": "fp32",
+            "template": str(tmp_path / "instruction.txt"),
+        }
+    )
     reward.pixels = 56 * 56
     answer = reward.score([Sample("a cat", IMAGE), Sample("a longer prompt", IMAGE)])
 
-    text = processor.apply_chat_template([{"role": "user", "content": [
-        {"type": "image"}, {"type": "text", "text": "Rate a cat now: <|Reward|> END"}]}], tokenize=False,
-        add_generation_prompt=True)
+    text = processor.apply_chat_template(
+        [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Rate a cat now: <|Reward|> END"}]}],
+        tokenize=False,
+        add_generation_prompt=True,
+    )
     width, height = smart_size(60, 40, 56 * 56, 56 * 56)
-    inputs = processor(text=[text], images=[IMAGE.resize((width, height), Image.Resampling.BICUBIC)], return_tensors="pt",
-                       images_kwargs={"do_resize": False})
+    inputs = processor(
+        text=[text],
+        images=[IMAGE.resize((width, height), Image.Resampling.BICUBIC)],
+        return_tensors="pt",
+        images_kwargs={"do_resize": False},
+    )
     token = processor.tokenizer.convert_tokens_to_ids("<|Reward|>")
     with torch.no_grad():
         hidden = model.model(**inputs).last_hidden_state[0, (inputs["input_ids"][0] == token)]
@@ -83,26 +102,55 @@ def test_videoreward_standardises_each_token_and_sums(base, tmp_path, lora):
         with torch.no_grad():
             adapted.add_(4 / 2 * b @ a)  # alpha / rank
         prefixed = {f"base_model.model.{k.replace(key + '.', key + '.base_layer.')}": v for k, v in state.items()}
-        state = prefixed | {f"base_model.model.{key}.lora_A.default.weight": a,
-                            f"base_model.model.{key}.lora_B.default.weight": b}
+        state = prefixed | {
+            f"base_model.model.{key}.lora_A.default.weight": a,
+            f"base_model.model.{key}.lora_B.default.weight": b,
+        }
     torch.save(state, home / "model.pth")
-    (tmp_path / "model_config.json").write_text(json.dumps({
-        "data_config": {"fps": 2.0, "max_frame_pixels": 56 * 56}, "model_config": {"model_name_or_path": str(base)},
-        "peft_lora_config": {"lora_r": 2, "lora_alpha": 4},
-        "inference_config": {"VQ_mean": 1.0, "VQ_std": 2.0, "MQ_mean": -0.5, "MQ_std": 4.0, "TA_mean": 0.2, "TA_std": 0.5}}))
+    (tmp_path / "model_config.json").write_text(
+        json.dumps(
+            {
+                "data_config": {"fps": 2.0, "max_frame_pixels": 56 * 56},
+                "model_config": {"model_name_or_path": str(base)},
+                "peft_lora_config": {"lora_r": 2, "lora_alpha": 4},
+                "inference_config": {
+                    "VQ_mean": 1.0,
+                    "VQ_std": 2.0,
+                    "MQ_mean": -0.5,
+                    "MQ_std": 4.0,
+                    "TA_mean": 0.2,
+                    "TA_std": 0.5,
+                },
+            }
+        )
+    )
     (tmp_path / "instruction.txt").write_text("Judge {prompt}: " + " ".join(tokens))
-    reward = load_reward({"kind": "videoreward", "source": str(tmp_path), "precision": "fp32",
-                          "template": str(tmp_path / "instruction.txt")})
+    reward = load_reward(
+        {
+            "kind": "videoreward",
+            "source": str(tmp_path),
+            "precision": "fp32",
+            "template": str(tmp_path / "instruction.txt"),
+        }
+    )
     frames = [IMAGE.rotate(10 * i) for i in range(8)]
     answer = reward.score([Sample("a cat runs", video=Video(frames, 4.0)), Sample("a cat", IMAGE)])
     assert "judges videos only" in answer.remarks[1] and answer.values[1].isnan().all()
 
     shown = [frames[i].resize(smart_size(60, 40, 0, 56 * 56), Image.Resampling.BICUBIC) for i in (0, 2, 5, 7)]
-    text = processor.apply_chat_template([{"role": "user", "content": [
-        {"type": "video"}, {"type": "text", "text": "Judge a cat runs: " + " ".join(tokens)}]}], tokenize=False,
-        add_generation_prompt=True)
-    inputs = processor(text=[text], videos=[shown], return_tensors="pt",
-                       videos_kwargs={"do_resize": False, "do_sample_frames": False})
+    text = processor.apply_chat_template(
+        [
+            {
+                "role": "user",
+                "content": [{"type": "video"}, {"type": "text", "text": "Judge a cat runs: " + " ".join(tokens)}],
+            }
+        ],
+        tokenize=False,
+        add_generation_prompt=True,
+    )
+    inputs = processor(
+        text=[text], videos=[shown], return_tensors="pt", videos_kwargs={"do_resize": False, "do_sample_frames": False}
+    )
     with torch.no_grad():
         logits = head(model.model(**inputs).last_hidden_state)[0, :, 0]
     ids = inputs["input_ids"][0]
@@ -119,20 +167,33 @@ def test_templates_and_weights_that_do_not_fit_are_named(base, tmp_path):
     (tmp_path / "instruction.txt").write_text("{prompt} <|Reward|>")
     with pytest.raises(UserError, match="HPSv3.safetensors"):
         load_reward(spec)
-    save_file({"rm_head.weight": torch.zeros(2, 32), "model.layers.9.x": torch.zeros(2)}, tmp_path / "HPSv3.safetensors")
+    save_file(
+        {"rm_head.weight": torch.zeros(2, 32), "model.layers.9.x": torch.zeros(2)}, tmp_path / "HPSv3.safetensors"
+    )
     with pytest.raises(UserError, match="layers.9.x is missing"):
         load_reward(spec).score([Sample("a", IMAGE)])
 
 
 def test_lora_products_are_scaled_and_embedded_names_are_today():
-    change = merged({"base_model.model.visual.q.base_layer.weight": torch.ones(2, 2),
-                     "base_model.model.visual.q.lora_A.default.weight": torch.ones(1, 2),
-                     "base_model.model.visual.q.lora_B.default.weight": torch.full((2, 1), 3.0)}, 0.5)
+    change = merged(
+        {
+            "base_model.model.visual.q.base_layer.weight": torch.ones(2, 2),
+            "base_model.model.visual.q.lora_A.default.weight": torch.ones(1, 2),
+            "base_model.model.visual.q.lora_B.default.weight": torch.full((2, 1), 3.0),
+        },
+        0.5,
+    )
     assert list(change) == ["model.visual.q.weight"] and (change["model.visual.q.weight"] == 2.5).all()
 
 
-@pytest.mark.parametrize("size, least, most, expected", [
-    ((56, 28), 0, 10**6, (56, 28)), ((60, 40), 3136, 3136, (84, 56)), ((10, 10), 3136, 10**6, (56, 56)),
-    ((1000, 1000), 0, 448 * 448, (448, 448))])
+@pytest.mark.parametrize(
+    "size, least, most, expected",
+    [
+        ((56, 28), 0, 10**6, (56, 28)),
+        ((60, 40), 3136, 3136, (84, 56)),
+        ((10, 10), 3136, 10**6, (56, 56)),
+        ((1000, 1000), 0, 448 * 448, (448, 448)),
+    ],
+)
 def test_smart_size_keeps_to_multiples_and_areas(size, least, most, expected):
     assert smart_size(*size, least, most) == expected

@@ -66,7 +66,7 @@ def moving(step, dark=None, count=6):
     frames = []
     for i in range(count):
         pixels = np.full((16, 32, 3), 255, np.uint8)
-        pixels[4:12, 2 + step * i:6 + step * i] = 0
+        pixels[4:12, 2 + step * i : 6 + step * i] = 0
         frames.append(Image.fromarray(pixels // 2 if i == dark else pixels))
     return Sample("x", video=Video(frames, 8.0))
 
@@ -102,15 +102,30 @@ def test_frames_give_the_mean_or_the_worst_of_a_picture_judge():
     assert one("frames", plain((200, 100, 100)), of=["saturation"], pool="min") == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize("prompt, text", [('a sign that says "Open now"', "Open now"), ("the word 'CAT' in snow", "CAT"),
-                                          ("“A” and “B”", "A B"), ("it's a dog's life", None), ("a cat", None)])
+@pytest.mark.parametrize(
+    "prompt, text",
+    [
+        ('a sign that says "Open now"', "Open now"),
+        ("the word 'CAT' in snow", "CAT"),
+        ("“A” and “B”", "A B"),
+        ("it's a dog's life", None),
+        ("a cat", None),
+    ],
+)
 def test_quoted_text_of_a_prompt(prompt, text):
     assert quoted_text(prompt) == text
 
 
-@pytest.mark.parametrize("found, target, score", [
-    ("hello world", "HelloWorld", 1.0), ("xx hello yy", "hello", 1.0), ("hallo", "hello", 0.8), ("", "hello", 0.0),
-    ("something else entirely", "hello", 0.0)])
+@pytest.mark.parametrize(
+    "found, target, score",
+    [
+        ("hello world", "HelloWorld", 1.0),
+        ("xx hello yy", "hello", 1.0),
+        ("hallo", "hello", 0.8),
+        ("", "hello", 0.0),
+        ("something else entirely", "hello", 0.0),
+    ],
+)
 def test_text_score_hand_numbers(found, target, score):
     assert text_score(found, target) == pytest.approx(score)
 
@@ -124,9 +139,16 @@ def test_ocr_reads_a_drawn_word():
     assert answer.values[0] == 1.0 and answer.values[1].isnan() and "quotes no text" in answer.remarks[1]
 
 
-@pytest.mark.parametrize("spec, word", [({"kind": "jpeg", "quality": 0}, "quality"), ({"kind": "exposure", "target": 2}, "target"),
-                                        ({"kind": "jpeg", "qualty": 3}, "quality"), ({"kind": "frames"}, "exactly one"),
-                                        ({"kind": "frames", "of": ["saturation"], "pool": "max"}, "mean or min")])
+@pytest.mark.parametrize(
+    "spec, word",
+    [
+        ({"kind": "jpeg", "quality": 0}, "quality"),
+        ({"kind": "exposure", "target": 2}, "target"),
+        ({"kind": "jpeg", "qualty": 3}, "quality"),
+        ({"kind": "frames"}, "exactly one"),
+        ({"kind": "frames", "of": ["saturation"], "pool": "max"}, "mean or min"),
+    ],
+)
 def test_wrong_settings_name_what_is_allowed(spec, word):
     from visalign.errors import UserError
 

@@ -32,6 +32,7 @@ class Generator:
     denoiser_name: ClassVar[str]
     denoiser_class: ClassVar[str]
     lora_targets: ClassVar[tuple[str, ...]]
+    has_kohya_names: ClassVar[bool] = False  # whether user interfaces know this family's LoRA under kohya names
 
     def __init__(self, pipeline, *, device: torch.device, compute_dtype: torch.dtype = torch.float32,
                  attention: str = "native", resolution: int | None = None, prompt_tokens: int = 256):

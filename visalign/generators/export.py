@@ -35,7 +35,7 @@ def _export_lora(generator: Generator, folder: Path, config: Config) -> list[str
     adapter = generator.denoiser.peft_config["default"].to_dict()
     type(generator.pipeline).save_lora_weights(
         folder, **{f"{name}_lora_layers": weights, f"{name}_lora_adapter_metadata": adapter})
-    if name != "unet":
+    if not generator.has_kohya_names:
         return ["pytorch_lora_weights.safetensors"]
     kohya = convert_state_dict_to_kohya({f"{name}.{k}": v for k, v in weights.items()})
     alpha = torch.tensor(float(config.model.lora.alpha))

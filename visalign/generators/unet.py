@@ -14,6 +14,7 @@ class SDGenerator(Generator):
     process_kind = "diffusion"
     denoiser_name = "unet"
     denoiser_class = "UNet2DConditionModel"
+    has_kohya_names = True
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0")
 
     def build_process(self) -> Diffusion:

@@ -14,6 +14,7 @@ Recipe: configs/reward.yaml.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -30,6 +31,7 @@ class Comparison(NamedTuple):
 
     a, b: rewards [B, E, D] of E ensemble members in D dimensions. outcome: 1 where a is preferred, 0 where b is, 0.5
     for a tie, [B, D]. strength: [B]. rating_a, rating_b: [B, D]. weight: of each pair for each member, [B, E].
+    across: mean of a tensor over the processes that share the batch, so that sparse labels weigh alike on all of them.
     """
 
     a: Tensor
@@ -39,6 +41,7 @@ class Comparison(NamedTuple):
     rating_a: Tensor
     rating_b: Tensor
     weight: Tensor
+    across: Callable[[Tensor], Tensor] = lambda tensor: tensor
 
 
 @dataclass(frozen=True)
@@ -77,10 +80,11 @@ class PreferenceJudging:
         m = batch.a - batch.b
         outcome, strength = batch.outcome[:, None].expand_as(m), batch.strength[:, None, None].expand_as(m)
         losses = self.preference_weight * self.pair_loss(m, outcome, strength)
-        loss = masked_mean(losses, batch.weight)
+        loss = masked_mean(losses, batch.weight, batch.across)
         if self.rating_weight:
             for rewards, ratings in ((batch.a, batch.rating_a), (batch.b, batch.rating_b)):
-                loss = loss + self.rating_weight / 2 * masked_mean(self.rating_errors(rewards, ratings), batch.weight)
+                errors = self.rating_errors(rewards, ratings)
+                loss = loss + self.rating_weight / 2 * masked_mean(errors, batch.weight, batch.across)
         mean = m.detach().mean(1)
         decided = (batch.outcome == 0) | (batch.outcome == 1)
         correct = torch.where(decided, ((mean > 0) == (batch.outcome > 0.5)).float(), float("nan"))
@@ -128,14 +132,13 @@ class PreferenceJudging:
         return torch.where(known, errors, float("nan"))
 
 
-def masked_mean(losses: Tensor, weight: Tensor) -> Tensor:
+def masked_mean(losses: Tensor, weight: Tensor, across: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> Tensor:
     """Losses [B, E, D] with NaN where missing: weighted mean over B in each dimension, then mean over E and D.
 
-    Dimensions without a single label do not count; 0 when there is none at all.
+    Dimensions without a single label (in any process) do not count; 0 when there is none at all.
     """
     known = ~losses.isnan()
     weights = weight[..., None] * known
-    total = (torch.where(known, losses, 0.0) * weights).sum(0)
-    labelled = known.any(0)
-    means = total / weights.sum(0).clamp(min=1e-6)
-    return means.sum() / labelled.sum().clamp(min=1)
+    total = across(weights.sum(0))
+    means = (torch.where(known, losses, 0.0) * weights).sum(0) / total.clamp(min=1e-6)
+    return means.sum() / (total > 0).sum().clamp(min=1)

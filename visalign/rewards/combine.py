@@ -1,7 +1,7 @@
 """Combinations: each wraps rewards (`of`) and is itself a reward, so they nest.
 
-Every dimension of every inner reward is one column, turned so that larger is better. A sample that one inner reward
-could not judge is NaN in the combination, with that reward's reason.
+Every dimension of every inner reward is one column, turned so that larger is better. A column of weight 0
+takes no part. A sample that one inner reward could not judge is NaN in the combination, with that reward's reason.
 """
 
 from dataclasses import dataclass, field
@@ -35,6 +35,8 @@ class Combination(Judge):
         self.columns = tuple(f"{reward.name}.{name}" for reward in self.inner for name in reward.dimensions)
         self.signs = torch.tensor([1.0 if reward.higher_is_better else -1.0
                                    for reward in self.inner for _ in reward.dimensions])
+        self.weight = self.weights_of(getattr(self, "weights", {}))
+        self.used = self.weight != 0
 
     def check(self) -> None:
         for reward in self.inner:
@@ -52,19 +54,28 @@ class Combination(Judge):
             values.append(answer.values)
             spreads.append(torch.full_like(answer.values, float("nan")) if answer.spread is None else answer.spread)
             remarks = {i: f"{reward.name}: {text}" for i, text in answer.remarks.items()} | remarks
-        combined = self.combine(torch.cat(values, 1) * self.signs, torch.cat(spreads, 1), samples)
+        chosen, spread = (torch.cat(values, 1) * self.signs)[:, self.used], torch.cat(spreads, 1)[:, self.used]
+        combined = self.combine(chosen, spread, samples)
         missing = combined.isnan().nonzero().flatten().tolist()
-        return Scores(combined[:, None], {i: remarks.get(i, self.why_missing) for i in {*remarks, *missing}})
+        return Scores(combined[:, None], {i: remarks.get(i, self.why_missing) for i in {*remarks, *missing}},
+                      self.combined_spread(spread))
 
     why_missing = "an inner reward gave no value"
 
     def combine(self, values: Tensor, spreads: Tensor, samples: list[Sample]) -> Tensor:
-        """[n] from values [n, C] and spreads [n, C]."""
+        """[n] from values and spreads [n, C'] of the C' columns whose weight is not 0."""
         raise NotImplementedError
 
-    def weights_of(self, weights: dict[str, float], default: float = 0.0) -> Tensor:
-        """[C] from names of columns, or of rewards with one dimension, or of dimensions that only one reward has."""
-        found = torch.full((len(self.columns),), float(default))
+    def combined_spread(self, spreads: Tensor) -> Tensor | None:
+        """The combination's own standard deviation [n, 1], where that is known."""
+        return None
+
+    def weights_of(self, weights: dict[str, float]) -> Tensor:
+        """[C] from names of columns, or of rewards with one dimension, or of dimensions that only one reward has.
+
+        What is not named weighs 0; without any name all weigh 1.
+        """
+        found = torch.zeros(len(self.columns)) if weights else torch.ones(len(self.columns))
         for key, weight in weights.items():
             matches = [i for i, column in enumerate(self.columns) if key in (column, *column.split(".", 1))]
             if len(matches) != 1:
@@ -90,7 +101,8 @@ class Referenced(Combination):
     @property
     def scores(self) -> ReferenceScores:
         if not hasattr(self, "_scores"):
-            self._scores = read_reference(self.reference, self.columns, self.signs)
+            columns = tuple(name for name, used in zip(self.columns, self.used.tolist(), strict=True) if used)
+            self._scores = read_reference(self.reference, columns, self.signs[self.used])
         return self._scores
 
     def standardise(self, values: Tensor) -> Tensor:
@@ -105,10 +117,6 @@ class WeightedSum(Referenced):
     weights: dict[str, float] = field(default_factory=dict)
     standardised: bool = True
 
-    def __post_init__(self):
-        super().__post_init__()
-        self.weight = self.weights_of(self.weights) if self.weights else torch.ones(len(self.columns))
-
     def check(self) -> None:
         if self.standardised:
             super().check()
@@ -117,8 +125,7 @@ class WeightedSum(Referenced):
             Combination.check(self)
 
     def combine(self, values: Tensor, spreads: Tensor, samples: list[Sample]) -> Tensor:
-        used = self.weight != 0
-        return (self.standardise(values) if self.standardised else values)[:, used] @ self.weight[used]
+        return (self.standardise(values) if self.standardised else values) @ self.weight[self.used]
 
 
 @dataclass
@@ -160,12 +167,11 @@ class LogSigmoid(Centred):
 
     def __post_init__(self):
         super().__post_init__()
-        self.weight = self.weights_of(self.weights) if self.weights else torch.ones(len(self.columns))
         if not 0 <= self.quantile <= 1:
             raise ValueError(f"quantile must be from 0 to 1, got {self.quantile}")
 
     def centred(self, value: Tensor, references: Tensor) -> Tensor:
-        return (F.logsigmoid(value - references.quantile(self.quantile, dim=0)) * self.weight).sum()
+        return (F.logsigmoid(value - references.quantile(self.quantile, dim=0)) * self.weight[self.used]).sum()
 
 
 @dataclass
@@ -265,19 +271,12 @@ class Direction(Combination):
 
     def __post_init__(self):
         super().__post_init__()
-        direction = self.weights_of(self.weights)
-        if not direction.norm() > 0:
+        if not self.weights or not self.weight.norm() > 0:
             raise ValueError("weights are all 0, so they have no direction")
-        self.direction = direction / direction.norm()
+        self.direction = (self.weight / self.weight.norm())[self.used]
 
-    def judge(self, samples: list[Sample]) -> Scores:
-        """As for any combination; a dimension of weight 0 may be missing, and spread is carried along."""
-        used = self.direction != 0
-        answers = [reward.score(samples) for reward in self.inner]
-        values = torch.cat([answer.values for answer in answers], 1) * self.signs
-        remarks = {i: text for answer in reversed(answers) for i, text in answer.remarks.items()}
-        score = values[:, used] @ self.direction[used]
-        spread = None
-        if all(answer.spread is not None for answer in answers):
-            spread = (torch.cat([answer.spread for answer in answers], 1)[:, used] * self.direction[used]).norm(dim=1)
-        return Scores(score[:, None], remarks, None if spread is None else spread[:, None])
+    def combine(self, values: Tensor, spreads: Tensor, samples: list[Sample]) -> Tensor:
+        return values @ self.direction
+
+    def combined_spread(self, spreads: Tensor) -> Tensor | None:
+        return None if spreads.isnan().all() else (spreads * self.direction).norm(dim=1, keepdim=True)

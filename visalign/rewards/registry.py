@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from visalign.config import RewardSpec
 from visalign.configfile import build_dataclass
 from visalign.errors import UserError, nearest
 from visalign.rewards import combine, rules, video_rules, vlm
@@ -67,10 +68,8 @@ ALIASES: dict[str, dict[str, Any]] = {
 }
 """Short names for whole specifications; the embedded rewards are among them."""
 
-Specification = str | dict[str, Any]
 
-
-def build_reward(spec: Specification, device: str = "cpu") -> Reward:
+def build_reward(spec: RewardSpec, device: str = "cpu") -> Reward:
     """The reward a specification describes; nothing is loaded yet.
 
     Raises UserError naming the part that is wrong and what is allowed.
@@ -90,19 +89,19 @@ def build_reward(spec: Specification, device: str = "cpu") -> Reward:
     return build_dataclass(REWARDS[kind], given, f"reward {kind}: unknown key {{key}}", f"reward {kind}")
 
 
-def load_reward(spec: Specification, device: str = "cpu") -> Reward:
+def load_reward(spec: RewardSpec, device: str = "cpu") -> Reward:
     """As `build_reward`, after checking that everything it needs is there."""
     reward = build_reward(spec, device)
     reward.check()
     return reward
 
 
-def check_reward(spec: Specification) -> None:
+def check_reward(spec: RewardSpec) -> None:
     """Raise UserError when the specification is wrong or something it needs is missing."""
     load_reward(spec)
 
 
-def _expand(spec: Specification) -> dict[str, Any]:
+def _expand(spec: RewardSpec) -> dict[str, Any]:
     if isinstance(spec, dict):
         kind = spec.get("kind")
         if kind in ALIASES:

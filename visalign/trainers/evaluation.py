@@ -11,7 +11,7 @@ from visalign.data.prompts import read_prompts
 from visalign.evaluators.variety import variety_per_prompt
 from visalign.generators.base import Generator
 from visalign.media import Sample, grid
-from visalign.rewards import ClipScore, finite_scores
+from visalign.rewards import ClipScore, Reward, finite_scores
 from visalign.trainers.feedback import make_samples
 
 
@@ -28,7 +28,7 @@ class HeldOut:
         return {"kind": "held_out", **asdict(self)}
 
 
-def measure(generator: Generator, settings: Evaluation, step: int, folder: Path, reward: ClipScore | None,
+def measure(generator: Generator, settings: Evaluation, step: int, folder: Path, reward: Reward | None,
             features: ClipScore | None) -> HeldOut:
     """Sample the held-out prompts, save the pictures under `folder`, and judge them."""
     prompts = read_prompts(settings.prompts, settings.max_prompts)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from tqdm import tqdm
 
-from visalign.config import Feedback
+from visalign.config import Feedback, RewardSpec
 from visalign.data.pairing import Candidate, PairCounts, best_worst, keep
 from visalign.data.preferences import Pair
 from visalign.data.prompts import read_prompts
@@ -42,7 +42,7 @@ def rank_pairs(samples: list[Sample], scores: list[float], pairs_per_prompt: int
             for a, b in keep(best_worst(candidates, pairs_per_prompt), counts)]
 
 
-def feedback_pairs(generator: Generator, settings: Feedback, load: Callable[[str], Reward], seed: int,
+def feedback_pairs(generator: Generator, settings: Feedback, load: Callable[[RewardSpec], Reward], seed: int,
                    quiet: bool = False) -> list[Pair]:
     """Pairs made by the generator itself and judged by `settings.reward`.
 

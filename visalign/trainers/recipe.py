@@ -21,7 +21,8 @@ from visalign.evaluators import Estimate, mean_with_interval
 from visalign.generators import Generator, inspect_checkpoint, load_generator
 from visalign.generators.export import export, versions
 from visalign.generators.loading import pick_device, pick_dtype
-from visalign.rewards import check_reward, load_reward
+from visalign.objectives import OBJECTIVES
+from visalign.rewards import ClipScore, check_reward, load_reward
 from visalign.runs import RunFolder
 from visalign.trainers.cache import EncodingCache
 from visalign.trainers.evaluation import measure
@@ -48,14 +49,16 @@ def check(config: Config) -> None:
     family = inspect_checkpoint(config.model).family
     objective = build_objective(config.objective)
     if objective.process not in ("any", family.process_kind):
-        fitting = {"flow": "flow_dpo, flow_rwr, sft", "diffusion": "diffusion_dpo, sft"}[family.process_kind]
+        fitting = ", ".join(sorted(name for name, each in OBJECTIVES.items() if each.process in ("any",
+                                                                                           family.process_kind)))
         raise UserError(f"objective.name {config.objective['name']} is for {objective.process} models, but "
                         f"{config.model.source} ({family.pipeline_class}) is a {family.process_kind} model; "
                         f"use one of {fitting}")
     feedback = config.data.feedback
-    for reward in filter(None, (config.data.score_with, config.eval.reward, config.eval.features,
-                                feedback and feedback.reward)):
+    for reward in filter(None, (config.data.score_with, config.eval.reward, feedback and feedback.reward)):
         check_reward(reward)
+    if config.eval.features:
+        load_features(config.eval.features)
     check_optimizer(config.optim)
     check_packages(config)
     pick_device(config.train.device)
@@ -64,6 +67,15 @@ def check(config: Config) -> None:
         read_prompts(feedback.prompts)
     else:
         check_source(config.data)
+
+
+def load_features(source: str, device: str = "cpu") -> ClipScore:
+    """What measures variety. Raises UserError when `source` is no open_clip model."""
+    features = load_reward(source, device)
+    if not isinstance(features, ClipScore):
+        raise UserError(f"eval.features {source}: is no open_clip model; use tiny-clip, an open_clip folder, or "
+                        "clip:ARCHITECTURE/TAG")
+    return features
 
 
 def check_packages(config: Config) -> None:
@@ -93,7 +105,7 @@ def train(config: Config, resume: bool = False) -> Result:
     accelerator.init_trackers("logs")
     generator = load_generator(config.model, accelerator.device)
     reward = load_reward(config.eval.reward, str(accelerator.device)) if config.eval.reward else None
-    features = load_reward(config.eval.features, str(accelerator.device)) if config.eval.features else None
+    features = load_features(config.eval.features, str(accelerator.device)) if config.eval.features else None
 
     def evaluate(step: int) -> None:
         if accelerator.is_main_process and step not in done:

@@ -85,6 +85,7 @@ class RewardTrainer:
         if checkpoints := self.run.checkpoints():
             self.state.read(checkpoints[-1])
         self.run.forget_after(self.state.step)
+        self.run.log({"kind": "start", "step": self.state.step, "processes": self.accelerator.num_processes})
         steps = self.config.train.steps
         self.policy, self.optimizer = self.accelerator.prepare(self.network, self.state.optimizer)
         self.policy.train()
@@ -167,7 +168,8 @@ class RewardTrainer:
             rewards = self.policy(**{name: tensor.to(device) for name, tensor in batch.inputs.items()})
         a, b = rewards.float().chunk(2)
         return self.objective(Comparison(a, b, *(t.to(device) for t in (
-            batch.outcome, batch.strength, batch.rating_a, batch.rating_b, batch.weight))))
+            batch.outcome, batch.strength, batch.rating_a, batch.rating_b, batch.weight)),
+            across=lambda tensor: self.accelerator.reduce(tensor, "mean")))
 
     @torch.no_grad()
     def standard(self) -> dict[str, list[float]]:

@@ -1,5 +1,6 @@
 """A real HTTP server on loopback that speaks the chat-completions API, and misbehaves when told to."""
 
+import contextlib
 import json
 import threading
 import time
@@ -47,10 +48,8 @@ class ChatServer:
                 for name, value in {"Content-Length": str(len(data)), **headers}.items():
                     self.send_header(name, value)
                 self.end_headers()
-                try:
+                with contextlib.suppress(OSError):
                     self.wfile.write(data)
-                except OSError:
-                    pass
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True

@@ -52,21 +52,41 @@ def test_concurrency_is_bounded():
 
 
 def test_score_is_the_mean_under_the_digits_probabilities_where_the_server_tells():
-    tops = [{"token": "4", "logprob": math.log(0.6)}, {"token": "5", "logprob": math.log(0.2)},
-            {"token": " 2", "logprob": math.log(0.2)}]
-    body = {"choices": [{"message": {"content": "4"}, "logprobs": {"content": [
-        {"token": "4", "logprob": math.log(0.6), "top_logprobs": tops}]}}]}
+    tops = [
+        {"token": "4", "logprob": math.log(0.6)},
+        {"token": "5", "logprob": math.log(0.2)},
+        {"token": " 2", "logprob": math.log(0.2)},
+    ]
+    body = {
+        "choices": [
+            {
+                "message": {"content": "4"},
+                "logprobs": {"content": [{"token": "4", "logprob": math.log(0.6), "top_logprobs": tops}]},
+            }
+        ]
+    }
     with ChatServer(lambda *_: body) as server:
         answer = judge(server).score([Sample("x", RED)])
     assert answer.values.item() == pytest.approx(0.6 * 4 + 0.2 * 5 + 0.2 * 2, abs=1e-5)
 
 
-@pytest.mark.parametrize("reply, reason", [
-    (lambda *_: "I would rather not.", "no score from 1 to 5"),
-    (lambda *_: {"choices": [{"message": {"content": None, "refusal": "I cannot judge this"}}]}, "refused: I cannot"),
-    (lambda *_: "", "empty"), (lambda *_: (200, {}, b"{not json"), "no chat completion"), (lambda *_: {"x": 1}, "no chat completion"),
-    (lambda *_: (401, {}, b"{}"), "status 401"), (lambda *_: (500, {}, b"oops"), "status 500"),
-    (lambda *_: None, "did not answer in 3 tries"), (lambda *_: "7", "no score from 1 to 5")])
+@pytest.mark.parametrize(
+    "reply, reason",
+    [
+        (lambda *_: "I would rather not.", "no score from 1 to 5"),
+        (
+            lambda *_: {"choices": [{"message": {"content": None, "refusal": "I cannot judge this"}}]},
+            "refused: I cannot",
+        ),
+        (lambda *_: "", "empty"),
+        (lambda *_: (200, {}, b"{not json"), "no chat completion"),
+        (lambda *_: {"x": 1}, "no chat completion"),
+        (lambda *_: (401, {}, b"{}"), "status 401"),
+        (lambda *_: (500, {}, b"oops"), "status 500"),
+        (lambda *_: None, "did not answer in 3 tries"),
+        (lambda *_: "7", "no score from 1 to 5"),
+    ],
+)
 def test_what_is_no_judgement_is_nan_with_its_reason(reply, reason):
     with ChatServer(reply) as server:
         answer = judge(server).score([Sample("x", RED)])
@@ -162,10 +182,8 @@ def test_a_value_is_on_disk_when_put_returns(tmp_path):
 
 # -- pairwise ---------------------------------------------------------------------------------------------------------
 
-def red_wins(text, images, count):
-    import base64
 
-    from visalign.media import to_bytes
+def red_wins(text, images, count):
 
     red = "data:image/png;base64," + base64.b64encode(to_bytes(RED)).decode()
     return "1" if images[0] == red else "2"
@@ -185,8 +203,12 @@ def test_a_judge_that_always_says_the_first_only_finds_ties():
 
 
 def test_unified_reward_pairs_and_flex_read_their_own_answers():
-    flex = {"categories": [{"name": "Fit", "dimensions": [{"name": "Object", "score_1": 7, "score_2": 3}],
-                            "cat_winner": "Image 1"}], "winner": "Image 1"}
+    flex = {
+        "categories": [
+            {"name": "Fit", "dimensions": [{"name": "Object", "score_1": 7, "score_2": 3}], "cat_winner": "Image 1"}
+        ],
+        "winner": "Image 1",
+    }
 
     def flex_reply(text, images, count):
         first = red_wins(text, images, count) == "1"
@@ -214,9 +236,16 @@ def test_unified_reward_pointwise_versions():
         assert judge(server, "unifiedreward", version=1).score([Sample("a", RED)]).values.item() == 3.5
 
 
-@pytest.mark.parametrize("text, word", [
-    ("no json", "not JSON"), ('{"categories": []}', "no winner"), ('{"winner": "both"}', "neither"),
-    ('{"d": {"score_1": 7, "score_2": 7}, "winner": "Image 1"}', "add to 14"), ("<think>still", "cut off")])
+@pytest.mark.parametrize(
+    "text, word",
+    [
+        ("no json", "not JSON"),
+        ('{"categories": []}', "no winner"),
+        ('{"winner": "both"}', "neither"),
+        ('{"d": {"score_1": 7, "score_2": 7}, "winner": "Image 1"}', "add to 14"),
+        ("<think>still", "cut off"),
+    ],
+)
 def test_flex_answers_that_break_the_form_are_refused(text, word):
     with pytest.raises(ValueError, match=word):
         read_flex(text)
@@ -241,8 +270,16 @@ def test_matches_are_a_ring(count, opponents, expected):
 
 def test_a_local_model_answers_with_digit_probabilities(tmp_path):
     folder = build_tiny_vlm(tmp_path)
-    reward = load_reward({"kind": "vlm", "source": str(folder), "cache": None, "max_tokens": 8, "frames": 1,
-                          "principles": {"alignment": "fit?"}})
+    reward = load_reward(
+        {
+            "kind": "vlm",
+            "source": str(folder),
+            "cache": None,
+            "max_tokens": 8,
+            "frames": 1,
+            "principles": {"alignment": "fit?"},
+        }
+    )
     outcome = reward.ask([reward.question(Sample("a cat", RED.resize((56, 56))), "fit?")], lambda answer: None)[0]
     assert isinstance(outcome, Answer) and (outcome.digits is None or set(outcome.digits) == set("0123456789"))
     answer = reward.score([Sample("a cat", RED.resize((56, 56)))])

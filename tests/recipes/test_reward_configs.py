@@ -1,0 +1,98 @@
+"""Every reward recipe validates and trains on something tiny; every judge in configs/judges/ can be built."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from visalign.cli import main
+from visalign.config import RewardConfig
+from visalign.configfile import load_config
+from visalign.rewards import build_reward
+from visalign.rewards.bias import FEATURES
+
+from ..rewards.tiny_vlm import build_tiny_vlm
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+RECIPES = sorted((CONFIGS / "reward").glob("*.yaml"))
+JUDGES = sorted((CONFIGS / "judges").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
+def test_recipe_trains_on_a_tiny_backbone(file, tmp_path):
+    config = load_config(file, (), RewardConfig)
+    lines = []
+    for i, colour in enumerate(["red", "blue", "green", "black"]):
+        Image.new("RGB", (64, 64), colour).save(tmp_path / f"{i}.png")
+        single = {"prompt": f"p{i}", "media": f"{i}.png", "quality": "good" if i % 2 else "bad"}
+        pair = {"prompt": f"p{i}", "a": f"{i}.png", "b": f"{max(0, i - 1)}.png", "quality": "tie" if i == 2 else "a"}
+        lines.append(json.dumps(single if config.objective["ties"] == "win_tie" else pair))
+    (tmp_path / "j.jsonl").write_text("\n".join(lines))
+    source = build_tiny_vlm(tmp_path / "vlm") if config.model.backbone == "vlm" else "tiny-clip"
+    layers = [] if config.model.backbone == "vlm" else [1, 3]
+    result = CliRunner().invoke(
+        main,
+        [
+            "--debug",
+            "reward",
+            "train",
+            str(file),
+            f"model.source={source}",
+            f"model.layers={layers}",
+            "model.width=32",
+            "train.steps=2",
+            "train.batch_size=2",
+            "train.device=cpu",
+            "train.precision=fp32",
+            f"data.path={tmp_path / 'j.jsonl'}",
+            "data.holdout=0",
+            "data.holdout_path=null",
+            "output.trackers=[]",
+            f"output.folder={tmp_path / 'run'}",
+        ],
+        catch_exceptions=False,
+    )
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "run" / "reward" / "reward.safetensors").is_file()
+
+
+@pytest.mark.parametrize("file", JUDGES, ids=lambda file: file.stem)
+def test_judge_can_be_built_and_scores_where_it_needs_no_server(file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(file, tmp_path)
+    columns = [
+        "tiny-reward.alignment",
+        "tiny-reward.quality",
+        "tiny-reward.motion",
+        "tiny-clip.alignment",
+        "sharpness.score",
+        "contrast.score",
+    ]
+    pq.write_table(pa.table({"prompt": ["a red fruit"] * 3, **{c: [0.0, 0.5, 1.0] for c in columns}}), "base.parquet")
+    (tmp_path / "bias.json").write_text(
+        json.dumps(
+            {
+                "bias": {
+                    "mean": [0.0] * 6,
+                    "std": [1.0] * 6,
+                    "coefficients": [0.0] * 12,
+                    "before": dict.fromkeys(FEATURES, 0.0),
+                    "after": dict.fromkeys(FEATURES, 0.0),
+                    "samples": 50,
+                }
+            }
+        )
+    )
+    reward = build_reward(file.name)
+    reward.check()
+    assert reward.name == file.stem and reward.__doc__
+    if "url" not in file.read_text():
+        from visalign.media import Sample
+
+        answer = reward.score([Sample("a red fruit", Image.new("RGB", (64, 64), "red"))])
+        assert answer.values.isfinite().all(), answer.remarks
