@@ -14,6 +14,8 @@ from visalign.rewards.openclip import check_source, cut_prompts, load_open_clip
 
 SCALES = {"cosine": lambda cosine: cosine, "percent": lambda cosine: 100 * cosine,
           "hessel": lambda cosine: 2.5 * cosine.clamp(min=0)}
+PROMPTS_KEPT = 4096
+"""Prompts whose embeddings are remembered; generations of one prompt come in many batches."""
 
 
 @dataclass
@@ -35,6 +37,7 @@ class ClipScore(Judge):
         super().__post_init__()
         low, high = SCALES[self.scale](torch.tensor([-1.0, 1.0])).tolist()
         self.score_range = (low, high)
+        self._known: dict[str, tuple[Tensor, str | None]] = {}
 
     def check(self) -> None:
         check_source(self.source, self.name)
@@ -59,11 +62,19 @@ class ClipScore(Judge):
         tokens = self.tokenizer(prompts).to(self.device)
         return F.normalize(network.encode_text(tokens).float(), dim=-1).cpu()
 
+    def prompt_features(self, prompts: list[str]) -> tuple[Tensor, list[str | None]]:
+        """Embeddings of the prompts, and a note where one was cut; each is computed once as long as it is met again."""
+        unknown = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._known]
+        if unknown:
+            features = self.text_features(unknown)
+            cut = cut_prompts(self.tokenizer, unknown)
+            if len(self._known) > PROMPTS_KEPT:
+                self._known = {prompt: self._known[prompt] for prompt in set(prompts) - set(unknown)}
+            self._known |= {prompt: (features[i], cut.get(i)) for i, prompt in enumerate(unknown)}
+        found = [self._known[prompt] for prompt in prompts]
+        return torch.stack([features for features, _ in found]), [note for _, note in found]
+
     def judge(self, samples: list[Sample]) -> Scores:
-        prompts = sorted({sample.prompt for sample in samples})
-        texts = self.text_features(prompts)
-        cut = {prompts[i]: note for i, note in cut_prompts(self.tokenizer, prompts).items()}
-        own = texts[torch.tensor([prompts.index(sample.prompt) for sample in samples])]
-        cosine = (self.features([sample.image for sample in samples]) * own).sum(-1, keepdim=True)
-        remarks = {i: cut[sample.prompt] for i, sample in enumerate(samples) if sample.prompt in cut}
-        return Scores(SCALES[self.scale](cosine), remarks)
+        texts, notes = self.prompt_features([sample.prompt for sample in samples])
+        cosine = (self.features([sample.image for sample in samples]) * texts).sum(-1, keepdim=True)
+        return Scores(SCALES[self.scale](cosine), {i: note for i, note in enumerate(notes) if note})
