@@ -76,7 +76,7 @@ def main() -> None:
                                   gallery=False)
         seconds = time.perf_counter() - started - spent
     alone = args.files * float(np.mean(bare))
-    print(f"{args.files} pictures: {args.files / seconds:.0f} a second; bare forward {args.files / alone:.0f} a second; "
+    print(f"{args.files} pictures: {args.files / seconds:.0f} a second; bare forward {args.files / alone:.0f}; "
           f"ratio {alone / seconds:.2f}; peak memory {memory[len(memory) // 10]:.2f} GiB after a tenth, "
           f"{memory[-1]:.2f} GiB at the end; {torch.get_num_threads()} threads")
 

@@ -37,6 +37,12 @@ def test_the_bootstrap_resamples_prompts_not_pairs():
     assert wide.low == 0 and wide.high == 1 and 0.35 < narrow.low < narrow.high < 0.65
 
 
+def test_a_perfect_score_on_few_prompts_is_not_certain():
+    # Clopper-Pearson at n = n: low = 0.025 ** (1 / n)
+    assert clustered_mean(np.ones(20), np.repeat(np.arange(10), 2)).low == pytest.approx(0.025 ** (1 / 10))
+    assert clustered_mean(np.ones(10), np.arange(10), lowest=-1.0).low == pytest.approx(2 * 0.025 ** (1 / 10) - 1)
+
+
 def test_one_prompt_has_no_interval():
     assert clustered_mean(np.array([1.0, 0.0]), np.zeros(2)).low == float("-inf")
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import expit
-from scipy.stats import bootstrap
+from scipy.stats import binomtest, bootstrap
 
 from visalign.evaluators.statistics import Estimate
 
@@ -37,7 +37,7 @@ def agreement(margins: np.ndarray, outcomes: np.ndarray, prompts: list[str]) -> 
     if decided.any():
         concordance = 2 * correct[decided] - 1
         per_prompt = np.array([concordance[groups[decided] == g].mean() for g in np.unique(groups[decided])])
-        tau = clustered_mean(per_prompt, np.arange(len(per_prompt)))
+        tau = clustered_mean(per_prompt, np.arange(len(per_prompt)), lowest=-1.0)
     return Agreement(int(decided.sum()), int((~decided).sum()),
                      clustered_mean(correct[decided], groups[decided]) if decided.any() else None,
                      None if ties_right is None else clustered_mean(ties_right, groups), threshold, tau)
@@ -67,15 +67,22 @@ def tie_threshold(margins: np.ndarray, outcomes: np.ndarray) -> float:
     return -1.0 if best == 0 else float(sizes[order][best - 1])
 
 
-def clustered_mean(values: np.ndarray, groups: np.ndarray, seed: int = 0, resamples: int = 2000) -> Estimate:
-    """Mean with a seeded percentile bootstrap that resamples whole groups."""
+def clustered_mean(values: np.ndarray, groups: np.ndarray, lowest: float = 0.0, seed: int = 0,
+                   resamples: int = 2000) -> Estimate:
+    """Mean of values in [lowest, 1] with a seeded percentile bootstrap that resamples whole groups.
+
+    Where all values are the same a bootstrap knows no doubt; the interval is then Clopper and Pearson's for as many
+    independent trials as there are groups.
+    """
     _, inverse = np.unique(groups, return_inverse=True)
     sums, counts = np.bincount(inverse, values), np.bincount(inverse)
     mean = float(values.mean())
     if len(sums) < 2:
         return Estimate(mean, float("-inf"), float("inf"))
     if np.ptp(values) == 0:
-        return Estimate(mean, mean, mean)
+        share = (mean - lowest) / (1 - lowest)
+        bounds = binomtest(round(share * len(sums)), len(sums)).proportion_ci()
+        return Estimate(mean, *(lowest + (1 - lowest) * float(bound) for bound in (bounds.low, bounds.high)))
 
     def ratio(s, n, axis=-1):
         return s.sum(axis) / n.sum(axis)
