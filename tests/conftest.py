@@ -140,6 +140,27 @@ COLOURS = {"red": (220, 40, 40), "blue": (40, 60, 220), "green": (40, 180, 70), 
 
 
 @pytest.fixture
+def two_processes(tmp_path):
+    """Runs Python code under torchrun in two processes; the code finds the arguments in sys.argv[1:]."""
+    import socket
+    import subprocess
+    import sys
+
+    def run(code: str, *arguments) -> str:
+        (tmp_path / "run.py").write_text(code)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port),
+                   str(tmp_path / "run.py"), *map(str, arguments)]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert result.returncode == 0, result.stderr[-2000:]
+        return result.stdout
+
+    return run
+
+
+@pytest.fixture
 def pairs_file(tmp_path) -> Path:
     """A JSONL set of six pairs: the chosen picture has the prompt's colour, the rejected one another."""
     lines, names = [], list(COLOURS)

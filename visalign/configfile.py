@@ -22,20 +22,24 @@ def load_config(path: str | Path, overrides: tuple[str, ...] = (), kind: type[Ki
 
     Raises UserError with one sentence naming the file and key, what was given, and what is allowed.
     """
-    path = Path(path)
-    try:
-        raw = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"config {path}: there is no such file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"config {path}: not readable as YAML ({' '.join(str(error).split())})") from None
-    except OSError as error:
-        raise UserError(f"config {path}: cannot be read ({error.strerror})") from None
+    raw = read_yaml(Path(path), "config")
     if not isinstance(raw, dict):
         raise UserError(f"config {path}: expected a mapping of sections, found {type(raw).__name__}")
     for override in overrides:
         _apply_override(raw, override)
     return parse_config(raw, str(path), kind)
+
+
+def read_yaml(path: Path, what: str) -> Any:
+    """The content of a YAML file. Raises UserError naming the file when it is missing or unreadable."""
+    try:
+        return yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{what} {path}: there is no such file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{what} {path}: not readable as YAML ({' '.join(str(error).split())})") from None
+    except OSError as error:
+        raise UserError(f"{what} {path}: cannot be read ({error.strerror})") from None
 
 
 def parse_config(raw: dict, where: str = "config", kind: type[Kind] = Config) -> Kind:

@@ -158,7 +158,7 @@ def test_a_killed_training_continues_to_the_same_weights(recipe, tmp_path):
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
-def test_two_processes_learn_what_one_does_with_twice_the_batch(recipe, tmp_path):
+def test_two_processes_learn_what_one_does_with_twice_the_batch(recipe, tmp_path, two_processes):
     settings = {"train": {"steps": 3, "bootstrap": True}}
     one = recipe(
         "one.yaml",
@@ -175,26 +175,7 @@ def test_two_processes_learn_what_one_does_with_twice_the_batch(recipe, tmp_path
         data={"holdout": 0.0},
     )
     assert invoke("train", one).exit_code == 0
-    (tmp_path / "run.py").write_text("import sys\nfrom visalign.cli import main\nmain(sys.argv[1:])\n")
-    result = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--nproc_per_node",
-            "2",
-            "--master_port",
-            "29541",
-            str(tmp_path / "run.py"),
-            "reward",
-            "train",
-            str(two),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert result.returncode == 0, result.stderr[-2000:]
+    two_processes("import sys\nfrom visalign.cli import main\nmain(sys.argv[1:])\n", "reward", "train", two)
     rows = [json.loads(line) for line in (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()]
     assert rows[0]["processes"] == 2
     a, b = weights(tmp_path / "one"), weights(tmp_path / "two")

@@ -163,7 +163,7 @@ def test_a_killed_run_keeps_its_rows_and_continues(tmp_path):
     assert 0 < len(seen) < 600 and all(row["saturation.score"] is not None for row in rows)
 
 
-def test_two_processes_share_the_work_and_give_the_same_table(tmp_path):
+def test_two_processes_share_the_work_and_give_the_same_table(tmp_path, two_processes):
     root = many(tmp_path)
     alone, shared = tmp_path / "one.parquet", tmp_path / "two.parquet"
     assert invoke(root, "-r", "saturation", "-o", alone, "--no-gallery").exit_code == 0
@@ -174,33 +174,10 @@ def test_two_processes_share_the_work_and_give_the_same_table(tmp_path):
         "score.PartStore.write = lambda self, t: (print('rows', len(t), state.process_index), write(self, t))[1]\n"
         "from visalign.cli import main; main(sys.argv[1:])"
     )
-    (tmp_path / "run.py").write_text(code)
-    result = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--nproc_per_node",
-            "2",
-            "--master_port",
-            "29533",
-            str(tmp_path / "run.py"),
-            "score",
-            str(root),
-            "-r",
-            "saturation",
-            "-o",
-            str(shared),
-            "--device",
-            "cpu",
-            "--no-gallery",
-        ],
-        capture_output=True,
-        text=True,
-        timeout=300,
+    output = two_processes(
+        code, "score", root, "-r", "saturation", "-o", shared, "--device", "cpu", "--no-gallery"
     )
-    assert result.returncode == 0, result.stderr[-2000:]
-    assert {line.split()[-1] for line in result.stdout.splitlines() if line.startswith("rows")} == {"0", "1"}
+    assert {line.split()[-1] for line in output.splitlines() if line.startswith("rows")} == {"0", "1"}
     assert pq.read_table(alone).equals(pq.read_table(shared))
 
 

@@ -91,12 +91,17 @@ class Referenced(Combination):
 
     reference: str = ""
 
+    def uses_reference(self) -> bool:
+        return True
+
     def check(self) -> None:
         super().check()
+        if not self.uses_reference():
+            return
         if not self.reference:
             raise UserError(f"reward {self.name}: set reference to a table that `visalign score` wrote for samples of "
                             "the base model")
-        self.scores  # noqa: B018  reading it is the check
+        self.scores.mean_and_std()
 
     @property
     def scores(self) -> ReferenceScores:
@@ -117,12 +122,8 @@ class WeightedSum(Referenced):
     weights: dict[str, float] = field(default_factory=dict)
     standardised: bool = True
 
-    def check(self) -> None:
-        if self.standardised:
-            super().check()
-            self.scores.mean_and_std()
-        else:
-            Combination.check(self)
+    def uses_reference(self) -> bool:
+        return self.standardised
 
     def combine(self, values: Tensor, spreads: Tensor, samples: list[Sample]) -> Tensor:
         return (self.standardise(values) if self.standardised else values) @ self.weight[self.used]
@@ -133,10 +134,6 @@ class Centred(Referenced):
     """Base of the centred rewards: r_ref comes from the reference samples of the same prompt, in reference units."""
 
     why_missing = "the reference set has no sample of this prompt"
-
-    def check(self) -> None:
-        super().check()
-        self.scores.mean_and_std()
 
     def references(self, prompt: str) -> Tensor | None:
         """Standardised rewards of the prompt's reference samples, [m, C]."""
@@ -206,12 +203,8 @@ class Ensemble(Referenced):
         if self.penalty < 0:
             raise ValueError(f"penalty must be at least 0, got {self.penalty}")
 
-    def check(self) -> None:
-        if self.reference:
-            super().check()
-            self.scores.mean_and_std()
-        else:
-            Combination.check(self)
+    def uses_reference(self) -> bool:
+        return bool(self.reference)
 
     def combine(self, values: Tensor, spreads: Tensor, samples: list[Sample]) -> Tensor:
         values = self.standardise(values) if self.reference else values

@@ -11,10 +11,8 @@ A specification is one of
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from visalign.config import RewardSpec
-from visalign.configfile import build_dataclass
+from visalign.configfile import build_dataclass, read_yaml
 from visalign.errors import UserError, nearest
 from visalign.rewards import combine, rules, video_rules, vlm
 from visalign.rewards.base import Reward
@@ -134,12 +132,7 @@ def _from_folder(folder: Path) -> dict[str, Any]:
 
 
 def _from_yaml(path: Path) -> dict[str, Any]:
-    try:
-        spec = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"reward {path}: there is no such file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"reward {path}: not readable as YAML ({' '.join(str(error).split())[:150]})") from None
+    spec = read_yaml(path, "reward")
     if not isinstance(spec, str | dict):
         raise UserError(f"reward {path}: expected a reward's name or a mapping with `kind`")
     expanded = _expand(spec)
