@@ -176,6 +176,7 @@ def score(source: str | None, rewards: str, out: Path, list_rewards: bool, promp
                              device=str(pick_device(device)), max_failures=max_failures,
                              prompts_from_names=prompts_from_names, media_root=media_root, workers=workers,
                              gallery=not no_gallery)
+    click.echo("\n".join(done.lines))
     click.echo(f"{done.rows} rows in {done.table}, {done.broken} files unreadable"
                + (f", gallery in {done.gallery}" if done.gallery else ""))
 

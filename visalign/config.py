@@ -167,7 +167,8 @@ class JointSettings(Settings):
     backbone: `open_clip` (picture and text towers) or `vlm` (a vision-language model with one special token a
     dimension). source: its folder, hub id or embedded name. tuning: how much of the backbone learns.
     dimensions: what is judged. video_only: dimensions that a still picture does not have.
-    layers: vision blocks whose tokens are read shallow to deep (hierarchical pooling; none: the pooled output only).
+    layers: blocks whose tokens are read shallow to deep by hierarchical pooling (none: the pooled output of open_clip,
+    the special tokens of a vlm).
     members: heads in the ensemble; their disagreement is the uncertainty. frames: read evenly from each clip.
     """
 
@@ -193,8 +194,6 @@ class JointSettings(Settings):
         if self.width % self.attention_heads:
             raise ValueError(f"model.width {self.width} must be a multiple of model.attention_heads "
                              f"{self.attention_heads}")
-        if self.layers and self.backbone == "vlm":
-            raise ValueError("model.layers is for open_clip backbones; a vlm reads its special tokens' last states")
         return self
 
 

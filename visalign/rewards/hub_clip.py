@@ -178,16 +178,21 @@ def aesthetic_head(weights: dict[str, Tensor]) -> nn.Sequential:
 class Aesthetic(Judge):
     """LAION aesthetic predictor v2 (Schuhmann 2022): an MLP on the normalised CLIP ViT-L/14 embedding, about 1 to 10.
 
-    source: folder, file or hub id of `sac+logos+ava1-l14-linearMSE.pth` (or .safetensors). clip: an open_clip source.
+    source: the file `sac+logos+ava1-l14-linearMSE.pth` (or .safetensors), or the folder or hub repository that holds
+    it; the original is in the GitHub repository christophschuhmann/improved-aesthetic-predictor. clip: an open_clip
+    source.
     """
 
-    source: str = "camenduru/improved-aesthetic-predictor"
+    source: str = ""
     clip: str = "ViT-L-14/openai"
 
     dimensions = ("aesthetics",)
     file_name = "sac+logos+ava1-l14-linearMSE.pth"
 
     def check(self) -> None:
+        if not self.source:
+            raise UserError(f"reward {self.name}: name the file {self.file_name} as aesthetic:FILE (its authors publish "
+                            "it in the GitHub repository christophschuhmann/improved-aesthetic-predictor)")
         path = Path(self.source).expanduser()
         if not path.is_file():
             check_hub_or_folder(self.source, self.file_name, self.name)

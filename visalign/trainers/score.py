@@ -46,12 +46,13 @@ class Failures:
 
 @dataclass(frozen=True)
 class ScoreSummary:
-    """What `visalign score` did: rows in the table, unreadable files, where table and gallery are."""
+    """What `visalign score` did: rows in the table, unreadable files, where table and gallery are, a line a reward."""
 
     rows: int
     broken: int
     table: Path
     gallery: Path | None
+    lines: tuple[str, ...] = ()
 
 
 def load_judges(specs: list, device: str = "cpu") -> list[Reward]:
@@ -79,6 +80,7 @@ def score_generations(source: str, specs: list, out: Path, *, device: str = "cpu
     Raises UserError when a judge fails too often, or when `out` exists.
     """
     state = PartialState()
+    device = str(state.device) if device == "cuda" else device
     entries = find_generations(source, prompts_from_names, media_root)
     judges = load_judges(specs, device)
     store = PartStore(out, {"source": str(Path(source).resolve()), "rewards": [str(spec) for spec in specs],
@@ -107,8 +109,18 @@ def score_generations(source: str, specs: list, out: Path, *, device: str = "cpu
 
             page = write_gallery(table, entries, judges, out.with_suffix(".html"))
     state.wait_for_everyone()
-    table = pq.read_table(out, columns=["error"])
-    return ScoreSummary(len(table), len(table) - table.column("error").null_count, out, page)
+    table = pq.read_table(out)
+    return ScoreSummary(len(table), len(table) - table.column("error").null_count, out, page, means(table, judges))
+
+
+def means(table: pa.Table, judges: list[Reward]) -> tuple[str, ...]:
+    """Mean, standard deviation and how many were judged, for every dimension of every judge."""
+    lines = []
+    for name in (f"{judge.name}.{dimension}" for judge in judges for dimension in judge.dimensions):
+        known = table.column(name).drop_null().to_numpy()
+        figures = f"mean {known.mean():9.4f}  std {known.std():8.4f}" if len(known) else "no value"
+        lines.append(f"{name:32} {figures}  judged {len(known)} of {len(table)}")
+    return tuple(lines)
 
 
 def in_chunks(entries: list[Entry], judges: list[Reward]) -> Iterator[list[int]]:

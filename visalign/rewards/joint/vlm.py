@@ -1,6 +1,8 @@
-"""A vision-language model as the unified reward's backbone: one special token a dimension, read at the last layer.
+"""A vision-language model as the unified reward's backbone.
 
-The tokens' embeddings are parameters of their own, so that a frozen or LoRA-tuned model still learns what to ask.
+Without `layers`: one special token a dimension, read at the last layer; the tokens' embeddings are parameters of
+their own, so that a frozen or LoRA-tuned model still learns what to ask. With `layers`: SoliReward's hierarchical
+pooling over all tokens of those layers, padding masked.
 """
 
 from typing import Any
@@ -11,13 +13,13 @@ from torch import Tensor, nn
 from visalign.config import JointSettings
 from visalign.errors import UserError
 from visalign.media import Sample
-from visalign.rewards.joint.network import add_lora
+from visalign.rewards.joint.network import HierarchicalPool, add_lora
 
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj"]
 
 
 class VlmBackbone(nn.Module):
-    """Any transformers image-text-to-text model. `forward` gives [B, D, hidden]."""
+    """Any transformers image-text-to-text model. `forward` gives [B, D, hidden], or [B, 1, width] with layers."""
 
     def __init__(self, settings: JointSettings):
         super().__init__()
@@ -39,8 +41,11 @@ class VlmBackbone(nn.Module):
         if settings.tuning == "lora":
             add_lora(model, settings.lora_rank, LORA_TARGETS)
         self.model = model.base_model
-        self.features = self.model.get_input_embeddings().weight.shape[1]
-        self.questions = nn.Parameter(torch.randn(len(tokens), self.features) * self.features**-0.5)
+        hidden = self.model.get_input_embeddings().weight.shape[1]
+        self.features = settings.width if settings.layers else hidden
+        self.pool = HierarchicalPool([hidden] * len(settings.layers), settings.width,
+                                     settings.attention_heads) if settings.layers else None
+        self.questions = nn.Parameter(torch.randn(len(tokens), hidden) * hidden**-0.5)
         self.model.get_input_embeddings().register_forward_hook(self._ask)
         self.asking = "".join(f"{name}: {token} " for name, token in zip(settings.dimensions, tokens, strict=True))
 
@@ -63,7 +68,10 @@ class VlmBackbone(nn.Module):
                                    return_tensors="pt"))
 
     def forward(self, **inputs: Tensor) -> Tensor:
-        hidden = self.model(**inputs).last_hidden_state
-        ids = inputs["input_ids"]
+        output = self.model(**inputs, output_hidden_states=self.pool is not None)
+        if self.pool is not None:
+            chosen = [output.hidden_states[layer + 1].float() for layer in self.settings.layers]
+            return self.pool(chosen, inputs["attention_mask"] == 0)[:, None]
+        hidden, ids = output.last_hidden_state, inputs["input_ids"]
         places = torch.stack([(ids == token).int().argmax(1) for token in self.token_ids], 1)
         return hidden.gather(1, places[..., None].expand(-1, -1, hidden.shape[-1]))
