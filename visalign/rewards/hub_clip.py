@@ -191,8 +191,8 @@ class Aesthetic(Judge):
 
     def check(self) -> None:
         if not self.source:
-            raise UserError(f"reward {self.name}: name the file {self.file_name} as aesthetic:FILE (its authors publish "
-                            "it in the GitHub repository christophschuhmann/improved-aesthetic-predictor)")
+            raise UserError(f"reward {self.name}: name the file {self.file_name} as aesthetic:FILE (it is published in "
+                            "the GitHub repository christophschuhmann/improved-aesthetic-predictor)")
         path = Path(self.source).expanduser()
         if not path.is_file():
             check_hub_or_folder(self.source, self.file_name, self.name)
