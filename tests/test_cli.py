@@ -48,6 +48,23 @@ def test_generate_writes_pictures_a_grid_and_their_prompts(pipelines, tmp_path):
     assert again.exit_code == 1 and "already holds" in again.output
 
 
+def test_an_interrupted_generation_continues_with_the_same_pictures(pipelines, tmp_path):
+    command = ("generate", pipelines("sdxl"), "a cat face", "a bus", "--samples", 2, "--steps", 2, "-o")
+    assert invoke(*command, tmp_path / "whole").exit_code == 0
+    assert invoke(*command, tmp_path / "cut").exit_code == 0
+    for name in ("samples.jsonl", "00001.png", "00003.png"):  # as after a kill
+        (tmp_path / "cut" / name).unlink()
+    (tmp_path / "cut" / "unfinished.json").write_text("{}")
+    assert "another command" in invoke(*command, tmp_path / "cut").output
+    (tmp_path / "cut" / "unfinished.json").unlink()
+    kept = (tmp_path / "cut" / "00002.png").stat().st_mtime_ns
+    assert invoke(*command, tmp_path / "cut").exit_code == 0
+    assert (tmp_path / "cut" / "00002.png").stat().st_mtime_ns == kept
+    for name in ("00001.png", "00003.png", "samples.jsonl"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert not (tmp_path / "cut" / "unfinished.json").exists()
+
+
 def test_generate_with_an_exported_lora_changes_the_picture(pipelines, recipe, tmp_path):
     assert invoke("train", recipe("sd3", optim={"lr": 0.05})).exit_code == 0
     for name, extra in (("plain", []), ("tuned", ["--lora", tmp_path / "run" / "export"])):

@@ -1,6 +1,6 @@
 """AI feedback: sample each prompt several times and let a reward say which pictures are preferred."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from tqdm import tqdm
@@ -18,15 +18,23 @@ from visalign.rewards import Reward, finite_scores
 def make_samples(generator: Generator, prompts: list[str], per_prompt: int, *, steps: int, guidance_scale: float,
                  seed: int, label: str, quiet: bool = False) -> list[Sample]:
     """`per_prompt` pictures of each prompt; the i-th picture of the j-th prompt always has the same seed."""
-    repeated = [prompt for prompt in prompts for _ in range(per_prompt)]
-    seeds = [seed * 1_000_003 + i for i in range(len(repeated))]
-    samples: list[Sample] = []
-    with tqdm(total=len(repeated), desc=label, unit="picture", disable=quiet) as progress:
-        for images in generator.sample(repeated, seeds, steps=steps, guidance_scale=guidance_scale):
+    places = range(len(prompts) * per_prompt)
+    return [sample for _, sample in samples_at(generator, prompts, per_prompt, places, steps=steps, seed=seed,
+                                               guidance_scale=guidance_scale, label=label, quiet=quiet)]
+
+
+def samples_at(generator: Generator, prompts: list[str], per_prompt: int, places: Sequence[int], *, steps: int,
+               guidance_scale: float, seed: int, label: str, quiet: bool = False) -> Iterator[tuple[int, Sample]]:
+    """(place, picture) as they are made; place p is picture p mod per_prompt of prompt p div per_prompt."""
+    chosen = [prompts[place // per_prompt] for place in places]
+    seeds = [seed * 1_000_003 + place for place in places]
+    numbers = iter(range(len(chosen)))
+    with tqdm(total=len(chosen), desc=label, unit="picture", disable=quiet) as progress:
+        for images in generator.sample(chosen, seeds, steps=steps, guidance_scale=guidance_scale):
             for image in images:
-                samples.append(Sample(repeated[len(samples)], image, seeds[len(samples)]))
+                k = next(numbers)
+                yield places[k], Sample(chosen[k], image, seeds[k])
             progress.update(len(images))
-    return samples
 
 
 def rank_pairs(samples: list[Sample], scores: list[float], pairs_per_prompt: int) -> list[Pair]:

@@ -3,38 +3,57 @@
 import json
 from pathlib import Path
 
+from PIL import Image
+
 from visalign.config import Model
 from visalign.data.prompts import read_prompts
 from visalign.errors import UserError
 from visalign.generators import load_generator
-from visalign.media import grid
+from visalign.media import grid, read_image, to_bytes
 from visalign.runs import write_atomically
-from visalign.trainers.feedback import make_samples
+from visalign.trainers.feedback import samples_at
+
+GRID_ROWS = 100
+"""Prompts in the overview; a taller picture helps nobody."""
 
 
 def generate_to_folder(model: str, prompts: list[str], folder: Path, *, lora: Path | None = None, samples: int = 4,
                        steps: int = 28, guidance_scale: float = 4.5, seed: int = 0, precision: str = "auto") -> int:
-    """Write PNGs, `grid.png` and `samples.jsonl` (prompt, image, seed); returns how many pictures."""
+    """Write PNGs, `grid.png` and `samples.jsonl` (prompt, image, seed); returns how many pictures.
+
+    The same call continues where an earlier one was killed; `samples.jsonl` appears when all are there. Raises
+    UserError when the folder holds other generations.
+    """
     if len(prompts) == 1 and prompts[0].startswith("@"):
         prompts = read_prompts(prompts[0][1:])
     prompts = list(dict.fromkeys(prompts))
+    settings = {"model": model, "prompts": prompts, "lora": str(lora), "samples": samples, "steps": steps,
+                "guidance_scale": guidance_scale, "seed": seed, "precision": precision}
+    started = folder / "unfinished.json"
     if (folder / "samples.jsonl").exists():
         raise UserError(f"output {folder}: already holds generated pictures; choose another folder with --output")
+    if started.exists() and json.loads(started.read_text()) != settings:
+        raise UserError(f"output {folder}: holds unfinished pictures of another command; finish that one, delete them, "
+                        "or choose another folder with --output")
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(started, json.dumps(settings).encode())
     except OSError as error:
         raise UserError(f"output {folder}: cannot be created ({error.strerror})") from None
+    names = [f"{number:05d}.png" for number in range(len(prompts) * samples)]
+    missing = [number for number, name in enumerate(names) if not (folder / name).exists()]
     generator = load_generator(Model(source=model, precision=precision))
     if lora:
         generator.load_adapter(lora)
-    made = make_samples(generator, prompts, samples, steps=steps, guidance_scale=guidance_scale, seed=seed,
-                        label="generating")
-    lines, rows = [], {}
-    for number, sample in enumerate(made):
-        name = f"{number:05d}.png"
-        sample.image.save(folder / name)
-        rows.setdefault(sample.prompt, []).append(sample.image)
-        lines.append(json.dumps({"prompt": sample.prompt, "image": name, "seed": sample.seed}))
+    for number, sample in samples_at(generator, prompts, samples, missing, steps=steps, guidance_scale=guidance_scale,
+                                     seed=seed, label="generating"):
+        write_atomically(folder / names[number], to_bytes(sample.image))
+    rows: dict[str, list[Image.Image]] = {}
+    for number, name in enumerate(names[:GRID_ROWS * samples]):
+        rows.setdefault(prompts[number // samples], []).append(read_image(folder / name, "grid"))
     grid(list(rows.items())).save(folder / "grid.png")
+    lines = [json.dumps({"prompt": prompts[number // samples], "image": name, "seed": seed * 1_000_003 + number})
+             for number, name in enumerate(names)]
     write_atomically(folder / "samples.jsonl", ("\n".join(lines) + "\n").encode())
-    return len(made)
+    started.unlink()
+    return len(names)
