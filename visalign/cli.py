@@ -20,7 +20,7 @@ class Group(click.Group):
             click.echo(f"visalign: {error}", err=True)
             sys.exit(1)
         except KeyboardInterrupt:
-            click.echo("visalign: stopped; continue the run with --resume", err=True)
+            click.echo("visalign: stopped; the same command continues (training: with --resume)", err=True)
             sys.exit(130)
         except OSError as error:
             if ctx.params.get("debug"):
@@ -115,7 +115,7 @@ def _print_result(result) -> None:
 def generate(model: str, prompts: tuple[str, ...], output: Path, lora: Path | None, samples: int, steps: int,
              guidance_scale: float, seed: int, precision: str) -> None:
     """Sample MODEL on PROMPTS (texts, or one @file with a prompt a line) into PNGs, a grid and samples.jsonl."""
-    from visalign.trainers.generate import generate_to_folder
+    from visalign.jobs.generate import generate_to_folder
 
     written = generate_to_folder(model, list(prompts), output, lora=lora, samples=samples, steps=steps,
                                  guidance_scale=guidance_scale, seed=seed, precision=precision)
@@ -170,7 +170,7 @@ def score(source: str | None, rewards: str, out: Path, list_rewards: bool, promp
     if not source:
         raise click.UsageError("Missing argument 'SOURCE' (or --list).")
     from visalign.generators.loading import pick_device
-    from visalign.trainers.score import score_generations
+    from visalign.jobs.score import score_generations
 
     done = score_generations(source, [name for name in rewards.split(",") if name], out,
                              device=str(pick_device(device)), max_failures=max_failures,
@@ -208,8 +208,8 @@ def pairs(out: Path, source: str | None, model: str | None, prompts: str | None,
         raise UserError("pairs: give --from with generations, or --model with --prompts")
     from visalign.data.prompts import read_prompts
     from visalign.generators.loading import pick_device
-    from visalign.trainers.generate import generate_to_folder
-    from visalign.trainers.make_pairs import PairSettings, make_pairs
+    from visalign.jobs.generate import generate_to_folder
+    from visalign.jobs.pairs import PairSettings, make_pairs
 
     settings = PairSettings(strategy, dimension, ranker, top, min_gap, min_confidence, seed)
     if model:
@@ -254,7 +254,7 @@ def reward_eval(reward_spec: str, data_path: str, dimensions: str, out: Path, im
     """How far REWARD agrees with the judgements in DATA, with intervals, and what it gets most wrong."""
     from visalign.data.judgements import read_judgements
     from visalign.generators.loading import pick_device
-    from visalign.trainers.reward_eval import evaluate_reward, summary_lines
+    from visalign.jobs.reward_eval import evaluate_reward, summary_lines
 
     names = tuple(name for name in dimensions.split(",") if name)
     reports = evaluate_reward(reward_spec, read_judgements(data_path, names, image_root), out,
@@ -270,7 +270,7 @@ def reward_eval(reward_spec: str, data_path: str, dimensions: str, out: Path, im
 def reward_debias(reward_spec: str, source: str, out: Path, device: str) -> None:
     """Fit what REWARD pays for brightness, sharpness and the like on SOURCE, samples of the base model."""
     from visalign.generators.loading import pick_device
-    from visalign.trainers.debias import debias
+    from visalign.jobs.debias import debias
 
     model = debias(reward_spec, source, out, str(pick_device(device)))
     click.echo(f"{'feature':18} {'before':>7} {'after':>7}   correlation with the reward, on {model.samples} samples")

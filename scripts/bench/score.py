@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from visalign.jobs import score as scoring
 from visalign.rewards import load_reward
-from visalign.trainers import score as scoring
 
 
 def write_pictures(folder: Path, count: int) -> None:

@@ -82,3 +82,12 @@ def test_scales_are_percent_and_hessel(drawings):
     torch.testing.assert_close(
         load_reward(source | {"scale": "hessel"}).score(sample).values, 2.5 * cosine.clamp(min=0)
     )
+
+
+@pytest.mark.gpu
+def test_a_judge_gives_the_same_on_an_accelerator_and_can_leave_it(drawings):
+    samples = [Sample("a red fruit", picture(row)) for row in drawings]
+    there, here = load_reward("tiny-clip", "cuda"), load_reward("tiny-clip")
+    torch.testing.assert_close(there.score(samples).values, here.score(samples).values, atol=1e-4, rtol=1e-3)
+    there.to("cpu")
+    torch.testing.assert_close(there.score(samples).values, here.score(samples).values)

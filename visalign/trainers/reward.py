@@ -240,7 +240,7 @@ def train_reward(config: RewardConfig, resume: bool = False) -> Path:
                                 "objective": config.objective, "steps": config.train.steps}}
         save_reward(run.path / "reward", network, config.model, trainer.standard(), about)
         if held_out:
-            from visalign.trainers.reward_eval import evaluate_reward
+            from visalign.jobs.reward_eval import evaluate_reward
 
             evaluate_reward(str(run.path / "reward"), held_out, run.path / "eval", str(accelerator.device))
     accelerator.wait_for_everyone()

@@ -127,7 +127,14 @@ def test_the_key_comes_from_the_environment_and_is_in_no_message(monkeypatch):
     with ChatServer(lambda *_: (403, {}, b"very-secret is wrong")) as server:
         answer = judge(server, key_env="MY_JUDGE_KEY").score([Sample("x", RED)])
     assert server.requests[0]["headers"]["Authorization"] == "Bearer very-secret"
-    assert "very-secret" not in json.dumps(answer.remarks)
+    assert "very-secret" not in json.dumps(answer.remarks) and "status 403: *** is wrong" in answer.remarks[0]
+    assert server.requests[0]["body"]["logprobs"] is True
+
+
+def test_probabilities_are_not_asked_for_when_turned_off():
+    with ChatServer(lambda *_: "3") as server:
+        judge(server, logprobs=False).score([Sample("x", RED)])
+    assert "logprobs" not in server.requests[0]["body"]
 
 
 def test_clips_are_sent_as_frames_and_principles_as_dimensions():

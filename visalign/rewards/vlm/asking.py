@@ -61,6 +61,7 @@ class AskingJudge(Judge):
     url: of an OpenAI-compatible endpoint, up to and with `/v1`; or source: a transformers model's folder or hub id.
     model: the name the endpoint knows the model by. key_env: the environment variable that holds the API key; keys are
     read from nowhere else. timeout in seconds, retries after the first try, concurrency: questions in flight.
+    logprobs: ask for the digits' probabilities; turn it off for endpoints that refuse to tell.
     cache: an SQLite file that processes may share; null for none. frames: of a clip, each sent as a picture.
     """
 
@@ -73,6 +74,7 @@ class AskingJudge(Judge):
     concurrency: int = 8
     max_tokens: int = 1024
     temperature: float = 0.0
+    logprobs: bool = True
     cache: str | None = "~/.cache/visalign/answers.sqlite"
     frames: int = 8
 
@@ -107,7 +109,7 @@ class AskingJudge(Judge):
             from visalign.rewards.vlm.http import HttpAsker
 
             return HttpAsker(self.url, self.model, self.key_env, self.timeout, self.retries, self.concurrency,
-                             self.max_tokens, self.temperature)
+                             self.max_tokens, self.temperature, self.logprobs)
         from visalign.rewards.vlm.local import LocalAsker
 
         return LocalAsker(self.source, self.device, self.max_tokens)
@@ -119,7 +121,7 @@ class AskingJudge(Judge):
     def ask(self, questions: list[Question], usable: Callable[[Answer], object]) -> list[Answer | Failure]:
         """One outcome a question; answers for which `usable` does not raise ValueError are kept in the cache."""
         about = {"judge": type(self).__name__, "model": self.model, "source": self.source or self.url,
-                 "max_tokens": self.max_tokens, "temperature": self.temperature}
+                 "max_tokens": self.max_tokens, "temperature": self.temperature, "logprobs": self.logprobs}
         keys = [question.key(about) for question in questions]
         known = self.answers.get(keys) if self.answers else {}
         outcomes: list[Answer | Failure | None] = [Answer(**json.loads(known[key])) if key in known else None

@@ -44,6 +44,7 @@ class HttpAsker:
     concurrency: int
     max_tokens: int
     temperature: float
+    logprobs: bool
     wait: Any = field(default_factory=lambda: wait_random_exponential(multiplier=0.5, max=LONGEST_WAIT))
 
     def ask(self, questions: list[Question], on_answer: Callable[[int, Answer], None]) -> list[Answer | Failure]:
@@ -52,7 +53,7 @@ class HttpAsker:
 
     async def _ask_all(self, questions, on_answer) -> list[Answer | Failure]:
         gate, missed = asyncio.Semaphore(self.concurrency), [0]
-        key = os.environ.get(self.key_env)
+        key = self._key()
         limits = httpx.Limits(max_connections=self.concurrency)
         async with httpx.AsyncClient(timeout=self.timeout, limits=limits, trust_env=False,
                                      headers={"Authorization": f"Bearer {key}"} if key else {}) as client:
@@ -68,8 +69,11 @@ class HttpAsker:
 
             return await asyncio.gather(*(one(i) for i in range(len(questions))))
 
+    def _key(self) -> str | None:
+        return os.environ.get(self.key_env)
+
     async def _patiently(self, client: httpx.AsyncClient, question: Question) -> Answer | Failure:
-        """Ask, and ask again after a growing wait. Keys never appear in a reason: only status and kind do."""
+        """Ask, and ask again after a growing wait."""
         try:
             async for attempt in AsyncRetrying(stop=stop_after_attempt(self.retries + 1), wait=self._pause,
                                                retry=retry_if_exception_type((Unreachable, Busy)), reraise=True):
@@ -96,7 +100,10 @@ class HttpAsker:
         if response.status_code in WORTH_RETRYING:
             raise Busy(f"status {response.status_code}", seconds_of(response.headers.get("retry-after")))
         if response.status_code != 200:
-            return Failure(f"{self.url} answered with status {response.status_code}")
+            said = " ".join(response.text.split())[:120]
+            key = self._key()
+            said = said.replace(key, "***") if key else said  # some servers repeat the key they refuse
+            return Failure(f"{self.url} answered with status {response.status_code}: {said}")
         try:
             choice = response.json()["choices"][0]
             message = choice["message"]
@@ -113,8 +120,8 @@ class HttpAsker:
     def _body(self, question: Question) -> dict[str, Any]:
         pictures = [{"type": "image_url", "image_url": {
             "url": "data:image/png;base64," + base64.b64encode(to_bytes(image)).decode()}} for image in question.images]
-        return {"model": self.model, "temperature": self.temperature, "max_tokens": self.max_tokens, "logprobs": True,
-                "top_logprobs": 20,
+        chances = {"logprobs": True, "top_logprobs": 20} if self.logprobs else {}
+        return {"model": self.model, "temperature": self.temperature, "max_tokens": self.max_tokens, **chances,
                 "messages": [{"role": "user", "content": [*pictures, {"type": "text", "text": question.text}]}]}
 
 

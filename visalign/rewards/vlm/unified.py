@@ -109,6 +109,7 @@ class UnifiedReward(Templated, AskingJudge):
 
     version: Literal[1, 2] = 2
     template: str | None = None
+    logprobs: bool = False
 
     score_range = (1.0, 5.0)
 
@@ -138,6 +139,7 @@ class UnifiedRewardPairs(Templated, ComparingJudge):
     """UnifiedReward, pairwise in both orders: win rate within the prompt."""
 
     template: str | None = None
+    logprobs: bool = False
 
     def question(self, first: Sample, second: Sample) -> Question:
         text = self.template_text(PAIR).replace("{prompt}", first.prompt)

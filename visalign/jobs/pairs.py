@@ -18,11 +18,11 @@ import pyarrow.parquet as pq
 from visalign.data.generations import Entry, find_generations
 from visalign.data.pairing import Candidate, Chosen, PairCounts, all_pairs, best_worst, keep, sifted
 from visalign.errors import UserError, nearest
+from visalign.jobs.score import score_generations
 from visalign.media import grid
 from visalign.rewards import load_reward
 from visalign.rewards.vlm.asking import ComparingJudge, Failure
 from visalign.runs import write_atomically
-from visalign.trainers.score import score_generations
 
 SHEET_ROWS = 16
 Strategy = Literal["best_worst", "top_k", "margin", "sifted"]

@@ -14,9 +14,9 @@ from click.testing import CliRunner
 from PIL import Image
 
 from visalign.cli import main
+from visalign.jobs import score as module
 from visalign.media import Video
 from visalign.rewards import load_reward
-from visalign.trainers import score as module
 from visalign.video import write_video
 
 
@@ -170,7 +170,7 @@ def test_two_processes_share_the_work_and_give_the_same_table(tmp_path, two_proc
     code = (
         "import sys; from accelerate import PartialState; state = PartialState(cpu=True)\n"
         "assert state.num_processes == 2\n"
-        "from visalign.trainers import score; write = score.PartStore.write\n"
+        "from visalign.jobs import score; write = score.PartStore.write\n"
         "score.PartStore.write = lambda self, t: (print('rows', len(t), state.process_index), write(self, t))[1]\n"
         "from visalign.cli import main; main(sys.argv[1:])"
     )

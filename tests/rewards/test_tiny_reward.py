@@ -1,0 +1,53 @@
+"""The embedded unified reward on drawings and corruptions it never saw, made anew from a seed of its own."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from visalign.data.judgements import read_judgements
+from visalign.jobs.reward_eval import evaluate_reward
+from visalign.rewards.openclip import ASSETS
+
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "build_reward_data.py"
+DIMENSIONS = ("alignment", "quality", "motion")
+
+
+@pytest.fixture(scope="module")
+def held_out(tmp_path_factory):
+    spec = importlib.util.spec_from_file_location("build_reward_data", SCRIPT)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    file = tmp_path_factory.mktemp("held_out") / "judgements.parquet"
+    pq.write_table(script.build(script.Drawings("held_out"), 500, 0.3, seed=77), file)
+    return read_judgements(str(file), DIMENSIONS)
+
+
+def accuracies(spec, items, folder):
+    return {name: report.overall.accuracy for name, report in evaluate_reward(spec, items, folder, edits=False).items()}
+
+
+def test_it_reaches_nine_tenths_and_beats_tiny_clip(held_out, tmp_path):
+    ours = accuracies("tiny-reward", held_out, tmp_path / "ours")
+    clip = accuracies({"kind": "frames", "of": ["tiny-clip"]}, held_out, tmp_path / "clip")
+    for name in ("alignment", "quality"):
+        assert ours[name].value >= 0.90, ours
+        assert ours[name].value > clip[name].value, (ours, clip)
+    assert ours["motion"].value >= 0.90, ours
+
+
+def test_it_beats_tiny_clip_on_pictures_alone(held_out, tmp_path):
+    pictures = [item for item in held_out if not item.kind.startswith("clip_")]
+    ours, clip = (accuracies(name, pictures, tmp_path / name) for name in ("tiny-reward", "tiny-clip"))
+    assert ours["alignment"].value > clip["alignment"].value and ours["quality"].value > clip["quality"].value + 0.2
+
+
+def test_its_card_says_how_labels_were_made_and_its_folder_is_complete():
+    card = (ASSETS / "tiny-reward" / "README.md").read_text()
+    for word in ("corrupt", "held-out", "nobody", "blur", "wrong_picture"):
+        assert word in card.lower()
+    settings = json.loads((ASSETS / "tiny-reward" / "reward.json").read_text())
+    assert settings["model"]["dimensions"] == list(DIMENSIONS) and settings["model"]["source"] == "."
+    assert "/work/" not in json.dumps(settings)
