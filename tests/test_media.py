@@ -8,8 +8,8 @@ from PIL import Image
 
 from visalign import media
 from visalign.errors import UserError
-from visalign.media import Sample, Video, read_image, read_media
-from visalign.video import to_video_bytes, to_webp, write_video
+from visalign.media import Sample, Video, read_image
+from visalign.video import read_media, to_video_bytes, to_webp, write_video
 
 
 def saved(image, tmp_path, name="x.png", **options):

@@ -60,38 +60,19 @@ def read_image(data: bytes | str | Path, where: str) -> Image.Image:
 
     Raises UserError naming `where` when the file is missing, truncated, animated, too large or no picture.
     """
-    media = _read_picture(data, where)
+    media = read_picture(data, where)
     if isinstance(media, Video):
         raise UserError(f"{where}: {_name(data)} is animated ({len(media.frames)} frames) where a still picture is "
                         "expected")
     return media
 
 
-def read_media(data: bytes | str | Path, where: str, max_frames: int = 64) -> Image.Image | Video:
-    """A picture, or a Video of at most `max_frames` evenly spaced frames from a clip or an animated picture.
-
-    Raises UserError naming `where` for what cannot be read.
-    """
-    if _is_video(data):
-        from visalign.video import read_video
-
-        return read_video(data, where, max_frames)
-    media = _read_picture(data, where)
-    return Video(media.evenly(max_frames), media.fps * min(1, max_frames / len(media.frames))) \
-        if isinstance(media, Video) else media
-
-
-def _is_video(data: bytes | str | Path) -> bool:
-    if isinstance(data, bytes):
-        return data[4:8] == b"ftyp" or data[:4] in (b"\x1a\x45\xdf\xa3", b"RIFF") and data[8:12] != b"WEBP"
-    return Path(data).suffix.lower() in VIDEO_SUFFIXES
-
-
 def _name(data: bytes | str | Path) -> str:
     return "the image bytes" if isinstance(data, bytes) else str(data)
 
 
-def _read_picture(data: bytes | str | Path, where: str) -> Image.Image | Video:
+def read_picture(data: bytes | str | Path, where: str) -> Image.Image | Video:
+    """A still picture, or a Video of every frame of an animated one. Raises UserError as `read_image` does."""
     try:
         with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
             count = getattr(image, "n_frames", 1) if getattr(image, "is_animated", False) else 1

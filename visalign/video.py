@@ -1,4 +1,4 @@
-"""Clips on disk, through PyAV."""
+"""Clips on disk, through PyAV; and reading whatever a file is, picture or clip."""
 
 import io
 from pathlib import Path
@@ -6,7 +6,25 @@ from pathlib import Path
 from PIL import Image
 
 from visalign.errors import UserError
-from visalign.media import MAX_PIXELS, Video
+from visalign.media import MAX_PIXELS, VIDEO_SUFFIXES, Video, read_picture
+
+
+def read_media(data: bytes | str | Path, where: str, max_frames: int = 64) -> Image.Image | Video:
+    """A picture, or a Video of at most `max_frames` evenly spaced frames from a clip or an animated picture.
+
+    Raises UserError naming `where` for what cannot be read.
+    """
+    if _is_video(data):
+        return read_video(data, where, max_frames)
+    media = read_picture(data, where)
+    return Video(media.evenly(max_frames), media.fps * min(1, max_frames / len(media.frames))) \
+        if isinstance(media, Video) else media
+
+
+def _is_video(data: bytes | str | Path) -> bool:
+    if isinstance(data, bytes):
+        return data[4:8] == b"ftyp" or data[:4] in (b"\x1a\x45\xdf\xa3", b"RIFF") and data[8:12] != b"WEBP"
+    return Path(data).suffix.lower() in VIDEO_SUFFIXES
 
 
 def read_video(data: bytes | str | Path, where: str, max_frames: int = 64) -> Video:

@@ -130,7 +130,8 @@ def test_it_learns_what_the_labels_say_and_is_usable_by_its_folder(recipe, tmp_p
     assert report["quality"]["overall"]["accuracy"][0] > 0.9 and report["motion"]["overall"]["accuracy"][0] > 0.9
     page = (tmp_path / "run" / "eval" / "report.html").read_text()
     assert "Calibration" in page and "JPEG, quality 95" in page and "data:image/svg+xml" in page
-    reward = load_reward(str(tmp_path / "run" / "reward"))
+    reward = load_reward(str(tmp_path / "run"))  # the run's name is the reward's
+    assert reward.name == "run"
     clean = Image.new("RGB", (64, 64), COLOURS["red"])
     noisy = Image.effect_noise((64, 64), 120).convert("RGB")
     values = reward.score([Sample("a red square", clean), Sample("a red square", noisy)]).values

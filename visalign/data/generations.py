@@ -15,7 +15,8 @@ from pathlib import Path
 
 from visalign.data.rows import table_rows
 from visalign.errors import UserError, nearest
-from visalign.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Sample, read_media
+from visalign.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Sample
+from visalign.video import read_media
 
 MEDIA_KEYS = ("image", "video", "path", "file", "media")
 

@@ -17,7 +17,8 @@ from visalign.config import Data
 from visalign.data.preferences import read_pairs
 from visalign.data.rows import BadRow, Picture, default_root, picture, row_number, table_rows, take
 from visalign.errors import UserError
-from visalign.media import Sample, read_media
+from visalign.media import Sample
+from visalign.video import read_media
 
 OUTCOMES = {"a": 1.0, "b": 0.0, "tie": 0.5, "same": 0.5}
 GOODNESS = {"good": 1.0, "bad": 0.0}

@@ -21,7 +21,8 @@ from visalign.errors import UserError, nearest
 from visalign.jobs.score import score_generations
 from visalign.media import grid
 from visalign.rewards import load_reward
-from visalign.rewards.vlm.asking import ComparingJudge, Failure
+from visalign.rewards.vlm.asking import ComparingJudge
+from visalign.rewards.vlm.questions import Failure
 from visalign.runs import write_atomically
 
 SHEET_ROWS = 16

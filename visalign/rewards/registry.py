@@ -124,6 +124,8 @@ def _expand(spec: RewardSpec) -> dict[str, Any]:
 
 
 def _from_folder(folder: Path) -> dict[str, Any]:
+    if (folder / "reward" / "reward.json").is_file():  # a run of `visalign reward train`
+        return {"kind": "joint", "source": str(folder / "reward"), "name": folder.name}
     for marker, kind in (("reward.json", "joint"), ("open_clip_config.json", "clip")):
         if (folder / marker).is_file():
             return {"kind": kind, "source": str(folder), "name": folder.name}

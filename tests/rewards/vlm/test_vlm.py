@@ -14,9 +14,10 @@ from tenacity import wait_none
 from visalign.errors import UserError
 from visalign.media import Sample, Video, to_bytes
 from visalign.rewards import load_reward
-from visalign.rewards.vlm.asking import Answer, matches
+from visalign.rewards.vlm.asking import matches
 from visalign.rewards.vlm.cache import AnswerCache
 from visalign.rewards.vlm.generic import expected_digit
+from visalign.rewards.vlm.questions import Answer
 from visalign.rewards.vlm.unified import labelled_score, read_flex, without_reasoning
 
 from ..tiny_vlm import build_tiny_vlm

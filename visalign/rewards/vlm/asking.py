@@ -1,11 +1,10 @@
-"""What is asked and answered, and the judges' shared way of asking: cache first, then the model."""
+"""The judges' shared way of asking: the cache first, then the model; and comparing in both orders."""
 
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import urlsplit
 
 import torch
@@ -16,42 +15,7 @@ from visalign.errors import UserError
 from visalign.media import Sample
 from visalign.rewards.base import Judge, Scores
 from visalign.rewards.vlm.cache import AnswerCache
-
-
-@dataclass(frozen=True)
-class Question:
-    """A text and the pictures it is about, in order."""
-
-    text: str
-    images: tuple[Image.Image, ...]
-
-    def key(self, settings: dict[str, Any]) -> str:
-        """Names this question to this judge: its settings, the text, and what the pictures show."""
-        digest = hashlib.sha256(json.dumps([settings, self.text], sort_keys=True).encode())
-        for image in self.images:
-            digest.update(f"{image.mode}{image.size}".encode() + image.tobytes())
-        return digest.hexdigest()
-
-
-@dataclass(frozen=True)
-class Answer:
-    """The model's words and, where it told, the probabilities of the digits at the place of the first one."""
-
-    text: str
-    digits: dict[str, float] | None = None
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why there is no answer."""
-
-    reason: str
-
-
-class Asker(Protocol):
-    """A way to a model. One outcome a question, in the questions' order; `on_answer(i, answer)` as each arrives."""
-
-    def ask(self, questions: list[Question], on_answer: Callable[[int, Answer], None]) -> list[Answer | Failure]: ...
+from visalign.rewards.vlm.questions import Answer, Asker, Failure, Question
 
 
 @dataclass

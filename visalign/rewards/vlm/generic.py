@@ -8,7 +8,8 @@ from torch import Tensor
 
 from visalign.media import Sample
 from visalign.rewards.base import Scores
-from visalign.rewards.vlm.asking import Answer, AskingJudge, ComparingJudge, Failure, Question
+from visalign.rewards.vlm.asking import AskingJudge, ComparingJudge
+from visalign.rewards.vlm.questions import Answer, Failure, Question
 
 PRINCIPLES = {
     "alignment": "Does it show what the prompt asks for: every object, count, colour, place and action?",

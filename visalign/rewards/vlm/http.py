@@ -12,7 +12,7 @@ import httpx
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from visalign.media import to_bytes
-from visalign.rewards.vlm.asking import Answer, Failure, Question
+from visalign.rewards.vlm.questions import Answer, Failure, Question
 
 GIVE_UP_AFTER = 16
 """Questions in a row that never reached the server, after which the rest are not tried (until the next call)."""

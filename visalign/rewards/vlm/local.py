@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 
 from visalign.errors import UserError
-from visalign.rewards.vlm.asking import Answer, Failure, Question
+from visalign.rewards.vlm.questions import Answer, Failure, Question
 
 
 class LocalAsker:

@@ -13,8 +13,9 @@ from typing import Any, Literal
 from visalign.errors import UserError
 from visalign.media import Sample
 from visalign.rewards.base import Scores
-from visalign.rewards.vlm.asking import Answer, AskingJudge, ComparingJudge, Question, check_template
+from visalign.rewards.vlm.asking import AskingJudge, ComparingJudge, check_template
 from visalign.rewards.vlm.generic import table
+from visalign.rewards.vlm.questions import Answer, Question
 
 POINT_V1 = ("Rate how well what is shown fits this text caption and how well it is made, as a number from 1 to 5.\n"
             "Caption: {prompt}\nEnd your answer with a line of the form: Final Score: x")
