@@ -3,7 +3,7 @@
 A specification is one of
     a name                      tiny-clip, ocr, sharpness
     a name and its source       clip:ViT-H-14/laion2b_s32b_b79k, pickscore:/models/pickscore
-    a folder                    of a unified reward or of an open_clip model
+    a folder                    of a unified reward, of the run that trained one, or of an open_clip model
     a YAML file                 holding one specification
     a mapping                   {kind: clip, source: ..., and that kind's settings}; combinations take `of: [...]`
 """
