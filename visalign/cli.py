@@ -35,6 +35,9 @@ class Group(click.Group):
 @click.version_option(package_name="visalign")
 def main(debug: bool) -> None:
     """Preference alignment for image generators: fine-tune, judge, see what it cost."""
+    import os
+
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads would take the decoding threads' cores
     if not debug:
         quiet_libraries()
 
@@ -152,11 +155,11 @@ def data_check(path: str, kind: str, image_root: str | None, sheet: Path) -> Non
 @click.option("--media-root", type=click.Path(), help="Folder that a manifest's files lie in (default: its own).")
 @click.option("--max-failures", default=0.05, show_default=True, type=click.FloatRange(0, 1),
               help="Stop when a judge cannot judge more than this share.")
-@click.option("--workers", default=2, show_default=True, type=click.IntRange(1), help="Threads that decode files.")
+@click.option("--workers", type=click.IntRange(1), help="Threads that decode files (default: half the cores).")
 @click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
 @click.option("--no-gallery", is_flag=True, help="Write the table only.")
 def score(source: str | None, rewards: str, out: Path, list_rewards: bool, prompts_from_names: bool,
-          media_root: str | None, max_failures: float, workers: int, device: str, no_gallery: bool) -> None:
+          media_root: str | None, max_failures: float, workers: int | None, device: str, no_gallery: bool) -> None:
     """Judge every picture and clip of SOURCE: a folder, a run, or a manifest; write a table and a gallery.
 
     A run that was stopped continues when the same command is given again.

@@ -103,7 +103,8 @@ def _animation(image: Image.Image, count: int) -> Video:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    image = ImageOps.exif_transpose(image)
+    if "exif" in image.info or image.format == "TIFF":
+        image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # 16 bits a channel; Pillow's own conversion would cut instead of scale
         return Image.fromarray((np.asarray(image).astype(np.float64) / 257).round().clip(0, 255).astype(np.uint8)
                                ).convert("RGB")

@@ -14,6 +14,7 @@ from visalign.errors import UserError
 from visalign.media import Sample
 from visalign.rewards import ClipScore, load_reward
 from visalign.rewards.clip import ClipScore as Clip
+from visalign.rewards.openclip import EMBEDDED
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +32,6 @@ def picture(row):
 
 
 def test_score_is_the_cosine_computed_without_visalign(reward, drawings):
-    from visalign.rewards.openclip import EMBEDDED
-
     model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{EMBEDDED['tiny-clip']}")
     tokens = open_clip.get_tokenizer(f"local-dir:{EMBEDDED['tiny-clip']}")(["a red fruit"])
     with torch.no_grad():
@@ -82,6 +81,19 @@ def test_scales_are_percent_and_hessel(drawings):
     torch.testing.assert_close(
         load_reward(source | {"scale": "hessel"}).score(sample).values, 2.5 * cosine.clamp(min=0)
     )
+
+
+@pytest.mark.parametrize("source", ["tiny-clip", "ViT-B-32"])
+def test_pictures_of_the_models_size_skip_resizing_and_give_the_same_numbers(source):
+    from visalign.rewards.openclip import to_batch
+
+    name = f"local-dir:{EMBEDDED[source]}" if source in EMBEDDED else source
+    preprocess = open_clip.create_model_and_transforms(name, load_weights=False)[2]
+    side = 64 if source in EMBEDDED else 224
+    fitting = [Image.effect_noise((side, side), 90).convert("RGB") for _ in range(3)]
+    mixed = [*fitting, Image.effect_noise((side + 9, side - 20), 90).convert("RGB"), fitting[0].convert("L")]
+    for images in (fitting, mixed):
+        assert torch.equal(to_batch(preprocess, images), torch.stack([preprocess(image) for image in images]))
 
 
 @pytest.mark.gpu

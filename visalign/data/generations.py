@@ -8,6 +8,7 @@ A source is one of
 Files outside the manifest's own folder (or the media root) are refused, symbolic links included.
 """
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -64,12 +65,13 @@ def find_generations(source: str | Path, prompts_from_names: bool = False,
 
 
 def _folder(folder: Path, prompts_from_names: bool) -> Iterator[Entry]:
+    root = os.path.realpath(folder)
     for file in sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES):
         if file.name == "grid.png" or any(part.startswith(".") for part in file.relative_to(folder).parts):
             continue
         name = str(file.relative_to(folder))
         sidecar = file.with_suffix(".txt")
-        prompt, problem = "", _outside(file, folder)
+        prompt, problem = "", _outside(file, root)
         if problem is None and sidecar.is_file():
             try:
                 prompt = sidecar.read_text(encoding="utf-8").strip()
@@ -89,6 +91,7 @@ def _manifest(file: Path, media_root: str | Path | None) -> Iterator[Entry]:
     root = Path(media_root).expanduser() if media_root else file.parent
     if not root.is_dir():
         raise UserError(f"media root {root}: there is no such folder")
+    real = os.path.realpath(root)
     for where, row in table_rows(str(file), "train"):
         if "__broken__" in row:
             yield Entry(where, file, "", None, row["__broken__"])
@@ -101,7 +104,7 @@ def _manifest(file: Path, media_root: str | Path | None) -> Iterator[Entry]:
         media = root / Path(row[key]).expanduser()
         prompt = row.get("prompt")
         yield Entry(row[key], media, prompt if isinstance(prompt, str) else "", _seed(row.get("seed")),
-                    _outside(media, root))
+                    _outside(media, real))
 
 
 def _seed(value) -> int | None:
@@ -111,8 +114,10 @@ def _seed(value) -> int | None:
         return None
 
 
-def _outside(file: Path, root: Path) -> str | None:
-    if not file.resolve().is_relative_to(root.resolve()):
+def _outside(file: Path, root: str) -> str | None:
+    """Why a file is refused; `root` is a real path."""
+    real = os.path.realpath(file)
+    if real != root and not real.startswith(root.rstrip(os.sep) + os.sep):
         return f"{file}: lies outside {root}; refused (name another folder with --media-root)"
     return None
 

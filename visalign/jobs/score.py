@@ -5,6 +5,7 @@ continues where it stopped; several processes (torchrun) share the work; memory 
 """
 
 import json
+import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -25,6 +26,8 @@ from visalign.rewards.video_rules import OnFrames
 from visalign.runs import write_atomically
 
 CHUNK = 256
+TASK = 16
+"""Files that a chunk holds, and that one thread decodes at a time."""
 LEAST_FOR_SHARE = 20
 """A judge's share of failures is first looked at after so many samples, and at the end."""
 
@@ -73,7 +76,7 @@ def load_judges(specs: list, device: str = "cpu") -> list[Reward]:
 
 
 def score_generations(source: str, specs: list, out: Path, *, device: str = "cpu", max_failures: float = 0.05,
-                      prompts_from_names: bool = False, media_root: str | None = None, workers: int = 4,
+                      prompts_from_names: bool = False, media_root: str | None = None, workers: int | None = None,
                       gallery: bool = True) -> ScoreSummary:
     """Score every generation of `source` into the parquet file `out`, and a page beside it.
 
@@ -93,7 +96,7 @@ def score_generations(source: str, specs: list, out: Path, *, device: str = "cpu
     mine = [chunk for chunk in chunks if chunk][state.process_index::state.num_processes]
     failures = {judge.name: Failures() for judge in judges}
     with tqdm(total=sum(map(len, mine)), desc="scoring", unit="file", disable=not state.is_main_process) as progress:
-        for chunk, samples in decoded(entries, mine, workers):
+        for chunk, samples in decoded(entries, mine, workers or max(1, (os.cpu_count() or 2) // 2)):
             store.write(score_chunk(entries, chunk, samples, judges, failures))
             for name, count in failures.items():
                 count.check(name, max_failures, LEAST_FOR_SHARE)
@@ -148,18 +151,23 @@ def read_or_explain(entry: Entry) -> Sample | str:
         return str(error)
 
 
+def read_some(entries: list[Entry]) -> list[Sample | str]:
+    return [read_or_explain(entry) for entry in entries]
+
+
 def decoded(entries: list[Entry], chunks: list[list[int]],
             workers: int) -> Iterator[tuple[list[int], list[Sample | str]]]:
     """Chunks with their samples (or why there is none), decoded in threads up to two chunks ahead."""
     with ThreadPoolExecutor(workers) as pool:
         ahead: list[tuple[list[int], list[Future]]] = []
         for chunk in chunks:
-            ahead.append((chunk, [pool.submit(read_or_explain, entries[i]) for i in chunk]))
+            ahead.append((chunk, [pool.submit(read_some, [entries[i] for i in chunk[k:k + TASK]])
+                                  for k in range(0, len(chunk), TASK)]))
             if len(ahead) == 3:
                 first, futures = ahead.pop(0)
-                yield first, [future.result() for future in futures]
+                yield first, [sample for future in futures for sample in future.result()]
         for chunk, futures in ahead:
-            yield chunk, [future.result() for future in futures]
+            yield chunk, [sample for future in futures for sample in future.result()]
 
 
 def score_chunk(entries: list[Entry], chunk: list[int], samples: list[Sample | str], judges: list[Reward],

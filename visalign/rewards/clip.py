@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from visalign.media import Sample
 from visalign.rewards.base import Judge, Scores
-from visalign.rewards.openclip import check_source, cut_prompts, load_open_clip
+from visalign.rewards.openclip import check_source, cut_prompts, load_open_clip, to_batch
 
 SCALES = {"cosine": lambda cosine: cosine, "percent": lambda cosine: 100 * cosine,
           "hessel": lambda cosine: 2.5 * cosine.clamp(min=0)}
@@ -51,7 +51,7 @@ class ClipScore(Judge):
         """Unit-length picture embeddings, float32 [n, d] on the CPU."""
         network, parts = self.network, []
         for start in range(0, len(images), self.batch_size):
-            pixels = torch.stack([self.preprocess(image) for image in images[start:start + self.batch_size]])
+            pixels = to_batch(self.preprocess, images[start:start + self.batch_size])
             parts.append(F.normalize(network.encode_image(pixels.to(self.device)).float(), dim=-1).cpu())
         return torch.cat(parts)
 

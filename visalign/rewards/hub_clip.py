@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from visalign.errors import UserError
 from visalign.media import Sample
 from visalign.rewards.base import Judge, Scores
-from visalign.rewards.openclip import check_source, cut_prompts, load_open_clip
+from visalign.rewards.openclip import check_source, cut_prompts, load_open_clip, to_batch
 
 
 def check_hub_or_folder(source: str, marker: str, who: str) -> None:
@@ -158,7 +158,7 @@ class HPSv2(Judge):
 
     def judge(self, samples: list[Sample]) -> Scores:
         network, prompts = self.network, [sample.prompt for sample in samples]
-        pixels = torch.stack([self.preprocess(sample.image) for sample in samples]).to(self.device)
+        pixels = to_batch(self.preprocess, [sample.image for sample in samples]).to(self.device)
         image = F.normalize(network.encode_image(pixels).float(), dim=-1)
         text = F.normalize(network.encode_text(self.tokenizer(prompts).to(self.device)).float(), dim=-1)
         return Scores(100 * (image * text).sum(-1, keepdim=True), cut_prompts(self.tokenizer, prompts))
@@ -210,6 +210,6 @@ class Aesthetic(Judge):
 
     def judge(self, samples: list[Sample]) -> Tensor:
         network: Any = self.network
-        pixels = torch.stack([self.preprocess(sample.image) for sample in samples]).to(self.device)
+        pixels = to_batch(self.preprocess, [sample.image for sample in samples]).to(self.device)
         embedding = F.normalize(network["clip"].encode_image(pixels).float(), dim=-1)
         return network["head"]["layers"](embedding)

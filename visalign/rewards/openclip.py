@@ -2,6 +2,11 @@
 
 from pathlib import Path
 
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
 from visalign.errors import UserError, nearest
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
@@ -61,6 +66,30 @@ def load_open_clip(source: str | Path, who: str):
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"reward {who}: open_clip could not load {source} ({reason})") from error
     return model.eval().requires_grad_(False), preprocess, tokenizer
+
+
+def to_batch(preprocess, images: list[Image.Image]) -> Tensor:
+    """float32 [n, 3, H, W]: what `preprocess` makes of each picture.
+
+    Pictures that already have the model's size skip its resizing and are normalised together, to the same numbers.
+    """
+    size, mean, std = _resize_and_norm(preprocess)
+    if size is None or any(image.size != (size[1], size[0]) or image.mode != "RGB" for image in images):
+        return torch.stack([preprocess(image) for image in images])
+    pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2)
+    return pixels.float().div(255).sub_(mean).div_(std).contiguous()
+
+
+def _resize_and_norm(preprocess) -> tuple[tuple[int, int] | None, Tensor | None, Tensor | None]:
+    """Target (height, width), mean and std of open_clip's evaluation transform, Nones where it has another form."""
+    steps = {type(step).__name__: step for step in getattr(preprocess, "transforms", ())}
+    if not {"Resize", "Normalize"} <= steps.keys() <= {"Resize", "CenterCrop", "MaybeConvertMode", "MaybeToTensor",
+                                                      "Normalize"}:
+        return None, None, None
+    size = steps["CenterCrop"].size if "CenterCrop" in steps else steps["Resize"].size
+    size = (size, size) if isinstance(size, int) else tuple(size)
+    mean, std = (torch.tensor(getattr(steps["Normalize"], name)).view(3, 1, 1) for name in ("mean", "std"))
+    return (size if len(size) == 2 else None), mean, std
 
 
 def cut_prompts(tokenizer, prompts: list[str]) -> dict[int, str]:

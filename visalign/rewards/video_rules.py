@@ -88,8 +88,10 @@ class SubjectConsistency(ClipRule):
         return model
 
     def measure(self, sample: Sample) -> float:
+        from visalign.rewards.openclip import to_batch
+
         network = self.network
-        pixels = torch.stack([self.preprocess(frame) for frame in sample.frames(self.frames)]).to(self.device)
+        pixels = to_batch(self.preprocess, sample.frames(self.frames)).to(self.device)
         features = torch.nn.functional.normalize(network.encode_image(pixels).float(), dim=-1)
         return float((features[1:] * features[:-1]).sum(-1).mean())
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from visalign.config import JointSettings
 from visalign.media import Sample
+from visalign.rewards.openclip import to_batch
 
 
 class HierarchicalPool(nn.Module):
@@ -105,7 +106,7 @@ class OpenClipBackbone(nn.Module):
 
     def collate(self, samples: list[Sample]) -> dict[str, Tensor]:
         frames = [sample.frames(self.settings.frames) for sample in samples]
-        return {"pixels": torch.stack([self.preprocess(image) for each in frames for image in each]),
+        return {"pixels": to_batch(self.preprocess, [image for each in frames for image in each]),
                 "lengths": torch.tensor([len(each) for each in frames]),
                 "tokens": self.tokenizer([sample.prompt for sample in samples])}
 
