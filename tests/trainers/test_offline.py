@@ -177,7 +177,7 @@ def test_objective_of_the_other_process_is_refused_before_loading(recipe, base, 
     ("output.trackers=[wandb]", ["wandb", "visalign[trackers]"]),
     ("model.attention=xformers", ["xformers", "visalign[xformers]"]),
     ("model.lora.targets=[nothing]", ["nothing"]),
-    ("data.holdout=0.999", ["data.holdout", "no pair"]),
+    ("data.holdout=0.999", ["data.holdout", "nothing to train on"]),
     ("output.folder=/proc/visalign", ["/proc/visalign", "cannot be written"]),
     ("data.cache=/proc/visalign", ["data.cache", "/proc/visalign"]),
 ])
