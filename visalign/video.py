@@ -68,7 +68,6 @@ def read_video(data: bytes | str | Path, where: str, max_frames: int = 64) -> Vi
 # H.264 for players, VP9 for browsers, FFV1 where every bit counts
 CODECS = {"mp4": ("libx264", "yuv420p", {"crf": "16"}), "webm": ("libvpx-vp9", "yuv420p", {"crf": "20"}),
           "matroska": ("ffv1", "bgr0", {})}
-FORMATS = {".mp4": "mp4", ".webm": "webm", ".mkv": "matroska"}
 
 
 def to_video_bytes(video: Video, container: str = "mp4") -> bytes:
@@ -91,11 +90,6 @@ def to_video_bytes(video: Video, container: str = "mp4") -> bytes:
         for packet in stream.encode():
             output.mux(packet)
     return buffer.getvalue()
-
-
-def write_video(video: Video, path: Path) -> None:
-    """Write an mp4, webm or mkv, by the suffix."""
-    path.write_bytes(to_video_bytes(video, FORMATS[path.suffix.lower()]))
 
 
 def to_webp(video: Video) -> bytes:

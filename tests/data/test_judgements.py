@@ -77,6 +77,26 @@ def test_cross_prompt_pairs_stay_linear_and_repeat():
     assert len(first) == 200 and [p.where for p in first] == [p.where for p in second]
 
 
+def test_a_broken_or_foreign_row_among_good_ones_is_named(table, tmp_path):
+    good = {"a": "a.png", "b": "b.png", "quality": "a"}
+    file = table(good, {"chosen": "a.png"})
+    with pytest.raises(BadRow, match="line 2: names neither"):
+        read_judgements(file, DIMENSIONS)
+    (tmp_path / "judgements.jsonl").write_text(json.dumps({"prompt": "p", **good}) + "\nnot json\n")
+    with pytest.raises(BadRow, match="line 2.*not readable as JSON"):
+        read_judgements(file, DIMENSIONS)
+
+
+def test_an_hpd_file_and_a_missing_one_go_to_the_readers_of_preference_sets(table, tmp_path):
+    table()
+    rows = [{"prompt": "p", "image_path": ["a.png", "b.png"], "human_preference": [0, 1]}]
+    (tmp_path / "hpd.json").write_text(json.dumps(rows))
+    found = read_judgements(str(tmp_path / "hpd.json"), DIMENSIONS)
+    assert found[0].a.media.endswith("b.png") and found[0].outcome == {"alignment": 1.0}
+    with pytest.raises(UserError, match="nowhere.txt"):
+        read_judgements(str(tmp_path / "nowhere.txt"), DIMENSIONS)
+
+
 def test_one_sided_items_are_no_judgement(table):
     with pytest.raises(UserError, match="both good and bad"):
         read_judgements(table({"media": "a.png", "quality": "good"}), DIMENSIONS)

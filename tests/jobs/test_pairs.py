@@ -103,6 +103,16 @@ def test_mistakes_and_empty_sets_end_in_one_sentence(generations, tmp_path, opti
     assert result.exit_code == 1 and sentence.startswith("visalign: ") and word in sentence
 
 
+def test_a_ranker_that_cannot_be_reached_stops_with_its_reason(generations, tmp_path):
+    (tmp_path / "ranker.yaml").write_text("{kind: vlm_pairs, url: 'http://127.0.0.1:9/v1', retries: 0, cache: null}")
+    result = invoke(
+        "pairs", tmp_path / "out", "--from", generations, "-r", "saturation", "--strategy", "sifted", "--ranker",
+        tmp_path / "ranker.yaml",
+    )
+    sentence = result.output.strip().splitlines()[-1]
+    assert result.exit_code == 1 and "could not compare 5 of 5" in sentence and "did not answer" in sentence
+
+
 def test_an_existing_set_is_not_overwritten(generations, tmp_path):
     arguments = ("pairs", tmp_path / "out", "--from", generations, "-r", "saturation")
     assert invoke(*arguments).exit_code == 0

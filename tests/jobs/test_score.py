@@ -17,7 +17,7 @@ from visalign.cli import main
 from visalign.jobs import score as module
 from visalign.media import Video
 from visalign.rewards import load_reward
-from visalign.video import write_video
+from visalign.video import to_video_bytes
 
 
 def invoke(*arguments):
@@ -33,7 +33,8 @@ def folder(tmp_path):
     for i, (size, mode) in enumerate(zip(sizes, ["RGB", "L", "RGBA", "P", "RGB", "1"], strict=True)):
         Image.new("RGB", size, (40 * i, 255 - 40 * i, 90)).convert(mode).save(root / f"{i}.png")
         (root / f"{i}.txt").write_text(f"a red fruit {i} – ünïcode 🍎" if i != 4 else "a red fruit " * 30)
-    write_video(Video([Image.new("RGB", (32, 32), (i, i, i)) for i in range(0, 200, 20)], 10.0), root / "6.mp4")
+    frames = [Image.new("RGB", (32, 32), (i, i, i)) for i in range(0, 200, 20)]
+    (root / "6.mp4").write_bytes(to_video_bytes(Video(frames, 10.0)))
     (root / "6.txt").write_text("a grey square growing")
     (root / "7.png").write_bytes(b"nope")
     (root / "8.mp4").write_bytes(b"\0\0\0\x18ftypmp42")
@@ -83,8 +84,33 @@ def test_a_judge_that_fails_too_often_stops_the_run_with_its_reasons_and_keeps_t
         result.exit_code == 1 and "ocr: could not judge 7 of 7" in result.output and "quotes no text" in result.output
     )
     assert len(result.output.strip().splitlines()[-1]) > 50 and not out.exists()
+    same = invoke(folder, "-r", "saturation,ocr", "-o", out)
+    assert same.exit_code == 1 and "could not judge" in same.output  # stopping twice is not passing
     again = invoke(folder, "-r", "saturation,ocr", "-o", out, "--max-failures", 1)
     assert again.exit_code == 0 and len(pq.read_table(out)) == 9
+
+
+def test_what_stopped_a_run_is_judged_again_and_earlier_failures_count_on(tmp_path, monkeypatch):
+    from visalign.rewards.rules import Saturation
+
+    monkeypatch.setattr(module, "CHUNK", 50)
+    root, out, judge = many(tmp_path, 200), tmp_path / "s.parquet", Saturation.judge
+    calls = []
+
+    def dies(self, samples):
+        calls.append(len(samples))
+        values = judge(self, samples)
+        values[: 2 if len(calls) == 1 else None] = float("nan")
+        return values
+
+    monkeypatch.setattr(Saturation, "judge", dies)  # 2 failures in the first chunk, then nothing but failures
+    stopped = invoke(root, "-r", "saturation", "-o", out, "--no-gallery")
+    assert stopped.exit_code == 1 and "52 of 100" in stopped.output
+    monkeypatch.setattr(Saturation, "judge", judge)  # it came back
+    assert "could not judge 2 of" in invoke(root, "-r", "saturation", "-o", out, "--max-failures", 0.001).output
+    assert invoke(root, "-r", "saturation", "-o", out, "--no-gallery").exit_code == 0
+    rows = pq.read_table(out).to_pylist()
+    assert len(rows) == 200 and sum(row["saturation.score"] is None for row in rows) == 2
 
 
 def test_a_clip_rule_on_pictures_is_missing_but_no_failure(folder, tmp_path):
@@ -99,7 +125,7 @@ def test_prompts_that_are_missing_are_a_failure_with_a_name(tmp_path):
     (tmp_path / "m").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "m" / "a.png")
     result = invoke(tmp_path / "m", "-r", "tiny-clip", "-o", tmp_path / "s.parquet")
-    assert result.exit_code == 1 and "a.png: no prompt" in result.output
+    assert result.exit_code == 1 and "a.png: tiny-clip: no prompt" in result.output
 
 
 @pytest.mark.parametrize(
@@ -125,6 +151,18 @@ def test_the_table_is_not_overwritten_and_unfinished_parts_are_not_mixed(folder,
     out.unlink()
     module.PartStore(out, {"source": "elsewhere"}, 0).open()
     assert "unfinished run" in invoke(folder, "-r", "saturation", "-o", out).output
+
+
+def test_parts_made_with_other_settings_of_a_judge_or_other_prompts_are_not_mixed(folder, tmp_path):
+    spec = tmp_path / "mine.yaml"
+    spec.write_text("kind: jpeg\nquality: 90\n")
+    command = (folder, "-r", f"{spec},ocr", "-o", tmp_path / "s.parquet")
+    assert "could not judge" in invoke(*command).output
+    spec.write_text("kind: jpeg\nquality: 80\n")
+    assert "unfinished run" in invoke(*command).output
+    spec.write_text("kind: jpeg\nquality: 90\n")
+    (folder / "0.txt").write_text("another prompt")
+    assert "unfinished run" in invoke(*command).output
 
 
 def many(tmp_path, count=600):

@@ -96,6 +96,14 @@ def test_pictures_of_the_models_size_skip_resizing_and_give_the_same_numbers(sou
         assert torch.equal(to_batch(preprocess, images), torch.stack([preprocess(image) for image in images]))
 
 
+def test_cut_prompts_are_found_though_padding_is_a_word():
+    from visalign.rewards.openclip import cut_prompts
+
+    tokenizer = open_clip.get_tokenizer("ViT-B-32")  # pads with 0, which is also "!"
+    prompts = ["! ! " * 50, "! ! " * 10, "a cat " * 40]
+    assert cut_prompts(tokenizer, prompts).keys() == {0, 2}
+
+
 @pytest.mark.gpu
 def test_a_judge_gives_the_same_on_an_accelerator_and_can_leave_it(drawings):
     samples = [Sample("a red fruit", picture(row)) for row in drawings]

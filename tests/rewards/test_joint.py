@@ -136,3 +136,24 @@ def test_broken_folders_are_named(spoil, word, tmp_path):
 def test_impossible_networks_are_refused(settings, word):
     with pytest.raises(ValueError, match=word):
         JointSettings(**settings)
+
+
+def test_a_tower_whose_weights_use_another_activation_keeps_it(tmp_path):
+    import open_clip
+
+    from visalign.rewards.joint.reward import copy_tower_files
+
+    clip = open_clip.create_model("ViT-S-32-alt", load_weights=False, force_quick_gelu=True)
+    network = type("Network", (), {"backbone": type("Backbone", (), {"clip": clip})})
+    copy_tower_files("ViT-S-32-alt/openai", tmp_path, network)
+    again = open_clip.create_model(f"local-dir:{tmp_path}", load_weights=False)
+    assert any(isinstance(m, open_clip.transformer.QuickGELU) for m in again.modules())
+    assert again.state_dict().keys() == clip.state_dict().keys()
+
+
+def test_blocks_that_do_not_exist_are_named(tmp_path):
+    with pytest.raises(UserError, match="block 7, but tiny-clip has the blocks 0 to 3"):
+        build_network(JointSettings(**SETTINGS | {"layers": (1, 7)}))
+    folder = str(build_tiny_vlm(tmp_path))
+    with pytest.raises(UserError, match="block 2"):
+        build_network(JointSettings(**SETTINGS | {"backbone": "vlm", "source": folder, "layers": (2,)}))

@@ -180,7 +180,8 @@ def test_two_processes_learn_what_one_does_with_twice_the_batch(recipe, tmp_path
     rows = [json.loads(line) for line in (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()]
     assert rows[0]["processes"] == 2
     a, b = weights(tmp_path / "one"), weights(tmp_path / "two")
-    assert max((a[name] - b[name]).abs().max().item() for name in a) < 2e-3
+    worst = max((a[name] - b[name]).abs().max().item() for name in a)
+    assert worst < 1e-3  # 0.018 where each process averages over its own labels
 
 
 def test_single_items_with_good_and_bad_labels_train(tmp_path, recipe):
@@ -228,6 +229,15 @@ def test_a_broken_picture_in_the_data_names_its_row(tmp_path, recipe):
     (tmp_path / "j.jsonl").write_text(json.dumps({"prompt": "p", "a": "a.png", "b": "b.png", "quality": "a"}))
     result = invoke("train", recipe(data={"path": str(tmp_path / "j.jsonl"), "holdout": 0.0}))
     assert result.exit_code == 1 and "line 1" in result.output and "b.png" in result.output
+
+
+def test_a_set_of_ties_only_is_reported_without_accuracy(tmp_path):
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "a.png")
+    rows = [{"prompt": f"p{i}", "a": "a.png", "b": "a.png", "alignment": "tie"} for i in range(3)]
+    (tmp_path / "j.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    result = invoke("eval", "tiny-clip", tmp_path / "j.jsonl", "-o", tmp_path / "eval")
+    assert result.exit_code == 0, result.output
+    assert "judged by alignment, 0 not judged" in result.output and (tmp_path / "eval" / "report.html").exists()
 
 
 def test_bootstrap_weights_have_mean_one_differ_by_member_and_repeat():

@@ -63,23 +63,32 @@ def read_judgements(path: str, dimensions: tuple[str, ...], image_root: str | No
     root = Path(image_root).expanduser() if image_root else default_root(path)
     found: list[Judgement] = []
     singles: list[tuple[Item, dict[str, float], str, str]] = []
-    pairs_only = False
+    if _is_preference_set(path):
+        return [Judgement(Item(p.prompt, p.chosen), Item(p.prompt, p.rejected), {dimensions[0]: 1.0}, p.where,
+                          p.strength) for p in read_pairs(Data(path=path, image_root=image_root))]
     for where, row in table_rows(path, "train"):
+        if "__broken__" in row:
+            raise BadRow(row["__broken__"])
         if "a" in row or "b" in row:
             found.append(_comparison(row, where, root, dimensions))
         elif "media" in row:
             labels = _labels(row, where, dimensions, GOODNESS)
             singles.append((_item(row, "media", where, root), labels, where, str(row.get("kind") or "")))
         else:
-            pairs_only = True
-            break
-    if pairs_only:
-        found = [Judgement(Item(p.prompt, p.chosen), Item(p.prompt, p.rejected), {dimensions[0]: 1.0}, p.where,
-                           p.strength) for p in read_pairs(Data(path=path, image_root=image_root))]
+            raise BadRow(f"{where}: names neither a and b (a comparison) nor media (a single item)")
     found += list(cross_prompt_pairs(singles, seed))
     if not found:
         raise UserError(f"data {path}: holds no comparison, and no dimension with both good and bad items")
     return found
+
+
+def _is_preference_set(path: str) -> bool:
+    """Whether the source is one that `train` reads: by its first row, or because only its readers know the format."""
+    local = Path(path).expanduser()
+    if not local.is_dir() and local.suffix not in (".jsonl", ".csv", ".parquet"):
+        return True
+    first = next((row for _, row in table_rows(path, "train")), {})
+    return bool(first) and not {"a", "b", "media", "__broken__"} & first.keys()
 
 
 def cross_prompt_pairs(singles: list[tuple[Item, dict[str, float], str, str]], seed: int) -> Iterator[Judgement]:

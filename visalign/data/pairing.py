@@ -24,11 +24,13 @@ class PairCounts:
     ties: int = 0
     uncertain: int = 0
     disagreements: int = 0
+    unranked: int = 0
     prompts_without: int = 0
 
     def text(self) -> str:
         return (f"{self.kept} pairs; left out: {self.ties} ties, {self.uncertain} of low confidence, "
-                f"{self.disagreements} where ranking and scores disagree; {self.prompts_without} prompts gave none")
+                f"{self.disagreements} where ranking and scores disagree, {self.unranked} that "
+                f"the ranker could not compare; {self.prompts_without} prompts gave none")
 
 
 Chosen = tuple[Candidate, Candidate]

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from visalign.data.generations import Entry, find_generations
 from visalign.data.pairing import Candidate, Chosen, PairCounts, all_pairs, best_worst, keep, sifted
 from visalign.errors import UserError, nearest
-from visalign.jobs.score import score_generations
+from visalign.jobs.score import LEAST_FOR_SHARE, score_generations
 from visalign.media import grid
 from visalign.rewards import load_reward
 from visalign.rewards.vlm.asking import ComparingJudge
@@ -78,9 +78,11 @@ def make_pairs(source: str, reward: str, out: Path, settings: PairSettings, devi
     entries = find_generations(source)
     groups = candidates_by_prompt(scores, f"{judge.name}.{dimension}", 1 if judge.higher_is_better else -1, entries)
     counts, chosen = PairCounts(), []
+    rank = Ranking(entries, ranker, counts, max_failures)
     for prompt, candidates in groups.items():
-        proposed = propose(candidates, settings, entries, ranker)
+        proposed = propose(candidates, settings, rank)
         chosen += [(prompt, *pair) for pair in keep(proposed, counts, settings.min_gap, settings.min_confidence)]
+    rank.check(1)
     if not chosen:
         raise UserError(f"pairs: nothing to learn from in {source}: {counts.text()}")
     write_pairs(chosen, entries, out)
@@ -103,19 +105,45 @@ def candidates_by_prompt(scores: Path, column: str, sign: int, entries: list[Ent
     return groups
 
 
-def propose(candidates: list[Candidate], settings: PairSettings, entries: list[Entry],
-            ranker: ComparingJudge | None) -> list[Chosen]:
+@dataclass
+class Ranking:
+    """Whether the first of each pair is better, by the ranker or else by the scores; counts ties and failures."""
+
+    entries: list[Entry]
+    ranker: ComparingJudge | None
+    counts: PairCounts
+    max_failures: float
+    asked: int = 0
+    reason: str = ""
+
+    def __call__(self, pairs: list[Chosen]) -> list[bool | None]:
+        if self.ranker is None:
+            chances = [0.5 + (a.score > b.score) / 2 - (a.score < b.score) / 2 for a, b in pairs]
+        else:
+            chances = self.ranker.compare([(self.entries[a.number].sample(), self.entries[b.number].sample())
+                                           for a, b in pairs])
+        for chance in chances:
+            if isinstance(chance, Failure):
+                self.counts.unranked += 1
+                self.reason = self.reason or chance.reason
+        self.asked += len(pairs)
+        self.counts.ties += chances.count(0.5)
+        self.check(LEAST_FOR_SHARE)
+        return [None if isinstance(chance, Failure) or chance == 0.5 else chance > 0.5 for chance in chances]
+
+    def check(self, least: int) -> None:
+        """Raise UserError when the ranker failed on more than the allowed share."""
+        if self.asked >= least and self.counts.unranked > self.max_failures * self.asked:
+            raise UserError(f"pairs: the ranker {self.ranker.name} could not compare {self.counts.unranked} of "
+                            f"{self.asked} pairs, more than the share of {self.max_failures:g}; first reason: "
+                            f"{self.reason}")
+
+
+def propose(candidates: list[Candidate], settings: PairSettings, rank: Ranking) -> list[Chosen]:
     """The strategy's pairs of one prompt, before ties and doubtful ones are left out."""
-    def by_score(pairs: list[Chosen]) -> list[bool | None]:
-        return [None if a.score == b.score else a.score > b.score for a, b in pairs]
-
-    def by_ranker(pairs: list[Chosen]) -> list[bool | None]:
-        samples = [(entries[a.number].sample(), entries[b.number].sample()) for a, b in pairs]
-        return [None if isinstance(p, Failure) or p == 0.5 else p > 0.5 for p in ranker.compare(samples)]
-
     strategies = {"best_worst": lambda: best_worst(candidates), "top_k": lambda: best_worst(candidates, settings.top),
                   "margin": lambda: all_pairs(candidates),
-                  "sifted": lambda: sifted(candidates, by_ranker if ranker else by_score, settings.seed)}
+                  "sifted": lambda: sifted(candidates, rank, settings.seed)}
     return strategies[settings.strategy]()
 
 

@@ -41,7 +41,7 @@ class DimensionReport:
     judged_by: str
     overall: Agreement
     parts: dict[str, Agreement]
-    calibration: Calibration
+    calibration: Calibration | None
     robustness: list[Robustness]
     not_judged: int
 
@@ -123,14 +123,16 @@ def report_dimension(reward: Reward, dimension: str, items: list[Judgement], jud
     robustness = []
     for name, values in judged.edits.items():
         change = values[rows, column] - judged.a[rows, column]
-        flipped = np.sign(margins + change)[decided] != np.sign(margins)[decided]
-        robustness.append(Robustness(name, float(np.abs(change).mean() / max(np.abs(margins[decided]).mean(), 1e-12)),
-                                     float(flipped.mean())))
+        known = decided & np.isfinite(change)
+        if known.any():
+            flipped = np.sign(margins + change)[known] != np.sign(margins)[known]
+            typical = max(np.abs(margins[known]).mean(), 1e-12)
+            robustness.append(Robustness(name, float(np.abs(change[known]).mean() / typical), float(flipped.mean())))
     return DimensionReport(
         dimension, reward.dimensions[column], agreement(margins, outcomes, prompts),
         {name: agreement(margins[w], outcomes[w], [p for p, here in zip(prompts, w, strict=True) if here])
          for name, w in parts.items()},
-        calibration(margins * scale, outcomes), robustness, int(labelled.sum() - len(rows)))
+        calibration(margins * scale, outcomes) if decided.any() else None, robustness, int(labelled.sum() - len(rows)))
 
 
 def evaluate_reward(spec, items: list[Judgement], folder: Path, device: str = "cpu",
@@ -172,6 +174,9 @@ def summary_lines(reports: dict[str, DimensionReport]) -> list[str]:
             ties = "" if part.with_ties is None else f"{part.with_ties.value:.3f}"
             lines.append(f"{report.dimension:12} {name:24} {part.pairs:6} {part.accuracy.value:9.3f} "
                          f"{part.accuracy.low:7.3f} - {part.accuracy.high:.3f} {ties:>9}")
-        lines.append(f"{report.dimension:12} calibration error {report.calibration.error:.3f}, Kendall tau per prompt "
-                     f"{report.overall.kendall_tau.value:+.3f}" if report.overall.kendall_tau else "")
+        judged = f"judged by {report.judged_by}, {report.not_judged} not judged"
+        if report.calibration and report.overall.kendall_tau:
+            judged += (f"; calibration error {report.calibration.error:.3f}, Kendall tau per prompt "
+                       f"{report.overall.kendall_tau.value:+.3f}")
+        lines.append(f"{report.dimension:12} {judged}")
     return lines

@@ -4,6 +4,7 @@ Files are decoded in threads while the judges work; every chunk is on disk befor
 continues where it stopped; several processes (torchrun) share the work; memory does not grow with the number of files.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -21,7 +22,7 @@ from tqdm import tqdm
 from visalign.data.generations import Entry, find_generations
 from visalign.errors import UserError
 from visalign.media import Sample
-from visalign.rewards import Reward, load_reward
+from visalign.rewards import Reward, expand, load_reward
 from visalign.rewards.video_rules import OnFrames
 from visalign.runs import write_atomically
 
@@ -39,6 +40,17 @@ class Failures:
     given: int = 0
     failed: int = 0
     reasons: list[str] = field(default_factory=list)
+
+    def add(self, table: pa.Table, judge: Reward) -> None:
+        """Count a chunk's rows: a sample of the judge's modality without a single value is a failure."""
+        names = ["path", "modality", "remarks", *(f"{judge.name}.{dimension}" for dimension in judge.dimensions)]
+        for path, modality, remarks, *values in zip(*(table.column(name).to_pylist() for name in names), strict=True):
+            if modality in judge.modalities:
+                self.given += 1
+                if all(value is None for value in values):
+                    self.failed += 1
+                    if len(self.reasons) < 3:
+                        self.reasons.append(f"{path}: {remarks}")
 
     def check(self, name: str, most: float, least: int) -> None:
         """Raise UserError when more than the share `most` failed among at least `least`."""
@@ -86,23 +98,29 @@ def score_generations(source: str, specs: list, out: Path, *, device: str = "cpu
     device = str(state.device) if device == "cuda" else device
     entries = find_generations(source, prompts_from_names, media_root)
     judges = load_judges(specs, device)
-    store = PartStore(out, {"source": str(Path(source).resolve()), "rewards": [str(spec) for spec in specs],
-                            "files": len(entries)}, state.process_index)
+    listing = hashlib.sha256(json.dumps([(entry.path, entry.prompt) for entry in entries]).encode()).hexdigest()
+    store = PartStore(out, {"source": str(Path(source).resolve()), "rewards": [expand(spec) for spec in specs],
+                            "files": listing}, state.process_index)
     if state.is_main_process:
         store.open()
     state.wait_for_everyone()
     done = store.done()
     chunks = [[i for i in chunk if i not in done] for chunk in in_chunks(entries, judges)]
     mine = [chunk for chunk in chunks if chunk][state.process_index::state.num_processes]
-    failures = {judge.name: Failures() for judge in judges}
+    failures = [(judge, Failures()) for judge in judges]
+    for part in store.parts():  # what an earlier, stopped run could not judge counts on
+        kept = pq.read_table(part)
+        for judge, count in failures:
+            count.add(kept, judge)
+    state.wait_for_everyone()
     with tqdm(total=sum(map(len, mine)), desc="scoring", unit="file", disable=not state.is_main_process) as progress:
         for chunk, samples in decoded(entries, mine, workers or max(1, (os.cpu_count() or 2) // 2)):
-            store.write(score_chunk(entries, chunk, samples, judges, failures))
-            for name, count in failures.items():
-                count.check(name, max_failures, LEAST_FOR_SHARE)
+            table = score_chunk(entries, chunk, samples, judges)
+            for judge, count in failures:
+                count.add(table, judge)
+                count.check(judge.name, max_failures, 1 if chunk is mine[-1] else LEAST_FOR_SHARE)
+            store.write(table)  # only now: a chunk that stopped the run is judged again when it continues
             progress.update(len(chunk))
-    for name, count in failures.items():
-        count.check(name, max_failures, 1)
     state.wait_for_everyone()
     page = None
     if state.is_main_process:
@@ -170,8 +188,8 @@ def decoded(entries: list[Entry], chunks: list[list[int]],
             yield chunk, [sample for future in futures for sample in future.result()]
 
 
-def score_chunk(entries: list[Entry], chunk: list[int], samples: list[Sample | str], judges: list[Reward],
-                failures: dict[str, Failures]) -> pa.Table:
+def score_chunk(entries: list[Entry], chunk: list[int], samples: list[Sample | str],
+                judges: list[Reward]) -> pa.Table:
     """One table row a file: what is known of it, every judge's values, its spread, and remarks."""
     readable = [k for k, sample in enumerate(samples) if isinstance(sample, Sample)]
     given = [samples[k] for k in readable]
@@ -190,16 +208,8 @@ def score_chunk(entries: list[Entry], chunk: list[int], samples: list[Sample | s
                 for k, value in zip(readable, values[:, j].tolist(), strict=True):
                     column[k] = None if value != value else value
                 columns[f"{judge.name}.{dimension}{suffix}"] = column
-        count = failures[judge.name]
-        for row, (k, sample) in enumerate(zip(readable, given, strict=True)):
-            if row in answer.remarks:
-                remarks[k].append(f"{judge.name}: {answer.remarks[row]}")
-            if sample.modality in judge.modalities:
-                count.given += 1
-                if answer.values[row].isnan().all():
-                    count.failed += 1
-                    if len(count.reasons) < 3:
-                        count.reasons.append(f"{entries[chunk[k]].path}: {answer.remarks.get(row, 'no reason given')}")
+        for row, text in answer.remarks.items():
+            remarks[readable[row]].append(f"{judge.name}: {text}")
     columns["remarks"] = ["; ".join(each) or None for each in remarks]
     return pa.table(columns, schema=schema_of(columns))
 

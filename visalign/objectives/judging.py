@@ -10,7 +10,7 @@ With m = r_a - r_b, and z = m - margin * strength for a pair in which a is prefe
 
 Differs from the papers in: dimensions without a label are masked (VideoAlign marks them 22, here NaN) and every
 member of an ensemble has its own weights for the pairs (a bootstrap).
-Recipe: configs/reward.yaml.
+Recipe: configs/reward/open_clip.yaml.
 """
 
 import math

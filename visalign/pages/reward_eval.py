@@ -16,7 +16,7 @@ def write_page(file: Path, reward, reports: dict, items: list, judged) -> None:
         "reward_eval.html.j2", title=f"{reward.name} against labels", count=len(items),
         prompts=len({item.prompt for item in items}), reports=list(reports.values()),
         rows=lambda report: [("all", report.overall), *report.parts.items()],
-        figures={name: reliability(report) for name, report in reports.items()},
+        figures={name: reliability(report) for name, report in reports.items() if report.calibration},
         mistakes=[row for report in reports.values() for row in worst(reward, report, items, judged)]))
 
 

@@ -97,6 +97,6 @@ def cut_prompts(tokenizer, prompts: list[str]) -> dict[int, str]:
     length = tokenizer.context_length
     longer = tokenizer(prompts, context_length=4 * length)
     empty = tokenizer([""], context_length=4 * length)[0]
-    padding = empty[-1]
-    counts = (longer != padding).sum(1).tolist()
+    # by the last place in use, since some tokenizers pad with a token that words have too
+    counts = ((longer != empty[-1]) * torch.arange(1, longer.shape[1] + 1)).amax(1).tolist()
     return {i: f"prompt cut to the model's {length} tokens" for i, n in enumerate(counts) if n > length}

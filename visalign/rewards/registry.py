@@ -72,7 +72,7 @@ def build_reward(spec: RewardSpec, device: str = "cpu") -> Reward:
 
     Raises UserError naming the part that is wrong and what is allowed.
     """
-    given = _expand(spec)
+    given = expand(spec)
     kind = given.pop("kind")
     inner = given.pop("of", None)
     if inner is not None:
@@ -99,7 +99,8 @@ def check_reward(spec: RewardSpec) -> None:
     load_reward(spec)
 
 
-def _expand(spec: RewardSpec) -> dict[str, Any]:
+def expand(spec: RewardSpec) -> dict[str, Any]:
+    """A specification as a mapping with `kind`. Raises UserError as `build_reward` does."""
     if isinstance(spec, dict):
         kind = spec.get("kind")
         if kind in ALIASES:
@@ -137,7 +138,7 @@ def _from_yaml(path: Path) -> dict[str, Any]:
     spec = read_yaml(path, "reward")
     if not isinstance(spec, str | dict):
         raise UserError(f"reward {path}: expected a reward's name or a mapping with `kind`")
-    expanded = _expand(spec)
+    expanded = expand(spec)
     return {"name": path.stem} | expanded
 
 

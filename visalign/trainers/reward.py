@@ -5,7 +5,7 @@
 As in the offline loop, data order and each head's bootstrap depend on (seed, place) alone: a killed run continues to
 the same weights, and several processes learn what one does with the batch multiplied.
 
-Run:  visalign reward train configs/reward.yaml data.path=judgements.parquet
+Run:  visalign reward train configs/reward/open_clip.yaml data.path=judgements.parquet
 """
 
 import contextlib

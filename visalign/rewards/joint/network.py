@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from visalign.config import JointSettings
+from visalign.errors import UserError
 from visalign.media import Sample
 from visalign.rewards.openclip import to_batch
 
@@ -84,6 +85,10 @@ class OpenClipBackbone(nn.Module):
         if settings.tuning == "lora":
             add_lora(clip, settings.lora_rank, ["attn", "c_fc", "c_proj"])
         size = clip.visual.image_size
+        blocks = len(getattr(getattr(clip.visual, "transformer", None), "resblocks", ())) or None
+        if blocks is not None and max(settings.layers, default=0) >= blocks:
+            raise UserError(f"model.layers names block {max(settings.layers)}, but {settings.source} has the blocks 0 "
+                            f"to {blocks - 1}")
         with torch.no_grad():
             widths, embedding = self._widths(size if isinstance(size, tuple) else (size, size))
         width, heads = settings.width, settings.attention_heads

@@ -118,17 +118,18 @@ class JointReward(Judge):
         for i, sample in enumerate(samples):
             if sample.modality == "image" and still:
                 values[i, still] = spread[i, still] = float("nan")
-                remarks.setdefault(i, f"{' and '.join(self.settings.video_only)}: videos only")
+                only = f"{' and '.join(self.settings.video_only)}: videos only"
+                remarks[i] = f"{remarks[i]}; {only}" if i in remarks else only
         return Scores(values, remarks, spread)
 
 
 def trained_weights(network: JointNetwork) -> dict[str, Tensor]:
-    """What training changes, by name: all learning parameters and the buffers of what is tuned."""
+    """What training changes, by name."""
     return {name: p for name, p in network.named_parameters() if p.requires_grad}
 
 
 def save_reward(folder: Path, network: JointNetwork, settings: JointSettings, standard: dict[str, list[float]],
-                about: dict, dtype: torch.dtype = torch.float32) -> None:
+                about: dict) -> None:
     """Write a reward's folder: settings, what is known of it (`about`), and the weights that training changed.
 
     A fully tuned open_clip reward takes its tower's configuration and tokenizer along and needs no other file.
@@ -138,7 +139,7 @@ def save_reward(folder: Path, network: JointNetwork, settings: JointSettings, st
     if settings.tuning == "full" and settings.backbone == "open_clip":
         copy_tower_files(settings.source, folder, network)
         settings = settings.model_copy(update={"source": "."})
-    save_file({name: p.detach().cpu().to(dtype).contiguous() for name, p in weights.items()}, folder / FILES[1])
+    save_file({name: p.detach().cpu().contiguous() for name, p in weights.items()}, folder / FILES[1])
     saved = {"model": settings.model_dump(mode="json"), "standard": standard, **about}
     (folder / FILES[0]).write_text(json.dumps(saved, indent=2) + "\n")
 
@@ -158,11 +159,14 @@ def copy_tower_files(source: str, folder: Path, network: JointNetwork) -> None:
             if (origin / file).is_file():
                 shutil.copy(origin / file, folder / file)
         return
-    config = {"model_cfg": open_clip.get_model_config(name),
-              "preprocess_cfg": network.backbone.clip.visual.preprocess_cfg}
-    if config["model_cfg"] is None:
+    architecture = open_clip.get_model_config(name)
+    if architecture is None:
         from huggingface_hub import hf_hub_download
 
         shutil.copy(hf_hub_download(name.removeprefix("hf-hub:"), "open_clip_config.json"), folder)
         return
+    clip = network.backbone.clip
+    # some weights of an architecture (OpenAI's) go with another activation than its configuration says
+    quick = any(isinstance(module, open_clip.transformer.QuickGELU) for module in clip.modules())
+    config = {"model_cfg": architecture | {"quick_gelu": quick}, "preprocess_cfg": clip.visual.preprocess_cfg}
     (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")

@@ -41,6 +41,10 @@ class VlmBackbone(nn.Module):
         if settings.tuning == "lora":
             add_lora(model, settings.lora_rank, LORA_TARGETS)
         self.model = model.base_model
+        blocks = model.config.get_text_config().num_hidden_layers
+        if max(settings.layers, default=0) >= blocks:
+            raise UserError(f"model.layers names block {max(settings.layers)}, but {settings.source} has the blocks 0 "
+                            f"to {blocks - 1}")
         hidden = self.model.get_input_embeddings().weight.shape[1]
         self.features = settings.width if settings.layers else hidden
         self.pool = HierarchicalPool([hidden] * len(settings.layers), settings.width,

@@ -58,6 +58,8 @@ class AskingJudge(Judge):
         for name in ("timeout", "concurrency", "max_tokens", "frames"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be greater than 0, got {getattr(self, name)}")
+        if self.source and self.temperature:
+            raise ValueError("temperature is for endpoints; a local model answers with its likeliest words")
         if self.retries < 0:
             raise ValueError(f"retries must be at least 0, got {self.retries}")
 
@@ -66,6 +68,11 @@ class AskingJudge(Judge):
             from visalign.rewards.hub_clip import check_hub_or_folder
 
             check_hub_or_folder(self.source, "config.json", self.name)
+
+    def to(self, device: str) -> None:
+        super().to(device)
+        if self.source and "asker" in self.__dict__:
+            self.asker.to(device)
 
     @cached_property
     def asker(self) -> Asker:

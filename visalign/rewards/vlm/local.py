@@ -24,6 +24,10 @@ class LocalAsker:
         ids = {str(d): self.processor.tokenizer.encode(str(d), add_special_tokens=False) for d in range(10)}
         self.digit_ids = {digit: each[0] for digit, each in ids.items() if len(each) == 1}
 
+    def to(self, device: str) -> None:
+        self.device = device
+        self.model.to(device)
+
     @torch.no_grad()
     def ask(self, questions: list[Question], on_answer: Callable[[int, Answer], None]) -> list[Answer | Failure]:
         answers: list[Answer | Failure] = []
