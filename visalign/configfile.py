@@ -11,14 +11,14 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from visalign.config import Config
+from visalign.config import Config, OnlineConfig
 from visalign.errors import UserError, nearest
 
 Kind = TypeVar("Kind", bound=BaseModel)
 
 
-def load_config(path: str | Path, overrides: tuple[str, ...] = (), kind: type[Kind] = Config) -> Kind:
-    """Read and validate a recipe.
+def load_config(path: str | Path, overrides: tuple[str, ...] = (), kind: type[Kind] | None = None) -> Kind:
+    """Read and validate a recipe of `kind`; by default an online one if it has a `rollout` section, else offline.
 
     Raises UserError with one sentence naming the file and key, what was given, and what is allowed.
     """
@@ -27,7 +27,7 @@ def load_config(path: str | Path, overrides: tuple[str, ...] = (), kind: type[Ki
         raise UserError(f"config {path}: expected a mapping of sections, found {type(raw).__name__}")
     for override in overrides:
         _apply_override(raw, override)
-    return parse_config(raw, str(path), kind)
+    return parse_config(raw, str(path), kind or (OnlineConfig if "rollout" in raw else Config))
 
 
 def read_yaml(path: Path, what: str) -> Any:
@@ -48,7 +48,16 @@ def parse_config(raw: dict, where: str = "config", kind: type[Kind] = Config) ->
     except ValidationError as error:
         raise UserError(f"{where}: {_explain(error.errors()[0], kind)}") from None
     build_objective(config.objective, where, kind.loop)
+    if isinstance(config, OnlineConfig):
+        build_advantage(config.advantage, where)
     return config
+
+
+def build_advantage(settings: dict[str, Any], where: str = "config"):
+    """The advantage rule with its settings validated."""
+    from visalign.objectives.advantages import AdvantageRule
+
+    return build_dataclass(AdvantageRule, settings, f"{where}: unknown key advantage.{{key}}", f"{where}: advantage")
 
 
 def build_objective(settings: dict[str, Any], where: str = "config", loop: str = "offline"):

@@ -19,6 +19,10 @@ import yaml
 from visalign.config import Config
 from visalign.errors import UserError
 
+MAY_CHANGE = frozenset({"train.steps", "train.epochs", "train.device", "data.cache", "rollout.cache",
+                        "reward.timeout", "reward.retries", "reward.retry_wait", "reward.max_failures"})
+"""Settings a resumed run may have otherwise than the run it continues."""
+
 
 class RunFolder:
     """Opens a folder for a run.
@@ -40,10 +44,10 @@ class RunFolder:
         settings = config.model_dump(mode="json")
         if used:
             earlier = yaml.safe_load((self.path / "config.yaml").read_text())
-            changed = [f"{section}.{key}" for section in ("model", "data", "objective", "optim", "train")
+            changed = [f"{section}.{key}" for section in sorted(settings.keys() - {"eval", "output"})
                        for key in settings[section] | earlier.get(section, {})
                        if settings[section].get(key) != earlier.get(section, {}).get(key)
-                       and f"{section}.{key}" not in ("train.steps", "train.device", "data.cache")]
+                       and f"{section}.{key}" not in MAY_CHANGE]
             if changed:
                 raise UserError(f"output.folder {self.path}: cannot resume, {changed[0]} differs from the run that was "
                                 "started there; use the same settings or a new folder")

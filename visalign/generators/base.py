@@ -2,7 +2,9 @@
 
 import contextlib
 import copy
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -15,6 +17,18 @@ from visalign.processes import Diffusion, Flow
 
 Conditioning = dict[str, Tensor]
 """Named embeddings of prompts, batch first: what a prompt is to the network."""
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """Classifier-free guidance u + scale (c - u), u from the `negative` conditioning [B, ...].
+
+    Families distilled with guidance take the scale as an input instead. detach_negative: no gradient through u.
+    """
+
+    scale: float
+    negative: Conditioning | None = None
+    detach_negative: bool = True
 
 _SDPA = {"math": "MATH", "flash": "FLASH_ATTENTION"}
 
@@ -32,6 +46,7 @@ class Generator:
     denoiser_name: ClassVar[str]
     denoiser_class: ClassVar[str]
     lora_targets: ClassVar[tuple[str, ...]]
+    embedded_guidance: ClassVar[float | None] = None  # a guidance-distilled family's scale where none is given
     has_kohya_names: ClassVar[bool] = False  # whether user interfaces know this family's LoRA under kohya names
 
     def __init__(self, pipeline, *, device: torch.device, compute_dtype: torch.dtype = torch.float32,
@@ -47,7 +62,8 @@ class Generator:
         self._frozen_copy: nn.Module | None = None
         self._in_reference = False
         self.vae_factor = pipeline.vae_scale_factor
-        self.resolution = resolution or self.denoiser.config.sample_size * self.vae_factor
+        self.resolution = resolution or self.default_resolution()
+        self.passes: Counter[str] = Counter()
         self.process: Diffusion | Flow = self.build_process()
         pipeline.set_progress_bar_config(disable=True)
         for module in self.frozen_modules():
@@ -73,6 +89,10 @@ class Generator:
         """Arguments of the pipeline's call that only this family has."""
         return {}
 
+    def _unpack(self, latents: Tensor) -> Tensor:
+        """Latents [B, C, h, w] from the pipeline's own layout."""
+        return latents
+
     def frozen_modules(self) -> list[nn.Module]:
         """Everything that never learns: the VAE and the text encoders."""
         return [m for name, m in self.pipeline.components.items()
@@ -93,12 +113,40 @@ class Generator:
                 stack.enter_context(torch.nn.attention.sdpa_kernel(backend))
             yield
 
-    def predict(self, latents: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        """What the network predicts at latents [B, C, H, W] and process times t [B]; float32, unguided."""
+    def predict(self, latents: Tensor, t: Tensor, conditioning: Conditioning,
+                guidance: Guidance | None = None) -> Tensor:
+        """What the network predicts at latents [B, C, H, W] and process times t [B], float32; guided in one pass.
+
+        `passes` counts the samples that went through, with and without gradients.
+        """
+        if self.embedded_guidance is not None:
+            scale = guidance.scale if guidance else self.embedded_guidance
+            return self._pass(latents, t, conditioning | {"guidance": torch.full_like(t, scale, dtype=torch.float32)})
+        if guidance is None or guidance.scale == 1 or guidance.negative is None:
+            return self._pass(latents, t, conditioning)
+        both = {name: torch.cat([guidance.negative[name], tensor]) for name, tensor in conditioning.items()}
+        unguided, wanted = self._pass(torch.cat([latents, latents]), torch.cat([t, t]), both).chunk(2)
+        unguided = unguided.detach() if guidance.detach_negative else unguided
+        return unguided + guidance.scale * (wanted - unguided)
+
+    def _pass(self, latents: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         network = self.policy if not self._in_reference else (self._frozen_copy or self.denoiser)
+        self.passes["with gradient" if torch.is_grad_enabled() else "without gradient"] += len(latents)
         with self.arithmetic():
             time = self.process.network_time(t).to(latents.device)
             return self._call_network(network, latents.to(self._network_dtype(network)), time, conditioning).float()
+
+    def schedule(self, steps: int) -> Tensor:
+        """Process times of a sampling run, noisiest first, [steps + 1]."""
+        return self.process.schedule(steps)
+
+    def default_resolution(self) -> int:
+        return self.denoiser.config.sample_size * self.vae_factor
+
+    def latent_shape(self) -> tuple[int, ...]:
+        """(C, h, w) of one sample at the working resolution."""
+        side = self.resolution // self.vae_factor
+        return self.denoiser.config.in_channels, side, side
 
     @staticmethod
     def _network_dtype(network: nn.Module) -> torch.dtype:
@@ -169,13 +217,16 @@ class Generator:
         mean, scale = self._latent_statistics()
         return (latents - mean) * scale
 
-    @torch.no_grad()
-    def decode(self, latents: Tensor) -> list[Image.Image]:
-        """Pictures from latents [B, C, h, w], decoded in the VAE's own precision."""
+    def decode_pixels(self, latents: Tensor) -> Tensor:
+        """Pixels [B, 3, H, W] in [-1, 1] up to the VAE's overshoot, in its own precision, with gradients."""
         vae = self.pipeline.vae
         mean, scale = self._latent_statistics()
-        pixels = vae.decode((latents.float() / scale + mean).to(vae.dtype)).sample
-        return self.pipeline.image_processor.postprocess(pixels.float().cpu(), output_type="pil")
+        return vae.decode((latents.float() / scale + mean).to(vae.dtype)).sample.float()
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> list[Image.Image]:
+        """Pictures from latents [B, C, h, w]."""
+        return self.pipeline.image_processor.postprocess(self.decode_pixels(latents).cpu(), output_type="pil")
 
     def _latent_statistics(self) -> tuple[Tensor | float, Tensor | float]:
         config = self.pipeline.vae.config
@@ -198,7 +249,7 @@ class Generator:
                     negative_prompt=None if negative_prompt is None else [negative_prompt] * len(batch),
                     height=self.resolution, width=self.resolution, output_type="latent",
                     **self._sampling_options()).images
-            yield self.decode(latents)
+            yield self.decode(self._unpack(latents))
 
 
 def add_lora(denoiser: nn.Module, rank: int, alpha: float, dropout: float, targets: tuple[str, ...]) -> None:

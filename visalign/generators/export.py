@@ -63,7 +63,6 @@ def model_card(config: Config, generator: Generator, figures: dict[str, str]) ->
                 'pipeline.load_lora_weights("path/to/this/folder")')
     else:
         load = f'pipeline = {pipeline}.from_pretrained("path/to/this/folder/pipeline")'
-    data = config.data.path or f"pairs made by the model itself, ranked by {config.data.feedback.reward}"
     rows = "\n".join(f"| {name} | {value} |" for name, value in figures.items())
     return f"""---
 base_model: {config.model.source}
@@ -77,7 +76,7 @@ from diffusers import {pipeline}
 {load}
 ```
 
-Data: {data}.
+Data: {config.taught_by()}.
 
 | measured on held-out prompts | |
 |---|---|

@@ -10,11 +10,12 @@ from torch import nn
 from visalign.config import Model
 from visalign.errors import UserError
 from visalign.generators.base import Generator, add_lora
+from visalign.generators.flux import FluxGenerator
 from visalign.generators.sd3 import SD3Generator
 from visalign.generators.unet import SDGenerator, SDXLGenerator
 
 FAMILIES: dict[str, type[Generator]] = {
-    family.pipeline_class: family for family in (SD3Generator, SDXLGenerator, SDGenerator)
+    family.pipeline_class: family for family in (SD3Generator, FluxGenerator, SDXLGenerator, SDGenerator)
 }
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
 EMBEDDED = {"tiny-sd3": ASSETS / "tiny-sd3", "tiny-sdxl": ASSETS / "tiny-sdxl"}

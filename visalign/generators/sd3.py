@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from visalign.generators.base import Conditioning, Generator
+from visalign.generators.flow_times import scheduler_times
 from visalign.processes import Flow
 
 
@@ -30,6 +31,11 @@ class SD3Generator(Generator):
         return network(hidden_states=latents, timestep=time,
                        encoder_hidden_states=conditioning["prompt_embeds"].to(latents.dtype),
                        pooled_projections=conditioning["pooled"].to(latents.dtype), return_dict=False)[0]
+
+    def schedule(self, steps: int) -> Tensor:
+        patch = self.denoiser.config.patch_size
+        _, height, width = self.latent_shape()
+        return scheduler_times(self.pipeline.scheduler, steps, tokens=(height // patch) * (width // patch))
 
     def _sampling_options(self) -> dict:
         return {"max_sequence_length": self.prompt_tokens}

@@ -1,8 +1,11 @@
 """Losses as pure functions of tensors. To add one, see EXTENDING.md."""
 
+from visalign.objectives.backprop import DRaFT
 from visalign.objectives.base import Objective, Outcome, PairErrors
 from visalign.objectives.dpo import DiffusionDPO, FlowDPO
+from visalign.objectives.forward import AWM, RAFT, DiffusionNFT
 from visalign.objectives.judging import PreferenceJudging
+from visalign.objectives.policy import D3PO, GRPO, FlowDPPO, GRPOGuard
 from visalign.objectives.regression import SFT, FlowRWR
 
 OBJECTIVES: dict[str, type[Objective]] = {
@@ -12,7 +15,17 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "sft": SFT,
 }
 REWARD_OBJECTIVES = {"preference": PreferenceJudging}
-REGISTRIES = {"offline": OBJECTIVES, "reward": REWARD_OBJECTIVES}
+ONLINE_OBJECTIVES = {
+    "grpo": GRPO,
+    "grpo_guard": GRPOGuard,
+    "flow_dppo": FlowDPPO,
+    "d3po": D3PO,
+    "nft": DiffusionNFT,
+    "awm": AWM,
+    "raft": RAFT,
+    "draft": DRaFT,
+}
+REGISTRIES = {"offline": OBJECTIVES, "online": ONLINE_OBJECTIVES, "reward": REWARD_OBJECTIVES}
 """By the loop that uses them; a configuration says which loop it is for."""
 
-__all__ = ["OBJECTIVES", "REGISTRIES", "REWARD_OBJECTIVES", "Objective", "Outcome", "PairErrors"]
+__all__ = ["OBJECTIVES", "ONLINE_OBJECTIVES", "REGISTRIES", "REWARD_OBJECTIVES", "Objective", "Outcome", "PairErrors"]

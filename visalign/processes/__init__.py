@@ -3,4 +3,6 @@
 from visalign.processes.diffusion import Diffusion
 from visalign.processes.flow import Flow
 
-__all__ = ["Diffusion", "Flow"]
+PROCESSES: dict[str, type[Diffusion] | type[Flow]] = {"diffusion": Diffusion, "flow": Flow}
+
+__all__ = ["PROCESSES", "Diffusion", "Flow"]

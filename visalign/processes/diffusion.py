@@ -4,24 +4,17 @@
     v = alpha_t eps - sigma_t x0.
 
 Ho et al. 2020 (arXiv 2006.11239); Salimans & Ho 2022 (arXiv 2202.00512); DDIM: Song et al. 2020 (arXiv 2010.02502).
-Times t are integers [B] in 0..999; in `step`, t_next = -1 means clean data. Latents are [B, C, H, W].
+Times t are integers [B] in 0..999; in `moments`, t_next = -1 means clean data. Latents are [B, C, H, W].
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from visalign.processes.steps import Moments
 from visalign.processes.times import per_sample, sample_unit_times
-
-
-class Step(NamedTuple):
-    """One sampling step: the Gaussian `mean`, its `std` [B], and the `sample` drawn from it."""
-
-    mean: Tensor
-    std: Tensor
-    sample: Tensor
 
 
 @dataclass(frozen=True)
@@ -30,6 +23,7 @@ class Diffusion:
     prediction_type: str = "epsilon"
     shift: float = 1.0
     kind = "diffusion"
+    SAMPLERS: ClassVar[tuple[str, ...]] = ("ode", "ddim")
 
     def __post_init__(self):
         if self.prediction_type not in ("epsilon", "v_prediction"):
@@ -44,7 +38,7 @@ class Diffusion:
 
     def _alpha_bar(self, t: Tensor) -> Tensor:
         """alphas_cumprod at t [B], and 1 where t is -1 (clean data)."""
-        table = self.alphas_cumprod.to(t.device, torch.float32)
+        table = self.alphas_cumprod.to(t.device)
         return torch.where(t < 0, torch.ones_like(table[:1]), table[t.clamp(min=0).long()])
 
     def sample_times(self, n: int, sampling: str, generator: torch.Generator) -> Tensor:
@@ -86,14 +80,15 @@ class Diffusion:
         """Sampling times from the noisiest to -1 (clean), int64 [steps + 1], evenly spaced."""
         return torch.linspace(len(self) - 1, -1, steps + 1).round().long()
 
-    def step(self, prediction: Tensor, x_t: Tensor, t: Tensor, t_next: Tensor, eta: float = 0.0,
-             generator: torch.Generator | None = None) -> Step:
-        """One DDIM step (eq. 12, 16): eta=0 is deterministic, eta=1 ancestral DDPM. x0 is not clipped (latents)."""
-        now, then = self._alpha_bar(t), self._alpha_bar(t_next)
+    def moments(self, prediction: Tensor, x_t: Tensor, t: Tensor, t_next: Tensor, sampler: str = "ode",
+                level: float = 0.0) -> Moments:
+        """The Gaussian of one DDIM step (eq. 12, 16): `ode` is deterministic, `ddim` adds noise with eta = level.
+
+        level 1 is ancestral DDPM. The step to clean data has std 0. x0 is not clipped (latents).
+        """
+        eta = level if sampler == "ddim" else 0.0
+        now, then = self._alpha_bar(t.to(x_t.device)), self._alpha_bar(t_next.to(x_t.device))
         std = eta * ((1 - then) / (1 - now)).sqrt() * (1 - now / then).clamp(min=0).sqrt()
         x0, eps = self.x0_from(prediction, x_t, t), self.noise_from(prediction, x_t, t)
-        mean = per_sample(then.sqrt(), x_t) * x0 + per_sample((1 - then - std**2).clamp(min=0).sqrt(), x_t) * eps
-        if eta == 0:
-            return Step(mean, std, mean)
-        noise = torch.randn(x_t.shape, generator=generator, device=x_t.device)
-        return Step(mean, std, mean + per_sample(std, x_t) * noise)
+        direction = (1 - then - std**2).clamp(min=0).sqrt()
+        return Moments(per_sample(then.sqrt(), x_t) * x0 + per_sample(direction, x_t) * eps, std)

@@ -6,11 +6,14 @@ Liu et al. 2022 (arXiv 2209.03003); Esser et al. 2024 (arXiv 2403.03206). Times 
 made for diffusers receives 1000 t. Latents are [B, C, (F,) H, W].
 """
 
+import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from visalign.processes.steps import Moments
 from visalign.processes.times import per_sample, sample_unit_times, shift_times
 
 
@@ -19,6 +22,7 @@ class Flow:
     shift: float = 1.0
     kind = "flow"
     prediction_type = "velocity"
+    SAMPLERS: ClassVar[tuple[str, ...]] = ("ode", "flow_sde", "dance_sde", "cps")
 
     def sample_times(self, n: int, sampling: str, generator: torch.Generator) -> Tensor:
         """Training times, float32 [n] in (0, 1)."""
@@ -57,6 +61,39 @@ class Flow:
         """Sampling times from 1 to 0, float32 [steps + 1], shifted."""
         return shift_times(torch.linspace(1, 0, steps + 1), self.shift)
 
+    def moments(self, prediction: Tensor, x_t: Tensor, t: Tensor, t_next: Tensor, sampler: str = "ode",
+                level: float = 0.0) -> Moments:
+        """The Gaussian of one step from t to t_next (both [B], t_next < t): see `SAMPLERS`.
+
+        `ode` is Euler's step of the probability flow. `flow_sde` (Flow-GRPO, arXiv 2505.05470) and `dance_sde`
+        (DanceGRPO, arXiv 2505.07818) follow the SDE with the same marginals,
+            dx = [v + g^2/(2t) (x + (1-t) v)] dt + g dW,   g = level sqrt(t/(1-t))   or   g = level,
+        where at t = 1 the 1-t inside g is that of the next time. `cps` (FlowCPS, arXiv 2509.05952) draws anew the part
+        sin(level pi/2) of the next noise; with finitely or infinitely many steps it does not keep the marginals.
+        """
+        t, t_next = t.to(x_t.device), t_next.to(x_t.device)
+        if sampler == "cps":
+            return self._cps(prediction, x_t, t, t_next, level)
+        h = t - t_next
+        variance = _SQUARED_NOISE[sampler](t, t_next, level)  # g^2
+        extra = variance / (2 * t)
+        drift = prediction * (1 + per_sample(extra * (1 - t), x_t)) + per_sample(extra, x_t) * x_t
+        return Moments(x_t - per_sample(h, x_t) * drift, (variance * h).sqrt())
+
+    def _cps(self, prediction: Tensor, x_t: Tensor, t: Tensor, t_next: Tensor, level: float) -> Moments:
+        fresh = t_next * math.sin(level * math.pi / 2)
+        kept = (t_next.square() - fresh.square()).clamp(min=0).sqrt()
+        x0, noise = self.x0_from(prediction, x_t, t), self.noise_from(prediction, x_t, t)
+        return Moments(per_sample(1 - t_next, x_t) * x0 + per_sample(kept, x_t) * noise, fresh)
+
     def step(self, prediction: Tensor, x_t: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
         """One Euler step of the probability-flow ODE from t to t_next (both [B])."""
-        return x_t + per_sample(t_next - t, x_t) * prediction
+        return self.moments(prediction, x_t, t, t_next).mean
+
+
+def _flow_sde(t: Tensor, t_next: Tensor, level: float) -> Tensor:
+    return level**2 * t / (1 - torch.where(t > 1 - 1e-5, t_next, t))
+
+
+_SQUARED_NOISE = {"ode": lambda t, t_next, level: torch.zeros_like(t), "flow_sde": _flow_sde,
+                  "dance_sde": lambda t, t_next, level: torch.full_like(t, level**2)}

@@ -23,5 +23,5 @@ def sample_unit_times(n: int, sampling: str, shift: float, generator: torch.Gene
 
 
 def per_sample(values: Tensor, like: Tensor) -> Tensor:
-    """[B] reshaped to [B, 1, ...] so that it multiplies `like` [B, ...], in float32 on its device."""
-    return values.to(like.device, torch.float32).view(-1, *[1] * (like.ndim - 1))
+    """[B] reshaped to [B, 1, ...] so that it multiplies `like` [B, ...], on its device, in at least float32."""
+    return values.to(like.device, torch.promote_types(like.dtype, torch.float32)).view(-1, *[1] * (like.ndim - 1))

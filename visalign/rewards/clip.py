@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from visalign.media import Sample
 from visalign.rewards.base import Judge, Scores
-from visalign.rewards.openclip import check_source, cut_prompts, load_open_clip, to_batch
+from visalign.rewards.openclip import check_source, cut_prompts, load_open_clip, pixels_to_batch, to_batch
 
 SCALES = {"cosine": lambda cosine: cosine, "percent": lambda cosine: 100 * cosine,
           "hessel": lambda cosine: 2.5 * cosine.clamp(min=0)}
@@ -73,6 +73,13 @@ class ClipScore(Judge):
             self._known |= {prompt: (features[i], cut.get(i)) for i, prompt in enumerate(unknown)}
         found = [self._known[prompt] for prompt in prompts]
         return torch.stack([features for features, _ in found]), [note for _, note in found]
+
+    def score_pixels(self, pixels: Tensor, prompts: list[str]) -> Tensor:
+        """As `score`, of square pixels [B, 3, H, W] in [0, 1] and with gradients, [B, 1]."""
+        network = self.network
+        features = network.encode_image(pixels_to_batch(self.preprocess, pixels.to(self.device), self.name))
+        texts = self.prompt_features(prompts)[0].to(self.device)
+        return SCALES[self.scale]((F.normalize(features.float(), dim=-1) * texts).sum(-1, keepdim=True))
 
     def judge(self, samples: list[Sample]) -> Scores:
         texts, notes = self.prompt_features([sample.prompt for sample in samples])

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -78,6 +79,19 @@ def to_batch(preprocess, images: list[Image.Image]) -> Tensor:
         return torch.stack([preprocess(image) for image in images])
     pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2)
     return pixels.float().div(255).sub_(mean).div_(std).contiguous()
+
+
+def pixels_to_batch(preprocess, pixels: Tensor, who: str) -> Tensor:
+    """As `to_batch`, of pixels [B, 3, H, W] in [0, 1] and with gradients; resizing is bicubic and antialiased.
+
+    Raises UserError when the model's own transform has a form that is not known here.
+    """
+    size, mean, std = _resize_and_norm(preprocess)
+    if size is None:
+        raise UserError(f"reward {who}: its preprocessing is not resize, crop and normalise, so it has no gradient")
+    if pixels.shape[-2:] != size:
+        pixels = F.interpolate(pixels, size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+    return (pixels - mean.to(pixels)) / std.to(pixels)
 
 
 def _resize_and_norm(preprocess) -> tuple[tuple[int, int] | None, Tensor | None, Tensor | None]:

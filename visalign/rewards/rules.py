@@ -85,38 +85,54 @@ class Exposure(PictureRule):
         return float(1 - abs(y.mean() - self.target) / reach - ((y <= 0) | (y >= 1 - 1e-9)).mean())
 
 
+class SmoothRule(PictureRule):
+    """A measurement with a gradient: `of_pixels` [B, 3, H, W] in [0, 1] -> [B]."""
+
+    def of_pixels(self, pixels: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def measure(self, sample: Sample) -> float:
+        return float(self.of_pixels(torch.from_numpy(pixels_of(sample.image).transpose(2, 0, 1)[None].copy())))
+
+    def score_pixels(self, pixels: Tensor, prompts: list[str]) -> Tensor:
+        """As `score`, with gradients, [B, 1]."""
+        return self.of_pixels(pixels)[:, None]
+
+
 @dataclass
-class Contrast(PictureRule):
+class Contrast(SmoothRule):
     """Root-mean-square contrast: the standard deviation of luma, in [0, 0.5]."""
 
     score_range = (0.0, 0.5)
 
-    def measure(self, sample: Sample) -> float:
-        return float(luma_of(pixels_of(sample.image)).std())
+    def of_pixels(self, pixels: Tensor) -> Tensor:
+        luma = torch.einsum("bchw,c->bhw", pixels, torch.tensor([0.299, 0.587, 0.114]).to(pixels))
+        return luma.flatten(1).std(1, correction=0)
 
 
 @dataclass
-class Saturation(PictureRule):
+class Saturation(SmoothRule):
     """Mean HSV saturation, in [0, 1]."""
 
     score_range = (0.0, 1.0)
 
-    def measure(self, sample: Sample) -> float:
-        pixels = pixels_of(sample.image)
-        high, low = pixels.max(-1), pixels.min(-1)
-        return float(np.divide(high - low, high, out=np.zeros_like(high), where=high > 0).mean())
+    def of_pixels(self, pixels: Tensor) -> Tensor:
+        high, low = pixels.amax(1), pixels.amin(1)
+        return ((high - low) / high.clamp(min=1e-8)).flatten(1).mean(1)
 
 
 @dataclass
-class Colourfulness(PictureRule):
+class Colourfulness(SmoothRule):
     """Hasler and Süsstrunk 2003: std + 0.3 mean of the opponent colours, on the 0-255 scale (grey: 0, vivid: > 80)."""
 
     score_range = (0.0, float("inf"))
 
-    def measure(self, sample: Sample) -> float:
-        red, green, blue = (255 * pixels_of(sample.image)).transpose(2, 0, 1)
+    def of_pixels(self, pixels: Tensor) -> Tensor:
+        red, green, blue = (255 * pixels).flatten(2).unbind(1)
         rg, yb = red - green, (red + green) / 2 - blue
-        return float(np.hypot(rg.std(), yb.std()) + 0.3 * np.hypot(rg.mean(), yb.mean()))
+        spread = (rg.var(1, correction=0) + yb.var(1, correction=0)).clamp(min=1e-12).sqrt()
+        offset = (rg.mean(1).square() + yb.mean(1).square()).clamp(min=1e-12).sqrt()
+        return spread + 0.3 * offset
 
 
 HUES = {"red": 0.0, "orange": 30 / 360, "yellow": 55 / 360, "green": 120 / 360, "blue": 220 / 360,

@@ -1,9 +1,12 @@
 """What a checkpoint holds, and putting it back: weights as safetensors, the rest readable with weights_only."""
 
+import contextlib
 import json
 import pickle
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -15,19 +18,24 @@ from visalign.errors import UserError
 
 @dataclass
 class TrainingState:
-    """Everything that changes while training. Noise and data order depend on the step alone, so no RNG is kept."""
+    """Everything that changes while training. Noise and data order depend on the step alone, so no RNG is kept.
+
+    step: optimiser steps of offline training, epochs of online training. extras: further objects with state_dict.
+    """
 
     parameters: list[tuple[str, nn.Parameter]]
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
     ema: object | None
     step: int = 0
+    extras: dict[str, Any] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
         save_file({name: p.detach().cpu().contiguous() for name, p in self.parameters},
                   folder / "trainable.safetensors")
         torch.save({"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict(),
-                    "ema": self.ema.state_dict() if self.ema else None}, folder / "optimizer.pt")
+                    "ema": self.ema.state_dict() if self.ema else None,
+                    "extras": {name: each.state_dict() for name, each in self.extras.items()}}, folder / "optimizer.pt")
         (folder / "state.json").write_text(json.dumps({"step": self.step}))
 
     def read(self, folder: Path) -> None:
@@ -50,3 +58,19 @@ class TrainingState:
         self.schedule.load_state_dict(rest["schedule"])
         if self.ema and rest["ema"]:
             self.ema.load_state_dict(rest["ema"])
+        for name, each in self.extras.items():
+            each.load_state_dict(rest["extras"][name])
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within: the trainable weights are the moving average, when the run keeps one."""
+        if self.ema is None:
+            yield
+            return
+        parameters = [p for _, p in self.parameters]
+        self.ema.store(parameters)
+        self.ema.copy_to(parameters)
+        try:
+            yield
+        finally:
+            self.ema.restore(parameters)

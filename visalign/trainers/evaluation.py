@@ -1,5 +1,6 @@
 """Held-out measurements during a run: pictures on fixed seeds, their reward and variety, implicit accuracy."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,33 +18,37 @@ from visalign.trainers.feedback import make_samples
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Per-prompt means at one step, in the order of `prompts`; rewards and variety are empty when not measured."""
+    """Per-prompt means at one step, in the order of `prompts`; rewards and variety are empty when not measured.
+
+    others: further rewards by name.
+    """
 
     step: int
     prompts: list[str]
     reward: list[float]
     variety: list[float]
+    others: dict[str, list[float]]
 
     def row(self) -> dict:
         return {"kind": "held_out", **asdict(self)}
 
 
 def measure(generator: Generator, settings: Evaluation, step: int, folder: Path, reward: Reward | None,
-            features: ClipScore | None) -> HeldOut:
+            features: ClipScore | None, others: Sequence[Reward] = ()) -> HeldOut:
     """Sample the held-out prompts, save the pictures under `folder`, and judge them."""
     prompts = read_prompts(settings.prompts, settings.max_prompts)
     samples = make_samples(generator, prompts, settings.samples_per_prompt, steps=settings.steps,
                            guidance_scale=settings.guidance_scale, seed=settings.seed, label=f"samples, step {step}")
     save_samples(samples, folder)
-    by_prompt: dict[str, float] = {}
-    if reward:
-        scores = finite_scores(reward, samples).view(len(prompts), -1).mean(1)
-        by_prompt = dict(zip(prompts, scores.tolist(), strict=True))
+
+    def means(judge: Reward) -> list[float]:
+        return finite_scores(judge, samples).view(len(prompts), -1).mean(1).tolist()
+
     variety: dict[str, float] = {}
     if features and settings.samples_per_prompt > 1:
         variety = variety_per_prompt(features.features([s.image for s in samples]), [s.prompt for s in samples])
-    return HeldOut(step, prompts, [by_prompt[p] for p in prompts if p in by_prompt],
-                   [variety[p] for p in prompts if p in variety])
+    return HeldOut(step, prompts, means(reward) if reward else [], [variety[p] for p in prompts if p in variety],
+                   {judge.name: means(judge) for judge in others})
 
 
 def save_samples(samples: list[Sample], folder: Path) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor
 from visalign.objectives import Outcome, PairErrors
 from visalign.runs import RunFolder
 
-_SHOWN = {"loss": "loss", "implicit_accuracy": "acc", "chosen_error": "error"}
+SHOWN = {"loss": "loss", "implicit_accuracy": "acc", "chosen_error": "error"}
 
 
 def pair_metrics(outcome: Outcome, errors: PairErrors) -> dict[str, Tensor]:
@@ -32,10 +32,10 @@ def by_quarter(values: Tensor, noise_fraction: Tensor) -> dict[str, float]:
 
 
 class MetricLog:
-    """Writes metrics.jsonl and the trackers; keeps moving averages for the progress bar."""
+    """Writes metrics.jsonl and the trackers; keeps moving averages of what the progress bar shows, {name: label}."""
 
-    def __init__(self, run: RunFolder, accelerator: Accelerator):
-        self.run, self.accelerator = run, accelerator
+    def __init__(self, run: RunFolder, accelerator: Accelerator, shown: dict[str, str] = SHOWN):
+        self.run, self.accelerator, self.shown = run, accelerator, shown
         self._average: dict[str, float] = {}
 
     def reduce(self, collected: list[dict[str, Tensor]]) -> dict[str, float]:
@@ -50,12 +50,13 @@ class MetricLog:
                 row |= {f"{name}/{k}": v for k, v in by_quarter(columns[name], noise_fraction).items()}
         return row
 
-    def write(self, step: int, row: dict[str, float]) -> None:
-        for name in _SHOWN.keys() & row.keys():
+    def write(self, step: int, row: dict) -> None:
+        for name in self.shown.keys() & row.keys():
             old = self._average.get(name, row[name])
             self._average[name] = old + 0.05 * (row[name] - old)
         self.run.log({"kind": "train", "step": step, **row})
-        self.accelerator.log(row, step=step)
+        self.accelerator.log({name: value for name, value in row.items() if not isinstance(value, dict)}, step=step)
 
     def smoothed(self) -> str:
-        return " ".join(f"{short} {self._average[name]:.3f}" for name, short in _SHOWN.items() if name in self._average)
+        known = {short: self._average[name] for name, short in self.shown.items() if name in self._average}
+        return " ".join(f"{short} {value:.3f}" for short, value in known.items())

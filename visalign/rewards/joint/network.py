@@ -116,7 +116,8 @@ class OpenClipBackbone(nn.Module):
                 "tokens": self.tokenizer([sample.prompt for sample in samples])}
 
     def forward(self, pixels: Tensor, lengths: Tensor, tokens: Tensor) -> Tensor:
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.settings.tuning != "frozen"):
+        learns = self.settings.tuning != "frozen" or pixels.requires_grad
+        with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
             embedding, layers = self._see(pixels)
             text = self.clip.encode_text(tokens)
         seen = torch.cat([embedding, self.pool(layers)], -1) if self.pool else embedding

@@ -16,7 +16,7 @@ from visalign.errors import UserError
 from visalign.media import Sample
 from visalign.rewards.base import Judge, Scores
 from visalign.rewards.joint.network import JointNetwork, OpenClipBackbone
-from visalign.rewards.openclip import check_source, cut_prompts, load_open_clip
+from visalign.rewards.openclip import check_source, cut_prompts, load_open_clip, pixels_to_batch
 
 FILES = ("reward.json", "reward.safetensors")
 
@@ -104,6 +104,18 @@ class JointReward(Judge):
         if odd:
             raise UserError(f"reward {self.folder / FILES[1]}: does not fit its settings, {odd[0]} is on one side only")
         return network.eval().requires_grad_(False)
+
+    def score_pixels(self, pixels: Tensor, prompts: list[str]) -> Tensor:
+        """As `score`, of square pictures [B, 3, H, W] in [0, 1] and with gradients, [B, D]; for open_clip backbones."""
+        network = self.network
+        if self.settings.backbone != "open_clip":
+            raise UserError(f"reward {self.name}: only a unified reward on open_clip has gradients to the picture")
+        backbone = network.backbone
+        inputs = {"pixels": pixels_to_batch(backbone.preprocess, pixels.to(self.device), self.name),
+                  "lengths": torch.ones(len(pixels), dtype=torch.int64, device=self.device),
+                  "tokens": backbone.tokenizer(prompts).to(self.device)}
+        standard = {name: torch.tensor(values, device=self.device) for name, values in self._saved["standard"].items()}
+        return ((network(**inputs) - standard["mean"]) / standard["std"]).mean(1)
 
     def judge(self, samples: list[Sample]) -> Scores:
         network = self.network

@@ -1,0 +1,64 @@
+"""FLUX.1: guidance-distilled rectified-flow transformer on packed latents, CLIP and T5 (Black Forest Labs, 2024)."""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from visalign.generators.base import Conditioning, Generator
+from visalign.generators.flow_times import scheduler_times
+from visalign.processes import Flow
+
+
+class FluxGenerator(Generator):
+    """Latents stay [B, C, h, w] here; the network sees 2x2 patches in a row. The guidance scale is an input of it."""
+
+    pipeline_class = "FluxPipeline"
+    process_kind = "flow"
+    denoiser_name = "transformer"
+    denoiser_class = "FluxTransformer2DModel"
+    lora_targets = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
+                    "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out")
+    embedded_guidance = 3.5
+
+    def build_process(self) -> Flow:
+        """Training times are shifted by the scheduler's static shift; sampling uses its own, often dynamic, one."""
+        return Flow(shift=self.pipeline.scheduler.config.get("shift", 1.0))
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: list[str]) -> Conditioning:
+        with self.arithmetic():
+            hidden, pooled, _ = self.pipeline.encode_prompt(prompts, None, device=self.device,
+                                                            max_sequence_length=self.prompt_tokens)
+        return {"prompt_embeds": hidden.float(), "pooled": pooled.float()}
+
+    def default_resolution(self) -> int:
+        return self.pipeline.default_sample_size * self.vae_factor
+
+    def latent_shape(self) -> tuple[int, ...]:
+        side = 2 * (self.resolution // (2 * self.vae_factor))
+        return self.denoiser.config.in_channels // 4, side, side
+
+    def schedule(self, steps: int) -> Tensor:
+        _, height, width = self.latent_shape()
+        even = np.linspace(1.0, 1 / steps, steps).tolist()
+        return scheduler_times(self.pipeline.scheduler, steps, tokens=height * width // 4, sigmas=even)
+
+    def _call_network(self, network: nn.Module, latents: Tensor, time: Tensor, conditioning: Conditioning) -> Tensor:
+        count, channels, height, width = latents.shape
+        packed = self.pipeline._pack_latents(latents, count, channels, height, width)
+        places = self.pipeline._prepare_latent_image_ids(count, height // 2, width // 2, latents.device, latents.dtype)
+        hidden = conditioning["prompt_embeds"].to(latents.dtype)
+        takes_guidance = self.denoiser.config.guidance_embeds
+        prediction = network(
+            hidden_states=packed, timestep=time / 1000, encoder_hidden_states=hidden,
+            pooled_projections=conditioning["pooled"].to(latents.dtype), img_ids=places,
+            guidance=conditioning["guidance"] if takes_guidance else None,
+            txt_ids=torch.zeros(hidden.shape[1], 3, device=latents.device, dtype=latents.dtype), return_dict=False)[0]
+        return self._unpack(prediction)
+
+    def _unpack(self, latents: Tensor) -> Tensor:
+        side = self.latent_shape()[1] * self.vae_factor
+        return self.pipeline._unpack_latents(latents, side, side, self.vae_factor)
+
+    def _sampling_options(self) -> dict:
+        return {"max_sequence_length": self.prompt_tokens}

@@ -1,0 +1,236 @@
+"""From rewards to advantages: how much better a sample is than what its prompt usually gets.
+
+    A_i = (r_i - baseline of the group) / (scale + eps), clipped to +-clip
+
+Baselines: the group's mean (GRPO), the mean of the others (`leave_one_out`, RLOO), the median (MC-GRPO, arXiv
+2601.22582), or none. Scales: std of the group or of the whole epoch (ddof 0), the median absolute deviation, or none
+(Dr. GRPO, arXiv 2503.20783). Rewards are shaped before, in this order: G-RA's gate, the unlikeliness penalty.
+
+Differs from the papers in: MC-GRPO falls back to the group's std where more than half of the rewards tie, since its MAD
+is then 0 and advantages would be a thousand times too large; unlikeliness ranks a sample by how near it is to its
+group's centre, since the log-probability of a diffusion sample measures only the noise that was drawn.
+Recipes: configs/online/mc_grpo.yaml, configs/online/dance_grpo.yaml.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Advantages(NamedTuple):
+    """advantages: float64 [n], NaN where a sample has no reward. trained: bool [n], which samples the update may use.
+    clipped: bool [n]. zero_std: share of the groups in which all rewards are alike."""
+
+    advantages: Tensor
+    trained: Tensor
+    clipped: Tensor
+    zero_std: float
+
+
+@dataclass(frozen=True)
+class AdvantageRule:
+    """Settings.
+
+    combine: several rewards by weighted sum of `rewards`, of `advantages` (each standardised on its own), or `gdpo`
+    (the sum of advantages standardised again over the epoch).
+    gate, gate_threshold: G-RA, the other rewards count only where reward `gate` reaches the threshold; with
+    gate_share > 0 only in groups of which at least that share reaches it.
+    unlikeliness: r (1 - unlikeliness k / G), k = 0 for the least likely of the group; rewards must be at least 0.
+    history: take mean and std from this many last rewards of the prompt, as DDPO does (0: from the group).
+    drop_zero: leave samples with advantage 0 out of the update.
+    """
+
+    baseline: Literal["mean", "leave_one_out", "median", "none"] = "mean"
+    scale: Literal["group_std", "global_std", "mad", "none"] = "group_std"
+    clip: float = 5.0
+    eps: float = 1e-4
+    combine: Literal["rewards", "advantages", "gdpo"] = "rewards"
+    gate: str | None = None
+    gate_threshold: float = 0.0
+    gate_share: float = 0.0
+    unlikeliness: float = 0.0
+    history: int = 0
+    drop_zero: bool = True
+
+    def __post_init__(self):
+        for name in ("clip", "eps"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be greater than 0, got {getattr(self, name)}")
+        for name in ("unlikeliness", "gate_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be from 0 to 1, got {getattr(self, name)}")
+        if self.history < 0:
+            raise ValueError(f"history must be at least 0, got {self.history}")
+        if self.history and (self.baseline, self.scale, self.combine) != ("mean", "group_std", "rewards"):
+            raise ValueError("history goes with baseline mean, scale group_std and combine rewards only")
+        if self.baseline == "median" and self.combine != "rewards":
+            raise ValueError(f"baseline median goes with combine rewards only, got {self.combine}")
+        if self.scale == "mad" and self.baseline != "median":
+            raise ValueError(f"scale mad goes with baseline median, got {self.baseline}")
+
+    def __call__(self, rewards: Tensor, weights: Tensor, groups: Tensor, names: tuple[str, ...] = (),
+                 likelihood: Tensor | None = None, history: "History | None" = None) -> Advantages:
+        """rewards [n, K] (NaN: does not apply or could not be judged), weights [K], groups int64 [n].
+
+        A sample without any reward is left out of its group's statistics. likelihood [n]: larger is more usual.
+        Raises ValueError when a penalty would reward: unlikeliness with a negative reward.
+        """
+        rewards = rewards.double()
+        weights = weights.double().to(rewards)
+        index = torch.unique(groups, return_inverse=True)[1]
+        if self.gate is not None:
+            return self._finish(self._one(self._gated(rewards, weights, index, names), index), index)
+        if self.combine == "rewards":
+            total = weighted(rewards, weights)
+            return self._finish(self._one(self._unlikely(total, index, likelihood), index, history), index)
+        columns = [self._one(self._unlikely(column, index, likelihood), index)[0] for column in rewards.unbind(1)]
+        advantages = weighted(torch.stack(columns, 1), weights)
+        if self.combine == "gdpo":
+            known = advantages[~advantages.isnan()]
+            advantages = (advantages - known.mean()) / known.std(correction=0).clamp(min=1e-6)
+        same = torch.stack([alike(column, index) for column in rewards.unbind(1)]).all(0)
+        return self._finish((advantages, torch.ones_like(index, dtype=torch.bool), same), index)
+
+    def _gated(self, rewards: Tensor, weights: Tensor, index: Tensor, names: tuple[str, ...]) -> Tensor:
+        if self.gate not in names:
+            raise ValueError(f"gate names no reward; the rewards are {', '.join(names)}")
+        k = names.index(self.gate)
+        passed = (rewards[:, k] >= self.gate_threshold).double()
+        if self.gate_share:
+            passed = (group_mean(passed, index) >= self.gate_share).double()
+        others = weights.clone()
+        others[k] = 0
+        return weights[k] * rewards[:, k] + passed * weighted(rewards, others).nan_to_num(0.0)
+
+    def _unlikely(self, rewards: Tensor, index: Tensor, likelihood: Tensor | None) -> Tensor:
+        if not self.unlikeliness:
+            return rewards
+        if (rewards < 0).any():
+            raise ValueError("unlikeliness needs rewards of at least 0, since it scales them down; shift or gate them")
+        ranks = rank_in_group(likelihood, index)
+        return rewards * (1 - self.unlikeliness * ranks / counts(index))
+
+    def _one(self, rewards: Tensor, index: Tensor, history: "History | None" = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Advantages before clipping, which samples may be trained on, and where all rewards of a group are alike."""
+        trained, same = torch.ones_like(index, dtype=torch.bool), alike(rewards, index)
+        if history is not None:
+            mean, std = history.statistics(rewards)
+            return (rewards - mean) / (std + self.eps), trained, same
+        size = counts(index, ~rewards.isnan())
+        centre = group_mean(rewards, index)
+        if self.baseline == "leave_one_out":
+            centre = (centre * size - rewards) / (size - 1)
+        elif self.baseline == "median":
+            centre = group_median(rewards, index)
+            trained = ~first_of_group(rewards == centre, index)
+        elif self.baseline == "none":
+            centre = torch.zeros_like(rewards)
+        advantages = (rewards - centre) / (self._scale(rewards, centre, index) + self.eps)
+        no_signal = same if self.baseline != "none" else torch.zeros_like(same)
+        return torch.where(no_signal & ~rewards.isnan(), 0.0, advantages), trained, same
+
+    def _scale(self, rewards: Tensor, centre: Tensor, index: Tensor) -> Tensor:
+        if self.scale == "none":
+            return torch.full_like(rewards, 1 - self.eps)
+        if self.scale == "global_std":
+            return rewards[~rewards.isnan()].std(correction=0).expand_as(rewards)
+        std = (group_mean((rewards - group_mean(rewards, index)).square(), index)).sqrt()
+        if self.scale == "mad":
+            mad = group_median((rewards - centre).abs(), index)
+            return torch.where(mad > 0, mad, std)
+        return std
+
+    def _finish(self, parts: tuple[Tensor, Tensor, Tensor], index: Tensor) -> Advantages:
+        advantages, trained, same = parts
+        bounded = advantages.clamp(-self.clip, self.clip)
+        trained = trained & ~advantages.isnan()
+        if self.drop_zero:
+            trained = trained & (advantages != 0)
+        groups = first_of_group(torch.ones_like(same), index)
+        return Advantages(bounded, trained, advantages.abs() > self.clip, same[groups].double().mean().item())
+
+
+class History:
+    """The last `length` rewards of every prompt (DDPO): statistics come from them once there are `least`."""
+
+    def __init__(self, length: int):
+        self.length, self.least = length, max(2, length // 2)
+        self.rewards: dict[str, list[float]] = {}
+        self._prompts: list[str] = []
+
+    def add(self, prompts: list[str], rewards: list[float]) -> None:
+        """Remember this epoch's rewards, and whose statistics come next."""
+        self._prompts = prompts
+        for prompt, reward in zip(prompts, rewards, strict=True):
+            if reward == reward:
+                self.rewards[prompt] = [*self.rewards.get(prompt, []), reward][-self.length:]
+
+    def statistics(self, rewards: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and std [n] for the prompts last added; the whole epoch's where a prompt has too few."""
+        known = rewards[~rewards.isnan()]
+        rows = []
+        for prompt in self._prompts:
+            seen = self.rewards.get(prompt, [])
+            values = torch.tensor(seen, dtype=torch.float64) if len(seen) >= self.least else known
+            rows.append((values.mean().item(), values.std(correction=0).item()))
+        mean, std = torch.tensor(rows, dtype=torch.float64).unbind(1)
+        return mean, std
+
+    def state_dict(self) -> dict:
+        return {"rewards": self.rewards}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.rewards = state["rewards"]
+
+
+def weighted(values: Tensor, weights: Tensor) -> Tensor:
+    """Weighted sum over columns; a NaN drops out of its row, a row of NaN alone is NaN."""
+    total = (values.nan_to_num(0.0) * weights).sum(1)
+    return torch.where(values.isnan().all(1), torch.nan, total)
+
+
+def counts(index: Tensor, where: Tensor | None = None) -> Tensor:
+    """Size of each sample's group, [n] float64; only members in `where` count."""
+    ones = torch.ones(len(index), dtype=torch.float64) if where is None else where.double()
+    return torch.zeros(int(index.max()) + 1, dtype=torch.float64).index_add_(0, index, ones)[index]
+
+
+def group_mean(values: Tensor, index: Tensor) -> Tensor:
+    """Mean of each sample's group without NaN, [n]."""
+    known = ~values.isnan()
+    total = torch.zeros(int(index.max()) + 1, dtype=torch.float64)
+    return total.index_add_(0, index, values.nan_to_num(0.0))[index] / counts(index, known)
+
+
+def group_median(values: Tensor, index: Tensor) -> Tensor:
+    """Median of each sample's group without NaN (the lower one of an even number), [n]."""
+    medians = torch.stack([values[index == g].nanmedian() for g in range(int(index.max()) + 1)])
+    return medians[index]
+
+
+def alike(values: Tensor, index: Tensor) -> Tensor:
+    """Whether all values of a sample's group are the same up to rounding, [n]; a group of one is."""
+    high, low = (torch.stack([extreme(values[index == g]) for g in range(int(index.max()) + 1)])[index]
+                 for extreme in (lambda v: v.nan_to_num(-torch.inf).max(), lambda v: v.nan_to_num(torch.inf).min()))
+    return (high - low) <= 1e-6 * torch.maximum(high.abs(), low.abs())
+
+
+def first_of_group(where: Tensor, index: Tensor) -> Tensor:
+    """The first member of each group that is in `where`, bool [n]."""
+    chosen = torch.zeros_like(where)
+    for g in range(int(index.max()) + 1):
+        members = (where & (index == g)).nonzero().flatten()
+        if len(members):
+            chosen[members[0]] = True
+    return chosen
+
+
+def rank_in_group(values: Tensor, index: Tensor) -> Tensor:
+    """Place of each sample in its group by rising value, 0 first, [n] float64."""
+    ranks = torch.zeros(len(index), dtype=torch.float64)
+    for g in range(int(index.max()) + 1):
+        members = (index == g).nonzero().flatten()
+        ranks[members[values[members].argsort(stable=True)]] = torch.arange(len(members), dtype=torch.float64)
+    return ranks

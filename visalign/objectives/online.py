@@ -1,0 +1,140 @@
+"""What an online objective sees and returns; the loop calls every method in the same way.
+
+A method names its `view`: which terms the loop makes of its own samples.
+    steps     one term per trained sampling step: log-probabilities of the stored transition (StepTerms)
+    noised    one term per drawn time: predictions at the noised final latents (NoisedTerms)
+    sampling  one term: the end of the sampling run with gradients, judged by a differentiable reward (RewardTerms)
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from visalign.objectives.base import Outcome
+
+
+@dataclass(frozen=True)
+class StepTerms:
+    """One stored sampling step of a micro-batch; scalars are [B], tensors [B, ...], all float32.
+
+    sample was drawn from N(old_mean, std^2); `mean` and `prediction` are the policy's at the same latents, `ref_*` the
+    reference's (None unless needed). h: length of the step in noise fraction. sensitivity: |d mean / d prediction|.
+    """
+
+    advantage: Tensor
+    log_prob: Tensor
+    old_log_prob: Tensor
+    sample: Tensor
+    mean: Tensor
+    old_mean: Tensor | None
+    std: Tensor
+    h: Tensor
+    sensitivity: Tensor
+    prediction: Tensor
+    ref_log_prob: Tensor | None = None
+    ref_mean: Tensor | None = None
+    ref_prediction: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class NoisedTerms:
+    """Own samples x0 noised to t. Predictions and target are [B, ...]; x0_of turns a prediction into clean latents."""
+
+    advantage: Tensor
+    x0: Tensor
+    x_t: Tensor
+    noise_fraction: Tensor
+    target: Tensor
+    prediction: Tensor
+    old_prediction: Tensor | None
+    ref_prediction: Tensor | None
+    x0_of: object
+
+
+@dataclass(frozen=True)
+class RewardTerms:
+    """reward [B], with gradients into the policy; prediction and ref_prediction of the sampling steps that carry them,
+    [B, K, ...]."""
+
+    reward: Tensor
+    prediction: Tensor
+    ref_prediction: Tensor | None
+
+
+class OnlineObjective(Protocol):
+    """Settings and loss of one method. needs: subset of {"reference", "old_mean", "old"}.
+
+    `select` picks the samples of an update as units of `unit` indices; a unit is never torn apart. The loss must be a
+    mean over the micro-batch, so that the loop can weigh micro-batches by their size.
+    """
+
+    process: ClassVar[str]
+    view: ClassVar[str]
+    unit: ClassVar[int]
+
+    @property
+    def needs(self) -> frozenset[str]: ...
+
+    def select(self, advantages: Tensor, trained: Tensor, groups: Tensor) -> list[tuple[int, ...]]: ...
+
+    def old_decay(self, updates: int) -> float: ...
+
+    def __call__(self, terms) -> Outcome: ...
+
+
+@dataclass(frozen=True)
+class OnlineBase:
+    """What most methods share: every sample is a unit, and the old policy is the policy as the epoch began.
+
+    best_of: keep only this many samples of each group, half of them the best and half the worst (DanceGRPO's
+    best-of-n); 0 keeps all.
+    """
+
+    best_of: int = 0
+
+    process: ClassVar[str] = "any"
+    unit: ClassVar[int] = 1
+
+    def __post_init__(self):
+        if self.best_of < 0 or self.best_of % 2:
+            raise ValueError(f"best_of must be an even number, half best and half worst, got {self.best_of}")
+
+    def select(self, advantages: Tensor, trained: Tensor, groups: Tensor) -> list[tuple[int, ...]]:
+        if not self.best_of:
+            return [(i,) for i in trained.nonzero().flatten().tolist()]
+        kept = []
+        for members in members_of(groups):
+            usable = members[trained[members]]
+            order = usable[advantages[usable].argsort(stable=True)]
+            half = self.best_of // 2
+            kept += order.tolist() if len(order) <= self.best_of else [*order[:half].tolist(), *order[-half:].tolist()]
+        return [(i,) for i in sorted(kept)]
+
+    def old_decay(self, updates: int) -> float:
+        """What remains of the old policy at the end of an epoch: old <- c old + (1 - c) current."""
+        return 0.0
+
+
+def members_of(groups: Tensor) -> list[Tensor]:
+    """Indices of each group's samples, in order of first appearance."""
+    return [(groups == g).nonzero().flatten() for g in dict.fromkeys(groups.tolist())]
+
+
+def mean_square(a: Tensor, b: Tensor) -> Tensor:
+    """|a - b|^2 averaged over all non-batch dimensions, [B]."""
+    return (a - b).square().flatten(1).mean(1)
+
+
+def clipped_surrogate(advantage: Tensor, ratio: Tensor, low: float, high: float) -> Tensor:
+    """max(-A ratio, -A clip(ratio, 1 - low, 1 + high)), [B] (PPO's pessimistic bound, minimised)."""
+    return torch.maximum(-advantage * ratio, -advantage * ratio.clamp(1 - low, 1 + high))
+
+
+def ratio_metrics(log_ratio: Tensor, low: float, high: float) -> dict[str, Tensor]:
+    """What is logged of ratios, each [B]."""
+    log_ratio = log_ratio.detach()
+    ratio = log_ratio.exp()
+    return {"ratio": ratio, "clipped_above": (ratio > 1 + high).float(), "clipped_below": (ratio < 1 - low).float(),
+            "approx_kl": ratio - 1 - log_ratio}

@@ -1,0 +1,179 @@
+"""Likelihood methods: the sampling steps of a stochastic sampler are actions, the reward of the result is the return.
+
+    rho = exp(log p_theta - log p_old),   L = max(-A rho, -A clip(rho, 1 - c, 1 + c)) + beta KL
+
+`grpo` is DDPO (Black et al. 2023, arXiv 2305.13301), Flow-GRPO (Liu et al. 2025, arXiv 2505.05470) and its Fast form,
+DanceGRPO (Xue et al. 2025, arXiv 2505.07818) and MixGRPO (Li et al. 2025, arXiv 2507.21802): they differ in sampler,
+trained steps and advantages, which a recipe sets. `grpo_guard` is Wang et al. 2025 (arXiv 2510.22319), `flow_dppo` is
+arXiv 2606.11025, `d3po` is Yang et al. 2023 (arXiv 2311.13231).
+
+Differs from the papers in: see each class. Recipes: configs/online/*.yaml.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from visalign.objectives.base import Outcome
+from visalign.objectives.online import (
+    OnlineBase,
+    StepTerms,
+    clipped_surrogate,
+    mean_square,
+    members_of,
+    ratio_metrics,
+)
+
+
+def kl_to_reference(terms: StepTerms, form: str) -> Tensor:
+    """[B]. `closed`: the KL of the two Gaussians, |mu - mu_ref|^2 / (2 std^2). `step_scaled`: that times the length of
+    the step, as Flow-GRPO's code has it (its beta of 0.04 goes with this one). `velocity`: |v - v_ref|^2."""
+    if form == "velocity":
+        return mean_square(terms.prediction, terms.ref_prediction)
+    closed = mean_square(terms.mean, terms.ref_mean) / (2 * terms.std.square())
+    return closed * terms.h if form == "step_scaled" else closed
+
+
+@dataclass(frozen=True)
+class PolicyGradient(OnlineBase):
+    """Settings the ratio methods share. clip_high None: as clip. beta: weight of the KL to the reference (0: none)."""
+
+    clip: float = 1e-4
+    clip_high: float | None = None
+    beta: float = 0.0
+    kl: Literal["step_scaled", "closed", "velocity"] = "step_scaled"
+
+    view: ClassVar[str] = "steps"
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.clip <= 0 or (self.clip_high is not None and self.clip_high <= 0):
+            raise ValueError(f"clip and clip_high must be greater than 0, got {self.clip} and {self.clip_high}")
+        if self.beta < 0:
+            raise ValueError(f"beta must be at least 0, got {self.beta}")
+
+    @property
+    def high(self) -> float:
+        return self.clip if self.clip_high is None else self.clip_high
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"reference"}) if self.beta else frozenset()
+
+    def log_ratio(self, terms: StepTerms) -> Tensor:
+        return terms.log_prob - terms.old_log_prob
+
+    def policy_loss(self, terms: StepTerms, log_ratio: Tensor) -> Tensor:
+        return clipped_surrogate(terms.advantage, log_ratio.exp(), self.clip, self.high)
+
+    def __call__(self, terms: StepTerms) -> Outcome:
+        log_ratio = self.log_ratio(terms)
+        loss = self.policy_loss(terms, log_ratio)
+        metrics = ratio_metrics(log_ratio, self.clip, self.high) | {"log_prob": terms.log_prob.detach(),
+                                                                     "policy_loss": loss.detach()}
+        if self.beta:
+            kl = kl_to_reference(terms, self.kl)
+            loss, metrics["kl"] = loss + self.beta * kl, kl.detach()
+        return Outcome(loss.mean(), metrics)
+
+
+@dataclass(frozen=True)
+class GRPO(PolicyGradient):
+    """The clipped surrogate. With one update an epoch every ratio is 1: on-policy REINFORCE."""
+
+
+@dataclass(frozen=True)
+class GRPOGuard(PolicyGradient):
+    """Ratios whose mean is 1 at every noise level, and losses of equal gradient.
+
+        log rho = std [log p - log p_old + |mu - mu_old|^2 / (2 std^2)],   L = surrogate / |d mu / d v|
+
+    Differs from the paper in: the divisor is the exact slope of the sampler in use, h (1 + g^2 (1-t) / (2t)); for
+    Flow-SDE that is the paper's h times a constant (1.245 at noise level 0.7), which AdamW does not see.
+    """
+
+    clip: float = 2e-6
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return super().needs | {"old_mean"}
+
+    def log_ratio(self, terms: StepTerms) -> Tensor:
+        shift = mean_square(terms.mean, terms.old_mean) / (2 * terms.std.square())
+        return terms.std * (terms.log_prob - terms.old_log_prob + shift)
+
+    def policy_loss(self, terms: StepTerms, log_ratio: Tensor) -> Tensor:
+        return super().policy_loss(terms, log_ratio) / terms.sensitivity
+
+
+@dataclass(frozen=True)
+class FlowDPPO(PolicyGradient):
+    """No ratio clip: a sample stops teaching once its step has diverged from the old policy by more than `divergence`
+    (|mu - mu_old|^2 / (2 std^2)) in the direction its advantage asks for."""
+
+    divergence: float = 1e-5
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.divergence <= 0:
+            raise ValueError(f"divergence must be greater than 0, got {self.divergence}")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return super().needs | {"old_mean"}
+
+    def policy_loss(self, terms: StepTerms, log_ratio: Tensor) -> Tensor:
+        moved = mean_square(terms.mean, terms.old_mean).detach() / (2 * terms.std.square())
+        along = torch.where(terms.advantage > 0, log_ratio > 0, log_ratio < 0)
+        return -terms.advantage * log_ratio.exp() * (~((moved > self.divergence) & along)).float()
+
+
+@dataclass(frozen=True)
+class D3PO(OnlineBase):
+    """DPO on the steps of two own samples of one prompt: -log sigmoid(beta (log R_w - log R_l)).
+
+    R = clip(p / p_ref, 1 - clip, 1 + clip). Pairs are the best and the worst of a group, then the second best and the
+    second worst, `pairs_per_group` of them; with votes, the two pictures that were voted on.
+    Differs from the paper in: nothing known. A clip that is reached stops the gradient of that sample.
+    """
+
+    beta: float = 0.1
+    clip: float = 0.1
+    pairs_per_group: int = 1
+
+    view: ClassVar[str] = "steps"
+    unit: ClassVar[int] = 2
+    needs: ClassVar[frozenset[str]] = frozenset({"reference"})
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.beta <= 0 or self.clip <= 0:
+            raise ValueError(f"beta and clip must be greater than 0, got {self.beta} and {self.clip}")
+        if self.pairs_per_group < 1 or self.best_of:
+            raise ValueError("pairs_per_group must be at least 1, and best_of does not go with pairs")
+
+    def select(self, advantages: Tensor, trained: Tensor, groups: Tensor) -> list[tuple[int, ...]]:
+        """(preferred, other) of each pair whose advantages differ."""
+        pairs = []
+        for members in members_of(groups):
+            usable = members[~advantages[members].isnan()]
+            order = usable[advantages[usable].argsort(stable=True, descending=True)].tolist()
+            for i in range(min(self.pairs_per_group, len(order) // 2)):
+                if advantages[order[i]] > advantages[order[-1 - i]]:
+                    pairs.append((order[i], order[-1 - i]))
+        return pairs
+
+    def __call__(self, terms: StepTerms) -> Outcome:
+        bounds = math.log(1 - self.clip) if self.clip < 1 else -math.inf, math.log(1 + self.clip)
+        log_ratio = terms.log_prob - terms.ref_log_prob
+        bounded = log_ratio.clamp(*bounds)
+        z = self.beta * (bounded[0::2] - bounded[1::2])
+        loss = -F.logsigmoid(z)
+        metrics = ratio_metrics(log_ratio, self.clip, self.clip) | {
+            "log_prob": terms.log_prob.detach(), "margin": z.detach().repeat_interleave(2),
+            "implicit_accuracy": (z > 0).float().repeat_interleave(2)}
+        return Outcome(loss.mean(), metrics)

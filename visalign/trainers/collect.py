@@ -1,0 +1,170 @@
+"""One epoch of own samples: prompts times group, drawn in batches, judged in the background, told across processes."""
+
+import time
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from tqdm import tqdm
+
+from visalign.config import OnlineConfig
+from visalign.data.votes import Vote
+from visalign.errors import UserError
+from visalign.generators.base import Conditioning, Generator, Guidance
+from visalign.media import Sample
+from visalign.trainers.cache import EncodingCache
+from visalign.trainers.judging import BackgroundJudge, Panel, Verdict
+from visalign.trainers.order import DataOrder
+from visalign.trainers.rollout import OwnSample, Sampler, Start
+from visalign.trainers.seeds import stable_seed
+from visalign.trainers.windows import StepPlan
+
+
+@dataclass
+class Epoch:
+    """samples: this process's, by place. rewards: float32 [n, K] of all places in order, NaN where unjudged.
+    groups: int64 [n]. prompts: [n]. pictures: this process's first groups, for the grid. seconds: by phase."""
+
+    samples: dict[int, OwnSample]
+    rewards: Tensor
+    groups: Tensor
+    prompts: list[str]
+    pictures: list[tuple[int, Sample]]
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A prompt to sample, its reward known from a vote where there was one."""
+
+    prompt: str
+    seeds: tuple[int, int] | None = None
+
+
+class Conditions:
+    """Embeddings of prompts, read once an epoch, and the guidance that goes with them."""
+
+    def __init__(self, cache: EncodingCache, config: OnlineConfig, device: torch.device):
+        self.cache, self.rollout, self.device = cache, config.rollout, device
+        self._known: dict[str, Conditioning] = {}
+
+    def key(self, prompt: str) -> str:
+        return self.cache.prompt_key(prompt)
+
+    def load(self, prompts: list[str]) -> None:
+        """Encode and keep the embeddings of one epoch's prompts."""
+        wanted = {self.key(text): text for text in {*prompts, self.rollout.negative_prompt}}
+        self.cache.add_prompts({key: text for key, text in wanted.items() if key not in self._known})
+        self._known = {key: self._known.get(key) or self.cache.conditioning([key]) for key in wanted}
+
+    def of(self, starts: list[Start]) -> tuple[Conditioning, Guidance | None]:
+        return self._stack([s.prompt_key for s in starts]), self._guidance(len(starts))
+
+    def _guidance(self, count: int) -> Guidance | None:
+        negative = self._stack([self.key(self.rollout.negative_prompt)] * count)
+        return Guidance(self.rollout.guidance_scale, negative, self.rollout.detach_negative)
+
+    def _stack(self, keys: list[str]) -> Conditioning:
+        rows = [self._known[key] for key in keys]
+        return {name: torch.cat([row[name] for row in rows]).to(self.device) for name in rows[0]}
+
+
+class Collector:
+    """Draws and judges epochs. Sample `place` of an epoch belongs to prompt place // group_size of that epoch."""
+
+    def __init__(self, config: OnlineConfig, generator: Generator, asked: list[Asked], panel: Panel | None,
+                 conditions: Conditions, accelerator: Accelerator, sampler: Sampler):
+        self.config, self.generator, self.sampler = config, generator, sampler
+        self.panel, self.conditions, self.accelerator = panel, conditions, accelerator
+        self.order = DataOrder(asked, config.train.seed)
+        self.judge = BackgroundJudge(panel) if panel else None
+
+    @property
+    def size(self) -> int:
+        return self.config.rollout.prompts_per_epoch * self.config.rollout.group_size
+
+    def batch_of(self, place: int) -> int:
+        """The sampling batch, counted over all processes, that a place belongs to."""
+        return place // (self.config.rollout.batch_size * self.accelerator.num_processes)
+
+    def places(self) -> list[int]:
+        """The places this process samples, batch after batch."""
+        size, world = self.config.rollout.batch_size, self.accelerator.num_processes
+        first = self.accelerator.process_index * size
+        return [place for start in range(first, self.size, size * world) for place in range(start, start + size)]
+
+    def collect(self, epoch: int, plan: StepPlan, kept: Tensor) -> Epoch:
+        """Raises UserError when too many samples have no judgement or a judge fails for good."""
+        rollout, places = self.config.rollout, self.places()
+        asked = [self.order[epoch * rollout.prompts_per_epoch + slot] for slot in range(rollout.prompts_per_epoch)]
+        self.conditions.load([each.prompt for each in asked])
+        started, decoding = time.perf_counter(), 0.0
+        samples: dict[int, OwnSample] = {}
+        judging: list[tuple[list[int], Future]] = []
+        pictures: list[tuple[int, Sample]] = []
+        size = rollout.batch_size
+        batches = tqdm(range(0, len(places), size), desc=f"epoch {epoch + 1}: sampling", unit="batch", leave=False,
+                       disable=not self.accelerator.is_main_process)
+        for b in batches:
+            starts = [self._start(epoch, place, asked) for place in places[b:b + size]]
+            drawn = self.sampler.draw(starts, *self.conditions.of(starts), plan.stochastic, kept[b:b + size])
+            samples |= {sample.start.place: sample for sample in drawn}
+            if self.judge:
+                before = time.perf_counter()
+                images = self.generator.decode(torch.stack([s.latents for s in drawn]).to(self.generator.device))
+                made = [Sample(s.start.prompt, image, s.start.place)
+                        for s, image in zip(drawn, images, strict=True)]
+                decoding += time.perf_counter() - before
+                pictures += [(s.start.place, sample) for s, sample in zip(drawn, made, strict=True)][:size]
+                judging.append((places[b:b + size], self.judge.submit(made)))
+        sampled = time.perf_counter()
+        rewards = self._judgements(judging) if self.judge else self._votes(asked)
+        seconds = {"sampling": sampled - started - decoding, "decoding": decoding,
+                   "waiting_for_judges": time.perf_counter() - sampled}
+        slots = torch.arange(self.size) // rollout.group_size
+        return Epoch(samples, rewards, slots, [asked[slot].prompt for slot in slots.tolist()], pictures, seconds)
+
+    def _start(self, epoch: int, place: int, asked: list[Asked]) -> Start:
+        rollout, seed = self.config.rollout, self.config.train.seed
+        slot, copy = divmod(place, rollout.group_size)
+        prompt = asked[slot].prompt
+        if asked[slot].seeds is not None:
+            own = asked[slot].seeds[copy]
+            return Start(place, prompt, self.conditions.key(prompt), *voted_seeds(own))
+        noise = (seed, epoch, slot, "shared noise") if rollout.same_noise else (seed, epoch, place, "noise")
+        return Start(place, prompt, self.conditions.key(prompt), stable_seed(*noise),
+                     stable_seed(seed, epoch, place, "steps of sampling"))
+
+    def _judgements(self, judging: list[tuple[list[int], Future]]) -> Tensor:
+        """Rewards of all places, gathered. Raises UserError when too few samples could be judged."""
+        rows, verdicts = [], []
+        for places, future in judging:
+            verdict: Verdict = self.judge.result(future)
+            rows += places
+            verdicts.append(verdict)
+        values = torch.cat([verdict.values for verdict in verdicts])
+        reason = next((text for verdict in verdicts for text in verdict.reasons.values()), "")
+        mine = torch.cat([torch.tensor(rows, dtype=torch.float64)[:, None], values.double()], 1)
+        gathered = self.accelerator.gather(mine.to(self.accelerator.device, torch.float64)).cpu()
+        rewards = gathered[gathered[:, 0].argsort(), 1:].float()
+        missing = rewards.isnan().all(1).double().mean().item()
+        if missing > self.config.reward.max_failures:
+            raise UserError(f"reward {', '.join(self.panel.names)}: {missing:.0%} of the epoch's samples have no "
+                            f"judgement, more than reward.max_failures {self.config.reward.max_failures:g}"
+                            f"{f' ({reason})' if reason else ''}; the run stops here, continue it with --resume")
+        return rewards
+
+    def _votes(self, asked: list[Asked]) -> Tensor:
+        """1 for the preferred picture of each vote, which comes first, and 0 for the other."""
+        return torch.tensor([[1.0], [0.0]]).repeat(len(asked), 1)
+
+
+def voted_seeds(seed: int) -> tuple[int, int]:
+    """First noise and step noise of a picture that was shown to voters under `seed`."""
+    return stable_seed(seed, "noise"), stable_seed(seed, "steps of sampling")
+
+
+def asked_of(votes: list[Vote]) -> list[Asked]:
+    return [Asked(vote.prompt, (vote.chosen_seed, vote.rejected_seed)) for vote in votes]

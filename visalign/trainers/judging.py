@@ -1,0 +1,144 @@
+"""The rewards of an online run, judging in the background while the next batch is sampled."""
+
+import queue
+import threading
+import time
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as Late
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from visalign.config import Judging
+from visalign.errors import UserError, nearest
+from visalign.media import Sample
+from visalign.rewards import Reward, check_reward, load_reward
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """values: float32 [n, K], larger is better, NaN where there is no judgement; reasons by sample."""
+
+    values: Tensor
+    reasons: dict[int, str]
+
+
+@dataclass(frozen=True)
+class _Term:
+    reward: Reward
+    column: int
+    name: str
+
+
+class Panel:
+    """Asks every reward of a recipe. names and weights belong to the K columns of a verdict."""
+
+    def __init__(self, settings: Judging, device: str):
+        self.settings, self.device = settings, device
+        self.terms = [self._term(term.reward, term.dimension) for term in settings.of]
+        self.names = tuple(term.name for term in self.terms)
+        if len(set(self.names)) < len(self.names):
+            raise UserError(f"reward.of: names {', '.join(self.names)} are not distinct; give a `name` in a mapping")
+        self.weights = torch.tensor([term.weight for term in settings.of], dtype=torch.float64)
+
+    def _term(self, spec, dimension: str | None) -> _Term:
+        reward = load_reward(spec, self.device)
+        if dimension is not None and dimension not in reward.dimensions:
+            raise UserError(f"reward.of: {reward.name} has no dimension {dimension}"
+                            f"{nearest(dimension, reward.dimensions)}")
+        column = 0 if dimension is None else reward.dimensions.index(dimension)
+        return _Term(reward, column, reward.name if dimension is None else f"{reward.name}.{dimension}")
+
+    def judge(self, samples: list[Sample]) -> Verdict:
+        """All rewards on one batch. A judge that raises, or judges nothing, is asked again.
+
+        Raises UserError naming the reward that keeps raising or whose answer has the wrong shape.
+        """
+        columns, reasons = [], {}
+        for term in self.terms:
+            answer = self._patiently(term.reward, samples)
+            values = answer.values[:, term.column].float()
+            columns.append(values if term.reward.higher_is_better else -values)
+            for i in (~values.isfinite()).nonzero().flatten().tolist():
+                reasons.setdefault(i, f"{term.name}: {answer.remarks.get(i, 'not a finite number')}")
+        values = torch.stack(columns, 1)
+        return Verdict(torch.where(values.isfinite(), values, torch.nan), reasons)
+
+    def _patiently(self, reward: Reward, samples: list[Sample]):
+        for attempt in range(self.settings.retries + 1):
+            last = attempt == self.settings.retries
+            try:
+                answer = reward.score(samples)
+            except Exception as error:  # a judge may be anybody's code; all failures are told in one way
+                if last:
+                    said = " ".join(str(error).split())[:200]
+                    raise UserError(f"reward {reward.name}: failed {attempt + 1} times, last with "
+                                    f"{type(error).__name__}: {said}; mend it and continue with --resume") from error
+            else:
+                expected = (len(samples), len(reward.dimensions))
+                if tuple(answer.values.shape) != expected:
+                    raise UserError(f"reward {reward.name}: answered with shape {tuple(answer.values.shape)} where "
+                                    f"{expected} (samples, dimensions) is expected")
+                if last or answer.values.isfinite().any():
+                    return answer
+            time.sleep(self.settings.retry_wait)
+        raise AssertionError("the last attempt returns or raises")
+
+    def to(self, device: str) -> None:
+        for term in self.terms:
+            term.reward.to(device)
+
+    def differentiable(self, pixels: Tensor, prompts: list[str]) -> Tensor:
+        """Weighted sum of the rewards of pixels [B, 3, H, W] in [0, 1], with gradients, [B]."""
+        total = torch.zeros(len(pixels), device=pixels.device)
+        for term, weight in zip(self.terms, self.weights.tolist(), strict=True):
+            values = term.reward.score_pixels(pixels, prompts)[:, term.column].float()
+            total = total + weight * (values if term.reward.higher_is_better else -values)
+        return total
+
+    def check_differentiable(self) -> None:
+        """Raise UserError for a reward that has no gradient to give."""
+        for term in self.terms:
+            if not hasattr(term.reward, "score_pixels"):
+                raise UserError(f"reward {term.name}: has no gradient with respect to the picture, which this "
+                                "objective needs; clip, joint (open_clip), colourfulness, saturation and contrast do")
+
+
+def check_panel(settings: Judging) -> None:
+    """Raise UserError for what is wrong with the rewards and can be known without loading them."""
+    for term in settings.of:
+        check_reward(term.reward)
+    Panel(settings, "cpu")
+
+
+class BackgroundJudge:
+    """One thread that judges batches in order. It is a daemon: a judge that hangs cannot keep the program alive."""
+
+    def __init__(self, panel: Panel):
+        self.panel = panel
+        self._waiting: queue.SimpleQueue = queue.SimpleQueue()
+        threading.Thread(target=self._work, daemon=True).start()
+
+    def submit(self, samples: list[Sample]) -> Future:
+        future: Future = Future()
+        self._waiting.put((samples, future))
+        return future
+
+    def result(self, future: Future) -> Verdict:
+        """Raises UserError when nothing came within the time a batch may take."""
+        try:
+            return future.result(self.panel.settings.timeout)
+        except Late:
+            names = ", ".join(self.panel.names)
+            limit = f"reward.timeout {self.panel.settings.timeout:g} s"
+            raise UserError(f"reward {names}: no answer for a batch within {limit}; the run stops here, continue it "
+                            "with --resume") from None
+
+    def _work(self) -> None:
+        while True:
+            samples, future = self._waiting.get()
+            try:
+                future.set_result(self.panel.judge(samples))
+            except BaseException as error:
+                future.set_exception(error)

@@ -1,0 +1,124 @@
+"""Drawing the generator's own samples, and keeping of each run only what is trained on.
+
+The sampling run is the diffusers pipeline's: same times, same guidance, same network input. Noise belongs to a sample
+(its place in the epoch), so it does not depend on batches or processes; steps outside the window draw nothing.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from visalign.config import Rollout
+from visalign.generators.base import Conditioning, Generator, Guidance
+from visalign.processes.steps import LOG_PROBS, draw
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where one sample starts: its place in the epoch, prompt, and the seeds of its first noise and of its steps."""
+
+    place: int
+    prompt: str
+    prompt_key: str
+    noise_seed: int
+    step_seed: int
+
+
+@dataclass
+class OwnSample:
+    """One of the generator's samples, on the CPU in float32: clean latents, and K stored steps.
+
+    steps: int64 [K], indices of the stored steps. before, after: latents [K, ...]. log_prob: [K]. mean: [K, ...] where
+    the objective needs it.
+    """
+
+    start: Start
+    latents: Tensor
+    steps: Tensor
+    before: Tensor
+    after: Tensor
+    log_prob: Tensor
+    mean: Tensor | None
+
+
+class Sampler:
+    """Runs sampling of one generator with one recipe's settings."""
+
+    def __init__(self, generator: Generator, settings: Rollout, keep_mean: bool):
+        self.generator, self.settings, self.keep_mean = generator, settings, keep_mean
+        self.times = generator.schedule(settings.steps)
+
+    @torch.no_grad()
+    def draw(self, starts: list[Start], conditioning: Conditioning, guidance: Guidance | None,
+             stochastic: frozenset[int], kept: Tensor) -> list[OwnSample]:
+        """Samples of one batch. kept: int64 [B, K], the steps of each sample to store."""
+        shape = self.generator.latent_shape()
+        noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(s.noise_seed)) for s in starts])
+        sources = [torch.Generator().manual_seed(s.step_seed) for s in starts]
+        x, first = self._shared_beginning(noise, starts, conditioning, guidance, stochastic)
+        store = _Store(kept, shape, self.keep_mean)
+        for j in range(first, self.settings.steps):
+            moments = self._moments(x, j, conditioning, guidance, stochastic)
+            fresh = None
+            if j in stochastic:
+                fresh = torch.stack([torch.randn(shape, generator=g) for g in sources]).to(x.device)
+            after = draw(moments, fresh)
+            store.add(j, x, after, moments, LOG_PROBS[self.settings.log_prob])
+            x = after
+        return [OwnSample(start, latents, *store.row(i))
+                for i, (start, latents) in enumerate(zip(starts, x.cpu(), strict=True))]
+
+    def _shared_beginning(self, noise: Tensor, starts: list[Start], conditioning: Conditioning,
+                          guidance: Guidance | None, stochastic: frozenset[int]) -> tuple[Tensor, int]:
+        """Latents at the first stochastic step, computed once for samples that are the same until there."""
+        twins = {(start.prompt, start.noise_seed): i for i, start in reversed(list(enumerate(starts)))}
+        first = min(stochastic, default=0)
+        x = noise.to(self.generator.device)
+        if len(twins) == len(starts) or not first:
+            return x, 0
+        rows = sorted(twins.values())
+        negative = None if guidance is None else guidance.negative
+        fewer = guidance if negative is None else Guidance(guidance.scale, rows_of(negative, rows))
+        x = x[rows]
+        for j in range(first):
+            x = self._moments(x, j, rows_of(conditioning, rows), fewer, stochastic).mean
+        place = {row: i for i, row in enumerate(rows)}
+        return x[[place[twins[start.prompt, start.noise_seed]] for start in starts]], first
+
+    def _moments(self, x: Tensor, j: int, conditioning: Conditioning, guidance: Guidance | None,
+                 stochastic: frozenset[int]):
+        t, t_next = (self.times[i].repeat(len(x)).to(x.device) for i in (j, j + 1))
+        prediction = self.generator.predict(x, t, conditioning, guidance)
+        sampler = self.settings.sampler if j in stochastic else "ode"
+        return self.generator.process.moments(prediction, x, t, t_next, sampler, self.settings.noise_level)
+
+
+def rows_of(conditioning: Conditioning, rows: list[int]) -> Conditioning:
+    return {name: tensor[rows] for name, tensor in conditioning.items()}
+
+
+class _Store:
+    """What is kept of a batch's steps, on the CPU."""
+
+    def __init__(self, kept: Tensor, shape: tuple[int, ...], keep_mean: bool):
+        self.kept = kept
+        size = (*kept.shape, *shape)
+        self.before, self.after = torch.empty(size), torch.empty(size)
+        self.mean = torch.empty(size) if keep_mean else None
+        self.log_prob = torch.full(kept.shape, float("nan"))
+
+    def add(self, j: int, before: Tensor, after: Tensor, moments, log_prob: Callable) -> None:
+        rows, places = (self.kept == j).nonzero(as_tuple=True)
+        if not len(rows):
+            return
+        picked = rows.to(before.device)
+        self.before[rows, places], self.after[rows, places] = before[picked].cpu(), after[picked].cpu()
+        self.log_prob[rows, places] = log_prob(after[picked], moments.mean[picked], moments.std[picked]).cpu()
+        if self.mean is not None:
+            self.mean[rows, places] = moments.mean[picked].cpu()
+
+    def row(self, i: int) -> tuple[Tensor, ...]:
+        return (self.kept[i], self.before[i], self.after[i], self.log_prob[i],
+                None if self.mean is None else self.mean[i])

@@ -1,0 +1,106 @@
+"""What each loop checks before anything is loaded, and how its trainer is put together."""
+
+import os
+from collections.abc import Callable
+from typing import NamedTuple
+
+from accelerate import Accelerator
+
+from visalign.config import Config, OnlineConfig
+from visalign.configfile import build_advantage, build_objective
+from visalign.data.preferences import Counts, check_source, read_pairs
+from visalign.data.prompts import read_prompts
+from visalign.data.tables import read_saved_pairs, save_pairs
+from visalign.data.votes import read_votes
+from visalign.errors import UserError
+from visalign.generators import Generator
+from visalign.processes import PROCESSES
+from visalign.rewards import check_reward, load_reward
+from visalign.runs import RunFolder
+from visalign.trainers.cache import EncodingCache
+from visalign.trainers.collect import Asked, asked_of
+from visalign.trainers.feedback import feedback_pairs, judged
+from visalign.trainers.judging import Panel
+from visalign.trainers.offline import OfflineTrainer
+from visalign.trainers.online import OnlineTrainer, check_arithmetic
+from visalign.trainers.order import split_by_prompt
+from visalign.trainers.pairs import encode_pairs, standardised
+
+
+class Loop(NamedTuple):
+    """check(config, family) raises UserError for what is wrong; build(...) gives the trainer and what it learns from.
+
+    A trainer has `state`, `resume()`, `fit(on_step)` and `held_out_metrics()`.
+    """
+
+    check: Callable
+    build: Callable[..., tuple]
+
+
+def check_offline(config: Config, family: type[Generator]) -> None:
+    feedback = config.data.feedback
+    for reward in filter(None, (config.data.score_with, feedback and feedback.reward)):
+        check_reward(reward)
+    if feedback:
+        read_prompts(feedback.prompts)
+    else:
+        check_source(config.data)
+
+
+def build_offline(config: Config, generator: Generator, run: RunFolder, accelerator: Accelerator):
+    cache = EncodingCache(config.data.cache, generator)
+    items = encode_pairs(prepare_pairs(config, generator, run, accelerator), cache, accelerator)
+    objective = build_objective(config.objective)
+    if "rewards" in objective.needs:
+        items = standardised(items, objective.standardise)
+    train_items, held_out = split_by_prompt(items, config.data.holdout)
+    trainer = OfflineTrainer(config, generator, train_items, held_out, cache, run, accelerator)
+    return trainer, {"training pairs": len(train_items), "held-out pairs": len(held_out)}
+
+
+def prepare_pairs(config: Config, generator: Generator, run: RunFolder, accelerator: Accelerator):
+    """The run's pairs as an iterable: read from the user's file, or made once and kept in the run's folder."""
+    data = config.data
+    if data.feedback:
+        file = run.path / "pairs.parquet"
+        if accelerator.is_main_process and not file.exists():
+            save_pairs(feedback_pairs(generator, data.feedback, load_reward, config.train.seed), file)
+        accelerator.wait_for_everyone()
+        return read_saved_pairs(file)
+    pairs = read_pairs(data, Counts())
+    if data.score_with:
+        pairs = judged(pairs, load_reward(data.score_with, str(accelerator.device)), data.rerank)
+    return pairs
+
+
+def check_online(config: OnlineConfig, family: type[Generator]) -> None:
+    rollout, allowed = config.rollout, PROCESSES[family.process_kind].SAMPLERS
+    if rollout.sampler not in allowed:
+        raise UserError(f"rollout.sampler {rollout.sampler} is not for {family.process_kind} models such as "
+                        f"{config.model.source}; use one of {', '.join(allowed)}")
+    check_arithmetic(config, int(os.environ.get("WORLD_SIZE", "1")))
+    read_asked(config)
+    panel = Panel(config.reward, "cpu")
+    rule, objective = build_advantage(config.advantage), build_objective(config.objective, loop="online")
+    if rule.gate is not None and rule.gate not in panel.names:
+        raise UserError(f"advantage.gate {rule.gate}: names no reward; the rewards are {', '.join(panel.names)}")
+    if objective.view == "sampling":
+        panel.check_differentiable()
+
+
+def read_asked(config: OnlineConfig) -> list[Asked]:
+    """The prompts to sample, or those that were voted on."""
+    if config.rollout.votes:
+        return asked_of(read_votes(config.rollout.votes))
+    return [Asked(prompt) for prompt in read_prompts(config.rollout.prompts, config.rollout.max_prompts)]
+
+
+def build_online(config: OnlineConfig, generator: Generator, run: RunFolder, accelerator: Accelerator):
+    asked = read_asked(config)
+    panel = Panel(config.reward, str(accelerator.device)) if config.reward.of else None
+    trainer = OnlineTrainer(config, generator, asked, panel, run, accelerator)
+    what = "votes" if config.rollout.votes else "training prompts"
+    return trainer, {what: len(asked), "samples an epoch": trainer.collector.size}
+
+
+LOOPS = {"offline": Loop(check_offline, build_offline), "online": Loop(check_online, build_online)}

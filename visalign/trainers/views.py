@@ -1,0 +1,184 @@
+"""What an update sees of the generator's own samples. An objective names its view; the loop asks nothing else.
+
+To add a view: a class with these methods, and its name in VIEWS.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from visalign.config import Rollout
+from visalign.generators.base import Conditioning, Generator, Guidance
+from visalign.objectives.online import NoisedTerms, OnlineObjective, RewardTerms, StepTerms
+from visalign.processes.steps import LOG_PROBS, sensitivity
+from visalign.trainers.judging import Panel
+from visalign.trainers.old_policy import OldPolicy
+from visalign.trainers.rollout import OwnSample
+from visalign.trainers.seeds import source
+from visalign.trainers.windows import StepPlan, check_steps
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Samples that pass through the network together, on the device; advantage [B] float32."""
+
+    samples: list[OwnSample]
+    advantage: Tensor
+    conditioning: Conditioning
+    guidance: Guidance | None
+    epoch: int
+
+
+@dataclass
+class Context:
+    """What views need of a run."""
+
+    generator: Generator
+    settings: Rollout
+    objective: OnlineObjective
+    old: OldPolicy | None
+    panel: Panel | None
+    seed: int
+
+
+class View(Protocol):
+    """terms: how many terms each sample has. kept: which steps the sampler must store, int64 [n, K]."""
+
+    terms: int
+
+    def kept(self, plan: StepPlan) -> Tensor: ...
+
+    def build(self, batch: MicroBatch, term: int) -> tuple[object, Tensor]:
+        """The terms the objective takes, and [B] the step of each for the tables."""
+        ...
+
+
+class _WithPredictions:
+    def __init__(self, context: Context, noisy: list[int]):
+        self.context, self.generator, self.settings = context, context.generator, context.settings
+        self.process, self.needs = context.generator.process, context.objective.needs
+        self.times = self.generator.schedule(self.settings.steps)
+        self.prepare(noisy)
+
+    def prepare(self, noisy: list[int]) -> None:
+        """Check settings and count terms."""
+
+    def predictions(self, x: Tensor, t: Tensor, batch: MicroBatch) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """(policy, old, reference) at the same latents and times; the frozen ones first, since they change weights."""
+        predict = partial(self.generator.predict, x, t, batch.conditioning, batch.guidance)
+        old = reference = None
+        if "old" in self.needs:
+            with torch.no_grad(), self.context.old.active():
+                old = predict()
+        if "reference" in self.needs:
+            with self.generator.reference():
+                reference = predict()
+        return predict(), old, reference
+
+
+class StepView(_WithPredictions):
+    """Stored transitions of a stochastic sampler, one a term."""
+
+    def prepare(self, noisy: list[int]) -> None:
+        check_steps(self.settings, noisy)
+        window = self.settings.window
+        self.terms = window.size if window else max(1, int(len(noisy) * self.settings.train_fraction))
+
+    def kept(self, plan: StepPlan) -> Tensor:
+        self.terms = plan.trained.shape[1]
+        return plan.trained
+
+    def build(self, batch: MicroBatch, term: int) -> tuple[StepTerms, Tensor]:
+        def stored(name: str) -> Tensor:
+            return torch.stack([getattr(s, name)[term] for s in batch.samples]).to(self.generator.device)
+
+        steps = torch.stack([s.steps[term] for s in batch.samples])
+        x, after = stored("before"), stored("after")
+        t, t_next = self.times[steps].to(x.device), self.times[steps + 1].to(x.device)
+        prediction, _, reference = self.predictions(x, t, batch)
+        where = (x, t, t_next, self.settings.sampler, self.settings.noise_level)
+        mean, std = self.process.moments(prediction, *where)
+        log_prob = LOG_PROBS[self.settings.log_prob]
+        ref_mean = None if reference is None else self.process.moments(reference, *where).mean
+        return StepTerms(
+            advantage=batch.advantage, log_prob=log_prob(after, mean, std), old_log_prob=stored("log_prob"),
+            sample=after, mean=mean, old_mean=stored("mean") if "old_mean" in self.needs else None, std=std,
+            h=self.process.noise_fraction(t) - self.process.noise_fraction(t_next),
+            sensitivity=sensitivity(self.process, *where), prediction=prediction, ref_mean=ref_mean,
+            ref_log_prob=None if ref_mean is None else log_prob(after, ref_mean, std),
+            ref_prediction=reference), steps
+
+
+class NoisedView(_WithPredictions):
+    """Clean latents noised anew; a time and a noise belong to a sample of an epoch."""
+
+    def prepare(self, noisy: list[int]) -> None:
+        method = self.context.objective
+        grid = self.times[:-1]
+        fraction = self.process.noise_fraction(grid)
+        usable = [j for j in range(max(1, len(grid) - 1)) if fraction[j] >= (1 - method.noisiest) * fraction[0]]
+        self.grid = grid[usable]
+        self.terms = min(method.times, len(usable)) if method.time_sampling == "grid" else method.times
+
+    def kept(self, plan: StepPlan) -> Tensor:
+        return torch.empty(len(plan.trained), 0, dtype=torch.int64)
+
+    def build(self, batch: MicroBatch, term: int) -> tuple[NoisedTerms, Tensor]:
+        x0 = torch.stack([s.latents for s in batch.samples]).to(self.generator.device)
+        drawn = [self._draw(batch.epoch, s.start.place, term, x0.shape[1:]) for s in batch.samples]
+        t = torch.stack([time for time, _ in drawn]).to(x0.device)
+        noise = torch.stack([noise for _, noise in drawn]).to(x0.device)
+        x_t = self.process.add_noise(x0, noise, t)
+        prediction, old, reference = self.predictions(x_t, t, batch)
+        fraction = self.process.noise_fraction(t)
+        terms = NoisedTerms(
+            advantage=batch.advantage, x0=x0, x_t=x_t, noise_fraction=fraction,
+            target=self.process.target(x0, noise, t), prediction=prediction, old_prediction=old,
+            ref_prediction=reference, x0_of=lambda predicted: self.process.x0_from(predicted, x_t, t))
+        return terms, (10 * (1 - fraction)).long().clamp(0, 9).cpu()
+
+    def _draw(self, epoch: int, place: int, term: int, shape) -> tuple[Tensor, Tensor]:
+        """Time and noise of one term of one sample."""
+        method, seed = self.context.objective, self.context.seed
+        if method.time_sampling == "grid":
+            order = torch.randperm(len(self.grid), generator=source(seed, epoch, place, "times"))
+            time = self.grid[order[term]]
+        else:
+            from dataclasses import replace
+
+            shifted = replace(self.process, shift=method.time_shift)
+            time = shifted.sample_times(1, method.time_sampling, source(seed, epoch, place, term, "time"))[0]
+        return time, torch.randn(shape, generator=source(seed, epoch, place, term, "noise"))
+
+
+class SamplingView(_WithPredictions):
+    """The last K sampling steps with gradients, decoded and judged by rewards that have gradients."""
+
+    terms = 1
+
+    def prepare(self, noisy: list[int]) -> None:
+        self.context.panel.check_differentiable()
+        self.start = max(0, self.settings.steps - self.context.objective.last_steps)
+
+    def kept(self, plan: StepPlan) -> Tensor:
+        return torch.full((len(plan.trained), 1), self.start)
+
+    def build(self, batch: MicroBatch, term: int) -> tuple[RewardTerms, Tensor]:
+        x = torch.stack([s.before[0] for s in batch.samples]).to(self.generator.device)
+        seen, frozen = [], []
+        for j in range(self.start, self.settings.steps):
+            t, t_next = (self.times[i].repeat(len(x)).to(x.device) for i in (j, j + 1))
+            prediction, _, reference = self.predictions(x, t, batch)
+            seen.append(prediction)
+            frozen.append(reference)
+            x = self.process.moments(prediction, x, t, t_next).mean
+        pixels = (self.generator.decode_pixels(x) / 2 + 0.5).clamp(0, 1)
+        reward = self.context.panel.differentiable(pixels, [s.start.prompt for s in batch.samples])
+        terms = RewardTerms(reward, torch.stack(seen, 1), torch.stack(frozen, 1) if frozen[0] is not None else None)
+        return terms, torch.full((len(x),), self.start)
+
+
+VIEWS: dict[str, type[_WithPredictions]] = {"steps": StepView, "noised": NoisedView, "sampling": SamplingView}

@@ -1,0 +1,82 @@
+"""Which sampling steps of an epoch are stochastic, and which of them are trained on."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from visalign.config import Rollout, Window
+from visalign.errors import UserError
+from visalign.trainers.seeds import source
+
+
+class StepPlan(NamedTuple):
+    """stochastic: step indices that add noise. trained: int64 [n, K], each sample's trained steps in rising order."""
+
+    stochastic: frozenset[int]
+    trained: Tensor
+
+
+def noisy_steps(process, times: Tensor, settings: Rollout) -> list[int]:
+    """Steps at which the sampler really adds noise: only there is a log-probability."""
+    count = len(times) - 1 - int(settings.clean_last)
+    nothing = torch.zeros(1, 1)
+    std = [process.moments(nothing, nothing, times[j:j + 1], times[j + 1:j + 2], settings.sampler,
+                           settings.noise_level).std.item() for j in range(count)]
+    return [j for j in range(count) if std[j] > 0]
+
+
+def plan_steps(settings: Rollout, noisy: list[int], epoch: int, seed: int, places: list[int]) -> StepPlan:
+    """The plan of one epoch for the samples at `places`. Raises UserError when nothing is left to train on."""
+    if settings.window is not None:
+        start = window_start(settings.window, settings.steps - int(settings.clean_last), epoch, seed)
+        inside = [j for j in range(start, start + settings.window.size) if j in noisy]
+        trained = torch.tensor([inside] * len(places)).view(len(places), -1)
+        plan = StepPlan(frozenset(inside), trained)
+    else:
+        count = max(1, int(len(noisy) * settings.train_fraction))
+        rows = [noisy[:count]] * len(places)
+        if settings.train_choice == "random":
+            rows = [sorted(noisy[i] for i in torch.randperm(
+                len(noisy), generator=source(seed, epoch, place, "steps"))[:count].tolist()) for place in places]
+        plan = StepPlan(frozenset(noisy), torch.tensor(rows).view(len(places), -1))
+    return plan
+
+
+def check_steps(settings: Rollout, noisy: list[int]) -> None:
+    """Raise UserError when a likelihood method would have no step with a log-probability."""
+    if not noisy:
+        raise UserError(f"rollout.sampler {settings.sampler} with noise_level {settings.noise_level} adds no noise, so "
+                        "its steps have no log-probability to train on; choose a stochastic sampler and a noise_level "
+                        "above 0")
+    window = settings.window
+    last = None if window is None else window_last(window, settings.steps - int(settings.clean_last))
+    if window and not any(j in noisy for j in range(last, last + window.size)):
+        raise UserError(f"rollout.window: at its latest start {last} no step adds noise; set window.last lower")
+
+
+def window_last(window: Window, steps: int) -> int:
+    """The latest start, at which the window is still whole."""
+    whole = steps - window.size
+    return whole if window.last is None else min(window.last, whole)
+
+
+def window_start(window: Window, steps: int, epoch: int, seed: int) -> int:
+    """First step of the window in an epoch (MixGRPO's schedules, or Flow-GRPO-Fast's random place)."""
+    last = window_last(window, steps)
+    first = min(window.first, last)
+    if window.schedule == "random":
+        return int(torch.randint(first, last + 1, (), generator=source(seed, epoch, "window")))
+    places = range(first, last + 1, window.stride)
+    cycle = [place for place in places for _ in range(_dwell(window, place, first, last))]
+    return cycle[epoch % len(cycle)]
+
+
+def _dwell(window: Window, place: int, first: int, last: int) -> int:
+    """Epochs spent at a place."""
+    if window.schedule == "decay":
+        return max(1, round(window.iterations * (1 - (place - first) / (last - first + 1))))
+    if window.schedule == "exp_decay":
+        return math.ceil(window.iterations * math.exp(-window.exp_rate * max(0, place - window.exp_from)))
+    return window.iterations
