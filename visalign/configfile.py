@@ -27,7 +27,7 @@ def load_config(path: str | Path, overrides: tuple[str, ...] = (), kind: type[Ki
         raise UserError(f"config {path}: expected a mapping of sections, found {type(raw).__name__}")
     for override in overrides:
         _apply_override(raw, override)
-    return parse_config(raw, str(path), kind or (OnlineConfig if "rollout" in raw else Config))
+    return parse_config(raw, str(path), kind)
 
 
 def read_yaml(path: Path, what: str) -> Any:
@@ -42,7 +42,9 @@ def read_yaml(path: Path, what: str) -> Any:
         raise UserError(f"{what} {path}: cannot be read ({error.strerror})") from None
 
 
-def parse_config(raw: dict, where: str = "config", kind: type[Kind] = Config) -> Kind:
+def parse_config(raw: dict, where: str = "config", kind: type[Kind] | None = None) -> Kind:
+    """Settings already read; see `load_config`."""
+    kind = kind or (OnlineConfig if "rollout" in raw else Config)
     try:
         config = kind.model_validate(raw)
     except ValidationError as error:

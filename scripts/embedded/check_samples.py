@@ -25,14 +25,20 @@ SHOWN = ["red apple", "banana", "pizza", "cat face", "panda", "penguin", "octopu
          "grinning face", "rainbow", "soccer ball", "bus", "a green vegetable", "an animal", "a purple heart"]
 
 
-def train_classifier(steps: int) -> tuple[torch.nn.Module, list[str]]:
-    rows = load_rows()
-    groups = sorted({row["group"] for row in rows})
-    pixels, labels = load_pixels(rows), torch.tensor([groups.index(row["group"]) for row in rows])
+def build_classifier() -> tuple[torch.nn.Module, list[str]]:
+    """An untrained classifier and the groups it tells apart."""
+    groups = sorted({row["group"] for row in load_rows()})
     layers = []
     for cin, cout in ((3, 24), (24, 48), (48, 96), (96, 128)):
         layers += [torch.nn.Conv2d(cin, cout, 3, 2, 1), torch.nn.BatchNorm2d(cout), torch.nn.GELU()]
-    model = torch.nn.Sequential(*layers, torch.nn.Flatten(), torch.nn.Dropout(0.3), torch.nn.Linear(2048, len(groups)))
+    return torch.nn.Sequential(*layers, torch.nn.Flatten(), torch.nn.Dropout(0.3),
+                               torch.nn.Linear(2048, len(groups))), groups
+
+
+def train_classifier(steps: int) -> tuple[torch.nn.Module, list[str]]:
+    rows = load_rows()
+    model, groups = build_classifier()
+    pixels, labels = load_pixels(rows), torch.tensor([groups.index(row["group"]) for row in rows])
     optimiser = torch.optim.AdamW(model.parameters(), 2e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, total_steps=steps)
     for _ in range(steps):

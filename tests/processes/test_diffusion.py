@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from visalign.processes import Diffusion
+from visalign.processes.steps import draw, normal_log_prob
 
 BETAS = torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
 ALPHAS_CUMPROD = (1 - BETAS).cumprod(0)
@@ -45,15 +46,15 @@ def test_ddim_with_the_true_noise_stays_on_the_path():
     x0, noise, t = make(3)
     t, t_next = t + 100, t
     diffusion = process()
-    step = diffusion.step(noise, diffusion.add_noise(x0, noise, t), t, t_next)
-    torch.testing.assert_close(step.sample, diffusion.add_noise(x0, noise, t_next), atol=1e-5, rtol=1e-4)
+    step = diffusion.moments(noise, diffusion.add_noise(x0, noise, t), t, t_next)
+    torch.testing.assert_close(step.mean, diffusion.add_noise(x0, noise, t_next), atol=1e-5, rtol=1e-4)
     assert (step.std == 0).all()
 
 
 def test_ddim_to_minus_one_returns_clean_data():
     x0, noise, _ = make(1)
     diffusion, t = process(), torch.tensor([700])
-    sample = diffusion.step(noise, diffusion.add_noise(x0, noise, t), t, torch.tensor([-1])).sample
+    sample = diffusion.moments(noise, diffusion.add_noise(x0, noise, t), t, torch.tensor([-1])).mean
     torch.testing.assert_close(sample, x0, atol=1e-5, rtol=1e-4)
 
 
@@ -62,7 +63,7 @@ def test_ddim_eta_one_has_the_ancestral_variance():
     t, s = torch.tensor([500]), torch.tensor([480])
     ab_t, ab_s = ALPHAS_CUMPROD[500], ALPHAS_CUMPROD[480]
     x = torch.zeros(1, 1, 1, 1)
-    step = process().step(x, x, t, s, eta=1.0, generator=torch.Generator().manual_seed(0))
+    step = process().moments(x, x, t, s, "ddim", 1.0)
     torch.testing.assert_close(step.std[0] ** 2, (1 - ab_s) / (1 - ab_t) * (1 - ab_t / ab_s))
 
 
@@ -77,7 +78,8 @@ def test_sampling_a_gaussian_with_its_exact_score_returns_it(eta):
     for now, then in zip(times[:-1], times[1:], strict=True):
         ab = ALPHAS_CUMPROD[now]
         eps = (1 - ab).sqrt() * (x - ab.sqrt() * m) / (ab * s2 + 1 - ab)
-        x = diffusion.step(eps, x, now.repeat(len(x)), then.repeat(len(x)), eta, g).sample
+        moments = diffusion.moments(eps, x, now.repeat(len(x)), then.repeat(len(x)), "ddim", eta)
+        x = draw(moments, torch.randn(x.shape, generator=g))
     assert x.mean().item() == pytest.approx(m, abs=0.02)
     assert x.std().item() == pytest.approx(s2**0.5, abs=0.02)
 
@@ -90,3 +92,19 @@ def test_training_times_are_integers_in_range():
 def test_unknown_prediction_type_is_named():
     with pytest.raises(ValueError, match="sample"):
         Diffusion(ALPHAS_CUMPROD, "sample")
+
+
+def test_ddim_hand_number_with_its_log_prob():
+    # ab .5, ab' .7, x 1, eps .2, eta 1: x0 1.214214, std .414039, mu 1.087598; x' .9 -> log p -0.139790
+    diffusion = Diffusion(torch.tensor([0.7, 0.5], dtype=torch.float64))
+    x, eps = torch.ones(1, 1, 1, 1, dtype=torch.float64), torch.full((1, 1, 1, 1), 0.2, dtype=torch.float64)
+    mean, std = diffusion.moments(eps, x, torch.tensor([1]), torch.tensor([0]), "ddim", 1.0)
+    assert diffusion.x0_from(eps, x, torch.tensor([1])).item() == pytest.approx(1.214214, abs=1e-6)
+    assert std.item() == pytest.approx(0.414039, abs=1e-6) and mean.item() == pytest.approx(1.087598, abs=1e-6)
+    assert normal_log_prob(torch.full_like(x, 0.9), mean, std).item() == pytest.approx(-0.139790, abs=1e-6)
+
+
+def test_the_step_to_clean_data_has_no_log_prob():
+    x = torch.randn(2, 1, 2, 2)
+    mean, std = process().moments(x, x, torch.tensor([10, 10]), torch.tensor([-1, -1]), "ddim", 1.0)
+    assert (std == 0).all() and normal_log_prob(x, mean, std).isnan().all()

@@ -1,0 +1,236 @@
+"""Do the online methods learn? Held-out rewards before and after, for each method, reward and seed, on tiny-sd3.
+
+    python scripts/prove_online.py --out proof                    every method, 3 rewards, 3 seeds (hours on 2 cores)
+    python scripts/prove_online.py --out proof --worker 0/2       one of two processes that share the work
+    python scripts/prove_online.py --out proof --table            the table and the plots of what is done so far
+
+Each run is a recipe of configs/online/ with the reward replaced, from the same start. Its reward, within-prompt variety
+and a judge it was not trained on are measured on the same held-out prompts and seeds as the untrained model's. The
+interval of a row is a bootstrap over prompts of the mean change over seeds. Best-of-8 picks among 8 samples of the
+untrained model. What is done is not done again.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).parent / "embedded"))
+from check_samples import build_classifier, train_classifier  # noqa: E402
+from common import load_rows  # noqa: E402
+
+from visalign.configfile import parse_config  # noqa: E402
+from visalign.data.prompts import read_prompts  # noqa: E402
+from visalign.evaluators import mean_with_interval  # noqa: E402
+from visalign.evaluators.variety import variety_per_prompt  # noqa: E402
+from visalign.generators import load_generator  # noqa: E402
+from visalign.media import Sample, to_pixels  # noqa: E402
+from visalign.rewards import finite_scores, load_reward  # noqa: E402
+from visalign.rewards.base import Judge  # noqa: E402
+from visalign.rewards.registry import REWARDS  # noqa: E402
+from visalign.runs import RunFolder  # noqa: E402
+from visalign.trainers.feedback import make_samples  # noqa: E402
+from visalign.trainers.recipe import open_accelerator  # noqa: E402
+from visalign.trainers.setup import build_online  # noqa: E402
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "online"
+FLOW_SDE = {"sampler": "flow_sde", "noise_level": 0.7}
+METHODS = {name: {} for name in ("flow_grpo", "flow_grpo_fast", "dance_grpo", "mix_grpo", "grpo_guard", "flow_dppo",
+                                 "mc_grpo", "nft", "awm", "raft", "draft")}
+METHODS |= {"ddpo": {"rollout": FLOW_SDE}, "d3po": {"rollout": FLOW_SDE}}  # their recipes are for tiny-sdxl
+REWARDS_PROVED = ("tiny-reward", "colourfulness", "emoji_group")
+EVAL = {"prompts": 48, "samples": 4, "steps": 8, "seed": 1000}
+
+
+@dataclass
+class EmojiGroup(Judge):
+    """log-probability of the prompt's group of emoji by a small classifier that saw real drawings only."""
+
+    source: str = ""
+
+    needs_prompt = True
+
+    def load(self) -> nn.Module:
+        network, self.groups = build_classifier()
+        network.load_state_dict(load_file(self.source))
+        self.of_prompt = defaultdict(set)
+        for row in load_rows(None):
+            for caption in row["captions"]:
+                self.of_prompt[caption["text"]].add(self.groups.index(row["group"]))
+        return network.eval().requires_grad_(False)
+
+    def score_pixels(self, pixels: Tensor, prompts: list[str]) -> Tensor:
+        log_probs = self.network(pixels * 2 - 1).log_softmax(1)
+        right = [log_probs[i, sorted(self.of_prompt[prompt])].logsumexp(0) for i, prompt in enumerate(prompts)]
+        return torch.stack(right)[:, None]
+
+    def judge(self, samples: list[Sample]) -> Tensor:
+        return self.score_pixels(to_pixels([s.image for s in samples], 64) / 2 + 0.5, [s.prompt for s in samples])
+
+
+REWARDS["emoji_group"] = EmojiGroup
+
+
+def spec_of(reward: str, out: Path) -> str:
+    return f"emoji_group:{out / 'classifier.safetensors'}" if reward == "emoji_group" else reward
+
+
+def prepare(out: Path) -> None:
+    """The classifier, and the untrained model's samples judged by everything."""
+    out.mkdir(parents=True, exist_ok=True)
+    if not (out / "classifier.safetensors").exists():
+        torch.manual_seed(0)
+        save_file(train_classifier(500)[0].state_dict(), out / "classifier.safetensors")
+    if not (out / "base.json").exists():
+        generator = load_generator(recipe("flow_grpo", "tiny-reward", 0, out, {}).model, "cpu")
+        held = measured(generator, out)
+        samples = make_samples(generator, read_prompts("emoji:held_out", EVAL["prompts"]), 8, steps=EVAL["steps"],
+                               guidance_scale=1.0, seed=2000, label="best of 8")
+        best = {reward: scores_of(reward, samples, out).view(-1, 8).amax(1).tolist() for reward in REWARDS_PROVED}
+        (out / "base.json").write_text(json.dumps(held | {"best_of_8": best}))
+
+
+def scores_of(reward: str, samples: list[Sample], out: Path) -> Tensor:
+    return finite_scores(load_reward(spec_of(reward, out)), samples)
+
+
+def measured(generator, out: Path) -> dict:
+    """Per-prompt means on held-out prompts and fixed seeds: every reward, tiny-clip, and variety."""
+    prompts = read_prompts("emoji:held_out", EVAL["prompts"])
+    samples = make_samples(generator, prompts, EVAL["samples"], steps=EVAL["steps"], guidance_scale=1.0,
+                           seed=EVAL["seed"], label="held-out samples", quiet=True)
+    found = {reward: scores_of(reward, samples, out).view(len(prompts), -1).mean(1).tolist()
+             for reward in (*REWARDS_PROVED, "tiny-clip")}
+    variety = variety_per_prompt(load_reward("tiny-clip").features([s.image for s in samples]),
+                                 [s.prompt for s in samples])
+    return found | {"variety": [variety[p] for p in prompts]}
+
+
+def recipe(method: str, reward: str, seed: int, out: Path, changes: dict, folder: str = "unused"):
+    """The recipe of a method with another reward, seed and folder; `changes` go into its sections."""
+    raw = yaml.safe_load((CONFIGS / f"{method}.yaml").read_text())
+    raw["model"]["source"] = "tiny-sd3"
+    raw["reward"] = {"of": spec_of(reward, out)}
+    raw["output"] = {"folder": folder, "trackers": [], "checkpoint_every": 0, "keep_checkpoints": 1}
+    for section, values in (METHODS[method] | changes).items():
+        raw[section] = raw.get(section, {}) | values
+    raw["train"] = raw["train"] | {"seed": seed, "device": "cpu"}
+    return parse_config(raw)
+
+
+def run(method: str, reward: str, seed: int, out: Path, changes: dict) -> dict:
+    with tempfile.TemporaryDirectory() as folder:
+        config = recipe(method, reward, seed, out, changes, folder)
+        accelerator = open_accelerator(config)
+        generator = load_generator(config.model, "cpu")
+        folder = RunFolder(folder, config)
+        trainer, _ = build_online(config, generator, folder, accelerator)
+        started = time.perf_counter()
+        trainer.fit()
+        seconds = time.perf_counter() - started
+        rows = [row for row in folder.metrics() if row["kind"] == "train"]
+        passes = dict(generator.passes)
+        with trainer.state.averaged():
+            held = measured(generator, out)
+    curve = [row.get("reward") for row in rows]
+    tables = [row["by_step"] for row in rows if "by_step" in row]
+    return {"method": method, "reward": reward, "seed": seed, "updates": trainer.counts.updates, "passes": passes,
+            "seconds": seconds, "curve": curve, "tables": tables, "held_out": held, "changes": changes,
+            "epochs": config.train.epochs}
+
+
+def jobs(args) -> list[tuple[str, str, int]]:
+    return [(method, reward, seed) for seed in range(args.seeds) for reward in args.rewards.split(",")
+            for method in args.methods.split(",")]
+
+
+def done_runs(out: Path) -> list[dict]:
+    return [json.loads(line) for file in sorted(out.glob("runs-*.jsonl")) for line in file.read_text().splitlines()]
+
+
+def summarise(out: Path) -> list[dict]:
+    """One row per method and reward: changes over seeds, per prompt, with intervals."""
+    base, groups = json.loads((out / "base.json").read_text()), defaultdict(list)
+    for each in done_runs(out):
+        groups[each["method"], each["reward"]].append(each)
+    rows = []
+    for (method, reward), runs in sorted(groups.items()):
+        def change(name: str, runs=runs):
+            after = torch.tensor([each["held_out"][name] for each in runs], dtype=torch.float64).mean(0)
+            return mean_with_interval((after - torch.tensor(base[name], dtype=torch.float64)).tolist())
+
+        forward = sum(r["passes"].get("without gradient", 0) + 3 * r["passes"].get("with gradient", 0) for r in runs)
+        rows.append({"method": method, "reward": reward, "seeds": len(runs), "change": change(reward),
+                     "before": sum(base[reward]) / len(base[reward]), "variety": change("variety"),
+                     "tiny_clip": change("tiny-clip"), "updates": runs[0]["updates"],
+                     "passes": forward / len(runs), "seconds": sum(r["seconds"] for r in runs) / len(runs)})
+    return rows
+
+
+def table(out: Path) -> str:
+    base = json.loads((out / "base.json").read_text())
+    lines = ["| method | reward | before | change | variety | tiny-clip | updates | passes | seconds |",
+             "|---|---|---|---|---|---|---|---|---|"]
+    for reward, values in base["best_of_8"].items():
+        change = mean_with_interval([b - a for a, b in zip(base[reward], values, strict=True)])
+        before = sum(base[reward]) / len(base[reward])
+        lines.append(f"| best of 8 | {reward} | {before:.3f} | {brief(change)} | | | 0 | | |")
+    for row in summarise(out):
+        lines.append(f"| {row['method']} | {row['reward']} | {row['before']:.3f} | {brief(row['change'])} | "
+                     f"{brief(row['variety'])} | {brief(row['tiny_clip'])} | {row['updates']} | "
+                     f"{row['passes'] / 1000:.1f} k | {row['seconds']:.0f} |")
+    return "\n".join(lines)
+
+
+def brief(estimate) -> str:
+    text = f"{estimate.value:+.3f} [{estimate.low:+.3f}, {estimate.high:+.3f}]"
+    return f"**{text}**" if estimate.clear_of_zero else text
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--rewards", default=",".join(REWARDS_PROVED))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--worker", default="0/1", help="I/N: take every N-th run, from the I-th on")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change every recipe")
+    parser.add_argument("--table", action="store_true", help="only print what is known")
+    args = parser.parse_args()
+    if args.table:
+        print(table(args.out))
+        return
+    torch.set_num_threads(args.threads)
+    prepare(args.out)
+    changes: dict = {}
+    for each in args.set:
+        key, _, value = each.partition("=")
+        section, _, name = key.partition(".")
+        value = yaml.safe_load(value)
+        changes.setdefault(section, {})[name] = float(value) if name == "lr" else value
+    mine, of = map(int, args.worker.split("/"))
+    known = {(each["method"], each["reward"], each["seed"]) for each in done_runs(args.out)}
+    for method, reward, seed in jobs(args)[mine::of]:
+        if (method, reward, seed) in known:
+            continue
+        result = run(method, reward, seed, args.out, changes)
+        with (args.out / f"runs-{mine}.jsonl").open("a") as file:
+            file.write(json.dumps(result) + "\n")
+        base = json.loads((args.out / "base.json").read_text())
+        after, before = result["held_out"][reward], base[reward]
+        gain = mean_with_interval([b - a for a, b in zip(before, after, strict=True)])
+        print(f"{method:15} {reward:14} seed {seed}  {gain}  {result['seconds']:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
