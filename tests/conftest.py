@@ -88,6 +88,26 @@ def _t5():
                                    is_encoder_decoder=False))
 
 
+def build_flux(folder: Path) -> Path:
+    from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+    from transformers import CLIPTextModel
+
+    torch.manual_seed(4)
+    tokenizer = _tokenizer()
+    transformer = FluxTransformer2DModel(
+        patch_size=1, in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=32, pooled_projection_dim=16, axes_dims_rope=(4, 4, 8), guidance_embeds=True)
+    with torch.no_grad():
+        transformer.proj_out.weight.normal_(std=0.1)
+        for parameter in transformer.norm_out.parameters():
+            parameter.normal_(std=0.1)
+    FluxPipeline(
+        transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+        vae=_vae(scaling_factor=1.5, shift_factor=0.06), text_encoder=_clip(CLIPTextModel, tokenizer),
+        tokenizer=tokenizer, text_encoder_2=_t5(), tokenizer_2=tokenizer).save_pretrained(folder)
+    return folder
+
+
 def build_sdxl(folder: Path) -> Path:
     from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
     from transformers import CLIPTextModel, CLIPTextModelWithProjection
@@ -118,7 +138,7 @@ def build_sd15(folder: Path, prediction_type: str = "epsilon") -> Path:
     return folder
 
 
-BUILDERS = {"sd3": build_sd3, "sdxl": build_sdxl, "sd15": build_sd15,
+BUILDERS = {"sd3": build_sd3, "flux": build_flux, "sdxl": build_sdxl, "sd15": build_sd15,
             "sd15-v": lambda folder: build_sd15(folder, "v_prediction")}
 
 
@@ -172,6 +192,36 @@ def pairs_file(tmp_path) -> Path:
     file = tmp_path / "pairs.jsonl"
     file.write_text("\n".join(lines) + "\n")
     return file
+
+
+@pytest.fixture
+def online_recipe(tmp_path, pipelines):
+    """Writes a small online recipe as YAML; keyword arguments merge into its sections."""
+    import yaml
+
+    def write(base: str = "sd3", method: str = "grpo", /, name: str = "recipe.yaml", **sections) -> Path:
+        stochastic = {"sampler": "ddim", "noise_level": 1.0} if base.startswith("sd1") or base == "sdxl" else {}
+        content = {
+            "model": {"source": str(pipelines(base)), "resolution": 16, "lora": {"rank": 2, "alpha": 4},
+                      "precision": "fp32", "prompt_tokens": 8},
+            "rollout": {"prompts": str(tmp_path / "train.txt"), "prompts_per_epoch": 2, "group_size": 4,
+                        "batch_size": 4, "steps": 4, "cache": str(tmp_path / "cache")} | stochastic,
+            "reward": {"of": "colourfulness", "retry_wait": 0.01},
+            "objective": {"name": method},
+            "optim": {"lr": 0.001},
+            "train": {"epochs": 3, "batch_size": 4, "device": "cpu"},
+            "eval": {"prompts": str(tmp_path / "prompts.txt"), "max_prompts": 2, "steps": 2, "guidance_scale": 1.0,
+                     "reward": "colourfulness", "also": ["contrast"], "features": "tiny-clip"},
+            "output": {"folder": str(tmp_path / "run"), "trackers": []},
+        }
+        for section, values in sections.items():
+            content[section] = content.get(section, {}) | values
+        (tmp_path / "train.txt").write_text("a red fruit\na cat face\na blue heart\na green tree\n")
+        (tmp_path / "prompts.txt").write_text("an animal\na flower\n")
+        (tmp_path / name).write_text(yaml.safe_dump(content))
+        return tmp_path / name
+
+    return write
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ class Group(click.Group):
 @click.option("--debug", is_flag=True, help="Show tracebacks and library warnings.")
 @click.version_option(package_name="visalign")
 def main(debug: bool) -> None:
-    """Preference alignment for image generators: fine-tune, judge, see what it cost."""
+    """Preference alignment for image generators: fine-tune offline or online, judge, see what it cost."""
     import os
 
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads would take the decoding threads' cores
@@ -115,14 +115,42 @@ def _print_result(result) -> None:
 @click.option("--guidance-scale", default=4.5, show_default=True, type=click.FloatRange(0))
 @click.option("--seed", default=0, show_default=True)
 @click.option("--precision", default="auto", type=click.Choice(["auto", "fp32", "bf16", "fp16"]))
+@click.option("--best-of", default=1, show_default=True, type=click.IntRange(1),
+              help="Draw this many candidates of each picture and keep the one --reward likes best.")
+@click.option("--reward", "-r", default="tiny-reward", show_default=True, help="What chooses, with --best-of.")
 def generate(model: str, prompts: tuple[str, ...], output: Path, lora: Path | None, samples: int, steps: int,
-             guidance_scale: float, seed: int, precision: str) -> None:
+             guidance_scale: float, seed: int, precision: str, best_of: int, reward: str) -> None:
     """Sample MODEL on PROMPTS (texts, or one @file with a prompt a line) into PNGs, a grid and samples.jsonl."""
-    from visalign.jobs.generate import generate_to_folder
+    options = {"lora": lora, "samples": samples, "steps": steps, "guidance_scale": guidance_scale, "seed": seed,
+               "precision": precision}
+    if best_of > 1:
+        from visalign.generators.loading import pick_device
+        from visalign.jobs.best_of import best_of_to_folder
 
-    written = generate_to_folder(model, list(prompts), output, lora=lora, samples=samples, steps=steps,
-                                 guidance_scale=guidance_scale, seed=seed, precision=precision)
+        written = best_of_to_folder(model, list(prompts), output, best_of=best_of, reward=reward,
+                                    device=str(pick_device()), **options)
+    else:
+        from visalign.jobs.generate import generate_to_folder
+
+        written = generate_to_folder(model, list(prompts), output, **options)
     click.echo(f"{written} pictures in {output}, overview in {output / 'grid.png'}")
+
+
+@main.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@click.argument("overrides", nargs=-1)
+@click.option("--out", "-o", type=click.Path(path_type=Path), default=Path("votes"), show_default=True)
+@click.option("--pairs", default=64, show_default=True, type=click.IntRange(1), help="Pairs of pictures to draw.")
+@click.option("--vote-by", help="Let a reward fill in the choices instead of leaving them to people.")
+@click.option("--seed", default=0, show_default=True)
+def rollout(config: Path, overrides: tuple[str, ...], out: Path, pairs: int, vote_by: str | None, seed: int) -> None:
+    """Draw pairs of pictures with the sampler of online CONFIG, and a table to vote in (D3PO)."""
+    from visalign.config import OnlineConfig
+    from visalign.configfile import load_config
+    from visalign.jobs.rollout import draw_for_votes
+
+    count = draw_for_votes(load_config(config, overrides, OnlineConfig), out, pairs, vote_by, seed)
+    click.echo(f"{count} pairs in {out / 'votes.csv'}, contact sheet {out / 'sheet.png'}")
 
 
 @main.group()

@@ -195,7 +195,8 @@ class Rollout(Settings):
     sampler: `ode`, `flow_sde`, `dance_sde` and `cps` for flows, `ode` and `ddim` for diffusion; noise_level is its own.
     log_prob: the density, or `unnormalised` as the published trainers have it with cps.
     train_fraction: share of the stochastic steps trained on, the `first` ones or a `random` choice for each sample.
-    clean_last: the last step follows the ODE, so the picture is the denoised one (DanceGRPO).
+    clean_steps: this many last steps follow the ODE, so pictures are judged without the sampler's last noise
+    (DanceGRPO: 1; SD3's own schedule ends with a step from 0.001 to 0, so 2 there).
     same_noise: all samples of a prompt start from one noise and differ by the sampler's noise alone.
     guidance_scale: of sampling and of training alike. detach_negative: no gradient through the unguided branch.
     """
@@ -213,7 +214,7 @@ class Rollout(Settings):
     train_fraction: Annotated[float, Field(gt=0, le=1)] = 0.99
     train_choice: Literal["first", "random"] = "first"
     window: Window | None = None
-    clean_last: bool = False
+    clean_steps: Annotated[int, Field(ge=0)] = 0
     same_noise: bool = False
     guidance_scale: NonNegative = 1.0
     negative_prompt: str = ""
@@ -310,7 +311,7 @@ class OnlineConfig(Settings):
             raise ValueError("model.lora.dropout must be 0 in online training: samples are drawn without it, so the "
                              "policy that learns would be another than the one that sampled")
         window = rollout.window
-        if window and window.size > rollout.steps - int(rollout.clean_last):
+        if window and window.size > rollout.steps - rollout.clean_steps:
             raise ValueError(f"rollout.window.size {window.size} does not fit into rollout.steps {rollout.steps}")
         if window and window.last is not None and window.last < window.first:
             raise ValueError(f"rollout.window.last {window.last} lies before rollout.window.first {window.first}")

@@ -2,7 +2,7 @@
 
 import yaml
 
-from visalign.config import Config
+from visalign.config import Config, OnlineConfig
 from visalign.configfile import build_objective
 from visalign.generators.loading import empty_denoiser, inspect_checkpoint, pick_device, pick_dtype
 from visalign.trainers.recipe import check
@@ -10,31 +10,53 @@ from visalign.trainers.recipe import check
 _BYTES = {"adamw": 8, "adamw8bit": 2, "adafactor": 0.1}
 
 
-def describe(config: Config) -> str:
-    """Resolved settings, trainable parameters, effective batch and a memory estimate. Raises UserError on mistakes."""
+def describe(config: Config | OnlineConfig) -> str:
+    """Resolved settings, trainable parameters, batches, passes and a memory estimate. Raises UserError on mistakes."""
     check(config)
-    objective = build_objective(config.objective)
-    denoiser = empty_denoiser(inspect_checkpoint(config.model), config.model)
+    objective = build_objective(config.objective, loop=config.loop)
+    checkpoint = inspect_checkpoint(config.model)
+    denoiser = empty_denoiser(checkpoint, config.model)
     total = sum(p.numel() for p in denoiser.parameters())
     trainable = sum(p.numel() for p in denoiser.parameters() if p.requires_grad)
     device = pick_device(config.train.device)
     dtype = pick_dtype(config.model.precision, device)
-    train = config.train
-    passes = "policy" + (" on chosen and rejected" if "rejected" in objective.needs else " on chosen")
-    passes += ", reference without gradient" if "reference" in objective.needs else ""
-    batch = train.batch_size * train.gradient_accumulation
     frozen_bytes = dtype.itemsize if device.type == "cuda" else 4
     copies = 2 if config.model.tuning == "full" and "reference" in objective.needs else 1
     held = (total - trainable) * frozen_bytes + trainable * (8 + _BYTES[config.optim.name])
     held += (copies - 1) * total * frozen_bytes + (trainable * 4 if config.optim.ema_decay else 0)
+    held += trainable * 4 if "old" in objective.needs else 0
     settings = config.model_dump(mode="json") | {"objective": {"name": config.objective["name"], **vars(objective)}}
     return "\n".join([
         yaml.safe_dump(settings, sort_keys=False).rstrip(), "",
         f"device                {device}, arithmetic {str(dtype).removeprefix('torch.')}",
         f"denoiser parameters   {total / 1e6:,.2f} M, trainable {trainable / 1e6:,.3f} M ({config.model.tuning})",
-        f"passes of a step      {passes}",
-        f"optimiser steps       {train.steps}",
-        f"effective batch       {batch} pairs a process ({train.batch_size} x {train.gradient_accumulation} "
-        "accumulation), times the number of processes",
+        *_WORK[config.loop](config, objective),
         f"weights and optimiser {held / 2**30:.2f} GiB for the denoiser, plus activations, text encoders and VAE",
     ])
+
+
+def _offline_work(config: Config, objective) -> list[str]:
+    train = config.train
+    passes = "policy" + (" on chosen and rejected" if "rejected" in objective.needs else " on chosen")
+    passes += ", reference without gradient" if "reference" in objective.needs else ""
+    batch = train.batch_size * train.gradient_accumulation
+    return [f"passes of a step      {passes}", f"optimiser steps       {train.steps}",
+            f"effective batch       {batch} pairs a process ({train.batch_size} x {train.gradient_accumulation} "
+            "accumulation), times the number of processes"]
+
+
+def _online_work(config: OnlineConfig, objective) -> list[str]:
+    """Passes are counted per sample; a pass with gradient costs about three."""
+    rollout, train = config.rollout, config.train
+    size = rollout.prompts_per_epoch * rollout.group_size
+    terms = {"steps": rollout.window.size if rollout.window else max(1, int(rollout.steps * rollout.train_fraction)),
+             "noised": getattr(objective, "times", 1), "sampling": getattr(objective, "last_steps", 1)}[objective.view]
+    guided = 2 if rollout.guidance_scale != 1 else 1
+    frozen = len({"old", "reference"} & objective.needs)
+    return [f"an epoch              {rollout.prompts_per_epoch} prompts x {rollout.group_size} = {size} samples, "
+            f"{train.updates_per_epoch} optimiser steps, {train.epochs} epochs",
+            f"passes of a sample    {guided * rollout.steps} to draw it, {guided * terms} with gradient and "
+            f"{guided * terms * frozen} without to learn from it"]
+
+
+_WORK = {"offline": _offline_work, "online": _online_work}

@@ -57,7 +57,8 @@ class Sampler:
         shape = self.generator.latent_shape()
         noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(s.noise_seed)) for s in starts])
         sources = [torch.Generator().manual_seed(s.step_seed) for s in starts]
-        x, first = self._shared_beginning(noise, starts, conditioning, guidance, stochastic)
+        alone = min([*stochastic, *kept.flatten().tolist()], default=0)
+        x, first = self._shared_beginning(noise, starts, conditioning, guidance, alone)
         store = _Store(kept, shape, self.keep_mean)
         for j in range(first, self.settings.steps):
             moments = self._moments(x, j, conditioning, guidance, stochastic)
@@ -71,21 +72,20 @@ class Sampler:
                 for i, (start, latents) in enumerate(zip(starts, x.cpu(), strict=True))]
 
     def _shared_beginning(self, noise: Tensor, starts: list[Start], conditioning: Conditioning,
-                          guidance: Guidance | None, stochastic: frozenset[int]) -> tuple[Tensor, int]:
-        """Latents at the first stochastic step, computed once for samples that are the same until there."""
+                          guidance: Guidance | None, alone: int) -> tuple[Tensor, int]:
+        """Latents at step `alone`, where samples part or are stored; those that are the same are computed once."""
         twins = {(start.prompt, start.noise_seed): i for i, start in reversed(list(enumerate(starts)))}
-        first = min(stochastic, default=0)
         x = noise.to(self.generator.device)
-        if len(twins) == len(starts) or not first:
+        if len(twins) == len(starts) or not alone:
             return x, 0
         rows = sorted(twins.values())
         negative = None if guidance is None else guidance.negative
         fewer = guidance if negative is None else Guidance(guidance.scale, rows_of(negative, rows))
         x = x[rows]
-        for j in range(first):
-            x = self._moments(x, j, rows_of(conditioning, rows), fewer, stochastic).mean
+        for j in range(alone):
+            x = self._moments(x, j, rows_of(conditioning, rows), fewer, frozenset()).mean
         place = {row: i for i, row in enumerate(rows)}
-        return x[[place[twins[start.prompt, start.noise_seed]] for start in starts]], first
+        return x[[place[twins[start.prompt, start.noise_seed]] for start in starts]], alone
 
     def _moments(self, x: Tensor, j: int, conditioning: Conditioning, guidance: Guidance | None,
                  stochastic: frozenset[int]):
@@ -105,8 +105,8 @@ class _Store:
     def __init__(self, kept: Tensor, shape: tuple[int, ...], keep_mean: bool):
         self.kept = kept
         size = (*kept.shape, *shape)
-        self.before, self.after = torch.empty(size), torch.empty(size)
-        self.mean = torch.empty(size) if keep_mean else None
+        self.before, self.after = torch.full(size, torch.nan), torch.full(size, torch.nan)
+        self.mean = torch.full(size, torch.nan) if keep_mean else None
         self.log_prob = torch.full(kept.shape, float("nan"))
 
     def add(self, j: int, before: Tensor, after: Tensor, moments, log_prob: Callable) -> None:

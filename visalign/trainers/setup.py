@@ -25,6 +25,7 @@ from visalign.trainers.offline import OfflineTrainer
 from visalign.trainers.online import OnlineTrainer, check_arithmetic
 from visalign.trainers.order import split_by_prompt
 from visalign.trainers.pairs import encode_pairs, standardised
+from visalign.trainers.windows import check_noise
 
 
 class Loop(NamedTuple):
@@ -84,6 +85,8 @@ def check_online(config: OnlineConfig, family: type[Generator]) -> None:
     rule, objective = build_advantage(config.advantage), build_objective(config.objective, loop="online")
     if rule.gate is not None and rule.gate not in panel.names:
         raise UserError(f"advantage.gate {rule.gate}: names no reward; the rewards are {', '.join(panel.names)}")
+    if objective.view == "steps":
+        check_noise(rollout)
     if objective.view == "sampling":
         panel.check_differentiable()
 

@@ -20,7 +20,7 @@ class StepPlan(NamedTuple):
 
 def noisy_steps(process, times: Tensor, settings: Rollout) -> list[int]:
     """Steps at which the sampler really adds noise: only there is a log-probability."""
-    count = len(times) - 1 - int(settings.clean_last)
+    count = len(times) - 1 - settings.clean_steps
     nothing = torch.zeros(1, 1)
     std = [process.moments(nothing, nothing, times[j:j + 1], times[j + 1:j + 2], settings.sampler,
                            settings.noise_level).std.item() for j in range(count)]
@@ -30,7 +30,7 @@ def noisy_steps(process, times: Tensor, settings: Rollout) -> list[int]:
 def plan_steps(settings: Rollout, noisy: list[int], epoch: int, seed: int, places: list[int]) -> StepPlan:
     """The plan of one epoch for the samples at `places`. Raises UserError when nothing is left to train on."""
     if settings.window is not None:
-        start = window_start(settings.window, settings.steps - int(settings.clean_last), epoch, seed)
+        start = window_start(settings.window, settings.steps - settings.clean_steps, epoch, seed)
         inside = [j for j in range(start, start + settings.window.size) if j in noisy]
         trained = torch.tensor([inside] * len(places)).view(len(places), -1)
         plan = StepPlan(frozenset(inside), trained)
@@ -44,16 +44,21 @@ def plan_steps(settings: Rollout, noisy: list[int], epoch: int, seed: int, place
     return plan
 
 
+def check_noise(settings: Rollout) -> None:
+    """Raise UserError when the settings alone say that no step adds noise, so that none has a log-probability."""
+    if settings.sampler == "ode" or not settings.noise_level or settings.clean_steps >= settings.steps:
+        raise UserError(f"rollout.sampler {settings.sampler} with noise_level {settings.noise_level:g} and clean_steps "
+                        f"{settings.clean_steps} adds no noise in {settings.steps} steps, so there is no log-probability "
+                        "to train on; choose a stochastic sampler and a noise_level above 0")
+
+
 def check_steps(settings: Rollout, noisy: list[int]) -> None:
-    """Raise UserError when a likelihood method would have no step with a log-probability."""
-    if not noisy:
-        raise UserError(f"rollout.sampler {settings.sampler} with noise_level {settings.noise_level} adds no noise, so "
-                        "its steps have no log-probability to train on; choose a stochastic sampler and a noise_level "
-                        "above 0")
+    """Raise UserError when, with this model's times, a likelihood method would have no step to train on."""
     window = settings.window
-    last = None if window is None else window_last(window, settings.steps - int(settings.clean_last))
-    if window and not any(j in noisy for j in range(last, last + window.size)):
-        raise UserError(f"rollout.window: at its latest start {last} no step adds noise; set window.last lower")
+    last = 0 if window is None else window_last(window, settings.steps - settings.clean_steps)
+    if not any(j in noisy for j in range(last, last + (window.size if window else settings.steps))):
+        raise UserError(f"rollout: at sampling step {last} and after it no step adds noise with this model's times; use "
+                        "more steps, or set rollout.window.last lower")
 
 
 def window_last(window: Window, steps: int) -> int:

@@ -1,0 +1,46 @@
+"""Best of N: draw N candidates of every picture and keep the one a reward likes best. The baseline to beat.
+
+The reward that chooses must not be the one reported: its mean rises with N for noise alone.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from visalign.data.prompts import read_prompts
+from visalign.jobs.generate import generate_to_folder
+from visalign.media import Sample, grid, read_image
+from visalign.rewards import finite_scores, load_reward
+from visalign.runs import write_atomically
+
+
+def best_of_to_folder(model: str, prompts: list[str], folder: Path, *, best_of: int, reward: str, samples: int,
+                      device: str = "cpu", **options) -> int:
+    """As `generate_to_folder`, each picture the best of `best_of`; all candidates stay in `candidates/`.
+
+    `samples.jsonl` also says each picture's reward and the mean of its candidates' rewards.
+    """
+    if len(prompts) == 1 and prompts[0].startswith("@"):
+        prompts = read_prompts(prompts[0][1:])
+    judge = load_reward(reward, device)
+    candidates = folder / "candidates"
+    if not (candidates / "samples.jsonl").exists():
+        generate_to_folder(model, prompts, candidates, samples=samples * best_of, **options)
+    rows = [json.loads(line) for line in (candidates / "samples.jsonl").read_text().splitlines()]
+    kept, pictures = [], {}
+    for first in tqdm(range(0, len(rows), best_of), desc=f"best of {best_of}", unit="picture"):
+        group = rows[first:first + best_of]
+        images = [Sample(row["prompt"], read_image(candidates / row["image"], "candidate")) for row in group]
+        scores = finite_scores(judge, images)
+        best = int(torch.argmax(scores))
+        name = f"{first // best_of:05d}.png"
+        shutil.copy(candidates / group[best]["image"], folder / name)
+        pictures.setdefault(group[best]["prompt"], []).append(images[best].image)
+        kept.append(group[best] | {"image": name, "candidates": best_of, "chosen_by": judge.name,
+                                   "reward": scores[best].item(), "candidates_mean": scores.mean().item()})
+    grid(list(pictures.items())[:100]).save(folder / "grid.png")
+    write_atomically(folder / "samples.jsonl", "".join(json.dumps(row) + "\n" for row in kept).encode())
+    return len(kept)

@@ -1,0 +1,74 @@
+"""`visalign rollout`: pairs of the model's own pictures to vote on, drawn exactly as training will draw them again."""
+
+import csv
+import io
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from visalign.config import OnlineConfig
+from visalign.data.prompts import read_prompts
+from visalign.errors import UserError
+from visalign.generators import load_generator
+from visalign.generators.loading import inspect_checkpoint, pick_device
+from visalign.media import Sample, grid, to_bytes
+from visalign.rewards import finite_scores, load_reward
+from visalign.runs import write_atomically
+from visalign.trainers.cache import EncodingCache
+from visalign.trainers.collect import Conditions, voted_seeds
+from visalign.trainers.rollout import Sampler, Start
+from visalign.trainers.windows import noisy_steps
+
+COLUMNS = ("prompt", "a_seed", "b_seed", "choice", "a", "b")
+
+
+def draw_for_votes(config: OnlineConfig, out: Path, pairs: int, judge: str | None = None, seed: int = 0) -> int:
+    """Write PNGs, a contact sheet and votes.csv; returns the number of pairs.
+
+    Choices are empty for people to fill in, or a judge's. The model is used as it is before training. Raises UserError
+    when `out` already holds votes.
+    """
+    table = out / "votes.csv"
+    if table.exists():
+        raise UserError(f"output {out}: already holds votes.csv; choose another folder with --out")
+    inspect_checkpoint(config.model)
+    reward = load_reward(judge) if judge else None
+    prompts = read_prompts(config.rollout.prompts, config.rollout.max_prompts)
+    generator = load_generator(config.model, pick_device(config.train.device))
+    sampler = Sampler(generator, config.rollout, keep_mean=False)
+    noisy = frozenset(noisy_steps(generator.process, sampler.times, config.rollout))
+    conditions = Conditions(EncodingCache(config.rollout.cache, generator), config, generator.device)
+    out.mkdir(parents=True, exist_ok=True)
+    rows, sheet = [], []
+    size = max(1, config.rollout.batch_size // 2)
+    for first in tqdm(range(0, pairs, size), desc="drawing pairs", unit="batch"):
+        numbers = range(first, min(first + size, pairs))
+        chosen = [prompts[(seed + number) % len(prompts)] for number in numbers]
+        conditions.load(chosen)
+        seeds = [(seed + number) * 2 + side for number in numbers for side in (0, 1)]
+        starts = [Start(i, chosen[i // 2], conditions.key(chosen[i // 2]), *voted_seeds(own))
+                  for i, own in enumerate(seeds)]
+        nothing = torch.empty(len(starts), 0, dtype=torch.int64)
+        drawn = sampler.draw(starts, *conditions.of(starts), noisy, nothing)
+        images = generator.decode(torch.stack([sample.latents for sample in drawn]).to(generator.device))
+        scores = finite_scores(reward, [Sample(s.prompt, image) for s, image in zip(starts, images, strict=True)]
+                               ).tolist() if reward else None
+        for i, number in enumerate(numbers):
+            names = [f"{number:05d}-{side}.png" for side in "ab"]
+            for name, image in zip(names, images[2 * i:2 * i + 2], strict=True):
+                write_atomically(out / name, to_bytes(image))
+            choice = "" if scores is None else choice_of(*scores[2 * i:2 * i + 2])
+            rows.append(dict(zip(COLUMNS, (chosen[i], *seeds[2 * i:2 * i + 2], choice, *names), strict=True)))
+            sheet.append((chosen[i], images[2 * i:2 * i + 2]))
+    grid(sheet[:100]).save(out / "sheet.png")
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS)
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(table, text.getvalue().encode())
+    return len(rows)
+
+
+def choice_of(a: float, b: float) -> str:
+    return "tie" if a == b else "a" if a > b else "b"
