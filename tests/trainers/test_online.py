@@ -400,7 +400,7 @@ def _then_training(collect):
     (["advantage.clip=0"], "advantage: clip must be greater than 0"),
     (["advantage.gate=nothing"], "advantage.gate nothing: names no reward; the rewards are colourfulness"),
     (["rollout.sampler=ddim"], "rollout.sampler ddim is not for flow models"),
-    (["rollout.sampler=ode"], "rollout.sampler ode with noise_level 0.7 adds no noise"),
+    (["rollout.sampler=ode"], "rollout.sampler ode with noise_level 0.7 and clean_steps 0 adds no noise"),
     (["rollout.noise_level=0"], "adds no noise"), (["model.lora.dropout=0.1"], "model.lora.dropout must be 0"),
     (["objective.name=draft", "reward.of=jpeg"], "reward jpeg: has no gradient"),
     (["reward.of=[]"], "set exactly one of reward.of"), (["reward.of=colour_fulness"], "did you mean 'colourfulness'"),

@@ -174,7 +174,7 @@ def test_no_noise_means_nothing_to_train_on():
             check_noise(settings)
     with pytest.raises(UserError, match="no step adds noise"):
         check_steps(Rollout(steps=1, sampler="cps"), [])
-    with pytest.raises(UserError, match="rollout.window"):
+    with pytest.raises(UserError, match="rollout.window.last lower"):
         check_steps(Rollout(steps=6, window=Window(size=1)), [0, 1])
 
 

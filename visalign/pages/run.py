@@ -1,26 +1,34 @@
 """The page of a run: before and after on the same seeds, curves, what it gained and what it cost."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
 
-from visalign.config import Config
+from visalign.config import Config, OnlineConfig
 from visalign.pages import picture_uri, render, svg
 from visalign.runs import RunFolder, write_atomically
 
 PROMPTS_SHOWN = 16
 CURVES = (("loss", "loss"), ("implicit_accuracy", "implicit accuracy"),
-          ("chosen_error_minus_ref", "error on chosen minus reference"), ("grad_norm", "gradient norm"))
+          ("chosen_error_minus_ref", "error on chosen minus reference"), ("reward", "reward of own samples"),
+          ("group_std", "spread of rewards within a prompt"), ("zero_std_ratio", "share of groups without difference"),
+          ("approx_kl", "KL to the old policy (estimate)"), ("kl", "KL to the reference"),
+          ("old_deviate", "distance from the old policy"), ("grad_norm", "gradient norm"))
+UNITS = {"offline": "optimiser step", "online": "epoch"}
 
 
-def write_report(run: RunFolder, config: Config, result, versions: dict[str, str], counts: dict[str, int]) -> Path:
+def write_report(run: RunFolder, config: Config | OnlineConfig, result, versions: dict[str, str],
+                 counts: dict[str, int]) -> Path:
     """Write a self-contained report.html into the run's folder and return its path."""
     rows = run.metrics()
     held = [row for row in rows if row["kind"] == "held_out"]
     trained = [row for row in rows if row["kind"] == "train"]
     page = render(
         "run.html.j2", title=f"{config.model.source} · {config.objective['name']}", result=result, counts=counts,
-        before=held[0], after=held[-1], pictures=before_and_after(run, held), curves=curves(trained, held),
+        before=held[0], after=held[-1], pictures=before_and_after(run, held),
+        curves=curves(trained, held, UNITS[config.loop]), unit=UNITS[config.loop], tables=step_tables(trained),
+        own_samples=embedded(run.path / "rollouts.png", 900) if (run.path / "rollouts.png").exists() else None,
         versions=versions, settings=(run.path / "config.yaml").read_text(), steps=len(trained),
         step_seconds=sum(r["seconds"] for r in trained) / max(1, len(trained)),
         displaced=tail_mean(trained, "displaced"))
@@ -38,48 +46,84 @@ def before_and_after(run: RunFolder, held: list[dict]) -> list[dict]:
     folders = [run.path / "samples" / f"step-{row['step']:08d}" for row in (held[0], held[-1])]
     shown = []
     for i, prompt in enumerate(held[0]["prompts"][:PROMPTS_SHOWN]):
-        before, after = ([_embedded(path) for path in sorted(folder.glob(f"{i:03d}-*.png"))[:4]] for folder in folders)
+        before, after = ([embedded(path) for path in sorted(folder.glob(f"{i:03d}-*.png"))[:4]] for folder in folders)
         rewards = [row["reward"][i] if row["reward"] else None for row in (held[0], held[-1])]
         shown.append({"prompt": prompt, "before": before, "after": after, "rewards": rewards})
     return shown
 
 
-def _embedded(path: Path) -> str:
+def embedded(path: Path, side: int = 256) -> str:
     with Image.open(path) as image:
-        return picture_uri(image)
+        return picture_uri(image, side)
 
 
-def curves(trained: list[dict], held: list[dict]) -> str:
+def step_tables(trained: list[dict]) -> str | None:
+    """Ratios and clipping by sampling step over the run as one embedded SVG; None where a method has no ratios."""
+    from matplotlib.figure import Figure
+
+    rows = [row for row in trained if "ratio" in row.get("by_step", {})]
+    if not rows:
+        return None
+    figure = Figure(figsize=(11, 3.0), layout="constrained")
+    axes = figure.subplots(1, 3)
+    shown = [rows[i] for i in sorted({0, len(rows) // 2, len(rows) - 1})]
+    for row, colour in zip(shown, ("#b9c7dd", "#6d93c9", "#12366f"), strict=False):
+        table, label = row["by_step"], f"epoch {row['step']}"
+        steps = sorted(map(int, table["ratio"]))
+
+        def column(name: str, table=table, steps=steps) -> list[float]:
+            return [table[name][str(step)] for step in steps]
+
+        middle, spread = column("ratio"), column("ratio_std")
+        axes[0].plot(steps, [m - 1 for m in middle], "o-", color=colour, label=label, markersize=4)
+        axes[0].fill_between(steps, [m - s - 1 for m, s in zip(middle, spread, strict=True)],
+                             [m + s - 1 for m, s in zip(middle, spread, strict=True)], color=colour, alpha=0.2)
+        axes[1].plot(steps, column("clipped_above"), "o-", color=colour, label=label, markersize=4)
+        axes[2].plot(steps, column("clipped_below"), "o-", color=colour, label=label, markersize=4)
+    axes[0].axhline(0, color="#999999", linewidth=0.7)
+    for axis, title in zip(axes, ("ratio minus 1, mean and spread", "share clipped above", "share clipped below"),
+                           strict=True):
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("sampling step (0: pure noise)", fontsize=8)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.tick_params(labelsize=8)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    axes[0].legend(fontsize=8, frameon=False)
+    return svg(figure)
+
+
+def curves(trained: list[dict], held: list[dict], unit: str) -> str:
     """Training and held-out curves as one embedded SVG."""
     from matplotlib.figure import Figure
 
-    panels = [(name, title) for name, title in CURVES if trained and name in trained[0]]
-    measured = [(name, title) for name, title in (("reward", "held-out reward"), ("variety", "within-prompt variety"))
-                if held[0][name]]
+    known = {name for row in trained for name in row}
+    panels = [(name, title) for name, title in CURVES if name in known]
+    measured = [(title, [sum(row[name]) / len(row[name]) for row in held]) for name, title in (
+        ("reward", "held-out reward"), ("variety", "within-prompt variety")) if held[0][name]]
+    measured += [(f"held-out {name}", [sum(row["others"][name]) / len(row["others"][name]) for row in held])
+                 for name in held[0].get("others", {})]
     total = len(panels) + len(measured)
     columns = 3
     figure = Figure(figsize=(11, 2.9 * -(-total // columns)), layout="constrained")
     axes = figure.subplots(-(-total // columns), columns, squeeze=False).flatten()
-    steps = [row["step"] for row in trained]
     for axis, (name, title) in zip(axes, panels, strict=False):
-        values = [row[name] for row in trained]
+        steps, values = zip(*[(row["step"], row[name]) for row in trained if name in row], strict=True)
         axis.plot(steps, values, color="#b9c7dd", linewidth=0.7)
         axis.plot(steps, smooth(values), color="#2457a6")
         axis.set_title(title, fontsize=10)
-    for axis, (name, title) in zip(axes[len(panels):], measured, strict=False):
-        axis.plot([row["step"] for row in held], [sum(row[name]) / len(row[name]) for row in held], "o-",
-                  color="#b4521e")
+    for axis, (title, means) in zip(axes[len(panels):], measured, strict=False):
+        axis.plot([row["step"] for row in held], means, "o-", color="#b4521e")
         axis.set_title(title, fontsize=10)
     for axis in axes[:total]:
         axis.spines[["top", "right"]].set_visible(False)
-        axis.set_xlabel("optimiser step", fontsize=8)
+        axis.set_xlabel(unit, fontsize=8)
         axis.tick_params(labelsize=8)
     for axis in axes[total:]:
         axis.set_visible(False)
     return svg(figure)
 
 
-def smooth(values: list[float], weight: float = 0.05) -> list[float]:
+def smooth(values: Sequence[float], weight: float = 0.05) -> list[float]:
     """Moving average that starts at the mean of the first values."""
     average, smoothed = sum(values[:10]) / max(1, len(values[:10])), []
     for value in values:

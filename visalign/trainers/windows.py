@@ -48,8 +48,8 @@ def check_noise(settings: Rollout) -> None:
     """Raise UserError when the settings alone say that no step adds noise, so that none has a log-probability."""
     if settings.sampler == "ode" or not settings.noise_level or settings.clean_steps >= settings.steps:
         raise UserError(f"rollout.sampler {settings.sampler} with noise_level {settings.noise_level:g} and clean_steps "
-                        f"{settings.clean_steps} adds no noise in {settings.steps} steps, so there is no log-probability "
-                        "to train on; choose a stochastic sampler and a noise_level above 0")
+                        f"{settings.clean_steps} adds no noise in {settings.steps} steps, so there is no "
+                        "log-probability to train on; choose a stochastic sampler and a noise_level above 0")
 
 
 def check_steps(settings: Rollout, noisy: list[int]) -> None:
@@ -57,8 +57,8 @@ def check_steps(settings: Rollout, noisy: list[int]) -> None:
     window = settings.window
     last = 0 if window is None else window_last(window, settings.steps - settings.clean_steps)
     if not any(j in noisy for j in range(last, last + (window.size if window else settings.steps))):
-        raise UserError(f"rollout: at sampling step {last} and after it no step adds noise with this model's times; use "
-                        "more steps, or set rollout.window.last lower")
+        raise UserError(f"rollout: at sampling step {last} and after it no step adds noise with this model's times; "
+                        "use more steps, or set rollout.window.last lower")
 
 
 def window_last(window: Window, steps: int) -> int:

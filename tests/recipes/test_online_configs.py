@@ -1,0 +1,56 @@
+"""Every online recipe validates, and runs end to end on a tiny network of its own family."""
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from visalign.cli import main
+from visalign.configfile import load_config
+from visalign.trainers.online import check_arithmetic
+
+from .test_configs import TINY
+
+CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs" / "online").glob("*.yaml"))
+TINY = TINY | {"black-forest-labs/FLUX.1-dev": "flux"}
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
+def test_recipe_validates_and_its_numbers_divide(file):
+    config = load_config(file)
+    assert config.model.source in TINY
+    check_arithmetic(config, 1)
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
+def test_recipe_runs_on_a_tiny_network(file, pipelines, tmp_path):
+    config = load_config(file)
+    (tmp_path / "prompts.txt").write_text("a red fruit\na cat face\na blue heart\n")
+    group, combined = config.rollout.group_size, len(config.reward.of) > 1
+    small = group if group in (1, 2, 5) else 4
+    overrides = [
+        f"model={pipelines(TINY[config.model.source])}", "model.precision=fp32", "model.prompt_tokens=8",
+        "model.resolution=16", f"rollout.cache={tmp_path / 'cache'}", f"rollout.prompts={tmp_path / 'prompts.txt'}",
+        "rollout.prompts_per_epoch=2", f"rollout.group_size={small}", f"rollout.batch_size={small}",
+        "train.epochs=1", "train.updates_per_epoch=1", "train.batch_size=4", "train.device=cpu",
+        f"eval.prompts={tmp_path / 'prompts.txt'}", "eval.every=0", "eval.max_prompts=1", "eval.samples_per_prompt=2",
+        "eval.steps=2", "eval.reward=contrast", "eval.also=[saturation]", "eval.features=null",
+        "output.trackers=[]", f"output.folder={tmp_path / 'run'}"]
+    if config.rollout.votes:
+        drawn = CliRunner().invoke(main, [
+            "--debug", "rollout", str(file), *[o for o in overrides if not o.startswith(("output", "eval"))],
+            "--out", str(tmp_path / "votes"), "--pairs", "3", "--vote-by", "contrast"], catch_exceptions=False)
+        assert drawn.exit_code == 0, drawn.output
+        overrides += [f"rollout.votes={tmp_path / 'votes' / 'votes.csv'}"]
+    else:
+        overrides += ["reward.of=[contrast, colourfulness]" if combined else "reward.of=[contrast]"]
+    result = CliRunner().invoke(main, ["--debug", "train", str(file), *overrides], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "run" / "report.html").stat().st_size > 5000
+    assert (tmp_path / "run" / "export" / "README.md").exists()
+
+
+def test_dry_run_says_what_an_epoch_costs():
+    result = CliRunner().invoke(main, ["train", str(CONFIGS[0].parent / "nft.yaml"), "--dry-run"])
+    assert result.exit_code == 0, result.output
+    assert "8 prompts x 12 = 96 samples" in result.output and "4 to draw it, 2 with gradient and 2" in result.output
