@@ -2,6 +2,7 @@
 
     python scripts/prove_online.py --out proof                    every method, 3 rewards, 3 seeds (hours on 2 cores)
     python scripts/prove_online.py --out proof --worker 0/2       one of two processes that share the work
+    python scripts/prove_online.py --out proof --methods groups,ratios --rewards colourfulness
     python scripts/prove_online.py --out proof --table            the table and the plots of what is done so far
 
 Each run is a recipe of configs/online/ with the reward replaced, from the same start. Its reward, within-prompt variety
@@ -44,9 +45,27 @@ from visalign.trainers.setup import build_online  # noqa: E402
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "online"
 FLOW_SDE = {"sampler": "flow_sde", "noise_level": 0.7}
-METHODS = {name: {} for name in ("flow_grpo", "flow_grpo_fast", "dance_grpo", "mix_grpo", "grpo_guard", "flow_dppo",
-                                 "mc_grpo", "nft", "awm", "raft", "draft")}
-METHODS |= {"ddpo": {"rollout": FLOW_SDE}, "d3po": {"rollout": FLOW_SDE}}  # their recipes are for tiny-sdxl
+METHODS = {name: (name, {}) for name in ("flow_grpo", "flow_grpo_fast", "dance_grpo", "mix_grpo", "grpo_guard",
+                                         "flow_dppo", "mc_grpo", "nft", "awm", "raft", "draft")}
+METHODS |= {name: (name, {"rollout": FLOW_SDE}) for name in ("ddpo", "d3po")}  # their recipes are for tiny-sdxl
+"""Name: recipe, and what is changed in its sections."""
+
+
+def group_variant(size: int, extra: int) -> dict:
+    """48 x 2, 24 x 4 or 12 x 8 samples that are trained on; MC-GRPO draws one more of each prompt."""
+    prompts = 96 // size
+    return {"rollout": {"prompts_per_epoch": prompts, "group_size": size + extra,
+                        "batch_size": prompts * (size + extra) // 2}, "train": {"batch_size": 48}}
+
+
+GROUPS = {f"median of {size}+1": ("mc_grpo", group_variant(size, 1)) for size in (2, 4, 8)}
+GROUPS |= {f"mean of {size}": ("flow_grpo", group_variant(size, 0) | {
+    "objective": {"beta": 0.0}, "advantage": {"scale": "group_std"}}) for size in (2, 4, 8)}
+EVERY_STEP = {"rollout": {"steps": 8, "clean_steps": 0, "train_fraction": 0.99, "prompts_per_epoch": 8,
+                          "group_size": 8, "batch_size": 16}, "train": {"updates_per_epoch": 4, "batch_size": 16}}
+RATIOS = {f"ratios of {name}": (name, EVERY_STEP) for name in ("flow_grpo", "grpo_guard")}
+FAMILIES = {"all": METHODS, "groups": GROUPS, "ratios": RATIOS}
+VARIANTS = METHODS | GROUPS | RATIOS
 REWARDS_PROVED = {"tiny-reward": 8, "colourfulness": 4, "emoji_group": 8}
 """Epochs for each: a rule is learnt sooner than a judge's taste."""
 EVAL = {"prompts": 64, "samples": 4, "steps": 4, "seed": 1000}
@@ -118,12 +137,13 @@ def measured(generator, out: Path) -> dict:
 
 def recipe(method: str, reward: str, seed: int, out: Path, changes: dict, folder: str = "unused"):
     """The recipe of a method with another reward, seed and folder; `changes` go into its sections."""
-    raw = yaml.safe_load((CONFIGS / f"{method}.yaml").read_text())
+    name, own = VARIANTS[method]
+    raw = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
     raw["model"]["source"] = "tiny-sd3"
     raw["reward"] = {"of": spec_of(reward, out)}
     raw["output"] = {"folder": folder, "trackers": [], "checkpoint_every": 0, "keep_checkpoints": 1}
-    for section, values in (METHODS[method] | changes).items():
-        raw[section] = raw.get(section, {}) | values
+    for section in own | changes:
+        raw[section] = raw.get(section, {}) | own.get(section, {}) | changes.get(section, {})
     raw["train"] = {"epochs": REWARDS_PROVED[reward]} | changes.get("train", {}) | {
         name: value for name, value in raw["train"].items() if name != "epochs"} | {"seed": seed, "device": "cpu"}
     return parse_config(raw)
@@ -152,7 +172,7 @@ def run(method: str, reward: str, seed: int, out: Path, changes: dict) -> dict:
 
 def jobs(args) -> list[tuple[str, str, int]]:
     return [(method, reward, seed) for seed in range(args.seeds) for reward in args.rewards.split(",")
-            for method in args.methods.split(",")]
+            for family in args.methods.split(",") for method in FAMILIES.get(family, [family])]
 
 
 def done_runs(out: Path) -> list[dict]:
@@ -186,7 +206,7 @@ def table(out: Path) -> str:
         change = mean_with_interval([b - a for a, b in zip(base[reward], values, strict=True)])
         before = sum(base[reward]) / len(base[reward])
         lines.append(f"| best of 8 | {reward} | {before:.3f} | {brief(change)} | | | 0 | | |")
-    for row in summarise(out):
+    for row in (row for row in summarise(out) if row["method"] in METHODS):
         lines.append(f"| {row['method']} | {row['reward']} | {row['before']:.3f} | {brief(row['change'])} | "
                      f"{brief(row['variety'])} | {brief(row['tiny_clip'])} | {row['updates']} | "
                      f"{row['passes'] / 1000:.1f} k | {row['seconds']:.0f} |")
@@ -201,7 +221,7 @@ def brief(estimate) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--methods", default="all", help="names, or all, groups, ratios")
     parser.add_argument("--rewards", default=",".join(REWARDS_PROVED))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--worker", default="0/1", help="I/N: take every N-th run, from the I-th on")
@@ -210,7 +230,10 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="only print what is known")
     args = parser.parse_args()
     if args.table:
+        from prove_plots import draw
+
         print(table(args.out))
+        draw(args.out, done_runs(args.out), summarise(args.out))
         return
     torch.set_num_threads(args.threads)
     prepare(args.out)

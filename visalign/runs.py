@@ -4,7 +4,7 @@
       config.yaml      the resolved settings          metrics.jsonl    one line a step or evaluation
       pairs.parquet    pairs made by feedback         samples/step-N/  pictures on fixed seeds
       checkpoints/     step-N folders                 export/          diffusers weights and model card
-      report.html      before and after
+      report.html      before and after               rollouts/        own samples of online runs
 """
 
 import errno

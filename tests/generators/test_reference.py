@@ -6,7 +6,7 @@ import torch
 from visalign.config import Model
 from visalign.generators import load_generator
 
-NAMES = ["sd3", "sdxl", "sd15-v"]
+NAMES = ["sd3", "flux", "sdxl", "sd15-v"]
 
 
 def prepared(pipelines, name, tuning):

@@ -107,6 +107,11 @@ def test_a_sample_without_reward_is_left_out_of_its_group():
     assert found.trained.tolist() == [True, False, True]
 
 
+def test_a_sample_that_lacks_one_of_several_rewards_is_left_out():
+    found = advantages([[0.0, 0.0], [1.0, math.nan], [2.0, 4.0]])
+    assert found.advantages[1].isnan() and found.advantages[[0, 2]].tolist() == pytest.approx([-1, 1])
+
+
 def test_groups_without_difference_have_advantage_zero_and_are_counted():
     found = advantages([2.0, 2.0, 1.0, 3.0], [0, 0, 1, 1], drop_zero=True)
     assert found.advantages.tolist() == pytest.approx([0, 0, -1, 1])

@@ -65,7 +65,7 @@ def test_every_method_changes_every_trainable_weight_and_leaves_a_complete_run(o
     unchanged = {name for name in first if torch.equal(first[name], last[name])}
     assert {name for name in unchanged if "add_" not in name} == set() and len(unchanged) <= 2
     assert {p.name for p in folder.iterdir()} >= {"config.yaml", "metrics.jsonl", "report.html", "export", "samples",
-                                                  "rollouts.png"}
+                                                  "rollouts"}
     trained = rows(folder)
     assert len(trained) == 3 and len(rows(folder, "held_out")) == 2
     assert {"reward", "reward/colourfulness/std", "zero_std_ratio", "unique_prompts", "advantage_abs", "grad_norm",
@@ -325,6 +325,29 @@ def test_a_reward_that_hangs_ends_the_run_in_time(online_recipe, scripted):
     assert "no answer for a batch within reward.timeout 1 s" in message and time.perf_counter() - started < 30
 
 
+@pytest.mark.parametrize("comes_back", [True, False])
+def test_a_judge_server_that_dies_during_the_run(online_recipe, tmp_path, comes_back):
+    from ..rewards.vlm.server import ChatServer
+
+    def reply(text, images, count):
+        if count > 8 and (count <= 14 or not comes_back):
+            return None
+        return str(1 + len(images[0]) % 5)
+
+    with ChatServer(reply) as server:
+        judge = {"kind": "vlm", "url": server.url, "retries": 0, "cache": None, "concurrency": 1,
+                 "principles": {"alignment": "Does it fit?"}}
+        recipe = online_recipe("sd3", **{"eval": QUIET["eval"], "reward": {"of": [judge], "retries": 3},
+                                         "train": {"epochs": 2, "patience": 9}})
+        if comes_back:
+            run(recipe)
+            assert len(rows(tmp_path / "run")) == 2
+        else:
+            message = fails(recipe)
+            assert "no judgement" in message and server.url in message and "--resume" in message
+            assert len(rows(tmp_path / "run")) == 1 and weights(tmp_path / "run", 1)
+
+
 def test_judges_work_while_the_next_batch_is_sampled(online_recipe, tmp_path, scripted):
     who = set()
 
@@ -386,6 +409,25 @@ def _then_training(collect):
         return collected
 
     return wrapped
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_processes_share_an_epoch_in_whole_batches(world):
+    from types import SimpleNamespace
+
+    from visalign.trainers.collect import Collector
+
+    def places(rank):
+        collector = Collector.__new__(Collector)
+        collector.config = SimpleNamespace(rollout=SimpleNamespace(batch_size=4, prompts_per_epoch=4, group_size=8))
+        collector.accelerator = SimpleNamespace(num_processes=world, process_index=rank)
+        return collector.places(), [collector.batch_of(place) for place in collector.places()]
+
+    held = [places(rank) for rank in range(world)]
+    assert sorted(place for mine, _ in held for place in mine) == list(range(32))
+    for number in range(32 // (4 * world)):  # the union over processes of one batch is the same run of places
+        together = [place for mine, batches in held for place, b in zip(mine, batches, strict=True) if b == number]
+        assert sorted(together) == list(range(number * 4 * world, (number + 1) * 4 * world))
 
 
 @pytest.mark.parametrize("overrides, message", [

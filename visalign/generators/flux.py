@@ -54,7 +54,8 @@ class FluxGenerator(Generator):
             pooled_projections=conditioning["pooled"].to(latents.dtype), img_ids=places,
             guidance=conditioning["guidance"] if takes_guidance else None,
             txt_ids=torch.zeros(hidden.shape[1], 3, device=latents.device, dtype=latents.dtype), return_dict=False)[0]
-        return self._unpack(prediction)
+        return self.pipeline._unpack_latents(prediction, height * self.vae_factor, width * self.vae_factor,
+                                             self.vae_factor)
 
     def _unpack(self, latents: Tensor) -> Tensor:
         side = self.latent_shape()[1] * self.vae_factor

@@ -74,12 +74,13 @@ class AdvantageRule:
                  likelihood: Tensor | None = None, history: "History | None" = None) -> Advantages:
         """rewards [n, K] (NaN: does not apply or could not be judged), weights [K], groups int64 [n].
 
-        A sample without any reward is left out of its group's statistics. likelihood [n]: larger is more usual.
+        A reward that is NaN for a whole group drops out of it; a sample that lacks one which others of its group have
+        is left out. likelihood [n]: larger is more usual.
         Raises ValueError when a penalty would reward: unlikeliness with a negative reward.
         """
-        rewards = rewards.double()
-        weights = weights.double().to(rewards)
         index = torch.unique(groups, return_inverse=True)[1]
+        rewards = without_partly_judged(rewards.double(), index)
+        weights = weights.double()
         if self.gate is not None:
             return self._finish(self._one(self._gated(rewards, weights, index, names), index), index)
         if self.combine == "rewards":
@@ -183,6 +184,14 @@ class History:
 
     def load_state_dict(self, state: dict) -> None:
         self.rewards = state["rewards"]
+
+
+def without_partly_judged(rewards: Tensor, index: Tensor) -> Tensor:
+    """Rows that lack a reward which others of their group have become NaN: their sum could not be compared."""
+    lacking = torch.zeros(len(rewards), dtype=torch.bool)
+    for column in rewards.unbind(1):
+        lacking |= column.isnan() & (counts(index, ~column.isnan()) > 0)
+    return rewards.masked_fill(lacking[:, None], torch.nan)
 
 
 def weighted(values: Tensor, weights: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ def write_report(run: RunFolder, config: Config | OnlineConfig, result, versions
         "run.html.j2", title=f"{config.model.source} · {config.objective['name']}", result=result, counts=counts,
         before=held[0], after=held[-1], pictures=before_and_after(run, held),
         curves=curves(trained, held, UNITS[config.loop]), unit=UNITS[config.loop], tables=step_tables(trained),
-        own_samples=embedded(run.path / "rollouts.png", 900) if (run.path / "rollouts.png").exists() else None,
+        own_samples=[embedded(path, 900) for path in sorted((run.path / "rollouts").glob("*.png"))[-1:]],
         versions=versions, settings=(run.path / "config.yaml").read_text(), steps=len(trained),
         step_seconds=sum(r["seconds"] for r in trained) / max(1, len(trained)),
         displaced=tail_mean(trained, "displaced"))

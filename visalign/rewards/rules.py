@@ -99,6 +99,12 @@ class SmoothRule(PictureRule):
         return self.of_pixels(pixels)[:, None]
 
 
+def safe_root(values: Tensor) -> Tensor:
+    """Square root with gradient 0 instead of infinity at 0."""
+    positive = values > 0
+    return torch.where(positive, values, 1.0).sqrt() * positive
+
+
 @dataclass
 class Contrast(SmoothRule):
     """Root-mean-square contrast: the standard deviation of luma, in [0, 0.5]."""
@@ -107,7 +113,7 @@ class Contrast(SmoothRule):
 
     def of_pixels(self, pixels: Tensor) -> Tensor:
         luma = torch.einsum("bchw,c->bhw", pixels, torch.tensor([0.299, 0.587, 0.114]).to(pixels))
-        return luma.flatten(1).std(1, correction=0)
+        return safe_root(luma.flatten(1).var(1, correction=0))
 
 
 @dataclass
@@ -130,9 +136,8 @@ class Colourfulness(SmoothRule):
     def of_pixels(self, pixels: Tensor) -> Tensor:
         red, green, blue = (255 * pixels).flatten(2).unbind(1)
         rg, yb = red - green, (red + green) / 2 - blue
-        spread = (rg.var(1, correction=0) + yb.var(1, correction=0)).clamp(min=1e-12).sqrt()
-        offset = (rg.mean(1).square() + yb.mean(1).square()).clamp(min=1e-12).sqrt()
-        return spread + 0.3 * offset
+        spread = safe_root(rg.var(1, correction=0) + yb.var(1, correction=0))
+        return spread + 0.3 * safe_root(rg.mean(1).square() + yb.mean(1).square())
 
 
 HUES = {"red": 0.0, "orange": 30 / 360, "yellow": 55 / 360, "green": 120 / 360, "blue": 220 / 360,

@@ -13,7 +13,7 @@ from torch import Tensor
 from visalign.config import Judging
 from visalign.errors import UserError, nearest
 from visalign.media import Sample
-from visalign.rewards import Reward, check_reward, load_reward
+from visalign.rewards import Reward, load_reward
 
 
 @dataclass(frozen=True)
@@ -103,13 +103,6 @@ class Panel:
             if not hasattr(term.reward, "score_pixels"):
                 raise UserError(f"reward {term.name}: has no gradient with respect to the picture, which this "
                                 "objective needs; clip, joint (open_clip), colourfulness, saturation and contrast do")
-
-
-def check_panel(settings: Judging) -> None:
-    """Raise UserError for what is wrong with the rewards and can be known without loading them."""
-    for term in settings.of:
-        check_reward(term.reward)
-    Panel(settings, "cpu")
 
 
 class BackgroundJudge:

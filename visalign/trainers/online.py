@@ -104,8 +104,7 @@ class OnlineTrainer:
         units = self.objective.select(advantages.advantages, advantages.trained, collected.groups)
         row = epoch_metrics(collected, advantages, self.panel, self.accelerator) | {"trained_samples": sum(
             len(unit) for unit in units), "window": min(plan.stochastic, default=-1)}
-        if self.run.is_main and self.panel:
-            rollout_grid(collected, self.config.rollout.group_size).save(self.run.path / "rollouts.png")
+        self._show(epoch, collected)
         training = time.perf_counter()
         rows = [self._update(epoch, part, collected, advantages, kept.shape[1], check=is_first and first)
                 for first, part in self._parts(epoch, units)]
@@ -123,6 +122,14 @@ class OnlineTrainer:
         return row | {"seconds/training": now - training, "seconds": now - started, "updates": self.counts.updates,
                       "bad_updates": self.counts.bad_updates, "peak_memory_gib": peak_memory(),
                       **{f"passes/{name}": count for name, count in self.generator.passes.items()}}
+
+    def _show(self, epoch: int, collected: Epoch) -> None:
+        """Keep a grid of own samples of the first epoch, of those that are evaluated, and of the last."""
+        every, last = self.config.eval.every, self.config.train.epochs - 1
+        if self.run.is_main and self.panel and (epoch in (0, last) or (every and (epoch + 1) % every == 0)):
+            folder = self.run.path / "rollouts"
+            folder.mkdir(exist_ok=True)
+            rollout_grid(collected, self.config.rollout.group_size).save(folder / f"epoch-{epoch + 1:06d}.png")
 
     def _collect(self, epoch: int, plan, kept: Tensor) -> Epoch:
         place_judge(self.panel, self.config, str(self.generator.device))
@@ -233,7 +240,8 @@ class OnlineTrainer:
     def _self_check(self, micro_batches: list[MicroBatch]) -> None:
         """Before the first update every ratio must be 1. Raises UserError with the likely cause."""
         if self.objective.view == "steps" and not self.config.rollout.votes and micro_batches:
-            check_ratio(self.view, micro_batches[0], self.generator)
+            worst = check_ratio(self.view, micro_batches[0], self.generator)
+            self.run.log({"kind": "self_check", "step": self.state.step, "log_ratio": worst})
 
     def held_out_metrics(self) -> dict[str, float]:
         """Nothing beyond what is measured on the held-out samples."""

@@ -39,6 +39,7 @@ def epoch_metrics(collected: Epoch, advantages: Advantages, panel: Panel | None,
     row |= {"zero_std_ratio": advantages.zero_std, "unjudged": int(collected.rewards.isnan().all(1).sum()),
             "unique_prompts": len(set(collected.prompts)), "advantage_abs": known.abs().mean().item(),
             "advantage_clipped": advantages.clipped.double().mean().item()}
+    row["latent_rms"] = torch.stack([s.latents for s in collected.samples.values()]).square().mean().sqrt().item()
     sampling = collected.seconds["sampling"] + collected.seconds["decoding"]
     row["samples_a_second"] = len(collected.samples) * accelerator.num_processes / max(sampling, 1e-9)
     return row

@@ -18,7 +18,7 @@ from visalign.trainers.judging import Panel
 from visalign.trainers.old_policy import OldPolicy
 from visalign.trainers.rollout import OwnSample
 from visalign.trainers.seeds import source
-from visalign.trainers.windows import StepPlan, check_steps
+from visalign.trainers.windows import StepPlan, check_steps, trained_count
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,7 @@ class StepView(_WithPredictions):
 
     def prepare(self, noisy: list[int]) -> None:
         check_steps(self.settings, noisy)
-        window = self.settings.window
-        self.terms = window.size if window else max(1, int(len(noisy) * self.settings.train_fraction))
+        self.terms = trained_count(self.settings, noisy)
 
     def kept(self, plan: StepPlan) -> Tensor:
         self.terms = plan.trained.shape[1]

@@ -28,20 +28,26 @@ def noisy_steps(process, times: Tensor, settings: Rollout) -> list[int]:
 
 
 def plan_steps(settings: Rollout, noisy: list[int], epoch: int, seed: int, places: list[int]) -> StepPlan:
-    """The plan of one epoch for the samples at `places`. Raises UserError when nothing is left to train on."""
+    """The plan of one epoch for the samples at `places`."""
     if settings.window is not None:
         start = window_start(settings.window, settings.steps - settings.clean_steps, epoch, seed)
         inside = [j for j in range(start, start + settings.window.size) if j in noisy]
-        trained = torch.tensor([inside] * len(places)).view(len(places), -1)
-        plan = StepPlan(frozenset(inside), trained)
-    else:
-        count = max(1, int(len(noisy) * settings.train_fraction))
-        rows = [noisy[:count]] * len(places)
-        if settings.train_choice == "random":
-            rows = [sorted(noisy[i] for i in torch.randperm(
-                len(noisy), generator=source(seed, epoch, place, "steps"))[:count].tolist()) for place in places]
-        plan = StepPlan(frozenset(noisy), torch.tensor(rows).view(len(places), -1))
-    return plan
+        return StepPlan(frozenset(inside), _table([inside] * len(places), len(inside)))
+    count = trained_count(settings, noisy)
+    rows = [noisy[:count]] * len(places)
+    if settings.train_choice == "random":
+        rows = [sorted(noisy[i] for i in torch.randperm(
+            len(noisy), generator=source(seed, epoch, place, "steps"))[:count].tolist()) for place in places]
+    return StepPlan(frozenset(noisy), _table(rows, count))
+
+
+def trained_count(settings: Rollout, noisy: list[int]) -> int:
+    """How many of the stochastic steps are trained on where there is no window."""
+    return min(len(noisy), max(1, int(len(noisy) * settings.train_fraction)))
+
+
+def _table(rows: list[list[int]], width: int) -> Tensor:
+    return torch.tensor(rows, dtype=torch.int64).reshape(len(rows), width)
 
 
 def check_noise(settings: Rollout) -> None:

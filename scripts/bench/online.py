@@ -1,0 +1,178 @@
+"""What an online epoch costs against the bare model passes its mathematics needs, both timed in this one run.
+
+    python scripts/bench/online.py                         every embedded method on tiny-sd3, on the CPU
+    python scripts/bench/online.py --gpu                   an SD3.5-medium-sized random network, 512x512, group 24, LoRA
+
+Bare passes: the sampling run's passes, the decoder's, the judge's network, and for each trained term the policy forward
+and backward and the frozen passes of the objective, in the same batches, on tensors already in place. The epoch adds
+noise, log-probabilities, pictures for the judge, advantages, the objective, clipping, the optimiser and logging. Epochs
+of the two are interleaved and their medians compared.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+import yaml
+
+sys.path.insert(0, str(Path(__file__).parent))
+from offline import sized_network  # noqa: E402
+
+from visalign.configfile import parse_config  # noqa: E402
+from visalign.generators import load_generator  # noqa: E402
+from visalign.media import Sample  # noqa: E402
+from visalign.runs import RunFolder  # noqa: E402
+from visalign.trainers.online import OnlineTrainer  # noqa: E402
+from visalign.trainers.recipe import open_accelerator  # noqa: E402
+from visalign.trainers.setup import build_online  # noqa: E402
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "online"
+METHODS = ("flow_grpo", "grpo_guard", "nft")
+
+
+def build_trainer(method: str, folder: str) -> OnlineTrainer:
+    raw = yaml.safe_load((CONFIGS / f"{method}.yaml").read_text())
+    raw["train"] |= {"epochs": 10**6, "device": "cpu"}
+    raw["output"] = {"folder": folder, "trackers": [], "checkpoint_every": 0}
+    raw["rollout"]["cache"] = f"{folder}/cache"
+    config = parse_config(raw)
+    trainer, _ = build_online(config, load_generator(config.model, "cpu"), RunFolder(folder, config),
+                              open_accelerator(config))
+    trainer.optimizer = trainer.accelerator.prepare(trainer.state.optimizer)
+    trainer.generator.denoiser.eval()
+    return trainer
+
+
+def bare_passes(trainer: OnlineTrainer):
+    """A closure that runs only the network passes of one epoch."""
+    generator, config, needs = trainer.generator, trainer.config, trainer.objective.needs
+    rollout, size = config.rollout, config.rollout.prompts_per_epoch * config.rollout.group_size
+    shape = generator.latent_shape()
+
+    def inputs(count: int):
+        t = generator.process.times_at(torch.rand(count))
+        conditioning = generator.encode_prompts(["a red fruit"])
+        return torch.randn(count, *shape), t, {k: v.expand(count, *v.shape[1:]) for k, v in conditioning.items()}
+
+    sampling, learning = inputs(rollout.batch_size), inputs(config.train.batch_size)
+    pictures = [Sample("a red fruit", image) for image in generator.decode(sampling[0])]
+
+    def run() -> None:
+        with torch.no_grad():
+            for _ in range(size // rollout.batch_size):
+                for _ in range(rollout.steps):
+                    generator.predict(*sampling)
+                generator.decode_pixels(sampling[0])
+                trainer.panel.judge(pictures)
+        for _ in range(size // config.train.batch_size * trainer.view.terms):
+            for frozen in ("reference", "old"):
+                if frozen in needs:
+                    with torch.no_grad():
+                        generator.predict(*learning)
+            generator.predict(*learning).square().mean().backward()
+        generator.denoiser.zero_grad()
+
+    return run
+
+
+def seconds(function) -> float:
+    started = time.perf_counter()
+    function()
+    return time.perf_counter() - started
+
+
+def bench_tiny(method: str, repeats: int) -> dict:
+    rows: list[dict] = []
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = build_trainer(method, folder)
+        bare = bare_passes(trainer)
+
+        def epoch() -> None:
+            rows.append(trainer._epoch(trainer.state.step, is_first=False))
+            trainer.state.step += 1
+            trainer.log.write(trainer.state.step, rows[-1])
+
+        epoch(), bare()
+        epochs, passes = zip(*[(seconds(epoch), seconds(bare)) for _ in range(repeats)], strict=True)
+    took = statistics.median(epochs)
+    shares = {name: round(statistics.median(row[f"seconds/{name}"] for row in rows[1:]) / took, 3)
+              for name in ("sampling", "decoding", "waiting_for_judges", "training")}
+    return {"method": method, "epoch_s": round(took, 3), "bare_passes_s": round(statistics.median(passes), 3),
+            "ratio": round(took / statistics.median(passes), 3), "shares": shares}
+
+
+def bench_sized(group: int, steps: int, repeats: int) -> dict:
+    """Sampling and one update of a network of SD3.5-medium's size on random inputs, 512x512, LoRA of rank 32, bf16."""
+    from visalign.generators.base import add_lora
+    from visalign.generators.sd3 import SD3Generator
+    from visalign.processes import Flow
+    from visalign.processes.steps import draw, normal_log_prob
+
+    device, flow = torch.device("cuda"), Flow(shift=3.0)
+    network, shapes, channels = sized_network("sd3.5-medium")
+    network = network.to(device, torch.bfloat16).requires_grad_(False)
+    add_lora(network, 32, 64, 0.0, SD3Generator.lora_targets)
+    network.enable_gradient_checkpointing()
+    fixed = {name: torch.randn(group, *shapes[name], device=device, dtype=torch.bfloat16)
+             for name in ("encoder_hidden_states", "pooled_projections")}
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, 1e-4)
+    times = flow.schedule(steps).to(device)
+
+    def velocity(x, t):
+        with torch.autocast("cuda", torch.bfloat16):
+            return network(hidden_states=x.bfloat16(), timestep=1000 * t, **fixed, return_dict=False)[0].float()
+
+    def moments(x, j):
+        t, t_next = times[j].expand(group), times[j + 1].expand(group)
+        return flow.moments(velocity(x, t), x, t, t_next, "flow_sde", 0.7)
+
+    @torch.no_grad()
+    def sample():
+        x, stored = torch.randn(group, channels, 64, 64, device=device), []
+        for j in range(steps):
+            step = moments(x, j)
+            after = draw(step, torch.randn_like(x))
+            stored.append((x, after, normal_log_prob(after, *step)))
+            x = after
+        torch.cuda.synchronize()
+        return stored
+
+    def update(stored) -> None:
+        advantage = torch.randn(group, device=device)
+        for j, (before, after, old) in enumerate(stored[:-1]):
+            ratio = (normal_log_prob(after, *moments(before, j)) - old).exp()
+            (-(advantage * ratio).mean() / (steps - 1)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        torch.cuda.synchronize()
+
+    update(sample())
+    torch.cuda.reset_peak_memory_stats()
+    sampling = statistics.median(seconds(sample) for _ in range(repeats))
+    stored = sample()
+    updating = statistics.median(seconds(lambda: update(stored)) for _ in range(repeats))
+    return {"model": "sd3.5-medium", "group": group, "steps": steps, "images_per_s": round(group / sampling, 2),
+            "update_s": round(updating, 2), "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 1)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gpu", action="store_true")
+    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--repeats", type=int, default=6)
+    args = parser.parse_args()
+    if args.gpu:
+        print(json.dumps(bench_sized(24, 10, args.repeats)), flush=True)
+        return
+    for method in args.methods.split(","):
+        print(json.dumps(bench_tiny(method, args.repeats)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
