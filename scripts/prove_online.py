@@ -47,7 +47,8 @@ CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "online"
 FLOW_SDE = {"sampler": "flow_sde", "noise_level": 0.7}
 METHODS = {name: (name, {}) for name in ("flow_grpo", "flow_grpo_fast", "dance_grpo", "mix_grpo", "grpo_guard",
                                          "flow_dppo", "mc_grpo", "nft", "awm", "raft", "draft")}
-METHODS |= {name: (name, {"rollout": FLOW_SDE}) for name in ("ddpo", "d3po")}  # their recipes are for tiny-sdxl
+METHODS |= {name: (name, {"rollout": FLOW_SDE | {"clean_steps": 2, "train_fraction": 1.0}})
+            for name in ("ddpo", "d3po")}  # their recipes are for tiny-sdxl
 """Name: recipe, and what is changed in its sections."""
 
 
@@ -191,7 +192,9 @@ def summarise(out: Path) -> list[dict]:
             return mean_with_interval((after - torch.tensor(base[name], dtype=torch.float64)).tolist())
 
         forward = sum(r["passes"].get("without gradient", 0) + 3 * r["passes"].get("with gradient", 0) for r in runs)
-        rows.append({"method": method, "reward": reward, "seeds": len(runs), "change": change(reward),
+        each = [sum(run["held_out"][reward]) / len(base[reward]) - sum(base[reward]) / len(base[reward])
+                for run in sorted(runs, key=lambda run: run["seed"])]
+        rows.append({"method": method, "reward": reward, "each": each, "change": change(reward),
                      "before": sum(base[reward]) / len(base[reward]), "variety": change("variety"),
                      "tiny_clip": change("tiny-clip"), "updates": runs[0]["updates"],
                      "passes": forward / len(runs), "seconds": sum(r["seconds"] for r in runs) / len(runs)})
@@ -200,14 +203,15 @@ def summarise(out: Path) -> list[dict]:
 
 def table(out: Path) -> str:
     base = json.loads((out / "base.json").read_text())
-    lines = ["| method | reward | before | change | variety | tiny-clip | updates | passes | seconds |",
-             "|---|---|---|---|---|---|---|---|---|"]
+    lines = ["| method | reward | before | change | each seed | variety | tiny-clip | updates | passes | seconds |",
+             "|---|---|---|---|---|---|---|---|---|---|"]
     for reward, values in base["best_of_8"].items():
         change = mean_with_interval([b - a for a, b in zip(base[reward], values, strict=True)])
         before = sum(base[reward]) / len(base[reward])
-        lines.append(f"| best of 8 | {reward} | {before:.3f} | {brief(change)} | | | 0 | | |")
+        lines.append(f"| best of 8 | {reward} | {before:.3f} | {brief(change)} | | | | 0 | | |")
     for row in (row for row in summarise(out) if row["method"] in METHODS):
-        lines.append(f"| {row['method']} | {row['reward']} | {row['before']:.3f} | {brief(row['change'])} | "
+        each = ", ".join(f"{value:+.3g}" for value in row["each"])
+        lines.append(f"| {row['method']} | {row['reward']} | {row['before']:.3f} | {brief(row['change'])} | {each} | "
                      f"{brief(row['variety'])} | {brief(row['tiny_clip'])} | {row['updates']} | "
                      f"{row['passes'] / 1000:.1f} k | {row['seconds']:.0f} |")
     return "\n".join(lines)

@@ -27,7 +27,7 @@ def test_recipe_runs_on_a_tiny_network(file, pipelines, tmp_path):
     config = load_config(file)
     (tmp_path / "prompts.txt").write_text("a red fruit\na cat face\na blue heart\n")
     group, combined = config.rollout.group_size, len(config.reward.of) > 1
-    small = group if group in (1, 2, 5) else 4
+    small = group if group < 3 else 5 if group % 2 else 4
     overrides = [
         f"model={pipelines(TINY[config.model.source])}", "model.precision=fp32", "model.prompt_tokens=8",
         "model.resolution=16", f"rollout.cache={tmp_path / 'cache'}", f"rollout.prompts={tmp_path / 'prompts.txt'}",
@@ -36,6 +36,8 @@ def test_recipe_runs_on_a_tiny_network(file, pipelines, tmp_path):
         f"eval.prompts={tmp_path / 'prompts.txt'}", "eval.every=0", "eval.max_prompts=1", "eval.samples_per_prompt=2",
         "eval.steps=2", "eval.reward=contrast", "eval.also=[saturation]", "eval.features=null",
         "output.trackers=[]", f"output.folder={tmp_path / 'run'}"]
+    if config.rollout.window is None:
+        overrides.append("rollout.steps=6")
     if config.rollout.votes:
         drawn = CliRunner().invoke(main, [
             "--debug", "rollout", str(file), *[o for o in overrides if not o.startswith(("output", "eval"))],

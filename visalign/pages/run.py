@@ -123,9 +123,10 @@ def curves(trained: list[dict], held: list[dict], unit: str) -> str:
     return svg(figure)
 
 
-def smooth(values: Sequence[float], weight: float = 0.05) -> list[float]:
-    """Moving average that starts at the mean of the first values."""
-    average, smoothed = sum(values[:10]) / max(1, len(values[:10])), []
+def smooth(values: Sequence[float]) -> list[float]:
+    """Moving average that starts at the mean of the first values; short runs are smoothed less."""
+    first, weight = values[:min(10, 1 + len(values) // 10)], max(0.05, min(1.0, 5 / max(1, len(values))))
+    average, smoothed = sum(first) / max(1, len(first)), []
     for value in values:
         average += weight * (value - average)
         smoothed.append(average)
