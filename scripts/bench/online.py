@@ -14,20 +14,19 @@ import json
 import statistics
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import torch
 import yaml
 
 sys.path.insert(0, str(Path(__file__).parent))
-from offline import sized_network  # noqa: E402
+from offline import seconds, sized_network  # noqa: E402
 
 from visalign.configfile import parse_config  # noqa: E402
 from visalign.generators import load_generator  # noqa: E402
 from visalign.media import Sample  # noqa: E402
 from visalign.runs import RunFolder  # noqa: E402
-from visalign.trainers.online import OnlineTrainer  # noqa: E402
+from visalign.trainers.online.loop import OnlineTrainer  # noqa: E402
 from visalign.trainers.recipe import open_accelerator  # noqa: E402
 from visalign.trainers.setup import build_online  # noqa: E402
 
@@ -78,12 +77,6 @@ def bare_passes(trainer: OnlineTrainer):
         generator.denoiser.zero_grad()
 
     return run
-
-
-def seconds(function) -> float:
-    started = time.perf_counter()
-    function()
-    return time.perf_counter() - started
 
 
 def bench_tiny(method: str, repeats: int) -> dict:

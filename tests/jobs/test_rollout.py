@@ -17,10 +17,10 @@ from visalign.errors import UserError
 from visalign.generators import load_generator
 from visalign.jobs.rollout import draw_for_votes
 from visalign.trainers.cache import EncodingCache
-from visalign.trainers.collect import Collector, Conditions, asked_of
+from visalign.trainers.online.collect import Collector, Conditions, asked_of
+from visalign.trainers.online.rollout import Sampler
+from visalign.trainers.online.windows import noisy_steps, plan_steps
 from visalign.trainers.recipe import open_accelerator
-from visalign.trainers.rollout import Sampler
-from visalign.trainers.windows import noisy_steps, plan_steps
 
 
 @pytest.mark.parametrize("base", ["sdxl", "sd3"])

@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from visalign.cli import main
 from visalign.configfile import load_config
-from visalign.trainers.online import check_arithmetic
+from visalign.trainers.online.loop import check_arithmetic
 
 from .test_configs import TINY
 

@@ -16,9 +16,9 @@ from visalign.media import Sample, grid, to_bytes
 from visalign.rewards import finite_scores, load_reward
 from visalign.runs import write_atomically
 from visalign.trainers.cache import EncodingCache
-from visalign.trainers.collect import Conditions, voted_seeds
-from visalign.trainers.rollout import Sampler, Start
-from visalign.trainers.windows import noisy_steps
+from visalign.trainers.online.collect import Conditions, voted_seeds
+from visalign.trainers.online.rollout import Sampler, Start
+from visalign.trainers.online.windows import noisy_steps
 
 COLUMNS = ("prompt", "a_seed", "b_seed", "choice", "a", "b")
 

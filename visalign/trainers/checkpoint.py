@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from visalign.config import Output
 from visalign.errors import UserError
+from visalign.runs import RunFolder
 
 
 @dataclass
@@ -74,3 +77,36 @@ class TrainingState:
             yield
         finally:
             self.ema.restore(parameters)
+
+
+@dataclass
+class Checkpoints:
+    """Saves a run's state when it is due: every `output.checkpoint_every` steps and at `last`."""
+
+    state: TrainingState
+    run: RunFolder
+    accelerator: Accelerator
+    output: Output
+    last: int
+
+    def save(self) -> None:
+        if self.accelerator.is_main_process:
+            self.run.save_checkpoint(self.state.step, self.state.write, self.output.keep_checkpoints)
+        self.accelerator.wait_for_everyone()
+
+    def save_if_due(self) -> None:
+        every, step = self.output.checkpoint_every, self.state.step
+        if step == self.last or (every and step % every == 0):
+            self.save()
+
+    def resume(self) -> None:
+        """Continue from the newest checkpoint of the run, if there is one."""
+        kept = self.run.checkpoints()
+        if kept:
+            self.state.read(kept[-1])
+        self.run.forget_after(self.state.step)
+
+    def last_good(self) -> str:
+        """Where to go back to, in words."""
+        kept = self.run.checkpoints()
+        return f"the last good checkpoint is {kept[-1]}" if kept else "there is no earlier checkpoint"

@@ -25,7 +25,7 @@ from visalign.generators.base import Generator
 from visalign.objectives import Outcome, PairErrors
 from visalign.runs import RunFolder
 from visalign.trainers.cache import EncodingCache
-from visalign.trainers.checkpoint import TrainingState
+from visalign.trainers.checkpoint import Checkpoints, TrainingState
 from visalign.trainers.evaluation import FIXED_FRACTIONS
 from visalign.trainers.metrics import MetricLog, pair_metrics
 from visalign.trainers.optim import build_ema, build_optimizer, build_schedule
@@ -54,14 +54,8 @@ class OfflineTrainer:
         self.state = TrainingState(generator.trainable_parameters(), optimizer,
                                    build_schedule(config.optim, optimizer, config.train.steps),
                                    build_ema(config.optim, parameters))
+        self.checkpoints = Checkpoints(self.state, run, accelerator, config.output, config.train.steps)
         self.log = MetricLog(run, accelerator)
-
-    def resume(self) -> None:
-        """Continue from the newest checkpoint of the run, if there is one."""
-        checkpoints = self.run.checkpoints()
-        if checkpoints:
-            self.state.read(checkpoints[-1])
-        self.run.forget_after(self.state.step)
 
     def fit(self, on_step=lambda step: None) -> None:
         """Train to config.train.steps; `on_step(step)` is called after each optimiser step.
@@ -80,7 +74,7 @@ class OfflineTrainer:
                 self.log.write(self.state.step, row | {"seconds": time.perf_counter() - started})
                 progress.update()
                 progress.set_postfix_str(self.log.smoothed())
-                self._checkpoint_if_due()
+                self.checkpoints.save_if_due()
                 on_step(self.state.step)
         self.generator.policy = self.generator.denoiser
         self.generator.denoiser.eval()
@@ -172,16 +166,6 @@ class OfflineTrainer:
                     totals.setdefault(name, []).append(values.float().cpu())
         return {f"held_out/{k}": torch.cat(v).mean().item() for k, v in totals.items() if not k.startswith("noise")}
 
-    def save_checkpoint(self) -> None:
-        if self.accelerator.is_main_process:
-            self.run.save_checkpoint(self.state.step, self.state.write, self.config.output.keep_checkpoints)
-        self.accelerator.wait_for_everyone()
-
-    def _checkpoint_if_due(self) -> None:
-        every, step = self.config.output.checkpoint_every, self.state.step
-        if step == self.config.train.steps or (every and step % every == 0):
-            self.save_checkpoint()
-
     def _stop_if_not_finite(self, value: Tensor, items: list[Item]) -> None:
         import json
 
@@ -192,7 +176,5 @@ class OfflineTrainer:
         rows = [{"prompt": item.prompt, "where": item.where} for item in items]
         failure = self.run.path / f"failure-rank{self.accelerator.process_index}.json"
         failure.write_text(json.dumps({"step": step, "rows": rows}, indent=2))
-        kept = self.run.checkpoints()
-        last = f"the last good checkpoint is {kept[-1]}" if kept else "there is no earlier checkpoint"
         raise UserError(f"step {step}: the loss or its gradient is not finite; the batch's rows are in {failure}, "
-                        f"{last} (a lower optim.lr or model.precision=fp32 usually helps)")
+                        f"{self.checkpoints.last_good()} (a lower optim.lr or model.precision=fp32 usually helps)")

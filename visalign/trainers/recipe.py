@@ -111,7 +111,7 @@ def train(config: Config | OnlineConfig, resume: bool = False) -> Result:
         accelerator.wait_for_everyone()
 
     trainer, counts = LOOPS[config.loop].build(config, generator, run, accelerator)
-    trainer.resume()
+    trainer.checkpoints.resume()
     run.log({"kind": "start", "step": trainer.state.step, "processes": accelerator.num_processes})
     done = {row["step"] for row in run.metrics() if row["kind"] == "held_out"}
 

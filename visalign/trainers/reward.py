@@ -30,7 +30,7 @@ from visalign.objectives.judging import Comparison
 from visalign.rewards.joint.network import JointNetwork
 from visalign.rewards.joint.reward import build_network, check_backbone, save_reward
 from visalign.runs import RunFolder
-from visalign.trainers.checkpoint import TrainingState
+from visalign.trainers.checkpoint import Checkpoints, TrainingState
 from visalign.trainers.optim import build_ema, build_optimizer, build_schedule, check_optimizer
 from visalign.trainers.order import DataOrder, split_by_prompt
 
@@ -66,6 +66,7 @@ class RewardTrainer:
         optimizer = build_optimizer(config.optim, self._groups(named))
         self.state = TrainingState(named, optimizer, build_schedule(config.optim, optimizer, config.train.steps),
                                    build_ema(config.optim, parameters))
+        self.checkpoints = Checkpoints(self.state, run, accelerator, config.output, config.train.steps)
         self.dtype = pick_dtype(config.train.precision, accelerator.device)
 
     def _groups(self, named: list[tuple[str, torch.nn.Parameter]]) -> list[dict]:
@@ -82,9 +83,7 @@ class RewardTrainer:
 
         Raises UserError when a loss is not finite or an item cannot be read.
         """
-        if checkpoints := self.run.checkpoints():
-            self.state.read(checkpoints[-1])
-        self.run.forget_after(self.state.step)
+        self.checkpoints.resume()
         self.run.log({"kind": "start", "step": self.state.step, "processes": self.accelerator.num_processes})
         steps = self.config.train.steps
         self.policy, self.optimizer = self.accelerator.prepare(self.network, self.state.optimizer)
@@ -108,7 +107,7 @@ class RewardTrainer:
                                                        for k, v in row.items()}
                 progress.update()
                 progress.set_postfix_str(f"loss {average['loss']:.3f} acc {average['accuracy']:.3f}")
-                self._checkpoint_if_due()
+                self.checkpoints.save_if_due()
         self.network.eval()
         if self.state.ema:
             self.state.ema.copy_to([p for _, p in self.state.parameters])
@@ -186,13 +185,6 @@ class RewardTrainer:
                    for name, column in zip(self.config.model.dimensions, values.unbind(1), strict=True)]
         return {"mean": [column.mean().item() for column in columns],
                 "std": [max(column.std().item(), 1e-6) for column in columns]}
-
-    def _checkpoint_if_due(self) -> None:
-        every, step = self.config.output.checkpoint_every, self.state.step
-        if step == self.config.train.steps or (every and step % every == 0):
-            if self.accelerator.is_main_process:
-                self.run.save_checkpoint(step, self.state.write, self.config.output.keep_checkpoints)
-            self.accelerator.wait_for_everyone()
 
     def _stop_if_not_finite(self, value, batch: Prepared) -> None:
         if torch.as_tensor(value).isfinite().all():

@@ -18,20 +18,20 @@ from visalign.processes import PROCESSES
 from visalign.rewards import check_reward, load_reward
 from visalign.runs import RunFolder
 from visalign.trainers.cache import EncodingCache
-from visalign.trainers.collect import Asked, asked_of
 from visalign.trainers.feedback import feedback_pairs, judged
-from visalign.trainers.judging import Panel
 from visalign.trainers.offline import OfflineTrainer
-from visalign.trainers.online import OnlineTrainer, check_arithmetic
+from visalign.trainers.online.collect import Asked, asked_of
+from visalign.trainers.online.judging import Panel
+from visalign.trainers.online.loop import OnlineTrainer, check_arithmetic
+from visalign.trainers.online.windows import check_noise
 from visalign.trainers.order import split_by_prompt
 from visalign.trainers.pairs import encode_pairs, standardised
-from visalign.trainers.windows import check_noise
 
 
 class Loop(NamedTuple):
     """check(config, family) raises UserError for what is wrong; build(...) gives the trainer and what it learns from.
 
-    A trainer has `state`, `resume()`, `fit(on_step)` and `held_out_metrics()`.
+    A trainer has `state`, `checkpoints`, `fit(on_step)` and `held_out_metrics()`.
     """
 
     check: Callable

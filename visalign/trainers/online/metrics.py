@@ -10,8 +10,8 @@ from torch import Tensor
 from visalign.media import grid
 from visalign.objectives import Outcome
 from visalign.objectives.advantages import Advantages
-from visalign.trainers.collect import Epoch
-from visalign.trainers.judging import Panel
+from visalign.trainers.online.collect import Epoch
+from visalign.trainers.online.judging import Panel
 
 TOP_SHARES = (100, 50, 25, 10)
 SPREAD = ("ratio", "log_prob")

@@ -15,11 +15,11 @@ from visalign.errors import UserError
 from visalign.generators.base import Conditioning, Generator, Guidance
 from visalign.media import Sample
 from visalign.trainers.cache import EncodingCache
-from visalign.trainers.judging import BackgroundJudge, Panel, Verdict
+from visalign.trainers.online.judging import BackgroundJudge, Panel, Verdict
+from visalign.trainers.online.rollout import OwnSample, Sampler, Start
+from visalign.trainers.online.seeds import stable_seed
+from visalign.trainers.online.windows import StepPlan
 from visalign.trainers.order import DataOrder
-from visalign.trainers.rollout import OwnSample, Sampler, Start
-from visalign.trainers.seeds import stable_seed
-from visalign.trainers.windows import StepPlan
 
 
 @dataclass

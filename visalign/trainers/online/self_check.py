@@ -4,7 +4,7 @@ import torch
 
 from visalign.errors import UserError
 from visalign.generators.base import Generator
-from visalign.trainers.views import MicroBatch, StepView
+from visalign.trainers.online.views import MicroBatch, StepView
 
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-3, torch.bfloat16: 2e-2}
 """Largest |log ratio| by the network's arithmetic; rounding differs with the batch a sample passes in."""

@@ -24,18 +24,18 @@ from visalign.generators.base import Generator
 from visalign.objectives.advantages import Advantages, History
 from visalign.runs import RunFolder
 from visalign.trainers.cache import EncodingCache
-from visalign.trainers.checkpoint import TrainingState
-from visalign.trainers.collect import Asked, Collector, Conditions, Epoch
-from visalign.trainers.judging import Panel
+from visalign.trainers.checkpoint import Checkpoints, TrainingState
 from visalign.trainers.metrics import MetricLog
-from visalign.trainers.old_policy import OldPolicy
-from visalign.trainers.online_metrics import StepTable, epoch_metrics, peak_memory, rollout_grid
+from visalign.trainers.online.collect import Asked, Collector, Conditions, Epoch
+from visalign.trainers.online.judging import Panel
+from visalign.trainers.online.metrics import StepTable, epoch_metrics, peak_memory, rollout_grid
+from visalign.trainers.online.old_policy import OldPolicy
+from visalign.trainers.online.rollout import Sampler
+from visalign.trainers.online.seeds import source
+from visalign.trainers.online.self_check import check_ratio
+from visalign.trainers.online.views import VIEWS, Context, MicroBatch
+from visalign.trainers.online.windows import noisy_steps, plan_steps
 from visalign.trainers.optim import build_ema, build_optimizer, build_schedule
-from visalign.trainers.rollout import Sampler
-from visalign.trainers.seeds import source
-from visalign.trainers.self_check import check_ratio
-from visalign.trainers.views import VIEWS, Context, MicroBatch
-from visalign.trainers.windows import noisy_steps, plan_steps
 
 
 class OnlineTrainer:
@@ -62,6 +62,7 @@ class OnlineTrainer:
                                    build_schedule(config.optim, optimizer, self.updates_a_run),
                                    build_ema(config.optim, parameters),
                                    extras={name: each for name, each in kept.items() if each is not None})
+        self.checkpoints = Checkpoints(self.state, run, accelerator, config.output, config.train.epochs)
         self.sampler = Sampler(generator, config.rollout, keep_mean="old_mean" in self.objective.needs)
         self.noisy = noisy_steps(generator.process, self.sampler.times, config.rollout)
         self.view = VIEWS[self.objective.view](
@@ -69,13 +70,6 @@ class OnlineTrainer:
         self.conditions = Conditions(EncodingCache(config.rollout.cache, generator), config, generator.device)
         self.collector = Collector(config, generator, asked, panel, self.conditions, accelerator, self.sampler)
         self.log = MetricLog(run, accelerator, {"reward": "reward", "zero_std_ratio": "zero", "loss": "loss"})
-
-    def resume(self) -> None:
-        """Continue from the newest checkpoint of the run, if there is one."""
-        checkpoints = self.run.checkpoints()
-        if checkpoints:
-            self.state.read(checkpoints[-1])
-        self.run.forget_after(self.state.step)
 
     def fit(self, on_epoch=lambda epoch: None) -> None:
         """Train to config.train.epochs; `on_epoch(n)` is called after n epochs, with their checkpoint written."""
@@ -91,7 +85,7 @@ class OnlineTrainer:
                 self.log.write(self.state.step, row)
                 progress.update()
                 progress.set_postfix_str(self.log.smoothed())
-                self._checkpoint_if_due()
+                self.checkpoints.save_if_due()
                 on_epoch(self.state.step)
 
     def _epoch(self, epoch: int, is_first: bool) -> dict:
@@ -229,10 +223,9 @@ class OnlineTrainer:
             self.state.ema.step(parameters)
         self.counts.record(finite)
         if self.counts.bad_in_a_row >= self.config.train.patience * (1 if accelerator.scaler is None else 10):
-            kept = self.run.checkpoints()
-            last = f"the last good checkpoint is {kept[-1]}" if kept else "there is no earlier checkpoint"
             raise UserError(f"epoch {epoch + 1}: {self.counts.bad_in_a_row} updates in a row had a gradient that is "
-                            f"not finite; {last} (a lower optim.lr or model.precision=fp32 usually helps)")
+                            f"not finite; {self.checkpoints.last_good()} (a lower optim.lr or model.precision=fp32 "
+                            "usually helps)")
         clipped = finite and float(norm) > self.config.optim.grad_clip
         return {"grad_norm": float(norm) if finite else float("nan"), "grad_clipped": float(clipped),
                 "update_norm": moved, "lr": rate}
@@ -246,16 +239,6 @@ class OnlineTrainer:
     def held_out_metrics(self) -> dict[str, float]:
         """Nothing beyond what is measured on the held-out samples."""
         return {}
-
-    def save_checkpoint(self) -> None:
-        if self.accelerator.is_main_process:
-            self.run.save_checkpoint(self.state.step, self.state.write, self.config.output.keep_checkpoints)
-        self.accelerator.wait_for_everyone()
-
-    def _checkpoint_if_due(self) -> None:
-        every, step = self.config.output.checkpoint_every, self.state.step
-        if step == self.config.train.epochs or (every and step % every == 0):
-            self.save_checkpoint()
 
 
 class Counts:

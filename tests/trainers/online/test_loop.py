@@ -1,7 +1,5 @@
 """The online loop through the command line a user types: methods, families, resume, processes, faults."""
 
-import json
-import os
 import signal
 import subprocess
 import sys
@@ -10,44 +8,13 @@ import time
 
 import pytest
 import torch
-from click.testing import CliRunner
 from safetensors.torch import load_file
 
-from visalign.cli import main
 from visalign.rewards.base import Judge, Scores
 from visalign.rewards.registry import REWARDS
 
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+from ..commands import ENVIRONMENT, fails, rows, run, weights
 
-
-def run(*arguments):
-    result = CliRunner().invoke(main, ["--debug", "train", *map(str, arguments)])
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
-
-
-def fails(*arguments) -> str:
-    """The message of a run that must end in one sentence, without a traceback and with exit code 1."""
-    result = CliRunner().invoke(main, ["train", *map(str, arguments)])
-    assert result.exit_code == 1, result.output
-    assert "Traceback" not in result.output
-    return next(line for line in result.output.splitlines() if line.startswith("visalign: "))
-
-
-def weights(folder, epoch=None):
-    folder = sorted((folder / "checkpoints").glob("step-*"))[-1] if epoch is None else \
-        folder / "checkpoints" / f"step-{epoch:08d}"
-    return load_file(folder / "trainable.safetensors")
-
-
-def rows(folder, kind="train"):
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [row for row in map(json.loads, lines) if row["kind"] == kind]
-
-
-# the text stream of SD3's last block ends there: its query has no effect on the prediction
-WITHOUT_GRADIENT = {"transformer_blocks.1.attn.add_q_proj.lora_B.default.weight"}
 ODE = {"rollout": {"sampler": "ode"}}
 
 
@@ -151,7 +118,7 @@ def test_a_continued_run_ends_with_the_same_bits(online_recipe, tmp_path, method
 
 KILLED = """
 import os, signal, sys
-from visalign.trainers import judging, online
+from visalign.trainers.online import judging, loop as online
 from visalign.cli import main
 
 phase, left = sys.argv[1], [int(sys.argv[2])]
@@ -327,7 +294,7 @@ def test_a_reward_that_hangs_ends_the_run_in_time(online_recipe, scripted):
 
 @pytest.mark.parametrize("comes_back", [True, False])
 def test_a_judge_server_that_dies_during_the_run(online_recipe, tmp_path, comes_back):
-    from ..rewards.vlm.server import ChatServer
+    from ...rewards.vlm.server import ChatServer
 
     def reply(text, images, count):
         if count > 8 and (count <= 14 or not comes_back):
@@ -361,7 +328,7 @@ def test_judges_work_while_the_next_batch_is_sampled(online_recipe, tmp_path, sc
 
 
 def test_gradients_that_are_not_finite_are_skipped_counted_and_end_the_run(online_recipe, tmp_path, monkeypatch):
-    from visalign.trainers import online
+    from visalign.trainers.online import loop as online
 
     calls = []
     honest = online.sum_gradients
@@ -381,7 +348,7 @@ def test_gradients_that_are_not_finite_are_skipped_counted_and_end_the_run(onlin
 
 
 def test_the_self_check_finds_a_policy_that_is_not_the_one_that_sampled(online_recipe, monkeypatch):
-    from visalign.trainers import views
+    from visalign.trainers.online import views
 
     honest = views.StepView.build
 
@@ -395,7 +362,8 @@ def test_the_self_check_finds_a_policy_that_is_not_the_one_that_sampled(online_r
 
 
 def test_the_self_check_blames_dropout_and_coarse_arithmetic(online_recipe, monkeypatch):
-    from visalign.trainers import online, self_check
+    from visalign.trainers.online import loop as online
+    from visalign.trainers.online import self_check
 
     monkeypatch.setattr(self_check, "TOLERANCE", dict.fromkeys(self_check.TOLERANCE, -1.0))
     monkeypatch.setattr(online.OnlineTrainer, "_collect", _then_training(online.OnlineTrainer._collect))
@@ -415,7 +383,7 @@ def _then_training(collect):
 def test_processes_share_an_epoch_in_whole_batches(world):
     from types import SimpleNamespace
 
-    from visalign.trainers.collect import Collector
+    from visalign.trainers.online.collect import Collector
 
     def places(rank):
         collector = Collector.__new__(Collector)

@@ -14,11 +14,11 @@ from visalign.config import Rollout
 from visalign.generators.base import Conditioning, Generator, Guidance
 from visalign.objectives.online import NoisedTerms, OnlineObjective, RewardTerms, StepTerms
 from visalign.processes.steps import LOG_PROBS, sensitivity
-from visalign.trainers.judging import Panel
-from visalign.trainers.old_policy import OldPolicy
-from visalign.trainers.rollout import OwnSample
-from visalign.trainers.seeds import source
-from visalign.trainers.windows import StepPlan, check_steps, trained_count
+from visalign.trainers.online.judging import Panel
+from visalign.trainers.online.old_policy import OldPolicy
+from visalign.trainers.online.rollout import OwnSample
+from visalign.trainers.online.seeds import source
+from visalign.trainers.online.windows import StepPlan, check_steps, trained_count
 
 
 @dataclass(frozen=True)

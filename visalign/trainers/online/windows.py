@@ -8,7 +8,7 @@ from torch import Tensor
 
 from visalign.config import Rollout, Window
 from visalign.errors import UserError
-from visalign.trainers.seeds import source
+from visalign.trainers.online.seeds import source
 
 
 class StepPlan(NamedTuple):

@@ -10,9 +10,9 @@ from visalign.errors import UserError
 from visalign.generators import load_generator
 from visalign.generators.base import Guidance
 from visalign.processes.steps import normal_log_prob
-from visalign.trainers.rollout import Sampler, Start
-from visalign.trainers.seeds import stable_seed
-from visalign.trainers.windows import check_noise, check_steps, noisy_steps, plan_steps, window_start
+from visalign.trainers.online.rollout import Sampler, Start
+from visalign.trainers.online.seeds import stable_seed
+from visalign.trainers.online.windows import check_noise, check_steps, noisy_steps, plan_steps, window_start
 
 PROMPTS = ["a red fruit", "a cat face", "a red fruit"]
 

@@ -1,0 +1,91 @@
+"""Settings that several loops share: the model, the optimiser, what is measured and what is kept."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+NonNegative = Annotated[float, Field(ge=0)]
+
+
+RewardSpec = str | dict[str, Any]
+"""A reward's name, folder or YAML file, or a mapping {kind: ..., ...}; see rewards/registry.py."""
+
+
+class Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class Lora(Settings):
+    """Low-rank adapter: rank, alpha (scale is alpha / rank), dropout, and module names (None: the family's own)."""
+
+    rank: PositiveInt = 16
+    alpha: PositiveFloat = 16.0
+    dropout: Fraction = 0.0
+    targets: tuple[str, ...] | None = None
+
+
+class Model(Settings):
+    """Which checkpoint, and how it is held in memory.
+
+    source: hub id, local diffusers folder, single `.safetensors` file, or an embedded model (tiny-sd3, tiny-sdxl).
+    base: the diffusers folder or hub id that gives a single file its configuration and missing parts.
+    precision: arithmetic of the denoiser; `auto` is bf16 where the hardware has it, else fp32.
+    attention: `native` lets torch choose; `math` is its plain kernel, `flash` its fused one; xformers is optional.
+    resolution: side of the training pictures in pixels (None: the model's own).
+    prompt_tokens: length of the T5 prompt for families that have one.
+    """
+
+    source: str
+    base: str | None = None
+    tuning: Literal["lora", "full"] = "lora"
+    lora: Lora = Lora()
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    attention: Literal["native", "math", "flash", "xformers"] = "native"
+    gradient_checkpointing: bool = False
+    vae_slicing: bool = False
+    vae_tiling: bool = False
+    resolution: PositiveInt | None = None
+    prompt_tokens: PositiveInt = 256
+
+
+class Optim(Settings):
+    """Optimiser and learning rate; warm-up in optimiser steps, grad_clip the largest gradient norm."""
+
+    name: Literal["adamw", "adamw8bit", "adafactor"] = "adamw"
+    lr: PositiveFloat = 1e-4
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    weight_decay: NonNegative = 0.01
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    grad_clip: PositiveFloat = 1.0
+    ema_decay: Fraction = 0.0
+
+
+class Evaluation(Settings):
+    """Samples and rewards on held-out prompts with fixed seeds; `every` in steps of the loop (0: only before/after).
+
+    reward judges the pictures (any reward; its first dimension counts), features measures their variety (an open_clip
+    model); null leaves either out; `also` names more rewards to report, such as one not trained on. The embedded
+    tiny-clip and tiny-reward know emoji only.
+    """
+
+    every: Annotated[int, Field(ge=0)] = 0
+    prompts: str = "emoji:held_out"
+    max_prompts: PositiveInt | None = 16
+    samples_per_prompt: PositiveInt = 2
+    reward: RewardSpec | None = None
+    also: tuple[RewardSpec, ...] = ()
+    features: str | None = None
+    steps: PositiveInt = 28
+    guidance_scale: NonNegative = 4.5
+    seed: int = 1000
+
+
+class Output(Settings):
+    """The run's folder and what is kept in it; checkpoint_every in optimiser steps (0: only the end)."""
+
+    folder: str = "runs/train"
+    checkpoint_every: Annotated[int, Field(ge=0)] = 0
+    keep_checkpoints: PositiveInt = 2
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)

@@ -1,0 +1,83 @@
+"""Settings of offline training, from preference pairs."""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from visalign.config.common import Evaluation, Fraction, Model, NonNegative, Optim, Output, RewardSpec, Settings
+
+
+class Feedback(Settings):
+    """Make the pairs instead of reading them: sample each prompt several times, let a reward pick best and worst.
+
+    prompts: a text file (one a line) or `emoji:train` / `emoji:held_out`.
+    pairs_per_prompt: the best against the worst, then the second best against the second worst, ...
+    """
+
+    prompts: str = "emoji:train"
+    max_prompts: PositiveInt | None = None
+    samples_per_prompt: Annotated[int, Field(ge=2)] = 4
+    pairs_per_prompt: PositiveInt = 1
+    reward: RewardSpec = "tiny-clip"
+    steps: PositiveInt = 16
+    guidance_scale: NonNegative = 1.0
+
+
+class Data(Settings):
+    """Where preference pairs come from.
+
+    path: a file or folder of a public format, or a `datasets` hub id; or leave it out and set `feedback`.
+    score_with: a reward that scores both pictures of a pair (needed by reward-weighted objectives).
+    rerank: flip pairs where that reward disagrees with the label (AI feedback).
+    holdout: share of the prompts kept for measuring implicit accuracy.
+    cache: folder for latents and text embeddings; safe to share between runs and processes.
+    """
+
+    path: str | None = None
+    format: Literal["auto", "pickapic", "hpd", "table", "hub"] = "auto"
+    split: str = "train"
+    image_root: str | None = None
+    feedback: Feedback | None = None
+    score_with: RewardSpec | None = None
+    rerank: bool = False
+    max_pairs: PositiveInt | None = None
+    holdout: Fraction = 0.05
+    caption_dropout: Fraction = 0.0
+    cache: str = "~/.cache/visalign/latents"
+
+
+class Train(Settings):
+    """Length and shape of training; batch_size counts pairs per process, steps are optimiser steps."""
+
+    steps: PositiveInt = 1000
+    batch_size: PositiveInt = 4
+    gradient_accumulation: PositiveInt = 1
+    timestep_sampling: Literal["uniform", "logit_normal", "shifted"] = "uniform"
+    timestep_shift: PositiveFloat = 1.0
+    seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+class Config(Settings):
+    """One run. `objective` is {name: ..., and that method's own settings}."""
+
+    loop: ClassVar[str] = "offline"
+    model: Model
+    data: Data = Data()
+    objective: dict[str, Any]
+    optim: Optim = Optim()
+    train: Train = Train()
+    eval: Evaluation = Evaluation()
+    output: Output = Output()
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        if bool(self.data.path) == bool(self.data.feedback):
+            raise ValueError("set exactly one of data.path (pairs to read) and data.feedback (pairs to make)")
+        if self.data.rerank and not self.data.score_with:
+            raise ValueError("data.rerank needs data.score_with, the reward that decides")
+        return self
+
+    def taught_by(self) -> str:
+        """What the model learnt from, in words."""
+        return self.data.path or f"pairs made by the model itself, ranked by {self.data.feedback.reward}"

@@ -1,0 +1,84 @@
+"""Settings of the unified reward and its training."""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from visalign.config.common import Fraction, Optim, Output, Settings
+
+
+class JointSettings(Settings):
+    """The network of a unified reward.
+
+    backbone: `open_clip` (picture and text towers) or `vlm` (a vision-language model with one special token a
+    dimension). source: its folder, hub id or embedded name. tuning: how much of the backbone learns.
+    dimensions: what is judged. video_only: dimensions that a still picture does not have.
+    layers: blocks whose tokens are read shallow to deep by hierarchical pooling (none: the pooled output of open_clip,
+    the special tokens of a vlm).
+    members: heads in the ensemble; their disagreement is the uncertainty. frames: read evenly from each clip.
+    """
+
+    backbone: Literal["open_clip", "vlm"] = "open_clip"
+    source: str = "tiny-clip"
+    tuning: Literal["frozen", "lora", "full"] = "frozen"
+    lora_rank: PositiveInt = 16
+    dimensions: Annotated[tuple[str, ...], Field(min_length=1)] = ("alignment", "quality", "aesthetics", "motion")
+    video_only: tuple[str, ...] = ("motion",)
+    layers: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    width: PositiveInt = 256
+    attention_heads: PositiveInt = 4
+    members: PositiveInt = 4
+    frames: PositiveInt = 8
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        if len(set(self.dimensions)) != len(self.dimensions):
+            raise ValueError("model.dimensions names a dimension twice")
+        unknown = set(self.video_only) - set(self.dimensions)
+        if unknown:
+            raise ValueError(f"model.video_only names {sorted(unknown)[0]}, which is not in model.dimensions")
+        if self.width % self.attention_heads:
+            raise ValueError(f"model.width {self.width} must be a multiple of model.attention_heads "
+                             f"{self.attention_heads}")
+        return self
+
+
+class JudgementData(Settings):
+    """Where judgements come from (see data/judgements.py for the columns).
+
+    holdout: share of the prompts kept for the report at the end. holdout_path: a table to report on instead.
+    """
+
+    path: str
+    holdout_path: str | None = None
+    image_root: str | None = None
+    holdout: Fraction = 0.1
+    max_judgements: PositiveInt | None = None
+
+
+class RewardTrain(Settings):
+    """Length of training; batch_size counts judgements per process, bootstrap gives each head its own resampling.
+
+    backbone_lr_scale: learning rate of the backbone's own weights, relative to optim.lr.
+    """
+
+    steps: PositiveInt = 1000
+    batch_size: PositiveInt = 32
+    backbone_lr_scale: PositiveFloat = 1.0
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    bootstrap: bool = True
+    seed: int = 0
+    workers: PositiveInt = 2
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+class RewardConfig(Settings):
+    """One training of the unified reward. `objective` is {name: preference, and its settings}."""
+
+    loop: ClassVar[str] = "reward"
+    model: JointSettings = JointSettings()
+    data: JudgementData
+    objective: dict[str, Any] = {"name": "preference"}
+    optim: Optim = Optim()
+    train: RewardTrain = RewardTrain()
+    output: Output = Output()

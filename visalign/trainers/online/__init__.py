@@ -1,0 +1,1 @@
+"""The online loop and its parts: drawing, judging, terms, updates."""
