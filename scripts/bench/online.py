@@ -94,7 +94,7 @@ def bench_tiny(method: str, repeats: int) -> dict:
         epochs, passes = zip(*[(seconds(epoch), seconds(bare)) for _ in range(repeats)], strict=True)
     took = statistics.median(epochs)
     shares = {name: round(statistics.median(row[f"seconds/{name}"] for row in rows[1:]) / took, 3)
-              for name in ("sampling", "decoding", "waiting_for_judges", "training")}
+              for name in ("sampling", "decoding", "judging", "waiting_for_judges", "training")}
     return {"method": method, "epoch_s": round(took, 3), "bare_passes_s": round(statistics.median(passes), 3),
             "ratio": round(took / statistics.median(passes), 3), "shares": shares}
 

@@ -100,7 +100,7 @@ class Collector:
         rollout, places = self.config.rollout, self.places()
         asked = [self.order[epoch * rollout.prompts_per_epoch + slot] for slot in range(rollout.prompts_per_epoch)]
         self.conditions.load([each.prompt for each in asked])
-        started, decoding = time.perf_counter(), 0.0
+        started, decoding, judged_before = time.perf_counter(), 0.0, self.judge.seconds if self.judge else 0.0
         samples: dict[int, OwnSample] = {}
         judging: list[tuple[list[int], Future]] = []
         pictures: list[tuple[int, Sample]] = []
@@ -122,7 +122,8 @@ class Collector:
         sampled = time.perf_counter()
         rewards = self._judgements(judging) if self.judge else self._votes(asked)
         seconds = {"sampling": sampled - started - decoding, "decoding": decoding,
-                   "waiting_for_judges": time.perf_counter() - sampled}
+                   "waiting_for_judges": time.perf_counter() - sampled,
+                   "judging": (self.judge.seconds if self.judge else 0.0) - judged_before}
         slots = torch.arange(self.size) // rollout.group_size
         return Epoch(samples, rewards, slots, [asked[slot].prompt for slot in slots.tolist()], pictures, seconds)
 

@@ -110,6 +110,7 @@ class BackgroundJudge:
 
     def __init__(self, panel: Panel):
         self.panel = panel
+        self.seconds = 0.0  # spent judging so far
         self._waiting: queue.SimpleQueue = queue.SimpleQueue()
         threading.Thread(target=self._work, daemon=True).start()
 
@@ -131,7 +132,11 @@ class BackgroundJudge:
     def _work(self) -> None:
         while True:
             samples, future = self._waiting.get()
+            started = time.perf_counter()
             try:
-                future.set_result(self.panel.judge(samples))
+                verdict = self.panel.judge(samples)
             except BaseException as error:
                 future.set_exception(error)
+                continue
+            self.seconds += time.perf_counter() - started
+            future.set_result(verdict)

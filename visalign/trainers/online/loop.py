@@ -9,6 +9,7 @@ Run on one device:   visalign train configs/online/flow_grpo.yaml
 Run on several:      torchrun --nproc_per_node 4 -m visalign train configs/online/flow_grpo.yaml
 """
 
+import contextlib
 import time
 
 import torch
@@ -100,7 +101,7 @@ class OnlineTrainer:
             len(unit) for unit in units), "window": min(plan.stochastic, default=-1)}
         self._show(epoch, collected)
         training = time.perf_counter()
-        rows = [self._update(epoch, part, collected, advantages, kept.shape[1], check=is_first and first)
+        rows = [self._update(epoch, part, collected, advantages, check=is_first and first)
                 for first, part in self._parts(epoch, units)]
         self.counts.idle_epochs = 0 if units else self.counts.idle_epochs + 1
         if self.counts.idle_epochs >= self.config.train.patience:
@@ -127,16 +128,16 @@ class OnlineTrainer:
 
     def _collect(self, epoch: int, plan, kept: Tensor) -> Epoch:
         place_judge(self.panel, self.config, str(self.generator.device))
-        if self.config.rollout.votes:
-            with self.generator.reference():
-                collected = self.collector.collect(epoch, plan, kept)
-        elif self.old is not None:
-            with self.old.active():
-                collected = self.collector.collect(epoch, plan, kept)
-        else:
+        with self._sampling_policy():
             collected = self.collector.collect(epoch, plan, kept)
         place_judge(self.panel, self.config, "cpu")
         return collected
+
+    def _sampling_policy(self) -> contextlib.AbstractContextManager:
+        """Within: what draws the samples. Pictures that were voted on are the untrained model's."""
+        if self.config.rollout.votes:
+            return self.generator.reference()
+        return contextlib.nullcontext() if self.old is None else self.old.active()
 
     def _advantages(self, collected: Epoch) -> Advantages:
         names = self.panel.names if self.panel else ("vote",)
@@ -174,20 +175,19 @@ class OnlineTrainer:
         parts = [[unit for unit in units if part_of[self.collector.batch_of(unit[0])] == i] for i in range(updates)]
         return [(i == 0, part) for i, part in enumerate(parts)]
 
-    def _update(self, epoch: int, units: list[tuple[int, ...]], collected: Epoch, advantages: Advantages, stored: int,
+    def _update(self, epoch: int, units: list[tuple[int, ...]], collected: Epoch, advantages: Advantages,
                 check: bool) -> dict:
         """One optimiser step on `units`, the same list on every process; {} when it is empty."""
         if not units:
             return {}
         mine = [unit for unit in units if unit[0] in collected.samples]
         size = max(1, self.config.train.batch_size // self.objective.unit)
-        micro_batches = [self._micro_batch(epoch, mine[i:i + size], collected, advantages)
-                         for i in range(0, len(mine), size)]
-        if check:
-            self._self_check(micro_batches)
         table = StepTable()
-        for batch in tqdm(micro_batches, desc=f"epoch {epoch + 1}: training", unit="batch", leave=False,
+        for first in tqdm(range(0, len(mine), size), desc=f"epoch {epoch + 1}: training", unit="batch", leave=False,
                           disable=not self.accelerator.is_main_process):
+            batch = self._micro_batch(epoch, mine[first:first + size], collected, advantages)
+            if check and not first:
+                self._self_check(batch)
             share = len(batch.samples) / self.objective.unit / len(units)
             for term in range(self.view.terms):
                 terms, steps = self.view.build(batch, term)
@@ -227,13 +227,13 @@ class OnlineTrainer:
                             f"not finite; {self.checkpoints.last_good()} (a lower optim.lr or model.precision=fp32 "
                             "usually helps)")
         clipped = finite and float(norm) > self.config.optim.grad_clip
-        return {"grad_norm": float(norm) if finite else float("nan"), "grad_clipped": float(clipped),
-                "update_norm": moved, "lr": rate}
+        row = {"grad_clipped": float(clipped), "update_norm": moved, "lr": rate}
+        return row | {"grad_norm": float(norm)} if finite else row
 
-    def _self_check(self, micro_batches: list[MicroBatch]) -> None:
+    def _self_check(self, batch: MicroBatch) -> None:
         """Before the first update every ratio must be 1. Raises UserError with the likely cause."""
-        if self.objective.view == "steps" and not self.config.rollout.votes and micro_batches:
-            worst = check_ratio(self.view, micro_batches[0], self.generator)
+        if self.objective.view == "steps" and not self.config.rollout.votes:
+            worst = check_ratio(self.view, batch, self.generator)
             self.run.log({"kind": "self_check", "step": self.state.step, "log_ratio": worst})
 
     def held_out_metrics(self) -> dict[str, float]:
@@ -282,7 +282,10 @@ def averaged(rows: list[dict]) -> dict:
     rows = [row for row in rows if row]
     if not rows:
         return {}
-    numbers = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0] if name != "by_step"}
+    numbers = {}
+    for name in {name for row in rows for name in row} - {"by_step"}:
+        values = [row[name] for row in rows if name in row]
+        numbers[name] = sum(values) / len(values)
     return numbers | {"by_step": rows[-1]["by_step"]}
 
 

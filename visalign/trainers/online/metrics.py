@@ -30,10 +30,12 @@ def epoch_metrics(collected: Epoch, advantages: Advantages, panel: Panel | None,
                              ("max", known.max())):
             row[f"reward/{name}/{label}"] = value.item()
     if panel:
-        total = (collected.rewards.nan_to_num(0.0).double() * panel.weights).sum(1)
-        row["reward"] = total[~collected.rewards.isnan().all(1)].mean().item()
-        row |= {f"reward_top_{share}": top_mean(total, collected.groups, share) for share in TOP_SHARES}
-        stds = torch.stack([total[collected.groups == g].std(correction=0) for g in collected.groups.unique()])
+        judged = ~collected.rewards.isnan().all(1)
+        total = (collected.rewards.nan_to_num(0.0).double() * panel.weights).sum(1)[judged]
+        groups = collected.groups[judged]
+        row["reward"] = total.mean().item()
+        row |= {f"reward_top_{share}": top_mean(total, groups, share) for share in TOP_SHARES}
+        stds = torch.stack([total[groups == g].std(correction=0) for g in groups.unique()])
         row["group_std"] = stds.mean().item()
     known = advantages.advantages[~advantages.advantages.isnan()]
     row |= {"zero_std_ratio": advantages.zero_std, "unjudged": int(collected.rewards.isnan().all(1).sum()),
