@@ -44,11 +44,11 @@ from visalign.trainers.recipe import open_accelerator  # noqa: E402
 from visalign.trainers.setup import build_online  # noqa: E402
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "online"
-FLOW_SDE = {"sampler": "flow_sde", "noise_level": 0.7}
 METHODS = {name: (name, {}) for name in ("flow_grpo", "flow_grpo_fast", "dance_grpo", "mix_grpo", "grpo_guard",
                                          "flow_dppo", "mc_grpo", "nft", "awm", "raft", "draft")}
-METHODS |= {name: (name, {"rollout": FLOW_SDE | {"clean_steps": 2, "train_fraction": 1.0}})
-            for name in ("ddpo", "d3po")}  # their recipes are for tiny-sdxl
+ON_FLOW = {"sampler": "flow_sde", "noise_level": 0.7, "steps": 4, "clean_steps": 2, "train_fraction": 1.0,
+           "train_choice": "first"}
+METHODS |= {name: (name, {"rollout": ON_FLOW}) for name in ("ddpo", "d3po")}  # their recipes are for tiny-sdxl
 """Name: recipe, and what is changed in its sections."""
 
 
