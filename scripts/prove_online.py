@@ -203,18 +203,23 @@ def summarise(out: Path) -> list[dict]:
 
 def table(out: Path) -> str:
     base = json.loads((out / "base.json").read_text())
-    lines = ["| method | reward | before | change | each seed | variety | tiny-clip | updates | passes | seconds |",
-             "|---|---|---|---|---|---|---|---|---|---|"]
+    lines = ["| method | reward | before | change | each seed | variety | tiny-clip | updates | passes | passes per unit | seconds |",
+             "|---|---|---|---|---|---|---|---|---|---|---|"]
     for reward, values in base["best_of_8"].items():
         change = mean_with_interval([b - a for a, b in zip(base[reward], values, strict=True)])
         before = sum(base[reward]) / len(base[reward])
-        lines.append(f"| best of 8 | {reward} | {before:.3f} | {brief(change)} | | | | 0 | | |")
+        lines.append(f"| best of 8 | {reward} | {before:.3f} | {brief(change)} | | | | 0 | | | |")
     for row in (row for row in summarise(out) if row["method"] in METHODS):
         each = ", ".join(f"{value:+.3g}" for value in row["each"])
         lines.append(f"| {row['method']} | {row['reward']} | {row['before']:.3f} | {brief(row['change'])} | {each} | "
                      f"{brief(row['variety'])} | {brief(row['tiny_clip'])} | {row['updates']} | "
-                     f"{row['passes'] / 1000:.1f} k | {row['seconds']:.0f} |")
+                     f"{row['passes'] / 1000:.1f} k | {per_unit(row)} | {row['seconds']:.0f} |")
     return "\n".join(lines)
+
+
+def per_unit(row: dict) -> str:
+    """Thousands of forward passes (one with gradient counts as three) for a gain of 1 in the reward."""
+    return f"{row['passes'] / 1000 / row['change'].value:.3g} k" if row["change"].low > 0 else ""
 
 
 def brief(estimate) -> str:
