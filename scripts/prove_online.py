@@ -203,8 +203,8 @@ def summarise(out: Path) -> list[dict]:
 
 def table(out: Path) -> str:
     base = json.loads((out / "base.json").read_text())
-    lines = ["| method | reward | before | change | each seed | variety | tiny-clip | updates | passes | passes per unit "
-             "| seconds |",
+    lines = ["| method | reward | before | change | each seed | variety | tiny-clip | updates | passes "
+             "| passes per unit | seconds |",
              "|---|---|---|---|---|---|---|---|---|---|---|"]
     for reward, values in base["best_of_8"].items():
         change = mean_with_interval([b - a for a, b in zip(base[reward], values, strict=True)])
