@@ -186,7 +186,8 @@ def summarise(out: Path) -> list[dict]:
     for each in done_runs(out):
         groups[each["method"], each["reward"]].append(each)
     rows = []
-    for (method, reward), runs in sorted(groups.items()):
+    order = [*VARIANTS]
+    for (method, reward), runs in sorted(groups.items(), key=lambda item: (item[0][1], order.index(item[0][0]))):
         def change(name: str, runs=runs):
             after = torch.tensor([each["held_out"][name] for each in runs], dtype=torch.float64).mean(0)
             return mean_with_interval((after - torch.tensor(base[name], dtype=torch.float64)).tolist())
@@ -199,6 +200,23 @@ def summarise(out: Path) -> list[dict]:
                      "tiny_clip": change("tiny-clip"), "updates": runs[0]["updates"],
                      "passes": forward / len(runs), "seconds": sum(r["seconds"] for r in runs) / len(runs)})
     return rows
+
+
+def overview(out: Path) -> str:
+    """One line per method: gain and change of variety for each reward, and what the longest runs cost."""
+    found = {(row["method"], row["reward"]): row for row in summarise(out)}
+    lines = ["| method | " + " | ".join(f"{reward} | variety" for reward in REWARDS_PROVED) + " | passes | seconds |",
+             "|---" * (2 * len(REWARDS_PROVED) + 3) + "|"]
+    for method in METHODS:
+        cells = []
+        for reward in REWARDS_PROVED:
+            row = found.get((method, reward))
+            seeds = "" if row is None or len(row["each"]) == 3 else f" ({len(row['each'])} seed)"
+            cells += ["", ""] if row is None else [brief(row["change"]) + seeds, f"{row['variety'].value:+.3f}"]
+        cost = found.get((method, "tiny-reward"))
+        ending = ["", ""] if cost is None else [f"{cost['passes'] / 1000:.1f} k", f"{cost['seconds']:.0f}"]
+        lines.append(f"| {' | '.join([method, *cells, *ending])} |")
+    return "\n".join(lines)
 
 
 def table(out: Path) -> str:
@@ -242,7 +260,7 @@ def main() -> None:
     if args.table:
         from prove_plots import draw
 
-        print(table(args.out))
+        print(f"{overview(args.out)}\n\n{table(args.out)}")
         draw(args.out, done_runs(args.out), summarise(args.out))
         return
     torch.set_num_threads(args.threads)

@@ -70,21 +70,25 @@ def groups(out: Path, rows: list[dict]) -> None:
 
 
 def cost(out: Path, rows: list[dict]) -> None:
-    """Gain and loss of variety of every method, one panel a reward; size of a dot: passes."""
+    """Gain and loss of variety of every method, one panel a reward; grey where the gain is not clear of zero."""
     if not rows:
         return
-    rewards = sorted({row["reward"] for row in rows})
-    figure = Figure(figsize=(3.9 * len(rewards), 3.6), layout="constrained")
-    for axis, reward in zip(figure.subplots(1, len(rewards), squeeze=False)[0], rewards, strict=True):
+    rewards, methods = sorted({row["reward"] for row in rows}), list(dict.fromkeys(row["method"] for row in rows))
+    figure = Figure(figsize=(4.2 * len(rewards) + 1.4, 3.9), layout="constrained")
+    axes = figure.subplots(1, len(rewards), squeeze=False)[0]
+    for axis, reward in zip(axes, rewards, strict=True):
         for row in (row for row in rows if row["reward"] == reward):
             change, variety = row["change"], row["variety"]
             colour = BLUE if change.low > 0 else GREY
             axis.errorbar(change.value, variety.value, [[variety.value - variety.low], [variety.high - variety.value]],
-                          [[change.value - change.low], [change.high - change.value]], color=colour, linewidth=0.6)
-            axis.scatter(change.value, variety.value, s=row["passes"] / 250, color=colour, alpha=0.85)
-            axis.annotate(row["method"], (change.value, variety.value), fontsize=7, xytext=(4, 3),
-                          textcoords="offset points")
+                          [[change.value - change.low], [change.high - change.value]], color=colour, linewidth=0.4,
+                          alpha=0.6)
+            axis.scatter(change.value, variety.value, s=95, color=colour, zorder=3)
+            axis.annotate(str(methods.index(row["method"]) + 1), (change.value, variety.value), fontsize=6.5, zorder=4,
+                          color="white", ha="center", va="center")
         axis.axhline(0, color=GREY, linewidth=0.7)
         axis.axvline(0, color=GREY, linewidth=0.7)
         tidy(axis, reward, "held-out gain", "change in variety")
-    figure.savefig(out / "cost.png", dpi=130)
+    names = "\n".join(f"{i + 1:2d}  {name}" for i, name in enumerate(methods))
+    figure.text(1.0, 0.5, names, fontsize=8, family="monospace", va="center", ha="left")
+    figure.savefig(out / "cost.png", dpi=120, bbox_inches="tight")
