@@ -11,6 +11,7 @@ import torch
 from tqdm import tqdm
 
 from visalign.data.prompts import read_prompts
+from visalign.errors import UserError
 from visalign.jobs.generate import generate_to_folder
 from visalign.media import Sample, grid, read_image
 from visalign.rewards import finite_scores, load_reward
@@ -21,12 +22,20 @@ def best_of_to_folder(model: str, prompts: list[str], folder: Path, *, best_of: 
                       device: str = "cpu", **options) -> int:
     """As `generate_to_folder`, each picture the best of `best_of`; all candidates stay in `candidates/`.
 
-    `samples.jsonl` also says each picture's reward and the mean of its candidates' rewards.
+    `samples.jsonl` also says each picture's reward and the mean of its candidates' rewards. The same command with
+    another reward chooses anew among them. Raises UserError when the folder holds candidates of other settings.
     """
     if len(prompts) == 1 and prompts[0].startswith("@"):
         prompts = read_prompts(prompts[0][1:])
     judge = load_reward(reward, device)
-    candidates = folder / "candidates"
+    candidates, started = folder / "candidates", folder / "best_of.json"
+    settings = {"model": model, "prompts": prompts, "samples": samples, "best_of": best_of,
+                **{name: str(value) for name, value in options.items()}}
+    if started.exists() and json.loads(started.read_text()) != settings:
+        raise UserError(f"output {folder}: holds the candidates of another command; choose another folder with "
+                        "--output")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(started, json.dumps(settings).encode())
     if not (candidates / "samples.jsonl").exists():
         generate_to_folder(model, prompts, candidates, samples=samples * best_of, **options)
     rows = [json.loads(line) for line in (candidates / "samples.jsonl").read_text().splitlines()]

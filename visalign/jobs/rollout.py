@@ -19,6 +19,7 @@ from visalign.trainers.cache import EncodingCache
 from visalign.trainers.online.collect import Conditions, voted_seeds
 from visalign.trainers.online.rollout import Sampler, Start
 from visalign.trainers.online.windows import noisy_steps
+from visalign.trainers.setup import check_sampler
 
 COLUMNS = ("prompt", "a_seed", "b_seed", "choice", "a", "b")
 
@@ -32,7 +33,7 @@ def draw_for_votes(config: OnlineConfig, out: Path, pairs: int, judge: str | Non
     table = out / "votes.csv"
     if table.exists():
         raise UserError(f"output {out}: already holds votes.csv; choose another folder with --out")
-    inspect_checkpoint(config.model)
+    check_sampler(config, inspect_checkpoint(config.model).family)
     reward = load_reward(judge) if judge else None
     prompts = read_prompts(config.rollout.prompts, config.rollout.max_prompts)
     generator = load_generator(config.model, pick_device(config.train.device))

@@ -75,10 +75,8 @@ def prepare_pairs(config: Config, generator: Generator, run: RunFolder, accelera
 
 
 def check_online(config: OnlineConfig, family: type[Generator]) -> None:
-    rollout, allowed = config.rollout, PROCESSES[family.process_kind].SAMPLERS
-    if rollout.sampler not in allowed:
-        raise UserError(f"rollout.sampler {rollout.sampler} is not for {family.process_kind} models such as "
-                        f"{config.model.source}; use one of {', '.join(allowed)}")
+    rollout = config.rollout
+    check_sampler(config, family)
     check_arithmetic(config, int(os.environ.get("WORLD_SIZE", "1")))
     read_asked(config)
     panel = Panel(config.reward, "cpu")
@@ -88,7 +86,18 @@ def check_online(config: OnlineConfig, family: type[Generator]) -> None:
     if objective.view == "steps":
         check_noise(rollout)
     if objective.view == "sampling":
+        if rollout.votes:
+            raise UserError(f"objective.name {config.objective['name']} needs a reward with a gradient; rollout.votes "
+                            "has none")
         panel.check_differentiable()
+
+
+def check_sampler(config: OnlineConfig, family: type[Generator]) -> None:
+    """Raise UserError when the sampler is not for this family's process."""
+    allowed = PROCESSES[family.process_kind].SAMPLERS
+    if config.rollout.sampler not in allowed:
+        raise UserError(f"rollout.sampler {config.rollout.sampler} is not for {family.process_kind} models such as "
+                        f"{config.model.source}; use one of {', '.join(allowed)}")
 
 
 def read_asked(config: OnlineConfig) -> list[Asked]:

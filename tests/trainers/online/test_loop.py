@@ -244,6 +244,20 @@ def test_too_many_unjudged_samples_stop_the_run_with_the_reason(online_recipe, s
     assert "reward scripted: 100% of the epoch's samples have no judgement" in message and "finite number" in message
 
 
+def test_one_of_several_judges_that_judges_nothing_stops_the_run(online_recipe, scripted):
+    scripted(lambda samples: torch.full((len(samples), 1), float("nan")))
+    message = fails(online_recipe("sd3", **{"eval": QUIET["eval"], "reward": {"of": ["contrast", "scripted"]}}))
+    assert "100% of the epoch's samples have no judgement or lack one" in message and "scripted" in message
+
+
+def test_a_reward_that_does_not_apply_drops_out_without_being_asked_again(online_recipe, tmp_path):
+    # `colour` refuses prompts that name no colour: cat face is judged by contrast alone, and nobody waits
+    started = time.perf_counter()
+    run(online_recipe("sd3", **{"eval": QUIET["eval"], "reward": {"of": ["contrast", "colour"], "retry_wait": 60}}),
+        "train.epochs=2")
+    assert time.perf_counter() - started < 50 and rows(tmp_path / "run")[0]["unjudged"] == 0
+
+
 def test_a_constant_reward_changes_nothing_and_stops_after_a_while(online_recipe, tmp_path, scripted):
     scripted(lambda samples: torch.ones(len(samples), 1))
     message = fails(online_recipe("sd3", **QUIET), "train.epochs=9", "train.patience=2")

@@ -145,15 +145,16 @@ class Collector:
             verdict: Verdict = self.judge.result(future)
             rows += places
             verdicts.append(verdict)
-        values = torch.cat([verdict.values for verdict in verdicts])
+        values = torch.cat([torch.cat([v.values, v.failed[:, None].float()], 1) for v in verdicts])
         reason = next((text for verdict in verdicts for text in verdict.reasons.values()), "")
         mine = torch.cat([torch.tensor(rows, dtype=torch.float64)[:, None], values.double()], 1)
         gathered = self.accelerator.gather(mine.to(self.accelerator.device, torch.float64)).cpu()
-        rewards = gathered[gathered[:, 0].argsort(), 1:].float()
-        missing = rewards.isnan().all(1).double().mean().item()
+        *columns, failed = gathered[gathered[:, 0].argsort(), 1:].float().unbind(1)
+        rewards = torch.stack(columns, 1)
+        missing = ((failed > 0) | rewards.isnan().all(1)).double().mean().item()
         if missing > self.config.reward.max_failures:
             raise UserError(f"reward {', '.join(self.panel.names)}: {missing:.0%} of the epoch's samples have no "
-                            f"judgement, more than reward.max_failures {self.config.reward.max_failures:g}"
+                            f"judgement or lack one, more than reward.max_failures {self.config.reward.max_failures:g}"
                             f"{f' ({reason})' if reason else ''}; the run stops here, continue it with --resume")
         return rewards
 

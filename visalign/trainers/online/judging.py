@@ -18,10 +18,14 @@ from visalign.rewards import Reward, load_reward
 
 @dataclass(frozen=True)
 class Verdict:
-    """values: float32 [n, K], larger is better, NaN where there is no judgement; reasons by sample."""
+    """values: float32 [n, K], larger is better, NaN where there is no judgement; reasons by sample.
+
+    failed: bool [n], samples that a reward should have judged and did not; what a reward refuses does not apply to it.
+    """
 
     values: Tensor
     reasons: dict[int, str]
+    failed: Tensor
 
 
 @dataclass(frozen=True)
@@ -55,15 +59,16 @@ class Panel:
 
         Raises UserError naming the reward that keeps raising or whose answer has the wrong shape.
         """
-        columns, reasons = [], {}
+        columns, reasons, failed = [], {}, torch.zeros(len(samples), dtype=torch.bool)
         for term in self.terms:
             answer = self._patiently(term.reward, samples)
             values = answer.values[:, term.column].float()
             columns.append(values if term.reward.higher_is_better else -values)
             for i in (~values.isfinite()).nonzero().flatten().tolist():
+                failed[i] |= applies(term.reward, samples[i])
                 reasons.setdefault(i, f"{term.name}: {answer.remarks.get(i, 'not a finite number')}")
         values = torch.stack(columns, 1)
-        return Verdict(torch.where(values.isfinite(), values, torch.nan), reasons)
+        return Verdict(torch.where(values.isfinite(), values, torch.nan), reasons, failed)
 
     def _patiently(self, reward: Reward, samples: list[Sample]):
         for attempt in range(self.settings.retries + 1):
@@ -80,7 +85,8 @@ class Panel:
                 if tuple(answer.values.shape) != expected:
                     raise UserError(f"reward {reward.name}: answered with shape {tuple(answer.values.shape)} where "
                                     f"{expected} (samples, dimensions) is expected")
-                if last or answer.values.isfinite().any():
+                asked = any(applies(reward, sample) for sample in samples)
+                if last or not asked or answer.values.isfinite().any():
                     return answer
             time.sleep(self.settings.retry_wait)
         raise AssertionError("the last attempt returns or raises")
@@ -103,6 +109,12 @@ class Panel:
             if not hasattr(term.reward, "score_pixels"):
                 raise UserError(f"reward {term.name}: has no gradient with respect to the picture, which this "
                                 "objective needs; clip, joint (open_clip), colourfulness, saturation and contrast do")
+
+
+def applies(reward: Reward, sample: Sample) -> bool:
+    """Whether a reward means to judge this sample; judges of another kind than `Judge` mean to judge all."""
+    refusal = getattr(reward, "refusal", None)
+    return refusal is None or refusal(sample) is None
 
 
 class BackgroundJudge:
