@@ -31,8 +31,10 @@ from common import load_rows  # noqa: E402
 
 from visalign.configfile import parse_config  # noqa: E402
 from visalign.data.prompts import read_prompts  # noqa: E402
-from visalign.evaluators import mean_with_interval  # noqa: E402
-from visalign.evaluators.variety import variety_per_prompt  # noqa: E402
+from visalign.evaluators import (
+    mean_with_interval,  # noqa: E402
+    variety,  # noqa: E402
+)
 from visalign.generators import load_generator  # noqa: E402
 from visalign.media import Sample, to_pixels  # noqa: E402
 from visalign.rewards import finite_scores, load_reward  # noqa: E402
@@ -131,9 +133,8 @@ def measured(generator, out: Path) -> dict:
                            seed=EVAL["seed"], label="held-out samples", quiet=True)
     found = {reward: scores_of(reward, samples, out).view(len(prompts), -1).mean(1).tolist()
              for reward in (*REWARDS_PROVED, "tiny-clip")}
-    variety = variety_per_prompt(load_reward("tiny-clip").features([s.image for s in samples]),
-                                 [s.prompt for s in samples])
-    return found | {"variety": [variety[p] for p in prompts]}
+    features = load_reward("tiny-clip").features([s.image for s in samples])
+    return found | {"variety": variety.distance(features.view(len(prompts), EVAL["samples"], -1)).tolist()}
 
 
 def recipe(method: str, reward: str, seed: int, out: Path, changes: dict, folder: str = "unused"):

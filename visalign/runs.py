@@ -5,6 +5,7 @@
       pairs.parquet    pairs made by feedback         samples/step-N/  pictures on fixed seeds
       checkpoints/     step-N folders                 export/          diffusers weights and model card
       report.html      before and after               rollouts/        own samples of online runs
+      guard/           what the guard saw, and the best weights it may return to
 """
 
 import errno
@@ -44,7 +45,7 @@ class RunFolder:
         settings = config.model_dump(mode="json")
         if used:
             earlier = yaml.safe_load((self.path / "config.yaml").read_text())
-            changed = [f"{section}.{key}" for section in sorted(settings.keys() - {"eval", "output"})
+            changed = [f"{section}.{key}" for section in sorted(settings.keys() - {"eval", "guard", "output"})
                        for key in settings[section] | earlier.get(section, {})
                        if settings[section].get(key) != earlier.get(section, {}).get(key)
                        and f"{section}.{key}" not in MAY_CHANGE]
@@ -104,7 +105,7 @@ class RunFolder:
             reason = "the disk is full" if getattr(error, "errno", None) == errno.ENOSPC else str(error)[:200]
             last = f"the last good one is {kept[-1]}" if kept else "there is no earlier one"
             raise UserError(f"checkpoint {final}: could not be saved ({reason}); {last}") from None
-        for old in self.checkpoints()[:-keep]:
+        for old in self.checkpoints()[:-keep] if keep else []:
             shutil.rmtree(old)
 
 

@@ -22,9 +22,9 @@ def test_the_reward_rises_on_held_out_prompts(method, tmp_path, capsys):
     assert result.exit_code == 0, result.output
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     before, after = (row for row in rows if row["kind"] == "held_out")
-    reward, variety, judged = (mean_with_interval([b - a for a, b in zip(x, y, strict=True)]) for x, y in (
-        (before["reward"], after["reward"]), (before["variety"], after["variety"]),
-        (before["others"]["tiny-clip"], after["others"]["tiny-clip"])))
+    reward, variety, judged = (mean_with_interval([b - a for a, b in zip(before["values"][name], after["values"][name],
+                                                                         strict=True)])
+                               for name in ("reward/colourfulness", "variety/distance", "reward/tiny-clip"))
     with capsys.disabled():
         print(f"\n{method}: colourfulness {reward}, variety {variety}, tiny-clip (not trained on) {judged}")
     assert reward.low > 0

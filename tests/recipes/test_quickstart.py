@@ -18,8 +18,9 @@ def test_quickstart_raises_the_reward_on_held_out_prompts(model, tmp_path, capsy
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     before, after = (row for row in rows if row["kind"] == "held_out")
     assert set(before["prompts"]).isdisjoint(row["prompt"] for row in pairs(tmp_path / "run" / "pairs.parquet"))
-    reward = mean_with_interval([b - a for a, b in zip(before["reward"], after["reward"], strict=True)])
-    variety = mean_with_interval([b - a for a, b in zip(before["variety"], after["variety"], strict=True)])
+    reward, variety = (mean_with_interval([b - a for a, b in zip(before["values"][name], after["values"][name],
+                                                                 strict=True)])
+                       for name in ("reward/tiny-clip", "variety/distance"))
     with capsys.disabled():
         print(f"\n{model}: reward {reward}, variety {variety}")
     assert reward.low > 0

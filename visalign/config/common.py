@@ -82,10 +82,33 @@ class Evaluation(Settings):
     seed: int = 1000
 
 
+class Guard(Settings):
+    """The collapse guard: compares the run with its start, on the prompts and with the judges of `eval`.
+
+    action: `off`; `warn`; `stop` training when the model has collapsed or its reward is being hacked; `rollback` to
+    the best acceptable point as well. every: steps of the loop between looks; 0 takes the fewest that keep looking
+    within the share `cost` of training's network passes. budget: share of variety that may go; drift, tolerance:
+    standard deviations by which style may move and other rewards may fall.
+    """
+
+    action: Literal["off", "warn", "stop", "rollback"] = "off"
+    every: Annotated[int, Field(ge=0)] = 0
+    cost: Annotated[float, Field(gt=0, le=1)] = 0.05
+    max_prompts: PositiveInt = 32
+    samples_per_prompt: Annotated[int, Field(ge=2)] = 4
+    budget: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    drift: PositiveFloat = 2.0
+    tolerance: Annotated[float, Field(gt=0.1)] = 0.25
+
+
 class Output(Settings):
-    """The run's folder and what is kept in it; checkpoint_every in optimiser steps (0: only the end)."""
+    """The run's folder and what is kept in it.
+
+    checkpoint_every: in optimiser steps, 0: only at the end. keep_checkpoints: the newest so many, 0: all of them (for
+    `visalign evaluate RUN --checkpoints all`).
+    """
 
     folder: str = "runs/train"
     checkpoint_every: Annotated[int, Field(ge=0)] = 0
-    keep_checkpoints: PositiveInt = 2
+    keep_checkpoints: Annotated[int, Field(ge=0)] = 2
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)

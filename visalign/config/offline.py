@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from visalign.config.common import Evaluation, Fraction, Model, NonNegative, Optim, Output, RewardSpec, Settings
+from visalign.config.common import Evaluation, Fraction, Guard, Model, NonNegative, Optim, Output, RewardSpec, Settings
 
 
 class Feedback(Settings):
@@ -68,6 +68,7 @@ class Config(Settings):
     optim: Optim = Optim()
     train: Train = Train()
     eval: Evaluation = Evaluation()
+    guard: Guard = Guard()
     output: Output = Output()
 
     @model_validator(mode="after")

@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
-from visalign.config.common import Evaluation, Model, NonNegative, Optim, Output, RewardSpec, Settings
+from visalign.config.common import Evaluation, Guard, Model, NonNegative, Optim, Output, RewardSpec, Settings
 
 
 class Window(Settings):
@@ -137,6 +137,7 @@ class OnlineConfig(Settings):
     optim: Optim = Optim()
     train: OnlineTrain = OnlineTrain()
     eval: Evaluation = Evaluation()
+    guard: Guard = Guard()
     output: OnlineOutput = OnlineOutput()
 
     @model_validator(mode="after")

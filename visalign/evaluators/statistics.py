@@ -1,13 +1,17 @@
-"""Means with bootstrap intervals; the unit that is resampled is the prompt."""
+"""Estimates with 95 % bootstrap intervals; the unit that is resampled is the prompt."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import bootstrap
+from scipy.stats import binomtest, bootstrap
+
+LEVEL = 0.95
+RESAMPLES = 2000
 
 
 class Estimate(NamedTuple):
-    """A mean with its 95 % interval."""
+    """A number with its interval (95 % unless said otherwise)."""
 
     value: float
     low: float
@@ -20,13 +24,72 @@ class Estimate(NamedTuple):
     def clear_of_zero(self) -> bool:
         return self.low > 0 or self.high < 0
 
+    def __neg__(self) -> "Estimate":
+        return Estimate(-self.value, -self.high, -self.low)
 
-def mean_with_interval(per_prompt: list[float], seed: int = 0, resamples: int = 5000) -> Estimate:
-    """Mean over prompts with a seeded percentile bootstrap; a single prompt has an infinite interval."""
+    def scaled(self, by: float) -> "Estimate":
+        """In another unit; `by` is positive."""
+        return Estimate(self.value * by, self.low * by, self.high * by)
+
+
+def unknown(value: float) -> Estimate:
+    """An estimate of which the data say nothing but a middle."""
+    return Estimate(float(value), float("-inf"), float("inf"))
+
+
+def mean_with_interval(per_prompt: Sequence[float], seed: int = 0, resamples: int = 5000,
+                       level: float = LEVEL) -> Estimate:
+    """Mean over prompts with a seeded percentile bootstrap; a single prompt has an infinite interval.
+
+    Raises ValueError when a value is not finite.
+    """
     values = np.asarray(per_prompt, dtype=np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError(f"{(~np.isfinite(values)).sum()} of {len(values)} values are not finite")
     if len(values) < 2:
-        return Estimate(float(values.mean()), float("-inf"), float("inf"))
+        return unknown(values.mean())
     if np.ptp(values) == 0:
         return Estimate(float(values[0]), float(values[0]), float(values[0]))
-    result = bootstrap((values,), np.mean, n_resamples=resamples, method="percentile", rng=np.random.default_rng(seed))
+    result = bootstrap((values,), np.mean, n_resamples=resamples, method="percentile", confidence_level=level,
+                       rng=np.random.default_rng(seed))
     return Estimate(float(values.mean()), *map(float, result.confidence_interval))
+
+
+def relative_change(before: Sequence[float], after: Sequence[float], seed: int = 0, level: float = LEVEL) -> Estimate:
+    """mean(after) / mean(before) - 1 over the same prompts, bootstrapped in pairs.
+
+    A mean of 0 before leaves nothing to compare with: the answer is then 0 with an infinite interval.
+    """
+    before, after = np.asarray(before, np.float64), np.asarray(after, np.float64)
+    if before.mean() <= 0:
+        return unknown(0.0)
+    value = float(after.mean() / before.mean() - 1)
+    if len(before) < 2:
+        return unknown(value)
+
+    def ratio(b, a, axis=-1):
+        return a.mean(axis) / np.maximum(b.mean(axis), 1e-12) - 1
+
+    if np.ptp(before) == 0 and np.ptp(after) == 0:
+        return Estimate(value, value, value)
+    result = bootstrap((before, after), ratio, paired=True, n_resamples=RESAMPLES, method="percentile",
+                       confidence_level=level, vectorized=True, rng=np.random.default_rng(seed))
+    return Estimate(value, *map(float, result.confidence_interval))
+
+
+def over_prompts(statistic, count: int, seed: int = 0, resamples: int = 1000) -> Estimate:
+    """Interval of `statistic(rows)`, a number computed from the prompts with these numbers (repeats allowed)."""
+    value = float(statistic(np.arange(count)))
+    if count < 2:
+        return unknown(value)
+    rng = np.random.default_rng(seed)
+    drawn = np.array([statistic(rng.integers(0, count, count)) for _ in range(resamples)], np.float64)
+    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Estimate(value, float(low), float(high))
+
+
+def sign_test(differences: Sequence[float]) -> float:
+    """Two-sided p-value that as many prompts get better as worse; prompts without a difference do not count."""
+    values = np.asarray(differences, np.float64)
+    better, worse = int((values > 0).sum()), int((values < 0).sum())
+    return 1.0 if better + worse == 0 else float(binomtest(better, better + worse).pvalue)

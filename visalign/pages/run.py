@@ -26,7 +26,8 @@ def write_report(run: RunFolder, config: Config | OnlineConfig, result, versions
     trained = [row for row in rows if row["kind"] == "train"]
     page = render(
         "run.html.j2", title=f"{config.model.source} · {config.objective['name']}", result=result, counts=counts,
-        before=held[0], after=held[-1], pictures=before_and_after(run, held),
+        before=held[0], after=held[-1], proxy=result.verdict.proxy,
+        pictures=before_and_after(run, held, result.verdict.proxy),
         curves=curves(trained, held, UNITS[config.loop]), unit=UNITS[config.loop], tables=step_tables(trained),
         own_samples=[embedded(path, 900) for path in sorted((run.path / "rollouts").glob("*.png"))[-1:]],
         versions=versions, settings=(run.path / "config.yaml").read_text(), steps=len(trained),
@@ -41,13 +42,13 @@ def tail_mean(rows: list[dict], name: str, last: int = 50) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def before_and_after(run: RunFolder, held: list[dict]) -> list[dict]:
-    """Per prompt: its text, embedded pictures before and after, and its reward before and after."""
-    folders = [run.path / "samples" / f"step-{row['step']:08d}" for row in (held[0], held[-1])]
+def before_and_after(run: RunFolder, held: list[dict], proxy: str | None) -> list[dict]:
+    """Per prompt: its text, embedded pictures before and after, and the optimised reward before and after."""
+    folders = [run.path / "samples" / row["folder"] for row in (held[0], held[-1])]
     shown = []
     for i, prompt in enumerate(held[0]["prompts"][:PROMPTS_SHOWN]):
         before, after = ([embedded(path) for path in sorted(folder.glob(f"{i:03d}-*.png"))[:4]] for folder in folders)
-        rewards = [row["reward"][i] if row["reward"] else None for row in (held[0], held[-1])]
+        rewards = [row["values"][f"reward/{proxy}"][i] if proxy else None for row in (held[0], held[-1])]
         shown.append({"prompt": prompt, "before": before, "after": after, "rewards": rewards})
     return shown
 
@@ -98,10 +99,9 @@ def curves(trained: list[dict], held: list[dict], unit: str) -> str:
 
     known = {name for row in trained for name in row}
     panels = [(name, title) for name, title in CURVES if name in known]
-    measured = [(title, [sum(row[name]) / len(row[name]) for row in held]) for name, title in (
-        ("reward", "held-out reward"), ("variety", "within-prompt variety")) if held[0][name]]
-    measured += [(f"held-out {name}", [sum(row["others"][name]) / len(row["others"][name]) for row in held])
-                 for name in held[0].get("others", {})]
+    shown = [name for name in held[0]["values"] if name.startswith("reward/") or name == "variety/distance"]
+    measured = [(f"held-out {name.replace('/', ': ')}", [sum(row["values"][name]) / len(row["values"][name])
+                                                         for row in held]) for name in shown]
     total = len(panels) + len(measured)
     columns = 3
     figure = Figure(figsize=(11, 2.9 * -(-total // columns)), layout="constrained")

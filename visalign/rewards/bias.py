@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from visalign.errors import UserError
+from visalign.measures import luma_of, pixels_of
 from visalign.media import Sample
 from visalign.rewards.combine import Combination
-from visalign.rewards.rules import Contrast, JpegSize, Saturation, Sharpness, luma_of, pixels_of
+from visalign.rewards.rules import Contrast, JpegSize, Saturation, Sharpness
 
 FEATURES = ("brightness", "saturation", "contrast", "sharpness", "jpeg_kilobytes", "prompt_length")
 LEAST_SAMPLES = 50

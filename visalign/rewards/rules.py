@@ -3,26 +3,17 @@
 Pixel values are in [0, 1]; luma is Rec. 601 (0.299 R + 0.587 G + 0.114 B).
 """
 
-import io
 import re
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
+from visalign import measures
+from visalign.measures import luma_of, pixels_of
 from visalign.media import Sample
 from visalign.rewards.base import Judge
-
-
-def pixels_of(image: Image.Image) -> np.ndarray:
-    """float64 [H, W, 3] in [0, 1]."""
-    return np.asarray(image.convert("RGB"), dtype=np.float64) / 255
-
-
-def luma_of(pixels: np.ndarray) -> np.ndarray:
-    return pixels @ np.array([0.299, 0.587, 0.114])
 
 
 class PictureRule(Judge):
@@ -48,9 +39,7 @@ class JpegSize(PictureRule):
             raise ValueError(f"quality must be from 1 to 100, got {self.quality}")
 
     def measure(self, sample: Sample) -> float:
-        buffer = io.BytesIO()
-        sample.image.convert("RGB").save(buffer, "JPEG", quality=self.quality)
-        return buffer.getbuffer().nbytes / 1000 * (1 if self.incompressible else -1)
+        return measures.jpeg_kilobytes(sample.image, self.quality) * (1 if self.incompressible else -1)
 
 
 @dataclass
@@ -60,10 +49,7 @@ class Sharpness(PictureRule):
     score_range = (0.0, 4.0)
 
     def measure(self, sample: Sample) -> float:
-        y = luma_of(pixels_of(sample.image))
-        if min(y.shape) < 3:
-            return float("nan")
-        return float((y[:-2, 1:-1] + y[2:, 1:-1] + y[1:-1, :-2] + y[1:-1, 2:] - 4 * y[1:-1, 1:-1]).std())
+        return measures.sharpness(luma_of(pixels_of(sample.image)))
 
 
 @dataclass
@@ -99,12 +85,6 @@ class SmoothRule(PictureRule):
         return self.of_pixels(pixels)[:, None]
 
 
-def safe_root(values: Tensor) -> Tensor:
-    """Square root with gradient 0 instead of infinity at 0."""
-    positive = values > 0
-    return torch.where(positive, values, 1.0).sqrt() * positive
-
-
 @dataclass
 class Contrast(SmoothRule):
     """Root-mean-square contrast: the standard deviation of luma, in [0, 0.5]."""
@@ -112,8 +92,7 @@ class Contrast(SmoothRule):
     score_range = (0.0, 0.5)
 
     def of_pixels(self, pixels: Tensor) -> Tensor:
-        luma = torch.einsum("bchw,c->bhw", pixels, torch.tensor([0.299, 0.587, 0.114]).to(pixels))
-        return safe_root(luma.flatten(1).var(1, correction=0))
+        return measures.contrast(pixels)
 
 
 @dataclass
@@ -123,8 +102,7 @@ class Saturation(SmoothRule):
     score_range = (0.0, 1.0)
 
     def of_pixels(self, pixels: Tensor) -> Tensor:
-        high, low = pixels.amax(1), pixels.amin(1)
-        return ((high - low) / high.clamp(min=1e-8)).flatten(1).mean(1)
+        return measures.saturation(pixels)
 
 
 @dataclass
@@ -134,10 +112,7 @@ class Colourfulness(SmoothRule):
     score_range = (0.0, float("inf"))
 
     def of_pixels(self, pixels: Tensor) -> Tensor:
-        red, green, blue = (255 * pixels).flatten(2).unbind(1)
-        rg, yb = red - green, (red + green) / 2 - blue
-        spread = safe_root(rg.var(1, correction=0) + yb.var(1, correction=0))
-        return spread + 0.3 * safe_root(rg.mean(1).square() + yb.mean(1).square())
+        return measures.colourfulness(pixels)
 
 
 HUES = {"red": 0.0, "orange": 30 / 360, "yellow": 55 / 360, "green": 120 / 360, "blue": 220 / 360,

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from visalign.measures import luma_of, pixels_of
 from visalign.media import Sample
 from visalign.rewards.base import Judge, Reward, Scores
-from visalign.rewards.rules import luma_of, pixels_of
 
 
 class ClipRule(Judge):

@@ -99,6 +99,12 @@ class Checkpoints:
         if step == self.last or (every and step % every == 0):
             self.save()
 
+    def save_if_new(self) -> None:
+        """Save unless the newest checkpoint is of this step."""
+        kept = self.run.checkpoints()
+        if not kept or kept[-1].name != f"step-{self.state.step:08d}":
+            self.save()
+
     def resume(self) -> None:
         """Continue from the newest checkpoint of the run, if there is one."""
         kept = self.run.checkpoints()

@@ -1,66 +1,99 @@
-"""Held-out measurements during a run: pictures on fixed seeds, their reward and variety, implicit accuracy."""
+"""Measurements during a run: the same held-out prompts and seeds each time, judged, and reduced to numbers."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 
 from visalign.config import Evaluation
 from visalign.data.prompts import read_prompts
-from visalign.evaluators.variety import variety_per_prompt
+from visalign.errors import UserError
+from visalign.evaluators.measured import Measured, reduce
+from visalign.evaluators.style import style_of
 from visalign.generators.base import Generator
 from visalign.media import Sample, grid
-from visalign.rewards import ClipScore, Reward, finite_scores
+from visalign.rewards import ClipScore, Reward, finite_scores, load_reward
 from visalign.trainers.feedback import make_samples
 
 
 @dataclass(frozen=True)
-class HeldOut:
-    """Per-prompt means at one step, in the order of `prompts`; rewards and variety are empty when not measured.
+class Judges:
+    """What looks at held-out samples: the optimised reward (None: unknown), others, and the features of variety."""
 
-    others: further rewards by name.
-    """
+    proxy: Reward | None
+    others: tuple[Reward, ...]
+    features: ClipScore | None
 
-    step: int
-    prompts: list[str]
-    reward: list[float]
-    variety: list[float]
-    others: dict[str, list[float]]
+    @property
+    def rewards(self) -> list[Reward]:
+        return [judge for judge in (self.proxy, *self.others) if judge]
 
-    def row(self) -> dict:
-        return {"kind": "held_out", **asdict(self)}
+    @property
+    def proxy_name(self) -> str | None:
+        return self.proxy.name if self.proxy else None
 
 
-def measure(generator: Generator, settings: Evaluation, step: int, folder: Path, reward: Reward | None,
-            features: ClipScore | None, others: Sequence[Reward] = ()) -> HeldOut:
-    """Sample the held-out prompts, save the pictures under `folder`, and judge them."""
+def load_judges(settings: Evaluation, device: str) -> Judges:
+    """Raises UserError when two rewards have one name, or `features` is no open_clip model."""
+    proxy = load_reward(settings.reward, device) if settings.reward else None
+    judges = Judges(proxy, tuple(load_reward(spec, device) for spec in settings.also),
+                    load_features(settings.features, device) if settings.features else None)
+    names = [judge.name for judge in judges.rewards]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise UserError(f"eval.reward and eval.also: two rewards are named {twice}; leave one out or give it a name "
+                        "with {kind: ..., name: ...}")
+    return judges
+
+
+def load_features(source: str, device: str = "cpu", setting: str = "eval.features") -> ClipScore:
+    """What measures variety. Raises UserError when `source` is no open_clip model."""
+    features = load_reward(source, device)
+    if not isinstance(features, ClipScore):
+        raise UserError(f"{setting} {source}: is no open_clip model; use tiny-clip, an open_clip folder, or "
+                        "clip:ARCHITECTURE/TAG")
+    return features
+
+
+def measure(generator: Generator, settings: Evaluation, judges: Judges, label: str) -> tuple[Measured, list[Sample]]:
+    """Sample the prompts of `settings` on its seeds, and judge the samples."""
     prompts = read_prompts(settings.prompts, settings.max_prompts)
     samples = make_samples(generator, prompts, settings.samples_per_prompt, steps=settings.steps,
-                           guidance_scale=settings.guidance_scale, seed=settings.seed, label=f"samples, step {step}")
-    save_samples(samples, folder)
+                           guidance_scale=settings.guidance_scale, seed=settings.seed, label=label)
+    shape = (len(prompts), settings.samples_per_prompt)
+    rewards = {judge.name: finite_scores(judge, samples).view(shape) for judge in judges.rewards}
+    features = None
+    if judges.features and settings.samples_per_prompt > 1:
+        features = judges.features.features([sample.image for sample in samples]).view(*shape, -1)
+    style = np.stack([style_of(sample) for sample in samples]).reshape(*shape, -1)
+    return reduce(prompts, rewards, features, style), samples
 
-    def means(judge: Reward) -> list[float]:
-        return finite_scores(judge, samples).view(len(prompts), -1).mean(1).tolist()
 
-    variety: dict[str, float] = {}
-    if features and settings.samples_per_prompt > 1:
-        variety = variety_per_prompt(features.features([s.image for s in samples]), [s.prompt for s in samples])
-    return HeldOut(step, prompts, means(reward) if reward else [], [variety[p] for p in prompts if p in variety],
-                   {judge.name: means(judge) for judge in others})
+def measured_of(row: dict) -> Measured:
+    """What was measured, from a row of metrics.jsonl."""
+    return Measured(**{name: row[name] for name in ("prompts", "seeds", "values", "spread")})
 
 
 def save_samples(samples: list[Sample], folder: Path) -> None:
     """One PNG a sample, named by prompt number and picture number, and a labelled grid."""
     folder.mkdir(parents=True, exist_ok=True)
+    for i, images in enumerate(by_prompt(samples).values()):
+        for j, image in enumerate(images):
+            image.save(folder / f"{i:03d}-{j}.png")
+    sample_grid(samples).save(folder / "grid.png")
+
+
+def by_prompt(samples: list[Sample]) -> dict[str, list[Image.Image]]:
     rows: dict[str, list[Image.Image]] = {}
     for sample in samples:
         rows.setdefault(sample.prompt, []).append(sample.image)
-    for i, images in enumerate(rows.values()):
-        for j, image in enumerate(images):
-            image.save(folder / f"{i:03d}-{j}.png")
-    grid(list(rows.items())).save(folder / "grid.png")
+    return rows
+
+
+def sample_grid(samples: list[Sample], prompts: int | None = None) -> Image.Image:
+    return grid(list(by_prompt(samples).items())[:prompts])
 
 
 FIXED_FRACTIONS = torch.tensor([0.1, 0.3, 0.5, 0.7, 0.9])

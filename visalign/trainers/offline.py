@@ -57,17 +57,18 @@ class OfflineTrainer:
         self.checkpoints = Checkpoints(self.state, run, accelerator, config.output, config.train.steps)
         self.log = MetricLog(run, accelerator)
 
-    def fit(self, on_step=lambda step: None) -> None:
-        """Train to config.train.steps; `on_step(step)` is called after each optimiser step.
+    def fit(self, on_step=lambda step: False) -> bool:
+        """Train to config.train.steps; `on_step(step)` is called after each optimiser step, and may end the run.
 
-        Raises UserError on a loss that is not finite, with the rows saved to failure.json.
+        Returns whether it did. Raises UserError on a loss that is not finite, with the rows saved to failure.json.
         """
         settings, accelerator = self.config.train, self.accelerator
         self.generator.policy, self.optimizer = accelerator.prepare(self.generator.denoiser, self.state.optimizer)
         self.generator.denoiser.train()
         with tqdm(total=settings.steps, initial=self.state.step, desc="training", unit="step",
                   disable=not accelerator.is_main_process) as progress:
-            while self.state.step < settings.steps:
+            ended = False
+            while self.state.step < settings.steps and not ended:
                 started = time.perf_counter()
                 row = self._step()
                 self.state.step += 1
@@ -75,9 +76,10 @@ class OfflineTrainer:
                 progress.update()
                 progress.set_postfix_str(self.log.smoothed())
                 self.checkpoints.save_if_due()
-                on_step(self.state.step)
+                ended = on_step(self.state.step)
         self.generator.policy = self.generator.denoiser
         self.generator.denoiser.eval()
+        return ended
 
     def _step(self) -> dict[str, float]:
         settings, accelerator = self.config.train, self.accelerator

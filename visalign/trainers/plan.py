@@ -5,6 +5,8 @@ import yaml
 from visalign.config import Config, OnlineConfig
 from visalign.configfile import build_objective
 from visalign.generators.loading import empty_denoiser, inspect_checkpoint, pick_device, pick_dtype
+from visalign.trainers.cost import sample_passes
+from visalign.trainers.guard import interval_of
 from visalign.trainers.recipe import check
 
 _BYTES = {"adamw": 8, "adamw8bit": 2, "adafactor": 0.1}
@@ -30,7 +32,7 @@ def describe(config: Config | OnlineConfig) -> str:
         yaml.safe_dump(settings, sort_keys=False).rstrip(), "",
         f"device                {device}, arithmetic {str(dtype).removeprefix('torch.')}",
         f"denoiser parameters   {total / 1e6:,.2f} M, trainable {trainable / 1e6:,.3f} M ({config.model.tuning})",
-        *_WORK[config.loop](config, objective),
+        *_WORK[config.loop](config, objective), *_guard_work(config, objective),
         f"weights and optimiser {held / 2**30:.2f} GiB for the denoiser, plus activations, text encoders and VAE",
     ])
 
@@ -49,14 +51,17 @@ def _online_work(config: OnlineConfig, objective) -> list[str]:
     """Passes are counted per sample; a pass with gradient costs about three."""
     rollout, train = config.rollout, config.train
     size = rollout.prompts_per_epoch * rollout.group_size
-    terms = {"steps": rollout.window.size if rollout.window else max(1, int(rollout.steps * rollout.train_fraction)),
-             "noised": getattr(objective, "times", 1), "sampling": getattr(objective, "last_steps", 1)}[objective.view]
-    guided = 2 if rollout.guidance_scale != 1 else 1
-    frozen = len({"old", "reference"} & objective.needs)
+    drawn, learnt, frozen = sample_passes(config, objective)
     return [f"an epoch              {rollout.prompts_per_epoch} prompts x {rollout.group_size} = {size} samples, "
             f"{train.updates_per_epoch} optimiser steps, {train.epochs} epochs",
-            f"passes of a sample    {guided * rollout.steps} to draw it, {guided * terms} with gradient and "
-            f"{guided * terms * frozen} without to learn from it"]
+            f"passes of a sample    {drawn} to draw it, {learnt} with gradient and {frozen} without to learn from it"]
+
+
+def _guard_work(config: Config | OnlineConfig, objective) -> list[str]:
+    guard = config.guard
+    if guard.action == "off":
+        return ["guard                 off"]
+    return [f"guard                 {guard.action}, looks every {interval_of(config, objective)} steps"]
 
 
 _WORK = {"offline": _offline_work, "online": _online_work}

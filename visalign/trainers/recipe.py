@@ -14,28 +14,34 @@ from visalign.config import Config, OnlineConfig
 from visalign.configfile import build_objective
 from visalign.data.prompts import read_prompts
 from visalign.errors import UserError
-from visalign.evaluators import Estimate, mean_with_interval
+from visalign.evaluators import Estimate, Limits, Verdict, judge, mean_with_interval
 from visalign.generators import inspect_checkpoint, load_generator
 from visalign.generators.export import export, versions
 from visalign.generators.loading import pick_device, pick_dtype
 from visalign.objectives import REGISTRIES
-from visalign.rewards import ClipScore, check_reward, load_reward
+from visalign.rewards import check_reward
 from visalign.runs import RunFolder
-from visalign.trainers.evaluation import measure
+from visalign.trainers.evaluation import load_judges, measure, measured_of, save_samples
+from visalign.trainers.guard import Guard, check_guard
 from visalign.trainers.optim import check_optimizer
 from visalign.trainers.setup import LOOPS
 
 
 @dataclass(frozen=True)
 class Result:
-    """Where a run lies and what it changed on held-out prompts (None where not measured)."""
+    """Where a run lies and what it changed on held-out prompts (None where not measured).
+
+    ended: what the guard did to it, in words, when it ended the run.
+    """
 
     folder: Path
     reward_change: Estimate | None
     variety_change: Estimate | None
     other_changes: dict[str, Estimate]
+    verdict: Verdict
     implicit_accuracy: float | None
     seconds: float
+    ended: str | None = None
 
 
 def check(config: Config | OnlineConfig) -> None:
@@ -50,22 +56,13 @@ def check(config: Config | OnlineConfig) -> None:
                         f"use one of {fitting}")
     for reward in filter(None, (config.eval.reward, *config.eval.also)):
         check_reward(reward)
-    if config.eval.features:
-        load_features(config.eval.features)
+    load_judges(config.eval, "cpu")
+    check_guard(config)
     check_optimizer(config.optim)
     check_packages(config)
     pick_device(config.train.device)
     read_prompts(config.eval.prompts)
     LOOPS[config.loop].check(config, family)
-
-
-def load_features(source: str, device: str = "cpu") -> ClipScore:
-    """What measures variety. Raises UserError when `source` is no open_clip model."""
-    features = load_reward(source, device)
-    if not isinstance(features, ClipScore):
-        raise UserError(f"eval.features {source}: is no open_clip model; use tiny-clip, an open_clip folder, or "
-                        "clip:ARCHITECTURE/TAG")
-    return features
 
 
 def check_packages(config: Config | OnlineConfig) -> None:
@@ -98,33 +95,39 @@ def train(config: Config | OnlineConfig, resume: bool = False) -> Result:
     accelerator.wait_for_everyone()
     accelerator.init_trackers("logs")
     generator = load_generator(config.model, accelerator.device)
-    rewards = [load_reward(spec, str(accelerator.device)) for spec in (config.eval.reward, *config.eval.also) if spec]
-    reward, others = (rewards[0], rewards[1:]) if config.eval.reward else (None, rewards)
-    features = load_features(config.eval.features, str(accelerator.device)) if config.eval.features else None
-
-    def evaluate(step: int) -> None:
-        if accelerator.is_main_process and step not in done:
-            folder = run.path / "samples" / f"step-{step:08d}"
-            with generator.measuring():
-                held = measure(generator, config.eval, step, folder, reward, features, others)
-                run.log({**held.row(), **trainer.held_out_metrics(), "seconds_so_far": time.time() - started})
-        accelerator.wait_for_everyone()
-
+    judges = load_judges(config.eval, str(accelerator.device))
     trainer, counts = LOOPS[config.loop].build(config, generator, run, accelerator)
+    guard = Guard(config, trainer.objective, generator, judges, run, trainer.state, accelerator)
     trainer.checkpoints.resume()
     run.log({"kind": "start", "step": trainer.state.step, "processes": accelerator.num_processes})
-    done = {row["step"] for row in run.metrics() if row["kind"] == "held_out"}
+    done = {row["folder"] for row in run.metrics() if row["kind"] == "held_out"}
 
-    def on_step(step: int) -> None:
-        if config.eval.every and step % config.eval.every == 0 and step < config.train.steps:
-            with trainer.state.averaged():
-                evaluate(step)
+    def evaluate(step: int, returned_to: int | None = None) -> None:
+        folder = f"step-{step:08d}" + ("" if returned_to is None else "-returned")
+        if accelerator.is_main_process and folder not in done:
+            done.add(folder)
+            with generator.measuring(), trainer.state.averaged():
+                held, samples = measure(generator, config.eval, judges, f"samples, step {step}")
+                save_samples(samples, run.path / "samples" / folder)
+                run.log({"kind": "held_out", "step": step, "folder": folder, **held.as_dict(),
+                         **trainer.held_out_metrics(), "seconds_so_far": time.time() - started})
+        accelerator.wait_for_everyone()
 
-    evaluate(0)
-    trainer.fit(on_step)
+    def on_step(step: int) -> bool:
+        """What is due after a step; whether the guard ends the run."""
+        if step == 0 or (config.eval.every and step % config.eval.every == 0 and step < config.train.steps):
+            evaluate(step)
+        return guard.check(step)
+
+    ended = back = None
+    if on_step(trainer.state.step) or trainer.fit(on_step):
+        trainer.checkpoints.save_if_new()
+        back = guard.roll_back()
+        ended = f"the guard stopped the run at step {trainer.state.step}" + (
+            "" if back is None else f" and returned to step {back}")
+    evaluate(trainer.state.step, back)
     with trainer.state.averaged():
-        evaluate(config.train.steps)
-        result = summarise(run, started)
+        result = summarise(run, started, judges.proxy_name, guard.limits, ended)
         if accelerator.is_main_process:
             export(generator, run.path / "export", config, figures(result))
     if accelerator.is_main_process:
@@ -136,19 +139,20 @@ def train(config: Config | OnlineConfig, resume: bool = False) -> Result:
     return result
 
 
-def summarise(run: RunFolder, started: float) -> Result:
-    """Change from before to after per held-out prompt, with bootstrap intervals."""
+def summarise(run: RunFolder, started: float, proxy: str | None, limits: Limits, ended: str | None) -> Result:
+    """Change from before to after per held-out prompt, with bootstrap intervals, and the verdict."""
     rows = [row for row in run.metrics() if row["kind"] == "held_out"]
-    before, after = rows[0], rows[-1]
+    before, after = (measured_of(row) for row in (rows[0], rows[-1]))
 
-    def change(name: str) -> Estimate | None:
-        differences = [b - a for a, b in zip(before[name], after[name], strict=True)]
-        return mean_with_interval(differences) if differences else None
+    def change(metric: str) -> Estimate | None:
+        if metric not in before.values:
+            return None
+        return mean_with_interval([b - a for a, b in zip(before.values[metric], after.values[metric], strict=True)])
 
-    others = {name: mean_with_interval([b - a for a, b in zip(values, after["others"][name], strict=True)])
-              for name, values in before["others"].items()}
-    return Result(run.path, change("reward"), change("variety"), others, after.get("held_out/implicit_accuracy"),
-                  time.time() - started)
+    others = {name: change(f"reward/{name}") for name in before.names("reward") if name != proxy}
+    return Result(run.path, change(f"reward/{proxy}"), change("variety/distance"), others,
+                  judge(before, after, proxy, limits), rows[-1].get("held_out/implicit_accuracy"),
+                  time.time() - started, ended)
 
 
 def figures(result: Result) -> dict[str, str]:
@@ -156,6 +160,9 @@ def figures(result: Result) -> dict[str, str]:
     texts = {"reward change": result.reward_change, "variety change": result.variety_change}
     texts |= {f"{name} change": change for name, change in result.other_changes.items()}
     numbers = {name: f"{value} (95 % interval)" for name, value in texts.items() if value is not None}
+    numbers["verdict"] = f"{result.verdict.word}: {'; '.join(result.verdict.reasons)}"
+    if result.ended:
+        numbers["ended early"] = result.ended
     if result.implicit_accuracy is not None:
         numbers["implicit accuracy on held-out pairs"] = f"{result.implicit_accuracy:.3f}"
     return numbers

@@ -31,7 +31,7 @@ from visalign.trainers.pairs import encode_pairs, standardised
 class Loop(NamedTuple):
     """check(config, family) raises UserError for what is wrong; build(...) gives the trainer and what it learns from.
 
-    A trainer has `state`, `checkpoints`, `fit(on_step)` and `held_out_metrics()`.
+    A trainer has `state`, `checkpoints`, `objective`, `fit(on_step)` and `held_out_metrics()`.
     """
 
     check: Callable

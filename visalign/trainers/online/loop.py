@@ -72,22 +72,26 @@ class OnlineTrainer:
         self.collector = Collector(config, generator, asked, panel, self.conditions, accelerator, self.sampler)
         self.log = MetricLog(run, accelerator, {"reward": "reward", "zero_std_ratio": "zero", "loss": "loss"})
 
-    def fit(self, on_epoch=lambda epoch: None) -> None:
-        """Train to config.train.epochs; `on_epoch(n)` is called after n epochs, with their checkpoint written."""
-        epochs = self.config.train.epochs
+    def fit(self, on_epoch=lambda epoch: False) -> bool:
+        """Train to config.train.epochs; `on_epoch(n)` is called after n epochs, with their checkpoint written.
+
+        It may end the run; returns whether it did.
+        """
+        epochs, ended = self.config.train.epochs, False
         self.optimizer = self.accelerator.prepare(self.state.optimizer)
         self.generator.denoiser.eval()  # no dropout: the policy that learns is the one that sampled
         first = self.state.step
         with tqdm(total=epochs, initial=first, desc="online training", unit="epoch",
                   disable=not self.accelerator.is_main_process) as progress:
-            while self.state.step < epochs:
+            while self.state.step < epochs and not ended:
                 row = self._epoch(self.state.step, is_first=self.state.step == first)
                 self.state.step += 1
                 self.log.write(self.state.step, row)
                 progress.update()
                 progress.set_postfix_str(self.log.smoothed())
                 self.checkpoints.save_if_due()
-                on_epoch(self.state.step)
+                ended = on_epoch(self.state.step)
+        return ended
 
     def _epoch(self, epoch: int, is_first: bool) -> dict:
         """One epoch's samples and its updates; returns what is logged."""

@@ -1,0 +1,43 @@
+"""What a step of training and a look at held-out samples cost, in passes of one sample through the network.
+
+A pass with gradient counts as three, a decoded picture as two: on large networks decoding is dearer than a pass, on
+small ones a decoder is not small.
+"""
+
+from visalign.config import Config, OnlineConfig
+
+WITH_GRADIENT, DECODED = 3, 2
+
+
+def passes_of_step(config: Config | OnlineConfig, objective) -> float:
+    """Of one optimiser step (offline) or one epoch (online) in one process."""
+    return _OF_STEP[config.loop](config, objective)
+
+
+def _offline(config: Config, objective) -> float:
+    samples = config.train.batch_size * config.train.gradient_accumulation * (2 if "rejected" in objective.needs else 1)
+    return samples * (WITH_GRADIENT + ("reference" in objective.needs))
+
+
+def _online(config: OnlineConfig, objective) -> float:
+    drawn, learnt, frozen = sample_passes(config, objective)
+    size = config.rollout.prompts_per_epoch * config.rollout.group_size
+    return size * (drawn + DECODED + WITH_GRADIENT * learnt + frozen)
+
+
+def sample_passes(config: OnlineConfig, objective) -> tuple[int, int, int]:
+    """Passes an online sample takes: to draw it, with gradient to learn from it, and without."""
+    rollout = config.rollout
+    noisy = rollout.steps - rollout.clean_steps
+    terms = {"steps": rollout.window.size if rollout.window else max(1, int(noisy * rollout.train_fraction)),
+             "noised": getattr(objective, "times", 1), "sampling": getattr(objective, "last_steps", 1)}[objective.view]
+    guided = 2 if rollout.guidance_scale != 1 else 1
+    return guided * rollout.steps, guided * terms, guided * terms * len({"old", "reference"} & objective.needs)
+
+
+def passes_of_look(prompts: int, seeds: int, steps: int, guidance_scale: float) -> float:
+    """Of sampling and decoding `seeds` pictures of each prompt."""
+    return prompts * seeds * (steps * (2 if guidance_scale > 1 else 1) + DECODED)
+
+
+_OF_STEP = {"offline": _offline, "online": _online}

@@ -1,0 +1,174 @@
+"""The collapse guard: every n steps the run is compared with its start on fixed held-out prompts.
+
+    warn       say so and go on          stop       end the run, keep its last weights
+    rollback   end the run and return to the best point on the reward-variety front that was still acceptable
+
+It looks at other seeds than the run's evaluation, so that what it chooses is still judged by samples it did not see.
+Everything it knows is in metrics.jsonl and guard/, so a run that is killed continues to the same decisions.
+"""
+
+import math
+import os
+import time
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from tqdm import tqdm
+
+from visalign.config import Config, OnlineConfig
+from visalign.data.prompts import read_prompts
+from visalign.errors import UserError
+from visalign.evaluators.statistics import Estimate
+from visalign.evaluators.verdict import VARIETY, Limits, Verdict, best_point, judge
+from visalign.generators.base import Generator
+from visalign.runs import RunFolder
+from visalign.trainers.checkpoint import TrainingState
+from visalign.trainers.cost import passes_of_look, passes_of_step
+from visalign.trainers.evaluation import Judges, measure, measured_of, sample_grid
+
+OTHER_SEEDS = 7919
+PROMPTS_DRAWN = 8
+
+
+def interval_of(config: Config | OnlineConfig, objective, world: int = 1) -> int:
+    """Steps between looks: `guard.every`, or the fewest that keep looking within `guard.cost` of training's passes.
+
+    Processes share the training but one of them looks, so more processes look more seldom by the clock.
+    """
+    guard, settings = config.guard, config.eval
+    if guard.every:
+        return guard.every
+    prompts = len(read_prompts(settings.prompts, guard.max_prompts))
+    look = passes_of_look(prompts, guard.samples_per_prompt, settings.steps, settings.guidance_scale)
+    step = passes_of_step(config, objective) / (world if config.loop == "online" else 1)
+    return max(1, math.ceil(look / (guard.cost * step)))
+
+
+def check_guard(config: Config | OnlineConfig) -> None:
+    """Raise UserError when the guard is on and has nothing to look with."""
+    if config.guard.action != "off" and not config.eval.features:
+        raise UserError("guard.action is on, but eval.features is not set; name the open_clip model that measures "
+                        "variety, such as tiny-clip or clip:ViT-L-14/openai")
+
+
+class Guard:
+    """Compares a run with its start when it is due, and says when to stop."""
+
+    def __init__(self, config: Config | OnlineConfig, objective, generator: Generator, judges: Judges, run: RunFolder,
+                 state: TrainingState, accelerator: Accelerator):
+        self.settings, self.generator, self.judges = config.guard, generator, judges
+        self.run, self.state, self.accelerator = run, state, accelerator
+        self.limits = Limits(self.settings.budget, self.settings.drift, self.settings.tolerance)
+        self.every, self.last = interval_of(config, objective, accelerator.num_processes), config.train.steps
+        self.look_at = config.eval.model_copy(update={
+            "max_prompts": self.settings.max_prompts, "samples_per_prompt": self.settings.samples_per_prompt,
+            "seed": config.eval.seed + OTHER_SEEDS})
+        self.folder = run.path / "guard"
+
+    @property
+    def rows(self) -> list[dict]:
+        return [row for row in self.run.metrics() if row["kind"] == "guard"]
+
+    def check(self, step: int) -> bool:
+        """Look if it is due and was not done; whether the run shall stop, the same answer in every process."""
+        if self.settings.action == "off" or (step % self.every and step != self.last):
+            return False
+        answer = [False]
+        if self.accelerator.is_main_process:
+            answer = [self._check(step)]
+        if self.accelerator.num_processes > 1:
+            broadcast_object_list(answer)
+        return answer[0]
+
+    def _check(self, step: int) -> bool:
+        rows = self.rows
+        known = next((row for row in rows if row["step"] == step), None)
+        row = known or self._look(step, rows)
+        return row["verdict"]["word"] in ("collapsed", "hacked") and self.settings.action != "warn"
+
+    def _look(self, step: int, rows: list[dict]) -> dict:
+        started = time.perf_counter()
+        with self.generator.measuring(), self.state.averaged():
+            held, samples = measure(self.generator, self.look_at, self.judges, f"guard, step {step}")
+        base = measured_of(rows[0]) if rows else held
+        verdict = judge(base, held, self.judges.proxy_name, self.limits)
+        row = {"kind": "guard", "step": step, "verdict": verdict.as_dict(), **held.as_dict()}
+        points = points_of([*rows, row], self.limits.budget)
+        if best_point(points) == len(points) - 1:
+            self._keep_weights(step)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        sample_grid(samples, PROMPTS_DRAWN).save(self.folder / f"step-{step:08d}.png")
+        if verdict.bad:
+            tqdm.write(f"guard, step {step}: {verdict.word}; {'; '.join(verdict.reasons)}")
+        row["seconds"] = time.perf_counter() - started
+        self.run.log(row)
+        return row
+
+    def _keep_weights(self, step: int) -> None:
+        """The best acceptable point so far; step 0 needs none, it is the run's start."""
+        if self.settings.action != "rollback":
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        temporary = self.folder / ".tmp-best.safetensors"
+        try:
+            with self.state.averaged():
+                save_file({name: p.detach().cpu().contiguous() for name, p in self.state.parameters}, temporary,
+                          metadata={"step": str(step)})
+            os.replace(temporary, self.folder / "best.safetensors")
+        except (OSError, RuntimeError) as error:
+            temporary.unlink(missing_ok=True)
+            raise UserError(f"guard {self.folder}: the best weights could not be saved "
+                            f"({' '.join(str(error).split())[:150]})") from None
+
+    def roll_back(self) -> int | None:
+        """Put the best acceptable weights back in every process; returns their step, None when rolling back is off.
+
+        Raises UserError when the kept weights are not those of that step.
+        """
+        if self.settings.action != "rollback":
+            return None
+        self.accelerator.wait_for_everyone()
+        rows = self.rows
+        step = rows[best_point(points_of(rows, self.limits.budget))]["step"]
+        file = self.folder / "best.safetensors"
+        try:
+            with safe_open(file, "pt") as weights, torch.no_grad():
+                if weights.metadata() != {"step": str(step)}:
+                    raise UserError(f"guard {file}: holds the weights of another step than {step}, the best one")
+                for name, parameter in self.state.parameters:
+                    parameter.copy_(weights.get_tensor(name))
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"guard {file}: cannot be read ({error})") from None
+        self.state.ema = None  # the kept weights are the average already
+        return step
+
+
+def points_of(rows: list[dict], budget: float) -> list[tuple[float, float, bool]]:
+    """(reward, variety, acceptable) of each look; without an optimised reward the later point counts as higher.
+
+    Acceptable is what is not bad and whose variety, by its middle estimate, is within the budget.
+    """
+    points = []
+    for i, row in enumerate(rows):
+        verdict, values = row["verdict"], row["values"]
+        reward = mean_of(values[f"reward/{verdict['proxy']}"]) if verdict["proxy"] else float(i)
+        lost = -verdict["variety"][0] if verdict["variety"] else 0.0
+        acceptable = verdict["word"] not in ("collapsed", "hacked") and lost <= budget
+        points.append((reward, mean_of(values.get(VARIETY, [0.0])), acceptable))
+    return points
+
+
+def mean_of(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def verdict_of(row: dict) -> Verdict:
+    """A verdict as it was logged."""
+    found = row["verdict"]
+    return Verdict(found["word"], tuple(found["reasons"]), found["proxy"],
+                   Estimate(*found["variety"]) if found["variety"] else None,
+                   {name: Estimate(*e) for name, e in found["rewards"].items()},
+                   {name: Estimate(*e) for name, e in found["style"].items()})
