@@ -54,15 +54,14 @@ def test_an_interrupted_generation_continues_with_the_same_pictures(pipelines, t
     assert invoke(*command, tmp_path / "cut").exit_code == 0
     for name in ("samples.jsonl", "00001.png", "00003.png"):  # as after a kill
         (tmp_path / "cut" / name).unlink()
-    (tmp_path / "cut" / "unfinished.json").write_text("{}")
+    (tmp_path / "cut" / "settings.json").write_text("{}")
     assert "another command" in invoke(*command, tmp_path / "cut").output
-    (tmp_path / "cut" / "unfinished.json").unlink()
+    (tmp_path / "cut" / "settings.json").unlink()
     kept = (tmp_path / "cut" / "00002.png").stat().st_mtime_ns
     assert invoke(*command, tmp_path / "cut").exit_code == 0
     assert (tmp_path / "cut" / "00002.png").stat().st_mtime_ns == kept
     for name in ("00001.png", "00003.png", "samples.jsonl"):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    assert not (tmp_path / "cut" / "unfinished.json").exists()
 
 
 def test_generate_with_an_exported_lora_changes_the_picture(pipelines, recipe, tmp_path):

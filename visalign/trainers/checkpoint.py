@@ -43,20 +43,9 @@ class TrainingState:
 
     def read(self, folder: Path) -> None:
         """Restore from a checkpoint. Raises UserError naming the file that is broken or does not fit."""
-        try:
-            weights = load_file(folder / "trainable.safetensors")
-            rest = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
-            self.step = json.loads((folder / "state.json").read_text())["step"]
-        except (OSError, SafetensorError, RuntimeError, ValueError, LookupError, EOFError,
-                pickle.UnpicklingError) as error:
-            raise UserError(f"checkpoint {folder}: cannot be read ({' '.join(str(error).split())[:150]})") from None
-        mine = dict(self.parameters)
-        if mine.keys() != weights.keys():
-            odd = sorted(mine.keys() ^ weights.keys())[0]
-            raise UserError(f"checkpoint {folder}: made for other trainable weights, {odd} is on one side only")
-        with torch.no_grad():
-            for name, parameter in mine.items():
-                parameter.copy_(weights[name])
+        weights, rest = read_checkpoint(folder)
+        self.step = step_of(folder)
+        put_weights(self.parameters, weights, folder)
         self.optimizer.load_state_dict(rest["optimizer"])
         self.schedule.load_state_dict(rest["schedule"])
         if self.ema and rest["ema"]:
@@ -77,6 +66,44 @@ class TrainingState:
             yield
         finally:
             self.ema.restore(parameters)
+
+
+def read_checkpoint(folder: Path) -> tuple[dict[str, torch.Tensor], dict]:
+    """Trainable weights and the rest. Raises UserError naming the folder when a file is broken."""
+    try:
+        weights = load_file(folder / "trainable.safetensors")
+        return weights, torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
+    except (OSError, SafetensorError, RuntimeError, ValueError, LookupError, EOFError,
+            pickle.UnpicklingError) as error:
+        raise UserError(f"checkpoint {folder}: cannot be read ({' '.join(str(error).split())[:150]})") from None
+
+
+def step_of(folder: Path) -> int:
+    try:
+        return json.loads((folder / "state.json").read_text())["step"]
+    except (OSError, ValueError, LookupError) as error:
+        raise UserError(f"checkpoint {folder}: cannot be read ({' '.join(str(error).split())[:150]})") from None
+
+
+def load_policy(parameters: list[tuple[str, nn.Parameter]], folder: Path) -> None:
+    """Put back the weights a checkpoint samples with: the moving average where the run kept one."""
+    weights, rest = read_checkpoint(folder)
+    put_weights(parameters, weights, folder)
+    if rest["ema"]:
+        with torch.no_grad():
+            for (_, parameter), average in zip(parameters, rest["ema"]["shadow_params"], strict=True):
+                parameter.copy_(average)
+
+
+def put_weights(parameters: list[tuple[str, nn.Parameter]], weights: dict[str, torch.Tensor], folder: Path) -> None:
+    """Copy weights into parameters of the same names. Raises UserError when the names differ."""
+    mine = dict(parameters)
+    if mine.keys() != weights.keys():
+        odd = sorted(mine.keys() ^ weights.keys())[0]
+        raise UserError(f"checkpoint {folder}: made for other trainable weights, {odd} is on one side only")
+    with torch.no_grad():
+        for name, parameter in mine.items():
+            parameter.copy_(weights[name])
 
 
 @dataclass

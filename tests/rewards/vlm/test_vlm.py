@@ -15,10 +15,10 @@ from visalign.errors import UserError
 from visalign.media import Sample, Video, to_bytes
 from visalign.rewards import load_reward
 from visalign.rewards.vlm.asking import matches
-from visalign.rewards.vlm.cache import AnswerCache
 from visalign.rewards.vlm.generic import expected_digit
 from visalign.rewards.vlm.questions import Answer
 from visalign.rewards.vlm.unified import labelled_score, read_flex, without_reasoning
+from visalign.store import Store
 
 from ..tiny_vlm import build_tiny_vlm
 from .server import ChatServer, slowly
@@ -160,7 +160,7 @@ def test_answers_are_kept_across_judges_and_useless_ones_are_not(tmp_path):
 
 
 def _fill(file, start):
-    cache = AnswerCache(file)
+    cache = Store(file)
     for i in range(start, start + 50):
         cache.put(f"k{i}", "x" * 100)
 
@@ -173,17 +173,17 @@ def test_processes_share_the_cache(tmp_path):
         worker.start()
     for worker in workers:
         worker.join(60)
-    assert len(AnswerCache(file).get([f"k{i}" for i in range(150)])) == 150
+    assert len(Store(file).get([f"k{i}" for i in range(150)])) == 150
 
 
 def test_a_file_that_is_no_cache_is_named(tmp_path):
     (tmp_path / "answers.sqlite").write_bytes(b"not a database at all, but long enough to be one" * 10)
     with pytest.raises(UserError, match="answers.sqlite"):
-        AnswerCache(tmp_path / "answers.sqlite")
+        Store(tmp_path / "answers.sqlite")
 
 
 def test_a_value_is_on_disk_when_put_returns(tmp_path):
-    cache = AnswerCache(tmp_path / "a.sqlite")
+    cache = Store(tmp_path / "a.sqlite")
     cache.put("k", "v")
     assert sqlite3.connect(tmp_path / "a.sqlite").execute("SELECT answer FROM answers").fetchone() == ("v",)
 

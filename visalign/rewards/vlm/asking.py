@@ -14,8 +14,8 @@ from torch import Tensor
 from visalign.errors import UserError
 from visalign.media import Sample
 from visalign.rewards.base import Judge, Scores
-from visalign.rewards.vlm.cache import AnswerCache
 from visalign.rewards.vlm.questions import Answer, Asker, Failure, Question
+from visalign.store import Store
 
 
 @dataclass
@@ -86,8 +86,8 @@ class AskingJudge(Judge):
         return LocalAsker(self.source, self.device, self.max_tokens)
 
     @cached_property
-    def answers(self) -> AnswerCache | None:
-        return AnswerCache(self.cache) if self.cache else None
+    def answers(self) -> Store | None:
+        return Store(self.cache) if self.cache else None
 
     def ask(self, questions: list[Question], usable: Callable[[Answer], object]) -> list[Answer | Failure]:
         """One outcome a question; answers for which `usable` does not raise ValueError are kept in the cache."""

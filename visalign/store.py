@@ -1,4 +1,4 @@
-"""Answers that were paid for once: an SQLite file that survives a crash and may be shared by processes."""
+"""What was paid for once, by key: an SQLite file that survives a crash and may be shared by processes."""
 
 import sqlite3
 import threading
@@ -9,8 +9,8 @@ from visalign.errors import UserError
 _BATCH = 500
 
 
-class AnswerCache:
-    """Texts by key. Each `put` is on disk when it returns. Raises UserError naming a file that is no such cache."""
+class Store:
+    """Texts or bytes by key. Each `put` is on disk when it returns. Raises UserError naming a file that is no store."""
 
     def __init__(self, file: str | Path):
         self.file = Path(file).expanduser()
@@ -30,13 +30,25 @@ class AnswerCache:
             self._local.connection = connection
         return self._local.connection
 
-    def get(self, keys: list[str]) -> dict[str, str]:
-        found: dict[str, str] = {}
+    def get(self, keys: list[str]) -> dict[str, str | bytes]:
+        found: dict[str, str | bytes] = {}
         for start in range(0, len(keys), _BATCH):
             part = keys[start:start + _BATCH]
             marks = ",".join("?" * len(part))
             found |= dict(self._connection().execute(f"SELECT key, answer FROM answers WHERE key IN ({marks})", part))
         return found
 
-    def put(self, key: str, answer: str) -> None:
-        self._connection().execute("INSERT OR REPLACE INTO answers VALUES (?, ?)", (key, answer))
+    def put(self, key: str, answer: str | bytes) -> None:
+        self.put_all({key: answer})
+
+    def put_all(self, answers: dict[str, str | bytes]) -> None:
+        """Several at once, all or none. Raises UserError when the disk is full."""
+        connection = self._connection()
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?)", answers.items())
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise UserError(f"cache {self.file}: cannot be written ({error})") from None

@@ -1,0 +1,138 @@
+"""What can be measured: a folder of generations or a manifest, a run, a checkpoint of one, or a pipeline.
+
+Generations are taken as they are. The others are sampled on prompts and seeds that are the same for all of them.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from visalign.config import Config, Model, OnlineConfig
+from visalign.configfile import parse_config
+from visalign.data.generations import Entry, find_generations
+from visalign.errors import UserError
+from visalign.generators import inspect_checkpoint, load_generator
+from visalign.generators.base import Generator
+from visalign.jobs.generate import write_generations
+from visalign.trainers.checkpoint import load_policy, step_of
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How models are sampled: the same prompts and seeds for all."""
+
+    prompts: list[str]
+    seeds: int
+    steps: int = 28
+    guidance_scale: float = 4.5
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One of the things compared. load: makes its generator; None for generations that exist. identity: what makes its
+    samples what they are. step: of a run's checkpoint."""
+
+    name: str
+    source: str
+    load: Callable[[], Generator] | None
+    identity: dict
+    step: int | None = None
+
+    def entries(self, plan: Plan | None, folder: Path) -> list[Entry]:
+        """Its generations; those that do not exist yet are sampled into `folder`, or continued there."""
+        if self.load is None:
+            return find_generations(self.source)
+        if not (folder / "samples.jsonl").is_file() or not _same(folder, self.identity, plan):
+            write_generations(self.load, plan.prompts, folder, self.identity, samples=plan.seeds, steps=plan.steps,
+                              guidance_scale=plan.guidance_scale, seed=plan.seed)
+        return find_generations(folder)
+
+
+def _same(folder: Path, identity: dict, plan: Plan) -> bool:
+    """Whether a finished folder holds this plan. Raises UserError when it holds another one."""
+    known = folder / "settings.json"
+    wanted = identity | {"prompts": plan.prompts, "samples": plan.seeds, "steps": plan.steps,
+                         "guidance_scale": plan.guidance_scale, "seed": plan.seed}
+    if known.is_file() and json.loads(known.read_text()) == wanted:
+        return True
+    raise UserError(f"output {folder}: holds samples of other settings; choose another folder with --out, or delete it")
+
+
+def subject_of(name: str, source: str) -> Subject:
+    """Find out what `source` is. Raises UserError when it is nothing that can be measured."""
+    path = Path(source).expanduser()
+    if (path / "state.json").is_file() and (path / "trainable.safetensors").is_file():
+        return checkpoint_subject(name, path)
+    if (path / "config.yaml").is_file() and (path / "checkpoints").is_dir():
+        return run_subject(name, path)
+    if (path.is_dir() and not (path / "model_index.json").is_file()) or path.suffix in (".jsonl", ".csv", ".parquet"):
+        find_generations(source)
+        return Subject(name, source, None, {"source": str(path.resolve())})
+    model = Model(source=source)
+    inspect_checkpoint(model)
+    return model_subject(name, model)
+
+
+def model_subject(name: str, model: Model) -> Subject:
+    return Subject(name, model.source, lambda: load_generator(model), {"model": model.model_dump(mode="json")})
+
+
+def run_config(folder: Path) -> Config | OnlineConfig:
+    """The settings a run was made with. Raises UserError naming a file that is missing or no recipe."""
+    file = folder / "config.yaml"
+    try:
+        raw = yaml.safe_load(file.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"run {file}: cannot be read ({' '.join(str(error).split())[:120]})") from None
+    return parse_config(raw, str(file))
+
+
+def base_subject(name: str, run: Path) -> Subject:
+    """The untrained model of a run."""
+    return model_subject(name, run_config(run).model)
+
+
+def run_subject(name: str, run: Path) -> Subject:
+    """What a run exported in the end."""
+    config, export = run_config(run), run / "export"
+    if not export.is_dir():
+        raise UserError(f"run {run}: has not finished, so it has no export; name one of its checkpoints, or use "
+                        "--checkpoints all")
+    if config.model.tuning == "full":
+        return model_subject(name, config.model.model_copy(update={"source": str(export / "pipeline"), "base": None}))
+
+    def load() -> Generator:
+        generator = load_generator(config.model)
+        generator.load_adapter(export)
+        return generator
+
+    stamp = (export / "pytorch_lora_weights.safetensors").stat().st_mtime_ns
+    return Subject(name, str(run), load, {"run": str(run.resolve()), "export": stamp})
+
+
+def checkpoint_subject(name: str, folder: Path) -> Subject:
+    """One checkpoint, its moving average where the run kept one."""
+    config, step = run_config(folder.parents[1]), step_of(folder)
+
+    def load() -> Generator:
+        generator = load_generator(config.model)
+        lora = config.model.lora
+        generator.make_trainable(config.model.tuning, rank=lora.rank, alpha=lora.alpha, targets=lora.targets)
+        load_policy(generator.trainable_parameters(), folder)
+        generator.denoiser.eval()
+        return generator
+
+    stamp = (folder / "trainable.safetensors").stat().st_mtime_ns
+    return Subject(name, str(folder), load, {"checkpoint": str(folder.resolve()), "weights": stamp}, step)
+
+
+def checkpoint_subjects(run: Path) -> list[Subject]:
+    """Every checkpoint a run has kept, oldest first. Raises UserError when there is none."""
+    folders = sorted(p for p in (run / "checkpoints").glob("step-*") if (p / "state.json").exists())
+    if not folders:
+        raise UserError(f"run {run}: has no checkpoint")
+    return [checkpoint_subject(f"step {int(folder.name.removeprefix('step-'))}", folder) for folder in folders]
