@@ -59,8 +59,8 @@ def run(name: str, seed: int) -> dict:
              if row["kind"] == "guard"]
     held = [row for row in rows if row["kind"] == "held_out"]
     return {"setting": name, "seed": seed, "epochs": held[-1]["step"], "looks": looks,
-            "stopped": result.ended is not None, "truth": result.verdict.as_dict(), "vendi": fall_of(held, "variety/vendi"),
-            "extra": fall_of(held, "variety/extra"),
+            "stopped": result.ended is not None, "truth": result.verdict.as_dict(),
+            "vendi": fall_of(held, "variety/vendi"), "extra": fall_of(held, "variety/extra"),
             "epoch_seconds": sum(row["seconds"] for row in rows if row["kind"] == "train") / max(1, held[-1]["step"])}
 
 
@@ -98,8 +98,8 @@ def rates(runs: list[dict]) -> str:
     bad = [each for each in runs if SETTINGS[each["setting"]][6] != "fine"]
     late = [each for each in bad if each["stopped"] and each["vendi"] > 0.3]
     return (f"{len(runs)} runs: {sum(each['stopped'] for each in fine)} of {len(fine)} healthy ones were stopped (a "
-            f"false alarm), {sum(not each['stopped'] for each in bad)} of {len(bad)} bad ones were missed, {len(late)} were "
-            "stopped after the Vendi score had fallen by more than 30 %")
+            f"false alarm), {sum(not each['stopped'] for each in bad)} of {len(bad)} bad ones were missed, {len(late)} "
+            "were stopped after the Vendi score had fallen by more than 30 %")
 
 
 def draw(runs: list[dict], file: Path) -> None:

@@ -1,4 +1,4 @@
-"""Prompt sets: a text file, one prompt a line, or the captions of the embedded emoji set."""
+"""Prompt sets: a text file, one a line; the embedded emoji captions; families of variety; public suites."""
 
 from pathlib import Path
 
@@ -19,15 +19,13 @@ def emoji_captions(split: str) -> list[str]:
 
 
 def read_prompts(source: str, limit: int | None = None) -> list[str]:
-    """Prompts of a text file, or `emoji:train` / `emoji:held_out`.
+    """Prompts of a text file, `emoji:train`, `families:layout` (data/families.py), or `geneval:FILE` (data/suites.py).
 
     Raises UserError when the file is missing or empty.
     """
-    if source.startswith("emoji:"):
-        split = source.removeprefix("emoji:")
-        if split not in ("train", "held_out"):
-            raise UserError(f"prompts {source}: the embedded set has the splits train and held_out")
-        prompts = emoji_captions(split)
+    kind, _, rest = source.partition(":")
+    if kind in _SETS:
+        prompts = _SETS[kind](source, rest)
     else:
         try:
             lines = Path(source).expanduser().read_text().splitlines()
@@ -37,3 +35,25 @@ def read_prompts(source: str, limit: int | None = None) -> list[str]:
     if not prompts:
         raise UserError(f"prompts {source}: the file holds no prompt; one a line is expected")
     return prompts[:limit]
+
+
+def _of_emoji(source: str, split: str) -> list[str]:
+    if split not in ("train", "held_out"):
+        raise UserError(f"prompts {source}: the embedded set has the splits train and held_out")
+    return emoji_captions(split)
+
+
+def _of_families(source: str, axis: str) -> list[str]:
+    from visalign.data.families import family_prompts
+
+    return family_prompts(axis)
+
+
+def _of_suite(source: str, path: str) -> list[str]:
+    from visalign.data.suites import read_suite
+
+    return list(dict.fromkeys(item.prompt for item in read_suite(source)[1]))
+
+
+_SETS = {"emoji": _of_emoji, "families": _of_families, "geneval": _of_suite, "t2i-compbench": _of_suite,
+         "dpg-bench": _of_suite, "vbench": _of_suite}

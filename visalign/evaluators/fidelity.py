@@ -59,7 +59,7 @@ def _per_group(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
 def _radii(points: Tensor, k: int) -> Tensor:
     """Distance of each point to its k-th nearest other, [N]."""
     if len(points) <= k:
-        raise TooFew(f"{len(points)} samples; at least {k + 1} are needed for {k} nearest neighbours")
+        raise TooFew(f"{k} nearest neighbours need at least {k + 1} samples on either side, there are {len(points)}")
     points = points.double()
     # the smallest distance is that to itself
     return torch.cat([torch.cdist(part, points).kthvalue(k + 1, 1).values for part in points.split(_ROWS)])
@@ -93,9 +93,9 @@ def fid(real: Tensor, fake: Tensor, prompts: list) -> Estimate:
 
     Raises TooFew for fewer than 2,000 samples on a side: its bias would be larger than most differences.
     """
-    for name, points in (("reference", real), ("generated", fake)):
-        if len(points) < LEAST_FOR_FID:
-            raise TooFew(f"{len(points)} {name} samples; FID needs at least {LEAST_FOR_FID:,}")
+    if min(len(real), len(fake)) < LEAST_FOR_FID:
+        raise TooFew(f"FID needs at least {LEAST_FOR_FID:,} samples on either side, there are {len(real)} and "
+                     f"{len(fake)}")
 
     def distance(rows: np.ndarray) -> float:
         from torchmetrics.image.fid import FrechetInceptionDistance
@@ -114,7 +114,7 @@ def kid(real: Tensor, fake: Tensor, prompts: list, subset: int = 1000) -> Estima
     Raises TooFew for fewer than 10 samples on a side.
     """
     if min(len(real), len(fake)) < 10:
-        raise TooFew(f"{min(len(real), len(fake))} samples; KID needs at least 10")
+        raise TooFew(f"KID needs at least 10 samples on either side, there are {len(real)} and {len(fake)}")
 
     def distance(rows: np.ndarray) -> float:
         from torchmetrics.image.kid import KernelInceptionDistance

@@ -24,6 +24,7 @@ class Diffusion:
     shift: float = 1.0
     kind = "diffusion"
     SAMPLERS: ClassVar[tuple[str, ...]] = ("ode", "ddim")
+    STOCHASTIC: ClassVar[tuple[str, float]] = ("ddim", 1.0)  # the sampler and level that KLs are measured with
 
     def __post_init__(self):
         if self.prediction_type not in ("epsilon", "v_prediction"):

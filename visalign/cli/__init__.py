@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from visalign.cli.evaluate import compare, evaluate, layout
 from visalign.errors import UserError
 
 
@@ -321,5 +322,5 @@ def doctor() -> None:
         sys.exit(1)
 
 
-if __name__ == "__main__":
-    main()
+for command in (evaluate, compare, layout):
+    main.add_command(command)

@@ -1,0 +1,112 @@
+"""The verdict on measurements made up for each word of it."""
+
+import numpy as np
+import pytest
+import torch
+
+from visalign.evaluators.measured import Measured, reduce
+from visalign.evaluators.statistics import Estimate
+from visalign.evaluators.style import STYLE
+from visalign.evaluators.verdict import Limits, best_point, front, judge, percent
+
+PROMPTS = [f"prompt {i}" for i in range(40)]
+
+
+def measured(extra=1.0, proxy=0.0, gold=0.0, luminance=0.5, noise=0.0, seeds=4):
+    """Per-prompt figures around the given means; noise is the spread of differences over prompts."""
+    wobble = noise * np.random.default_rng(1).standard_normal(len(PROMPTS))
+    values = {"reward/proxy": (proxy + wobble).tolist(), "reward/gold": (gold + wobble).tolist(),
+              "variety/extra": (extra + wobble).tolist()}
+    values |= {f"style/{name}": [luminance if name == "luminance" else 0.5] * len(PROMPTS) for name in STYLE}
+    return Measured(PROMPTS, seeds, values, dict.fromkeys(values, 1.0) | {"style/luminance": 0.1})
+
+
+def word(limits=Limits(), noise=0.0, **after):
+    return judge(measured(), measured(noise=noise, **after), "proxy", limits).word
+
+
+def test_healthy_collapsed_hacked_and_undecided():
+    assert word(proxy=1.0) == "healthy"
+    assert word(proxy=1.0, extra=0.8) == "collapsed"
+    assert word(proxy=1.0, extra=0.9) == "healthy"
+    assert word(proxy=1.0, gold=-0.5) == "hacked"
+    assert word(proxy=1.0, gold=-0.5, extra=0.2) == "hacked"
+    assert word(proxy=1.0, extra=0.85, noise=0.4) == "undecided"
+
+
+def test_a_fall_of_held_out_rewards_is_hacking_only_when_the_proxy_rose():
+    assert word(proxy=0.0, gold=-0.5) == "undecided"
+    assert word(proxy=-1.0, gold=-0.5) == "undecided"
+
+
+def test_a_small_sure_fall_is_no_hacking():
+    assert word(proxy=1.0, gold=-0.05) == "healthy"
+    assert word(proxy=1.0, gold=-0.15) == "hacked"
+
+
+def test_style_drift_is_collapse_when_the_proxy_rose():
+    assert word(proxy=1.0, luminance=0.75) == "collapsed"
+    assert word(proxy=0.0, luminance=0.75) == "undecided"
+    assert word(proxy=1.0, luminance=0.65) == "healthy"
+    assert word(Limits(drift=1.0), proxy=1.0, luminance=0.65) == "collapsed"
+
+
+def test_the_evidence_says_what_was_found():
+    verdict = judge(measured(), measured(proxy=1.0, gold=-0.5, extra=0.5), "proxy")
+    assert verdict.variety == pytest.approx((-0.5, -0.5, -0.5))
+    assert any("gold, which was not optimised, fell by 0.50" in reason for reason in verdict.reasons)
+    assert any("fell by 50 %" in reason for reason in verdict.reasons)
+    assert verdict.rewards["proxy"].value == pytest.approx(1.0)
+
+
+def test_without_variety_or_held_out_rewards_it_says_so():
+    base, after = (Measured(m.prompts, 1, {k: v for k, v in m.values.items() if k not in ("variety/extra", "reward/gold")},
+                            m.spread) for m in (measured(), measured(proxy=1.0)))
+    verdict = judge(base, after, "proxy")
+    assert verdict.word == "undecided" and verdict.variety is None
+    assert any("undefined with one generation" in reason for reason in verdict.reasons)
+    assert any("hacking could not be seen" in reason for reason in verdict.reasons)
+
+
+def test_other_prompts_or_seeds_are_refused():
+    with pytest.raises(ValueError, match="different prompts or seeds"):
+        judge(measured(), measured(seeds=8), "proxy")
+
+
+def test_limits_are_checked():
+    for wrong in ({"budget": 0.0}, {"budget": 1.0}, {"drift": 0.0}, {"tolerance": 0.05}):
+        with pytest.raises(ValueError, match="budget"):
+            Limits(**wrong)
+
+
+def test_more_held_out_rewards_widen_their_intervals():
+    base, after = measured(noise=0.5), measured(proxy=1.0, gold=-0.2, noise=-0.5)
+    alone = judge(base, after, "proxy").rewards["gold"]
+    for m in (base, after):
+        m.values["reward/more"], m.spread["reward/more"] = m.values["reward/proxy"], 1.0
+    shared = judge(base, after, "proxy").rewards["gold"]
+    assert shared.high - shared.low > alone.high - alone.low
+
+
+def test_the_front_and_the_point_to_go_back_to():
+    points = [(0.0, 1.0), (0.5, 0.9), (0.4, 0.8), (1.0, 0.5), (0.9, 0.3)]
+    assert front(points) == [0, 1, 3]
+    assert best_point([(0.0, 1.0, True), (0.5, 0.9, True), (1.0, 0.5, False)]) == 1
+    assert best_point([(0.0, 1.0, True), (0.5, 0.9, False)]) == 0
+    with pytest.raises(ValueError, match="no acceptable"):
+        best_point([(1.0, 1.0, False)])
+
+
+def test_percent_reads_well():
+    assert percent(Estimate(-0.335, -0.49, 0.02)) == "-34 % [-49, +2]"
+
+
+def test_reduce_gives_means_spreads_and_variety():
+    rewards = {"r": torch.tensor([[1.0, 3.0], [5.0, float("nan")]])}
+    features = torch.tensor([[[1.0, 0], [0, 1]], [[1.0, 0], [1, 0]]])
+    style = np.zeros((2, 2, len(STYLE)))
+    found = reduce(["a", "b"], rewards, features, style)
+    assert found.values["reward/r"] == [2.0, 5.0]
+    assert found.spread["reward/r"] == pytest.approx(np.std([1, 3, 5]))
+    assert found.values["variety/vendi"] == pytest.approx([2.0, 1.0])
+    assert reduce(["a", "b"], rewards, None, style).names("variety") == []

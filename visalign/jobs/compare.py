@@ -1,0 +1,231 @@
+"""`visalign compare` and `visalign evaluate`: models measured on the same prompts and seeds, with a verdict.
+
+    subjects -> generations (found or sampled) -> matched -> measured -> compared -> results.parquet, .json, report.html
+
+The first model is the base the others are compared with.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from visalign.data.generations import find_generations
+from visalign.data.matching import Matched, match
+from visalign.errors import UserError
+from visalign.evaluators import families, fidelity
+from visalign.evaluators.comparing import WinRate, elo, win_rate, wins_of
+from visalign.evaluators.overoptimisation import FORMS, Fit, best_of_n, fit
+from visalign.evaluators.statistics import Estimate, mean_with_interval, unknown
+from visalign.evaluators.style import STYLE, entropies
+from visalign.evaluators.variety import spread_ratio
+from visalign.evaluators.verdict import Limits, Verdict, judge
+from visalign.jobs.measure import Instruments, Look, measure_generations, media_features
+from visalign.jobs.path_kl import path_kl
+from visalign.jobs.score import load_judges
+from visalign.jobs.subjects import Plan, Subject
+from visalign.rewards.registry import check_reward
+from visalign.store import Store
+from visalign.trainers.evaluation import load_features
+
+KL_PROMPTS = 16
+BEST_OF = (1, 2, 4, 8, 16, 32, 64)
+
+
+@dataclass(frozen=True)
+class Options:
+    """rewards: specifications; proxy: the name of the one that was optimised (None: none is known). features: an
+    open_clip model. reference: a source of real pictures. cache: the store of features (None: none)."""
+
+    rewards: list
+    proxy: str | None = None
+    features: str = "tiny-clip"
+    reference: str | None = None
+    lpips: str | None = None
+    limits: Limits = Limits()
+    cache: str | None = "~/.cache/visalign/features.sqlite"
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Checkpoints of a run: step, KL [C, P'] of sampling paths, and fits of each reward by form."""
+
+    models: list[str]
+    steps: list[int]
+    kl: np.ndarray
+    distance: list[float]
+    fits: dict[str, dict[str, Fit]]
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything that was found. figures {model: {metric: Estimate}}; wins {reward: {model: against the base}}; ladders
+    {reward: {model: Elo}} or the reason there is none; best_of {reward: {n: change from one sample}}."""
+
+    base: str
+    models: list[str]
+    matched: Matched
+    looks: dict[str, Look]
+    figures: dict[str, dict[str, Estimate]]
+    verdicts: dict[str, Verdict]
+    wins: dict[str, dict[str, WinRate]]
+    ladders: dict[str, dict[str, Estimate] | str]
+    best_of: dict[str, dict[int, Estimate]]
+    curve: Curve | None
+    notes: list[str] = field(default_factory=list)
+    about: dict = field(default_factory=dict)
+
+
+def check(options: Options) -> None:
+    """Find what can be known to be wrong before anything is loaded. Raises UserError."""
+    for spec in options.rewards:
+        check_reward(spec)
+    names = [judge.name for judge in load_judges(options.rewards)]
+    if options.proxy is not None and options.proxy not in names:
+        raise UserError(f"proxy {options.proxy}: names no reward; the rewards are {', '.join(names) or 'none'}")
+    load_features(options.features, setting="features")
+    if options.reference:
+        find_generations(options.reference)
+
+
+def compare(subjects: list[Subject], plan: Plan | None, out: Path, options: Options) -> Results:
+    """Measure and compare. Raises UserError for what the user can mend."""
+    check(options)
+    out.mkdir(parents=True, exist_ok=True)
+    found = {subject.name: subject.entries(plan, out / "generations" / _file_name(subject.name))
+             for subject in subjects}
+    matched = match(found)
+    notes = list(matched.notes)
+    tools = instruments(options)
+    if tools.lpips is None:
+        notes.append("LPIPS was left out: its AlexNet is not here (--lpips FILE)")
+    looks = {name: measure_generations(name, matched.prompts, entries, tools)
+             for name, entries in matched.entries.items()}
+    notes += [f"{name}: {look.alike} of {look.features[..., 0].numel()} generations are the same file as another of "
+              "their prompt" for name, look in looks.items() if look.alike]
+    notes += _unjudged(looks)
+    reference = reference_features(options.reference, tools) if options.reference else None
+    base = subjects[0].name
+    figures = {name: figures_of(name, look, looks[base], None if name == base and reference is None else
+                                reference, matched.prompts, notes) for name, look in looks.items()}
+    verdicts = {name: judge(looks[base].measured, look.measured, options.proxy, options.limits)
+                for name, look in looks.items() if name != base}
+    return Results(base, list(looks), matched, looks, figures, verdicts, *rankings(looks, base),
+                   best_of_curves(looks[base], options.proxy), curve_of(subjects, plan, looks, base), notes)
+
+
+def _file_name(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
+
+
+def instruments(options: Options) -> Instruments:
+    from visalign.evaluators.perceptual import Lpips, find_lpips
+
+    weights = find_lpips(options.lpips)
+    return Instruments(load_judges(options.rewards, options.device),
+                       load_features(options.features, options.device, "features"), Lpips(weights) if weights else None,
+                       Store(options.cache) if options.cache else None)
+
+
+def _unjudged(looks: dict[str, Look]) -> list[str]:
+    return [f"{reward} could not judge {int((~scores.isfinite()).sum())} of {scores.numel()} generations of {name}"
+            for name, look in looks.items() for reward, scores in look.rewards.items() if (~scores.isfinite()).any()]
+
+
+def reference_features(source: str, tools: Instruments) -> torch.Tensor:
+    """[N, D] of a set of real pictures."""
+    entries = find_generations(source)
+    parts = [media_features(tools.features, [entry.sample() for entry in entries[i:i + 64]])
+             for i in range(0, len(entries), 64)]
+    return torch.from_numpy(np.concatenate(parts))
+
+
+def figures_of(name: str, look: Look, base: Look, reference: torch.Tensor | None, prompts: list[str],
+               notes: list[str]) -> dict[str, Estimate]:
+    """Every number of one model, with intervals. What cannot be had is a note."""
+    found = {metric: look.measured.mean(metric) for metric in look.measured.values}
+    found = {metric: estimate for metric, estimate in found.items() if estimate is not None}
+    for j, statistic in enumerate(STYLE):
+        low, high = np.quantile(base.style[:, :, j], [0.005, 0.995])
+        within, across = entropies(look.style[:, :, j], low, high)
+        found[f"entropy within/{statistic}"], found[f"entropy across/{statistic}"] = unknown(within), unknown(across)
+    found["families/PVS"] = families.tonal_variance(look.style)
+    if look.features.shape[1] > 1:
+        found["variety/spread_ratio"] = spread_ratio(look.features)
+        found["families/IDS"] = families.identity_similarity(look.features)
+        found["families/SDI"] = families.layout_dispersion(look.boxes)
+    against = reference if reference is not None else (None if look is base else base.features.flatten(0, 1))
+    if against is None:
+        return found
+    what = "references" if reference is not None else "base"
+    rows = [prompt for prompt in prompts for _ in range(look.features.shape[1])]
+    fake = look.features.flatten(0, 1)
+    measures = {"precision and recall": lambda: fidelity.precision_recall(against, fake, rows),
+                "density and coverage": lambda: fidelity.density_coverage(against, fake, rows),
+                "KID": lambda: {"KID": fidelity.kid(against, fake, rows)},
+                "CMMD": lambda: {"CMMD": fidelity.cmmd(against, fake, rows)},
+                "FID": lambda: {"FID": fidelity.fid(against, fake, rows)}}
+    if reference is not None:
+        measures["ASC"] = lambda: {"ASC": families.style_coverage(look.features, reference)}
+    for measure, run in measures.items():
+        try:
+            found |= {f"against the {what}/{key}": value for key, value in run().items()}
+        except ValueError as error:
+            notes.append(f"{measure} of {name} was left out: {error}")
+    return found
+
+
+def rankings(looks: dict[str, Look], base: str) -> tuple[dict, dict]:
+    """Win rates against the base, and an Elo ladder, for every reward."""
+    wins: dict[str, dict[str, WinRate]] = {}
+    ladders: dict[str, dict[str, Estimate] | str] = {}
+    names = list(looks)
+    for reward in looks[base].rewards:
+        scores = {name: look.rewards[reward].double().numpy() for name, look in looks.items()}
+        against = {name: win_rate(scores[name], scores[base]) for name in names if name != base}
+        wins[reward] = {name: rate for name, rate in against.items() if rate is not None}
+        if len(names) > 1:
+            try:
+                ladders[reward] = elo(wins_of([scores[name] for name in names]), names)
+            except ValueError as error:
+                ladders[reward] = str(error)
+    return wins, ladders
+
+
+def best_of_curves(base: Look, proxy: str | None) -> dict[str, dict[int, Estimate]]:
+    """What choosing the best of n by the proxy would give, in every reward, against one sample of the base."""
+    if proxy not in base.rewards:
+        return {}
+    chooser = base.rewards[proxy].double().numpy()
+    if not np.isfinite(chooser).all():
+        return {}
+    found: dict[str, dict[int, Estimate]] = {}
+    for name, scores in base.rewards.items():
+        judged = scores.double().numpy()
+        if np.isfinite(judged).all():
+            found[name] = {n: mean_with_interval(best_of_n(chooser, judged, n) - judged.mean(1))
+                           for n in BEST_OF if n <= judged.shape[1]}
+    return found
+
+
+def curve_of(subjects: list[Subject], plan: Plan | None, looks: dict[str, Look], base: str) -> Curve | None:
+    """KL of every checkpoint, and fits of each reward against it; None where the subjects are no checkpoints."""
+    checkpoints = [subject for subject in subjects if subject.step is not None]
+    if len(checkpoints) < 2 or plan is None:
+        return None
+    kls = np.stack([path_kl(subject.load(), plan.prompts[:KL_PROMPTS], steps=plan.steps,
+                            guidance_scale=plan.guidance_scale, seed=plan.seed + 1) for subject in checkpoints])
+    distance = np.sqrt(np.maximum(kls.mean(1), 0))
+    fits: dict[str, dict[str, Fit]] = {}
+    names = [subject.name for subject in checkpoints]
+    for metric in (name for name in looks[base].measured.values if name.startswith("reward/")):
+        start = np.array(looks[base].measured.values[metric])
+        rewards = np.stack([np.array(looks[name].measured.values[metric]) - start for name in names])
+        known = np.isfinite(rewards).all(0)
+        if (distance > 0).sum() >= 3 and known.any():
+            fits[metric.removeprefix("reward/")] = {form: fit(distance, rewards[:, known], form) for form in FORMS}
+    return Curve(names, [subject.step for subject in checkpoints], kls, distance.tolist(), fits)
+
+

@@ -1,0 +1,117 @@
+"""Which models a command means, and how they are sampled and judged where it does not say."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from visalign.config import Config, OnlineConfig
+from visalign.data.prompts import read_prompts
+from visalign.errors import UserError
+from visalign.jobs.compare import Options, Results, compare
+from visalign.jobs.results import write_results
+from visalign.jobs.subjects import Plan, Subject, base_subject, checkpoint_subjects, run_config, subject_of
+
+DEFAULT_REWARDS = ("tiny-reward", "tiny-clip")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a user may leave open (None): then a run's own settings are taken, or the defaults."""
+
+    prompts: str | None = None
+    max_prompts: int | None = None
+    seeds: int = 16
+    steps: int | None = None
+    guidance_scale: float | None = None
+    seed: int = 0
+    rewards: tuple[str, ...] | None = None
+    proxy: str | None = None
+    features: str | None = None
+    reference: str | None = None
+    lpips: str | None = None
+    cache: str | None = "~/.cache/visalign/features.sqlite"
+    device: str = "cpu"
+
+
+def evaluate_source(source: str, asked: Asked, out: Path, checkpoints: str = "last") -> Results:
+    """A run or checkpoint against its untrained model, or any other source alone; writes the results and the page.
+
+    checkpoints: `last`, or `all` of those a run has kept. Raises UserError for what the user can mend.
+    """
+    path = Path(source).expanduser()
+    run = run_of(path)
+    if checkpoints == "all" and (run is None or run != path):
+        raise UserError(f"evaluate {source}: --checkpoints all needs the folder of a run")
+    if run is None:
+        subjects = [subject_of(path.name if path.exists() else source, source)]
+    elif checkpoints == "all":
+        subjects = [base_subject("base", run), *checkpoint_subjects(run)]
+    else:
+        subjects = [base_subject("base", run), subject_of("aligned", source)]
+    return _finish(subjects, asked, out, None if run is None else run_config(run))
+
+
+def compare_sources(named: dict[str, str], asked: Asked, out: Path) -> Results:
+    """Models by name, the first the base; writes the results and the page. Raises UserError."""
+    if len(named) < 2:
+        raise UserError("compare: name at least two models, such as base=tiny-sd3 aligned=runs/quickstart")
+    subjects = [subject_of(name, source) for name, source in named.items()]
+    runs = [run for source in named.values() if (run := run_of(Path(source).expanduser()))]
+    return _finish(subjects, asked, out, run_config(runs[0]) if runs else None)
+
+
+def run_of(path: Path) -> Path | None:
+    """The run that a folder is, or is a checkpoint of."""
+    for folder in (path, *list(path.parents)[1:2]):
+        if (folder / "config.yaml").is_file() and (folder / "checkpoints").is_dir():
+            return folder
+    return None
+
+
+def _finish(subjects: list[Subject], asked: Asked, out: Path, config: Config | OnlineConfig | None) -> Results:
+    from visalign.pages.compare import write_page
+
+    if (out / "results.json").exists():
+        raise UserError(f"out {out}: already holds results; choose another folder with --out")
+    options = options_of(asked, config)
+    plan = plan_of(asked, config) if any(subject.load for subject in subjects) else None
+    results = compare(subjects, plan, out, options)
+    results.about.update({
+        "sources": {subject.name: subject.source for subject in subjects}, "rewards": list(map(str, options.rewards)),
+        "optimised reward": options.proxy, "features": options.features, "reference": options.reference,
+        "sampling": None if plan is None else {"steps": plan.steps, "guidance scale": plan.guidance_scale,
+                                               "first seed": plan.seed}})
+    write_results(results, out)
+    write_page(results, out / "report.html")
+    return results
+
+
+def plan_of(asked: Asked, config: Config | OnlineConfig | None) -> Plan:
+    """Prompts and sampling. Raises UserError when no prompts are known."""
+    settings = config.eval if config else None
+    source = asked.prompts or (settings.prompts if settings else None)
+    if source is None:
+        raise UserError("prompts: give --prompts with a text file, one a line, or emoji:held_out")
+    prompts = read_prompts(source, asked.max_prompts or (settings.max_prompts if settings and not asked.prompts
+                                                         else None))
+    plan = Plan(list(dict.fromkeys(prompts)), asked.seeds, seed=asked.seed)
+    if settings:
+        plan = replace(plan, steps=settings.steps, guidance_scale=settings.guidance_scale)
+    given = {"steps": asked.steps, "guidance_scale": asked.guidance_scale}
+    return replace(plan, **{name: value for name, value in given.items() if value is not None})
+
+
+def options_of(asked: Asked, config: Config | OnlineConfig | None) -> Options:
+    """Rewards, which of them was optimised, and features. Without a run, the first reward counts as optimised."""
+    from visalign.rewards import load_reward
+
+    settings = config.eval if config else None
+    rewards = list(asked.rewards) if asked.rewards is not None else None
+    proxy = asked.proxy
+    if rewards is None:
+        rewards = [spec for spec in (settings.reward, *settings.also) if spec] if settings else list(DEFAULT_REWARDS)
+        if proxy is None and (not settings or settings.reward):
+            proxy = load_reward(rewards[0]).name if rewards else None
+    elif proxy is None and rewards:
+        proxy = load_reward(rewards[0]).name
+    features = asked.features or (settings.features if settings else None) or "tiny-clip"
+    return Options(rewards, proxy, features, asked.reference, asked.lpips, cache=asked.cache, device=asked.device)
