@@ -5,14 +5,15 @@
     python scripts/prove_guard.py --out guard --table          the tables and the picture of what is done so far
 
 Each setting is a recipe of configs/online/ with a reward, a learning rate and what it should be called. The guard looks
-after every epoch at 64 held-out prompts x 4 seeds and stops the run. What had really happened by then is measured on
-other seeds of the same prompts, which the guard never saw. What is done is not done again.
+after every epoch at 64 or 96 held-out prompts x 4 seeds and stops the run. What had really happened by then is measured
+on other seeds of the same prompts, which the guard never saw. What is done is not done again.
 """
 
 import argparse
 import json
 import tempfile
 from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -22,31 +23,57 @@ from visalign.configfile import parse_config
 from visalign.trainers.recipe import train
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "online"
-NO_KL, KL = {"beta": 0.0}, {"beta": 0.05}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A recipe with another reward; what the guard should find; how many seeds; changes of the recipe's sections.
+
+    prompts: held-out prompts the guard looks at, 4 seeds of each.
+    """
+
+    recipe: str
+    reward: str
+    held_out: tuple[str, ...]
+    should_be: str
+    seeds: int
+    changes: dict
+    prompts: int = 64
+
+
+NO_KL = {"objective": {"beta": 0.0}, "optim": {"lr": 2e-3}}
+SMALL_EPOCHS = {"rollout": {"prompts_per_epoch": 4, "batch_size": 24}}
 SETTINGS = {
-    # name: recipe, reward, held-out rewards, epochs, learning rate, changes of the objective, what it should be, seeds
-    "file size, no KL": ("flow_grpo", "jpeg", [], 14, 2e-3, NO_KL, "bad", 5),
-    "saturation, no KL": ("flow_grpo", "saturation", ["tiny-reward", "tiny-clip"], 10, 2e-3, NO_KL, "hacked", 5),
-    "tiny-reward, KL": ("flow_grpo", "tiny-reward", ["tiny-clip"], 8, 1e-3, KL, "fine", 5),
-    "file size, held out tiny-clip": ("flow_grpo", "jpeg", ["tiny-clip"], 10, 2e-3, NO_KL, "hacked", 3),
-    "colourfulness, NFT": ("nft", "colourfulness", ["tiny-reward", "tiny-clip"], 6, 1e-3, {}, "hacked", 3),
-    "tiny-reward, RAFT, high rate": ("raft", "tiny-reward", [], 10, None, {}, "bad", 3),
-    "tiny-reward, GRPO-Guard, low rate": ("grpo_guard", "tiny-reward", ["tiny-clip"], 6, 5e-4, {}, "fine", 3),
-    "tiny-reward, rate near 0": ("flow_grpo", "tiny-reward", ["tiny-clip"], 6, 1e-6, {}, "fine", 3),
+    "file size, no KL": Setting(
+        "flow_grpo", "jpeg", (), "bad", 5,
+        NO_KL | SMALL_EPOCHS | {"train": {"epochs": 20, "updates_per_epoch": 1, "batch_size": 24}}, 96),
+    "file size, no KL, seldom looks": Setting("flow_grpo", "jpeg", (), "bad", 2, NO_KL | {"train": {"epochs": 14}}),
+    "saturation, no KL": Setting("flow_grpo", "saturation", ("tiny-reward", "tiny-clip"), "hacked", 5,
+                                 NO_KL | {"train": {"epochs": 10}}),
+    "tiny-reward, KL": Setting("flow_grpo", "tiny-reward", ("tiny-clip",), "fine", 5,
+                               {"objective": {"beta": 0.05}, "optim": {"lr": 1e-3}, "train": {"epochs": 8}}),
+    "file size, held out tiny-clip": Setting("flow_grpo", "jpeg", ("tiny-clip",), "hacked", 3,
+                                             NO_KL | {"train": {"epochs": 10}}),
+    "colourfulness, NFT": Setting("nft", "colourfulness", ("tiny-reward", "tiny-clip"), "hacked", 3,
+                                  {"optim": {"lr": 1e-3}, "train": {"epochs": 6}}),
+    "tiny-reward, RAFT, high rate": Setting("raft", "tiny-reward", (), "bad", 3, {"train": {"epochs": 10}}),
+    "tiny-reward, GRPO-Guard, low rate": Setting("grpo_guard", "tiny-reward", ("tiny-clip",), "fine", 3,
+                                                 {"optim": {"lr": 5e-4}, "train": {"epochs": 6}}),
+    "tiny-reward, rate near 0": Setting("flow_grpo", "tiny-reward", ("tiny-clip",), "fine", 3,
+                                        {"optim": {"lr": 1e-6}, "train": {"epochs": 6}}),
 }
-LOOK = {"prompts": 64, "seeds": 4}
 
 
 def config_of(name: str, seed: int, folder: str):
-    method, reward, others, epochs, rate, objective, _, _ = SETTINGS[name]
-    raw = yaml.safe_load((CONFIGS / f"{method}.yaml").read_text())
-    raw["reward"] = {"of": reward}
-    raw["objective"] |= objective
-    raw["train"] |= {"epochs": epochs, "seed": seed, "device": "cpu"}
-    raw["optim"] |= {} if rate is None else {"lr": rate}
-    raw["eval"] |= {"reward": reward, "also": others, "max_prompts": LOOK["prompts"], "features": "tiny-clip",
-                    "samples_per_prompt": LOOK["seeds"]}
-    raw["guard"] = {"action": "stop", "every": 1, "max_prompts": LOOK["prompts"], "samples_per_prompt": LOOK["seeds"]}
+    setting = SETTINGS[name]
+    raw = yaml.safe_load((CONFIGS / f"{setting.recipe}.yaml").read_text())
+    raw["reward"] = {"of": setting.reward}
+    for section, values in setting.changes.items():
+        raw[section] |= values
+    raw["train"] |= {"seed": seed, "device": "cpu"}
+    raw["eval"] |= {"reward": setting.reward, "also": list(setting.held_out), "max_prompts": 64,
+                    "samples_per_prompt": 4, "features": "tiny-clip"}
+    raw["guard"] = {"action": "stop", "every": 1, "max_prompts": setting.prompts, "samples_per_prompt": 4}
     raw["output"] = {"folder": folder, "trackers": [], "checkpoint_every": 0, "keep_checkpoints": 1}
     return parse_config(raw)
 
@@ -80,7 +107,7 @@ def table(runs: list[dict]) -> str:
     groups = defaultdict(list)
     for each in runs:
         groups[each["setting"]].append(each)
-    for name, settings in SETTINGS.items():
+    for name, setting in SETTINGS.items():
         mine = sorted(groups[name], key=lambda each: each["seed"])
         if not mine:
             continue
@@ -88,14 +115,14 @@ def table(runs: list[dict]) -> str:
         called = ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words))
         epochs = ", ".join(str(each["epochs"]) if each["stopped"] else "–" for each in mine)
         falls = [" ".join(f"{100 * each[what]:.0f}" for each in mine) + " %" for what in ("vendi", "extra")]
-        lines.append(f"| {name} | {settings[6]} | {len(mine)} | {called} | {epochs} | {falls[0]} | {falls[1]} |")
+        lines.append(f"| {name} | {setting.should_be} | {len(mine)} | {called} | {epochs} | {falls[0]} | {falls[1]} |")
     return "\n".join(lines)
 
 
 def rates(runs: list[dict]) -> str:
     """False alarms among runs that should be fine, misses among those that should not."""
-    fine = [each for each in runs if SETTINGS[each["setting"]][6] == "fine"]
-    bad = [each for each in runs if SETTINGS[each["setting"]][6] != "fine"]
+    fine = [each for each in runs if SETTINGS[each["setting"]].should_be == "fine"]
+    bad = [each for each in runs if SETTINGS[each["setting"]].should_be != "fine"]
     late = [each for each in bad if each["stopped"] and each["vendi"] > 0.3]
     return (f"{len(runs)} runs: {sum(each['stopped'] for each in fine)} of {len(fine)} healthy ones were stopped (a "
             f"false alarm), {sum(not each['stopped'] for each in bad)} of {len(bad)} bad ones were missed, {len(late)} "
@@ -111,7 +138,7 @@ def draw(runs: list[dict], file: Path) -> None:
     panels = {"fine": "should be left alone", "bad": "loses its variety", "hacked": "hacks its reward"}
     colours = {name: f"C{i}" for i, name in enumerate(SETTINGS)}
     for axis, (kind, title) in zip(axes, panels.items(), strict=True):
-        for each in (each for each in runs if SETTINGS[each["setting"]][6] == kind):
+        for each in (each for each in runs if SETTINGS[each["setting"]].should_be == kind):
             x, y = zip(*[(look["epoch"], 100 * look["variety"][0]) for look in each["looks"]], strict=True)
             label = each["setting"] if each["seed"] == 0 else None
             axis.plot(x, y, color=colours[each["setting"]], linewidth=1.4, alpha=0.8, label=label)
@@ -142,7 +169,8 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     mine, of = map(int, args.worker.split("/"))
     known = {(each["setting"], each["seed"]) for each in done(args.out)}
-    jobs = [(name, seed) for seed in range(5) for name, settings in SETTINGS.items() if seed < settings[7]]
+    jobs = [(name, seed) for seed in range(5) for name, setting in SETTINGS.items()
+            if seed < setting.seeds]
     for name, seed in jobs[mine::of]:
         if (name, seed) not in known:
             result = run(name, seed)

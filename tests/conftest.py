@@ -243,7 +243,7 @@ def recipe(tmp_path, pairs_file, pipelines):
             "output": {"folder": str(tmp_path / "run"), "checkpoint_every": 2, "trackers": []},
         }
         for section, values in sections.items():
-            content[section] = content[section] | values
+            content[section] = content.get(section, {}) | values
         (tmp_path / "prompts.txt").write_text("a red fruit\na cat face\n")
         (tmp_path / name).write_text(yaml.safe_dump(content))
         return tmp_path / name

@@ -21,8 +21,8 @@ def measured(extra=1.0, proxy=0.0, gold=0.0, luminance=0.5, noise=0.0, seeds=4):
     return Measured(PROMPTS, seeds, values, dict.fromkeys(values, 1.0) | {"style/luminance": 0.1})
 
 
-def word(limits=Limits(), noise=0.0, **after):
-    return judge(measured(), measured(noise=noise, **after), "proxy", limits).word
+def word(limits=None, noise=0.0, **after):
+    return judge(measured(), measured(noise=noise, **after), "proxy", limits or Limits()).word
 
 
 def test_healthy_collapsed_hacked_and_undecided():
@@ -60,8 +60,9 @@ def test_the_evidence_says_what_was_found():
 
 
 def test_without_variety_or_held_out_rewards_it_says_so():
-    base, after = (Measured(m.prompts, 1, {k: v for k, v in m.values.items() if k not in ("variety/extra", "reward/gold")},
-                            m.spread) for m in (measured(), measured(proxy=1.0)))
+    base, after = measured(seeds=1), measured(proxy=1.0, seeds=1)
+    for each in (base, after):
+        del each.values["variety/extra"], each.values["reward/gold"]
     verdict = judge(base, after, "proxy")
     assert verdict.word == "undecided" and verdict.variety is None
     assert any("undefined with one generation" in reason for reason in verdict.reasons)

@@ -1,11 +1,13 @@
 """Which models a command means, and how they are sampled and judged where it does not say."""
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from visalign.config import Config, OnlineConfig
 from visalign.data.prompts import read_prompts
 from visalign.errors import UserError
+from visalign.evaluators.statistics import Estimate
 from visalign.jobs.compare import Options, Results, compare
 from visalign.jobs.results import write_results
 from visalign.jobs.subjects import Plan, Subject, base_subject, checkpoint_subjects, run_config, subject_of
@@ -47,7 +49,7 @@ def evaluate_source(source: str, asked: Asked, out: Path, checkpoints: str = "la
         subjects = [base_subject("base", run), *checkpoint_subjects(run)]
     else:
         subjects = [base_subject("base", run), subject_of("aligned", source)]
-    return _finish(subjects, asked, out, None if run is None else run_config(run))
+    return _finish(subjects, asked, out, None if run is None else run_config(run), run)
 
 
 def compare_sources(named: dict[str, str], asked: Asked, out: Path) -> Results:
@@ -67,7 +69,8 @@ def run_of(path: Path) -> Path | None:
     return None
 
 
-def _finish(subjects: list[Subject], asked: Asked, out: Path, config: Config | OnlineConfig | None) -> Results:
+def _finish(subjects: list[Subject], asked: Asked, out: Path, config: Config | OnlineConfig | None,
+            run: Path | None = None) -> Results:
     from visalign.pages.compare import write_page
 
     if (out / "results.json").exists():
@@ -75,6 +78,7 @@ def _finish(subjects: list[Subject], asked: Asked, out: Path, config: Config | O
     options = options_of(asked, config)
     plan = plan_of(asked, config) if any(subject.load for subject in subjects) else None
     results = compare(subjects, plan, out, options)
+    results.figures[results.models[-1]].update(likelihoods_of(run) if run else {})
     results.about.update({
         "sources": {subject.name: subject.source for subject in subjects}, "rewards": list(map(str, options.rewards)),
         "optimised reward": options.proxy, "features": options.features, "reference": options.reference,
@@ -83,6 +87,15 @@ def _finish(subjects: list[Subject], asked: Asked, out: Path, config: Config | O
     write_results(results, out)
     write_page(results, out / "report.html")
     return results
+
+
+def likelihoods_of(run: Path) -> dict[str, Estimate]:
+    """What a preference-trained run last logged of its held-out pairs; {} for other runs."""
+    lines = (run / "metrics.jsonl").read_text().splitlines() if (run / "metrics.jsonl").is_file() else []
+    rows = [json.loads(line) for line in lines]
+    logged = [row["likelihoods"] for row in rows if row.get("kind") == "held_out" and row.get("likelihoods")]
+    return {f"likelihood of held-out pairs/{name}": Estimate(*value) for name, value in logged[-1].items()
+            if isinstance(value, list)} if logged else {}
 
 
 def plan_of(asked: Asked, config: Config | OnlineConfig | None) -> Plan:

@@ -1,9 +1,13 @@
 """Metrics of a run: per pair, per quarter of the noise range, reduced over processes, written and smoothed."""
 
+from dataclasses import asdict
+
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from visalign.evaluators.likelihood import likelihoods
 from visalign.objectives import Outcome, PairErrors
 from visalign.runs import RunFolder
 
@@ -23,6 +27,21 @@ def pair_metrics(outcome: Outcome, errors: PairErrors) -> dict[str, Tensor]:
     if errors.ref_rejected is not None:
         metrics["rejected_error_minus_ref"] = (errors.rejected - errors.ref_rejected).detach()
     return metrics
+
+
+def pair_likelihoods(seen: list[PairErrors], levels: int, prompts: list[str]) -> dict[str, dict]:
+    """`likelihoods` of pairs whose errors [B] were taken at `levels` noise levels, one after the other for each batch;
+    {} for objectives that see no reference or no rejected sample."""
+    if seen[0].rejected is None or seen[0].ref_rejected is None:
+        return {}
+
+    def of(name: str) -> np.ndarray:
+        batches = [torch.stack([getattr(errors, name) for errors in seen[start:start + levels]]).mean(0)
+                   for start in range(0, len(seen), levels)]
+        return -torch.cat(batches).double().cpu().numpy()
+
+    return {"likelihoods": asdict(likelihoods(of("chosen"), of("rejected"), of("ref_chosen"), of("ref_rejected"),
+                                              prompts))}
 
 
 def by_quarter(values: Tensor, noise_fraction: Tensor) -> dict[str, float]:

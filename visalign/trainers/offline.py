@@ -27,7 +27,7 @@ from visalign.runs import RunFolder
 from visalign.trainers.cache import EncodingCache
 from visalign.trainers.checkpoint import Checkpoints, TrainingState
 from visalign.trainers.evaluation import FIXED_FRACTIONS
-from visalign.trainers.metrics import MetricLog, pair_metrics
+from visalign.trainers.metrics import MetricLog, pair_likelihoods, pair_metrics
 from visalign.trainers.optim import build_ema, build_optimizer, build_schedule
 from visalign.trainers.order import DataOrder
 from visalign.trainers.pairs import Batch, Item, load_batch
@@ -151,12 +151,16 @@ class OfflineTrainer:
             rejected_reward=None if batch.rejected_reward is None else batch.rejected_reward.to(device))
 
     @torch.no_grad()
-    def held_out_metrics(self, limit: int = 64) -> dict[str, float]:
-        """The objective's metrics on held-out pairs at five fixed noise levels with fixed noise."""
+    def held_out_metrics(self, limit: int = 64) -> dict:
+        """The objective's metrics on held-out pairs at five fixed noise levels with fixed noise.
+
+        `likelihoods`: what became of both samples' likelihoods, minus the mean error standing for each.
+        """
         items = self.held_out[:limit]
         if not items:
             return {}
         totals: dict[str, list[Tensor]] = {}
+        seen: list[PairErrors] = []
         for start in range(0, len(items), 16):
             batch = load_batch(items[start:start + 16], self.cache)
             for fraction in FIXED_FRACTIONS:
@@ -164,9 +168,11 @@ class OfflineTrainer:
                 noise = torch.randn(batch.chosen.shape, generator=generator)
                 t = self.generator.process.times_at(fraction.repeat(len(batch.items)))
                 errors = self.errors(batch, t, noise)
+                seen.append(errors)
                 for name, values in pair_metrics(self.objective(errors), errors).items():
                     totals.setdefault(name, []).append(values.float().cpu())
-        return {f"held_out/{k}": torch.cat(v).mean().item() for k, v in totals.items() if not k.startswith("noise")}
+        found = {f"held_out/{k}": torch.cat(v).mean().item() for k, v in totals.items() if not k.startswith("noise")}
+        return found | pair_likelihoods(seen, len(FIXED_FRACTIONS), [item.prompt for item in items])
 
     def _stop_if_not_finite(self, value: Tensor, items: list[Item]) -> None:
         import json

@@ -1,0 +1,198 @@
+"""The collapse guard: when it looks, what it does, and that it disturbs nothing."""
+
+import pytest
+import torch
+import yaml
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from visalign.configfile import build_objective, load_config
+from visalign.evaluators.measured import Measured
+from visalign.evaluators.style import STYLE
+from visalign.trainers import guard as module
+from visalign.trainers.cost import passes_of_look, passes_of_step
+from visalign.trainers.guard import interval_of, points_of
+
+from .commands import fails, rows, run, weights
+
+PROMPTS = [f"prompt {i}" for i in range(12)]
+
+
+def made_up(extra: float, proxy: float, name: str) -> Measured:
+    values = {f"reward/{name}": [proxy] * 12, "variety/extra": [extra] * 12}
+    values |= {f"style/{each}": [0.5] * 12 for each in STYLE}
+    return Measured(PROMPTS, 4, values, dict.fromkeys(values, 1.0))
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    """Replaces what the guard sees by {step: (variety, reward)}; other steps see a healthy rise."""
+    seen = []
+    real = module.measure
+
+    def install(script: dict[int, tuple[float, float]]):
+        def measure(generator, settings, judges, label):
+            step = int(label.removeprefix("guard, step "))
+            seen.append(step)
+            _, samples = real(generator, settings.model_copy(update={"max_prompts": 1}), judges, label)
+            return made_up(*script.get(step, (1.0, 0.01 * step)), judges.proxy_name), samples
+
+        monkeypatch.setattr(module, "measure", measure)
+        return seen
+
+    return install
+
+
+def test_the_interval_keeps_looking_within_its_share(recipe, online_recipe):
+    config = load_config(recipe(guard={"action": "warn", "samples_per_prompt": 4}))
+    objective = build_objective(config.objective)
+    # two pairs: 4 samples of 3 + 1 passes; a look: 2 prompts x 4 pictures of 2 steps and 4 for the rest
+    assert passes_of_step(config, objective) == 16 and passes_of_look(2, 4, 2, 1.0) == 48
+    assert interval_of(config, objective) == 60  # 48 / (0.05 x 16)
+    online = load_config(online_recipe(guard={"action": "warn", "samples_per_prompt": 4}))
+    objective = build_objective(online.objective, loop="online")
+    # 8 samples: 4 to draw, 4 for the rest, 3 trained steps of 3 passes
+    assert passes_of_step(online, objective) == 8 * (4 + 4 + 9)
+    assert interval_of(online, objective) == 8 and interval_of(online, objective, world=4) == 29
+    assert interval_of(load_config(online_recipe(guard={"every": 3})), objective) == 3
+    assert passes_of_look(2, 4, 2, 7.5) == 64
+
+
+def test_without_features_there_is_nothing_to_look_with(recipe):
+    assert "eval.features is not set" in fails(recipe(guard={"action": "stop"}, eval={"features": None}))
+    assert "guard.budget" in fails(recipe(guard={"action": "stop", "budget": 1.5}))
+    assert "unknown key guard.actoin" in fails(recipe(guard={"actoin": "stop"}))
+
+
+@pytest.mark.parametrize("kind", ["recipe", "online_recipe"])
+def test_a_guard_that_warns_disturbs_nothing(kind, request, tmp_path, scripted):
+    write = request.getfixturevalue(kind)
+    assert run(write(output={"folder": str(tmp_path / "without")})).exit_code == 0
+    assert rows(tmp_path / "without", "guard") == []
+    seen = scripted({2: (0.5, 1.0)})
+    result = run(write(guard={"action": "warn", "every": 2}, output={"folder": str(tmp_path / "with")}))
+    last = 4 if kind == "recipe" else 3
+    assert result.exit_code == 0 and seen == sorted({0, 2, last})
+    looks = rows(tmp_path / "with", "guard")
+    assert [row["verdict"]["word"] for row in looks] == ["healthy", "collapsed", "healthy"]
+    assert "guard, step 2: collapsed" in result.output and "ended early" not in result.output
+    for name, value in weights(tmp_path / "without").items():
+        assert torch.equal(value, weights(tmp_path / "with")[name])
+    assert (tmp_path / "with" / "guard" / "step-00000002.png").exists()
+
+
+@pytest.mark.parametrize("kind", ["recipe", "online_recipe"])
+def test_a_guard_that_stops_keeps_the_weights_and_stays_stopped(kind, request, tmp_path, scripted):
+    write = request.getfixturevalue(kind)
+    seen = scripted({2: (0.5, 1.0)})
+    file = write(guard={"action": "stop", "every": 1})
+    result = run(file)
+    folder = tmp_path / "run"
+    assert result.exit_code == 0 and seen == [0, 1, 2]
+    assert "the guard stopped the run at step 2" in result.output
+    assert len(rows(folder)) == 2 and rows(folder, "held_out")[-1]["step"] == 2
+    assert weights(folder, 2) and "guard stopped the run" in (folder / "report.html").read_text()
+    again = run(file, "--resume")
+    assert again.exit_code == 0 and seen == [0, 1, 2] and len(rows(folder)) == 2
+    changed = yaml.safe_load(file.read_text())
+    changed["guard"]["action"] = "warn"
+    file.write_text(yaml.safe_dump(changed))
+    assert run(file, "--resume").exit_code == 0
+    assert len(rows(folder)) == (4 if kind == "recipe" else 3)
+
+
+@pytest.mark.parametrize("kind, ema", [("recipe", 0.0), ("recipe", 0.5), ("online_recipe", 0.0)])
+def test_rolling_back_returns_to_the_best_acceptable_point(kind, ema, request, tmp_path, scripted):
+    write = request.getfixturevalue(kind)
+    scripted({1: (0.95, 2.0), 2: (0.9, 1.0), 3: (0.3, 5.0)})
+    output = {"checkpoint_every": 1, "keep_checkpoints": 0}
+    result = run(write(guard={"action": "rollback", "every": 1}, optim={"ema_decay": ema, "lr": 0.01}, output=output))
+    folder = tmp_path / "run"
+    assert "stopped the run at step 3 and returned to step 1" in result.output
+    assert len(list((folder / "checkpoints").iterdir())) == 3
+    with safe_open(folder / "guard" / "best.safetensors", "pt") as best:
+        assert best.metadata() == {"step": "1"}
+        kept = {name: best.get_tensor(name) for name in best.keys()}  # noqa: SIM118  a file has no iterator
+    if not ema:
+        assert all(torch.equal(value, weights(folder, 1)[name]) for name, value in kept.items())
+    exported = load_file(folder / "export" / "pytorch_lora_weights.safetensors")
+    flat = {tuple(value.shape): [] for value in exported.values()}
+    for value in exported.values():
+        flat[tuple(value.shape)].append(value)
+    assert all(any(torch.equal(value, each) for each in flat[tuple(value.shape)]) for value in kept.values())
+    assert rows(folder, "held_out")[-1]["folder"] == "step-00000003-returned"
+    assert (folder / "samples" / "step-00000003-returned" / "grid.png").exists()
+
+
+def test_a_run_killed_while_the_guard_looks_continues_to_the_same_decisions(recipe, tmp_path, scripted, monkeypatch):
+    settings = {"guard": {"action": "rollback", "every": 1}}
+    scripted({1: (0.95, 1.0), 3: (0.2, 2.0)})
+    whole = tmp_path / "whole"
+    assert run(recipe(**settings, output={"folder": str(whole), "checkpoint_every": 1})).exit_code == 0
+    file = recipe(**settings, output={"folder": str(tmp_path / "cut"), "checkpoint_every": 1})
+    real = module.Guard._look
+
+    def killed(self, step, known):
+        if step == 2:
+            raise KeyboardInterrupt
+        return real(self, step, known)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.Guard, "_look", killed)
+        assert run(file).exit_code == 130
+    assert run(file, "--resume").exit_code == 0
+    for kind in ("guard", "train"):
+        first, second = ([{k: v for k, v in row.items() if not k.startswith("seconds")} for row in rows(folder, kind)]
+                         for folder in (whole, tmp_path / "cut"))
+        assert first == second
+    first, second = (rows(folder, "held_out")[-1] for folder in (whole, tmp_path / "cut"))
+    assert first["folder"] == second["folder"] == "step-00000003-returned"
+    for metric, values in first["values"].items():  # a judge may embed prompts in other batches: the last bits differ
+        assert second["values"][metric] == pytest.approx(values, rel=1e-5, abs=1e-6)
+
+
+def test_lost_or_strange_best_weights_end_in_one_sentence(recipe, tmp_path, scripted):
+    scripted({2: (0.2, 2.0)})
+    file = recipe(guard={"action": "rollback", "every": 1})
+    assert run(file).exit_code == 0
+    best = tmp_path / "run" / "guard" / "best.safetensors"
+    best.write_bytes(b"broken")
+    assert "best.safetensors: cannot be read" in fails(file, "--resume")
+    best.unlink()
+    assert "best.safetensors: cannot be read" in fails(file, "--resume")
+
+
+def test_points_are_acceptable_when_not_bad_and_within_the_budget():
+    def row(step, word, variety, reward):
+        return {"step": step, "verdict": {"word": word, "proxy": "r", "variety": [variety, -1, 1]},
+                "values": {"reward/r": [reward], "variety/extra": [1 + variety]}}
+
+    looks = [row(0, "healthy", 0.0, 0.0), row(1, "undecided", -0.2, 1.0), row(2, "undecided", -0.1, 0.5),
+             row(3, "hacked", 0.0, 2.0)]
+    assert [acceptable for _, _, acceptable in points_of(looks, 0.15)] == [True, False, True, False]
+
+
+SCRIPT = """
+import sys
+from visalign.trainers import guard
+from visalign.evaluators.measured import Measured
+from visalign.evaluators.style import STYLE
+
+def measure(generator, settings, judges, label, real=guard.measure):
+    extra = 0.2 if label.endswith("2") else 1.0
+    values = {f"reward/{judges.proxy_name}": [1.0] * 4, "variety/extra": [extra] * 4}
+    values |= {f"style/{name}": [0.5] * 4 for name in STYLE}
+    return Measured(list("abcd"), 4, values, dict.fromkeys(values, 1.0)), real(generator, settings, judges, label)[1]
+
+guard.measure = measure
+from visalign.cli import main
+main(["train", sys.argv[1]])
+"""
+
+
+@pytest.mark.parametrize("kind", ["recipe", "online_recipe"])
+def test_two_processes_stop_together(kind, request, tmp_path, two_processes):
+    two_processes(SCRIPT, request.getfixturevalue(kind)(guard={"action": "rollback", "every": 1, "max_prompts": 1}))
+    assert rows(tmp_path / "run", "start")[0]["processes"] == 2
+    assert [row["step"] for row in rows(tmp_path / "run", "guard")] == [0, 1, 2]
+    assert rows(tmp_path / "run", "held_out")[-1]["folder"] == "step-00000002-returned"
