@@ -45,6 +45,6 @@ def family_prompts(axis: str) -> list[str]:
     """Prompts of one axis. Raises UserError for an unknown one."""
     name = axis.removeprefix("tiny-")
     if name not in FAMILIES:
-        raise UserError(f"prompts families:{axis}: no such family{nearest(name, FAMILIES)}; the families are "
-                        f"{', '.join(FAMILIES)}, with tiny- before them for the embedded models")
+        raise UserError(f"prompts families:{axis}: no such family{nearest(name, FAMILIES)}; for the embedded "
+                        "models put tiny- before its name")
     return _tiny(name) if axis.startswith("tiny-") else FAMILIES[name]

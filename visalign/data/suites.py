@@ -118,7 +118,7 @@ def read_suite(source: str) -> tuple[Suite, list[Item]]:
     """The suite and its items from `NAME:PATH`. Raises UserError naming what is wrong."""
     name, colon, path = source.partition(":")
     if name not in SUITES or not colon:
-        raise UserError(f"suite {source}: expected NAME:PATH with one of {', '.join(SUITES)}{nearest(name, SUITES)}")
+        raise UserError(f"suite {source}: expected NAME:PATH{nearest(name, SUITES)}")
     try:
         items = SUITES[name].read(Path(path).expanduser())
     except (OSError, UnicodeDecodeError) as error:

@@ -181,7 +181,9 @@ def _records(wanted: list[tuple[str, Sample]], tools: Instruments) -> dict[str, 
     with ThreadPoolExecutor(tools.workers) as pool:
         style = list(pool.map(style_of, distinct.values()))
         boxes = list(pool.map(lambda sample: boxes_of(sample.frames(1)[0]), distinct.values()))
-    return {key: _Record(*parts) for key, *parts in zip(distinct, style, boxes, features, strict=True)}
+    # as they are stored, so that what was measured now and what was read back are the same bits
+    return {key: _Record.unpack(_Record(*parts).pack()) for key, *parts in zip(distinct, style, boxes, features,
+                                                                               strict=True)}
 
 
 def media_features(extractor: ClipScore, samples: list[Sample]) -> np.ndarray:
