@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from visalign import measures
 from visalign.errors import UserError
 from visalign.media import to_pixels
 
@@ -33,7 +34,7 @@ def as_batch(images: list[Image.Image]) -> Tensor:
 
 
 def ms_ssim_distance(images: Tensor) -> float:
-    """Mean 1 - MS-SSIM (Wang et al. 2003) over pairs of one prompt's pictures [K, 3, S, S] in [0, 1].
+    """Mean 1 - MS-SSIM of luma (Wang et al. 2003) over pairs of one prompt's pictures [K, 3, S, S] in [0, 1].
 
     Pictures below 161 pixels have fewer scales, with the published weights of those scales made to sum to 1. NaN below
     11 pixels.
@@ -44,7 +45,7 @@ def ms_ssim_distance(images: Tensor) -> float:
     if not scales:
         return float("nan")
     weights = np.array(_BETAS[:scales]) / sum(_BETAS[:scales])
-    first, second = _sides(images)
+    first, second = _sides(measures.luma(images)[:, None])
     likeness = multiscale_structural_similarity_index_measure(
         first, second, kernel_size=_KERNEL, data_range=1.0, betas=tuple(weights.tolist()), normalize="relu")
     return float(1 - likeness)

@@ -1,0 +1,111 @@
+"""What evaluating costs: memory over many files, the cache, Vendi scores, and the guard's share of training.
+
+    python scripts/bench/evaluate.py files --count 10000     measure twice, the second time from the cache
+    python scripts/bench/evaluate.py vendi                   1,000 prompts of 64 generations
+    python scripts/bench/evaluate.py guard                   a look over the steps between two looks, for each recipe
+
+Files are distinct 64x64 PNGs in prompts of 16. The guard is measured inside real runs of tiny recipes on the CPU, at
+the interval it chooses itself: seconds of a look over seconds of training between two looks.
+"""
+
+import argparse
+import json
+import resource
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from visalign.configfile import build_objective, load_config
+from visalign.data.generations import find_generations
+from visalign.data.matching import match
+from visalign.evaluators.variety import per_prompt
+from visalign.jobs.compare import Options, instruments
+from visalign.jobs.measure import measure_generations
+from visalign.trainers.guard import interval_of
+from visalign.trainers.recipe import train
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+SEEDS = 16
+
+
+def write_pictures(folder: Path, count: int) -> None:
+    rng = np.random.default_rng(0)
+    lines = []
+    for i in range(count):
+        small = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(small).resize((64, 64), Image.Resampling.BICUBIC).save(folder / f"{i:06d}.png")
+        lines.append(json.dumps({"prompt": f"prompt {i // SEEDS}", "image": f"{i:06d}.png", "seed": i % SEEDS}))
+    (folder / "samples.jsonl").write_text("\n".join(lines))
+
+
+def peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def files(count: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        write_pictures(folder, count)
+        matched = match({"made": find_generations(folder)})
+        for label in ("first", "cached"):
+            tools = instruments(Options([], cache=str(folder / "features.sqlite")))
+            tenth = max(1, len(matched.prompts) // 10)
+            started = time.perf_counter()
+            measure_generations("a tenth", matched.prompts[:tenth], matched.entries["made"][:tenth], tools)
+            early = peak()
+            measure_generations("all", matched.prompts, matched.entries["made"], tools)
+            seconds = time.perf_counter() - started
+            print(f"{label:7} {count} files in {seconds:.1f} s, {count / seconds:.0f} a second; peak memory "
+                  f"{early:.2f} GiB after a tenth, {peak():.2f} GiB at the end")
+
+
+def vendi() -> None:
+    features = torch.nn.functional.normalize(torch.randn(1000, 64, 512), dim=-1)
+    started = time.perf_counter()
+    found = per_prompt(features)
+    print(f"Vendi of four orders, distance and rank of 1,000 prompts x 64: {time.perf_counter() - started:.1f} s "
+          f"(mean Vendi {found['vendi'].mean():.1f})")
+
+
+def guard(recipes: list[str], looks: int) -> None:
+    for name in recipes:
+        config = load_config(CONFIGS / f"{name}.yaml")
+        unit = "steps" if config.loop == "offline" else "epochs"
+        objective = build_objective(config.objective, loop=config.loop)
+        with tempfile.TemporaryDirectory() as folder:
+            every = interval_of(config.model_copy(update={"guard": config.guard.model_copy(update={"every": 0})}),
+                                objective)
+            trained = min(every * looks, 12 if unit == "epochs" else 120)
+            overrides = [f"train.{unit}={trained}", f"guard.every={trained // 2}", "guard.action=warn",
+                         f"output.folder={folder}/run", "output.trackers=[]", "eval.every=0", "eval.max_prompts=4"]
+            if unit == "steps":
+                overrides.append("data.feedback.max_prompts=40")
+            train(load_config(CONFIGS / f"{name}.yaml", tuple(overrides)))
+            rows = [json.loads(line) for line in Path(folder, "run", "metrics.jsonl").read_text().splitlines()]
+        step = np.median([row["seconds"] for row in rows if row["kind"] == "train"])
+        look = np.median([row["seconds"] for row in rows if row["kind"] == "guard"])
+        print(f"{name}: a look {look:.2f} s, a step {step:.2f} s, looks every {every}: "
+              f"{100 * look / (every * step):.1f} % of training")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["files", "vendi", "guard"])
+    parser.add_argument("--count", type=int, default=10_000)
+    parser.add_argument("--recipes", default="online/flow_grpo,online/nft,quickstart")
+    parser.add_argument("--looks", type=int, default=1)
+    args = parser.parse_args()
+    if args.what == "files":
+        files(args.count)
+    elif args.what == "vendi":
+        vendi()
+    else:
+        guard(args.recipes.split(","), args.looks)
+
+
+if __name__ == "__main__":
+    main()
