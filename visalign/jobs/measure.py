@@ -187,8 +187,8 @@ def _records(wanted: list[tuple[str, Sample]], tools: Instruments) -> dict[str, 
 
 
 def media_features(extractor: ClipScore, samples: list[Sample]) -> np.ndarray:
-    """Unit features [n, D] of pictures; of clips the mean over 8 frames beside the mean change from frame to frame, so
-    that clips of one look but another motion differ."""
+    """Unit features [n, D] of pictures; of clips the mean over 8 frames, beside the change from first to last and the
+    summed size of the changes between, so that clips of one look but another motion differ."""
     frames = [sample.frames(FRAMES) for sample in samples]
     found = extractor.features([frame for each in frames for frame in each]).numpy()
     rows, start = [], 0
@@ -198,8 +198,8 @@ def media_features(extractor: ClipScore, samples: list[Sample]) -> np.ndarray:
         if sample.modality == "image":
             rows.append(own[0])
             continue
-        motion = np.diff(own, axis=0).mean(0) * (len(own) - 1) if len(own) > 1 else np.zeros_like(own[0])
-        joined = np.concatenate([own.mean(0), motion])
+        changes = np.diff(own, axis=0)  # none for a clip of one frame, and its motion is 0 then
+        joined = np.concatenate([own.mean(0), changes.sum(0), np.abs(changes).sum(0)])
         rows.append(joined / max(np.linalg.norm(joined), 1e-12))
     sizes = {len(row) for row in rows}
     if len(sizes) > 1:

@@ -6,7 +6,9 @@ from pathlib import Path
 from PIL import Image
 
 from visalign.config import Config, OnlineConfig
-from visalign.pages import picture_uri, render, svg
+from visalign.evaluators.statistics import mean_with_interval
+from visalign.evaluators.verdict import front
+from visalign.pages import charts, picture_uri, render, svg
 from visalign.runs import RunFolder, write_atomically
 
 PROMPTS_SHOWN = 16
@@ -30,11 +32,29 @@ def write_report(run: RunFolder, config: Config | OnlineConfig, result, versions
         pictures=before_and_after(run, held, result.verdict.proxy),
         curves=curves(trained, held, UNITS[config.loop]), unit=UNITS[config.loop], tables=step_tables(trained),
         own_samples=[embedded(path, 900) for path in sorted((run.path / "rollouts").glob("*.png"))[-1:]],
+        guard=guard_looks([row for row in rows if row["kind"] == "guard"], UNITS[config.loop]),
         versions=versions, settings=(run.path / "config.yaml").read_text(), steps=len(trained),
         step_seconds=sum(r["seconds"] for r in trained) / max(1, len(trained)),
         displaced=tail_mean(trained, "displaced"))
     write_atomically(run.path / "report.html", page)
     return run.path / "report.html"
+
+
+def guard_looks(looks: list[dict], unit: str) -> dict | None:
+    """What the guard saw: the reward-variety front of its looks, and its word at each; None for fewer than two."""
+    if len(looks) < 2:
+        return None
+    words = [(f"{unit} {row['step']}", row["verdict"]["word"]) for row in looks]
+    proxy = looks[-1]["verdict"]["proxy"]
+    chart = None
+    if proxy and "variety/vendi" in looks[0]["values"]:
+        names = [str(row["step"]) for row in looks]
+        rewards, variety = ({name: mean_with_interval(row["values"][metric]) for name, row in zip(names, looks,
+                                                                                                   strict=True)}
+                            for metric in (f"reward/{proxy}", "variety/vendi"))
+        best = front([(rewards[name].value, variety[name].value) for name in names])
+        chart = charts.front_chart(rewards, variety, [names[i] for i in best], names[0], proxy)
+    return {"words": words, "chart": chart}
 
 
 def tail_mean(rows: list[dict], name: str, last: int = 50) -> float | None:
