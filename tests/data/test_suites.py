@@ -7,6 +7,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from visalign.cli import main
+from visalign.data.families import FAMILIES, family_rows
 from visalign.data.prompts import read_prompts
 from visalign.errors import UserError
 from visalign.media import Video
@@ -109,5 +110,10 @@ def test_families_leave_something_open():
         prompts = read_prompts(f"families:{axis}")
         assert len(prompts) == len(set(prompts)) >= 20
         assert len(read_prompts(f"families:tiny-{axis}")) >= 10
+    every = read_prompts("families:all")
+    assert len(every) == sum(len(read_prompts(f"families:{axis}")) for axis in FAMILIES)
+    assert [every[p] for p in family_rows(every, "tone")] == read_prompts("families:tone")
+    assert family_rows(["mine", "yours"], "tone") == [0, 1]
+    assert {"a fruit", "a red fruit"} & set(read_prompts("families:tiny-all"))
     with pytest.raises(UserError, match="did you mean 'layout'"):
         read_prompts("families:layuot")

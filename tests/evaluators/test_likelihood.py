@@ -1,9 +1,8 @@
 """Likelihood displacement and ranking accuracy by hand."""
 
 import numpy as np
-import pytest
 
-from visalign.evaluators.likelihood import ches, idealised_accuracy, likelihoods
+from visalign.evaluators.likelihood import likelihoods
 
 
 def test_shares_of_four_pairs():
@@ -21,18 +20,3 @@ def test_at_the_reference_nothing_is_displaced():
     values = np.arange(6.0)
     found = likelihoods(values, values - 1, values, values - 1, list("aabbcc"))
     assert found.displaced.value == 0 and found.ranked.value == 1 and found.implicit.value == 0
-
-
-def test_idealised_accuracy_adds_the_label_margin():
-    ref_w, ref_l = np.array([0.0, 0.0, 0.0]), np.array([-1.0, 1.0, 5.0])
-    # logit(0.75) = 1.0986, over beta 0.5: 2.197; margins 1, -1, -5 become 3.2, 1.2, -2.8
-    assert idealised_accuracy(ref_w, ref_l, 0.75, 0.5) == pytest.approx(2 / 3)
-    assert idealised_accuracy(ref_w, ref_l, 0.5, 0.5) == pytest.approx(1 / 3)
-    with pytest.raises(ValueError, match="agreement"):
-        idealised_accuracy(ref_w, ref_l, 1.0, 0.5)
-
-
-def test_ches_by_hand():
-    chosen, rejected = np.array([[1.0, 0.0], [1.0, 1.0]]), np.array([[0.0, 3.0]])
-    assert ches(chosen, rejected) == pytest.approx(3 - 5)  # sums (2, 1) and (0, 3)
-    assert ches(chosen, chosen) == 0

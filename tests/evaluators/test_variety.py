@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from visalign.evaluators.variety import (
-    by_prompt,
     distance,
     effective_rank,
     per_prompt,
@@ -80,14 +79,6 @@ def test_one_generation_and_bad_features_are_refused():
     broken[1, 2, 0] = float("nan")
     with pytest.raises(ValueError, match="prompt 2 are not finite"):
         spectrum(broken)
-
-
-def test_grouping_by_prompt_keeps_order_and_refuses_uneven_groups():
-    features = torch.arange(4.0)[:, None]
-    prompts, grouped = by_prompt(features, ["b", "a", "b", "a"])
-    assert prompts == ["b", "a"] and grouped[:, :, 0].tolist() == [[0, 2], [1, 3]]
-    with pytest.raises(ValueError, match="1 to 2"):
-        by_prompt(features[:3], ["b", "a", "b"])
 
 
 def test_a_thousand_prompts_of_64_are_done_in_pieces():

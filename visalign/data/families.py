@@ -42,9 +42,20 @@ def _tiny(axis: str) -> list[str]:
 
 
 def family_prompts(axis: str) -> list[str]:
-    """Prompts of one axis. Raises UserError for an unknown one."""
+    """Prompts of one axis, or of `all`. Raises UserError for an unknown one."""
     name = axis.removeprefix("tiny-")
+    if name == "all":
+        tiny = "tiny-" * axis.startswith("tiny-")
+        return list(dict.fromkeys(prompt for each in FAMILIES for prompt in family_prompts(tiny + each)))
     if name not in FAMILIES:
         raise UserError(f"prompts families:{axis}: no such family{nearest(name, FAMILIES)}; for the embedded "
                         "models put tiny- before its name")
     return _tiny(name) if axis.startswith("tiny-") else FAMILIES[name]
+
+
+def family_rows(prompts: list[str], axis: str) -> list[int]:
+    """Numbers of the prompts that are of this family; of all prompts unless every one is of some family."""
+    of = {name: {*FAMILIES[name], *_tiny(name)} for name in FAMILIES}
+    if set(prompts) <= set.union(*of.values()):
+        return [p for p, prompt in enumerate(prompts) if prompt in of[axis]]
+    return list(range(len(prompts)))

@@ -82,17 +82,3 @@ def spread_ratio(features: Tensor, seed: int = 0) -> Estimate:
         return inner / (inner + between) if inner + between > 0 else 0.0
 
     return over_prompts(ratio, len(points), seed)
-
-
-def by_prompt(features: Tensor, prompts: list[str]) -> tuple[list[str], Tensor]:
-    """Distinct prompts in order, and features [P, K, D], from features [n, D] of generations in any order.
-
-    Raises ValueError when prompts have different numbers of generations.
-    """
-    groups: dict[str, list[int]] = {}
-    for i, prompt in enumerate(prompts):
-        groups.setdefault(prompt, []).append(i)
-    sizes = {len(rows) for rows in groups.values()}
-    if len(sizes) > 1:
-        raise ValueError(f"prompts have different numbers of generations ({min(sizes)} to {max(sizes)})")
-    return list(groups), torch.stack([features[rows] for rows in groups.values()])

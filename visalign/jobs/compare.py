@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from visalign.data.families import family_rows
 from visalign.data.generations import find_generations
 from visalign.data.matching import Matched, match
 from visalign.errors import UserError
@@ -108,8 +109,8 @@ def compare(subjects: list[Subject], plan: Plan | None, out: Path, options: Opti
     notes += _unjudged(looks)
     reference = reference_features(options.reference, tools) if options.reference else None
     base = subjects[0].name
-    figures = {name: figures_of(name, look, looks[base], None if name == base and reference is None else
-                                reference, matched.prompts, notes) for name, look in looks.items()}
+    figures = {name: figures_of(name, look, looks[base], reference, matched.prompts, notes)
+               for name, look in looks.items()}
     verdicts = {name: judge(looks[base].measured, look.measured, options.proxy, options.limits)
                 for name, look in looks.items() if name != base}
     return Results(base, list(looks), matched, looks, figures, verdicts, *rankings(looks, base),
@@ -151,11 +152,15 @@ def figures_of(name: str, look: Look, base: Look, reference: torch.Tensor | None
         low, high = np.quantile(base.style[:, :, j], [0.005, 0.995])
         within, across = entropies(look.style[:, :, j], low, high)
         found[f"entropy within/{statistic}"], found[f"entropy across/{statistic}"] = unknown(within), unknown(across)
-    found["families/PVS"] = families.tonal_variance(look.style)
+    axis = {name: family_rows(prompts, of) for name, of in families.AXES.items()}
+    if axis["PVS"]:
+        found["families/PVS"] = families.tonal_variance(look.style[axis["PVS"]])
     if look.features.shape[1] > 1:
         found["variety/spread_ratio"] = spread_ratio(look.features)
-        found["families/IDS"] = families.identity_similarity(look.features)
-        found["families/SDI"] = families.layout_dispersion(look.boxes)
+        if axis["IDS"]:
+            found["families/IDS"] = families.identity_similarity(look.features[axis["IDS"]])
+        if axis["SDI"]:
+            found["families/SDI"] = families.layout_dispersion([look.boxes[p] for p in axis["SDI"]])
     against = reference if reference is not None else (None if look is base else base.features.flatten(0, 1))
     if against is None:
         return found
@@ -167,8 +172,8 @@ def figures_of(name: str, look: Look, base: Look, reference: torch.Tensor | None
                 "KID": lambda: {"KID": fidelity.kid(against, fake, rows)},
                 "CMMD": lambda: {"CMMD": fidelity.cmmd(against, fake, rows)},
                 "FID": lambda: {"FID": fidelity.fid(against, fake, rows)}}
-    if reference is not None:
-        measures["ASC"] = lambda: {"ASC": families.style_coverage(look.features, reference)}
+    if reference is not None and axis["ASC"]:
+        measures["ASC"] = lambda: {"ASC": families.style_coverage(look.features[axis["ASC"]], reference)}
     for measure, run in measures.items():
         try:
             found |= {f"against the {what}/{key}": value for key, value in run().items()}
