@@ -31,7 +31,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFilter
 
-from visalign.data.prompts import EMOJI
+from visalign.data.emoji import EMOJI
 from visalign.media import Video, to_bytes
 from visalign.video import to_video_bytes
 

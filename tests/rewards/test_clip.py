@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from visalign.data.prompts import EMOJI
+from visalign.data.emoji import EMOJI
 from visalign.errors import UserError
 from visalign.media import Sample
 from visalign.rewards import ClipScore, load_reward

@@ -6,7 +6,7 @@ kind of picture, `families:tiny-AXIS` for the embedded ones, which know emoji dr
 
 import itertools
 
-from visalign.data.prompts import emoji_captions
+from visalign.data.emoji import emoji_captions
 from visalign.errors import UserError, nearest
 
 PEOPLE = ("person", "woman", "man", "child", "teenager", "doctor", "farmer", "musician", "teacher", "athlete", "chef",

@@ -2,20 +2,10 @@
 
 from pathlib import Path
 
+from visalign.data.emoji import emoji_captions
+from visalign.data.families import family_prompts
+from visalign.data.suites import read_suite
 from visalign.errors import UserError
-
-EMOJI = Path(__file__).resolve().parents[1] / "assets" / "emoji" / "emoji.parquet"
-
-
-def emoji_captions(split: str) -> list[str]:
-    """Distinct captions of the embedded set with `split` train or held_out, in a fixed mixed order."""
-    import hashlib
-
-    import pyarrow.parquet as pq
-
-    rows = pq.read_table(EMOJI, columns=["captions"]).column("captions").to_pylist()
-    texts = {caption["text"] for row in rows for caption in row if caption["split"] == split}
-    return sorted(texts, key=lambda text: hashlib.sha256(f"order {text}".encode()).hexdigest())
 
 
 def read_prompts(source: str, limit: int | None = None) -> list[str]:
@@ -44,14 +34,10 @@ def _of_emoji(source: str, split: str) -> list[str]:
 
 
 def _of_families(source: str, axis: str) -> list[str]:
-    from visalign.data.families import family_prompts
-
     return family_prompts(axis)
 
 
 def _of_suite(source: str, path: str) -> list[str]:
-    from visalign.data.suites import read_suite
-
     return list(dict.fromkeys(item.prompt for item in read_suite(source)[1]))
 
 
