@@ -34,8 +34,9 @@ def test_recipe_runs_on_a_tiny_network(file, pipelines, tmp_path):
         "rollout.prompts_per_epoch=2", f"rollout.group_size={small}", f"rollout.batch_size={small}",
         "train.epochs=1", "train.updates_per_epoch=1", "train.batch_size=4", "train.device=cpu",
         f"eval.prompts={tmp_path / 'prompts.txt'}", "eval.every=0", "eval.max_prompts=1", "eval.samples_per_prompt=2",
-        "eval.steps=2", "eval.reward=contrast", "eval.also=[saturation]", "eval.features=tiny-clip",
-        "guard.max_prompts=1", "guard.samples_per_prompt=2", "output.trackers=[]", f"output.folder={tmp_path / 'run'}"]
+        "eval.steps=2", "eval.reward=contrast", "eval.also=[saturation]",
+        f"eval.features={'null' if config.guard.action == 'off' else 'tiny-clip'}", "guard.max_prompts=1",
+        "guard.samples_per_prompt=2", "output.trackers=[]", f"output.folder={tmp_path / 'run'}"]
     if config.rollout.window is None:
         overrides.append("rollout.steps=6")
     if config.rollout.votes:

@@ -190,9 +190,8 @@ main(["train", sys.argv[1]])
 """
 
 
-@pytest.mark.parametrize("kind", ["recipe", "online_recipe"])
-def test_two_processes_stop_together(kind, request, tmp_path, two_processes):
-    two_processes(SCRIPT, request.getfixturevalue(kind)(guard={"action": "rollback", "every": 1, "max_prompts": 1}))
+def test_two_processes_stop_together(recipe, tmp_path, two_processes):
+    two_processes(SCRIPT, recipe(guard={"action": "rollback", "every": 1, "max_prompts": 1}))
     assert rows(tmp_path / "run", "start")[0]["processes"] == 2
     assert [row["step"] for row in rows(tmp_path / "run", "guard")] == [0, 1, 2]
     assert rows(tmp_path / "run", "held_out")[-1]["folder"] == "step-00000002-returned"
