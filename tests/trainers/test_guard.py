@@ -162,6 +162,18 @@ def test_lost_or_strange_best_weights_end_in_one_sentence(recipe, tmp_path, scri
     assert "best.safetensors: cannot be read" in fails(file, "--resume")
 
 
+def test_other_judges_or_prompts_than_at_the_start_are_refused(recipe, tmp_path):
+    file = recipe(guard={"action": "warn", "every": 2, "max_prompts": 1}, train={"steps": 2})
+    assert run(file).exit_code == 0
+    for change, name in (({"also": ["contrast"]}, "guard"), ({"max_prompts": 1}, "eval")):
+        changed = yaml.safe_load(file.read_text())
+        changed["eval"] |= change
+        changed["train"]["steps"] = 4
+        (tmp_path / "changed.yaml").write_text(yaml.safe_dump(changed))
+        message = fails(tmp_path / "changed.yaml", "--resume")
+        assert f"{name}: the prompts, the number of samples or the judges" in message
+
+
 def test_points_are_acceptable_when_not_bad_and_within_the_budget():
     def row(step, word, variety, reward):
         return {"step": step, "verdict": {"word": word, "proxy": "r", "variety": [variety, -1, 1]},
@@ -191,7 +203,8 @@ main(["train", sys.argv[1]])
 
 
 def test_two_processes_stop_together(recipe, tmp_path, two_processes):
-    two_processes(SCRIPT, recipe(guard={"action": "rollback", "every": 1, "max_prompts": 1}))
+    two_processes(SCRIPT, recipe(guard={"action": "rollback", "every": 1, "max_prompts": 1},
+                                 output={"checkpoint_every": 0}))  # so that stopping is what saves
     assert rows(tmp_path / "run", "start")[0]["processes"] == 2
     assert [row["step"] for row in rows(tmp_path / "run", "guard")] == [0, 1, 2]
     assert rows(tmp_path / "run", "held_out")[-1]["folder"] == "step-00000002-returned"

@@ -102,6 +102,8 @@ def _print_result(result) -> None:
 
     for name, text in figures(result).items():
         click.echo(f"{name:36} {text}")
+    for reason in result.verdict.reasons:
+        click.echo(f"{'':36} {reason}")
     click.echo(f"{'time':36} {result.seconds:.0f} s")
     click.echo(f"{'report':36} {result.folder / 'report.html'}")
 

@@ -128,9 +128,11 @@ class Checkpoints:
 
     def save_if_new(self) -> None:
         """Save unless the newest checkpoint is of this step."""
-        kept = self.run.checkpoints()
-        if not kept or kept[-1].name != f"step-{self.state.step:08d}":
-            self.save()
+        if self.accelerator.is_main_process:  # it alone looks: for the others the answer may change while it writes
+            kept = self.run.checkpoints()
+            if not kept or kept[-1].name != f"step-{self.state.step:08d}":
+                self.run.save_checkpoint(self.state.step, self.state.write, self.output.keep_checkpoints)
+        self.accelerator.wait_for_everyone()
 
     def resume(self) -> None:
         """Continue from the newest checkpoint of the run, if there is one."""

@@ -76,6 +76,13 @@ def measured_of(row: dict) -> Measured:
     return Measured(**{name: row[name] for name in ("prompts", "seeds", "values", "spread")})
 
 
+def check_same(first: Measured, now: Measured, setting: str) -> None:
+    """Raise UserError when a resumed run measures something else than it did at its start."""
+    if first.prompts != now.prompts or first.seeds != now.seeds or first.values.keys() != now.values.keys():
+        raise UserError(f"{setting}: the prompts, the number of samples or the judges are not those of the run's start, "
+                        "so nothing can be compared; resume with the settings it was started with")
+
+
 def save_samples(samples: list[Sample], folder: Path) -> None:
     """One PNG a sample, named by prompt number and picture number, and a labelled grid."""
     folder.mkdir(parents=True, exist_ok=True)

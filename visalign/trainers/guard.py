@@ -27,7 +27,7 @@ from visalign.generators.base import Generator
 from visalign.runs import RunFolder
 from visalign.trainers.checkpoint import TrainingState
 from visalign.trainers.cost import passes_of_look, passes_of_step
-from visalign.trainers.evaluation import Judges, measure, measured_of, sample_grid
+from visalign.trainers.evaluation import Judges, check_same, measure, measured_of, sample_grid
 
 OTHER_SEEDS = 7919
 PROMPTS_DRAWN = 8
@@ -94,6 +94,7 @@ class Guard:
         with self.generator.measuring(), self.state.averaged():
             held, samples = measure(self.generator, self.look_at, self.judges, f"guard, step {step}")
         base = measured_of(rows[0]) if rows else held
+        check_same(base, held, "guard")
         verdict = judge(base, held, self.judges.proxy_name, self.limits)
         row = {"kind": "guard", "step": step, "verdict": verdict.as_dict(), **held.as_dict()}
         points = points_of([*rows, row], self.limits.budget)
@@ -105,10 +106,11 @@ class Guard:
             tqdm.write(f"guard, step {step}: {verdict.word}; {'; '.join(verdict.reasons)}")
         row["seconds"] = time.perf_counter() - started
         self.run.log(row)
+        self.accelerator.log({f"guard/{name}": mean_of(values) for name, values in held.values.items()}, step=step)
         return row
 
     def _keep_weights(self, step: int) -> None:
-        """The best acceptable point so far; step 0 needs none, it is the run's start."""
+        """Those of the best acceptable point so far, the start among them."""
         if self.settings.action != "rollback":
             return
         self.folder.mkdir(parents=True, exist_ok=True)

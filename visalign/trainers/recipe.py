@@ -21,7 +21,7 @@ from visalign.generators.loading import pick_device, pick_dtype
 from visalign.objectives import REGISTRIES
 from visalign.rewards import check_reward
 from visalign.runs import RunFolder
-from visalign.trainers.evaluation import load_judges, measure, measured_of, save_samples
+from visalign.trainers.evaluation import check_same, load_judges, measure, measured_of, save_samples
 from visalign.trainers.guard import Guard, check_guard
 from visalign.trainers.optim import check_optimizer
 from visalign.trainers.setup import LOOPS
@@ -108,6 +108,8 @@ def train(config: Config | OnlineConfig, resume: bool = False) -> Result:
             done.add(folder)
             with generator.measuring(), trainer.state.averaged():
                 held, samples = measure(generator, config.eval, judges, f"samples, step {step}")
+                first = next((row for row in run.metrics() if row["kind"] == "held_out"), None)
+                check_same(measured_of(first) if first else held, held, "eval")
                 save_samples(samples, run.path / "samples" / folder)
                 run.log({"kind": "held_out", "step": step, "folder": folder, **held.as_dict(),
                          **trainer.held_out_metrics(), "seconds_so_far": time.time() - started})
@@ -129,7 +131,8 @@ def train(config: Config | OnlineConfig, resume: bool = False) -> Result:
     with trainer.state.averaged():
         result = summarise(run, started, judges.proxy_name, guard.limits, ended)
         if accelerator.is_main_process:
-            export(generator, run.path / "export", config, figures(result))
+            export(generator, run.path / "export", config,
+                   figures(result) | {"evidence": "; ".join(result.verdict.reasons)})
     if accelerator.is_main_process:
         from visalign.pages.run import write_report
 
@@ -160,7 +163,7 @@ def figures(result: Result) -> dict[str, str]:
     texts = {"reward change": result.reward_change, "variety change": result.variety_change}
     texts |= {f"{name} change": change for name, change in result.other_changes.items()}
     numbers = {name: f"{value} (95 % interval)" for name, value in texts.items() if value is not None}
-    numbers["verdict"] = f"{result.verdict.word}: {'; '.join(result.verdict.reasons)}"
+    numbers["verdict"] = result.verdict.word
     if result.ended:
         numbers["ended early"] = result.ended
     if result.implicit_accuracy is not None:
