@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -167,8 +168,9 @@ OPTIONS = ("--seeds", 2, "--max-prompts", 2, "-r", "contrast,saturation", "--ste
 @pytest.mark.parametrize("kind", ["recipe", "online_recipe"])
 def test_a_run_is_compared_with_its_untrained_model_and_along_its_checkpoints(kind, request, invoke, tmp_path):
     write = request.getfixturevalue(kind)
-    output = {"checkpoint_every": 1, "keep_checkpoints": 0}
-    file = write(output=output, optim={"lr": 0.01}, train={"steps": 3} if kind == "recipe" else {"epochs": 3})
+    length = {"steps": 3} if kind == "recipe" else {"epochs": 3}
+    file = write(output={"checkpoint_every": 1, "keep_checkpoints": 0}, optim={"lr": 0.01, "ema_decay": 0.5},
+                 train=length)
     assert run(file).exit_code == 0
     folder = tmp_path / "run"
     done = invoke("evaluate", folder, *OPTIONS, "-o", tmp_path / "last")
@@ -188,6 +190,27 @@ def test_a_run_is_compared_with_its_untrained_model_and_along_its_checkpoints(ki
     last, same = ({row["prompt"]: row["value"] for row in pq.read_table(tmp_path / name / "results.parquet").to_pylist()
                    if row["model"] == "aligned" and row["metric"] == "reward/contrast"} for name in ("last", "one"))
     assert last == pytest.approx(same, rel=1e-3)  # the export and the last checkpoint are the same weights
+
+
+def test_a_fully_fine_tuned_run_is_read_from_its_pipeline_and_its_checkpoint(recipe, invoke, tmp_path):
+    file = recipe("sd15", model={"tuning": "full"}, train={"steps": 1}, optim={"lr": 0.01},
+                  output={"checkpoint_every": 1})
+    assert run(file).exit_code == 0
+    for name, source in (("run", tmp_path / "run"), ("one", tmp_path / "run" / "checkpoints" / "step-00000001")):
+        done = invoke("evaluate", source, *OPTIONS, "-o", tmp_path / name)
+        assert done.exit_code == 0, done.output
+    first, second = (results(tmp_path / name)["figures"]["aligned"]["reward/contrast"]["value"]
+                     for name in ("run", "one"))
+    assert first == pytest.approx(second, rel=1e-3)
+
+
+def test_an_unfinished_run_has_no_end_to_evaluate(recipe, invoke, tmp_path):
+    assert run(recipe(train={"steps": 1}, output={"checkpoint_every": 1})).exit_code == 0
+    shutil.rmtree(tmp_path / "run" / "export")
+    assert "has not finished" in invoke("evaluate", tmp_path / "run", *OPTIONS, "-o", tmp_path / "out").output
+    (tmp_path / "run" / "checkpoints" / "step-00000001" / "optimizer.pt").write_bytes(b"broken")
+    done = invoke("evaluate", tmp_path / "run" / "checkpoints" / "step-00000001", *OPTIONS, "-o", tmp_path / "out2")
+    assert done.exit_code == 1 and "cannot be read" in done.output
 
 
 def test_a_killed_comparison_continues_and_other_settings_are_refused(invoke, pipelines, tmp_path):

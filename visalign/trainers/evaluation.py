@@ -79,8 +79,8 @@ def measured_of(row: dict) -> Measured:
 def check_same(first: Measured, now: Measured, setting: str) -> None:
     """Raise UserError when a resumed run measures something else than it did at its start."""
     if first.prompts != now.prompts or first.seeds != now.seeds or first.values.keys() != now.values.keys():
-        raise UserError(f"{setting}: the prompts, the number of samples or the judges are not those of the run's start, "
-                        "so nothing can be compared; resume with the settings it was started with")
+        raise UserError(f"{setting}: the prompts, the number of samples or the judges are not those of the run's "
+                        "start, so nothing can be compared; resume with the settings it was started with")
 
 
 def save_samples(samples: list[Sample], folder: Path) -> None:
