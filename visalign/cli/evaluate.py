@@ -78,7 +78,7 @@ def report(results, out: Path) -> None:
     """The verdict, what it rests on, and where the rest is."""
     for name, verdict in results.verdicts.items():
         click.echo(f"{name}: {verdict.word}")
-        for reason in verdict.reasons:
+        for reason in verdict.reasons if len(results.verdicts) < 5 or name == results.models[-1] else ():
             click.echo(f"  {reason}")
     if not results.verdicts:
         for metric in ("variety/vendi", "variety/distance", *(f"reward/{name}" for name in

@@ -178,7 +178,8 @@ def figures_of(name: str, look: Look, base: Look, reference: torch.Tensor | None
         try:
             found |= {f"against the {what}/{key}": value for key, value in run().items()}
         except ValueError as error:
-            notes.append(f"{measure} of {name} was left out: {error}")
+            note = f"{measure} was left out: {error}"
+            notes.extend([] if note in notes else [note])
     return found
 
 

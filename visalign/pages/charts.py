@@ -158,6 +158,7 @@ def steps_chart(steps: list[int], series: dict[str, list[Estimate]], title: str)
             axis.errorbar(steps, [value.value for value in values], yerr=bars, fmt="o-", color=SERIES[i % 7],
                           markersize=4, linewidth=1.3, label=name)
         axis.axhline(0, color=LINE, linewidth=0.8)
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.set_xlabel("step")
         axis.set_title(title)
         axis.legend()

@@ -37,9 +37,10 @@ def title_of(results: Results) -> str:
 
 
 def shown_models(results: Results) -> list[str]:
-    """The base and the last few others."""
+    """The base and at most three others, evenly chosen and the last among them."""
     others = [model for model in results.models if model != results.base]
-    return [results.base, *others[-(MODELS_SHOWN - 1):]]
+    count = min(len(others), MODELS_SHOWN - 1)
+    return [results.base, *(others[round((i + 1) * len(others) / count) - 1] for i in range(count))]
 
 
 def changed_most_and_least(results: Results, shown: list[str]) -> list[dict]:
@@ -86,7 +87,7 @@ def figures(results: Results) -> list:
         best = front([(means[model].value, variety[model].value) for model in names])
         found.append(charts.front_chart(means, variety, [names[i] for i in best], base, reward))
     if results.verdicts:
-        drifts = {model: results.verdicts[model].style for model in list(results.verdicts)[-3:]}
+        drifts = {model: results.verdicts[model].style for model in shown_models(results)[1:]}
         found.append(charts.drift_chart(drifts, base, 2.0))
     found += [charts.ladder_chart(ladder, base, name) for name, ladder in results.ladders.items()
               if isinstance(ladder, dict)]
