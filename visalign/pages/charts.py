@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from visalign.evaluators.overoptimisation import Fit
 from visalign.evaluators.statistics import Estimate
+from visalign.evaluators.verdict import front
 
 INK, SOFT, LINE = "#010203", "#040506", "#070809"
 _THEME = {INK: "var(--ink)", SOFT: "var(--soft)", LINE: "var(--line)"}
@@ -62,16 +63,15 @@ def _bars(estimate: Estimate) -> list[list[float]]:
             [max(0.0, estimate.high - estimate.value) if np.isfinite(estimate.high) else 0.0]]
 
 
-def front_chart(rewards: dict[str, Estimate], variety: dict[str, Estimate], on_front: list[str], base: str,
-                reward: str) -> Markup:
+def front_chart(rewards: dict[str, Estimate], variety: dict[str, Estimate], base: str, reward: str) -> Markup:
     """Reward against variety, one point a model, with intervals; the front joins what nothing beats in both."""
     palette = colours(list(rewards), base)
     named = len(rewards) <= 6
 
     def draw(axis) -> None:
-        line = sorted(on_front, key=lambda model: rewards[model].value)
-        axis.plot([rewards[m].value for m in line], [variety[m].value for m in line], color=SOFT, linewidth=1,
-                  linestyle="--", zorder=1)
+        points = [(rewards[model].value, variety[model].value) for model in rewards]
+        axis.plot(*zip(*(points[i] for i in front(points)), strict=True), color=SOFT, linewidth=1, linestyle="--",
+                  zorder=1)
         for model, estimate in rewards.items():
             axis.errorbar([estimate.value], [variety[model].value], xerr=_bars(estimate), yerr=_bars(variety[model]),
                           fmt="o", color=palette[model], markersize=6, linewidth=1.2, zorder=2)

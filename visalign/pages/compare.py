@@ -7,7 +7,7 @@ import numpy as np
 
 from visalign.evaluators.overoptimisation import best_of_n_kl, past_peak
 from visalign.evaluators.statistics import Estimate, mean_with_interval
-from visalign.evaluators.verdict import VARIETY, front
+from visalign.evaluators.verdict import VARIETY
 from visalign.jobs.compare import Results
 from visalign.jobs.results import as_csv, as_json, rows_of, summary
 from visalign.pages import charts, data_uri, render, sample_uri
@@ -83,9 +83,7 @@ def figures(results: Results) -> list:
         means = {model: results.figures[model][f"reward/{reward}"] for model in looks
                  if f"reward/{reward}" in results.figures[model]}
         variety = {model: results.figures[model]["variety/vendi"] for model in means}
-        names = list(means)
-        best = front([(means[model].value, variety[model].value) for model in names])
-        found.append(charts.front_chart(means, variety, [names[i] for i in best], base, reward))
+        found.append(charts.front_chart(means, variety, base, reward))
     if results.verdicts:
         drifts = {model: results.verdicts[model].style for model in shown_models(results)[1:]}
         found.append(charts.drift_chart(drifts, base, 2.0))

@@ -7,7 +7,6 @@ from PIL import Image
 
 from visalign.config import Config, OnlineConfig
 from visalign.evaluators.statistics import mean_with_interval
-from visalign.evaluators.verdict import front
 from visalign.pages import charts, picture_uri, render, svg
 from visalign.runs import RunFolder, write_atomically
 
@@ -52,8 +51,7 @@ def guard_looks(looks: list[dict], unit: str) -> dict | None:
         rewards, variety = ({name: mean_with_interval(row["values"][metric]) for name, row in zip(names, looks,
                                                                                                    strict=True)}
                             for metric in (f"reward/{proxy}", "variety/vendi"))
-        best = front([(rewards[name].value, variety[name].value) for name in names])
-        chart = charts.front_chart(rewards, variety, [names[i] for i in best], names[0], proxy)
+        chart = charts.front_chart(rewards, variety, names[0], proxy)
     return {"words": words, "chart": chart}
 
 
