@@ -148,6 +148,7 @@ def draw(runs: list[dict], file: Path) -> None:
         axis.axhline(-30, color="#b03a2e", linewidth=0.8, linestyle=":")
         axis.set_title(title, fontsize=11)
         axis.set_xlabel("epoch")
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.legend(fontsize=7.5, frameon=False, loc="lower left")
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("change of variety, % (Vendi score less 1)")

@@ -4,8 +4,8 @@
     python scripts/bench/evaluate.py vendi                   1,000 prompts of 64 generations
     python scripts/bench/evaluate.py guard                   a look over the steps between two looks, for each recipe
 
-Files are distinct 64x64 PNGs in prompts of 16. The guard is measured inside real runs of tiny recipes on the CPU, at
-the interval it chooses itself: seconds of a look over seconds of training between two looks.
+Files are distinct 64x64 PNGs in prompts of 16. The guard is measured inside real runs of tiny recipes on the CPU, and
+set against the interval it chooses itself: seconds of a look over seconds of training between two looks.
 """
 
 import argparse
@@ -71,7 +71,7 @@ def vendi() -> None:
           f"(mean Vendi {found['vendi'].mean():.1f})")
 
 
-def guard(recipes: list[str], looks: int) -> None:
+def guard(recipes: list[str], length: int) -> None:
     for name in recipes:
         config = load_config(CONFIGS / f"{name}.yaml")
         unit = "steps" if config.loop == "offline" else "epochs"
@@ -79,7 +79,7 @@ def guard(recipes: list[str], looks: int) -> None:
         with tempfile.TemporaryDirectory() as folder:
             every = interval_of(config.model_copy(update={"guard": config.guard.model_copy(update={"every": 0})}),
                                 objective)
-            trained = min(every * looks, 12 if unit == "epochs" else 120)
+            trained = length * (1 if unit == "epochs" else 10)
             overrides = [f"train.{unit}={trained}", f"guard.every={trained // 2}", "guard.action=warn",
                          f"output.folder={folder}/run", "output.trackers=[]", "eval.every=0", "eval.max_prompts=4"]
             if unit == "steps":
@@ -97,14 +97,14 @@ def main() -> None:
     parser.add_argument("what", choices=["files", "vendi", "guard"])
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--recipes", default="online/flow_grpo,online/nft,quickstart")
-    parser.add_argument("--looks", type=int, default=1)
+    parser.add_argument("--length", type=int, default=6, help="epochs of training, or tens of steps")
     args = parser.parse_args()
     if args.what == "files":
         files(args.count)
     elif args.what == "vendi":
         vendi()
     else:
-        guard(args.recipes.split(","), args.looks)
+        guard(args.recipes.split(","), args.length)
 
 
 if __name__ == "__main__":
