@@ -192,6 +192,21 @@ def test_a_run_is_compared_with_its_untrained_model_and_along_its_checkpoints(ki
     assert last == pytest.approx(same, rel=1e-3)  # the export and the last checkpoint are the same weights
 
 
+def test_a_plain_model_is_loaded_as_the_run_it_is_compared_with(recipe, pipelines, invoke, tmp_path):
+    assert run(recipe(train={"steps": 1})).exit_code == 0
+    done = invoke("compare", f"base={pipelines('sd3')}", f"aligned={tmp_path / 'run'}", *OPTIONS, "-o",
+                  tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    settings = json.loads((tmp_path / "out" / "generations" / "base" / "settings.json").read_text())
+    assert settings["model"]["prompt_tokens"] == 8 and settings["model"]["precision"] == "fp32"
+
+
+def test_results_go_to_a_folder_named_after_the_source(invoke, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert invoke("evaluate", write_folder(tmp_path / "base", 2), "-r", "contrast").exit_code == 0
+    assert (tmp_path / "evaluations" / "base" / "report.html").exists()
+
+
 def test_a_fully_fine_tuned_run_is_read_from_its_pipeline_and_its_checkpoint(recipe, invoke, tmp_path):
     file = recipe("sd15", model={"tuning": "full"}, train={"steps": 1}, optim={"lr": 0.01},
                   output={"checkpoint_every": 1})

@@ -43,15 +43,16 @@ def asked_of(rewards: str | None, device: str, **given):
 @click.argument("source")
 @click.option("--checkpoints", default="last", show_default=True, type=click.Choice(["last", "all"]),
               help="Of a run: its end, or every checkpoint it kept, with curves against the KL.")
-@click.option("--out", "-o", type=click.Path(path_type=Path), default=Path("evaluation"), show_default=True)
+@click.option("--out", "-o", type=click.Path(path_type=Path), help="Default: evaluations/ and the source's name.")
 @measuring_options
-def evaluate(source: str, checkpoints: str, out: Path, **given) -> None:
+def evaluate(source: str, checkpoints: str, out: Path | None, **given) -> None:
     """What did alignment cost? SOURCE is a run, a checkpoint, a folder of generations, a manifest or a pipeline.
 
     A run and a checkpoint are compared with the untrained model. A command that was stopped continues when given again.
     """
     from visalign.jobs.evaluate import evaluate_source
 
+    out = out or Path("evaluations") / (Path(source).stem + ("-checkpoints" if checkpoints == "all" else ""))
     report(evaluate_source(source, asked_of(**given), out, checkpoints), out)
 
 

@@ -56,9 +56,10 @@ def compare_sources(named: dict[str, str], asked: Asked, out: Path) -> Results:
     """Models by name, the first the base; writes the results and the page. Raises UserError."""
     if len(named) < 2:
         raise UserError("compare: name at least two models, such as base=tiny-sd3 aligned=runs/quickstart")
-    subjects = [subject_of(name, source) for name, source in named.items()]
     runs = [run for source in named.values() if (run := run_of(Path(source).expanduser()))]
-    return _finish(subjects, asked, out, run_config(runs[0]) if runs else None)
+    config = run_config(runs[0]) if runs else None
+    subjects = [subject_of(name, source, config.model if config else None) for name, source in named.items()]
+    return _finish(subjects, asked, out, config)
 
 
 def run_of(path: Path) -> Path | None:

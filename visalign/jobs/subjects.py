@@ -62,8 +62,11 @@ def _same(folder: Path, identity: dict, plan: Plan) -> bool:
     raise UserError(f"output {folder}: holds samples of other settings; choose another folder with --out, or delete it")
 
 
-def subject_of(name: str, source: str) -> Subject:
-    """Find out what `source` is. Raises UserError when it is nothing that can be measured."""
+def subject_of(name: str, source: str, like: Model | None = None) -> Subject:
+    """Find out what `source` is. Raises UserError when it is nothing that can be measured.
+
+    like: the model of a run it is compared with; a pipeline is loaded with the same settings.
+    """
     path = Path(source).expanduser()
     if (path / "state.json").is_file() and (path / "trainable.safetensors").is_file():
         return checkpoint_subject(name, path)
@@ -72,7 +75,7 @@ def subject_of(name: str, source: str) -> Subject:
     if (path.is_dir() and not (path / "model_index.json").is_file()) or path.suffix in (".jsonl", ".csv", ".parquet"):
         find_generations(source)
         return Subject(name, source, None, {"source": str(path.resolve())})
-    model = Model(source=source)
+    model = like.model_copy(update={"source": source, "base": None}) if like else Model(source=source)
     inspect_checkpoint(model)
     return model_subject(name, model)
 
