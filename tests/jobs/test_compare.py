@@ -269,3 +269,6 @@ def test_clips_are_compared_too(invoke, tmp_path):
     assert found["verdicts"]["still"]["word"] == "collapsed"
     assert found["figures"]["still"]["reward/motion"]["value"] < found["figures"]["base"]["reward/motion"]["value"]
     assert "image/webp" in (tmp_path / "out" / "report.html").read_text()
+    photos = write_folder(tmp_path / "photos")
+    mixed = invoke("evaluate", tmp_path / "base", "-r", "motion", "--reference", photos, "-o", tmp_path / "mixed")
+    assert mixed.exit_code == 1 and "base and the reference: one holds pictures and the other clips" in mixed.output

@@ -174,6 +174,14 @@ def test_other_judges_or_prompts_than_at_the_start_are_refused(recipe, tmp_path)
         assert f"{name}: the prompts, the number of samples or the judges" in message
 
 
+def test_features_that_are_not_finite_end_in_one_sentence(recipe, monkeypatch):
+    from visalign.rewards.clip import ClipScore
+
+    monkeypatch.setattr(ClipScore, "features", lambda self, images: torch.full((len(images), 4), float("nan")))
+    message = fails(recipe(guard={"action": "warn"}, eval={"reward": "contrast"}))
+    assert "eval.features tiny-clip: the features of prompt 1 are not finite" in message
+
+
 def test_points_are_acceptable_when_not_bad_and_within_the_budget():
     def row(step, word, variety, reward):
         return {"step": step, "verdict": {"word": word, "proxy": "r", "variety": [variety, -1, 1]},

@@ -104,10 +104,12 @@ def compare(subjects: list[Subject], plan: Plan | None, out: Path, options: Opti
         notes.append("LPIPS was left out: its AlexNet is not here (--lpips FILE)")
     looks = {name: measure_generations(name, matched.prompts, entries, tools)
              for name, entries in matched.entries.items()}
+    reference = reference_features(options.reference, tools) if options.reference else None
+    refuse_mixed({name: look.features for name, look in looks.items()}
+                 | ({} if reference is None else {"the reference": reference}))
     notes += [f"{name}: {look.alike} of {look.features[..., 0].numel()} generations are the same file as another of "
               "their prompt" for name, look in looks.items() if look.alike]
     notes += _unjudged(looks)
-    reference = reference_features(options.reference, tools) if options.reference else None
     base = subjects[0].name
     figures = {name: figures_of(name, look, looks[base], reference, matched.prompts, notes)
                for name, look in looks.items()}
@@ -128,6 +130,15 @@ def instruments(options: Options) -> Instruments:
     return Instruments(load_judges(options.rewards, options.device),
                        load_features(options.features, options.device, "features"), Lpips(weights) if weights else None,
                        Store(options.cache) if options.cache else None)
+
+
+def refuse_mixed(features: dict[str, torch.Tensor]) -> None:
+    """Raise UserError when some are of pictures and some of clips: their features are not of one kind."""
+    sizes = {name: each.shape[-1] for name, each in features.items()}
+    first, *others = sizes
+    odd = next((name for name in others if sizes[name] != sizes[first]), None)
+    if odd:
+        raise UserError(f"{first} and {odd}: one holds pictures and the other clips, which cannot be compared")
 
 
 def _unjudged(looks: dict[str, Look]) -> list[str]:

@@ -81,7 +81,8 @@ def measure_generations(name: str, prompts: list[str], entries: list[list[Entry]
     """Measure entries [P][K]. Raises UserError naming a file that cannot be read, or whose features are not finite."""
     count, seeds = len(prompts), len(entries[0])
     digests = _digests(name, entries, tools.workers)
-    keys = [[f"{VERSION} picture {digest} {_identity(tools.features)}" for digest in row] for row in digests]
+    extractor = _identity(tools.features)
+    keys = [[f"{VERSION} picture {digest} {extractor}" for digest in row] for row in digests]
     pair_keys = [f"{VERSION} pixels {hashlib.sha256(''.join(row).encode()).hexdigest()} {tools.lpips is not None}"
                  for row in digests]
     records = _known(tools.store, [key for row in keys for key in row])

@@ -68,7 +68,10 @@ def measure(generator: Generator, settings: Evaluation, judges: Judges, label: s
     if judges.features and settings.samples_per_prompt > 1:
         features = judges.features.features([sample.image for sample in samples]).view(*shape, -1)
     style = np.stack([style_of(sample) for sample in samples]).reshape(*shape, -1)
-    return reduce(prompts, rewards, features, style), samples
+    try:
+        return reduce(prompts, rewards, features, style), samples
+    except ValueError as error:
+        raise UserError(f"eval.features {settings.features}: {error}") from None
 
 
 def measured_of(row: dict) -> Measured:
