@@ -45,7 +45,7 @@ def wins_of(scores: list[np.ndarray]) -> np.ndarray:
     return wins
 
 
-def elo(wins: np.ndarray, names: list[str], seed: int = 0, resamples: int = 500) -> dict[str, Estimate]:
+def elo(wins: np.ndarray, names: list[str], seed: int = 0, resamples: int = 1000) -> dict[str, Estimate]:
     """Bradley-Terry strengths of wins [P, n, n] by maximum likelihood, on the Elo scale with mean 1000.
 
     Intervals are bootstraps over prompts. Raises ValueError naming the groups when no chain of wins and losses joins
