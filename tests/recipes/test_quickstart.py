@@ -13,7 +13,7 @@ from visalign.evaluators import mean_with_interval
 def test_quickstart_raises_the_reward_on_held_out_prompts(model, tmp_path, capsys):
     result = CliRunner().invoke(main, [
         "--debug", "quickstart", f"model={model}", f"output.folder={tmp_path / 'run'}",
-        f"data.cache={tmp_path / "cache"}", "eval.every=0", "eval.max_prompts=64"], catch_exceptions=False)
+        f"data.cache={tmp_path / 'cache'}", "eval.every=0", "eval.max_prompts=64"], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     before, after = (row for row in rows if row["kind"] == "held_out")
