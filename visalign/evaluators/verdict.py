@@ -84,7 +84,8 @@ def judge(base: Measured, after: Measured, proxy: str | None = None, limits: Lim
         reasons.append(f"variety within a prompt fell by {percent(-variety, '')}, more than the budget of "
                        f"{100 * limits.budget:.0f} %")
     else:
-        reasons.append(f"variety within a prompt changed by {percent(variety)}; the budget is a loss of "
+        within = "too uncertain to lie within" if variety.low <= -limits.budget else "within"
+        reasons.append(f"variety within a prompt changed by {percent(variety)}, {within} the budget of a loss of "
                        f"{100 * limits.budget:.0f} %")
     reasons += [f"{name.replace('_', ' ')} drifted by {style[name].value:+.1f} standard deviations of the base"
                 for name in moved]
