@@ -43,6 +43,14 @@ def test_a_graph_that_falls_apart_is_named():
         elo(wins_of([better, better, worse]), ["a", "b", "c"])
 
 
+def test_an_almost_one_sided_ladder_is_found_and_is_uncertain():
+    first, second = np.ones((100, 4)), np.zeros((100, 4))
+    second[0, 0] = 2.0
+    ladder = elo(wins_of([first, second]), ["a", "b"])
+    assert ladder["a"].value - ladder["b"].value == pytest.approx(400 * np.log10(399), abs=0.1)
+    assert ladder["a"].high > ladder["a"].value + 100
+
+
 def test_intervals_of_the_ladder_shrink_with_prompts():
     rng = np.random.default_rng(0)
     few, many = (elo(wins_of([rng.random((n, 4)), rng.random((n, 4))]), ["a", "b"]) for n in (8, 200))

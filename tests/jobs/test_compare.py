@@ -40,6 +40,7 @@ def test_a_collapsed_model_is_called_so_with_its_evidence(invoke, tmp_path):
     out = tmp_path / "out"
     done = invoke("compare", f"base={base}", f"flat={flat}", "-r", "contrast,saturation", "-o", out)
     assert done.exit_code == 0, done.output
+    assert "contrast, the first reward, was taken for the optimised one" in done.output
     assert "flat: collapsed" in done.output and "variety within a prompt fell by" in done.output
     found = results(out)
     assert found["verdicts"]["flat"]["word"] == "collapsed" and found["verdicts"]["flat"]["proxy"] == "contrast"

@@ -13,6 +13,10 @@ ELO = 400 / np.log(10)
 MEAN_ELO = 1000.0
 
 
+class NoRanking(ValueError):
+    """No chain of wins and losses joins all models; the message names the groups."""
+
+
 @dataclass(frozen=True)
 class WinRate:
     """How often the first of two won; pairs: how many were compared. p_value: of the sign test over prompts."""
@@ -48,14 +52,14 @@ def wins_of(scores: list[np.ndarray]) -> np.ndarray:
 def elo(wins: np.ndarray, names: list[str], seed: int = 0, resamples: int = 1000) -> dict[str, Estimate]:
     """Bradley-Terry strengths of wins [P, n, n] by maximum likelihood, on the Elo scale with mean 1000.
 
-    Intervals are bootstraps over prompts. Raises ValueError naming the groups when no chain of wins and losses joins
+    Intervals are bootstraps over prompts. Raises NoRanking naming the groups when no chain of wins and losses joins
     all models, since their strengths then have no finite ratio.
     """
     total = wins.sum(0)
     groups = _components(total)
     if len(groups) > 1:
         listed = "; ".join(", ".join(names[i] for i in group) for group in groups)
-        raise ValueError("no ranking: between these groups one side won every comparison, or there was none: "
+        raise NoRanking("no ranking: between these groups one side won every comparison, or there was none: "
                          f"{listed}")
     rng = np.random.default_rng(seed)
     drawn = []

@@ -9,12 +9,13 @@ other, not with the paper's.
 import itertools
 
 import numpy as np
+import torch
 from PIL import Image
 from scipy.ndimage import find_objects, label
 from scipy.optimize import brentq, linear_sum_assignment
 from torch import Tensor
 
-from visalign.evaluators.statistics import Estimate, mean_with_interval, over_prompts
+from visalign.evaluators.statistics import Estimate, TooFew, mean_with_interval, over_prompts
 from visalign.evaluators.style import STYLE
 from visalign.evaluators.variety import distance
 
@@ -31,10 +32,10 @@ def style_coverage(features: Tensor, references: Tensor, seed: int = 0) -> Estim
     """ASC: how many references could be retrieved by generations, over how many by references themselves.
 
     features [P, K, D]; references [N, D] of pictures in many styles, halved: one half is retrieved from, the other
-    asks as the generations do. Higher covers more. Raises ValueError for fewer than 20 references.
+    asks as the generations do. Higher covers more. Raises TooFew for fewer than 20 references.
     """
     if len(references) < 20:
-        raise ValueError(f"{len(references)} references; style coverage needs at least 20")
+        raise TooFew(f"{len(references)} references; style coverage needs at least 20")
     order = np.random.default_rng(seed).permutation(len(references))
     catalogue, asking = references[order[::2]].double(), references[order[1::2]].double()
     ceiling = retrievable(_nearest(asking, catalogue), len(catalogue))
@@ -43,8 +44,6 @@ def style_coverage(features: Tensor, references: Tensor, seed: int = 0) -> Estim
 
 
 def _nearest(queries: Tensor, catalogue: Tensor) -> np.ndarray:
-    import torch
-
     return torch.cdist(queries, catalogue).argmin(1).numpy()
 
 
@@ -68,7 +67,7 @@ def _expected(m: float, n: int) -> float:
 
 def layout_dispersion(boxes: list[list[np.ndarray]]) -> Estimate:
     """SDI: 1 - mean over a prompt's pairs of the matched boxes' summed IoU over the larger number of boxes; higher
-    places objects more differently. boxes[p][k]: [n, 4] of one picture, or None for an unreadable one."""
+    places objects more differently. boxes[p][k]: [n, 4] of one picture."""
     per_prompt = [1 - float(np.mean([overlap(a, b) for a, b in itertools.combinations(of_prompt, 2)]))
                   for of_prompt in boxes]
     return mean_with_interval(per_prompt)

@@ -12,15 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from visalign.evaluators.judging import clustered_mean
-from visalign.evaluators.statistics import Estimate, mean_with_interval
+from visalign.evaluators.statistics import Estimate, TooFew, mean_with_interval
 
 LEAST_FOR_FID = 2000
 CMMD_SIGMA, CMMD_SCALE = 10.0, 1000.0
 _ROWS = 512
-
-
-class TooFew(ValueError):
-    """Fewer samples than a measure needs; the message says how many it needs."""
 
 
 def precision_recall(real: Tensor, fake: Tensor, prompts: list, k: int = 3) -> dict[str, Estimate]:

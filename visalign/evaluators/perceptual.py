@@ -1,5 +1,6 @@
 """Variety in pixels: MS-SSIM and, where its backbone's weights are at hand, LPIPS, between generations of a prompt."""
 
+import hashlib
 import itertools
 from pathlib import Path
 
@@ -67,6 +68,8 @@ class Lpips:
 
         self.network = _NoTrainLpips(net="alex", pnet_rand=True).eval().requires_grad_(False)
         state = _read(Path(weights).expanduser())
+        self.fingerprint = hashlib.sha256(b"".join(state[name].float().numpy().tobytes() for name in sorted(state)
+                                                   if name.startswith("features."))).hexdigest()
         try:
             for place, number in enumerate((0, 3, 6, 8, 10), start=1):
                 layer = getattr(self.network.net, f"slice{place}")[-2]

@@ -10,6 +10,10 @@ LEVEL = 0.95
 RESAMPLES = 2000
 
 
+class TooFew(ValueError):
+    """Fewer samples than a measure needs; the message says how many it needs."""
+
+
 class Estimate(NamedTuple):
     """A number with its interval (95 % unless said otherwise)."""
 

@@ -16,9 +16,9 @@ from visalign.data.generations import find_generations
 from visalign.data.matching import Matched, match
 from visalign.errors import UserError
 from visalign.evaluators import families, fidelity
-from visalign.evaluators.comparing import WinRate, elo, win_rate, wins_of
+from visalign.evaluators.comparing import NoRanking, WinRate, elo, win_rate, wins_of
 from visalign.evaluators.overoptimisation import FORMS, Fit, best_of_n, fit
-from visalign.evaluators.statistics import Estimate, mean_with_interval, unknown
+from visalign.evaluators.statistics import Estimate, TooFew, mean_with_interval, unknown
 from visalign.evaluators.style import STYLE, entropies
 from visalign.evaluators.variety import spread_ratio
 from visalign.evaluators.verdict import Limits, Verdict, judge
@@ -188,7 +188,7 @@ def figures_of(name: str, look: Look, base: Look, reference: torch.Tensor | None
     for measure, run in measures.items():
         try:
             found |= {f"against the {what}/{key}": value for key, value in run().items()}
-        except ValueError as error:
+        except TooFew as error:
             note = f"{measure} was left out: {error}"
             notes.extend([] if note in notes else [note])
     return found
@@ -206,7 +206,7 @@ def rankings(looks: dict[str, Look], base: str) -> tuple[dict, dict]:
         if len(names) > 1:
             try:
                 ladders[reward] = elo(wins_of([scores[name] for name in names]), names)
-            except ValueError as error:
+            except NoRanking as error:
                 ladders[reward] = str(error)
     return wins, ladders
 

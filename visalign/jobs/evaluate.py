@@ -79,6 +79,8 @@ def _finish(subjects: list[Subject], asked: Asked, out: Path, config: Config | O
     options = options_of(asked, config)
     plan = plan_of(asked, config) if any(subject.load for subject in subjects) else None
     results = compare(subjects, plan, out, options)
+    if asked.proxy is None and results.verdicts and (asked.rewards is not None or config is None) and options.proxy:
+        results.notes.append(f"{options.proxy}, the first reward, was taken for the optimised one (--proxy NAME)")
     results.figures[results.models[-1]].update(likelihoods_of(run) if run else {})
     results.about.update({
         "sources": {subject.name: subject.source for subject in subjects}, "rewards": list(map(str, options.rewards)),

@@ -45,15 +45,14 @@ class Instruments:
 
 @dataclass(frozen=True)
 class Look:
-    """All that was measured. rewards {name: [P, K]}, features [P, K, D], style [P, K, S], boxes [P][K], pixels
-    {measure: [P]}; alike: generations that are the same file as another of their prompt."""
+    """All that was measured. rewards {name: [P, K]}, features [P, K, D], style [P, K, S], boxes [P][K]; alike:
+    generations that are the same file as another of their prompt."""
 
     measured: Measured
     rewards: dict[str, Tensor]
     features: Tensor
     style: np.ndarray
     boxes: list[list[np.ndarray]]
-    pixels: dict[str, np.ndarray]
     alike: int
 
 
@@ -81,9 +80,9 @@ def measure_generations(name: str, prompts: list[str], entries: list[list[Entry]
     """Measure entries [P][K]. Raises UserError naming a file that cannot be read, or whose features are not finite."""
     count, seeds = len(prompts), len(entries[0])
     digests = _digests(name, entries, tools.workers)
-    extractor = _identity(tools.features)
+    extractor, lpips = _identity(tools.features), tools.lpips.fingerprint if tools.lpips else None
     keys = [[f"{VERSION} picture {digest} {extractor}" for digest in row] for row in digests]
-    pair_keys = [f"{VERSION} pixels {hashlib.sha256(''.join(row).encode()).hexdigest()} {tools.lpips is not None}"
+    pair_keys = [f"{VERSION} pixels {hashlib.sha256(''.join(row).encode()).hexdigest()} {lpips}"
                  for row in digests]
     records = _known(tools.store, [key for row in keys for key in row])
     pixels = _known_pixels(tools.store, pair_keys)
@@ -112,7 +111,7 @@ def measure_generations(name: str, prompts: list[str], entries: list[list[Entry]
     distances = {what: table[:, j] for j, what in enumerate(("ms_ssim", "lpips")) if np.isfinite(table[:, j]).any()}
     values = measured.values | {f"variety/{what}": column.tolist() for what, column in distances.items()}
     return Look(Measured(measured.prompts, measured.seeds, values, measured.spread), rewards, features, style,
-                [[record.boxes for record in row] for row in rows], distances,
+                [[record.boxes for record in row] for row in rows],
                 sum(len(row) - len(set(row)) for row in digests))
 
 
@@ -128,9 +127,7 @@ def _digests(name: str, entries: list[list[Entry]], workers: int) -> list[list[s
         if entry.problem:
             raise UserError(f"{name}: {entry.problem}")
         try:
-            with entry.file.open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else \
-                    hashlib.sha256(file.read()).hexdigest()
+            return hashlib.sha256(entry.file.read_bytes()).hexdigest()
         except OSError as error:
             raise UserError(f"{name}: {entry.file} cannot be read ({error.strerror})") from None
 

@@ -21,8 +21,7 @@ from tqdm import tqdm
 from visalign.config import Config, OnlineConfig
 from visalign.data.prompts import read_prompts
 from visalign.errors import UserError
-from visalign.evaluators.statistics import Estimate
-from visalign.evaluators.verdict import VARIETY, Limits, Verdict, best_point, judge
+from visalign.evaluators.verdict import VARIETY, Limits, best_point, judge
 from visalign.generators.base import Generator
 from visalign.runs import RunFolder
 from visalign.trainers.checkpoint import TrainingState
@@ -165,12 +164,3 @@ def points_of(rows: list[dict], budget: float) -> list[tuple[float, float, bool]
 
 def mean_of(values: list[float]) -> float:
     return sum(values) / len(values)
-
-
-def verdict_of(row: dict) -> Verdict:
-    """A verdict as it was logged."""
-    found = row["verdict"]
-    return Verdict(found["word"], tuple(found["reasons"]), found["proxy"],
-                   Estimate(*found["variety"]) if found["variety"] else None,
-                   {name: Estimate(*e) for name, e in found["rewards"].items()},
-                   {name: Estimate(*e) for name, e in found["style"].items()})
