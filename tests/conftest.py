@@ -8,6 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
+from tests import video_pipelines
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", os.environ.get("CUDA_VISIBLE_DEVICES", ""))
 ASSETS = Path(__file__).resolve().parents[1] / "visalign" / "assets"
@@ -31,12 +33,12 @@ def _tokenizer():
     return CLIPTokenizer.from_pretrained(ASSETS / "tiny-clip")
 
 
-def _clip(kind, tokenizer, width=16):
+def _clip(kind, tokenizer, width=16, length=16):
     from transformers import CLIPTextConfig
 
     return kind(CLIPTextConfig(
         vocab_size=len(tokenizer), hidden_size=width, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
-        max_position_embeddings=16, projection_dim=width, bos_token_id=tokenizer.bos_token_id,
+        max_position_embeddings=length, projection_dim=width, bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id))
 
 
@@ -138,8 +140,16 @@ def build_sd15(folder: Path, prediction_type: str = "epsilon") -> Path:
     return folder
 
 
+def build_hunyuan(folder: Path) -> Path:
+    from transformers import CLIPTextModel
+
+    tokenizer = _tokenizer()
+    return video_pipelines.build_hunyuan(folder, _clip(CLIPTextModel, tokenizer, length=77), tokenizer)
+
+
 BUILDERS = {"sd3": build_sd3, "flux": build_flux, "sdxl": build_sdxl, "sd15": build_sd15,
-            "sd15-v": lambda folder: build_sd15(folder, "v_prediction")}
+            "sd15-v": lambda folder: build_sd15(folder, "v_prediction"), "wan": video_pipelines.build_wan,
+            "ltx": video_pipelines.build_ltx, "hunyuan": build_hunyuan, "cogvideox": video_pipelines.build_cogvideox}
 
 
 @pytest.fixture(scope="session")

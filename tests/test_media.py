@@ -94,7 +94,7 @@ def test_clips_without_frames_and_broken_ones_are_named(tmp_path):
 
 
 def test_samples_know_their_modality_and_frames():
-    clip = Sample("x", video=Video(FRAMES, 8.0))
+    clip = Sample("x", Video(FRAMES, 8.0))
     assert clip.modality == "video" and [f.getpixel((0, 0))[0] for f in clip.frames(3)] == [0, 80, 200]
     assert clip.with_media(FRAMES[0]).modality == "image" and len(clip.with_media(FRAMES[0]).frames(3)) == 1
 

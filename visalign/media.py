@@ -1,7 +1,7 @@
 """Samples: a prompt and the picture or clip made for it; reading, fitting and laying out pictures."""
 
 import io
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +32,25 @@ class Video:
         return [self.frames[i] for i in np.linspace(0, len(self.frames) - 1, count).round().astype(int)]
 
 
+Media = Image.Image | Video
+
+
 @dataclass
 class Sample:
     """One generation: prompt ('' where there is none), picture or clip, seed, and whatever else is known of it."""
 
     prompt: str
-    image: Image.Image | None = None
+    media: Media | None = None
     seed: int | None = None
     known: dict[str, Any] = field(default_factory=dict)
-    video: Video | None = None
+
+    @property
+    def image(self) -> Image.Image | None:
+        return None if isinstance(self.media, Video) else self.media
+
+    @property
+    def video(self) -> Video | None:
+        return self.media if isinstance(self.media, Video) else None
 
     @property
     def modality(self) -> str:
@@ -48,11 +58,15 @@ class Sample:
 
     def frames(self, count: int) -> list[Image.Image]:
         """The picture, or at most `count` evenly spaced frames of the clip."""
-        return self.video.evenly(count) if self.video is not None else [self.image]
+        return frames_of(self.media, count)
 
-    def with_media(self, media: "Image.Image | Video") -> "Sample":
-        is_video = isinstance(media, Video)
-        return Sample(self.prompt, None if is_video else media, self.seed, self.known, media if is_video else None)
+    def with_media(self, media: Media) -> "Sample":
+        return replace(self, media=media)
+
+
+def frames_of(media: Media, count: int) -> list[Image.Image]:
+    """The picture, or at most `count` evenly spaced frames of the clip."""
+    return media.evenly(count) if isinstance(media, Video) else [media]
 
 
 def read_image(data: bytes | str | Path, where: str) -> Image.Image:
@@ -71,7 +85,7 @@ def _name(data: bytes | str | Path) -> str:
     return "the image bytes" if isinstance(data, bytes) else str(data)
 
 
-def read_picture(data: bytes | str | Path, where: str) -> Image.Image | Video:
+def read_picture(data: bytes | str | Path, where: str) -> Media:
     """A still picture, or a Video of every frame of an animated one. Raises UserError as `read_image` does."""
     try:
         with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
@@ -118,19 +132,31 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def fit(image: Image.Image, width: int, height: int) -> Image.Image:
+    """Scale the picture until it covers width x height and crop the centre."""
+    scale = max(width / image.width, height / image.height)
+    size = max(width, round(image.width * scale)), max(height, round(image.height * scale))
+    image = image if size == image.size else image.resize(size, Image.Resampling.LANCZOS)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
+
+
 def fit_square(image: Image.Image, side: int) -> Image.Image:
     """Scale the shorter side to `side` pixels and crop the centre."""
-    width, height = image.size
-    scale = side / min(width, height)
-    image = image.resize((max(side, round(width * scale)), max(side, round(height * scale))), Image.Resampling.LANCZOS)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    return image.crop((left, top, left + side, top + side))
+    return fit(image, side, side)
 
 
-def to_pixels(images: list[Image.Image], side: int) -> Tensor:
-    """float32 [N, 3, side, side] in [-1, 1]."""
-    arrays = np.stack([np.asarray(fit_square(image, side), dtype=np.float32) for image in images])
+def to_pixels(images: list[Image.Image], side: int | tuple[int, int]) -> Tensor:
+    """float32 [N, 3, height, width] in [-1, 1]; side: of a square, or (height, width)."""
+    height, width = (side, side) if isinstance(side, int) else side
+    arrays = np.stack([np.asarray(fit(image, width, height), dtype=np.float32) for image in images])
     return torch.from_numpy(arrays).permute(0, 3, 1, 2) / 127.5 - 1
+
+
+def clip_pixels(clips: list[Video], frames: int, size: tuple[int, int]) -> Tensor:
+    """float32 [N, 3, frames, height, width] in [-1, 1]; `frames` evenly spaced, the first and last among them."""
+    return torch.stack([to_pixels([clip.frames[i] for i in np.linspace(0, len(clip.frames) - 1, frames).round()
+                                   .astype(int)], size).transpose(0, 1) for clip in clips])
 
 
 def to_bytes(image: Image.Image, kind: str = "PNG") -> bytes:
@@ -139,20 +165,42 @@ def to_bytes(image: Image.Image, kind: str = "PNG") -> bytes:
     return buffer.getvalue()
 
 
-def grid(rows: list[tuple[str, list[Image.Image]]], cell: int = 96, label_width: int = 180) -> Image.Image:
-    """Labelled rows of pictures on white."""
-    columns = max((len(images) for _, images in rows), default=0)
-    canvas = Image.new("RGB", (label_width + columns * (cell + 4), max(1, len(rows)) * (cell + 4)), "white")
+STRIP = 4
+"""Frames that stand for a clip where pictures are laid out."""
+
+
+def grid(rows: list[tuple[str, list[Media]]], cell: int = 96, label_width: int = 180) -> Image.Image:
+    """Labelled rows of pictures on white; a clip is a strip of its frames without gaps."""
+    gap = 4
+    strips = [(label, [frames_of(media, STRIP) for media in items]) for label, items in rows]
+    width = max((sum(cell * len(strip) + gap for strip in items) for _, items in strips), default=0)
+    canvas = Image.new("RGB", (label_width + width, max(1, len(rows)) * (cell + gap)), "white")
     draw = ImageDraw.Draw(canvas)
     font = ImageFont.load_default(13)
-    for i, (label, images) in enumerate(rows):
-        top = i * (cell + 4)
+    for i, (label, items) in enumerate(strips):
+        top, left = i * (cell + gap), label_width
         draw.multiline_text((6, top + cell // 3), wrap(label, label_width // 8), fill="black", font=font)
-        for j, image in enumerate(images):
-            resample = Image.Resampling.NEAREST if image.width < cell else Image.Resampling.LANCZOS
-            canvas.paste(fit_square(image, min(image.size)).resize((cell, cell), resample),
-                         (label_width + j * (cell + 4), top + 2))
+        for strip in items:
+            for image in strip:
+                resample = Image.Resampling.NEAREST if image.width < cell else Image.Resampling.LANCZOS
+                canvas.paste(fit_square(image, min(image.size)).resize((cell, cell), resample), (left, top + gap // 2))
+                left += cell
+            left += gap
     return canvas
+
+
+def looping(rows: list[tuple[str, list[Media]]], cell: int = 96, label_width: int = 180, frames: int = 16) -> Video:
+    """The same rows as one clip in which every clip plays at its own pace, the longest once."""
+    clips = [media for _, items in rows for media in items if isinstance(media, Video)]
+    seconds = max(len(clip.frames) / clip.fps for clip in clips)
+    shown = min(frames, max(len(clip.frames) for clip in clips))
+
+    def at(media: Media, moment: float) -> Image.Image:
+        return media.frames[int(moment * media.fps) % len(media.frames)] if isinstance(media, Video) else media
+
+    moments = [seconds * k / shown + 1e-6 for k in range(shown)]
+    return Video([grid([(label, [at(media, moment) for media in items]) for label, items in rows], cell, label_width)
+                  for moment in moments], shown / seconds)
 
 
 def wrap(text: str, width: int) -> str:

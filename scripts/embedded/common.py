@@ -69,6 +69,17 @@ def build_tokenizer(captions: list[str]):
                          pad_token="<|pad|>", model_max_length=MAX_TOKENS)
 
 
+def build_t5_tokenizer(captions: list[str], max_length: int = 256):
+    """Words of the captions, then single characters for everything else."""
+    from transformers import T5Tokenizer
+
+    words = sorted({word for caption in captions for word in caption.split()})
+    characters = [chr(c) for c in range(33, 127)]
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581", -6.0)]
+    pieces += [("\u2581" + word, -4.0) for word in words] + [(c, -8.0) for c in characters]
+    return T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=max_length)
+
+
 class Ema:
     """An exponential moving average of parameters, warmed up so that early averages are not stale."""
 
@@ -117,11 +128,23 @@ def save_pipeline(pipeline, folder: Path) -> None:
     vae_config.write_text(json.dumps(settings, indent=2) + "\n")
 
 
-def pretrain(modules: torch.nn.ModuleDict, loss_of, vae, args) -> torch.nn.ModuleDict:
-    """Train `modules` on `loss_of(modules, latents, captions, rng)` for args.minutes; returns their averages."""
-    rows = load_rows()
-    with torch.no_grad():
-        latents = vae.encode(load_pixels(rows)).latent_dist.mean
+class EmojiLatents:
+    """The embedded pictures as latents, with a way to draw one of a picture's captions."""
+
+    def __init__(self, vae):
+        self.rows = load_rows()
+        with torch.no_grad():
+            self.latents = vae.encode(load_pixels(self.rows)).latent_dist.mean
+
+    def caption(self, index: int, rng: random.Random) -> str:
+        return draw_caption(self.rows[index], rng)
+
+
+def pretrain(modules: torch.nn.ModuleDict, loss_of, data, args) -> torch.nn.ModuleDict:
+    """Train `modules` on `loss_of(modules, latents, captions, rng)` for args.minutes; returns their averages.
+
+    `data` has `latents` [N, ...] and `caption(index, rng)`; one caption in ten is dropped for guidance.
+    """
     rng = random.Random(args.seed)
     if args.start_from:
         for name, module in modules.items():
@@ -137,10 +160,10 @@ def pretrain(modules: torch.nn.ModuleDict, loss_of, vae, args) -> torch.nn.Modul
         fraction = (time.time() - start) / (60 * args.minutes)
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(int(1e4 * fraction), 10000, args.lr, 400)
-        chosen = [rng.randrange(len(rows)) for _ in range(args.batch)]
-        captions = ["" if rng.random() < 0.1 else draw_caption(rows[i], rng) for i in chosen]
+        chosen = [rng.randrange(len(data.latents)) for _ in range(args.batch)]
+        captions = ["" if rng.random() < 0.1 else data.caption(i, rng) for i in chosen]
         with torch.autocast("cpu", torch.bfloat16):
-            loss = loss_of(modules, latents[chosen], captions, rng)
+            loss = loss_of(modules, data.latents[chosen], captions, rng)
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)

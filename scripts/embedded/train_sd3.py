@@ -13,25 +13,26 @@ trained on token lengths from 8 to the pipeline's default of 256, so that a plai
 
 import torch
 import torch.nn.functional as F
-from common import all_captions, arguments, build_tokenizer, clip_text_config, load_rows, pretrain, save_pipeline
+from common import (
+    EmojiLatents,
+    all_captions,
+    arguments,
+    build_t5_tokenizer,
+    build_tokenizer,
+    clip_text_config,
+    load_rows,
+    pretrain,
+    save_pipeline,
+)
 from diffusers import (
     AutoencoderKL,
     FlowMatchEulerDiscreteScheduler,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
 )
-from transformers import CLIPTextModelWithProjection, T5Config, T5EncoderModel, T5Tokenizer
+from transformers import CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
 T5_LENGTHS, T5_WEIGHTS = (8, 16, 64, 256), (0.86, 0.06, 0.06, 0.02)
-
-
-def build_t5_tokenizer(captions: list[str]) -> T5Tokenizer:
-    """Words of the captions, then single characters for everything else."""
-    words = sorted({word for caption in captions for word in caption.split()})
-    characters = [chr(c) for c in range(33, 127)]
-    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581", -6.0)]
-    pieces += [("\u2581" + word, -4.0) for word in words] + [(c, -8.0) for c in characters]
-    return T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=256)
 
 
 def main() -> None:
@@ -68,7 +69,7 @@ def main() -> None:
         velocity = modules["transformer"](x_t, hidden, pooled, 1000 * t, return_dict=False)[0]
         return F.mse_loss(velocity.float(), noise - x0)
 
-    modules = pretrain(modules, loss_of, vae, args)
+    modules = pretrain(modules, loss_of, EmojiLatents(vae), args)
     save_pipeline(StableDiffusion3Pipeline(
         vae=vae, scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0), tokenizer=tokenizer, tokenizer_2=tokenizer,
         tokenizer_3=t5_tokenizer, **modules), args.output)

@@ -7,7 +7,16 @@ an all-zero embedding, as `force_zeros_for_empty_prompt` has it in the pipeline.
 """
 
 import torch
-from common import all_captions, arguments, build_tokenizer, clip_text_config, load_rows, pretrain, save_pipeline
+from common import (
+    EmojiLatents,
+    all_captions,
+    arguments,
+    build_tokenizer,
+    clip_text_config,
+    load_rows,
+    pretrain,
+    save_pipeline,
+)
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
@@ -50,7 +59,7 @@ def main() -> None:
         snr = (alpha_bar / (1 - alpha_bar)).flatten()
         return ((epsilon.float() - noise).square().mean((1, 2, 3)) * snr.clamp(max=5) / snr).mean()
 
-    modules = pretrain(modules, loss_of, vae, args)
+    modules = pretrain(modules, loss_of, EmojiLatents(vae), args)
     save_pipeline(StableDiffusionXLPipeline(vae=vae, scheduler=scheduler, tokenizer=tokenizer, tokenizer_2=tokenizer,
                                             **modules), args.output)
 

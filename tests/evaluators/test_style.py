@@ -41,7 +41,7 @@ def test_large_pictures_are_measured_at_one_size():
 
 def test_a_clip_is_the_mean_of_its_frames():
     frames = [Image.new("RGB", (8, 8), "white"), Image.new("RGB", (8, 8), "black")]
-    assert style_of(Sample("x", video=Video(frames, 4.0)))[0] == pytest.approx(0.5)
+    assert style_of(Sample("x", Video(frames, 4.0)))[0] == pytest.approx(0.5)
 
 
 def test_drift_is_in_standard_deviations_of_the_base():

@@ -38,7 +38,7 @@ def test_samples_that_cannot_be_judged_are_nan_with_a_reason_and_the_rest_is_in_
             Sample("a", PICTURE),
             Sample("", PICTURE),
             Sample("nan", PICTURE),
-            Sample("x", video=Video([PICTURE], 1.0)),
+            Sample("x", Video([PICTURE], 1.0)),
             Sample("abc", PICTURE),
         ]
     )

@@ -16,7 +16,7 @@ from visalign.rewards.joint.reward import build_network, save_reward
 from .tiny_vlm import build_tiny_vlm
 
 RED, BLUE = Image.new("RGB", (64, 64), "red"), Image.new("RGB", (64, 64), "blue")
-CLIP = Sample("a fruit moving left", video=Video([RED, BLUE, RED], 4.0))
+CLIP = Sample("a fruit moving left", Video([RED, BLUE, RED], 4.0))
 SAMPLES = [Sample("a red fruit", RED), CLIP]
 SETTINGS = {"dimensions": ("alignment", "quality", "motion"), "layers": (1, 3), "width": 32, "members": 3, "frames": 4}
 

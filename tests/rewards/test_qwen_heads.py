@@ -134,7 +134,7 @@ def test_videoreward_standardises_each_token_and_sums(base, tmp_path, lora):
         }
     )
     frames = [IMAGE.rotate(10 * i) for i in range(8)]
-    answer = reward.score([Sample("a cat runs", video=Video(frames, 4.0)), Sample("a cat", IMAGE)])
+    answer = reward.score([Sample("a cat runs", Video(frames, 4.0)), Sample("a cat", IMAGE)])
     assert "judges videos only" in answer.remarks[1] and answer.values[1].isnan().all()
 
     shown = [frames[i].resize(smart_size(60, 40, 0, 56 * 56), Image.Resampling.BICUBIC) for i in (0, 2, 5, 7)]

@@ -68,7 +68,7 @@ def moving(step, dark=None, count=6):
         pixels = np.full((16, 32, 3), 255, np.uint8)
         pixels[4:12, 2 + step * i : 6 + step * i] = 0
         frames.append(Image.fromarray(pixels // 2 if i == dark else pixels))
-    return Sample("x", video=Video(frames, 8.0))
+    return Sample("x", Video(frames, 8.0))
 
 
 def test_motion_is_zero_for_a_frozen_clip_and_grows_with_speed():
@@ -90,13 +90,13 @@ def test_a_clip_too_short_and_a_picture_are_refused_with_a_reason():
 
 
 def test_subject_consistency_is_one_for_a_still_and_less_for_a_change_of_subject():
-    other = Sample("x", video=Video([moving(0).video.frames[0], Image.new("RGB", (32, 16), "red")], 8.0))
+    other = Sample("x", Video([moving(0).video.frames[0], Image.new("RGB", (32, 16), "red")], 8.0))
     assert one("subject_consistency", moving(0)) == pytest.approx(1, abs=1e-5)
     assert one("subject_consistency", other) < 0.98
 
 
 def test_frames_give_the_mean_or_the_worst_of_a_picture_judge():
-    clip = Sample("x", video=Video([plain((200, 100, 100)).image, plain((200, 200, 200)).image], 2.0))
+    clip = Sample("x", Video([plain((200, 100, 100)).image, plain((200, 200, 200)).image], 2.0))
     assert one("frames", clip, of=["saturation"]) == pytest.approx(0.25)
     assert one("frames", clip, of=["saturation"], pool="min") == pytest.approx(0.0)
     assert one("frames", plain((200, 100, 100)), of=["saturation"], pool="min") == pytest.approx(0.5)

@@ -28,11 +28,13 @@ class Lora(Settings):
 class Model(Settings):
     """Which checkpoint, and how it is held in memory.
 
-    source: hub id, local diffusers folder, single `.safetensors` file, or an embedded model (tiny-sd3, tiny-sdxl).
+    source: hub id, local diffusers folder, single `.safetensors` file, or an embedded model (tiny-sd3, tiny-sdxl,
+        tiny-wan).
     base: the diffusers folder or hub id that gives a single file its configuration and missing parts.
     precision: arithmetic of the denoiser; `auto` is bf16 where the hardware has it, else fp32.
     attention: `native` lets torch choose; `math` is its plain kernel, `flash` its fused one; xformers is optional.
-    resolution: side of the training pictures in pixels (None: the model's own).
+    resolution: side of pictures and clips in pixels, or [height, width] (None: the model's own).
+    frames, fps: of clips (None: the model's own).
     prompt_tokens: length of the T5 prompt for families that have one.
     """
 
@@ -45,7 +47,9 @@ class Model(Settings):
     gradient_checkpointing: bool = False
     vae_slicing: bool = False
     vae_tiling: bool = False
-    resolution: PositiveInt | None = None
+    resolution: PositiveInt | tuple[PositiveInt, PositiveInt] | None = None
+    frames: PositiveInt | None = None
+    fps: PositiveFloat | None = None
     prompt_tokens: PositiveInt = 256
 
 

@@ -5,12 +5,11 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from PIL import Image
-
 from visalign.config import Data
-from visalign.data.preferences import Counts, read_pairs
+from visalign.data.preferences import FRAMES, Counts, read_pairs
 from visalign.errors import UserError
-from visalign.media import grid
+from visalign.media import Media, frames_of
+from visalign.video import save_sheet
 
 SHEET_ROWS = 12
 
@@ -43,9 +42,9 @@ class Summary:
 
 
 def check_pairs(source: str, kind: str = "auto", image_root: str | None = None, sheet: Path | None = None) -> Summary:
-    """Read every row and decode every picture. Raises UserError only when the source as a whole cannot be read."""
+    """Read every row, decode every picture and clip. Raises UserError only when the source itself cannot be read."""
     summary, counts, seen = Summary(source), Counts(), set()
-    shown: list[tuple[str, list[Image.Image]]] = []
+    shown: list[tuple[str, list[Media]]] = []
 
     def note(error: UserError) -> None:
         summary.broken.append(str(error))
@@ -54,14 +53,14 @@ def check_pairs(source: str, kind: str = "auto", image_root: str | None = None, 
     try:
         for pair in read_pairs(settings, counts, on_bad_row=note):
             try:
-                chosen, rejected = pair.images()
+                chosen, rejected = pair.media()
             except UserError as error:
                 note(error)
                 continue
-            digests = tuple(hashlib.sha256(image.tobytes()).hexdigest() for image in (chosen, rejected))
+            digests = tuple(digest_of(media) for media in (chosen, rejected))
             summary.pairs += 1
             summary.prompts.add(pair.prompt)
-            summary.sizes.update([chosen.size, rejected.size])
+            summary.sizes.update([frames_of(chosen, 1)[0].size, frames_of(rejected, 1)[0].size])
             summary.same_picture += digests[0] == digests[1]
             summary.duplicates += (pair.prompt, digests) in seen
             seen.add((pair.prompt, digests))
@@ -73,7 +72,13 @@ def check_pairs(source: str, kind: str = "auto", image_root: str | None = None, 
         note(error)
     summary.ties = counts.ties
     if sheet and shown:
-        sheet.parent.mkdir(parents=True, exist_ok=True)
-        grid(shown, cell=128).save(sheet)
+        save_sheet(shown, sheet, cell=128)
         summary.sheet = sheet
     return summary
+
+
+def digest_of(media: Media) -> str:
+    digest = hashlib.sha256()
+    for frame in frames_of(media, FRAMES):
+        digest.update(frame.tobytes())
+    return digest.hexdigest()

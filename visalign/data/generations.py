@@ -19,7 +19,7 @@ from visalign.errors import UserError, nearest
 from visalign.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Sample
 from visalign.video import read_media
 
-MEDIA_KEYS = ("image", "video", "path", "file", "media")
+MEDIA_KEYS = ("file", "image", "video", "path", "media")
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def find_generations(source: str | Path, prompts_from_names: bool = False,
 def _folder(folder: Path, prompts_from_names: bool) -> Iterator[Entry]:
     root = os.path.realpath(folder)
     for file in sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES):
-        if file.name == "grid.png" or any(part.startswith(".") for part in file.relative_to(folder).parts):
+        if file.stem == "grid" or any(part.startswith(".") for part in file.relative_to(folder).parts):
             continue
         name = str(file.relative_to(folder))
         sidecar = file.with_suffix(".txt")

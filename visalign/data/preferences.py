@@ -2,7 +2,8 @@
 
 Formats: `pickapic` (parquet with jpg_0, jpg_1, label_0, caption; ties dropped and counted), `hpd` (JSON list with
 prompt, image_path, human_preference), `table` (JSONL, CSV or parquet with prompt, chosen, rejected and optionally
-strength, chosen_reward, rejected_reward; pictures as paths or bytes), `hub` (a `datasets` id with either column set).
+strength, chosen_reward, rejected_reward; pictures and clips as paths or bytes), `hub` (a `datasets` id with either
+column set).
 """
 
 import itertools
@@ -10,8 +11,6 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-
-from PIL import Image
 
 from visalign.config import Data
 from visalign.data.rows import (
@@ -26,12 +25,16 @@ from visalign.data.rows import (
     take,
 )
 from visalign.errors import UserError
-from visalign.media import read_image
+from visalign.media import Media
+from visalign.video import read_media
+
+FRAMES = 16
+"""Frames that stand for a clip where nobody says how many are wanted."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A prompt and two pictures (bytes or paths), the chosen one preferred; `where` names its row."""
+    """A prompt and two pictures or clips (bytes or paths), the chosen one preferred; `where` names its row."""
 
     prompt: str
     chosen: Picture
@@ -41,9 +44,9 @@ class Pair:
     chosen_reward: float | None = None
     rejected_reward: float | None = None
 
-    def images(self) -> tuple[Image.Image, Image.Image]:
-        """Both pictures decoded. Raises UserError naming the row."""
-        return read_image(self.chosen, self.where), read_image(self.rejected, self.where)
+    def media(self, frames: int | None = None) -> tuple[Media, Media]:
+        """Both pictures or clips decoded, of a clip `frames` at most. Raises UserError naming the row."""
+        return tuple(read_media(data, self.where, frames or FRAMES) for data in (self.chosen, self.rejected))
 
 
 @dataclass

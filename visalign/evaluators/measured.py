@@ -38,8 +38,10 @@ class Measured:
         return asdict(self)
 
 
-def reduce(prompts: list[str], rewards: dict[str, Tensor], features: Tensor | None, style: np.ndarray) -> Measured:
-    """Per-prompt figures of rewards {name: [P, K]}, features [P, K, D] and style [P, K, S].
+def reduce(prompts: list[str], rewards: dict[str, Tensor], features: Tensor | None, style: np.ndarray,
+           distances: dict[str, np.ndarray]) -> Measured:
+    """Per-prompt figures of rewards {name: [P, K]}, features [P, K, D], style [P, K, S] and distances {name: [P]}, of
+    which one that is NaN everywhere is left out.
 
     Raises ValueError when features are not finite.
     """
@@ -51,6 +53,7 @@ def reduce(prompts: list[str], rewards: dict[str, Tensor], features: Tensor | No
         spread[f"reward/{name}"] = known.std(correction=0).item() if len(known) else float("nan")
     if features is not None and features.shape[1] > 1:
         values |= {f"variety/{name}": column.tolist() for name, column in variety.per_prompt(features).items()}
+    values |= {f"variety/{name}": column.tolist() for name, column in distances.items() if np.isfinite(column).any()}
     for j, name in enumerate(STYLE):
         values[f"style/{name}"] = style[:, :, j].mean(1).tolist()
         spread[f"style/{name}"] = float(style[:, :, j].std())

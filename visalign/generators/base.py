@@ -3,20 +3,41 @@
 import contextlib
 import copy
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import ClassVar
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from visalign.errors import UserError
+from visalign.media import Media, Video, to_pixels
 from visalign.processes import Diffusion, Flow
+
+VAE_PIXELS = 2**25
+"""Pixels of all frames that pass through the VAE together: 32 pictures of 1024x1024, or one clip of 81 x 480x832."""
 
 Conditioning = dict[str, Tensor]
 """Named embeddings of prompts, batch first: what a prompt is to the network."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Height and width of what is generated, in pixels; of a clip also its frames and how many are shown a second."""
+
+    height: int | None = None
+    width: int | None = None
+    frames: int | None = None
+    fps: float | None = None
+
+    def or_else(self, other: "Shape") -> "Shape":
+        """This shape, with what is not known taken from another."""
+        return Shape(*(a if a is not None else b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+    def __str__(self) -> str:
+        size = f"{self.height}x{self.width}"
+        return f"{self.frames} frames of {size} at {self.fps:g} a second" if self.frames else size
 
 
 @dataclass(frozen=True)
@@ -30,6 +51,7 @@ class Guidance:
     negative: Conditioning | None = None
     detach_negative: bool = True
 
+_KINDS = {"image": "picture", "video": "clip"}
 _SDPA = {"math": "MATH", "flash": "FLASH_ATTENTION"}
 
 
@@ -50,7 +72,7 @@ class Generator:
     has_kohya_names: ClassVar[bool] = False  # whether user interfaces know this family's LoRA under kohya names
 
     def __init__(self, pipeline, *, device: torch.device, compute_dtype: torch.dtype = torch.float32,
-                 attention: str = "native", resolution: int | None = None, prompt_tokens: int = 256):
+                 attention: str = "native", shape: "Shape | None" = None, prompt_tokens: int = 256):
         self.pipeline = pipeline
         self.device = device
         self.compute_dtype = compute_dtype
@@ -61,8 +83,8 @@ class Generator:
         self.tuning: str | None = None
         self._frozen_copy: nn.Module | None = None
         self._in_reference = False
-        self.vae_factor = pipeline.vae_scale_factor
-        self.resolution = resolution or self.default_resolution()
+        self.vae_factor = self.spatial_factor()
+        self.shape = self.check_shape((shape or Shape()).or_else(self.default_shape()))
         self.passes: Counter[str] = Counter()
         self.process: Diffusion | Flow = self.build_process()
         pipeline.set_progress_bar_config(disable=True)
@@ -140,13 +162,23 @@ class Generator:
         """Process times of a sampling run, noisiest first, [steps + 1]."""
         return self.process.schedule(steps)
 
-    def default_resolution(self) -> int:
-        return self.denoiser.config.sample_size * self.vae_factor
+    def spatial_factor(self) -> int:
+        """Pixels on a side for each of the latents'."""
+        return self.pipeline.vae_scale_factor
+
+    def default_shape(self) -> "Shape":
+        """What this model was made for."""
+        side = self.denoiser.config.sample_size * self.vae_factor
+        return Shape(side, side)
+
+    def check_shape(self, shape: "Shape") -> "Shape":
+        """The shape it can make, or UserError."""
+        return shape
 
     def latent_shape(self) -> tuple[int, ...]:
-        """(C, h, w) of one sample at the working resolution."""
-        side = self.resolution // self.vae_factor
-        return self.denoiser.config.in_channels, side, side
+        """(C, h, w) of one sample at the working resolution; (C, f, h, w) of a clip."""
+        return (self.denoiser.config.in_channels, self.shape.height // self.vae_factor,
+                self.shape.width // self.vae_factor)
 
     @staticmethod
     def _network_dtype(network: nn.Module) -> torch.dtype:
@@ -209,37 +241,61 @@ class Generator:
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             raise UserError(f"lora {path}: does not fit this model ({' '.join(str(error).split())[:200]})") from None
 
+    def check_media(self, media: Iterable[Media], where: str) -> None:
+        """Raise UserError naming `where` for a clip given to a model of pictures, or the other way round."""
+        for each in media:
+            found = "video" if isinstance(each, Video) else "image"
+            if found != self.modality:
+                raise UserError(f"{where}: holds a {_KINDS[found]}, and {self.pipeline_class} makes "
+                                f"{_KINDS[self.modality]}s")
+
+    def to_pixels(self, media: list[Media]) -> Tensor:
+        """What `encode_media` takes, at the working shape: [B, 3, H, W] in [-1, 1], of a clip [B, 3, F, H, W]."""
+        return to_pixels(media, (self.shape.height, self.shape.width))
+
     @torch.no_grad()
     def encode_media(self, pixels: Tensor) -> Tensor:
-        """Latents of pixels [B, 3, H, W] in [-1, 1]: the posterior's mean, scaled as the network expects, float32."""
+        """Latents of pixels [B, 3, (F,) H, W] in [-1, 1]: the posterior's mean, scaled as the network expects."""
         vae = self.pipeline.vae
-        latents = vae.encode(pixels.to(self.device, vae.dtype)).latent_dist.mode().float()
         mean, scale = self._latent_statistics()
-        return (latents - mean) * scale
+        parts = [vae.encode(part.to(self.device, vae.dtype)).latent_dist.mode().float()
+                 for part in pixels.split(self._at_once())]
+        return (torch.cat(parts) - mean) * scale
 
     def decode_pixels(self, latents: Tensor) -> Tensor:
-        """Pixels [B, 3, H, W] in [-1, 1] up to the VAE's overshoot, in its own precision, with gradients."""
-        vae = self.pipeline.vae
+        """Pixels [B, 3, (F,) H, W] in [-1, 1] up to the VAE's overshoot, in its own precision, with gradients."""
         mean, scale = self._latent_statistics()
-        return vae.decode((latents.float() / scale + mean).to(vae.dtype)).sample.float()
+        return self._decode_scaled((latents.float() / scale + mean).to(self.pipeline.vae.dtype)).float()
+
+    def _decode_scaled(self, latents: Tensor) -> Tensor:
+        return self.pipeline.vae.decode(latents).sample
 
     @torch.no_grad()
-    def decode(self, latents: Tensor) -> list[Image.Image]:
-        """Pictures from latents [B, C, h, w]."""
-        return self.pipeline.image_processor.postprocess(self.decode_pixels(latents).cpu(), output_type="pil")
+    def decode(self, latents: Tensor) -> list[Media]:
+        """Pictures from latents [B, C, h, w], clips from [B, C, f, h, w]; as many at a time as memory should hold."""
+        return [media for part in latents.split(self._at_once())
+                for media in self._to_media(self.decode_pixels(part).cpu())]
+
+    def _to_media(self, pixels: Tensor) -> list[Media]:
+        return self.pipeline.image_processor.postprocess(pixels, output_type="pil")
+
+    def _at_once(self) -> int:
+        """Samples that pass through the VAE together."""
+        return max(1, VAE_PIXELS // (self.shape.height * self.shape.width * (self.shape.frames or 1)))
 
     def _latent_statistics(self) -> tuple[Tensor | float, Tensor | float]:
         config = self.pipeline.vae.config
         if getattr(config, "latents_mean", None) and getattr(config, "latents_std", None):
-            mean, std = (torch.tensor(v, device=self.device).view(1, -1, 1, 1)
+            ones = [1] * (len(self.latent_shape()) - 1)
+            mean, std = (torch.tensor(v, device=self.device).view(1, -1, *ones)
                          for v in (config.latents_mean, config.latents_std))
-            return mean, config.scaling_factor / std
+            return mean, (getattr(config, "scaling_factor", None) or 1.0) / std
         return getattr(config, "shift_factor", None) or 0.0, config.scaling_factor
 
     @torch.no_grad()
     def sample(self, prompts: list[str], seeds: list[int], *, steps: int, guidance_scale: float,
-               batch_size: int = 32, negative_prompt: str | None = None) -> Iterator[list[Image.Image]]:
-        """Pictures for prompts, one seed each, through the pipeline itself; yields one batch at a time."""
+               batch_size: int = 32, negative_prompt: str | None = None) -> Iterator[list[Media]]:
+        """Pictures or clips for prompts, one seed each, through the pipeline itself; yields one batch at a time."""
         for start in range(0, len(prompts), batch_size):
             batch, batch_seeds = prompts[start:start + batch_size], seeds[start:start + batch_size]
             noise_sources = [torch.Generator("cpu").manual_seed(seed) for seed in batch_seeds]
@@ -247,8 +303,8 @@ class Generator:
                 latents = self.pipeline(
                     prompt=batch, generator=noise_sources, num_inference_steps=steps, guidance_scale=guidance_scale,
                     negative_prompt=None if negative_prompt is None else [negative_prompt] * len(batch),
-                    height=self.resolution, width=self.resolution, output_type="latent",
-                    **self._sampling_options()).images
+                    height=self.shape.height, width=self.shape.width, output_type="latent", return_dict=False,
+                    **self._sampling_options())[0]
             yield self.decode(self._unpack(latents))
 
 

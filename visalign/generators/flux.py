@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from visalign.generators.base import Conditioning, Generator
+from visalign.generators.base import Conditioning, Generator, Shape
 from visalign.generators.flow_times import scheduler_times
 from visalign.processes import Flow
 
@@ -31,12 +31,13 @@ class FluxGenerator(Generator):
                                                             max_sequence_length=self.prompt_tokens)
         return {"prompt_embeds": hidden.float(), "pooled": pooled.float()}
 
-    def default_resolution(self) -> int:
-        return self.pipeline.default_sample_size * self.vae_factor
+    def default_shape(self) -> Shape:
+        side = self.pipeline.default_sample_size * self.vae_factor
+        return Shape(side, side)
 
     def latent_shape(self) -> tuple[int, ...]:
-        side = 2 * (self.resolution // (2 * self.vae_factor))
-        return self.denoiser.config.in_channels // 4, side, side
+        height, width = (2 * (side // (2 * self.vae_factor)) for side in (self.shape.height, self.shape.width))
+        return self.denoiser.config.in_channels // 4, height, width
 
     def schedule(self, steps: int) -> Tensor:
         _, height, width = self.latent_shape()
@@ -58,8 +59,8 @@ class FluxGenerator(Generator):
                                              self.vae_factor)
 
     def _unpack(self, latents: Tensor) -> Tensor:
-        side = self.latent_shape()[1] * self.vae_factor
-        return self.pipeline._unpack_latents(latents, side, side, self.vae_factor)
+        height, width = (side * self.vae_factor for side in self.latent_shape()[1:])
+        return self.pipeline._unpack_latents(latents, height, width, self.vae_factor)
 
     def _sampling_options(self) -> dict:
         return {"max_sequence_length": self.prompt_tokens}

@@ -9,16 +9,22 @@ from torch import nn
 
 from visalign.config import Model
 from visalign.errors import UserError
-from visalign.generators.base import Generator, add_lora
+from visalign.generators.base import Generator, Shape, add_lora
+from visalign.generators.cogvideox import CogVideoXGenerator
 from visalign.generators.flux import FluxGenerator
+from visalign.generators.hunyuan import HunyuanVideoGenerator
+from visalign.generators.ltx import LTXGenerator
 from visalign.generators.sd3 import SD3Generator
 from visalign.generators.unet import SDGenerator, SDXLGenerator
+from visalign.generators.wan import WanGenerator
 
 FAMILIES: dict[str, type[Generator]] = {
-    family.pipeline_class: family for family in (SD3Generator, FluxGenerator, SDXLGenerator, SDGenerator)
+    family.pipeline_class: family for family in (
+        SD3Generator, FluxGenerator, SDXLGenerator, SDGenerator,
+        WanGenerator, LTXGenerator, HunyuanVideoGenerator, CogVideoXGenerator)
 }
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
-EMBEDDED = {"tiny-sd3": ASSETS / "tiny-sd3", "tiny-sdxl": ASSETS / "tiny-sdxl"}
+EMBEDDED = {name: ASSETS / name for name in ("tiny-sd3", "tiny-sdxl", "tiny-wan")}
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 _WHOLE_CHECKPOINT = ("first_stage_model.", "conditioner.", "cond_stage_model.", "text_encoders.", "vae.")
 
@@ -142,7 +148,26 @@ def load_generator(source: str | Model, device: str | torch.device = "auto") -> 
     if settings.vae_tiling:
         pipeline.vae.enable_tiling()
     return checkpoint.family(pipeline, device=device, compute_dtype=compute_dtype, attention=settings.attention,
-                             resolution=settings.resolution, prompt_tokens=settings.prompt_tokens)
+                             shape=shape_of(settings, checkpoint), prompt_tokens=settings.prompt_tokens)
+
+
+SHAPE_FILE = "visalign.json"
+"""Beside model_index.json: the {"height", "width", "frames", "fps"} a model was trained for, where its own
+configuration does not say so."""
+
+
+def shape_of(settings: Model, checkpoint: Checkpoint) -> Shape:
+    """What the settings ask for, and else what the model's folder says. Raises UserError for an unusable file."""
+    side = settings.resolution
+    height, width = (side, side) if isinstance(side, int) or side is None else side
+    asked = Shape(height, width, settings.frames, settings.fps)
+    file = Path(checkpoint.folder) / SHAPE_FILE
+    if not file.is_file():
+        return asked
+    try:
+        return asked.or_else(Shape(**json.loads(file.read_text())))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"model {file}: not readable as {{height, width, frames, fps}} ({error})") from None
 
 
 def _quiet_transformers() -> None:

@@ -13,9 +13,10 @@ from tqdm import tqdm
 from visalign.data.prompts import read_prompts
 from visalign.errors import UserError
 from visalign.jobs.generate import generate_to_folder
-from visalign.media import Sample, grid, read_image
-from visalign.rewards import finite_scores, load_reward
+from visalign.media import Sample
+from visalign.rewards import finite_scores, for_modality, load_reward
 from visalign.runs import write_atomically
+from visalign.video import read_media, save_sheet
 
 
 def best_of_to_folder(model: str, prompts: list[str], folder: Path, *, best_of: int, reward: str, samples: int,
@@ -39,17 +40,18 @@ def best_of_to_folder(model: str, prompts: list[str], folder: Path, *, best_of: 
     if not (candidates / "samples.jsonl").exists():
         generate_to_folder(model, prompts, candidates, samples=samples * best_of, **options)
     rows = [json.loads(line) for line in (candidates / "samples.jsonl").read_text().splitlines()]
-    kept, pictures = [], {}
-    for first in tqdm(range(0, len(rows), best_of), desc=f"best of {best_of}", unit="picture"):
+    kept, sheet = [], {}
+    for first in tqdm(range(0, len(rows), best_of), desc=f"best of {best_of}", unit="sample"):
         group = rows[first:first + best_of]
-        images = [Sample(row["prompt"], read_image(candidates / row["image"], "candidate")) for row in group]
-        scores = finite_scores(judge, images)
+        drawn = [Sample(row["prompt"], read_media(candidates / row["file"], "candidate")) for row in group]
+        scores = finite_scores(for_modality(judge, drawn[0].modality), drawn)
         best = int(torch.argmax(scores))
-        name = f"{first // best_of:05d}.png"
-        shutil.copy(candidates / group[best]["image"], folder / name)
-        pictures.setdefault(group[best]["prompt"], []).append(images[best].image)
-        kept.append(group[best] | {"image": name, "candidates": best_of, "chosen_by": judge.name,
+        source = candidates / group[best]["file"]
+        name = f"{first // best_of:05d}{source.suffix}"
+        shutil.copy(source, folder / name)
+        sheet.setdefault(group[best]["prompt"], []).append(drawn[best].media)
+        kept.append(group[best] | {"file": name, "candidates": best_of, "chosen_by": judge.name,
                                    "reward": scores[best].item(), "candidates_mean": scores.mean().item()})
-    grid(list(pictures.items())[:100]).save(folder / "grid.png")
+    save_sheet(list(sheet.items())[:100], folder / "grid.png")
     write_atomically(folder / "samples.jsonl", "".join(json.dumps(row) + "\n" for row in kept).encode())
     return len(kept)

@@ -22,7 +22,7 @@ from visalign.evaluators.statistics import Estimate, TooFew, mean_with_interval,
 from visalign.evaluators.style import STYLE, entropies
 from visalign.evaluators.variety import spread_ratio
 from visalign.evaluators.verdict import Limits, Verdict, judge
-from visalign.jobs.measure import Instruments, Look, measure_generations, media_features
+from visalign.jobs.measure import Instruments, Look, measure_generations
 from visalign.jobs.path_kl import path_kl
 from visalign.jobs.score import load_judges
 from visalign.jobs.subjects import Plan, Subject
@@ -149,7 +149,7 @@ def _unjudged(looks: dict[str, Look]) -> list[str]:
 def reference_features(source: str, tools: Instruments) -> torch.Tensor:
     """[N, D] of a set of real pictures."""
     entries = find_generations(source)
-    parts = [media_features(tools.features, [entry.sample() for entry in entries[i:i + 64]])
+    parts = [tools.features.sample_features([entry.sample() for entry in entries[i:i + 64]]).numpy()
              for i in range(0, len(entries), 64)]
     return torch.from_numpy(np.concatenate(parts))
 

@@ -1,22 +1,22 @@
-"""`visalign generate`: prompts to pictures on disk, in a form that other verbs read."""
+"""`visalign generate`: prompts to pictures or clips on disk, in a form that other verbs read."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
-
-from PIL import Image
 
 from visalign.config import Model
 from visalign.data.prompts import read_prompts
 from visalign.errors import UserError
 from visalign.generators import load_generator
 from visalign.generators.base import Generator
-from visalign.media import grid, read_image, to_bytes
+from visalign.media import Media
 from visalign.runs import write_atomically
 from visalign.trainers.feedback import samples_at
+from visalign.video import media_file, read_media, save_sheet
 
 GRID_ROWS = 100
-"""Prompts in the overview; a taller picture helps nobody."""
+"""Prompts in the overview; a taller one helps nobody."""
 
 
 def generate_to_folder(model: str, prompts: list[str], folder: Path, *, lora: Path | None = None, samples: int = 4,
@@ -37,7 +37,7 @@ def generate_to_folder(model: str, prompts: list[str], folder: Path, *, lora: Pa
 
 def write_generations(load: Callable[[], Generator], prompts: list[str], folder: Path, identity: dict, *, samples: int,
                       steps: int, guidance_scale: float, seed: int) -> int:
-    """Write PNGs, `grid.png`, `settings.json` and `samples.jsonl` (prompt, image, seed); returns how many pictures.
+    """Write media files, `grid.png`, `settings.json` and `samples.jsonl` (prompt, file, seed); returns how many.
 
     The same call continues where an earlier one was killed; `samples.jsonl` appears when all are there. identity: what
     makes the generator that `load` gives what it is. Raises UserError when the folder holds other generations.
@@ -47,25 +47,28 @@ def write_generations(load: Callable[[], Generator], prompts: list[str], folder:
                            "seed": seed}
     file = folder / "settings.json"
     if (folder / "samples.jsonl").exists():
-        raise UserError(f"output {folder}: already holds generated pictures; choose another folder with --output")
+        raise UserError(f"output {folder}: already holds generations; choose another folder with --output")
     if file.exists() and json.loads(file.read_text()) != settings:
-        raise UserError(f"output {folder}: holds unfinished pictures of another command; finish that one, delete them, "
-                        "or choose another folder with --output")
+        raise UserError(f"output {folder}: holds unfinished generations of another command; finish that one, delete "
+                        "them, or choose another folder with --output")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(file, json.dumps(settings).encode())
     except OSError as error:
         raise UserError(f"output {folder}: cannot be created ({error.strerror})") from None
-    names = [f"{number:05d}.png" for number in range(len(prompts) * samples)]
-    missing = [number for number, name in enumerate(names) if not (folder / name).exists()]
+    count = len(prompts) * samples
+    names = {int(file.stem): file.name for file in folder.iterdir() if re.fullmatch(r"\d{5}\.\w+", file.name)}
+    missing = [number for number in range(count) if number not in names]
     for number, sample in samples_at(load(), prompts, samples, missing, steps=steps, guidance_scale=guidance_scale,
                                      seed=seed, label="generating"):
-        write_atomically(folder / names[number], to_bytes(sample.image))
-    rows: dict[str, list[Image.Image]] = {}
-    for number, name in enumerate(names[:GRID_ROWS * samples]):
-        rows.setdefault(prompts[number // samples], []).append(read_image(folder / name, "grid"))
-    grid(list(rows.items())).save(folder / "grid.png")
-    lines = [json.dumps({"prompt": prompts[number // samples], "image": name, "seed": seed * 1_000_003 + number})
-             for number, name in enumerate(names)]
+        suffix, content = media_file(sample.media)
+        names[number] = f"{number:05d}{suffix}"
+        write_atomically(folder / names[number], content)
+    rows: dict[str, list[Media]] = {}
+    for number in range(min(count, GRID_ROWS * samples)):
+        rows.setdefault(prompts[number // samples], []).append(read_media(folder / names[number], "grid"))
+    save_sheet(list(rows.items()), folder / "grid.png")
+    lines = [json.dumps({"prompt": prompts[number // samples], "file": names[number],
+                         "seed": seed * 1_000_003 + number}) for number in range(count)]
     write_atomically(folder / "samples.jsonl", ("\n".join(lines) + "\n").encode())
-    return len(names)
+    return count

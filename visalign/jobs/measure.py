@@ -21,14 +21,15 @@ from visalign.data.generations import Entry
 from visalign.errors import UserError
 from visalign.evaluators.families import boxes_of
 from visalign.evaluators.measured import Measured, reduce
+from visalign.evaluators.motion import motion_variety
 from visalign.evaluators.perceptual import Lpips, as_batch, ms_ssim_distance
 from visalign.evaluators.style import STYLE, style_of
 from visalign.media import Sample
 from visalign.rewards import ClipScore, Reward
 from visalign.store import Store
 
-FILES_AT_ONCE, FRAMES = 64, 8
-VERSION = "1"
+FILES_AT_ONCE = 64
+VERSION = "2"
 """Part of every key; raised when what is measured changes."""
 
 
@@ -106,11 +107,9 @@ def measure_generations(name: str, prompts: list[str], entries: list[list[Entry]
     features = torch.from_numpy(np.stack([np.stack([record.features for record in row]) for row in rows]))
     style = np.stack([np.stack([record.style for record in row]) for row in rows])
     _refuse_bad_features(name, features, entries)
-    measured = reduce(prompts, rewards, features, style)
     table = np.array([pixels[key] for key in pair_keys])
-    distances = {what: table[:, j] for j, what in enumerate(("ms_ssim", "lpips")) if np.isfinite(table[:, j]).any()}
-    values = measured.values | {f"variety/{what}": column.tolist() for what, column in distances.items()}
-    return Look(Measured(measured.prompts, measured.seeds, values, measured.spread), rewards, features, style,
+    measured = reduce(prompts, rewards, features, style, dict(zip(PIXEL_DISTANCES, table.T, strict=True)))
+    return Look(measured, rewards, features, style,
                 [[record.boxes for record in row] for row in rows],
                 sum(len(row) - len(set(row)) for row in digests))
 
@@ -150,11 +149,11 @@ def _known(store: Store | None, keys: list[str]) -> dict[str, _Record]:
     return {key: _Record.unpack(data) for key, data in store.get(keys).items()} if store else {}
 
 
-def _known_pixels(store: Store | None, keys: list[str]) -> dict[str, tuple[float, float]]:
+def _known_pixels(store: Store | None, keys: list[str]) -> dict[str, tuple[float, ...]]:
     return {key: tuple(np.frombuffer(data, "<f8")) for key, data in store.get(keys).items()} if store else {}
 
 
-def _put(store: Store | None, records: dict[str, _Record], distances: dict[str, tuple[float, float]]) -> None:
+def _put(store: Store | None, records: dict[str, _Record], distances: dict[str, tuple[float, ...]]) -> None:
     if store:
         store.put_all({key: record.pack() for key, record in records.items()}
                       | {key: np.array(pair, "<f8").tobytes() for key, pair in distances.items()})
@@ -175,7 +174,7 @@ def _records(wanted: list[tuple[str, Sample]], tools: Instruments) -> dict[str, 
     distinct = dict(wanted)  # the same file twice is measured once
     if not distinct:
         return {}
-    features = media_features(tools.features, list(distinct.values()))
+    features = tools.features.sample_features(list(distinct.values())).numpy()
     with ThreadPoolExecutor(tools.workers) as pool:
         style = list(pool.map(style_of, distinct.values()))
         boxes = list(pool.map(lambda sample: boxes_of(sample.frames(1)[0]), distinct.values()))
@@ -184,34 +183,16 @@ def _records(wanted: list[tuple[str, Sample]], tools: Instruments) -> dict[str, 
                                                                                strict=True)}
 
 
-def media_features(extractor: ClipScore, samples: list[Sample]) -> np.ndarray:
-    """Unit features [n, D] of pictures; of clips the mean over 8 frames, beside the change from first to last and the
-    summed size of the changes between, so that clips of one look but another motion differ."""
-    frames = [sample.frames(FRAMES) for sample in samples]
-    found = extractor.features([frame for each in frames for frame in each]).numpy()
-    rows, start = [], 0
-    for sample, each in zip(samples, frames, strict=True):
-        own = found[start:start + len(each)]
-        start += len(each)
-        if sample.modality == "image":
-            rows.append(own[0])
-            continue
-        changes = np.diff(own, axis=0)  # none for a clip of one frame, and its motion is 0 then
-        joined = np.concatenate([own.mean(0), changes.sum(0), np.abs(changes).sum(0)])
-        rows.append(joined / max(np.linalg.norm(joined), 1e-12))
-    sizes = {len(row) for row in rows}
-    if len(sizes) > 1:
-        raise UserError("pictures and clips cannot be compared with each other; measure them apart")
-    return np.stack(rows)
+PIXEL_DISTANCES = ("ms_ssim", "lpips", "motion")
 
 
-def _pixel_distances(samples: list[Sample], lpips: Lpips | None) -> tuple[float, float]:
-    """(MS-SSIM distance, LPIPS) of one prompt's generations; NaN where undefined. A clip shows its middle frame."""
+def _pixel_distances(samples: list[Sample], lpips: Lpips | None) -> tuple[float, ...]:
+    """PIXEL_DISTANCES of one prompt's generations; NaN where undefined. A clip shows the first two its middle frame."""
     if len(samples) < 2:
-        return float("nan"), float("nan")
+        return (float("nan"),) * len(PIXEL_DISTANCES)
     images = [(frames := sample.frames(3))[len(frames) // 2] for sample in samples]
     batch = as_batch(images)
-    return ms_ssim_distance(batch), lpips.distance(batch) if lpips else float("nan")
+    return ms_ssim_distance(batch), lpips.distance(batch) if lpips else float("nan"), motion_variety(samples)
 
 
 def _judged(reward: Reward, samples: list[Sample]) -> Tensor:

@@ -19,11 +19,11 @@ from visalign.data.generations import Entry, find_generations
 from visalign.data.pairing import Candidate, Chosen, PairCounts, all_pairs, best_worst, keep, sifted
 from visalign.errors import UserError, nearest
 from visalign.jobs.score import LEAST_FOR_SHARE, score_generations
-from visalign.media import grid
 from visalign.rewards import load_reward
 from visalign.rewards.vlm.asking import ComparingJudge
 from visalign.rewards.vlm.questions import Failure
 from visalign.runs import write_atomically
+from visalign.video import save_sheet
 
 SHEET_ROWS = 16
 Strategy = Literal["best_worst", "top_k", "margin", "sifted"]
@@ -157,6 +157,5 @@ def write_pairs(chosen: list[tuple[str, Candidate, Candidate]], entries: list[En
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(rows), sink)
     write_atomically(out / "pairs.parquet", sink.getvalue().to_pybytes())
-    grid([(f"{prompt} ({a.score:.2f} / {b.score:.2f})",
-           [image for c in (a, b) for image in entries[c.number].sample(4).frames(4)])
-          for prompt, a, b in chosen[:SHEET_ROWS]], cell=128, label_width=240).save(out / "sheet.png")
+    save_sheet([(f"{prompt} ({a.score:.2f} / {b.score:.2f})", [entries[c.number].sample(16).media for c in (a, b)])
+                for prompt, a, b in chosen[:SHEET_ROWS]], out / "sheet.png", cell=128, label_width=240)

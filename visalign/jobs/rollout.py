@@ -12,20 +12,21 @@ from visalign.data.prompts import read_prompts
 from visalign.errors import UserError
 from visalign.generators import load_generator
 from visalign.generators.loading import inspect_checkpoint, pick_device
-from visalign.media import Sample, grid, to_bytes
-from visalign.rewards import finite_scores, load_reward
+from visalign.media import Sample
+from visalign.rewards import finite_scores, for_modality, load_reward
 from visalign.runs import write_atomically
 from visalign.trainers.cache import EncodingCache
 from visalign.trainers.online.collect import Conditions, voted_seeds
 from visalign.trainers.online.rollout import Sampler, Start
 from visalign.trainers.online.windows import noisy_steps
 from visalign.trainers.setup import check_sampler
+from visalign.video import media_file, save_sheet
 
 COLUMNS = ("prompt", "a_seed", "b_seed", "choice", "a", "b")
 
 
 def draw_for_votes(config: OnlineConfig, out: Path, pairs: int, judge: str | None = None, seed: int = 0) -> int:
-    """Write PNGs, a contact sheet and votes.csv; returns the number of pairs.
+    """Write pictures or clips, a contact sheet and votes.csv; returns the number of pairs.
 
     Choices are empty for people to fill in, or a judge's. The model is used as it is before training. Raises UserError
     when `out` already holds votes.
@@ -33,8 +34,9 @@ def draw_for_votes(config: OnlineConfig, out: Path, pairs: int, judge: str | Non
     table = out / "votes.csv"
     if table.exists():
         raise UserError(f"output {out}: already holds votes.csv; choose another folder with --out")
-    check_sampler(config, inspect_checkpoint(config.model).family)
-    reward = load_reward(judge) if judge else None
+    family = inspect_checkpoint(config.model).family
+    check_sampler(config, family)
+    reward = for_modality(load_reward(judge), family.modality) if judge else None
     prompts = read_prompts(config.rollout.prompts, config.rollout.max_prompts)
     generator = load_generator(config.model, pick_device(config.train.device))
     sampler = Sampler(generator, config.rollout, keep_mean=False)
@@ -52,17 +54,18 @@ def draw_for_votes(config: OnlineConfig, out: Path, pairs: int, judge: str | Non
                   for i, own in enumerate(seeds)]
         nothing = torch.empty(len(starts), 0, dtype=torch.int64)
         drawn = sampler.draw(starts, *conditions.of(starts), noisy, nothing)
-        images = generator.decode(torch.stack([sample.latents for sample in drawn]).to(generator.device))
-        scores = finite_scores(reward, [Sample(s.prompt, image) for s, image in zip(starts, images, strict=True)]
+        drawn_media = generator.decode(torch.stack([sample.latents for sample in drawn]).to(generator.device))
+        scores = finite_scores(reward, [Sample(s.prompt, media) for s, media in zip(starts, drawn_media, strict=True)]
                                ).tolist() if reward else None
         for i, number in enumerate(numbers):
-            names = [f"{number:05d}-{side}.png" for side in "ab"]
-            for name, image in zip(names, images[2 * i:2 * i + 2], strict=True):
-                write_atomically(out / name, to_bytes(image))
+            files = [media_file(media) for media in drawn_media[2 * i:2 * i + 2]]
+            names = [f"{number:05d}-{side}{suffix}" for side, (suffix, _) in zip("ab", files, strict=True)]
+            for name, (_, content) in zip(names, files, strict=True):
+                write_atomically(out / name, content)
             choice = "" if scores is None else choice_of(*scores[2 * i:2 * i + 2])
             rows.append(dict(zip(COLUMNS, (chosen[i], *seeds[2 * i:2 * i + 2], choice, *names), strict=True)))
-            sheet.append((chosen[i], images[2 * i:2 * i + 2]))
-    grid(sheet[:100]).save(out / "sheet.png")
+            sheet.append((chosen[i], drawn_media[2 * i:2 * i + 2]))
+    save_sheet(sheet[:100], out / "sheet.png")
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS)
     writer.writeheader()

@@ -22,8 +22,7 @@ from tqdm import tqdm
 from visalign.data.generations import Entry, find_generations
 from visalign.errors import UserError
 from visalign.media import Sample
-from visalign.rewards import Reward, expand, load_reward
-from visalign.rewards.video_rules import OnFrames
+from visalign.rewards import Reward, expand, for_modality, load_reward
 from visalign.runs import write_atomically
 
 CHUNK = 256
@@ -78,9 +77,7 @@ def load_judges(specs: list, device: str = "cpu") -> list[Reward]:
     judges: list[Reward] = []
     for spec in specs:
         reward = load_reward(spec, device)
-        if "video" not in reward.modalities and not reward.needs_group:
-            reward = OnFrames(of=[reward], name=reward.name, device=device)
-        judges.append(reward)
+        judges.append(reward if reward.needs_group or "video" in reward.modalities else for_modality(reward, "video"))
     twice = [name for name, n in Counter(judge.name for judge in judges).items() if n > 1]
     if twice:
         raise UserError(f"rewards: two are named {twice[0]}; give them names with {{kind: ..., name: ...}} in YAML")

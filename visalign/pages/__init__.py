@@ -7,7 +7,7 @@ from pathlib import Path
 import jinja2
 from PIL import Image
 
-from visalign.media import Sample
+from visalign.media import Media, Video
 from visalign.video import to_webp
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -32,15 +32,14 @@ def picture_uri(image: Image.Image, side: int = 256) -> str:
     return data_uri("image/webp", buffer.getvalue())
 
 
-def sample_uri(sample: Sample, side: int = 192, frames: int = 16) -> str:
-    """A sample as a data URI; a clip becomes an animated picture."""
-    if sample.video is None:
-        return picture_uri(sample.image.copy(), side)
-    shown = [frame.copy() for frame in sample.frames(frames)]
+def media_uri(media: Media, side: int = 192, frames: int = 16) -> str:
+    """A picture or clip as a data URI, scaled down to `side` at most; a clip becomes an animated picture."""
+    if not isinstance(media, Video):
+        return picture_uri(media, side)
+    shown = [frame.copy() for frame in media.evenly(frames)]
     for frame in shown:
         frame.thumbnail((side, side))
-    rate = sample.video.fps * len(shown) / len(sample.video.frames)
-    return data_uri("image/webp", to_webp(type(sample.video)(shown, rate)))
+    return data_uri("image/webp", to_webp(Video(shown, media.fps * len(shown) / len(media.frames))))
 
 
 def svg(figure) -> str:

@@ -10,7 +10,7 @@ from visalign.evaluators.statistics import Estimate, mean_with_interval
 from visalign.evaluators.verdict import VARIETY
 from visalign.jobs.compare import Results
 from visalign.jobs.results import as_csv, as_json, rows_of, summary
-from visalign.pages import charts, data_uri, render, sample_uri
+from visalign.pages import charts, data_uri, media_uri, render
 from visalign.runs import write_atomically
 
 CHANGED, WALLS, SEEDS_SHOWN, MODELS_SHOWN, WALL_SEEDS = 3, 4, 4, 4, 16
@@ -54,7 +54,7 @@ def changed_most_and_least(results: Results, shown: list[str]) -> list[dict]:
         order = np.argsort(-moved, kind="stable")
         chosen = [(int(p), float(moved[p])) for p in dict.fromkeys([*order[:CHANGED], *order[-CHANGED:]])]
     return [{"prompt": results.matched.prompts[p], "moved": moved, "rows": [
-        {"model": model, "media": [sample_uri(entry.sample(16), 144) for entry in
+        {"model": model, "media": [media_uri(entry.sample(16).media, 144) for entry in
                                    results.matched.entries[model][p][:SEEDS_SHOWN]],
          "rewards": {name: results.looks[model].measured.values[f"reward/{name}"][p]
                      for name in results.looks[model].rewards}} for model in shown]} for p, moved in chosen]
@@ -69,7 +69,7 @@ def walls(results: Results, shown: list[str]) -> list[dict]:
     lost = np.array(values[0]) - np.array(values[-1])
     return [{"prompt": results.matched.prompts[p], "sides": [
         {"model": model, "vendi": 1 + own[p],
-         "media": [sample_uri(entry.sample(16), 96) for entry in results.matched.entries[model][p][:WALL_SEEDS]]}
+         "media": [media_uri(entry.sample(16).media, 96) for entry in results.matched.entries[model][p][:WALL_SEEDS]]}
         for model, own in zip(models, values, strict=True)]} for p in np.argsort(-lost, kind="stable")[:WALLS]]
 
 

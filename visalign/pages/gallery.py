@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from visalign.data.generations import Entry
 from visalign.errors import UserError
-from visalign.pages import render, sample_uri, svg
+from visalign.pages import media_uri, render, svg
 from visalign.runs import write_atomically
 
 EXTREMES, MOST_SHOWN = 24, 240
@@ -25,7 +25,7 @@ def write_gallery(table: pa.Table, entries: list[Entry], judges: list, file: Pat
     cards = []
     for i in shown:
         try:
-            uri = sample_uri(entries[i].sample(16), 144)
+            uri = media_uri(entries[i].sample(16).media, 144)
         except UserError:
             continue
         cards.append({**rows[i], "uri": uri, "scores": [None if np.isnan(columns[c][i]) else float(columns[c][i])

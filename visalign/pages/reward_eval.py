@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from visalign.pages import render, sample_uri, svg
+from visalign.pages import media_uri, render, svg
 from visalign.runs import write_atomically
 
 MISTAKES_SHOWN = 6
@@ -53,5 +53,5 @@ def worst(reward, report, items: list, judged) -> list[dict]:
         sides = [getattr(item, side).sample(item.where, 16) for side in "ab"]
         better, worse = sides if item.outcome[report.dimension] > 0.5 else sides[::-1]
         shown.append({"dimension": report.dimension, "kind": item.kind, "prompt": item.prompt, "margin": toward,
-                      "better": sample_uri(better), "worse": sample_uri(worse)})
+                      "better": media_uri(better.media), "worse": media_uri(worse.media)})
     return shown

@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
-
 from visalign.config import Config, OnlineConfig
 from visalign.evaluators.statistics import mean_with_interval
-from visalign.pages import charts, picture_uri, render, svg
+from visalign.pages import charts, media_uri, render, svg
 from visalign.runs import RunFolder, write_atomically
+from visalign.video import read_media
 
 PROMPTS_SHOWN = 16
 CURVES = (("loss", "loss"), ("implicit_accuracy", "implicit accuracy"),
@@ -30,7 +29,7 @@ def write_report(run: RunFolder, config: Config | OnlineConfig, result, versions
         before=held[0], after=held[-1], proxy=result.verdict.proxy,
         pictures=before_and_after(run, held, result.verdict.proxy),
         curves=curves(trained, held, UNITS[config.loop]), unit=UNITS[config.loop], tables=step_tables(trained),
-        own_samples=[embedded(path, 900) for path in sorted((run.path / "rollouts").glob("*.png"))[-1:]],
+        own_samples=[embedded(path, 900) for path in newest_sheet(run.path / "rollouts")],
         guard=guard_looks([row for row in rows if row["kind"] == "guard"], UNITS[config.loop]),
         versions=versions, settings=(run.path / "config.yaml").read_text(), steps=len(trained),
         step_seconds=sum(r["seconds"] for r in trained) / max(1, len(trained)),
@@ -65,15 +64,20 @@ def before_and_after(run: RunFolder, held: list[dict], proxy: str | None) -> lis
     folders = [run.path / "samples" / row["folder"] for row in (held[0], held[-1])]
     shown = []
     for i, prompt in enumerate(held[0]["prompts"][:PROMPTS_SHOWN]):
-        before, after = ([embedded(path) for path in sorted(folder.glob(f"{i:03d}-*.png"))[:4]] for folder in folders)
+        before, after = ([embedded(path) for path in sorted(folder.glob(f"{i:03d}-*.*"))[:4]] for folder in folders)
         rewards = [row["values"][f"reward/{proxy}"][i] if proxy else None for row in (held[0], held[-1])]
         shown.append({"prompt": prompt, "before": before, "after": after, "rewards": rewards})
     return shown
 
 
 def embedded(path: Path, side: int = 256) -> str:
-    with Image.open(path) as image:
-        return picture_uri(image, side)
+    return media_uri(read_media(path, path.name), side)
+
+
+def newest_sheet(folder: Path) -> list[Path]:
+    """The last epoch's sheet of own samples, the looping one where there is one; [] before the first."""
+    sheets = sorted(folder.glob("*.png"))[-1:]
+    return [loop if (loop := sheet.with_suffix(".webp")).exists() else sheet for sheet in sheets]
 
 
 def step_tables(trained: list[dict]) -> str | None:

@@ -3,6 +3,7 @@
 from visalign.rewards.base import Judge, Reward, Scores, finite_scores
 from visalign.rewards.clip import ClipScore
 from visalign.rewards.registry import ALIASES, REWARDS, build_reward, check_reward, expand, load_reward
+from visalign.rewards.video_rules import for_modality
 
 __all__ = ["ALIASES", "REWARDS", "ClipScore", "Judge", "Reward", "Scores", "build_reward", "check_reward",
-           "expand", "finite_scores", "load_reward"]
+           "expand", "finite_scores", "for_modality", "load_reward"]

@@ -8,14 +8,15 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from visalign.errors import UserError
 from visalign.media import Sample
 from visalign.rewards.base import Judge, Scores
 from visalign.rewards.openclip import check_source, cut_prompts, load_open_clip, pixels_to_batch, to_batch
 
 SCALES = {"cosine": lambda cosine: cosine, "percent": lambda cosine: 100 * cosine,
           "hessel": lambda cosine: 2.5 * cosine.clamp(min=0)}
-PROMPTS_KEPT = 4096
-"""Prompts whose embeddings are remembered; generations of one prompt come in many batches."""
+PROMPTS_KEPT, FRAMES = 4096, 8
+"""Prompts whose embeddings are remembered (generations of one prompt come in many batches); frames seen of a clip."""
 
 
 @dataclass
@@ -54,6 +55,22 @@ class ClipScore(Judge):
             pixels = to_batch(self.preprocess, images[start:start + self.batch_size])
             parts.append(F.normalize(network.encode_image(pixels.to(self.device)).float(), dim=-1).cpu())
         return torch.cat(parts)
+
+    def sample_features(self, samples: list[Sample]) -> Tensor:
+        """Unit features [n, D] of pictures; of clips the mean over 8 frames, beside the change from first to last and
+        the summed size of the changes between, so that clips of one look but another motion differ.
+
+        Raises UserError when there are pictures and clips.
+        """
+        if len({sample.modality for sample in samples}) > 1:
+            raise UserError("pictures and clips cannot be compared with each other; measure them apart")
+        frames = [sample.frames(FRAMES) for sample in samples]
+        found = self.features([frame for each in frames for frame in each]).split([len(each) for each in frames])
+        if samples[0].modality == "image":
+            return torch.cat(found)
+        changes = [own.diff(dim=0) for own in found]  # none for a clip of one frame, and its motion is 0 then
+        return F.normalize(torch.stack([torch.cat([own.mean(0), change.sum(0), change.abs().sum(0)])
+                                        for own, change in zip(found, changes, strict=True)]), dim=-1)
 
     @torch.no_grad()
     def text_features(self, prompts: list[str]) -> Tensor:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from visalign.errors import UserError
 from visalign.measures import luma_of, pixels_of
 from visalign.media import Sample
 from visalign.rewards.base import Judge, Reward, Scores
@@ -94,6 +95,16 @@ class SubjectConsistency(ClipRule):
         pixels = to_batch(self.preprocess, sample.frames(self.frames)).to(self.device)
         features = torch.nn.functional.normalize(network.encode_image(pixels).float(), dim=-1)
         return float((features[1:] * features[:-1]).sum(-1).mean())
+
+
+def for_modality(reward: Reward, modality: str) -> Reward:
+    """The reward, or for clips a picture judge's mean over frames. Raises UserError for a judge of the other kind."""
+    if modality in reward.modalities:
+        return reward
+    if modality == "video" and not reward.needs_group:
+        return OnFrames(of=[reward], name=reward.name, device=reward.device)
+    raise UserError(f"reward {reward.name}: judges {' and '.join(sorted(reward.modalities))}s only, and this model "
+                    f"makes {modality}s")
 
 
 @dataclass

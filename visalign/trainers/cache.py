@@ -1,7 +1,7 @@
 """Latents and text embeddings, computed once and kept on disk under keys made from their content.
 
-A key covers the picture's pixels (or the prompt's text), the encoder's weights and the settings that matter, so a
-cache may be shared by runs, models and processes. Files are written under a temporary name and renamed.
+A key covers the picture's or clip's pixels (or the prompt's text), the encoder's weights and the settings that matter,
+so a cache may be shared by runs, models and processes. Files are written under a temporary name and renamed.
 """
 
 import contextlib
@@ -11,14 +11,13 @@ import tempfile
 from pathlib import Path
 
 import torch
-from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from visalign.errors import UserError
 from visalign.generators.base import Conditioning, Generator
-from visalign.media import to_pixels
+from visalign.media import Media, frames_of
 
 
 def fingerprint(modules: list[nn.Module]) -> str:
@@ -46,20 +45,23 @@ class EncodingCache:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"data.cache {self.folder}: cannot be created ({error.strerror})") from None
-        self._vae = fingerprint([generator.pipeline.vae]) + str(generator.resolution)
+        self._vae = fingerprint([generator.pipeline.vae]) + str(generator.shape)
         self._text = fingerprint(generator.text_encoders()) + str(generator.prompt_tokens)
 
-    def image_key(self, image: Image.Image) -> str:
-        return hashlib.sha256(f"{self._vae}{image.size}".encode() + image.tobytes()).hexdigest()
+    def media_key(self, media: Media) -> str:
+        digest = hashlib.sha256(self._vae.encode())
+        for frame in frames_of(media, 1_000_000):
+            digest.update(f"{frame.size}".encode() + frame.tobytes())
+        return digest.hexdigest()
 
     def prompt_key(self, prompt: str) -> str:
         return hashlib.sha256(f"{self._text}{prompt}".encode()).hexdigest()
 
-    def add_images(self, images: dict[str, Image.Image]) -> None:
-        """Encode pictures, by key, that are not cached yet."""
-        missing = [key for key in images if self._read(key) is None]
+    def add_media(self, media: dict[str, Media]) -> None:
+        """Encode pictures or clips, by key, that are not cached yet."""
+        missing = [key for key in media if self._read(key) is None]
         if missing:
-            latents = self.generator.encode_media(to_pixels([images[k] for k in missing], self.generator.resolution))
+            latents = self.generator.encode_media(self.generator.to_pixels([media[key] for key in missing]))
             for key, value in zip(missing, latents.cpu(), strict=True):
                 self._write(key, {"latents": value})
 
@@ -72,7 +74,7 @@ class EncodingCache:
                 self._write(key, {name: tensor[i].cpu() for name, tensor in conditioning.items()})
 
     def latents(self, keys: list[str]) -> Tensor:
-        """float32 [B, C, H, W] on the CPU."""
+        """float32 [B, C, (F,) H, W] on the CPU."""
         return torch.stack([self._need(key)["latents"] for key in keys])
 
     def conditioning(self, keys: list[str]) -> Conditioning:

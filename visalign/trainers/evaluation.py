@@ -5,17 +5,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from visalign.config import Evaluation
 from visalign.data.prompts import read_prompts
 from visalign.errors import UserError
 from visalign.evaluators.measured import Measured, reduce
+from visalign.evaluators.motion import motion_variety
 from visalign.evaluators.style import style_of
 from visalign.generators.base import Generator
-from visalign.media import Sample, grid
-from visalign.rewards import ClipScore, Reward, finite_scores, load_reward
+from visalign.media import Media, Sample
+from visalign.rewards import ClipScore, Reward, finite_scores, for_modality, load_reward
 from visalign.trainers.feedback import make_samples
+from visalign.video import media_file, save_sheet
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,12 @@ class Judges:
         return self.proxy.name if self.proxy else None
 
 
-def load_judges(settings: Evaluation, device: str) -> Judges:
-    """Raises UserError when two rewards have one name, or `features` is no open_clip model."""
-    proxy = load_reward(settings.reward, device) if settings.reward else None
-    judges = Judges(proxy, tuple(load_reward(spec, device) for spec in settings.also),
+def load_judges(settings: Evaluation, device: str, modality: str) -> Judges:
+    """Raises UserError when two rewards have one name, judge another modality, or `features` is no open_clip model."""
+    def load(spec) -> Reward:
+        return for_modality(load_reward(spec, device), modality)
+
+    judges = Judges(load(settings.reward) if settings.reward else None, tuple(map(load, settings.also)),
                     load_features(settings.features, device) if settings.features else None)
     names = [judge.name for judge in judges.rewards]
     twice = next((name for name in names if names.count(name) > 1), None)
@@ -66,10 +69,11 @@ def measure(generator: Generator, settings: Evaluation, judges: Judges, label: s
     rewards = {judge.name: finite_scores(judge, samples).view(shape) for judge in judges.rewards}
     features = None
     if judges.features and settings.samples_per_prompt > 1:
-        features = judges.features.features([sample.image for sample in samples]).view(*shape, -1)
+        features = judges.features.sample_features(samples).view(*shape, -1)
     style = np.stack([style_of(sample) for sample in samples]).reshape(*shape, -1)
+    motion = [motion_variety(samples[i:i + shape[1]]) for i in range(0, len(samples), shape[1])]
     try:
-        return reduce(prompts, rewards, features, style), samples
+        return reduce(prompts, rewards, features, style, {"motion": np.array(motion)}), samples
     except ValueError as error:
         raise UserError(f"eval.features {settings.features}: {error}") from None
 
@@ -87,23 +91,21 @@ def check_same(first: Measured, now: Measured, setting: str) -> None:
 
 
 def save_samples(samples: list[Sample], folder: Path) -> None:
-    """One PNG a sample, named by prompt number and picture number, and a labelled grid."""
+    """One file a sample, named by prompt number and sample number, and a labelled grid."""
     folder.mkdir(parents=True, exist_ok=True)
-    for i, images in enumerate(by_prompt(samples).values()):
-        for j, image in enumerate(images):
-            image.save(folder / f"{i:03d}-{j}.png")
-    sample_grid(samples).save(folder / "grid.png")
+    rows = by_prompt(samples)
+    for i, (_, media) in enumerate(rows):
+        for j, each in enumerate(media):
+            suffix, content = media_file(each)
+            (folder / f"{i:03d}-{j}{suffix}").write_bytes(content)
+    save_sheet(rows, folder / "grid.png")
 
 
-def by_prompt(samples: list[Sample]) -> dict[str, list[Image.Image]]:
-    rows: dict[str, list[Image.Image]] = {}
+def by_prompt(samples: list[Sample]) -> list[tuple[str, list[Media]]]:
+    rows: dict[str, list[Media]] = {}
     for sample in samples:
-        rows.setdefault(sample.prompt, []).append(sample.image)
-    return rows
-
-
-def sample_grid(samples: list[Sample], prompts: int | None = None) -> Image.Image:
-    return grid(list(by_prompt(samples).items())[:prompts])
+        rows.setdefault(sample.prompt, []).append(sample.media)
+    return list(rows.items())
 
 
 FIXED_FRACTIONS = torch.tensor([0.1, 0.3, 0.5, 0.7, 0.9])

@@ -1,23 +1,24 @@
 """AI feedback: sample each prompt several times and let a reward say which pictures are preferred."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from tqdm import tqdm
 
-from visalign.config import Feedback, RewardSpec
+from visalign.config import Feedback
 from visalign.data.pairing import Candidate, PairCounts, best_worst, keep
 from visalign.data.preferences import Pair
 from visalign.data.prompts import read_prompts
 from visalign.errors import UserError
 from visalign.generators.base import Generator
-from visalign.media import Sample, to_bytes
+from visalign.media import Sample
 from visalign.rewards import Reward, finite_scores
+from visalign.video import media_file
 
 
 def make_samples(generator: Generator, prompts: list[str], per_prompt: int, *, steps: int, guidance_scale: float,
                  seed: int, label: str, quiet: bool = False) -> list[Sample]:
-    """`per_prompt` pictures of each prompt; the i-th picture of the j-th prompt always has the same seed."""
+    """`per_prompt` samples of each prompt; the i-th of the j-th prompt always has the same seed."""
     places = range(len(prompts) * per_prompt)
     return [sample for _, sample in samples_at(generator, prompts, per_prompt, places, steps=steps, seed=seed,
                                                guidance_scale=guidance_scale, label=label, quiet=quiet)]
@@ -25,16 +26,16 @@ def make_samples(generator: Generator, prompts: list[str], per_prompt: int, *, s
 
 def samples_at(generator: Generator, prompts: list[str], per_prompt: int, places: Sequence[int], *, steps: int,
                guidance_scale: float, seed: int, label: str, quiet: bool = False) -> Iterator[tuple[int, Sample]]:
-    """(place, picture) as they are made; place p is picture p mod per_prompt of prompt p div per_prompt."""
+    """(place, sample) as they are made; place p is sample p mod per_prompt of prompt p div per_prompt."""
     chosen = [prompts[place // per_prompt] for place in places]
     seeds = [seed * 1_000_003 + place for place in places]
     numbers = iter(range(len(chosen)))
-    with tqdm(total=len(chosen), desc=label, unit="picture", disable=quiet) as progress:
-        for images in generator.sample(chosen, seeds, steps=steps, guidance_scale=guidance_scale):
-            for image in images:
+    with tqdm(total=len(chosen), desc=label, unit="sample", disable=quiet) as progress:
+        for batch in generator.sample(chosen, seeds, steps=steps, guidance_scale=guidance_scale):
+            for media in batch:
                 k = next(numbers)
-                yield places[k], Sample(chosen[k], image, seeds[k])
-            progress.update(len(images))
+                yield places[k], Sample(chosen[k], media, seeds[k])
+            progress.update(len(batch))
 
 
 def rank_pairs(samples: list[Sample], scores: list[float], pairs_per_prompt: int) -> list[Pair]:
@@ -43,45 +44,47 @@ def rank_pairs(samples: list[Sample], scores: list[float], pairs_per_prompt: int
     for i, sample in enumerate(samples):
         groups.setdefault(sample.prompt, []).append(Candidate(i, scores[i]))
     counts = PairCounts()
-    return [Pair(prompt, to_bytes(samples[a.number].image), to_bytes(samples[b.number].image),
+    return [Pair(prompt, media_file(samples[a.number].media, lossless=True)[1],
+                 media_file(samples[b.number].media, lossless=True)[1],
                  f"prompt '{prompt}', seeds {samples[a.number].seed} and {samples[b.number].seed}",
                  a.score - b.score, a.score, b.score)
             for prompt, candidates in groups.items()
             for a, b in keep(best_worst(candidates, pairs_per_prompt), counts)]
 
 
-def feedback_pairs(generator: Generator, settings: Feedback, load: Callable[[RewardSpec], Reward], seed: int,
+def feedback_pairs(generator: Generator, settings: Feedback, reward: Reward, seed: int,
                    quiet: bool = False) -> list[Pair]:
-    """Pairs made by the generator itself and judged by `settings.reward`.
+    """Pairs made by the generator itself and judged by `reward`.
 
     Raises UserError when the reward sees no difference anywhere.
     """
     prompts = read_prompts(settings.prompts, settings.max_prompts)
     samples = make_samples(generator, prompts, settings.samples_per_prompt, steps=settings.steps,
                            guidance_scale=settings.guidance_scale, seed=seed, label="sampling pairs", quiet=quiet)
-    scores = finite_scores(load(settings.reward), samples).tolist()
+    scores = finite_scores(reward, samples).tolist()
     pairs = rank_pairs(samples, scores, settings.pairs_per_prompt)
     if not pairs:
-        raise UserError(f"data.feedback: {settings.reward} scored all pictures of each prompt alike, so there is no "
+        raise UserError(f"data.feedback: {reward.name} scored all samples of each prompt alike, so there is no "
                         "preference to learn")
     return pairs
 
 
-def judged(pairs: Iterator[Pair], reward: Reward, rerank: bool, batch: int = 32) -> Iterator[Pair]:
+def judged(pairs: Iterator[Pair], reward: Reward, rerank: bool, frames: int | None = None,
+           batch: int = 32) -> Iterator[Pair]:
     """The same pairs with both rewards filled in; with `rerank`, flipped where the reward disagrees."""
     held: list[Pair] = []
     for pair in pairs:
         held.append(pair)
         if len(held) == batch:
-            yield from _judge(held, reward, rerank)
+            yield from _judge(held, reward, rerank, frames)
             held = []
-    yield from _judge(held, reward, rerank)
+    yield from _judge(held, reward, rerank, frames)
 
 
-def _judge(pairs: list[Pair], reward: Reward, rerank: bool) -> Iterator[Pair]:
+def _judge(pairs: list[Pair], reward: Reward, rerank: bool, frames: int | None) -> Iterator[Pair]:
     if not pairs:
         return
-    samples = [Sample(pair.prompt, image) for pair in pairs for image in pair.images()]
+    samples = [Sample(pair.prompt, media) for pair in pairs for media in pair.media(frames)]
     scores = finite_scores(reward, samples).view(-1, 2).tolist()
     for pair, (chosen, rejected) in zip(pairs, scores, strict=True):
         if rerank and chosen < rejected:

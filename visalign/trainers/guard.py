@@ -26,7 +26,8 @@ from visalign.generators.base import Generator
 from visalign.runs import RunFolder
 from visalign.trainers.checkpoint import TrainingState
 from visalign.trainers.cost import passes_of_look, passes_of_step
-from visalign.trainers.evaluation import Judges, check_same, measure, measured_of, sample_grid
+from visalign.trainers.evaluation import Judges, by_prompt, check_same, measure, measured_of
+from visalign.video import save_sheet
 
 OTHER_SEEDS = 7919
 PROMPTS_DRAWN = 8
@@ -100,7 +101,7 @@ class Guard:
         if best_point(points) == len(points) - 1:
             self._keep_weights(step)
         self.folder.mkdir(parents=True, exist_ok=True)
-        sample_grid(samples, PROMPTS_DRAWN).save(self.folder / f"step-{step:08d}.png")
+        save_sheet(by_prompt(samples)[:PROMPTS_DRAWN], self.folder / f"step-{step:08d}.png")
         if verdict.bad:
             tqdm.write(f"guard, step {step}: {verdict.word}; {'; '.join(verdict.reasons)}")
         row["seconds"] = time.perf_counter() - started

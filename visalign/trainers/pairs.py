@@ -31,7 +31,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Batch:
-    """Latents [B, C, H, W], conditioning, strength and rewards [B] on the CPU, and the items they came from."""
+    """Latents [B, C, (F,) H, W], conditioning, strength and rewards [B] on the CPU, and the items they came from."""
 
     items: list[Item]
     chosen: Tensor
@@ -49,15 +49,16 @@ def encode_pairs(pairs: Iterable[Pair], cache: EncodingCache, accelerator: Accel
     held: list[tuple[int, Pair]] = []
 
     def flush() -> None:
-        images, prompts = {}, {}
+        media, prompts = {}, {}
         for number, pair in held:
-            chosen, rejected = pair.images()
-            item = Item(pair.prompt, cache.prompt_key(pair.prompt), cache.image_key(chosen), cache.image_key(rejected),
+            chosen, rejected = pair.media(cache.generator.shape.frames)
+            cache.generator.check_media((chosen, rejected), pair.where)
+            item = Item(pair.prompt, cache.prompt_key(pair.prompt), cache.media_key(chosen), cache.media_key(rejected),
                         pair.where, pair.strength, pair.chosen_reward, pair.rejected_reward)
-            images |= {item.chosen_key: chosen, item.rejected_key: rejected}
+            media |= {item.chosen_key: chosen, item.rejected_key: rejected}
             prompts[item.prompt_key] = pair.prompt
             numbered.append((number, item))
-        cache.add_images(images)
+        cache.add_media(media)
         cache.add_prompts(prompts)
         held.clear()
 

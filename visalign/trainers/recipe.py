@@ -56,7 +56,7 @@ def check(config: Config | OnlineConfig) -> None:
                         f"use one of {fitting}")
     for reward in filter(None, (config.eval.reward, *config.eval.also)):
         check_reward(reward)
-    load_judges(config.eval, "cpu")
+    load_judges(config.eval, "cpu", family.modality)
     check_guard(config)
     check_optimizer(config.optim)
     check_packages(config)
@@ -95,7 +95,7 @@ def train(config: Config | OnlineConfig, resume: bool = False) -> Result:
     accelerator.wait_for_everyone()
     accelerator.init_trackers("logs")
     generator = load_generator(config.model, accelerator.device)
-    judges = load_judges(config.eval, str(accelerator.device))
+    judges = load_judges(config.eval, str(accelerator.device), generator.modality)
     trainer, counts = LOOPS[config.loop].build(config, generator, run, accelerator)
     guard = Guard(config, trainer.objective, generator, judges, run, trainer.state, accelerator)
     trainer.checkpoints.resume()

@@ -15,7 +15,7 @@ from visalign.data.votes import read_votes
 from visalign.errors import UserError
 from visalign.generators import Generator
 from visalign.processes import PROCESSES
-from visalign.rewards import check_reward, load_reward
+from visalign.rewards import for_modality, load_reward
 from visalign.runs import RunFolder
 from visalign.trainers.cache import EncodingCache
 from visalign.trainers.feedback import feedback_pairs, judged
@@ -41,7 +41,7 @@ class Loop(NamedTuple):
 def check_offline(config: Config, family: type[Generator]) -> None:
     feedback = config.data.feedback
     for reward in filter(None, (config.data.score_with, feedback and feedback.reward)):
-        check_reward(reward)
+        for_modality(load_reward(reward), family.modality)
     if feedback:
         read_prompts(feedback.prompts)
     else:
@@ -65,12 +65,14 @@ def prepare_pairs(config: Config, generator: Generator, run: RunFolder, accelera
     if data.feedback:
         file = run.path / "pairs.parquet"
         if accelerator.is_main_process and not file.exists():
-            save_pairs(feedback_pairs(generator, data.feedback, load_reward, config.train.seed), file)
+            reward = for_modality(load_reward(data.feedback.reward, str(accelerator.device)), generator.modality)
+            save_pairs(feedback_pairs(generator, data.feedback, reward, config.train.seed), file)
         accelerator.wait_for_everyone()
         return read_saved_pairs(file)
     pairs = read_pairs(data, Counts())
     if data.score_with:
-        pairs = judged(pairs, load_reward(data.score_with, str(accelerator.device)), data.rerank)
+        pairs = judged(pairs, for_modality(load_reward(data.score_with, str(accelerator.device)), generator.modality),
+                       data.rerank, generator.shape.frames)
     return pairs
 
 
@@ -79,7 +81,7 @@ def check_online(config: OnlineConfig, family: type[Generator]) -> None:
     check_sampler(config, family)
     check_arithmetic(config, int(os.environ.get("WORLD_SIZE", "1")))
     read_asked(config)
-    panel = Panel(config.reward, "cpu")
+    panel = Panel(config.reward, "cpu", family.modality)
     rule, objective = build_advantage(config.advantage), build_objective(config.objective, loop="online")
     if rule.gate is not None and rule.gate not in panel.names:
         raise UserError(f"advantage.gate {rule.gate}: names no reward; the rewards are {', '.join(panel.names)}")
@@ -109,7 +111,7 @@ def read_asked(config: OnlineConfig) -> list[Asked]:
 
 def build_online(config: OnlineConfig, generator: Generator, run: RunFolder, accelerator: Accelerator):
     asked = read_asked(config)
-    panel = Panel(config.reward, str(accelerator.device)) if config.reward.of else None
+    panel = Panel(config.reward, str(accelerator.device), generator.modality) if config.reward.of else None
     trainer = OnlineTrainer(config, generator, asked, panel, run, accelerator)
     what = "votes" if config.rollout.votes else "training prompts"
     return trainer, {what: len(asked), "samples an epoch": trainer.collector.size}

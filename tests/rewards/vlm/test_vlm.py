@@ -141,7 +141,7 @@ def test_probabilities_are_not_asked_for_when_turned_off():
 def test_clips_are_sent_as_frames_and_principles_as_dimensions():
     with ChatServer(lambda text, images, count: "5" if "smoothly" in text else "2") as server:
         reward = judge(server, principles={"motion": "smoothly?", "look": "nice?"}, frames=3)
-        answer = reward.score([Sample("a cat", video=Video([RED, BLUE] * 4, 4.0))])
+        answer = reward.score([Sample("a cat", Video([RED, BLUE] * 4, 4.0))])
     assert reward.dimensions == ("motion", "look") and answer.values.tolist() == [[5.0, 2.0]]
     pictures = [p for p in server.requests[0]["body"]["messages"][0]["content"] if p["type"] == "image_url"]
     assert len(pictures) == 3 and pictures[0]["image_url"]["url"].startswith("data:image/png;base64,")

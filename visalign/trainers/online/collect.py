@@ -113,9 +113,8 @@ class Collector:
             samples |= {sample.start.place: sample for sample in drawn}
             if self.judge:
                 before = time.perf_counter()
-                images = self.generator.decode(torch.stack([s.latents for s in drawn]).to(self.generator.device))
-                made = [Sample(s.start.prompt, image, s.start.place)
-                        for s, image in zip(drawn, images, strict=True)]
+                decoded = self.generator.decode(torch.stack([s.latents for s in drawn]).to(self.generator.device))
+                made = [Sample(s.start.prompt, media, s.start.place) for s, media in zip(drawn, decoded, strict=True)]
                 decoding += time.perf_counter() - before
                 pictures += [(s.start.place, sample) for s, sample in zip(drawn, made, strict=True)][:size]
                 judging.append((places[b:b + size], self.judge.submit(made)))

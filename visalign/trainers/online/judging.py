@@ -13,7 +13,7 @@ from torch import Tensor
 from visalign.config import Judging
 from visalign.errors import UserError, nearest
 from visalign.media import Sample
-from visalign.rewards import Reward, load_reward
+from visalign.rewards import Reward, for_modality, load_reward
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ class _Term:
 
 
 class Panel:
-    """Asks every reward of a recipe. names and weights belong to the K columns of a verdict."""
+    """Asks every reward of a recipe about samples of one modality. names and weights belong to the K columns."""
 
-    def __init__(self, settings: Judging, device: str):
-        self.settings, self.device = settings, device
+    def __init__(self, settings: Judging, device: str, modality: str):
+        self.settings, self.device, self.modality = settings, device, modality
         self.terms = [self._term(term.reward, term.dimension) for term in settings.of]
         self.names = tuple(term.name for term in self.terms)
         if len(set(self.names)) < len(self.names):
@@ -47,7 +47,7 @@ class Panel:
         self.weights = torch.tensor([term.weight for term in settings.of], dtype=torch.float64)
 
     def _term(self, spec, dimension: str | None) -> _Term:
-        reward = load_reward(spec, self.device)
+        reward = for_modality(load_reward(spec, self.device), self.modality)
         if dimension is not None and dimension not in reward.dimensions:
             raise UserError(f"reward.of: {reward.name} has no dimension {dimension}"
                             f"{nearest(dimension, reward.dimensions)}")

@@ -29,7 +29,7 @@ from visalign.trainers.checkpoint import Checkpoints, TrainingState
 from visalign.trainers.metrics import MetricLog
 from visalign.trainers.online.collect import Asked, Collector, Conditions, Epoch
 from visalign.trainers.online.judging import Panel
-from visalign.trainers.online.metrics import StepTable, epoch_metrics, peak_memory, rollout_grid
+from visalign.trainers.online.metrics import StepTable, epoch_metrics, peak_memory, rollout_rows
 from visalign.trainers.online.old_policy import OldPolicy
 from visalign.trainers.online.rollout import Sampler
 from visalign.trainers.online.seeds import source
@@ -37,6 +37,7 @@ from visalign.trainers.online.self_check import check_ratio
 from visalign.trainers.online.views import VIEWS, Context, MicroBatch
 from visalign.trainers.online.windows import noisy_steps, plan_steps
 from visalign.trainers.optim import build_ema, build_optimizer, build_schedule
+from visalign.video import save_sheet
 
 
 class OnlineTrainer:
@@ -128,7 +129,7 @@ class OnlineTrainer:
         if self.run.is_main and self.panel and (epoch in (0, last) or (every and (epoch + 1) % every == 0)):
             folder = self.run.path / "rollouts"
             folder.mkdir(exist_ok=True)
-            rollout_grid(collected, self.config.rollout.group_size).save(folder / f"epoch-{epoch + 1:06d}.png")
+            save_sheet(rollout_rows(collected, self.config.rollout.group_size), folder / f"epoch-{epoch + 1:06d}.png")
 
     def _collect(self, epoch: int, plan, kept: Tensor) -> Epoch:
         place_judge(self.panel, self.config, str(self.generator.device))

@@ -4,10 +4,9 @@ import resource
 
 import torch
 from accelerate import Accelerator
-from PIL import Image
 from torch import Tensor
 
-from visalign.media import grid
+from visalign.media import Media
 from visalign.objectives import Outcome
 from visalign.objectives.advantages import Advantages
 from visalign.trainers.online.collect import Epoch
@@ -99,7 +98,8 @@ def peak_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def rollout_grid(collected: Epoch, group_size: int, groups: int = 6, across: int = 8) -> Image.Image:
+def rollout_rows(collected: Epoch, group_size: int, groups: int = 6,
+                 across: int = 8) -> list[tuple[str, list[Media]]]:
     """Own samples of the first groups, best reward first."""
     total = collected.rewards.nan_to_num(0.0).sum(1)
     rows: dict[int, list] = {}
@@ -108,5 +108,5 @@ def rollout_grid(collected: Epoch, group_size: int, groups: int = 6, across: int
     lines = []
     for members in list(rows.values())[:groups]:
         members.sort(key=lambda entry: -entry[0])
-        lines.append((members[0][1].prompt, [sample.image for _, sample in members[:across]]))
-    return grid(lines)
+        lines.append((members[0][1].prompt, [sample.media for _, sample in members[:across]]))
+    return lines

@@ -1,0 +1,176 @@
+"""Pipelines of clips: sampling is the pipeline's own, latents have a time axis, and what does not fit is refused."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.video_pipelines import SHAPES
+from visalign.config import Model, Rollout
+from visalign.errors import UserError
+from visalign.generators import inspect_checkpoint, load_generator
+from visalign.generators.base import Guidance
+from visalign.media import Video
+from visalign.processes.steps import normal_log_prob
+from visalign.trainers.online.rollout import Sampler, Start
+from visalign.trainers.online.windows import noisy_steps
+
+PROMPTS = ["a red fruit", "a cat face", "a red fruit"]
+LATENTS = {"wan": (4, 3, 8, 16), "ltx": (4, 2, 8, 16), "hunyuan": (4, 2, 2, 2), "cogvideox": (4, 3, 4, 4)}
+
+
+def loaded(pipelines, name, **changes):
+    settings = {"precision": "fp32", "prompt_tokens": 8} | SHAPES[name] | changes
+    return load_generator(Model(source=str(pipelines(name)), **settings), "cpu")
+
+
+def some_clip(width=40, height=30, frames=7):
+    return Video([Image.new("RGB", (width, height), (30 * i, 100, 255 - 30 * i)) for i in range(frames)], 8.0)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_sampling_is_the_pipeline_s_own(pipelines, name):
+    from diffusers import DiffusionPipeline
+
+    generator = loaded(pipelines, name)
+    shape = generator.shape
+    [[mine]] = generator.sample(["a cat face"], [7], steps=3, guidance_scale=2.0)
+    plain = DiffusionPipeline.from_pretrained(pipelines(name))
+    plain.set_progress_bar_config(disable=True)
+    options = {"frame_rate": shape.fps} if name == "ltx" else {}
+    theirs = plain(["a cat face"], num_inference_steps=3, guidance_scale=2.0, height=shape.height, width=shape.width,
+                   num_frames=shape.frames, generator=[torch.Generator().manual_seed(7)], max_sequence_length=8,
+                   output_type="np", **options).frames[0]
+    assert len(mine.frames) == len(theirs) == shape.frames and mine.fps == shape.fps
+    ours = np.stack([np.asarray(frame) for frame in mine.frames]) / 255
+    assert np.abs(ours - theirs).max() <= 1.5 / 255 and theirs.std() > 0.01
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_predictions_have_the_shape_of_latents_and_depend_on_prompt_time_and_frame(pipelines, name):
+    generator = loaded(pipelines, name)
+    assert generator.latent_shape() == LATENTS[name]
+    x = torch.randn(1, *LATENTS[name]).repeat(2, 1, 1, 1, 1)
+    texts, times = generator.encode_prompts(["a red fruit", "a cat face"]), generator.process.times_at
+    alike = {key: value[:1].repeat(2, *[1] * (value.ndim - 1)) for key, value in texts.items()}
+    with torch.no_grad():
+        by_prompt = generator.predict(x, times(torch.tensor([0.5, 0.5])), texts)
+        by_time = generator.predict(x, times(torch.tensor([0.2, 0.7])), alike)
+        swapped = generator.predict(x.flip(2), times(torch.tensor([0.5, 0.5])), alike).flip(2)
+    assert by_prompt.shape == x.shape and by_prompt.dtype == torch.float32
+    assert (by_prompt[0] - by_prompt[1]).abs().max() > 1e-7 and (by_time[0] - by_time[1]).abs().max() > 1e-7
+    assert (swapped[0] - by_prompt[0]).abs().max() > 1e-7
+
+
+@pytest.mark.parametrize("name", ["wan", "ltx", "hunyuan"])
+def test_a_run_without_noise_is_the_pipeline_s_own(pipelines, name):
+    generator = loaded(pipelines, name)
+    starts = [Start(i, prompt, prompt, seed, 0) for i, (prompt, seed) in enumerate(zip(PROMPTS, (1, 2, 3), strict=True))]
+    guidance = Guidance(3.0, generator.encode_prompts([""] * 3))
+    ours = Sampler(generator, Rollout(steps=4, sampler="ode"), False).draw(
+        starts, generator.encode_prompts(PROMPTS), guidance, frozenset(), torch.empty(3, 0, dtype=torch.int64))
+    theirs = generator.pipeline(prompt=PROMPTS, num_inference_steps=4, guidance_scale=3.0, height=generator.shape.height,
+                                width=generator.shape.width, output_type="latent", return_dict=False,
+                                generator=[torch.Generator().manual_seed(seed) for seed in (1, 2, 3)],
+                                **generator._sampling_options())[0]
+    torch.testing.assert_close(torch.stack([s.latents for s in ours]), generator._unpack(theirs), atol=5e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name, sampler, level", [("wan", "flow_sde", 0.7), ("hunyuan", "dance_sde", 0.3),
+                                                  ("cogvideox", "ddim", 1.0)])
+def test_stored_steps_of_clips_have_the_density_s_log_prob(pipelines, name, sampler, level):
+    generator, settings = loaded(pipelines, name), Rollout(steps=4, sampler=sampler, noise_level=level)
+    noisy = noisy_steps(generator.process, generator.schedule(4), settings)
+    starts = [Start(i, prompt, prompt, i, 9 + i) for i, prompt in enumerate(PROMPTS)]
+    texts = generator.encode_prompts(PROMPTS)
+    samples = Sampler(generator, settings, True).draw(starts, texts, None, frozenset(noisy),
+                                                      torch.tensor([noisy] * 3))
+    t, t_next = (generator.schedule(4)[i].repeat(3) for i in (1, 2))
+    before, after = (torch.stack([getattr(s, side)[1] for s in samples]) for side in ("before", "after"))
+    with torch.no_grad():
+        moments = generator.process.moments(generator.predict(before, t, texts), before, t, t_next, sampler, level)
+    torch.testing.assert_close(normal_log_prob(after, *moments), torch.stack([s.log_prob[1] for s in samples]),
+                               atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_encoding_and_decoding_use_one_latent_scale(pipelines, name):
+    generator = loaded(pipelines, name)
+    pixels = generator.to_pixels([some_clip(), some_clip(60, 60, 3)])
+    latents = generator.encode_media(pixels)
+    assert pixels.shape[2:] == (generator.shape.frames, generator.shape.height, generator.shape.width)
+    assert tuple(latents.shape[1:]) == LATENTS[name]
+    vae = generator.pipeline.vae
+    with torch.no_grad():
+        plain = vae.decode(vae.encode(pixels).latent_dist.mode()).sample
+        torch.testing.assert_close(generator.decode_pixels(latents), plain, atol=1e-4, rtol=1e-4)
+    clips = generator.decode(latents)
+    assert [len(clip.frames) for clip in clips] == [generator.shape.frames] * 2
+
+
+def test_memory_saving_switches_change_little(pipelines, monkeypatch):
+    from visalign.generators import base
+
+    generator = loaded(pipelines, "wan", vae_tiling=True, vae_slicing=True)
+    assert generator.pipeline.vae.use_tiling and generator.pipeline.vae.use_slicing
+    latents = torch.randn(3, *generator.latent_shape())
+    together = generator.decode(latents)
+    monkeypatch.setattr(base, "VAE_PIXELS", 1)
+    for a, b in zip(together, generator.decode(latents), strict=True):
+        assert np.abs(np.asarray(a.frames[2], int) - np.asarray(b.frames[2], int)).max() <= 1
+
+
+def test_cogvideox_follows_its_own_noise_schedule(pipelines):
+    generator = loaded(pipelines, "cogvideox")
+    scheduler, process = generator.pipeline.scheduler, generator.process
+    assert process.prediction_type == "v_prediction" and process.alphas_cumprod[-1] == 0  # no signal at the end
+    scheduler.set_timesteps(4)
+    x, v = torch.randn(2, 4, 3, 4, 4), torch.randn(2, 4, 3, 4, 4)
+    theirs = scheduler.step(v, scheduler.timesteps[1], x)
+    now, then = (scheduler.timesteps[i].repeat(2) for i in (1, 2))
+    torch.testing.assert_close(process.moments(v, x, now, then).mean, theirs.prev_sample.float(), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(process.x0_from(v, x, now), theirs.pred_original_sample.float(), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name, changes, words", [
+    ("wan", {"frames": 6}, r"model.frames 6: WanPipeline makes 1 \+ 2 k frames, such as 5 or 7"),
+    ("wan", {"resolution": 24}, "a height of 24 is no multiple of 16, which WanPipeline needs"),
+    ("ltx", {"resolution": [32, 48]}, "a width of 48 is no multiple of 32"),
+])
+def test_shapes_that_do_not_fit_are_refused(pipelines, name, changes, words):
+    with pytest.raises(UserError, match=words):
+        loaded(pipelines, name, **changes)
+
+
+def test_latent_frames_that_the_network_takes_two_at_a_time(tmp_path):
+    from tests.video_pipelines import build_cogvideox
+
+    build_cogvideox(tmp_path, patch_size_t=2)
+    with pytest.raises(UserError, match="gives 3 frames of latents, which the network takes 2 at a time; use 5 or 13"):
+        load_generator(Model(source=str(tmp_path), resolution=32, frames=9), "cpu")
+
+
+def test_a_model_s_folder_may_say_its_shape(pipelines, tmp_path):
+    import shutil
+
+    shutil.copytree(pipelines("wan"), tmp_path / "wan")
+    (tmp_path / "wan" / "visalign.json").write_text('{"height": 16, "width": 16, "frames": 3, "fps": 8}')
+    shape = load_generator(Model(source=str(tmp_path / "wan"), frames=5), "cpu").shape
+    assert (shape.height, shape.frames, shape.fps) == (16, 5, 8)
+    (tmp_path / "wan" / "visalign.json").write_text('{"hight": 16}')
+    with pytest.raises(UserError, match=r"visalign\.json: not readable"):
+        load_generator(str(tmp_path / "wan"), "cpu")
+
+
+def test_pictures_for_a_model_of_clips_and_the_other_way_round(pipelines):
+    with pytest.raises(UserError, match="row 3: holds a picture, and WanPipeline makes clips"):
+        loaded(pipelines, "wan").check_media([Image.new("RGB", (8, 8))], "row 3")
+    images = load_generator(str(pipelines("sd3")), "cpu")
+    with pytest.raises(UserError, match="row 4: holds a clip, and StableDiffusion3Pipeline makes pictures"):
+        images.check_media([some_clip()], "row 4")
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_families_are_known_before_anything_is_loaded(pipelines, name):
+    family = inspect_checkpoint(Model(source=str(pipelines(name)))).family
+    assert family.modality == "video" and family.process_kind == ("diffusion" if name == "cogvideox" else "flow")

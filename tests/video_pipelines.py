@@ -1,0 +1,158 @@
+"""Small pipelines of clips with random weights, of the real classes."""
+
+from pathlib import Path
+
+import torch
+
+WORDS = tuple("a the red blue green yellow black pink square fruit cat face heart tree animal flower moves left "
+              "right".split())
+
+
+def word_tokenizer(words=WORDS):
+    """Words, and single characters for all else."""
+    from transformers import T5Tokenizer
+
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581", -6.0), *(("\u2581" + w, -4.0) for w in words),
+              *((chr(c), -8.0) for c in range(33, 127))]
+    return T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=64)
+
+
+def template_tokenizer(template: str, length: int):
+    """A tokenizer that knows so many of the template's words that it cuts the template into about `length` tokens."""
+    words = [w for w in dict.fromkeys(template.replace("{}", "").split()) if w not in WORDS]
+    for known in range(len(words) + 1):
+        tokenizer = word_tokenizer((*WORDS, *sorted(words, key=len, reverse=True)[:known]))
+        found = len(tokenizer(template.split("{}")[0], add_special_tokens=False).input_ids)
+        if found <= length + 4:
+            assert found >= length
+            return tokenizer
+    raise AssertionError(f"{found} tokens")
+
+
+def t5():
+    from transformers import T5Config, T5EncoderModel
+
+    return T5EncoderModel(T5Config(vocab_size=200, d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2,
+                                   is_encoder_decoder=False))
+
+
+def woken(transformer):
+    """The output layer starts small or at zero otherwise, which hides many mistakes."""
+    with torch.no_grad():
+        for parameter in transformer.proj_out.parameters():
+            parameter.normal_(std=0.1)
+    return transformer
+
+
+def wan_vae():
+    from diffusers import AutoencoderKLWan
+
+    return AutoencoderKLWan(base_dim=8, z_dim=4, dim_mult=[1, 1], num_res_blocks=1, temperal_downsample=[True],
+                            latents_mean=[0.1, -0.2, 0.3, 0.0], latents_std=[1.5, 0.5, 1.0, 2.0],
+                            scale_factor_temporal=2, scale_factor_spatial=2)
+
+
+def wan_transformer(seed: int = 0, channels: int = 4, **changes):
+    from diffusers import WanTransformer3DModel
+
+    torch.manual_seed(seed)
+    return woken(WanTransformer3DModel(
+        patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=channels, out_channels=4,
+        text_dim=32, freq_dim=16, ffn_dim=32, num_layers=2, rope_max_seq_len=32, **changes))
+
+
+def build_wan(folder: Path, **options) -> Path:
+    from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline
+    from transformers import UMT5Config, UMT5EncoderModel
+
+    torch.manual_seed(5)
+    encoder = UMT5EncoderModel(UMT5Config(vocab_size=200, d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2,
+                                          is_encoder_decoder=False))
+    WanPipeline(tokenizer=word_tokenizer(), text_encoder=encoder, vae=wan_vae(), transformer=wan_transformer(),
+                scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0), **options).save_pretrained(folder)
+    return folder
+
+
+def build_ltx(folder: Path) -> Path:
+    from diffusers import (
+        AutoencoderKLLTXVideo,
+        FlowMatchEulerDiscreteScheduler,
+        LTXPipeline,
+        LTXVideoTransformer3DModel,
+    )
+
+    torch.manual_seed(6)
+    vae = AutoencoderKLLTXVideo(
+        latent_channels=4, block_out_channels=(8, 8, 8, 8), decoder_block_out_channels=(8, 8, 8, 8),
+        layers_per_block=(1, 1, 1, 1, 1), decoder_layers_per_block=(1, 1, 1, 1, 1), patch_size=1, patch_size_t=1,
+        spatio_temporal_scaling=(True, True, False, False), decoder_spatio_temporal_scaling=(True, True, False, False))
+    vae.latents_mean.normal_()
+    vae.latents_std.uniform_(0.5, 2.0)
+    transformer = woken(LTXVideoTransformer3DModel(
+        in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=8, cross_attention_dim=16,
+        num_layers=2, caption_channels=32))
+    LTXPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, base_shift=0.95, max_shift=2.05,
+                                                  shift_terminal=0.1),
+        vae=vae, text_encoder=t5(), tokenizer=word_tokenizer(), transformer=transformer).save_pretrained(folder)
+    return folder
+
+
+def build_hunyuan(folder: Path, clip, clip_tokenizer) -> Path:
+    from diffusers import (
+        AutoencoderKLHunyuanVideo,
+        FlowMatchEulerDiscreteScheduler,
+        HunyuanVideoPipeline,
+        HunyuanVideoTransformer3DModel,
+    )
+    from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video import DEFAULT_PROMPT_TEMPLATE
+    from transformers import LlamaConfig, LlamaModel
+
+    torch.manual_seed(7)
+    vae = AutoencoderKLHunyuanVideo(
+        latent_channels=4, block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=4,
+        down_block_types=("HunyuanVideoDownBlock3D",) * 4, up_block_types=("HunyuanVideoUpBlock3D",) * 4,
+        mid_block_add_attention=False)
+    transformer = woken(HunyuanVideoTransformer3DModel(
+        in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=12, num_layers=1, num_single_layers=1,
+        num_refiner_layers=1, patch_size=1, patch_size_t=1, text_embed_dim=32, pooled_projection_dim=16,
+        rope_axes_dim=(4, 4, 4)))
+    llama = LlamaModel(LlamaConfig(vocab_size=200, hidden_size=32, intermediate_size=32, num_hidden_layers=3,
+                                   num_attention_heads=2, max_position_embeddings=1024))
+    HunyuanVideoPipeline(
+        text_encoder=llama, tokenizer=template_tokenizer(DEFAULT_PROMPT_TEMPLATE["template"], 95),
+        transformer=transformer, vae=vae,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=7.0), text_encoder_2=clip,
+        tokenizer_2=clip_tokenizer).save_pretrained(folder)
+    return folder
+
+
+def build_cogvideox(folder: Path, patch_size_t: int | None = None) -> Path:
+    from diffusers import (
+        AutoencoderKLCogVideoX,
+        CogVideoXDDIMScheduler,
+        CogVideoXPipeline,
+        CogVideoXTransformer3DModel,
+    )
+
+    torch.manual_seed(8)
+    vae = AutoencoderKLCogVideoX(
+        latent_channels=4, block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=4,
+        down_block_types=("CogVideoXDownBlock3D",) * 4, up_block_types=("CogVideoXUpBlock3D",) * 4,
+        sample_height=32, sample_width=32, temporal_compression_ratio=4)
+    transformer = woken(CogVideoXTransformer3DModel(
+        num_attention_heads=2, attention_head_dim=16, in_channels=4, out_channels=4, time_embed_dim=8,
+        text_embed_dim=32, num_layers=2, sample_width=4, sample_height=4, sample_frames=9, patch_size=2,
+        patch_size_t=patch_size_t, max_text_seq_length=8, use_rotary_positional_embeddings=True,
+        temporal_compression_ratio=4))
+    CogVideoXPipeline(
+        tokenizer=word_tokenizer(), text_encoder=t5(), vae=vae, transformer=transformer,
+        scheduler=CogVideoXDDIMScheduler(prediction_type="v_prediction", timestep_spacing="trailing",
+                                         clip_sample=False, rescale_betas_zero_snr=True,
+                                         snr_shift_scale=3.0)).save_pretrained(folder)
+    return folder
+
+
+SHAPES = {"wan": {"resolution": [16, 32], "frames": 5}, "ltx": {"resolution": [32, 64], "frames": 5, "fps": 8},
+          "hunyuan": {"resolution": 16, "frames": 5}, "cogvideox": {"resolution": [32, 32], "frames": 9}}
+"""Model settings of each at which it is quick."""

@@ -1,0 +1,67 @@
+"""CogVideoX 2B, 5B and 1.5: v-prediction diffusion on clips, noised to zero signal (Yang et al. 2024, 2408.06072)."""
+
+import torch
+from torch import Tensor, nn
+
+from visalign.errors import UserError
+from visalign.generators.base import Conditioning, Shape
+from visalign.generators.video import VideoGenerator
+from visalign.processes import Diffusion
+
+
+class CogVideoXGenerator(VideoGenerator):
+    """The network has frames before channels, [B, f, C, h, w]."""
+
+    pipeline_class = "CogVideoXPipeline"
+    process_kind = "diffusion"
+    denoiser_name = "transformer"
+    denoiser_class = "CogVideoXTransformer3DModel"
+    lora_targets = ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0")
+    made_for = Shape(480, 720, 49, 8.0)
+    sides_multiple_of = 8
+
+    def patch(self) -> tuple[int, int, int]:
+        config = self.denoiser.config
+        return config.patch_size_t or 1, config.patch_size, config.patch_size
+
+    def default_shape(self) -> Shape:
+        config = self.denoiser.config
+        height, width = (side * self.vae_factor for side in (config.sample_height, config.sample_width))
+        frames = (config.sample_frames - 1) // self.temporal_factor() * self.temporal_factor() + 1
+        return Shape(height, width, frames, self.made_for.fps)
+
+    def check_shape(self, shape: Shape) -> Shape:
+        super().check_shape(shape)
+        latents, patch = (shape.frames - 1) // self.temporal_factor() + 1, self.patch()[0]
+        if latents % patch:
+            near = (latents // patch * patch - 1) * self.temporal_factor() + 1
+            raise UserError(f"model.frames {shape.frames}: gives {latents} frames of latents, which the network takes "
+                            f"{patch} at a time; use {near} or {near + patch * self.temporal_factor()}")
+        return shape
+
+    def build_process(self) -> Diffusion:
+        """CogVideoX shifts its noise schedule and rescales it to zero signal; its own scheduler does both."""
+        from diffusers import CogVideoXDDIMScheduler
+
+        config = self.pipeline.scheduler.config
+        trained = CogVideoXDDIMScheduler.from_config(config)
+        return Diffusion(trained.alphas_cumprod.float(), config.get("prediction_type", "v_prediction"))
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: list[str]) -> Conditioning:
+        with self.arithmetic():
+            hidden, _ = self.pipeline.encode_prompt(prompts, do_classifier_free_guidance=False, device=self.device,
+                                                    max_sequence_length=self.prompt_tokens)
+        return {"prompt_embeds": hidden.float()}
+
+    def _call_network(self, network: nn.Module, latents: Tensor, time: Tensor, conditioning: Conditioning) -> Tensor:
+        rotary = None
+        if self.denoiser.config.use_rotary_positional_embeddings:
+            rotary = self.pipeline._prepare_rotary_positional_embeddings(
+                self.shape.height, self.shape.width, latents.shape[2], latents.device)
+        return network(hidden_states=latents.transpose(1, 2), timestep=time, image_rotary_emb=rotary,
+                       encoder_hidden_states=conditioning["prompt_embeds"].to(latents.dtype),
+                       return_dict=False)[0].transpose(1, 2)
+
+    def _unpack(self, latents: Tensor) -> Tensor:
+        return latents.transpose(1, 2)

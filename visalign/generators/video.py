@@ -1,0 +1,70 @@
+"""What generators of clips share: frames, the latents' time axis, and clips in and out of the VAE."""
+
+import math
+from typing import ClassVar
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from visalign.errors import UserError
+from visalign.generators.base import Generator, Shape
+from visalign.media import Media, Video, clip_pixels
+
+
+class VideoGenerator(Generator):
+    """A pipeline of clips; latents are [B, C, f, h, w] here, whatever the pipeline's own order.
+
+    A family also gives `made_for`, the shape that its first checkpoint was made for, and `sides_multiple_of`, what its
+    pipeline asks of height and width.
+    """
+
+    modality = "video"
+    made_for: ClassVar[Shape]
+    sides_multiple_of: ClassVar[int] = 16
+
+    def spatial_factor(self) -> int:
+        return self.pipeline.vae_scale_factor_spatial
+
+    def temporal_factor(self) -> int:
+        """Frames for each of the latents', after the first."""
+        return self.pipeline.vae_scale_factor_temporal
+
+    def patch(self) -> tuple[int, int, int]:
+        """Latents for each of the network's tokens: (frames, height, width)."""
+        size = self.denoiser.config.patch_size
+        return tuple(size) if isinstance(size, list | tuple) else (1, size, size)
+
+    def default_shape(self) -> Shape:
+        return self.made_for
+
+    def check_shape(self, shape: Shape) -> Shape:
+        time, (_, down, across) = self.temporal_factor(), self.patch()
+        if (shape.frames - 1) % time:
+            near = (shape.frames - 1) // time * time + 1
+            raise UserError(f"model.frames {shape.frames}: {self.pipeline_class} makes 1 + {time} k frames, "
+                            f"such as {near} or {near + time}")
+        for name, side, patch in (("height", shape.height, down), ("width", shape.width, across)):
+            factor = math.lcm(self.vae_factor * patch, self.sides_multiple_of)
+            if side % factor:
+                raise UserError(f"model.resolution: a {name} of {side} is no multiple of {factor}, which "
+                                f"{self.pipeline_class} needs")
+        return shape
+
+    def latent_shape(self) -> tuple[int, ...]:
+        channels, height, width = super().latent_shape()
+        return channels, (self.shape.frames - 1) // self.temporal_factor() + 1, height, width
+
+    def tokens(self) -> int:
+        """Tokens of one clip in the network."""
+        return int(np.prod([n // p for n, p in zip(self.latent_shape()[1:], self.patch(), strict=True)]))
+
+    def to_pixels(self, media: list[Media]) -> Tensor:
+        return clip_pixels(media, self.shape.frames, (self.shape.height, self.shape.width))
+
+    def _to_media(self, pixels: Tensor) -> list[Media]:
+        frames = ((pixels / 2 + 0.5).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 4, 1).numpy()
+        return [Video([Image.fromarray(frame) for frame in clip], self.shape.fps) for clip in frames]
+
+    def _sampling_options(self) -> dict:
+        return {"num_frames": self.shape.frames, "max_sequence_length": self.prompt_tokens}
