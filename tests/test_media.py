@@ -1,6 +1,7 @@
 """Pictures and clips of every odd kind: read as what a viewer shows, or refused in one sentence."""
 
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from PIL import Image
 from visalign import media
 from visalign.errors import UserError
 from visalign.media import Sample, Video, read_image
-from visalign.video import read_media, to_video_bytes, to_webp
+from visalign.video import media_file, read_media, save_sheet, to_video_bytes, to_webp, write_frames
 
 
 def saved(image, tmp_path, name="x.png", **options):
@@ -101,3 +102,103 @@ def test_samples_know_their_modality_and_frames():
 
 def test_previews_are_small_and_animated():
     assert read_media(to_webp(Video(FRAMES, 8.0)), "x").frames[0].size == (16, 16)
+
+
+def variable_rate_clip(path):
+    """Grey 0 for a second, then 40 steps of 20 ms to grey 200."""
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=50, options={"crf": "1"})
+        stream.width = stream.height = 16
+        stream.pix_fmt = "yuv420p"
+        for i, moment in enumerate([0, *range(50, 90)]):
+            frame = av.VideoFrame.from_image(Image.new("RGB", (16, 16), (5 * i,) * 3))
+            frame.pts = moment
+            for packet in stream.encode(frame):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+    return path
+
+
+def test_a_variable_rate_becomes_an_even_one(tmp_path):
+    clip = read_media(variable_rate_clip(tmp_path / "x.mp4"), "x", max_frames=19)
+    greys = [frame.getpixel((8, 8))[0] for frame in clip.frames]
+    assert len(clip.frames) == 19 and clip.fps == pytest.approx(18 / 1.78, rel=0.02)
+    assert all(grey < 12 for grey in greys[:5])  # the second that nothing changes is half of the clip
+    assert greys == sorted(greys) and greys[-1] > 185
+
+
+def test_sideways_films_are_turned_upright(tmp_path):
+    """The matrix in a phone's track header: to be shown a quarter clockwise, so that left becomes top."""
+    frame = Image.new("RGB", (32, 16), "black")
+    frame.paste("white", (0, 0, 16, 16))
+    content = bytearray(to_video_bytes(Video([frame] * 3, 8.0)))
+    matrix = content.index(b"tkhd") + 4 + 40  # after version, times, track, duration, layer and volume
+    content[matrix:matrix + 36] = struct.pack(">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, 16 << 16, 0, 1 << 30)
+    upright = read_media(bytes(content), "x").frames[0]
+    assert upright.size == (16, 32)
+    assert upright.getpixel((8, 4))[0] > 200 > 60 > upright.getpixel((8, 28))[0]
+
+
+def test_sound_is_ignored_and_a_file_with_nothing_else_refused(tmp_path):
+    import av
+
+    for name, with_picture in (("both.mp4", True), ("sound.mp4", False)):
+        with av.open(str(tmp_path / name), "w") as container:
+            streams = [container.add_stream("aac", rate=8000, layout="mono")]
+            if with_picture:
+                streams.append(container.add_stream("libx264", rate=8))
+                streams[1].width = streams[1].height = 16
+                streams[1].pix_fmt = "yuv420p"
+            for stream in streams:
+                frames = [av.VideoFrame.from_image(frame) for frame in FRAMES]
+                if stream.type == "audio":
+                    samples = np.zeros((1, 6000), np.float32)
+                    frames = [av.AudioFrame.from_ndarray(samples, "fltp", "mono")]
+                    frames[0].sample_rate = 8000
+                for packet in [p for frame in frames for p in stream.encode(frame)] + stream.encode():
+                    container.mux(packet)
+    assert len(read_media(tmp_path / "both.mp4", "x").frames) == 6
+    with pytest.raises(UserError, match="sound.mp4 holds no picture stream"):
+        read_media(tmp_path / "sound.mp4", "x")
+
+
+def test_a_folder_of_frames_is_a_clip_bit_by_bit(tmp_path):
+    write_frames(Video(FRAMES, 12.0), tmp_path / "clip")
+    clip = read_media(tmp_path / "clip", "x")
+    assert clip.fps == 12 and [f.tobytes() for f in clip.frames] == [f.tobytes() for f in FRAMES]
+    fewer = read_media(tmp_path / "clip", "x", max_frames=3)
+    assert len(fewer.frames) == 3 and fewer.fps == pytest.approx(12 * 2 / 5)
+    Image.new("RGB", (4, 4)).save(tmp_path / "clip" / "99999.png")
+    with pytest.raises(UserError, match="differ in size"):
+        read_media(tmp_path / "clip", "row 5")
+    (tmp_path / "clip" / "frames.json").write_text("{}")
+    with pytest.raises(UserError, match="row 5: .* has no frames.json that says"):
+        read_media(tmp_path / "clip", "row 5")
+
+
+def test_files_for_pictures_and_clips(monkeypatch):
+    from visalign import video
+
+    clip = Video(FRAMES, 8.0)
+    assert media_file(FRAMES[0])[0] == ".png" and media_file(clip)[0] == ".mp4"
+    suffix, content = media_file(clip, lossless=True)
+    assert suffix == ".mkv" and [f.tobytes() for f in read_media(content, "x").frames] == [f.tobytes() for f in FRAMES]
+    monkeypatch.setitem(video.CODECS, "mp4", ("an encoder that is not built in", "yuv420p", {}))
+    video.common_container.cache_clear()
+    assert media_file(clip)[0] == ".webm"  # what browsers play where there is no H.264
+    video.common_container.cache_clear()
+
+
+def test_sheets_of_clips_are_strips_and_loops(tmp_path):
+    rows = [("moves", [Video(FRAMES, 8.0), Video(FRAMES[:3], 4.0)]), ("a picture", [FRAMES[2]])]
+    save_sheet(rows, tmp_path / "sheet.png", cell=20, label_width=50)
+    strip = Image.open(tmp_path / "sheet.png")
+    assert strip.size == (50 + 4 * 20 + 4 + 3 * 20 + 4, 2 * 24)
+    loop = read_media(tmp_path / "sheet.webp", "x")
+    assert isinstance(loop, Video) and len(loop.frames) == 6 and loop.fps == pytest.approx(8, rel=0.05)
+    assert loop.frames[0].getpixel((60, 10)) != loop.frames[5].getpixel((60, 10))
+    save_sheet(rows[1:], tmp_path / "still.png")
+    assert not (tmp_path / "still.webp").exists()

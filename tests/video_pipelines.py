@@ -4,8 +4,8 @@ from pathlib import Path
 
 import torch
 
-WORDS = tuple("a the red blue green yellow black pink square fruit cat face heart tree animal flower moves left "
-              "right".split())
+WORDS = ("a", "the", "red", "blue", "green", "yellow", "black", "pink", "square", "fruit", "cat", "face", "heart",
+         "tree", "animal", "flower", "moves", "left", "right")
 
 
 def word_tokenizer(words=WORDS):

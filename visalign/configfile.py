@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from visalign.config import Config, OnlineConfig
+from visalign.config import Config, Model, OnlineConfig
 from visalign.errors import UserError, nearest
 
 Kind = TypeVar("Kind", bound=BaseModel)
@@ -28,6 +28,17 @@ def load_config(path: str | Path, overrides: tuple[str, ...] = (), kind: type[Ki
     for override in overrides:
         _apply_override(raw, override)
     return parse_config(raw, str(path), kind)
+
+
+def model_of(source: str, settings: tuple[str, ...] = ()) -> Model:
+    """A model with settings given as `key=value`. Raises UserError naming the key that is wrong."""
+    raw: dict = {"source": source}
+    for setting in settings:
+        _apply_override(raw, setting)
+    try:
+        return Model.model_validate(raw)
+    except ValidationError as error:
+        raise UserError(f"model {source}: {_explain(error.errors()[0], Model)}") from None
 
 
 def read_yaml(path: Path, what: str) -> Any:

@@ -37,6 +37,13 @@ def channels_last(vae: AutoencoderKLWan) -> AutoencoderKLWan:
     return vae
 
 
+def windows(clips: torch.Tensor, batch: int) -> torch.Tensor:
+    """Twice as many clips, cut to 5 frames of 32x32 near the middle: a quarter of the work for most that is drawn."""
+    chosen = clips[torch.randint(len(clips), (2 * batch,))]
+    first, top, left = (int(torch.randint(low, high, ())) for low, high in ((0, 5), (4, 13), (4, 13)))
+    return chosen[:, :, first:first + 5, top:top + 32, left:left + 32]
+
+
 def weights(x: torch.Tensor) -> torch.Tensor:
     """[B, 1, F, H, W]: what is drawn counts five times as much as the white around it; 1 on average."""
     drawn = 1 + 4 * (x.amin(1, keepdim=True) < 0.9).float()
@@ -51,6 +58,7 @@ def main() -> None:
     parser.add_argument("--decoder-of", type=Path, help="keep this autoencoder's encoder, train its decoder further")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--lr", type=float, default=1.5e-3)
+    parser.add_argument("--windows", type=float, default=0.75, help="share of the time spent on windows of the clips")
     args = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(args.threads)
@@ -67,7 +75,8 @@ def main() -> None:
         fraction = (time.time() - start) / (60 * args.minutes)
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(int(1e4 * fraction), 10000, args.lr, 400)
-        x = clips[torch.randint(len(clips), (args.batch,))].float() / 127.5 - 1
+        x = windows(clips, args.batch) if fraction < args.windows else clips[torch.randint(len(clips), (args.batch,))]
+        x = x.float() / 127.5 - 1
         if torch.rand(()) < 0.5:
             x = x.flip(-1)
         x = x.contiguous(memory_format=torch.channels_last_3d)

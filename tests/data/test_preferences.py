@@ -32,7 +32,7 @@ def test_pickapic_parquet_orders_by_label_and_drops_ties(tmp_path):
     assert [pair.prompt for pair in pairs] == ["first wins", "second wins"]
     assert (counts.pairs, counts.ties) == (2, 1)
     assert pairs[0].chosen == jpeg("red") and pairs[1].chosen == jpeg("blue")
-    assert pairs[0].images()[0].size == (12, 10)
+    assert pairs[0].media()[0].size == (12, 10)
 
 
 def test_hpd_json_makes_a_pair_for_every_strict_preference(tmp_path):
@@ -68,7 +68,7 @@ def test_tables_of_paths(tmp_path, kind):
         pq.write_table(pa.Table.from_pylist([row]), file)
     [pair] = read(file)
     assert pair.prompt == "a red square" and pair.strength == 2.5
-    assert pair.images()[0].getpixel((0, 0)) == (255, 0, 0)
+    assert pair.media()[0].getpixel((0, 0)) == (255, 0, 0)
 
 
 @pytest.mark.parametrize("line, words", [
@@ -94,7 +94,7 @@ def test_truncated_picture_names_its_row(tmp_path):
     (tmp_path / "pairs.jsonl").write_text('{"prompt": "x", "chosen": "a.png", "rejected": "a.png"}\n')
     [pair] = read(tmp_path / "pairs.jsonl")
     with pytest.raises(UserError, match="line 1.*not a readable picture"):
-        pair.images()
+        pair.media()
 
 
 def test_all_ties_and_empty_sets_are_errors(tmp_path):
@@ -134,4 +134,4 @@ def test_reading_streams_and_stops_at_max_pairs(tmp_path):
 def test_transparent_pictures_land_on_white(tmp_path):
     Image.new("RGBA", (8, 8), (255, 0, 0, 0)).save(tmp_path / "a.png")
     (tmp_path / "pairs.jsonl").write_text('{"prompt": "x", "chosen": "a.png", "rejected": "a.png"}\n')
-    assert read(tmp_path / "pairs.jsonl")[0].images()[0].getpixel((0, 0)) == (255, 255, 255)
+    assert read(tmp_path / "pairs.jsonl")[0].media()[0].getpixel((0, 0)) == (255, 255, 255)

@@ -106,8 +106,8 @@ def test_reduce_gives_means_spreads_and_variety():
     rewards = {"r": torch.tensor([[1.0, 3.0], [5.0, float("nan")]])}
     features = torch.tensor([[[1.0, 0], [0, 1]], [[1.0, 0], [1, 0]]])
     style = np.zeros((2, 2, len(STYLE)))
-    found = reduce(["a", "b"], rewards, features, style)
+    found = reduce(["a", "b"], rewards, features, style, {"motion": np.array([0.5, 0.2]), "lpips": np.full(2, np.nan)})
     assert found.values["reward/r"] == [2.0, 5.0]
     assert found.spread["reward/r"] == pytest.approx(np.std([1, 3, 5]))
     assert found.values["variety/vendi"] == pytest.approx([2.0, 1.0])
-    assert reduce(["a", "b"], rewards, None, style).names("variety") == []
+    assert reduce(["a", "b"], rewards, None, style, {}).names("variety") == []

@@ -65,12 +65,12 @@ def test_predictions_have_the_shape_of_latents_and_depend_on_prompt_time_and_fra
 @pytest.mark.parametrize("name", ["wan", "ltx", "hunyuan"])
 def test_a_run_without_noise_is_the_pipeline_s_own(pipelines, name):
     generator = loaded(pipelines, name)
-    starts = [Start(i, prompt, prompt, seed, 0) for i, (prompt, seed) in enumerate(zip(PROMPTS, (1, 2, 3), strict=True))]
+    starts = [Start(i, prompt, prompt, i + 1, 0) for i, prompt in enumerate(PROMPTS)]
     guidance = Guidance(3.0, generator.encode_prompts([""] * 3))
     ours = Sampler(generator, Rollout(steps=4, sampler="ode"), False).draw(
         starts, generator.encode_prompts(PROMPTS), guidance, frozenset(), torch.empty(3, 0, dtype=torch.int64))
-    theirs = generator.pipeline(prompt=PROMPTS, num_inference_steps=4, guidance_scale=3.0, height=generator.shape.height,
-                                width=generator.shape.width, output_type="latent", return_dict=False,
+    theirs = generator.pipeline(prompt=PROMPTS, num_inference_steps=4, guidance_scale=3.0, output_type="latent",
+                                height=generator.shape.height, width=generator.shape.width, return_dict=False,
                                 generator=[torch.Generator().manual_seed(seed) for seed in (1, 2, 3)],
                                 **generator._sampling_options())[0]
     torch.testing.assert_close(torch.stack([s.latents for s in ours]), generator._unpack(theirs), atol=5e-5, rtol=1e-4)

@@ -90,6 +90,6 @@ def test_best_of_keeps_the_candidate_the_reward_likes_best(pipelines, tmp_path):
         return torch.from_numpy(np.asarray(Image.open(path).convert("L"), float)).std(correction=0).item()
 
     for i, row in enumerate(kept):
-        values = [contrast(tmp_path / "out" / "candidates" / each["image"]) for each in every[3 * i:3 * i + 3]]
-        assert contrast(tmp_path / "out" / row["image"]) == pytest.approx(max(values))
+        values = [contrast(tmp_path / "out" / "candidates" / each["file"]) for each in every[3 * i:3 * i + 3]]
+        assert contrast(tmp_path / "out" / row["file"]) == pytest.approx(max(values))
         assert row["reward"] >= row["candidates_mean"] and row["seed"] == every[3 * i + int(np.argmax(values))]["seed"]

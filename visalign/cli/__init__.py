@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from visalign.cli.evaluate import compare, evaluate, layout
+from visalign.cli.generate import generate, guide
 from visalign.errors import UserError
 
 
@@ -109,37 +110,6 @@ def _print_result(result) -> None:
 
 
 @main.command()
-@click.argument("model")
-@click.argument("prompts", nargs=-1, required=True)
-@click.option("--output", "-o", type=click.Path(path_type=Path), default=Path("generated"), show_default=True)
-@click.option("--lora", type=click.Path(exists=True, path_type=Path), help="A LoRA folder or file to load first.")
-@click.option("--samples", default=4, show_default=True, type=click.IntRange(1), help="Pictures of each prompt.")
-@click.option("--steps", default=28, show_default=True, type=click.IntRange(1))
-@click.option("--guidance-scale", default=4.5, show_default=True, type=click.FloatRange(0))
-@click.option("--seed", default=0, show_default=True)
-@click.option("--precision", default="auto", type=click.Choice(["auto", "fp32", "bf16", "fp16"]))
-@click.option("--best-of", default=1, show_default=True, type=click.IntRange(1),
-              help="Draw this many candidates of each picture and keep the one --reward likes best.")
-@click.option("--reward", "-r", default="tiny-reward", show_default=True, help="What chooses, with --best-of.")
-def generate(model: str, prompts: tuple[str, ...], output: Path, lora: Path | None, samples: int, steps: int,
-             guidance_scale: float, seed: int, precision: str, best_of: int, reward: str) -> None:
-    """Sample MODEL on PROMPTS (texts, or one @file with a prompt a line) into PNGs, a grid and samples.jsonl."""
-    options = {"lora": lora, "samples": samples, "steps": steps, "guidance_scale": guidance_scale, "seed": seed,
-               "precision": precision}
-    if best_of > 1:
-        from visalign.generators.loading import pick_device
-        from visalign.jobs.best_of import best_of_to_folder
-
-        written = best_of_to_folder(model, list(prompts), output, best_of=best_of, reward=reward,
-                                    device=str(pick_device()), **options)
-    else:
-        from visalign.jobs.generate import generate_to_folder
-
-        written = generate_to_folder(model, list(prompts), output, **options)
-    click.echo(f"{written} pictures in {output}, overview in {output / 'grid.png'}")
-
-
-@main.command()
 @click.argument("config", type=click.Path(path_type=Path))
 @click.argument("overrides", nargs=-1)
 @click.option("--out", "-o", type=click.Path(path_type=Path), default=Path("votes"), show_default=True)
@@ -240,6 +210,7 @@ def pairs(out: Path, source: str | None, model: str | None, prompts: str | None,
     """Turn generations into a preference set in OUT: judged, paired, ties and doubtful pairs left out and counted."""
     if bool(source) == bool(model and prompts):
         raise UserError("pairs: give --from with generations, or --model with --prompts")
+    from visalign.config import Model
     from visalign.data.prompts import read_prompts
     from visalign.generators.loading import pick_device
     from visalign.jobs.generate import generate_to_folder
@@ -249,8 +220,8 @@ def pairs(out: Path, source: str | None, model: str | None, prompts: str | None,
     if model:
         source = str(out / "samples")
         if not (out / "samples" / "samples.jsonl").exists():
-            generate_to_folder(model, read_prompts(prompts, max_prompts), out / "samples", samples=per_prompt,
-                               steps=steps, guidance_scale=guidance_scale, seed=seed)
+            generate_to_folder(Model(source=model), read_prompts(prompts, max_prompts), out / "samples",
+                               samples=per_prompt, steps=steps, guidance_scale=guidance_scale, seed=seed)
     counts = make_pairs(source, reward, out, settings, str(pick_device(device)))
     click.echo(f"{counts.text()}\n{out / 'pairs.parquet'}, contact sheet {out / 'sheet.png'}")
 
@@ -324,5 +295,5 @@ def doctor() -> None:
         sys.exit(1)
 
 
-for command in (evaluate, compare, layout):
+for command in (generate, guide, evaluate, compare, layout):
     main.add_command(command)

@@ -27,6 +27,8 @@ class Data(Settings):
     """Where preference pairs come from.
 
     path: a file or folder of a public format, or a `datasets` hub id; or leave it out and set `feedback`.
+    dimensions: weights of the dimensions in which the set was labelled, such as {VQ: 1, MQ: 1, TA: 2}; a negative one
+    prefers less of it (null: its `Overall`, else all in equal parts).
     score_with: a reward that scores both pictures of a pair (needed by reward-weighted objectives).
     rerank: flip pairs where that reward disagrees with the label (AI feedback).
     holdout: share of the prompts kept for measuring implicit accuracy.
@@ -34,7 +36,8 @@ class Data(Settings):
     """
 
     path: str | None = None
-    format: Literal["auto", "pickapic", "hpd", "table", "hub"] = "auto"
+    format: Literal["auto", "pickapic", "hpd", "table", "comparisons", "ratings", "hub"] = "auto"
+    dimensions: dict[str, float] | None = None
     split: str = "train"
     image_root: str | None = None
     feedback: Feedback | None = None

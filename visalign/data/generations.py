@@ -3,11 +3,12 @@
 A source is one of
     a manifest     JSONL, CSV or parquet with prompt, image (or video, path, file, media) and optionally seed
     a folder       that `visalign generate` wrote (its samples.jsonl), or any folder of media, each with its prompt in
-                   a sidecar NAME.txt or, when asked, in its file name
+                   a sidecar NAME.txt or, when asked, in its file name; a folder of frames is a clip (video.py)
     a run          of `visalign train`: the newest samples on its held-out prompts
 Files outside the manifest's own folder (or the media root) are refused, symbolic links included.
 """
 
+import hashlib
 import os
 import re
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from pathlib import Path
 from visalign.data.rows import table_rows
 from visalign.errors import UserError, nearest
 from visalign.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Sample
-from visalign.video import read_media
+from visalign.video import FRAMES_FILE, read_media
 
 MEDIA_KEYS = ("file", "image", "video", "path", "media")
 
@@ -34,6 +35,13 @@ class Entry:
     prompt: str
     seed: int | None = None
     problem: str | None = None
+
+    def digest(self) -> str:
+        """A hash of the content. Raises OSError when it cannot be read."""
+        digest = hashlib.sha256()
+        for file in sorted(self.file.iterdir()) if self.file.is_dir() else [self.file]:
+            digest.update(file.read_bytes())
+        return digest.hexdigest()
 
     def sample(self, frames: int = 64) -> Sample:
         """Decoded. Raises UserError with the reason when that fails."""
@@ -66,7 +74,9 @@ def find_generations(source: str | Path, prompts_from_names: bool = False,
 
 def _folder(folder: Path, prompts_from_names: bool) -> Iterator[Entry]:
     root = os.path.realpath(folder)
-    for file in sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES):
+    clips = {file.parent for file in folder.rglob(FRAMES_FILE)}
+    files = {p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES}
+    for file in sorted(clips | {p for p in files if not clips & set(p.parents)}):
         if file.stem == "grid" or any(part.startswith(".") for part in file.relative_to(folder).parts):
             continue
         name = str(file.relative_to(folder))

@@ -3,6 +3,7 @@
 A table (JSONL, CSV, parquet; media as paths or bytes, prompts as text) in one of these shapes:
 
     prompt, a, b, <dimension>: "a", "b" or "tie"     a comparison; a dimension left out or null is not labelled
+                                                     (also path_A, path_B and "A", "B", "same")
         optional: strength (how clear), <dimension>_a and <dimension>_b (ratings), kind (a name to report by)
     prompt, media, <dimension>: "good" or "bad"      one item; good ones are compared with bad ones of any prompt
     a preference set that `train` reads              its chosen side is preferred in the first dimension
@@ -69,6 +70,7 @@ def read_judgements(path: str, dimensions: tuple[str, ...], image_root: str | No
     for where, row in table_rows(path, "train"):
         if "__broken__" in row:
             raise BadRow(row["__broken__"])
+        row |= {side: row[key] for side, key in (("a", "path_A"), ("b", "path_B")) if key in row}
         if "a" in row or "b" in row:
             found.append(_comparison(row, where, root, dimensions))
         elif "media" in row:
@@ -88,7 +90,7 @@ def _is_preference_set(path: str) -> bool:
     if not local.is_dir() and local.suffix not in (".jsonl", ".csv", ".parquet"):
         return True
     first = next((row for _, row in table_rows(path, "train")), {})
-    return bool(first) and not {"a", "b", "media", "__broken__"} & first.keys()
+    return bool(first) and not {"a", "b", "path_A", "media", "__broken__"} & first.keys()
 
 
 def cross_prompt_pairs(singles: list[tuple[Item, dict[str, float], str, str]], seed: int) -> Iterator[Judgement]:
@@ -127,9 +129,9 @@ def _labels(row: dict, where: str, dimensions: tuple[str, ...], allowed: dict[st
         value = row.get(name)
         if value is None or value == "":
             continue
-        if value not in allowed:
+        if str(value).lower() not in allowed:
             raise BadRow(f"{where}: '{name}' is {value!r} (allowed: {', '.join(allowed)}, or null)")
-        labels[name] = allowed[value]
+        labels[name] = allowed[str(value).lower()]
     return labels
 
 

@@ -2,10 +2,11 @@
 
 Formats: `pickapic` (parquet with jpg_0, jpg_1, label_0, caption; ties dropped and counted), `hpd` (JSON list with
 prompt, image_path, human_preference), `table` (JSONL, CSV or parquet with prompt, chosen, rejected and optionally
-strength, chosen_reward, rejected_reward; pictures and clips as paths or bytes), `hub` (a `datasets` id with either
-column set).
+strength, chosen_reward, rejected_reward; pictures and clips as paths or bytes), `comparisons` and `ratings`
+(several dimensions, see dimensions.py), `hub` (a `datasets` id with any of these column sets).
 """
 
+import functools
 import itertools
 import json
 from collections.abc import Callable, Iterator
@@ -13,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from visalign.config import Data
+from visalign.data.dimensions import Ratings, check_weights, from_comparison, is_comparison, is_rating
 from visalign.data.rows import (
     BadRow,
-    Picture,
     default_root,
     picture,
     row_number,
@@ -24,29 +25,10 @@ from visalign.data.rows import (
     table_rows,
     take,
 )
+from visalign.data.sides import FRAMES, Pair
 from visalign.errors import UserError
-from visalign.media import Media
-from visalign.video import read_media
 
-FRAMES = 16
-"""Frames that stand for a clip where nobody says how many are wanted."""
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A prompt and two pictures or clips (bytes or paths), the chosen one preferred; `where` names its row."""
-
-    prompt: str
-    chosen: Picture
-    rejected: Picture
-    where: str
-    strength: float = 1.0
-    chosen_reward: float | None = None
-    rejected_reward: float | None = None
-
-    def media(self, frames: int | None = None) -> tuple[Media, Media]:
-        """Both pictures or clips decoded, of a clip `frames` at most. Raises UserError naming the row."""
-        return tuple(read_media(data, self.where, frames or FRAMES) for data in (self.chosen, self.rejected))
+__all__ = ["FRAMES", "Counts", "Pair", "check_source", "read_pairs"]
 
 
 @dataclass
@@ -68,9 +50,12 @@ def read_pairs(settings: Data, counts: Counts | None = None,
     kind = settings.format if settings.format != "auto" else _guess_format(source)
     root = Path(settings.image_root).expanduser() if settings.image_root else default_root(source)
     rows = _ROWS[kind](source, settings.split)
-    converters = {"pickapic": _from_pickapic, "hpd": _from_hpd, "table": _from_table}
+    check_weights(settings.dimensions)
+    converters = {"pickapic": _from_pickapic, "hpd": _from_hpd, "table": _from_table,
+                  "ratings": Ratings(settings.dimensions),
+                  "comparisons": functools.partial(from_comparison, weights=settings.dimensions)}
     for where, row in rows:
-        convert = converters[_columns_kind(row) if kind in ("hub", "table") else kind]
+        convert = converters[_columns_kind(row, settings.dimensions) if kind in ("hub", "table") else kind]
         try:
             found = convert(row, where, root)
         except BadRow as error:
@@ -78,9 +63,8 @@ def read_pairs(settings: Data, counts: Counts | None = None,
                 raise
             on_bad_row(error)
             continue
-        if not found:
-            counts.ties += 1
-        for pair in found:
+        counts.ties += found == []
+        for pair in found or ():
             counts.pairs += 1
             yield pair
             if settings.max_pairs and counts.pairs >= settings.max_pairs:
@@ -135,11 +119,14 @@ def _hub_rows(source: str, split: str) -> Iterator[tuple[str, dict]]:
         yield f"{source} row {number}", row
 
 
-_ROWS = {"table": table_rows, "pickapic": table_rows, "hpd": _json_list_rows, "hub": _hub_rows}
+_ROWS = {"table": table_rows, "pickapic": table_rows, "hpd": _json_list_rows, "hub": _hub_rows,
+         "comparisons": table_rows, "ratings": table_rows}
 
 
-def _columns_kind(row: dict) -> str:
-    return "pickapic" if "jpg_0" in row or "label_0" in row else "table"
+def _columns_kind(row: dict, weights: dict[str, float] | None) -> str:
+    if "jpg_0" in row or "label_0" in row:
+        return "pickapic"
+    return "comparisons" if is_comparison(row) else "ratings" if is_rating(row, weights) else "table"
 
 
 def _from_pickapic(row: dict, where: str, root: Path) -> list[Pair]:

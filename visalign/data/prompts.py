@@ -1,7 +1,8 @@
-"""Prompt sets: a text file, one a line; the embedded emoji captions; families of variety; public suites."""
+"""Prompt sets: a text file, one a line; captions of the embedded emoji and clips; families of variety; suites."""
 
 from pathlib import Path
 
+from visalign.data.clips import clip_captions
 from visalign.data.emoji import emoji_captions
 from visalign.data.families import family_prompts
 from visalign.data.suites import read_suite
@@ -9,7 +10,8 @@ from visalign.errors import UserError
 
 
 def read_prompts(source: str, limit: int | None = None) -> list[str]:
-    """Prompts of a text file, `emoji:train`, `families:layout` (data/families.py), or `geneval:FILE` (data/suites.py).
+    """Prompts of a text file, `emoji:train`, `clips:train`, `families:layout` (data/families.py) or `geneval:FILE`
+    (data/suites.py).
 
     Raises UserError when the file is missing or empty.
     """
@@ -33,6 +35,12 @@ def _of_emoji(source: str, split: str) -> list[str]:
     return emoji_captions(split)
 
 
+def _of_clips(source: str, split: str) -> list[str]:
+    if split not in ("train", "held_out"):
+        raise UserError(f"prompts {source}: the embedded clips have the splits train and held_out")
+    return clip_captions(split)
+
+
 def _of_families(source: str, axis: str) -> list[str]:
     return family_prompts(axis)
 
@@ -41,5 +49,5 @@ def _of_suite(source: str, path: str) -> list[str]:
     return list(dict.fromkeys(item.prompt for item in read_suite(source)[1]))
 
 
-_SETS = {"emoji": _of_emoji, "families": _of_families, "geneval": _of_suite, "t2i-compbench": _of_suite,
-         "dpg-bench": _of_suite, "vbench": _of_suite}
+_SETS = {"emoji": _of_emoji, "clips": _of_clips, "families": _of_families, "geneval": _of_suite,
+         "t2i-compbench": _of_suite, "dpg-bench": _of_suite, "vbench": _of_suite}

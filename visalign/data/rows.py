@@ -10,6 +10,7 @@ from typing import Any
 from PIL import Image
 
 from visalign.errors import UserError, nearest
+from visalign.video import FRAMES_FILE
 
 Picture = bytes | str
 """A picture or clip as stored: its bytes, or a path."""
@@ -95,10 +96,10 @@ def picture(value: Any, key: str, where: str, root: Path) -> Picture:
     if isinstance(value, str) and value:
         path = Path(value).expanduser()
         path = path if path.is_absolute() else root / path
-        if not path.is_file():
+        if not path.is_file() and not (path / FRAMES_FILE).is_file():
             raise BadRow(f"{where}: '{key}' names {path}, which does not exist")
         return str(path)
-    raise BadRow(f"{where}: '{key}' is neither a path nor image bytes")
+    raise BadRow(f"{where}: '{key}' is neither a path nor the bytes of a picture or clip")
 
 
 def row_number(row: dict, key: str, where: str, default: float | None = None) -> float | None:

@@ -55,6 +55,10 @@ _KINDS = {"image": "picture", "video": "clip"}
 _SDPA = {"math": "MATH", "flash": "FLASH_ATTENTION"}
 
 
+class _Enough(Exception):
+    """The blocks that were asked for have been computed."""
+
+
 class Generator:
     """One loaded pipeline, ready to sample and, after `make_trainable`, to learn.
 
@@ -157,6 +161,45 @@ class Generator:
         with self.arithmetic():
             time = self.process.network_time(t).to(latents.device)
             return self._call_network(network, latents.to(self._network_dtype(network)), time, conditioning).float()
+
+    def blocks(self) -> list[nn.Module]:
+        """The network's blocks in the order in which latents pass through them."""
+        found = next((getattr(self.denoiser, name) for name in ("transformer_blocks", "blocks")
+                      if hasattr(self.denoiser, name)), None)
+        return list(found)
+
+    def _tokens_of(self, output) -> Tensor:
+        """A block's output as tokens [B, N, width] of the latents."""
+        return output[0] if isinstance(output, tuple) else output
+
+    def features(self, latents: Tensor, t: Tensor, conditioning: Conditioning, blocks: tuple[int, ...]) -> list[Tensor]:
+        """Tokens [B, N, width] after the blocks of these numbers, ascending; later blocks are not computed.
+
+        Gradients flow to the latents and, where they learn, to the weights.
+        """
+        taken: dict[int, Tensor] = {}
+
+        def keep(number: int):
+            def hook(module, arguments, output):
+                taken[number] = self._tokens_of(output)
+                if number == blocks[-1]:
+                    raise _Enough
+            return hook
+
+        modules = self.blocks()
+        handles = [modules[number].register_forward_hook(keep(number)) for number in blocks]
+        if self.embedded_guidance is not None:
+            conditioning = conditioning | {"guidance": torch.full_like(t, self.embedded_guidance, dtype=torch.float32)}
+        try:
+            with self.arithmetic():
+                time = self.process.network_time(t).to(latents.device)
+                self._call_network(self.denoiser, latents.to(self._network_dtype(self.denoiser)), time, conditioning)
+        except _Enough:
+            pass
+        finally:
+            for handle in handles:
+                handle.remove()
+        return [taken[number].float() for number in blocks]
 
     def schedule(self, steps: int) -> Tensor:
         """Process times of a sampling run, noisiest first, [steps + 1]."""

@@ -39,6 +39,9 @@ class FluxGenerator(Generator):
         height, width = (2 * (side // (2 * self.vae_factor)) for side in (self.shape.height, self.shape.width))
         return self.denoiser.config.in_channels // 4, height, width
 
+    def _tokens_of(self, output: tuple[Tensor, Tensor]) -> Tensor:
+        return output[1]  # after the text's
+
     def schedule(self, steps: int) -> Tensor:
         _, height, width = self.latent_shape()
         even = np.linspace(1.0, 1 / steps, steps).tolist()

@@ -32,6 +32,9 @@ class SD3Generator(Generator):
                        encoder_hidden_states=conditioning["prompt_embeds"].to(latents.dtype),
                        pooled_projections=conditioning["pooled"].to(latents.dtype), return_dict=False)[0]
 
+    def _tokens_of(self, output: tuple[Tensor, Tensor]) -> Tensor:
+        return output[1]  # after the text's
+
     def schedule(self, steps: int) -> Tensor:
         patch = self.denoiser.config.patch_size
         _, height, width = self.latent_shape()

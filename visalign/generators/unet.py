@@ -38,6 +38,12 @@ class SDGenerator(Generator):
     def _added_conditions(self, latents: Tensor, conditioning: Conditioning) -> dict[str, Tensor] | None:
         return None
 
+    def blocks(self) -> list[nn.Module]:
+        return [*self.denoiser.down_blocks, self.denoiser.mid_block]
+
+    def _tokens_of(self, output) -> Tensor:
+        return super()._tokens_of(output).flatten(2).transpose(1, 2)
+
 
 class SDXLGenerator(SDGenerator):
     """StableDiffusionXLPipeline: two text encoders, pooled embedding and size conditions (Podell et al. 2023)."""

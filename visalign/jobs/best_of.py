@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from visalign.config import Model
 from visalign.data.prompts import read_prompts
 from visalign.errors import UserError
 from visalign.jobs.generate import generate_to_folder
@@ -19,7 +20,7 @@ from visalign.runs import write_atomically
 from visalign.video import read_media, save_sheet
 
 
-def best_of_to_folder(model: str, prompts: list[str], folder: Path, *, best_of: int, reward: str, samples: int,
+def best_of_to_folder(model: Model, prompts: list[str], folder: Path, *, best_of: int, reward: str, samples: int,
                       device: str = "cpu", **options) -> int:
     """As `generate_to_folder`, each picture the best of `best_of`; all candidates stay in `candidates/`.
 
@@ -30,7 +31,7 @@ def best_of_to_folder(model: str, prompts: list[str], folder: Path, *, best_of: 
         prompts = read_prompts(prompts[0][1:])
     judge = load_reward(reward, device)
     candidates, started = folder / "candidates", folder / "best_of.json"
-    settings = {"model": model, "prompts": prompts, "samples": samples, "best_of": best_of,
+    settings = {"model": model.model_dump(mode="json"), "prompts": prompts, "samples": samples, "best_of": best_of,
                 **{name: str(value) for name, value in options.items()}}
     if started.exists() and json.loads(started.read_text()) != settings:
         raise UserError(f"output {folder}: holds the candidates of another command; choose another folder with "

@@ -63,7 +63,8 @@ class Curve:
 @dataclass(frozen=True)
 class Results:
     """Everything that was found. figures {model: {metric: Estimate}}; wins {reward: {model: against the base}}; ladders
-    {reward: {model: Elo}} or the reason there is none; best_of {reward: {n: change from one sample}}."""
+    {reward: {model: Elo}} or the reason there is none; best_of {reward: {n: change from one sample}}; weights {model:
+    of the guide it followed}, where that is what sets the models apart."""
 
     base: str
     models: list[str]
@@ -77,6 +78,7 @@ class Results:
     curve: Curve | None
     notes: list[str] = field(default_factory=list)
     about: dict = field(default_factory=dict)
+    weights: dict[str, float] = field(default_factory=dict)
 
 
 def check(options: Options) -> None:

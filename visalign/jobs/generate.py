@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from visalign.config import Model
@@ -10,6 +11,8 @@ from visalign.data.prompts import read_prompts
 from visalign.errors import UserError
 from visalign.generators import load_generator
 from visalign.generators.base import Generator
+from visalign.guidance import Guided, Guiding, load_guide
+from visalign.guidance.network import find_guide, read_head
 from visalign.media import Media
 from visalign.runs import write_atomically
 from visalign.trainers.feedback import samples_at
@@ -19,20 +22,38 @@ GRID_ROWS = 100
 """Prompts in the overview; a taller one helps nobody."""
 
 
-def generate_to_folder(model: str, prompts: list[str], folder: Path, *, lora: Path | None = None, samples: int = 4,
-                       steps: int = 28, guidance_scale: float = 4.5, seed: int = 0, precision: str = "auto") -> int:
-    """Sample a model (with a LoRA) into a folder; see `write_generations`."""
+@dataclass(frozen=True)
+class Following:
+    """A guide's folder, and how it is followed."""
+
+    guide: Path
+    guiding: Guiding
+
+    def check(self) -> None:
+        """Raise UserError when there is no such guide or it lacks a dimension."""
+        self.guiding.check(read_head(find_guide(self.guide)).dimensions)
+
+
+def generate_to_folder(model: Model, prompts: list[str], folder: Path, *, lora: Path | None = None, samples: int = 4,
+                       steps: int = 28, guidance_scale: float = 4.5, seed: int = 0,
+                       following: Following | None = None) -> int:
+    """Sample a model (with a LoRA, following a guide) into a folder; see `write_generations`."""
     if len(prompts) == 1 and prompts[0].startswith("@"):
         prompts = read_prompts(prompts[0][1:])
+    if following:
+        following.check()
 
     def load() -> Generator:
-        generator = load_generator(Model(source=model, precision=precision))
+        generator = load_generator(model)
         if lora:
             generator.load_adapter(lora)
-        return generator
+        return Guided(generator, load_guide(following.guide, generator), following.guiding) if following else generator
 
-    return write_generations(load, prompts, folder, {"model": model, "lora": str(lora), "precision": precision},
-                             samples=samples, steps=steps, guidance_scale=guidance_scale, seed=seed)
+    identity = {"model": model.model_dump(mode="json"), "lora": str(lora)}
+    if following:
+        identity |= {"guide": str(following.guide), **asdict(following.guiding)}
+    return write_generations(load, prompts, folder, identity, samples=samples, steps=steps,
+                             guidance_scale=guidance_scale, seed=seed)
 
 
 def write_generations(load: Callable[[], Generator], prompts: list[str], folder: Path, identity: dict, *, samples: int,

@@ -126,7 +126,7 @@ def _digests(name: str, entries: list[list[Entry]], workers: int) -> list[list[s
         if entry.problem:
             raise UserError(f"{name}: {entry.problem}")
         try:
-            return hashlib.sha256(entry.file.read_bytes()).hexdigest()
+            return entry.digest()
         except OSError as error:
             raise UserError(f"{name}: {entry.file} cannot be read ({error.strerror})") from None
 

@@ -151,7 +151,7 @@ def curve_chart(distance: list[float], changes: list[Estimate], fits: dict[str, 
     return chart(draw, f"{title} against the distance from the base")
 
 
-def steps_chart(steps: list[int], series: dict[str, list[Estimate]], title: str) -> Markup:
+def steps_chart(steps: list[float], series: dict[str, list[Estimate]], title: str, unit: str = "step") -> Markup:
     def draw(axis) -> None:
         for i, (name, values) in enumerate(series.items()):
             bars = np.concatenate([_bars(value) for value in values], axis=1)
@@ -159,8 +159,8 @@ def steps_chart(steps: list[int], series: dict[str, list[Estimate]], title: str)
                           markersize=4, linewidth=1.3, label=name)
         axis.axhline(0, color=LINE, linewidth=0.8)
         axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.set_xlabel("step")
+        axis.set_xlabel(unit)
         axis.set_title(title)
         axis.legend()
 
-    return chart(draw, f"{title} over the steps of training")
+    return chart(draw, f"{title} over {unit}s")

@@ -93,6 +93,26 @@ def figures(results: Results) -> list:
 
 
 def curves(results: Results) -> dict | None:
+    """What changes along the steps of a run, or along the weights of a guide."""
+    return by_weight(results) if results.weights else by_step(results)
+
+
+def by_weight(results: Results) -> dict:
+    """Judges and variety against the weight of a guide."""
+    weights = [results.weights[model] for model in results.verdicts]
+    verdicts = list(results.verdicts.values())
+    series = {name: [verdict.rewards[name] for verdict in verdicts] for name in verdicts[0].rewards}
+    unit = "weight of the guide"
+    drawn = [charts.steps_chart(weights, series, "change of each judge, sd of the base", unit)]
+    if all(verdict.variety is not None for verdict in verdicts):
+        drawn.append(charts.steps_chart(weights, {"variety": [verdict.variety.scaled(100) for verdict in verdicts]},
+                                        "change of variety, %", unit))
+    return {"title": "How hard the guide can be followed", "charts": drawn, "peaks": [], "about":
+            "The judges are not the guide. Where they, variety or style begin to fall, following it harder breaks the "
+            "samples.", "words": [(model, verdict.word) for model, verdict in results.verdicts.items()]}
+
+
+def by_step(results: Results) -> dict | None:
     """Over-optimisation of a run's checkpoints."""
     curve = results.curve
     if curve is None:
@@ -115,7 +135,9 @@ def curves(results: Results) -> dict | None:
     drawn.append(charts.steps_chart(curve.steps, {"KL": [mean_with_interval(kl) for kl in curve.kl]},
                                     "KL of sampling paths, nats"))
     words = [(model, results.verdicts[model].word) for model in curve.models]
-    return {"charts": drawn, "peaks": peaks, "words": words}
+    return {"title": "Over-optimisation", "charts": drawn, "peaks": peaks, "words": words, "about":
+            "Each reward against the distance from the base, √KL of sampling paths. A reward that was optimised keeps "
+            "rising; those that were not show where the gain stops being real."}
 
 
 def change(before: list[float], after: list[float]) -> Estimate:

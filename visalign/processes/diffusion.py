@@ -77,6 +77,18 @@ class Diffusion:
         alpha, sigma = self._alpha_sigma(t, x_t)
         return alpha * prediction + sigma * x_t
 
+    def tilt(self, t: Tensor, most: float = 10.0) -> Tensor:
+        """What to add to the prediction, per unit of the gradient of log p_t that is added, [B].
+
+        eps = -sigma s gives -sigma for epsilon prediction (Dhariwal and Nichol 2021, arXiv 2105.05233); v = alpha eps -
+        sigma x0 then gives -sigma / alpha for v, held at `most` where hardly any signal is left.
+        """
+        alpha_bar = self._alpha_bar(t)
+        sigma = (1 - alpha_bar).sqrt()
+        if self.prediction_type == "epsilon":
+            return -sigma
+        return -(sigma / alpha_bar.sqrt().clamp(min=1e-8)).clamp(max=most)
+
     def schedule(self, steps: int) -> Tensor:
         """Sampling times from the noisiest to -1 (clean), int64 [steps + 1], evenly spaced."""
         return torch.linspace(len(self) - 1, -1, steps + 1).round().long()

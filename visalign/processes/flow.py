@@ -58,6 +58,13 @@ class Flow:
         """Gradient of log p_t at x_t: -eps_hat / t."""
         return -self.noise_from(prediction, x_t, t) / per_sample(t, x_t)
 
+    def tilt(self, t: Tensor, most: float = 10.0) -> Tensor:
+        """What to add to the prediction, per unit of the gradient of log p_t that is added: -t / (1 - t), [B].
+
+        From v = -(x + t s) / (1 - t) (Liu et al. 2025, Flow-NRG); t / (1 - t) is held at `most` near pure noise.
+        """
+        return -(t / (1 - t).clamp(min=1e-8)).clamp(max=most)
+
     def schedule(self, steps: int) -> Tensor:
         """Sampling times from 1 to 0, float32 [steps + 1], shifted."""
         return shift_times(torch.linspace(1, 0, steps + 1), self.shift)

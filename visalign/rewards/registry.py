@@ -49,6 +49,7 @@ REWARDS: dict[str, type] = {
     "colour": rules.ColourOfPrompt,
     "motion": video_rules.Motion,
     "flicker": video_rules.Flicker,
+    "prompt_motion": video_rules.PromptMotion,
     "subject_consistency": video_rules.SubjectConsistency,
     "frames": video_rules.OnFrames,
     "weighted_sum": combine.WeightedSum,

@@ -1,5 +1,6 @@
 """What a still cannot show: flicker, motion, consistency; and picture judges brought to clips."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from visalign import tracking
 from visalign.errors import UserError
 from visalign.measures import luma_of, pixels_of
 from visalign.media import Sample
@@ -95,6 +97,38 @@ class SubjectConsistency(ClipRule):
         pixels = to_batch(self.preprocess, sample.frames(self.frames)).to(self.device)
         features = torch.nn.functional.normalize(network.encode_image(pixels).float(), dim=-1)
         return float((features[1:] * features[:-1]).sum(-1).mean())
+
+
+_WORDS = {"left": r"left(wards?)?", "right": r"right(wards?)?", "up": r"up(wards?)?|ris(es|ing)",
+          "down": r"down(wards?)?|fall(s|ing)", "grow": r"grow(s|ing)?|gets? (bigger|larger)",
+          "shrink": r"shrink(s|ing)?|gets? smaller", "turn": r"(turn|rotat|spin)\w*", "bounce": r"(bounc|jump|hop)\w*",
+          "blink": r"(blink|flash)\w*"}
+
+
+def motions_in(prompt: str) -> list[str]:
+    """Motions of visalign.tracking that a prompt asks for."""
+    return [name for name, words in _WORDS.items() if re.search(rf"\b({words})\b", prompt.lower())]
+
+
+@dataclass
+class PromptMotion(ClipRule):
+    """Whether the one thing in a clip on an even ground moves as its prompt says, in [-1, 1] (visalign/tracking.py).
+
+    Prompts are searched for words of direction, growth, turning, bouncing, blinking; of several the worst fit counts.
+    """
+
+    least_frames = 3
+    needs_prompt = True
+    score_range = (-1.0, 1.0)
+
+    def refusal(self, sample: Sample) -> str | None:
+        return super().refusal(sample) or (None if motions_in(sample.prompt) else "the prompt names no motion")
+
+    def measure(self, sample: Sample) -> float:
+        found = tracking.components(sample.video)
+        if found is None:  # nothing is drawn, so nothing moves as it should
+            return -1.0
+        return min(tracking.agreement(found, motion) for motion in motions_in(sample.prompt))
 
 
 def for_modality(reward: Reward, modality: str) -> Reward:

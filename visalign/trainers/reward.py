@@ -1,4 +1,4 @@
-"""The third loop: judgements to a unified reward.
+"""The third loop: judgements to a unified reward, or (trainers/guide.py) to a reward on noisy latents.
 
     judgements -> both sides decoded and prepared in threads -> one pass over all frames -> loss -> step
 
@@ -20,14 +20,13 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor
 from tqdm import tqdm
 
-from visalign.config import RewardConfig
+from visalign.config import GuideConfig, JudgementData, RewardConfig
 from visalign.configfile import build_objective
 from visalign.data.judgements import Judgement, read_judgements
 from visalign.errors import UserError
 from visalign.generators.loading import pick_device, pick_dtype
 from visalign.objectives.base import Outcome
 from visalign.objectives.judging import Comparison
-from visalign.rewards.joint.network import JointNetwork
 from visalign.rewards.joint.reward import build_network, check_backbone, save_reward
 from visalign.runs import RunFolder
 from visalign.trainers.checkpoint import Checkpoints, TrainingState
@@ -54,11 +53,16 @@ class Prepared:
 
 
 class RewardTrainer:
-    """Teaches a JointNetwork from judgements."""
+    """Teaches a network from judgements.
 
-    def __init__(self, config: RewardConfig, network: JointNetwork, items: list[Judgement], run: RunFolder,
-                 accelerator: Accelerator):
+    The network has `settings` (dimensions, members, frames) and `collate(samples)`; `forward(**collated)` gives
+    rewards [2B, E, D], of all first sides and then of all second ones.
+    """
+
+    def __init__(self, config: RewardConfig | GuideConfig, network: torch.nn.Module, items: list[Judgement],
+                 run: RunFolder, accelerator: Accelerator):
         self.config, self.network, self.run, self.accelerator = config, network, run, accelerator
+        self.settings = network.settings
         self.order = DataOrder(items, config.train.seed)
         self.objective = build_objective(config.objective, loop="reward")
         named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
@@ -121,18 +125,21 @@ class RewardTrainer:
 
     def prepare(self, indices: list[int], bootstrap: bool = False) -> Prepared:
         """Judgements by number, from files to tensors on the CPU."""
-        items = [self.order.items[i] for i in indices]
-        model = self.config.model
+        weight = torch.stack([bootstrap_weight(i, self.settings.members, self.config.train.seed) for i in indices]) \
+            if bootstrap else None
+        return self.prepare_items([self.order.items[i] for i in indices], weight)
+
+    def prepare_items(self, items: list[Judgement], weight: Tensor | None = None) -> Prepared:
+        """Judgements to tensors on the CPU; weight [B, E], all 1 when left out."""
+        model = self.settings
         samples = [item.a.sample(item.where, model.frames) for item in items]
         samples += [item.b.sample(item.where, model.frames) for item in items]
 
         def labels(get) -> Tensor:
             return torch.tensor([[get(item).get(name, float("nan")) for name in model.dimensions] for item in items])
 
-        weight = torch.ones(len(items), model.members)
-        if bootstrap:
-            weight = torch.stack([bootstrap_weight(i, model.members, self.config.train.seed) for i in indices])
-        return Prepared(items, self.network.backbone.collate(samples), labels(lambda i: i.outcome),
+        weight = torch.ones(len(items), model.members) if weight is None else weight
+        return Prepared(items, self.network.collate(samples), labels(lambda i: i.outcome),
                         labels(lambda i: i.rating_a), labels(lambda i: i.rating_b),
                         torch.tensor([item.strength for item in items]), weight,
                         torch.tensor([sample.modality == "video" for sample in samples]))
@@ -155,7 +162,7 @@ class RewardTrainer:
         row = {"loss": loss, "grad_norm": float(norm), "lr": learning_rate}
         correct = self.accelerator.gather(outcome.metrics["accuracy"])
         row["accuracy"] = correct.nanmean().item() if (~correct.isnan()).any() else 0.5
-        for name, column in zip(self.config.model.dimensions, correct.unbind(1), strict=True):
+        for name, column in zip(self.settings.dimensions, correct.unbind(1), strict=True):
             if (~column.isnan()).any():
                 row[f"accuracy/{name}"] = column.nanmean().item()
         return row
@@ -181,8 +188,8 @@ class RewardTrainer:
             rewards.append(self.network(**inputs).mean(1).cpu())
             is_video.append(batch.is_video)
         values, clips = torch.cat(rewards), torch.cat(is_video)
-        columns = [column[clips] if name in self.config.model.video_only and clips.any() else column
-                   for name, column in zip(self.config.model.dimensions, values.unbind(1), strict=True)]
+        columns = [column[clips] if name in self.settings.video_only and clips.any() else column
+                   for name, column in zip(self.settings.dimensions, values.unbind(1), strict=True)]
         return {"mean": [column.mean().item() for column in columns],
                 "std": [max(column.std().item(), 1e-6) for column in columns]}
 
@@ -206,16 +213,18 @@ def check(config: RewardConfig) -> None:
     pick_device(config.train.device)
 
 
-def train_reward(config: RewardConfig, resume: bool = False) -> Path:
-    """Train, save to `reward/` in the run's folder, measure on held-out judgements; returns the run's folder."""
-    check(config)
-    data = config.data
-    items = read_judgements(data.path, config.model.dimensions, data.image_root, config.train.seed)
+def judgements_of(data: JudgementData, dimensions: tuple[str, ...],
+                  seed: int) -> tuple[list[Judgement], list[Judgement]]:
+    """Judgements to learn from and to report on."""
+    items = read_judgements(data.path, dimensions, data.image_root, seed)
     if data.holdout_path:
-        held_out = read_judgements(data.holdout_path, config.model.dimensions, data.image_root, config.train.seed)
+        held_out = read_judgements(data.holdout_path, dimensions, data.image_root, seed)
     else:
         items, held_out = split_by_prompt(items, data.holdout)
-    items = items[:data.max_judgements]
+    return items[:data.max_judgements], held_out
+
+
+def open_run(config: RewardConfig | GuideConfig, resume: bool) -> tuple[Accelerator, RunFolder]:
     device = pick_device(config.train.device)
     accelerator = Accelerator(cpu=device.type == "cpu", log_with=list(config.output.trackers) or None,
                               project_dir=config.output.folder,
@@ -223,6 +232,14 @@ def train_reward(config: RewardConfig, resume: bool = False) -> Path:
     run = RunFolder(config.output.folder, config, resume, accelerator.is_main_process)
     accelerator.wait_for_everyone()
     accelerator.init_trackers("logs")
+    return accelerator, run
+
+
+def train_reward(config: RewardConfig, resume: bool = False) -> Path:
+    """Train, save to `reward/` in the run's folder, measure on held-out judgements; returns the run's folder."""
+    check(config)
+    items, held_out = judgements_of(config.data, config.model.dimensions, config.train.seed)
+    accelerator, run = open_run(config, resume)
     torch.manual_seed(config.train.seed)  # new layers must start alike on every process and after a kill
     network = build_network(config.model).to(accelerator.device)
     trainer = RewardTrainer(config, network, items, run, accelerator)

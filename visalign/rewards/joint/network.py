@@ -150,8 +150,11 @@ class JointNetwork(nn.Module):
 
     def __init__(self, backbone: nn.Module, settings: JointSettings):
         super().__init__()
-        self.backbone = backbone
+        self.backbone, self.settings = backbone, settings
         self.heads = Heads(backbone.features, len(settings.dimensions), settings.members, settings.width)
+
+    def collate(self, samples: list[Sample]) -> dict[str, Tensor]:
+        return self.backbone.collate(samples)
 
     def forward(self, **inputs: Tensor) -> Tensor:
         return self.heads(self.backbone(**inputs))

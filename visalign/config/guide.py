@@ -1,0 +1,52 @@
+"""Settings of a latent reward and its training."""
+
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field, PositiveInt, model_validator
+
+from visalign.config.common import Model, Optim, Output, Settings
+from visalign.config.reward import JudgementData, RewardTrain
+
+Block = Annotated[int, Field(ge=0)]
+
+
+class GuideHead(Settings):
+    """What is put on the generator's first blocks.
+
+    dimensions: what is judged; the columns of the judgements. blocks: whose tokens are read, ascending; the last one
+    sets the price of a step. members: heads in the ensemble, whose mean is followed.
+    """
+
+    dimensions: Annotated[tuple[str, ...], Field(min_length=1)] = ("VQ", "MQ", "TA")
+    blocks: Annotated[tuple[Block, ...], Field(min_length=1)] = (1, 3)
+    width: PositiveInt = 128
+    attention_heads: PositiveInt = 4
+    members: PositiveInt = 2
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        if len(set(self.dimensions)) != len(self.dimensions):
+            raise ValueError("head.dimensions names a dimension twice")
+        if list(self.blocks) != sorted(set(self.blocks)):
+            raise ValueError(f"head.blocks {list(self.blocks)} must ascend")
+        if self.width % self.attention_heads:
+            raise ValueError(f"head.width {self.width} must be a multiple of head.attention_heads "
+                             f"{self.attention_heads}")
+        return self
+
+
+class GuideConfig(Settings):
+    """One training of a latent reward. `objective` is {name: preference, and its settings}.
+
+    cache: folder for latents and text embeddings; safe to share between runs and processes.
+    """
+
+    loop: ClassVar[str] = "reward"
+    model: Model
+    head: GuideHead = GuideHead()
+    data: JudgementData
+    cache: str = "~/.cache/visalign/latents"
+    objective: dict[str, Any] = {"name": "preference"}
+    optim: Optim = Optim()
+    train: RewardTrain = RewardTrain()
+    output: Output = Output()

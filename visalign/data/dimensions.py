@@ -1,0 +1,119 @@
+"""Preferences in several dimensions, such as VQ, MQ and TA, made into one by the user's weights.
+
+A direction is a weight for each dimension; a negative one prefers less of it. Two kinds of table have dimensions:
+
+    comparisons   two media (path_A and path_B, or a and b), a prompt, and who won each dimension: A, B or same
+                  (VideoGen-RewardBench's CSV)
+    ratings       one medium (file, video, path, ...), a prompt, and a number in each dimension (VideoFeedback's
+                  columns); every two media of a prompt are compared
+"""
+
+from pathlib import Path
+
+from visalign.data.generations import MEDIA_KEYS
+from visalign.data.rows import BadRow, picture, row_number, row_prompt, take
+from visalign.data.sides import Pair
+from visalign.errors import UserError, nearest
+
+KNOWN = ("VQ", "MQ", "TA", "visual quality", "temporal consistency", "dynamic degree", "text-to-video alignment",
+         "factual consistency")
+SIDES = {"a": 1.0, "b": -1.0, "same": 0.0, "tie": 0.0}
+_PROMPTS = ("prompt", "text prompt")
+
+
+def is_comparison(row: dict) -> bool:
+    return {"path_A", "path_B"} <= row.keys() or {"a", "b"} <= row.keys()
+
+
+def is_rating(row: dict, weights: dict[str, float] | None) -> bool:
+    return "chosen" not in row and any(key in row for key in MEDIA_KEYS) and any(
+        name in row for name in weights or KNOWN)
+
+
+def from_comparison(row: dict, where: str, root: Path, weights: dict[str, float] | None) -> list[Pair]:
+    """The pair of one comparison; none where the weighted votes are even. Raises BadRow for labels that are none."""
+    keys = ("path_A", "path_B") if "path_A" in row else ("a", "b")
+    weights = directions(row, where, weights)
+    votes = {name: vote for name in weights if (vote := _vote(row, name, where)) is not None}
+    _refuse_unlabelled(votes, weights, row, where)
+    margin = weighed(votes, weights)
+    media = [picture(take(row, key, where), key, where, root) for key in keys]
+    prompt = row_prompt(row, _prompt_key(row), where)
+    return [] if margin == 0 else [_pair(prompt, *media, margin, where)]
+
+
+class Ratings:
+    """Compares each rated medium with the earlier ones of its prompt. Called with the rows in turn."""
+
+    def __init__(self, weights: dict[str, float] | None):
+        self.weights = weights
+        self._seen: dict[str, list[tuple]] = {}
+
+    def __call__(self, row: dict, where: str, root: Path) -> list[Pair] | None:
+        """The new pairs; [] where all are even, None for a prompt's first medium."""
+        key = next((key for key in MEDIA_KEYS if row.get(key)), MEDIA_KEYS[0])
+        prompt = row_prompt(row, _prompt_key(row), where)
+        weights = directions(row, where, self.weights)
+        ratings = {name: value for name in weights if (value := row_number(row, name, where)) is not None}
+        _refuse_unlabelled(ratings, weights, row, where)
+        media = picture(take(row, key, where), key, where, root)
+        earlier = self._seen.setdefault(prompt, [])
+        pairs = []
+        for other, theirs, there in earlier:
+            both = {name: ratings[name] - theirs[name] for name in ratings.keys() & theirs.keys()}
+            margin = weighed(both, weights)
+            if margin:
+                pairs.append(_pair(prompt, media, other, margin, f"{where} with {there}"))
+        is_first = not earlier
+        earlier.append((media, ratings, where))
+        return None if is_first else pairs
+
+
+def directions(row: dict, where: str, weights: dict[str, float] | None) -> dict[str, float]:
+    """The user's weights, or else `Overall` where the row has it, or all the dimensions known here in equal parts."""
+    if weights:
+        return weights
+    if row.get("Overall") not in (None, ""):
+        return {"Overall": 1.0}
+    found = [name for name in KNOWN if name in row]
+    if not found:
+        raise BadRow(f"{where}: which columns are dimensions is not known; name them and their weights in "
+                     "data.dimensions")
+    return dict.fromkeys(found, 1.0)
+
+
+def weighed(votes: dict[str, float], weights: dict[str, float]) -> float:
+    """Weighted mean of the votes that were cast; positive: the first side wins. 0 where none counts."""
+    size = sum(abs(weights[name]) for name in votes)
+    return sum(weights[name] * vote for name, vote in votes.items()) / size if size else 0.0
+
+
+def _refuse_unlabelled(labels: dict[str, float], weights: dict[str, float], row: dict, where: str) -> None:
+    if not labels:
+        name = next(iter(weights))
+        raise BadRow(f"{where}: no label in any of the dimensions {', '.join(weights)}{nearest(name, row)}")
+
+
+def check_weights(weights: dict[str, float] | None) -> None:
+    """Raise UserError when no weight counts."""
+    if weights is not None and not any(weights.values()):
+        raise UserError("data.dimensions: all weights are 0; give at least one dimension a weight")
+
+
+def _vote(row: dict, name: str, where: str) -> float | None:
+    value = row.get(name)
+    if value is None or value == "":
+        return None
+    vote = SIDES.get(str(value).lower())
+    if vote is None:
+        raise BadRow(f"{where}: '{name}' is {value!r} (allowed: A, B, same, or nothing)")
+    return vote
+
+
+def _prompt_key(row: dict) -> str:
+    return next((key for key in _PROMPTS if key in row), _PROMPTS[0])
+
+
+def _pair(prompt: str, first, second, margin: float, where: str) -> Pair:
+    chosen, rejected = (first, second) if margin > 0 else (second, first)
+    return Pair(prompt, chosen, rejected, where, abs(margin))

@@ -1,0 +1,6 @@
+"""Rewards that look at noisy latents, and sampling that follows their gradient."""
+
+from visalign.guidance.network import LatentReward, load_guide, save_guide
+from visalign.guidance.sampling import Guided, Guiding
+
+__all__ = ["Guided", "Guiding", "LatentReward", "load_guide", "save_guide"]

@@ -1,0 +1,140 @@
+"""Judgements to a latent reward: the reward loop, on latents that are noised anew at every step.
+
+Both sides of a judgement meet at one time and with one noise, drawn from (seed, step). The generator stays as it is.
+
+Run:  visalign guide train configs/guide/tiny_wan.yaml
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from visalign.config import GuideConfig
+from visalign.data.judgements import Judgement
+from visalign.evaluators.statistics import over_prompts
+from visalign.generators import inspect_checkpoint, load_generator
+from visalign.guidance.network import LatentReward, save_guide
+from visalign.media import Sample
+from visalign.runs import write_atomically
+from visalign.trainers.cache import EncodingCache
+from visalign.trainers.optim import check_optimizer
+from visalign.trainers.reward import RewardTrainer, judgements_of, open_run
+
+FRACTIONS = (0.1, 0.3, 0.5, 0.7, 0.9)
+"""Noise levels at which the finished guide is measured."""
+
+
+class NoisyPairs(nn.Module):
+    """A guide as the reward loop sees one: cached latents of both sides in, rewards at a drawn time out."""
+
+    def __init__(self, guide: LatentReward, cache: EncodingCache):
+        super().__init__()
+        self.guide, self._cache = guide, cache
+
+    @property
+    def settings(self) -> "HeadOfClips":
+        return HeadOfClips(self.guide)
+
+    def collate(self, samples: list[Sample]) -> dict[str, Tensor]:
+        cache = self._cache
+        return {"latents": cache.latents([cache.media_key(sample.media) for sample in samples]),
+                **cache.conditioning([cache.prompt_key(sample.prompt) for sample in samples])}
+
+    def forward(self, latents: Tensor, fraction: float | None = None, **conditioning: Tensor) -> Tensor:
+        """Rewards [2B, E, D]; `fraction` fixes the share of noise for all."""
+        process, half = self.guide.generator.process, len(latents) // 2
+        drawn = torch.rand(half) if fraction is None else torch.full((half,), fraction)
+        t = process.times_at(drawn).repeat(2).to(latents.device)
+        noise = torch.randn(latents[:half].shape).repeat(2, *[1] * (latents.ndim - 1)).to(latents.device)
+        return self.guide(process.add_noise(latents, noise, t), t, **conditioning)
+
+
+class HeadOfClips:
+    """What the reward loop asks of a network's settings."""
+
+    def __init__(self, guide: LatentReward):
+        self.dimensions, self.members = guide.settings.dimensions, guide.settings.members
+        self.frames = guide.generator.shape.frames or 1
+
+
+def train_guide(config: GuideConfig, resume: bool = False) -> Path:
+    """Encode every item once, train, save to `guide/` in the run's folder with its accuracy by noise level.
+
+    Raises UserError for anything the user can mend.
+    """
+    inspect_checkpoint(config.model)
+    check_optimizer(config.optim)
+    items, held_out = judgements_of(config.data, config.head.dimensions, config.train.seed)
+    accelerator, run = open_run(config, resume)
+    generator = load_generator(config.model, accelerator.device)
+    torch.manual_seed(config.train.seed)  # the head must start alike on every process and after a kill
+    guide = LatentReward(generator, config.head).to(accelerator.device)
+    pairs = NoisyPairs(guide, EncodingCache(config.cache, generator))
+    encode(items + held_out, pairs._cache, accelerator.process_index, accelerator.num_processes)
+    accelerator.wait_for_everyone()
+    trainer = RewardTrainer(config, pairs, items, run, accelerator)
+    trainer.fit()
+    if accelerator.is_main_process:
+        found = accuracy_by_noise(trainer, held_out) if held_out else {}
+        about = {"trained on": {"judgements": len(items), "prompts": len({item.prompt for item in items}),
+                                "objective": config.objective, "steps": config.train.steps}, "accuracy": found}
+        save_guide(run.path / "guide", guide, config.model, about)
+        write_atomically(run.path / "accuracy.json", (json.dumps(found, indent=2) + "\n").encode())
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+    return run.path
+
+
+def encode(items: list[Judgement], cache: EncodingCache, rank: int, world: int, batch: int = 16) -> None:
+    """Put both sides of this process's share of the items into the cache.
+
+    Raises UserError naming a row whose medium is not of the generator's kind.
+    """
+    generator = cache.generator
+    mine = items[rank::world]
+    for start in tqdm(range(0, len(mine), batch), desc="encoding judgements", unit="batch", disable=rank > 0):
+        media, prompts = {}, {}
+        for item in mine[start:start + batch]:
+            for side in (item.a, item.b):
+                sample = side.sample(item.where, generator.shape.frames or 1)
+                generator.check_media([sample.media], item.where)
+                media[cache.media_key(sample.media)] = sample.media
+                prompts[cache.prompt_key(sample.prompt)] = sample.prompt
+        cache.add_media(media)
+        cache.add_prompts(prompts)
+
+
+@torch.no_grad()
+def accuracy_by_noise(trainer: RewardTrainer, held_out: list[Judgement], size: int = 32) -> dict:
+    """{dimension: {noise fraction: share of decided judgements ordered rightly, with its interval over prompts}}."""
+    network, device = trainer.network.eval(), trainer.accelerator.device
+    found: dict[str, dict[str, dict]] = {}
+    for fraction in FRACTIONS:
+        torch.manual_seed(0)
+        correct = []
+        for start in range(0, len(held_out), size):
+            batch = trainer.prepare_items(held_out[start:start + size])
+            inputs = {name: tensor.to(device) for name, tensor in batch.inputs.items()}
+            a, b = network(fraction=fraction, **inputs).mean(1).cpu().chunk(2)
+            decided = (batch.outcome == 0) | (batch.outcome == 1)
+            correct.append(torch.where(decided, ((a > b) == (batch.outcome > 0.5)).float(), float("nan")))
+        for name, column in zip(network.settings.dimensions, torch.cat(correct).unbind(1), strict=True):
+            known = [(item.prompt, value) for item, value in zip(held_out, column.tolist(), strict=True)
+                     if value == value]
+            if known:
+                found.setdefault(name, {})[f"{fraction:g}"] = by_prompt(known)
+    return found
+
+
+def by_prompt(known: list[tuple[str, float]]) -> dict:
+    """Mean of values and its interval, resampling prompts."""
+    groups: dict[str, list[float]] = {}
+    for prompt, value in known:
+        groups.setdefault(prompt, []).append(value)
+    sums = torch.tensor([sum(values) for values in groups.values()])
+    counts = torch.tensor([len(values) for values in groups.values()])
+    estimate = over_prompts(lambda rows: float(sums[rows].sum() / counts[rows].sum()), len(groups))
+    return {"value": estimate.value, "low": estimate.low, "high": estimate.high, "judgements": len(known)}
