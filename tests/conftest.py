@@ -9,6 +9,8 @@ import torch
 from PIL import Image
 
 from tests import video_pipelines
+from visalign.media import Video
+from visalign.video import to_video_bytes
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", os.environ.get("CUDA_VISIBLE_DEVICES", ""))
@@ -165,6 +167,7 @@ def pipelines(tmp_path_factory):
     return get
 
 
+DIFFUSION = {"sdxl", "sd15", "sd15-v", "cogvideox"}
 COLOURS = {"red": (220, 40, 40), "blue": (40, 60, 220), "green": (40, 180, 70), "yellow": (240, 210, 40),
            "black": (10, 10, 10), "pink": (240, 150, 190)}
 
@@ -205,15 +208,30 @@ def pairs_file(tmp_path) -> Path:
 
 
 @pytest.fixture
+def clip_pairs_file(tmp_path) -> Path:
+    """A CSV with VideoGen-RewardBench's columns: six comparisons of short clips in VQ, MQ and TA."""
+    rows = ["path_A,path_B,prompt,VQ,MQ,TA"]
+    for i, name in enumerate(COLOURS):
+        for side, colour in (("A", name), ("B", list(COLOURS)[i - 1])):
+            frames = [Image.new("RGB", (20, 16), "white") for _ in range(5)]
+            for k, frame in enumerate(frames):
+                frame.paste(COLOURS[colour], (2 * k, 4, 2 * k + 8, 12))
+            (tmp_path / f"{name}-{side}.mp4").write_bytes(to_video_bytes(Video(frames, 8.0)))
+        rows.append(f"{name}-A.mp4,{name}-B.mp4,a {name} square moves right,A,{'same' if i % 2 else 'B'},A")
+    (tmp_path / "clips.csv").write_text("\n".join(rows) + "\n")
+    return tmp_path / "clips.csv"
+
+
+@pytest.fixture
 def online_recipe(tmp_path, pipelines):
     """Writes a small online recipe as YAML; keyword arguments merge into its sections."""
     import yaml
 
     def write(base: str = "sd3", method: str = "grpo", /, name: str = "recipe.yaml", **sections) -> Path:
-        stochastic = {"sampler": "ddim", "noise_level": 1.0} if base.startswith("sd1") or base == "sdxl" else {}
+        stochastic = {"sampler": "ddim", "noise_level": 1.0} if base in DIFFUSION else {}
         content = {
             "model": {"source": str(pipelines(base)), "resolution": 16, "lora": {"rank": 2, "alpha": 4},
-                      "precision": "fp32", "prompt_tokens": 8},
+                      "precision": "fp32", "prompt_tokens": 8} | video_pipelines.SHAPES.get(base, {}),
             "rollout": {"prompts": str(tmp_path / "train.txt"), "prompts_per_epoch": 2, "group_size": 4,
                         "batch_size": 4, "steps": 4, "cache": str(tmp_path / "cache")} | stochastic,
             "reward": {"of": "colourfulness", "retry_wait": 0.01},
@@ -235,16 +253,18 @@ def online_recipe(tmp_path, pipelines):
 
 
 @pytest.fixture
-def recipe(tmp_path, pairs_file, pipelines):
+def recipe(tmp_path, pairs_file, clip_pairs_file, pipelines):
     """Writes a small recipe as YAML; keyword arguments replace whole sections or merge into them."""
     import yaml
 
     def write(base: str = "sd3", method: str | None = None, /, name: str = "recipe.yaml", **sections) -> Path:
-        method = method or ("flow_dpo" if base == "sd3" else "diffusion_dpo")
+        method = method or ("diffusion_dpo" if base in DIFFUSION else "flow_dpo")
+        shape = video_pipelines.SHAPES.get(base, {})
         content = {
             "model": {"source": str(pipelines(base)), "lora": {"rank": 2, "alpha": 4}, "precision": "fp32",
-                      "prompt_tokens": 8},
-            "data": {"path": str(pairs_file), "cache": str(tmp_path / "cache"), "holdout": 0.5},
+                      "prompt_tokens": 8} | shape,
+            "data": {"path": str(clip_pairs_file if shape else pairs_file), "cache": str(tmp_path / "cache"),
+                     "holdout": 0.5},
             "objective": {"name": method},
             "optim": {"lr": 0.001},
             "train": {"steps": 4, "batch_size": 2, "device": "cpu"},

@@ -43,7 +43,7 @@ def test_generate_writes_pictures_a_grid_and_their_prompts(pipelines, tmp_path):
     assert result.exit_code == 0, result.output
     rows = [json.loads(line) for line in (tmp_path / "out" / "samples.jsonl").read_text().splitlines()]
     assert [row["prompt"] for row in rows] == ["a cat face"] * 2 + ["a bus"] * 2
-    assert all((tmp_path / "out" / row["image"]).exists() for row in rows) and (tmp_path / "out" / "grid.png").exists()
+    assert all((tmp_path / "out" / row["file"]).exists() for row in rows) and (tmp_path / "out" / "grid.png").exists()
     again = invoke("generate", pipelines("sdxl"), "a bus", "-o", tmp_path / "out")
     assert again.exit_code == 1 and "already holds" in again.output
 
