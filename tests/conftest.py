@@ -151,6 +151,7 @@ def build_hunyuan(folder: Path) -> Path:
 
 BUILDERS = {"sd3": build_sd3, "flux": build_flux, "sdxl": build_sdxl, "sd15": build_sd15,
             "sd15-v": lambda folder: build_sd15(folder, "v_prediction"), "wan": video_pipelines.build_wan,
+            "wan-image": video_pipelines.build_wan_image,
             "ltx": video_pipelines.build_ltx, "hunyuan": build_hunyuan, "cogvideox": video_pipelines.build_cogvideox}
 
 

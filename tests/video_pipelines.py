@@ -73,6 +73,24 @@ def build_wan(folder: Path, **options) -> Path:
     return folder
 
 
+def build_wan_image(folder: Path) -> Path:
+    """With a CLIP view of the picture, as Wan 2.1 has it."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, WanImageToVideoPipeline
+    from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
+
+    torch.manual_seed(9)
+    encoder = UMT5EncoderModel(UMT5Config(vocab_size=200, d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2,
+                                          is_encoder_decoder=False))
+    eyes = CLIPVisionModel(CLIPVisionConfig(hidden_size=16, intermediate_size=16, num_hidden_layers=2,
+                                            num_attention_heads=2, image_size=16, patch_size=8))
+    WanImageToVideoPipeline(
+        tokenizer=word_tokenizer(), text_encoder=encoder, vae=wan_vae(), image_encoder=eyes,
+        image_processor=CLIPImageProcessor(size={"shortest_edge": 16}, crop_size=16),
+        transformer=wan_transformer(2, channels=10, image_dim=16, added_kv_proj_dim=24),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0)).save_pretrained(folder)
+    return folder
+
+
 def build_ltx(folder: Path) -> Path:
     from diffusers import (
         AutoencoderKLLTXVideo,

@@ -45,6 +45,11 @@ class Sample:
     known: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def asked(self) -> str:
+        """The prompt as it was given to the generator, which may hold more than the words that judges see."""
+        return self.known.get("asked", self.prompt)
+
+    @property
     def image(self) -> Image.Image | None:
         return None if isinstance(self.media, Video) else self.media
 

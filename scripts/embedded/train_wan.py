@@ -35,13 +35,13 @@ class ClipLatents:
 
 
 def main() -> None:
-    args = arguments(__doc__, clips=6000)
+    args = arguments(__doc__, clips=4000)
     tokenizer = build_t5_tokenizer(all_clip_captions(), max_length=512)
     vae = AutoencoderKLWan.from_pretrained(args.vae, torch_dtype=torch.float32)
     modules = torch.nn.ModuleDict({
         "transformer": WanTransformer3DModel(
-            patch_size=(1, 2, 2), num_attention_heads=8, attention_head_dim=32, in_channels=vae.config.z_dim,
-            out_channels=vae.config.z_dim, text_dim=192, freq_dim=128, ffn_dim=1024, num_layers=6,
+            patch_size=(1, 2, 2), num_attention_heads=6, attention_head_dim=32, in_channels=vae.config.z_dim,
+            out_channels=vae.config.z_dim, text_dim=192, freq_dim=128, ffn_dim=768, num_layers=6,
             rope_max_seq_len=64),
         "text_encoder": UMT5EncoderModel(UMT5Config(
             vocab_size=len(tokenizer), d_model=192, d_kv=32, d_ff=384, num_layers=2, num_heads=4, dropout_rate=0.0,

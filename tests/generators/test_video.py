@@ -174,3 +174,71 @@ def test_pictures_for_a_model_of_clips_and_the_other_way_round(pipelines):
 def test_families_are_known_before_anything_is_loaded(pipelines, name):
     family = inspect_checkpoint(Model(source=str(pipelines(name)))).family
     assert family.modality == "video" and family.process_kind == ("diffusion" if name == "cogvideox" else "flow")
+
+
+@pytest.fixture
+def two_experts(tmp_path):
+    from tests.video_pipelines import build_wan, wan_transformer
+
+    return build_wan(tmp_path / "wan22", transformer_2=wan_transformer(seed=1), boundary_ratio=0.6)
+
+
+def test_two_transformers_share_the_noise_range_as_the_pipeline_has_it(two_experts):
+    settings = Model(source=str(two_experts), precision="fp32", prompt_tokens=8, **SHAPES["wan"])
+    generator = load_generator(settings, "cpu")
+    starts = [Start(i, prompt, prompt, i + 1, 0) for i, prompt in enumerate(PROMPTS)]
+    ours = Sampler(generator, Rollout(steps=5, sampler="ode"), False).draw(
+        starts, generator.encode_prompts(PROMPTS), Guidance(2.0, generator.encode_prompts([""] * 3)), frozenset(),
+        torch.empty(3, 0, dtype=torch.int64))
+    theirs = generator.pipeline(prompt=PROMPTS, num_inference_steps=5, guidance_scale=2.0, output_type="latent",
+                                height=16, width=32, num_frames=5, max_sequence_length=8, return_dict=False,
+                                generator=[torch.Generator().manual_seed(i) for i in (1, 2, 3)])[0]
+    torch.testing.assert_close(torch.stack([s.latents for s in ours]), theirs, atol=5e-5, rtol=1e-4)
+    x, t, texts = torch.randn(2, 4, 3, 8, 16), torch.tensor([0.9, 0.2]), generator.encode_prompts(PROMPTS[:2])
+    with torch.no_grad():
+        mixed, swapped = generator.predict(x, t, texts), generator.predict(x.flip(0), t.flip(0),
+                                                                           {k: v.flip(0) for k, v in texts.items()})
+    torch.testing.assert_close(mixed, swapped.flip(0))
+
+
+def test_both_experts_learn_and_are_exported(two_experts, tmp_path):
+    from visalign.config import Config
+    from visalign.generators.export import export
+
+    settings = Model(source=str(two_experts), precision="fp32", prompt_tokens=8, **SHAPES["wan"])
+    generator = load_generator(settings, "cpu")
+    generator.make_trainable("lora", rank=2, alpha=4)
+    x, texts = torch.randn(2, 4, 3, 8, 16), generator.encode_prompts(PROMPTS[:2])
+    t = torch.tensor([0.9, 0.2])
+    with torch.no_grad():
+        plain = generator.predict(x, t, texts)
+        for _, parameter in generator.trainable_parameters():
+            parameter.normal_(std=0.3)
+        learnt = generator.predict(x, t, texts)
+    with generator.reference():
+        torch.testing.assert_close(generator.predict(x, t, texts), plain)
+    assert ((learnt - plain).flatten(1).abs().amax(1) > 1e-3).all()
+    config = Config(model=settings, data={"path": "x"}, objective={"name": "flow_dpo"})
+    assert "transformer_2/pytorch_lora_weights.safetensors" in export(generator, tmp_path / "export", config, {})
+    again = load_generator(settings, "cpu")
+    again.load_adapter(tmp_path / "export")
+    with torch.no_grad():
+        torch.testing.assert_close(again.predict(x, t, texts), learnt, atol=1e-5, rtol=1e-4)
+
+
+def test_a_guide_on_two_experts_is_refused(two_experts):
+    with pytest.raises(UserError, match="this model has two"):
+        load_generator(Model(source=str(two_experts), **SHAPES["wan"]), "cpu").blocks()
+
+
+def test_every_token_has_a_time_in_wan_22_5b(tmp_path):
+    from tests.video_pipelines import build_wan
+
+    folder = build_wan(tmp_path / "wan5b", expand_timesteps=True)
+    generator = load_generator(Model(source=str(folder), precision="fp32", prompt_tokens=8, **SHAPES["wan"]), "cpu")
+    [[mine]] = generator.sample(["a cat face"], [7], steps=3, guidance_scale=2.0)
+    ours = Sampler(generator, Rollout(steps=3, sampler="ode"), False).draw(
+        [Start(0, "a cat face", "a cat face", 7, 0)], generator.encode_prompts(["a cat face"]),
+        Guidance(2.0, generator.encode_prompts([""])), frozenset(), torch.empty(1, 0, dtype=torch.int64))
+    again = generator.decode(ours[0].latents[None])[0]
+    assert np.abs(np.asarray(mine.frames[4], int) - np.asarray(again.frames[4], int)).max() <= 1

@@ -44,6 +44,8 @@ class Shape:
 class Guidance:
     """Classifier-free guidance u + scale (c - u), u from the `negative` conditioning [B, ...].
 
+    What that lacks (the picture of an image-to-video prompt) is the prompt's own.
+
     Families distilled with guidance take the scale as an input instead. detach_negative: no gradient through u.
     """
 
@@ -82,7 +84,7 @@ class Generator:
         self.compute_dtype = compute_dtype
         self.attention = attention
         self.prompt_tokens = prompt_tokens
-        self.denoiser: nn.Module = getattr(pipeline, self.denoiser_name)
+        self.denoiser: nn.Module = self.find_denoiser(pipeline)
         self.policy: nn.Module = self.denoiser
         self.tuning: str | None = None
         self._frozen_copy: nn.Module | None = None
@@ -100,6 +102,14 @@ class Generator:
         if attention == "xformers":
             self.denoiser.enable_xformers_memory_efficient_attention()
 
+    def find_denoiser(self, pipeline) -> nn.Module:
+        """The module that learns."""
+        return getattr(pipeline, self.denoiser_name)
+
+    def networks(self) -> dict[str, nn.Module]:
+        """The denoiser's networks by their names in the pipeline; more than one where experts share the noise range."""
+        return {self.denoiser_name: self.denoiser}
+
     def build_process(self) -> Diffusion | Flow:
         """The process this checkpoint was trained with, from its scheduler's configuration."""
         raise AttributeError(f"{type(self).__name__} does not define build_process")
@@ -107,6 +117,18 @@ class Generator:
     def encode_prompts(self, prompts: list[str]) -> Conditioning:
         """Embeddings of prompts, each tensor [B, ...], in float32 on the device."""
         raise AttributeError(f"{type(self).__name__} does not define encode_prompts")
+
+    @classmethod
+    def check_prompts(cls, prompts: list[str], where: str) -> None:
+        """Raise UserError naming `where` for a prompt that this family cannot take; nothing needs to be loaded."""
+
+    def text_of(self, prompt: str) -> str:
+        """The words of a prompt, which is what judges are told."""
+        return prompt
+
+    def prompt_identity(self, prompt: str) -> str:
+        """What tells one prompt's conditioning from another's."""
+        return prompt
 
     def _call_network(self, network: nn.Module, latents: Tensor, time: Tensor, conditioning: Conditioning) -> Tensor:
         raise AttributeError(f"{type(self).__name__} does not define _call_network")
@@ -122,7 +144,7 @@ class Generator:
     def frozen_modules(self) -> list[nn.Module]:
         """Everything that never learns: the VAE and the text encoders."""
         return [m for name, m in self.pipeline.components.items()
-                if isinstance(m, nn.Module) and name != self.denoiser_name]
+                if isinstance(m, nn.Module) and name not in self.networks()]
 
     def text_encoders(self) -> list[nn.Module]:
         return [m for name, m in self.pipeline.components.items()
@@ -150,7 +172,7 @@ class Generator:
             return self._pass(latents, t, conditioning | {"guidance": torch.full_like(t, scale, dtype=torch.float32)})
         if guidance is None or guidance.scale == 1 or guidance.negative is None:
             return self._pass(latents, t, conditioning)
-        both = {name: torch.cat([guidance.negative[name], tensor]) for name, tensor in conditioning.items()}
+        both = {name: torch.cat([guidance.negative.get(name, tensor), tensor]) for name, tensor in conditioning.items()}
         unguided, wanted = self._pass(torch.cat([latents, latents]), torch.cat([t, t]), both).chunk(2)
         unguided = unguided.detach() if guidance.detach_negative else unguided
         return unguided + guidance.scale * (wanted - unguided)

@@ -30,18 +30,21 @@ def _export_lora(generator: Generator, folder: Path, config: Config) -> list[str
     from diffusers.utils import convert_state_dict_to_kohya
     from peft.utils import get_peft_model_state_dict
 
-    name = generator.denoiser_name
-    weights = {k: v.detach().cpu().contiguous() for k, v in get_peft_model_state_dict(generator.denoiser).items()}
-    adapter = generator.denoiser.peft_config["default"].to_dict()
-    type(generator.pipeline).save_lora_weights(
-        folder, **{f"{name}_lora_layers": weights, f"{name}_lora_adapter_metadata": adapter})
+    name, written = generator.denoiser_name, []
+    for part, network in generator.networks().items():
+        weights = {k: v.detach().cpu().contiguous() for k, v in get_peft_model_state_dict(network).items()}
+        adapter = network.peft_config["default"].to_dict()
+        place = folder if part == name else folder / part
+        type(generator.pipeline).save_lora_weights(
+            place, **{f"{name}_lora_layers": weights, f"{name}_lora_adapter_metadata": adapter})
+        written.append(str((place / "pytorch_lora_weights.safetensors").relative_to(folder)))
     if not generator.has_kohya_names:
-        return ["pytorch_lora_weights.safetensors"]
+        return written
     kohya = convert_state_dict_to_kohya({f"{name}.{k}": v for k, v in weights.items()})
     alpha = torch.tensor(float(config.model.lora.alpha))
     save_file({k: alpha.clone() if k.endswith(".alpha") else v.contiguous() for k, v in kohya.items()},
               folder / "lora_kohya.safetensors")
-    return ["pytorch_lora_weights.safetensors", "lora_kohya.safetensors"]
+    return [*written, "lora_kohya.safetensors"]
 
 
 def _export_full(generator: Generator, folder: Path) -> list[str]:
@@ -61,6 +64,8 @@ def model_card(config: Config, generator: Generator, figures: dict[str, str]) ->
     if generator.tuning == "lora":
         load = (f'pipeline = {pipeline}.from_pretrained("{config.model.source}")\n'
                 'pipeline.load_lora_weights("path/to/this/folder")')
+        load += "".join(f'\npipeline.load_lora_weights("path/to/this/folder/{part}", load_into_{part}=True)'
+                        for part in generator.networks() if part != generator.denoiser_name)
     else:
         load = f'pipeline = {pipeline}.from_pretrained("path/to/this/folder/pipeline")'
     rows = "\n".join(f"| {name} | {value} |" for name, value in figures.items())

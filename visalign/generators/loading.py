@@ -17,11 +17,12 @@ from visalign.generators.ltx import LTXGenerator
 from visalign.generators.sd3 import SD3Generator
 from visalign.generators.unet import SDGenerator, SDXLGenerator
 from visalign.generators.wan import WanGenerator
+from visalign.generators.wan_image import WanImageGenerator
 
 FAMILIES: dict[str, type[Generator]] = {
     family.pipeline_class: family for family in (
         SD3Generator, FluxGenerator, SDXLGenerator, SDGenerator,
-        WanGenerator, LTXGenerator, HunyuanVideoGenerator, CogVideoXGenerator)
+        WanGenerator, WanImageGenerator, LTXGenerator, HunyuanVideoGenerator, CogVideoXGenerator)
 }
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
 EMBEDDED = {name: ASSETS / name for name in ("tiny-sd3", "tiny-sdxl", "tiny-wan")}

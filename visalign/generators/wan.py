@@ -1,16 +1,21 @@
-"""Wan 2.1 and 2.2: rectified-flow transformer on 3-D latents with a UMT5 encoder (Wan Team 2025, arXiv 2503.20314)."""
+"""Wan 2.1 and 2.2: rectified-flow transformers on 3-D latents with a UMT5 encoder (Wan Team 2025, arXiv 2503.20314)."""
+
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from visalign.errors import UserError
 from visalign.generators.base import Conditioning, Shape
 from visalign.generators.flow_times import scheduler_times
 from visalign.generators.video import VideoGenerator
 from visalign.processes import Flow
 
+SECOND = "transformer_2"
+
 
 class WanGenerator(VideoGenerator):
-    """Text to video: Wan 2.1, and of Wan 2.2 the checkpoints with one transformer."""
+    """Text to video. Wan 2.2 14B has two transformers, one for more noise and one for less; both learn."""
 
     pipeline_class = "WanPipeline"
     process_kind = "flow"
@@ -19,6 +24,18 @@ class WanGenerator(VideoGenerator):
     lora_targets = ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0",
                     "attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0")
     made_for = Shape(480, 832, 81, 16.0)
+
+    def find_denoiser(self, pipeline) -> nn.Module:
+        boundary = pipeline.config.boundary_ratio
+        if getattr(pipeline, SECOND, None) is None or boundary is None:
+            return super().find_denoiser(pipeline)
+        return Experts(pipeline.transformer, pipeline.transformer_2,
+                       boundary * pipeline.scheduler.config.num_train_timesteps)
+
+    def networks(self) -> dict[str, nn.Module]:
+        if not isinstance(self.denoiser, Experts):
+            return super().networks()
+        return {self.denoiser_name: self.denoiser.high, SECOND: self.denoiser.low}
 
     def build_process(self) -> Flow:
         config = self.pipeline.scheduler.config
@@ -34,8 +51,70 @@ class WanGenerator(VideoGenerator):
     def _call_network(self, network: nn.Module, latents: Tensor, time: Tensor, conditioning: Conditioning) -> Tensor:
         if self.pipeline.config.expand_timesteps:  # Wan 2.2 5B: every token has a time
             time = time[:, None].expand(-1, self.tokens())
-        return network(hidden_states=latents, timestep=time,
-                       encoder_hidden_states=conditioning["prompt_embeds"].to(latents.dtype), return_dict=False)[0]
+        return network(timestep=time, return_dict=False, **self._inputs(latents, conditioning))[0]
+
+    def _inputs(self, latents: Tensor, conditioning: Conditioning) -> dict[str, Tensor]:
+        """What the network sees beside the time."""
+        return {"hidden_states": latents, "encoder_hidden_states": conditioning["prompt_embeds"].to(latents.dtype)}
 
     def schedule(self, steps: int) -> Tensor:
         return scheduler_times(self.pipeline.scheduler, steps, tokens=self.tokens())
+
+    def blocks(self) -> list[nn.Module]:
+        if isinstance(self.denoiser, Experts):
+            raise UserError("model: a latent reward reads one network's blocks, and this model has two")
+        return super().blocks()
+
+    def load_adapter(self, path: Path) -> None:
+        super().load_adapter(path)
+        if isinstance(self.denoiser, Experts) and (path / SECOND).is_dir():
+            self.pipeline.load_lora_weights(str(path / SECOND), use_safetensors=True, load_into_transformer_2=True)
+
+
+class Experts(nn.Module):
+    """Two transformers as one network: samples at times [B] of at least `boundary` go to `high`, the others to `low`.
+
+    What is asked of a network beside that (adapters, precision) is asked of both.
+    """
+
+    def __init__(self, high: nn.Module, low: nn.Module, boundary: float):
+        super().__init__()
+        self.high, self.low, self.boundary = high, low, boundary
+
+    @property
+    def config(self):
+        return self.high.config
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.high.dtype
+
+    def forward(self, timestep: Tensor, return_dict: bool = False, **inputs: Tensor) -> tuple[Tensor]:
+        noisy = timestep.flatten(1)[:, 0] >= self.boundary if timestep.ndim > 1 else timestep >= self.boundary
+        order, parts = [], []
+        for expert, chosen in ((self.high, noisy), (self.low, ~noisy)):
+            rows = chosen.nonzero().flatten()
+            if len(rows):
+                order.append(rows)
+                parts.append(expert(timestep=timestep[rows], return_dict=False,
+                                    **{name: tensor[rows] for name, tensor in inputs.items()})[0])
+        return (torch.cat(parts)[torch.cat(order).argsort()],)
+
+    def _both(self, name: str, *arguments, **options) -> None:
+        for expert in (self.high, self.low):
+            getattr(expert, name)(*arguments, **options)
+
+    def add_adapter(self, settings) -> None:
+        self._both("add_adapter", settings)
+
+    def disable_adapters(self) -> None:
+        self._both("disable_adapters")
+
+    def enable_adapters(self) -> None:
+        self._both("enable_adapters")
+
+    def enable_gradient_checkpointing(self) -> None:
+        self._both("enable_gradient_checkpointing")
+
+    def enable_xformers_memory_efficient_attention(self) -> None:
+        self._both("enable_xformers_memory_efficient_attention")

@@ -9,7 +9,7 @@ from pathlib import Path
 from visalign.config import Model
 from visalign.data.prompts import read_prompts
 from visalign.errors import UserError
-from visalign.generators import load_generator
+from visalign.generators import inspect_checkpoint, load_generator
 from visalign.generators.base import Generator
 from visalign.guidance import Guided, Guiding, load_guide
 from visalign.guidance.network import find_guide, read_head
@@ -40,6 +40,7 @@ def generate_to_folder(model: Model, prompts: list[str], folder: Path, *, lora: 
     """Sample a model (with a LoRA, following a guide) into a folder; see `write_generations`."""
     if len(prompts) == 1 and prompts[0].startswith("@"):
         prompts = read_prompts(prompts[0][1:])
+    inspect_checkpoint(model).family.check_prompts(prompts, "prompt")
     if following:
         following.check()
 

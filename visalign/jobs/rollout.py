@@ -55,8 +55,8 @@ def draw_for_votes(config: OnlineConfig, out: Path, pairs: int, judge: str | Non
         nothing = torch.empty(len(starts), 0, dtype=torch.int64)
         drawn = sampler.draw(starts, *conditions.of(starts), noisy, nothing)
         drawn_media = generator.decode(torch.stack([sample.latents for sample in drawn]).to(generator.device))
-        scores = finite_scores(reward, [Sample(s.prompt, media) for s, media in zip(starts, drawn_media, strict=True)]
-                               ).tolist() if reward else None
+        samples = [Sample(generator.text_of(s.prompt), media) for s, media in zip(starts, drawn_media, strict=True)]
+        scores = finite_scores(reward, samples).tolist() if reward else None
         for i, number in enumerate(numbers):
             files = [media_file(media) for media in drawn_media[2 * i:2 * i + 2]]
             names = [f"{number:05d}-{side}{suffix}" for side, (suffix, _) in zip("ab", files, strict=True)]

@@ -55,7 +55,7 @@ class EncodingCache:
         return digest.hexdigest()
 
     def prompt_key(self, prompt: str) -> str:
-        return hashlib.sha256(f"{self._text}{prompt}".encode()).hexdigest()
+        return hashlib.sha256(f"{self._text}{self.generator.prompt_identity(prompt)}".encode()).hexdigest()
 
     def add_media(self, media: dict[str, Media]) -> None:
         """Encode pictures or clips, by key, that are not cached yet."""

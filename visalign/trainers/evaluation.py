@@ -104,7 +104,7 @@ def save_samples(samples: list[Sample], folder: Path) -> None:
 def by_prompt(samples: list[Sample]) -> list[tuple[str, list[Media]]]:
     rows: dict[str, list[Media]] = {}
     for sample in samples:
-        rows.setdefault(sample.prompt, []).append(sample.media)
+        rows.setdefault(sample.asked, []).append(sample.media)
     return list(rows.items())
 
 

@@ -61,7 +61,7 @@ def check(config: Config | OnlineConfig) -> None:
     check_optimizer(config.optim)
     check_packages(config)
     pick_device(config.train.device)
-    read_prompts(config.eval.prompts)
+    family.check_prompts(read_prompts(config.eval.prompts, config.eval.max_prompts), "eval.prompts")
     LOOPS[config.loop].check(config, family)
 
 

@@ -43,7 +43,7 @@ def check_offline(config: Config, family: type[Generator]) -> None:
     for reward in filter(None, (config.data.score_with, feedback and feedback.reward)):
         for_modality(load_reward(reward), family.modality)
     if feedback:
-        read_prompts(feedback.prompts)
+        family.check_prompts(read_prompts(feedback.prompts, feedback.max_prompts), "data.feedback.prompts")
     else:
         check_source(config.data)
 
@@ -80,7 +80,7 @@ def check_online(config: OnlineConfig, family: type[Generator]) -> None:
     rollout = config.rollout
     check_sampler(config, family)
     check_arithmetic(config, int(os.environ.get("WORLD_SIZE", "1")))
-    read_asked(config)
+    family.check_prompts([asked.prompt for asked in read_asked(config)], "rollout.prompts")
     panel = Panel(config.reward, "cpu", family.modality)
     rule, objective = build_advantage(config.advantage), build_objective(config.objective, loop="online")
     if rule.gate is not None and rule.gate not in panel.names:

@@ -55,7 +55,10 @@ class Conditions:
 
     def load(self, prompts: list[str]) -> None:
         """Encode and keep the embeddings of one epoch's prompts."""
-        wanted = {self.key(text): text for text in {*prompts, self.rollout.negative_prompt}}
+        negative = self.rollout.negative_prompt
+        wanted = {self.key(text): text for text in {*prompts, negative}}
+        # apart: a prompt may hold more than words, the negative one does not
+        self.cache.add_prompts({self.key(negative): negative})
         self.cache.add_prompts({key: text for key, text in wanted.items() if key not in self._known})
         self._known = {key: self._known.get(key) or self.cache.conditioning([key]) for key in wanted}
 
@@ -114,7 +117,8 @@ class Collector:
             if self.judge:
                 before = time.perf_counter()
                 decoded = self.generator.decode(torch.stack([s.latents for s in drawn]).to(self.generator.device))
-                made = [Sample(s.start.prompt, media, s.start.place) for s, media in zip(drawn, decoded, strict=True)]
+                made = [Sample(self.generator.text_of(s.start.prompt), media, s.start.place, {"asked": s.start.prompt})
+                        for s, media in zip(drawn, decoded, strict=True)]
                 decoding += time.perf_counter() - before
                 pictures += [(s.start.place, sample) for s, sample in zip(drawn, made, strict=True)][:size]
                 judging.append((places[b:b + size], self.judge.submit(made)))

@@ -1,0 +1,107 @@
+"""Wan image to video: the first frame is given. A prompt is `words@@picture file`."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from visalign.errors import UserError
+from visalign.generators.base import Conditioning
+from visalign.generators.wan import WanGenerator
+from visalign.media import Media, read_image, to_pixels
+
+SEPARATOR = "@@"
+
+
+def split(prompt: str) -> tuple[str, Path | None]:
+    """Words and picture of a prompt."""
+    words, separator, file = prompt.partition(SEPARATOR)
+    return words.strip(), Path(file.strip()).expanduser() if separator else None
+
+
+class WanImageGenerator(WanGenerator):
+    """Wan 2.1 (with a CLIP view of the picture) and Wan 2.2 14B. The picture's latents stand beside the noisy ones.
+
+    Conditioning has `condition` [B, c, f, h, w]: a mask of what is given, and latents of the first frame; and with Wan
+    2.1 `image_embeds` [B, n, d].
+    """
+
+    pipeline_class = "WanImageToVideoPipeline"
+
+    @classmethod
+    def check_prompts(cls, prompts: list[str], where: str) -> None:
+        for prompt in prompts:
+            _, file = split(prompt)
+            if file is None or not file.is_file():
+                what = "names no picture" if file is None else f"names {file}, which does not exist"
+                raise UserError(f"{where} '{prompt}': {what}; image to video takes 'words{SEPARATOR}picture file'")
+
+    def text_of(self, prompt: str) -> str:
+        return split(prompt)[0]
+
+    def prompt_identity(self, prompt: str) -> str:
+        words, file = split(prompt)
+        if file is None:
+            return words
+        return f"{words}{SEPARATOR}{hashlib.sha256(file.read_bytes()).hexdigest()} {self.shape}"
+
+    def latent_shape(self) -> tuple[int, ...]:
+        return self.pipeline.vae.config.z_dim, *super().latent_shape()[1:]
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: list[str]) -> Conditioning:
+        """Words alone (for guidance) give no picture's part. Raises UserError when only some prompts have one."""
+        words, files = zip(*map(split, prompts), strict=True)
+        texts = super().encode_prompts(list(words))
+        if all(file is None for file in files):
+            return texts
+        self.check_prompts(prompts, "prompt")
+        images = [read_image(file, str(file)) for file in files]
+        return texts | {"condition": self._condition(images)} | self._views(images)
+
+    def _condition(self, images: list[Image.Image]) -> Tensor:
+        shape, step = self.shape, self.temporal_factor()
+        first = to_pixels(images, (shape.height, shape.width))[:, :, None]
+        pixels = torch.cat([first, first.new_zeros(1, 1, 1, 1, 1).expand(
+            len(images), 3, shape.frames - 1, shape.height, shape.width)], 2)
+        latents = self.encode_media(pixels)
+        given = latents.new_zeros(len(images), step, *latents.shape[2:])
+        given[:, :, 0] = 1
+        return torch.cat([given, latents], 1)
+
+    def _views(self, images: list[Image.Image]) -> Conditioning:
+        if self.pipeline.transformer.config.image_dim is None:
+            return {}
+        with self.arithmetic():
+            return {"image_embeds": torch.cat([self.pipeline.encode_image(image, self.device).float()
+                                               for image in images])}
+
+    def _inputs(self, latents: Tensor, conditioning: Conditioning) -> dict[str, Tensor]:
+        both = torch.cat([latents, conditioning["condition"].to(latents.dtype)], 1)
+        inputs = super()._inputs(latents, conditioning) | {"hidden_states": both}
+        if "image_embeds" in conditioning:
+            inputs["encoder_hidden_states_image"] = conditioning["image_embeds"].to(latents.dtype)
+        return inputs
+
+    def build_process(self):
+        if self.pipeline.config.expand_timesteps:
+            raise UserError("model: Wan 2.2 5B's way from image to video (a time for each token) is not supported; use "
+                            "it as text to video, or an image-to-video checkpoint of 14B")
+        return super().build_process()
+
+    @torch.no_grad()
+    def sample(self, prompts: list[str], seeds: list[int], *, steps: int, guidance_scale: float,
+               batch_size: int = 32, negative_prompt: str | None = None) -> Iterator[list[Media]]:
+        """One clip at a time, since the pipeline takes one picture a call."""
+        for prompt, seed in zip(prompts, seeds, strict=True):
+            words, file = split(prompt)
+            with self.arithmetic():
+                latents = self.pipeline(
+                    prompt=[words], image=read_image(file, str(file)), num_inference_steps=steps,
+                    generator=[torch.Generator("cpu").manual_seed(seed)], guidance_scale=guidance_scale,
+                    negative_prompt=None if negative_prompt is None else [negative_prompt], height=self.shape.height,
+                    width=self.shape.width, output_type="latent", return_dict=False, **self._sampling_options())[0]
+            yield self.decode(latents)
