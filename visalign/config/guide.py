@@ -35,17 +35,19 @@ class GuideHead(Settings):
         return self
 
 
-class GuideConfig(Settings):
-    """One training of a latent reward. `objective` is {name: preference, and its settings}.
+class GuideData(JudgementData):
+    """As for the unified reward. cache: folder for latents and text embeddings; safe to share between runs."""
 
-    cache: folder for latents and text embeddings; safe to share between runs and processes.
-    """
+    cache: str = "~/.cache/visalign/latents"
+
+
+class GuideConfig(Settings):
+    """One training of a latent reward. `objective` is {name: preference, and its settings}."""
 
     loop: ClassVar[str] = "reward"
     model: Model
     head: GuideHead = GuideHead()
-    data: JudgementData
-    cache: str = "~/.cache/visalign/latents"
+    data: GuideData
     objective: dict[str, Any] = {"name": "preference"}
     optim: Optim = Optim()
     train: RewardTrain = RewardTrain()

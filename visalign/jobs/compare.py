@@ -118,7 +118,16 @@ def compare(subjects: list[Subject], plan: Plan | None, out: Path, options: Opti
     verdicts = {name: judge(looks[base].measured, look.measured, options.proxy, options.limits)
                 for name, look in looks.items() if name != base}
     return Results(base, list(looks), matched, looks, figures, verdicts, *rankings(looks, base),
-                   best_of_curves(looks[base], options.proxy), curve_of(subjects, plan, looks, base), notes)
+                   best_of_curves(looks[base], options.proxy), curve_of(subjects, plan, looks, base), notes,
+                   about(subjects, plan, options))
+
+
+def about(subjects: list[Subject], plan: Plan | None, options: Options) -> dict:
+    """How the numbers were made."""
+    sampling = plan and {"steps": plan.steps, "guidance scale": plan.guidance_scale, "first seed": plan.seed}
+    return {"sources": {subject.name: subject.source for subject in subjects},
+            "rewards": list(map(str, options.rewards)), "optimised reward": options.proxy,
+            "features": options.features, "reference": options.reference, "sampling": sampling}
 
 
 def _file_name(name: str) -> str:

@@ -82,11 +82,6 @@ def _finish(subjects: list[Subject], asked: Asked, out: Path, config: Config | O
     if asked.proxy is None and results.verdicts and (asked.rewards is not None or config is None) and options.proxy:
         results.notes.append(f"{options.proxy}, the first reward, was taken for the optimised one (--proxy NAME)")
     results.figures[results.models[-1]].update(likelihoods_of(run) if run else {})
-    results.about.update({
-        "sources": {subject.name: subject.source for subject in subjects}, "rewards": list(map(str, options.rewards)),
-        "optimised reward": options.proxy, "features": options.features, "reference": options.reference,
-        "sampling": None if plan is None else {"steps": plan.steps, "guidance scale": plan.guidance_scale,
-                                               "first seed": plan.seed}})
     write_results(results, out)
     write_page(results, out / "report.html")
     return results

@@ -57,7 +57,7 @@ def sweep(model: Model, plan: Sweep, rewards: list, features: str, out: Path, de
     options = Options(rewards, None, features, device=device)
     results = compare(subjects, Plan(plan.prompts, plan.seeds, plan.steps, plan.guidance_scale), out, options)
     results = replace(results, weights=dict(zip(results.models, ordered, strict=True)))
-    results.about.update({"model": model.source, "guide": str(plan.follow(0).guide), "dimension": plan.dimension})
+    results.about.update({"guide": str(plan.follow(0).guide), "dimension": plan.dimension})
     write_results(results, out)
     write_page(results, out / "report.html")
     return SweepReport(results, lines_of(results), out / "report.html")

@@ -72,7 +72,7 @@ def train_guide(config: GuideConfig, resume: bool = False) -> Path:
     generator = load_generator(config.model, accelerator.device)
     torch.manual_seed(config.train.seed)  # the head must start alike on every process and after a kill
     guide = LatentReward(generator, config.head).to(accelerator.device)
-    pairs = NoisyPairs(guide, EncodingCache(config.cache, generator))
+    pairs = NoisyPairs(guide, EncodingCache(config.data.cache, generator))
     encode(items + held_out, pairs._cache, accelerator.process_index, accelerator.num_processes)
     accelerator.wait_for_everyone()
     trainer = RewardTrainer(config, pairs, items, run, accelerator)
