@@ -157,7 +157,7 @@ def build_cogvideox(folder: Path, patch_size_t: int | None = None) -> Path:
     vae = AutoencoderKLCogVideoX(
         latent_channels=4, block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=4,
         down_block_types=("CogVideoXDownBlock3D",) * 4, up_block_types=("CogVideoXUpBlock3D",) * 4,
-        sample_height=32, sample_width=32, temporal_compression_ratio=4)
+        sample_height=256, sample_width=256, temporal_compression_ratio=4)
     transformer = woken(CogVideoXTransformer3DModel(
         num_attention_heads=2, attention_head_dim=16, in_channels=4, out_channels=4, time_embed_dim=8,
         text_embed_dim=32, num_layers=2, sample_width=4, sample_height=4, sample_frames=9, patch_size=2,

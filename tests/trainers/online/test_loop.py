@@ -206,3 +206,20 @@ def test_processes_share_an_epoch_in_whole_batches(world):
     for number in range(32 // (4 * world)):  # the union over processes of one batch is the same run of places
         together = [place for mine, batches in held for place, b in zip(mine, batches, strict=True) if b == number]
         assert sorted(together) == list(range(number * 4 * world, (number + 1) * 4 * world))
+
+
+def test_dimensions_of_one_judge_are_terms_that_share_it(online_recipe):
+    from PIL import Image
+
+    from visalign.config import Judging
+    from visalign.media import Sample
+    from visalign.trainers.online.judging import Panel
+
+    terms = [{"reward": "tiny-reward", "dimension": name} for name in ("alignment", "quality")]
+    panel = Panel(Judging(of=tuple(terms)), "cpu", "image")
+    assert panel.terms[0].reward is panel.terms[1].reward and panel.names == ("tiny-reward.alignment",
+                                                                              "tiny-reward.quality")
+    asked, score = [], panel.terms[0].reward.score
+    panel.terms[0].reward.score = lambda samples: asked.append(1) or score(samples)
+    verdict = panel.judge([Sample("a red fruit", Image.new("RGB", (64, 64), "red"))])
+    assert verdict.values.shape == (1, 2) and len(asked) == 1

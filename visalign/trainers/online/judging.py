@@ -40,6 +40,7 @@ class Panel:
 
     def __init__(self, settings: Judging, device: str, modality: str):
         self.settings, self.device, self.modality = settings, device, modality
+        self._loaded: dict[str, Reward] = {}
         self.terms = [self._term(term.reward, term.dimension) for term in settings.of]
         self.names = tuple(term.name for term in self.terms)
         if len(set(self.names)) < len(self.names):
@@ -47,7 +48,10 @@ class Panel:
         self.weights = torch.tensor([term.weight for term in settings.of], dtype=torch.float64)
 
     def _term(self, spec, dimension: str | None) -> _Term:
-        reward = for_modality(load_reward(spec, self.device), self.modality)
+        key = repr(spec)  # dimensions of one judge are terms that share it
+        if key not in self._loaded:
+            self._loaded[key] = for_modality(load_reward(spec, self.device), self.modality)
+        reward = self._loaded[key]
         if dimension is not None and dimension not in reward.dimensions:
             raise UserError(f"reward.of: {reward.name} has no dimension {dimension}"
                             f"{nearest(dimension, reward.dimensions)}")
@@ -55,13 +59,14 @@ class Panel:
         return _Term(reward, column, reward.name if dimension is None else f"{reward.name}.{dimension}")
 
     def judge(self, samples: list[Sample]) -> Verdict:
-        """All rewards on one batch. A judge that raises, or judges nothing, is asked again.
+        """All rewards on one batch, each asked once. A judge that raises, or judges nothing, is asked again.
 
         Raises UserError naming the reward that keeps raising or whose answer has the wrong shape.
         """
         columns, reasons, failed = [], {}, torch.zeros(len(samples), dtype=torch.bool)
+        answers = {id(reward): self._patiently(reward, samples) for reward in self._loaded.values()}
         for term in self.terms:
-            answer = self._patiently(term.reward, samples)
+            answer = answers[id(term.reward)]
             values = answer.values[:, term.column].float()
             columns.append(values if term.reward.higher_is_better else -values)
             for i in (~values.isfinite()).nonzero().flatten().tolist():
@@ -92,8 +97,8 @@ class Panel:
         raise AssertionError("the last attempt returns or raises")
 
     def to(self, device: str) -> None:
-        for term in self.terms:
-            term.reward.to(device)
+        for reward in self._loaded.values():
+            reward.to(device)
 
     def differentiable(self, pixels: Tensor, prompts: list[str]) -> Tensor:
         """Weighted sum of the rewards of pixels [B, 3, H, W] in [0, 1], with gradients, [B]."""
