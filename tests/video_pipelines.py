@@ -14,7 +14,7 @@ def word_tokenizer(words=WORDS):
 
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581", -6.0), *(("\u2581" + w, -4.0) for w in words),
               *((chr(c), -8.0) for c in range(33, 127))]
-    return T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=64)
+    return T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=1024)
 
 
 def template_tokenizer(template: str, length: int):

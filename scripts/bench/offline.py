@@ -1,7 +1,8 @@
 """What a training step costs against the bare passes its mathematics needs, both timed in this one run.
 
-    python scripts/bench/offline.py                        tiny-sd3 and tiny-sdxl on the CPU
-    python scripts/bench/offline.py --gpu                  SDXL- and SD3.5-medium-sized random networks, bf16, LoRA
+    python scripts/bench/offline.py                        tiny-sd3, tiny-sdxl and tiny-wan on the CPU
+    python scripts/bench/offline.py --gpu                  random networks as large as SDXL, SD3.5-medium and
+                                                           Wan 2.1 1.3B, bf16, LoRA
 
 Bare passes: the policy on chosen and rejected forward and backward, the reference on both without gradient, on
 tensors already in place. The trainer's step adds reading the cache, drawing noise, the objective, clipping, the
@@ -23,24 +24,26 @@ from PIL import Image
 from visalign.configfile import parse_config
 from visalign.data.preferences import Pair
 from visalign.generators import load_generator
-from visalign.media import to_bytes
+from visalign.media import Media, Video
 from visalign.runs import RunFolder
 from visalign.trainers.cache import EncodingCache
 from visalign.trainers.offline import OfflineTrainer
 from visalign.trainers.pairs import encode_pairs
+from visalign.video import media_file
 
-TINY = {"tiny-sd3": "flow_dpo", "tiny-sdxl": "diffusion_dpo"}
+TINY = {"tiny-sd3": ("flow_dpo", 16), "tiny-sdxl": ("diffusion_dpo", 16), "tiny-wan": ("flow_dpo", 4)}
+"""Objective, and pairs in a step."""
 
 
 def build_trainer(model: str, batch: int, folder: str) -> OfflineTrainer:
     config = parse_config({
         "model": {"source": model, "attention": "math", "prompt_tokens": 8}, "data": {"path": "unused"},
-        "objective": {"name": TINY[model]}, "train": {"batch_size": batch, "steps": 10**6, "device": "cpu"},
+        "objective": {"name": TINY[model][0]}, "train": {"batch_size": batch, "steps": 10**6, "device": "cpu"},
         "output": {"folder": folder, "trackers": []}})
     accelerator = Accelerator(cpu=True)
     generator = load_generator(config.model, "cpu")
-    noise = [Image.effect_noise((64, 64), 80).convert("RGB") for _ in range(2 * batch)]
-    pairs = [Pair(f"a red fruit {i}", to_bytes(noise[2 * i]), to_bytes(noise[2 * i + 1]), str(i)) for i in range(batch)]
+    noise = [media_file(noise_media(generator), lossless=True)[1] for _ in range(2 * batch)]
+    pairs = [Pair(f"a red fruit {i}", noise[2 * i], noise[2 * i + 1], str(i)) for i in range(batch)]
     cache = EncodingCache(Path(folder) / "cache", generator)
     items = encode_pairs(pairs, cache, accelerator)
     trainer = OfflineTrainer(config, generator, items, [], cache, RunFolder(folder, config), accelerator)
@@ -49,10 +52,17 @@ def build_trainer(model: str, batch: int, folder: str) -> OfflineTrainer:
     return trainer
 
 
+def noise_media(generator) -> Media:
+    """A picture or clip of noise, as the generator makes them."""
+    shape = generator.shape
+    frames = [Image.effect_noise((shape.width, shape.height), 80).convert("RGB") for _ in range(shape.frames or 1)]
+    return Video(frames, shape.fps) if shape.frames else frames[0]
+
+
 def bare_passes(trainer: OfflineTrainer, batch: int):
     """A closure that runs only the network passes a DPO step needs."""
     generator = trainer.generator
-    latents = torch.randn(2 * batch, generator.denoiser.config.in_channels, 16, 16)
+    latents = torch.randn(2 * batch, *generator.latent_shape())
     t = generator.process.times_at(torch.rand(2 * batch))
     conditioning = generator.encode_prompts(["a red fruit"] * 2 * batch)
 
@@ -91,9 +101,16 @@ def bench_tiny(model: str, batch: int, repeats: int) -> dict:
 
 
 def sized_network(name: str) -> tuple[torch.nn.Module, dict, int]:
-    """A random network of the published size, inputs for a batch of one at 1024x1024, and its sample count."""
-    from diffusers import SD3Transformer2DModel, UNet2DConditionModel
+    """A random network of the published size, its inputs for one sample (pictures of 1024x1024, clips of 33 frames of
+    240x416), and its latents' channels."""
+    from diffusers import SD3Transformer2DModel, UNet2DConditionModel, WanTransformer3DModel
 
+    if name == "wan2.1-1.3b":
+        network = WanTransformer3DModel(
+            patch_size=(1, 2, 2), num_attention_heads=12, attention_head_dim=128, in_channels=16, out_channels=16,
+            text_dim=4096, freq_dim=256, ffn_dim=8960, num_layers=30, cross_attn_norm=True,
+            qk_norm="rms_norm_across_heads")
+        return network, {"hidden_states": (16, 9, 30, 52), "encoder_hidden_states": (512, 4096)}, 16
     if name == "sd3.5-medium":
         network = SD3Transformer2DModel(
             sample_size=128, patch_size=2, in_channels=16, num_layers=24, attention_head_dim=64, num_attention_heads=24,
@@ -117,11 +134,13 @@ def bench_sized(name: str, pairs: int, repeats: int) -> dict:
     from visalign.generators.base import add_lora
     from visalign.generators.sd3 import SD3Generator
     from visalign.generators.unet import SDXLGenerator
+    from visalign.generators.wan import WanGenerator
 
     device = torch.device("cuda")
     network, shapes, _ = sized_network(name)
     network = network.to(device, torch.bfloat16).requires_grad_(False)
-    targets = (SD3Generator if name.startswith("sd3") else SDXLGenerator).lora_targets
+    family = {"sd3.5-medium": SD3Generator, "sdxl": SDXLGenerator, "wan2.1-1.3b": WanGenerator}[name]
+    targets = family.lora_targets
     add_lora(network, 64, 64, 0.0, targets)
     network.enable_gradient_checkpointing()
     network.train()
@@ -159,15 +178,15 @@ def bench_sized(name: str, pairs: int, repeats: int) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gpu", action="store_true")
-    parser.add_argument("--batch", type=int, default=16, help="pairs")
+    parser.add_argument("--models", default=",".join(TINY))
     parser.add_argument("--repeats", type=int, default=10)
     args = parser.parse_args()
     if args.gpu:
-        for name in ("sdxl", "sd3.5-medium"):
-            print(json.dumps(bench_sized(name, 4, args.repeats)), flush=True)
+        for name, pairs in (("sdxl", 4), ("sd3.5-medium", 4), ("wan2.1-1.3b", 1)):
+            print(json.dumps(bench_sized(name, pairs, args.repeats)), flush=True)
     else:
-        for name in TINY:
-            print(json.dumps(bench_tiny(name, args.batch, args.repeats)), flush=True)
+        for name in args.models.split(","):
+            print(json.dumps(bench_tiny(name, TINY[name][1], args.repeats)), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """What an online epoch costs against the bare model passes its mathematics needs, both timed in this one run.
 
-    python scripts/bench/online.py                         every embedded method on tiny-sd3, on the CPU
-    python scripts/bench/online.py --gpu                   an SD3.5-medium-sized random network, 512x512, group 24, LoRA
+    python scripts/bench/online.py                         embedded methods on tiny-sd3 and tiny-wan, on the CPU
+    python scripts/bench/online.py --gpu                   random networks as large as SD3.5-medium (512x512, group
+                                                           24) and Wan 2.1 1.3B (240x416, 33 frames, group 4), LoRA
 
 Bare passes: the sampling run's passes, the decoder's, the judge's network, and for each trained term the policy forward
 and backward and the frozen passes of the objective, in the same batches, on tensors already in place. The epoch adds
@@ -23,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from offline import seconds, sized_network  # noqa: E402
 
 from visalign.configfile import parse_config  # noqa: E402
+from visalign.data.prompts import read_prompts  # noqa: E402
 from visalign.generators import load_generator  # noqa: E402
 from visalign.media import Sample  # noqa: E402
 from visalign.runs import RunFolder  # noqa: E402
@@ -30,8 +32,10 @@ from visalign.trainers.online.loop import OnlineTrainer  # noqa: E402
 from visalign.trainers.recipe import open_accelerator  # noqa: E402
 from visalign.trainers.setup import build_online  # noqa: E402
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "online"
-METHODS = ("flow_grpo", "grpo_guard", "nft")
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+METHODS = ("online/flow_grpo", "online/grpo_guard", "online/nft", "video/flow_grpo", "video/nft")
+SIZED = {"sd3.5-medium": (24, 10, {"hidden_states": (16, 64, 64)}), "wan2.1-1.3b": (4, 20, {})}
+"""Group, sampling steps, and inputs that differ from those of training."""
 
 
 def build_trainer(method: str, folder: str) -> OnlineTrainer:
@@ -51,15 +55,15 @@ def bare_passes(trainer: OnlineTrainer):
     """A closure that runs only the network passes of one epoch."""
     generator, config, needs = trainer.generator, trainer.config, trainer.objective.needs
     rollout, size = config.rollout, config.rollout.prompts_per_epoch * config.rollout.group_size
-    shape = generator.latent_shape()
+    shape, prompt = generator.latent_shape(), read_prompts(rollout.prompts, 1)[0]
 
     def inputs(count: int):
         t = generator.process.times_at(torch.rand(count))
-        conditioning = generator.encode_prompts(["a red fruit"])
+        conditioning = generator.encode_prompts([prompt])
         return torch.randn(count, *shape), t, {k: v.expand(count, *v.shape[1:]) for k, v in conditioning.items()}
 
     sampling, learning = inputs(rollout.batch_size), inputs(config.train.batch_size)
-    pictures = [Sample("a red fruit", image) for image in generator.decode(sampling[0])]
+    made = [Sample(prompt, media) for media in generator.decode(sampling[0])]
 
     def run() -> None:
         with torch.no_grad():
@@ -67,7 +71,7 @@ def bare_passes(trainer: OnlineTrainer):
                 for _ in range(rollout.steps):
                     generator.predict(*sampling)
                 generator.decode_pixels(sampling[0])
-                trainer.panel.judge(pictures)
+                trainer.panel.judge(made)
         for _ in range(size // config.train.batch_size * trainer.view.terms):
             for frozen in ("reference", "old"):
                 if frozen in needs:
@@ -99,20 +103,23 @@ def bench_tiny(method: str, repeats: int) -> dict:
             "ratio": round(took / statistics.median(passes), 3), "shares": shares}
 
 
-def bench_sized(group: int, steps: int, repeats: int) -> dict:
-    """Sampling and one update of a network of SD3.5-medium's size on random inputs, 512x512, LoRA of rank 32, bf16."""
+def bench_sized(name: str, repeats: int) -> dict:
+    """Sampling and one update of a network of a published size on random inputs, LoRA of rank 32, bf16."""
     from visalign.generators.base import add_lora
     from visalign.generators.sd3 import SD3Generator
+    from visalign.generators.wan import WanGenerator
     from visalign.processes import Flow
     from visalign.processes.steps import draw, normal_log_prob
 
     device, flow = torch.device("cuda"), Flow(shift=3.0)
-    network, shapes, channels = sized_network("sd3.5-medium")
+    group, steps, changed = SIZED[name]
+    network, shapes, _ = sized_network(name)
+    shapes = shapes | changed
     network = network.to(device, torch.bfloat16).requires_grad_(False)
-    add_lora(network, 32, 64, 0.0, SD3Generator.lora_targets)
+    add_lora(network, 32, 64, 0.0, (WanGenerator if name.startswith("wan") else SD3Generator).lora_targets)
     network.enable_gradient_checkpointing()
-    fixed = {name: torch.randn(group, *shapes[name], device=device, dtype=torch.bfloat16)
-             for name in ("encoder_hidden_states", "pooled_projections")}
+    fixed = {key: torch.randn(group, *shape, device=device, dtype=torch.bfloat16)
+             for key, shape in shapes.items() if key != "hidden_states"}
     parameters = [p for p in network.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, 1e-4)
     times = flow.schedule(steps).to(device)
@@ -127,7 +134,7 @@ def bench_sized(group: int, steps: int, repeats: int) -> dict:
 
     @torch.no_grad()
     def sample():
-        x, stored = torch.randn(group, channels, 64, 64, device=device), []
+        x, stored = torch.randn(group, *shapes["hidden_states"], device=device), []
         for j in range(steps):
             step = moments(x, j)
             after = draw(step, torch.randn_like(x))
@@ -150,7 +157,7 @@ def bench_sized(group: int, steps: int, repeats: int) -> dict:
     sampling = statistics.median(seconds(sample) for _ in range(repeats))
     stored = sample()
     updating = statistics.median(seconds(lambda: update(stored)) for _ in range(repeats))
-    return {"model": "sd3.5-medium", "group": group, "steps": steps, "images_per_s": round(group / sampling, 2),
+    return {"model": name, "group": group, "steps": steps, "samples_per_s": round(group / sampling, 2),
             "update_s": round(updating, 2), "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 1)}
 
 
@@ -161,7 +168,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=6)
     args = parser.parse_args()
     if args.gpu:
-        print(json.dumps(bench_sized(24, 10, args.repeats)), flush=True)
+        for name in SIZED:
+            print(json.dumps(bench_sized(name, args.repeats)), flush=True)
         return
     for method in args.methods.split(","):
         print(json.dumps(bench_tiny(method, args.repeats)), flush=True)

@@ -245,6 +245,10 @@ class Generator:
         return (self.denoiser.config.in_channels, self.shape.height // self.vae_factor,
                 self.shape.width // self.vae_factor)
 
+    def tokens(self) -> int | None:
+        """Tokens of one sample in the network; None where it has no tokens (U-Nets)."""
+        return None
+
     @staticmethod
     def _network_dtype(network: nn.Module) -> torch.dtype:
         return getattr(network, "module", network).dtype

@@ -42,10 +42,13 @@ class FluxGenerator(Generator):
     def _tokens_of(self, output: tuple[Tensor, Tensor]) -> Tensor:
         return output[1]  # after the text's
 
-    def schedule(self, steps: int) -> Tensor:
+    def tokens(self) -> int:
         _, height, width = self.latent_shape()
+        return height * width // 4
+
+    def schedule(self, steps: int) -> Tensor:
         even = np.linspace(1.0, 1 / steps, steps).tolist()
-        return scheduler_times(self.pipeline.scheduler, steps, tokens=height * width // 4, sigmas=even)
+        return scheduler_times(self.pipeline.scheduler, steps, tokens=self.tokens(), sigmas=even)
 
     def _call_network(self, network: nn.Module, latents: Tensor, time: Tensor, conditioning: Conditioning) -> Tensor:
         count, channels, height, width = latents.shape

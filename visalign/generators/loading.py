@@ -210,17 +210,42 @@ def denoiser_class(checkpoint: Checkpoint) -> type[nn.Module]:
     return getattr(diffusers, checkpoint.family.denoiser_class)
 
 
-def empty_denoiser(checkpoint: Checkpoint, settings: Model) -> nn.Module:
-    """The network on the meta device, with its adapter: sizes without memory, for `--dry-run`."""
-    from diffusers.utils import logging
+def empty_generator(checkpoint: Checkpoint, settings: Model) -> Generator:
+    """The generator with its adapter on the meta device: sizes and shapes without memory, for `--dry-run`."""
+    import diffusers
+    import transformers
 
-    logging.set_verbosity_error()
-    kind = denoiser_class(checkpoint)
-    config = kind.load_config(checkpoint.folder, subfolder=checkpoint.family.denoiser_name)
+    diffusers.utils.logging.set_verbosity_error()
+    libraries = {"diffusers": diffusers, "transformers": transformers}
+    index, parts = _index_of(checkpoint.folder), {}
+    for name, (library, kind) in ((k, v) for k, v in index.items() if isinstance(v, list)):
+        wanted = library in libraries and (name == "scheduler" or name == "vae" or name.startswith(
+            ("text_encoder", "image_encoder", checkpoint.family.denoiser_name)))
+        parts[name] = _empty_part(getattr(libraries[library], kind), checkpoint.folder, name) if wanted else None
+    settings_of_index = {key: value for key, value in index.items() if not key.startswith("_") and
+                         not isinstance(value, list)}
+    pipeline = getattr(diffusers, checkpoint.family.pipeline_class)(**parts, **settings_of_index)
+    generator = checkpoint.family(pipeline, device=torch.device("meta"), shape=shape_of(settings, checkpoint),
+                                  prompt_tokens=settings.prompt_tokens)
     with torch.device("meta"):
-        denoiser = kind.from_config(config)
-        denoiser.requires_grad_(settings.tuning == "full")
-        if settings.tuning == "lora":
+        if settings.tuning == "full":
+            generator.denoiser.requires_grad_(True)
+        else:
             lora = settings.lora
-            add_lora(denoiser, lora.rank, lora.alpha, lora.dropout, lora.targets or checkpoint.family.lora_targets)
-    return denoiser
+            add_lora(generator.denoiser, lora.rank, lora.alpha, lora.dropout, lora.targets or generator.lora_targets)
+    return generator
+
+
+def _index_of(folder: str) -> dict:
+    local = Path(folder)
+    return _local_index(local) if local.is_dir() else _hub_index(folder)
+
+
+def _empty_part(kind: type, folder: str, name: str):
+    if name == "scheduler":
+        return kind.from_pretrained(folder, subfolder=name)
+    if hasattr(kind, "load_config"):  # of diffusers
+        with torch.device("meta"):
+            return kind.from_config(kind.load_config(folder, subfolder=name))
+    with torch.device("meta"):
+        return kind._from_config(kind.config_class.from_pretrained(folder, subfolder=name))

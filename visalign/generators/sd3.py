@@ -35,10 +35,13 @@ class SD3Generator(Generator):
     def _tokens_of(self, output: tuple[Tensor, Tensor]) -> Tensor:
         return output[1]  # after the text's
 
-    def schedule(self, steps: int) -> Tensor:
+    def tokens(self) -> int:
         patch = self.denoiser.config.patch_size
         _, height, width = self.latent_shape()
-        return scheduler_times(self.pipeline.scheduler, steps, tokens=(height // patch) * (width // patch))
+        return (height // patch) * (width // patch)
+
+    def schedule(self, steps: int) -> Tensor:
+        return scheduler_times(self.pipeline.scheduler, steps, tokens=self.tokens())
 
     def _sampling_options(self) -> dict:
         return {"max_sequence_length": self.prompt_tokens}

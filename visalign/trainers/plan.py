@@ -4,7 +4,8 @@ import yaml
 
 from visalign.config import Config, OnlineConfig
 from visalign.configfile import build_objective
-from visalign.generators.loading import empty_denoiser, inspect_checkpoint, pick_device, pick_dtype
+from visalign.generators.base import Generator
+from visalign.generators.loading import empty_generator, inspect_checkpoint, pick_device, pick_dtype
 from visalign.trainers.cost import sample_passes
 from visalign.trainers.guard import interval_of
 from visalign.trainers.recipe import check
@@ -16,8 +17,8 @@ def describe(config: Config | OnlineConfig) -> str:
     """Resolved settings, trainable parameters, batches, passes and a memory estimate. Raises UserError on mistakes."""
     check(config)
     objective = build_objective(config.objective, loop=config.loop)
-    checkpoint = inspect_checkpoint(config.model)
-    denoiser = empty_denoiser(checkpoint, config.model)
+    generator = empty_generator(inspect_checkpoint(config.model), config.model)
+    denoiser = generator.denoiser
     total = sum(p.numel() for p in denoiser.parameters())
     trainable = sum(p.numel() for p in denoiser.parameters() if p.requires_grad)
     device = pick_device(config.train.device)
@@ -33,8 +34,35 @@ def describe(config: Config | OnlineConfig) -> str:
         f"device                {device}, arithmetic {str(dtype).removeprefix('torch.')}",
         f"denoiser parameters   {total / 1e6:,.2f} M, trainable {trainable / 1e6:,.3f} M ({config.model.tuning})",
         *_WORK[config.loop](config, objective), *_guard_work(config, objective),
-        f"weights and optimiser {held / 2**30:.2f} GiB for the denoiser, plus activations, text encoders and VAE",
+        f"samples               {generator.shape}; latents {'x'.join(map(str, generator.latent_shape()))}"
+        + (f", {generator.tokens():,} tokens" if generator.tokens() else ""),
+        f"weights and optimiser {held / 2**30:.2f} GiB for the denoiser",
+        f"frozen parts          {frozen_parts(generator) * frozen_bytes / 2**30:.2f} GiB for text encoders and VAE",
+        *activations(config, generator, objective, dtype.itemsize),
     ])
+
+
+def frozen_parts(generator: Generator) -> int:
+    """Parameters of everything that never learns."""
+    return sum(p.numel() for module in generator.frozen_modules() for p in module.parameters())
+
+
+def activations(config: Config | OnlineConfig, generator: Generator, objective, bytes_each: int) -> list[str]:
+    """An estimate for transformers with fused attention (Korthikanti et al. 2022, arXiv 2205.05198, without dropout).
+
+    17 numbers a token, layer and unit of width; with checkpointing one, and 17 for the layer that is recomputed.
+    """
+    tokens = generator.tokens()
+    if tokens is None:
+        return ["activations           not estimated for U-Nets"]
+    settings = generator.denoiser.config
+    width = settings.num_attention_heads * settings.attention_head_dim
+    layers = sum(getattr(settings, name, 0) or 0 for name in ("num_layers", "num_single_layers"))
+    together = config.train.batch_size * (2 if config.loop == "offline" and "rejected" in objective.needs else 1)
+    kept = layers + 17 if config.model.gradient_checkpointing else 17 * layers
+    size = together * (tokens + config.model.prompt_tokens) * width * kept * bytes_each
+    return [f"activations           about {size / 2**30:.2f} GiB for {together} samples at once"
+            + ("" if config.model.gradient_checkpointing else ", less with model.gradient_checkpointing")]
 
 
 def _offline_work(config: Config, objective) -> list[str]:
