@@ -12,7 +12,7 @@ a label is what the corruption implies and nothing else. The side that is prefer
     colour_shift            hue turned and saturation changed                 quality
     <corruption>_degree     both corrupted, one more than the other           quality
     conflict                right but corrupted against wrong but clean       alignment and quality, opposite
-    clips: wrong_motion     moves otherwise than the caption says             alignment
+    clips: wrong_direction  moves otherwise than the caption says             alignment
     clips: wrong_clip       another drawing making the same motion            alignment
     clips: freeze           stands still                                      alignment, motion
     clips: flicker          brightness jumps between frames                   quality, motion
@@ -31,12 +31,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFilter
 
-from visalign.data.clips import FPS, FRAMES, MOTIONS, draw, places
 from visalign.data.emoji import EMOJI
 from visalign.media import Video, to_bytes
 from visalign.video import to_video_bytes
 
-SIDE = 64
+FRAMES, SIDE = 6, 64
+MOTIONS = {"moving left": (-1, 0, 0), "moving right": (1, 0, 0), "moving up": (0, -1, 0), "moving down": (0, 1, 0),
+           "growing": (0, 0, 1), "shrinking": (0, 0, -1)}
 DIMENSIONS = ("alignment", "quality", "motion")
 
 
@@ -90,10 +91,13 @@ def jittered(image, rng) -> Image.Image:
 
 
 def clip_of(image, motion, rng) -> list[Image.Image]:
-    """As tiny-wan's clips are drawn, some of them slightly soft, as what it generates is."""
-    frames = draw(image, places(motion, rng)).frames
-    softness = rng.uniform(0, 0.9) if rng.random() < 0.5 else 0.0
-    return [frame.filter(ImageFilter.GaussianBlur(softness)) for frame in frames] if softness else frames
+    dx, dy, growth = MOTIONS[motion]
+    size, reach = rng.uniform(0.58, 0.72), rng.uniform(0.14, 0.2)
+    frames = []
+    for t in np.linspace(-1, 1, FRAMES):
+        scale = size * (1 + 0.38 * growth * t)
+        frames.append(placed(image, dx * reach * t, dy * reach * t, scale))
+    return frames
 
 
 class Drawings:
@@ -145,15 +149,15 @@ def image_judgement(drawings: Drawings, rng) -> tuple[str, str, object, object, 
 
 def clip_judgement(drawings: Drawings, rng):
     row, caption = drawings.right(rng)
-    motion = rng.choice(MOTIONS)
+    motion = rng.choice(list(MOTIONS))
     prompt, picture = f"{caption} {motion}", row["picture"]
     frames = clip_of(picture, motion, rng)
-    kind = rng.choices(["wrong_motion", "wrong_clip", "freeze", "flicker", "shuffled", "blur", "noise"],
+    kind = rng.choices(["wrong_direction", "wrong_clip", "freeze", "flicker", "shuffled", "blur", "noise"],
                        [0.28, 0.22, 0.12, 0.12, 0.12, 0.07, 0.07])[0]
     labels, degree = {}, rng.random()
-    if kind == "wrong_motion":
-        worse = clip_of(picture, rng.choice([m for m in MOTIONS if m != motion]), rng)
-        labels = {"alignment": "better"}
+    if kind == "wrong_direction":
+        other = rng.choice([m for m in MOTIONS if m != motion])
+        worse, labels = clip_of(picture, other, rng), {"alignment": "better"}
     elif kind == "wrong_clip":
         other = drawings.wrong(caption, row, rng)
         worse, labels = clip_of(other["picture"], motion, rng), {"alignment": "better"}
@@ -175,7 +179,7 @@ def clip_judgement(drawings: Drawings, rng):
 
 
 def encoded(media) -> bytes:
-    return to_video_bytes(Video(media, FPS), "matroska") if isinstance(media, list) else to_bytes(media)
+    return to_video_bytes(Video(media, 6.0), "matroska") if isinstance(media, list) else to_bytes(media)
 
 
 def build(drawings: Drawings, count: int, clips: float, seed: int) -> pa.Table:
@@ -196,7 +200,7 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("--train", type=int, default=32000)
     parser.add_argument("--held-out", type=int, default=2400)
-    parser.add_argument("--clips", type=float, default=0.45, help="share of clips")
+    parser.add_argument("--clips", type=float, default=0.3, help="share of clips")
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
     for split, count, seed in (("train", args.train, 1), ("held_out", args.held_out, 2)):

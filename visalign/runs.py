@@ -68,8 +68,7 @@ class RunFolder:
                 file.write(json.dumps(row) + "\n")
 
     def metrics(self) -> list[dict]:
-        file = self.path / "metrics.jsonl"
-        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        return read_metrics(self.path)
 
     def forget_after(self, step: int) -> None:
         """Drop metrics later than a checkpoint, so that a resumed run logs each step once."""
@@ -107,6 +106,12 @@ class RunFolder:
             raise UserError(f"checkpoint {final}: could not be saved ({reason}); {last}") from None
         for old in self.checkpoints()[:-keep] if keep else []:
             shutil.rmtree(old)
+
+
+def read_metrics(folder: Path) -> list[dict]:
+    """Rows of a run's metrics.jsonl; [] before it has any."""
+    file = folder / "metrics.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from visalign.data.rows import table_rows
 from visalign.errors import UserError, nearest
 from visalign.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Sample
+from visalign.runs import read_metrics
 from visalign.video import FRAMES_FILE, read_media
 
 MEDIA_KEYS = ("file", "image", "video", "path", "media")
@@ -134,12 +135,8 @@ def _outside(file: Path, root: str) -> str | None:
 
 def _run(folder: Path) -> Iterator[Entry]:
     """Samples are named by prompt number and picture number; the prompts are in the metrics."""
-    import json
-
     steps = sorted(p for p in (folder / "samples").glob("step-*") if p.is_dir())
-    metrics = folder / "metrics.jsonl"
-    rows = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.is_file() else []
-    prompts = next((row["prompts"] for row in rows if row.get("kind") == "held_out"), None)
+    prompts = next((row["prompts"] for row in read_metrics(folder) if row.get("kind") == "held_out"), None)
     if not steps or prompts is None:
         raise UserError(f"input {folder}: this run has not written samples yet")
     for file in sorted(steps[-1].glob("[0-9]*-*.*")):

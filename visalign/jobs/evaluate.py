@@ -1,6 +1,5 @@
 """Which models a command means, and how they are sampled and judged where it does not say."""
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from visalign.evaluators.statistics import Estimate
 from visalign.jobs.compare import Options, Results, compare
 from visalign.jobs.results import write_results
 from visalign.jobs.subjects import Plan, Subject, base_subject, checkpoint_subjects, run_config, subject_of
+from visalign.runs import read_metrics
 
 DEFAULT_REWARDS = ("tiny-reward", "tiny-clip")
 
@@ -89,9 +89,8 @@ def _finish(subjects: list[Subject], asked: Asked, out: Path, config: Config | O
 
 def likelihoods_of(run: Path) -> dict[str, Estimate]:
     """What a preference-trained run last logged of its held-out pairs; {} for other runs."""
-    lines = (run / "metrics.jsonl").read_text().splitlines() if (run / "metrics.jsonl").is_file() else []
-    rows = [json.loads(line) for line in lines]
-    logged = [row["likelihoods"] for row in rows if row.get("kind") == "held_out" and row.get("likelihoods")]
+    logged = [row["likelihoods"] for row in read_metrics(run)
+              if row.get("kind") == "held_out" and row.get("likelihoods")]
     return {f"likelihood of held-out pairs/{name}": Estimate(*value) for name, value in logged[-1].items()
             if isinstance(value, list)} if logged else {}
 
