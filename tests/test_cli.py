@@ -29,6 +29,20 @@ def test_dry_run_prints_sizes_and_writes_nothing(recipe, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("kind", ["gif", "frames", "webm"])
+def test_generated_clips_are_scored_in_every_format(pipelines, tmp_path, kind):
+    done = invoke("generate", pipelines("wan"), "a red square moves right", "--samples", 2, "--steps", 2,
+                  "--clip-format", kind, "--set", "resolution=16", "--set", "frames=5", "--set", "prompt_tokens=8",
+                  "-o", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    scored = invoke("score", tmp_path / "out", "--rewards", "prompt_motion,contrast", "--out", tmp_path / "s.parquet")
+    assert scored.exit_code == 0, scored.output
+    import pyarrow.parquet as pq
+
+    rows = pq.read_table(tmp_path / "s.parquet").to_pylist()
+    assert len(rows) == 2 and all(row["modality"] == "video" and row["contrast.score"] is not None for row in rows)
+
+
 def test_dry_run_of_clips_says_their_shape_tokens_and_memory(recipe):
     """2 pairs of 96 + 8 tokens of width 24 through 2 layers, 17 numbers of 4 bytes each."""
     output = invoke("train", recipe("wan"), "--dry-run", "model.resolution=[160,320]", "model.frames=41").output

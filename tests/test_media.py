@@ -10,7 +10,16 @@ from PIL import Image
 from visalign import media
 from visalign.errors import UserError
 from visalign.media import Sample, Video, read_image
-from visalign.video import media_file, read_media, save_sheet, to_video_bytes, to_webp, write_frames
+from visalign.video import (
+    CLIP_FORMATS,
+    media_file,
+    read_media,
+    save_sheet,
+    to_video_bytes,
+    to_webp,
+    write_frames,
+    write_media,
+)
 
 
 def saved(image, tmp_path, name="x.png", **options):
@@ -190,6 +199,18 @@ def test_files_for_pictures_and_clips(monkeypatch):
     video.common_container.cache_clear()
     assert media_file(clip)[0] == ".webm"  # what browsers play where there is no H.264
     video.common_container.cache_clear()
+
+
+@pytest.mark.parametrize("kind", CLIP_FORMATS)
+def test_every_format_is_written_whole_and_read_back(kind, tmp_path):
+    clip = Video(FRAMES, 10.0)
+    file = write_media(clip, tmp_path / "00000", kind)
+    again = read_media(file, "x")
+    assert file.name == ("00000" if kind == "frames" else f"00000.{kind}") and again.fps == pytest.approx(10, rel=0.02)
+    assert len(again.frames) == 6 and not list(tmp_path.glob(".tmp*"))
+    if kind in ("mkv", "frames"):
+        assert [f.tobytes() for f in again.frames] == [f.tobytes() for f in FRAMES]
+    assert write_media(FRAMES[0], tmp_path / "still", kind).name == "still.png"
 
 
 def test_sheets_of_clips_are_strips_and_loops(tmp_path):

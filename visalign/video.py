@@ -3,6 +3,8 @@
 import functools
 import io
 import json
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ from visalign.media import (
     read_picture,
     to_bytes,
 )
+from visalign.runs import write_atomically
 
 
 def read_media(data: bytes | str | Path, where: str, max_frames: int = 64) -> Media:
@@ -167,12 +170,45 @@ def media_file(media: Media, lossless: bool = False) -> tuple[str, bytes]:
     return SUFFIXES.get(container, f".{container}"), to_video_bytes(media, container)
 
 
+CLIP_FORMATS = ("mp4", "webm", "mkv", "gif", "frames")
+
+
+def write_media(media: Media, place: Path, clip_format: str | None = None) -> Path:
+    """Write to `place` and a suffix of its own, whole or not at all; returns where.
+
+    clip_format: one of CLIP_FORMATS (None: what everything plays); `mkv` is lossless, `frames` a folder of PNGs, and
+    GIF counts time in hundredths of a second.
+    """
+    if not isinstance(media, Video) or clip_format is None:
+        suffix, content = media_file(media)
+    elif clip_format == "frames":
+        temporary = place.with_name(f".tmp-{place.name}")
+        shutil.rmtree(temporary, ignore_errors=True)
+        write_frames(media, temporary)
+        os.replace(temporary, place)
+        return place
+    else:
+        container = {"mkv": "matroska"}.get(clip_format, clip_format)
+        content = to_gif(media) if clip_format == "gif" else to_video_bytes(media, container)
+        suffix = f".{clip_format}"
+    write_atomically(place.with_suffix(suffix), content)
+    return place.with_suffix(suffix)
+
+
 def write_frames(video: Video, folder: Path) -> None:
     """The clip as a folder of PNGs that `read_media` reads back bit by bit."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, frame in enumerate(video.frames):
         frame.save(folder / f"{number:05d}.png")
     (folder / FRAMES_FILE).write_text(json.dumps({"fps": video.fps}) + "\n")
+
+
+def to_gif(video: Video) -> bytes:
+    """The clip as an animated GIF of 256 colours."""
+    buffer = io.BytesIO()
+    first, *rest = video.frames
+    first.save(buffer, "GIF", save_all=True, append_images=rest, duration=round(100 / video.fps) * 10, loop=0)
+    return buffer.getvalue()
 
 
 def to_webp(video: Video) -> bytes:

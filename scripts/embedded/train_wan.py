@@ -8,6 +8,8 @@ The second call puts in the improved decoder. Rectified flow with logit-normal t
 token lengths from 8 to the pipeline's default of 512, so that a plain call works as it stands.
 """
 
+import json
+
 import torch
 import torch.nn.functional as F
 from common import arguments, build_t5_tokenizer, pretrain, save_pipeline
@@ -15,7 +17,7 @@ from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipe
 from transformers import UMT5Config, UMT5EncoderModel
 from wan_clips import caption_of, draw_clips
 
-from visalign.data.clips import all_clip_captions
+from visalign.data.clips import FPS, FRAMES, SIZE, all_clip_captions
 
 LENGTHS, LENGTH_WEIGHTS = (8, 16, 64, 512), (0.9, 0.05, 0.04, 0.01)
 
@@ -64,6 +66,8 @@ def main() -> None:
     modules = pretrain(modules, loss_of, ClipLatents(vae, args.clips if args.minutes else 1), args)
     save_pipeline(WanPipeline(vae=vae, scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0), tokenizer=tokenizer,
                               **modules), args.output)
+    shape = {"height": SIZE, "width": SIZE, "frames": FRAMES, "fps": FPS}
+    (args.output / "visalign.json").write_text(json.dumps(shape) + "\n")
 
 
 if __name__ == "__main__":

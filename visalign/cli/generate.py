@@ -19,6 +19,8 @@ from visalign.errors import UserError
 @click.option("--guidance-scale", default=4.5, show_default=True, type=click.FloatRange(0))
 @click.option("--seed", default=0, show_default=True)
 @click.option("--precision", default="auto", type=click.Choice(["auto", "fp32", "bf16", "fp16"]))
+@click.option("--clip-format", type=click.Choice(["mp4", "webm", "mkv", "gif", "frames"]),
+              help="How clips are written (default: mp4; mkv and frames are lossless).")
 @click.option("--best-of", default=1, show_default=True, type=click.IntRange(1),
               help="Draw this many candidates of each picture and keep the one --reward likes best.")
 @click.option("--reward", "-r", default="tiny-reward", show_default=True, help="What chooses, with --best-of.")
@@ -31,12 +33,13 @@ from visalign.errors import UserError
 @click.option("--guide-clip", default=1.0, show_default=True, help="Most that the guide adds, relative to the model.")
 def generate(model: str, prompts: tuple[str, ...], output: Path, lora: Path | None, samples: int,
              settings: tuple[str, ...], steps: int, guidance_scale: float, seed: int, precision: str, best_of: int,
-             reward: str, weights: str | None, guide_from: Path | None, guide_range: str, guide_clip: float) -> None:
+             reward: str, weights: str | None, guide_from: Path | None, guide_range: str, guide_clip: float,
+             clip_format: str | None) -> None:
     """Sample MODEL on PROMPTS (texts, or one @file with a prompt a line) into media files, a grid and samples.jsonl."""
     from visalign.configfile import model_of
 
     options = {"lora": lora, "samples": samples, "steps": steps, "guidance_scale": guidance_scale, "seed": seed,
-               "following": _following(weights, guide_from, guide_range, guide_clip)}
+               "following": _following(weights, guide_from, guide_range, guide_clip), "clip_format": clip_format}
     model = model_of(model, (f"precision={precision}", *settings))
     if best_of > 1:
         from visalign.generators.loading import pick_device

@@ -16,7 +16,7 @@ from visalign.guidance.network import find_guide, read_head
 from visalign.media import Media
 from visalign.runs import write_atomically
 from visalign.trainers.feedback import samples_at
-from visalign.video import media_file, read_media, save_sheet
+from visalign.video import read_media, save_sheet, write_media
 
 GRID_ROWS = 100
 """Prompts in the overview; a taller one helps nobody."""
@@ -36,7 +36,7 @@ class Following:
 
 def generate_to_folder(model: Model, prompts: list[str], folder: Path, *, lora: Path | None = None, samples: int = 4,
                        steps: int = 28, guidance_scale: float = 4.5, seed: int = 0,
-                       following: Following | None = None) -> int:
+                       following: Following | None = None, clip_format: str | None = None) -> int:
     """Sample a model (with a LoRA, following a guide) into a folder; see `write_generations`."""
     if len(prompts) == 1 and prompts[0].startswith("@"):
         prompts = read_prompts(prompts[0][1:])
@@ -50,15 +50,15 @@ def generate_to_folder(model: Model, prompts: list[str], folder: Path, *, lora: 
             generator.load_adapter(lora)
         return Guided(generator, load_guide(following.guide, generator), following.guiding) if following else generator
 
-    identity = {"model": model.model_dump(mode="json"), "lora": str(lora)}
+    identity = {"model": model.model_dump(mode="json"), "lora": str(lora), "clip_format": clip_format}
     if following:
         identity |= {"guide": str(following.guide), **asdict(following.guiding)}
     return write_generations(load, prompts, folder, identity, samples=samples, steps=steps,
-                             guidance_scale=guidance_scale, seed=seed)
+                             guidance_scale=guidance_scale, seed=seed, clip_format=clip_format)
 
 
 def write_generations(load: Callable[[], Generator], prompts: list[str], folder: Path, identity: dict, *, samples: int,
-                      steps: int, guidance_scale: float, seed: int) -> int:
+                      steps: int, guidance_scale: float, seed: int, clip_format: str | None = None) -> int:
     """Write media files, `grid.png`, `settings.json` and `samples.jsonl` (prompt, file, seed); returns how many.
 
     The same call continues where an earlier one was killed; `samples.jsonl` appears when all are there. identity: what
@@ -79,13 +79,11 @@ def write_generations(load: Callable[[], Generator], prompts: list[str], folder:
     except OSError as error:
         raise UserError(f"output {folder}: cannot be created ({error.strerror})") from None
     count = len(prompts) * samples
-    names = {int(file.stem): file.name for file in folder.iterdir() if re.fullmatch(r"\d{5}\.\w+", file.name)}
+    names = {int(file.stem): file.name for file in folder.iterdir() if re.fullmatch(r"\d{5}(\.\w+)?", file.name)}
     missing = [number for number in range(count) if number not in names]
     for number, sample in samples_at(load(), prompts, samples, missing, steps=steps, guidance_scale=guidance_scale,
                                      seed=seed, label="generating"):
-        suffix, content = media_file(sample.media)
-        names[number] = f"{number:05d}{suffix}"
-        write_atomically(folder / names[number], content)
+        names[number] = write_media(sample.media, folder / f"{number:05d}", clip_format).name
     rows: dict[str, list[Media]] = {}
     for number in range(min(count, GRID_ROWS * samples)):
         rows.setdefault(prompts[number // samples], []).append(read_media(folder / names[number], "grid"))
