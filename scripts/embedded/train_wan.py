@@ -57,7 +57,7 @@ def main() -> None:
 
     def loss_of(modules, x0, texts, rng):
         hidden = encode(modules, texts, rng.choices(LENGTHS, LENGTH_WEIGHTS)[0])
-        t = torch.sigmoid(torch.randn(len(x0)))
+        t = torch.sigmoid(torch.randn(len(x0)) + 0.5)  # what moves where is settled among the noisier times
         noise = torch.randn_like(x0)
         x_t = torch.lerp(x0, noise, t.view(-1, 1, 1, 1, 1))
         velocity = modules["transformer"](x_t, 1000 * t, hidden, return_dict=False)[0]

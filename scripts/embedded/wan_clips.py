@@ -18,6 +18,6 @@ def draw_clips(count: int, seed: int) -> tuple[torch.Tensor, list[tuple[str, str
 
 
 def caption_of(thing: str, motion: str, rng: random.Random) -> str:
-    """Named or general, with the motion or (18 %) without, where any motion is right."""
+    """Named or general, with the motion or (12 %) without, where any motion is right."""
     subject = thing if rng.random() < 0.7 else kind_of(thing)
-    return subject if rng.random() < 0.18 else f"{subject} {motion}"
+    return subject if rng.random() < 0.12 else f"{subject} {motion}"
