@@ -22,7 +22,7 @@ from accelerate import Accelerator
 from PIL import Image
 
 from visalign.configfile import parse_config
-from visalign.data.preferences import Pair
+from visalign.data.pair import Pair
 from visalign.generators import load_generator
 from visalign.media import Media, Video
 from visalign.runs import RunFolder
@@ -131,7 +131,7 @@ def bench_sized(name: str, pairs: int, repeats: int) -> dict:
     """A LoRA DPO step of a network of real size in bf16 on random latents."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    from visalign.generators.base import add_lora
+    from visalign.generators.adapters import add_lora
     from visalign.generators.sd3 import SD3Generator
     from visalign.generators.unet import SDXLGenerator
     from visalign.generators.wan import WanGenerator

@@ -105,7 +105,7 @@ def bench_tiny(method: str, repeats: int) -> dict:
 
 def bench_sized(name: str, repeats: int) -> dict:
     """Sampling and one update of a network of a published size on random inputs, LoRA of rank 32, bf16."""
-    from visalign.generators.base import add_lora
+    from visalign.generators.adapters import add_lora
     from visalign.generators.sd3 import SD3Generator
     from visalign.generators.wan import WanGenerator
     from visalign.processes import Flow

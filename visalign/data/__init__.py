@@ -1,6 +1,7 @@
 """Preference pairs and prompts: where they come from and how they are kept."""
 
-from visalign.data.preferences import Pair, read_pairs
+from visalign.data.pair import Pair
+from visalign.data.preferences import read_pairs
 from visalign.data.prompts import read_prompts
 
 __all__ = ["Pair", "read_pairs", "read_prompts"]

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from visalign.config import Data
-from visalign.data.preferences import FRAMES, Counts, read_pairs
+from visalign.data.pair import FRAMES
+from visalign.data.preferences import Counts, read_pairs
 from visalign.errors import UserError
 from visalign.media import Media, frames_of
 from visalign.video import save_sheet

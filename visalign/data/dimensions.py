@@ -11,8 +11,8 @@ A direction is a weight for each dimension; a negative one prefers less of it. T
 from pathlib import Path
 
 from visalign.data.generations import MEDIA_KEYS
+from visalign.data.pair import Pair
 from visalign.data.rows import BadRow, picture, row_number, row_prompt, take
-from visalign.data.sides import Pair
 from visalign.errors import UserError, nearest
 
 KNOWN = ("VQ", "MQ", "TA", "visual quality", "temporal consistency", "dynamic degree", "text-to-video alignment",

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from visalign.config import Data
 from visalign.data.dimensions import Ratings, check_weights, from_comparison, is_comparison, is_rating
+from visalign.data.pair import Pair
 from visalign.data.rows import (
     BadRow,
     default_root,
@@ -25,10 +26,7 @@ from visalign.data.rows import (
     table_rows,
     take,
 )
-from visalign.data.sides import FRAMES, Pair
 from visalign.errors import UserError
-
-__all__ = ["FRAMES", "Counts", "Pair", "check_source", "read_pairs"]
 
 
 @dataclass

@@ -7,7 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from visalign.config import Data
-from visalign.data.preferences import Pair, read_pairs
+from visalign.data.pair import Pair
+from visalign.data.preferences import read_pairs
 from visalign.runs import write_atomically
 
 COLUMNS = ("prompt", "chosen", "rejected", "strength", "chosen_reward", "rejected_reward", "where")

@@ -4,7 +4,7 @@ import contextlib
 import copy
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from visalign.errors import UserError
+from visalign.generators.adapters import add_lora, outputs_of
+from visalign.generators.shape import Shape
 from visalign.media import Media, Video, to_pixels
 from visalign.processes import Diffusion, Flow
 
@@ -20,24 +22,6 @@ VAE_PIXELS = 2**25
 
 Conditioning = dict[str, Tensor]
 """Named embeddings of prompts, batch first: what a prompt is to the network."""
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Height and width of what is generated, in pixels; of a clip also its frames and how many are shown a second."""
-
-    height: int | None = None
-    width: int | None = None
-    frames: int | None = None
-    fps: float | None = None
-
-    def or_else(self, other: "Shape") -> "Shape":
-        """This shape, with what is not known taken from another."""
-        return Shape(*(a if a is not None else b for a, b in zip(astuple(self), astuple(other), strict=True)))
-
-    def __str__(self) -> str:
-        size = f"{self.height}x{self.width}"
-        return f"{self.frames} frames of {size} at {self.fps:g} a second" if self.frames else size
 
 
 @dataclass(frozen=True)
@@ -57,10 +41,6 @@ _KINDS = {"image": "picture", "video": "clip"}
 _SDPA = {"math": "MATH", "flash": "FLASH_ATTENTION"}
 
 
-class _Enough(Exception):
-    """The blocks that were asked for have been computed."""
-
-
 class Generator:
     """One loaded pipeline, ready to sample and, after `make_trainable`, to learn.
 
@@ -78,7 +58,7 @@ class Generator:
     has_kohya_names: ClassVar[bool] = False  # whether user interfaces know this family's LoRA under kohya names
 
     def __init__(self, pipeline, *, device: torch.device, compute_dtype: torch.dtype = torch.float32,
-                 attention: str = "native", shape: "Shape | None" = None, prompt_tokens: int = 256):
+                 attention: str = "native", shape: Shape | None = None, prompt_tokens: int = 256):
         self.pipeline = pipeline
         self.device = device
         self.compute_dtype = compute_dtype
@@ -199,29 +179,16 @@ class Generator:
 
         Gradients flow to the latents and, where they learn, to the weights.
         """
-        taken: dict[int, Tensor] = {}
-
-        def keep(number: int):
-            def hook(module, arguments, output):
-                taken[number] = self._tokens_of(output)
-                if number == blocks[-1]:
-                    raise _Enough
-            return hook
-
-        modules = self.blocks()
-        handles = [modules[number].register_forward_hook(keep(number)) for number in blocks]
         if self.embedded_guidance is not None:
             conditioning = conditioning | {"guidance": torch.full_like(t, self.embedded_guidance, dtype=torch.float32)}
-        try:
+        modules = self.blocks()
+
+        def run() -> None:
             with self.arithmetic():
                 time = self.process.network_time(t).to(latents.device)
                 self._call_network(self.denoiser, latents.to(self._network_dtype(self.denoiser)), time, conditioning)
-        except _Enough:
-            pass
-        finally:
-            for handle in handles:
-                handle.remove()
-        return [taken[number].float() for number in blocks]
+
+        return [self._tokens_of(output).float() for output in outputs_of([modules[number] for number in blocks], run)]
 
     def schedule(self, steps: int) -> Tensor:
         """Process times of a sampling run, noisiest first, [steps + 1]."""
@@ -231,12 +198,12 @@ class Generator:
         """Pixels on a side for each of the latents'."""
         return self.pipeline.vae_scale_factor
 
-    def default_shape(self) -> "Shape":
+    def default_shape(self) -> Shape:
         """What this model was made for."""
         side = self.denoiser.config.sample_size * self.vae_factor
         return Shape(side, side)
 
-    def check_shape(self, shape: "Shape") -> "Shape":
+    def check_shape(self, shape: Shape) -> Shape:
         """The shape it can make, or UserError."""
         return shape
 
@@ -375,14 +342,3 @@ class Generator:
                     height=self.shape.height, width=self.shape.width, output_type="latent", return_dict=False,
                     **self._sampling_options())[0]
             yield self.decode(self._unpack(latents))
-
-
-def add_lora(denoiser: nn.Module, rank: int, alpha: float, dropout: float, targets: tuple[str, ...]) -> None:
-    """Attach a LoRA adapter with float32 weights; B starts at zero, so the policy starts as the reference."""
-    from peft import LoraConfig
-
-    denoiser.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(targets),
-                                    init_lora_weights="gaussian"))
-    for parameter in denoiser.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()

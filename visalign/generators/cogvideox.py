@@ -1,10 +1,10 @@
 """CogVideoX 2B, 5B and 1.5: v-prediction diffusion on clips, noised to zero signal (Yang et al. 2024, 2408.06072)."""
 
-import torch
 from torch import Tensor, nn
 
 from visalign.errors import UserError
-from visalign.generators.base import Conditioning, Shape
+from visalign.generators.base import Conditioning
+from visalign.generators.shape import Shape
 from visalign.generators.video import VideoGenerator
 from visalign.processes import Diffusion
 
@@ -46,13 +46,6 @@ class CogVideoXGenerator(VideoGenerator):
         config = self.pipeline.scheduler.config
         trained = CogVideoXDDIMScheduler.from_config(config)
         return Diffusion(trained.alphas_cumprod.float(), config.get("prediction_type", "v_prediction"))
-
-    @torch.no_grad()
-    def encode_prompts(self, prompts: list[str]) -> Conditioning:
-        with self.arithmetic():
-            hidden, _ = self.pipeline.encode_prompt(prompts, do_classifier_free_guidance=False, device=self.device,
-                                                    max_sequence_length=self.prompt_tokens)
-        return {"prompt_embeds": hidden.float()}
 
     def _call_network(self, network: nn.Module, latents: Tensor, time: Tensor, conditioning: Conditioning) -> Tensor:
         rotary = None

@@ -9,12 +9,14 @@ from torch import nn
 
 from visalign.config import Model
 from visalign.errors import UserError
-from visalign.generators.base import Generator, Shape, add_lora
+from visalign.generators.adapters import add_lora
+from visalign.generators.base import Generator
 from visalign.generators.cogvideox import CogVideoXGenerator
 from visalign.generators.flux import FluxGenerator
 from visalign.generators.hunyuan import HunyuanVideoGenerator
 from visalign.generators.ltx import LTXGenerator
 from visalign.generators.sd3 import SD3Generator
+from visalign.generators.shape import Shape
 from visalign.generators.unet import SDGenerator, SDXLGenerator
 from visalign.generators.wan import WanGenerator
 from visalign.generators.wan_image import WanImageGenerator

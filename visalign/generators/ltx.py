@@ -4,8 +4,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from visalign.generators.base import Conditioning, Shape
+from visalign.generators.base import Conditioning
 from visalign.generators.flow_times import scheduler_times
+from visalign.generators.shape import Shape
 from visalign.generators.video import VideoGenerator
 from visalign.processes import Flow
 

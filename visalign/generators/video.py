@@ -4,11 +4,13 @@ import math
 from typing import ClassVar
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
 from visalign.errors import UserError
-from visalign.generators.base import Generator, Shape
+from visalign.generators.base import Conditioning, Generator
+from visalign.generators.shape import Shape
 from visalign.media import Media, Video, clip_pixels
 
 
@@ -25,6 +27,13 @@ class VideoGenerator(Generator):
 
     def spatial_factor(self) -> int:
         return self.pipeline.vae_scale_factor_spatial
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: list[str]) -> Conditioning:
+        with self.arithmetic():
+            hidden, _ = self.pipeline.encode_prompt(prompts, do_classifier_free_guidance=False, device=self.device,
+                                                    max_sequence_length=self.prompt_tokens)
+        return {"prompt_embeds": hidden.float()}
 
     def temporal_factor(self) -> int:
         """Frames for each of the latents', after the first."""

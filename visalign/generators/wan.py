@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from visalign.errors import UserError
-from visalign.generators.base import Conditioning, Shape
+from visalign.generators.base import Conditioning
 from visalign.generators.flow_times import scheduler_times
+from visalign.generators.shape import Shape
 from visalign.generators.video import VideoGenerator
 from visalign.processes import Flow
 
@@ -40,13 +41,6 @@ class WanGenerator(VideoGenerator):
     def build_process(self) -> Flow:
         config = self.pipeline.scheduler.config
         return Flow(shift=config.get("flow_shift") or config.get("shift") or 1.0)
-
-    @torch.no_grad()
-    def encode_prompts(self, prompts: list[str]) -> Conditioning:
-        with self.arithmetic():
-            hidden, _ = self.pipeline.encode_prompt(prompts, do_classifier_free_guidance=False, device=self.device,
-                                                    max_sequence_length=self.prompt_tokens)
-        return {"prompt_embeds": hidden.float()}
 
     def _call_network(self, network: nn.Module, latents: Tensor, time: Tensor, conditioning: Conditioning) -> Tensor:
         if self.pipeline.config.expand_timesteps:  # Wan 2.2 5B: every token has a time

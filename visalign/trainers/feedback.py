@@ -6,8 +6,8 @@ from dataclasses import replace
 from tqdm import tqdm
 
 from visalign.config import Feedback
+from visalign.data.pair import Pair
 from visalign.data.pairing import Candidate, PairCounts, best_worst, keep
-from visalign.data.preferences import Pair
 from visalign.data.prompts import read_prompts
 from visalign.errors import UserError
 from visalign.generators.base import Generator

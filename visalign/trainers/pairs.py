@@ -9,7 +9,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from tqdm import tqdm
 
-from visalign.data.preferences import Pair
+from visalign.data.pair import Pair
 from visalign.errors import UserError
 from visalign.generators.base import Conditioning
 from visalign.trainers.cache import EncodingCache

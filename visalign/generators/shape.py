@@ -1,0 +1,21 @@
+"""How large what is generated is."""
+
+from dataclasses import astuple, dataclass
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Height and width of what is generated, in pixels; of a clip also its frames and how many are shown a second."""
+
+    height: int | None = None
+    width: int | None = None
+    frames: int | None = None
+    fps: float | None = None
+
+    def or_else(self, other: "Shape") -> "Shape":
+        """This shape, with what is not known taken from another."""
+        return Shape(*(a if a is not None else b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+    def __str__(self) -> str:
+        size = f"{self.height}x{self.width}"
+        return f"{self.frames} frames of {size} at {self.fps:g} a second" if self.frames else size
