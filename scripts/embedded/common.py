@@ -150,32 +150,44 @@ def pretrain(modules: torch.nn.ModuleDict, loss_of, data, args) -> torch.nn.Modu
         for name, module in modules.items():
             file = next((args.start_from / name).glob("*.safetensors"))
             module.load_state_dict({k: v.float() for k, v in load_file(file).items()}, strict=False)
-    parameters = list(modules.parameters())
     print({k: f"{sum(p.numel() for p in m.parameters()) / 1e6:.2f}M" for k, m in modules.items()}, flush=True)
-    optimiser = torch.optim.AdamW(parameters, args.lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
-    ema = Ema(modules, args.ema)
-    modules.train()
-    start, step, fraction, running = time.time(), 0, 0.0, 1.0
-    while fraction < 1:
-        fraction = (time.time() - start) / (60 * args.minutes)
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate(int(1e4 * fraction), 10000, args.lr, 400)
+
+    def loss(fraction: float) -> tuple[torch.Tensor, dict]:
         chosen = [rng.randrange(len(data.latents)) for _ in range(args.batch)]
         captions = ["" if rng.random() < 0.1 else data.caption(i, rng) for i in chosen]
         with torch.autocast("cpu", torch.bfloat16):
-            loss = loss_of(modules, data.latents[chosen], captions, rng)
+            return loss_of(modules, data.latents[chosen], captions, rng), {}
+
+    return train_for(args.minutes, modules, list(modules.parameters()), loss, lr=args.lr, ema=args.ema,
+                     weight_decay=0.01, partial=Path(f"{args.output}.partial.pt"))
+
+
+def train_for(minutes: float, module: torch.nn.Module, trained: list[torch.nn.Parameter], loss_of, *, lr: float,
+              ema: float, betas: tuple[float, float] = (0.9, 0.99), weight_decay: float = 0.0, warmup: int = 400,
+              partial: Path | None = None) -> torch.nn.Module:
+    """Minimise `loss_of(fraction of the time) -> (loss, {name: number to print})`; returns the module's average."""
+    average = Ema(module, ema)
+    optimiser = torch.optim.AdamW(trained, lr, betas=betas, weight_decay=weight_decay, fused=True)
+    module.train()
+    start, step, fraction, running = time.time(), 0, 0.0, None
+    while fraction < 1 and minutes:
+        fraction = (time.time() - start) / (60 * minutes)
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(int(1e4 * fraction), 10000, lr, warmup)
+        loss, numbers = loss_of(fraction)
         optimiser.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimiser.step()
-        ema.update()
+        average.update()
         step += 1
-        running += (loss.item() - running) * 0.01
-        if step % 200 == 0:
-            print(f"{step} {time.time() - start:.0f}s loss {running:.4f}", flush=True)
-            if step % 2000 == 0:
-                torch.save(ema.average.state_dict(), f"{args.output}.partial.pt")
-    return ema.average
+        running = loss.item() if running is None else running + (loss.item() - running) * 0.01
+        if step % 100 == 0:
+            shown = " ".join(f"{name} {value:.4f}" for name, value in numbers.items())
+            print(f"{step} {time.time() - start:.0f}s loss {running:.4f} {shown}", flush=True)
+            if partial and step % 2000 == 0:
+                torch.save(average.average.state_dict(), partial)
+    return average.average
 
 
 def plain_attention() -> None:

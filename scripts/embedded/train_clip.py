@@ -12,7 +12,6 @@ import argparse
 import json
 import math
 import random
-import time
 from pathlib import Path
 
 import open_clip
@@ -20,14 +19,13 @@ import torch
 import torch.nn.functional as F
 from common import (
     MAX_TOKENS,
-    Ema,
     all_captions,
     build_tokenizer,
     draw_caption,
-    learning_rate,
     load_pixels,
     load_rows,
     plain_attention,
+    train_for,
 )
 from safetensors.torch import save_file
 
@@ -99,36 +97,25 @@ def main() -> None:
     rows = load_rows()
     pixels = load_pixels(rows)
     true_of = [{c["text"] for c in row["captions"]} for row in rows]
-    ema = Ema(model, 0.998)
-    optimiser = torch.optim.AdamW(model.parameters(), 1e-3, betas=(0.9, 0.98), weight_decay=0.1)
-    start, step, fraction = time.time(), 0, 0.0
-    while fraction < 1:
-        fraction = (time.time() - start) / (60 * args.minutes)
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate(int(1e4 * fraction), 10000, 1e-3, 500)
+
+    def loss_of(fraction: float) -> tuple[torch.Tensor, dict]:
+        with torch.no_grad():
+            model.logit_scale.clamp_(max=math.log(50))
         chosen = rng.sample(range(len(rows)), args.batch)
         captions = [draw_caption(rows[i], rng, (0.5, 0.35, 0.15)) for i in chosen]
         matches = torch.tensor([[caption in true_of[i] for caption in captions] for i in chosen]).float()
         with torch.autocast("cpu", torch.bfloat16):
             image, text, scale = model(augment(pixels[chosen]), tokenizer(captions))
         logits = scale.float().clamp(max=50) * image.float() @ text.float().T
-        loss = (F.cross_entropy(logits, matches / matches.sum(1, keepdim=True))
-                + F.cross_entropy(logits.T, matches.T / matches.T.sum(1, keepdim=True))) / 2
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        with torch.no_grad():
-            model.logit_scale.clamp_(max=math.log(50))
-        ema.update()
-        step += 1
-        if step % 100 == 0:
-            print(f"{step} {time.time() - start:.0f}s loss {loss.item():.3f}", flush=True)
+        return (F.cross_entropy(logits, matches / matches.sum(1, keepdim=True))
+                + F.cross_entropy(logits.T, matches.T / matches.T.sum(1, keepdim=True))) / 2, {}
 
-    figures = retrieval(ema.average, tokenizer)
+    average = train_for(args.minutes, model, list(model.parameters()), loss_of, lr=1e-3, ema=0.998, betas=(0.9, 0.98),
+                        weight_decay=0.1, warmup=500)
+    figures = retrieval(average, tokenizer)
     print(json.dumps(figures))
     (args.output / "retrieval.json").write_text(json.dumps(figures, indent=2) + "\n")
-    weights = {k: v.half().contiguous() for k, v in ema.average.state_dict().items()}
+    weights = {k: v.half().contiguous() for k, v in average.state_dict().items()}
     save_file(weights, args.output / "open_clip_model.safetensors")
 
 

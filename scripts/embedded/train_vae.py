@@ -9,12 +9,11 @@ them, so that `scaling_factor` is exactly 1 and every pipeline reads them alike.
 """
 
 import argparse
-import time
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from common import Ema, learning_rate, load_pixels, load_rows
+from common import load_pixels, load_rows, train_for
 from diffusers import AutoencoderKL
 
 
@@ -63,37 +62,21 @@ def main() -> None:
 
     pixels = load_pixels(load_rows())
     vae = AutoencoderKL.from_pretrained(args.decoder_of, torch_dtype=torch.float32) if args.decoder_of else build()
-    vae.train()
     trained = [*vae.decoder.parameters(), *vae.post_quant_conv.parameters()] if args.decoder_of else [*vae.parameters()]
     print(f"{sum(p.numel() for p in vae.parameters()) / 1e6:.2f}M parameters", flush=True)
-    ema = Ema(vae, 0.995)
-    optimiser = torch.optim.AdamW(trained, 1.5e-3, betas=(0.9, 0.99), weight_decay=0.0)
-    start, step, fraction = time.time(), 0, 0.0
-    while fraction < 1:
-        fraction = (time.time() - start) / (60 * args.minutes)
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate(int(1e4 * fraction), 10000, 1.5e-3, 300)
+
+    def loss_of(fraction: float) -> tuple[torch.Tensor, dict]:
         x = augment(pixels[torch.randint(len(pixels), (args.batch,))])
         with torch.autocast("cpu", torch.bfloat16):
             with torch.set_grad_enabled(not args.decoder_of):
                 posterior = vae.encode(x).latent_dist
             z = posterior.sample()
-            z = z + 0.05 * torch.randn_like(z)
-            y = vae.decode(z).sample
-        y, x = y.float(), x.float()
-        loss = (F.l1_loss(y, x) + 0.3 * F.mse_loss(y, x) + 0.5 * F.l1_loss(edges(y), edges(x))
-                + 1e-5 * posterior.kl().float().mean())
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimiser.step()
-        ema.update()
-        step += 1
-        if step % 100 == 0:
-            print(f"{step} {time.time() - start:.0f}s l1 {F.l1_loss(y, x).item():.4f} loss {loss.item():.4f} "
-                  f"latent std {z.float().std().item():.2f}", flush=True)
+            y = vae.decode(z + 0.05 * torch.randn_like(z)).sample.float()
+        l1 = F.l1_loss(y, x)
+        loss = l1 + 0.3 * F.mse_loss(y, x) + 0.5 * F.l1_loss(edges(y), edges(x)) + 1e-5 * posterior.kl().float().mean()
+        return loss, {"l1": l1.item(), "latent std": z.float().std().item()}
 
-    vae = ema.average
+    vae = train_for(args.minutes, vae, trained, loss_of, lr=1.5e-3, ema=0.995, warmup=300)
     if not args.decoder_of:
         fold_normalisation(vae, pixels[:256])
     held_out = load_pixels(load_rows("held_out"))

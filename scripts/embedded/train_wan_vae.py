@@ -8,12 +8,11 @@ normalises the latents is written into the configuration (`latents_mean`, `laten
 """
 
 import argparse
-import time
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from common import Ema, learning_rate
+from common import train_for
 from diffusers import AutoencoderKLWan
 from train_vae import edges
 from wan_clips import draw_clips
@@ -65,40 +64,24 @@ def main() -> None:
 
     clips, _ = draw_clips(2400, seed=0)
     vae = AutoencoderKLWan.from_pretrained(args.decoder_of, torch_dtype=torch.float32) if args.decoder_of else build()
-    channels_last(vae).train()
+    channels_last(vae)
     trained = [*vae.decoder.parameters(), *vae.post_quant_conv.parameters()] if args.decoder_of else [*vae.parameters()]
     print(f"{sum(p.numel() for p in vae.parameters()) / 1e6:.2f}M parameters", flush=True)
-    ema = Ema(vae, 0.99)
-    optimiser = torch.optim.AdamW(trained, args.lr, betas=(0.9, 0.99), weight_decay=0.0)
-    start, step, fraction = time.time(), 0, 0.0
-    while fraction < 1:
-        fraction = (time.time() - start) / (60 * args.minutes)
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate(int(1e4 * fraction), 10000, args.lr, 400)
+
+    def loss_of(fraction: float) -> tuple[torch.Tensor, dict]:
         x = windows(clips, args.batch) if fraction < args.windows else clips[torch.randint(len(clips), (args.batch,))]
         x = x.float() / 127.5 - 1
-        if torch.rand(()) < 0.5:
-            x = x.flip(-1)
-        x = x.contiguous(memory_format=torch.channels_last_3d)
+        x = (x.flip(-1) if torch.rand(()) < 0.5 else x).contiguous(memory_format=torch.channels_last_3d)
         with torch.autocast("cpu", torch.bfloat16):
             with torch.set_grad_enabled(not args.decoder_of):
                 posterior = vae.encode(x).latent_dist
             z = posterior.sample()
-            y = vae.decode(z + 0.05 * torch.randn_like(z)).sample
-        y, w = y.float(), weights(x)
-        loss = ((w * ((y - x).abs() + 0.3 * (y - x) ** 2)).mean()
+            y = vae.decode(z + 0.05 * torch.randn_like(z)).sample.float()
+        loss = ((weights(x) * ((y - x).abs() + 0.3 * (y - x) ** 2)).mean()
                 + 0.5 * F.l1_loss(edges(y), edges(x)) + 1e-5 * posterior.kl().float().mean() / 5)
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimiser.step()
-        ema.update()
-        step += 1
-        if step % 50 == 0:
-            print(f"{step} {time.time() - start:.0f}s l1 {F.l1_loss(y, x).item():.4f} loss {loss.item():.4f} "
-                  f"latent std {z.float().std().item():.2f}", flush=True)
+        return loss, {"l1": F.l1_loss(y, x).item(), "latent std": z.float().std().item()}
 
-    vae = ema.average
+    vae = train_for(args.minutes, vae, trained, loss_of, lr=args.lr, ema=0.99)
     held_out = draw_clips(64, seed=1)[0].float() / 127.5 - 1
     with torch.no_grad():
         z = vae.encode(held_out).latent_dist.mode()
