@@ -13,6 +13,7 @@ from tqdm import tqdm
 from visalign.config import Model
 from visalign.data.prompts import read_prompts
 from visalign.errors import UserError
+from visalign.generators import inspect_checkpoint
 from visalign.jobs.generate import generate_to_folder
 from visalign.media import Sample
 from visalign.rewards import finite_scores, for_modality, load_reward
@@ -29,7 +30,7 @@ def best_of_to_folder(model: Model, prompts: list[str], folder: Path, *, best_of
     """
     if len(prompts) == 1 and prompts[0].startswith("@"):
         prompts = read_prompts(prompts[0][1:])
-    judge = load_reward(reward, device)
+    judge = for_modality(load_reward(reward, device), inspect_checkpoint(model).family.modality)
     candidates, started = folder / "candidates", folder / "best_of.json"
     settings = {"model": model.model_dump(mode="json"), "prompts": prompts, "samples": samples, "best_of": best_of,
                 **{name: str(value) for name, value in options.items()}}
@@ -45,11 +46,11 @@ def best_of_to_folder(model: Model, prompts: list[str], folder: Path, *, best_of
     for first in tqdm(range(0, len(rows), best_of), desc=f"best of {best_of}", unit="sample"):
         group = rows[first:first + best_of]
         drawn = [Sample(row["prompt"], read_media(candidates / row["file"], "candidate")) for row in group]
-        scores = finite_scores(for_modality(judge, drawn[0].modality), drawn)
+        scores = finite_scores(judge, drawn)
         best = int(torch.argmax(scores))
         source = candidates / group[best]["file"]
         name = f"{first // best_of:05d}{source.suffix}"
-        shutil.copy(source, folder / name)
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
         sheet.setdefault(group[best]["prompt"], []).append(drawn[best].media)
         kept.append(group[best] | {"file": name, "candidates": best_of, "chosen_by": judge.name,
                                    "reward": scores[best].item(), "candidates_mean": scores.mean().item()})

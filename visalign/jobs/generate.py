@@ -12,7 +12,7 @@ from visalign.errors import UserError
 from visalign.generators import inspect_checkpoint, load_generator
 from visalign.generators.base import Generator
 from visalign.guidance import Guided, Guiding, load_guide
-from visalign.guidance.network import find_guide, read_head
+from visalign.guidance.network import FILES, find_guide, read_head
 from visalign.media import Media
 from visalign.runs import write_atomically
 from visalign.trainers.feedback import samples_at
@@ -33,6 +33,11 @@ class Following:
         """Raise UserError when there is no such guide or it lacks a dimension."""
         self.guiding.check(read_head(find_guide(self.guide)).dimensions)
 
+    def identity(self) -> dict:
+        """What makes samples that follow it what they are."""
+        stamp = (find_guide(self.guide) / FILES[1]).stat().st_mtime_ns
+        return {"guide": str(self.guide), "weights of the guide": stamp, **asdict(self.guiding)}
+
 
 def generate_to_folder(model: Model, prompts: list[str], folder: Path, *, lora: Path | None = None, samples: int = 4,
                        steps: int = 28, guidance_scale: float = 4.5, seed: int = 0,
@@ -52,7 +57,7 @@ def generate_to_folder(model: Model, prompts: list[str], folder: Path, *, lora: 
 
     identity = {"model": model.model_dump(mode="json"), "lora": str(lora), "clip_format": clip_format}
     if following:
-        identity |= {"guide": str(following.guide), **asdict(following.guiding)}
+        identity |= following.identity()
     return write_generations(load, prompts, folder, identity, samples=samples, steps=steps,
                              guidance_scale=guidance_scale, seed=seed, clip_format=clip_format)
 

@@ -4,7 +4,7 @@ The judges are not the guide: what rises in them is real, and where they, variet
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from visalign.config import Model
@@ -75,9 +75,9 @@ class Once:
 
 
 def subject(model: Model, following: Following, name: str, load: Once) -> Subject:
-    identity = {"model": model.model_dump(mode="json"), "guide": str(following.guide), **asdict(following.guiding)}
     return Subject(name, model.source,
-                   lambda: Guided(load(), load_guide(following.guide, load()), following.guiding), identity)
+                   lambda: Guided(load(), load_guide(following.guide, load()), following.guiding),
+                   {"model": model.model_dump(mode="json"), **following.identity()})
 
 
 def lines_of(results: Results) -> list[str]:

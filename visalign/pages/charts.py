@@ -163,4 +163,4 @@ def steps_chart(steps: list[float], series: dict[str, list[Estimate]], title: st
         axis.set_title(title)
         axis.legend()
 
-    return chart(draw, f"{title} over {unit}s")
+    return chart(draw, f"{title} by {unit}")
