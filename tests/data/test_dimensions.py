@@ -75,6 +75,14 @@ def test_what_is_no_label_is_named(bench, rows, settings, words):
         list(read_pairs(Data(path=bench(rows), **settings)))
 
 
+def test_a_weight_for_what_no_row_has_is_refused(bench, tmp_path):
+    with pytest.raises(UserError, match="data.dimensions: no row of .*bench.csv is labelled in 'MG'"):
+        chosen(bench(ROWS), dimensions={"VQ": 1, "MG": 1})
+    (tmp_path / "p.jsonl").write_text(json.dumps({"prompt": "x", "chosen": "a.mp4", "rejected": "b.mp4"}))
+    with pytest.raises(UserError, match="no row of .*p.jsonl is labelled in 'VQ'"):
+        chosen(str(tmp_path / "p.jsonl"), dimensions={"VQ": 1})
+
+
 def test_columns_that_nobody_knows_need_weights(bench, tmp_path):
     path = bench([("A",)], ("smoothness",))
     with pytest.raises(BadRow, match="which columns are dimensions is not known"):

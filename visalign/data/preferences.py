@@ -26,7 +26,7 @@ from visalign.data.rows import (
     table_rows,
     take,
 )
-from visalign.errors import UserError
+from visalign.errors import UserError, nearest
 
 
 @dataclass
@@ -52,7 +52,9 @@ def read_pairs(settings: Data, counts: Counts | None = None,
     converters = {"pickapic": _from_pickapic, "hpd": _from_hpd, "table": _from_table,
                   "ratings": Ratings(settings.dimensions),
                   "comparisons": functools.partial(from_comparison, weights=settings.dimensions)}
+    columns: set[str] = set()
     for where, row in rows:
+        columns |= row.keys()
         convert = converters[_columns_kind(row, settings.dimensions) if kind in ("hub", "table") else kind]
         try:
             found = convert(row, where, root)
@@ -67,6 +69,9 @@ def read_pairs(settings: Data, counts: Counts | None = None,
             yield pair
             if settings.max_pairs and counts.pairs >= settings.max_pairs:
                 return
+    unknown = next((name for name in settings.dimensions or () if name not in columns), None)
+    if unknown:
+        raise UserError(f"data.dimensions: no row of {source} is labelled in '{unknown}'{nearest(unknown, columns)}")
     if counts.pairs == 0 and counts.ties:
         raise UserError(f"data {source}: all {counts.ties} rows are ties, so there is no preference to learn")
     if counts.pairs == 0:

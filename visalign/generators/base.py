@@ -166,9 +166,7 @@ class Generator:
 
     def blocks(self) -> list[nn.Module]:
         """The network's blocks in the order in which latents pass through them."""
-        found = next((getattr(self.denoiser, name) for name in ("transformer_blocks", "blocks")
-                      if hasattr(self.denoiser, name)), None)
-        return list(found)
+        return list(getattr(self.denoiser, "transformer_blocks", None) or self.denoiser.blocks)
 
     def _tokens_of(self, output) -> Tensor:
         """A block's output as tokens [B, N, width] of the latents."""

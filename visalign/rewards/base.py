@@ -1,5 +1,6 @@
 """What judges a sample: the protocol, what a judge answers, and what all judges of one's own share."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
@@ -47,7 +48,7 @@ class Reward(Protocol):
 
 
 @dataclass
-class Judge:
+class Judge(ABC):
     """Base of the judges here: loads on first use, scores in batches that fit memory, turns refusals into NaN.
 
     A subclass is a dataclass whose fields are its settings; it writes `judge` (one batch) and, when it has networks,
@@ -71,15 +72,16 @@ class Judge:
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
 
-    def check(self) -> None:
+    def check(self) -> None:  # noqa: B027  a judge that needs nothing has nothing to check
         """Raise UserError when something this judge needs is missing; loads nothing."""
 
     def load(self) -> Any:
-        """The networks, in evaluation mode."""
+        """The networks, in evaluation mode; a judge without any has none."""
+        return None
 
+    @abstractmethod
     def judge(self, samples: list[Sample]) -> Tensor | Scores:
         """Values of one batch whose samples have passed `refusal`."""
-        raise NotImplementedError
 
     @property
     def network(self) -> Any:

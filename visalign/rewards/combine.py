@@ -4,6 +4,7 @@ Every dimension of every inner reward is one column, turned so that larger is be
 takes no part. A sample that one inner reward could not judge is NaN in the combination, with that reward's reason.
 """
 
+from abc import abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -62,9 +63,9 @@ class Combination(Judge):
 
     why_missing = "an inner reward gave no value"
 
+    @abstractmethod
     def combine(self, values: Tensor, spreads: Tensor, samples: list[Sample]) -> Tensor:
         """[n] from values and spreads [n, C'] of the C' columns whose weight is not 0."""
-        raise NotImplementedError
 
     def combined_spread(self, spreads: Tensor) -> Tensor | None:
         """The combination's own standard deviation [n, 1], where that is known."""
@@ -147,9 +148,9 @@ class Centred(Referenced):
                             else self.centred(value, known[sample.prompt])
                             for sample, value in zip(samples, values, strict=True)])
 
+    @abstractmethod
     def centred(self, value: Tensor, references: Tensor) -> Tensor:
         """A scalar from one sample's value [C] and its prompt's references [m, C]."""
-        raise NotImplementedError
 
 
 @dataclass

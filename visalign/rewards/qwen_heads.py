@@ -7,6 +7,7 @@ wording runs, and gives other numbers than the published ones.
 
 import json
 import re
+from abc import abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -103,13 +104,13 @@ class TokenReward(Judge):
             raise ValueError(f"precision must be fp32 or bf16, got {self.precision!r}")
         self.batch_size = min(self.batch_size, 4)
 
+    @abstractmethod
     def base_source(self) -> str:
         """Hub id or folder of the untuned Qwen2-VL."""
-        raise NotImplementedError
 
+    @abstractmethod
     def published(self) -> tuple[dict[str, Tensor], str]:
         """Merged weights, and what to call their source in a message."""
-        raise NotImplementedError
 
     def check(self) -> None:
         path = Path(self.template).expanduser()
@@ -145,9 +146,9 @@ class TokenReward(Judge):
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
         return nn.ModuleDict({"model": model.model.to(dtype), "head": head}).eval()
 
+    @abstractmethod
     def inputs(self, samples: list[Sample]) -> dict[str, Tensor]:
         """What the processor makes of samples and instruction."""
-        raise NotImplementedError
 
     def message(self, sample: Sample, kind: str) -> str:
         text = self.instruction.replace("{prompt}", sample.prompt)

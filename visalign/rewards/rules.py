@@ -4,6 +4,7 @@ Pixel values are in [0, 1]; luma is Rec. 601 (0.299 R + 0.587 G + 0.114 B).
 """
 
 import re
+from abc import abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,8 +20,9 @@ from visalign.rewards.base import Judge
 class PictureRule(Judge):
     """A number measured on each picture."""
 
+    @abstractmethod
     def measure(self, sample: Sample) -> float:
-        raise NotImplementedError
+        ...
 
     def judge(self, samples: list[Sample]) -> Tensor:
         return torch.tensor([[self.measure(sample)] for sample in samples], dtype=torch.float32)
@@ -74,8 +76,9 @@ class Exposure(PictureRule):
 class SmoothRule(PictureRule):
     """A measurement with a gradient: `of_pixels` [B, 3, H, W] in [0, 1] -> [B]."""
 
+    @abstractmethod
     def of_pixels(self, pixels: Tensor) -> Tensor:
-        raise NotImplementedError
+        ...
 
     def measure(self, sample: Sample) -> float:
         return float(self.of_pixels(torch.from_numpy(pixels_of(sample.image).transpose(2, 0, 1)[None].copy())))

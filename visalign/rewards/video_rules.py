@@ -1,6 +1,7 @@
 """What a still cannot show: flicker, motion, consistency; and picture judges brought to clips."""
 
 import re
+from abc import abstractmethod
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,8 +29,9 @@ class ClipRule(Judge):
 
     least_frames = 2
 
+    @abstractmethod
     def measure(self, sample: Sample) -> float:
-        raise NotImplementedError
+        ...
 
     def judge(self, samples: list[Sample]) -> Tensor:
         return torch.tensor([[self.measure(sample)] for sample in samples], dtype=torch.float32)

@@ -1,6 +1,7 @@
 """The judges' shared way of asking: the cache first, then the model; and comparing in both orders."""
 
 import json
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -148,12 +149,13 @@ class ComparingJudge(AskingJudge):
         if self.opponents < 1:
             raise ValueError(f"opponents must be at least 1, got {self.opponents}")
 
+    @abstractmethod
     def question(self, first: Sample, second: Sample) -> Question:
-        raise NotImplementedError
+        ...
 
+    @abstractmethod
     def read(self, answer: Answer) -> float:
         """Probability that the first is better. Raises ValueError for an answer that does not say."""
-        raise NotImplementedError
 
     def compare(self, pairs: list[tuple[Sample, Sample]]) -> list[float | Failure]:
         """Probability that the first of each pair is better, averaged over both orders."""
