@@ -36,7 +36,7 @@ class Group(click.Group):
 @click.option("--debug", is_flag=True, help="Show tracebacks and library warnings.")
 @click.version_option(package_name="visalign")
 def main(debug: bool) -> None:
-    """Preference alignment for image generators: fine-tune, judge, see what it cost, compare."""
+    """Preference alignment for image and video generators: fine-tune, judge, see what it cost, compare."""
     import os
 
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads would take the decoding threads' cores
