@@ -40,3 +40,13 @@ def add_lora(denoiser: nn.Module, rank: int, alpha: float, dropout: float, targe
     for parameter in denoiser.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+
+
+def scale_lora(denoiser: nn.Module, strength: float) -> None:
+    """Set every LoRA layer's weight to `strength` times its own alpha / rank."""
+    from peft.tuners.lora import LoraLayer
+
+    for module in denoiser.modules():
+        if isinstance(module, LoraLayer):
+            for name in module.scaling:
+                module.set_scale(name, strength)

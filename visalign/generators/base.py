@@ -3,7 +3,7 @@
 import contextlib
 import copy
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -12,13 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from visalign.errors import UserError
-from visalign.generators.adapters import add_lora, outputs_of
+from visalign.generators.adapters import add_lora, outputs_of, scale_lora
 from visalign.generators.shape import Shape
 from visalign.media import Media, Video, to_pixels
 from visalign.processes import Diffusion, Flow
 
 VAE_PIXELS = 2**25
 """Pixels of all frames that pass through the VAE together: 32 pictures of 1024x1024, or one clip of 81 x 480x832."""
+
+OnStep = Callable[[int, int], None]
+"""Is called with (steps done, steps) after each sampling step of a batch."""
 
 Conditioning = dict[str, Tensor]
 """Named embeddings of prompts, batch first: what a prompt is to the network."""
@@ -55,6 +58,7 @@ class Generator:
     denoiser_class: ClassVar[str]
     lora_targets: ClassVar[tuple[str, ...]]
     embedded_guidance: ClassVar[float | None] = None  # a guidance-distilled family's scale where none is given
+    prompts_a_call: ClassVar[int | None] = None  # the most that the pipeline takes at once
     has_kohya_names: ClassVar[bool] = False  # whether user interfaces know this family's LoRA under kohya names
 
     def __init__(self, pipeline, *, device: torch.device, compute_dtype: torch.dtype = torch.float32,
@@ -275,6 +279,14 @@ class Generator:
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             raise UserError(f"lora {path}: does not fit this model ({' '.join(str(error).split())[:200]})") from None
 
+    def unload_adapter(self) -> None:
+        """Forget what `load_adapter` loaded."""
+        self.pipeline.unload_lora_weights()
+
+    def set_adapter_strength(self, strength: float) -> None:
+        """Scale every adapter's share: 1 is as it was trained, 0 the model without it."""
+        scale_lora(self.denoiser, strength)
+
     def check_media(self, media: Iterable[Media], where: str) -> None:
         """Raise UserError naming `where` for a clip given to a model of pictures, or the other way round."""
         for each in media:
@@ -326,17 +338,34 @@ class Generator:
             return mean, (getattr(config, "scaling_factor", None) or 1.0) / std
         return getattr(config, "shift_factor", None) or 0.0, config.scaling_factor
 
+    def _prompt_options(self, prompts: list[str]) -> dict:
+        """Arguments of the pipeline's call that say what is to be seen."""
+        return {"prompt": prompts}
+
     @torch.no_grad()
-    def sample(self, prompts: list[str], seeds: list[int], *, steps: int, guidance_scale: float,
-               batch_size: int = 32, negative_prompt: str | None = None) -> Iterator[list[Media]]:
-        """Pictures or clips for prompts, one seed each, through the pipeline itself; yields one batch at a time."""
+    def sample(self, prompts: list[str], seeds: list[int], *, steps: int, guidance_scale: float, batch_size: int = 32,
+               negative_prompt: str | None = None, on_step: OnStep | None = None) -> Iterator[list[Media]]:
+        """Pictures or clips for prompts, one seed each, through the pipeline itself; yields one batch at a time.
+
+        What `on_step` raises ends the sampling and comes out here.
+        """
+        batch_size = min(batch_size, self.prompts_a_call or batch_size)
+        told = {} if on_step is None else {"callback_on_step_end": _telling(on_step, steps)}
         for start in range(0, len(prompts), batch_size):
             batch, batch_seeds = prompts[start:start + batch_size], seeds[start:start + batch_size]
             noise_sources = [torch.Generator("cpu").manual_seed(seed) for seed in batch_seeds]
             with self.arithmetic():
                 latents = self.pipeline(
-                    prompt=batch, generator=noise_sources, num_inference_steps=steps, guidance_scale=guidance_scale,
+                    **self._prompt_options(batch), generator=noise_sources, num_inference_steps=steps,
+                    guidance_scale=guidance_scale, height=self.shape.height, width=self.shape.width,
                     negative_prompt=None if negative_prompt is None else [negative_prompt] * len(batch),
-                    height=self.shape.height, width=self.shape.width, output_type="latent", return_dict=False,
-                    **self._sampling_options())[0]
+                    output_type="latent", return_dict=False, **self._sampling_options(), **told)[0]
             yield self.decode(self._unpack(latents))
+
+
+def _telling(on_step: OnStep, steps: int) -> Callable:
+    """`on_step` as diffusers calls it."""
+    def callback(pipeline, number: int, time, tensors: dict) -> dict:
+        on_step(number + 1, steps)
+        return tensors
+    return callback

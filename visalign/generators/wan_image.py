@@ -1,7 +1,6 @@
 """Wan image to video: the first frame is given. A prompt is `words@@picture file`."""
 
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 from visalign.errors import UserError
 from visalign.generators.base import Conditioning
 from visalign.generators.wan import WanGenerator
-from visalign.media import Media, read_image, to_pixels
+from visalign.media import read_image, to_pixels
 
 SEPARATOR = "@@"
 
@@ -30,6 +29,7 @@ class WanImageGenerator(WanGenerator):
     """
 
     pipeline_class = "WanImageToVideoPipeline"
+    prompts_a_call = 1
 
     @classmethod
     def check_prompts(cls, prompts: list[str], where: str) -> None:
@@ -92,16 +92,6 @@ class WanImageGenerator(WanGenerator):
                             "it as text to video, or an image-to-video checkpoint of 14B")
         return super().build_process()
 
-    @torch.no_grad()
-    def sample(self, prompts: list[str], seeds: list[int], *, steps: int, guidance_scale: float,
-               batch_size: int = 32, negative_prompt: str | None = None) -> Iterator[list[Media]]:
-        """One clip at a time, since the pipeline takes one picture a call."""
-        for prompt, seed in zip(prompts, seeds, strict=True):
-            words, file = split(prompt)
-            with self.arithmetic():
-                latents = self.pipeline(
-                    prompt=[words], image=read_image(file, str(file)), num_inference_steps=steps,
-                    generator=[torch.Generator("cpu").manual_seed(seed)], guidance_scale=guidance_scale,
-                    negative_prompt=None if negative_prompt is None else [negative_prompt], height=self.shape.height,
-                    width=self.shape.width, output_type="latent", return_dict=False, **self._sampling_options())[0]
-            yield self.decode(latents)
+    def _prompt_options(self, prompts: list[str]) -> dict:
+        words, file = split(prompts[0])
+        return {"prompt": [words], "image": read_image(file, str(file))}

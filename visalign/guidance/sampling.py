@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from visalign.errors import UserError, nearest
-from visalign.generators.base import Conditioning, Generator, Guidance
+from visalign.generators.base import Conditioning, Generator, Guidance, OnStep
 from visalign.guidance.network import LatentReward
 from visalign.media import Media
 
@@ -55,7 +55,7 @@ class Guided:
         return getattr(self.generator, name)
 
     def sample(self, prompts: list[str], seeds: list[int], *, steps: int, guidance_scale: float, batch_size: int = 16,
-               negative_prompt: str | None = None) -> Iterator[list[Media]]:
+               negative_prompt: str | None = None, on_step: OnStep | None = None) -> Iterator[list[Media]]:
         """As the generator's, by its process's deterministic sampler; yields one batch at a time."""
         for start in range(0, len(prompts), batch_size):
             batch, own = prompts[start:start + batch_size], seeds[start:start + batch_size]
@@ -64,19 +64,22 @@ class Guided:
             shape = self.generator.latent_shape()
             noise = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in own]
             yield self.generator.decode(self.latents(torch.stack(noise).to(self.generator.device), texts,
-                                                     Guidance(guidance_scale, negative), steps))
+                                                     Guidance(guidance_scale, negative), steps, on_step))
 
     @torch.no_grad()
-    def latents(self, x: Tensor, texts: Conditioning, guidance: Guidance, steps: int) -> Tensor:
+    def latents(self, x: Tensor, texts: Conditioning, guidance: Guidance, steps: int,
+                on_step: OnStep | None = None) -> Tensor:
         """Clean latents from noise [B, ...]."""
         generator, process = self.generator, self.generator.process
         times = generator.schedule(steps).to(x.device)
-        for now, then in zip(times, times[1:], strict=False):
+        for number, (now, then) in enumerate(zip(times, times[1:], strict=False), 1):
             t, t_next = now.repeat(len(x)), then.repeat(len(x))
             prediction = generator.predict(x, t, texts, guidance)
             if self.guiding.last <= process.noise_fraction(t[:1]).item() <= self.guiding.first:
                 prediction = prediction + self.term(x, t, texts, prediction)
             x = process.moments(prediction, x, t, t_next).mean
+            if on_step:
+                on_step(number, steps)
         return x
 
     def term(self, x: Tensor, t: Tensor, texts: Conditioning, prediction: Tensor) -> Tensor:

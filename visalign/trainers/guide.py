@@ -6,6 +6,7 @@ Run:  visalign guide train configs/guide/tiny_wan.yaml
 """
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -27,19 +28,26 @@ FRACTIONS = (0.1, 0.3, 0.5, 0.7, 0.9)
 """Noise levels at which the finished guide is measured."""
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What the reward loop asks of a network's settings."""
+
+    dimensions: tuple[str, ...]
+    members: int
+    frames: int
+
+
 class NoisyPairs(nn.Module):
     """A guide as the reward loop sees one: cached latents of both sides in, rewards at a drawn time out."""
 
     def __init__(self, guide: LatentReward, cache: EncodingCache):
         super().__init__()
-        self.guide, self._cache = guide, cache
-
-    @property
-    def settings(self) -> "HeadOfClips":
-        return HeadOfClips(self.guide)
+        self.guide, self.cache = guide, cache
+        head = guide.settings
+        self.settings = Asked(head.dimensions, head.members, guide.generator.shape.frames or 1)
 
     def collate(self, samples: list[Sample]) -> dict[str, Tensor]:
-        cache = self._cache
+        cache = self.cache
         return {"latents": cache.latents([cache.media_key(sample.media) for sample in samples]),
                 **cache.conditioning([cache.prompt_key(sample.prompt) for sample in samples])}
 
@@ -50,14 +58,6 @@ class NoisyPairs(nn.Module):
         t = process.times_at(drawn).repeat(2).to(latents.device)
         noise = torch.randn(latents[:half].shape).repeat(2, *[1] * (latents.ndim - 1)).to(latents.device)
         return self.guide(process.add_noise(latents, noise, t), t, **conditioning)
-
-
-class HeadOfClips:
-    """What the reward loop asks of a network's settings."""
-
-    def __init__(self, guide: LatentReward):
-        self.dimensions, self.members = guide.settings.dimensions, guide.settings.members
-        self.frames = guide.generator.shape.frames or 1
 
 
 def train_guide(config: GuideConfig, resume: bool = False) -> Path:
@@ -73,7 +73,7 @@ def train_guide(config: GuideConfig, resume: bool = False) -> Path:
     torch.manual_seed(config.train.seed)  # the head must start alike on every process and after a kill
     guide = LatentReward(generator, config.head).to(accelerator.device)
     pairs = NoisyPairs(guide, EncodingCache(config.data.cache, generator))
-    encode(items + held_out, pairs._cache, accelerator.process_index, accelerator.num_processes)
+    encode(items + held_out, pairs.cache, accelerator.process_index, accelerator.num_processes)
     accelerator.wait_for_everyone()
     trainer = RewardTrainer(config, pairs, items, run, accelerator)
     trainer.fit()
