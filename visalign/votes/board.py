@@ -1,0 +1,166 @@
+"""Who wins, by people's votes: a ranking with intervals, the win matrix, and how far voters and judges agree."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from visalign.evaluators.comparing import NoRanking, elo
+from visalign.evaluators.judging import clustered_mean
+from visalign.evaluators.statistics import LEVEL, Estimate
+from visalign.votes.book import Contest, Vote, VoteBook
+
+OVERALL = "overall"
+LEAST_SHARED = 5
+"""Contests that two must both have judged before their agreement is spoken of."""
+_PLACES = {"a": 0, "tie": 1, "b": 2}
+
+
+@dataclass(frozen=True)
+class Kappa:
+    """Cohen's kappa of two, or of a voter and a judge (then on decided contests), with a bootstrap over contests."""
+
+    first: str
+    second: str
+    kappa: Estimate
+    agree: float
+    contests: int
+
+
+@dataclass(frozen=True)
+class Board:
+    """dimension: of the votes. models: the best first. wins[i, j]: votes for i over j, ties half to each; ties[i, j].
+
+    elo is None, and no_ranking says why, where the votes do not join all models. left: share of decided votes that went
+    to the left side, which is 1/2 where the side does not matter.
+    """
+
+    dimension: str
+    models: list[str]
+    wins: np.ndarray
+    ties: np.ndarray
+    elo: dict[str, Estimate] | None
+    no_ranking: str
+    voters: dict[str, int]
+    left: Estimate | None
+    between_voters: list[Kappa]
+    with_judges: list[Kappa]
+
+    @property
+    def votes(self) -> int:
+        return sum(self.voters.values())
+
+
+def leaderboard(book: VoteBook, dimension: str = OVERALL) -> Board:
+    """Count a book's votes, skipped ones left out. Contests of a model with itself count for agreement alone."""
+    contests = {contest.id: contest for contest in book.contests()}
+    votes = [(vote, choice) for vote in book.votes() if (choice := choice_in(vote, dimension)) in _PLACES]
+    between = [(contests[vote.contest], choice) for vote, choice in votes
+               if contests[vote.contest].a.model != contests[vote.contest].b.model]
+    models = sorted({side.model for contest, _ in between for side in (contest.a, contest.b)})
+    wins, ties = tally(between, models)
+    ranking, why = None, "there is no vote between two models yet"
+    if len(models) > 1:
+        try:
+            ranking, why = elo(wins, models), ""
+        except NoRanking as error:
+            why = str(error)
+    total = wins.sum(0)
+    order = sorted(range(len(models)), key=lambda i: (-(ranking[models[i]].value if ranking else share(total, i)), i))
+    voters: dict[str, int] = defaultdict(int)
+    for vote, _ in votes:
+        voters[vote.voter] += 1
+    answers = {voter: {vote.contest: choice for vote, choice in votes if vote.voter == voter} for voter in voters}
+    return Board(dimension, [models[i] for i in order], total[np.ix_(order, order)], ties[np.ix_(order, order)],
+                 ranking, why, dict(voters), left_share(votes), among(answers), against_judges(book, contests, answers))
+
+
+def choice_in(vote: Vote, dimension: str) -> str | None:
+    """What a vote says in a dimension; None where it says nothing."""
+    return vote.choice if dimension == OVERALL else vote.dimensions.get(dimension)
+
+
+def dimensions_of(votes: Iterable[Vote]) -> list[str]:
+    """Dimensions that somebody voted in, after `overall`."""
+    return [OVERALL, *sorted({name for vote in votes for name in vote.dimensions})]
+
+
+def tally(between: list[tuple[Contest, str]], models: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Wins by prompt, ties half to each side, [P, n, n], and ties [n, n]."""
+    place = {model: i for i, model in enumerate(models)}
+    prompts = {prompt: p for p, prompt in enumerate(dict.fromkeys(contest.prompt for contest, _ in between))}
+    wins, ties = np.zeros((max(1, len(prompts)), len(models), len(models))), np.zeros((len(models), len(models)))
+    for contest, choice in between:
+        p, a, b = prompts[contest.prompt], place[contest.a.model], place[contest.b.model]
+        won = {"a": 1.0, "tie": 0.5, "b": 0.0}[choice]
+        wins[p, a, b] += won
+        wins[p, b, a] += 1 - won
+        ties[a, b] += choice == "tie"
+        ties[b, a] += choice == "tie"
+    return wins, ties
+
+
+def share(wins: np.ndarray, i: int) -> float:
+    """Of a model's comparisons, those it won."""
+    return wins[i].sum() / max(1.0, wins[i].sum() + wins[:, i].sum())
+
+
+def left_share(votes: list[tuple[Vote, str]]) -> Estimate | None:
+    decided = [(vote.contest, float(choice == vote.on_left)) for vote, choice in votes if choice in ("a", "b")]
+    if not decided:
+        return None
+    groups, values = zip(*decided, strict=True)
+    return clustered_mean(np.array(values), np.unique(groups, return_inverse=True)[1])
+
+
+def among(answers: dict[str, dict[str, str]]) -> list[Kappa]:
+    """Of every two voters that share enough contests."""
+    voters, found = sorted(answers), []
+    for i, first in enumerate(voters):
+        for second in voters[i + 1:]:
+            shared = sorted(answers[first].keys() & answers[second].keys())
+            if len(shared) >= LEAST_SHARED:
+                found.append(kappa_of(first, second, [answers[first][c] for c in shared],
+                                      [answers[second][c] for c in shared]))
+    return found
+
+
+def against_judges(book: VoteBook, contests: dict[str, Contest], answers: dict[str, dict[str, str]]) -> list[Kappa]:
+    """Of every voter and every judge whose marks are known; judges see no ties, so decided votes alone are compared."""
+    found = []
+    for judge in book.judges():
+        marks = book.marks(judge)
+        for voter, given in sorted(answers.items()):
+            theirs, judged = [], []
+            for contest, choice in given.items():
+                a, b = (marks.get(side.file) for side in (contests[contest].a, contests[contest].b))
+                if choice != "tie" and a is not None and b is not None and a != b:
+                    theirs.append(choice)
+                    judged.append("a" if a > b else "b")
+            if len(theirs) >= LEAST_SHARED:
+                found.append(kappa_of(voter, judge, theirs, judged))
+    return found
+
+
+def kappa_of(first: str, second: str, theirs: list[str], others: list[str], resamples: int = 1000) -> Kappa:
+    """Agreement of two lists of choices on the same contests."""
+    cells = np.array([_PLACES[x] * 3 + _PLACES[y] for x, y in zip(theirs, others, strict=True)])
+    drawn = np.random.default_rng(0).integers(0, len(cells), (resamples, len(cells)))
+    tables = np.stack([np.bincount(row, minlength=9) for row in cells[np.vstack([np.arange(len(cells)), drawn])]])
+    values, agree = cohen_kappa(tables.reshape(-1, 3, 3))
+    low, high = np.nanquantile(values[1:], [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) if np.isfinite(values[1:]).any() else (
+        float("nan"), float("nan"))
+    return Kappa(first, second, Estimate(float(values[0]), float(low), float(high)), float(agree[0]), len(cells))
+
+
+def cohen_kappa(tables: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(kappa, share of agreement) of contingency tables [n, k, k] (Cohen 1960).
+
+    kappa is NaN where both always say the same one thing, since nothing is left to agree on by chance or otherwise.
+    """
+    shares = tables / tables.sum((1, 2), keepdims=True)
+    agree = np.trace(shares, axis1=1, axis2=2)
+    chance = (shares.sum(1) * shares.sum(2)).sum(1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(chance < 1, (agree - chance) / (1 - chance), np.nan), agree

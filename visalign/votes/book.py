@@ -1,0 +1,192 @@
+"""The book of votes: contests between two media of one prompt, and what people said, in an SQLite file.
+
+A vote is on disk when `vote` returns, and survives a killed server. Rows are only added; an undone vote stays, marked.
+Several threads and processes may write at once.
+"""
+
+import json
+import sqlite3
+import threading
+import time
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from visalign.errors import UserError
+
+CHOICES = ("a", "b", "tie", "skip")
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS contests (
+    id TEXT PRIMARY KEY, prompt TEXT NOT NULL, a_model TEXT NOT NULL, b_model TEXT NOT NULL,
+    a_seed INTEGER, b_seed INTEGER, a_file TEXT NOT NULL, b_file TEXT NOT NULL,
+    settings TEXT NOT NULL, made REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS votes (
+    ballot TEXT PRIMARY KEY, contest TEXT NOT NULL REFERENCES contests(id), voter TEXT NOT NULL,
+    choice TEXT NOT NULL CHECK (choice IN ('a', 'b', 'tie', 'skip')), on_left TEXT NOT NULL,
+    dimensions TEXT NOT NULL, seconds REAL, time REAL NOT NULL, undone REAL);
+CREATE UNIQUE INDEX IF NOT EXISTS one_vote ON votes (contest, voter) WHERE undone IS NULL;
+CREATE TABLE IF NOT EXISTS marks (
+    file TEXT NOT NULL, judge TEXT NOT NULL, value REAL, PRIMARY KEY (file, judge));
+"""
+
+
+@dataclass(frozen=True)
+class Side:
+    """One medium of a contest: who made it, from which seed, and its file in the book's folder."""
+
+    model: str
+    seed: int | None
+    file: str
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Two media of one prompt. settings: how they were made; `rollout` in it names the folder of `visalign rollout`."""
+
+    prompt: str
+    a: Side
+    b: Side
+    settings: dict = field(default_factory=dict)
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+
+@dataclass(frozen=True)
+class Vote:
+    """What one voter said of a contest: `a`, `b`, `tie` or `skip`, overall and in dimensions.
+
+    on_left: which side was shown on the left. ballot: what makes this showing of the contest the only one of its kind.
+    """
+
+    contest: str
+    voter: str
+    choice: str
+    on_left: str
+    dimensions: dict[str, str] = field(default_factory=dict)
+    seconds: float | None = None
+    ballot: str = field(default_factory=lambda: uuid.uuid4().hex)
+    time: float = field(default_factory=time.time)
+
+
+class VoteBook:
+    """`folder` holds votes.sqlite and media/. Raises UserError naming a file that is no book of votes."""
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder).expanduser()
+        self.file, self.media = self.folder / "votes.sqlite", self.folder / "media"
+        self._local = threading.local()
+        try:
+            self.media.mkdir(parents=True, exist_ok=True)
+            self._connection()
+        except (OSError, sqlite3.Error) as error:
+            raise UserError(f"votes {self.file}: cannot be used as a book of votes ({error})") from None
+
+    def _connection(self) -> sqlite3.Connection:
+        """One connection a thread, as SQLite asks."""
+        if not hasattr(self._local, "connection"):
+            connection = sqlite3.connect(self.file, timeout=60, isolation_level=None)
+            connection.row_factory = sqlite3.Row
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=FULL")
+            connection.executescript(_SCHEMA)
+            self._local.connection = connection
+        return self._local.connection
+
+    def _write(self, statement: str, values: tuple) -> int:
+        """Number of rows it changed, on disk. Raises UserError when it cannot be kept."""
+        try:
+            return self._connection().execute(statement, values).rowcount
+        except sqlite3.Error as error:
+            raise UserError(f"votes {self.file}: could not be written ({error})") from None
+
+    def add(self, contest: Contest) -> None:
+        """A contest whose media lie in the folder already; one that is known stays as it is."""
+        a, b = contest.a, contest.b
+        self._write("INSERT OR IGNORE INTO contests VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    (contest.id, contest.prompt, a.model, b.model, a.seed, b.seed, a.file, b.file,
+                     json.dumps(contest.settings), time.time()))
+
+    def contests(self) -> list[Contest]:
+        """All of them, oldest first."""
+        return [_contest(row) for row in self._connection().execute("SELECT * FROM contests ORDER BY made, id")]
+
+    def contest(self, number: str) -> Contest:
+        """One by its id. Raises UserError when there is none."""
+        row = self._connection().execute("SELECT * FROM contests WHERE id = ?", (number,)).fetchone()
+        if row is None:
+            raise UserError(f"votes {self.file}: there is no contest {number}")
+        return _contest(row)
+
+    def open_for(self, voter: str, count: int, but: tuple[str, ...] = (),
+                 between: frozenset[str] | None = None) -> list[Contest]:
+        """Contests that a voter has not judged, those with the fewest votes first and else at random.
+
+        but: ids to leave out. between: only contests of these models.
+        """
+        rows = self._connection().execute(
+            "SELECT c.*, (SELECT COUNT(*) FROM votes v WHERE v.contest = c.id AND v.undone IS NULL) AS votes "
+            "FROM contests c WHERE NOT EXISTS (SELECT 1 FROM votes v WHERE v.contest = c.id AND v.voter = ? "
+            "AND v.undone IS NULL) ORDER BY votes, random()", (voter,))
+        found = (_contest(row) for row in rows)
+        wanted = (contest for contest in found if contest.id not in but
+                  and (between is None or {contest.a.model, contest.b.model} <= between))
+        return [contest for contest, _ in zip(wanted, range(count), strict=False)]
+
+    def vote(self, vote: Vote) -> bool:
+        """Keep a vote; False, and nothing is changed, when this ballot or another of the voter's is in already.
+
+        Raises UserError for a choice that is none or a contest that does not exist.
+        """
+        for where, choice in {"choice": vote.choice, **vote.dimensions}.items():
+            if choice not in CHOICES:
+                raise UserError(f"vote: {where} is '{choice}' (allowed: {', '.join(CHOICES)})")
+        self.contest(vote.contest)
+        return self._write(
+            "INSERT OR IGNORE INTO votes VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL)",
+            (vote.ballot, vote.contest, vote.voter, vote.choice, vote.on_left, json.dumps(vote.dimensions),
+             vote.seconds, vote.time)) == 1
+
+    def undo(self, voter: str) -> Vote | None:
+        """Take a voter's last vote back and return it; None when there is none."""
+        row = self._connection().execute("SELECT * FROM votes WHERE voter = ? AND undone IS NULL "
+                                         "ORDER BY time DESC, rowid DESC LIMIT 1", (voter,)).fetchone()
+        if row is None:
+            return None
+        self._write("UPDATE votes SET undone = ? WHERE ballot = ?", (time.time(), row["ballot"]))
+        return _vote(row)
+
+    def votes(self) -> list[Vote]:
+        """Those that count, oldest first."""
+        rows = self._connection().execute("SELECT * FROM votes WHERE undone IS NULL ORDER BY time, rowid")
+        return [_vote(row) for row in rows]
+
+    def progress(self, voter: str) -> tuple[int, int]:
+        """How many contests a voter has judged or skipped, and how many there are."""
+        connection = self._connection()
+        given = connection.execute("SELECT COUNT(*) FROM votes WHERE voter = ? AND undone IS NULL", (voter,))
+        return given.fetchone()[0], connection.execute("SELECT COUNT(*) FROM contests").fetchone()[0]
+
+    def marks(self, judge: str) -> dict[str, float | None]:
+        """What a judge said of media, by file; None where it could not judge."""
+        return dict(self._connection().execute("SELECT file, value FROM marks WHERE judge = ?", (judge,)).fetchall())
+
+    def add_marks(self, judge: str, marks: dict[str, float | None]) -> None:
+        for file, value in marks.items():
+            self._write("INSERT OR REPLACE INTO marks VALUES (?, ?, ?)", (file, judge, value))
+
+    def judges(self) -> list[str]:
+        """Judges whose marks are known."""
+        return [row[0] for row in self._connection().execute("SELECT DISTINCT judge FROM marks ORDER BY judge")]
+
+    def path(self, side: Side) -> Path:
+        return self.media / side.file
+
+
+def _contest(row: sqlite3.Row) -> Contest:
+    return Contest(row["prompt"], Side(row["a_model"], row["a_seed"], row["a_file"]),
+                   Side(row["b_model"], row["b_seed"], row["b_file"]), json.loads(row["settings"]), row["id"])
+
+
+def _vote(row: sqlite3.Row) -> Vote:
+    return Vote(row["contest"], row["voter"], row["choice"], row["on_left"], json.loads(row["dimensions"]),
+                row["seconds"], row["ballot"], row["time"])

@@ -1,0 +1,91 @@
+"""Votes as data that training reads.
+
+    OUT/comparisons.csv   path_A, path_B, prompt, Overall and every dimension voted in: A, B or same. `visalign train`
+                          (data.path), `visalign reward train` and `visalign guide train` read it.
+    OUT/ROLLOUT.csv       prompt, a_seed, b_seed, choice, for contests that came from `visalign rollout`: what D3PO
+                          learns from (rollout.votes)
+
+A contest that several people judged is one row, by majority; an even split, or a majority of ties, is a tie.
+"""
+
+import csv
+import io
+import os
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+from visalign.errors import UserError
+from visalign.runs import write_atomically
+from visalign.votes.board import OVERALL, choice_in, dimensions_of
+from visalign.votes.book import Contest, Vote, VoteBook
+
+_LETTERS = {"a": "A", "b": "B", "tie": "same", None: ""}
+_COLUMNS = {OVERALL: "Overall"}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """Files written, and how many contests were decided, tied, and only skipped."""
+
+    comparisons: Path
+    rollouts: tuple[Path, ...]
+    decided: int
+    ties: int
+    skipped: int
+
+
+def export_votes(book: VoteBook, out: Path) -> Exported:
+    """Write the tables, over earlier ones. Raises UserError when nothing was decided yet."""
+    votes, contests = book.votes(), {contest.id: contest for contest in book.contests()}
+    by_contest: dict[str, list[Vote]] = defaultdict(list)
+    for vote in votes:
+        by_contest[vote.contest].append(vote)
+    names = dimensions_of(votes)
+    counts, rows, drawn = Counter(), [], defaultdict(list)
+    for number, given in by_contest.items():
+        contest = contests[number]
+        majorities = {name: majority([choice_in(vote, name) for vote in given]) for name in names}
+        overall = majorities[OVERALL]
+        counts[overall] += 1
+        if all(choice is None for choice in majorities.values()):
+            continue
+        rows.append({"path_A": _relative(book, contest.a.file, out), "path_B": _relative(book, contest.b.file, out),
+                     "prompt": contest.prompt, **{_COLUMNS.get(name, name): _LETTERS[choice]
+                                                  for name, choice in majorities.items()}})
+        if "rollout" in contest.settings and overall is not None:
+            drawn[contest.settings["rollout"]].append(_seeds(contest, overall))
+    if not counts["a"] + counts["b"]:
+        raise UserError(f"votes {book.file}: no contest is decided yet, so there is nothing to export")
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomically(out / "comparisons.csv", as_csv(rows))
+    for name, each in drawn.items():
+        write_atomically(out / f"{Path(name).name}.csv", as_csv(each))
+    return Exported(out / "comparisons.csv", tuple(out / f"{Path(name).name}.csv" for name in drawn),
+                    counts["a"] + counts["b"], counts["tie"], counts[None])
+
+
+def majority(choices: list[str | None]) -> str | None:
+    """The side with more votes; `tie` for as many, or where most said so; None where nobody chose."""
+    cast = Counter(choice for choice in choices if choice in ("a", "b", "tie"))
+    if not cast:
+        return None
+    if cast["a"] == cast["b"] or cast["tie"] > cast["a"] + cast["b"]:
+        return "tie"
+    return "a" if cast["a"] > cast["b"] else "b"
+
+
+def _relative(book: VoteBook, file: str, out: Path) -> str:
+    return os.path.relpath((book.media / file).resolve(), out.resolve())
+
+
+def _seeds(contest: Contest, choice: str) -> dict:
+    return {"prompt": contest.prompt, "a_seed": contest.a.seed, "b_seed": contest.b.seed, "choice": choice}
+
+
+def as_csv(rows: list[dict]) -> bytes:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
