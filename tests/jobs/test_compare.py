@@ -202,6 +202,17 @@ def test_a_plain_model_is_loaded_as_the_run_it_is_compared_with(recipe, pipeline
     assert settings["model"]["prompt_tokens"] == 8 and settings["model"]["precision"] == "fp32"
 
 
+def test_a_lora_is_named_after_its_model(recipe, pipelines, invoke, tmp_path):
+    assert run(recipe(train={"steps": 1}, optim={"lr": 0.01})).exit_code == 0
+    model, lora = pipelines("sd3"), tmp_path / "run" / "export"
+    done = invoke("compare", f"run={tmp_path / 'run'}", f"lora={model}+{lora}", *OPTIONS, "-o", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    first, second = ((tmp_path / "out" / "generations" / name / "00000.png").read_bytes() for name in ("run", "lora"))
+    assert first == second
+    done = invoke("compare", f"base={model}", f"lora={model}+{tmp_path / 'gone'}", *OPTIONS, "-o", tmp_path / "out2")
+    assert done.exit_code == 1 and "gone" in done.output
+
+
 def test_results_go_to_a_folder_named_after_the_source(invoke, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert invoke("evaluate", write_folder(tmp_path / "base", 2), "-r", "contrast").exit_code == 0

@@ -4,8 +4,6 @@ from pathlib import Path
 
 import click
 
-from visalign.errors import UserError
-
 
 def measuring_options(command):
     """What both measuring verbs may be told."""
@@ -62,17 +60,9 @@ def evaluate(source: str, checkpoints: str, out: Path | None, **given) -> None:
 @measuring_options
 def compare(models: tuple[str, ...], out: Path, **given) -> None:
     """Compare MODELS, given as NAME=SOURCE, on the same prompts and seeds; the first is the base."""
-    from visalign.jobs.evaluate import compare_sources
+    from visalign.jobs.evaluate import compare_sources, read_names
 
-    named: dict[str, str] = {}
-    for each in models:
-        name, equals, source = each.partition("=")
-        if not equals or not name or not source:
-            raise UserError(f"compare {each}: expected NAME=SOURCE, such as base=tiny-sd3")
-        if name in named:
-            raise UserError(f"compare {each}: {name} is named twice")
-        named[name] = source
-    report(compare_sources(named, asked_of(**given), out), out)
+    report(compare_sources(read_names(models, "compare"), asked_of(**given), out), out)
 
 
 def report(results, out: Path) -> None:

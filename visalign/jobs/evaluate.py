@@ -56,10 +56,28 @@ def compare_sources(named: dict[str, str], asked: Asked, out: Path) -> Results:
     """Models by name, the first the base; writes the results and the page. Raises UserError."""
     if len(named) < 2:
         raise UserError("compare: name at least two models, such as base=tiny-sd3 aligned=runs/quickstart")
+    subjects, config = subjects_of(named)
+    return _finish(subjects, asked, out, config)
+
+
+def subjects_of(named: dict[str, str]) -> tuple[list[Subject], Config | OnlineConfig | None]:
+    """Subjects by name, and the settings of the first run among them, as which all are loaded. Raises UserError."""
     runs = [run for source in named.values() if (run := run_of(Path(source).expanduser()))]
     config = run_config(runs[0]) if runs else None
-    subjects = [subject_of(name, source, config.model if config else None) for name, source in named.items()]
-    return _finish(subjects, asked, out, config)
+    return [subject_of(name, source, config.model if config else None) for name, source in named.items()], config
+
+
+def read_names(given: tuple[str, ...], verb: str) -> dict[str, str]:
+    """{name: source} of arguments NAME=SOURCE. Raises UserError naming the argument that is wrong."""
+    named: dict[str, str] = {}
+    for each in given:
+        name, equals, source = each.partition("=")
+        if not equals or not name or not source:
+            raise UserError(f"{verb} {each}: expected NAME=SOURCE, such as base=tiny-sd3")
+        if name in named:
+            raise UserError(f"{verb} {each}: {name} is named twice")
+        named[name] = source
+    return named
 
 
 def run_of(path: Path) -> Path | None:

@@ -1,11 +1,11 @@
-"""What can be measured: a folder of generations or a manifest, a run, a checkpoint of one, or a pipeline.
+"""What can be measured: a folder of generations or a manifest, a run, a checkpoint of one, a pipeline, or MODEL+LORA.
 
 Generations are taken as they are. The others are sampled on prompts and seeds that are the same for all of them.
 """
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -34,13 +34,16 @@ class Plan:
 @dataclass(frozen=True)
 class Subject:
     """One of the things compared. load: makes its generator; None for generations that exist. identity: what makes its
-    samples what they are. step: of a run's checkpoint."""
+    samples what they are. step: of a run's checkpoint. model, adapter: what `load` loads, where that is a model with or
+    without a LoRA, so that several subjects may share one model in memory."""
 
     name: str
     source: str
     load: Callable[[], Generator] | None
     identity: dict
     step: int | None = None
+    model: Model | None = None
+    adapter: Path | None = None
 
     def entries(self, plan: Plan | None, folder: Path) -> list[Entry]:
         """Its generations; those that do not exist yet are sampled into `folder`, or continued there."""
@@ -63,7 +66,7 @@ def _same(folder: Path, identity: dict, plan: Plan) -> bool:
 
 
 def subject_of(name: str, source: str, like: Model | None = None) -> Subject:
-    """Find out what `source` is. Raises UserError when it is nothing that can be measured.
+    """Find out what `source` is: see above, or MODEL+LORA. Raises UserError when it is nothing that can be measured.
 
     like: the model of a run it is compared with; a pipeline is loaded with the same settings.
     """
@@ -75,13 +78,32 @@ def subject_of(name: str, source: str, like: Model | None = None) -> Subject:
     if (path.is_dir() and not (path / "model_index.json").is_file()) or path.suffix in (".jsonl", ".csv", ".parquet"):
         find_generations(source)
         return Subject(name, source, None, {"source": str(path.resolve())})
-    model = like.model_copy(update={"source": source, "base": None}) if like else Model(source=source)
+    wanted, plus, lora = (source, "", "") if path.exists() else source.partition("+")
+    model = like.model_copy(update={"source": wanted, "base": None}) if like else Model(source=wanted)
     inspect_checkpoint(model)
-    return model_subject(name, model)
+    return replace(model_subject(name, model, Path(lora).expanduser() if plus else None), source=source)
 
 
-def model_subject(name: str, model: Model) -> Subject:
-    return Subject(name, model.source, lambda: load_generator(model), {"model": model.model_dump(mode="json")})
+def model_subject(name: str, model: Model, adapter: Path | None = None) -> Subject:
+    """A model, or one with a LoRA file or folder."""
+    def load() -> Generator:
+        generator = load_generator(model)
+        if adapter:
+            generator.load_adapter(adapter)
+        return generator
+
+    identity = {"model": model.model_dump(mode="json")}
+    if adapter:
+        identity |= {"adapter": str(adapter.resolve()), "written": adapter_file(adapter).stat().st_mtime_ns}
+    return Subject(name, model.source, load, identity, model=model, adapter=adapter)
+
+
+def adapter_file(adapter: Path) -> Path:
+    """The weights of a LoRA folder or file. Raises UserError when there are none."""
+    file = adapter / "pytorch_lora_weights.safetensors" if adapter.is_dir() else adapter
+    if not file.is_file():
+        raise UserError(f"lora {adapter}: holds no {file.name}")
+    return file
 
 
 def run_config(folder: Path) -> Config | OnlineConfig:
@@ -107,14 +129,7 @@ def run_subject(name: str, run: Path) -> Subject:
                         "--checkpoints all")
     if config.model.tuning == "full":
         return model_subject(name, config.model.model_copy(update={"source": str(export / "pipeline"), "base": None}))
-
-    def load() -> Generator:
-        generator = load_generator(config.model)
-        generator.load_adapter(export)
-        return generator
-
-    stamp = (export / "pytorch_lora_weights.safetensors").stat().st_mtime_ns
-    return Subject(name, str(run), load, {"run": str(run.resolve()), "export": stamp})
+    return replace(model_subject(name, config.model, export), source=str(run))
 
 
 def checkpoint_subject(name: str, folder: Path) -> Subject:
