@@ -13,8 +13,9 @@ from visalign.video import to_webp
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def render(template: str, **values) -> bytes:
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True,
+def render(template: str, folder: Path = TEMPLATES, **values) -> bytes:
+    """A template of a folder filled in; every text is escaped, and a value that is missing is an error."""
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(folder), autoescape=True,
                                      undefined=jinja2.StrictUndefined)
     return environment.get_template(template).render(**values).encode()
 

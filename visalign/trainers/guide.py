@@ -9,13 +9,14 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from visalign.config import GuideConfig
 from visalign.data.judgements import Judgement
-from visalign.evaluators.statistics import over_prompts
+from visalign.evaluators.judging import clustered_mean
 from visalign.generators import inspect_checkpoint, load_generator
 from visalign.guidance.network import LatentReward, save_guide
 from visalign.media import Sample
@@ -111,30 +112,22 @@ def encode(items: list[Judgement], cache: EncodingCache, rank: int, world: int, 
 def accuracy_by_noise(trainer: RewardTrainer, held_out: list[Judgement], size: int = 32) -> dict:
     """{dimension: {noise fraction: share of decided judgements ordered rightly, with its interval over prompts}}."""
     network, device = trainer.network.eval(), trainer.accelerator.device
-    found: dict[str, dict[str, dict]] = {}
-    for fraction in FRACTIONS:
-        torch.manual_seed(0)
-        correct = []
-        for start in range(0, len(held_out), size):
-            batch = trainer.prepare_items(held_out[start:start + size])
-            inputs = {name: tensor.to(device) for name, tensor in batch.inputs.items()}
+    prompts = np.array([item.prompt for item in held_out])
+    correct: dict[float, list[torch.Tensor]] = {fraction: [] for fraction in FRACTIONS}
+    for start in range(0, len(held_out), size):
+        batch = trainer.prepare_items(held_out[start:start + size])
+        inputs = {name: tensor.to(device) for name, tensor in batch.inputs.items()}
+        decided = (batch.outcome == 0) | (batch.outcome == 1)
+        for fraction in FRACTIONS:
+            torch.manual_seed(start)
             a, b = network(fraction=fraction, **inputs).mean(1).cpu().chunk(2)
-            decided = (batch.outcome == 0) | (batch.outcome == 1)
-            correct.append(torch.where(decided, ((a > b) == (batch.outcome > 0.5)).float(), float("nan")))
-        for name, column in zip(network.settings.dimensions, torch.cat(correct).unbind(1), strict=True):
-            known = [(item.prompt, value) for item, value in zip(held_out, column.tolist(), strict=True)
-                     if value == value]
-            if known:
-                found.setdefault(name, {})[f"{fraction:g}"] = by_prompt(known)
+            right = ((a > b) == (batch.outcome > 0.5)).float()
+            correct[fraction].append(torch.where(decided, right, float("nan")))
+    found: dict[str, dict[str, dict]] = {name: {} for name in network.settings.dimensions}
+    for fraction, parts in correct.items():
+        for name, column in zip(found, torch.cat(parts).unbind(1), strict=True):
+            known = column.isfinite().numpy()
+            if known.any():
+                share = clustered_mean(column.numpy()[known], prompts[known])
+                found[name][f"{fraction:g}"] = share._asdict() | {"judgements": int(known.sum())}
     return found
-
-
-def by_prompt(known: list[tuple[str, float]]) -> dict:
-    """Mean of values and its interval, resampling prompts."""
-    groups: dict[str, list[float]] = {}
-    for prompt, value in known:
-        groups.setdefault(prompt, []).append(value)
-    sums = torch.tensor([sum(values) for values in groups.values()])
-    counts = torch.tensor([len(values) for values in groups.values()])
-    estimate = over_prompts(lambda rows: float(sums[rows].sum() / counts[rows].sum()), len(groups))
-    return {"value": estimate.value, "low": estimate.low, "high": estimate.high, "judgements": len(known)}
