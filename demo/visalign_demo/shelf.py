@@ -5,12 +5,11 @@ import shutil
 import uuid
 from pathlib import Path
 
-from visalign.media import Media, Video
-from visalign.video import write_media
+from visalign.media import Media
+from visalign.video import read_media, write_media
 
-NAME = re.compile(r"[0-9a-f]{32}\.(png|mp4|webm|mkv|gif|webp|jpg|jpeg)")
-KINDS = {"png": "image/png", "jpg": "image/jpeg", "jpeg": "image/jpeg", "webp": "image/webp", "gif": "image/gif",
-         "mp4": "video/mp4", "webm": "video/webm", "mkv": "video/x-matroska"}
+SHOWN = re.compile(r"\.(png|mp4|webm|gif|webp|jpg|jpeg)")
+NAME = re.compile(rf"[0-9a-f]{{32}}{SHOWN.pattern}")
 KEPT = 2000
 
 
@@ -43,20 +42,22 @@ class Shelf:
 
 
 def is_clip(name: str) -> bool:
-    return name.rpartition(".")[2] in ("mp4", "webm", "mkv")
+    return name.rpartition(".")[2] in ("mp4", "webm")
 
 
 def opaque_copy(file: Path, folder: Path) -> str:
-    """Copy a file under a name that says nothing about it; returns the name."""
-    name = f"{uuid.uuid4().hex}{file.suffix.lower()}"
-    shutil.copyfile(file, folder / name)
-    return name
+    """Copy a picture or clip under a name that says nothing about it, as browsers show it; returns the name.
+
+    Raises UserError when it cannot be read.
+    """
+    media = read_media(file, str(file), 256)
+    if file.is_file() and SHOWN.fullmatch(file.suffix.lower()):
+        name = f"{uuid.uuid4().hex}{file.suffix.lower()}"
+        shutil.copyfile(file, folder / name)
+        return name
+    return put_for_good(media, folder)
 
 
 def put_for_good(media: Media, folder: Path) -> str:
     """Write a picture or clip under a name that says nothing about it; returns the name."""
     return write_media(media, folder / uuid.uuid4().hex).name
-
-
-def kind_of(media: Media) -> str:
-    return "video" if isinstance(media, Video) else "image"

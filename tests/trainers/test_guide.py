@@ -81,6 +81,8 @@ def test_it_learns_is_followed_and_swept(guide_recipe, tmp_path, pipelines):
     assert "weight 16" in swept.output
     page = (tmp_path / "sweep" / "report.html").read_text()
     assert "How hard the guide can be followed" in page and "weight of the guide" in page
+    figures = json.loads((tmp_path / "sweep" / "results.json").read_text())["figures"]
+    assert all("reward/guide VQ" in figures[f"weight {weight}"] for weight in (0, 4, 16))
     again = invoke("guide", "sweep", pipelines("wan"), run, "--prompts", tmp_path / "p.txt", "-o", tmp_path / "sweep")
     assert again.exit_code == 1 and "already holds results" in again.output
 

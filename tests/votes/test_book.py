@@ -53,6 +53,17 @@ def test_an_undone_vote_may_be_given_anew_but_its_ballot_is_spent(book):
         assert raw.execute("SELECT COUNT(*) FROM votes").fetchone() == (3,)
 
 
+def test_a_ballot_outlives_the_server_and_hides_its_sides(book):
+    contest = book.contest("c1")
+    ballots = [book.show(contest, "ann") for _ in range(40)]
+    assert {ballot.on_left for ballot in ballots} == {"a", "b"} and len({ballot.id for ballot in ballots}) == 40
+    for ballot in ballots:
+        again = VoteBook(book.folder).ballot(ballot.id)
+        assert again == ballot and again.sides[0] == getattr(contest, again.on_left)
+        assert again.choice("left") == again.on_left != again.choice("right") and again.choice("tie") == "tie"
+    assert book.ballot("of another book") is None
+
+
 def test_the_least_judged_contests_come_first_and_none_twice(book):
     for voter, contest in (("ann", "c0"), ("ann", "c1"), ("bob", "c0")):
         book.vote(Vote(contest, voter, "a", "a"))

@@ -36,8 +36,8 @@ BEST_OF = (1, 2, 4, 8, 16, 32, 64)
 
 @dataclass(frozen=True)
 class Options:
-    """rewards: specifications; proxy: the name of the one that was optimised (None: none is known). features: an
-    open_clip model. reference: a source of real pictures. cache: the store of features (None: none)."""
+    """rewards: specifications, or rewards. proxy: the name of the one that was optimised (None: none is known).
+    features: an open_clip model. reference: a source of real pictures. cache: the store of features (None: none)."""
 
     rewards: list
     proxy: str | None = None
@@ -125,9 +125,10 @@ def compare(subjects: list[Subject], plan: Plan | None, out: Path, options: Opti
 def about(subjects: list[Subject], plan: Plan | None, options: Options) -> dict:
     """How the numbers were made."""
     sampling = plan and {"steps": plan.steps, "guidance scale": plan.guidance_scale, "first seed": plan.seed}
-    return {"sources": {subject.name: subject.source for subject in subjects},
-            "rewards": list(map(str, options.rewards)), "optimised reward": options.proxy,
-            "features": options.features, "reference": options.reference, "sampling": sampling}
+    rewards = [getattr(spec, "name", str(spec)) for spec in options.rewards]
+    return {"sources": {subject.name: subject.source for subject in subjects}, "rewards": rewards,
+            "optimised reward": options.proxy, "features": options.features, "reference": options.reference,
+            "sampling": sampling}
 
 
 def _file_name(name: str) -> str:

@@ -1,6 +1,7 @@
 """`visalign guide sweep`: one latent reward followed ever harder, measured like models against the unguided one.
 
-The judges are not the guide: what rises in them is real, and where they, variety or style fall, the guide is broken.
+The guide's own reward of what came out is the optimised one. What rises in the other judges is real; where they,
+variety or style fall while the guide's own rises, it is being exploited.
 """
 
 from collections.abc import Callable
@@ -9,9 +10,9 @@ from pathlib import Path
 
 from visalign.config import Model
 from visalign.errors import UserError
-from visalign.generators import load_generator
+from visalign.generators import inspect_checkpoint, load_generator
 from visalign.generators.base import Generator
-from visalign.guidance import Guided, load_guide
+from visalign.guidance import Guided, GuideJudge, load_guide
 from visalign.jobs.compare import Options, Results, compare
 from visalign.jobs.generate import Following
 from visalign.jobs.results import write_results
@@ -52,12 +53,14 @@ def sweep(model: Model, plan: Sweep, rewards: list, features: str, out: Path, de
     ordered = sorted(set(plan.weights), key=abs)
     for weight in ordered:
         plan.follow(weight).check()
-    loaded = Once(model)
+    loaded, guide = Once(model), plan.follow(0).guide
+    own = GuideJudge(lambda: load_guide(guide, loaded()), plan.dimension, inspect_checkpoint(model).family.modality,
+                     name=f"guide {plan.dimension}", batch_size=16)
     subjects = [subject(model, plan.follow(weight), f"weight {weight:g}", loaded) for weight in ordered]
-    options = Options(rewards, None, features, device=device)
+    options = Options([own, *rewards], own.name, features, device=device)
     results = compare(subjects, Plan(plan.prompts, plan.seeds, plan.steps, plan.guidance_scale), out, options)
     results = replace(results, weights=dict(zip(results.models, ordered, strict=True)))
-    results.about.update({"guide": str(plan.follow(0).guide), "dimension": plan.dimension})
+    results.about.update({"guide": str(guide), "dimension": plan.dimension})
     write_results(results, out)
     write_page(results, out / "report.html")
     return SweepReport(results, lines_of(results), out / "report.html")

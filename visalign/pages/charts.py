@@ -151,14 +151,20 @@ def curve_chart(distance: list[float], changes: list[Estimate], fits: dict[str, 
     return chart(draw, f"{title} against the distance from the base")
 
 
-def steps_chart(steps: list[float], series: dict[str, list[Estimate]], title: str, unit: str = "step") -> Markup:
+def steps_chart(steps: list[float], series: dict[str, list[Estimate]], title: str, unit: str = "step",
+                doubling: bool = False) -> Markup:
+    """Several curves with intervals; `doubling` gives each step the same room, as weights of 1, 2, 4, 8 want it."""
     def draw(axis) -> None:
         for i, (name, values) in enumerate(series.items()):
             bars = np.concatenate([_bars(value) for value in values], axis=1)
             axis.errorbar(steps, [value.value for value in values], yerr=bars, fmt="o-", color=SERIES[i % 7],
                           markersize=4, linewidth=1.3, label=name)
         axis.axhline(0, color=LINE, linewidth=0.8)
-        axis.xaxis.get_major_locator().set_params(integer=True)
+        if doubling:
+            axis.set_xscale("symlog", base=2, linthresh=min(abs(step) for step in steps if step))
+            axis.set_xticks(steps, [f"{step:g}" for step in steps])
+        else:
+            axis.xaxis.get_major_locator().set_params(integer=True)
         axis.set_xlabel(unit)
         axis.set_title(title)
         axis.legend()

@@ -103,13 +103,14 @@ def by_weight(results: Results) -> dict:
     verdicts = list(results.verdicts.values())
     series = {name: [verdict.rewards[name] for verdict in verdicts] for name in verdicts[0].rewards}
     unit = "weight of the guide"
-    drawn = [charts.steps_chart(weights, series, "change of each judge, sd of the base", unit)]
+    drawn = [charts.steps_chart(weights, series, "change of each judge, sd of the base", unit, doubling=True)]
     if all(verdict.variety is not None for verdict in verdicts):
         drawn.append(charts.steps_chart(weights, {"variety": [verdict.variety.scaled(100) for verdict in verdicts]},
-                                        "change of variety, %", unit))
-    return {"title": "How hard the guide can be followed", "charts": drawn, "peaks": [], "about":
-            "The judges are not the guide. Where they, variety or style begin to fall, following it harder breaks the "
-            "samples.", "words": [(model, verdict.word) for model, verdict in results.verdicts.items()]}
+                                        "change of variety, %", unit, doubling=True))
+    about = ("The guide's own reward is what following it optimises. Where the other judges, variety or style begin to "
+             "fall, following it harder exploits the guide and breaks the samples.")
+    return {"title": "How hard the guide can be followed", "charts": drawn, "peaks": [], "about": about,
+            "words": [(model, verdict.word) for model, verdict in results.verdicts.items()]}
 
 
 def by_step(results: Results) -> dict | None:

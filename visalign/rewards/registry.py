@@ -88,14 +88,14 @@ def build_reward(spec: RewardSpec, device: str = "cpu") -> Reward:
     return build_dataclass(REWARDS[kind], given, f"reward {kind}: unknown key {{key}}", f"reward {kind}")
 
 
-def load_reward(spec: RewardSpec, device: str = "cpu") -> Reward:
-    """As `build_reward`, after checking that everything it needs is there."""
-    reward = build_reward(spec, device)
+def load_reward(spec: RewardSpec | Reward, device: str = "cpu") -> Reward:
+    """As `build_reward`, after checking that everything it needs is there; a reward is given back as it is."""
+    reward = build_reward(spec, device) if isinstance(spec, str | dict) else spec
     reward.check()
     return reward
 
 
-def check_reward(spec: RewardSpec) -> None:
+def check_reward(spec: RewardSpec | Reward) -> None:
     """Raise UserError when the specification is wrong or something it needs is missing."""
     load_reward(spec)
 

@@ -5,6 +5,7 @@ Several threads and processes may write at once.
 """
 
 import json
+import secrets
 import sqlite3
 import threading
 import time
@@ -21,6 +22,9 @@ CREATE TABLE IF NOT EXISTS contests (
     id TEXT PRIMARY KEY, prompt TEXT NOT NULL, a_model TEXT NOT NULL, b_model TEXT NOT NULL,
     a_seed INTEGER, b_seed INTEGER, a_file TEXT NOT NULL, b_file TEXT NOT NULL,
     settings TEXT NOT NULL, made REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS ballots (
+    id TEXT PRIMARY KEY, contest TEXT NOT NULL REFERENCES contests(id), voter TEXT NOT NULL, on_left TEXT NOT NULL,
+    shown REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS votes (
     ballot TEXT PRIMARY KEY, contest TEXT NOT NULL REFERENCES contests(id), voter TEXT NOT NULL,
     choice TEXT NOT NULL CHECK (choice IN ('a', 'b', 'tie', 'skip')), on_left TEXT NOT NULL,
@@ -49,6 +53,27 @@ class Contest:
     b: Side
     settings: dict = field(default_factory=dict)
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+
+@dataclass(frozen=True)
+class Ballot:
+    """One showing of a contest to a voter; on_left says which side (`a` or `b`) is on the left."""
+
+    contest: Contest
+    voter: str
+    on_left: str
+    id: str
+
+    @property
+    def sides(self) -> tuple[Side, Side]:
+        """Left and right."""
+        both = (self.contest.a, self.contest.b)
+        return both if self.on_left == "a" else both[::-1]
+
+    def choice(self, said: str) -> str:
+        """`left` and `right` as the contest's `a` and `b`; `tie` and `skip` as they are."""
+        other = "b" if self.on_left == "a" else "a"
+        return {"left": self.on_left, "right": other}.get(said, said)
 
 
 @dataclass(frozen=True)
@@ -132,6 +157,18 @@ class VoteBook:
                   and (between is None or {contest.a.model, contest.b.model} <= between))
         return [contest for contest, _ in zip(wanted, range(count), strict=False)]
 
+    def show(self, contest: Contest, voter: str) -> Ballot:
+        """A ballot with its sides in random order; it outlives the server, so that a page may hold on to its id."""
+        ballot = Ballot(contest, voter, secrets.choice("ab"), uuid.uuid4().hex)
+        self._write("INSERT INTO ballots VALUES (?, ?, ?, ?, ?)",
+                    (ballot.id, contest.id, voter, ballot.on_left, time.time()))
+        return ballot
+
+    def ballot(self, number: str) -> Ballot | None:
+        """One that was shown, by its id."""
+        row = self._connection().execute("SELECT * FROM ballots WHERE id = ?", (number,)).fetchone()
+        return row and Ballot(self.contest(row["contest"]), row["voter"], row["on_left"], row["id"])
+
     def vote(self, vote: Vote) -> bool:
         """Keep a vote; False, and nothing is changed, when this ballot or another of the voter's is in already.
 
@@ -145,6 +182,11 @@ class VoteBook:
             "INSERT OR IGNORE INTO votes VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL)",
             (vote.ballot, vote.contest, vote.voter, vote.choice, vote.on_left, json.dumps(vote.dimensions),
              vote.seconds, vote.time)) == 1
+
+    def judged(self, contest: str, voter: str) -> bool:
+        """Whether a vote of this voter on this contest counts."""
+        return self._connection().execute("SELECT 1 FROM votes WHERE contest = ? AND voter = ? AND undone IS NULL",
+                                          (contest, voter)).fetchone() is not None
 
     def undo(self, voter: str) -> Vote | None:
         """Take a voter's last vote back and return it; None when there is none."""

@@ -1,0 +1,230 @@
+"""Models side by side on the same seeds, with what the judges say; and walls of many seeds with their variety."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import gradio as gr
+import torch
+
+from visalign.errors import UserError
+from visalign.evaluators.motion import motion_variety
+from visalign.evaluators.variety import per_prompt
+from visalign.jobs.subjects import Subject
+from visalign.media import Media, Sample
+from visalign.rewards import Reward
+from visalign_demo.context import Demo, client_of, render, sentence_of
+from visalign_demo.pool import by_prompt
+from visalign_demo.shelf import is_clip
+from visalign_demo.studio import Job, Step
+
+MOST_SEEDS, WALL, LONGEST_PROMPT = 4, 16, 2000
+CLIENT_REQUESTS = 30
+"""Generations that one client may ask for in a minute."""
+
+
+@dataclass
+class Shown:
+    """One medium on the page. scores: {judge and dimension: value}."""
+
+    name: str
+    seed: int
+    medium: str
+    clip: bool
+    scores: dict[str, float] = field(default_factory=dict)
+    best: set[str] = field(default_factory=set)
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What somebody wants to see. wall: many seeds and how much they vary, instead of few with their rewards."""
+
+    prompt: str
+    models: list[str]
+    first_seed: int
+    seeds: int
+    steps: int
+    guidance_scale: float
+    strength: float
+    judges: list[str]
+    wall: bool = False
+
+    def check(self, known: dict[str, Subject]) -> None:
+        """Raise UserError for what cannot be made."""
+        if not self.prompt.strip():
+            raise UserError("Write a prompt, or take a random one.")
+        if len(self.prompt) > LONGEST_PROMPT:
+            raise UserError(f"The prompt has {len(self.prompt)} characters; at most {LONGEST_PROMPT} are allowed.")
+        if not self.models:
+            raise UserError("Choose at least one model.")
+        unknown = next((name for name in self.models if name not in known), None)
+        if unknown:
+            raise UserError(f"There is no model '{unknown}' here.")
+        if not (1 <= self.seeds <= WALL and 1 <= self.steps <= 200 and 0 <= self.strength <= 1.5):
+            raise UserError(f"Allowed are 1 to {WALL} seeds, 1 to 200 steps, and a LoRA strength from 0 to 1.5.")
+
+
+def make(demo: Demo, wish: Wish, job: Job) -> None:
+    """Sample and judge, on the studio's thread; tells steps, and after every model and the judges the state."""
+    columns: dict[str, list[Shown]] = {}
+    measured: dict[str, dict[str, float]] = {}
+    media: dict[str, list[Media]] = {}
+    seeds = list(range(wish.first_seed, wish.first_seed + wish.seeds))
+    for name in wish.models:
+        subject = demo.subjects[name]
+        media[name] = media_of(demo, job, subject, wish, seeds)
+        files = [demo.shelf.put(each) for each in media[name]]
+        columns[name] = [Shown(name, seed, demo.media_url(file), is_clip(file))
+                         for seed, file in zip(seeds, files, strict=False)]
+        if wish.wall and len(media[name]) > 1:
+            job.tell(Step("features", 0, 1))
+            measured[name] = variety_of(demo, wish.prompt, media[name])
+        job.tell(View(wish, dict(columns), dict(measured)))
+    judges = [judge for judge in demo.judges if judge.name in wish.judges] if wish.judges and not wish.wall else []
+    for number, judge in enumerate(judges):
+        job.tell(Step(judge.name, number, len(judges)))
+        for name, shown in columns.items():
+            mark(judge, [Sample(wish.prompt, each) for each in media[name]], shown)
+    for row in zip(*columns.values(), strict=False):
+        crown(row, {f"{judge.name} {dimension}": judge.higher_is_better for judge in judges
+                    for dimension in judge.dimensions})
+    job.tell(View(wish, columns, measured))
+
+
+def media_of(demo: Demo, job: Job, subject: Subject, wish: Wish, seeds: list[int]) -> list[Media]:
+    """Sampled; of a folder, those it has. Raises UserError when a folder has none for the prompt."""
+    if subject.load is not None:
+        return demo.studio.sample(job, subject, wish.prompt, seeds, steps=wish.steps, strength=wish.strength,
+                                  guidance_scale=wish.guidance_scale)
+    from visalign.video import read_media
+
+    files = by_prompt(subject).get(wish.prompt, [])
+    if not files:
+        raise UserError(f"{subject.name} is a folder and has nothing for this prompt; take a random prompt.")
+    return [read_media(file, str(file), 64) for file in files[:len(seeds)]]
+
+
+def mark(judge: Reward, samples: list[Sample], shown: list[Shown]) -> None:
+    values = judge.score(samples).values
+    for card, row in zip(shown, values.tolist(), strict=True):
+        for dimension, value in zip(judge.dimensions, row, strict=True):
+            if value == value:
+                card.scores[f"{judge.name} {dimension}"] = value
+
+
+def crown(row: tuple[Shown, ...], higher: dict[str, bool]) -> None:
+    """Note which of a seed's media each judge likes best."""
+    for key, up in higher.items():
+        known = [card for card in row if key in card.scores]
+        if len(known) > 1 and len({card.scores[key] for card in known}) > 1:
+            (max if up else min)(known, key=lambda card: card.scores[key]).best.add(key)
+
+
+def variety_of(demo: Demo, prompt: str, media: list[Media]) -> dict[str, float]:
+    """The variety numbers of one prompt's media."""
+    samples = [Sample(prompt, each) for each in media]
+    with torch.no_grad():
+        values = {name: float(value[0]) for name, value in per_prompt(demo.features.sample_features(samples)[None]
+                                                                      ).items()}
+    shown = {"Vendi score": values["vendi"], "mean distance": values["distance"]}
+    motion = motion_variety(samples)
+    return shown | ({"motion distance": motion} if motion == motion else {})
+
+
+@dataclass(frozen=True)
+class View:
+    """What is there to be shown so far."""
+
+    wish: Wish
+    columns: dict[str, list[Shown]]
+    measured: dict[str, dict[str, float]]
+
+    def html(self) -> str:
+        template = "wall.html.j2" if self.wish.wall else "compare.html.j2"
+        rows = [dict(zip(self.columns, row, strict=False)) for row in zip(*self.columns.values(), strict=False)]
+        return render(template, view=self, rows=rows, names=list(self.columns))
+
+
+def progress_html(step: Step | None, begun: float, waiting: bool = False) -> str:
+    """A bar with what is being done and how long it may take."""
+    if step is None:
+        return render("progress.html.j2", text="Waiting for its turn" if waiting else "", share=None)
+    share = step.done / max(1, step.steps)
+    left = (time.monotonic() - begun) * (1 - share) / share if share > 0 else None
+    rest = f", about {left:.0f} s left" if left is not None and step.done < step.steps else ""
+    return render("progress.html.j2", text=f"{step.what}: {step.done} of {step.steps}{rest}", share=share)
+
+
+def problem_html(sentence: str) -> str:
+    return render("problem.html.j2", sentence=sentence)
+
+
+def stream(demo: Demo, wish: Wish, session: str, client: str) -> Iterator[tuple[str, object]]:
+    """(progress, pictures) as they come; at most one stream a session."""
+    try:
+        wish.check(demo.subjects)
+        demo.limits.check(client, "generate", CLIENT_REQUESTS)
+        if (earlier := demo.running.get(session)) is not None:
+            earlier.cancel()
+        job = demo.running[session] = demo.studio.submit(lambda running: make(demo, wish, running))
+        yield progress_html(None, 0, waiting=True), gr.skip()
+        begun, what, finished = time.monotonic(), "", False
+        for news in job:
+            if isinstance(news, View):
+                finished = len(news.columns) == len(wish.models)
+                yield gr.skip(), news.html()
+            else:
+                if news.what != what:
+                    begun, what = time.monotonic(), news.what
+                yield progress_html(news, begun), gr.skip()
+        yield "" if finished else problem_html("Cancelled."), gr.skip()
+    except Exception as error:
+        yield problem_html(sentence_of(error)), gr.skip()
+
+
+def build(demo: Demo) -> None:
+    """The tab."""
+    names, judges = list(demo.subjects), [judge.name for judge in demo.judges]
+    with gr.Row():
+        with gr.Column(scale=3):
+            prompt = gr.Textbox(label="Prompt", lines=2, max_length=LONGEST_PROMPT, value=demo.prompts[0],
+                                elem_id="prompt")
+            gr.Examples([[each] for each in demo.prompts[:6]], prompt, label="Examples", examples_per_page=6)
+            models = gr.CheckboxGroup(names, value=names, label="Models")
+        with gr.Column(scale=2), gr.Accordion("Settings", open=True):
+            with gr.Row():
+                first = gr.Number(0, label="First seed", precision=0, minimum=0)
+                seeds = gr.Slider(1, MOST_SEEDS, 2, step=1, label="Seeds")
+            with gr.Row():
+                steps = gr.Slider(1, 100, min(100, demo.steps), step=1, label="Steps")
+                scale = gr.Slider(0, 20, min(20.0, demo.guidance_scale), step=0.1, label="Guidance scale")
+            strength = gr.Slider(0, 1.5, 1.0, step=0.05, label="LoRA strength (0: base)")
+            chosen = gr.CheckboxGroup(judges, value=judges, label="Judges")
+    with gr.Row():
+        go = gr.Button("Generate", variant="primary", elem_id="generate")
+        wall = gr.Button(f"Variety wall ({WALL} seeds each)", elem_id="wall")
+        dice = gr.Button("Random prompt", elem_id="random-prompt")
+        stop = gr.Button("Cancel", variant="stop", elem_id="cancel")
+    progress = gr.HTML(elem_id="compare-progress")
+    shown = gr.HTML(elem_id="compare-shown")
+    inputs = [prompt, models, first, seeds, steps, scale, strength, chosen]
+
+    def generate(prompt, models, first, seeds, steps, scale, strength, chosen, request: gr.Request):
+        wish = Wish(prompt or "", models or [], int(first or 0), int(seeds), int(steps), float(scale), float(strength),
+                    chosen or [])
+        yield from stream(demo, wish, request.session_hash, client_of(request))
+
+    def generate_wall(prompt, models, first, seeds, steps, scale, strength, chosen, request: gr.Request):
+        wish = Wish(prompt or "", models or [], int(first or 0), WALL, int(steps), float(scale), float(strength), [],
+                    wall=True)
+        yield from stream(demo, wish, request.session_hash, client_of(request))
+
+    def cancel(request: gr.Request) -> None:
+        if (job := demo.running.get(request.session_hash)) is not None:
+            job.cancel()
+
+    go.click(generate, inputs, [progress, shown], show_progress="hidden", api_name="generate")
+    prompt.submit(generate, inputs, [progress, shown], show_progress="hidden", api_visibility="private")
+    wall.click(generate_wall, inputs, [progress, shown], show_progress="hidden", api_name="wall")
+    dice.click(demo.random_prompt, None, prompt, queue=False, api_visibility="private")
+    stop.click(cancel, None, None, queue=False, api_name="cancel")

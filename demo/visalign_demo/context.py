@@ -1,0 +1,185 @@
+"""What every tab shares: the models, the studio, the book of votes, judges, and limits on what one client may ask."""
+
+import logging
+import random
+import threading
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property, wraps
+from pathlib import Path
+
+import gradio as gr
+from visalign_demo.pool import Pool, Recipe
+from visalign_demo.shelf import Shelf
+from visalign_demo.studio import Studio
+
+from visalign.data.generations import find_generations
+from visalign.data.prompts import read_prompts
+from visalign.errors import UserError
+from visalign.generators import inspect_checkpoint
+from visalign.jobs.evaluate import subjects_of
+from visalign.jobs.score import load_judges
+from visalign.jobs.subjects import Subject
+from visalign.pages import render as render_page
+from visalign.rewards import ClipScore, Reward
+from visalign.rewards.registry import check_reward
+from visalign.trainers.evaluation import load_features
+from visalign.votes import VoteBook
+
+_log = logging.getLogger("visalign.demo")
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Settings:
+    """models: {name: source}. folder: votes and their media. runs: where run folders lie. pairs: how many contests are
+    made ahead for voting. rollouts: folders of `visalign rollout` to vote on. sampling settings: None takes a run's."""
+
+    models: dict[str, str]
+    folder: Path = Path("demo-votes")
+    runs: Path = Path("runs")
+    host: str = "127.0.0.1"
+    port: int = 7860
+    user: str | None = None
+    password: str | None = None
+    prompts: str | None = None
+    steps: int | None = None
+    guidance_scale: float | None = None
+    judges: tuple[str, ...] = ("tiny-reward", "tiny-clip")
+    features: str = "tiny-clip"
+    pairs: int = 60
+    rollouts: tuple[Path, ...] = ()
+    allow_train: bool = False
+    device: str = "auto"
+    upload_megabytes: int = 64
+    keep: int = 2
+
+
+@dataclass
+class Demo:
+    """Everything behind the page. Building one checks what can be checked without loading a model."""
+
+    settings: Settings
+    limits: "Limits" = field(init=False)
+
+    def __post_init__(self):
+        settings = self.settings
+        found, config = subjects_of(settings.models)
+        self.subjects: dict[str, Subject] = {subject.name: subject for subject in found}
+        self.modality = modality_of(found)
+        for spec in settings.judges:
+            check_reward(spec)
+        load_features(settings.features, setting="features")
+        self.prompts = self._prompts(found, config)
+        self.steps = settings.steps or (config.eval.steps if config else 28)
+        scale = config.eval.guidance_scale if config else 4.5
+        self.guidance_scale = scale if settings.guidance_scale is None else settings.guidance_scale
+        self.book = VoteBook(settings.folder)
+        self.shelf = Shelf(settings.folder / "shown", self.book.media)
+        self.studio = Studio(settings.device, settings.keep)
+        self.limits = Limits(time.monotonic)
+        self.running: dict[str, object] = {}
+        self.pool = Pool(self.studio, self.book, self.recipe(), settings.pairs, settings.rollouts)
+
+    def _prompts(self, subjects: list[Subject], config) -> list[str]:
+        source = self.settings.prompts or (config.eval.prompts if config else None)
+        stored = [subject for subject in subjects if subject.load is None]
+        if source is None and stored:
+            return list(dict.fromkeys(entry.prompt for entry in find_generations(stored[0].source) if entry.prompt))
+        embedded = any(subject.model and subject.model.source.startswith("tiny-") for subject in subjects)
+        default = {"image": "emoji:held_out", "video": "clips:held_out"}[self.modality] if embedded else "families:all"
+        return list(dict.fromkeys(read_prompts(source or default)))
+
+    def recipe(self) -> Recipe:
+        """How contests are made for voting."""
+        return Recipe(list(self.subjects.values()), self.prompts, self.steps, self.guidance_scale)
+
+    @cached_property
+    def judges(self) -> list[Reward]:
+        return load_judges(list(self.settings.judges), self.judging_device)
+
+    @cached_property
+    def features(self) -> ClipScore:
+        extractor = load_features(self.settings.features, setting="features")
+        extractor.to(self.judging_device)
+        return extractor
+
+    @property
+    def judging_device(self) -> str:
+        from visalign.generators.loading import pick_device
+
+        return str(pick_device(self.settings.device))
+
+    def random_prompt(self) -> str:
+        return random.choice(self.prompts)
+
+    def media_url(self, name: str) -> str:
+        return f"/media/{name}"
+
+
+def modality_of(subjects: list[Subject]) -> str:
+    """`image` or `video`, which all must share. Raises UserError when they do not."""
+    found = {}
+    for subject in subjects:
+        if subject.load is None:
+            suffix = find_generations(subject.source)[0].file.suffix.lower()
+            found[subject.name] = "image" if suffix in (".png", ".jpg", ".jpeg", ".webp") else "video"
+        elif subject.model is not None:
+            found[subject.name] = inspect_checkpoint(subject.model).family.modality
+    if len(set(found.values())) > 1:
+        listed = ", ".join(f"{name} makes {kind}s" for name, kind in found.items())
+        raise UserError(f"demo: pictures and clips cannot be compared with each other ({listed})")
+    return next(iter(found.values()), "image")
+
+
+def render(template: str, **values) -> str:
+    """A template of this package; every text is escaped."""
+    return render_page(template, HERE / "templates", **values).decode()
+
+
+class Limits:
+    """How often one client may ask for something: `most` times in `seconds`."""
+
+    def __init__(self, clock: Callable[[], float]):
+        self._clock, self._lock = clock, threading.Lock()
+        self._seen: dict[tuple[str, str], deque] = defaultdict(deque)
+
+    def check(self, client: str, what: str, most: int, seconds: float = 60) -> None:
+        """Count one request. Raises UserError when there were too many."""
+        now = self._clock()
+        with self._lock:
+            seen = self._seen[client, what]
+            while seen and now - seen[0] > seconds:
+                seen.popleft()
+            if len(seen) >= most:
+                raise UserError(f"too many requests ({most} in {seconds:.0f} seconds are allowed); wait a little")
+            seen.append(now)
+
+
+def client_of(request: gr.Request | None) -> str:
+    """The address a request came from."""
+    return request.client.host if request is not None and request.client else "here"
+
+
+def in_one_sentence(problem: Callable[[str], object]):
+    """Turn what goes wrong in a handler into one sentence on the page, by `problem(sentence)`; the details of what
+    nobody expected go to the server's log."""
+    def decorate(handler):
+        @wraps(handler)
+        def answer(*arguments, **named):
+            try:
+                return handler(*arguments, **named)
+            except Exception as error:
+                return problem(sentence_of(error))
+        return answer
+    return decorate
+
+
+def sentence_of(error: Exception) -> str:
+    """What to tell a user."""
+    if isinstance(error, UserError):
+        return str(error)
+    _log.exception("unexpected", exc_info=error)
+    return f"Something unexpected went wrong ({type(error).__name__}); the server's log says what."

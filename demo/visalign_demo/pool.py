@@ -1,0 +1,142 @@
+"""Contests for the blind vote, made in the background so that a vote costs no wait."""
+
+import csv
+import hashlib
+import itertools
+import json
+import logging
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from visalign_demo.shelf import opaque_copy, put_for_good
+from visalign_demo.studio import BACKGROUND, Job, Studio
+
+from visalign.data.generations import find_generations
+from visalign.errors import UserError
+from visalign.jobs.subjects import Subject
+from visalign.votes import Contest, Side, VoteBook
+
+_log = logging.getLogger("visalign.demo")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Who meets on which prompts, and how they sample."""
+
+    subjects: list[Subject]
+    prompts: list[str]
+    steps: int
+    guidance_scale: float
+
+    def contests(self) -> Iterator[tuple[str, int, Subject, Subject]]:
+        """(prompt, seed, first, second) without end: every prompt once, then again with the next seed."""
+        couples = list(itertools.combinations(self.subjects, 2))
+        for seed in itertools.count():
+            for place, prompt in enumerate(self.prompts):
+                if couples:
+                    yield prompt, seed, *couples[(place + seed) % len(couples)]
+
+    def settings(self) -> dict:
+        return {"steps": self.steps, "guidance_scale": self.guidance_scale}
+
+    def name_of(self, prompt: str, seed: int, a: Subject, b: Subject) -> str:
+        """The same contest has the same id after a restart."""
+        said = json.dumps([prompt, seed, a.identity, b.identity, a.name, b.name, self.settings()], sort_keys=True,
+                          default=str)
+        return hashlib.sha256(said.encode()).hexdigest()[:32]
+
+
+class Pool:
+    """Fills a book up to `count` contests of the recipe, and with those of rollout folders."""
+
+    def __init__(self, studio: Studio, book: VoteBook, recipe: Recipe, count: int, rollouts: tuple[Path, ...] = ()):
+        self.studio, self.book, self.recipe, self.count = studio, book, recipe, count
+        self.problem = ""
+        self._known = {contest.id for contest in book.contests()}
+        for folder in rollouts:
+            for contest in rollout_contests(folder, book, self._known):
+                book.add(contest)
+        self._thread = threading.Thread(target=self._fill, name="pool", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def join(self, seconds: float | None = None) -> None:
+        """Wait until it is full."""
+        self._thread.join(seconds)
+
+    def _fill(self) -> None:
+        try:
+            for prompt, seed, a, b in itertools.islice(self.wanted(), self.count):
+                name = self.recipe.name_of(prompt, seed, a, b)
+                if name not in self._known:
+                    self.make(name, prompt, seed, a, b)
+        except UserError as error:
+            self.problem = f"No more pairs are made: {error}"
+        except Exception as error:
+            _log.exception("the pool ended")
+            self.problem = f"No more pairs are made ({type(error).__name__}); the server's log says why."
+
+    def wanted(self) -> Iterator[tuple[str, int, Subject, Subject]]:
+        """The recipe's contests; of folders, those for which both sides have a medium."""
+        stored = {subject.name: by_prompt(subject) for subject in self.recipe.subjects if subject.load is None}
+        if not stored:
+            yield from self.recipe.contests()
+            return
+        most = max(len(files) for prompts in stored.values() for files in prompts.values())
+        for prompt, seed, a, b in self.recipe.contests():
+            if seed >= most:
+                return
+            if all(len(stored[side.name].get(prompt, [])) > seed for side in (a, b) if side.name in stored):
+                yield prompt, seed, a, b
+
+    def make(self, name: str, prompt: str, seed: int, a: Subject, b: Subject) -> None:
+        """Have both sides sampled and enter the contest; makes way for people and goes on after them."""
+        sides: list[Side] = []
+
+        def work(job: Job) -> None:
+            for subject in (a, b)[len(sides):]:
+                sides.append(Side(subject.name, seed, self.file_of(job, subject, prompt, seed)))
+
+        while len(sides) < 2:
+            for _ in self.studio.submit(work, BACKGROUND):
+                pass
+        self.book.add(Contest(prompt, *sides, self.recipe.settings(), name))
+        self._known.add(name)
+
+    def file_of(self, job: Job, subject: Subject, prompt: str, seed: int) -> str:
+        if subject.load is None:
+            return opaque_copy(by_prompt(subject)[prompt][seed], self.book.media)
+        recipe = self.recipe
+        [medium] = self.studio.sample(job, subject, prompt, [seed], steps=recipe.steps,
+                                      guidance_scale=recipe.guidance_scale)
+        return put_for_good(medium, self.book.media)
+
+
+def by_prompt(subject: Subject) -> dict[str, list[Path]]:
+    """Files of a folder of generations."""
+    found: dict[str, list[Path]] = {}
+    for entry in find_generations(subject.source):
+        if not entry.problem:
+            found.setdefault(entry.prompt, []).append(entry.file)
+    return found
+
+
+def rollout_contests(folder: Path, book: VoteBook, known: set[str]) -> Iterator[Contest]:
+    """Pairs that `visalign rollout` drew and that are not in the book yet. Raises UserError naming a wrong folder."""
+    table = folder / "votes.csv"
+    if not table.is_file():
+        raise UserError(f"rollout {folder}: has no votes.csv; `visalign rollout RECIPE --out {folder}` makes one")
+    with table.open(newline="", encoding="utf-8") as lines:
+        for number, row in enumerate(csv.DictReader(lines), 1):
+            name = hashlib.sha256(f"{folder.resolve()} {number} {row.get('prompt')}".encode()).hexdigest()[:32]
+            if name in known:
+                continue
+            try:
+                sides = [Side(folder.name, int(row[f"{side}_seed"]), opaque_copy(folder / Path(row[side]).name,
+                                                                                 book.media)) for side in "ab"]
+            except (KeyError, TypeError, ValueError, OSError) as error:
+                raise UserError(f"rollout {table} row {number}: cannot be used ({error})") from None
+            yield Contest(row["prompt"], *sides, {"rollout": str(folder.resolve())}, name)

@@ -1,0 +1,131 @@
+"""Drop pictures or clips and see what every judge says of them."""
+
+import csv
+import io
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import gradio as gr
+
+from visalign.errors import UserError
+from visalign.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Media, Sample
+from visalign.pages import media_uri
+from visalign.rewards import Reward
+from visalign.video import read_media
+from visalign_demo.compare_tab import LONGEST_PROMPT, problem_html, progress_html
+from visalign_demo.context import Demo, client_of, render, sentence_of
+from visalign_demo.studio import Job, Step
+
+MOST_FILES, CLIENT_REQUESTS, FRAMES = 64, 20, 64
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A file's name, small picture, values by judge and dimension, and what went wrong or was remarked."""
+
+    name: str
+    uri: str | None
+    values: dict[str, float]
+    remark: str
+
+
+def score_files(files: list[Path], prompt: str, judges: list[Reward], job: Job) -> list[Scored]:
+    """All judges on all files, on the studio's thread. A file that cannot be read is a row that says so."""
+    media: dict[Path, Media] = {}
+    remarks: dict[Path, list[str]] = {file: [] for file in files}
+    for file in files:
+        job.check()
+        try:
+            media[file] = read_media(file, file.name, FRAMES)
+        except UserError as error:
+            remarks[file].append(str(error))
+    values: dict[Path, dict[str, float]] = {file: {} for file in files}
+    readable = list(media)
+    for number, judge in enumerate(judges):
+        job.tell(Step(judge.name, number, len(judges)))
+        answer = judge.score([Sample(prompt).with_media(media[file]) for file in readable])
+        for i, file in enumerate(readable):
+            for dimension, value in zip(judge.dimensions, answer.values[i].tolist(), strict=True):
+                if value == value:
+                    values[file][f"{judge.name} {dimension}"] = value
+            if i in answer.remarks:
+                remarks[file].append(f"{judge.name}: {answer.remarks[i]}")
+    return [Scored(file.name, media_uri(media[file], 224) if file in media else None, values[file],
+                   "; ".join(remarks[file])) for file in files]
+
+
+def columns_of(rows: list[Scored]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in row.values))
+
+
+def gallery_html(rows: list[Scored], order: str | None) -> str:
+    """Cards with a bar for each value, its length by where it lies among the files; the best by `order` first."""
+    columns = columns_of(rows)
+    spans = {name: (min(known), max(known)) for name in columns
+             if (known := [row.values[name] for row in rows if name in row.values])}
+    if order in columns:
+        rows = sorted(rows, key=lambda row: -row.values.get(order, float("-inf")))
+
+    def share(name: str, value: float) -> float:
+        low, high = spans[name]
+        return (value - low) / (high - low) if high > low else 1.0
+
+    return render("scores.html.j2", rows=rows, share=share)
+
+
+def as_csv(rows: list[Scored], prompt: str) -> str:
+    """The table. A cell that a spreadsheet would run as a formula is quoted."""
+    columns, text = columns_of(rows), io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["file", "prompt", *columns, "remarks"])
+    for row in rows:
+        writer.writerow([harmless(row.name), harmless(prompt), *(row.values.get(name, "") for name in columns),
+                         harmless(row.remark)])
+    return text.getvalue()
+
+
+def harmless(cell: str) -> str:
+    return f"'{cell}" if cell[:1] in tuple("=+-@\t\r") else cell
+
+
+def build(demo: Demo) -> None:
+    """The tab."""
+    names = [judge.name for judge in demo.judges]
+    with gr.Row():
+        files = gr.File(label=f"Pictures and clips, at most {MOST_FILES}", file_count="multiple", height=160,
+                        file_types=sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES), elem_id="score-files")
+        with gr.Column():
+            prompt = gr.Textbox(label="Prompt that they were made for (judges of alignment need it)",
+                                max_length=LONGEST_PROMPT, elem_id="score-prompt")
+            chosen = gr.CheckboxGroup(names, value=names, label="Judges")
+            go = gr.Button("Score", variant="primary", elem_id="score")
+    with gr.Row():
+        order = gr.Dropdown([], label="Sort by", elem_id="score-order")
+        table = gr.DownloadButton("Download CSV", interactive=False, elem_id="score-csv")
+    progress, shown, kept = gr.HTML(), gr.HTML(elem_id="scores"), gr.State([])
+
+    def score(files, prompt, chosen, request: gr.Request):
+        try:
+            demo.limits.check(client_of(request), "score", CLIENT_REQUESTS)
+            paths = [Path(file) for file in files or []]
+            if not paths or not chosen:
+                raise UserError("Drop at least one picture or clip, and choose a judge.")
+            if len(paths) > MOST_FILES:
+                raise UserError(f"{len(paths)} files were dropped; at most {MOST_FILES} are scored at once. "
+                                "`visalign score` takes any number.")
+            judges, rows = [judge for judge in demo.judges if judge.name in chosen], []
+            for step in demo.studio.submit(lambda job: rows.extend(score_files(paths, prompt or "", judges, job))):
+                yield progress_html(step, 0), *[gr.skip()] * 4
+            folder = Path(tempfile.mkdtemp(prefix="visalign-scores-"))
+            (folder / "scores.csv").write_text(as_csv(rows, prompt or ""))
+            columns = columns_of(rows)
+            yield ("", gallery_html(rows, columns[0] if columns else None), rows,
+                   gr.Dropdown(columns, value=columns[0] if columns else None),
+                   gr.DownloadButton(value=str(folder / "scores.csv"), interactive=True))
+        except Exception as error:
+            yield problem_html(sentence_of(error)), *[gr.skip()] * 4
+
+    go.click(score, [files, prompt, chosen], [progress, shown, kept, order, table], show_progress="hidden",
+             api_name="score")
+    order.input(gallery_html, [kept, order], shown, queue=False, show_progress="hidden", api_visibility="private")

@@ -1,0 +1,160 @@
+"""The blind vote: two media, names hidden, sides random, one key a vote; every vote is on disk before the next pair."""
+
+import re
+import secrets
+import time
+from dataclasses import dataclass
+
+import gradio as gr
+
+from visalign.errors import UserError
+from visalign.votes import Ballot, Vote
+from visalign_demo.compare_tab import problem_html
+from visalign_demo.context import Demo, client_of, render, sentence_of
+from visalign_demo.shelf import is_clip
+
+DIMENSIONS = {"image": ("alignment", "quality", "aesthetics"), "video": ("VQ", "MQ", "TA")}
+SAID = ("left", "tie", "right", "skip")
+CLIENT_VOTES = 1200
+"""Votes that one client may give in a minute; a room of people may share an address."""
+_VOTER = re.compile(r"[^\n\r\t]{1,60}")
+
+
+@dataclass(frozen=True)
+class Table:
+    """What lies before a voter: the ballot to judge, the one after it (fetched ahead), and what there is to say."""
+
+    current: Ballot | None
+    upcoming: Ballot | None
+    note: str
+
+    @property
+    def held(self) -> str:
+        """What the page hands back with the next vote."""
+        return ",".join(ballot.id for ballot in (self.current, self.upcoming) if ballot)
+
+
+class Booth:
+    """Deals ballots and takes votes."""
+
+    def __init__(self, demo: Demo):
+        self.demo, self.book = demo, demo.book
+        models = frozenset(demo.subjects)
+        self._between = None if demo.settings.rollouts else models
+
+    def deal(self, voter: str, held: str, note: str = "") -> Table:
+        """The ballots that a page holds, as far as they are still to be judged by this voter, filled up to two."""
+        ballots = [ballot for number in held.split(",")[:2] if number and (ballot := self.book.ballot(number))
+                   and ballot.voter == voter and not self.book.judged(ballot.contest.id, voter)]
+        taken = tuple(ballot.contest.id for ballot in ballots)
+        new = self.book.open_for(voter, 2 - len(ballots), taken, self._between)
+        ballots += [self.book.show(contest, voter) for contest in new]
+        ballots += [None] * (2 - len(ballots))
+        return Table(*ballots, note or self.progress(voter))
+
+    def vote(self, voter: str, held: str, said: str, dimensions: dict[str, str], seconds: float | None) -> Table:
+        """Keep a vote on the held ballot and deal on. Raises UserError when it cannot be kept."""
+        if said not in SAID:
+            raise UserError(f"A vote is one of {', '.join(SAID)}.")
+        first, _, rest = held.partition(",")
+        ballot = self.book.ballot(first) if first else None
+        if ballot is None or ballot.voter != voter:
+            return self.deal(voter, "", "This page held no pair of yours; here is one." if first else "")
+        said_of = {name: ballot.choice(each) for name, each in dimensions.items() if each in SAID[:3]}
+        kept = self.book.vote(Vote(ballot.contest.id, voter, ballot.choice(said), ballot.on_left, said_of, seconds,
+                                   ballot.id))
+        return self.deal(voter, rest, "" if kept else "This pair was judged already; nothing was counted twice.")
+
+    def undo(self, voter: str, held: str) -> Table:
+        """Take the last vote back and show its pair again."""
+        taken = self.book.undo(voter)
+        if taken is None:
+            return self.deal(voter, held, "There is no vote of yours to take back.")
+        again = self.book.show(self.book.contest(taken.contest), voter)
+        return self.deal(voter, f"{again.id},{held}", "The last vote was taken back; judge this pair anew.")
+
+    def progress(self, voter: str) -> str:
+        given, there = self.book.progress(voter)
+        making = max(0, self.demo.settings.pairs - there) if not self.demo.pool.problem else 0
+        return (f"{given} of {there} pairs judged" + (f", {making} more are being made" if making else "")
+                + (f". {self.demo.pool.problem}" if self.demo.pool.problem else ""))
+
+    def html(self, table: Table) -> str:
+        def sides(ballot: Ballot | None) -> list[dict]:
+            return [] if ballot is None else [{"url": self.demo.media_url(side.file), "clip": is_clip(side.file)}
+                                              for side in ballot.sides]
+
+        return render("ballot.html.j2", table=table, sides=sides(table.current), ahead=sides(table.upcoming))
+
+
+def voter_of(name: str | None) -> str:
+    """A voter's name as it is kept. Raises UserError when it is none."""
+    name = (name or "").strip()
+    if not _VOTER.fullmatch(name):
+        raise UserError("Your name must have 1 to 60 characters.")
+    return name
+
+
+def build(demo: Demo) -> None:
+    """The tab."""
+    booth, names = Booth(demo), DIMENSIONS[demo.modality]
+    gr.Markdown("Which fits the prompt better and looks better? **←** left, **→** right, **↓** tie, **space** skip, "
+                "**u** undo. Which model made which is hidden, and the sides are drawn anew for every pair.")
+    remembered = gr.BrowserState("", storage_key="visalign-voter", secret="visalign")
+    shown = gr.HTML(elem_id="ballot")
+    held = gr.Textbox(visible=False, elem_id="held")
+    begun = gr.Number(visible=False)
+    with gr.Row(elem_id="vote-buttons"):
+        left = gr.Button("← Left", elem_id="vote-left", variant="primary")
+        tie = gr.Button("↓ Tie", elem_id="vote-tie")
+        right = gr.Button("Right →", elem_id="vote-right", variant="primary")
+        skip = gr.Button("Skip (space)", elem_id="vote-skip")
+        undo = gr.Button("Undo (u)", elem_id="vote-undo")
+    with gr.Accordion("Vote by dimension too (optional)", open=False):
+        choices = [gr.Radio(["left", "tie", "right"], label=name, elem_classes="va-dimension") for name in names]
+    with gr.Accordion("Who votes", open=False):
+        voter = gr.Textbox(label="Your name, kept with your votes", max_length=60, elem_id="voter")
+    waiting = gr.Timer(2, active=False)
+    outputs = [shown, held, begun, waiting, *choices]
+
+    def answer(table: Table):
+        return (booth.html(table), table.held, time.time(), gr.Timer(active=table.current is None),
+                *[None for _ in choices])
+
+    def guarded(request: gr.Request, act):
+        try:
+            demo.limits.check(client_of(request), "vote", CLIENT_VOTES)
+            return answer(act())
+        except Exception as error:
+            return (problem_html(sentence_of(error)), *[gr.skip() for _ in outputs[1:]])
+
+    def cast(said: str):
+        def vote(request: gr.Request, name, held, begun, *given):
+            seconds = max(0.0, time.time() - begun) if begun else None
+            return guarded(request, lambda: booth.vote(voter_of(name), held or "", said,
+                                                       dict(zip(names, given, strict=True)), seconds))
+        return vote
+
+    def look(name, held, request: gr.Request):
+        return guarded(request, lambda: booth.deal(voter_of(name), held or ""))
+
+    def take_back(name, held, request: gr.Request):
+        return guarded(request, lambda: booth.undo(voter_of(name), held or ""))
+
+    quick = {"queue": False, "show_progress": "hidden"}
+    for button, said in ((left, "left"), (tie, "tie"), (right, "right"), (skip, "skip")):
+        button.click(cast(said), [voter, held, begun, *choices], outputs, api_name=f"vote_{said}", **quick)
+    undo.click(take_back, [voter, held], outputs, api_name="vote_undo", **quick)
+    waiting.tick(look, [voter, held], outputs, api_visibility="private", **quick)
+
+    def greet(name):
+        known = name or f"guest-{secrets.token_hex(3)}"
+        return known, known
+
+    def remember(name):
+        return (name or "").strip()
+
+    demo.page.load(greet, remembered, [remembered, voter], api_visibility="private", **quick).then(
+        look, [voter, held], outputs, api_name="ballot", **quick)
+    voter.blur(remember, voter, remembered, api_visibility="private", **quick).then(
+        look, [voter, held], outputs, api_visibility="private", **quick)
