@@ -204,7 +204,7 @@ def build(demo: Demo) -> None:
         go = gr.Button("Generate", variant="primary", elem_id="generate")
         wall = gr.Button(f"Variety wall ({WALL} seeds each)", elem_id="wall")
         dice = gr.Button("Random prompt", elem_id="random-prompt")
-        stop = gr.Button("Cancel", variant="stop", elem_id="cancel")
+        stop = gr.Button("Cancel", elem_id="cancel")
     progress = gr.HTML(elem_id="compare-progress")
     shown = gr.HTML(elem_id="compare-shown")
     inputs = [prompt, models, first, seeds, steps, scale, strength, chosen]

@@ -11,9 +11,6 @@ from functools import cached_property, wraps
 from pathlib import Path
 
 import gradio as gr
-from visalign_demo.pool import Pool, Recipe
-from visalign_demo.shelf import Shelf
-from visalign_demo.studio import Studio
 
 from visalign.data.generations import find_generations
 from visalign.data.prompts import read_prompts
@@ -27,6 +24,9 @@ from visalign.rewards import ClipScore, Reward
 from visalign.rewards.registry import check_reward
 from visalign.trainers.evaluation import load_features
 from visalign.votes import VoteBook
+from visalign_demo.pool import Pool, Recipe
+from visalign_demo.shelf import Shelf
+from visalign_demo.studio import Job, Studio
 
 _log = logging.getLogger("visalign.demo")
 HERE = Path(__file__).parent
@@ -80,7 +80,8 @@ class Demo:
         self.shelf = Shelf(settings.folder / "shown", self.book.media)
         self.studio = Studio(settings.device, settings.keep)
         self.limits = Limits(time.monotonic)
-        self.running: dict[str, object] = {}
+        self.running: dict[str, Job] = {}
+        self.page: gr.Blocks | None = None
         self.pool = Pool(self.studio, self.book, self.recipe(), settings.pairs, settings.rollouts)
 
     def _prompts(self, subjects: list[Subject], config) -> list[str]:
@@ -111,6 +112,11 @@ class Demo:
         from visalign.generators.loading import pick_device
 
         return str(pick_device(self.settings.device))
+
+    def forget(self, session: str) -> None:
+        """A page was closed: what it waited for need not be made."""
+        if (job := self.running.pop(session, None)) is not None:
+            job.cancel()
 
     def random_prompt(self) -> str:
         return random.choice(self.prompts)

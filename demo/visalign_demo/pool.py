@@ -10,13 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from visalign_demo.shelf import opaque_copy, put_for_good
-from visalign_demo.studio import BACKGROUND, Job, Studio
-
 from visalign.data.generations import find_generations
 from visalign.errors import UserError
 from visalign.jobs.subjects import Subject
 from visalign.votes import Contest, Side, VoteBook
+from visalign_demo.shelf import opaque_copy, put_for_good
+from visalign_demo.studio import BACKGROUND, Job, Studio
 
 _log = logging.getLogger("visalign.demo")
 

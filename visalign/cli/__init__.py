@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from visalign.cli.demo import demo, votes
 from visalign.cli.evaluate import compare, evaluate, layout
 from visalign.cli.generate import generate, guide
 from visalign.errors import UserError
@@ -295,5 +296,5 @@ def doctor() -> None:
         sys.exit(1)
 
 
-for command in (generate, guide, evaluate, compare, layout):
+for command in (generate, guide, evaluate, compare, layout, demo, votes):
     main.add_command(command)

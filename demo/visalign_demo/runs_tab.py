@@ -1,0 +1,146 @@
+"""Runs: curves, samples over time, the verdict and the report, also while a run is training."""
+
+import contextlib
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import gradio as gr
+
+from visalign.configfile import parse_config, read_yaml
+from visalign.errors import UserError
+from visalign.pages import media_uri
+from visalign.pages.run import UNITS, curves
+from visalign.runs import read_metrics
+from visalign.video import read_media
+from visalign_demo.compare_tab import problem_html
+from visalign_demo.context import Demo, render, sentence_of
+
+PROMPTS, EACH, LIVE_SECONDS = 8, 4, 90
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder below the runs folder; `name` is its path there."""
+
+    name: str
+    path: Path
+
+    @property
+    def live(self) -> bool:
+        """Whether it wrote something a moment ago and has not ended."""
+        file = self.path / "metrics.jsonl"
+        return not self.ended and file.is_file() and time.time() - file.stat().st_mtime < LIVE_SECONDS
+
+    @property
+    def ended(self) -> bool:
+        return (self.path / "report.html").is_file()
+
+
+def find_runs(folder: Path) -> list[Run]:
+    """Run folders up to two levels deep, the newest first; links that lead elsewhere are not followed."""
+    root = folder.expanduser().resolve()
+    found = [file.parent for pattern in ("*/config.yaml", "*/*/config.yaml") for file in root.glob(pattern)
+             if (file.parent / "checkpoints").is_dir() and file.parent.resolve().is_relative_to(root)]
+    order = sorted(found, key=lambda path: -(path / "config.yaml").stat().st_mtime)
+    return [Run(path.relative_to(root).as_posix(), path) for path in order]
+
+
+def run_named(folder: Path, name: str | None) -> Run:
+    """One of the runs. Raises UserError for any other name."""
+    run = next((run for run in find_runs(folder) if run.name == name), None)
+    if run is None:
+        raise UserError(f"There is no run '{name}'." if name else "There is no run yet.")
+    return run
+
+
+def rows_of(run: Run) -> list[dict]:
+    """Its metrics; a last line that is being written is left for later."""
+    with contextlib.suppress(json.JSONDecodeError):
+        return read_metrics(run.path)
+    lines = (run.path / "metrics.jsonl").read_text().splitlines()[:-1]
+    return [json.loads(line) for line in lines]
+
+
+def overview_html(run: Run) -> str:
+    """Verdict, newest numbers and curves."""
+    rows = rows_of(run)
+    trained, held = ([row for row in rows if row["kind"] == kind] for kind in ("train", "held_out"))
+    config = parse_config(read_yaml(run.path / "config.yaml", "run"), str(run.path / "config.yaml"))
+    looks = [row for row in rows if row["kind"] == "guard"]
+    unit = UNITS[config.loop]
+    drawn = curves(trained, held, unit) if trained and held and "values" in held[0] else None
+    means = [{name: sum(values) / len(values) for name, values in row["values"].items()
+              if name.startswith("reward/") or name in ("variety/vendi", "variety/motion")} for row in
+             (held[0], held[-1])] if held and "values" in held[0] else []
+    return render("run.html.j2", run=run, unit=unit, steps=trained[-1]["step"] if trained else 0, means=means,
+                  verdict=looks[-1]["verdict"] if looks else None, curves=drawn,
+                  model=config.model.source, method=config.objective["name"])
+
+
+def sample_steps(run: Run) -> list[str]:
+    """Folders of samples, oldest first."""
+    return sorted(path.name for path in (run.path / "samples").glob("step-*") if path.is_dir())
+
+
+def samples_html(run: Run, place: int) -> str:
+    """The samples of one step by prompt."""
+    steps = sample_steps(run)
+    if not steps:
+        return render("samples.html.j2", step="", rows=[])
+    step = steps[min(max(0, place), len(steps) - 1)]
+    held = [row for row in rows_of(run) if row["kind"] == "held_out" and row.get("folder") == step]
+    prompts = held[0]["prompts"] if held else []
+    rows = []
+    for number in range(PROMPTS):
+        files = sorted((run.path / "samples" / step).glob(f"{number:03d}-*.*"))[:EACH]
+        if files:
+            rows.append((prompts[number] if number < len(prompts) else f"prompt {number + 1}",
+                         [media_uri(read_media(file, file.name, 16), 128) for file in files]))
+    return render("samples.html.j2", step=step, rows=rows)
+
+
+def build(demo: Demo, tab: gr.Tab) -> None:
+    """The tab."""
+    folder = demo.settings.runs
+
+    def names() -> list[str]:
+        return [run.name for run in find_runs(folder)] if folder.is_dir() else []
+
+    with gr.Row():
+        chosen = gr.Dropdown(names(), label=f"Runs in {folder}", elem_id="run")
+        refresh = gr.Button("Refresh", elem_id="run-refresh")
+    overview = gr.HTML(elem_id="run-overview")
+    scrub = gr.Slider(0, 1, 0, step=1, label="Samples over time", elem_id="run-scrub", visible=False)
+    samples = gr.HTML(elem_id="run-samples")
+    live = gr.Timer(5, active=False)
+    outputs = [overview, scrub, samples, live]
+
+    def show(name):
+        try:
+            run = run_named(folder, name)
+            last = len(sample_steps(run)) - 1
+            return (overview_html(run), gr.Slider(0, max(1, last), value=max(0, last), visible=last > 0),
+                    samples_html(run, last), gr.Timer(active=run.live))
+        except Exception as error:
+            return problem_html(sentence_of(error)), gr.skip(), gr.skip(), gr.Timer(active=False)
+
+    def list_and_show(name):
+        known = names()
+        name = name if name in known else known[0] if known else None
+        return (gr.Dropdown(known, value=name), *show(name))
+
+    def at(name, place):
+        try:
+            return samples_html(run_named(folder, name), int(place))
+        except Exception as error:
+            return problem_html(sentence_of(error))
+
+    quiet = {"show_progress": "hidden", "queue": False}
+    tab.select(list_and_show, chosen, [chosen, *outputs], api_visibility="private", **quiet)
+    refresh.click(list_and_show, chosen, [chosen, *outputs], api_visibility="private", **quiet)
+    chosen.input(show, chosen, outputs, api_name="run", **quiet)
+    live.tick(show, chosen, outputs, api_visibility="private", **quiet)
+    scrub.release(at, [chosen, scrub], samples, api_visibility="private", **quiet)
+    scrub.input(at, [chosen, scrub], samples, api_visibility="private", trigger_mode="always_last", **quiet)

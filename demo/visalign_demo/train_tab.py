@@ -1,0 +1,143 @@
+"""Training on the votes: how many pairs there are, the recipe and the command; starting it only if that was allowed."""
+
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import gradio as gr
+import yaml
+
+from visalign.configfile import read_yaml, recipe_path
+from visalign.errors import UserError
+from visalign.generators import inspect_checkpoint
+from visalign.runs import write_atomically
+from visalign.votes import Exported, export_votes
+from visalign_demo.compare_tab import problem_html
+from visalign_demo.context import Demo, render, sentence_of
+
+EMBEDDED = {"tiny-sd3": "quickstart.yaml", "tiny-sdxl": "quickstart_sdxl.yaml", "tiny-wan": "video/flow_dpo.yaml"}
+BY_PROCESS = {"flow": "sd3_flow_dpo.yaml", "diffusion": "sdxl_dpo.yaml"}
+"""Shipped recipes whose objective and optimiser are taken."""
+LOG_LINES = 12
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was exported, the recipe that trains on it, and where it lies."""
+
+    exported: Exported
+    recipe: str
+    file: Path
+
+    @property
+    def command(self) -> str:
+        return f"visalign train {shlex.quote(str(self.file))}"
+
+
+def recipe_of(demo: Demo, exported: Exported) -> dict:
+    """A recipe of a shipped kind that fits the first model, on the votes. Raises UserError without a model."""
+    subject = next((subject for subject in demo.subjects.values() if subject.model), None)
+    if subject is None:
+        raise UserError("Only folders are compared here, so there is no model to train; name one, such as "
+                        "base=tiny-sd3.")
+    model = subject.model
+    shipped = EMBEDDED.get(model.source) or BY_PROCESS[inspect_checkpoint(model).family.process_kind]
+    like = read_yaml(recipe_path(shipped), "recipe")
+    data = {"path": str(exported.comparisons.resolve())} | ({"holdout": 0.1} if exported.decided >= 20 else {})
+    steps = max(60, min(like["train"]["steps"], 4 * exported.decided))
+    judges = demo.settings.judges
+    evaluation = {"prompts": str(prompts_file(demo)), "max_prompts": 32, "samples_per_prompt": 3, "steps": demo.steps,
+                  "guidance_scale": demo.guidance_scale, "reward": judges[0] if judges else None,
+                  "also": list(judges[1:]), "features": demo.settings.features}
+    return {"model": model.model_dump(mode="json", exclude_defaults=True), "data": data, "objective": like["objective"],
+            "optim": like["optim"], "train": like["train"] | {"steps": steps,
+                                                              "batch_size": min(16, exported.decided)},
+            "eval": evaluation, "output": {"folder": str(free_folder(demo.settings.runs))}}
+
+
+def prompts_file(demo: Demo) -> Path:
+    """The demo's prompts as a text file beside the votes."""
+    file = (demo.settings.folder / "prompts.txt").resolve()
+    write_atomically(file, ("\n".join(demo.prompts) + "\n").encode())
+    return file
+
+
+def free_folder(runs: Path) -> Path:
+    number = 1
+    while (folder := runs / f"votes-{number}").exists():
+        number += 1
+    return folder
+
+
+def plan_training(demo: Demo) -> Plan:
+    """Export the votes and write the recipe beside them. Raises UserError when there is nothing to train on."""
+    exported = export_votes(demo.book, demo.settings.folder / "export")
+    text = yaml.safe_dump(recipe_of(demo, exported), sort_keys=False)
+    file = demo.settings.folder / "train_on_votes.yaml"
+    write_atomically(file, f"# Votes of {exported.decided} decided pairs.\n{text}".encode())
+    return Plan(exported, text, file)
+
+
+class Trainer:
+    """At most one training at a time, as a process of its own."""
+
+    def __init__(self, log: Path):
+        self.log, self._process = log, None
+
+    def start(self, file: Path) -> None:
+        """Raises UserError while another one runs."""
+        if self.running:
+            raise UserError("A training is running already; watch it under Runs.")
+        with self.log.open("wb") as out:
+            self._process = subprocess.Popen([sys.executable, "-m", "visalign", "train", str(file)], stdout=out,
+                                             stderr=subprocess.STDOUT)
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def status(self) -> str:
+        """In words, with the end of what it printed."""
+        if self._process is None:
+            return ""
+        code = self._process.poll()
+        state = "Training" if code is None else "The training has ended" if code == 0 else f"It stopped (exit {code})"
+        lines = self.log.read_text(errors="replace").replace("\r", "\n").splitlines()
+        return "\n".join([state, *lines[-LOG_LINES:]])
+
+
+def build(demo: Demo, tab: gr.Tab) -> None:
+    """The tab."""
+    trainer = Trainer(demo.settings.folder / "training.log")
+    refresh = gr.Button("Count the votes and write the recipe", variant="primary", elem_id="train-plan")
+    shown = gr.HTML(elem_id="train-shown")
+    recipe = gr.Code(language="yaml", label="Recipe", interactive=False)
+
+    def plan():
+        try:
+            made = plan_training(demo)
+            return render("train.html.j2", plan=made, allowed=demo.settings.allow_train), made.recipe
+        except Exception as error:
+            return problem_html(sentence_of(error)), ""
+
+    quiet = {"show_progress": "hidden", "queue": False}
+    refresh.click(plan, None, [shown, recipe], api_name="train_plan", **quiet)
+    tab.select(plan, None, [shown, recipe], api_visibility="private", **quiet)
+    if not demo.settings.allow_train:
+        return  # no handler, so that nobody can start one by a request either
+    go = gr.Button("Start training", variant="stop", elem_id="train-start")
+    status = gr.Textbox(label="Training", lines=LOG_LINES, interactive=False, elem_id="train-status")
+    ticking = gr.Timer(2, active=False)
+
+    def start():
+        try:
+            trainer.start(plan_training(demo).file)
+            return trainer.status(), gr.Timer(active=True)
+        except Exception as error:
+            return sentence_of(error), gr.skip()
+
+    go.click(start, None, [status, ticking], api_name="train_start", **quiet)
+    ticking.tick(lambda: (trainer.status(), gr.Timer(active=trainer.running)), None, [status, ticking],
+                 api_visibility="private", **quiet)

@@ -1,0 +1,103 @@
+"""`visalign demo`: the comparison app; and `visalign votes`: what people said in it."""
+
+from pathlib import Path
+
+import click
+
+from visalign.errors import UserError
+
+
+@click.command()
+@click.argument("models", nargs=-1)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Other addresses let others in.")
+@click.option("--port", default=7860, show_default=True, type=click.IntRange(1, 65535))
+@click.option("--user", help="Ask for this user and a password.")
+@click.option("--password", envvar="VISALIGN_DEMO_PASSWORD", help="Better given in VISALIGN_DEMO_PASSWORD.")
+@click.option("--folder", type=click.Path(path_type=Path), default=Path("demo-votes"), show_default=True,
+              help="Where votes and their media are kept.")
+@click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True)
+@click.option("--prompts", help="A text file, one a line, or emoji:held_out, clips:held_out ... (default: the run's).")
+@click.option("--steps", type=click.IntRange(1))
+@click.option("--guidance-scale", type=click.FloatRange(0))
+@click.option("--judges", "-r", default="tiny-reward,tiny-clip", show_default=True, help="As for `score`.")
+@click.option("--features", default="tiny-clip", show_default=True, help="open_clip model that measures variety.")
+@click.option("--pairs", default=60, show_default=True, type=click.IntRange(0), help="Pairs made ahead for voting.")
+@click.option("--rollout", "rollouts", multiple=True, type=click.Path(exists=True, path_type=Path),
+              help="A folder of `visalign rollout` to vote on (D3PO); may be repeated.")
+@click.option("--allow-train", is_flag=True, help="Let the page start trainings on this machine.")
+@click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
+@click.option("--keep", default=2, show_default=True, type=click.IntRange(1), help="Models held in memory at once.")
+@click.option("--upload-megabytes", default=64, show_default=True, type=click.IntRange(1), help="Of one file.")
+def demo(models: tuple[str, ...], judges: str, **given) -> None:
+    """Compare MODELS, given as NAME=SOURCE, in the browser: side by side, blind, and on a leaderboard.
+
+    Without MODELS, the last finished run below --runs meets the model it was trained from.
+    """
+    from visalign.jobs.evaluate import read_names
+
+    try:
+        from visalign_demo import Settings, serve
+    except ModuleNotFoundError as error:
+        if error.name != "visalign_demo":
+            raise
+        raise UserError("demo: the app is not installed; install visalign from its repository") from None
+    named = read_names(models, "demo") if models else last_run(given["runs"])
+    serve(Settings(named, judges=tuple(name for name in judges.split(",") if name), **given))
+
+
+def last_run(runs: Path) -> dict[str, str]:
+    """The newest run with an export, after its base; the embedded pair where there is none."""
+    from visalign.jobs.subjects import run_config
+
+    exports = sorted(runs.glob("*/export"), key=lambda path: path.stat().st_mtime)
+    if exports:
+        run = exports[-1].parent
+        return {"base": run_config(run).model.source, "aligned": str(run)}
+    from visalign.generators.loading import ASSETS
+
+    return {"base": "tiny-sd3", "aligned": f"tiny-sd3+{ASSETS / 'tiny-sd3-aligned'}"}
+
+
+@click.group()
+def votes() -> None:
+    """Votes given in `visalign demo`: count them, and hand them on to training."""
+
+
+@votes.command("export")
+@click.argument("folder", type=click.Path(exists=True, path_type=Path))
+@click.option("--out", "-o", type=click.Path(path_type=Path), help="Default: FOLDER/export.")
+def votes_export(folder: Path, out: Path | None) -> None:
+    """Write comparisons.csv, which `train` and `reward train` read, and D3PO's tables, from a demo's FOLDER."""
+    from visalign.votes import VoteBook, export_votes
+
+    done = export_votes(existing(folder, VoteBook), out or folder / "export")
+    click.echo(f"{done.decided} decided pairs, {done.ties} ties, {done.skipped} only skipped: {done.comparisons}")
+    for table in done.rollouts:
+        click.echo(f"for D3PO: {table}")
+
+
+@votes.command("board")
+@click.argument("folder", type=click.Path(exists=True, path_type=Path))
+@click.option("--dimension", default="overall", show_default=True)
+def votes_board(folder: Path, dimension: str) -> None:
+    """Print who wins by the votes in a demo's FOLDER, and how far voters agree."""
+    from visalign.votes import VoteBook, leaderboard
+
+    board = leaderboard(existing(folder, VoteBook), dimension)
+    click.echo(f"{board.votes} votes by {len(board.voters)} voters")
+    for i, model in enumerate(board.models):
+        won, lost = board.wins[i].sum(), board.wins[:, i].sum()
+        rating = "Elo {:.0f} [{:.0f}, {:.0f}]  ".format(*board.elo[model]) if board.elo else ""
+        click.echo(f"{model:24} {rating}won {won:g} of {won + lost:g}")
+    if board.no_ranking:
+        click.echo(board.no_ranking)
+    for row in board.between_voters + board.with_judges:
+        click.echo(f"kappa {row.first} and {row.second}: {row.kappa.value:.2f} [{row.kappa.low:.2f}, "
+                   f"{row.kappa.high:.2f}] on {row.contests} pairs")
+
+
+def existing(folder: Path, kind):
+    """The book of votes in a folder. Raises UserError when there is none."""
+    if not (folder / "votes.sqlite").is_file():
+        raise UserError(f"votes {folder}: holds no votes.sqlite; name the --folder of `visalign demo`")
+    return kind(folder)
