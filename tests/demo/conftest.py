@@ -1,0 +1,84 @@
+"""Two folders of generations to compare, and a server of its own process."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+
+import httpx
+import pytest
+from PIL import Image
+
+from visalign_demo.context import Demo, Settings
+
+PROMPTS = ["a red square", "<script>alert(1)</script> & \"quotes\"", "a blue square"]
+
+
+def write_folder(folder, shade, seeds=2, prompts=PROMPTS):
+    """A folder as `visalign generate` leaves it."""
+    folder.mkdir(parents=True)
+    rows = []
+    for p, prompt in enumerate(prompts):
+        for seed in range(seeds):
+            name = f"{p}-{seed}.png"
+            Image.new("RGB", (24, 24), (shade, 40 * p, 90 * seed)).save(folder / name)
+            rows.append(json.dumps({"prompt": prompt, "file": name, "seed": seed}))
+    (folder / "samples.jsonl").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+@pytest.fixture
+def folders(tmp_path):
+    return {name: str(write_folder(tmp_path / "made" / name, shade)) for name, shade in (("plain", 60),
+                                                                                         ("tuned", 220))}
+
+
+@pytest.fixture
+def settings(folders, tmp_path):
+    return Settings(folders, tmp_path / "book", tmp_path / "runs", judges=("saturation",), pairs=6)
+
+
+@pytest.fixture
+def demo(settings):
+    made = Demo(settings)
+    made.pool.start()
+    made.pool.join(60)
+    return made
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def server(*arguments, port=None):
+    """`visalign demo` as a user starts it; yields its address and process."""
+    port = port or free_port()
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "HF_HUB_OFFLINE": "1"}
+    process = subprocess.Popen([sys.executable, "-m", "visalign", "demo", *map(str, arguments), "--port", str(port)],
+                               env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        wait_for(address, process)
+        yield address, process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def wait_for(address, process, seconds=120):
+    for _ in range(seconds * 4):
+        if process.poll() is not None:
+            raise AssertionError(f"the demo ended: {process.stdout.read()}")
+        try:
+            if httpx.get(address, timeout=5).status_code in (200, 401):
+                return
+        except httpx.HTTPError:
+            pass
+        time.sleep(0.25)
+    raise AssertionError("the demo did not answer")

@@ -1,0 +1,129 @@
+"""Blind pairs: made ahead, dealt at random, names nowhere, no vote twice, nothing lost on a restart."""
+
+import csv
+import re
+
+import pytest
+from PIL import Image
+
+from tests.demo.conftest import PROMPTS
+from visalign.errors import UserError
+from visalign.votes import VoteBook, leaderboard
+from visalign_demo.context import Demo
+from visalign_demo.pool import Pool, rollout_contests
+from visalign_demo.vote_tab import Booth, voter_of
+
+
+def test_pairs_are_made_ahead_once_and_again_after_a_restart_none(demo, settings):
+    contests = demo.book.contests()
+    assert len(contests) == 6 and {c.prompt for c in contests} == set(PROMPTS)
+    assert {(c.a.model, c.b.model) for c in contests} == {("plain", "tuned")}
+    assert all(c.a.seed == c.b.seed for c in contests)
+    assert len(list(demo.book.media.iterdir())) == 12
+    again = Demo(settings)
+    again.pool.start()
+    again.pool.join(60)
+    assert len(again.book.contests()) == 6 and len(list(again.book.media.iterdir())) == 12
+
+
+def test_nothing_on_the_page_tells_the_models(demo):
+    booth = Booth(demo)
+    for _ in range(6):
+        table = booth.deal("ann", "")
+        html = booth.html(table)
+        assert "plain" not in html and "tuned" not in html and "made" not in html
+        assert len(re.findall(r"/media/[0-9a-f]{32}\.png", html)) in (2, 4)
+        booth.vote("ann", table.held, "tie", {}, 1.0)
+
+
+def test_sides_change_and_are_turned_back_into_models(demo):
+    booth, lefts = Booth(demo), set()
+    for voter in range(12):
+        table = booth.deal(f"v{voter}", "")
+        while table.current:
+            tuned_left = table.current.sides[0].model == "tuned"
+            lefts.add(tuned_left)
+            table = booth.vote(f"v{voter}", table.held, "left" if tuned_left else "right", {"quality": "right"}, 1.0)
+    assert lefts == {True, False}
+    board = leaderboard(demo.book)
+    assert board.models == ["tuned", "plain"] and board.wins.tolist() == [[0, 72], [0, 0]]
+    assert {vote.dimensions["quality"] for vote in demo.book.votes()} == {"a", "b"}
+
+
+def test_a_ballot_counts_once_and_outlives_the_server(demo, settings):
+    booth = Booth(demo)
+    table = booth.deal("ann", "")
+    after = booth.vote("ann", table.held, "left", {}, 1.0)
+    assert after.current.contest.id == table.upcoming.contest.id and after.note.startswith("1 of 6")
+    twice = booth.vote("ann", table.held, "right", {}, 1.0)
+    assert "nothing was counted twice" in twice.note and len(demo.book.votes()) == 1
+    other = Booth(Demo(settings))  # a new server, the old page
+    assert other.vote("ann", after.held, "tie", {}, 1.0).note.startswith("2 of 6")
+    assert "held no pair of yours" in other.vote("bob", after.held, "tie", {}, 1.0).note
+    assert len(VoteBook(settings.folder).votes()) == 2
+
+
+def test_undo_shows_the_pair_again(demo):
+    booth = Booth(demo)
+    first = booth.deal("ann", "")
+    second = booth.vote("ann", first.held, "left", {}, 1.0)
+    back = booth.undo("ann", second.held)
+    assert back.current.contest.id == first.current.contest.id and back.upcoming.contest.id == second.current.contest.id
+    assert demo.book.votes() == [] and "no vote of yours" in booth.undo("ann", back.held).note
+    assert booth.vote("ann", back.held, "right", {}, 1.0).note.startswith("1 of 6")
+
+
+def test_when_all_are_judged_the_page_says_so(demo):
+    booth = Booth(demo)
+    table = booth.deal("ann", "")
+    for _ in range(6):
+        table = booth.vote("ann", table.held, "skip", {}, None)
+    assert table.current is None and "No pair is ready" in booth.html(table) and table.note.startswith("6 of 6")
+
+
+@pytest.mark.parametrize("said", ["a", "", "LEFT"])
+def test_votes_that_are_none_are_refused(demo, said):
+    booth = Booth(demo)
+    with pytest.raises(UserError, match="A vote is one of left, tie, right, skip"):
+        booth.vote("ann", booth.deal("ann", "").held, said, {}, 1.0)
+
+
+@pytest.mark.parametrize("name", ["", "   ", "x" * 61, "a\nb", None])
+def test_voters_have_names(name):
+    with pytest.raises(UserError, match="1 to 60 characters"):
+        voter_of(name)
+
+
+def test_rollouts_can_be_voted_on(tmp_path):
+    folder = tmp_path / "drawn"
+    folder.mkdir()
+    rows = []
+    for i in range(3):
+        for side in "ab":
+            Image.new("RGB", (8, 8), (80 * i, 0, 200 if side == "a" else 0)).save(folder / f"{i}-{side}.png")
+        rows.append({"prompt": f"p{i}", "a_seed": 2 * i, "b_seed": 2 * i + 1, "choice": "", "a": f"{i}-a.png",
+                     "b": f"{i}-b.png"})
+    with (folder / "votes.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    book = VoteBook(tmp_path / "book")
+    contests = list(rollout_contests(folder, book, set()))
+    assert [(c.prompt, c.a.seed, c.b.seed) for c in contests] == [("p0", 0, 1), ("p1", 2, 3), ("p2", 4, 5)]
+    assert list(rollout_contests(folder, book, {c.id for c in contests})) == []
+    (folder / "1-a.png").unlink()
+    with pytest.raises(UserError, match="1-a.png: there is no image file"):
+        list(rollout_contests(folder, VoteBook(tmp_path / "other"), set()))
+    with pytest.raises(UserError, match="has no votes.csv"):
+        list(rollout_contests(tmp_path, book, set()))
+
+
+def test_a_pool_that_fails_says_why(demo, monkeypatch):
+    def fail(*arguments):
+        raise UserError("plain: memory did not suffice")
+
+    monkeypatch.setattr(Pool, "file_of", fail)
+    pool = Pool(demo.studio, VoteBook(demo.settings.folder / "new"), demo.recipe(), 3)
+    pool.start()
+    pool.join(30)
+    assert pool.problem == "No more pairs are made: plain: memory did not suffice"
