@@ -6,7 +6,8 @@
     const id = buttons[event.key], ballot = document.querySelector(".va-ballot"), target = event.target;
     if (!id || event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
     if (target.closest("input, textarea, select, [contenteditable='true'], [role=slider]")) return;
-    if (event.key === " " && target.closest("button, summary, a, label")) return; /* space presses what has the focus */
+    const focused = target.closest("button, summary, a, label"); /* space presses what has the focus, but a tab that is open */
+    if (event.key === " " && focused && !focused.matches("[role=tab][aria-selected=true]")) return;
     if (id !== "vote-undo" && (!ballot || ballot.offsetParent === null || ballot.dataset.ballot === spent)) return;
     const button = document.getElementById(id);
     if (!button || button.offsetParent === null) return;

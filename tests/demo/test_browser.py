@@ -1,0 +1,186 @@
+"""The app in a real browser: generate, compare, vote by keyboard, kill the server, go on, export, train; two widths."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from tests.demo.conftest import PROMPTS, free_port, server, write_folder
+from visalign.votes import VoteBook
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (apt install chromium)")
+WIDTHS = {"desktop": (1280, 900), "phone": (390, 844)}
+JUDGES = ("-r", "saturation")
+SERVER_GONE = ("ERR_INCOMPLETE_CHUNKED_ENCODING", "ERR_CONNECTION_REFUSED", "ERR_CONNECTION_RESET",
+               "ERR_EMPTY_RESPONSE", "Connection errored out")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as play:
+        chromium = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu",
+                                                                        "--disable-quic"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def open_page(browser):
+    """Opens a page whose console errors fail the test, but for those that a server's end causes."""
+    opened = []
+
+    def open_at(address, width="desktop"):
+        context = browser.new_context(viewport=dict(zip(("width", "height"), WIDTHS[width], strict=True)))
+        page, problems = context.new_page(), []
+        page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.goto(address)
+        page.wait_for_selector("#generate", timeout=60_000)
+        opened.append((context, problems))
+        return page
+
+    yield open_at
+    for context, problems in opened:
+        context.close()
+        left = [text for text in problems if not any(name in text for name in SERVER_GONE)]
+        assert not left, left
+
+
+def go_to(page, tab):
+    page.get_by_role("tab", name=tab).click()
+
+
+def ballot(page):
+    page.wait_for_selector(".va-ballot", timeout=30_000)
+    return page.get_attribute(".va-ballot", "data-ballot")
+
+
+def press(page, key):
+    """Press a key and wait for another ballot, or for none."""
+    old = ballot(page)
+    page.keyboard.press(key)
+    page.wait_for_function("old => { const b = document.querySelector('.va-ballot'); return !b || "
+                           "b.dataset.ballot !== old }", arg=old, timeout=15_000)
+
+
+@pytest.fixture
+def many(tmp_path):
+    prompts = [f"prompt {i}" for i in range(13)]
+    return [f"{name}={write_folder(tmp_path / name, shade, 2, prompts)}" for name, shade in (("plain", 60),
+                                                                                           ("tuned", 220))]
+
+
+def test_votes_by_keyboard_survive_a_killed_server(many, open_page, tmp_path):
+    options = (*many, *JUDGES, "--folder", tmp_path / "book", "--pairs", 26, "--runs", tmp_path / "runs")
+    port, keys = free_port(), ["ArrowLeft", "ArrowRight", "ArrowDown", " "]
+    with server(*options, port=port) as (address, process):
+        page = open_page(address)
+        go_to(page, "Blind vote")
+        for i in range(20):
+            press(page, keys[i % 4])
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        held = ballot(page)
+        assert len(VoteBook(tmp_path / "book").votes()) == 20
+    with server(*options, port=port) as (address, _):
+        assert ballot(page) == held  # the old page goes on where it was
+        press(page, "ArrowLeft")
+        assert page.inner_text(".va-status").startswith("21 of 26")
+        page.keyboard.press("u")
+        page.wait_for_function("document.querySelector('.va-status').innerText.includes('taken back')")
+        fresh = open_page(address)
+        go_to(fresh, "Leaderboard")
+        fresh.wait_for_selector(".va-matrix")
+        assert "15 votes by 1 voter" in fresh.inner_text("#board")
+        go_to(fresh, "Train on my votes")
+        fresh.wait_for_selector(".va-problem")
+        assert "there is no model to train" in fresh.inner_text(".va-problem")
+    choices = [vote.choice for vote in VoteBook(tmp_path / "book").votes()]
+    assert len(choices) == 20 and choices.count("tie") == 5 and choices.count("skip") == 5
+
+
+def test_generate_compare_vote_export_and_train(pipelines, open_page, tmp_path):
+    """The whole loop on a tiny random pipeline, as a user clicks it."""
+    (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS) + "\n")
+    model = pipelines("sd3")
+    with server(f"base={model}", f"other={model}", *JUDGES, "--prompts", tmp_path / "prompts.txt", "--steps", 2,
+                "--guidance-scale", 1, "--folder", tmp_path / "book", "--pairs", 3, "--device", "cpu", "--runs",
+                tmp_path / "runs") as (address, _):
+        page = open_page(address)
+        page.click("#generate")
+        page.wait_for_selector(".va-results .va-scores", timeout=60_000)
+        assert page.locator(".va-results figure").count() == 4
+        page.click(".va-overlay summary >> nth=0")
+        page.focus(".va-overlay input >> nth=0")
+        page.keyboard.press("ArrowLeft")
+        assert page.eval_on_selector(".va-stack", "stack => stack.style.getPropertyValue('--cut')") == "49%"
+        page.click("#wall")
+        page.wait_for_selector(".va-wall-side:nth-child(2) .va-chip", timeout=60_000)
+        go_to(page, "Blind vote")
+        for key in ("ArrowLeft", "ArrowRight", "ArrowLeft"):
+            press(page, key)
+        go_to(page, "Train on my votes")
+        page.wait_for_selector(".va-command")
+        command = page.inner_text(".va-command")
+        assert page.locator("#train-start").count() == 0
+    recipe = tmp_path / "book" / "train_on_votes.yaml"
+    assert command == f"visalign train {recipe}"
+    settings = yaml.safe_load(recipe.read_text())
+    assert settings["data"]["path"] == str(tmp_path / "book" / "export" / "comparisons.csv")
+    done = subprocess.run([sys.executable, "-m", "visalign", *command.split()[1:], "train.steps=2", "train.device=cpu",
+                           "eval.max_prompts=1", "model.precision=fp32", f"data.cache={tmp_path / 'cache'}"],
+                          env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = tmp_path / "runs" / "votes-1"
+    assert (run / "report.html").exists()
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert sum(row["kind"] == "train" for row in rows) == 2
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_every_tab_fits_its_width_and_has_labels(many, open_page, tmp_path, width):
+    with server(*many, *JUDGES, "--folder", tmp_path / "book", "--pairs", 4, "--runs", tmp_path) as (address, _):
+        page = open_page(address, width)
+        for tab in ("Blind vote", "Leaderboard", "Score", "Runs", "Train on my votes", "Compare"):
+            if not page.get_by_role("tab", name=tab).is_visible():  # a narrow page folds its tabs into a menu
+                page.locator(".overflow-menu button").first.click()
+                page.locator(".overflow-dropdown button", has_text=tab).click()
+            else:
+                go_to(page, tab)
+            page.wait_for_timeout(800)
+            overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+            assert overflow <= 1, (tab, overflow)
+            bare = page.evaluate("""() => [...document.querySelectorAll('input, textarea, button, img, video')]
+                .filter(e => e.offsetParent !== null && !(e.labels && e.labels.length) && !e.getAttribute('aria-label')
+                        && !e.getAttribute('aria-labelledby') && !e.getAttribute('alt') && !e.title
+                        && !e.innerText.trim() && !e.getAttribute('placeholder') && e.type !== 'file')
+                .map(e => e.outerHTML.slice(0, 160))""")
+            assert not bare, (tab, bare)
+
+
+def test_pictures_are_scored_from_the_page(many, open_page, tmp_path):
+    with server(*many, *JUDGES, "--folder", tmp_path / "book", "--pairs", 0, "--upload-megabytes", 1,
+                "--runs", tmp_path / "runs") as (address, _):
+        page = open_page(address)
+        go_to(page, "Score")
+        files = sorted((tmp_path / "tuned").glob("*.png"))[:3]
+        page.set_input_files("#score-files input[type=file]", [str(file) for file in files])
+        page.wait_for_function("document.querySelectorAll('#score-files .file').length >= 3", timeout=15_000)
+        page.click("#score")
+        page.wait_for_selector("#scores figure >> nth=2", timeout=30_000)
+        with page.expect_download() as saved:
+            page.click("#score-csv")
+        assert saved.value.path().read_text().startswith("file,prompt,saturation score,remarks")
+        large = tmp_path / "large.png"
+        large.write_bytes(os.urandom(2 * 2**20))
+        upload = page.request.post(f"{address}/gradio_api/upload", multipart={
+            "files": {"name": "large.png", "mimeType": "image/png", "buffer": large.read_bytes()}})
+        assert 400 <= upload.status < 500
