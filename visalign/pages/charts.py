@@ -152,17 +152,18 @@ def curve_chart(distance: list[float], changes: list[Estimate], fits: dict[str, 
 
 
 def steps_chart(steps: list[float], series: dict[str, list[Estimate]], title: str, unit: str = "step",
-                doubling: bool = False) -> Markup:
-    """Several curves with intervals; `doubling` gives each step the same room, as weights of 1, 2, 4, 8 want it."""
+                even: bool = False) -> Markup:
+    """Several curves with intervals; `even` puts the steps at even distances, as weights of 1, 4, 16, 64 want it."""
+    places = list(range(len(steps))) if even else steps
+
     def draw(axis) -> None:
         for i, (name, values) in enumerate(series.items()):
             bars = np.concatenate([_bars(value) for value in values], axis=1)
-            axis.errorbar(steps, [value.value for value in values], yerr=bars, fmt="o-", color=SERIES[i % 7],
+            axis.errorbar(places, [value.value for value in values], yerr=bars, fmt="o-", color=SERIES[i % 7],
                           markersize=4, linewidth=1.3, label=name)
         axis.axhline(0, color=LINE, linewidth=0.8)
-        if doubling:
-            axis.set_xscale("symlog", base=2, linthresh=min(abs(step) for step in steps if step))
-            axis.set_xticks(steps, [f"{step:g}" for step in steps])
+        if even:
+            axis.set_xticks(places, [f"{step:g}" for step in steps])
         else:
             axis.xaxis.get_major_locator().set_params(integer=True)
         axis.set_xlabel(unit)

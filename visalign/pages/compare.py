@@ -103,10 +103,10 @@ def by_weight(results: Results) -> dict:
     verdicts = list(results.verdicts.values())
     series = {name: [verdict.rewards[name] for verdict in verdicts] for name in verdicts[0].rewards}
     unit = "weight of the guide"
-    drawn = [charts.steps_chart(weights, series, "change of each judge, sd of the base", unit, doubling=True)]
+    drawn = [charts.steps_chart(weights, series, "change of each judge, sd of the base", unit, even=True)]
     if all(verdict.variety is not None for verdict in verdicts):
         drawn.append(charts.steps_chart(weights, {"variety": [verdict.variety.scaled(100) for verdict in verdicts]},
-                                        "change of variety, %", unit, doubling=True))
+                                        "change of variety, %", unit, even=True))
     about = ("The guide's own reward is what following it optimises. Where the other judges, variety or style begin to "
              "fall, following it harder exploits the guide and breaks the samples.")
     return {"title": "How hard the guide can be followed", "charts": drawn, "peaks": [], "about": about,
