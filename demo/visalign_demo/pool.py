@@ -29,22 +29,41 @@ class Recipe:
     steps: int
     guidance_scale: float
 
-    def contests(self) -> Iterator[tuple[str, int, Subject, Subject]]:
-        """(prompt, seed, first, second) without end: every prompt once, then again with the next seed."""
+    def contests(self) -> Iterator["Meeting"]:
+        """Without end: every prompt once, then again with other seeds. Models meet on the same seed; a model alone
+        meets itself on two."""
         couples = list(itertools.combinations(self.subjects, 2))
-        for seed in itertools.count():
+        for turn in itertools.count():
             for place, prompt in enumerate(self.prompts):
                 if couples:
-                    yield prompt, seed, *couples[(place + seed) % len(couples)]
+                    a, b = couples[(place + turn) % len(couples)]
+                    yield Meeting(prompt, a, b, turn, turn)
+                else:
+                    [alone] = self.subjects
+                    yield Meeting(prompt, alone, alone, 2 * turn, 2 * turn + 1)
 
     def settings(self) -> dict:
         return {"steps": self.steps, "guidance_scale": self.guidance_scale}
 
-    def name_of(self, prompt: str, seed: int, a: Subject, b: Subject) -> str:
+    def name_of(self, meeting: "Meeting") -> str:
         """The same contest has the same id after a restart."""
-        said = json.dumps([prompt, seed, a.identity, b.identity, a.name, b.name, self.settings()], sort_keys=True,
-                          default=str)
+        sides = [(side.name, side.identity, seed) for side, seed in meeting.sides()]
+        said = json.dumps([meeting.prompt, sides, self.settings()], sort_keys=True, default=str)
         return hashlib.sha256(said.encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """A contest to be made."""
+
+    prompt: str
+    a: Subject
+    b: Subject
+    a_seed: int
+    b_seed: int
+
+    def sides(self) -> tuple[tuple[Subject, int], tuple[Subject, int]]:
+        return (self.a, self.a_seed), (self.b, self.b_seed)
 
 
 class Pool:
@@ -68,41 +87,42 @@ class Pool:
 
     def _fill(self) -> None:
         try:
-            for prompt, seed, a, b in itertools.islice(self.wanted(), self.count):
-                name = self.recipe.name_of(prompt, seed, a, b)
+            for meeting in itertools.islice(self.wanted(), self.count):
+                name = self.recipe.name_of(meeting)
                 if name not in self._known:
-                    self.make(name, prompt, seed, a, b)
+                    self.make(name, meeting)
         except UserError as error:
             self.problem = f"No more pairs are made: {error}"
         except Exception as error:
             _log.exception("the pool ended")
             self.problem = f"No more pairs are made ({type(error).__name__}); the server's log says why."
 
-    def wanted(self) -> Iterator[tuple[str, int, Subject, Subject]]:
+    def wanted(self) -> Iterator[Meeting]:
         """The recipe's contests; of folders, those for which both sides have a medium."""
         stored = {subject.name: by_prompt(subject) for subject in self.recipe.subjects if subject.load is None}
         if not stored:
             yield from self.recipe.contests()
             return
-        most = max(len(files) for prompts in stored.values() for files in prompts.values())
-        for prompt, seed, a, b in self.recipe.contests():
-            if seed >= most:
+        most = max((len(files) for prompts in stored.values() for files in prompts.values()), default=0)
+        for meeting in self.recipe.contests():
+            if min(meeting.a_seed, meeting.b_seed) >= most:
                 return
-            if all(len(stored[side.name].get(prompt, [])) > seed for side in (a, b) if side.name in stored):
-                yield prompt, seed, a, b
+            if all(len(stored[side.name].get(meeting.prompt, [])) > seed for side, seed in meeting.sides()
+                   if side.name in stored):
+                yield meeting
 
-    def make(self, name: str, prompt: str, seed: int, a: Subject, b: Subject) -> None:
-        """Have both sides sampled and enter the contest; makes way for people and goes on after them."""
+    def make(self, name: str, meeting: Meeting) -> None:
+        """Have both sides made and enter the contest; makes way for people and goes on after them."""
         sides: list[Side] = []
 
         def work(job: Job) -> None:
-            for subject in (a, b)[len(sides):]:
-                sides.append(Side(subject.name, seed, self.file_of(job, subject, prompt, seed)))
+            for subject, seed in meeting.sides()[len(sides):]:
+                sides.append(Side(subject.name, seed, self.file_of(job, subject, meeting.prompt, seed)))
 
         while len(sides) < 2:
             for _ in self.studio.submit(work, BACKGROUND):
                 pass
-        self.book.add(Contest(prompt, *sides, self.recipe.settings(), name))
+        self.book.add(Contest(meeting.prompt, *sides, self.recipe.settings(), name))
         self._known.add(name)
 
     def file_of(self, job: Job, subject: Subject, prompt: str, seed: int) -> str:

@@ -2,6 +2,7 @@
 
 import csv
 import re
+from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -24,6 +25,14 @@ def test_pairs_are_made_ahead_once_and_again_after_a_restart_none(demo, settings
     again.pool.start()
     again.pool.join(60)
     assert len(again.book.contests()) == 6 and len(list(again.book.media.iterdir())) == 12
+
+
+def test_a_model_alone_meets_itself_on_two_seeds(folders, settings):
+    alone = Demo(replace(settings, models={"plain": folders["plain"]}, folder=settings.folder / "alone"))
+    alone.pool.start()
+    alone.pool.join(60)
+    assert {(c.a.model, c.b.model, c.a.seed, c.b.seed) for c in alone.book.contests()} == {("plain", "plain", 0, 1)}
+    assert len(alone.book.contests()) == 3 and Booth(alone).deal("ann", "").current is not None
 
 
 def test_nothing_on_the_page_tells_the_models(demo):
