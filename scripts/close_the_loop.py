@@ -9,7 +9,6 @@ pictures that the page showed; put people in its place and the rest stays as it 
 
 import argparse
 import io
-import os
 import re
 import subprocess
 import sys
@@ -88,9 +87,10 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=7869)
     args = parser.parse_args()
     votes, runs = args.out / "votes", args.out / "runs"
-    demo = subprocess.Popen([*VISALIGN, "demo", f"base={args.model}", "--prompts", args.prompts, "--steps", "12",
-                             "--guidance-scale", "1", "--pairs", str(args.pairs), "--folder", str(votes), "--runs",
-                             str(runs), "-r", args.taste, "--port", str(args.port)], env=os.environ)
+    sampling = ("--steps", "12", "--guidance-scale", "1", "--set", "attention=math", "--set", "prompt_tokens=8")
+    demo = subprocess.Popen([*VISALIGN, "demo", f"base={args.model}", "--prompts", args.prompts, *sampling, "--pairs",
+                             str(args.pairs), "--folder", str(votes), "--runs", str(runs), "-r", args.taste, "--port",
+                             str(args.port)])
     try:
         address = f"http://127.0.0.1:{args.port}"
         while demo.poll() is None and not answers(address):

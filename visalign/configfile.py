@@ -32,7 +32,7 @@ def load_config(path: str | Path, overrides: tuple[str, ...] = (), kind: type[Ki
 
 def model_of(source: str, settings: tuple[str, ...] = ()) -> Model:
     """A model with settings given as `key=value`. Raises UserError naming the key that is wrong."""
-    raw: dict = {"source": source}
+    raw: dict[str, Any] = {"source": source}
     for setting in settings:
         _apply_override(raw, setting)
     try:

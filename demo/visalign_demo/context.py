@@ -34,10 +34,12 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Settings:
-    """models: {name: source}. folder: votes and their media. runs: where run folders lie. pairs: how many contests are
-    made ahead for voting. rollouts: folders of `visalign rollout` to vote on. sampling settings: None takes a run's."""
+    """models: {name: source}; model_settings: `key=value` of all of them. folder: votes and their media. runs: where
+    run folders lie. pairs: how many contests are made ahead for voting. rollouts: folders of `visalign rollout` to vote
+    on. steps, guidance_scale, prompts: None takes a run's. keep: models held in memory at once."""
 
     models: dict[str, str]
+    model_settings: tuple[str, ...] = ()
     folder: Path = Path("demo-votes")
     runs: Path = Path("runs")
     host: str = "127.0.0.1"
@@ -66,7 +68,7 @@ class Demo:
 
     def __post_init__(self):
         settings = self.settings
-        found, config = subjects_of(settings.models)
+        found, config = subjects_of(settings.models, settings.model_settings)
         self.subjects: dict[str, Subject] = {subject.name: subject for subject in found}
         self.modality = modality_of(found)
         for spec in settings.judges:

@@ -31,16 +31,19 @@ class Recipe:
 
     def contests(self) -> Iterator["Meeting"]:
         """Without end: every prompt once, then again with other seeds. Models meet on the same seed; a model alone
-        meets itself on two."""
+        meets itself on two. No two prompts share a seed, some of which are better than others; of folders, seeds count
+        the media of a prompt."""
         couples = list(itertools.combinations(self.subjects, 2))
+        stored = any(subject.load is None for subject in self.subjects)
         for turn in itertools.count():
             for place, prompt in enumerate(self.prompts):
+                seed = turn if stored else turn * len(self.prompts) + place
                 if couples:
                     a, b = couples[(place + turn) % len(couples)]
-                    yield Meeting(prompt, a, b, turn, turn)
+                    yield Meeting(prompt, a, b, seed, seed)
                 else:
                     [alone] = self.subjects
-                    yield Meeting(prompt, alone, alone, 2 * turn, 2 * turn + 1)
+                    yield Meeting(prompt, alone, alone, 2 * seed, 2 * seed + 1)
 
     def settings(self) -> dict:
         return {"steps": self.steps, "guidance_scale": self.guidance_scale}

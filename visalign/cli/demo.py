@@ -9,6 +9,7 @@ from visalign.errors import UserError
 
 @click.command()
 @click.argument("models", nargs=-1)
+@click.option("--set", "model_settings", multiple=True, metavar="KEY=VALUE", help="As for `generate`.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Other addresses let others in.")
 @click.option("--port", default=7860, show_default=True, type=click.IntRange(1, 65535))
 @click.option("--user", help="Ask for this user and a password.")

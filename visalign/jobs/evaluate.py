@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from visalign.config import Config, OnlineConfig
+from visalign.configfile import model_of
 from visalign.data.prompts import read_prompts
 from visalign.errors import UserError
 from visalign.evaluators.statistics import Estimate
@@ -60,11 +61,18 @@ def compare_sources(named: dict[str, str], asked: Asked, out: Path) -> Results:
     return _finish(subjects, asked, out, config)
 
 
-def subjects_of(named: dict[str, str]) -> tuple[list[Subject], Config | OnlineConfig | None]:
-    """Subjects by name, and the settings of the first run among them, as which all are loaded. Raises UserError."""
+def subjects_of(named: dict[str, str],
+                settings: tuple[str, ...] = ()) -> tuple[list[Subject], Config | OnlineConfig | None]:
+    """Subjects by name, and the settings of the first run among them, as which all are loaded.
+
+    settings: `key=value` of the models, where no run brings its own. Raises UserError.
+    """
     runs = [run for source in named.values() if (run := run_of(Path(source).expanduser()))]
     config = run_config(runs[0]) if runs else None
-    return [subject_of(name, source, config.model if config else None) for name, source in named.items()], config
+    if config and settings:
+        raise UserError(f"set {settings[0]}: {runs[0]} is a run and brings its own model settings; leave --set out")
+    like = config.model if config else model_of(next(iter(named.values())), settings) if settings else None
+    return [subject_of(name, source, like) for name, source in named.items()], config
 
 
 def read_names(given: tuple[str, ...], verb: str) -> dict[str, str]:
