@@ -32,7 +32,8 @@ from visalign.errors import UserError
 def demo(models: tuple[str, ...], judges: str, **given) -> None:
     """Compare MODELS, given as NAME=SOURCE, in the browser: side by side, blind, and on a leaderboard.
 
-    Without MODELS, the last finished run below --runs meets the model it was trained from.
+    Without MODELS, the last finished run below --runs meets the model it was trained from; where there is none, an
+    embedded model meets its LoRA. One model alone meets itself on two seeds. Sources are as for `compare`.
     """
     from visalign.jobs.evaluate import read_names
 
@@ -42,21 +43,34 @@ def demo(models: tuple[str, ...], judges: str, **given) -> None:
         if error.name != "visalign_demo":
             raise
         raise UserError("demo: the app is not installed; install visalign from its repository") from None
-    named = read_names(models, "demo") if models else last_run(given["runs"])
-    serve(Settings(named, judges=tuple(name for name in judges.split(",") if name), **given))
+    asked = given | {"judges": tuple(name for name in judges.split(",") if name)}
+    if models:
+        asked["models"] = read_names(models, "demo")
+    elif run := last_run(given["runs"]):
+        asked["models"] = run
+    else:
+        asked |= embedded_pair({key: value for key, value in given.items() if value})
+    serve(Settings(**asked))
 
 
-def last_run(runs: Path) -> dict[str, str]:
-    """The newest run with an export, after its base; the embedded pair where there is none."""
+def last_run(runs: Path) -> dict[str, str] | None:
+    """The newest run with an export, after its base; None where there is none."""
     from visalign.jobs.subjects import run_config
 
     exports = sorted(runs.glob("*/export"), key=lambda path: path.stat().st_mtime)
-    if exports:
-        run = exports[-1].parent
-        return {"base": run_config(run).model.source, "aligned": str(run)}
+    if not exports:
+        return None
+    run = exports[-1].parent
+    return {"base": run_config(run).model.source, "aligned": str(run)}
+
+
+def embedded_pair(given: dict) -> dict:
+    """The embedded model and its LoRA, sampled as the LoRA was trained unless the user said otherwise."""
     from visalign.generators.loading import ASSETS
 
-    return {"base": "tiny-sd3", "aligned": f"tiny-sd3+{ASSETS / 'tiny-sd3-aligned'}"}
+    return {"models": {"base": "tiny-sd3", "aligned": f"tiny-sd3+{ASSETS / 'tiny-sd3-aligned'}"},
+            "model_settings": ("attention=math", "prompt_tokens=8"), "steps": 12, "guidance_scale": 1.0} | {
+                key: given[key] for key in ("model_settings", "steps", "guidance_scale") if key in given}
 
 
 @click.group()
