@@ -226,5 +226,5 @@ def build(demo: Demo) -> None:
     go.click(generate, inputs, [progress, shown], show_progress="hidden", api_name="generate")
     prompt.submit(generate, inputs, [progress, shown], show_progress="hidden", api_visibility="private")
     wall.click(generate_wall, inputs, [progress, shown], show_progress="hidden", api_name="wall")
-    dice.click(demo.random_prompt, None, prompt, queue=False, api_visibility="private")
+    dice.click(demo.random_prompt, prompt, prompt, queue=False, show_progress="hidden", api_visibility="private")
     stop.click(cancel, None, None, queue=False, api_name="cancel")

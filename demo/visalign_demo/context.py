@@ -120,8 +120,9 @@ class Demo:
         if (job := self.running.pop(session, None)) is not None:
             job.cancel()
 
-    def random_prompt(self) -> str:
-        return random.choice(self.prompts)
+    def random_prompt(self, but: str) -> str:
+        """Another one than `but`, where there is one."""
+        return random.choice([prompt for prompt in self.prompts if prompt != but] or self.prompts)
 
     def media_url(self, name: str) -> str:
         return f"/media/{name}"

@@ -95,8 +95,14 @@ def app_of(demo: Demo) -> FastAPI:
         app, blocks_of(demo), path="/", server_name=settings.host, server_port=settings.port, footer_links=[],
         max_file_size=f"{settings.upload_megabytes}mb", show_error=False, ssr_mode=False, enable_monitoring=False,
         css_paths=static / "page.css", head=f"<script>{(static / 'keys.js').read_text()}</script>",
-        theme=gr.themes.Default(primary_hue="blue", font=["system-ui", "sans-serif"],
-                                font_mono=["ui-monospace", "monospace"]))
+        theme=theme())
+
+
+def theme() -> gr.themes.Base:
+    """Fonts of the reader's own machine, since nothing is fetched, and a blue that white text stands out on."""
+    base = gr.themes.Default(primary_hue="blue", font=["system-ui", "sans-serif"],
+                             font_mono=["ui-monospace", "monospace"])
+    return base.set(button_primary_background_fill="*primary_700", button_primary_background_fill_hover="*primary_800")
 
 
 def serve(settings: Settings) -> None:

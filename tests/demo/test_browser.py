@@ -115,9 +115,13 @@ def test_generate_compare_vote_export_and_train(pipelines, open_page, tmp_path):
                 "--guidance-scale", 1, "--folder", tmp_path / "book", "--pairs", 3, "--device", "cpu", "--runs",
                 tmp_path / "runs") as (address, _):
         page = open_page(address)
+        page.click("#random-prompt")
+        page.wait_for_function("was => document.querySelector('#prompt textarea').value !== was", arg=PROMPTS[0])
+        prompt = page.input_value("#prompt textarea")
         page.click("#generate")
         page.wait_for_selector(".va-results .va-scores", timeout=60_000)
         assert page.locator(".va-results figure").count() == 4
+        assert page.inner_text(".va-results .va-prompt") == prompt
         page.click(".va-overlay summary >> nth=0")
         page.focus(".va-overlay input >> nth=0")
         page.keyboard.press("ArrowLeft")
