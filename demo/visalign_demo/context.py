@@ -2,6 +2,7 @@
 
 import logging
 import random
+import tempfile
 import threading
 import time
 from collections import defaultdict, deque
@@ -84,6 +85,8 @@ class Demo:
         self.limits = Limits(time.monotonic)
         self.running: dict[str, Job] = {}
         self.page: gr.Blocks | None = None
+        self._scratch = tempfile.TemporaryDirectory(prefix="visalign-demo-")
+        self.tables = Path(self._scratch.name)
         self.pool = Pool(self.studio, self.book, self.recipe(), settings.pairs, settings.rollouts)
 
     def _prompts(self, subjects: list[Subject], config) -> list[str]:

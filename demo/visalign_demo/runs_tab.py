@@ -8,11 +8,15 @@ from pathlib import Path
 
 import gradio as gr
 
+from visalign.config import Config, OnlineConfig
 from visalign.configfile import parse_config, read_yaml
 from visalign.errors import UserError
+from visalign.evaluators.verdict import Limits, Verdict, judge
 from visalign.pages import media_uri
 from visalign.pages.run import UNITS, curves
+from visalign.rewards import load_reward
 from visalign.runs import read_metrics
+from visalign.trainers.evaluation import measured_of
 from visalign.video import read_media
 from visalign_demo.compare_tab import problem_html
 from visalign_demo.context import Demo, render, sentence_of
@@ -68,15 +72,24 @@ def overview_html(run: Run) -> str:
     rows = rows_of(run)
     trained, held = ([row for row in rows if row["kind"] == kind] for kind in ("train", "held_out"))
     config = parse_config(read_yaml(run.path / "config.yaml", "run"), str(run.path / "config.yaml"))
-    looks = [row for row in rows if row["kind"] == "guard"]
     unit = UNITS[config.loop]
     drawn = curves(trained, held, unit) if trained and held and "values" in held[0] else None
     means = [{name: sum(values) / len(values) for name, values in row["values"].items()
               if name.startswith("reward/") or name in ("variety/vendi", "variety/motion")} for row in
              (held[0], held[-1])] if held and "values" in held[0] else []
     return render("run.html.j2", run=run, unit=unit, steps=trained[-1]["step"] if trained else 0, means=means,
-                  verdict=looks[-1]["verdict"] if looks else None, curves=drawn,
+                  verdict=verdict_of(config, held) if len(means) and held[0] is not held[-1] else None, curves=drawn,
                   model=config.model.source, method=config.objective["name"])
+
+
+def verdict_of(config: Config | OnlineConfig, held: list[dict]) -> Verdict | None:
+    """The verdict from the first to the last measurement; None where the reward that was optimised is not here."""
+    try:
+        proxy = load_reward(config.eval.reward).name if config.eval.reward else None
+    except UserError:
+        return None
+    guard = config.guard
+    return judge(measured_of(held[0]), measured_of(held[-1]), proxy, Limits(guard.budget, guard.drift, guard.tolerance))
 
 
 def sample_steps(run: Run) -> list[str]:

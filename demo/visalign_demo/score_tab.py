@@ -2,7 +2,7 @@
 
 import csv
 import io
-import tempfile
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,12 +117,12 @@ def build(demo: Demo) -> None:
             judges, rows = [judge for judge in demo.judges if judge.name in chosen], []
             for step in demo.studio.submit(lambda job: rows.extend(score_files(paths, prompt or "", judges, job))):
                 yield progress_html(step, 0), *[gr.skip()] * 4
-            folder = Path(tempfile.mkdtemp(prefix="visalign-scores-"))
-            (folder / "scores.csv").write_text(as_csv(rows, prompt or ""))
+            file = demo.tables / f"scores-{uuid.uuid4().hex[:8]}.csv"
+            file.write_text(as_csv(rows, prompt or ""))
             columns = columns_of(rows)
             yield ("", gallery_html(rows, columns[0] if columns else None), rows,
                    gr.Dropdown(columns, value=columns[0] if columns else None),
-                   gr.DownloadButton(value=str(folder / "scores.csv"), interactive=True))
+                   gr.DownloadButton(value=str(file), interactive=True))
         except Exception as error:
             yield problem_html(sentence_of(error)), *[gr.skip()] * 4
 

@@ -122,6 +122,12 @@ def test_generate_compare_vote_export_and_train(pipelines, open_page, tmp_path):
         page.wait_for_selector(".va-results .va-scores", timeout=60_000)
         assert page.locator(".va-results figure").count() == 4
         assert page.inner_text(".va-results .va-prompt") == prompt
+        evil = '<img src=x onerror="window.hacked=1">${window.hacked=1}{{this}}<script>window.hacked=1</script>'
+        page.fill("#prompt textarea", evil)
+        page.click("#generate")
+        page.wait_for_function("evil => document.querySelector('.va-results .va-prompt').innerText === evil", arg=evil,
+                               timeout=60_000)
+        assert page.evaluate("window.hacked") is None
         page.click(".va-overlay summary >> nth=0")
         page.focus(".va-overlay input >> nth=0")
         page.keyboard.press("ArrowLeft")
