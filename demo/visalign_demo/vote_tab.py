@@ -15,7 +15,7 @@ from visalign_demo.shelf import is_clip
 
 DIMENSIONS = {"image": ("alignment", "quality", "aesthetics"), "video": ("VQ", "MQ", "TA")}
 SAID = ("left", "tie", "right", "skip")
-CLIENT_VOTES = 1200
+CLIENT_VOTES = 6000
 """Votes that one client may give in a minute; a room of people may share an address."""
 _VOTER = re.compile(r"[^\n\r\t]{1,60}")
 

@@ -51,7 +51,10 @@ class Voter:
     def call(self, api: str, data: list) -> list:
         answer = self.client.post(f"/gradio_api/run/{api}", json={"data": data, "session_hash": self.name})
         answer.raise_for_status()
-        return answer.json()["data"]
+        data = answer.json()["data"]
+        if "va-problem" in str(data[0]):
+            raise RuntimeError(f"the server refused: {data[0]}")
+        return data
 
     def vote(self, count: int, pause: float) -> list[float]:
         """Vote `count` times, after `pause` seconds on average; the seconds of each round trip."""
