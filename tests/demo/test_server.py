@@ -14,6 +14,7 @@ from visalign_demo.board_tab import board_html
 from visalign_demo.compare_tab import View, Wish, make, stream
 from visalign_demo.context import Demo, Limits, sentence_of
 from visalign_demo.server import app_of, serve
+from visalign_demo.studio import Step
 from visalign_demo.vote_tab import Booth
 
 
@@ -212,3 +213,44 @@ def test_scores_are_sorted_and_safe_in_a_spreadsheet(demo, folders):
     assert order == sorted(order) and "cannot be read" in page
     table = score_tab.as_csv(rows, "p").splitlines()
     assert table[0].startswith("file,prompt,saturation score") and table[4].startswith("'=cmd.png,p,,")
+
+
+def test_a_cancelled_comparison_says_so_and_ends(demo, monkeypatch):
+    ended = []
+
+    def endless(demo, wish, job):
+        try:
+            while True:
+                job.tell(Step("plain", 1, 9))
+        finally:
+            ended.append(True)
+
+    monkeypatch.setattr(compare_tab, "make", endless)
+    news = stream(demo, Wish(PROMPTS[0], ["plain"], 0, 1, 1, 1.0, 1.0, []), "mine", "c")
+    assert "Waiting for its turn" in next(news)[0] and "plain: 1 of 9" in next(news)[0]
+    demo.running["mine"].cancel()
+    assert "Cancelled." in [pair[0] for pair in news][-1]
+    list(demo.studio.submit(lambda job: None))  # the studio is free again
+    assert ended == [True]
+
+
+def test_a_closed_page_ends_what_it_waited_for(demo, monkeypatch):
+    monkeypatch.setattr(compare_tab, "make", lambda demo, wish, job: [job.tell(Step("x", 0, 1)) for _ in range(10**9)])
+    news = stream(demo, Wish(PROMPTS[0], ["plain"], 0, 1, 1, 1.0, 1.0, []), "mine", "c")
+    next(news)
+    demo.forget("mine")
+    list(demo.studio.submit(lambda job: None))
+    assert demo.running == {}
+
+
+def test_the_app_uses_nothing_that_visalign_keeps_to_itself():
+    import ast
+    from pathlib import Path
+
+    import visalign_demo
+
+    files = sorted(Path(visalign_demo.__file__).parent.glob("*.py"))
+    names = [alias.name for file in files for node in ast.walk(ast.parse(file.read_text()))
+             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("visalign")
+             for alias in node.names]
+    assert len(names) > 40 and not [name for name in names if name.startswith("_")]
