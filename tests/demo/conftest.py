@@ -71,7 +71,7 @@ def server(*arguments, port=None):
         process.wait()
 
 
-def wait_for(address, process, seconds=120):
+def wait_for(address, process, seconds=300):
     for _ in range(seconds * 4):
         if process.poll() is not None:
             raise AssertionError(f"the demo ended: {process.stdout.read()}")

@@ -90,7 +90,7 @@ def build_reward(spec: RewardSpec, device: str = "cpu") -> Reward:
 
 def load_reward(spec: RewardSpec | Reward, device: str = "cpu") -> Reward:
     """As `build_reward`, after checking that everything it needs is there; a reward is given back as it is."""
-    reward = build_reward(spec, device) if isinstance(spec, str | dict) else spec
+    reward = spec if hasattr(spec, "score") else build_reward(spec, device)
     reward.check()
     return reward
 
