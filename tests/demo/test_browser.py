@@ -101,7 +101,7 @@ def test_votes_by_keyboard_survive_a_killed_server(many, open_page, tmp_path):
         press(page, "ArrowLeft")
         assert page.inner_text(".va-status").startswith("21 of 26")
         page.keyboard.press("u")
-        page.wait_for_function("document.querySelector('.va-status').innerText.includes('taken back')")
+        page.wait_for_function("document.querySelector('.va-status')?.innerText.includes('taken back')")
         fresh = open_page(address)
         go_to(fresh, "Leaderboard")
         fresh.wait_for_selector(".va-matrix")
@@ -125,14 +125,14 @@ def test_generate_compare_vote_export_and_train(pipelines, open_page, tmp_path):
         page.wait_for_function("was => document.querySelector('#prompt textarea').value !== was", arg=PROMPTS[0])
         prompt = page.input_value("#prompt textarea")
         page.click("#generate")
-        page.wait_for_selector(".va-results .va-scores", timeout=PATIENCE)
+        page.wait_for_function("document.querySelectorAll('.va-results .va-scores').length === 4", timeout=PATIENCE)
         assert page.locator(".va-results figure").count() == 4
         assert page.inner_text(".va-results .va-prompt") == prompt
         evil = '<img src=x onerror="window.hacked=1">${window.hacked=1}{{this}}<script>window.hacked=1</script>'
         page.fill("#prompt textarea", evil)
         page.click("#generate")
-        page.wait_for_function("evil => document.querySelector('.va-results .va-prompt').innerText === evil", arg=evil,
-                               timeout=PATIENCE)
+        page.wait_for_function("""evil => document.querySelector('.va-results .va-prompt')?.innerText === evil
+            && document.querySelectorAll('.va-results .va-scores').length === 4""", arg=evil, timeout=PATIENCE)
         assert page.evaluate("window.hacked") is None
         page.click(".va-overlay summary >> nth=0")
         page.focus(".va-overlay input >> nth=0")
