@@ -113,7 +113,7 @@ def build(demo: Demo, tab: gr.Tab) -> None:
     trainer = Trainer(demo.settings.folder / "training.log")
     refresh = gr.Button("Count the votes and write the recipe", variant="primary", elem_id="train-plan")
     shown = gr.HTML(elem_id="train-shown")
-    recipe = gr.Code(language="yaml", label="Recipe", interactive=False)
+    recipe = gr.Code(language=None, label="Recipe", interactive=False)
 
     def plan():
         try:

@@ -22,6 +22,21 @@ PATIENCE = 180_000
 SERVER_GONE = ("ERR_INCOMPLETE_CHUNKED_ENCODING", "ERR_CONNECTION_REFUSED", "ERR_CONNECTION_RESET",
                "ERR_EMPTY_RESPONSE", "Connection errored out")
 
+FAINT = """() => {
+  const light = c => { const a = c.map(v => (v /= 255) <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);
+                       return .2126 * a[0] + .7152 * a[1] + .0722 * a[2] };
+  const parse = s => (s.match(/[\\d.]+/g) || [0, 0, 0, 0]).map(Number);
+  const ground = e => { for (; e; e = e.parentElement) { const c = parse(getComputedStyle(e).backgroundColor);
+                        if (c.length < 4 || c[3] > .5) return c.slice(0, 3) } return [255, 255, 255] };
+  return [...document.querySelectorAll('button, p, label, span, dt, dd, td, th, figcaption, a, summary, h1, h3')]
+    .filter(e => e.offsetParent && e.innerText.trim() && !e.closest('[disabled]')
+                 && getComputedStyle(e).color.startsWith('rgb')
+                 && ![...e.children].some(c => c.innerText && c.innerText.trim() === e.innerText.trim()))
+    .map(e => { const [a, b] = [light(parse(getComputedStyle(e).color).slice(0, 3)), light(ground(e))];
+                return [(Math.max(a, b) + .05) / (Math.min(a, b) + .05), e.tagName, e.innerText.slice(0, 40)] })
+    .filter(found => found[0] < 4.5) }"""
+"""Texts whose contrast is less than 4.5 to 1 (WCAG 2, AA)."""
+
 
 @pytest.fixture(scope="module")
 def browser():
@@ -162,7 +177,7 @@ def test_generate_compare_vote_export_and_train(pipelines, open_page, tmp_path):
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_every_tab_fits_its_width_and_has_labels(many, open_page, tmp_path, width):
+def test_every_tab_fits_its_width_has_labels_and_can_be_read(many, open_page, tmp_path, width):
     with server(*many, *JUDGES, "--folder", tmp_path / "book", "--pairs", 4, "--runs", tmp_path) as (address, _):
         page = open_page(address, width)
         for tab in ("Blind vote", "Leaderboard", "Score", "Runs", "Train on my votes", "Compare"):
@@ -174,6 +189,7 @@ def test_every_tab_fits_its_width_and_has_labels(many, open_page, tmp_path, widt
             page.wait_for_timeout(800)
             overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
             assert overflow <= 1, (tab, overflow)
+            assert not page.evaluate(FAINT), (tab, page.evaluate(FAINT))
             bare = page.evaluate("""() => [...document.querySelectorAll('input, textarea, button, img, video')]
                 .filter(e => e.offsetParent !== null && !(e.labels && e.labels.length) && !e.getAttribute('aria-label')
                         && !e.getAttribute('aria-labelledby') && !e.getAttribute('alt') && !e.title
