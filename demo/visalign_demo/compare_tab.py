@@ -13,6 +13,7 @@ from visalign.evaluators.variety import per_prompt
 from visalign.jobs.subjects import Subject
 from visalign.media import Media, Sample
 from visalign.rewards import Reward
+from visalign.video import read_media
 from visalign_demo.context import Demo, client_of, render, sentence_of
 from visalign_demo.pool import by_prompt
 from visalign_demo.shelf import is_clip
@@ -96,8 +97,6 @@ def media_of(demo: Demo, job: Job, subject: Subject, wish: Wish, seeds: list[int
     if subject.load is not None:
         return demo.studio.sample(job, subject, wish.prompt, seeds, steps=wish.steps, strength=wish.strength,
                                   guidance_scale=wish.guidance_scale)
-    from visalign.video import read_media
-
     files = by_prompt(subject).get(wish.prompt, [])
     if not files:
         raise UserError(f"{subject.name} is a folder and has nothing for this prompt; take a random prompt.")
@@ -168,16 +167,15 @@ def stream(demo: Demo, wish: Wish, session: str, client: str) -> Iterator[tuple[
             earlier.cancel()
         job = demo.running[session] = demo.studio.submit(lambda running: make(demo, wish, running))
         yield progress_html(None, 0, waiting=True), gr.skip()
-        begun, what, finished = time.monotonic(), "", False
+        begun, what = time.monotonic(), ""
         for news in job:
             if isinstance(news, View):
-                finished = len(news.columns) == len(wish.models)
                 yield gr.skip(), news.html()
             else:
                 if news.what != what:
                     begun, what = time.monotonic(), news.what
                 yield progress_html(news, begun), gr.skip()
-        yield "" if finished else problem_html("Cancelled."), gr.skip()
+        yield problem_html("Cancelled.") if job.cut_short else "", gr.skip()
     except Exception as error:
         yield problem_html(sentence_of(error)), gr.skip()
 

@@ -8,7 +8,7 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property, wraps
+from functools import cached_property
 from pathlib import Path
 
 import gradio as gr
@@ -17,6 +17,7 @@ from visalign.data.generations import find_generations
 from visalign.data.prompts import read_prompts
 from visalign.errors import UserError
 from visalign.generators import inspect_checkpoint
+from visalign.generators.loading import EMBEDDED, pick_device
 from visalign.jobs.evaluate import subjects_of
 from visalign.jobs.score import load_judges
 from visalign.jobs.subjects import Subject
@@ -80,13 +81,13 @@ class Demo:
         scale = config.eval.guidance_scale if config else 4.5
         self.guidance_scale = scale if settings.guidance_scale is None else settings.guidance_scale
         self.book = VoteBook(settings.folder)
-        self.shelf = Shelf(settings.folder / "shown", self.book.media)
         self.studio = Studio(settings.device, settings.keep)
         self.limits = Limits(time.monotonic)
         self.running: dict[str, Job] = {}
         self.page: gr.Blocks | None = None
         self._scratch = tempfile.TemporaryDirectory(prefix="visalign-demo-")
         self.tables = Path(self._scratch.name)
+        self.shelf = Shelf(self.tables / "shown", self.book.media)
         self.pool = Pool(self.studio, self.book, self.recipe(), settings.pairs, settings.rollouts)
 
     def _prompts(self, subjects: list[Subject], config) -> list[str]:
@@ -94,7 +95,7 @@ class Demo:
         stored = [subject for subject in subjects if subject.load is None]
         if source is None and stored:
             return list(dict.fromkeys(entry.prompt for entry in find_generations(stored[0].source) if entry.prompt))
-        embedded = any(subject.model and subject.model.source.startswith("tiny-") for subject in subjects)
+        embedded = any(subject.model and subject.model.source in EMBEDDED for subject in subjects)
         default = {"image": "emoji:held_out", "video": "clips:held_out"}[self.modality] if embedded else "families:all"
         return list(dict.fromkeys(read_prompts(source or default)))
 
@@ -114,8 +115,6 @@ class Demo:
 
     @property
     def judging_device(self) -> str:
-        from visalign.generators.loading import pick_device
-
         return str(pick_device(self.settings.device))
 
     def forget(self, session: str) -> None:
@@ -173,20 +172,6 @@ class Limits:
 def client_of(request: gr.Request | None) -> str:
     """The address a request came from."""
     return request.client.host if request is not None and request.client else "here"
-
-
-def in_one_sentence(problem: Callable[[str], object]):
-    """Turn what goes wrong in a handler into one sentence on the page, by `problem(sentence)`; the details of what
-    nobody expected go to the server's log."""
-    def decorate(handler):
-        @wraps(handler)
-        def answer(*arguments, **named):
-            try:
-                return handler(*arguments, **named)
-            except Exception as error:
-                return problem(sentence_of(error))
-        return answer
-    return decorate
 
 
 def sentence_of(error: Exception) -> str:

@@ -37,10 +37,14 @@ class Step:
 
 
 class Job:
-    """Work that waits its turn. Iterating over it gives what the work tells, and raises what ended it."""
+    """Work that waits its turn. Iterating over it gives what the work tells, and raises what ended it.
+
+    cut_short: afterwards, whether it was cancelled before it had done all.
+    """
 
     def __init__(self, work: Callable[["Job"], Any], makes_way: Callable[[], bool] = lambda: False):
         self.work, self.makes_way = work, makes_way
+        self.cut_short = False
         self._told: queue.Queue = queue.Queue()
         self._cancelled = threading.Event()
 
@@ -70,7 +74,8 @@ class Job:
         try:
             while not isinstance(news := self._told.get(), _End):
                 yield news
-            if news.error is not None and not isinstance(news.error, Cancelled):
+            self.cut_short = isinstance(news.error, Cancelled)
+            if news.error is not None and not self.cut_short:
                 raise news.error
         finally:
             self.cancel()  # whoever stops listening, such as a closed page, wants no more

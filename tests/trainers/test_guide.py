@@ -11,8 +11,11 @@ from safetensors.torch import load_file
 
 from tests.video_pipelines import SHAPES
 from visalign.cli import main
-from visalign.media import Video
-from visalign.video import to_video_bytes
+from visalign.config import Model
+from visalign.generators import load_generator
+from visalign.guidance import GuideJudge, load_guide
+from visalign.media import Sample, Video
+from visalign.video import read_media, to_video_bytes
 
 
 def invoke(*arguments):
@@ -83,6 +86,11 @@ def test_it_learns_is_followed_and_swept(guide_recipe, tmp_path, pipelines):
     assert "How hard the guide can be followed" in page and "weight of the guide" in page
     figures = json.loads((tmp_path / "sweep" / "results.json").read_text())["figures"]
     assert all("reward/guide VQ" in figures[f"weight {weight}"] for weight in (0, 4, 16))
+    generator = load_generator(Model(source=str(pipelines("wan")), precision="fp32", prompt_tokens=8, **SHAPES["wan"]))
+    judge = GuideJudge(lambda: load_guide(run, generator), "VQ", "video")
+    bright, dark = (Sample("a red square").with_media(read_media(tmp_path / f"1{side}.mp4", side, 5)) for side in "AB")
+    values = judge.score([bright, dark, bright]).values[:, 0]
+    assert values[0] > values[1] and values[0] == pytest.approx(values[2].item(), abs=1e-4)
     again = invoke("guide", "sweep", pipelines("wan"), run, "--prompts", tmp_path / "p.txt", "-o", tmp_path / "sweep")
     assert again.exit_code == 1 and "already holds results" in again.output
 
