@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from visalign.errors import UserError
 from visalign.generators.adapters import add_lora, outputs_of, scale_lora
+from visalign.generators.kernels import kernel, recomputing
 from visalign.generators.shape import Shape
 from visalign.media import Media, Video, to_pixels
 from visalign.processes import Diffusion, Flow
@@ -41,7 +42,6 @@ class Guidance:
     detach_negative: bool = True
 
 _KINDS = {"image": "picture", "video": "clip"}
-_SDPA = {"math": "MATH", "flash": "FLASH_ATTENTION"}
 
 
 class Generator:
@@ -140,9 +140,7 @@ class Generator:
         with contextlib.ExitStack() as stack:
             enabled = self.compute_dtype != torch.float32
             stack.enter_context(torch.autocast(self.device.type, self.compute_dtype, enabled=enabled))
-            if self.attention in _SDPA:
-                backend = getattr(torch.nn.attention.SDPBackend, _SDPA[self.attention])
-                stack.enter_context(torch.nn.attention.sdpa_kernel(backend))
+            stack.enter_context(kernel(self.attention))
             yield
 
     def predict(self, latents: Tensor, t: Tensor, conditioning: Conditioning,
@@ -264,7 +262,7 @@ class Generator:
             self._frozen_copy = copy.deepcopy(self.denoiser).to(self.compute_dtype).requires_grad_(False).eval()
             self.denoiser.to(torch.float32).requires_grad_(True)
         if gradient_checkpointing:
-            self.denoiser.enable_gradient_checkpointing()
+            self.denoiser.enable_gradient_checkpointing(recomputing(self.attention))
         return [p for _, p in self.trainable_parameters()]
 
     def trainable_parameters(self) -> list[tuple[str, nn.Parameter]]:

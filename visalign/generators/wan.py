@@ -1,5 +1,6 @@
 """Wan 2.1 and 2.2: rectified-flow transformers on 3-D latents with a UMT5 encoder (Wan Team 2025, arXiv 2503.20314)."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -107,8 +108,8 @@ class Experts(nn.Module):
     def enable_adapters(self) -> None:
         self._both("enable_adapters")
 
-    def enable_gradient_checkpointing(self) -> None:
-        self._both("enable_gradient_checkpointing")
+    def enable_gradient_checkpointing(self, how: Callable) -> None:
+        self._both("enable_gradient_checkpointing", how)
 
     def enable_xformers_memory_efficient_attention(self) -> None:
         self._both("enable_xformers_memory_efficient_attention")
