@@ -108,11 +108,13 @@ class Guard(Settings):
 class Output(Settings):
     """The run's folder and what is kept in it.
 
-    checkpoint_every: in optimiser steps, 0: only at the end. keep_checkpoints: the newest so many, 0: all of them (for
+    checkpoint_every: in optimiser steps, 0: by the clock alone. checkpoint_minutes: one is due, too, when the last is
+    so old, 0: never. There is always one at the end. keep_checkpoints: the newest so many, 0: all of them (for
     `visalign evaluate RUN --checkpoints all`).
     """
 
     folder: str = "runs/train"
     checkpoint_every: Annotated[int, Field(ge=0)] = 0
+    checkpoint_minutes: NonNegative = 10.0
     keep_checkpoints: Annotated[int, Field(ge=0)] = 2
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)

@@ -1,18 +1,78 @@
-"""The attention kernel that a setting names, in the forward pass and wherever a block is computed again."""
+"""The attention kernel that a setting names, in the forward pass and wherever a block is computed again.
+
+torch's own switch, `sdpa_kernel`, is the whole program's: a judge that works in another thread would attend with
+whatever kernel the generator has just switched on, and its values would differ in the last digit from run to run. So
+the kernel is chosen for the calling thread alone.
+"""
 
 import contextlib
 from collections.abc import Callable
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
-_SDPA = {"math": SDPBackend.MATH, "flash": SDPBackend.FLASH_ATTENTION}
+from visalign.errors import UserError
+
+
+def _math(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, causal: bool,
+          scale: float | None, grouped: bool) -> Tensor:
+    return torch.ops.aten._scaled_dot_product_attention_math(query, key, value, mask, dropout, causal, None,
+                                                             scale=scale, enable_gqa=grouped)[0]
+
+
+def _flash(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, causal: bool,
+           scale: float | None, grouped: bool) -> Tensor:
+    if grouped:
+        shared = query.shape[-3] // key.shape[-3]
+        key, value = key.repeat_interleave(shared, -3), value.repeat_interleave(shared, -3)
+    if query.device.type == "cpu":
+        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, dropout, causal,
+                                                                          attn_mask=mask, scale=scale)[0]
+    if mask is not None or query.dtype not in (torch.float16, torch.bfloat16):
+        raise UserError("model.attention flash: the fused kernel takes no mask and no float32, which this model asks "
+                        "for; use model.attention=native or model.precision=bf16")
+    width, scale = query.shape[-1], scale or query.shape[-1] ** -0.5
+    query, key, value = (F.pad(each, (0, -width % 8)) for each in (query, key, value))  # the kernel counts in eights
+    return torch.ops.aten._scaled_dot_product_flash_attention(query, key, value, dropout, causal, False,
+                                                              scale=scale)[0][..., :width]
+
+
+_KERNELS = {"math": _math, "flash": _flash}
+
+
+class _Chosen(TorchFunctionMode):
+    """Within: this thread's scaled_dot_product_attention is one kernel."""
+
+    def __init__(self, run: Callable[..., Tensor]):
+        super().__init__()
+        self.run = run
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is F.scaled_dot_product_attention:
+            return self._attend(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None,
+                dropout_p: float = 0.0, is_causal: bool = False, scale: float | None = None,
+                enable_gqa: bool = False) -> Tensor:
+        device = query.device.type
+        if torch.is_autocast_enabled(device):  # autocast knows torch's function by name, not the kernels behind it
+            dtype = torch.get_autocast_dtype(device)
+            query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+            if attn_mask is not None and attn_mask.is_floating_point():
+                attn_mask = attn_mask.to(dtype)
+        if attn_mask is not None and attn_mask.dtype == torch.bool:
+            attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill(~attn_mask, float("-inf"))
+        with torch.autocast(device, enabled=False):
+            return self.run(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
 
 
 def kernel(attention: str) -> contextlib.AbstractContextManager:
     """Within: torch's attention runs the chosen kernel; names that torch does not know change nothing."""
-    return sdpa_kernel(_SDPA[attention]) if attention in _SDPA else contextlib.nullcontext()
+    return _Chosen(_KERNELS[attention]) if attention in _KERNELS else contextlib.nullcontext()
 
 
 def recomputing(attention: str) -> Callable:

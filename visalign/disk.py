@@ -1,0 +1,85 @@
+"""Files that are whole or not there at all, and what is said of a disk that is full."""
+
+import contextlib
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from visalign.errors import UserError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_SAID = ("no space left", "disk quota", "file too large", "disk is full", "os error 28", "os error 122", "os error 27")
+_NOTHING_LEFT = 2**20
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """A file that is the old one or the new one, whole, also after a power loss; no temporary file stays."""
+    temporary = path.with_name(f".tmp-{path.name}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's content, or a folder's list of names, is on the disk itself."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network folders cannot be synced
+            raise
+    finally:
+        os.close(handle)
+
+
+def free_space(path: Path) -> int:
+    """Bytes that may still be written at `path`, which need not exist yet."""
+    path = path.expanduser().absolute()
+    return shutil.disk_usage(next(p for p in (path, *path.parents) if p.exists())).free
+
+
+def is_full(error: BaseException, path: Path) -> bool:
+    """Whether `error`, met while writing at `path`, means that the disk is full: libraries say so in many ways."""
+    if getattr(error, "errno", None) in _FULL or any(words in str(error).lower() for words in _SAID):
+        return True
+    return isinstance(error, RuntimeError) and free_space(path) < _NOTHING_LEFT  # torch hides the system's reason
+
+
+@contextlib.contextmanager
+def full_disk_told(what: str, path: Path, advice: str = "the same command continues") -> Iterator[None]:
+    """Within: a full disk ends in one sentence that begins with `what` and ends with `advice`.
+
+    Raises UserError.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, UserError) or not is_full(error, path):
+            raise
+        raise UserError(f"{what}: the disk is full ({in_words(free_space(path))} free); free some space, and "
+                        f"{advice}") from None
+
+
+def check_space(what: str, path: Path, needed: int, advice: str) -> None:
+    """Raise UserError, which begins with `what`, when fewer than `needed` bytes are free at `path`."""
+    free = free_space(path)
+    if needed > free:
+        raise UserError(f"{what}: about {in_words(needed)} are needed and {in_words(free)} are free; {advice}")
+
+
+def in_words(size: float) -> str:
+    """Bytes as people say them."""
+    for unit, bytes_each in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20)):
+        if size >= bytes_each:
+            return f"{size / bytes_each:.1f} {unit}"
+    return f"{size / 2**10:.0f} KiB"
