@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import yaml
 
 from visalign.configfile import parse_config
 from visalign.trainers.recipe import train
+from visalign.yamlfile import read_mapping
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "online"
 
@@ -66,7 +66,7 @@ SETTINGS = {
 
 def config_of(name: str, seed: int, folder: str):
     setting = SETTINGS[name]
-    raw = yaml.safe_load((CONFIGS / f"{setting.recipe}.yaml").read_text())
+    raw = read_mapping(CONFIGS / f"{setting.recipe}.yaml", "recipe")
     raw["reward"] = {"of": setting.reward}
     for section, values in setting.changes.items():
         raw[section] |= values

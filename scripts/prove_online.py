@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -44,6 +43,7 @@ from visalign.runs import RunFolder  # noqa: E402
 from visalign.trainers.feedback import make_samples  # noqa: E402
 from visalign.trainers.recipe import open_accelerator  # noqa: E402
 from visalign.trainers.setup import build_online  # noqa: E402
+from visalign.yamlfile import parse_yaml, read_mapping  # noqa: E402
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "online"
 METHODS = {name: (name, {}) for name in ("flow_grpo", "flow_grpo_fast", "dance_grpo", "mix_grpo", "grpo_guard",
@@ -140,7 +140,7 @@ def measured(generator, out: Path) -> dict:
 def recipe(method: str, reward: str, seed: int, out: Path, changes: dict, folder: str = "unused"):
     """The recipe of a method with another reward, seed and folder; `changes` go into its sections."""
     name, own = VARIANTS[method]
-    raw = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+    raw = read_mapping(CONFIGS / f"{name}.yaml", "recipe")
     raw["model"]["source"] = "tiny-sd3"
     raw["reward"] = {"of": spec_of(reward, out)}
     raw["output"] = {"folder": folder, "trackers": [], "checkpoint_every": 0, "keep_checkpoints": 1}
@@ -270,8 +270,7 @@ def main() -> None:
     for each in args.set:
         key, _, value = each.partition("=")
         section, _, name = key.partition(".")
-        value = yaml.safe_load(value)
-        changes.setdefault(section, {})[name] = float(value) if name == "lr" else value
+        changes.setdefault(section, {})[name] = parse_yaml(value, f"--set {each}")
     mine, of = map(int, args.worker.split("/"))
     known = {(each["method"], each["reward"], each["seed"]) for each in done_runs(args.out)}
     for method, reward, seed in jobs(args)[mine::of]:

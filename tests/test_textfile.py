@@ -14,6 +14,16 @@ def test_every_usual_encoding_gives_the_same_text(tmp_path, encoding):
     assert read_text(tmp_path / "a.txt", "prompts a.txt") == TEXT
 
 
+@pytest.mark.parametrize("text, encoding", [
+    ("Ordner: Übergröße für schöne Äpfel und süße Nüsse", "cp1252"), ("une fête à la plage, été", "cp1252"),
+    ("café", "cp1252"), ("“quoted” – dash…", "cp1252"), ("zażółć gęślą jaźń", "cp1250"),
+    ("кот на красном ковре", "cp1251"), ("赤い猫が走る", "cp932"),
+    ("一只红色的猫", "gb18030"), ("빨간 고양이", "cp949")])
+def test_older_encodings_are_told_apart(tmp_path, text, encoding):
+    (tmp_path / "a.txt").write_bytes(text.encode(encoding))
+    assert read_text(tmp_path / "a.txt", "prompts a.txt") == text
+
+
 def test_windows_line_ends_become_newlines(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"a\r\nb\rc\n")
     assert read_text(tmp_path / "a.txt", "x") == "a\nb\nc\n"

@@ -4,15 +4,16 @@ Unknown keys are errors that name the nearest allowed key. `key=value` overrides
 (`optim.lr=1e-4`) and `model=NAME` is short for `model.source=NAME`.
 """
 
-import math
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
-import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from visalign.config import Config, Model, OnlineConfig
+from visalign.config import Config, Model, OnlineConfig, Settings
+from visalign.config.common import switch_for_number
 from visalign.errors import UserError, nearest
+from visalign.overrides import apply_overrides
+from visalign.yamlfile import read_mapping
 
 Kind = TypeVar("Kind", bound=BaseModel)
 
@@ -22,35 +23,25 @@ def load_config(path: str | Path, overrides: tuple[str, ...] = (), kind: type[Ki
 
     Raises UserError with one sentence naming the file and key, what was given, and what is allowed.
     """
-    raw = read_yaml(Path(path), "config")
-    if not isinstance(raw, dict):
-        raise UserError(f"config {path}: expected a mapping of sections, found {type(raw).__name__}")
-    for override in overrides:
-        _apply_override(raw, override)
+    raw = read_mapping(path, "config")
+    kind = kind or (OnlineConfig if "rollout" in raw or any(each.startswith("rollout.") for each in overrides)
+                    else Config)
+    apply_overrides(raw, overrides, kind)
     return parse_config(raw, str(path), kind)
+
+
+class _OneModel(Settings):
+    model: Model
 
 
 def model_of(source: str, settings: tuple[str, ...] = ()) -> Model:
     """A model with settings given as `key=value`. Raises UserError naming the key that is wrong."""
-    raw: dict[str, Any] = {"source": source}
-    for setting in settings:
-        _apply_override(raw, setting)
+    raw: dict[str, Any] = {"model": {"source": source}}
+    apply_overrides(raw, tuple(f"model.{setting}" for setting in settings), _OneModel)
     try:
-        return Model.model_validate(raw)
+        return _OneModel.model_validate(raw).model
     except ValidationError as error:
-        raise UserError(f"model {source}: {_explain(error.errors()[0], Model)}") from None
-
-
-def read_yaml(path: Path, what: str) -> Any:
-    """The content of a YAML file. Raises UserError naming the file when it is missing or unreadable."""
-    try:
-        return yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{what} {path}: there is no such file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{what} {path}: not readable as YAML ({' '.join(str(error).split())})") from None
-    except OSError as error:
-        raise UserError(f"{what} {path}: cannot be read ({error.strerror})") from None
+        raise UserError(f"model {source}: {_explain(error, _OneModel)}") from None
 
 
 def parse_config(raw: dict, where: str = "config", kind: type[Kind] | None = None) -> Kind:
@@ -59,7 +50,7 @@ def parse_config(raw: dict, where: str = "config", kind: type[Kind] | None = Non
     try:
         config = kind.model_validate(raw)
     except ValidationError as error:
-        raise UserError(f"{where}: {_explain(error.errors()[0], kind)}") from None
+        raise UserError(f"{where}: {_explain(error, kind)}") from None
     build_objective(config.objective, where, kind.loop)
     if isinstance(config, OnlineConfig):
         build_advantage(config.advantage, where)
@@ -96,42 +87,16 @@ def build_dataclass(kind: type, settings: dict[str, Any], unknown: str, prefix: 
     for key in settings:
         if key not in allowed:
             raise UserError(unknown.format(key=key) + nearest(key, allowed))
+    hints = get_type_hints(kind, include_extras=True)
+    for key, value in settings.items():
+        if switch_for_number(hints[key], value):
+            raise UserError(f"{prefix}.{key} is {value!r}: a number is expected")
     try:
         return TypeAdapter(kind).validate_python(settings)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         raise UserError(f"{prefix}{'.' if key else ': '}{_message(key, first)}") from None
-
-
-def _apply_override(raw: dict, override: str) -> None:
-    key, separator, text = override.partition("=")
-    if not separator or not key:
-        raise UserError(f"override '{override}': expected key=value, for example optim.lr=1e-4")
-    if key == "model":
-        key = "model.source"
-    *parents, last = key.split(".")
-    node = raw
-    for parent in parents:
-        node = node.setdefault(parent, {})
-        if not isinstance(node, dict):
-            raise UserError(f"override '{override}': {parent} is a value, not a section")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise UserError(f"override '{override}': the value is not readable as YAML") from None
-    node[last] = _number(value)
-
-
-def _number(value):
-    """YAML 1.1 reads 1e-4 as text; people mean the number."""
-    if isinstance(value, str):
-        try:
-            number = float(value)
-        except ValueError:
-            return value
-        return number if math.isfinite(number) else value
-    return value
 
 
 def _section(location: tuple, kind: Any) -> type[BaseModel] | None:
@@ -144,7 +109,9 @@ def _section(location: tuple, kind: Any) -> type[BaseModel] | None:
     return kind
 
 
-def _explain(error: dict, kind: type[BaseModel]) -> str:
+def _explain(errors: ValidationError, kind: type[BaseModel]) -> str:
+    """The first mistake; a key that is unknown before one that is missing, since it is often the same, misspelt."""
+    error = min(errors.errors(), key=lambda each: each["type"] != "extra_forbidden")
     location = tuple(error["loc"])
     key = ".".join(str(part) for part in location)
     if error["type"] == "extra_forbidden":
@@ -155,13 +122,20 @@ def _explain(error: dict, kind: type[BaseModel]) -> str:
     return _message(key, error)
 
 
+_EXPECTED = {"string_type": "text is expected; put it in quotes", "bool_parsing": "true or false is expected",
+             "bool_type": "true or false is expected", "tuple_type": "a list such as [a, b] is expected",
+             "dict_type": "a mapping such as {name: value} is expected",
+             "model_type": "a mapping such as {name: value} is expected"}
+
+
 def _message(key: str, error: dict) -> str:
     if error["type"] == "missing":
         return f"{key} is missing"
     message = error["msg"].removeprefix("Value error, ")
     if not key or error["type"] == "value_error":
         return f"{key + ': ' if key else ''}{message}"
-    return f"{key} is {error['input']!r}: {message[0].lower()}{message[1:]}"
+    message = _EXPECTED.get(error["type"]) or f"{message[0].lower()}{message[1:]}"
+    return f"{key} is {repr(error['input'])[:100]}: {message}"
 
 
 def recipe_path(name: str) -> Path:

@@ -15,10 +15,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import yaml
-
 from visalign.config import Config
 from visalign.errors import UserError
+from visalign.yamlfile import dump_yaml, read_mapping
 
 MAY_CHANGE = frozenset({"train.steps", "train.epochs", "train.device", "data.cache", "rollout.cache",
                         "reward.timeout", "reward.retries", "reward.retry_wait", "reward.max_failures"})
@@ -44,7 +43,7 @@ class RunFolder:
                             "another folder with output.folder=...")
         settings = config.model_dump(mode="json")
         if used:
-            earlier = yaml.safe_load((self.path / "config.yaml").read_text())
+            earlier = read_mapping(self.path / "config.yaml", "run")
             changed = [f"{section}.{key}" for section in sorted(settings.keys() - {"eval", "guard", "output"})
                        for key in settings[section] | earlier.get(section, {})
                        if settings[section].get(key) != earlier.get(section, {}).get(key)
@@ -55,7 +54,7 @@ class RunFolder:
         try:
             for name in ("checkpoints", "samples"):
                 (self.path / name).mkdir(parents=True, exist_ok=True)
-            write_atomically(self.path / "config.yaml", yaml.safe_dump(settings, sort_keys=False).encode())
+            write_atomically(self.path / "config.yaml", dump_yaml(settings).encode())
         except OSError as error:
             raise UserError(f"output.folder {self.path}: cannot be written ({error.strerror})") from None
         for leftover in (self.path / "checkpoints").glob(".tmp-*"):

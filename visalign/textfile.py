@@ -11,6 +11,9 @@ from visalign.errors import UserError
 
 _MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe\x00\x00", "utf-32"), (b"\x00\x00\xfe\xff", "utf-32"),
           (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
+_OLDER = ["cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp1255", "cp1256", "cp932", "gb18030", "big5", "cp949",
+          "euc_jp"]
+_TYPOGRAPHY = "\xa0«»‘’‚“”„–—…•°€£§©®™"
 
 
 def decode_text(data: bytes, where: str) -> str:
@@ -29,9 +32,13 @@ def decode_text(data: bytes, where: str) -> str:
         return text
     if data[1::2].count(0) > len(data) // 4 or data[::2].count(0) > len(data) // 4:
         return _decoded(data, "utf-16-le" if data[1::2].count(0) >= data[::2].count(0) else "utf-16-be", where)
-    guess = None if b"\x00" in data else from_bytes(data).best()
+    guess = None if b"\x00" in data else from_bytes(data, cp_isolation=_OLDER).best()
     if guess is None:
         raise UserError(f"{where}: not text in any known encoding; save it as UTF-8")
+    if guess.encoding in ("cp1250", "cp1254"):  # too alike for statistics: of the three, the one that most write
+        western = data.decode("cp1252", errors="replace")
+        if all(c.isalpha() or c in _TYPOGRAPHY for c in western if not c.isascii()):
+            return western
     return str(guess)
 
 

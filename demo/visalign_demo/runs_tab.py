@@ -9,7 +9,7 @@ from pathlib import Path
 import gradio as gr
 
 from visalign.config import Config, OnlineConfig
-from visalign.configfile import parse_config, read_yaml
+from visalign.configfile import parse_config
 from visalign.errors import UserError
 from visalign.evaluators.verdict import Limits, Verdict, judge
 from visalign.pages import media_uri
@@ -18,6 +18,7 @@ from visalign.rewards import load_reward
 from visalign.runs import read_metrics
 from visalign.trainers.evaluation import measured_of
 from visalign.video import read_media
+from visalign.yamlfile import read_mapping
 from visalign_demo.compare_tab import problem_html
 from visalign_demo.context import Demo, render, sentence_of
 
@@ -71,7 +72,7 @@ def overview_html(run: Run) -> str:
     """Verdict, newest numbers and curves."""
     rows = rows_of(run)
     trained, held = ([row for row in rows if row["kind"] == kind] for kind in ("train", "held_out"))
-    config = parse_config(read_yaml(run.path / "config.yaml", "run"), str(run.path / "config.yaml"))
+    config = parse_config(read_mapping(run.path / "config.yaml", "run"), str(run.path / "config.yaml"))
     unit = UNITS[config.loop]
     drawn = curves(trained, held, unit) if trained and held and "values" in held[0] else None
     means = [{name: sum(values) / len(values) for name, values in row["values"].items()

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import gradio as gr
-import yaml
 
-from visalign.configfile import read_yaml, recipe_path
+from visalign.configfile import recipe_path
 from visalign.errors import UserError
 from visalign.generators import inspect_checkpoint
 from visalign.runs import write_atomically
 from visalign.votes import Exported, export_votes
+from visalign.yamlfile import dump_yaml, read_mapping
 from visalign_demo.compare_tab import problem_html
 from visalign_demo.context import Demo, render, sentence_of
 
@@ -44,7 +44,7 @@ def recipe_of(demo: Demo, exported: Exported) -> dict:
                         "base=tiny-sd3.")
     model = subject.model
     shipped = EMBEDDED.get(model.source) or BY_PROCESS[inspect_checkpoint(model).family.process_kind]
-    like = read_yaml(recipe_path(shipped), "recipe")
+    like = read_mapping(recipe_path(shipped), "recipe")
     data = {"path": str(exported.comparisons.resolve())} | ({"holdout": 0.1} if exported.decided >= 20 else {})
     steps = max(60, min(like["train"]["steps"], 4 * exported.decided))
     judges = demo.settings.judges
@@ -74,7 +74,7 @@ def free_folder(runs: Path) -> Path:
 def plan_training(demo: Demo) -> Plan:
     """Export the votes and write the recipe beside them. Raises UserError when there is nothing to train on."""
     exported = export_votes(demo.book, demo.settings.folder / "export")
-    text = yaml.safe_dump(recipe_of(demo, exported), sort_keys=False)
+    text = dump_yaml(recipe_of(demo, exported))
     file = demo.settings.folder / "train_on_votes.yaml"
     write_atomically(file, f"# Votes of {exported.decided} decided pairs.\n{text}".encode())
     return Plan(exported, text, file)

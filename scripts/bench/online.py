@@ -18,7 +18,6 @@ import tempfile
 from pathlib import Path
 
 import torch
-import yaml
 
 sys.path.insert(0, str(Path(__file__).parent))
 from offline import seconds, sized_network  # noqa: E402
@@ -31,6 +30,7 @@ from visalign.runs import RunFolder  # noqa: E402
 from visalign.trainers.online.loop import OnlineTrainer  # noqa: E402
 from visalign.trainers.recipe import open_accelerator  # noqa: E402
 from visalign.trainers.setup import build_online  # noqa: E402
+from visalign.yamlfile import read_mapping  # noqa: E402
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 METHODS = ("online/flow_grpo", "online/grpo_guard", "online/nft", "video/flow_grpo", "video/nft")
@@ -39,7 +39,7 @@ SIZED = {"sd3.5-medium": (24, 10, {"hidden_states": (16, 64, 64)}), "wan2.1-1.3b
 
 
 def build_trainer(method: str, folder: str) -> OnlineTrainer:
-    raw = yaml.safe_load((CONFIGS / f"{method}.yaml").read_text())
+    raw = read_mapping(CONFIGS / f"{method}.yaml", "recipe")
     raw["train"] |= {"epochs": 10**6, "device": "cpu"}
     raw["output"] = {"folder": folder, "trackers": [], "checkpoint_every": 0}
     raw["rollout"]["cache"] = f"{folder}/cache"

@@ -8,6 +8,7 @@ import click
 from visalign.cli.demo import demo, votes
 from visalign.cli.evaluate import compare, evaluate, layout
 from visalign.cli.generate import generate, guide
+from visalign.cli.options import Names, Overridable
 from visalign.errors import UserError
 
 
@@ -58,7 +59,7 @@ def quiet_libraries() -> None:
     logging.getLogger("root").setLevel(logging.ERROR)
 
 
-@main.command()
+@main.command(cls=Overridable)
 @click.argument("config", type=click.Path(path_type=Path))
 @click.argument("overrides", nargs=-1)
 @click.option("--dry-run", is_flag=True, help="Print settings, sizes and a memory estimate; load nothing.")
@@ -81,7 +82,7 @@ def train(config: Path, overrides: tuple[str, ...], dry_run: bool, resume: bool)
 QUICKSTARTS = {"tiny-sd3": "quickstart.yaml", "tiny-sdxl": "quickstart_sdxl.yaml"}
 
 
-@main.command()
+@main.command(cls=Overridable)
 @click.argument("overrides", nargs=-1)
 @click.option("--resume", is_flag=True, help="Continue an interrupted quickstart.")
 def quickstart(overrides: tuple[str, ...], resume: bool) -> None:
@@ -110,7 +111,7 @@ def _print_result(result) -> None:
     click.echo(f"{'report':36} {result.folder / 'report.html'}")
 
 
-@main.command()
+@main.command(cls=Overridable)
 @click.argument("config", type=click.Path(path_type=Path))
 @click.argument("overrides", nargs=-1)
 @click.option("--out", "-o", type=click.Path(path_type=Path), default=Path("votes"), show_default=True)
@@ -149,7 +150,7 @@ def data_check(path: str, kind: str, image_root: str | None, sheet: Path) -> Non
 
 @main.command()
 @click.argument("source", required=False)
-@click.option("--rewards", "-r", default="tiny-reward,tiny-clip", show_default=True,
+@click.option("--rewards", "-r", default="tiny-reward,tiny-clip", show_default=True, type=Names(),
               help="Names, KIND:SOURCE, folders or YAML files, separated by commas.")
 @click.option("--out", "-o", type=click.Path(path_type=Path), default=Path("scores.parquet"), show_default=True)
 @click.option("--list", "list_rewards", is_flag=True, help="Name every reward with one line about it.")
@@ -160,7 +161,7 @@ def data_check(path: str, kind: str, image_root: str | None, sheet: Path) -> Non
 @click.option("--workers", type=click.IntRange(1), help="Threads that decode files (default: half the cores).")
 @click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
 @click.option("--no-gallery", is_flag=True, help="Write the table only.")
-def score(source: str | None, rewards: str, out: Path, list_rewards: bool, prompts_from_names: bool,
+def score(source: str | None, rewards: tuple[str, ...], out: Path, list_rewards: bool, prompts_from_names: bool,
           media_root: str | None, max_failures: float, workers: int | None, device: str, no_gallery: bool) -> None:
     """Judge every picture and clip of SOURCE: a folder, a run, or a manifest; write a table and a gallery.
 
@@ -177,7 +178,7 @@ def score(source: str | None, rewards: str, out: Path, list_rewards: bool, promp
     from visalign.generators.loading import pick_device
     from visalign.jobs.score import score_generations
 
-    done = score_generations(source, [name for name in rewards.split(",") if name], out,
+    done = score_generations(source, list(rewards), out,
                              device=str(pick_device(device)), max_failures=max_failures,
                              prompts_from_names=prompts_from_names, media_root=media_root, workers=workers,
                              gallery=not no_gallery)
@@ -232,7 +233,7 @@ def reward() -> None:
     """Train the unified reward, measure any reward, take its biases out."""
 
 
-@reward.command("train")
+@reward.command("train", cls=Overridable)
 @click.argument("config", type=click.Path(path_type=Path))
 @click.argument("overrides", nargs=-1)
 @click.option("--resume", is_flag=True, help="Continue the run in output.folder from its last checkpoint.")
@@ -249,21 +250,20 @@ def reward_train(config: Path, overrides: tuple[str, ...], resume: bool) -> None
 @reward.command("eval")
 @click.argument("reward_spec", metavar="REWARD")
 @click.argument("data_path", metavar="DATA")
-@click.option("--dimensions", default="alignment,quality,aesthetics,motion", show_default=True,
+@click.option("--dimensions", default="alignment,quality,aesthetics,motion", show_default=True, type=Names(),
               help="Labelled columns to look for.")
 @click.option("--out", "-o", type=click.Path(path_type=Path), default=Path("reward-eval"), show_default=True)
 @click.option("--image-root", type=click.Path(), help="Folder that relative paths start from.")
 @click.option("--no-edits", is_flag=True, help="Leave out the robustness test, which triples the work.")
 @click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
-def reward_eval(reward_spec: str, data_path: str, dimensions: str, out: Path, image_root: str | None, no_edits: bool,
-                device: str) -> None:
+def reward_eval(reward_spec: str, data_path: str, dimensions: tuple[str, ...], out: Path, image_root: str | None,
+                no_edits: bool, device: str) -> None:
     """How far REWARD agrees with the judgements in DATA, with intervals, and what it gets most wrong."""
     from visalign.data.judgements import read_judgements
     from visalign.generators.loading import pick_device
     from visalign.jobs.reward_eval import evaluate_reward, summary_lines
 
-    names = tuple(name for name in dimensions.split(",") if name)
-    reports = evaluate_reward(reward_spec, read_judgements(data_path, names, image_root), out,
+    reports = evaluate_reward(reward_spec, read_judgements(data_path, dimensions, image_root), out,
                               str(pick_device(device)), edits=not no_edits)
     click.echo("\n".join([*summary_lines(reports), f"report in {out / 'report.html'}"]))
 

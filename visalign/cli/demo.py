@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from visalign.cli.options import Names
 from visalign.errors import UserError
 
 
@@ -20,7 +21,8 @@ from visalign.errors import UserError
 @click.option("--prompts", help="A text file, one a line, or emoji:held_out, clips:held_out ... (default: the run's).")
 @click.option("--steps", type=click.IntRange(1))
 @click.option("--guidance-scale", type=click.FloatRange(0))
-@click.option("--judges", "-r", default="tiny-reward,tiny-clip", show_default=True, help="As for `score`.")
+@click.option("--judges", "-r", default="tiny-reward,tiny-clip", show_default=True, type=Names(may_be_none=True),
+              help="As for `score`.")
 @click.option("--features", default="tiny-clip", show_default=True, help="open_clip model that measures variety.")
 @click.option("--pairs", default=60, show_default=True, type=click.IntRange(0), help="Pairs made ahead for voting.")
 @click.option("--rollout", "rollouts", multiple=True, type=click.Path(exists=True, path_type=Path),
@@ -29,7 +31,7 @@ from visalign.errors import UserError
 @click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
 @click.option("--keep", default=2, show_default=True, type=click.IntRange(1), help="Models held in memory at once.")
 @click.option("--upload-megabytes", default=64, show_default=True, type=click.IntRange(1), help="Of one file.")
-def demo(models: tuple[str, ...], judges: str, **given) -> None:
+def demo(models: tuple[str, ...], **given) -> None:
     """Compare MODELS, given as NAME=SOURCE, in the browser: side by side, blind, and on a leaderboard.
 
     Without MODELS, the last finished run below --runs meets the model it was trained from; where there is none, an
@@ -43,7 +45,7 @@ def demo(models: tuple[str, ...], judges: str, **given) -> None:
         if error.name != "visalign_demo":
             raise
         raise UserError("demo: the app is not installed; install visalign from its repository") from None
-    asked = given | {"judges": tuple(name for name in judges.split(",") if name)}
+    asked = dict(given)
     if models:
         asked["models"] = read_names(models, "demo")
     elif run := last_run(given["runs"]):

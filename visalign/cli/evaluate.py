@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from visalign.cli.options import Names
+
 
 def measuring_options(command):
     """What both measuring verbs may be told."""
@@ -15,7 +17,8 @@ def measuring_options(command):
         click.option("--steps", type=click.IntRange(1), help="Sampling steps (default: the run's, or 28)."),
         click.option("--guidance-scale", type=click.FloatRange(0), help="Default: the run's, or 4.5."),
         click.option("--seed", default=0, show_default=True),
-        click.option("--rewards", "-r", help="As for `score` (default: the run's, or tiny-reward,tiny-clip)."),
+        click.option("--rewards", "-r", type=Names(may_be_none=True),
+                     help="As for `score` (default: the run's, or tiny-reward,tiny-clip)."),
         click.option("--proxy", help="The reward that was optimised (default: the run's, or the first)."),
         click.option("--features", help="open_clip model that measures variety (default: the run's, or tiny-clip)."),
         click.option("--reference", help="Real pictures, for fidelity and coverage (default: the base's samples)."),
@@ -29,12 +32,11 @@ def measuring_options(command):
     return command
 
 
-def asked_of(rewards: str | None, device: str, **given):
+def asked_of(device: str, **given):
     from visalign.generators.loading import pick_device
     from visalign.jobs.evaluate import Asked
 
-    names = None if rewards is None else tuple(name for name in rewards.split(",") if name)
-    return Asked(rewards=names, device=str(pick_device(device)), **given)
+    return Asked(device=str(pick_device(device)), **given)
 
 
 @click.command()

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from visalign.cli.options import Names, Overridable
 from visalign.errors import UserError
 
 
@@ -92,7 +93,7 @@ def guide() -> None:
     """Train a reward on noisy latents that `generate --guide` follows, and see how far it can be followed."""
 
 
-@guide.command("train")
+@guide.command("train", cls=Overridable)
 @click.argument("config", type=click.Path(path_type=Path))
 @click.argument("overrides", nargs=-1)
 @click.option("--resume", is_flag=True, help="Continue the run in output.folder from its last checkpoint.")
@@ -119,13 +120,14 @@ def guide_train(config: Path, overrides: tuple[str, ...], resume: bool) -> None:
 @click.option("--guidance-scale", default=3.0, show_default=True, type=click.FloatRange(0))
 @click.option("--guide-range", default="0.95:0.05", show_default=True, metavar="FIRST:LAST")
 @click.option("--guide-clip", default=1.0, show_default=True)
-@click.option("--rewards", "-r", default="tiny-reward,tiny-clip", show_default=True, help="Judges, as for `score`.")
+@click.option("--rewards", "-r", default="tiny-reward,tiny-clip", show_default=True, type=Names(),
+              help="Judges, as for `score`.")
 @click.option("--features", default="tiny-clip", show_default=True, help="open_clip model that measures variety.")
 @click.option("--out", "-o", type=click.Path(path_type=Path), default=Path("guide-sweep"), show_default=True)
 @click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
 def guide_sweep(model: str, guide_from: Path, dimension: str | None, weights: str, prompts: str, max_prompts: int,
                 seeds: int, settings: tuple[str, ...], steps: int, guidance_scale: float, guide_range: str,
-                guide_clip: float, rewards: str, features: str, out: Path, device: str) -> None:
+                guide_clip: float, rewards: tuple[str, ...], features: str, out: Path, device: str) -> None:
     """Follow a latent reward ever harder: what judges say, what becomes of variety, and where it breaks."""
     from visalign.configfile import model_of
     from visalign.data.prompts import read_prompts
@@ -140,7 +142,7 @@ def guide_sweep(model: str, guide_from: Path, dimension: str | None, weights: st
     dimension = dimension or read_head(find_guide(guide_from)).dimensions[0]
     plan = Sweep(dimension, tried, read_prompts(prompts, max_prompts), seeds, steps, guidance_scale,
                  lambda weight: _following(f"{dimension}={weight}", guide_from, guide_range, guide_clip))
-    report = sweep(model_of(model, settings), plan, [name for name in rewards.split(",") if name], features, out,
+    report = sweep(model_of(model, settings), plan, list(rewards), features, out,
                    str(pick_device(device)))
     for line in report.lines:
         click.echo(line)

@@ -1,8 +1,9 @@
 """Settings that several loops share: the model, the optimiser, what is measured and what is kept."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator
+from pydantic_core import PydanticCustomError
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -12,8 +13,24 @@ RewardSpec = str | dict[str, Any]
 """A reward's name, folder or YAML file, or a mapping {kind: ..., ...}; see rewards/registry.py."""
 
 
+def switch_for_number(annotation: Any, value: Any) -> bool:
+    """Whether true or false, which Python takes for 1 and 0, was given where neither is expected."""
+    def leaves(each):
+        return {each} if not get_args(each) else set().union(*map(leaves, get_args(each)))
+
+    given = value if isinstance(value, list | tuple) else [value]
+    return any(isinstance(each, bool) for each in given) and not leaves(annotation) & {bool, Any}
+
+
 class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers(cls, value, info):
+        if switch_for_number(cls.model_fields[info.field_name].annotation, value):
+            raise PydanticCustomError("number_expected", "a number is expected")
+        return value
 
 
 class Lora(Settings):

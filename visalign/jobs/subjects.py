@@ -8,8 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import yaml
-
 from visalign.config import Config, Model, OnlineConfig
 from visalign.configfile import parse_config
 from visalign.data.generations import Entry, find_generations
@@ -18,6 +16,7 @@ from visalign.generators import inspect_checkpoint, load_generator
 from visalign.generators.base import Generator
 from visalign.jobs.generate import write_generations
 from visalign.trainers.checkpoint import load_policy, step_of
+from visalign.yamlfile import read_mapping
 
 
 @dataclass(frozen=True)
@@ -109,11 +108,7 @@ def adapter_file(adapter: Path) -> Path:
 def run_config(folder: Path) -> Config | OnlineConfig:
     """The settings a run was made with. Raises UserError naming a file that is missing or no recipe."""
     file = folder / "config.yaml"
-    try:
-        raw = yaml.safe_load(file.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"run {file}: cannot be read ({' '.join(str(error).split())[:120]})") from None
-    return parse_config(raw, str(file))
+    return parse_config(read_mapping(file, "run"), str(file))
 
 
 def base_subject(name: str, run: Path) -> Subject:

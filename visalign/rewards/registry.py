@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from visalign.config import RewardSpec
-from visalign.configfile import build_dataclass, read_yaml
+from visalign.configfile import build_dataclass
 from visalign.errors import UserError, nearest
 from visalign.rewards import combine, rules, video_rules, vlm
 from visalign.rewards.base import Reward
@@ -24,6 +24,7 @@ from visalign.rewards.joint import JointReward
 from visalign.rewards.ocr import OcrText
 from visalign.rewards.openclip import ASSETS, EMBEDDED
 from visalign.rewards.qwen_heads import HPSv3, VideoReward
+from visalign.yamlfile import read_yaml
 
 REWARDS: dict[str, type] = {
     "clip": ClipScore,

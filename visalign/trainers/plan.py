@@ -1,7 +1,5 @@
 """`--dry-run`: what a recipe would do, without loading any weights."""
 
-import yaml
-
 from visalign.config import Config, OnlineConfig
 from visalign.configfile import build_objective
 from visalign.generators.base import Generator
@@ -9,6 +7,7 @@ from visalign.generators.loading import empty_generator, inspect_checkpoint, pic
 from visalign.trainers.cost import sample_passes
 from visalign.trainers.guard import interval_of
 from visalign.trainers.recipe import check
+from visalign.yamlfile import dump_yaml
 
 _BYTES = {"adamw": 8, "adamw8bit": 2, "adafactor": 0.1}
 
@@ -30,7 +29,7 @@ def describe(config: Config | OnlineConfig) -> str:
     held += trainable * 4 if "old" in objective.needs else 0
     settings = config.model_dump(mode="json") | {"objective": {"name": config.objective["name"], **vars(objective)}}
     return "\n".join([
-        yaml.safe_dump(settings, sort_keys=False).rstrip(), "",
+        dump_yaml(settings).rstrip(), "",
         f"device                {device}, arithmetic {str(dtype).removeprefix('torch.')}",
         f"denoiser parameters   {total / 1e6:,.2f} M, trainable {trainable / 1e6:,.3f} M ({config.model.tuning})",
         *_WORK[config.loop](config, objective), *_guard_work(config, objective),
