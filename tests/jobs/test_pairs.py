@@ -110,7 +110,7 @@ def test_a_ranker_that_cannot_be_reached_stops_with_its_reason(generations, tmp_
         tmp_path / "ranker.yaml",
     )
     sentence = result.output.strip().splitlines()[-1]
-    assert result.exit_code == 1 and "could not compare 5 of 5" in sentence and "did not answer" in sentence
+    assert result.exit_code == 1 and "cannot be reached" in sentence and "start the server" in sentence
 
 
 def test_an_existing_set_is_not_overwritten(generations, tmp_path):

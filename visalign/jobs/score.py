@@ -132,12 +132,14 @@ def score_generations(source: str, specs: list, out: Path, *, device: str = "cpu
 
 
 def means(table: pa.Table, judges: list[Reward]) -> tuple[str, ...]:
-    """Mean, standard deviation and how many were judged, for every dimension of every judge."""
+    """Mean, standard deviation and how many were judged, for every dimension of every judge; why, where none was."""
     lines = []
     for name in (f"{judge.name}.{dimension}" for judge in judges for dimension in judge.dimensions):
         known = table.column(name).drop_null().to_numpy()
         figures = f"mean {known.mean():9.4f}  std {known.std():8.4f}" if len(known) else "no value"
-        lines.append(f"{name:32} {figures}  judged {len(known)} of {len(table)}")
+        said = next((text for text in table.column("remarks").to_pylist() if text), None)
+        why = f"; first remark: {said}" if said and not len(known) else ""
+        lines.append(f"{name:32} {figures}  judged {len(known)} of {len(table)}{why}")
     return tuple(lines)
 
 

@@ -110,8 +110,9 @@ def expand(spec: RewardSpec) -> dict[str, Any]:
         if kind not in REWARDS:
             raise UserError(f"reward: kind is {kind!r}, which is no reward{nearest(str(kind), [*REWARDS, *ALIASES])}")
         return dict(spec)
-    if not isinstance(spec, str) or not spec:
+    if not isinstance(spec, str) or not spec.strip():
         raise UserError(f"reward: expected a name, a folder, a YAML file or a mapping, got {spec!r}")
+    spec = spec.strip()
     if spec in ALIASES:
         return {"name": spec} | ALIASES[spec]
     name, colon, source = spec.partition(":")

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
-from urllib.parse import urlsplit
 
 import torch
 from PIL import Image
@@ -51,11 +50,9 @@ class AskingJudge(Judge):
         if bool(self.url) == bool(self.source):
             raise ValueError("set exactly one of url (an endpoint) and source (a local model)")
         if self.url:
-            parts = urlsplit(self.url)
-            if parts.scheme not in ("http", "https") or not parts.hostname:
-                raise ValueError(f"url is {self.url!r}; expected http(s)://HOST[:PORT]/v1")
-            if parts.username or parts.password:
-                raise ValueError("url must not hold a password; put the key into the environment variable key_env")
+            from visalign.rewards.vlm.address import clean_url
+
+            self.url = clean_url(self.url)
         for name in ("timeout", "concurrency", "max_tokens", "frames"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be greater than 0, got {getattr(self, name)}")
@@ -69,6 +66,8 @@ class AskingJudge(Judge):
             from visalign.rewards.hub_clip import check_hub_or_folder
 
             check_hub_or_folder(self.source, "config.json", self.name)
+        else:
+            self.asker.check(self.name)
 
     def to(self, device: str) -> None:
         super().to(device)
@@ -96,8 +95,7 @@ class AskingJudge(Judge):
                  "max_tokens": self.max_tokens, "temperature": self.temperature, "logprobs": self.logprobs}
         keys = [question.key(about) for question in questions]
         known = self.answers.get(keys) if self.answers else {}
-        outcomes: list[Answer | Failure | None] = [Answer(**json.loads(known[key])) if key in known else None
-                                                   for key in keys]
+        outcomes: list[Answer | Failure | None] = [stored(known.get(key)) for key in keys]
         open_places = [i for i, outcome in enumerate(outcomes) if outcome is None]
 
         def keep(j: int, answer: Answer) -> None:
@@ -117,16 +115,22 @@ class AskingJudge(Judge):
     def pictures(self, sample: Sample) -> tuple[Image.Image, ...]:
         return tuple(sample.frames(self.frames))
 
-    def read_all(self, questions: list[Question], read: Callable[[Answer], Any]) -> list[Any | Failure]:
-        """What `read` makes of each answer; a Failure where there is no answer or `read` raised ValueError."""
-        found = []
+    def read_noted(self, questions: list[Question],
+                   read: Callable[[Answer], Any]) -> list[tuple[Any | Failure, str | None]]:
+        """What `read` makes of each answer, and what a person should know of how it was asked (or None).
+
+        A Failure where there is no answer, or where `read` raised ValueError.
+        """
+        found: list[tuple[Any | Failure, str | None]] = []
         for outcome in self.ask(questions, read):
+            note = None
             if isinstance(outcome, Answer):
+                note = outcome.note
                 try:
                     outcome = read(outcome)
                 except ValueError as error:
                     outcome = Failure(str(error))
-            found.append(outcome)
+            found.append((outcome, note))
         return found
 
 
@@ -159,22 +163,28 @@ class ComparingJudge(AskingJudge):
 
     def compare(self, pairs: list[tuple[Sample, Sample]]) -> list[float | Failure]:
         """Probability that the first of each pair is better, averaged over both orders."""
+        return [outcome for outcome, _ in self.compare_noted(pairs)]
+
+    def compare_noted(self, pairs: list[tuple[Sample, Sample]]) -> list[tuple[float | Failure, str | None]]:
+        """As `compare`, with what a person should know of how it was asked, or None."""
         questions = [self.question(*order) for pair in pairs for order in (pair, pair[::-1])]
-        read = self.read_all(questions, self.read)
-        return [both_orders(there, back) for there, back in zip(read[::2], read[1::2], strict=True)]
+        read = self.read_noted(questions, self.read)
+        return [(both_orders(there, back), noted or noted_back)
+                for (there, noted), (back, noted_back) in zip(read[::2], read[1::2], strict=True)]
 
     def judge(self, samples: list[Sample]) -> Scores:
         groups: dict[str, list[int]] = {}
         for i, sample in enumerate(samples):
             groups.setdefault(sample.prompt, []).append(i)
         places = [(rows[a], rows[b]) for rows in groups.values() for a, b in matches(len(rows), self.opponents)]
-        outcomes = self.compare([(samples[i], samples[j]) for i, j in places])
+        outcomes = self.compare_noted([(samples[i], samples[j]) for i, j in places])
         total, count = torch.zeros(len(samples)), torch.zeros(len(samples))
         remarks = {i: "the only sample of its prompt, so there is nothing to compare it with"
                    for rows in groups.values() if len(rows) == 1 for i in rows}
-        for (i, j), outcome in zip(places, outcomes, strict=True):
+        for (i, j), (outcome, note) in zip(places, outcomes, strict=True):
+            if said := outcome.reason if isinstance(outcome, Failure) else note:
+                remarks |= {i: said, j: said}
             if isinstance(outcome, Failure):
-                remarks |= {i: outcome.reason, j: outcome.reason}
                 continue
             total[i] += outcome
             total[j] += 1 - outcome
@@ -184,12 +194,24 @@ class ComparingJudge(AskingJudge):
         return Scores(values[:, None], remarks)
 
 
+def stored(text: str | None) -> Answer | None:
+    """An answer as the cache keeps it; None where there is none, or one that an older visalign wrote."""
+    try:
+        return Answer(**json.loads(text)) if text else None
+    except (ValueError, TypeError):
+        return None
+
+
 def both_orders(there: float | Failure, back: float | Failure) -> float | Failure:
-    """Probability that the first is better from its probability in first and the other's in first place."""
+    """Probability that the first is better from its probability in first and the other's in first place.
+
+    A judge that names another winner when the order is turned prefers a place, not a sample: that is a tie.
+    """
     for outcome in (there, back):
         if isinstance(outcome, Failure):
             return outcome
-    return (there + 1 - back) / 2
+    again = 1 - back
+    return (there + again) / 2 if (there - 0.5) * (again - 0.5) > 0 else 0.5
 
 
 def matches(count: int, opponents: int) -> list[tuple[int, int]]:

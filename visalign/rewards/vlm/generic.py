@@ -1,6 +1,5 @@
 """A judge by any vision-language model: the principles and the rubric are settings (SALMON, Sun et al. 2023)."""
 
-import re
 from dataclasses import dataclass, field
 
 import torch
@@ -9,6 +8,7 @@ from torch import Tensor
 from visalign.media import Sample
 from visalign.rewards.base import Scores
 from visalign.rewards.vlm.asking import AskingJudge, ComparingJudge
+from visalign.rewards.vlm.forms import Form
 from visalign.rewards.vlm.questions import Answer, Failure, Question
 
 PRINCIPLES = {
@@ -18,24 +18,25 @@ PRINCIPLES = {
     "motion": "Does it move smoothly and as such a thing moves?",
 }
 RUBRIC = "1 very bad, 2 bad, 3 fair, 4 good, 5 very good"
+SCORE = Form("score", (1, 2, 3, 4, 5), between=True)
+WINNER = Form("winner", (0, 1, 2))
 
 
 def shown(count: int) -> str:
     return "the picture" if count == 1 else f"the clip, given as {count} frames in order of time,"
 
 
-def expected_digit(answer: Answer) -> float:
-    """Mean of 1..5 under the answer's own probabilities, else the first digit it says.
+def mean_choice(answer: Answer, form: Form, worth: dict[str, float]) -> float:
+    """Mean worth of the choices under the answer's own probabilities, else the number that it says.
 
-    Raises ValueError when there is neither.
+    worth: value by choice. Raises ValueError for an answer in another form.
     """
-    chances = {int(d): p for d, p in (answer.digits or {}).items() if d in "12345"}
-    if sum(chances.values()) > 0.5:  # else the model was about to say something else
-        return sum(d * p for d, p in chances.items()) / sum(chances.values())
-    said = re.search(r"(?<![\d.])([1-5](?:\.\d+)?)(?![\d.]*\d)", answer.text)
-    if not said or float(said[1]) > 5:
-        raise ValueError(f"the answer holds no score from 1 to 5: {answer.text[:80]!r}")
-    return float(said[1])
+    said = form.read(answer.text)
+    chances = answer.chances or {}
+    total = sum(chances.values())
+    if total > 0.5:  # else the model was about to say something else
+        return sum(worth[choice] * p for choice, p in chances.items()) / total
+    return worth.get(f"{said:g}", said)
 
 
 @dataclass
@@ -59,19 +60,25 @@ class VlmJudge(AskingJudge):
     def question(self, sample: Sample, principle: str) -> Question:
         pictures = self.pictures(sample)
         return Question(f"You judge {shown(len(pictures))} that was made for this prompt:\n{sample.prompt}\n\n"
-                        f"{principle}\nAnswer with one digit and nothing else ({self.rubric}).", pictures)
+                        f"{principle}\nGive it a mark ({self.rubric}).", pictures, SCORE)
+
+    def read(self, answer: Answer) -> float:
+        return mean_choice(answer, SCORE, {str(choice): float(choice) for choice in SCORE.choices})
 
     def judge(self, samples: list[Sample]) -> Scores:
         questions = [self.question(sample, principle) for sample in samples for principle in self.principles.values()]
-        read = self.read_all(questions, expected_digit)
-        return table(read, len(self.dimensions))
+        return table(self.read_noted(questions, self.read), len(self.dimensions))
 
 
-def table(read: list, dimensions: int) -> Scores:
-    """Scores from outcomes in rows of `dimensions`; failures become NaN with their reason."""
-    values: Tensor = torch.tensor([float("nan") if isinstance(r, Failure) else r for r in read]).view(-1, dimensions)
-    remarks = {i // dimensions: r.reason for i, r in reversed(list(enumerate(read))) if isinstance(r, Failure)}
-    return Scores(values, remarks)
+def table(noted: list[tuple[float | Failure, str | None]], dimensions: int) -> Scores:
+    """Scores from outcomes in rows of `dimensions`; failures become NaN with their reason, notes become remarks."""
+    values: Tensor = torch.tensor([float("nan") if isinstance(r, Failure) else r for r, _ in noted])
+    remarks: dict[int, str] = {}
+    for i, (read, note) in enumerate(noted):
+        if isinstance(read, Failure) or note:
+            reason = read.reason if isinstance(read, Failure) else note
+            remarks.setdefault(i // dimensions, reason)
+    return Scores(values.view(-1, dimensions), remarks)
 
 
 @dataclass
@@ -83,14 +90,8 @@ class VlmComparison(ComparingJudge):
     def question(self, first: Sample, second: Sample) -> Question:
         one, two = self.pictures(first), self.pictures(second)
         return Question(f"Two answers to one prompt are shown: first {shown(len(one))} 1, then {shown(len(two))} 2. "
-                        f"The prompt:\n{first.prompt}\n\n{self.principle}\nWhich is better? Answer with 1, 2, or 0 if "
-                        "they are equally good, and nothing else.", one + two)
+                        f"The prompt:\n{first.prompt}\n\n{self.principle}\nWhich is better: 1, 2, or 0 if they are "
+                        "equally good?", one + two, WINNER)
 
     def read(self, answer: Answer) -> float:
-        chances = {d: p for d, p in (answer.digits or {}).items() if d in "012"}
-        if sum(chances.values()) > 0.5:
-            return (chances.get("1", 0.0) + 0.5 * chances.get("0", 0.0)) / sum(chances.values())
-        said = re.search(r"(?<![\d.])([012])(?![\d.]*\d)", answer.text)
-        if not said:
-            raise ValueError(f"the answer says neither 1 nor 2: {answer.text[:80]!r}")
-        return {"1": 1.0, "2": 0.0, "0": 0.5}[said[1]]
+        return mean_choice(answer, WINNER, {"1": 1.0, "2": 0.0, "0": 0.5})

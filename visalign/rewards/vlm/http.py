@@ -2,22 +2,44 @@
 
 import asyncio
 import base64
-import os
+import io
+import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import httpx
+from PIL import Image
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
+from visalign.errors import UserError, nearest
 from visalign.media import to_bytes
+from visalign.rewards.vlm.address import key_in, same_server, v1_hint
+from visalign.rewards.vlm.dialect import Dialect, hint
 from visalign.rewards.vlm.questions import Answer, Failure, Question
+from visalign.rewards.vlm.replies import (
+    Unreadable,
+    parsed,
+    plain,
+    read_body,
+    read_completion,
+    seconds_of,
+    without_key,
+    words_of_page,
+)
 
 GIVE_UP_AFTER = 16
 """Questions in a row that never reached the server, after which the rest are not tried (until the next call)."""
 WORTH_RETRYING = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
-LONGEST_WAIT = 30.0
+REFUSALS = frozenset({400, 422, 501})
+LONGEST_WAIT, MOST_REDIRECTS = 30.0, 3
+LEAST_BODY, BODY_OF_TOKEN = 4 << 20, 4 << 10
+"""A reply may have so many bytes, and so many more for each token (20 log-probabilities take about 3 kB)."""
+LOOK = 10.0
+"""Seconds that looking for a server may take before the work begins."""
+SMALLER = (None, 2048, 1024, 512)
+"""Longest sides of the JPEGs that are tried one after the other where a server says that a request is too large."""
 
 
 class Unreachable(Exception):
@@ -32,9 +54,13 @@ class Busy(Exception):
         self.after = after
 
 
+class Silence(Failure):
+    """The server was not reached at all."""
+
+
 @dataclass
 class HttpAsker:
-    """Sends questions to `url`/chat/completions, at most `concurrency` at once."""
+    """Sends questions to `url`/chat/completions, at most `concurrency` at once; `timeout` is for one whole reply."""
 
     url: str
     model: str
@@ -47,16 +73,37 @@ class HttpAsker:
     logprobs: bool
     wait: Any = field(default_factory=lambda: wait_random_exponential(multiplier=0.5, max=LONGEST_WAIT))
 
+    def __post_init__(self):
+        self.dialect = Dialect()
+        self._offered: str | None = None
+
+    def check(self, who: str) -> None:
+        """Raise UserError when there is no server, or when it refuses the key."""
+        try:
+            key = key_in(self.key_env)
+            with httpx.stream("GET", f"{self.url}/models", timeout=min(self.timeout, LOOK), trust_env=False,
+                              headers=authorization(key)) as response:
+                status = response.status_code
+        except UserError as error:
+            raise UserError(f"reward {who}: {error}") from None
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            raise UserError(f"reward {who}: {self.url} cannot be reached ({self._cause(error)}); start the server, or "
+                            "mend url") from None
+        except httpx.HTTPError:  # it is there; what it makes of questions will show
+            return
+        if status == 401:
+            raise UserError(f"reward {who}: {self.url} {self._refused_key(key)}")
+
     def ask(self, questions: list[Question], on_answer: Callable[[int, Answer], None]) -> list[Answer | Failure]:
         with ThreadPoolExecutor(1) as pool:  # a loop of its own, since the caller may already run in one
             return pool.submit(asyncio.run, self._ask_all(questions, on_answer)).result()
 
     async def _ask_all(self, questions, on_answer) -> list[Answer | Failure]:
         gate, missed = asyncio.Semaphore(self.concurrency), [0]
-        key = self._key()
         limits = httpx.Limits(max_connections=self.concurrency)
-        async with httpx.AsyncClient(timeout=self.timeout, limits=limits, trust_env=False,
-                                     headers={"Authorization": f"Bearer {key}"} if key else {}) as client:
+        headers = authorization(key_in(self.key_env)) | {"Content-Type": "application/json",
+                                                         "Accept-Encoding": "gzip, deflate"}
+        async with httpx.AsyncClient(timeout=self.timeout, limits=limits, trust_env=False, headers=headers) as client:
             async def one(i: int) -> Answer | Failure:
                 async with gate:
                     if missed[0] >= GIVE_UP_AFTER:
@@ -69,16 +116,13 @@ class HttpAsker:
 
             return await asyncio.gather(*(one(i) for i in range(len(questions))))
 
-    def _key(self) -> str | None:
-        return os.environ.get(self.key_env)
-
     async def _patiently(self, client: httpx.AsyncClient, question: Question) -> Answer | Failure:
         """Ask, and ask again after a growing wait."""
         try:
             async for attempt in AsyncRetrying(stop=stop_after_attempt(self.retries + 1), wait=self._pause,
                                                retry=retry_if_exception_type((Unreachable, Busy)), reraise=True):
                 with attempt:
-                    return await self._once(client, question)
+                    return await self._agreeing(client, question)
         except Unreachable as error:
             return Silence(f"{self.url} did not answer in {self.retries + 1} tries ({error})")
         except Busy as error:
@@ -90,62 +134,121 @@ class HttpAsker:
         asked = error.after if isinstance(error, Busy) and error.after is not None else 0.0
         return max(min(asked, LONGEST_WAIT), self.wait(state))
 
-    async def _once(self, client: httpx.AsyncClient, question: Question) -> Answer | Failure:
+    async def _agreeing(self, client: httpx.AsyncClient, question: Question) -> Answer | Failure:
+        """Ask in the server's dialect, which its refusals teach, with pictures no larger than it takes."""
+        smaller, note = iter(SMALLER), None
+        pictures = [data_url(image) for image in question.images]
+        while True:
+            dialect = self.dialect
+            body = self._body(question, pictures, dialect)
+            status, headers, reply = await self._send(client, json.dumps(body).encode())
+            key = key_in(self.key_env)
+            said = words_of_page(reply, key)
+            if status == 413 and (side := next(smaller, 0)) != 0:
+                pictures = [data_url(image, side) for image in question.images]
+                note = (f"the server takes no larger request (413), so it was shown JPEG"
+                        f"{f' of at most {side} pixels a side' if side else ''}")
+                continue
+            if status in REFUSALS and (other := dialect.after(said, body)):
+                self.dialect = other
+                continue
+            if status in WORTH_RETRYING:
+                raise Busy(f"status {status}: {said[:120]}{hint(said)}", seconds_of(headers.get("retry-after")))
+            if status != 200:
+                return Failure(await self._why(client, status, said, headers, key))
+            try:
+                found = read_completion(reply, question.form, self.max_tokens, key)
+            except Unreadable as error:
+                raise Busy(f"{error}{v1_hint(self.url)}") from None
+            return replace(found, note=note) if isinstance(found, Answer) and note else found
+
+    async def _send(self, client: httpx.AsyncClient, body: bytes) -> tuple[int, httpx.Headers, bytes]:
+        """(status, headers, body) of the reply, after redirects that stay on the server."""
+        url = httpx.URL(f"{self.url}/chat/completions")
+        most = LEAST_BODY + BODY_OF_TOKEN * self.max_tokens
         try:
-            response = await client.post(f"{self.url.rstrip('/')}/chat/completions", json=self._body(question))
-        except httpx.TimeoutException:
-            raise Unreachable(f"no answer within {self.timeout:g} s") from None
-        except httpx.HTTPError as error:
-            raise Unreachable(type(error).__name__) from None
-        if response.status_code in WORTH_RETRYING:
-            raise Busy(f"status {response.status_code}", seconds_of(response.headers.get("retry-after")))
-        if response.status_code != 200:
-            said = " ".join(response.text.split())[:120]
-            key = self._key()
-            said = said.replace(key, "***") if key else said  # some servers repeat the key they refuse
-            return Failure(f"{self.url} answered with status {response.status_code}: {said}")
-        try:
-            choice = response.json()["choices"][0]
-            message = choice["message"]
-            text, refusal = message.get("content"), message.get("refusal")
-            digits = first_digits((choice.get("logprobs") or {}).get("content") or [])
-        except (ValueError, LookupError, TypeError, AttributeError):
-            raise Busy("the body is no chat completion") from None
-        if refusal:
-            return Failure(f"the model refused: {str(refusal)[:120]}")
-        if not isinstance(text, str) or not text.strip():
-            return Failure("the model's answer is empty")
-        return Answer(text, digits)
+            async with asyncio.timeout(self.timeout):  # the client's own timeout is for the wait between two bytes
+                for _ in range(MOST_REDIRECTS):
+                    async with client.stream("POST", url, content=body) as response:
+                        target = url.join(response.headers.get("location", ""))
+                        if response.status_code not in (307, 308) or not same_server(url, target):
+                            return response.status_code, response.headers, await read_body(response, most)
+                    url = target
+        except (TimeoutError, httpx.TimeoutException):
+            raise Unreachable(f"no whole answer within {self.timeout:g} s; raise timeout, or lower concurrency or "
+                              "max_tokens") from None
+        except httpx.WriteError:
+            raise Unreachable(f"the connection broke while {len(body) / 1e6:.1f} MB were sent; does the server bound "
+                              "the size of a request?") from None
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise Unreachable(self._cause(error)) from None
+        except Unreadable as error:
+            raise Busy(str(error)) from None
+        raise Busy(f"it redirects more than {MOST_REDIRECTS} times, lastly to {url}")
 
-    def _body(self, question: Question) -> dict[str, Any]:
-        pictures = [{"type": "image_url", "image_url": {
-            "url": "data:image/png;base64," + base64.b64encode(to_bytes(image)).decode()}} for image in question.images]
-        chances = {"logprobs": True, "top_logprobs": 20} if self.logprobs else {}
-        return {"model": self.model, "temperature": self.temperature, "max_tokens": self.max_tokens, **chances,
-                "messages": [{"role": "user", "content": [*pictures, {"type": "text", "text": question.text}]}]}
+    async def _why(self, client: httpx.AsyncClient, status: int, said: str, headers: httpx.Headers,
+                   key: str | None) -> str:
+        """One sentence about a status that asking again will not change."""
+        if status in (401, 403):
+            return f"{self.url} {self._refused_key(key, status)}: {said[:120]}"
+        if status == 413:
+            return (f"the pictures are too large for {self.url}, even as JPEG of {SMALLER[-1]} pixels (status 413); "
+                    "let the server take larger requests (client_max_body_size in nginx), or lower frames")
+        if 300 <= status < 400:
+            target = without_key(headers.get("location", "nowhere"), key)
+            return (f"{self.url} redirects to {plain(target)[:200]} (status {status}), which was given neither key nor "
+                    "pictures; if that is the server you mean, set url to it, up to and with /v1")
+        remedy = v1_hint(self.url) if status in (404, 405) else ""
+        if "model" in said.lower() and status in (400, 404, 422):
+            remedy = await self._models(client, key) or remedy
+        return f"{self.url} answered with status {status}: {said[:160]}{hint(said) or remedy}"
+
+    async def _models(self, client: httpx.AsyncClient, key: str | None) -> str:
+        """'; ...' with the models the server offers, where ours is not among them; asked once."""
+        if self._offered is None:
+            self._offered = ""
+            try:
+                async with asyncio.timeout(LOOK), client.stream("GET", f"{self.url}/models") as response:
+                    listing = parsed(await read_body(response, LEAST_BODY), key)
+                names = [plain(without_key(str(each["id"]), key))[:80] for each in listing["data"]]
+            except (TimeoutError, httpx.HTTPError, Unreadable, LookupError, TypeError):
+                return ""
+            if names and self.model not in names:
+                more = f" and {len(names) - 12} more" if len(names) > 12 else ""
+                meant = nearest(self.model, names) if len(names) > 12 else ""
+                self._offered = (f"; model is {self.model!r}, the server offers {', '.join(names[:12])}{more}"
+                                 f"{meant if 'did you mean' in meant else ''}")
+        return self._offered
+
+    def _refused_key(self, key: str | None, status: int = 401) -> str:
+        if key is None:
+            return f"wants a key (status {status}); put it into the environment variable {self.key_env} (key_env)"
+        return f"refused the key in the environment variable {self.key_env} (status {status})"
+
+    def _cause(self, error: Exception) -> str:
+        """Why nothing came, in the system's words, which hold no part of the request."""
+        reason = " ".join(str(error).split()) if isinstance(error, httpx.ConnectError) else ""
+        return reason[:160] or type(error).__name__
+
+    def _body(self, question: Question, pictures: list[str], dialect: Dialect) -> dict[str, Any]:
+        content = [*({"type": "image_url", "image_url": {"url": url}} for url in pictures),
+                   {"type": "text", "text": question.asked(dialect.schema)}]
+        return {"model": self.model, "temperature": self.temperature,
+                **dialect.fields(question.form, self.max_tokens, self.logprobs),
+                "messages": [{"role": "user", "content": content}]}
 
 
-class Silence(Failure):
-    """The server was not reached at all."""
+def authorization(key: str | None) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
-def seconds_of(header: str | None) -> float | None:
-    try:
-        return max(0.0, float(header))
-    except (TypeError, ValueError):
-        return None
-
-
-def first_digits(tokens: list[dict]) -> dict[str, float] | None:
-    """Probabilities of the digits 0-9 at the first token that is one digit; None where log-probs tell nothing."""
-    import math
-
-    for token in tokens:
-        if token["token"].strip().isdigit() and len(token["token"].strip()) == 1:
-            found: dict[str, float] = {}
-            for option in [*token.get("top_logprobs", ()), {"token": token["token"], "logprob": token["logprob"]}]:
-                digit = option["token"].strip()
-                if len(digit) == 1 and digit.isdigit():
-                    found[digit] = max(found.get(digit, 0.0), math.exp(option["logprob"]))
-            return found
-    return None
+def data_url(image: Image.Image, side: int | None = 0) -> str:
+    """The picture as PNG, or as JPEG whose longer side is at most `side` pixels (None: as many as it has)."""
+    if side == 0:
+        return "data:image/png;base64," + base64.b64encode(to_bytes(image)).decode()
+    smaller = image.convert("RGB")
+    if side:
+        smaller.thumbnail((side, side), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    smaller.save(buffer, "JPEG", quality=95)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -5,11 +5,12 @@ from collections.abc import Callable
 import torch
 
 from visalign.errors import UserError
+from visalign.rewards.vlm.forms import Form, shown
 from visalign.rewards.vlm.questions import Answer, Failure, Question
 
 
 class LocalAsker:
-    """Greedy answers, one question at a time; digit probabilities come from the logits themselves."""
+    """Greedy answers, one question at a time; the choices' probabilities come from the logits themselves."""
 
     def __init__(self, source: str, device: str, max_tokens: int):
         from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -21,8 +22,8 @@ class LocalAsker:
             reason = " ".join(str(error).split())[:160]
             raise UserError(f"reward: transformers could not load {source} ({reason})") from None
         self.device, self.max_tokens = device, max_tokens
-        ids = {str(d): self.processor.tokenizer.encode(str(d), add_special_tokens=False) for d in range(10)}
-        self.digit_ids = {digit: each[0] for digit, each in ids.items() if len(each) == 1}
+        ends = self.model.generation_config.eos_token_id
+        self.ends = {self.processor.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
 
     def to(self, device: str) -> None:
         self.device = device
@@ -30,25 +31,36 @@ class LocalAsker:
 
     @torch.no_grad()
     def ask(self, questions: list[Question], on_answer: Callable[[int, Answer], None]) -> list[Answer | Failure]:
-        answers: list[Answer | Failure] = []
+        outcomes: list[Answer | Failure] = []
         for i, question in enumerate(questions):
-            answer = self._one(question)
-            on_answer(i, answer)
-            answers.append(answer)
-        return answers
+            outcome = self._one(question)
+            if isinstance(outcome, Answer):
+                on_answer(i, outcome)
+            outcomes.append(outcome)
+        return outcomes
 
-    def _one(self, question: Question) -> Answer:
-        content = [*({"type": "image"} for _ in question.images), {"type": "text", "text": question.text}]
+    def _one(self, question: Question) -> Answer | Failure:
+        content = [*({"type": "image"} for _ in question.images), {"type": "text", "text": question.asked(False)}]
         text = self.processor.apply_chat_template([{"role": "user", "content": content}], tokenize=False,
                                                   add_generation_prompt=True)
         inputs = self.processor(text=[text], images=list(question.images) or None, return_tensors="pt").to(self.device)
         made = self.model.generate(**inputs, max_new_tokens=self.max_tokens, do_sample=False, output_logits=True,
                                    return_dict_in_generate=True)
-        tokens = made.sequences[0, inputs["input_ids"].shape[1]:]
-        digits = None
-        for logits, token in zip(made.logits, tokens.tolist(), strict=True):
-            if token in self.digit_ids.values():
-                chances = logits[0].float().softmax(-1)
-                digits = {digit: chances[place].item() for digit, place in self.digit_ids.items()}
-                break
-        return Answer(self.processor.tokenizer.decode(tokens, skip_special_tokens=True), digits)
+        tokens = made.sequences[0, inputs["input_ids"].shape[1]:].tolist()
+        said = self.processor.tokenizer.decode(tokens, skip_special_tokens=True)
+        if len(tokens) >= self.max_tokens and tokens[-1] not in self.ends:
+            return Failure(f"the answer was cut off at max_tokens ({self.max_tokens}) before it ended; raise "
+                           f"max_tokens: {shown(said)}")
+        return Answer(said, self._chances(question.form, said, tokens, made.logits))
+
+    def _chances(self, form: Form | None, said: str, tokens: list[int], logits) -> dict[str, float] | None:
+        """Probability of each of the form's choices at the token that is the answer, where one is."""
+        decode = self.processor.tokenizer.decode
+        place = form.token(said, [decode([token]) for token in tokens]) if form else None
+        if place is None:
+            return None
+        chances = logits[place][0].float().softmax(-1)
+        encode = self.processor.tokenizer.encode
+        ids = {str(choice): {each[0] for text in (f"{choice}", f" {choice}")
+                             if len(each := encode(text, add_special_tokens=False)) == 1} for choice in form.choices}
+        return {choice: sum(chances[i].item() for i in each) for choice, each in ids.items()}

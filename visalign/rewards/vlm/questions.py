@@ -3,33 +3,48 @@
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from PIL import Image
 
+from visalign.rewards.vlm.forms import Form
+
 
 @dataclass(frozen=True)
 class Question:
-    """A text and the pictures it is about, in order."""
+    """A text and the pictures it is about, in order, and the form its answer must have.
+
+    form: None where the text itself says how to answer, as the texts of published judges do.
+    """
 
     text: str
     images: tuple[Image.Image, ...]
+    form: Form | None = None
 
     def key(self, settings: dict[str, Any]) -> str:
-        """Names this question to this judge: its settings, the text, and what the pictures show."""
-        digest = hashlib.sha256(json.dumps([settings, self.text], sort_keys=True).encode())
+        """Names this question to this judge: its settings, the text, the form, and what the pictures show."""
+        form = asdict(self.form) if self.form else None
+        digest = hashlib.sha256(json.dumps([settings, self.text, form], sort_keys=True).encode())
         for image in self.images:
             digest.update(f"{image.mode}{image.size}".encode() + image.tobytes())
         return digest.hexdigest()
 
+    def asked(self, as_json: bool) -> str:
+        """The text with the form's own sentence after it."""
+        return f"{self.text}\n{self.form.asked(as_json)}" if self.form else self.text
+
 
 @dataclass(frozen=True)
 class Answer:
-    """The model's words and, where it told, the probabilities of the digits at the place of the first one."""
+    """The model's words and, where it told, the probability of each of the form's choices at the answer's place.
+
+    note: what a person should know of how it was asked, such as pictures that were made smaller.
+    """
 
     text: str
-    digits: dict[str, float] | None = None
+    chances: dict[str, float] | None = None
+    note: str | None = None
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,10 @@ from visalign.errors import UserError
 from visalign.media import Sample
 from visalign.rewards.base import Scores
 from visalign.rewards.vlm.asking import AskingJudge, ComparingJudge, check_template
+from visalign.rewards.vlm.forms import LONGEST_LINE, number_in, shown, unique, without_thoughts
 from visalign.rewards.vlm.generic import table
 from visalign.rewards.vlm.questions import Answer, Question
+from visalign.textfile import read_text
 
 POINT_V1 = ("Rate how well what is shown fits this text caption and how well it is made, as a number from 1 to 5.\n"
             "Caption: {prompt}\nEnd your answer with a line of the form: Final Score: x")
@@ -30,29 +32,44 @@ FLEX = ("Compare Image 1 and Image 2 for this prompt. Choose the categories and 
         "\"Image 1\" or \"Image 2\"}], \"winner\": \"Image 1\" or \"Image 2\"}")
 
 
-def without_reasoning(text: str) -> str:
-    """The answer after its reasoning. Raises ValueError when the reasoning never ended."""
-    if "<think>" in text and "</think>" not in text:
-        raise ValueError("the answer was cut off while the model was still reasoning (raise max_tokens)")
-    text = re.sub(r"<think>.*?</think>", "", text, flags=re.DOTALL).strip()
-    inner = re.search(r"<answer>(.*?)</answer>", text, flags=re.DOTALL)
-    return inner[1].strip() if inner else text
-
-
 def labelled_score(text: str, label: str) -> float:
-    """The number after `label`. Raises ValueError when it is missing or not from 1 to 5."""
-    found = re.findall(rf"{label}[^\n:]*:\s*\**\s*(-?\d+(?:\.\d+)?)", text, flags=re.IGNORECASE)
-    if not found:
-        raise ValueError(f"the answer has no '{label}': {text[-80:]!r}")
-    value = float(found[-1])
-    if not 1 <= value <= 5:
-        raise ValueError(f"'{label}' is {value:g}, outside 1 to 5")
-    return value
+    """The number on the last line that begins with `label`, or on the next where that line ends with the colon.
+
+    Raises ValueError when it is missing, is more than a number, or is not from 1 to 5.
+    """
+    lines = [line.strip("*_`#>- \t") for line in text.splitlines() if line.strip()]
+    found = None
+    for i, line in enumerate(lines):
+        said = re.match(rf"{label}[^:]{{0,40}}:(.*)", line[:LONGEST_LINE], flags=re.IGNORECASE)
+        if said:
+            found = said[1] if said[1].strip("* ") or i + 1 == len(lines) else lines[i + 1]
+    if found is None:
+        raise ValueError(f"the answer has no '{label}': {shown(text)}")
+    try:
+        return number_in(found.strip(), 1, 5)
+    except ValueError as error:
+        raise ValueError(f"'{label}': {error}") from None
+
+
+def better_one(text: str) -> float:
+    """1 when the last sentence says that the first is better, 0 when the second is, 0.5 when both are equally good.
+
+    Raises ValueError when it says nothing of the kind, or hedges it.
+    """
+    said = re.split(r"(?<=[.:!?])\s+|\n", re.sub(r"[*_`]", "", text[-LONGEST_LINE:]).strip())[-1]
+    opening = r"(?:(?:overall|therefore|thus|so|hence|in conclusion),?\s+)?"
+    found = re.fullmatch(rf"{opening}(?:image|video)\s*([12])\s+is\s+better(?:\s+than\s+(?:image|video)\s*([12]))?"
+                         r"(?:\s+overall)?\s*[.!]?", said, flags=re.IGNORECASE)
+    if found and found[1] != found[2]:
+        return 1.0 if found[1] == "1" else 0.0
+    if re.fullmatch(rf"{opening}both\s+(?:images|videos)\s+are\s+equally\s+good\s*[.!]?", said, flags=re.IGNORECASE):
+        return 0.5
+    raise ValueError(f"the answer does not end by saying of either that it is better: {shown(text)}")
 
 
 def winner_of(name: Any) -> float:
     """1 for Image 1 (or Video 1), 0 for 2. Raises ValueError for anything else."""
-    said = re.fullmatch(r"\s*(?:image|video)?\s*([12])\s*\.?\s*", str(name), flags=re.IGNORECASE)
+    said = re.fullmatch(r"(?:image|video)?\s*([12])\.?", str(name)[:LONGEST_LINE].strip(), flags=re.IGNORECASE)
     if not said:
         raise ValueError(f"the winner is {str(name)[:40]!r}, neither Image 1 nor Image 2")
     return 1.0 if said[1] == "1" else 0.0
@@ -63,29 +80,24 @@ def read_flex(text: str) -> float:
 
     Raises ValueError unless it is JSON whose sub-dimensions share 10 points each and which names a winner.
     """
-    text = without_reasoning(text)
+    text = without_thoughts(text)
     start, end = text.find("{"), text.rfind("}")
     try:
-        said = json.loads(text[start:end + 1])
-    except ValueError:
-        raise ValueError(f"the answer is not JSON: {text[:80]!r}") from None
+        said = json.loads(text[start:end + 1], object_pairs_hook=unique)
+    except (ValueError, RecursionError):
+        raise ValueError(f"the answer is not JSON: {shown(text)}") from None
     if not isinstance(said, dict) or "winner" not in said:
         raise ValueError("the answer's JSON names no winner")
-
-    def check(node: Any) -> None:
-        if isinstance(node, list):
-            for each in node:
-                check(each)
-        elif isinstance(node, dict):
+    nodes: list[Any] = [said]
+    while nodes:
+        node = nodes.pop()
+        nodes += node if isinstance(node, list) else node.values() if isinstance(node, dict) else ()
+        if isinstance(node, dict):
             scores = [v for k, v in node.items() if "score" in k.lower() and isinstance(v, int | float)]
-            if len(scores) == 2 and abs(sum(scores) - 10) > 1e-6:
+            if len(scores) == 2 and not abs(sum(scores) - 10) <= 1e-6:
                 raise ValueError(f"a sub-dimension's two scores add to {sum(scores):g}, not 10")
             if "cat_winner" in node:
                 winner_of(node["cat_winner"])
-            for each in node.values():
-                check(each)
-
-    check(said)
     return winner_of(said["winner"])
 
 
@@ -101,7 +113,8 @@ class Templated:
         path = Path(self.template).expanduser()
         if not path.is_file():
             raise UserError(f"reward {self.name}: there is no template file {path}")
-        return check_template(path.read_text(), f"reward {self.name}: {path}", ("{prompt}",))
+        where = f"reward {self.name}: {path}"
+        return check_template(read_text(path, where), where, ("{prompt}",))
 
 
 @dataclass
@@ -123,15 +136,16 @@ class UnifiedReward(Templated, AskingJudge):
         self.template_text("")
 
     def read(self, answer: Answer) -> list[float]:
-        text = without_reasoning(answer.text)
+        text = without_thoughts(answer.text)
         labels = ("Final Score",) if self.version == 1 else ("Alignment", "Coherence", "Style")
         return [labelled_score(text, label) for label in labels]
 
     def judge(self, samples: list[Sample]) -> Scores:
         text = self.template_text(POINT_V1 if self.version == 1 else POINT_V2)
-        read = self.read_all([Question(text.replace("{prompt}", s.prompt), self.pictures(s)) for s in samples],
-                             self.read)
-        flat = [r for each in read for r in (each if isinstance(each, list) else [each] * len(self.dimensions))]
+        read = self.read_noted([Question(text.replace("{prompt}", s.prompt), self.pictures(s)) for s in samples],
+                               self.read)
+        flat = [(one, note) for each, note in read
+                for one in (each if isinstance(each, list) else [each] * len(self.dimensions))]
         return table(flat, len(self.dimensions))
 
 
@@ -151,11 +165,7 @@ class UnifiedRewardPairs(Templated, ComparingJudge):
         self.template_text("")
 
     def read(self, answer: Answer) -> float:
-        said = re.findall(r"(?:image|video)\s*([12])\s+is\s+better", without_reasoning(answer.text),
-                          flags=re.IGNORECASE)
-        if not said:
-            raise ValueError(f"the answer says of neither that it is better: {answer.text[-80:]!r}")
-        return 1.0 if said[-1] == "1" else 0.0
+        return better_one(without_thoughts(answer.text))
 
 
 @dataclass

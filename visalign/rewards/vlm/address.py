@@ -1,0 +1,57 @@
+"""Where a server is and the key for it, checked before anything is sent."""
+
+import os
+import re
+import unicodedata
+from urllib.parse import urlsplit
+
+import httpx
+
+from visalign.errors import UserError
+
+
+def clean_url(url: str) -> str:
+    """The url up to and with `/v1`, without the last part that people paste along.
+
+    Raises ValueError for what is no address of a server, without repeating a secret that may stand in it.
+    """
+    text = url.strip()
+    try:
+        parts = urlsplit(text)
+        secret = parts.username or parts.password or parts.query or parts.fragment
+        known = parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port > 0)
+        httpx.URL(text)
+    except (ValueError, httpx.InvalidURL):
+        parts, secret, known = None, "?" in text or "@" in text, False
+    if secret:
+        raise ValueError("url must not hold a password, a key or a query; put the key into the environment variable "
+                         "key_env")
+    if not known or re.search(r"\s", text):
+        raise ValueError(f"url is {url!r}; expected http(s)://HOST[:PORT]/v1")
+    return re.sub(r"(/chat/completions|/completions|/models)?/*$", "", text)
+
+
+def key_in(variable: str) -> str | None:
+    """The key that an environment variable holds, None where it holds none.
+
+    Raises UserError, without the key, when it holds a character that no key has.
+    """
+    key = os.environ.get(variable)
+    for sign in key or "":
+        if not "!" <= sign <= "~" or sign in "\"'`":
+            code = ord(sign)
+            name = "a line break" if sign in "\r\n" else unicodedata.name(sign, "a sign that cannot be seen").lower()
+            raise UserError(f"the environment variable {variable} holds {name} (U+{code:04X}), which no API key has; "
+                            "set it again to the key alone, without quotes, blanks or line breaks around it")
+    return key or None
+
+
+def same_server(one: httpx.URL, other: httpx.URL) -> bool:
+    return (one.scheme, one.host, one.port) == (other.scheme, other.host, other.port)
+
+
+def v1_hint(url: str) -> str:
+    """'; ...' where the url has no version in its path, as nearly all servers want."""
+    if re.search(r"/v\d", urlsplit(url).path):
+        return ""
+    return f"; most servers want a url that ends in /v1, try {url}/v1"
