@@ -26,12 +26,15 @@ from visalign.rewards import ClipScore, Reward
 from visalign.rewards.registry import check_reward
 from visalign.trainers.evaluation import load_features
 from visalign.votes import VoteBook
+from visalign_demo.claims import Claims
 from visalign_demo.pool import Pool, Recipe
 from visalign_demo.shelf import Shelf
 from visalign_demo.studio import Job, Studio
 
 _log = logging.getLogger("visalign.demo")
 HERE = Path(__file__).parent
+UPLOAD_ROOM = 4 * 2**30
+"""Bytes that all uploads together may take; the oldest make way."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,7 @@ class Demo:
         self._scratch = tempfile.TemporaryDirectory(prefix="visalign-demo-")
         self.tables = Path(self._scratch.name)
         self.shelf = Shelf(self.tables / "shown", self.book.media)
+        self.claims = Claims(self.tables / "uploads", UPLOAD_ROOM)
         self.pool = Pool(self.studio, self.book, self.recipe(), settings.pairs, settings.rollouts)
 
     def _prompts(self, subjects: list[Subject], config) -> list[str]:

@@ -12,7 +12,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from visalign.errors import UserError
 from visalign_demo import board_tab, compare_tab, runs_tab, score_tab, train_tab, vote_tab
+from visalign_demo.claims import Customs
 from visalign_demo.context import HERE, Demo, Settings
+from visalign_demo.gate import Gate
+from visalign_demo.page import Page
+from visalign_demo.score_tab import MOST_FILES
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 REPORT_POLICY = ("sandbox; default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'; "
@@ -40,7 +44,7 @@ class BasicAuth:
 
 def blocks_of(demo: Demo) -> gr.Blocks:
     """The page: one tab a file."""
-    with gr.Blocks(title="visalign", analytics_enabled=False, delete_cache=(3600, 86400)) as page:
+    with Page(title="visalign", analytics_enabled=False, delete_cache=(3600, 86400)) as page:
         demo.page = page
         gr.HTML("<header class='va-header'><h1>visalign</h1><p>Look at models side by side, judge them blind, and "
                 "train on the votes.</p></header>")
@@ -86,15 +90,19 @@ def app_of(demo: Demo) -> FastAPI:
             raise HTTPException(404)
         return FileResponse(file, media_type="text/html", headers={"Content-Security-Policy": REPORT_POLICY})
 
+    app.add_middleware(Customs, claims=demo.claims, root="", most_upload=MOST_FILES * settings.upload_megabytes * 2**20)
+    app.add_middleware(Gate)
     if settings.host in LOOPBACK:  # a page elsewhere must not reach this server by a name that points here
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK, "[::1]"])
     if settings.user:
         app.add_middleware(BasicAuth, user=settings.user, password=settings.password or "")
+    os.environ["GRADIO_TEMP_DIR"] = str(demo.claims.uploads)  # its default is a folder that all apps of a machine share
     static = HERE / "static"
     return gr.mount_gradio_app(
-        app, blocks_of(demo), path="/", server_name=settings.host, server_port=settings.port, footer_links=[],
-        max_file_size=f"{settings.upload_megabytes}mb", show_error=False, ssr_mode=False, enable_monitoring=False,
-        css_paths=static / "page.css", head=f"<script>{(static / 'keys.js').read_text()}</script>",
+        app, blocks_of(demo), path="/", run_history=False, mcp_server=False, server_name=settings.host,
+        server_port=settings.port, footer_links=[], max_file_size=f"{settings.upload_megabytes}mb", show_error=False,
+        ssr_mode=False, enable_monitoring=False, css_paths=static / "page.css",
+        head=f"<script>{(static / 'keys.js').read_text()}</script>",
         theme=theme())
 
 
