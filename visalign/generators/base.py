@@ -10,10 +10,12 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from visalign.errors import UserError
 from visalign.generators.adapters import add_lora, outputs_of, scale_lora
 from visalign.generators.kernels import kernel, recomputing
+from visalign.generators.lora_files import attach, changes_nothing, fit_lora
 from visalign.generators.shape import Shape
 from visalign.media import Media, Video, to_pixels
 from visalign.processes import Diffusion, Flow
@@ -269,13 +271,17 @@ class Generator:
         return [(name, p) for name, p in self.denoiser.named_parameters() if p.requires_grad]
 
     def load_adapter(self, path: Path) -> None:
-        """Load a LoRA folder or single file for sampling. Raises UserError for pickled or unfitting files."""
-        if path.is_file() and path.suffix != ".safetensors":
-            raise UserError(f"lora {path}: only .safetensors files are read (pickled weights are refused)")
-        try:
-            self.pipeline.load_lora_weights(str(path), use_safetensors=True)
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
-            raise UserError(f"lora {path}: does not fit this model ({' '.join(str(error).split())[:200]})") from None
+        """Load a LoRA's folder or file for sampling.
+
+        Raises UserError unless every tensor of it fits this model, and leaves the model as it was then.
+        """
+        parts = self.networks() | {name: module for name, module in self.pipeline.components.items()
+                                   if name in self.pipeline._lora_loadable_modules and name.startswith("text_encoder")}
+        found = fit_lora(path, parts, type(self.pipeline), self.denoiser_name)
+        for name, pairs in found.items():
+            attach(parts[name], pairs)
+        if changes_nothing(found):
+            tqdm.write(f"lora {path}: all its products are 0, so it changes nothing")
 
     def unload_adapter(self) -> None:
         """Forget what `load_adapter` loaded."""
@@ -283,7 +289,8 @@ class Generator:
 
     def set_adapter_strength(self, strength: float) -> None:
         """Scale every adapter's share: 1 is as it was trained, 0 the model without it."""
-        scale_lora(self.denoiser, strength)
+        for module in (self.denoiser, *self.text_encoders()):
+            scale_lora(module, strength)
 
     def check_media(self, media: Iterable[Media], where: str) -> None:
         """Raise UserError naming `where` for a clip given to a model of pictures, or the other way round."""

@@ -14,6 +14,7 @@ from visalign.generators.base import Generator
 from visalign.generators.cogvideox import CogVideoXGenerator
 from visalign.generators.flux import FluxGenerator
 from visalign.generators.hunyuan import HunyuanVideoGenerator
+from visalign.generators.lora_files import fit_lora
 from visalign.generators.ltx import LTXGenerator
 from visalign.generators.sd3 import SD3Generator
 from visalign.generators.shape import Shape
@@ -210,6 +211,20 @@ def denoiser_class(checkpoint: Checkpoint) -> type[nn.Module]:
     import diffusers
 
     return getattr(diffusers, checkpoint.family.denoiser_class)
+
+
+def check_adapter(settings: Model, path: Path) -> None:
+    """Raise UserError unless a LoRA file or folder fits the model, of which no weights are read."""
+    import diffusers
+    import transformers
+
+    checkpoint = inspect_checkpoint(settings)
+    pipeline = getattr(diffusers, checkpoint.family.pipeline_class)
+    parts = {name: entry for name, entry in _index_of(checkpoint.folder).items()
+             if name in pipeline._lora_loadable_modules and isinstance(entry, list) and entry[0]}
+    fit_lora(path, {name: _empty_part(getattr({"diffusers": diffusers, "transformers": transformers}[library], kind),
+                                      checkpoint.folder, name) for name, (library, kind) in parts.items()},
+             pipeline, checkpoint.family.denoiser_name)
 
 
 def empty_generator(checkpoint: Checkpoint, settings: Model) -> Generator:

@@ -1,7 +1,6 @@
 """Wan 2.1 and 2.2: rectified-flow transformers on 3-D latents with a UMT5 encoder (Wan Team 2025, arXiv 2503.20314)."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -59,11 +58,6 @@ class WanGenerator(VideoGenerator):
         if isinstance(self.denoiser, Experts):
             raise UserError("model: a latent reward reads one network's blocks, and this model has two")
         return super().blocks()
-
-    def load_adapter(self, path: Path) -> None:
-        super().load_adapter(path)
-        if isinstance(self.denoiser, Experts) and (path / SECOND).is_dir():
-            self.pipeline.load_lora_weights(str(path / SECOND), use_safetensors=True, load_into_transformer_2=True)
 
 
 class Experts(nn.Module):

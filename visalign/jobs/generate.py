@@ -11,6 +11,7 @@ from visalign.data.prompts import read_prompts
 from visalign.errors import UserError
 from visalign.generators import inspect_checkpoint, load_generator
 from visalign.generators.base import Generator
+from visalign.generators.loading import check_adapter
 from visalign.guidance import Guided, Guiding, load_guide
 from visalign.guidance.network import FILES, find_guide, read_head
 from visalign.media import Media
@@ -48,6 +49,8 @@ def generate_to_folder(model: Model, prompts: list[str], folder: Path, *, lora: 
     inspect_checkpoint(model).family.check_prompts(prompts, "prompt")
     if following:
         following.check()
+    if lora:
+        check_adapter(model, lora)
 
     def load() -> Generator:
         generator = load_generator(model)

@@ -14,6 +14,8 @@ from visalign.data.generations import Entry, find_generations
 from visalign.errors import UserError
 from visalign.generators import inspect_checkpoint, load_generator
 from visalign.generators.base import Generator
+from visalign.generators.loading import check_adapter
+from visalign.generators.lora_files import find_lora
 from visalign.jobs.generate import write_generations
 from visalign.trainers.checkpoint import load_policy, step_of
 from visalign.yamlfile import read_mapping
@@ -80,7 +82,10 @@ def subject_of(name: str, source: str, like: Model | None = None) -> Subject:
     wanted, plus, lora = (source, "", "") if path.exists() else source.partition("+")
     model = like.model_copy(update={"source": wanted, "base": None}) if like else Model(source=wanted)
     inspect_checkpoint(model)
-    return replace(model_subject(name, model, Path(lora).expanduser() if plus else None), source=source)
+    adapter = Path(lora).expanduser() if plus else None
+    if adapter:
+        check_adapter(model, adapter)
+    return replace(model_subject(name, model, adapter), source=source)
 
 
 def model_subject(name: str, model: Model, adapter: Path | None = None) -> Subject:
@@ -93,16 +98,8 @@ def model_subject(name: str, model: Model, adapter: Path | None = None) -> Subje
 
     identity = {"model": model.model_dump(mode="json")}
     if adapter:
-        identity |= {"adapter": str(adapter.resolve()), "written": adapter_file(adapter).stat().st_mtime_ns}
+        identity |= {"adapter": str(adapter.resolve()), "written": find_lora(adapter).stat().st_mtime_ns}
     return Subject(name, model.source, load, identity, model=model, adapter=adapter)
-
-
-def adapter_file(adapter: Path) -> Path:
-    """The weights of a LoRA folder or file. Raises UserError when there are none."""
-    file = adapter / "pytorch_lora_weights.safetensors" if adapter.is_dir() else adapter
-    if not file.is_file():
-        raise UserError(f"lora {adapter}: holds no {file.name}")
-    return file
 
 
 def run_config(folder: Path) -> Config | OnlineConfig:
