@@ -1,18 +1,22 @@
 """Tiny random pipelines of the real classes, and a preference set of coloured squares."""
 
+import functools
 import json
 import os
 from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side, and the networks are small
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import torch
 from PIL import Image
 
 from tests import video_pipelines
+from tests.programs import together
 from visalign.media import Video
 from visalign.video import to_video_bytes
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", os.environ.get("CUDA_VISIBLE_DEVICES", ""))
 ASSETS = Path(__file__).resolve().parents[1] / "visalign" / "assets"
 
@@ -175,23 +179,8 @@ COLOURS = {"red": (220, 40, 40), "blue": (40, 60, 220), "green": (40, 180, 70), 
 
 @pytest.fixture
 def two_processes(tmp_path):
-    """Runs Python code under torchrun in two processes; the code finds the arguments in sys.argv[1:]."""
-    import socket
-    import subprocess
-    import sys
-
-    def run(code: str, *arguments) -> str:
-        (tmp_path / "run.py").write_text(code)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port),
-                   str(tmp_path / "run.py"), *map(str, arguments)]
-        result = subprocess.run(command, capture_output=True, text=True, timeout=300)
-        assert result.returncode == 0, result.stderr[-2000:]
-        return result.stdout
-
-    return run
+    """Runs Python code in two processes as under torchrun; the code finds the arguments in sys.argv[1:]."""
+    return functools.partial(together, folder=tmp_path)
 
 
 @pytest.fixture

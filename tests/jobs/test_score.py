@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import pyarrow.parquet as pq
@@ -13,6 +11,7 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
+from tests.programs import Program
 from visalign.cli import main
 from visalign.jobs import score as module
 from visalign.media import Video
@@ -181,12 +180,12 @@ def test_a_killed_run_keeps_its_rows_and_continues(tmp_path):
         "from visalign.cli import main; "
         "main(['score', sys.argv[1], '-r', 'saturation', '-o', sys.argv[2], '--no-gallery'])"
     )
-    process = subprocess.Popen([sys.executable, "-c", code, str(root), str(out)], stderr=subprocess.DEVNULL)
+    process = Program(code, root, out, output=tmp_path / "said")
     parts, started = tmp_path / "s.parquet.parts", time.time()
     while not list(parts.glob("part-*")) and time.time() - started < 90:
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    assert process.wait() == -signal.SIGKILL
     kept = {part: part.stat().st_mtime_ns for part in parts.glob("part-*")}
     assert kept and not out.exists()
     seen = []

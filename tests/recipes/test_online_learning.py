@@ -12,7 +12,7 @@ from visalign.evaluators import mean_with_interval
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "online"
 
 
-@pytest.mark.parametrize("method", ["flow_grpo_fast", "nft"])
+@pytest.mark.parametrize("method", ["flow_grpo_fast", pytest.param("nft", marks=pytest.mark.slow)])
 def test_the_reward_rises_on_held_out_prompts(method, tmp_path, capsys):
     result = CliRunner().invoke(main, [
         "--debug", "train", str(CONFIGS / f"{method}.yaml"), "reward.of=colourfulness", "train.epochs=2",

@@ -8,16 +8,34 @@ from click.testing import CliRunner
 from visalign.cli import main
 from visalign.evaluators import mean_with_interval
 
+MODELS = ["tiny-sd3", "tiny-sdxl"]
+SHORT = ["data.feedback.max_prompts=4", "train.steps=3", "optim.warmup_steps=0", "eval.max_prompts=3", "eval.steps=4"]
 
-@pytest.mark.parametrize("model", ["tiny-sd3", "tiny-sdxl"])
-def test_quickstart_raises_the_reward_on_held_out_prompts(model, tmp_path, capsys):
+
+def quickstart(model, tmp_path, *overrides):
+    """Runs the command; its run's held-out rows, first and last."""
     result = CliRunner().invoke(main, [
         "--debug", "quickstart", f"model={model}", f"output.folder={tmp_path / 'run'}",
-        f"data.cache={tmp_path / 'cache'}", "eval.every=0", "eval.max_prompts=64"], catch_exceptions=False)
+        f"data.cache={tmp_path / 'cache'}", "eval.every=0", *overrides], catch_exceptions=False)
     assert result.exit_code == 0, result.output
+    assert "report.html" in result.output and (tmp_path / "run" / "report.html").stat().st_size > 50_000
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     before, after = (row for row in rows if row["kind"] == "held_out")
     assert set(before["prompts"]).isdisjoint(row["prompt"] for row in pairs(tmp_path / "run" / "pairs.parquet"))
+    return before, after
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_quickstart_makes_pairs_trains_and_reports(model, tmp_path):
+    before, after = quickstart(model, tmp_path, *SHORT)
+    assert before["values"].keys() == after["values"].keys() >= {"reward/tiny-clip", "variety/distance"}
+    assert before["values"]["reward/tiny-clip"] != after["values"]["reward/tiny-clip"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", MODELS)
+def test_quickstart_raises_the_reward_on_held_out_prompts(model, tmp_path, capsys):
+    before, after = quickstart(model, tmp_path, "eval.max_prompts=64")
     reward, variety = (mean_with_interval([b - a for a, b in zip(before["values"][name], after["values"][name],
                                                                  strict=True)])
                        for name in ("reward/tiny-clip", "variety/distance"))
@@ -32,7 +50,7 @@ def pairs(file):
     return pq.read_table(file, columns=["prompt"]).to_pylist()
 
 
-@pytest.mark.parametrize("model", ["tiny-sd3", "tiny-sdxl"])
+@pytest.mark.parametrize("model", MODELS)
 def test_embedded_model_loads_with_plain_diffusers(model):
     from diffusers import DiffusionPipeline
 

@@ -11,6 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.programs import VISALIGN, Program
+
 from .commands import ENVIRONMENT, WITHOUT_GRADIENT, fails, rows, run, weights
 
 
@@ -68,11 +70,9 @@ def test_kill_then_resume_gives_the_same_bits(recipe, tmp_path):
     options = dict(train={"steps": 40}, optim={"ema_decay": 0.9, "schedule": "cosine"},
                    model={"lora": {"rank": 2, "alpha": 4, "dropout": 0.2}})
     whole = recipe("sd3", name="whole.yaml", output={"folder": str(tmp_path / "whole")}, **options)
-    command = [sys.executable, "-m", "visalign", "train"]
-    subprocess.run([*command, str(whole)], check=True, env=ENVIRONMENT, capture_output=True)
+    run(whole)
     cut = recipe("sd3", name="cut.yaml", output={"folder": str(tmp_path / "cut")}, **options)
-    process = subprocess.Popen([*command, str(cut)], env=ENVIRONMENT, stdout=subprocess.DEVNULL,
-                               stderr=subprocess.DEVNULL)
+    process = Program(VISALIGN, "train", cut, output=tmp_path / "said")
     deadline = time.time() + 120
     while time.time() < deadline and not (tmp_path / "cut" / "checkpoints" / "step-00000006").exists():
         time.sleep(0.005)
@@ -81,7 +81,7 @@ def test_kill_then_resume_gives_the_same_bits(recipe, tmp_path):
     assert not (tmp_path / "cut" / "report.html").exists(), "the run ended before it could be killed"
     with (tmp_path / "cut" / "metrics.jsonl").open("a") as file:
         file.write('{"kind": "train", "st')  # a line cut short by the kill
-    subprocess.run([*command, str(cut), "--resume"], check=True, env=ENVIRONMENT, capture_output=True)
+    run(cut, "--resume")
     a, b = weights(tmp_path / "whole", 40), weights(tmp_path / "cut", 40)
     assert all(torch.equal(a[name], b[name]) for name in a)
     exports = [load_file(tmp_path / name / "export" / "pytorch_lora_weights.safetensors") for name in ("whole", "cut")]
@@ -94,7 +94,7 @@ def test_two_processes_equal_one_with_twice_the_batch(recipe, tmp_path):
     run(one)
     two = recipe("sd3", name="two.yaml", output={"folder": str(tmp_path / "two")}, train={"batch_size": 1},
                  eval={"every": 2}, data={"cache": str(tmp_path / "cache2")})
-    subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29517",
+    subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
                     "-m", "visalign", "train", str(two)], check=True, env=ENVIRONMENT, capture_output=True)
     assert rows(tmp_path / "two", "start")[0]["processes"] == 2
     a, b = weights(tmp_path / "one", 4), weights(tmp_path / "two", 4)

@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -14,6 +12,7 @@ from click.testing import CliRunner
 from PIL import Image
 from safetensors.torch import load_file
 
+from tests.programs import Program
 from visalign.cli import main
 from visalign.media import Sample, Video
 from visalign.rewards import load_reward
@@ -146,12 +145,12 @@ def test_a_killed_training_continues_to_the_same_weights(recipe, tmp_path):
         "T._step = lambda self, batch: (time.sleep(0.3), step(self, batch))[1]\n"
         "from visalign.cli import main; main(['reward', 'train', sys.argv[1]])"
     )
-    process = subprocess.Popen([sys.executable, "-c", code, str(cut)], stderr=subprocess.DEVNULL)
+    process = Program(code, cut, output=tmp_path / "said")
     started = time.time()
     while not list((tmp_path / "cut" / "checkpoints").glob("step-00000002/state.json")) and time.time() - started < 120:
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    assert process.wait() == -signal.SIGKILL
     assert not (tmp_path / "cut" / "reward").exists()
     assert "already holds a run" in invoke("train", cut).output
     assert invoke("train", cut, "--resume").exit_code == 0

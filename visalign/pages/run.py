@@ -125,9 +125,11 @@ def curves(trained: list[dict], held: list[dict], unit: str) -> str:
     measured = [(f"held-out {name.replace('/', ': ')}", [sum(row["values"][name]) / len(row["values"][name])
                                                          for row in held]) for name in shown]
     total = len(panels) + len(measured)
-    columns = 3
-    figure = Figure(figsize=(11, 2.9 * -(-total // columns)), layout="constrained")
-    axes = figure.subplots(-(-total // columns), columns, squeeze=False).flatten()
+    columns, lines = 3, -(-total // 3)
+    height = 2.9 * lines
+    figure = Figure(figsize=(11, height))  # placed by hand: a solver of layouts draws everything a second time
+    figure.subplots_adjust(left=0.05, right=0.99, bottom=0.45 / height, top=1 - 0.3 / height, wspace=0.18, hspace=0.42)
+    axes = figure.subplots(lines, columns, squeeze=False).flatten()
     for axis, (name, title) in zip(axes, panels, strict=False):
         steps, values = zip(*[(row["step"], row[name]) for row in trained if name in row], strict=True)
         axis.plot(steps, values, color="#b9c7dd", linewidth=0.7)
@@ -140,6 +142,7 @@ def curves(trained: list[dict], held: list[dict], unit: str) -> str:
         axis.spines[["top", "right"]].set_visible(False)
         axis.set_xlabel(unit, fontsize=8)
         axis.tick_params(labelsize=8)
+        axis.locator_params(nbins=5)
     for axis in axes[total:]:
         axis.set_visible(False)
     return svg(figure)

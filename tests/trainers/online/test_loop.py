@@ -1,14 +1,14 @@
 """The online loop through the command line a user types: methods, families, resume, processes, faults."""
 
 import signal
-import subprocess
-import sys
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from ..commands import ENVIRONMENT, rows, run, weights
+from tests.programs import Program
+
+from ..commands import rows, run, weights
 
 ODE = {"rollout": {"sampler": "ode"}}
 
@@ -145,13 +145,10 @@ def test_a_kill_in_any_phase_loses_at_most_the_epoch(online_recipe, tmp_path, ph
     whole = online_recipe("sd3", "grpo", name="whole.yaml", **sections)
     run(whole, f"output.folder={tmp_path / 'whole'}")
     arguments = [str(whole), f"output.folder={tmp_path / 'killed'}"]
-    died = subprocess.run([sys.executable, "-c", KILLED, phase, str(call), *arguments], env=ENVIRONMENT,
-                          capture_output=True, text=True, timeout=120)
-    assert died.returncode == -signal.SIGKILL, died.stderr[-1000:]
+    died = Program(KILLED, phase, call, *arguments, output=tmp_path / "said")
+    assert died.wait() == -signal.SIGKILL, died.text()[-1000:]
     assert len(rows(tmp_path / "killed")) >= 1
-    finished = subprocess.run([sys.executable, "-m", "visalign", "train", *arguments, "--resume"], env=ENVIRONMENT,
-                              capture_output=True, text=True, timeout=120)
-    assert finished.returncode == 0, finished.stderr[-1000:]
+    run(*arguments, "--resume")
     a, b = weights(tmp_path / "whole", 3), weights(tmp_path / "killed", 3)
     for name in a:
         torch.testing.assert_close(a[name], b[name], atol=1e-6, rtol=1e-4)
