@@ -4,8 +4,11 @@ Everything that a user downloaded passes through here before it is believed: no 
 finite.
 """
 
+import errno
 import json
 import os
+import re
+import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -125,15 +128,18 @@ def check_keys(info: Mapping, where: str) -> None:
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write .safetensors whole or not at all, readable by whom the umask lets."""
-    temporary = path.with_name(f".tmp-{path.name}")
-    temporary.unlink(missing_ok=True)
-    temporary.touch()
+    """Write .safetensors whole or not at all, readable by whom the umask lets. Raises OSError."""
+    temporary = path.with_name(f".tmp-{uuid.uuid4().hex[:8]}-{path.name}")  # others may write the same at once
+    temporary.touch(exist_ok=False)
     mode = temporary.stat().st_mode
     try:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary, metadata)
         temporary.chmod(mode)  # the library writes for the owner alone
         os.replace(temporary, path)
+    except SafetensorError as error:  # what the system refused comes as its own kind of error
+        number = re.search(r"os error (\d+)", str(error))
+        code = int(number[1]) if number else errno.EIO
+        raise OSError(code, os.strerror(code), str(path)) from None
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -127,6 +127,11 @@ class Generator:
         """Latents [B, C, h, w] from the pipeline's own layout."""
         return latents
 
+    @classmethod
+    def interface_name(cls, module: str) -> str | None:
+        """Under which name user interfaces (ComfyUI, Forge) know the LoRA of one of the network's layers, if at all."""
+        return None
+
     def frozen_modules(self) -> list[nn.Module]:
         """Everything that never learns: the VAE and the text encoders."""
         return [m for name, m in self.pipeline.components.items()

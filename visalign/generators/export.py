@@ -1,8 +1,9 @@
 """Writing what was learned in formats that plain diffusers and common user interfaces read.
 
-LoRA: `pytorch_lora_weights.safetensors` for `pipeline.load_lora_weights(folder)`. For U-Net families also
-`lora_kohya.safetensors` (kohya naming with alpha, read by AUTOMATIC1111, Forge and ComfyUI). For SD3 the first file
-is itself a single-file LoRA with the `transformer.` prefix. Full fine-tuning: a folder for `from_pretrained`.
+LoRA: `pytorch_lora_weights.safetensors` for `pipeline.load_lora_weights(folder)`, with alpha / rank in its weights, so
+that readers who know no alpha apply it at the same strength. Beside it, under the names that user interfaces know and
+with `.alpha`: `lora_kohya.safetensors` for U-Nets, `lora_comfyui.safetensors` for transformers whose names are known.
+Full fine-tuning: a folder for `from_pretrained`, its CLIP encoders under the published names.
 """
 
 import json
@@ -11,45 +12,90 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from torch import Tensor
 
 from visalign.config import Config
 from visalign.generators.base import Generator
 from visalign.runs import write_atomically
+from visalign.weights import read_json, read_tensors, share, write_tensors
 
 
 def export(generator: Generator, folder: Path, config: Config, figures: dict[str, str]) -> list[str]:
     """Write weights and a model card; returns the names of the files or folders written."""
     folder.mkdir(parents=True, exist_ok=True)
-    written = _export_lora(generator, folder, config) if generator.tuning == "lora" else _export_full(generator, folder)
+    written = _export_lora(generator, folder) if generator.tuning == "lora" else _export_full(generator, folder)
     write_atomically(folder / "README.md", model_card(config, generator, figures).encode())
     return [*written, "README.md"]
 
 
-def _export_lora(generator: Generator, folder: Path, config: Config) -> list[str]:
-    from diffusers.utils import convert_state_dict_to_kohya
+def _export_lora(generator: Generator, folder: Path) -> list[str]:
     from peft.utils import get_peft_model_state_dict
 
     name, written = generator.denoiser_name, []
     for part, network in generator.networks().items():
         weights = {k: v.detach().cpu().contiguous() for k, v in get_peft_model_state_dict(network).items()}
-        adapter = network.peft_config["default"].to_dict()
+        adapter = network.peft_config["default"]
         place = folder if part == name else folder / part
-        type(generator.pipeline).save_lora_weights(
-            place, **{f"{name}_lora_layers": weights, f"{name}_lora_adapter_metadata": adapter})
-        written.append(str((place / "pytorch_lora_weights.safetensors").relative_to(folder)))
-    if not generator.has_kohya_names:
-        return written
-    kohya = convert_state_dict_to_kohya({f"{name}.{k}": v for k, v in weights.items()})
-    alpha = torch.tensor(float(config.model.lora.alpha))
-    save_file({k: alpha.clone() if k.endswith(".alpha") else v.contiguous() for k, v in kohya.items()},
-              folder / "lora_kohya.safetensors")
-    return [*written, "lora_kohya.safetensors"]
+        type(generator.pipeline).save_lora_weights(place, **{
+            f"{name}_lora_layers": _scaled(weights, adapter.lora_alpha / adapter.r),
+            f"{name}_lora_adapter_metadata": adapter.to_dict() | {"lora_alpha": adapter.r}})
+        share(place)
+        written.append(place / "pytorch_lora_weights.safetensors")
+        for file, tensors in for_interfaces(generator, weights, float(adapter.lora_alpha)).items():
+            write_tensors(place / file, tensors, {"format": "pt"})
+            written.append(place / file)
+    return [str(file.relative_to(folder)) for file in written]
+
+
+def _scaled(weights: dict[str, Tensor], scale: float) -> dict[str, Tensor]:
+    return {key: value * scale if ".lora_B." in key else value for key, value in weights.items()}
+
+
+def for_interfaces(generator: Generator, weights: dict[str, Tensor], alpha: float) -> dict[str, dict[str, Tensor]]:
+    """The tensors of a file for user interfaces by its name; none where one of a layer's names is not known there."""
+    if generator.has_kohya_names:
+        from diffusers.utils import convert_state_dict_to_kohya
+
+        kohya = convert_state_dict_to_kohya({f"{generator.denoiser_name}.{k}": v for k, v in weights.items()})
+        return {"lora_kohya.safetensors": {k: torch.tensor(alpha) if k.endswith(".alpha") else v
+                                           for k, v in kohya.items()}}
+    found = {}
+    for key, value in weights.items():
+        module, _, side = key.rpartition(".lora_")
+        name = generator.interface_name(module)
+        if name is None:
+            return {}
+        found |= {f"{name}.lora_{side}": value, f"{name}.alpha": torch.tensor(alpha)}
+    return {"lora_comfyui.safetensors": found}
 
 
 def _export_full(generator: Generator, folder: Path) -> list[str]:
-    generator.pipeline.save_pretrained(folder / "pipeline")
+    place = folder / "pipeline"
+    generator.pipeline.save_pretrained(place)
+    for name, module in generator.pipeline.components.items():
+        prefix = PUBLISHED_PREFIX.get(type(module).__name__)
+        if prefix:
+            _put_prefix(place / name, prefix)
+    share(place)
     return ["pipeline"]
+
+
+PUBLISHED_PREFIX = {"CLIPTextModel": "text_model.", "CLIPVisionModel": "vision_model."}
+"""What transformers since 5.6 leaves out of the names of these networks' weights, and all other programs look for."""
+
+
+def _put_prefix(folder: Path, prefix: str) -> None:
+    """Name the weights of one network as they are published; transformers reads both."""
+    def published(name: str) -> str:
+        return name if name.startswith(prefix) else prefix + name
+
+    for file in folder.glob("*.safetensors"):
+        tensors = read_tensors(file, f"export {file}")
+        write_tensors(file, {published(name): tensor for name, tensor in tensors.items()}, {"format": "pt"})
+    for file in folder.glob("*.safetensors.index.json"):
+        index = read_json(file, f"export {file}")
+        index["weight_map"] = {published(name): shard for name, shard in index["weight_map"].items()}
+        write_atomically(file, (json.dumps(index, indent=2) + "\n").encode())
 
 
 def versions() -> dict[str, str]:

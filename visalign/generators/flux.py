@@ -21,6 +21,10 @@ class FluxGenerator(Generator):
                     "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out")
     embedded_guidance = 3.5
 
+    @classmethod
+    def interface_name(cls, module: str) -> str:
+        return f"transformer.{module}"
+
     def build_process(self) -> Flow:
         """Training times are shifted by the scheduler's static shift; sampling uses its own, often dynamic, one."""
         return Flow(shift=self.pipeline.scheduler.config.get("shift", 1.0))

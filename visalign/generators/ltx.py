@@ -23,6 +23,10 @@ class LTXGenerator(VideoGenerator):
     made_for = Shape(512, 704, 161, 25.0)
     sides_multiple_of = 32
 
+    @classmethod
+    def interface_name(cls, module: str) -> str | None:
+        return f"diffusion_model.{module}" if module.startswith("transformer_blocks.") else None
+
     def spatial_factor(self) -> int:
         return self.pipeline.vae_spatial_compression_ratio
 

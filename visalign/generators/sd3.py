@@ -16,6 +16,10 @@ class SD3Generator(Generator):
     lora_targets = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
                     "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out")
 
+    @classmethod
+    def interface_name(cls, module: str) -> str:
+        return f"transformer.{module}"
+
     def build_process(self) -> Flow:
         return Flow(shift=self.pipeline.scheduler.config.get("shift", 1.0))
 

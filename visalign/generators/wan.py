@@ -1,5 +1,6 @@
 """Wan 2.1 and 2.2: rectified-flow transformers on 3-D latents with a UMT5 encoder (Wan Team 2025, arXiv 2503.20314)."""
 
+import re
 from collections.abc import Callable
 
 import torch
@@ -13,6 +14,17 @@ from visalign.generators.video import VideoGenerator
 from visalign.processes import Flow
 
 SECOND = "transformer_2"
+_PUBLISHED = {
+    "attn1": "self_attn", "attn2": "cross_attn", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "o",
+    "add_k_proj": "k_img", "add_v_proj": "v_img", "ffn.net.0.proj": "ffn.0", "ffn.net.2": "ffn.2",
+    "condition_embedder.text_embedder.linear_1": "text_embedding.0",
+    "condition_embedder.text_embedder.linear_2": "text_embedding.2",
+    "condition_embedder.time_embedder.linear_1": "time_embedding.0",
+    "condition_embedder.time_embedder.linear_2": "time_embedding.2",
+    "condition_embedder.time_proj": "time_projection.1",
+    "condition_embedder.image_embedder.ff.net.0.proj": "img_emb.proj.1",
+    "condition_embedder.image_embedder.ff.net.2": "img_emb.proj.3", "proj_out": "head.head"}
+"""Layers' names in diffusers, and in the files that Wan's authors published."""
 
 
 class WanGenerator(VideoGenerator):
@@ -37,6 +49,12 @@ class WanGenerator(VideoGenerator):
         if not isinstance(self.denoiser, Experts):
             return super().networks()
         return {self.denoiser_name: self.denoiser.high, SECOND: self.denoiser.low}
+
+    @classmethod
+    def interface_name(cls, module: str) -> str:
+        for name, published in _PUBLISHED.items():
+            module = re.sub(rf"(^|\.){re.escape(name)}(?=\.|$)", rf"\g<1>{published}", module)
+        return f"diffusion_model.{module}"
 
     def build_process(self) -> Flow:
         config = self.pipeline.scheduler.config

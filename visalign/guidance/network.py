@@ -12,13 +12,14 @@ from pathlib import Path
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from visalign.config import GuideHead, Model
 from visalign.errors import UserError
 from visalign.generators.base import Generator
 from visalign.rewards.joint.network import Heads, HierarchicalPool, sinusoids
+from visalign.weights import write_tensors
 
 FILES = ("guide.json", "guide.safetensors")
 
@@ -60,7 +61,7 @@ class LatentReward(nn.Module):
 def save_guide(folder: Path, guide: LatentReward, model: Model, about: dict) -> None:
     """Write a guide's folder, with what is known of it (`about`)."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: p.detach().cpu().contiguous() for name, p in guide.state_dict().items()}, folder / FILES[1])
+    write_tensors(folder / FILES[1], guide.state_dict())
     saved = {"head": guide.settings.model_dump(mode="json"), "model": model.source,
              "network": guide.generator.pipeline_class, **about}
     (folder / FILES[0]).write_text(json.dumps(saved, indent=2) + "\n")

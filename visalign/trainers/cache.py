@@ -4,20 +4,18 @@ A key covers the picture's or clip's pixels (or the prompt's text), the encoder'
 so a cache may be shared by runs, models and processes. Files are written under a temporary name and renamed.
 """
 
-import contextlib
 import hashlib
-import os
-import tempfile
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from visalign.errors import UserError
 from visalign.generators.base import Conditioning, Generator
 from visalign.media import Media, frames_of
+from visalign.weights import write_tensors
 
 
 def fingerprint(modules: list[nn.Module]) -> str:
@@ -101,13 +99,6 @@ class EncodingCache:
         path = self._path(key)
         try:
             path.parent.mkdir(exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-            os.close(handle)
-            try:
-                save_file({k: v.contiguous() for k, v in entry.items()}, temporary)
-                os.replace(temporary, path)
-            finally:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(temporary)
-        except (OSError, SafetensorError) as error:
+            write_tensors(path, entry)
+        except OSError as error:
             raise UserError(f"data.cache {self.folder}: cannot be written ({error})") from None

@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from visalign.config import Output
 from visalign.errors import UserError
 from visalign.runs import RunFolder
+from visalign.weights import write_tensors
 
 
 @dataclass
@@ -34,8 +35,7 @@ class TrainingState:
     extras: dict[str, Any] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
-        save_file({name: p.detach().cpu().contiguous() for name, p in self.parameters},
-                  folder / "trainable.safetensors")
+        write_tensors(folder / "trainable.safetensors", dict(self.parameters))
         torch.save({"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict(),
                     "ema": self.ema.state_dict() if self.ema else None,
                     "extras": {name: each.state_dict() for name, each in self.extras.items()}}, folder / "optimizer.pt")

@@ -8,14 +8,12 @@ Everything it knows is in metrics.jsonl and guard/, so a run that is killed cont
 """
 
 import math
-import os
 import time
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from tqdm import tqdm
 
 from visalign.config import Config, OnlineConfig
@@ -28,6 +26,7 @@ from visalign.trainers.checkpoint import TrainingState
 from visalign.trainers.cost import passes_of_look, passes_of_step
 from visalign.trainers.evaluation import Judges, by_prompt, check_same, measure, measured_of
 from visalign.video import save_sheet
+from visalign.weights import write_tensors
 
 OTHER_SEEDS = 7919
 PROMPTS_DRAWN = 8
@@ -114,14 +113,10 @@ class Guard:
         if self.settings.action != "rollback":
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = self.folder / ".tmp-best.safetensors"
         try:
             with self.state.averaged():
-                save_file({name: p.detach().cpu().contiguous() for name, p in self.state.parameters}, temporary,
-                          metadata={"step": str(step)})
-            os.replace(temporary, self.folder / "best.safetensors")
+                write_tensors(self.folder / "best.safetensors", dict(self.state.parameters), {"step": str(step)})
         except (OSError, RuntimeError) as error:
-            temporary.unlink(missing_ok=True)
             raise UserError(f"guard {self.folder}: the best weights could not be saved "
                             f"({' '.join(str(error).split())[:150]})") from None
 

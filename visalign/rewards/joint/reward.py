@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from visalign.config import JointSettings
@@ -17,6 +17,7 @@ from visalign.media import Sample
 from visalign.rewards.base import Judge, Scores
 from visalign.rewards.joint.network import JointNetwork, OpenClipBackbone
 from visalign.rewards.openclip import check_source, cut_prompts, load_open_clip, pixels_to_batch
+from visalign.weights import write_tensors
 
 FILES = ("reward.json", "reward.safetensors")
 
@@ -151,7 +152,7 @@ def save_reward(folder: Path, network: JointNetwork, settings: JointSettings, st
     if settings.tuning == "full" and settings.backbone == "open_clip":
         copy_tower_files(settings.source, folder, network)
         settings = settings.model_copy(update={"source": "."})
-    save_file({name: p.detach().cpu().contiguous() for name, p in weights.items()}, folder / FILES[1])
+    write_tensors(folder / FILES[1], weights)
     saved = {"model": settings.model_dump(mode="json"), "standard": standard, **about}
     (folder / FILES[0]).write_text(json.dumps(saved, indent=2) + "\n")
 
