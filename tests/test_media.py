@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from visalign import media
+from visalign import pictures
 from visalign.errors import UserError
-from visalign.media import Sample, Video, read_image
+from visalign.media import Sample, Video
+from visalign.pictures import read_image
 from visalign.video import (
     CLIP_FORMATS,
     media_file,
@@ -47,7 +48,7 @@ def test_exif_rotation_is_applied(tmp_path):
 
 
 def test_bombs_are_refused_before_they_are_decoded(tmp_path, monkeypatch):
-    monkeypatch.setattr(media, "MAX_PIXELS", 50)
+    monkeypatch.setattr(pictures, "MAX_PIXELS", 50)
     with pytest.raises(UserError, match="decompression bomb"):
         read_image(saved(Image.new("RGB", (8, 8)), tmp_path), "x")
 

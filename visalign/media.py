@@ -1,21 +1,16 @@
-"""Samples: a prompt and the picture or clip made for it; reading, fitting and laying out pictures."""
+"""Samples: a prompt and the picture or clip made for it; fitting and laying out pictures."""
 
 import io
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
-
-from visalign.errors import UserError
 
 MAX_PIXELS = 100_000_000
 """A larger picture is refused before it is decoded: it is a mistake or a decompression bomb."""
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".apng"})
-VIDEO_SUFFIXES = frozenset({".mp4", ".webm", ".mkv", ".mov", ".avi", ".m4v"})
 
 
 @dataclass(frozen=True)
@@ -74,75 +69,16 @@ def frames_of(media: Media, count: int) -> list[Image.Image]:
     return media.evenly(count) if isinstance(media, Video) else [media]
 
 
-def read_image(data: bytes | str | Path, where: str) -> Image.Image:
-    """A still RGB picture from bytes or a path, turned as its EXIF says, transparent parts on white.
-
-    Raises UserError naming `where` when the file is missing, truncated, animated, too large or no picture.
-    """
-    media = read_picture(data, where)
-    if isinstance(media, Video):
-        raise UserError(f"{where}: {_name(data)} is animated ({len(media.frames)} frames) where a still picture is "
-                        "expected")
-    return media
-
-
-def _name(data: bytes | str | Path) -> str:
-    return "the image bytes" if isinstance(data, bytes) else str(data)
-
-
-def read_picture(data: bytes | str | Path, where: str) -> Media:
-    """A still picture, or a Video of every frame of an animated one. Raises UserError as `read_image` does."""
-    try:
-        with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
-            count = getattr(image, "n_frames", 1) if getattr(image, "is_animated", False) else 1
-            if image.width * image.height * count > MAX_PIXELS:
-                size = f"{image.width}x{image.height}" + (f" and {count} frames" if count > 1 else "")
-                raise UserError(f"{where}: {_name(data)} has {size}, more than {MAX_PIXELS:,} pixels; refused as a "
-                                "possible decompression bomb")
-            if count > 1 and image.format != "MPO":
-                return _animation(image, count)
-            image.load()
-            return _to_rgb(image)
-    except FileNotFoundError:
-        raise UserError(f"{where}: there is no image file {data}") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise UserError(f"{where}: {_name(data)} is not a readable picture "
-                        f"({' '.join(str(error).split())[:120]})") from None
-
-
-def _animation(image: Image.Image, count: int) -> Video:
-    """All frames; one that is shown longer than the briefest stands as often as it lasts (writers merge equals)."""
-    frames, shown = [], []
-    for number in range(count):
-        image.seek(number)
-        frames.append(_to_rgb(image))
-        shown.append(image.info.get("duration", 0) or 100)
-    repeats = [min(50, max(1, round(each / min(shown)))) for each in shown]
-    return Video([frame for frame, n in zip(frames, repeats, strict=True) for _ in range(n)], 1000 / min(shown))
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if "exif" in image.info or image.format == "TIFF":
-        image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16 bits a channel; Pillow's own conversion would cut instead of scale
-        return Image.fromarray((np.asarray(image).astype(np.float64) / 257).round().clip(0, 255).astype(np.uint8)
-                               ).convert("RGB")
-    if image.mode == "F":
-        raise ValueError("a floating-point picture, whose range is not known")
-    if image.mode in ("RGBA", "LA", "P", "PA", "La", "RGBa") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        canvas = Image.new("RGBA", rgba.size, "white")
-        canvas.alpha_composite(rgba)
-        return canvas.convert("RGB")
-    return image.convert("RGB")
-
-
 def fit(image: Image.Image, width: int, height: int) -> Image.Image:
     """Scale the picture until it covers width x height and crop the centre."""
     scale = max(width / image.width, height / image.height)
     size = max(width, round(image.width * scale)), max(height, round(image.height * scale))
+    left, top = (size[0] - width) // 2, (size[1] - height) // 2
+    if size[0] * size[1] > MAX_PIXELS:  # a picture of 1 x 60,000: only what is kept is made
+        x, y = image.width / size[0], image.height / size[1]
+        return image.resize((width, height), Image.Resampling.LANCZOS,
+                            (left * x, top * y, (left + width) * x, (top + height) * y))
     image = image if size == image.size else image.resize(size, Image.Resampling.LANCZOS)
-    left, top = (image.width - width) // 2, (image.height - height) // 2
     return image.crop((left, top, left + width, top + height))
 
 

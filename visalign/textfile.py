@@ -3,6 +3,7 @@
 Every text that a user gives is read here, so that the locale of the machine decides nothing.
 """
 
+import unicodedata
 from pathlib import Path
 
 from charset_normalizer import from_bytes
@@ -61,3 +62,17 @@ def _decoded(data: bytes, encoding: str, where: str) -> str:
         return data.decode(encoding).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise UserError(f"{where}: begins as {encoding} and is not ({error.reason}); save it as UTF-8") from None
+
+
+def printable(text: str) -> str:
+    """The text with what is no character (bytes of a file name that is not UTF-8, half an emoji) written as \\xe9."""
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def normal_form(text: str) -> str:
+    """A prompt as it is compared with others: one Unicode form (macOS takes letters and accents apart), no space
+    around it."""
+    return unicodedata.normalize("NFC", text).strip()

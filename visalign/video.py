@@ -5,63 +5,67 @@ import io
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
+from visalign.disk import write_atomically
 from visalign.errors import UserError
-from visalign.media import (
-    IMAGE_SUFFIXES,
-    MAX_PIXELS,
-    VIDEO_SUFFIXES,
-    Media,
-    Video,
-    grid,
-    looping,
+from visalign.kinds import in_order, is_clip, is_hidden, is_picture_name
+from visalign.media import MAX_PIXELS, Media, Video, grid, looping, to_bytes
+from visalign.pictures import (
+    HELD_PIXELS,
+    is_animated,
+    name_of,
+    note_scaling,
     read_image,
     read_picture,
-    to_bytes,
+    shrunk,
+    thinned,
+    within,
 )
-from visalign.runs import write_atomically
+from visalign.textfile import read_text
 
 
-def read_media(data: bytes | str | Path, where: str, max_frames: int = 64) -> Media:
+def read_media(data: bytes | str | Path, where: str, max_frames: int = 64, remarks: list[str] | None = None) -> Media:
     """A picture, or a Video of at most `max_frames` evenly spaced frames.
 
     A clip is a video file, an animated picture, or a folder of frames in the order of their names (see
-    `write_frames`). Raises UserError naming `where` for what cannot be read.
+    `write_frames`). remarks: is given a sentence for whatever was not used as it is. Raises UserError naming `where`
+    for what cannot be read.
     """
+    remarks = [] if remarks is None else remarks
     if not isinstance(data, bytes) and Path(data).is_dir():
-        return read_frames(Path(data), where, max_frames)
-    if _is_video(data):
-        return read_video(data, where, max_frames)
-    media = read_picture(data, where)
-    return Video(media.evenly(max_frames), media.fps * min(1, max_frames / len(media.frames))) \
-        if isinstance(media, Video) else media
+        return read_frames(Path(data), where, max_frames, remarks)
+    reader = read_video if is_clip(data) else read_picture
+    return reader(data, where, max_frames, remarks)
 
 
-def _is_video(data: bytes | str | Path) -> bool:
-    if isinstance(data, bytes):
-        return data[4:8] == b"ftyp" or data[:4] in (b"\x1a\x45\xdf\xa3", b"RIFF") and data[8:12] != b"WEBP"
-    return Path(data).suffix.lower() in VIDEO_SUFFIXES
+def modality_of(file: Path) -> str:
+    """`video` for a clip, `image` for a picture, by what the file holds. Raises UserError when it is neither."""
+    return "video" if file.is_dir() or is_clip(file) or is_animated(file) else "image"
 
 
 FRAMES_FILE = "frames.json"
 """What makes a folder of pictures one clip: {"fps": 8}."""
 
 
-def read_frames(folder: Path, where: str, max_frames: int = 64) -> Video:
+def read_frames(folder: Path, where: str, max_frames: int = 64, remarks: list[str] | None = None) -> Video:
     """The clip in a folder of frames with a frames.json. Raises UserError naming what is wrong with it."""
+    remarks = [] if remarks is None else remarks
     try:
-        fps = float(json.loads((folder / FRAMES_FILE).read_text())["fps"])
-    except (OSError, ValueError, KeyError, TypeError):
+        fps = float(json.loads(read_text(folder / FRAMES_FILE, where))["fps"])
+    except (UserError, ValueError, KeyError, TypeError, RecursionError):
         raise UserError(f'{where}: {folder} has no {FRAMES_FILE} that says {{"fps": frames a second}}') from None
-    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+    files = sorted((p for p in folder.iterdir() if is_picture_name(p) and not is_hidden(p.name)),
+                   key=lambda file: in_order(file.name))
     if not files or not 0 < fps < 1000:
         raise UserError(f"{where}: {folder} holds {len(files)} frames at {fps:g} a second")
     kept = [files[i] for i in np.linspace(0, len(files) - 1, min(len(files), max_frames)).round().astype(int)]
-    frames = [read_image(file, f"{where}: {file.name}") for file in kept]
+    frames = [shrunk(read_image(file, f"{where}: {file.name}"), HELD_PIXELS // max_frames, remarks) for file in kept]
     sizes = {frame.size for frame in frames}
     if len(sizes) > 1:
         raise UserError(f"{where}: the frames in {folder} differ in size ({sorted(sizes)})")
@@ -73,36 +77,30 @@ def _rate(fps: float, count: int, kept: int) -> float:
     return fps if kept == count or kept < 2 else fps * (kept - 1) / (count - 1)
 
 
-def read_video(data: bytes | str | Path, where: str, max_frames: int = 64) -> Video:
+def read_video(data: bytes | str | Path, where: str, max_frames: int = 64, remarks: list[str] | None = None) -> Video:
     """At most `max_frames` evenly spaced frames and their rate; memory does not grow with the clip's length.
 
-    Frames are turned as the file says; a variable rate becomes an even one; sound is ignored. Raises UserError naming
-    `where` when the file is missing, has no picture stream, no frame, or too large frames.
+    Frames are turned as the file says and their pixels made square; a variable rate becomes an even one; sound and
+    cover pictures are ignored. Raises UserError naming `where` when the file is missing, has no picture stream, no
+    frame, or too large frames.
     """
     import av
 
-    name = "the video bytes" if isinstance(data, bytes) else str(data)
-    kept: list[tuple[float, Image.Image]] = []
-    stride, count, rate = 1, 0, 0.0
+    name = name_of(data, "video")
     try:
         with av.open(io.BytesIO(data) if isinstance(data, bytes) else str(data)) as container:
-            if not container.streams.video:
-                raise UserError(f"{where}: {name} holds no picture stream")
-            stream = container.streams.video[0]
+            stream = container.streams.best("video") or next(iter(container.streams.video), None)
+            if stream is None:
+                raise UserError(f"{where}: {name} holds no picture stream, only {_kinds(container)}")
             stream.thread_type = "AUTO"
-            if stream.width * stream.height * 2 * max_frames > 8 * MAX_PIXELS:
-                raise UserError(f"{where}: {name} has frames of {stream.width}x{stream.height}, too large to hold "
-                                f"{max_frames} of them; refused as a possible decompression bomb")
+            if stream.width * stream.height > MAX_PIXELS:
+                raise UserError(f"{where}: {name} has frames of {stream.width}x{stream.height}, more than "
+                                f"{MAX_PIXELS:,} pixels; refused as a possible decompression bomb")
             rate = float(stream.average_rate or 0)
-            for frame in container.decode(stream):
-                if count % stride == 0:
-                    kept.append((count / rate if frame.time is None and rate else float(frame.time or count),
-                                 upright(frame)))
-                    if len(kept) == 2 * max_frames:
-                        kept, stride = kept[::2], stride * 2
-                count += 1
+            kept = thinned(_frames(container, stream, rate, HELD_PIXELS // (2 * max_frames),
+                                   [] if remarks is None else remarks), max_frames)
     except FileNotFoundError:
-        raise UserError(f"{where}: there is no video file {data}") from None
+        raise UserError(f"{where}: there is no video file {name}") from None
     except (av.FFmpegError, OSError, ValueError) as error:
         raise UserError(f"{where}: {name} is not a readable video ({' '.join(str(error).split())[:120]})") from None
     if not kept:
@@ -113,10 +111,31 @@ def read_video(data: bytes | str | Path, where: str, max_frames: int = 64) -> Vi
     return Video(frames, shown_rate)
 
 
-def upright(frame) -> Image.Image:
-    """The frame turned as the file's display matrix says (phones film sideways)."""
-    image = frame.to_image()
-    return image.rotate(frame.rotation, expand=True) if frame.rotation else image
+def _kinds(container) -> str:
+    return " and ".join(sorted({stream.type for stream in container.streams})) or "nothing"
+
+
+def _frames(container, stream, rate: float, most: int, remarks: list[str]) -> Iterator[tuple[float, Image.Image]]:
+    """(seconds, picture) of every frame, all of one size: shown in square pixels, at most `most` of them, upright."""
+    size = None
+    for count, frame in enumerate(container.decode(stream)):
+        if size is None:
+            shown = _square(frame.width, frame.height, stream.sample_aspect_ratio)
+            size = within(*shown, most)
+            if size != shown:
+                note_scaling(shown, size, remarks)
+        image = frame.to_image() if size == (frame.width, frame.height) else \
+            frame.to_image(width=size[0], height=size[1], interpolation="AREA")
+        turned = image.rotate(frame.rotation, expand=True) if frame.rotation else image  # phones film sideways
+        yield count / rate if frame.time is None and rate else float(frame.time or count), turned
+
+
+def _square(width: int, height: int, ratio) -> tuple[int, int]:
+    """The size in square pixels; `ratio` is a pixel's width by its height (None or 0 where it is not known)."""
+    shape = float(ratio or 1)
+    if not 0.05 < shape < 20:
+        shape = 1.0
+    return (round(width * shape), height) if shape > 1 else (width, round(height / shape))
 
 
 def evenly_in_time(frames: list[tuple[float, Image.Image]], count: int) -> list[Image.Image]:
@@ -191,8 +210,9 @@ def write_media(media: Media, place: Path, clip_format: str | None = None) -> Pa
         container = {"mkv": "matroska"}.get(clip_format, clip_format)
         content = to_gif(media) if clip_format == "gif" else to_video_bytes(media, container)
         suffix = f".{clip_format}"
-    write_atomically(place.with_suffix(suffix), content)
-    return place.with_suffix(suffix)
+    file = place.with_name(place.name + suffix)
+    write_atomically(file, content)
+    return file
 
 
 def write_frames(video: Video, folder: Path) -> None:
@@ -219,9 +239,17 @@ def to_webp(video: Video) -> bytes:
     return buffer.getvalue()
 
 
+SHEET_MARK = "visalign contact sheet"
+"""What our overviews say of themselves, so that none is taken for a generation."""
+
+
 def save_sheet(rows: list[tuple[str, list[Media]]], file: Path, cell: int = 96, label_width: int = 180) -> None:
     """Labelled rows of pictures and strips of clips as a PNG; where there are clips, beside it a looping WebP."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    grid(rows, cell, label_width).save(file)
+    mark = PngInfo()
+    mark.add_text("Software", SHEET_MARK)
+    buffer = io.BytesIO()
+    grid(rows, cell, label_width).save(buffer, "PNG", pnginfo=mark)
+    write_atomically(file, buffer.getvalue())
     if any(isinstance(media, Video) for _, items in rows for media in items):
-        file.with_suffix(".webp").write_bytes(to_webp(looping(rows, cell, label_width)))
+        write_atomically(file.with_suffix(".webp"), to_webp(looping(rows, cell, label_width)))

@@ -139,8 +139,8 @@ def modality_of(subjects: list[Subject]) -> str:
     found = {}
     for subject in subjects:
         if subject.load is None:
-            suffix = find_generations(subject.source)[0].file.suffix.lower()
-            found[subject.name] = "image" if suffix in (".png", ".jpg", ".jpeg", ".webp") else "video"
+            entries = find_generations(subject.source)
+            found[subject.name] = next((entry for entry in entries if not entry.problem), entries[0]).modality()
         elif subject.model is not None:
             found[subject.name] = inspect_checkpoint(subject.model).family.modality
     if len(set(found.values())) > 1:

@@ -9,7 +9,8 @@ from pathlib import Path
 import gradio as gr
 
 from visalign.errors import UserError
-from visalign.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Media, Sample
+from visalign.kinds import VIDEO_SUFFIXES, picture_suffixes
+from visalign.media import Media, Sample
 from visalign.pages import media_uri
 from visalign.rewards import Reward
 from visalign.video import read_media
@@ -94,7 +95,7 @@ def build(demo: Demo) -> None:
     names = [judge.name for judge in demo.judges]
     with gr.Row():
         files = gr.File(label=f"Pictures and clips, at most {MOST_FILES}", file_count="multiple", height=160,
-                        file_types=sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES), elem_id="score-files")
+                        file_types=sorted(picture_suffixes() | VIDEO_SUFFIXES), elem_id="score-files")
         with gr.Column():
             prompt = gr.Textbox(label="Prompt that they were made for (judges of alignment need it)",
                                 max_length=LONGEST_PROMPT, elem_id="score-prompt")

@@ -5,7 +5,8 @@ import json
 import pytest
 from PIL import Image
 
-from visalign.data.generations import find_generations, prompt_of_name
+from visalign.data.folder import prompt_of_name
+from visalign.data.generations import find_generations
 from visalign.errors import UserError
 
 
@@ -21,8 +22,8 @@ def folder(tmp_path):
 
 def test_prompts_come_from_sidecars_and_from_names_only_when_asked(folder):
     found = {entry.path: entry.prompt for entry in find_generations(folder)}
-    assert found == {"a_red_apple-03.png": "", "clip.gif": "", "deep/b.jpg": "a büs 🚌"}
-    assert {e.path: e.prompt for e in find_generations(folder, True)}["a_red_apple-03.png"] == "a red apple"
+    assert found == {"a_red_apple-03.png": "", "clip.gif": "", "grid.png": "", "deep/b.jpg": "a büs 🚌"}
+    assert {e.path: e.prompt for e in find_generations(folder, "names")}["a_red_apple-03.png"] == "a red apple"
 
 
 @pytest.mark.parametrize(

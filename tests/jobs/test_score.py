@@ -148,7 +148,7 @@ def test_the_table_is_not_overwritten_and_unfinished_parts_are_not_mixed(folder,
     invoke(folder, "-r", "saturation", "-o", out, "--no-gallery")
     assert "exists already" in invoke(folder, "-r", "saturation", "-o", out).output
     out.unlink()
-    module.PartStore(out, {"source": "elsewhere"}, 0).open()
+    module.PartStore(out, {"source": "elsewhere"}, [], 0).open()
     assert "unfinished run" in invoke(folder, "-r", "saturation", "-o", out).output
 
 

@@ -9,6 +9,7 @@ from visalign.cli.demo import demo, votes
 from visalign.cli.evaluate import compare, evaluate, layout
 from visalign.cli.generate import generate, guide
 from visalign.cli.options import Names, Overridable
+from visalign.cli.reading import how_to_read, reading_options
 from visalign.errors import UserError
 
 
@@ -154,15 +155,14 @@ def data_check(path: str, kind: str, image_root: str | None, sheet: Path) -> Non
               help="Names, KIND:SOURCE, folders or YAML files, separated by commas.")
 @click.option("--out", "-o", type=click.Path(path_type=Path), default=Path("scores.parquet"), show_default=True)
 @click.option("--list", "list_rewards", is_flag=True, help="Name every reward with one line about it.")
-@click.option("--prompts-from-names", is_flag=True, help="Where there is no NAME.txt, the file's name is its prompt.")
-@click.option("--media-root", type=click.Path(), help="Folder that a manifest's files lie in (default: its own).")
+@reading_options
 @click.option("--max-failures", default=0.05, show_default=True, type=click.FloatRange(0, 1),
               help="Stop when a judge cannot judge more than this share.")
 @click.option("--workers", type=click.IntRange(1), help="Threads that decode files (default: half the cores).")
 @click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
 @click.option("--no-gallery", is_flag=True, help="Write the table only.")
-def score(source: str | None, rewards: tuple[str, ...], out: Path, list_rewards: bool, prompts_from_names: bool,
-          media_root: str | None, max_failures: float, workers: int | None, device: str, no_gallery: bool) -> None:
+def score(source: str | None, rewards: tuple[str, ...], out: Path, list_rewards: bool, max_failures: float,
+          workers: int | None, device: str, no_gallery: bool, **reading) -> None:
     """Judge every picture and clip of SOURCE: a folder, a run, or a manifest; write a table and a gallery.
 
     A run that was stopped continues when the same command is given again.
@@ -180,16 +180,16 @@ def score(source: str | None, rewards: tuple[str, ...], out: Path, list_rewards:
 
     done = score_generations(source, list(rewards), out,
                              device=str(pick_device(device)), max_failures=max_failures,
-                             prompts_from_names=prompts_from_names, media_root=media_root, workers=workers,
-                             gallery=not no_gallery)
-    click.echo("\n".join(done.lines))
-    click.echo(f"{done.rows} rows in {done.table}, {done.broken} files unreadable"
+                             workers=workers, gallery=not no_gallery, **how_to_read(**reading))
+    click.echo("\n".join([*done.lines, *(f"note: {note}" for note in done.notes)]))
+    click.echo(f"{done.rows} rows in {done.table} (of {done.kinds}), {done.broken} files unreadable"
                + (f", gallery in {done.gallery}" if done.gallery else ""))
 
 
 @main.command()
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--from", "source", help="Generations to pair: a folder, a run, or a manifest.")
+@reading_options
 @click.option("--model", help="Or a model to make them with, from --prompts.")
 @click.option("--prompts", help="A text file, one prompt a line, or emoji:train.")
 @click.option("--per-prompt", default=8, show_default=True, type=click.IntRange(2))
@@ -208,7 +208,8 @@ def score(source: str | None, rewards: tuple[str, ...], out: Path, list_rewards:
 @click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
 def pairs(out: Path, source: str | None, model: str | None, prompts: str | None, per_prompt: int, steps: int,
           guidance_scale: float, max_prompts: int | None, reward: str, dimension: str | None, strategy: str,
-          ranker: str | None, top: int, min_gap: float, min_confidence: float, seed: int, device: str) -> None:
+          ranker: str | None, top: int, min_gap: float, min_confidence: float, seed: int, device: str,
+          **reading) -> None:
     """Turn generations into a preference set in OUT: judged, paired, ties and doubtful pairs left out and counted."""
     if bool(source) == bool(model and prompts):
         raise UserError("pairs: give --from with generations, or --model with --prompts")
@@ -224,8 +225,9 @@ def pairs(out: Path, source: str | None, model: str | None, prompts: str | None,
         if not (out / "samples" / "samples.jsonl").exists():
             generate_to_folder(Model(source=model), read_prompts(prompts, max_prompts), out / "samples",
                                samples=per_prompt, steps=steps, guidance_scale=guidance_scale, seed=seed)
-    counts = make_pairs(source, reward, out, settings, str(pick_device(device)))
-    click.echo(f"{counts.text()}\n{out / 'pairs.parquet'}, contact sheet {out / 'sheet.png'}")
+    counts, notes = make_pairs(source, reward, out, settings, str(pick_device(device)), **how_to_read(**reading))
+    click.echo("\n".join([counts.text(), *(f"note: {note}" for note in notes)]))
+    click.echo(f"{out / 'pairs.parquet'}, contact sheet {out / 'sheet.png'}")
 
 
 @main.group()

@@ -1,101 +1,73 @@
-"""Folders of generated pictures and clips: which files there are, for which prompts.
+"""Sources of generated pictures and clips: which files there are, for which prompts, and what was left out.
 
 A source is one of
-    a manifest     JSONL, CSV or parquet with prompt, image (or video, path, file, media) and optionally seed
-    a folder       that `visalign generate` wrote (its samples.jsonl), or any folder of media, each with its prompt in
-                   a sidecar NAME.txt or, when asked, in its file name; a folder of frames is a clip (video.py)
+    a manifest     JSONL, JSON, CSV or parquet with prompt (or caption, text), image (or video, path, file, file_name,
+                   media) and optionally seed
+    a folder       that `visalign generate` wrote (its samples.jsonl), one in the imagefolder layout (its metadata.jsonl
+                   or .csv), or any folder of media (folder.py)
+    a file         one picture or clip
     a run          of `visalign train`: the newest samples on its held-out prompts
 Files outside the manifest's own folder (or the media root) are refused, symbolic links included.
 """
 
-import hashlib
 import os
-import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
+from visalign.data.entry import Entry, Generations, outside
+from visalign.data.folder import PromptsFrom, folder_entries, prompt_of
+from visalign.data.metadata import seed_of
 from visalign.data.rows import table_rows
 from visalign.errors import UserError, nearest
-from visalign.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Sample
+from visalign.kinds import in_order, is_clip_name, is_picture_name
 from visalign.runs import read_metrics
-from visalign.video import FRAMES_FILE, read_media
+from visalign.textfile import normal_form, printable
 
-MEDIA_KEYS = ("file", "image", "video", "path", "media")
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One generation: its path as the source names it, the file, its prompt ('' if unknown) and seed.
-
-    problem: why it cannot be read, known before it is opened.
-    """
-
-    path: str
-    file: Path
-    prompt: str
-    seed: int | None = None
-    problem: str | None = None
-
-    def digest(self) -> str:
-        """A hash of the content. Raises OSError when it cannot be read."""
-        digest = hashlib.sha256()
-        for file in sorted(self.file.iterdir()) if self.file.is_dir() else [self.file]:
-            digest.update(file.read_bytes())
-        return digest.hexdigest()
-
-    def sample(self, frames: int = 64) -> Sample:
-        """Decoded. Raises UserError with the reason when that fails."""
-        if self.problem:
-            raise UserError(self.problem)
-        return Sample(self.prompt, seed=self.seed).with_media(read_media(self.file, self.path, frames))
+MEDIA_KEYS = ("file", "file_name", "image", "video", "path", "media", "file_path", "filename")
+PROMPT_KEYS = ("prompt", "caption", "text")
+MANIFESTS = (".jsonl", ".json", ".csv", ".parquet")
+LISTS = ("samples.jsonl", "metadata.jsonl", "metadata.csv", "metadata.parquet")
+"""Manifests that a folder itself brings: our own, and those of the imagefolder layout."""
 
 
-def find_generations(source: str | Path, prompts_from_names: bool = False,
-                     media_root: str | Path | None = None) -> list[Entry]:
+def find_generations(source: str | Path, prompts_from: PromptsFrom = "auto",
+                     media_root: str | Path | None = None) -> Generations:
     """Every generation of a source, in a fixed order. Raises UserError when there is none."""
     path = Path(source).expanduser()
-    if path.is_dir():
-        if (path / "samples.jsonl").is_file():
-            entries = list(_manifest(path / "samples.jsonl", media_root))
-        elif (path / "config.yaml").is_file() and (path / "samples").is_dir():
-            entries = list(_run(path))
+    named = printable(str(source))
+    try:
+        if path.is_dir():
+            found = _of_folder(path, prompts_from, media_root)
+        elif path.suffix.lower() in MANIFESTS and path.is_file():
+            found = Generations(_manifest(path, media_root))
+        elif (is_picture_name(path) or is_clip_name(path)) and path.is_file():
+            told, problem = prompt_of(path, prompts_from)
+            found = Generations([Entry(printable(path.name), path, told.prompt, told.seed, problem)])
+        elif path.is_file():
+            raise UserError(f"input {named}: neither a folder, a picture, a clip nor a manifest "
+                            f"({', '.join(MANIFESTS)})")
         else:
-            entries = list(_folder(path, prompts_from_names))
-    elif path.suffix in (".jsonl", ".csv", ".parquet") and path.is_file():
-        entries = list(_manifest(path, media_root))
-    elif path.is_file():
-        raise UserError(f"input {source}: neither a folder nor a manifest (.jsonl, .csv, .parquet)")
-    else:
-        raise UserError(f"input {source}: there is no such file or folder")
-    if not entries:
-        raise UserError(f"input {source}: holds no picture and no clip")
-    return entries
+            raise UserError(f"input {named}: there is no such file or folder")
+    except (OSError, ValueError) as error:  # a name that is too long, a NUL, a folder that may not be read
+        raise UserError(f"input {named}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    if not found:
+        raise UserError(". ".join([f"input {named}: holds no picture and no clip", *found.notes]))
+    return found
 
 
-def _folder(folder: Path, prompts_from_names: bool) -> Iterator[Entry]:
-    root = os.path.realpath(folder)
-    clips = {file.parent for file in folder.rglob(FRAMES_FILE)}
-    files = {p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES}
-    for file in sorted(clips | {p for p in files if not clips & set(p.parents)}):
-        if file.stem == "grid" or any(part.startswith(".") for part in file.relative_to(folder).parts):
-            continue
-        name = str(file.relative_to(folder))
-        sidecar = file.with_suffix(".txt")
-        prompt, problem = "", _outside(file, root)
-        if problem is None and sidecar.is_file():
-            try:
-                prompt = sidecar.read_text(encoding="utf-8").strip()
-            except (OSError, UnicodeDecodeError) as error:
-                problem = f"{sidecar.name}: the prompt cannot be read ({error})"
-        elif prompts_from_names:
-            prompt = prompt_of_name(file.stem)
-        yield Entry(name, file, prompt, None, problem)
+def _of_folder(path: Path, prompts_from: PromptsFrom, media_root: str | Path | None) -> Generations:
+    for name in LISTS:
+        if (path / name).is_file() and (name == LISTS[0] or _names_files(path / name)):
+            return Generations(_manifest(path / name, media_root))
+    if (path / "config.yaml").is_file() and (path / "samples").is_dir():
+        return Generations(_run(path))
+    return folder_entries(path, prompts_from)
 
 
-def prompt_of_name(stem: str) -> str:
-    """`a_red_apple-03` -> `a red apple`."""
-    return re.sub(r"[_\s]+", " ", re.sub(r"[-_ ]\d+$", "", stem)).strip()
+def _names_files(file: Path) -> bool:
+    """Whether a table of metadata is about files; a suite's metadata.jsonl (suites.py) is not."""
+    _, row = next(table_rows(str(file), "train"), ("", {}))
+    return any(row.get(key) for key in MEDIA_KEYS)
 
 
 def _manifest(file: Path, media_root: str | Path | None) -> Iterator[Entry]:
@@ -105,32 +77,26 @@ def _manifest(file: Path, media_root: str | Path | None) -> Iterator[Entry]:
     real = os.path.realpath(root)
     for where, row in table_rows(str(file), "train"):
         if "__broken__" in row:
-            yield Entry(where, file, "", None, row["__broken__"])
+            yield Entry(printable(where), file, "", None, printable(row["__broken__"]))
             continue
         key = next((key for key in MEDIA_KEYS if row.get(key)), None)
         if key is None or not isinstance(row[key], str):
-            hint = nearest("image", row) if row else ""
-            yield Entry(where, file, "", None, f"{where}: names no file in any of {', '.join(MEDIA_KEYS)}{hint}")
+            hint = nearest("image", map(str, row)) if row else ""
+            yield Entry(printable(where), file, "", None,
+                        printable(f"{where}: names no file in any of {', '.join(MEDIA_KEYS)}{hint}"))
             continue
-        media = root / Path(row[key]).expanduser()
-        prompt = row.get("prompt")
-        yield Entry(row[key], media, prompt if isinstance(prompt, str) else "", _seed(row.get("seed")),
-                    _outside(media, real))
+        media = _below(root, row[key])
+        prompt = next((row[name] for name in PROMPT_KEYS if isinstance(row.get(name), str) and row[name].strip()), "")
+        yield Entry(printable(row[key]), media, normal_form(printable(prompt)), seed_of(row.get("seed")),
+                    outside(media, real))
 
 
-def _seed(value) -> int | None:
-    try:
-        return int(value)
-    except (TypeError, ValueError):
-        return None
-
-
-def _outside(file: Path, root: str) -> str | None:
-    """Why a file is refused; `root` is a real path."""
-    real = os.path.realpath(file)
-    if real != root and not real.startswith(root.rstrip(os.sep) + os.sep):
-        return f"{file}: lies outside {root}; refused (name another folder with --media-root)"
-    return None
+def _below(root: Path, name: str) -> Path:
+    """The file; names of Windows (sub\\\\a.png) are taken as such where there is none of that very name."""
+    file = root / Path(name).expanduser() if name.startswith("~") else root / name
+    if "\\" in name and "\0" not in name and not file.exists():
+        return root / PureWindowsPath(name).as_posix()
+    return file
 
 
 def _run(folder: Path) -> Iterator[Entry]:
@@ -139,6 +105,7 @@ def _run(folder: Path) -> Iterator[Entry]:
     prompts = next((row["prompts"] for row in read_metrics(folder) if row.get("kind") == "held_out"), None)
     if not steps or prompts is None:
         raise UserError(f"input {folder}: this run has not written samples yet")
-    for file in sorted(steps[-1].glob("[0-9]*-*.*")):
+    for file in sorted(steps[-1].glob("[0-9]*-*.*"), key=lambda file: in_order(file.name)):
         number = int(file.stem.split("-")[0])
-        yield Entry(str(file.relative_to(folder)), file, prompts[number] if number < len(prompts) else "")
+        yield Entry(str(file.relative_to(folder)), file,
+                    normal_form(prompts[number]) if number < len(prompts) else "")

@@ -18,7 +18,9 @@ from PIL import Image
 
 from visalign.data.generations import Entry
 from visalign.errors import UserError, nearest
-from visalign.media import VIDEO_SUFFIXES, fit_square, read_image
+from visalign.kinds import is_clip_name
+from visalign.media import fit_square
+from visalign.pictures import read_image
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def _write_dpg(folder: Path, item: Item, entries: list[Entry]) -> int:
 
 def _write_vbench(folder: Path, item: Item, entries: list[Entry]) -> int:
     for k, entry in enumerate(entries):
-        if entry.file.suffix.lower() not in VIDEO_SUFFIXES | {".gif"}:
+        if not is_clip_name(entry.file) and entry.file.suffix.lower() != ".gif":
             raise UserError(f"suite vbench: {entry.path} is no clip")
         shutil.copyfile(entry.file, folder / f"{_file_name(item.prompt)}-{k}{entry.file.suffix.lower()}")
     return len(entries)

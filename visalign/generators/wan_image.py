@@ -10,7 +10,8 @@ from torch import Tensor
 from visalign.errors import UserError
 from visalign.generators.base import Conditioning
 from visalign.generators.wan import WanGenerator
-from visalign.media import read_image, to_pixels
+from visalign.media import to_pixels
+from visalign.pictures import read_image
 
 SEPARATOR = "@@"
 

@@ -15,14 +15,16 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from visalign.data.generations import Entry, find_generations
+from visalign.data.entry import Entry
+from visalign.data.folder import PromptsFrom
+from visalign.data.generations import find_generations
 from visalign.data.pairing import Candidate, Chosen, PairCounts, all_pairs, best_worst, keep, sifted
+from visalign.disk import write_atomically
 from visalign.errors import UserError, nearest
-from visalign.jobs.score import LEAST_FOR_SHARE, score_generations
+from visalign.jobs.score import LEAST_FOR_SHARE, belongs, identity_of, score_generations
 from visalign.rewards import load_reward
 from visalign.rewards.vlm.asking import ComparingJudge
 from visalign.rewards.vlm.questions import Failure
-from visalign.runs import write_atomically
 from visalign.video import save_sheet
 
 SHEET_ROWS = 16
@@ -57,8 +59,9 @@ class PairSettings:
 
 
 def make_pairs(source: str, reward: str, out: Path, settings: PairSettings, device: str = "cpu",
-               max_failures: float = 0.05) -> PairCounts:
-    """Judge the generations of `source` and write pairs into the folder `out`.
+               max_failures: float = 0.05, prompts_from: PromptsFrom = "auto",
+               media_root: str | None = None) -> tuple[PairCounts, tuple[str, ...]]:
+    """Judge the generations of `source` and write pairs into the folder `out`; notes say what was left out.
 
     Raises UserError when no pair is left, with the counts that say why.
     """
@@ -73,9 +76,13 @@ def make_pairs(source: str, reward: str, out: Path, settings: PairSettings, devi
         raise UserError(f"out {out}: already holds pairs; choose another folder")
     out.mkdir(parents=True, exist_ok=True)
     scores = out / "scores.parquet"
-    if not scores.exists():
-        score_generations(source, [reward], scores, device=device, max_failures=max_failures)
-    entries = find_generations(source)
+    entries = find_generations(source, prompts_from, media_root)
+    if scores.exists():
+        check_scores(scores, identity_of(source, [reward], entries), entries)
+        notes = entries.notes
+    else:
+        notes = score_generations(source, [reward], scores, device=device, max_failures=max_failures,
+                                  prompts_from=prompts_from, media_root=media_root).notes
     groups = candidates_by_prompt(scores, f"{judge.name}.{dimension}", 1 if judge.higher_is_better else -1, entries)
     counts, chosen = PairCounts(), []
     rank = Ranking(entries, ranker, counts, max_failures)
@@ -84,18 +91,28 @@ def make_pairs(source: str, reward: str, out: Path, settings: PairSettings, devi
         chosen += [(prompt, *pair) for pair in keep(proposed, counts, settings.min_gap, settings.min_confidence)]
     rank.check(1)
     if not chosen:
-        raise UserError(f"pairs: nothing to learn from in {source}: {counts.text()}")
+        raise UserError(". ".join([f"pairs: nothing to learn from in {source}: {counts.text()}", *notes]))
     write_pairs(chosen, entries, out)
     summary = {"source": source, "reward": reward, **asdict(settings), **asdict(counts)}
     write_atomically(out / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
-    return counts
+    return counts, notes
+
+
+def check_scores(scores: Path, identity: dict, entries: list[Entry]) -> None:
+    """Raise UserError when the table is of another reward, or of files that were changed since."""
+    try:
+        fits = belongs(pq.read_table(scores), identity, [entry.stamp() for entry in entries])
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise UserError(f"{scores}: not a readable table of scores ({' '.join(str(error).split())[:120]}); delete it"
+                        ) from None
+    if not fits:
+        raise UserError(f"{scores}: belongs to another reward or other generations, or the files have changed since; "
+                        "delete it to have them judged anew, or choose another OUT")
 
 
 def candidates_by_prompt(scores: Path, column: str, sign: int, entries: list[Entry]) -> dict[str, list[Candidate]]:
-    """Judged generations by prompt. Raises UserError when the table belongs to other generations."""
+    """Judged generations by prompt."""
     table = pq.read_table(scores)
-    if column not in table.column_names or table.column("path").to_pylist() != [entry.path for entry in entries]:
-        raise UserError(f"{scores}: belongs to another reward or other generations; delete it or choose another --out")
     spread = f"{column}.spread"
     spreads = table.column(spread).to_pylist() if spread in table.column_names else [0.0] * len(table)
     groups: dict[str, list[Candidate]] = {}

@@ -15,19 +15,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from accelerate import PartialState
 from tqdm import tqdm
 
-from visalign.data.generations import Entry, find_generations
+from visalign.data.entry import Entry, Generations
+from visalign.data.folder import PromptsFrom
+from visalign.data.generations import find_generations
+from visalign.disk import write_atomically
 from visalign.errors import UserError
+from visalign.kinds import is_clip_name
 from visalign.media import Sample
 from visalign.rewards import Reward, expand, for_modality, load_reward
-from visalign.runs import write_atomically
+from visalign.textfile import printable
 
 CHUNK = 256
 TASK = 16
-"""Files that a chunk holds, and that one thread decodes at a time."""
+"""Pictures that a chunk holds, and that one thread decodes at a time."""
+CLIP = 64
+"""So many pictures is a clip worth, whose frames are all in memory."""
 LEAST_FOR_SHARE = 20
 """A judge's share of failures is first looked at after so many samples, and at the end."""
 
@@ -51,22 +58,26 @@ class Failures:
                     if len(self.reasons) < 3:
                         self.reasons.append(f"{path}: {remarks}")
 
-    def check(self, name: str, most: float, least: int) -> None:
-        """Raise UserError when more than the share `most` failed among at least `least`."""
+    def check(self, name: str, most: float, least: int, hint: str = "") -> None:
+        """Raise UserError when more than the share `most` failed among at least `least`; `hint` is what may help."""
         if self.given >= least and self.failed > most * self.given:
             raise UserError(f"reward {name}: could not judge {self.failed} of {self.given} samples, more than the "
-                            f"allowed share of {most:g} (--max-failures); first reasons: {'; '.join(self.reasons)}")
+                            f"allowed share of {most:g} (--max-failures); first reasons: {'; '.join(self.reasons)}"
+                            + (f". {hint}" if hint else ""))
 
 
 @dataclass(frozen=True)
 class ScoreSummary:
-    """What `visalign score` did: rows in the table, unreadable files, where table and gallery are, a line a reward."""
+    """What `visalign score` did: rows in the table, of which kinds of files, unreadable ones, where table and gallery
+    are, a line a reward, and a sentence for whatever was left out or could not be read."""
 
     rows: int
+    kinds: str
     broken: int
     table: Path
     gallery: Path | None
     lines: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def load_judges(specs: list, device: str = "cpu") -> list[Reward]:
@@ -85,7 +96,7 @@ def load_judges(specs: list, device: str = "cpu") -> list[Reward]:
 
 
 def score_generations(source: str, specs: list, out: Path, *, device: str = "cpu", max_failures: float = 0.05,
-                      prompts_from_names: bool = False, media_root: str | None = None, workers: int | None = None,
+                      prompts_from: PromptsFrom = "auto", media_root: str | None = None, workers: int | None = None,
                       gallery: bool = True) -> ScoreSummary:
     """Score every generation of `source` into the parquet file `out`, and a page beside it.
 
@@ -93,11 +104,11 @@ def score_generations(source: str, specs: list, out: Path, *, device: str = "cpu
     """
     state = PartialState()
     device = str(state.device) if device == "cuda" else device
-    entries = find_generations(source, prompts_from_names, media_root)
+    entries = find_generations(source, prompts_from, media_root)
+    hint = entries.prompt_hint
     judges = load_judges(specs, device)
-    listing = hashlib.sha256(json.dumps([(entry.path, entry.prompt) for entry in entries]).encode()).hexdigest()
-    store = PartStore(out, {"source": str(Path(source).resolve()), "rewards": [expand(spec) for spec in specs],
-                            "files": listing}, state.process_index)
+    store = PartStore(out, identity_of(source, specs, entries), [entry.stamp() for entry in entries],
+                      state.process_index)
     if state.is_main_process:
         store.open()
     state.wait_for_everyone()
@@ -115,20 +126,50 @@ def score_generations(source: str, specs: list, out: Path, *, device: str = "cpu
             table = score_chunk(entries, chunk, samples, judges)
             for judge, count in failures:
                 count.add(table, judge)
-                count.check(judge.name, max_failures, 1 if chunk is mine[-1] else LEAST_FOR_SHARE)
+                count.check(judge.name, max_failures, 1 if chunk is mine[-1] else LEAST_FOR_SHARE, hint)
             store.write(table)  # only now: a chunk that stopped the run is judged again when it continues
             progress.update(len(chunk))
     state.wait_for_everyone()
     page = None
     if state.is_main_process:
         table = store.finish()
-        if gallery:
+        if gallery and table.column("error").null_count:
             from visalign.pages.gallery import write_gallery
 
             page = write_gallery(table, entries, judges, out.with_suffix(".html"))
     state.wait_for_everyone()
     table = pq.read_table(out)
-    return ScoreSummary(len(table), len(table) - table.column("error").null_count, out, page, means(table, judges))
+    broken = table.filter(pc.is_valid(table.column("error")))
+    unread = [f"{reason} (unreadable)" for reason in broken.column("error").to_pylist()[:3]]
+    if len(broken) == len(table):
+        raise UserError(". ".join([f"input {printable(str(source))}: none of its {len(table)} files could be read; "
+                                   f"{out} says why of each", *unread, *entries.notes]))
+    if any(judge.needs_prompt for judge in judges) and hint:
+        unread.append(hint)
+    kinds = Counter(entry.file.suffix.lower() or "folders of frames" for entry in entries)
+    named = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+    return ScoreSummary(len(table), named, len(broken), out, page, means(table, judges), (*entries.notes, *unread))
+
+
+def identity_of(source: str, specs: list, entries: Generations) -> dict:
+    """What makes a table of scores what it is, but for the files' contents (`files_of`)."""
+    listing = json.dumps([(entry.path, entry.prompt) for entry in entries])
+    return {"source": printable(str(Path(source).resolve())), "rewards": [expand(spec) for spec in specs],
+            "files": hashlib.sha256(listing.encode()).hexdigest()}
+
+
+def belongs(table: pa.Table, identity: dict, stamps: list[str]) -> bool:
+    """Whether a finished table is of these rewards and of these files as they are now."""
+    known = (table.schema.metadata or {}).get(MARK)
+    return known is not None and json.loads(known) == identity | {"stamps": digest_of(stamps)}
+
+
+def digest_of(stamps: list[str]) -> str:
+    return hashlib.sha256(json.dumps(stamps).encode()).hexdigest()
+
+
+MARK = b"visalign"
+"""Under this name a table of scores says what it is of."""
 
 
 def means(table: pa.Table, judges: list[Reward]) -> tuple[str, ...]:
@@ -144,21 +185,28 @@ def means(table: pa.Table, judges: list[Reward]) -> tuple[str, ...]:
 
 
 def in_chunks(entries: list[Entry], judges: list[Reward]) -> Iterator[list[int]]:
-    """Numbers of entries, about CHUNK at a time; prompts stay whole when a judge compares within them."""
-    if not any(judge.needs_group for judge in judges):
-        yield from (list(range(start, min(start + CHUNK, len(entries)))) for start in range(0, len(entries), CHUNK))
-        return
-    groups: dict[str, list[int]] = {}
-    for i, entry in enumerate(entries):
-        groups.setdefault(entry.prompt, []).append(i)
+    """Numbers of entries, about CHUNK pictures at a time; prompts stay whole when a judge compares within them."""
+    if any(judge.needs_group for judge in judges):
+        groups: dict[str, list[int]] = {}
+        for i, entry in enumerate(entries):
+            groups.setdefault(entry.prompt, []).append(i)
+        rows = list(groups.values())
+    else:
+        rows = [[i] for i in range(len(entries))]
     chunk: list[int] = []
-    for rows in groups.values():
-        chunk += rows
-        if len(chunk) >= CHUNK:
+    weight = 0
+    for numbers in rows:
+        chunk += numbers
+        weight += sum(CLIP if may_be_clip(entries[i].file) else 1 for i in numbers)
+        if weight >= CHUNK:
             yield chunk
-            chunk = []
+            chunk, weight = [], 0
     if chunk:
         yield chunk
+
+
+def may_be_clip(file: Path | None) -> bool:
+    return file is not None and (is_clip_name(file) or file.suffix.lower() in ("", ".gif"))
 
 
 def read_or_explain(entry: Entry) -> Sample | str:
@@ -197,7 +245,7 @@ def score_chunk(entries: list[Entry], chunk: list[int], samples: list[Sample | s
         "seed": [entries[i].seed for i in chunk],
         "modality": [s.modality if isinstance(s, Sample) else None for s in samples],
         "error": [s if isinstance(s, str) else None for s in samples]}
-    remarks: list[list[str]] = [[] for _ in chunk]
+    remarks: list[list[str]] = [list(s.known.get("remarks", ())) if isinstance(s, Sample) else [] for s in samples]
     for judge in judges:
         answer = judge.score(given)
         spreads = [("", answer.values)] + ([(".spread", answer.spread)] if answer.spread is not None else [])
@@ -209,21 +257,26 @@ def score_chunk(entries: list[Entry], chunk: list[int], samples: list[Sample | s
                 columns[f"{judge.name}.{dimension}{suffix}"] = column
         for row, text in answer.remarks.items():
             remarks[readable[row]].append(f"{judge.name}: {text}")
-    columns["remarks"] = ["; ".join(each) or None for each in remarks]
-    return pa.table(columns, schema=schema_of(columns))
+    columns["remarks"] = [printable("; ".join(each)) or None for each in remarks]
+    return pa.table(columns, schema=schema_of(columns, entries))
 
 
-def schema_of(columns: dict[str, list]) -> pa.Schema:
-    kinds = {"index": pa.int64(), "seed": pa.int64(), "path": pa.string(), "prompt": pa.string(),
-             "modality": pa.string(), "error": pa.string(), "remarks": pa.string()}
+def schema_of(columns: dict[str, list], entries: list[Entry]) -> pa.Schema:
+    """Seeds above 2^63, which ComfyUI draws, need the unsigned type."""
+    large = any(entry.seed is not None and entry.seed >= 2**63 for entry in entries)
+    kinds = {"index": pa.int64(), "seed": pa.uint64() if large else pa.int64(), "path": pa.string(),
+             "prompt": pa.string(), "modality": pa.string(), "error": pa.string(), "remarks": pa.string()}
     return pa.schema([(name, kinds.get(name, pa.float32())) for name in columns])
 
 
 class PartStore:
-    """Finished chunks beside the table-to-be: `NAME.parts/`, each file whole or absent."""
+    """Finished chunks beside the table-to-be: `NAME.parts/`, each file whole or absent.
 
-    def __init__(self, out: Path, settings: dict, rank: int):
-        self.out, self.settings, self.rank = out, settings, rank
+    stamps: of every entry's file; a part with a file that was changed since is thrown away, so that it is judged anew.
+    """
+
+    def __init__(self, out: Path, settings: dict, stamps: list[str], rank: int):
+        self.out, self.settings, self.stamps, self.rank = out, settings, stamps, rank
         self.folder = out.with_name(out.name + ".parts")
         self._written = 0
 
@@ -239,6 +292,13 @@ class PartStore:
             raise UserError(f"out {self.out}: {self.folder} holds an unfinished run over another input or with other "
                             "rewards; finish that one, delete it, or choose another name")
         write_atomically(file, json.dumps(self.settings).encode())
+        for part in self.parts():
+            table = pq.read_table(part, columns=["index"])
+            if (table.schema.metadata or {}).get(MARK, b"").decode() != self._mark(table):
+                part.unlink()
+
+    def _mark(self, table: pa.Table) -> str:
+        return digest_of([self.stamps[i] for i in table.column("index").to_pylist()])
 
     def parts(self) -> list[Path]:
         return sorted(self.folder.glob("part-*.parquet"))
@@ -249,7 +309,7 @@ class PartStore:
 
     def write(self, table: pa.Table) -> None:
         sink = pa.BufferOutputStream()
-        pq.write_table(table, sink)
+        pq.write_table(table.replace_schema_metadata({MARK: self._mark(table)}), sink)
         first = table.column("index")[0].as_py()
         write_atomically(self.folder / f"part-{first:010d}-{self.rank}-{self._written}.parquet",
                          sink.getvalue().to_pybytes())
@@ -257,9 +317,11 @@ class PartStore:
 
     def finish(self) -> pa.Table:
         """All parts as one table in the source's order, written to `out`; the parts are removed."""
-        tables = [pq.read_table(part) for part in self.parts()]
+        tables = [pq.read_table(part).replace_schema_metadata() for part in self.parts()]
         # a column such as a spread may be missing from a chunk in which no file could be read
         table = pa.concat_tables(tables, promote_options="default").sort_by("index").drop_columns("index")
+        table = table.replace_schema_metadata({MARK: json.dumps(self.settings
+                                                                | {"stamps": digest_of(self.stamps)})})
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, compression="zstd")
         write_atomically(self.out, sink.getvalue().to_pybytes())

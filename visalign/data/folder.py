@@ -1,0 +1,133 @@
+"""Any folder of pictures and clips: what in it is a generation, and where its prompt stands."""
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, get_args
+
+from PIL import Image
+
+from visalign.data.entry import Entry, Generations, outside
+from visalign.data.metadata import Told, told_by_file, told_by_parameters
+from visalign.errors import UserError
+from visalign.kinds import BESIDE, NOT_READ, in_order, is_clip_name, is_hidden, is_picture_name
+from visalign.textfile import decode_text, normal_form, printable, read_text
+from visalign.video import FRAMES_FILE, SHEET_MARK
+
+PromptsFrom = Literal["auto", "sidecar", "metadata", "names", "auto+names"]
+"""auto: a text beside the file, else what stands in the file itself; auto+names: and the file's name after that."""
+PROMPTS_FROM = get_args(PromptsFrom)
+SIDECARS = (".txt", ".caption")
+_NAMED = 3
+"""Files of an ending that are named where it was left out."""
+
+
+def folder_entries(folder: Path, prompts_from: PromptsFrom) -> Generations:
+    """Every generation below a folder, in the order of their names, and notes on what was left out."""
+    root = os.path.realpath(folder)
+    files = [Path(top) / name for top, _, names in os.walk(folder) for name in names]
+    clips = {file.parent for file in files if file.name == FRAMES_FILE}
+    files = [file for file in files if not clips & {file.parent, *file.parents}
+             and not any(is_hidden(part) for part in file.relative_to(folder).parts)]
+    media = [file for file in files if is_picture_name(file) or is_clip_name(file)]
+    own, posters = {file for file in media if is_own_sheet(file)}, posters_of(media)
+    entries = []
+    for file in sorted(clips | set(media) - own - posters.keys(), key=lambda file: in_order(file.relative_to(folder))):
+        relative = file.relative_to(folder) if file != folder else Path(folder.name)
+        if any(is_hidden(part) for part in relative.parts):
+            continue
+        problem = outside(file, root)
+        told, trouble = (Told(""), None) if problem else prompt_of(file, prompts_from, posters)
+        entries.append(Entry(printable(str(relative)), file, told.prompt, told.seed, problem or trouble))
+    others = [file for file in files if file not in own and file not in media and file.suffix.lower() not in BESIDE]
+    return Generations(entries, [*_left_out(others), *_sheets(own), *_posters(posters)])
+
+
+def prompt_of(file: Path, prompts_from: PromptsFrom,
+              posters: dict[Path, Path] | None = None) -> tuple[Told, str | None]:
+    """What is told of a file (prompt '' where nothing is), and why its prompt cannot be read.
+
+    posters: pictures that show a clip, whose metadata are the clip's.
+    """
+    wanted = ("sidecar", "metadata", "names") if prompts_from == "auto+names" else \
+        ("sidecar", "metadata") if prompts_from == "auto" else (prompts_from,)
+    if "sidecar" in wanted:
+        for sidecar in sidecars_of(file):
+            if sidecar.is_file():
+                try:
+                    return told_by_parameters(read_text(sidecar, sidecar.name)), None
+                except UserError as error:
+                    return Told(""), f"{error} (the prompt cannot be read)"
+    if "metadata" in wanted and not file.is_dir():
+        for each in (file, *(picture for picture, clip in (posters or {}).items() if clip == file)):
+            if told := told_by_file(each):
+                return told, None
+    return Told(prompt_of_name(stem_of(file)) if "names" in wanted else ""), None
+
+
+def stem_of(file: Path) -> str:
+    """The name without its ending; a folder of frames has none."""
+    return file.name if file.is_dir() else file.stem
+
+
+def sidecars_of(file: Path) -> Iterator[Path]:
+    """Where the prompt of a file may stand: NAME.txt, NAME.png.txt, NAME.caption."""
+    for suffix in SIDECARS:
+        yield file.with_name(stem_of(file) + suffix)
+        yield file.with_name(file.name + suffix)
+
+
+def prompt_of_name(stem: str) -> str:
+    """`a_red_apple-03` -> `a red apple`."""
+    name = decode_text(os.fsencode(stem), "name") if stem != printable(stem) else stem
+    return normal_form(re.sub(r"[_\s]+", " ", re.sub(r"[-_ ]\d+$", "", name)))
+
+
+def is_own_sheet(file: Path) -> bool:
+    """Whether visalign drew it as an overview: it says so itself, or it is the grid beside a samples.jsonl."""
+    if file.stem not in ("grid", "sheet", "contact_sheet") or file.suffix not in (".png", ".webp"):
+        return False
+    if file.stem == "grid" and (file.parent / "samples.jsonl").is_file():
+        return True
+    drawn = file.with_suffix(".png")
+    try:
+        with Image.open(drawn, formats=["PNG"]) as image:
+            return image.info.get("Software") == SHEET_MARK
+    except (OSError, SyntaxError, ValueError):
+        return False
+
+
+def posters_of(media: list[Path]) -> dict[Path, Path]:
+    """Pictures with the name of a clip beside them, which show that clip: {picture: clip}."""
+    clips = {(file.parent, file.stem): file for file in media if is_clip_name(file)}
+    return {file: clips[file.parent, file.stem] for file in media
+            if not is_clip_name(file) and (file.parent, file.stem) in clips}
+
+
+def _left_out(files: list[Path]) -> Iterator[str]:
+    """By ending: how many, the first names, and what helps."""
+    by_ending: dict[str, list[str]] = defaultdict(list)
+    for file in sorted(files):
+        by_ending[file.suffix.lower()].append(printable(file.name))
+    for ending, names in sorted(by_ending.items()):
+        what = f"ending in {printable(ending)}" if ending else "without an ending"
+        why = NOT_READ.get(ending, "neither pictures nor clips that are read here")
+        yield f"left out {len(names)} {'file' if len(names) == 1 else 'files'} {what} ({_some(names)}): {why}"
+
+
+def _sheets(files: set[Path]) -> Iterator[str]:
+    if files:
+        yield f"left out {len(files)} overviews that visalign drew ({', '.join(sorted({f.name for f in files}))})"
+
+
+def _posters(posters: dict[Path, Path]) -> Iterator[str]:
+    if posters:
+        shown = _some(sorted(printable(file.name) for file in posters))
+        yield (f"left out {len(posters)} {'picture' if len(posters) == 1 else 'pictures'} with the name of a clip "
+               f"({shown}): each shows that clip and is no generation of its own")
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")

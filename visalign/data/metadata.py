@@ -1,0 +1,198 @@
+"""The prompt and seed that programs write into the pictures and clips they make, or into a text beside them.
+
+Read: the web UI of AUTOMATIC1111 and its kin (`parameters`, EXIF UserComment, NAME.txt), ComfyUI (graphs.py), InvokeAI,
+Midjourney, NovelAI, SwarmUI, Fooocus, Draw Things. Everything in there is data from strangers: nothing of it is ever
+run, and whatever it is, reading it never raises.
+"""
+
+import contextlib
+import html
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from visalign.data.graphs import told_by_graph
+from visalign.errors import UserError
+from visalign.kinds import is_clip
+from visalign.pictures import BROKEN, open_picture
+from visalign.textfile import decode_text, normal_form, printable
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a file says of itself; prompt '' where only the seed is known."""
+
+    prompt: str
+    seed: int | None = None
+
+
+def told_by_file(file: Path) -> Told | None:
+    """What a picture's or clip's own metadata say; None where they say nothing that is understood."""
+    texts = {key.lower(): value for key, value in _texts(file)}
+    ordered = [key for key in _KEYS if key in texts] + [key for key in texts if key not in _KEYS]
+    for key in ordered:
+        told = told_by_text(key, texts[key])
+        if told and told.prompt:
+            return Told(told.prompt, _seed_in(texts.get("comment", "")) if told.seed is None else told.seed)
+    return None
+
+
+_KEYS = ("parameters", "invokeai_metadata", "sd-metadata", "dream", "prompt", "usercomment", "workflow", "comment",
+         "description", "xmp", "imagedescription")
+
+
+def told_by_text(key: str, text: str) -> Told | None:
+    """What one text says; `key` is the name it stands under, in small letters."""
+    text = re.sub(r"^(prompt|workflow)\s*:\s*(?=\{)", "", text.strip(), flags=re.I)  # ComfyUI in a WebP's EXIF
+    if text[:1] in ("{", "["):
+        return _of_json(_json(text))
+    if _CUT.search(text) and (key in ("parameters", "usercomment", "comment", "imagedescription", "xmp")):
+        return told_by_parameters(text)
+    if key == "dream":
+        quoted = re.match(r'"(.*)"(.*)', text, re.S)
+        return _told(quoted[1], _number(r"-S\s*(\d+)", quoted[2])) if quoted else None
+    marked = re.search(r"\sJob ID:|\s--[a-z]", text)
+    if key == "description" or (key in ("xmp", "imagedescription", "comment") and marked):
+        words = re.split(r"\s+Job ID:|\s+--(?=[a-zA-Z])", text)[0]
+        return _told(words, _number(r"--seed\s+(\d+)", text))
+    return _told(text, None) if key in ("parameters", "prompt") else None
+
+
+_CUT = re.compile(r"^(?:Negative prompt:|Steps: *\d+(?:,|\s*$))", re.M)
+
+
+def told_by_parameters(text: str) -> Told:
+    """The web UI's form: the prompt, then lines that begin with `Negative prompt:` and `Steps:`."""
+    cut = _CUT.search(text)
+    if cut is None:
+        return Told(normal_form(text))
+    return Told(normal_form(text[:cut.start()]), _number(r"\bSeed: *(\d+)", text[cut.start():]))
+
+
+def seed_of(value) -> int | None:
+    """A seed as tables and files have it (7, "7", 7.0); None for what is none or has more than 64 bits."""
+    if isinstance(value, float) and not value.is_integer():
+        return None
+    with contextlib.suppress(TypeError, ValueError, OverflowError):
+        seed = int(float(value)) if isinstance(value, str) and re.fullmatch(r"\d+\.0*", value.strip()) else int(value)
+        return seed if -2**63 <= seed < 2**64 and not isinstance(value, bool) else None
+    return None
+
+
+def _number(pattern: str, text: str) -> int | None:
+    found = re.search(pattern, text)
+    return seed_of(found[1][:20]) if found else None
+
+
+def _told(prompt, seed) -> Told | None:
+    if not isinstance(prompt, str) or not prompt.strip():
+        return None
+    number = seed_of(seed)
+    return Told(normal_form(printable(prompt)), number if number is None or number >= 0 else None)
+
+
+def _json(text: str):
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _seed_in(text: str) -> int | None:
+    value = _json(text)
+    return seed_of(value.get("seed")) if isinstance(value, dict) else None
+
+
+def _of_json(value, depth: int = 4) -> Told | None:
+    """By its shape: every program has its own, and the same text stands under several names."""
+    if not isinstance(value, dict) or not depth:
+        return None
+    small = {str(key).lower(): each for key, each in value.items()}
+    prompts = (small.get(key) for key in ("positive_prompt", "prompt", "c"))
+    prompt = next((each for each in prompts if isinstance(each, str) and each.strip()), None)
+    if isinstance(small.get("prompt"), list):  # InvokeAI 2: weighted parts
+        prompt = ", ".join(part["prompt"] for part in small["prompt"]
+                           if isinstance(part, dict) and isinstance(part.get("prompt"), str))
+    if prompt and prompt.lstrip()[:1] == "{" and (inner := _of_json(_json(prompt), depth - 1)):
+        return inner
+    if prompt:
+        return _told(prompt, small.get("seed"))
+    for key in ("sui_image_params", "image", "prompt", "workflow"):
+        inner = small.get(key)
+        told = _of_json(_json(inner) if isinstance(inner, str) else inner, depth - 1)
+        if told:
+            return told
+    found = told_by_graph(value)
+    return _told(*found) if found else None
+
+
+def _texts(file: Path) -> Iterator[tuple[str, str]]:
+    """(name, text) of everything written in a file that may hold a prompt."""
+    reader = _texts_of_clip if is_clip(file) else _texts_of_picture
+    with contextlib.suppress(*BROKEN):  # whoever decodes the file says what is wrong with it
+        yield from reader(file)
+
+
+def _texts_of_clip(file: Path) -> Iterator[tuple[str, str]]:
+    import av
+
+    try:
+        with av.open(str(file)) as container:
+            yield from list(container.metadata.items())
+    except av.FFmpegError:
+        return
+
+
+_DESCRIPTION, _MAKE, _MODEL, _EXIF, _COMMENT = 0x010E, 0x010F, 0x0110, 0x8769, 0x9286
+
+
+def _texts_of_picture(file: Path) -> Iterator[tuple[str, str]]:
+    with open_picture(file) as image:
+        for key, value in image.info.items():
+            if isinstance(value, str) and isinstance(key, str) and not key.startswith("XML:"):
+                yield key, str(value)
+        if isinstance(image.info.get("comment"), bytes):
+            yield "comment", _decoded(image.info["comment"])
+        yield from _xmp(image.info.get("xmp") or image.info.get("XML:com.adobe.xmp"))
+        exif = image.getexif()
+        for key, value in (("imagedescription", exif.get(_DESCRIPTION)), ("prompt", _graph(exif.get(_MODEL))),
+                           ("workflow", _graph(exif.get(_MAKE))), ("usercomment", exif.get_ifd(_EXIF).get(_COMMENT))):
+            if value:
+                yield key, user_comment(value) if isinstance(value, bytes) else str(value)
+
+
+def _graph(value) -> str | None:
+    """ComfyUI puts its graphs where a camera names itself."""
+    return value if isinstance(value, str) and re.match(r"\w+\s*:\s*\{", value) else None
+
+
+def _xmp(packet) -> Iterator[tuple[str, str]]:
+    if not isinstance(packet, bytes | str):
+        return
+    text = _decoded(packet) if isinstance(packet, bytes) else packet
+    found = re.search(r"<dc:description>.{0,400}?<rdf:li[^>]*>(.*?)</rdf:li>", text, re.S)
+    if found:
+        yield "xmp", html.unescape(found[1])
+    found = re.search(r"<exif:UserComment>.{0,400}?<rdf:li[^>]*>(.*?)</rdf:li>", text, re.S)
+    if found:
+        yield "usercomment", html.unescape(found[1])
+
+
+def user_comment(value: bytes) -> str:
+    """EXIF's UserComment: eight bytes that name the encoding, then the text."""
+    head, body = value[:8], value[8:]
+    if head == b"UNICODE\0":
+        if body.startswith((b"\xff\xfe", b"\xfe\xff")):
+            return body.decode("utf-16", "replace")
+        little = body[1::2].count(0) > body[::2].count(0)
+        return body.decode("utf-16-le" if little else "utf-16-be", "replace").rstrip("\0")
+    return _decoded(body if head in (b"ASCII\0\0\0", b"\0" * 8, b"JIS\0\0\0\0\0") else value).strip("\0")
+
+
+def _decoded(data: bytes) -> str:
+    try:
+        return decode_text(data.rstrip(b"\0"), "metadata")
+    except UserError:
+        return data.decode("latin-1")
