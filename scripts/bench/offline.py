@@ -23,6 +23,7 @@ from PIL import Image
 
 from visalign.configfile import parse_config
 from visalign.data.pair import Pair
+from visalign.data.usable import BrokenRows
 from visalign.generators import load_generator
 from visalign.media import Media, Video
 from visalign.runs import RunFolder
@@ -45,7 +46,7 @@ def build_trainer(model: str, batch: int, folder: str) -> OfflineTrainer:
     noise = [media_file(noise_media(generator), lossless=True)[1] for _ in range(2 * batch)]
     pairs = [Pair(f"a red fruit {i}", noise[2 * i], noise[2 * i + 1], str(i)) for i in range(batch)]
     cache = EncodingCache(Path(folder) / "cache", generator)
-    items = encode_pairs(pairs, cache, accelerator)
+    items = encode_pairs(pairs, cache, accelerator, BrokenRows(config.data))
     trainer = OfflineTrainer(config, generator, items, [], cache, RunFolder(folder, config), accelerator)
     generator.policy, trainer.optimizer = accelerator.prepare(generator.denoiser, trainer.state.optimizer)
     generator.denoiser.train()

@@ -46,7 +46,7 @@ def test_comparisons_have_outcomes_by_dimension_and_missing_labels_stay_missing(
         ({"a": "a.png", "quality": "a"}, "'b' is missing"),
         ({"a": "a.png", "b": "gone.png", "quality": "a"}, "gone.png"),
         ({"a": "a.png", "b": "b.png", "quality": "a", "strength": "much"}, "not a number"),
-        ({"prompt": " ", "a": "a.png", "b": "b.png", "quality": "a"}, "not text"),
+        ({"prompt": " ", "a": "a.png", "b": "b.png", "quality": "a"}, "is empty"),
     ],
 )
 def test_broken_rows_name_line_and_what_is_allowed(table, row, word):

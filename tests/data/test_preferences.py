@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from visalign.config import Data
-from visalign.data.preferences import BadRow, Counts, check_source, read_pairs
+from visalign.data.preferences import BadRow, Counts, read_pairs
+from visalign.data.usable import check_source
 from visalign.errors import UserError
 
 
@@ -74,7 +75,7 @@ def test_tables_of_paths(tmp_path, kind):
 @pytest.mark.parametrize("line, words", [
     ('{"prompt": "x", "chosen"', ["line 1", "JSON"]),
     ('{"chosen": "a.png", "rejected": "a.png"}', ["line 1", "'prompt' is missing"]),
-    ('{"prompt": "", "chosen": "a.png", "rejected": "a.png"}', ["'prompt' is missing"]),
+    ('{"prompt": " ", "chosen": "a.png", "rejected": "a.png"}', ["'prompt' is empty"]),
     ('{"prompt": "x", "choosen": "a.png", "rejected": "a.png"}', ["'chosen' is missing", "'choosen'"]),
     ('{"prompt": "x", "chosen": "gone.png", "rejected": "a.png"}', ["gone.png", "does not exist"]),
     ('{"prompt": "x", "chosen": "a.png", "rejected": "a.png", "strength": "much"}', ["strength", "'much'"]),

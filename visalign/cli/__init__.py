@@ -136,14 +136,16 @@ def data() -> None:
 
 @data.command("check")
 @click.argument("path")
-@click.option("--format", "kind", default="auto", type=click.Choice(["auto", "pickapic", "hpd", "table", "hub"]))
+@click.option("--format", "kind", default="auto", type=click.Choice(
+    ["auto", "pickapic", "hpd", "hpdv3", "imagereward", "table", "comparisons", "ratings", "hub"]))
+@click.option("--split", default="train", show_default=True, help="Which split of a folder or hub set.")
 @click.option("--image-root", type=click.Path(), help="Folder that relative image paths start from.")
 @click.option("--sheet", type=click.Path(path_type=Path), default=Path("contact_sheet.png"), show_default=True)
-def data_check(path: str, kind: str, image_root: str | None, sheet: Path) -> None:
+def data_check(path: str, kind: str, split: str, image_root: str | None, sheet: Path) -> None:
     """Count pairs, ties, duplicates and broken rows in PATH, and draw a contact sheet."""
     from visalign.data.check import check_pairs
 
-    summary = check_pairs(path, kind, image_root, sheet)
+    summary = check_pairs(path, kind, image_root, sheet, split)
     click.echo(summary.text())
     if summary.broken:
         sys.exit(1)

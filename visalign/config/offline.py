@@ -27,6 +27,9 @@ class Data(Settings):
     """Where preference pairs come from.
 
     path: a file or folder of a public format, or a `datasets` hub id; or leave it out and set `feedback`.
+    split: of a folder or hub set; found in the names of files and folders (train-00000-of-00001.parquet, test/...).
+    on_error: what a row that cannot be used does: `stop` the run before it trains, or `skip`: it is left out, counted
+    and listed in the run's skipped.jsonl; more than the share max_skipped end the run all the same.
     dimensions: weights of the dimensions in which the set was labelled, such as {VQ: 1, MQ: 1, TA: 2}; a negative one
     prefers less of it (null: its `Overall`, else all in equal parts).
     score_with: a reward that scores both pictures of a pair (needed by reward-weighted objectives).
@@ -36,10 +39,13 @@ class Data(Settings):
     """
 
     path: str | None = None
-    format: Literal["auto", "pickapic", "hpd", "table", "comparisons", "ratings", "hub"] = "auto"
+    format: Literal["auto", "pickapic", "hpd", "hpdv3", "imagereward", "table", "comparisons", "ratings",
+                    "hub"] = "auto"
     dimensions: dict[str, float] | None = None
     split: str = "train"
     image_root: str | None = None
+    on_error: Literal["stop", "skip"] = "stop"
+    max_skipped: Fraction = 0.05
     feedback: Feedback | None = None
     score_with: RewardSpec | None = None
     rerank: bool = False

@@ -42,7 +42,8 @@ class Summary:
         return "\n".join(lines)
 
 
-def check_pairs(source: str, kind: str = "auto", image_root: str | None = None, sheet: Path | None = None) -> Summary:
+def check_pairs(source: str, kind: str = "auto", image_root: str | None = None, sheet: Path | None = None,
+                split: str = "train") -> Summary:
     """Read every row, decode every picture and clip. Raises UserError only when the source itself cannot be read."""
     summary, counts, seen = Summary(source), Counts(), set()
     shown: list[tuple[str, list[Media]]] = []
@@ -50,7 +51,7 @@ def check_pairs(source: str, kind: str = "auto", image_root: str | None = None, 
     def note(error: UserError) -> None:
         summary.broken.append(str(error))
 
-    settings = Data(path=source, format=kind, image_root=image_root)
+    settings = Data(path=source, format=kind, image_root=image_root, split=split)
     try:
         for pair in read_pairs(settings, counts, on_bad_row=note):
             try:

@@ -1,6 +1,6 @@
 """What people (or rules) said about pictures and clips: comparisons and single items, in named dimensions.
 
-A table (JSONL, CSV, parquet; media as paths or bytes, prompts as text) in one of these shapes:
+A table (as rows.py reads it; media as paths or bytes, prompts as text) in one of these shapes:
 
     prompt, a, b, <dimension>: "a", "b" or "tie"     a comparison; a dimension left out or null is not labelled
                                                      (also path_A, path_B and "A", "B", "same")
@@ -16,7 +16,9 @@ from pathlib import Path
 
 from visalign.config import Data
 from visalign.data.preferences import read_pairs
-from visalign.data.rows import BadRow, Picture, default_root, picture, row_number, table_rows, take
+from visalign.data.readers import BROKEN
+from visalign.data.rows import BadRow, Picture, check_row, picture, row_number, row_prompt, table_rows, take
+from visalign.data.sources import default_root, is_table, local_path
 from visalign.errors import UserError
 from visalign.media import Sample
 from visalign.video import read_media
@@ -67,9 +69,8 @@ def read_judgements(path: str, dimensions: tuple[str, ...], image_root: str | No
     if _is_preference_set(path):
         return [Judgement(Item(p.prompt, p.chosen), Item(p.prompt, p.rejected), {dimensions[0]: 1.0}, p.where,
                           p.strength) for p in read_pairs(Data(path=path, image_root=image_root))]
-    for where, row in table_rows(path, "train"):
-        if "__broken__" in row:
-            raise BadRow(row["__broken__"])
+    for where, row in table_rows(path):
+        check_row(row)
         row |= {side: row[key] for side, key in (("a", "path_A"), ("b", "path_B")) if key in row}
         if "a" in row or "b" in row:
             found.append(_comparison(row, where, root, dimensions))
@@ -86,11 +87,11 @@ def read_judgements(path: str, dimensions: tuple[str, ...], image_root: str | No
 
 def _is_preference_set(path: str) -> bool:
     """Whether the source is one that `train` reads: by its first row, or because only its readers know the format."""
-    local = Path(path).expanduser()
-    if not local.is_dir() and local.suffix not in (".jsonl", ".csv", ".parquet"):
+    local = local_path(path)
+    if not local.is_dir() and not is_table(local):
         return True
-    first = next((row for _, row in table_rows(path, "train")), {})
-    return bool(first) and not {"a", "b", "path_A", "media", "__broken__"} & first.keys()
+    first = next((row for _, row in table_rows(path)), {})
+    return bool(first) and not {"a", "b", "path_A", "media", BROKEN} & first.keys()
 
 
 def cross_prompt_pairs(singles: list[tuple[Item, dict[str, float], str, str]], seed: int) -> Iterator[Judgement]:
@@ -136,7 +137,5 @@ def _labels(row: dict, where: str, dimensions: tuple[str, ...], allowed: dict[st
 
 
 def _item(row: dict, key: str, where: str, root: Path) -> Item:
-    prompt = row.get(f"prompt_{key}") or take(row, "prompt", where)
-    if not isinstance(prompt, str) or not prompt.strip():
-        raise BadRow(f"{where}: 'prompt' is not text")
+    prompt = row_prompt(row, f"prompt_{key}" if row.get(f"prompt_{key}") else "prompt", where)
     return Item(prompt, picture(take(row, key, where), key, where, root))

@@ -5,28 +5,59 @@ from pathlib import Path
 from visalign.data.clips import clip_captions
 from visalign.data.emoji import emoji_captions
 from visalign.data.families import family_prompts
+from visalign.data.readers import json_list
+from visalign.data.rows import check_row, row_prompt, shown, table_rows
+from visalign.data.sources import is_table, local_path, table_files
 from visalign.data.suites import read_suite
 from visalign.errors import UserError
+from visalign.textfile import is_whole, read_lines
+
+COLUMNS = ("prompt", "prompts", "caption", "text")
 
 
 def read_prompts(source: str, limit: int | None = None) -> list[str]:
-    """Prompts of a text file, `emoji:train`, `clips:train`, `families:layout` (data/families.py) or `geneval:FILE`
-    (data/suites.py).
+    """Prompts of a text file, a table with a column of prompts, `emoji:train`, `clips:train`, `families:layout`
+    (data/families.py) or `geneval:FILE` (data/suites.py).
 
-    Raises UserError when the file is missing or empty.
+    Raises UserError when the file is missing, no text or empty.
     """
     kind, _, rest = source.partition(":")
     if kind in _SETS:
         prompts = _SETS[kind](source, rest)
+    elif is_table(local_path(source)):
+        prompts = _of_table(source)
     else:
-        try:
-            lines = Path(source).expanduser().read_text().splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"prompts {source}: cannot be read ({error})") from None
-        prompts = [line.strip() for line in lines if line.strip()]
+        prompts = prompt_lines(source, f"prompts {source}")
     if not prompts:
         raise UserError(f"prompts {source}: the file holds no prompt; one a line is expected")
     return prompts[:limit]
+
+
+def prompt_lines(path: str | Path, where: str) -> list[str]:
+    """One prompt a line; empty lines and comments (`# ...`) are left out. Raises UserError as `read_text` does."""
+    prompts = []
+    for number, line in enumerate(read_lines(path, where), 1):
+        text = line.strip()
+        if text and text != "#" and not text.startswith("# "):
+            if not is_whole(text):
+                raise UserError(f"{where}: line {number} holds half of a character or a NUL")
+            prompts.append(text)
+    return prompts
+
+
+def _of_table(source: str) -> list[str]:
+    """Column `prompt` (or prompts, caption, text) of a table; a JSON list may hold the prompts themselves."""
+    files, prompts = table_files(source, "train"), []
+    if files[0].suffix.lower() == ".json" and all(isinstance(entry, str) for entry in json_list(files[0])):
+        return [entry.strip() for entry in json_list(files[0]) if entry.strip()]
+    for where, row in table_rows(source):
+        check_row(row)
+        column = next((name for name in row if name.strip().lower() in COLUMNS), None)
+        if column is None:
+            raise UserError(f"prompts {where}: has no column of prompts (allowed: {', '.join(COLUMNS)}; it has "
+                            f"{shown(', '.join(row)) or 'none'})")
+        prompts.append(row_prompt(row, column, where).strip())
+    return prompts
 
 
 def _of_emoji(source: str, split: str) -> list[str]:

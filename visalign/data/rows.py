@@ -1,90 +1,52 @@
-"""Rows of tables (JSONL, CSV, parquet) and their fields; every error names the file and line."""
+"""Rows of tables and their fields, for every verb that reads one; every error names the file and line."""
 
-import csv
-import itertools
-import json
-from collections.abc import Iterator
-from pathlib import Path
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from PIL import Image
 
+from visalign.data.readers import BROKEN, rows_of
+from visalign.data.sources import table_files
 from visalign.errors import UserError, nearest
 from visalign.video import FRAMES_FILE
 
 Picture = bytes | str
 """A picture or clip as stored: its bytes, or a path."""
+SEEDS = range(2**64)
+"""What a seed may be; ComfyUI's fill 64 bits."""
+_YES, _NO = {"true", "t", "yes", "y", "1", "1.0"}, {"false", "f", "no", "n", "0", "0.0", "nan", ""}
 
 
 class BadRow(UserError):
     """One row that cannot be used; `data check` lists them, training stops at the first."""
 
 
-def default_root(source: str) -> Path:
-    path = Path(source).expanduser()
-    return path if path.is_dir() else path.parent
+def table_rows(source: str, split: str = "train") -> Iterator[tuple[str, dict]]:
+    """(where, row) of a table or a folder of them. Raises UserError when the source as a whole cannot be read."""
+    for file in table_files(source, split):
+        yield from rows_of(file)
 
 
-def table_files(source: str, *suffixes: str) -> list[Path]:
-    path = Path(source).expanduser()
-    if path.is_dir():
-        files = sorted(p for p in path.iterdir() if p.suffix in suffixes)
-        if not files:
-            raise UserError(f"data {source}: the folder holds no file ending in {', '.join(suffixes)}")
-        return files
-    if not path.is_file():
-        raise UserError(f"data {source}: there is no such file or folder")
-    return [path]
-
-
-def table_rows(source: str, split: str) -> Iterator[tuple[str, dict]]:
-    for file in table_files(source, ".jsonl", ".csv", ".parquet"):
-        yield from {".jsonl": _jsonl_rows, ".csv": _csv_rows, ".parquet": _parquet_rows}[file.suffix](file)
-
-
-def _jsonl_rows(file: Path) -> Iterator[tuple[str, dict]]:
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            where = f"{file} line {number}"
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                row = {"__broken__": f"{where}: not readable as JSON ({error})"}
-            yield where, row if isinstance(row, dict) else {"__broken__": f"{where}: expected an object"}
-
-
-def _csv_rows(file: Path) -> Iterator[tuple[str, dict]]:
-    with file.open(newline="", encoding="utf-8") as lines:
-        reader = csv.DictReader(lines)
-        for row in reader:
-            yield f"{file} line {reader.line_num}", {k: v for k, v in row.items() if v not in ("", None)}
-
-
-def _parquet_rows(file: Path) -> Iterator[tuple[str, dict]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    number = itertools.count(1)
-    try:
-        for batch in pq.ParquetFile(file).iter_batches(batch_size=64):
-            for row in batch.to_pylist():
-                yield f"{file} row {next(number)}", row
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"data {file}: not a readable parquet file ({' '.join(str(error).split())[:120]})") from None
+def check_row(row: dict) -> None:
+    """Raise BadRow for a row that could not be read."""
+    if BROKEN in row:
+        raise BadRow(row[BROKEN])
 
 
 def take(row: dict, key: str, where: str) -> Any:
-    if "__broken__" in row:
-        raise BadRow(row["__broken__"])
+    check_row(row)
     value = row.get(key)
-    if value is None or value == "":
-        raise BadRow(f"{where}: '{key}' is missing" + (nearest(key, row) if row else ""))
+    if value is None or isinstance(value, str) and not value.strip():
+        state = "is empty" if key in row else f"is missing{nearest(key, row) if row else ''}"
+        raise BadRow(f"{where}: '{key}' {state}")
     return value
 
 
-def picture(value: Any, key: str, where: str, root: Path) -> Picture:
+def picture(value: Any, key: str, where: str, roots: Path | Sequence[Path]) -> Picture:
+    """The bytes, or the path of a file that is there; `roots`: folders that a relative path may start from."""
     if isinstance(value, dict):  # how `datasets` stores an Image column
         value = value.get("bytes") or value.get("path")
     if isinstance(value, Image.Image):
@@ -93,13 +55,44 @@ def picture(value: Any, key: str, where: str, root: Path) -> Picture:
         return to_bytes(value)
     if isinstance(value, bytes) and value:
         return value
-    if isinstance(value, str) and value:
-        path = Path(value).expanduser()
-        path = path if path.is_absolute() else root / path
-        if not path.is_file() and not (path / FRAMES_FILE).is_file():
-            raise BadRow(f"{where}: '{key}' names {path}, which does not exist")
-        return str(path)
-    raise BadRow(f"{where}: '{key}' is neither a path nor the bytes of a picture or clip")
+    if not isinstance(value, str) or not value.strip():
+        raise BadRow(f"{where}: '{key}' is neither a path nor the bytes of a picture or clip")
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", value):
+        raise BadRow(f"{where}: '{key}' is a web address ({shown(value)}); nothing is downloaded, so fetch the files "
+                     "and give their paths")
+    if value.startswith("data:") or len(value) > 1000:
+        raise BadRow(f"{where}: '{key}' holds a picture as text ({shown(value)}), which is not read; give a path, or "
+                     "bytes in parquet")
+    roots = [roots] if isinstance(roots, Path) else roots
+    found = find_file(value, roots)
+    if found is None:
+        hint = "; it is a path of Windows, so give paths relative to the table" if PureWindowsPath(value).drive else ""
+        raise BadRow(f"{where}: '{key}' names {roots[0] / shown(value)}, which does not exist{hint}")
+    return str(found)
+
+
+def find_file(value: str, roots: Sequence[Path]) -> Path | None:
+    """The file (or folder of frames) that a table names, whatever system wrote it.
+
+    Tried as written, with slashes for backslashes, and in both Unicode forms (macOS parts letters from accents).
+    """
+    forms = dict.fromkeys(text for written in (value, value.strip(), value.strip().replace("\\", "/"))
+                          for text in (written, *(unicodedata.normalize(form, written) for form in ("NFC", "NFD"))))
+    for root in roots:
+        for form in forms:
+            try:
+                path = root / Path(form).expanduser()
+                if path.is_file() or (path / FRAMES_FILE).is_file():
+                    return path
+            except (OSError, ValueError, RuntimeError):  # too long a name, or ~ of nobody: no such file either
+                continue
+    return None
+
+
+def shown(value: Any, length: int = 80) -> str:
+    """A value as a sentence may hold it."""
+    text = str(value)
+    return text if len(text) <= length else f"{text[:length]}..."
 
 
 def row_number(row: dict, key: str, where: str, default: float | None = None) -> float | None:
@@ -109,14 +102,40 @@ def row_number(row: dict, key: str, where: str, default: float | None = None) ->
     try:
         number = float(value)
     except (TypeError, ValueError):
-        raise BadRow(f"{where}: '{key}' is {value!r}, not a number") from None
+        comma = " (write a point for the comma)" if isinstance(value, str) and "," in value else ""
+        raise BadRow(f"{where}: '{key}' is '{shown(value)}', not a number{comma}") from None
+    except OverflowError:
+        raise BadRow(f"{where}: '{key}' is {shown(value)}, too large for a number") from None
     if number != number or number in (float("inf"), float("-inf")):
         raise BadRow(f"{where}: '{key}' is {value!r}, not a finite number")
     return number
 
 
+def whole_number(value: Any) -> int | None:
+    """A whole number however it is written (7, 7.0, "7", "7.0"), to the last digit; None for everything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    text = re.fullmatch(r"\s*([+-]?[0-9]{1,30})(\.0*)?\s*", repr(value) if not isinstance(value, str) else value)
+    return int(text[1]) if text else None
+
+
+def row_seed(value: Any) -> int | None:
+    """A seed that was drawn; None where it is not known (empty, -1, no number)."""
+    number = whole_number(value)
+    return number if number is not None and number in SEEDS else None
+
+
+def says_yes(row: dict, key: str, where: str) -> bool:
+    """Whether a yes-or-no column says yes, in a spreadsheet's words too; no where it is empty or not there."""
+    word = str(row.get(key) if row.get(key) is not None else "").strip().lower()
+    if word not in _YES | _NO:
+        raise BadRow(f"{where}: '{key}' is '{shown(word)}' (allowed: true or false, yes or no, 1 or 0)")
+    return word in _YES
+
+
 def row_prompt(row: dict, key: str, where: str) -> str:
     prompt = take(row, key, where)
-    if not isinstance(prompt, str) or not prompt.strip():
-        raise BadRow(f"{where}: '{key}' is not text")
+    if not isinstance(prompt, str):
+        several = "; give each its own row" if isinstance(prompt, list) else ""
+        raise BadRow(f"{where}: '{key}' is not text but {type(prompt).__name__}{several}")
     return prompt

@@ -6,7 +6,7 @@ A table (JSONL, CSV or parquet) with `prompt, a_seed, b_seed, choice`; choice is
 
 from dataclasses import dataclass
 
-from visalign.data.rows import table_rows
+from visalign.data.rows import SEEDS, check_row, row_prompt, shown, table_rows, whole_number
 from visalign.errors import UserError
 
 CHOICES = ("a", "b", "tie", "")
@@ -27,21 +27,22 @@ def read_votes(path: str) -> list[Vote]:
     Raises UserError naming the row that is broken, or when there is no decided vote.
     """
     votes = []
-    for where, row in table_rows(path, "train"):
-        if "__broken__" in row:
-            raise UserError(row["__broken__"])
+    for where, row in table_rows(path):
+        check_row(row)
         choice = str(row.get("choice") or "").strip().lower()
         if choice not in CHOICES:
-            raise UserError(f"{where}: choice is '{choice}'; allowed are a, b, tie and nothing")
-        try:
-            prompt, seeds = str(row["prompt"]), {side: int(row[f"{side}_seed"]) for side in "ab"}
-        except KeyError as error:
-            raise UserError(f"{where}: column {error.args[0]} is missing; a vote has prompt, a_seed, b_seed and "
-                            "choice") from None
-        except (TypeError, ValueError):
-            raise UserError(f"{where}: a_seed and b_seed must be whole numbers") from None
+            raise UserError(f"{where}: choice is '{shown(choice)}'; allowed are a, b, tie and nothing")
+        missing = next((name for name in ("prompt", "a_seed", "b_seed") if row.get(name) is None), None)
+        if missing:
+            raise UserError(f"{where}: column {missing} is missing; a vote has prompt, a_seed, b_seed and choice (it "
+                            f"has {', '.join(row) or 'nothing'})")
+        prompt, seeds = row_prompt(row, "prompt", where), {side: whole_number(row[f"{side}_seed"]) for side in "ab"}
+        if not all(seed is not None and seed in SEEDS for seed in seeds.values()):
+            raise UserError(f"{where}: a_seed and b_seed must be whole numbers from 0 to 2^64 - 1")
         if choice in ("a", "b"):
             other = "b" if choice == "a" else "a"
+            if seeds["a"] == seeds["b"]:
+                raise UserError(f"{where}: a_seed and b_seed are the same, so there is nothing to prefer")
             votes.append(Vote(prompt, seeds[choice], seeds[other]))
     if not votes:
         raise UserError(f"votes {path}: no row has a choice of a or b yet")

@@ -1,6 +1,6 @@
 """AI feedback: sample each prompt several times and let a reward say which pictures are preferred."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from tqdm import tqdm
@@ -69,22 +69,34 @@ def feedback_pairs(generator: Generator, settings: Feedback, reward: Reward, see
     return pairs
 
 
-def judged(pairs: Iterator[Pair], reward: Reward, rerank: bool, frames: int | None = None,
-           batch: int = 32) -> Iterator[Pair]:
-    """The same pairs with both rewards filled in; with `rerank`, flipped where the reward disagrees."""
+def judged(pairs: Iterator[Pair], reward: Reward, rerank: bool, frames: int | None,
+           on_broken: Callable[[UserError], None], batch: int = 32) -> Iterator[Pair]:
+    """The same pairs with both rewards filled in; with `rerank`, flipped where the reward disagrees.
+
+    on_broken: called for a pair that cannot be read, which is then left out.
+    """
     held: list[Pair] = []
     for pair in pairs:
         held.append(pair)
         if len(held) == batch:
-            yield from _judge(held, reward, rerank, frames)
+            yield from _judge(held, reward, rerank, frames, on_broken)
             held = []
-    yield from _judge(held, reward, rerank, frames)
+    yield from _judge(held, reward, rerank, frames, on_broken)
 
 
-def _judge(pairs: list[Pair], reward: Reward, rerank: bool, frames: int | None) -> Iterator[Pair]:
+def _judge(held: list[Pair], reward: Reward, rerank: bool, frames: int | None,
+           on_broken: Callable[[UserError], None]) -> Iterator[Pair]:
+    pairs, samples = [], []
+    for pair in held:
+        try:
+            media = pair.media(frames)
+        except UserError as error:
+            on_broken(error)
+            continue
+        pairs.append(pair)
+        samples += [Sample(pair.prompt, each) for each in media]
     if not pairs:
         return
-    samples = [Sample(pair.prompt, media) for pair in pairs for media in pair.media(frames)]
     scores = finite_scores(reward, samples).view(-1, 2).tolist()
     for pair, (chosen, rejected) in zip(pairs, scores, strict=True):
         if rerank and chosen < rejected:

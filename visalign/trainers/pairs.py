@@ -10,6 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from visalign.data.pair import Pair
+from visalign.data.usable import BrokenRows, check_different
 from visalign.errors import UserError
 from visalign.generators.base import Conditioning
 from visalign.trainers.cache import EncodingCache
@@ -42,36 +43,53 @@ class Batch:
     rejected_reward: Tensor | None
 
 
-def encode_pairs(pairs: Iterable[Pair], cache: EncodingCache, accelerator: Accelerator, batch: int = 16) -> list[Item]:
-    """Encode every pair into the cache, each process its share, and return all items in the data's order."""
+def encode_pairs(pairs: Iterable[Pair], cache: EncodingCache, accelerator: Accelerator, broken: BrokenRows,
+                 batch: int = 16) -> list[Item]:
+    """Encode every pair into the cache, each process its share, and return all items in the data's order.
+
+    A pair that cannot be read goes to `broken`, on all processes at the same moment, so that they end together.
+    """
     rank, world = accelerator.process_index, accelerator.num_processes
     numbered: list[tuple[int, Item]] = []
-    held: list[tuple[int, Pair]] = []
 
-    def flush() -> None:
+    def encode(held: list[tuple[int, Pair]]) -> None:
         media, prompts = {}, {}
+        failed: list[tuple[int, str]] = []
         for number, pair in held:
-            chosen, rejected = pair.media(cache.generator.shape.frames)
-            cache.generator.check_media((chosen, rejected), pair.where)
+            try:
+                chosen, rejected = pair.media(cache.generator.shape.frames)
+                cache.generator.check_media((chosen, rejected), pair.where)
+            except UserError as error:
+                failed.append((number, str(error)))
+                continue
             item = Item(pair.prompt, cache.prompt_key(pair.prompt), cache.media_key(chosen), cache.media_key(rejected),
                         pair.where, pair.strength, pair.chosen_reward, pair.rejected_reward)
             media |= {item.chosen_key: chosen, item.rejected_key: rejected}
             prompts[item.prompt_key] = pair.prompt
             numbered.append((number, item))
+        for _, reason in sorted(gather_object(failed) if world > 1 else failed):
+            broken.note(UserError(reason))
         cache.add_media(media)
         cache.add_prompts(prompts)
-        held.clear()
 
     progress = tqdm(pairs, desc="encoding pairs", unit="pair", disable=not accelerator.is_main_process)
+    together: list[tuple[int, Pair]] = []
     for number, pair in enumerate(progress):
-        if number % world == rank:
-            held.append((number, pair))
-            if len(held) == batch:
-                flush()
-    flush()
+        together.append((number, pair if number % world == rank else None))
+        if len(together) == batch * world:
+            encode([entry for entry in together if entry[1]])
+            together.clear()
+    encode([entry for entry in together if entry[1]])
     if world > 1:
         numbered = gather_object(numbered)
     return [item for _, item in sorted(numbered, key=lambda entry: entry[0])]
+
+
+def check_items(source: str, items: list[Item], broken: BrokenRows, compared: bool) -> None:
+    """Raise UserError when too many pairs could not be read, or none has two different pictures to compare."""
+    broken.check(len(items))
+    if compared:
+        check_different(f"data {source}", len(items), sum(item.chosen_key == item.rejected_key for item in items))
 
 
 def standardised(items: list[Item], within: str) -> list[Item]:

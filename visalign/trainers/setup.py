@@ -8,9 +8,10 @@ from accelerate import Accelerator
 
 from visalign.config import Config, OnlineConfig
 from visalign.configfile import build_advantage, build_objective
-from visalign.data.preferences import Counts, check_source, read_pairs
+from visalign.data.preferences import read_pairs
 from visalign.data.prompts import read_prompts
 from visalign.data.tables import read_saved_pairs, save_pairs
+from visalign.data.usable import BrokenRows, check_source
 from visalign.data.votes import read_votes
 from visalign.errors import UserError
 from visalign.generators import Generator
@@ -24,8 +25,8 @@ from visalign.trainers.online.collect import Asked, asked_of
 from visalign.trainers.online.judging import Panel
 from visalign.trainers.online.loop import OnlineTrainer, check_arithmetic
 from visalign.trainers.online.windows import check_noise
-from visalign.trainers.order import split_by_prompt
-from visalign.trainers.pairs import encode_pairs, standardised
+from visalign.trainers.order import check_holdout, keep_digest, split_by_prompt
+from visalign.trainers.pairs import check_items, encode_pairs, standardised
 
 
 class Loop(NamedTuple):
@@ -45,21 +46,27 @@ def check_offline(config: Config, family: type[Generator]) -> None:
     if feedback:
         family.check_prompts(read_prompts(feedback.prompts, feedback.max_prompts), "data.feedback.prompts")
     else:
-        check_source(config.data)
+        compared = "rejected" in build_objective(config.objective).needs
+        check_holdout(check_source(config.data, compared), config.data.holdout)
 
 
 def build_offline(config: Config, generator: Generator, run: RunFolder, accelerator: Accelerator):
     cache = EncodingCache(config.data.cache, generator)
-    items = encode_pairs(prepare_pairs(config, generator, run, accelerator), cache, accelerator)
-    objective = build_objective(config.objective)
+    objective, broken = build_objective(config.objective), BrokenRows(config.data)
+    items = encode_pairs(prepare_pairs(config, generator, run, accelerator, broken), cache, accelerator, broken)
+    check_items(config.taught_by(), items, broken, "rejected" in objective.needs)
+    keep_digest(run, [(i.prompt, i.chosen_key, i.rejected_key, i.strength) for i in items], "pairs")
+    if accelerator.is_main_process:
+        broken.write(run.path / "skipped.jsonl")
     if "rewards" in objective.needs:
         items = standardised(items, objective.standardise)
     train_items, held_out = split_by_prompt(items, config.data.holdout)
     trainer = OfflineTrainer(config, generator, train_items, held_out, cache, run, accelerator)
-    return trainer, {"training pairs": len(train_items), "held-out pairs": len(held_out)}
+    return trainer, {"training pairs": len(train_items), "held-out pairs": len(held_out),
+                     **({"rows left out": len(broken.found)} if broken.found else {})}
 
 
-def prepare_pairs(config: Config, generator: Generator, run: RunFolder, accelerator: Accelerator):
+def prepare_pairs(config: Config, generator: Generator, run: RunFolder, accelerator: Accelerator, broken: BrokenRows):
     """The run's pairs as an iterable: read from the user's file, or made once and kept in the run's folder."""
     data = config.data
     if data.feedback:
@@ -69,10 +76,10 @@ def prepare_pairs(config: Config, generator: Generator, run: RunFolder, accelera
             save_pairs(feedback_pairs(generator, data.feedback, reward, config.train.seed), file)
         accelerator.wait_for_everyone()
         return read_saved_pairs(file)
-    pairs = read_pairs(data, Counts())
+    pairs = read_pairs(data, on_bad_row=broken.note)
     if data.score_with:
         pairs = judged(pairs, for_modality(load_reward(data.score_with, str(accelerator.device)), generator.modality),
-                       data.rerank, generator.shape.frames)
+                       data.rerank, generator.shape.frames, broken.note)
     return pairs
 
 
@@ -111,6 +118,7 @@ def read_asked(config: OnlineConfig) -> list[Asked]:
 
 def build_online(config: OnlineConfig, generator: Generator, run: RunFolder, accelerator: Accelerator):
     asked = read_asked(config)
+    keep_digest(run, [(each.prompt, each.seeds) for each in asked], "votes" if config.rollout.votes else "prompts")
     panel = Panel(config.reward, str(accelerator.device), generator.modality) if config.reward.of else None
     trainer = OnlineTrainer(config, generator, asked, panel, run, accelerator)
     what = "votes" if config.rollout.votes else "training prompts"

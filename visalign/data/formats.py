@@ -1,0 +1,193 @@
+"""The public shapes of preference data: which columns each has, and how a row becomes pairs.
+
+A converter is called with (row, where, roots) for the rows in turn; roots: folders that relative paths may start from.
+It returns the pairs, [] where there is no preference (a tie, or no label), or None where the row only adds to later
+ones. It raises BadRow for what it cannot use.
+"""
+
+import functools
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from visalign.data.dimensions import Ratings, from_comparison, is_comparison, is_rating
+from visalign.data.pair import Pair
+from visalign.data.rows import BadRow, picture, row_number, row_prompt, says_yes, shown, take
+from visalign.errors import nearest
+
+Roots = Sequence[Path]
+Converter = Callable[[dict, str, Roots], list[Pair] | None]
+IMAGE_LISTS = ("file_path", "image_path", "image_paths", "images", "image")
+TIES = {"tie", "same", "draw", "equal"}
+
+
+@dataclass(frozen=True)
+class Format:
+    """fits(row, weights): whether a row has its columns, which `columns` names; build(weights) gives the converter."""
+
+    columns: str
+    fits: Callable[[dict, dict | None], bool]
+    build: Callable[[dict | None], Converter]
+
+
+class Converters:
+    """Turns rows into pairs by one format, or by the one that each row's columns fit (`auto`)."""
+
+    def __init__(self, name: str, weights: dict[str, float] | None):
+        self.name, self.weights = name, weights
+        self._built = {each: FORMATS[each].build(weights) for each in FORMATS}
+
+    def __call__(self, row: dict, where: str, roots: Roots) -> list[Pair] | None:
+        if self.name in FORMATS and FORMATS[self.name].fits(row, self.weights):
+            return self._built[self.name](row, where, roots)
+        fitting = next((name for name, each in FORMATS.items() if each.fits(row, self.weights)), None)
+        if self.name in FORMATS:
+            if fitting:
+                raise BadRow(f"{where}: is not of the format {self.name} ({FORMATS[self.name].columns}); its columns "
+                             f"are {_names(row)}, those of data.format={fitting}")
+            return self._built[self.name](row, where, roots)
+        if not fitting:
+            raise BadRow(f"{where}: its columns ({_names(row)}) are those of no preference set that is known: "
+                         + "; ".join(f"{name} has {each.columns}" for name, each in FORMATS.items()))
+        return self._built[fitting](row, where, roots)
+
+
+def _names(row: dict) -> str:
+    return shown(", ".join(sorted(row)) or "none", 200)
+
+
+def _from_pickapic(row: dict, where: str, roots: Roots) -> list[Pair]:
+    """Labels 1 and 0, or 0.5 twice for a tie; rows that nobody labelled say so in `has_label`."""
+    prompt = row_prompt(row, "caption", where)
+    if row.get("has_label") is not None and not says_yes(row, "has_label", where):
+        return []
+    take(row, "label_0", where)
+    label, other = row_number(row, "label_0", where), row_number(row, "label_1", where)
+    if label not in (0, 0.5, 1) or other not in (None, 1 - label):
+        raise BadRow(f"{where}: 'label_0' is {row.get('label_0')!r} and 'label_1' {row.get('label_1')!r} (allowed: 1 "
+                     "and 0, 0 and 1, or 0.5 and 0.5)")
+    if label == 0.5:
+        return []
+    if row.get("jpg_0") is None and row.get("image_0_url"):
+        raise BadRow(f"{where}: has the pictures' web addresses only (image_0_url), and nothing is downloaded; get the "
+                     "set that holds the pictures (jpg_0, jpg_1)")
+    pictures = [picture(take(row, key, where), key, where, roots) for key in ("jpg_0", "jpg_1")]
+    chosen, rejected = pictures if label == 1 else reversed(pictures)
+    return [Pair(prompt, chosen, rejected, where)]
+
+
+def _from_hpd(row: dict, where: str, roots: Roots) -> list[Pair]:
+    """Several pictures of a prompt: `human_preference` holds 1 for the preferred one of two (HPD v2's train.json),
+    `rank` the place of each (its test.json, ImageRewardDB's groups), or `raw_annotations` each annotator's ranks."""
+    prompt = row_prompt(row, "prompt", where)
+    key = next((key for key in IMAGE_LISTS if row.get(key)), IMAGE_LISTS[0])
+    paths, preferred = take(row, key, where), row.get("human_preference")
+    places = preferred if preferred is not None else row.get("rank", row.get("ranks"))
+    if places is None:
+        places = _mean_ranks(row.get("raw_annotations", row.get("raw_annotation")))
+    numbers = isinstance(places, list) and all(isinstance(place, int | float) for place in places)
+    if not isinstance(paths, list) or not numbers or len(paths) != len(places):
+        raise BadRow(f"{where}: needs as many 'human_preference' (or 'rank') entries as images")
+    if preferred is not None:
+        places = [-place for place in places]
+    folders = [*roots, *(root / name for root in roots for name in ("train", "test"))]
+    pairs = []
+    for a, b in itertools.combinations(range(len(paths)), 2):
+        if places[a] != places[b]:
+            chosen, rejected = (a, b) if places[a] < places[b] else (b, a)
+            pairs.append(Pair(prompt, picture(paths[chosen], key, where, folders),
+                              picture(paths[rejected], key, where, folders), where))
+    return pairs
+
+
+def _mean_ranks(annotations: Any) -> list[float] | None:
+    ranks = [each.get("rank") if isinstance(each, dict) else each for each in annotations or ()]
+    if not ranks or not all(isinstance(each, list) and len(each) == len(ranks[0]) and
+                            all(isinstance(place, int | float) for place in each) for each in ranks):
+        return None
+    return [sum(places) / len(ranks) for places in zip(*ranks, strict=True)]
+
+
+def _from_hpdv3(row: dict, where: str, roots: Roots) -> list[Pair]:
+    """HPD v3: `path1` is the preferred picture; `choice_dist`, where given, the votes for each."""
+    prompt, votes = row_prompt(row, "prompt", where), row.get("choice_dist")
+    if isinstance(votes, list) and len(votes) == 2 and votes[0] == votes[1]:
+        return []
+    first, second = (picture(take(row, key, where), key, where, roots) for key in ("path1", "path2"))
+    return [Pair(prompt, first, second, where)]
+
+
+class _Ranked:
+    """ImageRewardDB's rows: one picture each with its `rank` (1 is best) among those of its `prompt_id`.
+
+    Each is compared with the earlier ones of its prompt.
+    """
+
+    def __init__(self, weights: dict | None):
+        self._seen: dict[Any, list[tuple[float, Any]]] = {}
+
+    def __call__(self, row: dict, where: str, roots: Roots) -> list[Pair] | None:
+        prompt = row_prompt(row, "prompt", where)
+        key = next((key for key in ("image", "image_path") if row.get(key)), "image_path")
+        take(row, "rank", where)
+        rank = row_number(row, "rank", where)
+        media = picture(take(row, key, where), key, where, roots)
+        earlier = self._seen.setdefault(row.get("prompt_id") or prompt, [])
+        pairs = [Pair(prompt, *((media, other) if rank < theirs else (other, media)), f"{where} with {there}")
+                 for theirs, other, there in earlier if rank != theirs]
+        first = not earlier
+        earlier.append((rank, media, where))
+        return None if first else pairs
+
+
+def _from_better(row: dict, where: str, roots: Roots) -> list[Pair]:
+    """ImageRewardDB's ready pairs: img_better and img_worse."""
+    better, worse = (picture(take(row, key, where), key, where, roots) for key in ("img_better", "img_worse"))
+    return [Pair(row_prompt(row, "prompt", where), better, worse, where)]
+
+
+def _from_imagereward(weights: dict | None) -> Converter:
+    ranked = _Ranked(weights)
+    return lambda row, where, roots: (_from_better if "img_better" in row else ranked)(row, where, roots)
+
+
+def _from_table(row: dict, where: str, roots: Roots) -> list[Pair]:
+    prompt = row_prompt(row, "prompt", where)
+    if str(row.get("label")).strip().lower() in TIES or says_yes(row, "tie", where):
+        return []
+    return [Pair(prompt, picture(take(row, "chosen", where), "chosen", where, roots),
+                 picture(take(row, "rejected", where), "rejected", where, roots), where,
+                 row_number(row, "strength", where, 1.0), row_number(row, "chosen_reward", where),
+                 row_number(row, "rejected_reward", where))]
+
+
+def _is_table(row: dict, weights: dict | None) -> bool:
+    """Also what was meant to be one: a misspelt column is named by the reader."""
+    return bool({"chosen", "rejected", "tie"} & row.keys()) or any(
+        "did you mean" in nearest(name, row) for name in ("chosen", "rejected") if row)
+
+
+def _is_hpd(row: dict, weights: dict | None) -> bool:
+    listed = any(isinstance(row.get(key), list) for key in IMAGE_LISTS)
+    return "human_preference" in row or listed and "prompt" in row
+
+
+FORMATS: dict[str, Format] = {
+    "pickapic": Format("caption, jpg_0, jpg_1, label_0", lambda row, _: "jpg_0" in row or "label_0" in row,
+                       lambda _: _from_pickapic),
+    "hpd": Format("prompt, file_path or image_path (a list), human_preference or rank (a list)", _is_hpd,
+                  lambda _: _from_hpd),
+    "hpdv3": Format("prompt, path1 (preferred), path2", lambda row, _: {"path1", "path2"} <= row.keys(),
+                    lambda _: _from_hpdv3),
+    "imagereward": Format("prompt_id, prompt, image_path, rank; or prompt, img_better, img_worse",
+                          lambda row, _: "rank" in row and "prompt_id" in row or "img_better" in row,
+                          _from_imagereward),
+    "comparisons": Format("prompt, a, b (or path_A, path_B) and who won each dimension",
+                          lambda row, _: is_comparison(row),
+                          lambda weights: functools.partial(from_comparison, weights=weights)),
+    "ratings": Format("prompt, a file, and a number in each dimension", is_rating, Ratings),
+    "table": Format("prompt, chosen, rejected", _is_table, lambda _: _from_table),
+}
+"""By the setting's word, in the order in which `auto` tries them."""

@@ -1,0 +1,88 @@
+"""Which rows of a preference set can be used, and what becomes of the others (data.on_error)."""
+
+import io
+import itertools
+import json
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+from tqdm import tqdm
+
+from visalign.config import Data
+from visalign.data.preferences import Counts, is_local, read_pairs
+from visalign.data.rows import Picture
+from visalign.errors import UserError
+from visalign.media import VIDEO_SUFFIXES
+from visalign.runs import write_atomically
+from visalign.video import read_media
+
+
+class BrokenRows:
+    """What is done about rows that cannot be used: `stop` ends at the first, `skip` counts, lists and bounds them."""
+
+    def __init__(self, settings: Data):
+        self.settings = settings
+        self.found: dict[str, None] = {}
+
+    def note(self, error: UserError) -> None:
+        """Take down one row. Raises UserError where the run is to end."""
+        if self.settings.on_error == "stop":
+            raise UserError(f"{error}; mend or remove this row, or leave such rows out with data.on_error=skip")
+        self.found[str(error)] = None
+
+    def check(self, usable: int) -> None:
+        """Raise UserError when too large a share is broken."""
+        broken = len(self.found)
+        if broken and broken / (broken + usable) > self.settings.max_skipped:
+            raise UserError(f"data {self.settings.path}: {broken} of {broken + usable} rows cannot be used, more than "
+                            f"the share {self.settings.max_skipped:g} of data.max_skipped; the first is "
+                            f"{next(iter(self.found))}")
+
+    def write(self, file: Path) -> None:
+        """One line for each row that was left out; no file where there is none."""
+        if self.found:
+            lines = "".join(json.dumps({"reason": reason}, ensure_ascii=False) + "\n" for reason in self.found)
+            write_atomically(file, lines.encode())
+
+
+def check_source(settings: Data, compared: bool = True) -> list[str]:
+    """The prompts of a source, once each, after every row was read and every picture's beginning.
+
+    Of a hub set only the first pair is looked at, and no prompts are known. compared: whether the objective learns from
+    both pictures. Raises UserError for whatever can be known to be wrong before anything is loaded.
+    """
+    broken, prompts, pairs, same, local = BrokenRows(settings), {}, 0, 0, is_local(settings)
+    found = read_pairs(settings, Counts(), broken.note)
+    for pair in tqdm(itertools.islice(found, None if local else 1), desc="looking at the pairs",
+                     unit="pair", leave=False, delay=2):
+        try:
+            for data in (pair.chosen, pair.rejected):
+                _probe(data, pair.where)
+        except UserError as error:
+            broken.note(error)
+            continue
+        prompts[pair.prompt] = None
+        pairs, same = pairs + 1, same + (pair.chosen == pair.rejected)
+    broken.check(pairs)
+    if compared:
+        check_different(f"data {settings.path}", pairs, same)
+    return list(prompts) if local else []
+
+
+def check_different(source: str, pairs: int, same: int) -> None:
+    """Raise UserError when there is no pair to learn from, or all consist of one picture twice."""
+    if not pairs:
+        raise UserError(f"{source}: holds no usable pair")
+    if pairs == same:
+        raise UserError(f"{source}: chosen and rejected are the same picture in all {pairs} pairs, so there is nothing "
+                        "to learn")
+
+
+def _probe(data: Picture, where: str) -> None:
+    """Raise UserError for what is no picture by its beginning; nothing is decoded, and clips are not opened."""
+    if isinstance(data, str) and (Path(data).is_dir() or Path(data).suffix.lower() in VIDEO_SUFFIXES):
+        return
+    try:
+        Image.open(io.BytesIO(data) if isinstance(data, bytes) else data).close()
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        read_media(data, where, 1)  # a clip in bytes; for what is none it says what is wrong
