@@ -19,7 +19,6 @@ _MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe\x00\x00", "utf-32"), (b"\x
 _OLDER = ["cp932", "gb18030", "cp949", "big5", "euc_jp", "cp1250", "cp1251", "cp1252", "cp1253", "cp1254", "cp1255",
           "cp1256", "cp1257", "cp874", "koi8_r"]
 _HIGH = re.compile(rb"[\x80-\xff]+")
-_IN_WORD = re.compile(r"(?<=[^\W\d_])[^\w\s'\u2019\u00ad\u2010-\u2014-](?=[^\W\d_])", re.ASCII)
 _CHUNK = 1 << 20
 
 
@@ -152,4 +151,6 @@ def _is_western(data: bytes) -> bool:
     runs = [len(run) for run in _HIGH.findall(data)]
     if not _is(data, "cp1252") or 2 * sum(run for run in runs if run > 2) > sum(runs):
         return False
-    return not any(not found[0].isalpha() for found in _IN_WORD.finditer(data.decode("cp1252")))
+    text = data.decode("cp1252")
+    return not any(before.isalpha() and after.isalpha() and not sign.isalpha() and sign not in "\u2019\u2013\u2014\xad"
+                   for before, sign, after in zip(text, text[1:], text[2:], strict=False) if not sign.isascii())
