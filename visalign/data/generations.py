@@ -17,6 +17,7 @@ from pathlib import Path, PureWindowsPath
 from visalign.data.entry import Entry, Generations, outside
 from visalign.data.folder import PromptsFrom, folder_entries, prompt_of
 from visalign.data.metadata import seed_of
+from visalign.data.readers import BROKEN, READERS
 from visalign.data.rows import table_rows
 from visalign.errors import UserError, nearest
 from visalign.kinds import in_order, is_clip_name, is_picture_name
@@ -25,7 +26,7 @@ from visalign.textfile import normal_form, printable
 
 MEDIA_KEYS = ("file", "file_name", "image", "video", "path", "media", "file_path", "filename")
 PROMPT_KEYS = ("prompt", "caption", "text")
-MANIFESTS = (".jsonl", ".json", ".csv", ".parquet")
+MANIFESTS = tuple(READERS)
 LISTS = ("samples.jsonl", "metadata.jsonl", "metadata.csv", "metadata.parquet")
 """Manifests that a folder itself brings: our own, and those of the imagefolder layout."""
 
@@ -76,8 +77,8 @@ def _manifest(file: Path, media_root: str | Path | None) -> Iterator[Entry]:
         raise UserError(f"media root {root}: there is no such folder")
     real = os.path.realpath(root)
     for where, row in table_rows(str(file), "train"):
-        if "__broken__" in row:
-            yield Entry(printable(where), file, "", None, printable(row["__broken__"]))
+        if BROKEN in row:
+            yield Entry(printable(where), file, "", None, printable(row[BROKEN]))
             continue
         key = next((key for key in MEDIA_KEYS if row.get(key)), None)
         if key is None or not isinstance(row[key], str):

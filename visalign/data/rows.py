@@ -15,8 +15,6 @@ from visalign.video import FRAMES_FILE
 
 Picture = bytes | str
 """A picture or clip as stored: its bytes, or a path."""
-SEEDS = range(2**64)
-"""What a seed may be; ComfyUI's fill 64 bits."""
 _YES, _NO = {"true", "t", "yes", "y", "1", "1.0"}, {"false", "f", "no", "n", "0", "0.0", "nan", ""}
 
 
@@ -109,20 +107,6 @@ def row_number(row: dict, key: str, where: str, default: float | None = None) ->
     if number != number or number in (float("inf"), float("-inf")):
         raise BadRow(f"{where}: '{key}' is {value!r}, not a finite number")
     return number
-
-
-def whole_number(value: Any) -> int | None:
-    """A whole number however it is written (7, 7.0, "7", "7.0"), to the last digit; None for everything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    text = re.fullmatch(r"\s*([+-]?[0-9]{1,30})(\.0*)?\s*", repr(value) if not isinstance(value, str) else value)
-    return int(text[1]) if text else None
-
-
-def row_seed(value: Any) -> int | None:
-    """A seed that was drawn; None where it is not known (empty, -1, no number)."""
-    number = whole_number(value)
-    return number if number is not None and number in SEEDS else None
 
 
 def says_yes(row: dict, key: str, where: str) -> bool:

@@ -1,20 +1,18 @@
 """Which rows of a preference set can be used, and what becomes of the others (data.on_error)."""
 
-import io
 import itertools
 import json
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from visalign.config import Data
 from visalign.data.preferences import Counts, is_local, read_pairs
 from visalign.data.rows import Picture
 from visalign.errors import UserError
-from visalign.media import VIDEO_SUFFIXES
+from visalign.kinds import is_clip
+from visalign.pictures import BROKEN, open_picture, read_picture
 from visalign.runs import write_atomically
-from visalign.video import read_media
 
 
 class BrokenRows:
@@ -80,9 +78,9 @@ def check_different(source: str, pairs: int, same: int) -> None:
 
 def _probe(data: Picture, where: str) -> None:
     """Raise UserError for what is no picture by its beginning; nothing is decoded, and clips are not opened."""
-    if isinstance(data, str) and (Path(data).is_dir() or Path(data).suffix.lower() in VIDEO_SUFFIXES):
+    if isinstance(data, str) and Path(data).is_dir() or is_clip(data):
         return
     try:
-        Image.open(io.BytesIO(data) if isinstance(data, bytes) else data).close()
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        read_media(data, where, 1)  # a clip in bytes; for what is none it says what is wrong
+        open_picture(data).close()
+    except BROKEN:
+        read_picture(data, where, 1)  # says what is wrong

@@ -6,7 +6,8 @@ A table (JSONL, CSV or parquet) with `prompt, a_seed, b_seed, choice`; choice is
 
 from dataclasses import dataclass
 
-from visalign.data.rows import SEEDS, check_row, row_prompt, shown, table_rows, whole_number
+from visalign.data.metadata import seed_of
+from visalign.data.rows import check_row, row_prompt, shown, table_rows
 from visalign.errors import UserError
 
 CHOICES = ("a", "b", "tie", "")
@@ -36,8 +37,8 @@ def read_votes(path: str) -> list[Vote]:
         if missing:
             raise UserError(f"{where}: column {missing} is missing; a vote has prompt, a_seed, b_seed and choice (it "
                             f"has {', '.join(row) or 'nothing'})")
-        prompt, seeds = row_prompt(row, "prompt", where), {side: whole_number(row[f"{side}_seed"]) for side in "ab"}
-        if not all(seed is not None and seed in SEEDS for seed in seeds.values()):
+        prompt, seeds = row_prompt(row, "prompt", where), {side: seed_of(row[f"{side}_seed"]) for side in "ab"}
+        if any(seed is None or seed < 0 for seed in seeds.values()):
             raise UserError(f"{where}: a_seed and b_seed must be whole numbers from 0 to 2^64 - 1")
         if choice in ("a", "b"):
             other = "b" if choice == "a" else "a"
