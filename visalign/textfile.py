@@ -4,6 +4,7 @@ Every text that a user gives is read here, so that the locale of the machine dec
 """
 
 import codecs
+import hashlib
 import re
 import unicodedata
 from collections.abc import Iterable
@@ -79,6 +80,14 @@ def normal_form(text: str) -> str:
     """A prompt as it is compared with others: one Unicode form (macOS takes letters and accents apart), no space
     around it."""
     return unicodedata.normalize("NFC", text).strip()
+
+
+def file_name(text: str) -> str:
+    """The text as the name of a file or folder: it leads nowhere else, and other texts have other names."""
+    safe = "".join(c if c.isalnum() or c in "-_." else "-" for c in text).lstrip(".")[:60]
+    if safe == text.replace(" ", "-"):
+        return safe
+    return f"{safe}-{hashlib.sha256(text.encode('utf-8', 'backslashreplace')).hexdigest()[:8]}"
 
 
 def _bytes_of(path: str | Path, where: str) -> bytes:

@@ -50,9 +50,11 @@ def evaluate(source: str, checkpoints: str, out: Path | None, **given) -> None:
 
     A run and a checkpoint are compared with the untrained model. A command that was stopped continues when given again.
     """
-    from visalign.jobs.evaluate import evaluate_source
+    from visalign.jobs.evaluate import default_folder, evaluate_source
 
-    out = out or Path("evaluations") / (Path(source).stem + ("-checkpoints" if checkpoints == "all" else ""))
+    if out is None:
+        out = default_folder(source)
+        out = out.with_name(f"{out.name}-checkpoints") if checkpoints == "all" else out
     report(evaluate_source(source, asked_of(**given), out, checkpoints), out)
 
 

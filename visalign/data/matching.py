@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from visalign.data.generations import Entry
+from visalign.data.entry import Entry
 from visalign.errors import UserError
 
 _NONE = ""
@@ -42,12 +42,17 @@ def match(found: dict[str, list[Entry]], least_seeds: int = 1) -> Matched:
         lost, ordered = lost + lost_here, ordered + in_order
         for name, column in columns.items():
             kept[name].append(column)
-    full = [p for p in range(len(prompts)) if len(next(iter(kept.values()))[p]) >= least_seeds]
-    if not full:
+    counts = [len(next(iter(kept.values()))[p]) for p in range(len(prompts))]
+    if max(counts) < least_seeds:
         raise UserError(f"no prompt has {least_seeds} seeds that all models share")
-    counts = [len(next(iter(kept.values()))[p]) for p in full]
-    seeds = min(counts)
-    lost += sum(len(found) * (count - seeds) for count in counts)
+    seeds = _most_kept(counts, least_seeds)
+    full = [p for p in range(len(prompts)) if counts[p] >= seeds]
+    short = [prompts[p] for p in range(len(prompts)) if p not in set(full)]
+    if short:
+        notes.append(f"{len(short)} of {len(prompts)} prompts were left out, since fewer than {seeds} of their "
+                     f"generations are there for every model, the first '{short[0]}'; keeping them would have kept "
+                     "fewer generations of all others")
+    lost += sum(len(found) * (counts[p] - seeds) for p in full)
     if lost:
         notes.append(f"{lost} generations were left out, since their seeds are not there for every model and prompt")
     if ordered:
@@ -59,13 +64,23 @@ def match(found: dict[str, list[Entry]], least_seeds: int = 1) -> Matched:
                    {name: [columns[p][:seeds] for p in full] for name, columns in kept.items()}, tuple(notes))
 
 
+def _most_kept(counts: list[int], least: int) -> int:
+    """How many generations of each prompt to keep, so that most are kept in all and half of the prompts at least.
+
+    One prompt that a stopped command left short costs itself and not the generations of all others.
+    """
+    usable = sorted({count for count in counts if count >= max(1, least)}, reverse=True)
+    enough = [count for count in usable if 2 * sum(each >= count for each in counts) >= len(counts)]
+    return max(enough or usable[-1:], key=lambda count: count * sum(each >= count for each in counts))
+
+
 def _by_prompt(name: str, entries: list[Entry]) -> dict[str, list[Entry]]:
     groups: dict[str, list[Entry]] = {}
     for entry in entries:
         groups.setdefault(entry.prompt, []).append(entry)
     if _NONE in groups:
-        raise UserError(f"{name}: {groups[_NONE][0].path} has no prompt; give prompts in NAME.txt beside each file "
-                        "or in a manifest")
+        raise UserError(f"{name}: {groups[_NONE][0].path} has no prompt (so {len(groups[_NONE])} of {len(entries)}); "
+                        "write it into NAME.txt beside NAME.png, or name a manifest with the columns prompt and image")
     return groups
 
 

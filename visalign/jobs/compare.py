@@ -28,6 +28,7 @@ from visalign.jobs.score import load_judges
 from visalign.jobs.subjects import Plan, Subject
 from visalign.rewards.registry import check_reward
 from visalign.store import Store
+from visalign.textfile import file_name
 from visalign.trainers.evaluation import load_features
 
 KL_PROMPTS = 16
@@ -97,10 +98,11 @@ def compare(subjects: list[Subject], plan: Plan | None, out: Path, options: Opti
     """Measure and compare. Raises UserError for what the user can mend."""
     check(options)
     out.mkdir(parents=True, exist_ok=True)
-    found = {subject.name: subject.entries(plan, out / "generations" / _file_name(subject.name))
+    found = {subject.name: subject.entries(plan, out / "generations" / file_name(subject.name))
              for subject in subjects}
     matched = match(found)
-    notes = list(matched.notes)
+    notes = [f"{name}: {note}" for name, entries in found.items() for note in entries.notes]
+    notes += matched.notes
     tools = instruments(options)
     if tools.lpips is None:
         notes.append("LPIPS was left out: its AlexNet is not here (--lpips FILE)")
@@ -129,10 +131,6 @@ def about(subjects: list[Subject], plan: Plan | None, options: Options) -> dict:
     return {"sources": {subject.name: subject.source for subject in subjects}, "rewards": rewards,
             "optimised reward": options.proxy, "features": options.features, "reference": options.reference,
             "sampling": sampling}
-
-
-def _file_name(name: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
 
 
 def instruments(options: Options) -> Instruments:

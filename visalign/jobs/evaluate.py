@@ -12,7 +12,9 @@ from visalign.jobs.compare import Options, Results, compare
 from visalign.jobs.results import write_results
 from visalign.jobs.subjects import Plan, Subject, base_subject, checkpoint_subjects, run_config, subject_of
 from visalign.runs import read_metrics
+from visalign.textfile import file_name
 
+LONGEST_NAME = 80
 DEFAULT_REWARDS = ("tiny-reward", "tiny-clip")
 
 
@@ -53,6 +55,13 @@ def evaluate_source(source: str, asked: Asked, out: Path, checkpoints: str = "la
     return _finish(subjects, asked, out, None if run is None else run_config(run), run)
 
 
+def default_folder(source: str) -> Path:
+    """Where `evaluate` writes when it is not told: evaluations/ and the whole name of the source."""
+    path = Path(source).expanduser()
+    name = path.resolve().stem if path.is_file() else path.resolve().name if path.is_dir() else source
+    return Path("evaluations") / file_name(name)
+
+
 def compare_sources(named: dict[str, str], asked: Asked, out: Path) -> Results:
     """Models by name, the first the base; writes the results and the page. Raises UserError."""
     if len(named) < 2:
@@ -82,6 +91,9 @@ def read_names(given: tuple[str, ...], verb: str) -> dict[str, str]:
         name, equals, source = each.partition("=")
         if not equals or not name or not source:
             raise UserError(f"{verb} {each}: expected NAME=SOURCE, such as base=tiny-sd3")
+        if name != name.strip() or not name.isprintable() or len(name) > LONGEST_NAME:
+            raise UserError(f"{verb} {name[:LONGEST_NAME]!r}: a name is one line of at most {LONGEST_NAME} printable "
+                            "characters without spaces around it, such as base")
         if name in named:
             raise UserError(f"{verb} {each}: {name} is named twice")
         named[name] = source

@@ -27,6 +27,7 @@ def chart(draw: Callable, label: str, width: float = 4.6, height: float = 3.2) -
     style = {"svg.fonttype": "none", "font.family": "sans-serif", "text.color": INK, "axes.labelcolor": SOFT,
              "axes.edgecolor": LINE, "xtick.color": SOFT, "ytick.color": SOFT, "axes.titlecolor": INK,
              "legend.frameon": False, "font.size": 9, "axes.titlesize": 10, "legend.fontsize": 8,
+             "text.parse_math": False,  # names are no formulas
              "axes.spines.top": False, "axes.spines.right": False, "legend.labelcolor": INK}
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(width, height), layout="constrained", facecolor="none")
@@ -46,15 +47,21 @@ def _inline(text: str, label: str) -> Markup:
     prefix = f"c{next(_count)}-"  # ids of several drawings on one page must differ
     text = re.sub(r'\bid="', f'id="{prefix}', text)
     text = re.sub(r'(href="#|url\(#)', rf"\g<1>{prefix}", text)
-    text = re.sub(r'<svg [^>]*?viewBox="([^"]+)"[^>]*>',
-                  rf'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-                  rf'viewBox="\1" role="img" aria-label="{Markup.escape(label)}">', text, count=1)
+    head = re.search(r'<svg [^>]*?viewBox="([^"]+)"[^>]*>', text)
+    opening = (f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+               f'viewBox="{head[1]}" role="img" aria-label="{Markup.escape(label)}">')
+    text = text[:head.start()] + opening + text[head.end():]
     return Markup(text)
 
 
 def colours(models: list[str], base: str) -> dict[str, str]:
     others = [model for model in models if model != base]
     return {base: SERIES[-1]} | {model: SERIES[i % (len(SERIES) - 1)] for i, model in enumerate(others)}
+
+
+def _label(name: str) -> str:
+    """As a legend shows it; matplotlib leaves out what begins with an underscore."""
+    return f"\u200b{name}" if name.startswith("_") else name
 
 
 def _bars(estimate: Estimate) -> list[list[float]]:
@@ -97,7 +104,8 @@ def drift_chart(style: dict[str, dict[str, Estimate]], base: str, limit: float) 
             for j, name in enumerate(names):
                 y = len(names) - 1 - j + 0.3 - step * i
                 axis.errorbar([changes[name].value], [y], xerr=_bars(changes[name]), fmt="o", markersize=4,
-                              linewidth=1.2, color=palette[model], label=model if j == 0 and len(style) > 1 else None)
+                              linewidth=1.2, color=palette[model],
+                              label=_label(model) if j == 0 and len(style) > 1 else None)
         for x, dash in ((0, "-"), (-limit, ":"), (limit, ":")):
             axis.axvline(x, color=SOFT if x == 0 else SERIES[4], linewidth=0.9, linestyle=dash)
         axis.set_yticks(range(len(names) - 1, -1, -1), [name.replace("_", " ") for name in names])
@@ -160,7 +168,7 @@ def steps_chart(steps: list[float], series: dict[str, list[Estimate]], title: st
         for i, (name, values) in enumerate(series.items()):
             bars = np.concatenate([_bars(value) for value in values], axis=1)
             axis.errorbar(places, [value.value for value in values], yerr=bars, fmt="o-", color=SERIES[i % 7],
-                          markersize=4, linewidth=1.3, label=name)
+                          markersize=4, linewidth=1.3, label=_label(name))
         axis.axhline(0, color=LINE, linewidth=0.8)
         if even:
             axis.set_xticks(places, [f"{step:g}" for step in steps])

@@ -32,7 +32,7 @@ def reliability(report) -> str:
     axis.scatter(data.predicted, data.observed, s=sizes, color="#2457a6", alpha=0.75)
     axis.plot(data.predicted, data.observed, color="#2457a6", linewidth=1)
     axis.set(xlabel="predicted", ylabel="observed", xlim=(0.48, 1.02), ylim=(min(0.4, *data.observed) - 0.02, 1.03))
-    axis.set_title(f"{report.dimension}: ECE {data.error:.3f}", fontsize=10)
+    axis.set_title(f"{report.dimension}: ECE {data.error:.3f}", fontsize=10, parse_math=False)
     axis.spines[["top", "right"]].set_visible(False)
     return svg(figure)
 

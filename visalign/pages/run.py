@@ -106,7 +106,7 @@ def step_tables(trained: list[dict]) -> str | None:
     axes[0].axhline(0, color="#999999", linewidth=0.7)
     for axis, title in zip(axes, ("ratio minus 1, mean and spread", "share clipped above", "share clipped below"),
                            strict=True):
-        axis.set_title(title, fontsize=10)
+        axis.set_title(title, fontsize=10, parse_math=False)
         axis.set_xlabel("sampling step (0: pure noise)", fontsize=8)
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(labelsize=8)
@@ -134,10 +134,10 @@ def curves(trained: list[dict], held: list[dict], unit: str) -> str:
         steps, values = zip(*[(row["step"], row[name]) for row in trained if name in row], strict=True)
         axis.plot(steps, values, color="#b9c7dd", linewidth=0.7)
         axis.plot(steps, smooth(values), color="#2457a6")
-        axis.set_title(title, fontsize=10)
+        axis.set_title(title, fontsize=10, parse_math=False)
     for axis, (title, means) in zip(axes[len(panels):], measured, strict=False):
         axis.plot([row["step"] for row in held], means, "o-", color="#b4521e")
-        axis.set_title(title, fontsize=10)
+        axis.set_title(title, fontsize=10, parse_math=False)
     for axis in axes[:total]:
         axis.spines[["top", "right"]].set_visible(False)
         axis.set_xlabel(unit, fontsize=8)
