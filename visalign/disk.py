@@ -2,12 +2,15 @@
 
 import contextlib
 import errno
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from visalign.errors import UserError
+from visalign.textfile import printable
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _SAID = ("no space left", "disk quota", "file too large", "disk is full", "os error 28", "os error 122", "os error 27")
@@ -23,11 +26,38 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
+        if isinstance(error, OSError):
+            error.filename = str(path)  # the system names no file when the disk is full
         raise
     sync(path.parent)
+
+
+def copy_atomically(source: Path, place: Path) -> None:
+    """A copy of a file or a folder that is whole or not there."""
+    temporary = place.with_name(f".tmp-{place.name}")
+    if source.is_file():
+        return write_atomically(place, source.read_bytes())
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        shutil.copytree(source, temporary)
+        os.replace(temporary, place)
+    except shutil.Error as error:  # a list of what went wrong
+        shutil.rmtree(temporary, ignore_errors=True)
+        reasons = error.args[0]
+        full = is_full(OSError(str(reasons)), place)
+        raise OSError(errno.ENOSPC if full else errno.EIO, os.strerror(errno.ENOSPC) if full else str(reasons)[:200],
+                      str(place)) from None
+
+
+def written(file: Path) -> Any:
+    """The JSON in a file that an earlier command wrote; None where there is none, or something else was put there."""
+    try:
+        return json.loads(file.read_bytes())
+    except (FileNotFoundError, ValueError, RecursionError):
+        return None
 
 
 def sync(path: Path) -> None:
@@ -53,6 +83,16 @@ def is_full(error: BaseException, path: Path) -> bool:
     if getattr(error, "errno", None) in _FULL or any(words in str(error).lower() for words in _SAID):
         return True
     return isinstance(error, RuntimeError) and free_space(path) < _NOTHING_LEFT  # torch hides the system's reason
+
+
+def refusal(error: OSError) -> str:
+    """What the system refused, as a sentence; of a full disk, what to do."""
+    place = error.filename2 or error.filename
+    named = f" {printable(os.fsdecode(place))}" if isinstance(place, str | bytes) else ""
+    if isinstance(place, str | bytes) and is_full(error, Path(os.fsdecode(place))):
+        return (f"the system refused{named}: the disk is full; nothing that was written before is lost, so free some "
+                "space and give the same command again")
+    return f"the system refused{named}: {error.strerror or error}"
 
 
 @contextlib.contextmanager

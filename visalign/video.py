@@ -203,8 +203,12 @@ def write_media(media: Media, place: Path, clip_format: str | None = None) -> Pa
     elif clip_format == "frames":
         temporary = place.with_name(f".tmp-{place.name}")
         shutil.rmtree(temporary, ignore_errors=True)
-        write_frames(media, temporary)
-        os.replace(temporary, place)
+        try:
+            write_frames(media, temporary)
+            os.replace(temporary, place)
+        except OSError:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
         return place
     else:
         container = {"mkv": "matroska"}.get(clip_format, clip_format)
@@ -219,8 +223,8 @@ def write_frames(video: Video, folder: Path) -> None:
     """The clip as a folder of PNGs that `read_media` reads back bit by bit."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, frame in enumerate(video.frames):
-        frame.save(folder / f"{number:05d}.png")
-    (folder / FRAMES_FILE).write_text(json.dumps({"fps": video.fps}) + "\n")
+        write_atomically(folder / f"{number:05d}.png", to_bytes(frame))
+    write_atomically(folder / FRAMES_FILE, (json.dumps({"fps": video.fps}) + "\n").encode())
 
 
 def to_gif(video: Video) -> bytes:

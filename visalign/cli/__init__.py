@@ -30,8 +30,9 @@ class Group(click.Group):
         except OSError as error:
             if ctx.params.get("debug"):
                 raise
-            named = f" {error.filename}" if error.filename else ""
-            click.echo(f"visalign: the system refused{named}: {error.strerror or error}", err=True)
+            from visalign.disk import refusal
+
+            click.echo(f"visalign: {refusal(error)}", err=True)
             sys.exit(1)
 
 

@@ -9,7 +9,6 @@ Only prompts and names are handled here; the suites' own scripts score.
 """
 
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +16,10 @@ from pathlib import Path
 from PIL import Image
 
 from visalign.data.generations import Entry
+from visalign.disk import copy_atomically, write_atomically
 from visalign.errors import UserError, nearest
 from visalign.kinds import is_clip_name
-from visalign.media import fit_square
+from visalign.media import fit_square, to_bytes
 from visalign.pictures import read_image
 
 
@@ -67,15 +67,15 @@ def _read_vbench(path: Path) -> list[Item]:
 def _as_png(entry: Entry, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     if entry.file.suffix.lower() == ".png":
-        shutil.copyfile(entry.file, file)
+        copy_atomically(entry.file, file)
     else:
-        read_image(entry.file, entry.path).save(file)
+        write_atomically(file, to_bytes(read_image(entry.file, entry.path)))
 
 
 def _write_geneval(folder: Path, item: Item, entries: list[Entry]) -> int:
     for k, entry in enumerate(entries):
         _as_png(entry, folder / item.key / "samples" / f"{k:05d}.png")
-    (folder / item.key / "metadata.jsonl").write_text(item.metadata + "\n", encoding="utf-8")
+    write_atomically(folder / item.key / "metadata.jsonl", f"{item.metadata}\n".encode())
     return len(entries) + 1
 
 
@@ -91,7 +91,7 @@ def _write_dpg(folder: Path, item: Item, entries: list[Entry]) -> int:
     canvas = Image.new("RGB", (2 * side, 2 * side))
     for k, picture in enumerate(pictures):
         canvas.paste(fit_square(picture, side), (side * (k % 2), side * (k // 2)))
-    canvas.save(folder / f"{item.key}.png")
+    write_atomically(folder / f"{item.key}.png", to_bytes(canvas))
     return 1
 
 
@@ -99,7 +99,7 @@ def _write_vbench(folder: Path, item: Item, entries: list[Entry]) -> int:
     for k, entry in enumerate(entries):
         if not is_clip_name(entry.file) and entry.file.suffix.lower() != ".gif":
             raise UserError(f"suite vbench: {entry.path} is no clip")
-        shutil.copyfile(entry.file, folder / f"{_file_name(item.prompt)}-{k}{entry.file.suffix.lower()}")
+        copy_atomically(entry.file, folder / f"{_file_name(item.prompt)}-{k}{entry.file.suffix.lower()}")
     return len(entries)
 
 

@@ -4,7 +4,6 @@ The reward that chooses must not be the one reported: its mean rises with N for 
 """
 
 import json
-import shutil
 from pathlib import Path
 
 import torch
@@ -12,12 +11,12 @@ from tqdm import tqdm
 
 from visalign.config import Model
 from visalign.data.prompts import read_prompts
+from visalign.disk import copy_atomically, write_atomically, written
 from visalign.errors import UserError
 from visalign.generators import inspect_checkpoint
 from visalign.jobs.generate import generate_to_folder
 from visalign.media import Sample
 from visalign.rewards import finite_scores, for_modality, load_reward
-from visalign.runs import write_atomically
 from visalign.video import read_media, save_sheet
 
 
@@ -34,7 +33,7 @@ def best_of_to_folder(model: Model, prompts: list[str], folder: Path, *, best_of
     candidates, started = folder / "candidates", folder / "best_of.json"
     settings = {"model": model.model_dump(mode="json"), "prompts": prompts, "samples": samples, "best_of": best_of,
                 **{name: str(value) for name, value in options.items()}}
-    if started.exists() and json.loads(started.read_text()) != settings:
+    if started.exists() and written(started) != settings:
         raise UserError(f"output {folder}: holds the candidates of another command; choose another folder with "
                         "--output")
     folder.mkdir(parents=True, exist_ok=True)
@@ -49,8 +48,8 @@ def best_of_to_folder(model: Model, prompts: list[str], folder: Path, *, best_of
         scores = finite_scores(judge, drawn)
         best = int(torch.argmax(scores))
         source = candidates / group[best]["file"]
-        name = f"{first // best_of:05d}{source.suffix}"
-        (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
+        name = f"{first // best_of:05d}{'' if source.is_dir() else source.suffix}"
+        copy_atomically(source, folder / name)
         sheet.setdefault(group[best]["prompt"], []).append(drawn[best].media)
         kept.append(group[best] | {"file": name, "candidates": best_of, "chosen_by": judge.name,
                                    "reward": scores[best].item(), "candidates_mean": scores.mean().item()})

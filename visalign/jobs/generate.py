@@ -8,14 +8,15 @@ from pathlib import Path
 
 from visalign.config import Model
 from visalign.data.prompts import read_prompts
+from visalign.disk import write_atomically, written
 from visalign.errors import UserError
 from visalign.generators import inspect_checkpoint, load_generator
 from visalign.generators.base import Generator
 from visalign.generators.loading import check_adapter
 from visalign.guidance import Guided, Guiding, load_guide
 from visalign.guidance.network import FILES, find_guide, read_head
+from visalign.kinds import is_clip_name, is_picture_name
 from visalign.media import Media
-from visalign.runs import write_atomically
 from visalign.trainers.feedback import samples_at
 from visalign.video import read_media, save_sheet, write_media
 
@@ -78,7 +79,7 @@ def write_generations(load: Callable[[], Generator], prompts: list[str], folder:
     file = folder / "settings.json"
     if (folder / "samples.jsonl").exists():
         raise UserError(f"output {folder}: already holds generations; choose another folder with --output")
-    if file.exists() and json.loads(file.read_text()) != settings:
+    if file.exists() and written(file) != settings:
         raise UserError(f"output {folder}: holds unfinished generations of another command; finish that one, delete "
                         "them, or choose another folder with --output")
     try:
@@ -87,7 +88,8 @@ def write_generations(load: Callable[[], Generator], prompts: list[str], folder:
     except OSError as error:
         raise UserError(f"output {folder}: cannot be created ({error.strerror})") from None
     count = len(prompts) * samples
-    names = {int(file.stem): file.name for file in folder.iterdir() if re.fullmatch(r"\d{5}(\.\w+)?", file.name)}
+    names = {int(file.stem): file.name for file in folder.iterdir() if re.fullmatch(r"\d{5,}(\.\w+)?", file.name)
+             and (file.is_dir() or is_picture_name(file) or is_clip_name(file))}
     missing = [number for number in range(count) if number not in names]
     for number, sample in samples_at(load(), prompts, samples, missing, steps=steps, guidance_scale=guidance_scale,
                                      seed=seed, label="generating"):

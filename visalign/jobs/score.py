@@ -23,7 +23,7 @@ from tqdm import tqdm
 from visalign.data.entry import Entry, Generations
 from visalign.data.folder import PromptsFrom
 from visalign.data.generations import find_generations
-from visalign.disk import write_atomically
+from visalign.disk import write_atomically, written
 from visalign.errors import UserError
 from visalign.kinds import is_clip_name
 from visalign.media import Sample
@@ -288,7 +288,7 @@ class PartStore:
             raise UserError(f"out {self.out}: exists already; choose another name or delete it")
         self.folder.mkdir(parents=True, exist_ok=True)
         file = self.folder / "settings.json"
-        if file.is_file() and json.loads(file.read_text()) != self.settings:
+        if file.is_file() and written(file) != self.settings:
             raise UserError(f"out {self.out}: {self.folder} holds an unfinished run over another input or with other "
                             "rewards; finish that one, delete it, or choose another name")
         write_atomically(file, json.dumps(self.settings).encode())

@@ -3,7 +3,6 @@
 Generations are taken as they are. The others are sampled on prompts and seeds that are the same for all of them.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 from visalign.config import Config, Model, OnlineConfig
 from visalign.configfile import parse_config
 from visalign.data.generations import Entry, find_generations
+from visalign.disk import written
 from visalign.errors import UserError
 from visalign.generators import inspect_checkpoint, load_generator
 from visalign.generators.base import Generator
@@ -61,7 +61,7 @@ def _same(folder: Path, identity: dict, plan: Plan) -> bool:
     known = folder / "settings.json"
     wanted = identity | {"prompts": plan.prompts, "samples": plan.seeds, "steps": plan.steps,
                          "guidance_scale": plan.guidance_scale, "seed": plan.seed}
-    if known.is_file() and json.loads(known.read_text()) == wanted:
+    if written(known) == wanted:
         return True
     raise UserError(f"output {folder}: holds samples of other settings; choose another folder with --out, or delete it")
 

@@ -8,6 +8,7 @@ import torch
 
 from visalign.config import Evaluation
 from visalign.data.prompts import read_prompts
+from visalign.disk import write_atomically
 from visalign.errors import UserError
 from visalign.evaluators.measured import Measured, reduce
 from visalign.evaluators.motion import motion_variety
@@ -97,7 +98,7 @@ def save_samples(samples: list[Sample], folder: Path) -> None:
     for i, (_, media) in enumerate(rows):
         for j, each in enumerate(media):
             suffix, content = media_file(each)
-            (folder / f"{i:03d}-{j}{suffix}").write_bytes(content)
+            write_atomically(folder / f"{i:03d}-{j}{suffix}", content)
     save_sheet(rows, folder / "grid.png")
 
 
