@@ -132,9 +132,7 @@ def _without_mark(data: bytes, where: str) -> str:
         if 4 * max(odd, even) > len(data) // 2 and _is(data, guess):
             return guess
         raise UserError(f"{where}: not text in any known encoding; save it as UTF-8")
-    text = data.decode("utf-8", "surrogateescape")
-    stray = len(re.findall("[\udc80-\udcff]", text))
-    if stray < len(re.findall("[^\x00-\x7f\udc80-\udcff]", text)):
+    if _is_mostly_utf8(data.decode("utf-8", "surrogateescape")):
         return "utf-8"
     if _is_western(data):
         return "cp1252"
@@ -150,6 +148,14 @@ def _is(data: bytes, encoding: str) -> bool:
     except UnicodeDecodeError:
         return False
     return True
+
+
+def _is_mostly_utf8(text: str) -> bool:
+    """Whether stray bytes are few, or each stands alone as an accent of Latin-1 does; in other scripts they abound."""
+    right = len(re.findall("[^\x00-\x7f\udc80-\udcff]", text))
+    stray = len(re.findall("[\udc80-\udcff]", text))
+    alone = len(re.findall("(?<![^\x00-\x7f])[\udc80-\udcff](?![^\x00-\x7f])", text))
+    return right > 0 and (4 * stray <= right or stray == alone <= right)
 
 
 def _is_western(data: bytes) -> bool:

@@ -93,8 +93,8 @@ def test_wrong_suites_files_and_folders_end_in_one_sentence(made, tmp_path):
     broken = tmp_path / "broken.jsonl"
     broken.write_text('{"tag": 1}\n')
     for suite, message in ((f"genevall:{broken}", "did you mean 'geneval'"),
-                           (f"geneval:{tmp_path / 'no'}", "cannot be read"),
-                           (f"geneval:{broken}", "is not the file that geneval ships")):
+                           (f"geneval:{tmp_path / 'no'}", "there is no such file"),
+                           (f"geneval:{broken}", "line 1 has no 'prompt'")):
         result = invoke("layout", made, "--suite", suite, "-o", tmp_path / "out")
         assert result.exit_code == 1 and message in result.output and "Traceback" not in result.output
     (tmp_path / "full").mkdir()

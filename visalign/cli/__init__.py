@@ -143,12 +143,12 @@ def data() -> None:
 @click.option("--image-root", type=click.Path(), help="Folder that relative image paths start from.")
 @click.option("--sheet", type=click.Path(path_type=Path), default=Path("contact_sheet.png"), show_default=True)
 def data_check(path: str, kind: str, split: str, image_root: str | None, sheet: Path) -> None:
-    """Count pairs, ties, duplicates and broken rows in PATH, and draw a contact sheet."""
+    """Count pairs, ties, duplicates, contradictions and broken rows in PATH, and draw a contact sheet."""
     from visalign.data.check import check_pairs
 
     summary = check_pairs(path, kind, image_root, sheet, split)
     click.echo(summary.text())
-    if summary.broken:
+    if summary.broken or summary.problem:
         sys.exit(1)
 
 

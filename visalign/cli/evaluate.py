@@ -96,3 +96,5 @@ def layout(source: str, suite: str, out: Path) -> None:
     done = lay_out(source, suite, out)
     click.echo(f"{done.files} files for {done.prompts} prompts in {out}"
                + (f"; {done.missing} prompts of the suite have too few generations" if done.missing else ""))
+    for reason in done.refused[:20]:
+        click.echo(f"left out: {reason}")

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,12 +13,18 @@ from visalign.errors import UserError
 from visalign.media import Media, frames_of
 from visalign.video import save_sheet
 
-SHEET_ROWS = 12
+SHEET_ROWS, SHOWN = 12, 20
+CLIP_TOKENS = 75
+"""Beside the marks of beginning and end."""
 
 
 @dataclass
 class Summary:
-    """Counts of one preference set; `broken` holds one sentence for each row that cannot be used."""
+    """Counts of one preference set.
+
+    broken: a sentence for each row that cannot be used; contradictory: for each that prefers what an earlier one did
+    not; problem: why nothing could be learnt from the set as it is.
+    """
 
     source: str
     pairs: int = 0
@@ -25,8 +32,11 @@ class Summary:
     prompts: set[str] = field(default_factory=set)
     duplicates: int = 0
     same_picture: int = 0
+    long_prompts: int = 0
     sizes: Counter = field(default_factory=Counter)
+    contradictory: list[str] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
+    problem: str | None = None
     sheet: Path | None = None
 
     def text(self) -> str:
@@ -34,18 +44,25 @@ class Summary:
         lines = [f"{self.source}: {self.pairs} pairs of {len(self.prompts)} prompts, {self.ties} ties dropped",
                  f"sizes: {common or 'none'}",
                  f"duplicate pairs: {self.duplicates}; pairs whose two pictures are the same: {self.same_picture}",
-                 f"broken rows: {len(self.broken)}", *(f"  {reason}" for reason in self.broken[:20])]
-        if len(self.broken) > 20:
-            lines.append(f"  ... and {len(self.broken) - 20} more")
+                 f"prompts that CLIP encoders cut (more than {CLIP_TOKENS} tokens): {self.long_prompts}",
+                 *_listed("contradictory pairs", self.contradictory), *_listed("broken rows", self.broken)]
+        if self.problem:
+            lines.append(self.problem)
         if self.sheet:
             lines.append(f"contact sheet (chosen left, rejected right): {self.sheet}")
         return "\n".join(lines)
 
 
+def _listed(what: str, sentences: list[str]) -> list[str]:
+    more = [f"  ... and {len(sentences) - SHOWN} more"] if len(sentences) > SHOWN else []
+    return [f"{what}: {len(sentences)}", *(f"  {sentence}" for sentence in sentences[:SHOWN]), *more]
+
+
 def check_pairs(source: str, kind: str = "auto", image_root: str | None = None, sheet: Path | None = None,
                 split: str = "train") -> Summary:
     """Read every row, decode every picture and clip. Raises UserError only when the source itself cannot be read."""
-    summary, counts, seen = Summary(source), Counts(), set()
+    summary, counts = Summary(source), Counts()
+    earlier: dict[tuple, tuple[str, str]] = {}
     shown: list[tuple[str, list[Media]]] = []
 
     def note(error: UserError) -> None:
@@ -59,24 +76,39 @@ def check_pairs(source: str, kind: str = "auto", image_root: str | None = None, 
             except UserError as error:
                 note(error)
                 continue
-            digests = tuple(digest_of(media) for media in (chosen, rejected))
+            first, second = (digest_of(media) for media in (chosen, rejected))
             summary.pairs += 1
             summary.prompts.add(pair.prompt)
             summary.sizes.update([frames_of(chosen, 1)[0].size, frames_of(rejected, 1)[0].size])
-            summary.same_picture += digests[0] == digests[1]
-            summary.duplicates += (pair.prompt, digests) in seen
-            seen.add((pair.prompt, digests))
+            summary.same_picture += first == second
+            preferred, there = earlier.setdefault((pair.prompt, *sorted((first, second))), (first, pair.where))
+            summary.duplicates += preferred == first and there != pair.where
+            if preferred != first:
+                summary.contradictory.append(f"{pair.where} prefers the opposite of {there}")
             if len(shown) < SHEET_ROWS:
                 shown.append((pair.prompt, [chosen, rejected]))
     except UserError as error:
         if not summary.broken and not counts.ties:
             raise
-        note(error)
-    summary.ties = counts.ties
+        summary.problem = str(error)
+    if summary.pairs and summary.pairs == summary.same_picture:
+        summary.problem = "chosen and rejected are the same picture in all pairs, so there is nothing to learn"
+    summary.ties, summary.long_prompts = counts.ties, count_long(summary.prompts)
     if sheet and shown:
         save_sheet(shown, sheet, cell=128)
         summary.sheet = sheet
     return summary
+
+
+def count_long(prompts: Iterable[str]) -> int:
+    """How many prompts CLIP's own tokenizer makes more tokens of than its text encoders read."""
+    candidates = [prompt for prompt in prompts if len(prompt.encode()) > CLIP_TOKENS]  # no token is less than a byte
+    if not candidates:
+        return 0
+    from open_clip.tokenizer import SimpleTokenizer
+
+    tokenizer = SimpleTokenizer()
+    return sum(len(tokenizer.encode(prompt)) > CLIP_TOKENS for prompt in candidates)
 
 
 def digest_of(media: Media) -> str:

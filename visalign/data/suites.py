@@ -8,19 +8,24 @@
 Only prompts and names are handled here; the suites' own scripts score.
 """
 
-import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
-from visalign.data.generations import Entry
-from visalign.disk import copy_atomically, write_atomically
+from visalign.data.entry import Entry
+from visalign.data.readers import parse_json
+from visalign.data.rows import shown
+from visalign.data.sources import local_path
 from visalign.errors import UserError, nearest
-from visalign.kinds import is_clip_name
-from visalign.media import fit_square, to_bytes
-from visalign.pictures import read_image
+from visalign.media import fit_square
+from visalign.pictures import open_picture, read_image
+from visalign.textfile import is_whole, read_lines, read_text
+
+MOST_BYTES = 240
+"""Of a prompt in a file's name, so that its number and ending still fit in 255."""
 
 
 @dataclass(frozen=True)
@@ -41,41 +46,75 @@ class Suite:
     write: Callable[[Path, Item, list[Entry]], int]
 
 
-def _lines(path: Path) -> list[str]:
-    return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+def _lines(path: Path) -> list[tuple[str, str]]:
+    """(where, line) of every line that is not empty."""
+    lines = enumerate(read_lines(path, f"suite {path}"), 1)
+    return [(f"suite {path}: line {number}", line) for number, line in lines if line.strip()]
+
+
+def _item(where: str, prompt: object, key: str, metadata: str = "") -> Item:
+    """Raises UserError when the prompt is no text, or none that can be written down."""
+    if not isinstance(prompt, str) or not prompt.strip() or not is_whole(prompt):
+        raise UserError(f"{where} has no prompt that is text")
+    return Item(prompt.strip(), key, metadata)
+
+
+def _json_at(where: str, text: str):
+    try:
+        return parse_json(text)
+    except ValueError as error:
+        raise UserError(f"{where} is not readable as JSON ({str(error)[:120]})") from None
+
+
+def _field(where: str, row: object, name: str):
+    if not isinstance(row, dict) or name not in row:
+        raise UserError(f"{where} has no '{name}'" + (nearest(name, row) if isinstance(row, dict) and row else ""))
+    return row[name]
 
 
 def _read_geneval(path: Path) -> list[Item]:
-    return [Item(json.loads(line)["prompt"], f"{i:05d}", line) for i, line in enumerate(_lines(path))]
+    return [_item(where, _field(where, _json_at(where, line), "prompt"), f"{i:05d}", line.strip())
+            for i, (where, line) in enumerate(_lines(path))]
 
 
 def _read_lines(path: Path) -> list[Item]:
-    return [Item(line.strip(), f"{i:06d}") for i, line in enumerate(_lines(path))]
+    return [_item(where, line, f"{i:06d}") for i, (where, line) in enumerate(_lines(path))]
 
 
 def _read_dpg(path: Path) -> list[Item]:
-    return [Item(file.read_text(encoding="utf-8").strip(), file.stem) for file in sorted(path.glob("*.txt"))]
+    if not path.is_dir():
+        raise UserError(f"suite dpg-bench {path}: there is no such folder of prompt files")
+    return [_item(f"suite {file}", read_text(file, f"suite {file}"), file.stem) for file in sorted(path.glob("*.txt"))]
 
 
 def _read_vbench(path: Path) -> list[Item]:
-    if path.suffix != ".json":
-        return _read_lines(path)
-    rows = json.loads(path.read_text(encoding="utf-8"))
-    return [Item(prompt, prompt) for prompt in dict.fromkeys(row["prompt_en"] for row in rows)]
+    if path.suffix.lower() != ".json":
+        found = _read_lines(path)
+    else:
+        rows = _json_at(f"suite {path}", read_text(path, f"suite {path}"))
+        if not isinstance(rows, list):
+            raise UserError(f"suite {path}: expected a list, found {type(rows).__name__}")
+        places = [f"suite {path}: entry {number}" for number in range(1, len(rows) + 1)]
+        found = [_item(where, _field(where, row, "prompt_en"), "") for where, row in zip(places, rows, strict=True)]
+    return [Item(prompt, prompt) for prompt in dict.fromkeys(item.prompt for item in found)]
 
 
 def _as_png(entry: Entry, file: Path) -> None:
+    """A picture under a name that ends in .png: its own bytes where it is one. Raises UserError when it is none."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    if entry.file.suffix.lower() == ".png":
-        copy_atomically(entry.file, file)
+    picture = read_image(entry.file, entry.path)
+    with open_picture(entry.file) as opened:
+        is_png = opened.format == "PNG"
+    if is_png:
+        shutil.copyfile(entry.file, file)
     else:
-        write_atomically(file, to_bytes(read_image(entry.file, entry.path)))
+        picture.save(file)
 
 
 def _write_geneval(folder: Path, item: Item, entries: list[Entry]) -> int:
     for k, entry in enumerate(entries):
         _as_png(entry, folder / item.key / "samples" / f"{k:05d}.png")
-    write_atomically(folder / item.key / "metadata.jsonl", f"{item.metadata}\n".encode())
+    (folder / item.key / "metadata.jsonl").write_text(item.metadata + "\n", encoding="utf-8")
     return len(entries) + 1
 
 
@@ -91,20 +130,26 @@ def _write_dpg(folder: Path, item: Item, entries: list[Entry]) -> int:
     canvas = Image.new("RGB", (2 * side, 2 * side))
     for k, picture in enumerate(pictures):
         canvas.paste(fit_square(picture, side), (side * (k % 2), side * (k // 2)))
-    write_atomically(folder / f"{item.key}.png", to_bytes(canvas))
+    canvas.save(folder / f"{item.key}.png")
     return 1
 
 
 def _write_vbench(folder: Path, item: Item, entries: list[Entry]) -> int:
     for k, entry in enumerate(entries):
-        if not is_clip_name(entry.file) and entry.file.suffix.lower() != ".gif":
-            raise UserError(f"suite vbench: {entry.path} is no clip")
-        copy_atomically(entry.file, folder / f"{_file_name(item.prompt)}-{k}{entry.file.suffix.lower()}")
+        if entry.file.is_dir() or entry.modality() != "video":
+            raise UserError(f"suite vbench: {entry.path} is no clip in one file")
+        file = folder / f"{_file_name(item.prompt)}-{k}{entry.file.suffix.lower()}"
+        if file.exists():
+            raise UserError(f"suite vbench: two prompts would be named {file.name}")
+        shutil.copyfile(entry.file, file)
     return len(entries)
 
 
 def _file_name(prompt: str) -> str:
-    """A prompt as a file name; a slash is the one character that cannot stay."""
+    """A prompt as a file name; a slash is the one character that cannot stay. Raises UserError when it is too long."""
+    if len(prompt.encode()) > MOST_BYTES:
+        raise UserError(f"suite: the prompt '{shown(prompt)}' is longer than a file's name may be ({MOST_BYTES} "
+                        "bytes), and the suite's scripts read it from there")
     return prompt.replace("/", "_")
 
 
@@ -121,13 +166,7 @@ def read_suite(source: str) -> tuple[Suite, list[Item]]:
     name, colon, path = source.partition(":")
     if name not in SUITES or not colon:
         raise UserError(f"suite {source}: expected NAME:PATH{nearest(name, SUITES)}")
-    try:
-        items = SUITES[name].read(Path(path).expanduser())
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"suite {source}: cannot be read ({error})") from None
-    except (ValueError, LookupError, TypeError) as error:
-        raise UserError(f"suite {source}: is not the file that {name} ships ({type(error).__name__} {error})"
-                        ) from None
+    items = SUITES[name].read(local_path(path))
     if not items:
         raise UserError(f"suite {source}: holds no prompt")
     return SUITES[name], items

@@ -9,10 +9,10 @@ from tqdm import tqdm
 from visalign.config import Data
 from visalign.data.preferences import Counts, is_local, read_pairs
 from visalign.data.rows import Picture
+from visalign.disk import write_atomically
 from visalign.errors import UserError
 from visalign.kinds import is_clip
 from visalign.pictures import BROKEN, open_picture, read_picture
-from visalign.runs import write_atomically
 
 
 class BrokenRows:

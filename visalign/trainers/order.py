@@ -7,8 +7,9 @@ from typing import Generic, Protocol, TypeVar
 
 import torch
 
+from visalign.disk import write_atomically
 from visalign.errors import UserError
-from visalign.runs import RunFolder, write_atomically
+from visalign.runs import RunFolder
 
 
 class HasPrompt(Protocol):
