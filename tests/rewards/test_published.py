@@ -9,11 +9,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from torchvision.transforms.functional import InterpolationMode, resize, to_tensor
 
 from visalign.errors import UserError
 from visalign.media import Sample
 from visalign.rewards import load_reward
-from visalign.rewards.openclip import EMBEDDED
+from visalign.rewards.openclip import EMBEDDED, letterboxed
 
 TINY = str(EMBEDDED["tiny-clip"])
 IMAGE = Image.effect_noise((40, 32), 80).convert("RGB")
@@ -73,6 +74,27 @@ def test_pickscore_says_when_a_prompt_was_cut(pickscore_folder):
     assert answer.remarks == {0: "prompt cut to the model's 16 tokens"}
 
 
+def by_hand(image, normalize):
+    """A picture whose longer side becomes 64, centred on black before it is normalised."""
+    scale = 64 / max(image.size)
+    width, height = round(image.width * scale), round(image.height * scale)
+    whole = torch.zeros(3, 64, 64)
+    left, top = (64 - width) // 2, (64 - height) // 2
+    pixels = resize(to_tensor(image), [height, width], InterpolationMode.BICUBIC)
+    whole[:, top : top + height, left : left + width] = pixels
+    return normalize(whole)
+
+
+def test_hpsv2_sees_the_whole_picture_on_black():
+    preprocess = open_clip.image_transform(4, is_train=False, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    wide = Image.new("RGB", (8, 3), "white")  # scaled by 1/2: 4 x 2 (1.5 goes to the even number), one row of black
+    found = letterboxed(preprocess, [wide], "x")[0]
+    assert found.shape == (3, 4, 4)
+    assert (found[:, [0, 3]] == -1).all() and (found[:, 1:3] - 1).abs().max() < 1e-6
+    thin = letterboxed(preprocess, [Image.new("RGB", (1, 900), "white"), Image.new("L", (4, 2), 255)], "x")
+    assert (thin[0, 0] == 1).sum() == 4 and (thin[1, :, [0, 3]] == -1).all()  # a side of 4 already is padded as well
+
+
 def test_hpsv2_is_a_hundred_times_the_cosine_of_the_checkpoints_own_weights(tmp_path):
     torch.manual_seed(5)
     model = open_clip.create_model(f"local-dir:{TINY}", load_weights=False)
@@ -80,7 +102,7 @@ def test_hpsv2_is_a_hundred_times_the_cosine_of_the_checkpoints_own_weights(tmp_
     _, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{TINY}")
     tokens = open_clip.get_tokenizer(f"local-dir:{TINY}")([s.prompt for s in SAMPLES])
     with torch.no_grad():
-        image = model.eval().encode_image(torch.stack([preprocess(s.image) for s in SAMPLES]))
+        image = model.eval().encode_image(torch.stack([by_hand(s.image, *preprocess.transforms[-1:]) for s in SAMPLES]))
         expected = 100 * F.cosine_similarity(image, model.encode_text(tokens))
     reward = load_reward({"kind": "hpsv2", "source": str(tmp_path), "architecture": TINY})
     torch.testing.assert_close(reward.score(SAMPLES).values[:, 0], expected, atol=1e-4, rtol=1e-4)

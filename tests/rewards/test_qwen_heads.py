@@ -6,11 +6,12 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from torchvision.transforms.functional import InterpolationMode, pil_to_tensor, resize
 
 from visalign.errors import UserError
 from visalign.media import Sample, Video
 from visalign.rewards import load_reward
-from visalign.rewards.qwen_heads import merged, smart_size
+from visalign.rewards.qwen_heads import even_count, fit_frame, merged, smart_size
 
 from .tiny_vlm import build_tiny_vlm
 
@@ -110,7 +111,7 @@ def test_videoreward_standardises_each_token_and_sums(base, tmp_path, lora):
     (tmp_path / "model_config.json").write_text(
         json.dumps(
             {
-                "data_config": {"fps": 2.0, "max_frame_pixels": 56 * 56},
+                "data_config": {"fps": 2.0, "max_frame_pixels": 448 * 448},
                 "model_config": {"model_name_or_path": str(base)},
                 "peft_lora_config": {"lora_r": 2, "lora_alpha": 4},
                 "inference_config": {
@@ -137,7 +138,8 @@ def test_videoreward_standardises_each_token_and_sums(base, tmp_path, lora):
     answer = reward.score([Sample("a cat runs", Video(frames, 4.0)), Sample("a cat", IMAGE)])
     assert "judges videos only" in answer.remarks[1] and answer.values[1].isnan().all()
 
-    shown = [frames[i].resize(smart_size(60, 40, 0, 56 * 56), Image.Resampling.BICUBIC) for i in (0, 2, 5, 7)]
+    # a frame of 60 x 40 grows to the least area: 100,352 / 2,400 is 6.4664 squared, 388 x 258.7 in steps of 28 upwards
+    shown = [resize(pil_to_tensor(frames[i]), [280, 392], InterpolationMode.BICUBIC) for i in (0, 2, 5, 7)]
     text = processor.apply_chat_template(
         [
             {
@@ -197,3 +199,42 @@ def test_lora_products_are_scaled_and_embedded_names_are_today():
 )
 def test_smart_size_keeps_to_multiples_and_areas(size, least, most, expected):
     assert smart_size(*size, least, most) == expected
+
+
+@pytest.mark.parametrize(
+    "total, fps, rate, asked, expected",
+    [
+        (81, 16.0, 2.0, None, 10),  # 10.1 frames are 5.06 pairs
+        (28, 8.0, 2.0, None, 8),  # 7 frames are 3.5 pairs, which round to 4, not down to 3
+        (20, 8.0, 2.0, None, 4),  # 5 frames are 2.5 pairs, and halves go to the even number
+        (8, 8.0, 2.0, None, 4),  # one second has 2, the least is 4
+        (5, 8.0, 2.0, None, 4),
+        (3, 8.0, 2.0, None, 2),  # never more than the clip has, in pairs
+        (40, 8.0, 2.0, 7, 8),
+        (5, 8.0, 2.0, 7, 5),
+    ],
+)
+def test_videoreward_looks_at_pairs_of_frames(total, fps, rate, asked, expected):
+    assert even_count(total, fps, rate, asked) == expected
+
+
+def test_a_frame_has_the_least_area_and_sharp_edges_are_not_clipped_between_passes():
+    assert smart_size(320, 240, 100_352, 448 * 448) == (392, 280)  # 320 x 240 is 1.1431 squared short: 365.8 x 274.3
+    frame = Image.new("RGB", (64, 64))
+    assert fit_frame(frame, 100_352, 448 * 448).size == (336, 336)  # the root of 100,352 is 316.8
+
+
+def test_a_clip_of_one_frame_is_refused(tmp_path):
+    (tmp_path / "model_config.json").write_text('{"data_config": {}, "model_config": {"model_name_or_path": "x"}}')
+    (tmp_path / "t.txt").write_text("{prompt} <|VQ_reward|> <|MQ_reward|> <|TA_reward|>")
+    spec = {"kind": "videoreward", "source": str(tmp_path), "template": str(tmp_path / "t.txt"), "base": "a/b"}
+    answer = load_reward(spec).score([Sample("a", Video([IMAGE], 8.0))])
+    assert answer.values.isnan().all() and "one frame" in answer.remarks[0]
+
+
+def test_another_way_of_taking_frames_is_refused(tmp_path):
+    settings = {"data_config": {"sample_type": "multi_pts"}, "model_config": {"model_name_or_path": "x/y"}}
+    (tmp_path / "model_config.json").write_text(json.dumps(settings))
+    (tmp_path / "t.txt").write_text("{prompt} <|VQ_reward|> <|MQ_reward|> <|TA_reward|>")
+    with pytest.raises(UserError, match="multi_pts"):
+        load_reward({"kind": "videoreward", "source": str(tmp_path), "template": str(tmp_path / "t.txt")})

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from visalign.errors import UserError
 from visalign.media import Sample
 from visalign.rewards.base import Judge, Scores
-from visalign.rewards.openclip import check_source, cut_prompts, load_open_clip, to_batch
+from visalign.rewards.openclip import check_source, cut_prompts, letterboxed, load_open_clip, to_batch
 
 
 def check_hub_or_folder(source: str, marker: str, who: str) -> None:
@@ -128,6 +128,8 @@ class PickScore(Judge):
 class HPSv2(Judge):
     """HPS v2.1 (Wu et al. 2023): 100 times the cosine of a fine-tuned ViT-H-14, about 20 to 33.
 
+    It sees the whole picture on black, never a crop of its centre, as its authors' code does.
+
     source: hub id, folder or file of `HPS_v2.1_compressed.pt`. architecture: an open_clip architecture, or a folder
     or embedded name whose configuration is used.
     """
@@ -158,7 +160,7 @@ class HPSv2(Judge):
 
     def judge(self, samples: list[Sample]) -> Scores:
         network, prompts = self.network, [sample.prompt for sample in samples]
-        pixels = to_batch(self.preprocess, [sample.image for sample in samples]).to(self.device)
+        pixels = letterboxed(self.preprocess, [sample.image for sample in samples], self.name).to(self.device)
         image = F.normalize(network.encode_image(pixels).float(), dim=-1)
         text = F.normalize(network.encode_text(self.tokenizer(prompts).to(self.device)).float(), dim=-1)
         return Scores(100 * (image * text).sum(-1, keepdim=True), cut_prompts(self.tokenizer, prompts))

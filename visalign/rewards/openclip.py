@@ -81,6 +81,30 @@ def to_batch(preprocess, images: list[Image.Image]) -> Tensor:
     return pixels.float().div(255).sub_(mean).div_(std).contiguous()
 
 
+def letterboxed(preprocess, images: list[Image.Image], who: str) -> Tensor:
+    """float32 [n, 3, S, S]: whole pictures, the longer side resized to the model's S, centred on black, normalised.
+
+    As HPS v2's own code does it: bicubic on pixels in [0, 1] that are not rounded or clamped (its ResizeMaxSize; one
+    side fits already: it pads nothing there, and its model then fails on what is not square).
+    Raises UserError when the model's own transform has a form that is not known here.
+    """
+    from torchvision.transforms.functional import InterpolationMode, pad, resize, to_tensor
+
+    size, mean, std = _resize_and_norm(preprocess)
+    if size is None:
+        raise UserError(f"reward {who}: its preprocessing is not resize, crop and normalise")
+    rows = []
+    for image in images:
+        pixels, side = to_tensor(image.convert("RGB")), max(size)
+        scale = side / max(pixels.shape[1:])
+        height, width = (max(1, round(length * scale)) for length in pixels.shape[1:])
+        if scale != 1:
+            pixels = resize(pixels, [height, width], InterpolationMode.BICUBIC)
+        left, top = (side - width) // 2, (side - height) // 2
+        rows.append(pad(pixels, [left, top, side - width - left, side - height - top]))
+    return (torch.stack(rows) - mean) / std
+
+
 def pixels_to_batch(preprocess, pixels: Tensor, who: str) -> Tensor:
     """As `to_batch`, of pixels [B, 3, H, W] in [0, 1] and with gradients; resizing is bicubic and antialiased.
 

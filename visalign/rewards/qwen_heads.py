@@ -6,6 +6,7 @@ wording runs, and gives other numbers than the published ones.
 """
 
 import json
+import math
 import re
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -20,24 +21,48 @@ from visalign.errors import UserError
 from visalign.media import Sample
 from visalign.rewards.base import Judge, Scores
 from visalign.rewards.hub_clip import check_hub_or_folder, find_file, read_weights
+from visalign.textfile import read_text
 
 PATCH = 28
 """Qwen2-VL's patch of 14 pixels times its merge of 2: picture sides are multiples of it."""
+LEAST_PIXELS = 128 * PATCH * PATCH
+LEAST_FRAMES, MOST_FRAMES = 4, 768
+"""Bounds of a clip's frames in VideoReward's own code: 100,352 pixels a frame at least."""
 
 
 def smart_size(width: int, height: int, least: int, most: int) -> tuple[int, int]:
     """(width, height) as multiples of PATCH with about the same shape and least <= area <= most."""
-    def scaled(factor: float, rounding) -> tuple[int, int]:
-        return tuple(max(PATCH, int(rounding(side * factor / PATCH)) * PATCH) for side in (width, height))
+    def whole(sides: tuple[float, float], rounding) -> tuple[int, int]:
+        return tuple(max(PATCH, int(rounding(side / PATCH)) * PATCH) for side in sides)
 
-    import math
-
-    size = scaled(1, round)
+    size = whole((width, height), round)
     if size[0] * size[1] > most:
-        return scaled(math.sqrt(most / (width * height)), math.floor)
+        shrink = math.sqrt(width * height / most)
+        return whole((width / shrink, height / shrink), math.floor)
     if size[0] * size[1] < least:
-        return scaled(math.sqrt(least / (width * height)), math.ceil)
+        grow = math.sqrt(least / (width * height))
+        return whole((width * grow, height * grow), math.ceil)
     return size
+
+
+def fit_frame(frame: Image.Image, least: int, most: int) -> Image.Image:
+    """As `fit`, but as a tensor: Pillow clips between its two passes, which moves sharp edges by up to 25 of 255."""
+    from torchvision.transforms.functional import InterpolationMode, pil_to_tensor, resize, to_pil_image
+
+    width, height = smart_size(*frame.size, least, most)
+    pixels = pil_to_tensor(frame.convert("RGB"))
+    return to_pil_image(resize(pixels, [height, width], InterpolationMode.BICUBIC, antialias=True))
+
+
+def even_count(total: int, fps: float, rate: float, asked: int | None) -> int:
+    """How many of a clip's `total` frames VideoReward looks at: `asked`, or `rate` a second and at least 4.
+
+    Rounded to even as Python rounds (2.5 pairs are 2, 3.5 are 4), and never more than the clip has.
+    """
+    if asked:
+        return min(total, max(2, 2 * round(asked / 2)))
+    wanted = min(max(total / fps * rate, LEAST_FRAMES), 2 * (min(MOST_FRAMES, total) // 2))
+    return min(total, 2 * round(wanted / 2))
 
 
 def fit(image: Image.Image, least: int, most: int) -> Image.Image:
@@ -117,7 +142,7 @@ class TokenReward(Judge):
         if not self.template or not path.is_file():
             raise UserError(f"reward {self.name}: set template to a text file with the instruction its authors "
                             f"published, {{prompt}} for the prompt and the token(s) {' '.join(self.tokens)}")
-        text = path.read_text()
+        text = read_text(path, f"reward {self.name}: {path}")
         missing = [word for word in ("{prompt}", *self.tokens) if word not in text]
         if missing:
             raise UserError(f"reward {self.name}: template {path} has no {missing[0]}")
@@ -126,7 +151,7 @@ class TokenReward(Judge):
     def load(self) -> nn.Module:
         from transformers import AutoProcessor, Qwen2VLForConditionalGeneration
 
-        self.instruction = Path(self.template).expanduser().read_text()
+        self.instruction = read_text(self.template, f"reward {self.name}: {self.template}")
         self.processor = AutoProcessor.from_pretrained(self.base_source(), padding_side="right")
         self.processor.tokenizer.add_special_tokens({"additional_special_tokens": list(self.tokens)})
         self.token_ids = self.processor.tokenizer.convert_tokens_to_ids(list(self.tokens))
@@ -240,8 +265,11 @@ class VideoReward(TokenReward):
             try:
                 self._settings = json.loads(path.read_text())
                 self._settings["data_config"], self._settings["model_config"]  # noqa: B018
-            except (OSError, ValueError, KeyError) as error:
+            except (OSError, ValueError, LookupError, TypeError) as error:
                 raise UserError(f"reward {self.name}: {path} is not VideoReward's configuration ({error})") from None
+            sampled = self._settings["data_config"].get("sample_type", "uniform")
+            if sampled != "uniform":
+                raise UserError(f"reward {self.name}: {path} takes frames by {sampled!r}; only 'uniform' is known here")
         return self._settings
 
     def check(self) -> None:
@@ -270,13 +298,17 @@ class VideoReward(TokenReward):
         rank, alpha = lora.get("lora_r", 16), lora.get("lora_alpha", 32)
         return merged(weights, alpha / (rank**0.5 if lora.get("use_rslora") else rank)), str(home)
 
+    def refusal(self, sample: Sample) -> str | None:
+        few = sample.video is not None and len(sample.video.frames) < 2
+        return super().refusal(sample) or ("a clip of one frame does not move; at least 2 are needed" if few else None)
+
     def frames_of(self, sample: Sample) -> list[Image.Image]:
-        """An even number of frames at the configured rate (2 a second), each at most the configured area."""
+        """Frames at even distances, their area between the authors' least and the configured most."""
         data, video = self.settings["data_config"], sample.video
-        count = data.get("num_frames") or int(len(video.frames) / video.fps * (data.get("fps") or 2.0))
-        count = max(4, count - count % 2)
-        most = data.get("max_frame_pixels") or 448 * 448
-        frames = [fit(frame, 0, most) for frame in video.evenly(count)]
+        total = len(video.frames)
+        count = even_count(total, video.fps, data.get("fps") or 2.0, data.get("num_frames"))
+        places = torch.linspace(0, total - 1, count).round().long().tolist()
+        frames = [fit_frame(video.frames[i], LEAST_PIXELS, data.get("max_frame_pixels") or 448 * 448) for i in places]
         return frames + frames[-1:] * (len(frames) % 2)
 
     def inputs(self, samples: list[Sample]) -> dict[str, Tensor]:
