@@ -89,22 +89,28 @@ def test_what_is_asked_for_is_what_is_read():
     for form in (SCORE, WINNER):
         for n in form.choices:
             line = re.search("`(.*)`", form.asked(as_json=False))[1].replace("N", str(n))
-            assert form.read(line) == n and form.read(re.search(r"\{.*\}", form.asked(True))[0].replace("N", str(n))) == n
+            asked = re.search(r"\{.*\}", form.asked(as_json=True))[0].replace("N", str(n))
+            assert form.read(line) == n == form.read(asked)
         schema = form.schema["json_schema"]["schema"]
         assert schema["required"] == [form.mark] and schema["properties"][form.mark]["enum"] == list(form.choices)
 
 
-PIECES = st.sampled_from(["4", "-3", "10", "4,5", "Score: 4", "score:", "{", "}", '{"score": 4}', "<think>", "</think>",
-                          "<answer>", "</answer>", "```", "```json", "**", "\n", " ", "of 5", "/5", "\x00", "\ud800", "é",
-                          "Image 1 is better", "Alignment Score (1-5): 3", '"winner"', "[" * 2000])  # fmt: skip
+PIECES = st.sampled_from(
+    ["4", "-3", "10", "4,5", "Score: 4", "score:", "{", "}", '{"score": 4}', "<think>", "</think>", "<answer>", "/5", "é",
+     "</answer>", "```", "```json", "**", "\n", " ", "of 5", "\x00", "\ud800", "Image 1 is better", '"winner"', "[" * 2000,
+     "Alignment Score (1-5): 3"]
+)  # fmt: skip
 TEXTS = st.text() | st.lists(PIECES | st.text(max_size=5)).map("".join)
+
+
+def read_alignment(text):
+    return labelled_score(text, "Alignment")
 
 
 @given(TEXTS)
 @settings(max_examples=300, deadline=None)
 def test_no_text_makes_reading_fail_and_a_number_stands_at_the_end_alone(text):
-    readers = [SCORE.read, WINNER.read, better_one, read_flex, lambda t: labelled_score(t, "Alignment"), without_thoughts]
-    for read in readers:
+    for read in (SCORE.read, WINNER.read, better_one, read_flex, without_thoughts, read_alignment):
         try:
             value = read(text)
         except ValueError:
