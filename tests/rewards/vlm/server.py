@@ -10,8 +10,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 class ChatServer:
     """`reply(text, images, count)` gives a string, a dict (the whole body), or (status, headers, body bytes).
 
-    None drops the connection. `requests` holds what was received, headers included.
+    None drops the connection; an iterator of bytes is sent piece by piece. `requests` holds what was received, headers
+    included. `models` is what is listed: a body, or a status.
     """
+
+    models: dict | int = 404
 
     def __init__(self, reply):
         self.reply, self.requests, self.lock = reply, [], threading.Lock()
@@ -23,6 +26,14 @@ class ChatServer:
 
             def log_message(self, *arguments):
                 pass
+
+            def do_GET(self):
+                listed = not isinstance(outer.models, int)
+                data = json.dumps(outer.models if listed else {}).encode()
+                self.send_response(200 if listed else outer.models)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
 
             def do_POST(self):
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -45,15 +56,18 @@ class ChatServer:
                     return
                 status, headers, data = answer if isinstance(answer, tuple) else (200, {}, completion(answer))
                 self.send_response(status)
-                for name, value in {"Content-Length": str(len(data)), **headers}.items():
+                whole = isinstance(data, bytes)
+                for name, value in (({"Content-Length": str(len(data))} if whole else {}) | headers).items():
                     self.send_header(name, value)
                 self.end_headers()
                 with contextlib.suppress(OSError):
-                    self.wfile.write(data)
+                    for part in [data] if whole else data:
+                        self.wfile.write(part)
+                        self.wfile.flush()
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
-        self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
+        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True)
 
     @property
     def url(self) -> str:

@@ -97,8 +97,8 @@ def test_what_is_asked_for_is_what_is_read():
 
 PIECES = st.sampled_from(
     ["4", "-3", "10", "4,5", "Score: 4", "score:", "{", "}", '{"score": 4}', "<think>", "</think>", "<answer>",
-     "/5", "é", "</answer>", "```", "```json", "**", "\n", " ", "of 5", "\x00", "\ud800", "Image 1 is better", '"winner"',
-     "[" * 2000, "Alignment Score (1-5): 3"]
+     "/5", "é", "</answer>", "```", "```json", "**", "\n", " ", "of 5", "\x00", "\ud800", "Image 1 is better",
+     '"winner"', "[" * 2000, "Alignment Score (1-5): 3"]
 )  # fmt: skip
 TEXTS = st.text() | st.lists(PIECES | st.text(max_size=5)).map("".join)
 

@@ -201,18 +201,18 @@ class HttpAsker:
         remedy = v1_hint(self.url) if status in (404, 405) else ""
         if "model" in said.lower() and status in (400, 404, 422):
             remedy = await self._models(client, key) or remedy
-        return f"{self.url} answered with status {status}: {said[:160]}{hint(said) or remedy}"
+        return f"{self.url} answered with status {status}: {said[:160].rstrip('.')}{hint(said) or remedy}"
 
     async def _models(self, client: httpx.AsyncClient, key: str | None) -> str:
         """'; ...' with the models the server offers, where ours is not among them; asked once."""
         if self._offered is None:
-            self._offered = ""
             try:
                 async with asyncio.timeout(LOOK), client.stream("GET", f"{self.url}/models") as response:
                     listing = parsed(await read_body(response, LEAST_BODY), key)
                 names = [plain(without_key(str(each["id"]), key))[:80] for each in listing["data"]]
             except (TimeoutError, httpx.HTTPError, Unreadable, LookupError, TypeError):
                 return ""
+            self._offered = ""
             if names and self.model not in names:
                 more = f" and {len(names) - 12} more" if len(names) > 12 else ""
                 meant = nearest(self.model, names) if len(names) > 12 else ""

@@ -15,6 +15,8 @@ from visalign.rewards.vlm.questions import Answer, Failure
 
 LEAST_SECRET = 4
 """Shorter keys are placeholders such as "x"; taking them out of every text would destroy it."""
+WINDOWS = {"gzip": (31,), "x-gzip": (31,), "deflate": (15, -15)}
+"""zlib's names for a packing; servers send deflate with its header or without."""
 
 
 class Unreadable(Exception):
@@ -36,9 +38,9 @@ def unpacked(raw: bytes, encoding: str, most: int) -> bytes:
     encoding = encoding.strip().lower()
     if encoding in ("", "identity"):
         return raw
-    if encoding not in ("gzip", "x-gzip", "deflate"):
+    if encoding not in WINDOWS:
         raise Unreadable(f"the reply is packed as {encoding[:20]}, which was not asked for")
-    for bits in (47, -15):  # with a header of gzip or zlib, or without one
+    for bits in WINDOWS[encoding]:
         unpacker = zlib.decompressobj(bits)
         try:
             found = unpacker.decompress(raw, most + 1)
