@@ -1,5 +1,7 @@
 """What every tab shares: the models, the studio, the book of votes, judges, and limits on what one client may ask."""
 
+import contextlib
+import ipaddress
 import logging
 import random
 import tempfile
@@ -41,7 +43,9 @@ UPLOAD_ROOM = 4 * 2**30
 class Settings:
     """models: {name: source}; model_settings: `key=value` of all of them. folder: votes and their media. runs: where
     run folders lie. pairs: how many contests are made ahead for voting. rollouts: folders of `visalign rollout` to vote
-    on. steps, guidance_scale, prompts: None takes a run's. keep: models held in memory at once."""
+    on. steps, guidance_scale, prompts: None takes a run's. keep: models held in memory at once.
+    allowed_hosts: names by which this server may be reached beside its own. trusted_proxies: addresses and networks
+    whose X-Forwarded headers are believed. root_path: where a proxy shows it, such as /demo."""
 
     models: dict[str, str]
     model_settings: tuple[str, ...] = ()
@@ -62,6 +66,13 @@ class Settings:
     device: str = "auto"
     upload_megabytes: int = 64
     keep: int = 2
+    allowed_hosts: tuple[str, ...] = ()
+    trusted_proxies: tuple[str, ...] = ()
+    root_path: str = ""
+
+    @property
+    def root(self) -> str:
+        return self.root_path.rstrip("/")
 
 
 @dataclass
@@ -89,9 +100,9 @@ class Demo:
         self.running: dict[str, Job] = {}
         self.page: gr.Blocks | None = None
         self._scratch = tempfile.TemporaryDirectory(prefix="visalign-demo-")
-        self.tables = Path(self._scratch.name)
-        self.shelf = Shelf(self.tables / "shown", self.book.media)
-        self.claims = Claims(self.tables / "uploads", UPLOAD_ROOM)
+        self.scratch = Path(self._scratch.name)
+        self.shelf = Shelf(self.scratch / "shown", self.book.media)
+        self.claims = Claims(self.scratch / "uploads", UPLOAD_ROOM)
         self.pool = Pool(self.studio, self.book, self.recipe(), settings.pairs, settings.rollouts)
 
     def _prompts(self, subjects: list[Subject], config) -> list[str]:
@@ -131,7 +142,7 @@ class Demo:
         return random.choice([prompt for prompt in self.prompts if prompt != but] or self.prompts)
 
     def media_url(self, name: str) -> str:
-        return f"/media/{name}"
+        return f"{self.settings.root}/media/{name}"
 
 
 def modality_of(subjects: list[Subject]) -> str:
@@ -174,8 +185,16 @@ class Limits:
 
 
 def client_of(request: gr.Request | None) -> str:
-    """The address a request came from."""
-    return request.client.host if request is not None and request.client else "here"
+    """The address a request came from, as limits count it."""
+    return network_of(request.client.host) if request is not None and request.client else "here"
+
+
+def network_of(address: str) -> str:
+    """An address, or the network of an IPv6 one, of which a single machine has 2^64."""
+    with contextlib.suppress(ValueError):
+        if ipaddress.ip_address(address).version == 6:
+            return str(ipaddress.ip_network(f"{address.partition('%')[0]}/64", strict=False))
+    return address
 
 
 def sentence_of(error: Exception) -> str:

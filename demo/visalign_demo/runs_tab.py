@@ -68,8 +68,8 @@ def rows_of(run: Run) -> list[dict]:
     return [json.loads(line) for line in lines]
 
 
-def overview_html(run: Run) -> str:
-    """Verdict, newest numbers and curves."""
+def overview_html(run: Run, root: str = "") -> str:
+    """Verdict, newest numbers and curves. root: where the page lies."""
     rows = rows_of(run)
     trained, held = ([row for row in rows if row["kind"] == kind] for kind in ("train", "held_out"))
     config = parse_config(read_mapping(run.path / "config.yaml", "run"), str(run.path / "config.yaml"))
@@ -78,8 +78,9 @@ def overview_html(run: Run) -> str:
     means = [{name: sum(values) / len(values) for name, values in row["values"].items()
               if name.startswith("reward/") or name in ("variety/vendi", "variety/motion")} for row in
              (held[0], held[-1])] if held and "values" in held[0] else []
-    return render("run.html.j2", run=run, unit=unit, steps=trained[-1]["step"] if trained else 0, means=means,
-                  verdict=verdict_of(config, held) if len(means) and held[0] is not held[-1] else None, curves=drawn,
+    return render("run.html.j2", run=run, root=root, unit=unit, steps=trained[-1]["step"] if trained else 0,
+                  means=means, curves=drawn,
+                  verdict=verdict_of(config, held) if len(means) and held[0] is not held[-1] else None,
                   model=config.model.source, method=config.objective["name"])
 
 
@@ -135,8 +136,8 @@ def build(demo: Demo, tab: gr.Tab) -> None:
         try:
             run = run_named(folder, name)
             last = len(sample_steps(run)) - 1
-            return (overview_html(run), gr.Slider(0, max(1, last), value=max(0, last), visible=last > 0),
-                    samples_html(run, last), gr.Timer(active=run.live))
+            scrubbed = gr.Slider(0, max(1, last), value=max(0, last), visible=last > 0)
+            return overview_html(run, demo.settings.root), scrubbed, samples_html(run, last), gr.Timer(active=run.live)
         except Exception as error:
             return problem_html(sentence_of(error)), gr.skip(), gr.skip(), gr.Timer(active=False)
 

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,7 +102,7 @@ def build(demo: Demo) -> None:
             go = gr.Button("Score", variant="primary", elem_id="score")
     with gr.Row():
         order = gr.Dropdown([], label="Sort by", elem_id="score-order")
-        table = gr.DownloadButton("Download CSV", interactive=False, elem_id="score-csv")
+        table = gr.Button("Download CSV", interactive=False, elem_id="score-csv")
     progress, shown, kept = gr.HTML(), gr.HTML(elem_id="scores"), gr.State([])
 
     def score(files, prompt, chosen, request: gr.Request):
@@ -118,12 +117,10 @@ def build(demo: Demo) -> None:
             judges, rows = [judge for judge in demo.judges if judge.name in chosen], []
             for step in demo.studio.submit(lambda job: rows.extend(score_files(paths, prompt or "", judges, job))):
                 yield progress_html(step, 0), *[gr.skip()] * 4
-            file = demo.tables / f"scores-{uuid.uuid4().hex[:8]}.csv"
-            file.write_text(as_csv(rows, prompt or ""))
-            columns = columns_of(rows)
+            columns, file = columns_of(rows), demo.shelf.put_table(as_csv(rows, prompt or ""))
             yield ("", gallery_html(rows, columns[0] if columns else None), rows,
                    gr.Dropdown(columns, value=columns[0] if columns else None),
-                   gr.DownloadButton(value=str(file), interactive=True))
+                   gr.Button(link=demo.media_url(file), interactive=True))
         except Exception as error:
             yield problem_html(sentence_of(error)), *[gr.skip()] * 4
 

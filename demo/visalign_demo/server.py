@@ -1,45 +1,23 @@
 """The web server: the page, the media it shows, reports of runs, and who may see them."""
 
-import base64
-import hmac
 import os
+import time
 
 import gradio as gr
 from fastapi import FastAPI, HTTPException
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import FileResponse, Response
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from visalign.errors import UserError
 from visalign_demo import board_tab, compare_tab, runs_tab, score_tab, train_tab, vote_tab
 from visalign_demo.claims import Customs
 from visalign_demo.context import HERE, Demo, Settings
-from visalign_demo.gate import Gate
+from visalign_demo.gate import LOOPBACK, Gate, Proxies, check_names
+from visalign_demo.login import BasicAuth
 from visalign_demo.page import Page
 from visalign_demo.score_tab import MOST_FILES
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 REPORT_POLICY = ("sandbox; default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'; "
-                 "script-src 'none'")
-
-
-class BasicAuth:
-    """Asks for a user and password before anything is answered, media and reports included."""
-
-    def __init__(self, app: ASGIApp, user: str, password: str):
-        self.app = app
-        self._wanted = base64.b64encode(f"{user}:{password}".encode())
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan" or self._knows(dict(scope["headers"]).get(b"authorization", b"")):
-            await self.app(scope, receive, send)
-        else:
-            refusal = Response("A user and password are needed.", 401, {"WWW-Authenticate": 'Basic realm="visalign"'})
-            await refusal(scope, receive, send)
-
-    def _knows(self, header: bytes) -> bool:
-        kind, _, given = header.partition(b" ")
-        return kind.lower() == b"basic" and hmac.compare_digest(given.strip(), self._wanted)
+                 "script-src 'none'; frame-ancestors 'self'")
 
 
 def blocks_of(demo: Demo) -> gr.Blocks:
@@ -79,8 +57,8 @@ def app_of(demo: Demo) -> FastAPI:
         file = demo.shelf.find(name)
         if file is None:
             raise HTTPException(404)
-        return FileResponse(file, headers={"Cache-Control": "private, max-age=86400, immutable",
-                                           "X-Content-Type-Options": "nosniff"})
+        return FileResponse(file, filename="scores.csv" if file.suffix == ".csv" else None,
+                            headers={"Cache-Control": "private, max-age=86400, immutable"})
 
     @app.get("/report/{name:path}")
     def report(name: str) -> Response:
@@ -90,20 +68,19 @@ def app_of(demo: Demo) -> FastAPI:
             raise HTTPException(404)
         return FileResponse(file, media_type="text/html", headers={"Content-Security-Policy": REPORT_POLICY})
 
-    app.add_middleware(Customs, claims=demo.claims, root="", most_upload=MOST_FILES * settings.upload_megabytes * 2**20)
-    app.add_middleware(Gate)
-    if settings.host in LOOPBACK:  # a page elsewhere must not reach this server by a name that points here
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK, "[::1]"])
+    app.add_middleware(Customs, claims=demo.claims, root=settings.root,
+                       most_upload=MOST_FILES * settings.upload_megabytes * 2**20)
     if settings.user:
-        app.add_middleware(BasicAuth, user=settings.user, password=settings.password or "")
+        app.add_middleware(BasicAuth, user=settings.user, password=settings.password or "", clock=time.monotonic)
+    app.add_middleware(Gate, names=(settings.host, *settings.allowed_hosts), root=settings.root)
+    app.add_middleware(Proxies, trusted=settings.trusted_proxies)  # the last one added is the first to see a request
     os.environ["GRADIO_TEMP_DIR"] = str(demo.claims.uploads)  # its default is a folder that all apps of a machine share
     static = HERE / "static"
     return gr.mount_gradio_app(
         app, blocks_of(demo), path="/", run_history=False, mcp_server=False, server_name=settings.host,
         server_port=settings.port, footer_links=[], max_file_size=f"{settings.upload_megabytes}mb", show_error=False,
-        ssr_mode=False, enable_monitoring=False, css_paths=static / "page.css",
-        head=f"<script>{(static / 'keys.js').read_text()}</script>",
-        theme=theme())
+        root_path=settings.root or None, ssr_mode=False, enable_monitoring=False,
+        css_paths=static / "page.css", head=f"<script>{(static / 'keys.js').read_text()}</script>", theme=theme())
 
 
 def theme() -> gr.themes.Base:
@@ -113,14 +90,24 @@ def theme() -> gr.themes.Base:
     return base.set(button_primary_background_fill="*primary_700", button_primary_background_fill_hover="*primary_800")
 
 
+def check_access(settings: Settings) -> None:
+    """Raise UserError for a login that asks for nothing, and for hosts and proxies that mean nothing."""
+    if settings.user is not None and not settings.password:
+        raise UserError("demo: --user needs a password (--password, or VISALIGN_DEMO_PASSWORD)")
+    if settings.password is not None and not settings.user:
+        raise UserError("demo: --password (or VISALIGN_DEMO_PASSWORD) needs a --user; without one nobody is asked")
+    if ":" in (settings.user or ""):
+        raise UserError("demo: --user cannot hold a colon, which ends the name where browsers ask for it")
+    check_names(settings.allowed_hosts, settings.trusted_proxies, settings.root)
+
+
 def serve(settings: Settings) -> None:
     """Run until interrupted. Raises UserError for what can be mended, a port that is taken among it."""
     import socket
 
     import uvicorn
 
-    if settings.user and not settings.password:
-        raise UserError("demo: --user needs a password (--password, or VISALIGN_DEMO_PASSWORD)")
+    check_access(settings)
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     demo = Demo(settings)
     kind = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
@@ -132,6 +119,9 @@ def serve(settings: Settings) -> None:
             raise UserError(f"demo: {settings.host}:{settings.port} cannot be served ({error.strerror}); choose "
                             "another --port") from None
     demo.pool.start()
-    config = uvicorn.Config(app_of(demo), host=settings.host, port=settings.port, log_level="warning")
+    config = uvicorn.Config(app_of(demo), host=settings.host, port=settings.port, log_level="warning",
+                            proxy_headers=False, server_header=False)
+    if settings.host not in LOOPBACK and not settings.user:
+        print(f"visalign demo: whoever reaches {settings.host} can use it; --user and --password ask who it is")
     print(f"visalign demo on http://{settings.host}:{settings.port}", flush=True)
     uvicorn.Server(config).run()

@@ -1,4 +1,4 @@
-"""Where media lie that the page shows: under names that say nothing, and nowhere else can be read."""
+"""Where media and tables lie that the page shows: under names that say nothing, and nowhere else can be read."""
 
 import re
 import shutil
@@ -9,7 +9,7 @@ from visalign.media import Media
 from visalign.video import read_media, write_media
 
 SHOWN = re.compile(r"\.(png|mp4|webm|gif|webp|jpg|jpeg)")
-NAME = re.compile(rf"[0-9a-f]{{32}}{SHOWN.pattern}")
+NAME = re.compile(rf"[0-9a-f]{{32}}({SHOWN.pattern}|\.csv)")
 KEPT = 2000
 
 
@@ -24,7 +24,15 @@ class Shelf:
 
     def put(self, media: Media) -> str:
         """Keep a picture or clip for a while; returns its name."""
-        name = write_media(media, self.folder / uuid.uuid4().hex).name
+        return self._keep(write_media(media, self.folder / uuid.uuid4().hex).name)
+
+    def put_table(self, text: str) -> str:
+        """Keep a CSV for a while, with the mark by which Excel knows UTF-8; returns its name."""
+        name = f"{uuid.uuid4().hex}.csv"
+        (self.folder / name).write_text(text, encoding="utf-8-sig")
+        return self._keep(name)
+
+    def _keep(self, name: str) -> str:
         self._names.append(name)
         while len(self._names) > KEPT:
             (self.folder / self._names.pop(0)).unlink(missing_ok=True)

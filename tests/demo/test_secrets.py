@@ -87,7 +87,7 @@ def ways(client, function, data):
 
 def copies(demo):
     """Files of the demo's own folders that hold the secret."""
-    return [file for folder in (demo.tables, demo.book.folder) for file in folder.rglob("*")
+    return [file for folder in (demo.scratch, demo.book.folder) for file in folder.rglob("*")
             if file.is_file() and not file.is_symlink() and SECRET.encode() in file.read_bytes()]
 
 

@@ -15,6 +15,11 @@ from visalign.errors import UserError
 @click.option("--port", default=7860, show_default=True, type=click.IntRange(1, 65535))
 @click.option("--user", help="Ask for this user and a password.")
 @click.option("--password", envvar="VISALIGN_DEMO_PASSWORD", help="Better given in VISALIGN_DEMO_PASSWORD.")
+@click.option("--allowed-host", "allowed_hosts", multiple=True, metavar="NAME",
+              help="A name by which it may be reached behind a proxy or tunnel (*.NAME: all below); may be repeated.")
+@click.option("--trusted-proxy", "trusted_proxies", multiple=True, metavar="ADDRESS",
+              help="Believe the X-Forwarded headers of this address or network; may be repeated.")
+@click.option("--root-path", default="", metavar="/PATH", help="Where a proxy shows it, if not at the top.")
 @click.option("--folder", type=click.Path(path_type=Path), default=Path("demo-votes"), show_default=True,
               help="Where votes and their media are kept.")
 @click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True)
