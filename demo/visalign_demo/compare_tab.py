@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import gradio as gr
 import torch
@@ -14,12 +14,14 @@ from visalign.jobs.subjects import Subject
 from visalign.media import Media, Sample
 from visalign.rewards import Reward
 from visalign.video import read_media
-from visalign_demo.context import Demo, client_of, render, sentence_of
+from visalign_demo.context import Demo, client_of, number_in, render, sentence_of, whole_in
 from visalign_demo.pool import by_prompt
 from visalign_demo.shelf import is_clip
 from visalign_demo.studio import Job, Step
 
 MOST_SEEDS, WALL, LONGEST_PROMPT = 4, 16, 2000
+MOST_SEED = 2**53 - 1
+"""The largest whole number that browsers send as it was written."""
 CLIENT_REQUESTS = 30
 """Generations that one client may ask for in a minute."""
 
@@ -50,8 +52,8 @@ class Wish:
     judges: list[str]
     wall: bool = False
 
-    def check(self, known: dict[str, Subject]) -> None:
-        """Raise UserError for what cannot be made."""
+    def checked(self, known: dict[str, Subject]) -> "Wish":
+        """Itself, its numbers of the right kind. Raises UserError for what cannot be made."""
         if not self.prompt.strip():
             raise UserError("Write a prompt, or take a random one.")
         if len(self.prompt) > LONGEST_PROMPT:
@@ -61,8 +63,15 @@ class Wish:
         unknown = next((name for name in self.models if name not in known), None)
         if unknown:
             raise UserError(f"There is no model '{unknown}' here.")
-        if not (1 <= self.seeds <= WALL and 1 <= self.steps <= 200 and 0 <= self.strength <= 1.5):
-            raise UserError(f"Allowed are 1 to {WALL} seeds, 1 to 200 steps, and a LoRA strength from 0 to 1.5.")
+        first = whole_in(self.first_seed, "The first seed", 0, MOST_SEED)
+        scale = number_in(self.guidance_scale, "The guidance scale", 0, 100)
+        try:
+            seeds, steps = whole_in(self.seeds, "seeds", 1, WALL), whole_in(self.steps, "steps", 1, 200)
+            strength = number_in(self.strength, "strength", 0, 1.5)
+        except UserError:
+            raise UserError(f"Allowed are 1 to {WALL} seeds, 1 to 200 steps, and a LoRA strength from 0 to "
+                            "1.5.") from None
+        return replace(self, first_seed=first, seeds=seeds, steps=steps, guidance_scale=scale, strength=strength)
 
 
 def make(demo: Demo, wish: Wish, job: Job) -> None:
@@ -160,8 +169,9 @@ def problem_html(sentence: str) -> str:
 
 def stream(demo: Demo, wish: Wish, session: str, client: str) -> Iterator[tuple[str, object]]:
     """(progress, pictures) as they come; at most one stream a session."""
+    job = None
     try:
-        wish.check(demo.subjects)
+        wish = wish.checked(demo.subjects)
         demo.limits.check(client, "generate", CLIENT_REQUESTS)
         if (earlier := demo.running.get(session)) is not None:
             earlier.cancel()
@@ -178,6 +188,9 @@ def stream(demo: Demo, wish: Wish, session: str, client: str) -> Iterator[tuple[
         yield problem_html("Cancelled.") if job.cut_short else "", gr.skip()
     except Exception as error:
         yield problem_html(sentence_of(error)), gr.skip()
+    finally:
+        if demo.running.get(session) is job:
+            demo.running.pop(session, None)
 
 
 def build(demo: Demo) -> None:
@@ -208,13 +221,11 @@ def build(demo: Demo) -> None:
     inputs = [prompt, models, first, seeds, steps, scale, strength, chosen]
 
     def generate(prompt, models, first, seeds, steps, scale, strength, chosen, request: gr.Request):
-        wish = Wish(prompt or "", models or [], int(first or 0), int(seeds), int(steps), float(scale), float(strength),
-                    chosen or [])
+        wish = Wish(prompt or "", models or [], first, seeds, steps, scale, strength, chosen or [])
         yield from stream(demo, wish, request.session_hash, client_of(request))
 
     def generate_wall(prompt, models, first, seeds, steps, scale, strength, chosen, request: gr.Request):
-        wish = Wish(prompt or "", models or [], int(first or 0), WALL, int(steps), float(scale), float(strength), [],
-                    wall=True)
+        wish = Wish(prompt or "", models or [], first, WALL, steps, scale, strength, [], wall=True)
         yield from stream(demo, wish, request.session_hash, client_of(request))
 
     def cancel(request: gr.Request) -> None:

@@ -1,6 +1,7 @@
 """What every tab shares: the models, the studio, the book of votes, judges, and limits on what one client may ask."""
 
 import contextlib
+import hashlib
 import ipaddress
 import logging
 import random
@@ -14,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 
 import gradio as gr
+from starlette.datastructures import Headers
 
 from visalign.data.generations import find_generations
 from visalign.data.prompts import read_prompts
@@ -28,13 +30,15 @@ from visalign.rewards import ClipScore, Reward
 from visalign.rewards.registry import check_reward
 from visalign.trainers.evaluation import load_features
 from visalign.votes import VoteBook
-from visalign_demo.claims import Claims
+from visalign_demo.claims import Claims, client_in
 from visalign_demo.pool import Pool, Recipe
 from visalign_demo.shelf import Shelf
 from visalign_demo.studio import Job, Studio
 
 _log = logging.getLogger("visalign.demo")
 HERE = Path(__file__).parent
+VOTES_A_MINUTE, CALLS_A_MINUTE = 6000, 600
+"""Calls of one endpoint from one address, which a room of people may share; what costs more has a limit of its own."""
 UPLOAD_ROOM = 4 * 2**30
 """Bytes that all uploads together may take; the oldest make way."""
 
@@ -132,6 +136,11 @@ class Demo:
     def judging_device(self) -> str:
         return str(pick_device(self.settings.device))
 
+    def admit(self, address: str, name: str) -> None:
+        """Count a call of an endpoint. Raises UserError when one address calls it too often."""
+        most = VOTES_A_MINUTE if name.startswith(("vote_", "look", "ballot")) else CALLS_A_MINUTE
+        self.limits.check(network_of(address), f"call {name}", most)
+
     def forget(self, session: str) -> None:
         """A page was closed: what it waited for need not be made."""
         if (job := self.running.pop(session, None)) is not None:
@@ -165,6 +174,23 @@ def render(template: str, **values) -> str:
     return render_page(template, HERE / "templates", **values).decode()
 
 
+def number_in(value: object, name: str, low: float, high: float) -> float:
+    """A number that somebody sent. Raises UserError for anything else, NaN included."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise UserError(f"{name} must be a number from {low:g} to {high:g}, not {str(value)[:40]!r}.")
+    return float(value)
+
+
+def whole_in(value: object, name: str, low: int, high: int) -> int:
+    """A whole number that somebody sent. Raises UserError for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high or value != int(value):
+        raise UserError(f"{name} must be a whole number from {low} to {high}, not {str(value)[:40]!r}.")
+    return int(value)
+
+
+MOST_CLIENTS, LONGEST_LIMIT = 50_000, 3600
+
+
 class Limits:
     """How often one client may ask for something: `most` times in `seconds`."""
 
@@ -176,6 +202,9 @@ class Limits:
         """Count one request. Raises UserError when there were too many."""
         now = self._clock()
         with self._lock:
+            if len(self._seen) > MOST_CLIENTS:  # those that asked for nothing of late are forgotten
+                self._seen = defaultdict(deque, {key: seen for key, seen in self._seen.items()
+                                                 if seen and now - seen[-1] <= LONGEST_LIMIT})
             seen = self._seen[client, what]
             while seen and now - seen[0] > seconds:
                 seen.popleft()
@@ -187,6 +216,12 @@ class Limits:
 def client_of(request: gr.Request | None) -> str:
     """The address a request came from, as limits count it."""
     return network_of(request.client.host) if request is not None and request.client else "here"
+
+
+def mark_of(request: gr.Request) -> str:
+    """What tells a page's ballots from another's: a digest of its client, or of its session where it has no cookie."""
+    client = client_in(Headers({"cookie": request.headers.get("cookie", "")})) or f"session {request.session_hash}"
+    return hashlib.sha256(client.encode()).hexdigest()[:16]
 
 
 def network_of(address: str) -> str:

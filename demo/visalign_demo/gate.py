@@ -121,14 +121,13 @@ class Gate:
 
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/@\[\]]+)(:[0-9]{1,5})?")
 
 
 def host_name(header: str) -> str:
     """The name in a Host header, without its port; empty for what is none."""
-    try:
-        return (urlsplit(f"//{header}").hostname or "").removesuffix(".")
-    except ValueError:
-        return ""
+    found = _HOST.fullmatch(header)
+    return found[1].strip("[]").lower().removesuffix(".") if found else ""
 
 
 def is_address(name: str) -> bool:

@@ -20,7 +20,7 @@ from visalign.trainers.evaluation import measured_of
 from visalign.video import read_media
 from visalign.yamlfile import read_mapping
 from visalign_demo.compare_tab import problem_html
-from visalign_demo.context import Demo, render, sentence_of
+from visalign_demo.context import Demo, render, sentence_of, whole_in
 
 PROMPTS, EACH, LIVE_SECONDS = 8, 4, 90
 
@@ -46,10 +46,17 @@ class Run:
 def find_runs(folder: Path) -> list[Run]:
     """Run folders up to two levels deep, the newest first; links that lead elsewhere are not followed."""
     root = folder.expanduser().resolve()
+    if not root.is_dir():
+        return []
     found = [file.parent for pattern in ("*/config.yaml", "*/*/config.yaml") for file in root.glob(pattern)
              if (file.parent / "checkpoints").is_dir() and file.parent.resolve().is_relative_to(root)]
     order = sorted(found, key=lambda path: -(path / "config.yaml").stat().st_mtime)
-    return [Run(path.relative_to(root).as_posix(), path) for path in order]
+    return [Run(readable(path.relative_to(root).as_posix()), path) for path in order]
+
+
+def readable(name: str) -> str:
+    """A path as text, letters that are none replaced; file names may hold any bytes."""
+    return name.encode("utf-8", "replace").decode()
 
 
 def run_named(folder: Path, name: str | None) -> Run:
@@ -148,7 +155,7 @@ def build(demo: Demo, tab: gr.Tab) -> None:
 
     def at(name, place):
         try:
-            return samples_html(run_named(folder, name), int(place))
+            return samples_html(run_named(folder, name), whole_in(place, "The place", 0, 10**6))
         except Exception as error:
             return problem_html(sentence_of(error))
 

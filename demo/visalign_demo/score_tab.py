@@ -114,6 +114,8 @@ def build(demo: Demo) -> None:
             if len(paths) > MOST_FILES:
                 raise UserError(f"{len(paths)} files were dropped; at most {MOST_FILES} are scored at once. "
                                 "`visalign score` takes any number.")
+            if len(prompt or "") > LONGEST_PROMPT:
+                raise UserError(f"The prompt has {len(prompt)} characters; at most {LONGEST_PROMPT} are allowed.")
             judges, rows = [judge for judge in demo.judges if judge.name in chosen], []
             for step in demo.studio.submit(lambda job: rows.extend(score_files(paths, prompt or "", judges, job))):
                 yield progress_html(step, 0), *[gr.skip()] * 4

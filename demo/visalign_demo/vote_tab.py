@@ -1,8 +1,8 @@
 """The blind vote: two media, names hidden, sides random, one key a vote; every vote is on disk before the next pair."""
 
-import re
 import secrets
 import time
+import unicodedata
 from dataclasses import dataclass
 
 import gradio as gr
@@ -10,14 +10,14 @@ import gradio as gr
 from visalign.errors import UserError
 from visalign.votes import Ballot, Vote
 from visalign_demo.compare_tab import problem_html
-from visalign_demo.context import Demo, client_of, render, sentence_of
+from visalign_demo.context import Demo, mark_of, render, sentence_of
 from visalign_demo.shelf import is_clip
 
 DIMENSIONS = {"image": ("alignment", "quality", "aesthetics"), "video": ("VQ", "MQ", "TA")}
 SAID = ("left", "tie", "right", "skip")
-CLIENT_VOTES = 6000
-"""Votes that one client may give in a minute; a room of people may share an address."""
-_VOTER = re.compile(r"[^\n\r\t]{1,60}")
+LONGEST_NAME, LONGEST_LOOK = 60, 86400
+_UNSEEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
+"""Letters by which two names would look alike, or turn the text around them."""
 
 
 @dataclass(frozen=True)
@@ -42,36 +42,40 @@ class Booth:
         models = frozenset(demo.subjects)
         self._between = None if demo.settings.rollouts else models
 
-    def deal(self, voter: str, held: str, note: str = "") -> Table:
-        """The ballots that a page holds, as far as they are still to be judged by this voter, filled up to two."""
+    def deal(self, voter: str, held: str, note: str = "", mark: str = "") -> Table:
+        """The ballots that a page holds, as far as they are still to be judged by this voter, filled up to two.
+
+        mark: of the page; its ballots and votes bear it.
+        """
         ballots = [ballot for number in held.split(",")[:2] if number and (ballot := self.book.ballot(number))
                    and ballot.voter == voter and not self.book.judged(ballot.contest.id, voter)]
         taken = tuple(ballot.contest.id for ballot in ballots)
         new = self.book.open_for(voter, 2 - len(ballots), taken, self._between)
-        ballots += [self.book.show(contest, voter) for contest in new]
+        ballots += [self.book.shown(contest.id, voter, mark) or self.book.show(contest, voter, mark) for contest in new]
         ballots += [None] * (2 - len(ballots))
         return Table(*ballots, note or self.progress(voter))
 
-    def vote(self, voter: str, held: str, said: str, dimensions: dict[str, str], seconds: float | None) -> Table:
+    def vote(self, voter: str, held: str, said: str, dimensions: dict[str, str], seconds: float | None,
+             mark: str = "") -> Table:
         """Keep a vote on the held ballot and deal on. Raises UserError when it cannot be kept."""
         if said not in SAID:
             raise UserError(f"A vote is one of {', '.join(SAID)}.")
         first, _, rest = held.partition(",")
         ballot = self.book.ballot(first) if first else None
         if ballot is None or ballot.voter != voter:
-            return self.deal(voter, "", "This page held no pair of yours; here is one." if first else "")
+            return self.deal(voter, "", "This page held no pair of yours; here is one." if first else "", mark)
         said_of = {name: ballot.choice(each) for name, each in dimensions.items() if each in SAID[:3]}
         kept = self.book.vote(Vote(ballot.contest.id, voter, ballot.choice(said), ballot.on_left, said_of, seconds,
                                    ballot.id))
-        return self.deal(voter, rest, "" if kept else "This pair was judged already; nothing was counted twice.")
+        return self.deal(voter, rest, "" if kept else "This pair was judged already; nothing was counted twice.", mark)
 
-    def undo(self, voter: str, held: str) -> Table:
-        """Take the last vote back and show its pair again."""
-        taken = self.book.undo(voter)
+    def undo(self, voter: str, held: str, mark: str = "") -> Table:
+        """Take the page's last vote back and show its pair again; votes that another page gave by this name stay."""
+        taken = self.book.undo(voter, mark)
         if taken is None:
-            return self.deal(voter, held, "There is no vote of yours to take back.")
-        again = self.book.show(self.book.contest(taken.contest), voter)
-        return self.deal(voter, f"{again.id},{held}", "The last vote was taken back; judge this pair anew.")
+            return self.deal(voter, held, "There is no vote of yours to take back that was given on this page.", mark)
+        again = self.book.show(self.book.contest(taken.contest), voter, mark)
+        return self.deal(voter, f"{again.id},{held}", "The last vote was taken back; judge this pair anew.", mark)
 
     def progress(self, voter: str) -> str:
         given, there = self.book.progress(voter)
@@ -89,10 +93,16 @@ class Booth:
 
 def voter_of(name: str | None) -> str:
     """A voter's name as it is kept. Raises UserError when it is none."""
-    name = (name or "").strip()
-    if not _VOTER.fullmatch(name):
-        raise UserError("Your name must have 1 to 60 characters.")
+    name = unicodedata.normalize("NFC", str(name or "").strip())
+    if not 1 <= len(name) <= LONGEST_NAME or any(unicodedata.category(letter) in _UNSEEN for letter in name):
+        raise UserError(f"Your name must have 1 to {LONGEST_NAME} characters that can be seen.")
     return name
+
+
+def seconds_since(begun: object) -> float | None:
+    """How long a voter looked, by the time that the page was given; None where it says none that can be."""
+    taken = time.time() - begun if isinstance(begun, int | float) else -1
+    return taken if 0 <= taken < LONGEST_LOOK else None
 
 
 def build(demo: Demo) -> None:
@@ -113,7 +123,7 @@ def build(demo: Demo) -> None:
     with gr.Accordion("Vote by dimension too (optional)", open=False):
         choices = [gr.Radio(["left", "tie", "right"], label=name, elem_classes="va-dimension") for name in names]
     with gr.Accordion("Who votes", open=False):
-        voter = gr.Textbox(label="Your name, kept with your votes", max_length=60, elem_id="voter")
+        voter = gr.Textbox(label="Your name, kept with your votes", max_length=LONGEST_NAME, elem_id="voter")
     waiting = gr.Timer(2, active=False)
     outputs = [shown, held, begun, waiting, *choices]
 
@@ -123,23 +133,21 @@ def build(demo: Demo) -> None:
 
     def guarded(request: gr.Request, act):
         try:
-            demo.limits.check(client_of(request), "vote", CLIENT_VOTES)
-            return answer(act())
+            return answer(act(mark_of(request)))
         except Exception as error:
             return (problem_html(sentence_of(error)), *[gr.skip() for _ in outputs[1:]])
 
     def cast(said: str):
         def vote(request: gr.Request, name, held, begun, *given):
-            seconds = max(0.0, time.time() - begun) if begun else None
-            return guarded(request, lambda: booth.vote(voter_of(name), held or "", said,
-                                                       dict(zip(names, given, strict=True)), seconds))
+            return guarded(request, lambda mark: booth.vote(
+                voter_of(name), held or "", said, dict(zip(names, given, strict=True)), seconds_since(begun), mark))
         return vote
 
     def look(name, held, request: gr.Request):
-        return guarded(request, lambda: booth.deal(voter_of(name), held or ""))
+        return guarded(request, lambda mark: booth.deal(voter_of(name), held or "", mark=mark))
 
     def take_back(name, held, request: gr.Request):
-        return guarded(request, lambda: booth.undo(voter_of(name), held or ""))
+        return guarded(request, lambda mark: booth.undo(voter_of(name), held or "", mark))
 
     quick = {"queue": False, "show_progress": "hidden"}
     for button, said in ((left, "left"), (tie, "tie"), (right, "right"), (skip, "skip")):

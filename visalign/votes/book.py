@@ -5,6 +5,7 @@ Several threads and processes may write at once.
 """
 
 import json
+import re
 import secrets
 import sqlite3
 import threading
@@ -30,9 +31,15 @@ CREATE TABLE IF NOT EXISTS votes (
     choice TEXT NOT NULL CHECK (choice IN ('a', 'b', 'tie', 'skip')), on_left TEXT NOT NULL,
     dimensions TEXT NOT NULL, seconds REAL, time REAL NOT NULL, undone REAL);
 CREATE UNIQUE INDEX IF NOT EXISTS one_vote ON votes (contest, voter) WHERE undone IS NULL;
+CREATE INDEX IF NOT EXISTS ballots_of ON ballots (contest, voter);
 CREATE TABLE IF NOT EXISTS marks (
     file TEXT NOT NULL, judge TEXT NOT NULL, value REAL, PRIMARY KEY (file, judge));
 """
+
+
+_COLUMNS = {name: set(re.findall(r"(?:^|,)\s*(\w+) (?:TEXT|REAL|INTEGER)", columns))
+            for name, columns in re.findall(r"TABLE IF NOT EXISTS (\w+) \((.*?)\);", _SCHEMA, re.DOTALL)}
+"""What each table must have."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +109,7 @@ class VoteBook:
         self._local = threading.local()
         try:
             self.media.mkdir(parents=True, exist_ok=True)
-            self._connection()
+            self._check(self._connection())
         except (OSError, sqlite3.Error) as error:
             raise UserError(f"votes {self.file}: cannot be used as a book of votes ({error})") from None
 
@@ -116,6 +123,21 @@ class VoteBook:
             connection.executescript(_SCHEMA)
             self._local.connection = connection
         return self._local.connection
+
+    def _check(self, connection: sqlite3.Connection) -> None:
+        """Raise UserError when its tables are not those that this version writes."""
+        for table, wanted in _COLUMNS.items():
+            there = {row["name"] for row in connection.execute(f"PRAGMA table_info({table})")}
+            if missing := sorted(wanted - there):
+                raise UserError(f"votes {self.file}: its table {table} has no column {missing[0]}; another program or "
+                                "version wrote it, so choose another folder")
+
+    def _read(self, statement: str, *values: object) -> list[sqlite3.Row]:
+        """Rows. Raises UserError when the file is damaged."""
+        try:
+            return self._connection().execute(statement, values).fetchall()
+        except sqlite3.Error as error:
+            raise UserError(f"votes {self.file}: cannot be read ({error})") from None
 
     def _write(self, statement: str, values: tuple) -> int:
         """Number of rows it changed, on disk. Raises UserError when it cannot be kept."""
@@ -133,14 +155,14 @@ class VoteBook:
 
     def contests(self) -> list[Contest]:
         """All of them, oldest first."""
-        return [_contest(row) for row in self._connection().execute("SELECT * FROM contests ORDER BY made, id")]
+        return [self._contest(row) for row in self._read("SELECT * FROM contests ORDER BY made, id")]
 
     def contest(self, number: str) -> Contest:
         """One by its id. Raises UserError when there is none."""
-        row = self._connection().execute("SELECT * FROM contests WHERE id = ?", (number,)).fetchone()
-        if row is None:
+        rows = self._read("SELECT * FROM contests WHERE id = ?", number)
+        if not rows:
             raise UserError(f"votes {self.file}: there is no contest {number}")
-        return _contest(row)
+        return self._contest(rows[0])
 
     def open_for(self, voter: str, count: int, but: tuple[str, ...] = (),
                  between: frozenset[str] | None = None) -> list[Contest]:
@@ -148,26 +170,38 @@ class VoteBook:
 
         but: ids to leave out. between: only contests of these models.
         """
-        rows = self._connection().execute(
+        rows = self._read(
             "SELECT c.*, (SELECT COUNT(*) FROM votes v WHERE v.contest = c.id AND v.undone IS NULL) AS votes "
             "FROM contests c WHERE NOT EXISTS (SELECT 1 FROM votes v WHERE v.contest = c.id AND v.voter = ? "
-            "AND v.undone IS NULL) ORDER BY votes, random()", (voter,))
-        found = (_contest(row) for row in rows)
+            "AND v.undone IS NULL) ORDER BY votes, random()", voter)
+        found = (self._contest(row) for row in rows)
         wanted = (contest for contest in found if contest.id not in but
                   and (between is None or {contest.a.model, contest.b.model} <= between))
         return [contest for contest, _ in zip(wanted, range(count), strict=False)]
 
-    def show(self, contest: Contest, voter: str) -> Ballot:
-        """A ballot with its sides in random order; it outlives the server, so that a page may hold on to its id."""
-        ballot = Ballot(contest, voter, secrets.choice("ab"), uuid.uuid4().hex)
+    def show(self, contest: Contest, voter: str, mark: str = "") -> Ballot:
+        """A ballot with its sides in random order; it outlives the server, so that a page may hold on to its id.
+
+        mark: of the page that it is for, in which its id ends.
+        """
+        ballot = Ballot(contest, voter, secrets.choice("ab"), uuid.uuid4().hex + mark)
         self._write("INSERT INTO ballots VALUES (?, ?, ?, ?, ?)",
                     (ballot.id, contest.id, voter, ballot.on_left, time.time()))
         return ballot
 
     def ballot(self, number: str) -> Ballot | None:
         """One that was shown, by its id."""
-        row = self._connection().execute("SELECT * FROM ballots WHERE id = ?", (number,)).fetchone()
-        return row and Ballot(self.contest(row["contest"]), row["voter"], row["on_left"], row["id"])
+        rows = self._read("SELECT * FROM ballots WHERE id = ?", number)
+        return self._ballot(rows[0]) if rows else None
+
+    def shown(self, contest: str, voter: str, mark: str = "") -> Ballot | None:
+        """One that this page was shown and has not used, so that asking again and again fills no disk."""
+        rows = self._read("SELECT * FROM ballots b WHERE contest = ? AND voter = ? AND substr(id, 33) = ? AND NOT "
+                          "EXISTS (SELECT 1 FROM votes v WHERE v.ballot = b.id) LIMIT 1", contest, voter, mark)
+        return self._ballot(rows[0]) if rows else None
+
+    def _ballot(self, row: sqlite3.Row) -> Ballot:
+        return Ballot(self.contest(row["contest"]), row["voter"], row["on_left"], row["id"])
 
     def vote(self, vote: Vote) -> bool:
         """Keep a vote; False, and nothing is changed, when this ballot or another of the voter's is in already.
@@ -185,32 +219,34 @@ class VoteBook:
 
     def judged(self, contest: str, voter: str) -> bool:
         """Whether a vote of this voter on this contest counts."""
-        return self._connection().execute("SELECT 1 FROM votes WHERE contest = ? AND voter = ? AND undone IS NULL",
-                                          (contest, voter)).fetchone() is not None
+        rows = self._read("SELECT 1 FROM votes WHERE contest = ? AND voter = ? AND undone IS NULL", contest, voter)
+        return bool(rows)
 
-    def undo(self, voter: str) -> Vote | None:
-        """Take a voter's last vote back and return it; None when there is none."""
-        row = self._connection().execute("SELECT * FROM votes WHERE voter = ? AND undone IS NULL "
-                                         "ORDER BY time DESC, rowid DESC LIMIT 1", (voter,)).fetchone()
-        if row is None:
+    def undo(self, voter: str, mark: str | None = None) -> Vote | None:
+        """Take a voter's last vote back and return it; None when there is none.
+
+        mark: only votes on ballots of this page (see `show`); a name alone is nobody's proof.
+        """
+        rows = self._read("SELECT * FROM votes WHERE voter = ? AND undone IS NULL AND (? IS NULL OR substr(ballot, 33) "
+                          "= ?) ORDER BY time DESC, rowid DESC LIMIT 1", voter, mark, mark)
+        if not rows:
             return None
-        self._write("UPDATE votes SET undone = ? WHERE ballot = ?", (time.time(), row["ballot"]))
-        return _vote(row)
+        self._write("UPDATE votes SET undone = ? WHERE ballot = ?", (time.time(), rows[0]["ballot"]))
+        return self._vote(rows[0])
 
     def votes(self) -> list[Vote]:
         """Those that count, oldest first."""
-        rows = self._connection().execute("SELECT * FROM votes WHERE undone IS NULL ORDER BY time, rowid")
-        return [_vote(row) for row in rows]
+        return [self._vote(row) for row in self._read("SELECT * FROM votes WHERE undone IS NULL ORDER BY time, rowid")]
 
     def progress(self, voter: str) -> tuple[int, int]:
         """How many contests a voter has judged or skipped, and how many there are."""
-        connection = self._connection()
-        given = connection.execute("SELECT COUNT(*) FROM votes WHERE voter = ? AND undone IS NULL", (voter,))
-        return given.fetchone()[0], connection.execute("SELECT COUNT(*) FROM contests").fetchone()[0]
+        [given] = self._read("SELECT COUNT(*) FROM votes WHERE voter = ? AND undone IS NULL", voter)
+        [there] = self._read("SELECT COUNT(*) FROM contests")
+        return given[0], there[0]
 
     def marks(self, judge: str) -> dict[str, float | None]:
         """What a judge said of media, by file; None where it could not judge."""
-        return dict(self._connection().execute("SELECT file, value FROM marks WHERE judge = ?", (judge,)).fetchall())
+        return {row[0]: row[1] for row in self._read("SELECT file, value FROM marks WHERE judge = ?", judge)}
 
     def add_marks(self, judge: str, marks: dict[str, float | None]) -> None:
         for file, value in marks.items():
@@ -218,17 +254,21 @@ class VoteBook:
 
     def judges(self) -> list[str]:
         """Judges whose marks are known."""
-        return [row[0] for row in self._connection().execute("SELECT DISTINCT judge FROM marks ORDER BY judge")]
+        return [row[0] for row in self._read("SELECT DISTINCT judge FROM marks ORDER BY judge")]
 
     def path(self, side: Side) -> Path:
         return self.media / side.file
 
+    def _contest(self, row: sqlite3.Row) -> Contest:
+        sides = (Side(row[f"{side}_model"], row[f"{side}_seed"], row[f"{side}_file"]) for side in "ab")
+        return Contest(row["prompt"], *sides, self._json(row["settings"]), row["id"])
 
-def _contest(row: sqlite3.Row) -> Contest:
-    return Contest(row["prompt"], Side(row["a_model"], row["a_seed"], row["a_file"]),
-                   Side(row["b_model"], row["b_seed"], row["b_file"]), json.loads(row["settings"]), row["id"])
+    def _vote(self, row: sqlite3.Row) -> Vote:
+        return Vote(row["contest"], row["voter"], row["choice"], row["on_left"], self._json(row["dimensions"]),
+                    row["seconds"], row["ballot"], row["time"])
 
-
-def _vote(row: sqlite3.Row) -> Vote:
-    return Vote(row["contest"], row["voter"], row["choice"], row["on_left"], json.loads(row["dimensions"]),
-                row["seconds"], row["ballot"], row["time"])
+    def _json(self, text: str) -> dict:
+        try:
+            return dict(json.loads(text))
+        except (ValueError, TypeError):
+            raise UserError(f"votes {self.file}: is damaged ({str(text)[:40]!r} is no JSON object)") from None

@@ -10,8 +10,10 @@ A contest that several people judged is one row, by majority; an even split, or 
 
 import csv
 import io
+import itertools
 import os
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,12 +59,23 @@ def export_votes(book: VoteBook, out: Path) -> Exported:
             drawn[contest.settings["rollout"]].append(_seeds(contest, overall))
     if not counts["a"] + counts["b"]:
         raise UserError(f"votes {book.file}: no contest is decided yet, so there is nothing to export")
-    out.mkdir(parents=True, exist_ok=True)
-    write_atomically(out / "comparisons.csv", as_csv(rows))
+    tables = {out / "comparisons.csv": rows}
     for name, each in drawn.items():
-        write_atomically(out / f"{Path(name).name}.csv", as_csv(each))
-    return Exported(out / "comparisons.csv", tuple(out / f"{Path(name).name}.csv" for name in drawn),
-                    counts["a"] + counts["b"], counts["tie"], counts[None])
+        tables[free_name(out / f"{Path(name).name}.csv", tables)] = each
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for file, each in tables.items():
+            write_atomically(file, as_csv(each))
+    except OSError as error:
+        raise UserError(f"votes export: {out} cannot be written ({error.strerror})") from None
+    comparisons, *rollouts = tables
+    return Exported(comparisons, tuple(rollouts), counts["a"] + counts["b"], counts["tie"], counts[None])
+
+
+def free_name(file: Path, taken: Iterable[Path]) -> Path:
+    """The name itself, or with a number: two rollouts may lie in folders of the same name."""
+    names = itertools.chain([file], (file.with_stem(f"{file.stem}-{number}") for number in itertools.count(2)))
+    return next(name for name in names if name not in taken)
 
 
 def majority(choices: list[str | None]) -> str | None:
@@ -76,7 +89,10 @@ def majority(choices: list[str | None]) -> str | None:
 
 
 def _relative(book: VoteBook, file: str, out: Path) -> str:
-    return os.path.relpath((book.media / file).resolve(), out.resolve())
+    """Raises UserError for a medium outside the book, which no demo writes."""
+    if not (path := (book.media / file).resolve()).is_relative_to(book.media.resolve()):
+        raise UserError(f"votes {book.file}: names a medium outside its folder ({file})")
+    return os.path.relpath(path, out.resolve())
 
 
 def _seeds(contest: Contest, choice: str) -> dict:
