@@ -10,10 +10,12 @@ from visalign.video import read_media
 from visalign.votes import VoteBook, leaderboard
 from visalign.votes.board import OVERALL, dimensions_of
 from visalign_demo.compare_tab import problem_html, progress_html
-from visalign_demo.context import Demo, render, sentence_of
+from visalign_demo.context import Demo, client_of, render, sentence_of
 from visalign_demo.studio import Job, Step
 
 FRAMES = 16
+CLIENT_BOARDS, CLIENT_MARKS = 120, 10
+"""Boards counted, and rounds of marking begun, for one client in a minute; a room of people may be one."""
 
 
 def board_html(book: VoteBook, dimension: str) -> str:
@@ -54,16 +56,18 @@ def build(demo: Demo, tab: gr.Tab) -> None:
     progress = gr.HTML()
     shown = gr.HTML(elem_id="board")
 
-    def show(dimension):
+    def show(dimension, request: gr.Request):
         try:
+            demo.limits.check(client_of(request), "board", CLIENT_BOARDS)
             known = dimensions_of(demo.book.votes())
             chosen = dimension if dimension in known else OVERALL
             return gr.Dropdown(known, value=chosen), board_html(demo.book, chosen)
         except Exception as error:
             return gr.skip(), problem_html(sentence_of(error))
 
-    def judges_mark():
+    def judges_mark(request: gr.Request):
         try:
+            demo.limits.check(client_of(request), "marks", CLIENT_MARKS)
             if not demo.book.contests():
                 raise UserError("There are no pairs to mark yet.")
             for step in demo.studio.submit(lambda job: mark_contests(demo.book, demo.judges, job)):

@@ -5,6 +5,7 @@ from the few keys that a page sends, and every object in its data must be a file
 """
 
 import json
+import math
 import re
 import secrets
 from collections import OrderedDict
@@ -103,7 +104,7 @@ def read_body(body: bytes, kinds: dict[str, type], own: Callable[[object], bool]
             continue
         if not isinstance(value, kind) or isinstance(value, bool):
             raise Refused(f"'{key}' in a request must be a JSON {_WORDS[kind]}.")
-        made[key] = value
+        made[key] = only_own(value, own) if kind is str else value
     if "data" in kinds:
         made["data"] = [only_own(value, own) for value in made.get("data", [])]
     return made
@@ -117,6 +118,13 @@ def only_own(value: object, own: Callable[[object], bool], depth: int = 0) -> ob
     """A value of a body's data. The only objects that a page sends are files which it uploaded: Raises Refused else."""
     if depth > DEEPEST:
         raise Refused("The data of a request is nested too deeply.")
+    if isinstance(value, str) and not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise Refused("The text of a request holds half a letter, which is no Unicode.") from None
+    if isinstance(value, float) and not math.isfinite(value):
+        raise Refused("A number of a request is too large.")
     if isinstance(value, list):
         return [only_own(each, own, depth + 1) for each in value]
     if isinstance(value, dict):
@@ -129,8 +137,9 @@ def only_own(value: object, own: Callable[[object], bool], depth: int = 0) -> ob
 class Customs:
     """Middleware: gives clients their cookie, keeps what they upload as theirs, and takes apart what they send."""
 
-    def __init__(self, app: ASGIApp, claims: Claims, root: str, most_upload: int):
-        self.app, self.claims, self.root, self.most_upload = app, claims, root, most_upload
+    def __init__(self, app: ASGIApp, claims: Claims, root: str, most_upload: int,
+                 admit: Callable[[str, str, dict], None]):
+        self.app, self.claims, self.root, self.most_upload, self.admit = app, claims, root, most_upload, admit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -147,6 +156,7 @@ class Customs:
         if path == f"{API}/upload" and scope["method"] == "POST":
             client, greet = (client, send) if client else self._greeting(scope, send)
             scope["headers"] = [pair for pair in scope["headers"] if pair[0] != b"accept-encoding"]
+            self.admit(address_of(scope), "upload", {})
             await anyio.to_thread.run_sync(self.claims.make_room, self._size(headers))
             await self.app(scope, receive, self._registrar(client, greet))
         elif scope["method"] == "POST":
@@ -173,6 +183,7 @@ class Customs:
         if kinds is None:
             raise Refused("There is nothing to send to here.", 404)
         made = read_body(await read_all(receive), kinds, lambda path: self.claims.owns(client, path))
+        self.admit(address_of(scope), route, made)
         if session := made.get("session_hash"):
             self.claims.join(session, client)
         body = json.dumps(made).encode()
@@ -219,6 +230,10 @@ class Customs:
             await send(message)
 
         return register
+
+
+def address_of(scope: Scope) -> str:
+    return (scope.get("client") or ("here", 0))[0]
 
 
 async def read_all(receive: Receive) -> bytes:

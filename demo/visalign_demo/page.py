@@ -6,6 +6,8 @@ import logging
 
 import gradio as gr
 
+from visalign_demo.claims import Refused
+
 _log = logging.getLogger("visalign.demo")
 UNFIT = "A value that was sent does not fit its field; reload the page and try again."
 
@@ -17,6 +19,19 @@ class Page(gr.Blocks):
         super().__init__(**settings)
         self.has_launched = True  # a mounted app is never launched, and then checks no paths
         self.state_session_capacity = 500  # a session holds a copy of the page's settings; 10,000 would be gigabytes
+
+    def name_of(self, route: str, body: dict) -> str:
+        """The name of the endpoint that a request calls; empty where it calls none. Raises Refused for an unknown one."""
+        kind, _, name = route.strip("/").partition("/")
+        if kind not in ("run", "api", "call", "queue"):
+            return ""
+        function = self.fns.get(body["fn_index"]) if "fn_index" in body else next(
+            (each for each in self.fns.values() if each.api_name == name and kind != "queue"), None)
+        if function is None:
+            raise Refused("There is no such endpoint.", 404)
+        if len(body["data"]) > len(function.inputs):
+            raise Refused(f"'{function.api_name}' takes {len(function.inputs)} values, not {len(body['data'])}.")
+        return str(function.api_name)
 
     async def process_api(self, block_fn, inputs, *args, **more):
         try:

@@ -9,7 +9,7 @@ from starlette.responses import FileResponse, Response
 
 from visalign.errors import UserError
 from visalign_demo import board_tab, compare_tab, runs_tab, score_tab, train_tab, vote_tab
-from visalign_demo.claims import Customs
+from visalign_demo.claims import Customs, Refused
 from visalign_demo.context import HERE, Demo, Settings
 from visalign_demo.gate import LOOPBACK, Gate, Proxies, check_names
 from visalign_demo.login import BasicAuth
@@ -20,7 +20,7 @@ REPORT_POLICY = ("sandbox; default-src 'none'; img-src data:; media-src data:; s
                  "script-src 'none'; frame-ancestors 'self'")
 
 
-def blocks_of(demo: Demo) -> gr.Blocks:
+def blocks_of(demo: Demo) -> Page:
     """The page: one tab a file."""
     with Page(title="visalign", analytics_enabled=False, delete_cache=(3600, 86400)) as page:
         demo.page = page
@@ -68,16 +68,24 @@ def app_of(demo: Demo) -> FastAPI:
             raise HTTPException(404)
         return FileResponse(file, media_type="text/html", headers={"Content-Security-Policy": REPORT_POLICY})
 
-    app.add_middleware(Customs, claims=demo.claims, root=settings.root,
+    os.environ["GRADIO_TEMP_DIR"] = str(demo.claims.uploads)  # its default is a folder that all apps of a machine share
+    page = blocks_of(demo)
+
+    def admit(address: str, route: str, body: dict) -> None:
+        try:
+            demo.admit(address, page.name_of(route, body) or route)
+        except UserError as error:
+            raise Refused(str(error), 429) from None
+
+    app.add_middleware(Customs, claims=demo.claims, root=settings.root, admit=admit,
                        most_upload=MOST_FILES * settings.upload_megabytes * 2**20)
     if settings.user:
         app.add_middleware(BasicAuth, user=settings.user, password=settings.password or "", clock=time.monotonic)
     app.add_middleware(Gate, names=(settings.host, *settings.allowed_hosts), root=settings.root)
     app.add_middleware(Proxies, trusted=settings.trusted_proxies)  # the last one added is the first to see a request
-    os.environ["GRADIO_TEMP_DIR"] = str(demo.claims.uploads)  # its default is a folder that all apps of a machine share
     static = HERE / "static"
     return gr.mount_gradio_app(
-        app, blocks_of(demo), path="/", run_history=False, mcp_server=False, server_name=settings.host,
+        app, page, path="/", run_history=False, mcp_server=False, server_name=settings.host,
         server_port=settings.port, footer_links=[], max_file_size=f"{settings.upload_megabytes}mb", show_error=False,
         root_path=settings.root or None, ssr_mode=False, enable_monitoring=False,
         css_paths=static / "page.css", head=f"<script>{(static / 'keys.js').read_text()}</script>", theme=theme())

@@ -3,6 +3,7 @@
 import shlex
 import subprocess
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +16,14 @@ from visalign.runs import write_atomically
 from visalign.votes import Exported, export_votes
 from visalign.yamlfile import dump_yaml, read_mapping
 from visalign_demo.compare_tab import problem_html
-from visalign_demo.context import Demo, render, sentence_of
+from visalign_demo.context import Demo, client_of, render, sentence_of
 
 EMBEDDED = {"tiny-sd3": "quickstart.yaml", "tiny-sdxl": "quickstart_sdxl.yaml", "tiny-wan": "video/flow_dpo.yaml"}
 BY_PROCESS = {"flow": "sd3_flow_dpo.yaml", "diffusion": "sdxl_dpo.yaml"}
 """Shipped recipes whose objective and optimiser are taken."""
-LOG_LINES = 12
+LOG_LINES, LOG_END = 12, 64 * 1024
+CLIENT_PLANS, CLIENT_STARTS = 20, 5
+"""Exports, and trainings, that one client may ask for in a minute."""
 
 
 @dataclass(frozen=True)
@@ -71,25 +74,33 @@ def free_folder(runs: Path) -> Path:
     return folder
 
 
+_writing = threading.Lock()
+
+
 def plan_training(demo: Demo) -> Plan:
     """Export the votes and write the recipe beside them. Raises UserError when there is nothing to train on."""
-    exported = export_votes(demo.book, demo.settings.folder / "export")
-    text = dump_yaml(recipe_of(demo, exported))
-    file = demo.settings.folder / "train_on_votes.yaml"
-    write_atomically(file, f"# Votes of {exported.decided} decided pairs.\n{text}".encode())
-    return Plan(exported, text, file)
+    with _writing:
+        exported = export_votes(demo.book, demo.settings.folder / "export")
+        text = dump_yaml(recipe_of(demo, exported))
+        file = demo.settings.folder / "train_on_votes.yaml"
+        write_atomically(file, f"# Votes of {exported.decided} decided pairs.\n{text}".encode())
+        return Plan(exported, text, file)
 
 
 class Trainer:
     """At most one training at a time, as a process of its own."""
 
     def __init__(self, log: Path):
-        self.log, self._process = log, None
+        self.log, self._process, self._lock = log, None, threading.Lock()
 
     def start(self, file: Path) -> None:
         """Raises UserError while another one runs."""
-        if self.running:
-            raise UserError("A training is running already; watch it under Runs.")
+        with self._lock:
+            if self.running:
+                raise UserError("A training is running already; watch it under Runs.")
+            self._begin(file)
+
+    def _begin(self, file: Path) -> None:
         with self.log.open("wb") as out:
             self._process = subprocess.Popen([sys.executable, "-m", "visalign", "train", str(file)], stdout=out,
                                              stderr=subprocess.STDOUT)
@@ -104,7 +115,9 @@ class Trainer:
             return ""
         code = self._process.poll()
         state = "Training" if code is None else "The training has ended" if code == 0 else f"It stopped (exit {code})"
-        lines = self.log.read_text(errors="replace").replace("\r", "\n").splitlines()
+        with self.log.open("rb") as file:  # its end alone: a long training says much
+            file.seek(max(0, self.log.stat().st_size - LOG_END))
+            lines = file.read().decode(errors="replace").replace("\r", "\n").splitlines()
         return "\n".join([state, *lines[-LOG_LINES:]])
 
 
@@ -115,8 +128,9 @@ def build(demo: Demo, tab: gr.Tab) -> None:
     shown = gr.HTML(elem_id="train-shown")
     recipe = gr.Code(language=None, label="Recipe", interactive=False)
 
-    def plan():
+    def plan(request: gr.Request):
         try:
+            demo.limits.check(client_of(request), "plan", CLIENT_PLANS)
             made = plan_training(demo)
             return render("train.html.j2", plan=made, allowed=demo.settings.allow_train), made.recipe
         except Exception as error:
@@ -131,8 +145,9 @@ def build(demo: Demo, tab: gr.Tab) -> None:
     status = gr.Textbox(label="Training", lines=LOG_LINES, interactive=False, elem_id="train-status")
     ticking = gr.Timer(2, active=False)
 
-    def start():
+    def start(request: gr.Request):
         try:
+            demo.limits.check(client_of(request), "start", CLIENT_STARTS)
             trainer.start(plan_training(demo).file)
             return trainer.status(), gr.Timer(active=True)
         except Exception as error:

@@ -210,7 +210,7 @@ def test_pictures_are_scored_from_the_page(many, open_page, tmp_path):
         page.wait_for_selector("#scores figure >> nth=2", timeout=PATIENCE)
         with page.expect_download() as saved:
             page.click("#score-csv")
-        assert saved.value.path().read_text().startswith("file,prompt,saturation score,remarks")
+        assert saved.value.path().read_text(encoding="utf-8-sig").startswith("file,prompt,saturation score,remarks")
         large = tmp_path / "large.png"
         large.write_bytes(os.urandom(2 * 2**20))
         upload = page.request.post(f"{address}/gradio_api/upload", multipart={
