@@ -21,7 +21,7 @@ class Page(gr.Blocks):
         self.state_session_capacity = 500  # a session holds a copy of the page's settings; 10,000 would be gigabytes
 
     def name_of(self, route: str, body: dict) -> str:
-        """The name of the endpoint that a request calls; empty where it calls none. Raises Refused for an unknown one."""
+        """The endpoint that a request calls; empty where it calls none. Raises Refused when there is no such one."""
         kind, _, name = route.strip("/").partition("/")
         if kind not in ("run", "api", "call", "queue"):
             return ""
