@@ -1,0 +1,92 @@
+"""What a run learns from: what is held out, that a resumed run finds the same data, and rows left out together."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from visalign.config import Data
+from visalign.data.pair import Pair
+from visalign.data.usable import BrokenRows
+from visalign.errors import UserError
+from visalign.trainers import pairs as encoding
+from visalign.trainers.order import check_holdout, keep_digest, split_by_prompt
+from visalign.trainers.pairs import check_items, encode_pairs
+
+
+def test_a_prompt_is_wholly_on_one_side():
+    items = [SimpleNamespace(prompt=f"p{i % 50}") for i in range(200)]
+    train, held_out = split_by_prompt(items, 0.3)
+    assert len(train) + len(held_out) == 200
+    assert not {i.prompt for i in train} & {i.prompt for i in held_out}
+
+
+def test_holding_out_everything_is_refused_with_a_way_out():
+    with pytest.raises(UserError, match="1 prompt; take a smaller share, or 0"):
+        check_holdout(["only"], 0.9999999)
+    check_holdout(["only"], 0.0)
+
+
+def test_changed_data_is_found_at_resume(tmp_path):
+    run = SimpleNamespace(path=tmp_path, is_main=True)
+    keep_digest(run, [("a", "k1"), ("b", "k2")], "pairs")
+    assert json.loads((tmp_path / "data.json").read_text())["pairs"] == 2
+    keep_digest(run, [("a", "k1"), ("b", "k2")], "pairs")
+    with pytest.raises(UserError, match="3 pairs instead of 2"):
+        keep_digest(run, [("a", "k1"), ("b", "k2"), ("c", "k3")], "pairs")
+    with pytest.raises(UserError, match="another order"):
+        keep_digest(run, [("b", "k2"), ("a", "k1")], "pairs")
+
+
+class _Cache:
+    """Keys are the bytes themselves."""
+
+    generator = SimpleNamespace(shape=SimpleNamespace(frames=None), check_media=lambda media, where: None)
+
+    def prompt_key(self, prompt):
+        return prompt
+
+    def media_key(self, media):
+        return media.tobytes()
+
+    def add_media(self, media):
+        pass
+
+    add_prompts = add_media
+
+
+@pytest.fixture
+def three(pairs_file):
+    """Three pairs, the second cut off."""
+    folder = pairs_file.parent
+    half = (folder / "red-chosen.png").read_bytes()[:40]
+    good = [(folder / f"{name}.png").read_bytes() for name in ("red-chosen", "red-rejected")]
+    return [Pair("a", *good, "line 1"), Pair("b", half, good[0], "line 2"), Pair("c", *good, "line 3")]
+
+
+def accelerator(rank=0, world=1):
+    return SimpleNamespace(process_index=rank, num_processes=world, is_main_process=rank == 0,
+                           device=torch.device("cpu"))
+
+
+def test_a_cut_off_picture_ends_the_run_or_is_left_out(three):
+    with pytest.raises(UserError, match="line 2.*data.on_error=skip"):
+        encode_pairs(three, _Cache(), accelerator(), BrokenRows(Data(path="p")))
+    broken = BrokenRows(Data(path="p", on_error="skip", max_skipped=0.5))
+    items = encode_pairs(three, _Cache(), accelerator(), broken)
+    assert [item.where for item in items] == ["line 1", "line 3"] and len(broken.found) == 1
+    check_items("p", items, broken, compared=True)
+
+
+def test_what_another_process_cannot_read_ends_this_one_too(three, monkeypatch):
+    monkeypatch.setattr(encoding, "gather_object", lambda own: [*own, (1, "line 2: cut off")])
+    with pytest.raises(UserError, match="line 2: cut off"):
+        encode_pairs(three, _Cache(), accelerator(0, 2), BrokenRows(Data(path="p")))
+
+
+def test_equal_pixels_are_one_picture_whatever_the_files(three):
+    items = encode_pairs([Pair("a", three[0].chosen, three[0].chosen, "line 1")], _Cache(), accelerator(),
+                         BrokenRows(Data(path="p")))
+    with pytest.raises(UserError, match="same picture in all 1 pairs"):
+        check_items("p", items, BrokenRows(Data(path="p")), compared=True)
