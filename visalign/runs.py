@@ -6,6 +6,8 @@
       checkpoints/     step-N folders                 export/          diffusers weights and model card
       report.html      before and after               rollouts/        own samples of online runs
       guard/           what the guard saw, and the best weights it may return to
+      data.json        a digest of what is learnt from, which a resumed run must find again
+      skipped.jsonl    rows that could not be used (data.on_error=skip)
 """
 
 import errno

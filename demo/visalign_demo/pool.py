@@ -1,6 +1,5 @@
 """Contests for the blind vote, made in the background so that a vote costs no wait."""
 
-import csv
 import hashlib
 import itertools
 import json
@@ -11,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from visalign.data.generations import find_generations
+from visalign.data.metadata import seed_of
+from visalign.data.rows import row_prompt, table_rows, take
 from visalign.errors import UserError
 from visalign.jobs.subjects import Subject
 from visalign.votes import Contest, Side, VoteBook
@@ -151,14 +152,17 @@ def rollout_contests(folder: Path, book: VoteBook, known: set[str]) -> Iterator[
     table = folder / "votes.csv"
     if not table.is_file():
         raise UserError(f"rollout {folder}: has no votes.csv; `visalign rollout RECIPE --out {folder}` makes one")
-    with table.open(newline="", encoding="utf-8") as lines:
-        for number, row in enumerate(csv.DictReader(lines), 1):
-            name = hashlib.sha256(f"{folder.resolve()} {number} {row.get('prompt')}".encode()).hexdigest()[:32]
-            if name in known:
-                continue
-            try:
-                sides = [Side(folder.name, int(row[f"{side}_seed"]), opaque_copy(folder / Path(row[side]).name,
-                                                                                 book.media)) for side in "ab"]
-            except (KeyError, TypeError, ValueError, OSError) as error:
-                raise UserError(f"rollout {table} row {number}: cannot be used ({error})") from None
-            yield Contest(row["prompt"], *sides, {"rollout": str(folder.resolve())}, name)
+    for number, (where, row) in enumerate(table_rows(str(table)), 1):
+        prompt = row_prompt(row, "prompt", where)
+        name = hashlib.sha256(f"{folder.resolve()} {number} {prompt}".encode()).hexdigest()[:32]
+        if name in known:
+            continue
+        seeds = {side: seed_of(take(row, f"{side}_seed", where)) for side in "ab"}
+        if None in seeds.values():
+            raise UserError(f"rollout {where}: a_seed and b_seed must be whole numbers")
+        try:
+            sides = [Side(folder.name, seeds[side],
+                          opaque_copy(folder / Path(take(row, side, where)).name, book.media)) for side in "ab"]
+        except (TypeError, ValueError, OSError) as error:
+            raise UserError(f"rollout {where}: cannot be used ({error})") from None
+        yield Contest(prompt, *sides, {"rollout": str(folder.resolve())}, name)

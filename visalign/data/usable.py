@@ -40,7 +40,7 @@ class BrokenRows:
         """One line for each row that was left out; no file where there is none."""
         if self.found:
             lines = "".join(json.dumps({"reason": reason}, ensure_ascii=False) + "\n" for reason in self.found)
-            write_atomically(file, lines.encode())
+            write_atomically(file, lines.encode("utf-8", "backslashreplace"))
 
 
 def check_source(settings: Data, compared: bool = True) -> list[str]:
