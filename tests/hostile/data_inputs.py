@@ -112,6 +112,10 @@ CASES = [
     taken("separators", "p.jsonl", json.dumps(GOOD | {"prompt": "a\u2028b\x85c"}, ensure_ascii=False) + "\n"),
     taken("ties", "p.csv", "prompt,chosen,rejected,tie\n" + "".join(
         f"a,a.png,b.png,{word}\n" for word in ("TRUE", "Yes", "1", "1.0", "no", "FALSE", "")), "3 pairs", "4 ties"),
+    taken("header-capitals", "p.csv", "Prompt;CHOSEN;Rejected\na cat;a.png;b.png\n"),
+    taken("strength-blank", "p.jsonl", lines(strength="")),
+    check("strength-negative", "p.jsonl", lines(strength=-1), "line 1", "'strength' is -1", "0 or more"),
+    Case("check-hub-offline", "data check nobody/nothing", ("nobody/nothing", "no local file", "hub did not give it")),
     check("tie-unclear", "p.csv", "prompt,chosen,rejected,tie\na,a.png,b.png,maybe\n", "line 2", "'maybe'", "allowed"),
     check("two-columns", "p.csv", "prompt,prompt,chosen,rejected\na,b,a.png,b.png\n", "two columns named 'prompt'"),
     check("too-many-fields", "p.csv", HEADER + "a cat, a dog,a.png,b.png\n", "line 2: has 4 fields, the header 3"),
@@ -216,6 +220,7 @@ CASES = [
 
     votes("excel", "\ufeffprompt;a_seed;b_seed;choice\r\na cat;1;2;A \r\na cat;18446744073709551615;4.0;b\r\n",
           "guard", succeeds=True),
+    votes("capitals", "Prompt;A_Seed;B_Seed;Choice\na cat;1;2;TIE\na cat;3;4;B\n", "guard", succeeds=True),
     votes("seed-too-large", "prompt,a_seed,b_seed,choice\na cat,18446744073709551616,2,a\n", "line 2", "whole numbers"),
     votes("seed-date", "prompt,a_seed,b_seed,choice\na cat,2024-01-02,2,a\n", "line 2", "whole numbers"),
     votes("same-seed", "prompt,a_seed,b_seed,choice\na cat,2,2,a\n", "line 2", "the same"),

@@ -104,7 +104,7 @@ def _vote(row: dict, name: str, where: str) -> float | None:
     value = row.get(name)
     if value is None or value == "":
         return None
-    vote = SIDES.get(str(value).lower())
+    vote = SIDES.get(str(value).strip().lower())
     if vote is None:
         raise BadRow(f"{where}: '{name}' is {value!r} (allowed: A, B, same, or nothing)")
     return vote

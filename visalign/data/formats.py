@@ -14,13 +14,15 @@ from typing import Any
 
 from visalign.data.dimensions import Ratings, from_comparison, is_comparison, is_rating
 from visalign.data.pair import Pair
-from visalign.data.rows import BadRow, picture, row_number, row_prompt, says_yes, shown, take
+from visalign.data.rows import BadRow, picture, plain_names, row_number, row_prompt, row_strength, says_yes, shown, take
 from visalign.errors import nearest
 
 Roots = Sequence[Path]
 Converter = Callable[[dict, str, Roots], list[Pair] | None]
 IMAGE_LISTS = ("file_path", "image_path", "image_paths", "images", "image")
 TIES = {"tie", "same", "draw", "equal"}
+NAMES = frozenset(("prompt", "chosen", "rejected", "tie", "label", "strength", "chosen_reward", "rejected_reward",
+                   "caption", "path1", "path2", "rank", "human_preference", *IMAGE_LISTS))
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Converters:
         self._built = {each: FORMATS[each].build(weights) for each in FORMATS}
 
     def __call__(self, row: dict, where: str, roots: Roots) -> list[Pair] | None:
+        row = plain_names(row, NAMES)
         if self.name in FORMATS and FORMATS[self.name].fits(row, self.weights):
             return self._built[self.name](row, where, roots)
         fitting = next((name for name, each in FORMATS.items() if each.fits(row, self.weights)), None)
@@ -159,7 +162,7 @@ def _from_table(row: dict, where: str, roots: Roots) -> list[Pair]:
         return []
     return [Pair(prompt, picture(take(row, "chosen", where), "chosen", where, roots),
                  picture(take(row, "rejected", where), "rejected", where, roots), where,
-                 row_number(row, "strength", where, 1.0), row_number(row, "chosen_reward", where),
+                 row_strength(row, where), row_number(row, "chosen_reward", where),
                  row_number(row, "rejected_reward", where))]
 
 

@@ -17,7 +17,17 @@ from pathlib import Path
 from visalign.config import Data
 from visalign.data.preferences import read_pairs
 from visalign.data.readers import BROKEN
-from visalign.data.rows import BadRow, Picture, check_row, picture, row_number, row_prompt, table_rows, take
+from visalign.data.rows import (
+    BadRow,
+    Picture,
+    check_row,
+    picture,
+    row_number,
+    row_prompt,
+    row_strength,
+    table_rows,
+    take,
+)
 from visalign.data.sources import default_root, is_table, local_path
 from visalign.errors import UserError
 from visalign.media import Sample
@@ -121,7 +131,7 @@ def _comparison(row: dict, where: str, root: Path, dimensions: tuple[str, ...]) 
     if not outcome and not any(ratings):
         raise BadRow(f"{where}: no label in any of the dimensions {', '.join(dimensions)}")
     return Judgement(_item(row, "a", where, root), _item(row, "b", where, root), outcome, where,
-                     row_number(row, "strength", where, 1.0), *ratings, str(row.get("kind") or ""))
+                     row_strength(row, where), *ratings, str(row.get("kind") or ""))
 
 
 def _labels(row: dict, where: str, dimensions: tuple[str, ...], allowed: dict[str, float]) -> dict[str, float]:
@@ -130,9 +140,10 @@ def _labels(row: dict, where: str, dimensions: tuple[str, ...], allowed: dict[st
         value = row.get(name)
         if value is None or value == "":
             continue
-        if str(value).lower() not in allowed:
+        word = str(value).strip().lower()
+        if word not in allowed:
             raise BadRow(f"{where}: '{name}' is {value!r} (allowed: {', '.join(allowed)}, or null)")
-        labels[name] = allowed[str(value).lower()]
+        labels[name] = allowed[word]
     return labels
 
 

@@ -1,6 +1,5 @@
 """Preference data, one row at a time, so that sets may be larger than memory: from tables (formats.py) or the hub."""
 
-import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,8 @@ from visalign.config import Data
 from visalign.data.dimensions import check_weights
 from visalign.data.formats import Converters
 from visalign.data.pair import Pair
-from visalign.data.rows import BadRow, check_row, table_rows
+from visalign.data.readers import checked
+from visalign.data.rows import BadRow, check_row, shown, table_rows
 from visalign.data.sources import default_root, is_table, local_path, table_files
 from visalign.errors import UserError, nearest
 
@@ -88,11 +88,12 @@ def _open(settings: Data, source: str) -> tuple[Iterator[tuple[str, dict]], list
 def _hub_rows(source: str, split: str) -> Iterator[tuple[str, dict]]:
     import datasets
 
+    number = 0
     try:
-        rows = datasets.load_dataset(source, split=split, streaming=True)
-        first = list(itertools.islice(rows := iter(rows.decode(False)), 1))
+        for row in datasets.load_dataset(source, split=split, streaming=True).decode(False):
+            number += 1
+            yield f"{source} row {number}", checked(f"{source} row {number}", row)
     except Exception as error:  # the hub raises many kinds; all mean the same to a person
-        reason = type(error).__name__
-        raise UserError(f"data {source}: no local file, and the hub did not give it ({reason})") from error
-    for number, row in enumerate(itertools.chain(first, rows), 1):
-        yield f"{source} row {number}", row
+        reason = f"{type(error).__name__}: {shown(' '.join(str(error).split()), 160)}"
+        raise UserError(f"data {source}: no local file, and the hub did not give it ({reason})" if not number else
+                        f"data {source}: the hub broke off after row {number} ({reason})") from error

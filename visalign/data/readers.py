@@ -21,10 +21,11 @@ Rows = Iterator[tuple[str, Any]]
 def rows_of(file: Path) -> Iterator[tuple[str, dict]]:
     """Every row of a table by its ending (see READERS). Raises UserError when the file is none."""
     for where, row in READERS[file.suffix.lower()](file):
-        yield where, _checked(where, row)
+        yield where, checked(where, row)
 
 
-def _checked(where: str, row: Any) -> dict:
+def checked(where: str, row: Any) -> dict:
+    """The row, or a broken one where it is no object or holds what cannot be written down."""
     if not isinstance(row, dict):
         return {BROKEN: f"{where}: expected an object of named fields, found {type(row).__name__}"}
     for name, value in row.items():

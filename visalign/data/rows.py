@@ -93,9 +93,23 @@ def shown(value: Any, length: int = 80) -> str:
     return text if len(text) <= length else f"{text[:length]}..."
 
 
+def plain_names(row: dict, known: frozenset[str]) -> dict:
+    """The row with columns that differ from a known one in capitals only named as that one (Prompt, CHOSEN)."""
+    odd = {name: name.lower() for name in row if name.lower() != name and name.lower() in known - row.keys()}
+    return {odd.get(name, name): value for name, value in row.items()} if odd else row
+
+
+def row_strength(row: dict, where: str) -> float:
+    """How clear a preference is; 1 where nothing is said."""
+    strength = row_number(row, "strength", where, 1.0)
+    if strength < 0:
+        raise BadRow(f"{where}: 'strength' is {strength:g} (allowed: 0 or more)")
+    return strength
+
+
 def row_number(row: dict, key: str, where: str, default: float | None = None) -> float | None:
     value = row.get(key)
-    if value is None:
+    if value is None or value == "":
         return default
     try:
         number = float(value)

@@ -7,10 +7,11 @@ A table (JSONL, CSV or parquet) with `prompt, a_seed, b_seed, choice`; choice is
 from dataclasses import dataclass
 
 from visalign.data.metadata import seed_of
-from visalign.data.rows import check_row, row_prompt, shown, table_rows
+from visalign.data.rows import check_row, plain_names, row_prompt, shown, table_rows
 from visalign.errors import UserError
 
 CHOICES = ("a", "b", "tie", "")
+COLUMNS = frozenset(("prompt", "a_seed", "b_seed", "choice"))
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ def read_votes(path: str) -> list[Vote]:
     votes = []
     for where, row in table_rows(path):
         check_row(row)
+        row = plain_names(row, COLUMNS)
         choice = str(row.get("choice") or "").strip().lower()
         if choice not in CHOICES:
             raise UserError(f"{where}: choice is '{shown(choice)}'; allowed are a, b, tie and nothing")
