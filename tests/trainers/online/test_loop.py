@@ -73,7 +73,8 @@ def test_every_method_changes_every_trainable_weight_and_leaves_a_complete_run(o
     ("grpo", {"optim": {"schedule": "cosine", "warmup_steps": 1}}),
 ])
 def test_every_option_trains(online_recipe, tmp_path, method, sections):
-    run(online_recipe("sd3", method, **sections), "train.epochs=2")
+    unmeasured = {"reward": None, "also": [], "features": None, "max_prompts": 1, "samples_per_prompt": 1}
+    run(online_recipe("sd3", method, **{"eval": unmeasured} | sections), "train.epochs=2")
     trained = rows(tmp_path / "run")
     assert len(trained) == 2 and all(torch.tensor(row["loss"]).isfinite() for row in trained)
     assert all(row["bad_updates"] == 0 for row in trained)
