@@ -178,6 +178,14 @@ COLOURS = {"red": (220, 40, 40), "blue": (40, 60, 220), "green": (40, 180, 70), 
 
 
 @pytest.fixture
+def undrawn(monkeypatch):
+    """Charts are put together and not drawn: half of a tiny run's time is matplotlib's."""
+    from matplotlib.figure import Figure
+
+    monkeypatch.setattr(Figure, "savefig", lambda figure, file, **options: file.write(b"<svg/>"))
+
+
+@pytest.fixture
 def two_processes(tmp_path):
     """Runs Python code in two processes as under torchrun; the code finds the arguments in sys.argv[1:]."""
     return functools.partial(together, folder=tmp_path)
