@@ -16,6 +16,7 @@ from visalign.errors import UserError
 from visalign.generators.adapters import add_lora, outputs_of, scale_lora
 from visalign.generators.kernels import kernel, recomputing
 from visalign.generators.lora_files import attach, changes_nothing, fit_lora
+from visalign.generators.schedulers import trained_flow
 from visalign.generators.shape import Shape
 from visalign.media import Media, Video, to_pixels
 from visalign.processes import Diffusion, Flow
@@ -49,7 +50,7 @@ _KINDS = {"image": "picture", "video": "clip"}
 class Generator:
     """One loaded pipeline, ready to sample and, after `make_trainable`, to learn.
 
-    A family gives: `pipeline_class`, `process_kind`, `denoiser_name`, `lora_targets`, `build_process`,
+    A family gives: `pipeline_class`, `process_kind`, `denoiser_name`, `lora_targets`, `process_of`,
     `encode_prompts`, `_call_network` and `_sampling_options`.
     """
 
@@ -78,7 +79,7 @@ class Generator:
         self.vae_factor = self.spatial_factor()
         self.shape = self.check_shape((shape or Shape()).or_else(self.default_shape()))
         self.passes: Counter[str] = Counter()
-        self.process: Diffusion | Flow = self.build_process()
+        self.process: Diffusion | Flow = self.process_of(pipeline.scheduler)
         pipeline.set_progress_bar_config(disable=True)
         for module in self.frozen_modules():
             module.requires_grad_(False)
@@ -96,9 +97,14 @@ class Generator:
         """The denoiser's networks by their names in the pipeline; more than one where experts share the noise range."""
         return {self.denoiser_name: self.denoiser}
 
-    def build_process(self) -> Diffusion | Flow:
-        """The process this checkpoint was trained with, from its scheduler's configuration."""
-        raise AttributeError(f"{type(self).__name__} does not define build_process")
+    @classmethod
+    def process_of(cls, scheduler) -> Diffusion | Flow:
+        """The process a checkpoint with this scheduler was trained with; UserError for one that is not supported."""
+        return trained_flow(scheduler)
+
+    @classmethod
+    def check_pipeline(cls, settings: dict) -> None:
+        """Raise UserError for a checkpoint that its model_index.json shows to be of a kind that is not supported."""
 
     def encode_prompts(self, prompts: list[str]) -> Conditioning:
         """Embeddings of prompts, each tensor [B, ...], in float32 on the device."""

@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from visalign.errors import UserError
 from visalign.generators.base import Conditioning
+from visalign.generators.schedulers import trained_diffusion
 from visalign.generators.shape import Shape
 from visalign.generators.video import VideoGenerator
 from visalign.processes import Diffusion
@@ -39,13 +40,12 @@ class CogVideoXGenerator(VideoGenerator):
                             f"{patch} at a time; use {near} or {near + patch * self.temporal_factor()}")
         return shape
 
-    def build_process(self) -> Diffusion:
+    @classmethod
+    def process_of(cls, scheduler) -> Diffusion:
         """CogVideoX shifts its noise schedule and rescales it to zero signal; its own scheduler does both."""
         from diffusers import CogVideoXDDIMScheduler
 
-        config = self.pipeline.scheduler.config
-        trained = CogVideoXDDIMScheduler.from_config(config)
-        return Diffusion(trained.alphas_cumprod.float(), config.get("prediction_type", "v_prediction"))
+        return trained_diffusion(scheduler, CogVideoXDDIMScheduler)
 
     def _call_network(self, network: nn.Module, latents: Tensor, time: Tensor, conditioning: Conditioning) -> Tensor:
         rotary = None

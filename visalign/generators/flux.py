@@ -7,7 +7,6 @@ from torch import Tensor, nn
 from visalign.generators.base import Conditioning, Generator
 from visalign.generators.flow_times import scheduler_times
 from visalign.generators.shape import Shape
-from visalign.processes import Flow
 
 
 class FluxGenerator(Generator):
@@ -24,10 +23,6 @@ class FluxGenerator(Generator):
     @classmethod
     def interface_name(cls, module: str) -> str:
         return f"transformer.{module}"
-
-    def build_process(self) -> Flow:
-        """Training times are shifted by the scheduler's static shift; sampling uses its own, often dynamic, one."""
-        return Flow(shift=self.pipeline.scheduler.config.get("shift", 1.0))
 
     @torch.no_grad()
     def encode_prompts(self, prompts: list[str]) -> Conditioning:

@@ -8,7 +8,6 @@ from visalign.generators.base import Conditioning
 from visalign.generators.flow_times import scheduler_times
 from visalign.generators.shape import Shape
 from visalign.generators.video import VideoGenerator
-from visalign.processes import Flow
 
 
 class HunyuanVideoGenerator(VideoGenerator):
@@ -26,9 +25,6 @@ class HunyuanVideoGenerator(VideoGenerator):
     def patch(self) -> tuple[int, int, int]:
         config = self.denoiser.config
         return config.patch_size_t, config.patch_size, config.patch_size
-
-    def build_process(self) -> Flow:
-        return Flow(shift=self.pipeline.scheduler.config.get("shift") or 1.0)
 
     @torch.no_grad()
     def encode_prompts(self, prompts: list[str]) -> Conditioning:

@@ -8,7 +8,6 @@ from visalign.generators.base import Conditioning
 from visalign.generators.flow_times import scheduler_times
 from visalign.generators.shape import Shape
 from visalign.generators.video import VideoGenerator
-from visalign.processes import Flow
 
 
 class LTXGenerator(VideoGenerator):
@@ -36,10 +35,6 @@ class LTXGenerator(VideoGenerator):
     def patch(self) -> tuple[int, int, int]:
         side = self.pipeline.transformer_spatial_patch_size
         return self.pipeline.transformer_temporal_patch_size, side, side
-
-    def build_process(self) -> Flow:
-        """Training times are shifted by the scheduler's static shift; sampling uses its own, dynamic one."""
-        return Flow(shift=self.pipeline.scheduler.config.get("shift") or 1.0)
 
     @torch.no_grad()
     def encode_prompts(self, prompts: list[str]) -> Conditioning:

@@ -5,7 +5,6 @@ from torch import Tensor, nn
 
 from visalign.generators.base import Conditioning, Generator
 from visalign.generators.flow_times import scheduler_times
-from visalign.processes import Flow
 
 
 class SD3Generator(Generator):
@@ -19,9 +18,6 @@ class SD3Generator(Generator):
     @classmethod
     def interface_name(cls, module: str) -> str:
         return f"transformer.{module}"
-
-    def build_process(self) -> Flow:
-        return Flow(shift=self.pipeline.scheduler.config.get("shift", 1.0))
 
     @torch.no_grad()
     def encode_prompts(self, prompts: list[str]) -> Conditioning:

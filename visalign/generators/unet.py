@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from visalign.generators.base import Conditioning, Generator
+from visalign.generators.schedulers import trained_diffusion
 from visalign.processes import Diffusion
 
 
@@ -17,13 +18,12 @@ class SDGenerator(Generator):
     has_kohya_names = True
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0")
 
-    def build_process(self) -> Diffusion:
+    @classmethod
+    def process_of(cls, scheduler) -> Diffusion:
         """Rebuilds the training noise schedule, whatever sampler the checkpoint ships with."""
         from diffusers import DDPMScheduler
 
-        config = self.pipeline.scheduler.config
-        trained = DDPMScheduler.from_config(config)
-        return Diffusion(trained.alphas_cumprod, config.get("prediction_type", "epsilon"))
+        return trained_diffusion(scheduler, DDPMScheduler)
 
     @torch.no_grad()
     def encode_prompts(self, prompts: list[str]) -> Conditioning:

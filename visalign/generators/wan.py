@@ -11,7 +11,6 @@ from visalign.generators.base import Conditioning
 from visalign.generators.flow_times import scheduler_times
 from visalign.generators.shape import Shape
 from visalign.generators.video import VideoGenerator
-from visalign.processes import Flow
 
 SECOND = "transformer_2"
 _PUBLISHED = {
@@ -55,10 +54,6 @@ class WanGenerator(VideoGenerator):
         for name, published in _PUBLISHED.items():
             module = re.sub(rf"(^|\.){re.escape(name)}(?=\.|$)", rf"\g<1>{published}", module)
         return f"diffusion_model.{module}"
-
-    def build_process(self) -> Flow:
-        config = self.pipeline.scheduler.config
-        return Flow(shift=config.get("flow_shift") or config.get("shift") or 1.0)
 
     def _call_network(self, network: nn.Module, latents: Tensor, time: Tensor, conditioning: Conditioning) -> Tensor:
         if self.pipeline.config.expand_timesteps:  # Wan 2.2 5B: every token has a time

@@ -87,11 +87,11 @@ class WanImageGenerator(WanGenerator):
             inputs["encoder_hidden_states_image"] = conditioning["image_embeds"].to(latents.dtype)
         return inputs
 
-    def build_process(self):
-        if self.pipeline.config.expand_timesteps:
-            raise UserError("model: Wan 2.2 5B's way from image to video (a time for each token) is not supported; use "
-                            "it as text to video, or an image-to-video checkpoint of 14B")
-        return super().build_process()
+    @classmethod
+    def check_pipeline(cls, settings: dict) -> None:
+        if settings.get("expand_timesteps"):
+            raise UserError("Wan 2.2 5B's way from image to video (a time for each token) is not supported; use it as "
+                            "text to video, or an image-to-video checkpoint of 14B")
 
     def _prompt_options(self, prompts: list[str]) -> dict:
         words, file = split(prompts[0])

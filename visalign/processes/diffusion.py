@@ -55,6 +55,10 @@ class Diffusion:
     def network_time(self, t: Tensor) -> Tensor:
         return t
 
+    def time_of(self, network_time: Tensor) -> Tensor:
+        """The nearest of our times to what a network is given."""
+        return network_time.round().long()
+
     def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         alpha, sigma = self._alpha_sigma(t, x0)
         return alpha * x0 + sigma * noise

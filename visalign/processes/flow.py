@@ -41,6 +41,9 @@ class Flow:
         """What the network is given for t: 1000 t."""
         return 1000 * t
 
+    def time_of(self, network_time: Tensor) -> Tensor:
+        return network_time / 1000
+
     def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         t = per_sample(t, x0)
         return (1 - t) * x0 + t * noise

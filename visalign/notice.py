@@ -1,0 +1,14 @@
+"""What a user should know and need not mend: one line on the terminal, each text once."""
+
+import functools
+import os
+import sys
+
+from tqdm import tqdm
+
+
+@functools.cache
+def notice(text: str) -> None:
+    """Say `text` on the error stream, above any progress bar; of several processes the first one speaks."""
+    if os.environ.get("RANK", "0") == "0":
+        tqdm.write(f"visalign: {text}", file=sys.stderr)
