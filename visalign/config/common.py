@@ -52,7 +52,7 @@ class Model(Settings):
     attention: `native` lets torch choose; `math` is its plain kernel, `flash` its fused one; xformers is optional.
     resolution: side of pictures and clips in pixels, or [height, width] (None: the model's own).
     frames, fps: of clips (None: the model's own).
-    prompt_tokens: length of the T5 prompt for families that have one.
+    prompt_tokens: length of the T5 prompt for families that have one (None: 256, or what the model takes).
     """
 
     source: str
@@ -67,7 +67,7 @@ class Model(Settings):
     resolution: PositiveInt | tuple[PositiveInt, PositiveInt] | None = None
     frames: PositiveInt | None = None
     fps: PositiveFloat | None = None
-    prompt_tokens: PositiveInt = 256
+    prompt_tokens: PositiveInt | None = None
 
 
 class Optim(Settings):

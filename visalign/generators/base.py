@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -61,17 +62,20 @@ class Generator:
     denoiser_class: ClassVar[str]
     lora_targets: ClassVar[tuple[str, ...]]
     embedded_guidance: ClassVar[float | None] = None  # a guidance-distilled family's scale where none is given
+    sides_multiple_of: ClassVar[int] = 1  # what the pipeline asks of height and width beyond VAE and patches
+    unneeded: ClassVar[dict] = {}  # parts of the pipeline that are never loaded, and settings that say so
+    droppable: ClassVar[tuple[str, ...]] = ()  # parts that the pipeline can do without, all of them or none
     prompts_a_call: ClassVar[int | None] = None  # the most that the pipeline takes at once
     has_kohya_names: ClassVar[bool] = False  # whether user interfaces know this family's LoRA under kohya names
 
     def __init__(self, pipeline, *, device: torch.device, compute_dtype: torch.dtype = torch.float32,
-                 attention: str = "native", shape: Shape | None = None, prompt_tokens: int = 256):
+                 attention: str = "native", shape: Shape | None = None, prompt_tokens: int | None = None):
         self.pipeline = pipeline
         self.device = device
         self.compute_dtype = compute_dtype
         self.attention = attention
-        self.prompt_tokens = prompt_tokens
         self.denoiser: nn.Module = self.find_denoiser(pipeline)
+        self.prompt_tokens = self.check_prompt_tokens(prompt_tokens)
         self.policy: nn.Module = self.denoiser
         self.tuning: str | None = None
         self._frozen_copy: nn.Module | None = None
@@ -213,12 +217,41 @@ class Generator:
 
     def default_shape(self) -> Shape:
         """What this model was made for."""
-        side = self.denoiser.config.sample_size * self.vae_factor
-        return Shape(side, side)
+        size = self.denoiser.config.sample_size
+        if size is None:
+            return Shape()
+        height, width = size if isinstance(size, list | tuple) else (size, size)
+        return Shape(height * self.vae_factor, width * self.vae_factor)
+
+    def patch(self) -> tuple[int, int, int]:
+        """Latents for each of the network's tokens: (frames, height, width)."""
+        return 1, 1, 1
 
     def check_shape(self, shape: Shape) -> Shape:
         """The shape it can make, or UserError."""
+        given = [name for name in ("frames", "fps") if getattr(shape, name) is not None]
+        if given and self.modality == "image":
+            raise UserError(f"model.{given[0]}: {self.pipeline_class} makes pictures, which have none")
+        if shape.height is None or shape.width is None:
+            raise UserError("model.resolution: this model's configuration does not say what it was made for; give it")
+        for name, side, patch in zip(("height", "width"), (shape.height, shape.width), self.patch()[1:], strict=True):
+            factor = math.lcm(self.vae_factor * patch, self.sides_multiple_of)
+            if side % factor:
+                near = max(1, side // factor) * factor
+                raise UserError(f"model.resolution: a {name} of {side} is no multiple of {factor}, which "
+                                f"{self.pipeline_class} needs; use {near} or {near + factor}")
         return shape
+
+    def most_prompt_tokens(self) -> int:
+        """The longest prompt that the pipeline takes, where `prompt_tokens` says how long it is."""
+        return 512
+
+    def check_prompt_tokens(self, asked: int | None) -> int:
+        """How many tokens of a prompt are encoded, or UserError."""
+        most = self.most_prompt_tokens()
+        if asked is not None and asked > most:
+            raise UserError(f"model.prompt_tokens {asked}: {self.pipeline_class} takes {most} at most")
+        return min(256, most) if asked is None else asked
 
     def latent_shape(self) -> tuple[int, ...]:
         """(C, h, w) of one sample at the working resolution; (C, f, h, w) of a clip."""

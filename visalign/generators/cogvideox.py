@@ -1,5 +1,7 @@
 """CogVideoX 2B, 5B and 1.5: v-prediction diffusion on clips, noised to zero signal (Yang et al. 2024, 2408.06072)."""
 
+from dataclasses import astuple
+
 from torch import Tensor, nn
 
 from visalign.errors import UserError
@@ -38,7 +40,20 @@ class CogVideoXGenerator(VideoGenerator):
             near = (latents // patch * patch - 1) * self.temporal_factor() + 1
             raise UserError(f"model.frames {shape.frames}: gives {latents} frames of latents, which the network takes "
                             f"{patch} at a time; use {near} or {near + patch * self.temporal_factor()}")
+        own = self.default_shape()
+        if self.denoiser.config.use_learned_positional_embeddings and shape != Shape(*astuple(own)[:3], shape.fps):
+            raise UserError(f"model.resolution, model.frames: this CogVideoX has learnt positions for {own} alone, not "
+                            f"for {shape}")
         return shape
+
+    def most_prompt_tokens(self) -> int:
+        return self.denoiser.config.max_text_seq_length
+
+    def check_prompt_tokens(self, asked: int | None) -> int:
+        config, most = self.denoiser.config, self.most_prompt_tokens()
+        if asked not in (None, most) and not config.use_rotary_positional_embeddings:
+            raise UserError(f"model.prompt_tokens {asked}: this CogVideoX takes {most}, no more and no fewer")
+        return super().check_prompt_tokens(asked or most)
 
     @classmethod
     def process_of(cls, scheduler) -> Diffusion:

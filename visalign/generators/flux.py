@@ -18,6 +18,7 @@ class FluxGenerator(Generator):
     denoiser_class = "FluxTransformer2DModel"
     lora_targets = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
                     "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out")
+    unneeded = {"image_encoder": None, "feature_extractor": None}
     embedded_guidance = 3.5
 
     @classmethod
@@ -35,8 +36,11 @@ class FluxGenerator(Generator):
         side = self.pipeline.default_sample_size * self.vae_factor
         return Shape(side, side)
 
+    def patch(self) -> tuple[int, int, int]:
+        return 1, 2, 2
+
     def latent_shape(self) -> tuple[int, ...]:
-        height, width = (2 * (side // (2 * self.vae_factor)) for side in (self.shape.height, self.shape.width))
+        _, height, width = super().latent_shape()
         return self.denoiser.config.in_channels // 4, height, width
 
     def _tokens_of(self, output: tuple[Tensor, Tensor]) -> Tensor:

@@ -1,10 +1,15 @@
 """From a hub id, a folder or a single file to a Generator of the right family, with mistakes found before loading."""
 
+import contextlib
+import importlib
+import inspect
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from visalign.config import Model
@@ -16,11 +21,15 @@ from visalign.generators.flux import FluxGenerator
 from visalign.generators.hunyuan import HunyuanVideoGenerator
 from visalign.generators.lora_files import fit_lora
 from visalign.generators.ltx import LTXGenerator
+from visalign.generators.parts import PICKLES, left_out, parts_of, variant_of
+from visalign.generators.schedulers import check_agrees
 from visalign.generators.sd3 import SD3Generator
 from visalign.generators.shape import Shape
+from visalign.generators.single_file import PREDICTION_MARKS, SingleFile, read_single_file
 from visalign.generators.unet import SDGenerator, SDXLGenerator
 from visalign.generators.wan import WanGenerator
 from visalign.generators.wan_image import WanImageGenerator
+from visalign.textfile import read_text
 
 FAMILIES: dict[str, type[Generator]] = {
     family.pipeline_class: family for family in (
@@ -29,8 +38,6 @@ FAMILIES: dict[str, type[Generator]] = {
 }
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
 EMBEDDED = {name: ASSETS / name for name in ("tiny-sd3", "tiny-sdxl", "tiny-wan")}
-PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
-_WHOLE_CHECKPOINT = ("first_stage_model.", "conditioner.", "cond_stage_model.", "text_encoders.", "vae.")
 
 
 @dataclass(frozen=True)
@@ -38,8 +45,17 @@ class Checkpoint:
     """Where a pipeline's parts are and which family reads them, known without loading weights."""
 
     folder: str  # a local folder or hub id in diffusers layout
-    single_file: Path | None
+    file: SingleFile | None  # whose weights replace the folder's
     family: type[Generator]
+
+    @property
+    def local(self) -> Path | None:
+        """The folder, None where it is a hub id."""
+        return Path(self.folder) if Path(self.folder).is_dir() else None
+
+    def index(self) -> dict:
+        """What its model_index.json says."""
+        return _local_index(self.local) if self.local else _hub_index(self.folder)
 
 
 def inspect_checkpoint(settings: Model) -> Checkpoint:
@@ -59,17 +75,21 @@ def inspect_checkpoint(settings: Model) -> Checkpoint:
         raise UserError(f"model {source}: there is no such folder")
     if not folder.exists():
         return Checkpoint(source, None, _family(_hub_index(source), source))
-    return Checkpoint(str(folder), None, _family(_local_index(folder), source))
+    index = _local_index(folder)
+    left_out(index, folder, _family(index, source))
+    return Checkpoint(str(folder), None, _family(index, source))
 
 
 def _inspect_single_file(path: Path, settings: Model) -> Checkpoint:
-    if not path.is_file():
-        raise UserError(f"model {path}: there is no such file")
+    file = read_single_file(path)
     if settings.base is None:
         raise UserError(f"model {path}: a single file needs model.base, a diffusers folder or hub id of the same "
                         "family that supplies the configuration and the parts the file lacks")
     base = inspect_checkpoint(settings.model_copy(update={"source": settings.base, "base": None}))
-    return Checkpoint(base.folder, path, base.family)
+    file.fits(base.family.pipeline_class, settings.base)
+    if base.family.process_kind == "diffusion":
+        file.noise_settings()
+    return Checkpoint(base.folder, file, base.family)
 
 
 def _local_index(folder: Path) -> dict:
@@ -77,14 +97,11 @@ def _local_index(folder: Path) -> dict:
     if not index.is_file():
         raise UserError(f"model {folder}: not a diffusers pipeline, it has no model_index.json")
     try:
-        parsed = json.loads(index.read_text())
+        parsed = json.loads(read_text(index, f"model {index}"))
     except ValueError:
         raise UserError(f"model {index}: not readable as JSON") from None
-    for part in sorted(p for p in folder.iterdir() if p.is_dir()):
-        files = {f.suffix for f in part.iterdir()}
-        if ".safetensors" not in files and files & set(PICKLES):
-            raise UserError(f"model {part}: it holds only pickled weights, which are refused; "
-                            "convert them to .safetensors first")
+    if not isinstance(parsed, dict):
+        raise UserError(f"model {index}: a mapping of a pipeline's parts is expected")
     return parsed
 
 
@@ -141,11 +158,9 @@ def load_generator(source: str | Model, device: str | torch.device = "auto") -> 
     pipeline_class = getattr(diffusers, checkpoint.family.pipeline_class)
     diffusers.utils.logging.disable_progress_bar()
     _quiet_transformers()
-    try:
+    with _explained(settings.source):
+        sketch(checkpoint, settings)
         pipeline = _load_pipeline(pipeline_class, checkpoint, held)
-    except (OSError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"model {settings.source}: could not be loaded ({reason})") from error
     pipeline.to(device)
     if settings.vae_slicing:
         pipeline.vae.enable_slicing()
@@ -153,6 +168,16 @@ def load_generator(source: str | Model, device: str | torch.device = "auto") -> 
         pipeline.vae.enable_tiling()
     return checkpoint.family(pipeline, device=device, compute_dtype=compute_dtype, attention=settings.attention,
                              shape=shape_of(settings, checkpoint), prompt_tokens=settings.prompt_tokens)
+
+
+@contextlib.contextmanager
+def _explained(source: str) -> Iterator[None]:
+    """Within: what the loading libraries raise becomes a sentence; `--debug` shows the rest."""
+    try:
+        yield
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"model {source}: could not be loaded ({type(error).__name__}: {reason})") from error
 
 
 SHAPE_FILE = "visalign.json"
@@ -180,30 +205,83 @@ def _quiet_transformers() -> None:
     transformers.utils.logging.disable_progress_bar()
 
 
-def _load_pipeline(pipeline_class, checkpoint: Checkpoint, dtype: torch.dtype):
-    dtypes = {"vae": torch.float32, "default": dtype}
-    if checkpoint.single_file is None:
-        return pipeline_class.from_pretrained(checkpoint.folder, torch_dtype=dtypes, use_safetensors=True)
-    if _holds_whole_checkpoint(checkpoint.single_file):
-        pipeline = pipeline_class.from_single_file(str(checkpoint.single_file), config=checkpoint.folder,
-                                                   torch_dtype=dtype)
-        pipeline.vae.to(torch.float32)
-        return pipeline
-    name = checkpoint.family.denoiser_name
-    denoiser = denoiser_class(checkpoint).from_single_file(
-        str(checkpoint.single_file), config=checkpoint.folder, subfolder=name, torch_dtype=dtype)
-    return pipeline_class.from_pretrained(checkpoint.folder, torch_dtype=dtypes, use_safetensors=True,
-                                          **{name: denoiser})
-
-
-def _holds_whole_checkpoint(path: Path) -> bool:
-    from safetensors import SafetensorError, safe_open
-
+def load_scheduler(checkpoint: Checkpoint):
+    """The pipeline's scheduler, set as a single file says. Raises UserError when training could not follow it."""
     try:
-        with safe_open(path, framework="pt") as file:
-            return any(key.startswith(_WHOLE_CHECKPOINT) for key in file.keys())  # noqa: SIM118
-    except SafetensorError as error:
-        raise UserError(f"model {path}: not a readable safetensors file ({error})") from None
+        return _load_scheduler(checkpoint)
+    except UserError as error:
+        raise UserError(f"model {checkpoint.file.path if checkpoint.file else checkpoint.folder}: {error}") from error
+    except OSError as error:
+        raise UserError(f"model {checkpoint.folder}: its scheduler_config.json cannot be read "
+                        f"({' '.join(str(error).split())[:160]})") from None
+
+
+def _load_scheduler(checkpoint: Checkpoint):
+    import diffusers
+
+    index = checkpoint.index()
+    checkpoint.family.check_pipeline(index)
+    _, name = parts_of(index).get("scheduler", (None, None))
+    kind = getattr(diffusers, str(name), None)
+    if kind is None:
+        raise UserError(f"its scheduler {name} is no scheduler of diffusers {diffusers.__version__}")
+    config = kind.load_config(checkpoint.folder, subfolder="scheduler")
+    written = config.get("_class_name", name)
+    if written != name:
+        raise UserError(f"its model_index.json names the scheduler {name}, its scheduler_config.json {written}; let "
+                        "both name the one it was trained for")
+    scheduler = kind.from_config(config)
+    settings = checkpoint.file.noise_settings() if checkpoint.file and checkpoint.family.process_kind == "diffusion" \
+        else {}
+    if settings:
+        if not settings.keys() <= inspect.signature(kind.__init__).parameters.keys():
+            kind = diffusers.EulerDiscreteScheduler  # knows them all
+        scheduler = kind.from_config(scheduler.config, **settings)
+    check_agrees(checkpoint.family.process_of(scheduler), scheduler)
+    return scheduler
+
+
+def _load_pipeline(pipeline_class, checkpoint: Checkpoint, dtype: torch.dtype):
+    index, dtypes = checkpoint.index(), {"vae": torch.float32, "default": dtype}
+    given = left_out(index, checkpoint.local, checkpoint.family) | {"scheduler": load_scheduler(checkpoint)}
+    models = {name: kind for name, kind in _models(index).items() if name not in given}
+
+    def of_folder(name: str) -> nn.Module:
+        variant = variant_of(checkpoint.local / name) if checkpoint.local else None
+        return models[name].from_pretrained(checkpoint.folder, subfolder=name, variant=variant, use_safetensors=True,
+                                            torch_dtype=dtypes.get(name, dtype))
+
+    file, denoiser = checkpoint.file, checkpoint.family.denoiser_name
+    if file is None:
+        given |= {name: of_folder(name) for name in models}
+        return pipeline_class.from_pretrained(checkpoint.folder, use_safetensors=True, **given)
+    weights = {name: tensor for name, tensor in load_file(file.path).items() if name not in PREDICTION_MARKS}
+    for name in {denoiser, *(["vae"] if file.has_vae else [])}:
+        given[name] = models[name].from_single_file(dict(weights), config=checkpoint.folder, subfolder=name,
+                                                    torch_dtype=dtypes.get(name, dtype))
+    texts = {name for name in models if name.startswith("text_encoder") and file.has_text(name, models[name].__name__)}
+    given |= {name: of_folder(name) for name in models.keys() - given.keys() - texts}
+    if not texts:
+        return pipeline_class.from_pretrained(checkpoint.folder, use_safetensors=True, **given)
+    return pipeline_class.from_single_file(str(file.path), config=checkpoint.folder, torch_dtype=dtype, **given)
+
+
+_MODELS = ("transformer", "unet", "vae", "text_encoder", "image_encoder")
+
+
+def _models(index: dict) -> dict[str, type]:
+    """The classes of the networks that an index names, by part. Raises UserError for one that is not known."""
+    found = {}
+    for name, (library, kind) in parts_of(index).items():
+        if kind is not None and name.startswith(_MODELS):
+            found[name] = getattr(importlib.import_module(library), kind, None) if library in _LIBRARIES else None
+            if found[name] is None:
+                raise UserError(f"model_index.json names {library}.{kind} as its {name}, which is no class of "
+                                f"{' or '.join(_LIBRARIES)} here; a newer version may know it")
+    return found
+
+
+_LIBRARIES = ("diffusers", "transformers")
 
 
 def denoiser_class(checkpoint: Checkpoint) -> type[nn.Module]:
@@ -216,34 +294,40 @@ def denoiser_class(checkpoint: Checkpoint) -> type[nn.Module]:
 def check_adapter(settings: Model, path: Path) -> None:
     """Raise UserError unless a LoRA file or folder fits the model, of which no weights are read."""
     import diffusers
-    import transformers
 
     checkpoint = inspect_checkpoint(settings)
-    pipeline = getattr(diffusers, checkpoint.family.pipeline_class)
-    parts = {name: entry for name, entry in _index_of(checkpoint.folder).items()
-             if name in pipeline._lora_loadable_modules and isinstance(entry, list) and entry[0]}
-    fit_lora(path, {name: _empty_part(getattr({"diffusers": diffusers, "transformers": transformers}[library], kind),
-                                      checkpoint.folder, name) for name, (library, kind) in parts.items()},
-             pipeline, checkpoint.family.denoiser_name)
+    pipeline, index = getattr(diffusers, checkpoint.family.pipeline_class), checkpoint.index()
+    given = left_out(index, checkpoint.local, checkpoint.family)
+    with _explained(settings.source):
+        parts = {name: _empty_part(kind, checkpoint.folder, name) for name, kind in _models(index).items()
+                 if name in pipeline._lora_loadable_modules and name not in given}
+    fit_lora(path, parts, pipeline, checkpoint.family.denoiser_name)
+
+
+def sketch(checkpoint: Checkpoint, settings: Model) -> Generator:
+    """The generator on the meta device: sizes and shapes without memory, and every mistake that they show.
+
+    Raises UserError for settings that this model cannot follow.
+    """
+    import diffusers
+
+    index = checkpoint.index()
+    given = left_out(index, checkpoint.local, checkpoint.family)
+    parts = dict.fromkeys(parts_of(index)) | {"scheduler": load_scheduler(checkpoint)} | given
+    for name, kind in _models(index).items():
+        if name not in given:
+            parts[name] = _empty_part(kind, checkpoint.folder, name)
+    settings_of_index = {key: value for key, value in index.items() if not key.startswith("_") and
+                         not isinstance(value, list)}
+    pipeline = getattr(diffusers, checkpoint.family.pipeline_class)(**settings_of_index | parts)
+    return checkpoint.family(pipeline, device=torch.device("meta"), shape=shape_of(settings, checkpoint),
+                             prompt_tokens=settings.prompt_tokens)
 
 
 def empty_generator(checkpoint: Checkpoint, settings: Model) -> Generator:
-    """The generator with its adapter on the meta device: sizes and shapes without memory, for `--dry-run`."""
-    import diffusers
-    import transformers
-
-    diffusers.utils.logging.set_verbosity_error()
-    libraries = {"diffusers": diffusers, "transformers": transformers}
-    index, parts = _index_of(checkpoint.folder), {}
-    for name, (library, kind) in ((k, v) for k, v in index.items() if isinstance(v, list)):
-        wanted = library in libraries and (name == "scheduler" or name == "vae" or name.startswith(
-            ("text_encoder", "image_encoder", checkpoint.family.denoiser_name)))
-        parts[name] = _empty_part(getattr(libraries[library], kind), checkpoint.folder, name) if wanted else None
-    settings_of_index = {key: value for key, value in index.items() if not key.startswith("_") and
-                         not isinstance(value, list)}
-    pipeline = getattr(diffusers, checkpoint.family.pipeline_class)(**parts, **settings_of_index)
-    generator = checkpoint.family(pipeline, device=torch.device("meta"), shape=shape_of(settings, checkpoint),
-                                  prompt_tokens=settings.prompt_tokens)
+    """The sketch with its adapter, for `--dry-run`."""
+    with _explained(settings.source):
+        generator = sketch(checkpoint, settings)
     with torch.device("meta"):
         if settings.tuning == "full":
             generator.denoiser.requires_grad_(True)
@@ -253,14 +337,7 @@ def empty_generator(checkpoint: Checkpoint, settings: Model) -> Generator:
     return generator
 
 
-def _index_of(folder: str) -> dict:
-    local = Path(folder)
-    return _local_index(local) if local.is_dir() else _hub_index(folder)
-
-
 def _empty_part(kind: type, folder: str, name: str):
-    if name == "scheduler":
-        return kind.from_pretrained(folder, subfolder=name)
     if hasattr(kind, "load_config"):  # of diffusers
         with torch.device("meta"):
             return kind.from_config(kind.load_config(folder, subfolder=name))

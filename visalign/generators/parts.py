@@ -34,8 +34,8 @@ def left_out(index: dict, folder: Path | None, family) -> dict:
     given |= {name: None for name in family.droppable if name not in parts}
     if any(name in given for name in family.droppable):
         given |= dict.fromkeys(family.droppable)
-        notice(f"model {folder or index.get('_class_name')}: {family.droppable[0]} is not there, so prompts are encoded "
-               "without it")
+        notice(f"model {folder or index.get('_class_name')}: {family.droppable[0]} is not there, so prompts are "
+               "encoded without it")
     if folder is not None:
         for name in sorted(parts.keys() - given.keys()):
             _check_not_pickled(folder / name)

@@ -1,10 +1,14 @@
 """Stable Diffusion 3 and 3.5: MMDiT, rectified flow, two CLIP encoders and an optional T5 (Esser et al. 2024)."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
+from visalign.errors import UserError
 from visalign.generators.base import Conditioning, Generator
 from visalign.generators.flow_times import scheduler_times
+from visalign.generators.shape import Shape
 
 
 class SD3Generator(Generator):
@@ -14,6 +18,8 @@ class SD3Generator(Generator):
     denoiser_class = "SD3Transformer2DModel"
     lora_targets = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
                     "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out")
+    unneeded = {"image_encoder": None, "feature_extractor": None}
+    droppable = ("text_encoder_3", "tokenizer_3")
 
     @classmethod
     def interface_name(cls, module: str) -> str:
@@ -35,10 +41,21 @@ class SD3Generator(Generator):
     def _tokens_of(self, output: tuple[Tensor, Tensor]) -> Tensor:
         return output[1]  # after the text's
 
+    def patch(self) -> tuple[int, int, int]:
+        side = self.denoiser.config.patch_size
+        return 1, side, side
+
+    def check_shape(self, shape: Shape) -> Shape:
+        super().check_shape(shape)
+        most = self.denoiser.config.pos_embed_max_size * self.patch()[1] * self.vae_factor
+        if max(shape.height, shape.width) > most:
+            raise UserError(f"model.resolution: {shape} is larger than this model's table of positions, which reaches "
+                            f"to {most} pixels a side")
+        return shape
+
     def tokens(self) -> int:
-        patch = self.denoiser.config.patch_size
         _, height, width = self.latent_shape()
-        return (height // patch) * (width // patch)
+        return height * width // math.prod(self.patch())
 
     def schedule(self, steps: int) -> Tensor:
         return scheduler_times(self.pipeline.scheduler, steps, tokens=self.tokens())

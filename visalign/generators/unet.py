@@ -16,6 +16,9 @@ class SDGenerator(Generator):
     denoiser_name = "unet"
     denoiser_class = "UNet2DConditionModel"
     has_kohya_names = True
+    sides_multiple_of = 8
+    unneeded = {"safety_checker": None, "feature_extractor": None, "image_encoder": None,
+                "requires_safety_checker": False}
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0")
 
     @classmethod
@@ -49,6 +52,7 @@ class SDXLGenerator(SDGenerator):
     """StableDiffusionXLPipeline: two text encoders, pooled embedding and size conditions (Podell et al. 2023)."""
 
     pipeline_class = "StableDiffusionXLPipeline"
+    unneeded = {"image_encoder": None, "feature_extractor": None}
 
     @torch.no_grad()
     def encode_prompts(self, prompts: list[str]) -> Conditioning:

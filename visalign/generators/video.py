@@ -1,6 +1,5 @@
 """What generators of clips share: frames, the latents' time axis, and clips in and out of the VAE."""
 
-import math
 from typing import ClassVar
 
 import numpy as np
@@ -23,7 +22,7 @@ class VideoGenerator(Generator):
 
     modality = "video"
     made_for: ClassVar[Shape]
-    sides_multiple_of: ClassVar[int] = 16
+    sides_multiple_of = 16
 
     def spatial_factor(self) -> int:
         return self.pipeline.vae_scale_factor_spatial
@@ -48,16 +47,12 @@ class VideoGenerator(Generator):
         return self.made_for
 
     def check_shape(self, shape: Shape) -> Shape:
-        time, (_, down, across) = self.temporal_factor(), self.patch()
+        super().check_shape(shape)
+        time = self.temporal_factor()
         if (shape.frames - 1) % time:
             near = (shape.frames - 1) // time * time + 1
             raise UserError(f"model.frames {shape.frames}: {self.pipeline_class} makes 1 + {time} k frames, "
                             f"such as {near} or {near + time}")
-        for name, side, patch in (("height", shape.height, down), ("width", shape.width, across)):
-            factor = math.lcm(self.vae_factor * patch, self.sides_multiple_of)
-            if side % factor:
-                raise UserError(f"model.resolution: a {name} of {side} is no multiple of {factor}, which "
-                                f"{self.pipeline_class} needs")
         return shape
 
     def latent_shape(self) -> tuple[int, ...]:

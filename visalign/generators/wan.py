@@ -55,6 +55,15 @@ class WanGenerator(VideoGenerator):
             module = re.sub(rf"(^|\.){re.escape(name)}(?=\.|$)", rf"\g<1>{published}", module)
         return f"diffusion_model.{module}"
 
+    def check_shape(self, shape: Shape) -> Shape:
+        super().check_shape(shape)
+        most = self.denoiser.config.rope_max_seq_len
+        sides = zip((shape.height // self.vae_factor, shape.width // self.vae_factor), self.patch()[1:], strict=True)
+        if max(side // patch for side, patch in sides) > most or (shape.frames - 1) // self.temporal_factor() >= most:
+            raise UserError(f"model.resolution, model.frames: {shape} is larger than this model's table of positions, "
+                            f"which has {most} for each side and for time")
+        return shape
+
     def _call_network(self, network: nn.Module, latents: Tensor, time: Tensor, conditioning: Conditioning) -> Tensor:
         if self.pipeline.config.expand_timesteps:  # Wan 2.2 5B: every token has a time
             time = time[:, None].expand(-1, self.tokens())

@@ -59,7 +59,7 @@ def activations(config: Config | OnlineConfig, generator: Generator, objective, 
     layers = sum(getattr(settings, name, 0) or 0 for name in ("num_layers", "num_single_layers"))
     together = config.train.batch_size * (2 if config.loop == "offline" and "rejected" in objective.needs else 1)
     kept = layers + 17 if config.model.gradient_checkpointing else 17 * layers
-    size = together * (tokens + config.model.prompt_tokens) * width * kept * bytes_each
+    size = together * (tokens + generator.prompt_tokens) * width * kept * bytes_each
     return [f"activations           about {size / 2**30:.2f} GiB for {together} samples at once"
             + ("" if config.model.gradient_checkpointing else ", less with model.gradient_checkpointing")]
 

@@ -17,7 +17,7 @@ from visalign.errors import UserError
 from visalign.evaluators import Estimate, Limits, Verdict, judge, mean_with_interval
 from visalign.generators import inspect_checkpoint, load_generator
 from visalign.generators.export import export, versions
-from visalign.generators.loading import pick_device, pick_dtype
+from visalign.generators.loading import load_scheduler, pick_device, pick_dtype
 from visalign.objectives import REGISTRIES
 from visalign.rewards import check_reward
 from visalign.runs import RunFolder
@@ -46,7 +46,8 @@ class Result:
 
 def check(config: Config | OnlineConfig) -> None:
     """Find every mistake that can be known before a model is loaded. Raises UserError."""
-    family = inspect_checkpoint(config.model).family
+    checkpoint = inspect_checkpoint(config.model)
+    family = checkpoint.family
     objective = build_objective(config.objective, loop=config.loop)
     if objective.process not in ("any", family.process_kind):
         fitting = ", ".join(sorted(name for name, each in REGISTRIES[config.loop].items()
@@ -54,6 +55,7 @@ def check(config: Config | OnlineConfig) -> None:
         raise UserError(f"objective.name {config.objective['name']} is for {objective.process} models, but "
                         f"{config.model.source} ({family.pipeline_class}) is a {family.process_kind} model; "
                         f"use one of {fitting}")
+    load_scheduler(checkpoint)
     for reward in filter(None, (config.eval.reward, *config.eval.also)):
         check_reward(reward)
     load_judges(config.eval, "cpu", family.modality)
