@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from visalign.generators.kernels import kernel, recomputing
 from visalign.generators.lora_files import attach, changes_nothing, fit_lora
 from visalign.generators.schedulers import trained_flow
 from visalign.generators.shape import Shape
+from visalign.generators.sizes import Sized
 from visalign.media import Media, Video, to_pixels
 from visalign.processes import Diffusion, Flow
 
@@ -48,21 +48,18 @@ class Guidance:
 _KINDS = {"image": "picture", "video": "clip"}
 
 
-class Generator:
+class Generator(Sized):
     """One loaded pipeline, ready to sample and, after `make_trainable`, to learn.
 
     A family gives: `pipeline_class`, `process_kind`, `denoiser_name`, `lora_targets`, `process_of`,
     `encode_prompts`, `_call_network` and `_sampling_options`.
     """
 
-    modality: ClassVar[str] = "image"
-    pipeline_class: ClassVar[str]
     process_kind: ClassVar[str]
     denoiser_name: ClassVar[str]
     denoiser_class: ClassVar[str]
     lora_targets: ClassVar[tuple[str, ...]]
     embedded_guidance: ClassVar[float | None] = None  # a guidance-distilled family's scale where none is given
-    sides_multiple_of: ClassVar[int] = 1  # what the pipeline asks of height and width beyond VAE and patches
     unneeded: ClassVar[dict] = {}  # parts of the pipeline that are never loaded, and settings that say so
     droppable: ClassVar[tuple[str, ...]] = ()  # parts that the pipeline can do without, all of them or none
     prompts_a_call: ClassVar[int | None] = None  # the most that the pipeline takes at once
@@ -147,9 +144,14 @@ class Generator:
         return [m for name, m in self.pipeline.components.items()
                 if isinstance(m, nn.Module) and name not in self.networks()]
 
-    def text_encoders(self) -> list[nn.Module]:
-        return [m for name, m in self.pipeline.components.items()
-                if name.startswith("text_encoder") and isinstance(m, nn.Module)]
+    def text_encoders(self) -> dict[str, nn.Module]:
+        """By their names in the pipeline."""
+        return {name: m for name, m in self.pipeline.components.items()
+                if name.startswith("text_encoder") and isinstance(m, nn.Module)}
+
+    def prompt_encoders(self) -> dict[str, nn.Module]:
+        """What `encode_prompts` runs, by name."""
+        return self.text_encoders()
 
     @contextlib.contextmanager
     def arithmetic(self) -> Iterator[None]:
@@ -210,57 +212,6 @@ class Generator:
     def schedule(self, steps: int) -> Tensor:
         """Process times of a sampling run, noisiest first, [steps + 1]."""
         return self.process.schedule(steps)
-
-    def spatial_factor(self) -> int:
-        """Pixels on a side for each of the latents'."""
-        return self.pipeline.vae_scale_factor
-
-    def default_shape(self) -> Shape:
-        """What this model was made for."""
-        size = self.denoiser.config.sample_size
-        if size is None:
-            return Shape()
-        height, width = size if isinstance(size, list | tuple) else (size, size)
-        return Shape(height * self.vae_factor, width * self.vae_factor)
-
-    def patch(self) -> tuple[int, int, int]:
-        """Latents for each of the network's tokens: (frames, height, width)."""
-        return 1, 1, 1
-
-    def check_shape(self, shape: Shape) -> Shape:
-        """The shape it can make, or UserError."""
-        given = [name for name in ("frames", "fps") if getattr(shape, name) is not None]
-        if given and self.modality == "image":
-            raise UserError(f"model.{given[0]}: {self.pipeline_class} makes pictures, which have none")
-        if shape.height is None or shape.width is None:
-            raise UserError("model.resolution: this model's configuration does not say what it was made for; give it")
-        for name, side, patch in zip(("height", "width"), (shape.height, shape.width), self.patch()[1:], strict=True):
-            factor = math.lcm(self.vae_factor * patch, self.sides_multiple_of)
-            if side % factor:
-                near = max(1, side // factor) * factor
-                raise UserError(f"model.resolution: a {name} of {side} is no multiple of {factor}, which "
-                                f"{self.pipeline_class} needs; use {near} or {near + factor}")
-        return shape
-
-    def most_prompt_tokens(self) -> int:
-        """The longest prompt that the pipeline takes, where `prompt_tokens` says how long it is."""
-        return 512
-
-    def check_prompt_tokens(self, asked: int | None) -> int:
-        """How many tokens of a prompt are encoded, or UserError."""
-        most = self.most_prompt_tokens()
-        if asked is not None and asked > most:
-            raise UserError(f"model.prompt_tokens {asked}: {self.pipeline_class} takes {most} at most")
-        return min(256, most) if asked is None else asked
-
-    def latent_shape(self) -> tuple[int, ...]:
-        """(C, h, w) of one sample at the working resolution; (C, f, h, w) of a clip."""
-        return (self.denoiser.config.in_channels, self.shape.height // self.vae_factor,
-                self.shape.width // self.vae_factor)
-
-    def tokens(self) -> int | None:
-        """Tokens of one sample in the network; None where it has no tokens (U-Nets)."""
-        return None
 
     @staticmethod
     def _network_dtype(network: nn.Module) -> torch.dtype:
@@ -333,7 +284,7 @@ class Generator:
 
     def set_adapter_strength(self, strength: float) -> None:
         """Scale every adapter's share: 1 is as it was trained, 0 the model without it."""
-        for module in (self.denoiser, *self.text_encoders()):
+        for module in (self.denoiser, *self.text_encoders().values()):
             scale_lora(module, strength)
 
     def check_media(self, media: Iterable[Media], where: str) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from visalign.errors import UserError
 from visalign.generators.base import Conditioning
@@ -48,6 +48,10 @@ class WanImageGenerator(WanGenerator):
         if file is None:
             return words
         return f"{words}{SEPARATOR}{hashlib.sha256(file.read_bytes()).hexdigest()} {self.shape}"
+
+    def prompt_encoders(self) -> dict[str, nn.Module]:
+        pictures = {"vae": self.pipeline.vae, "image_encoder": self.pipeline.image_encoder}
+        return super().prompt_encoders() | {name: m for name, m in pictures.items() if m is not None}
 
     def latent_shape(self) -> tuple[int, ...]:
         return self.pipeline.vae.config.z_dim, *super().latent_shape()[1:]

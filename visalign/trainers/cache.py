@@ -1,7 +1,9 @@
 """Latents and text embeddings, computed once and kept on disk under keys made from their content.
 
-A key covers the picture's or clip's pixels (or the prompt's text), the encoder's weights and the settings that matter,
-so a cache may be shared by runs, models and processes. Files are written under a temporary name and renamed.
+A key covers the picture's or clip's pixels (or the prompt's text) and all that encodes them: every weight, the
+tokenizers, precision, shape, and the pipeline's settings; so a cache may be shared by runs, models and processes. Each
+is encoded by itself, since what is beside it in a batch shows in the last digits: which of them were cached before must
+not show in what is learnt. Files are written under a temporary name and renamed.
 """
 
 import hashlib
@@ -10,25 +12,16 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from visalign.errors import UserError
 from visalign.generators.base import Conditioning, Generator
-from visalign.media import Media, frames_of
+from visalign.media import Media, Video, frames_of
+from visalign.trainers.fingerprint import fingerprint, of_pipeline, words
 from visalign.weights import write_tensors
 
-
-def fingerprint(modules: list[nn.Module]) -> str:
-    """A hash of architectures and of samples of all weights."""
-    digest = hashlib.sha256()
-    for module in modules:
-        digest.update(str(sorted(getattr(module, "config", {}).items())
-                          if isinstance(getattr(module, "config", None), dict) else type(module)).encode())
-        for name, parameter in module.named_parameters():
-            flat = parameter.detach().flatten()
-            sampled = flat[:: max(1, flat.numel() // 64)][:64].float().cpu()
-            digest.update(f"{name}{tuple(parameter.shape)}".encode() + sampled.numpy().tobytes())
-    return digest.hexdigest()
+WAY = 2
+"""Counts up whenever pixels or prompts are prepared in another way than before."""
 
 
 class EncodingCache:
@@ -43,11 +36,18 @@ class EncodingCache:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"data.cache {self.folder}: cannot be created ({error.strerror})") from None
-        self._vae = fingerprint([generator.pipeline.vae]) + str(generator.shape)
-        self._text = fingerprint(generator.text_encoders()) + str(generator.prompt_tokens)
+        vae = fingerprint(generator.pipeline.vae)
+        self._vae = f"{WAY} {vae} {generator.shape}"
+        pipeline = generator.pipeline
+        encoders = {name: vae if module is pipeline.vae else fingerprint(module)
+                    for name, module in sorted(generator.prompt_encoders().items())}
+        processors = {name: words(part) for name, part in sorted(pipeline.components.items())
+                      if part is not None and name.startswith(("tokenizer", "image_processor", "feature_extractor"))}
+        self._text = f"{WAY} {encoders} {processors} {of_pipeline(pipeline)} {generator.compute_dtype} " \
+                     f"{generator.prompt_tokens} "
 
     def media_key(self, media: Media) -> str:
-        digest = hashlib.sha256(self._vae.encode())
+        digest = hashlib.sha256(f"{self._vae} {media.fps if isinstance(media, Video) else ''}".encode())
         for frame in frames_of(media, 1_000_000):
             digest.update(f"{frame.size}".encode() + frame.tobytes())
         return digest.hexdigest()
@@ -57,19 +57,17 @@ class EncodingCache:
 
     def add_media(self, media: dict[str, Media]) -> None:
         """Encode pictures or clips, by key, that are not cached yet."""
-        missing = [key for key in media if self._read(key) is None]
-        if missing:
-            latents = self.generator.encode_media(self.generator.to_pixels([media[key] for key in missing]))
-            for key, value in zip(missing, latents.cpu(), strict=True):
-                self._write(key, {"latents": value})
+        for key, each in media.items():
+            if self._read(key) is None:
+                [latents] = self.generator.encode_media(self.generator.to_pixels([each]))
+                self._write(key, {"latents": latents.cpu()})
 
     def add_prompts(self, prompts: dict[str, str]) -> None:
         """Encode prompts, by key, that are not cached yet."""
-        missing = [key for key in prompts if self._read(key) is None]
-        if missing:
-            conditioning = self.generator.encode_prompts([prompts[key] for key in missing])
-            for i, key in enumerate(missing):
-                self._write(key, {name: tensor[i].cpu() for name, tensor in conditioning.items()})
+        for key, prompt in prompts.items():
+            if self._read(key) is None:
+                conditioning = self.generator.encode_prompts([prompt])
+                self._write(key, {name: tensor[0].cpu() for name, tensor in conditioning.items()})
 
     def latents(self, keys: list[str]) -> Tensor:
         """float32 [B, C, (F,) H, W] on the CPU."""
