@@ -58,7 +58,7 @@ def wan_transformer(seed: int = 0, channels: int = 4, **changes):
     torch.manual_seed(seed)
     return woken(WanTransformer3DModel(
         patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=channels, out_channels=4,
-        text_dim=32, freq_dim=16, ffn_dim=32, num_layers=2, rope_max_seq_len=32, **changes))
+        text_dim=32, freq_dim=16, ffn_dim=32, num_layers=2, rope_max_seq_len=1024, **changes))
 
 
 def build_wan(folder: Path, **options) -> Path:

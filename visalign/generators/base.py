@@ -295,6 +295,10 @@ class Generator(Sized):
                 raise UserError(f"{where}: holds a {_KINDS[found]}, and {self.pipeline_class} makes "
                                 f"{_KINDS[self.modality]}s")
 
+    def speed_of(self, media: Media) -> float:
+        """How many times faster than it is a clip plays once it has this model's frames and rate; 1 for a picture."""
+        return 1.0
+
     def to_pixels(self, media: list[Media]) -> Tensor:
         """What `encode_media` takes, at the working shape: [B, 3, H, W] in [-1, 1], of a clip [B, 3, F, H, W]."""
         return to_pixels(media, (self.shape.height, self.shape.width))

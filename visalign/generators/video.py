@@ -1,5 +1,6 @@
 """What generators of clips share: frames, the latents' time axis, and clips in and out of the VAE."""
 
+import math
 from typing import ClassVar
 
 import numpy as np
@@ -62,6 +63,9 @@ class VideoGenerator(Generator):
     def tokens(self) -> int:
         """Tokens of one clip in the network."""
         return int(np.prod([n // p for n, p in zip(self.latent_shape()[1:], self.patch(), strict=True)]))
+
+    def speed_of(self, media: Media) -> float:
+        return (len(media.frames) - 1) / media.fps / ((self.shape.frames - 1) / self.shape.fps or math.inf)
 
     def to_pixels(self, media: list[Media]) -> Tensor:
         return clip_pixels(media, self.shape.frames, (self.shape.height, self.shape.width))

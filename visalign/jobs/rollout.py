@@ -12,6 +12,7 @@ from visalign.data.prompts import read_prompts
 from visalign.errors import UserError
 from visalign.generators import load_generator
 from visalign.generators.loading import inspect_checkpoint, pick_device
+from visalign.generators.prompt_length import say_what_is_cut
 from visalign.media import Sample
 from visalign.rewards import finite_scores, for_modality, load_reward
 from visalign.runs import write_atomically
@@ -39,6 +40,7 @@ def draw_for_votes(config: OnlineConfig, out: Path, pairs: int, judge: str | Non
     reward = for_modality(load_reward(judge), family.modality) if judge else None
     prompts = read_prompts(config.rollout.prompts, config.rollout.max_prompts)
     generator = load_generator(config.model, pick_device(config.train.device))
+    say_what_is_cut(generator, prompts, "drawing pairs")
     sampler = Sampler(generator, config.rollout, keep_mean=False)
     noisy = frozenset(noisy_steps(generator.process, sampler.times, config.rollout))
     conditions = Conditions(EncodingCache(config.rollout.cache, generator), config, generator.device)

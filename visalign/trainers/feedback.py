@@ -11,6 +11,7 @@ from visalign.data.pairing import Candidate, PairCounts, best_worst, keep
 from visalign.data.prompts import read_prompts
 from visalign.errors import UserError
 from visalign.generators.base import Generator
+from visalign.generators.prompt_length import say_what_is_cut
 from visalign.media import Sample
 from visalign.rewards import Reward, finite_scores
 from visalign.video import media_file
@@ -30,6 +31,7 @@ def samples_at(generator: Generator, prompts: list[str], per_prompt: int, places
     chosen = [prompts[place // per_prompt] for place in places]
     seeds = [seed * 1_000_003 + place for place in places]
     numbers = iter(range(len(chosen)))
+    say_what_is_cut(generator, chosen, label)
     with tqdm(total=len(chosen), desc=label, unit="sample", disable=quiet) as progress:
         for batch in generator.sample(chosen, seeds, steps=steps, guidance_scale=guidance_scale):
             for media in batch:

@@ -18,6 +18,8 @@ from visalign.config import GuideConfig
 from visalign.data.judgements import Judgement
 from visalign.evaluators.judging import clustered_mean
 from visalign.generators import inspect_checkpoint, load_generator
+from visalign.generators.clip_speed import say_speeds
+from visalign.generators.prompt_length import say_what_is_cut
 from visalign.guidance.network import LatentReward, save_guide
 from visalign.media import Sample
 from visalign.runs import write_atomically
@@ -94,7 +96,8 @@ def encode(items: list[Judgement], cache: EncodingCache, rank: int, world: int, 
 
     Raises UserError naming a row whose medium is not of the generator's kind.
     """
-    generator = cache.generator
+    generator, speeds = cache.generator, []
+    say_what_is_cut(generator, [side.prompt for item in items for side in (item.a, item.b)], "judgements")
     mine = items[rank::world]
     for start in tqdm(range(0, len(mine), batch), desc="encoding judgements", unit="batch", disable=rank > 0):
         media, prompts = {}, {}
@@ -102,10 +105,12 @@ def encode(items: list[Judgement], cache: EncodingCache, rank: int, world: int, 
             for side in (item.a, item.b):
                 sample = side.sample(item.where, generator.shape.frames or 1)
                 generator.check_media([sample.media], item.where)
+                speeds.append((generator.speed_of(sample.media), item.where))
                 media[cache.media_key(sample.media)] = sample.media
                 prompts[cache.prompt_key(sample.prompt)] = sample.prompt
         cache.add_media(media)
         cache.add_prompts(prompts)
+    say_speeds(speeds, generator.shape)
 
 
 @torch.no_grad()

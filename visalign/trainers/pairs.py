@@ -13,6 +13,8 @@ from visalign.data.pair import Pair
 from visalign.data.usable import BrokenRows, check_different
 from visalign.errors import UserError
 from visalign.generators.base import Conditioning
+from visalign.generators.clip_speed import how_wrong, say_speeds
+from visalign.generators.prompt_length import say_what_is_cut
 from visalign.trainers.cache import EncodingCache
 
 
@@ -28,6 +30,7 @@ class Item:
     strength: float
     chosen_reward: float | None
     rejected_reward: float | None
+    speed: float = 1.0  # at which what moves in its clips is learnt, whichever of them is further from 1
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,8 @@ def encode_pairs(pairs: Iterable[Pair], cache: EncodingCache, accelerator: Accel
                 failed.append((number, str(error)))
                 continue
             item = Item(pair.prompt, cache.prompt_key(pair.prompt), cache.media_key(chosen), cache.media_key(rejected),
-                        pair.where, pair.strength, pair.chosen_reward, pair.rejected_reward)
+                        pair.where, pair.strength, pair.chosen_reward, pair.rejected_reward,
+                        max(map(cache.generator.speed_of, (chosen, rejected)), key=how_wrong))
             media |= {item.chosen_key: chosen, item.rejected_key: rejected}
             prompts[item.prompt_key] = pair.prompt
             numbered.append((number, item))
@@ -82,7 +86,10 @@ def encode_pairs(pairs: Iterable[Pair], cache: EncodingCache, accelerator: Accel
     encode([entry for entry in together if entry[1]])
     if world > 1:
         numbered = gather_object(numbered)
-    return [item for _, item in sorted(numbered, key=lambda entry: entry[0])]
+    items = [item for _, item in sorted(numbered, key=lambda entry: entry[0])]
+    say_what_is_cut(cache.generator, [item.prompt for item in items], "training pairs")
+    say_speeds([(item.speed, item.where) for item in items], cache.generator.shape)
+    return items
 
 
 def check_items(source: str, items: list[Item], broken: BrokenRows, compared: bool) -> None:

@@ -15,6 +15,7 @@ from visalign.data.usable import BrokenRows, check_source
 from visalign.data.votes import read_votes
 from visalign.errors import UserError
 from visalign.generators import Generator
+from visalign.generators.prompt_length import say_what_is_cut
 from visalign.processes import PROCESSES
 from visalign.rewards import for_modality, load_reward
 from visalign.runs import RunFolder
@@ -119,6 +120,7 @@ def read_asked(config: OnlineConfig) -> list[Asked]:
 def build_online(config: OnlineConfig, generator: Generator, run: RunFolder, accelerator: Accelerator):
     asked = read_asked(config)
     keep_digest(run, [(each.prompt, each.seeds) for each in asked], "votes" if config.rollout.votes else "prompts")
+    say_what_is_cut(generator, [each.prompt for each in asked], "training prompts")
     panel = Panel(config.reward, str(accelerator.device), generator.modality) if config.reward.of else None
     trainer = OnlineTrainer(config, generator, asked, panel, run, accelerator)
     what = "votes" if config.rollout.votes else "training prompts"

@@ -1,0 +1,35 @@
+"""Prompts that no text encoder reads to their end: how many, and the longest of them, said once."""
+
+from collections.abc import Iterable
+
+from visalign.generators.base import Generator
+from visalign.notice import notice
+
+
+def limits(generator: Generator) -> dict[str, int]:
+    """Tokens that each text encoder takes, by its tokenizer: CLIP its own number, all others `prompt_tokens`."""
+    found = {}
+    for name, encoder in generator.text_encoders().items():
+        tokenizer = name.replace("text_encoder", "tokenizer")
+        clip = type(encoder).__name__.startswith("CLIP")
+        found[tokenizer] = getattr(generator.pipeline, tokenizer).model_max_length if clip else generator.prompt_tokens
+    return found
+
+
+def say_what_is_cut(generator: Generator, prompts: Iterable[str], where: str) -> int:
+    """Count the prompts of which every text encoder drops the end, and say so, `where` first; returns how many."""
+    prompts, most = list(dict.fromkeys(map(generator.text_of, prompts))), limits(generator)
+    if not prompts or not most:
+        return 0
+    missed = [0] * len(prompts)
+    for place, (name, limit) in enumerate(most.items()):
+        rows = getattr(generator.pipeline, name)(prompts, truncation=False, verbose=False).input_ids
+        over = [max(0, len(row) - limit) for row in rows]
+        missed = over if place == 0 else [min(a, b) for a, b in zip(missed, over, strict=True)]
+    cut = sum(number > 0 for number in missed)
+    if cut:
+        worst = max(range(len(prompts)), key=missed.__getitem__)
+        limit = max(most.values())
+        notice(f"{where}: {cut} of {len(prompts)} prompts are longer than the {limit} tokens that this model reads and "
+               f"are cut off there, the longest by {missed[worst]} tokens ('{prompts[worst][:60]}…')")
+    return cut
