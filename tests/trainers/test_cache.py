@@ -90,7 +90,8 @@ def _half(encoder):
 
 @pytest.mark.parametrize("part, change", [
     ("tokenizer", _swap_words), ("tokenizer_2", _add_word), ("text_encoder", _one_row),
-    ("text_encoder", _exchanged_rows), ("text_encoder_2", _exchanged_columns), ("text_encoder", _other_end), ("text_encoder_2", _half)])
+    ("text_encoder", _exchanged_rows), ("text_encoder_2", _exchanged_columns), ("text_encoder", _other_end),
+    ("text_encoder_2", _half)])
 def test_what_encodes_prompts_is_in_their_key_alone(tmp_path, sdxl, part, change):
     (prompt, media), (other_prompt, other_media) = keys(tmp_path, sdxl), keys(tmp_path, changed(sdxl, **{part: change}))
     assert prompt != other_prompt and media == other_media
