@@ -9,6 +9,7 @@ A table (as rows.py reads it; media as paths or bytes, prompts as text) in one o
     a preference set that `train` reads              its chosen side is preferred in the first dimension
 """
 
+import hashlib
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -43,6 +44,10 @@ class Item:
 
     prompt: str
     media: Picture
+
+    def digest(self) -> str:
+        """Tells the medium from others: a hash of its bytes, or its path."""
+        return hashlib.sha256(self.media).hexdigest() if isinstance(self.media, bytes) else self.media
 
     def sample(self, where: str, frames: int) -> Sample:
         """Decoded. Raises UserError naming `where`."""

@@ -31,7 +31,7 @@ from visalign.rewards.joint.reward import build_network, check_backbone, save_re
 from visalign.runs import RunFolder
 from visalign.trainers.checkpoint import Checkpoints, TrainingState
 from visalign.trainers.optim import build_ema, build_optimizer, build_schedule, check_optimizer
-from visalign.trainers.order import DataOrder, split_by_prompt
+from visalign.trainers.order import DataOrder, keep_digest, split_by_prompt
 
 STANDARD_SAMPLE = 1000
 """Training judgements whose items fix the reward's zero and unit."""
@@ -64,6 +64,8 @@ class RewardTrainer:
         self.config, self.network, self.run, self.accelerator = config, network, run, accelerator
         self.settings = network.settings
         self.order = DataOrder(items, config.train.seed)
+        keep_digest(run, [(side.prompt, side.digest(), sorted(item.outcome.items()), item.strength)
+                          for item in items for side in (item.a, item.b)], "sides of judgements")
         self.objective = build_objective(config.objective, loop="reward")
         named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
         parameters = [p for _, p in named]

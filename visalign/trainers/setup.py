@@ -64,7 +64,9 @@ def build_offline(config: Config, generator: Generator, run: RunFolder, accelera
     train_items, held_out = split_by_prompt(items, config.data.holdout)
     trainer = OfflineTrainer(config, generator, train_items, held_out, cache, run, accelerator)
     return trainer, {"training pairs": len(train_items), "held-out pairs": len(held_out),
-                     **({"rows left out": len(broken.found)} if broken.found else {})}
+                     **{what: count for what, count in (
+                         ("rows left out", len(broken.found)),
+                         ("pairs of one picture twice", sum(i.chosen_key == i.rejected_key for i in items))) if count}}
 
 
 def prepare_pairs(config: Config, generator: Generator, run: RunFolder, accelerator: Accelerator, broken: BrokenRows):
