@@ -148,3 +148,12 @@ def wrap(text: str, width: int) -> str:
     import textwrap
 
     return "\n".join(textwrap.wrap(text, max(8, width))[:4])
+
+
+def __getattr__(name: str):
+    """`read_image` and `read_picture`, which stood here and which others import from here; pictures.py needs us first."""
+    if name in ("read_image", "read_picture"):
+        from visalign import pictures
+
+        return getattr(pictures, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
