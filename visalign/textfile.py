@@ -14,6 +14,7 @@ from typing import TextIO
 from charset_normalizer import from_bytes
 
 from visalign.errors import UserError
+from visalign.notice import notice
 
 _MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe\x00\x00", "utf-32"), (b"\x00\x00\xfe\xff", "utf-32"),
           (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
@@ -135,11 +136,14 @@ def _without_mark(data: bytes, where: str) -> str:
     if _is_mostly_utf8(data.decode("utf-8", "surrogateescape")):
         return "utf-8"
     if _is_western(data):
-        return "cp1252"
-    guess = from_bytes(data[:_CHUNK], cp_isolation=_OLDER).best()
-    if guess is None or not _is(data, guess.encoding):
+        encoding = "cp1252"
+    else:
+        guess = from_bytes(data[:_CHUNK], cp_isolation=_OLDER).best()
+        encoding = guess and guess.encoding
+    if encoding is None or not _is(data, encoding):
         raise UserError(f"{where}: not text in any known encoding; save it as UTF-8")
-    return guess.encoding
+    notice(f"{where}: is not UTF-8 and was read as {encoding}; save it as UTF-8 if letters come out wrong")
+    return encoding
 
 
 def _is(data: bytes, encoding: str) -> bool:

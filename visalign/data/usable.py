@@ -12,6 +12,7 @@ from visalign.data.rows import Picture
 from visalign.disk import write_atomically
 from visalign.errors import UserError
 from visalign.kinds import is_clip
+from visalign.notice import notice
 from visalign.pictures import BROKEN, open_picture, read_picture
 
 
@@ -41,6 +42,7 @@ class BrokenRows:
         if self.found:
             lines = "".join(json.dumps({"reason": reason}, ensure_ascii=False) + "\n" for reason in self.found)
             write_atomically(file, lines.encode("utf-8", "backslashreplace"))
+            notice(f"{len(self.found)} rows could not be used and were left out; {file} lists them")
 
 
 def check_source(settings: Data, compared: bool = True) -> list[str]:
@@ -74,6 +76,8 @@ def check_different(source: str, pairs: int, same: int) -> None:
     if pairs == same:
         raise UserError(f"{source}: chosen and rejected are the same picture in all {pairs} pairs, so there is nothing "
                         "to learn")
+    if same:
+        notice(f"{source}: in {same} of {pairs} pairs chosen and rejected are the same picture, which teaches nothing")
 
 
 def _probe(data: Picture, where: str) -> None:
