@@ -151,7 +151,7 @@ def wrap(text: str, width: int) -> str:
 
 
 def __getattr__(name: str):
-    """`read_image` and `read_picture` stood here, and scripts import them from here; pictures.py needs this one first."""
+    """`read_image` and `read_picture` stood here, and scripts import them from here (pictures.py needs this file)."""
     if name in ("read_image", "read_picture"):
         from visalign import pictures
 

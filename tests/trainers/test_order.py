@@ -42,7 +42,8 @@ def test_changed_data_is_found_at_resume(tmp_path):
 class _Cache:
     """Keys are the bytes themselves."""
 
-    generator = SimpleNamespace(shape=SimpleNamespace(frames=None), check_media=lambda media, where: None)
+    generator = SimpleNamespace(shape=SimpleNamespace(frames=None), check_media=lambda media, where: None,
+                                speed_of=lambda media: 1.0, text_encoders=dict, text_of=str)
 
     def prompt_key(self, prompt):
         return prompt
