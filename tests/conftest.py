@@ -116,19 +116,21 @@ def build_flux(folder: Path) -> Path:
     return folder
 
 
-def build_sdxl(folder: Path) -> Path:
+def build_sdxl(folder: Path, width: int = 16) -> Path:
+    """width: of the second text encoder; it is told from the first by it in single files."""
     from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
     from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
     torch.manual_seed(2)
     tokenizer = _tokenizer()
     StableDiffusionXLPipeline(
-        unet=_unet(cross_attention_dim=32, addition_embed_type="text_time", addition_time_embed_dim=4,
-                   projection_class_embeddings_input_dim=16 + 24),
+        unet=_unet(cross_attention_dim=16 + width, addition_embed_type="text_time", addition_time_embed_dim=4,
+                   projection_class_embeddings_input_dim=width + 24),
         scheduler=EulerDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
                                          timestep_spacing="leading", steps_offset=1),
         vae=_vae(), text_encoder=_clip(CLIPTextModel, tokenizer), tokenizer=tokenizer,
-        text_encoder_2=_clip(CLIPTextModelWithProjection, tokenizer), tokenizer_2=tokenizer).save_pretrained(folder)
+        text_encoder_2=_clip(CLIPTextModelWithProjection, tokenizer, width),
+        tokenizer_2=tokenizer).save_pretrained(folder)
     return folder
 
 
@@ -154,6 +156,7 @@ def build_hunyuan(folder: Path) -> Path:
 
 
 BUILDERS = {"sd3": build_sd3, "flux": build_flux, "sdxl": build_sdxl, "sd15": build_sd15,
+            "sdxl-two-widths": lambda folder: build_sdxl(folder, 32),
             "sd15-v": lambda folder: build_sd15(folder, "v_prediction"), "wan": video_pipelines.build_wan,
             "wan-image": video_pipelines.build_wan_image,
             "ltx": video_pipelines.build_ltx, "hunyuan": build_hunyuan, "cogvideox": video_pipelines.build_cogvideox}

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from visalign.config import Model
@@ -21,7 +20,7 @@ from visalign.generators.flux import FluxGenerator
 from visalign.generators.hunyuan import HunyuanVideoGenerator
 from visalign.generators.lora_files import fit_lora
 from visalign.generators.ltx import LTXGenerator
-from visalign.generators.parts import PICKLES, left_out, parts_of, variant_of
+from visalign.generators.parts import left_out, parts_of, variant_of
 from visalign.generators.schedulers import check_agrees
 from visalign.generators.sd3 import SD3Generator
 from visalign.generators.shape import Shape
@@ -30,6 +29,7 @@ from visalign.generators.unet import SDGenerator, SDXLGenerator
 from visalign.generators.wan import WanGenerator
 from visalign.generators.wan_image import WanImageGenerator
 from visalign.textfile import read_text
+from visalign.weights import PICKLES, read_tensors
 
 FAMILIES: dict[str, type[Generator]] = {
     family.pipeline_class: family for family in (
@@ -255,7 +255,8 @@ def _load_pipeline(pipeline_class, checkpoint: Checkpoint, dtype: torch.dtype):
     if file is None:
         given |= {name: of_folder(name) for name in models}
         return pipeline_class.from_pretrained(checkpoint.folder, use_safetensors=True, **given)
-    weights = {name: tensor for name, tensor in load_file(file.path).items() if name not in PREDICTION_MARKS}
+    weights = {name: tensor for name, tensor in read_tensors(file.path, f"model {file.path}").items()
+               if name not in PREDICTION_MARKS}
     for name in {denoiser, *(["vae"] if file.has_vae else [])}:
         given[name] = models[name].from_single_file(dict(weights), config=checkpoint.folder, subfolder=name,
                                                     torch_dtype=dtypes.get(name, dtype))

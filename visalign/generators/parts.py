@@ -5,8 +5,8 @@ from pathlib import Path
 
 from visalign.errors import UserError
 from visalign.notice import notice
+from visalign.weights import PICKLES
 
-PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 _WEIGHTS = re.compile(r"(?:diffusion_pytorch_model|pytorch_model|model)(?:\.(?P<variant>[^.]+?))?(?:-\d{5}-of-\d{5})?"
                       r"(?:\.(?P<older>[^.]+))?\.safetensors")
 _PREFERRED = (None, "fp32", "bf16", "fp16")

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from visalign.errors import UserError
+from visalign.weights import read_metadata, read_shapes
 
 DENOISER = "model.diffusion_model."
 _MARKS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
@@ -98,12 +99,4 @@ class SingleFile:
 
 def read_single_file(path: Path) -> SingleFile:
     """Read the header. Raises UserError when there is no such file, or it is none."""
-    from safetensors import SafetensorError, safe_open
-
-    if not path.is_file():
-        raise UserError(f"model {path}: there is no such file")
-    try:
-        with safe_open(path, framework="pt") as file:
-            return SingleFile(path, frozenset(file.keys()), file.metadata() or {})
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"model {path}: not a readable safetensors file ({error})") from None
+    return SingleFile(path, frozenset(read_shapes(path, f"model {path}")), read_metadata(path, f"model {path}"))
