@@ -95,6 +95,8 @@ class Demo:
             check_reward(spec)
         load_features(settings.features, setting="features")
         self.prompts = self._prompts(found, config)
+        if not self.prompts:
+            raise UserError("demo: no generation here has a prompt; give --prompts FILE with one a line")
         self.steps = settings.steps or (config.eval.steps if config else 28)
         scale = config.eval.guidance_scale if config else 4.5
         self.guidance_scale = scale if settings.guidance_scale is None else settings.guidance_scale

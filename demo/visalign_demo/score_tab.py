@@ -119,7 +119,8 @@ def build(demo: Demo) -> None:
             judges, rows = [judge for judge in demo.judges if judge.name in chosen], []
             for step in demo.studio.submit(lambda job: rows.extend(score_files(paths, prompt or "", judges, job))):
                 yield progress_html(step, 0), *[gr.skip()] * 4
-            columns, file = columns_of(rows), demo.shelf.put_table(as_csv(rows, prompt or ""))
+            table = as_csv(rows, prompt or "").encode("utf-8-sig")  # the mark by which Excel knows it
+            columns, file = columns_of(rows), demo.shelf.put_table(table)
             yield ("", gallery_html(rows, columns[0] if columns else None), rows,
                    gr.Dropdown(columns, value=columns[0] if columns else None),
                    gr.Button(link=demo.media_url(file), interactive=True))

@@ -26,10 +26,10 @@ class Shelf:
         """Keep a picture or clip for a while; returns its name."""
         return self._keep(write_media(media, self.folder / uuid.uuid4().hex).name)
 
-    def put_table(self, text: str) -> str:
-        """Keep a CSV for a while, with the mark by which Excel knows UTF-8; returns its name."""
+    def put_table(self, table: bytes) -> str:
+        """Keep a CSV for a while; returns its name."""
         name = f"{uuid.uuid4().hex}.csv"
-        (self.folder / name).write_text(text, encoding="utf-8-sig")
+        (self.folder / name).write_bytes(table)
         return self._keep(name)
 
     def _keep(self, name: str) -> str:
