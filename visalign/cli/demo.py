@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from visalign.cli.options import Names
-from visalign.errors import UserError
+from visalign.errors import UserError, nearest
 
 
 @click.command()
@@ -104,8 +104,12 @@ def votes_export(folder: Path, out: Path | None) -> None:
 def votes_board(folder: Path, dimension: str) -> None:
     """Print who wins by the votes in a demo's FOLDER, and how far voters agree."""
     from visalign.votes import VoteBook, leaderboard
+    from visalign.votes.board import dimensions_of
 
-    board = leaderboard(existing(folder, VoteBook), dimension)
+    book = existing(folder, VoteBook)
+    if dimension not in (known := dimensions_of(book.votes())):
+        raise UserError(f"votes board: nobody voted in '{dimension}'{nearest(dimension, known)}")
+    board = leaderboard(book, dimension)
     click.echo(f"{board.votes} votes by {len(board.voters)} voters")
     for i, model in enumerate(board.models):
         won, lost = board.wins[i].sum(), board.wins[:, i].sum()

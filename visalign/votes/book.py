@@ -143,7 +143,7 @@ class VoteBook:
         """Number of rows it changed, on disk. Raises UserError when it cannot be kept."""
         try:
             return self._connection().execute(statement, values).rowcount
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OverflowError, UnicodeError) as error:  # a seed beyond 2^63, half a letter
             raise UserError(f"votes {self.file}: could not be written ({error})") from None
 
     def add(self, contest: Contest) -> None:

@@ -1,0 +1,114 @@
+"""The demo's options and folders of votes; all of it is answered before a model is loaded."""
+
+import json
+import sqlite3
+from pathlib import Path
+
+from PIL import Image
+
+from tests.hostile.case import Case
+
+
+def pictures(folder: Path, prompt: str = "a red square", names=("a", "b")) -> None:
+    for name in names:
+        (folder / name).mkdir()
+        Image.new("RGB", (8, 8), "red").save(folder / name / "0.png")
+        row = {"prompt": prompt, "file": "0.png", "seed": 0}
+        (folder / name / "samples.jsonl").write_text(json.dumps(row) + "\n")
+
+
+def nameless(folder: Path) -> None:
+    pictures(folder, prompt="")
+
+
+def book(folder: Path, **change) -> None:
+    """A book with one decided contest."""
+    from visalign.votes import Contest, Side, Vote, VoteBook
+
+    made = VoteBook(folder / "book")
+    given = {"a": "0.png", "b": "1.png", "settings": {}} | change
+    for file in ("0.png", "1.png"):
+        Image.new("RGB", (8, 8), "red").save(made.media / file)
+    made.add(Contest("=cmd|' /C calc'!A0", Side("base", 0, given["a"]), Side("mine", 0, given["b"]),
+                     given["settings"], "c0"))
+    made.vote(Vote("c0", "ann", "a", "a"))
+
+
+def outside(folder: Path) -> None:
+    book(folder, a="../../secret.png")
+
+
+def twins(folder: Path) -> None:
+    """Two rollouts in folders of one name, and one whose name is that of the other table."""
+    from visalign.votes import Contest, Side, Vote, VoteBook
+
+    book(folder)
+    made = VoteBook(folder / "book")
+    for number, place in enumerate(("/x/votes", "/y/votes", "/z/comparisons")):
+        made.add(Contest(f"p{number}", Side("m", 0, "0.png"), Side("m", 1, "1.png"), {"rollout": place}, f"r{number}"))
+        made.vote(Vote(f"r{number}", "ann", "a", "a"))
+
+
+def damaged(statement: str):
+    def give(folder: Path) -> None:
+        book(folder)
+        with sqlite3.connect(folder / "book" / "votes.sqlite") as raw:
+            raw.executescript(statement)
+
+    return give
+
+
+def cut(folder: Path) -> None:
+    book(folder)
+    file = folder / "book" / "votes.sqlite"
+    with sqlite3.connect(file) as raw:
+        raw.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    file.write_bytes(file.read_bytes()[:4096] + b"\0" * 9000)
+
+
+TWO = "demo a=a b=b -r saturation --pairs 0 --host 192.0.2.1 "
+"""An address that is no machine's, so that no server starts whatever is accepted."""
+CASES = [
+    Case("user-alone", TWO + "--user ann", ("--user needs a password",), given=pictures),
+    Case("password-alone", TWO + "--password x", ("--password", "needs a --user"), given=pictures),
+    Case("user-empty", TWO + "--user '' --password x", ("needs a --user",), given=pictures),
+    Case("password-empty", TWO + "--user ann --password ''", ("--user needs a password",), given=pictures),
+    Case("user-colon", TWO + "--user a:b --password x", ("cannot hold a colon",), given=pictures),
+    Case("host-url", TWO + "--allowed-host https://demo.example.org", ("--allowed-host is a name",), given=pictures),
+    Case("host-star", TWO + "--allowed-host '*'", ("--allowed-host is a name",), given=pictures),
+    Case("host-port", TWO + "--allowed-host demo.example.org:443", ("--allowed-host is a name",), given=pictures),
+    Case("proxy-name", TWO + "--trusted-proxy proxy.example.org", ("--trusted-proxy is an address",), given=pictures),
+    Case("proxy-all", TWO + "--trusted-proxy '*'", ("--trusted-proxy is an address",), given=pictures),
+    Case("proxy-network", TWO + "--trusted-proxy 10.0.0.1/8", ("--trusted-proxy is an address",), given=pictures),
+    Case("root-relative", TWO + "--root-path demo", ("--root-path is a path such as /demo",), given=pictures),
+    Case("root-url", TWO + "--root-path https://x.org/demo", ("--root-path is a path",), given=pictures),
+    Case("root-up", TWO + "--root-path /a/../b", ("--root-path is a path",), given=pictures),
+    Case("pairs-negative", TWO + "--pairs -1", ("--pairs",), given=pictures),
+    Case("port-zero", TWO + "--port 0", ("--port",), given=pictures),
+    Case("folder-is-a-file", TWO + "--folder f", ("f/votes.sqlite", "book of votes"), given=lambda folder: (
+        pictures(folder), (folder / "f").write_text("x"))),
+    Case("no-prompt", TWO, ("no generation here has a prompt", "--prompts"), given=nameless),
+    Case("model-unknown", "demo a=tiny-sd4", ("tiny-sd4",)),
+    Case("model-twice", "demo a=a a=b", ("a",), given=pictures),
+    Case("judge-unknown", "demo a=a b=b -r brightnes", ("brightnes",), given=pictures),
+    Case("votes-none", "votes board .", ("votes.sqlite", "--folder")),
+    Case("votes-missing", "votes export nowhere", ("nowhere",)),
+    Case("votes-no-database", "votes board .", ("votes.sqlite", "cannot be used"),
+         given={"votes.sqlite": "not a database at all, but a long text\n" * 40}),
+    Case("votes-other-database", "votes board book", ("votes.sqlite", "has no column"),
+         given=damaged("DROP TABLE marks; CREATE TABLE marks (x TEXT);")),
+    Case("votes-half-a-database", "votes board book", ("votes.sqlite",), given=cut),
+    Case("votes-not-json", "votes export book", ("votes.sqlite", "damaged"),
+         given=damaged("UPDATE votes SET dimensions = 'x';")),
+    Case("votes-not-an-object", "votes export book", ("votes.sqlite", "damaged"),
+         given=damaged("UPDATE contests SET settings = '3';")),
+    Case("votes-outside", "votes export book", ("outside its folder",), given=outside),
+    Case("votes-unknown-dimension", "votes board book --dimension qualty", ("nobody voted in 'qualty'",), given=book),
+    Case("votes-out-is-a-file", "votes export book --out f", ("cannot be written",),
+         given=lambda folder: (book(folder), (folder / "f").write_text("x"))),
+    Case("votes-none-decided", "votes export book", ("no contest is decided",),
+         given=damaged("UPDATE votes SET choice = 'tie';")),
+    Case("votes-board", "votes board book", ("1 votes by 1 voters", "base"), succeeds=True, given=book),
+    Case("votes-twins", "votes export book --out out", ("4 decided pairs",), succeeds=True, given=twins, writes=(
+        "out/comparisons.csv", "out/comparisons-2.csv", "out/votes.csv", "out/votes-2.csv")),
+]
