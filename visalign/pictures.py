@@ -66,7 +66,7 @@ def read_picture(data: bytes | str | Path, where: str, max_frames: int = 64,
             if count > 1 and image.format in ("TIFF", "HEIF", "DCX"):
                 remarks.append(f"the first of {count} pages was taken")
             image.load()
-            return _to_rgb(image, remarks)
+            return to_rgb(image, remarks)
     except FileNotFoundError:
         raise UserError(f"{where}: there is no image file {name_of(data)}") from None
     except BROKEN as error:
@@ -91,7 +91,7 @@ def _animation(image: Image.Image, count: int, max_frames: int, remarks: list[st
         most = HELD_PIXELS // (2 * max_frames)
         for number in range(count):
             image.seek(number)
-            frame = shrunk(_to_rgb(image, [] if number else remarks), most, remarks)
+            frame = shrunk(to_rgb(image, [] if number else remarks), most, remarks)
             shown.append(image.info.get("duration", 0) or 100)  # known to WebP once the frame is decoded
             yield number, frame
 
@@ -137,7 +137,11 @@ def within(width: int, height: int, most: int) -> tuple[int, int]:
     return (width, height) if scale == 1 else (max(1, int(width * scale)), max(1, int(height * scale)))
 
 
-def _to_rgb(image: Image.Image, remarks: list[str]) -> Image.Image:
+def to_rgb(image: Image.Image, remarks: list[str]) -> Image.Image:
+    """An 8-bit sRGB picture, turned as its EXIF says, on white; remarks get what was ignored.
+
+    Raises ValueError for a picture whose range is not known.
+    """
     profile = image.info.get("icc_profile")
     if "exif" in image.info or image.format == "TIFF":
         image = _turned(image, remarks)

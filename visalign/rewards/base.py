@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from visalign.errors import UserError
 from visalign.media import Sample
+from visalign.pictures import to_rgb
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,13 @@ class Judge(ABC):
         self._network: Any = None
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+        if not self.name.isprintable():
+            raise ValueError(f"name is {self.name!r}; it stands over columns and in messages, so only letters, figures "
+                             "and signs that print")
+        try:
+            torch.device(self.device)
+        except RuntimeError:
+            raise ValueError(f"device is {self.device!r}; expected cpu, cuda or cuda:NUMBER") from None
 
     def check(self) -> None:  # noqa: B027  a judge that needs nothing has nothing to check
         """Raise UserError when something this judge needs is missing; loads nothing."""
@@ -100,7 +108,11 @@ class Judge(ABC):
     def refusal(self, sample: Sample) -> str | None:
         """Why this sample cannot be judged, or None."""
         if sample.modality not in self.modalities:
-            return f"judges {' and '.join(sorted(self.modalities))}s only, this is a {sample.modality}"
+            article = "an" if sample.modality == "image" else "a"
+            return f"judges {' and '.join(sorted(self.modalities))}s only, this is {article} {sample.modality}"
+        sizes = {frame.size for frame in sample.video.frames} if sample.video else {None}
+        if len(sizes) != 1:
+            return "the clip has no frames" if not sizes else "the clip's frames differ in size"
         if self.needs_prompt and not sample.prompt.strip():
             return "no prompt"
         return None
@@ -108,13 +120,30 @@ class Judge(ABC):
     @torch.no_grad()
     def score(self, samples: list[Sample]) -> Scores:
         """Values float32 [n, D] on the CPU, NaN with a remark for what was refused."""
-        refused = {i: reason for i, sample in enumerate(samples) if (reason := self.refusal(sample))}
+        samples, refused = list(samples), {}
+        for i, sample in enumerate(samples):
+            try:
+                samples[i] = in_rgb(sample)
+                reason = self.refusal(samples[i])
+            except ValueError as error:
+                reason = str(error)
+            if reason:
+                refused[i] = reason
         rows = [i for i in range(len(samples)) if i not in refused]
         step = len(rows) if self.needs_group else self.batch_size
         return gather(len(samples), len(self.dimensions), refused,
                       ((part, answer) for start in range(0, len(rows), max(1, step))
                        for part, answer in fitting(rows[start:start + step],
                                                    lambda part: self.judge([samples[i] for i in part]))))
+
+
+def in_rgb(sample: Sample) -> Sample:
+    """The sample with RGB pictures, as reading a file gives them. Raises ValueError where there is no way to RGB."""
+    frames = sample.video.frames if sample.video else [sample.media]
+    if all(frame is None or frame.mode == "RGB" for frame in frames):
+        return sample
+    turned = [to_rgb(frame, []) for frame in frames]
+    return sample.with_media(replace(sample.video, frames=turned) if sample.video else turned[0])
 
 
 def fitting(rows: list[int], run: Callable[[list[int]], Any]):

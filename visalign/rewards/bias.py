@@ -110,6 +110,9 @@ class Debiased(Combination):
 
     def check(self) -> None:
         super().check()
+        if not self.model:
+            raise UserError(f"reward {self.name}: set model to the file that `visalign reward debias` wrote for the "
+                            "reward")
         self.bias_model  # noqa: B018  reading it is the check
 
     @property
@@ -117,9 +120,9 @@ class Debiased(Combination):
         if self._bias is None:
             path = Path(self.model).expanduser()
             try:
-                self._bias = BiasModel(**json.loads(path.read_text())["bias"])
-            except (OSError, ValueError, TypeError, KeyError) as error:
-                raise UserError(f"reward {self.name}: {self.model or 'model'} is no bias model ({error}); write one "
+                self._bias = BiasModel(**json.loads(path.read_text("utf-8"))["bias"])
+            except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:
+                raise UserError(f"reward {self.name}: {self.model} is no bias model ({error}); write one "
                                 "with `visalign reward debias`") from None
         return self._bias
 

@@ -38,6 +38,8 @@ class Combination(Judge):
                                    for reward in self.inner for _ in reward.dimensions])
         self.weight = self.weights_of(getattr(self, "weights", {}))
         self.used = self.weight != 0
+        if not self.used.any():
+            raise ValueError("weights are all 0, so nothing counts")
 
     def check(self) -> None:
         for reward in self.inner:
@@ -265,8 +267,8 @@ class Direction(Combination):
 
     def __post_init__(self):
         super().__post_init__()
-        if not self.weights or not self.weight.norm() > 0:
-            raise ValueError("weights are all 0, so they have no direction")
+        if not self.weights:
+            raise ValueError("weights is empty or all 0, so there is no direction")
         self.direction = (self.weight / self.weight.norm())[self.used]
 
     def combine(self, values: Tensor, spreads: Tensor, samples: list[Sample]) -> Tensor:

@@ -2,12 +2,13 @@
 
 A specification is one of
     a name                      tiny-clip, ocr, sharpness
-    a name and its source       clip:ViT-H-14/laion2b_s32b_b79k, pickscore:/models/pickscore
+    a name and its source       clip:ViT-H-14/laion2b_s32b_b79k, pickscore:/models/pickscore, vlm:http://HOST:8000/v1
     a folder                    of a unified reward, of the run that trained one, or of an open_clip model
     a YAML file                 holding one specification
     a mapping                   {kind: clip, source: ..., and that kind's settings}; combinations take `of: [...]`
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -67,21 +68,27 @@ ALIASES: dict[str, dict[str, Any]] = {
     "tiny-reward": {"kind": "joint", "source": str(ASSETS / "tiny-reward")},
 }
 """Short names for whole specifications; the embedded rewards are among them."""
+DEEPEST = 12
+"""Rewards may stand in each other so deep; a file that names itself goes deeper."""
 
 
-def build_reward(spec: RewardSpec, device: str = "cpu") -> Reward:
-    """The reward a specification describes; nothing is loaded yet.
+def build_reward(spec: RewardSpec, device: str = "cpu", depth: int = 0) -> Reward:
+    """The reward a specification describes; nothing is loaded yet. depth: how many specifications it stands in.
 
     Raises UserError naming the part that is wrong and what is allowed.
     """
-    given = expand(spec)
+    given = expand(spec, depth)
     kind = given.pop("kind")
+    for key, value in given.items():
+        for part in value.values() if isinstance(value, dict) else [value]:
+            if isinstance(part, float) and not math.isfinite(part):
+                raise UserError(f"reward {kind}: {key} is {value}; a finite number is expected")
     inner = given.pop("of", None)
     if inner is not None:
         specs = inner if isinstance(inner, list) else [inner]
         if not specs:
             raise UserError(f"reward {kind}: `of` is empty; name at least one reward")
-        given["of"] = [build_reward(each, device) for each in specs]
+        given["of"] = [build_reward(each, device, depth + 1) for each in specs]
     allowed = REWARDS[kind].__dataclass_fields__
     if "device" in allowed:
         given.setdefault("device", str(device))
@@ -101,14 +108,20 @@ def check_reward(spec: RewardSpec | Reward) -> None:
     load_reward(spec)
 
 
-def expand(spec: RewardSpec) -> dict[str, Any]:
+def expand(spec: RewardSpec, depth: int = 0) -> dict[str, Any]:
     """A specification as a mapping with `kind`. Raises UserError as `build_reward` does."""
+    if depth > DEEPEST:
+        raise UserError(f"reward {spec}: stands in more than {DEEPEST} others; does a file name itself?")
     if isinstance(spec, dict):
-        kind = spec.get("kind")
+        odd = next((key for key in spec if not isinstance(key, str)), None)
+        if odd is not None:
+            raise UserError(f"reward: the key {odd!r} is no text; settings have names such as kind and source")
+        kind = spec.get("kind") if isinstance(spec.get("kind"), str) else repr(spec.get("kind"))
         if kind in ALIASES:
             return ALIASES[kind] | {"name": kind} | {k: v for k, v in spec.items() if k != "kind"}
         if kind not in REWARDS:
-            raise UserError(f"reward: kind is {kind!r}, which is no reward{nearest(str(kind), [*REWARDS, *ALIASES])}")
+            raise UserError(f"reward: kind is {spec.get('kind')!r}, which is no reward"
+                            f"{nearest(kind, [*REWARDS, *ALIASES])}")
         return dict(spec)
     if not isinstance(spec, str) or not spec.strip():
         raise UserError(f"reward: expected a name, a folder, a YAML file or a mapping, got {spec!r}")
@@ -117,12 +130,15 @@ def expand(spec: RewardSpec) -> dict[str, Any]:
         return {"name": spec} | ALIASES[spec]
     name, colon, source = spec.partition(":")
     if name in REWARDS:
-        return {"kind": name, "source": source} if colon else {"kind": name}
+        if colon and not source.strip():
+            raise UserError(f"reward {spec}: after the colon comes its source, a folder or a hub id")
+        address = source.startswith(("http://", "https://")) and "url" in REWARDS[name].__dataclass_fields__
+        return {"kind": name} | ({"url" if address else "source": source} if colon else {})
     path = Path(spec).expanduser()
     if path.is_dir():
         return _from_folder(path)
     if path.suffix in (".yaml", ".yml"):
-        return _from_yaml(path)
+        return _from_yaml(path, depth + 1)
     raise UserError(f"reward {spec}: neither a known reward, nor a folder, nor a YAML file"
                     f"{nearest(name, [*REWARDS, *ALIASES])}")
 
@@ -137,11 +153,11 @@ def _from_folder(folder: Path) -> dict[str, Any]:
                     "open_clip_config.json (an open_clip model); other rewards are named KIND:FOLDER")
 
 
-def _from_yaml(path: Path) -> dict[str, Any]:
+def _from_yaml(path: Path, depth: int) -> dict[str, Any]:
     spec = read_yaml(path, "reward")
     if not isinstance(spec, str | dict):
         raise UserError(f"reward {path}: expected a reward's name or a mapping with `kind`")
-    expanded = expand(spec)
+    expanded = expand(spec, depth)
     return {"name": path.stem} | expanded
 
 

@@ -50,6 +50,10 @@ class Sharpness(PictureRule):
 
     score_range = (0.0, 4.0)
 
+    def refusal(self, sample: Sample) -> str | None:
+        refused = super().refusal(sample)
+        return refused or (None if min(sample.image.size) > 2 else "needs a picture of at least 3 x 3 pixels")
+
     def measure(self, sample: Sample) -> float:
         return measures.sharpness(luma_of(pixels_of(sample.image)))
 

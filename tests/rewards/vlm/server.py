@@ -7,6 +7,15 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
+class Quiet(ThreadingHTTPServer):
+    """Says nothing of clients that leave before the end."""
+
+    daemon_threads = True
+
+    def handle_error(self, request, client_address):
+        pass
+
+
 class ChatServer:
     """`reply(text, images, count)` gives a string, a dict (the whole body), or (status, headers, body bytes).
 
@@ -65,8 +74,7 @@ class ChatServer:
                         self.wfile.write(part)
                         self.wfile.flush()
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
+        self.server = Quiet(("127.0.0.1", 0), Handler)
         self.thread = threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True)
 
     @property

@@ -1,6 +1,7 @@
 """The judges' shared way of asking: the cache first, then the model; and comparing in both orders."""
 
 import json
+import re
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -16,6 +17,9 @@ from visalign.media import Sample
 from visalign.rewards.base import Judge, Scores
 from visalign.rewards.vlm.questions import Answer, Asker, Failure, Question
 from visalign.store import Store
+
+RANGES = {"timeout": (0.01, 86_400), "concurrency": (1, 1024), "max_tokens": (1, 1_000_000), "frames": (1, 1024),
+          "retries": (0, 100), "temperature": (0, 10)}
 
 
 @dataclass
@@ -53,15 +57,18 @@ class AskingJudge(Judge):
             from visalign.rewards.vlm.address import clean_url
 
             self.url = clean_url(self.url)
-        for name in ("timeout", "concurrency", "max_tokens", "frames"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be greater than 0, got {getattr(self, name)}")
+        for name, (low, high) in RANGES.items():
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"{name} must be from {low} to {high}, got {getattr(self, name)}")
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.key_env):
+            raise ValueError("key_env must be the name of an environment variable that holds the key, not the key")
+        if not self.model.strip():
+            raise ValueError("model is empty; give the name that the server knows the model by")
         if self.source and self.temperature:
             raise ValueError("temperature is for endpoints; a local model answers with its likeliest words")
-        if self.retries < 0:
-            raise ValueError(f"retries must be at least 0, got {self.retries}")
 
     def check(self) -> None:
+        self.answers  # noqa: B018  opening the file is the check
         if self.source:
             from visalign.rewards.hub_clip import check_hub_or_folder
 

@@ -55,6 +55,9 @@ class VlmJudge(AskingJudge):
         super().__post_init__()
         if not self.principles:
             raise ValueError("principles is empty; name at least one dimension and its question")
+        for name, principle in self.principles.items():
+            if not name.strip() or not name.isprintable() or not principle.strip():
+                raise ValueError(f"principles: {name!r} is {principle!r}; each is a name and its question")
         self.dimensions = tuple(self.principles)
 
     def question(self, sample: Sample, principle: str) -> Question:

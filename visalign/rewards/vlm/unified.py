@@ -132,8 +132,8 @@ class UnifiedReward(Templated, AskingJudge):
         self.dimensions = ("score",) if self.version == 1 else ("alignment", "coherence", "style")
 
     def check(self) -> None:
-        super().check()
         self.template_text("")
+        super().check()
 
     def read(self, answer: Answer) -> list[float]:
         text = without_thoughts(answer.text)
@@ -161,8 +161,8 @@ class UnifiedRewardPairs(Templated, ComparingJudge):
         return Question(text, self.pictures(first) + self.pictures(second))
 
     def check(self) -> None:
-        super().check()
         self.template_text("")
+        super().check()
 
     def read(self, answer: Answer) -> float:
         return better_one(without_thoughts(answer.text))
