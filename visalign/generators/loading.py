@@ -237,7 +237,9 @@ def _load_scheduler(checkpoint: Checkpoint):
     process = checkpoint.family.process_of(scheduler)
     check_agrees(process, scheduler)
     if written != name and hasattr(diffusers, written):  # the index chooses, but both must mean one training
-        check_agrees(process, getattr(diffusers, written).from_config(config))
+        other = getattr(diffusers, written).from_config(config)
+        checkpoint.family.process_of(other)
+        check_agrees(process, other)
     return scheduler
 
 

@@ -79,7 +79,7 @@ _KINDS = {"diffusion": "a variance-preserving diffusion", "flow": "a rectified f
 
 
 def _carried(process: Diffusion | Flow, scheduler) -> tuple[Tensor, bool]:
-    """By how much the scheduler's step misses ours, per unit of data, and whether its times fall."""
+    """By how much the scheduler's step misses ours, per unit of data, and whether its times fall from noise to data."""
     data = torch.linspace(-1, 1, 4 * 8 * 8).view(1, 4, 8, 8)
     changes = {name: False for name in _OF_SAMPLING if scheduler.config.get(name)}
     if "timestep_spacing" in scheduler.config:  # with another one DDIM and PNDM step past the next time of their list
@@ -100,5 +100,5 @@ def _carried(process: Diffusion | Flow, scheduler) -> tuple[Tensor, bool]:
                              sample=seen / scale(torch.ones(1), first), return_dict=False, **options)[0]
         ends.append(scale(after, second))
         expected.append(process.add_noise(x0, nothing, t_next))
-        falls = falls and bool(first > second)
+        falls = falls and bool(first > second) and bool(process.noise_fraction(t) > 0.25)
     return (ends[0] - ends[1]) - (expected[0] - expected[1]), falls
