@@ -154,6 +154,10 @@ CASES = [
     check("zip-as-csv", "p.csv", b"PK\x03\x04" + bytes(range(256)) * 4, "p.csv", "not text"),
     check("not-parquet", "p.parquet", b"PAR1 and no more", "not a readable parquet file"),
     check("not-arrow", "p.arrow", b"ARROW1 and no more", "not a readable arrow file"),
+    check("lfs-pointer", "p.parquet", "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "Git LFS"),
+    check("web-page", "p.csv", "<!DOCTYPE html>\n<html>404</html>\n", "is a web page"),
+    Case("check-address", "data check https://example.org/p.parquet", ("is a web address", "not downloaded")),
+    Case("check-long-source-name", f"data check {'x' * 300}.jsonl", ("cannot be read",)),
     check("other-columns", "p.jsonl", '{"image": "a.png", "score": 3}\n', "line 1", "image, score", "pickapic has"),
     check("wrong-format", "p.jsonl", lines(), "line 1", "not of the format pickapic", "caption", "data.format=table",
           options="--format pickapic"),
@@ -178,6 +182,8 @@ CASES = [
         "2 pairs", succeeds=True),
     check("hpdv2-one-short", "train.json", json.dumps([{"prompt": "a", "file_path": ["a.png", "b.png"],
                                                         "human_preference": [1]}]), "entry 1", "human_preference"),
+    check("hpdv2-no-number", "test.json", '[{"prompt": "a", "image_path": ["a.png", "b.png"], "rank": [NaN, 1]}]',
+          "entry 1", "numbers in"),
     check("hpdv3", "p.json", json.dumps([
         {"prompt": "a", "path1": "a.png", "path2": "b.png", "choice_dist": [9, 2], "confidence": 0.9},
         {"prompt": "a", "path1": "a.png", "path2": "sub/c.png", "choice_dist": [5, 5]}]), "1 pairs", "1 ties",
@@ -207,6 +213,7 @@ CASES = [
     Case("split-saved-absent", "data check set --split val", ("no such split", "test, train"), given=saved_by_datasets),
 
     trained("broken", lines({}, {"chosen": "half.png"}), "pairs.jsonl line 2", "data.on_error=skip"),
+    trained("several-broken", lines({"chosen": "gone.png"}, {}, {"prompt": ""}), "line 1", "line 3", "is empty"),
     trained("missing", lines({}, {"chosen": "gone.png"}), "line 2", "gone.png", "data.on_error=skip"),
     trained("too-many-broken", lines({}, {"chosen": "half.png"}), "1 of 2 rows", "data.max_skipped", "line 2",
             options="data.on_error=skip"),

@@ -90,9 +90,9 @@ def _from_hpd(row: dict, where: str, roots: Roots) -> list[Pair]:
     places = preferred if preferred is not None else row.get("rank", row.get("ranks"))
     if places is None:
         places = _mean_ranks(row.get("raw_annotations", row.get("raw_annotation")))
-    numbers = isinstance(places, list) and all(isinstance(place, int | float) for place in places)
-    if not isinstance(paths, list) or not numbers or len(paths) != len(places):
-        raise BadRow(f"{where}: needs as many 'human_preference' (or 'rank') entries as images")
+    if not isinstance(paths, list) or not _are_numbers(places) or not 1 < len(paths) == len(places):
+        raise BadRow(f"{where}: needs two images or more, and as many numbers in 'human_preference' (or "
+                     "'rank')")
     if preferred is not None:
         places = [-place for place in places]
     folders = [*roots, *(root / name for root in roots for name in ("train", "test"))]
@@ -105,10 +105,13 @@ def _from_hpd(row: dict, where: str, roots: Roots) -> list[Pair]:
     return pairs
 
 
+def _are_numbers(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(each, int | float) and abs(each) < 1e9 for each in values)
+
+
 def _mean_ranks(annotations: Any) -> list[float] | None:
     ranks = [each.get("rank") if isinstance(each, dict) else each for each in annotations or ()]
-    if not ranks or not all(isinstance(each, list) and len(each) == len(ranks[0]) and
-                            all(isinstance(place, int | float) for place in each) for each in ranks):
+    if not ranks or not all(_are_numbers(each) and len(each) == len(ranks[0]) for each in ranks):
         return None
     return [sum(places) / len(ranks) for places in zip(*ranks, strict=True)]
 

@@ -65,8 +65,13 @@ def is_local(settings: Data) -> bool:
     path = local_path(source)
     if settings.format == "hub":
         return False
-    if path.exists():
-        return True
+    try:
+        if path.exists():
+            return True
+    except OSError as error:
+        raise UserError(f"data {shown(source)}: cannot be read ({error.strerror})") from None
+    if "://" in source:
+        raise UserError(f"data {source}: is a web address, which is not downloaded; give a file, a folder or a hub id")
     if is_table(path) or path.suffix or source.startswith((".", "/", "~")) or source.count("/") != 1:
         raise UserError(f"data {source}: there is no such file or folder")
     return False

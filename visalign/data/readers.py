@@ -20,8 +20,22 @@ Rows = Iterator[tuple[str, Any]]
 
 def rows_of(file: Path) -> Iterator[tuple[str, dict]]:
     """Every row of a table by its ending (see READERS). Raises UserError when the file is none."""
+    _refuse_placeholder(file)
     for where, row in READERS[file.suffix.lower()](file):
         yield where, checked(where, row)
+
+
+def _refuse_placeholder(file: Path) -> None:
+    """Raise UserError for what a download left in the file's place."""
+    try:
+        with file.open("rb") as opened:
+            head = opened.read(100).lstrip().lower()
+    except OSError as error:
+        raise UserError(f"data {file}: cannot be read ({error.strerror})") from None
+    if head.startswith(b"version https://git-lfs"):
+        raise UserError(f"data {file}: is a pointer of Git LFS, not the file itself; `git lfs pull` gets it")
+    if head.startswith((b"<!doctype", b"<html")):
+        raise UserError(f"data {file}: is a web page, not a table; download the file itself")
 
 
 def checked(where: str, row: Any) -> dict:

@@ -17,25 +17,32 @@ from visalign.pictures import BROKEN, open_picture, read_picture
 
 
 class BrokenRows:
-    """What is done about rows that cannot be used: `stop` ends at the first, `skip` counts, lists and bounds them."""
+    """What is done about rows that cannot be used: `stop` ends the run, `skip` counts, lists and bounds them.
 
-    def __init__(self, settings: Data):
-        self.settings = settings
+    patience: how many are looked for before a run ends, so that they can be mended together.
+    """
+
+    def __init__(self, settings: Data, patience: int = 1):
+        self.settings, self.patience = settings, patience
         self.found: dict[str, None] = {}
 
     def note(self, error: UserError) -> None:
         """Take down one row. Raises UserError where the run is to end."""
-        if self.settings.on_error == "stop":
-            raise UserError(f"{error}; mend or remove this row, or leave such rows out with data.on_error=skip")
         self.found[str(error)] = None
+        if self.settings.on_error == "stop" and len(self.found) >= self.patience:
+            self.check(0)
 
     def check(self, usable: int) -> None:
-        """Raise UserError when too large a share is broken."""
-        broken = len(self.found)
+        """Raise UserError when there may be no broken row, or too large a share is broken."""
+        broken, first = len(self.found), list(self.found)[:5]
+        if broken and self.settings.on_error == "stop":
+            at_least = "at least " * (broken >= self.patience)
+            more = f" (the first of {at_least}{broken})" if broken > len(first) else ""
+            raise UserError(f"{'; '.join(first)}{more}; mend or remove such rows, or leave them out with "
+                            "data.on_error=skip")
         if broken and broken / (broken + usable) > self.settings.max_skipped:
             raise UserError(f"data {self.settings.path}: {broken} of {broken + usable} rows cannot be used, more than "
-                            f"the share {self.settings.max_skipped:g} of data.max_skipped; the first is "
-                            f"{next(iter(self.found))}")
+                            f"the share {self.settings.max_skipped:g} of data.max_skipped; the first is {first[0]}")
 
     def write(self, file: Path) -> None:
         """One line for each row that was left out; no file where there is none."""
@@ -51,18 +58,21 @@ def check_source(settings: Data, compared: bool = True) -> list[str]:
     Of a hub set only the first pair is looked at, and no prompts are known. compared: whether the objective learns from
     both pictures. Raises UserError for whatever can be known to be wrong before anything is loaded.
     """
-    broken, prompts, pairs, same, local = BrokenRows(settings), {}, 0, 0, is_local(settings)
-    found = read_pairs(settings, Counts(), broken.note)
-    for pair in tqdm(itertools.islice(found, None if local else 1), desc="looking at the pairs",
-                     unit="pair", leave=False, delay=2):
-        try:
-            for data in (pair.chosen, pair.rejected):
-                _probe(data, pair.where)
-        except UserError as error:
-            broken.note(error)
-            continue
-        prompts[pair.prompt] = None
-        pairs, same = pairs + 1, same + (pair.chosen == pair.rejected)
+    broken, prompts, pairs, same, local = BrokenRows(settings, 20), {}, 0, 0, is_local(settings)
+    found = itertools.islice(read_pairs(settings, Counts(), broken.note), None if local else 1)
+    try:
+        for pair in tqdm(found, desc="looking at the pairs", unit="pair", leave=False, delay=2):
+            try:
+                for data in (pair.chosen, pair.rejected):
+                    _probe(data, pair.where)
+            except UserError as error:
+                broken.note(error)
+                continue
+            prompts[pair.prompt] = None
+            pairs, same = pairs + 1, same + (pair.chosen == pair.rejected)
+    except UserError:
+        broken.check(pairs)  # that no pair is left is explained by what is wrong with each
+        raise
     broken.check(pairs)
     if compared:
         check_different(f"data {settings.path}", pairs, same)
