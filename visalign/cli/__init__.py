@@ -11,6 +11,7 @@ from visalign.cli.generate import generate, guide
 from visalign.cli.options import Names, Overridable
 from visalign.cli.reading import how_to_read, reading_options
 from visalign.errors import UserError
+from visalign.notice import notice
 
 
 class Group(click.Group):
@@ -43,6 +44,7 @@ def main(debug: bool) -> None:
     """Preference alignment for image and video generators: fine-tune, judge, see what it cost, compare."""
     import os
 
+    notice.cache_clear()
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads would take the decoding threads' cores
     if not debug:
         quiet_libraries()
