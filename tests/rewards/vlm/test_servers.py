@@ -14,7 +14,7 @@ from visalign.errors import UserError
 from visalign.media import Sample
 from visalign.rewards import load_reward
 from visalign.rewards.vlm.address import clean_url, key_in
-from visalign.rewards.vlm.asking import both_orders, stored
+from visalign.rewards.vlm.asking import both_orders, contents_of, stored
 from visalign.rewards.vlm.generic import SCORE
 from visalign.rewards.vlm.questions import Answer, Failure, Question
 from visalign.rewards.vlm.replies import Unreadable, chances_of, seconds_of, unpacked
@@ -366,6 +366,15 @@ def test_the_store_tells_questions_forms_and_broken_entries_apart():
     assert Question("a", ()).key({"model": "m"}) != Question("a", ()).key({"model": "n"})
     assert stored(None) is stored("{") is stored('{"text": "4", "digits": null}') is None
     assert stored('{"text": "4"}') == Answer("4")
+
+
+def test_another_local_model_in_the_same_folder_is_another_judge(tmp_path, monkeypatch):
+    (tmp_path / "model.safetensors").write_bytes(b"one")
+    before = contents_of(str(tmp_path))
+    (tmp_path / "model.safetensors").write_bytes(b"another")
+    assert contents_of(str(tmp_path)) != before and contents_of("org/name") == ["org/name"]
+    monkeypatch.chdir(tmp_path.parent)
+    assert contents_of(tmp_path.name) == contents_of(str(tmp_path))
 
 
 def test_servers_and_models_do_not_share_answers(tmp_path):

@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,8 +29,8 @@ class AskingJudge(Judge):
 
     url: of an OpenAI-compatible endpoint, up to and with `/v1`; or source: a transformers model's folder or hub id.
     model: the name the endpoint knows the model by. key_env: the environment variable that holds the API key; keys are
-    read from nowhere else. timeout in seconds, retries after the first try, concurrency: questions in flight.
-    logprobs: ask for the digits' probabilities; turn it off for endpoints that refuse to tell.
+    read from nowhere else. timeout: seconds for one whole reply. retries: after the first try. concurrency: questions
+    in flight. logprobs: ask for the choices' probabilities; turn it off for endpoints that refuse to tell.
     cache: an SQLite file that processes may share; null for none. frames: of a clip, each sent as a picture.
     """
 
@@ -98,7 +99,7 @@ class AskingJudge(Judge):
 
     def ask(self, questions: list[Question], usable: Callable[[Answer], object]) -> list[Answer | Failure]:
         """One outcome a question; answers for which `usable` does not raise ValueError are kept in the cache."""
-        about = {"judge": type(self).__name__, "model": self.model, "source": self.source or self.url,
+        about = {"judge": type(self).__name__, "model": self.model, "source": self.url or contents_of(self.source),
                  "max_tokens": self.max_tokens, "temperature": self.temperature, "logprobs": self.logprobs}
         keys = [question.key(about) for question in questions]
         known = self.answers.get(keys) if self.answers else {}
@@ -199,6 +200,14 @@ class ComparingJudge(AskingJudge):
             count[j] += 1
         values: Tensor = total / count  # 0 / 0 is NaN: never compared
         return Scores(values[:, None], remarks)
+
+
+def contents_of(source: str) -> list:
+    """Names a local model by its folder and what lies in it, so that another one put there is another judge."""
+    folder = Path(source).expanduser()
+    files = sorted(file for file in folder.iterdir() if file.is_file()) if folder.is_dir() else []
+    return [str(folder.resolve()) if files else source,
+            *([file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files)]
 
 
 def stored(text: str | None) -> Answer | None:
