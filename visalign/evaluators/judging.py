@@ -7,8 +7,8 @@ from a bootstrap over prompts, since judgements of one prompt are not independen
 from dataclasses import dataclass
 
 import numpy as np
+import scipy  # its parts are imported when they are first used
 from scipy.special import expit
-from scipy.stats import binomtest, bootstrap
 
 from visalign.evaluators.statistics import Estimate
 
@@ -81,14 +81,14 @@ def clustered_mean(values: np.ndarray, groups: np.ndarray, lowest: float = 0.0, 
         return Estimate(mean, float("-inf"), float("inf"))
     if np.ptp(values) == 0:
         share = (mean - lowest) / (1 - lowest)
-        bounds = binomtest(round(share * len(sums)), len(sums)).proportion_ci()
+        bounds = scipy.stats.binomtest(round(share * len(sums)), len(sums)).proportion_ci()
         return Estimate(mean, *(lowest + (1 - lowest) * float(bound) for bound in (bounds.low, bounds.high)))
 
     def ratio(s, n, axis=-1):
         return s.sum(axis) / n.sum(axis)
 
-    result = bootstrap((sums, counts), ratio, paired=True, n_resamples=resamples, method="percentile",
-                       vectorized=True, batch=200, rng=np.random.default_rng(seed))
+    result = scipy.stats.bootstrap((sums, counts), ratio, paired=True, n_resamples=resamples, method="percentile",
+                                   vectorized=True, batch=200, rng=np.random.default_rng(seed))
     return Estimate(mean, *map(float, result.confidence_interval))
 
 

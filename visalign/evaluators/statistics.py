@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import binomtest, bootstrap
+import scipy  # its parts are imported when they are first used
 
 LEVEL = 0.95
 RESAMPLES = 2000
@@ -54,8 +54,8 @@ def mean_with_interval(per_prompt: Sequence[float], seed: int = 0, resamples: in
         return unknown(values.mean())
     if np.ptp(values) == 0:
         return Estimate(float(values[0]), float(values[0]), float(values[0]))
-    result = bootstrap((values,), np.mean, n_resamples=resamples, method="percentile", confidence_level=level,
-                       rng=np.random.default_rng(seed))
+    result = scipy.stats.bootstrap((values,), np.mean, n_resamples=resamples, method="percentile",
+                                   confidence_level=level, rng=np.random.default_rng(seed))
     return Estimate(float(values.mean()), *map(float, result.confidence_interval))
 
 
@@ -76,8 +76,8 @@ def relative_change(before: Sequence[float], after: Sequence[float], seed: int =
 
     if np.ptp(before) == 0 and np.ptp(after) == 0:
         return Estimate(value, value, value)
-    result = bootstrap((before, after), ratio, paired=True, n_resamples=RESAMPLES, method="percentile",
-                       confidence_level=level, vectorized=True, rng=np.random.default_rng(seed))
+    result = scipy.stats.bootstrap((before, after), ratio, paired=True, n_resamples=RESAMPLES, method="percentile",
+                                   confidence_level=level, vectorized=True, rng=np.random.default_rng(seed))
     return Estimate(value, *map(float, result.confidence_interval))
 
 
@@ -96,4 +96,4 @@ def sign_test(differences: Sequence[float]) -> float:
     """Two-sided p-value that as many prompts get better as worse; prompts without a difference do not count."""
     values = np.asarray(differences, np.float64)
     better, worse = int((values > 0).sum()), int((values < 0).sum())
-    return 1.0 if better + worse == 0 else float(binomtest(better, better + worse).pvalue)
+    return 1.0 if better + worse == 0 else float(scipy.stats.binomtest(better, better + worse).pvalue)
