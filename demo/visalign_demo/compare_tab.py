@@ -204,7 +204,7 @@ def build(demo: Demo) -> None:
             models = gr.CheckboxGroup(names, value=names, label="Models")
         with gr.Column(scale=2), gr.Accordion("Settings", open=True):
             with gr.Row():
-                first = gr.Number(0, label="First seed", precision=0, minimum=0)
+                first = gr.Number(0, label="First seed", precision=0)
                 seeds = gr.Slider(1, MOST_SEEDS, 2, step=1, label="Seeds")
             with gr.Row():
                 steps = gr.Slider(1, 100, min(100, demo.steps), step=1, label="Steps")

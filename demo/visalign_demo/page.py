@@ -48,7 +48,7 @@ class Page(gr.Blocks):
     def _format_processing_error(self, block_fn, index, block, value, is_input, original_error) -> str:
         """What gradio says of a value that a field cannot take."""
         name = getattr(block, "label", None) or f"Field {index + 1}"
-        return f"{name}: {str(value)[:60]!r} cannot be used; reload the page and try again."
+        return f"{name}: {str(value)[:60]!r} is nothing that this field takes."
 
 
 def said(sentence: str) -> gr.Error:
