@@ -31,7 +31,7 @@ def test_overrides_nest_and_read_numbers(tmp_path):
     ({"optim": {"learning_rate": 1}}, (), ["optim.learning_rate", "allowed", "lr"]),
     ({"model": {"source": "x", "lora": {"rnk": 4}}}, (), ["model.lora.rnk", "'rank'"]),
     ({"train": {"steps": "many"}}, (), ["train.steps", "'many'", "integer"]),
-    ({"train": {"steps": 0}}, (), ["train.steps", "greater than 0"]),
+    ({"train": {"steps": 0}}, (), ["train.steps", "at least 1"]),
     ({"model": {"source": "x", "precision": "fp8"}}, (), ["model.precision", "'fp8'", "bf16"]),
     ({"objective": {"name": "flow_dop"}}, (), ["objective.name", "flow_dpo"]),
     ({"objective": {}}, (), ["objective.name"]),

@@ -4,6 +4,7 @@ Unknown keys are errors that name the nearest allowed key. `key=value` overrides
 (`optim.lr=1e-4`) and `model=NAME` is short for `model.source=NAME`.
 """
 
+import re
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -13,6 +14,7 @@ from visalign.config import Config, Model, OnlineConfig, Settings
 from visalign.config.common import switch_for_number
 from visalign.errors import UserError, nearest
 from visalign.overrides import apply_overrides
+from visalign.ranges import RANGE_WORDS
 from visalign.yamlfile import read_mapping
 
 Kind = TypeVar("Kind", bound=BaseModel)
@@ -110,9 +112,11 @@ def _section(location: tuple, kind: Any) -> type[BaseModel] | None:
 
 
 def _explain(errors: ValidationError, kind: type[BaseModel]) -> str:
-    """The first mistake; a key that is unknown before one that is missing, since it is often the same, misspelt."""
-    error = min(errors.errors(), key=lambda each: each["type"] != "extra_forbidden")
-    location = tuple(error["loc"])
+    """One mistake: a key that is unknown before one that is missing, since it is often the same, misspelt; a value
+    before its type, since the other alternatives of a setting complain of types."""
+    error = min(errors.errors(), key=lambda each: (each["type"] != "extra_forbidden", each["type"].endswith("_type"),
+                                                   -len(each["loc"])))
+    location = tuple(part for part in error["loc"] if not _ALTERNATIVE.fullmatch(str(part)))
     key = ".".join(str(part) for part in location)
     if error["type"] == "extra_forbidden":
         section = _section(location[:-1], kind)
@@ -122,7 +126,11 @@ def _explain(errors: ValidationError, kind: type[BaseModel]) -> str:
     return _message(key, error)
 
 
-_EXPECTED = {"string_type": "text is expected; put it in quotes", "bool_parsing": "true or false is expected",
+_ALTERNATIVE = re.compile(r"(constrained-)?(int|str)|(tuple|dict)\[.*\]")
+"""How pydantic names the alternatives of a type among the keys."""
+
+_EXPECTED = {"string_pattern_mismatch": "it must not be empty", "too_short": "it must not be empty",
+             "string_type": "text is expected; put it in quotes", "bool_parsing": "true or false is expected",
              "bool_type": "true or false is expected", "tuple_type": "a list such as [a, b] is expected",
              "dict_type": "a mapping such as {name: value} is expected",
              "model_type": "a mapping such as {name: value} is expected"}
@@ -135,6 +143,9 @@ def _message(key: str, error: dict) -> str:
     if not key or error["type"] == "value_error":
         return f"{key + ': ' if key else ''}{message}"
     message = _EXPECTED.get(error["type"]) or f"{message[0].lower()}{message[1:]}"
+    for end, words in RANGE_WORDS.items():
+        if end in error.get("ctx", {}):
+            message = f"it must be {words} {error['ctx'][end]}"
     return f"{key} is {repr(error['input'])[:100]}: {message}"
 
 

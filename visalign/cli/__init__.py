@@ -8,10 +8,11 @@ import click
 from visalign.cli.demo import demo, votes
 from visalign.cli.evaluate import compare, evaluate, layout
 from visalign.cli.generate import generate, guide
-from visalign.cli.options import Names, Overridable
+from visalign.cli.options import Names, Overridable, ranged, read_recipe
 from visalign.cli.reading import how_to_read, reading_options
 from visalign.errors import UserError
 from visalign.notice import notice
+from visalign.ranges import Few, Fraction, GuidanceScale, Limit, Pair, Portion, SamplingSteps, Seed, Weight
 
 
 class Group(click.Group):
@@ -70,9 +71,7 @@ def quiet_libraries() -> None:
 @click.option("--resume", is_flag=True, help="Continue the run in output.folder from its last checkpoint.")
 def train(config: Path, overrides: tuple[str, ...], dry_run: bool, resume: bool) -> None:
     """Fine-tune as CONFIG says; KEY=VALUE pairs override it (optim.lr=1e-5 model=tiny-sdxl)."""
-    from visalign.configfile import load_config
-
-    settings = load_config(config, overrides)
+    settings = read_recipe(config, overrides)
     if dry_run:
         from visalign.trainers.plan import describe
 
@@ -91,7 +90,7 @@ QUICKSTARTS = {"tiny-sd3": "quickstart.yaml", "tiny-sdxl": "quickstart_sdxl.yaml
 @click.option("--resume", is_flag=True, help="Continue an interrupted quickstart.")
 def quickstart(overrides: tuple[str, ...], resume: bool) -> None:
     """Align an embedded model in minutes on a CPU: model=tiny-sd3 (Flow-DPO) or model=tiny-sdxl (Diffusion-DPO)."""
-    from visalign.configfile import load_config, recipe_path
+    from visalign.configfile import recipe_path
     from visalign.errors import nearest
     from visalign.trainers.recipe import train as run_recipe
 
@@ -101,7 +100,7 @@ def quickstart(overrides: tuple[str, ...], resume: bool) -> None:
         raise UserError(f"quickstart model={model}: no quickstart for it{nearest(model, QUICKSTARTS)}; use "
                         "`visalign train` with a recipe of your own for other checkpoints")
     rest = tuple(o for o in overrides if not o.startswith("model="))
-    _print_result(run_recipe(load_config(recipe_path(QUICKSTARTS[model]), rest), resume=resume))
+    _print_result(run_recipe(read_recipe(recipe_path(QUICKSTARTS[model]), rest), resume=resume))
 
 
 def _print_result(result) -> None:
@@ -119,16 +118,15 @@ def _print_result(result) -> None:
 @click.argument("config", type=click.Path(path_type=Path))
 @click.argument("overrides", nargs=-1)
 @click.option("--out", "-o", type=click.Path(path_type=Path), default=Path("votes"), show_default=True)
-@click.option("--pairs", default=64, show_default=True, type=click.IntRange(1), help="Pairs of pictures to draw.")
+@click.option("--pairs", default=64, show_default=True, type=ranged(Limit), help="Pairs of pictures to draw.")
 @click.option("--vote-by", help="Let a reward fill in the choices instead of leaving them to people.")
-@click.option("--seed", default=0, show_default=True)
+@click.option("--seed", default=0, show_default=True, type=ranged(Seed))
 def rollout(config: Path, overrides: tuple[str, ...], out: Path, pairs: int, vote_by: str | None, seed: int) -> None:
     """Draw pairs of pictures with the sampler of online CONFIG, and a table to vote in (D3PO)."""
     from visalign.config import OnlineConfig
-    from visalign.configfile import load_config
     from visalign.jobs.rollout import draw_for_votes
 
-    count = draw_for_votes(load_config(config, overrides, OnlineConfig), out, pairs, vote_by, seed)
+    count = draw_for_votes(read_recipe(config, overrides, OnlineConfig), out, pairs, vote_by, seed)
     click.echo(f"{count} pairs in {out / 'votes.csv'}, contact sheet {out / 'sheet.png'}")
 
 
@@ -161,9 +159,9 @@ def data_check(path: str, kind: str, split: str, image_root: str | None, sheet: 
 @click.option("--out", "-o", type=click.Path(path_type=Path), default=Path("scores.parquet"), show_default=True)
 @click.option("--list", "list_rewards", is_flag=True, help="Name every reward with one line about it.")
 @reading_options
-@click.option("--max-failures", default=0.05, show_default=True, type=click.FloatRange(0, 1),
+@click.option("--max-failures", default=0.05, show_default=True, type=ranged(Portion),
               help="Stop when a judge cannot judge more than this share.")
-@click.option("--workers", type=click.IntRange(1), help="Threads that decode files (default: half the cores).")
+@click.option("--workers", type=ranged(Few), help="Threads that decode files (default: half the cores).")
 @click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
 @click.option("--no-gallery", is_flag=True, help="Write the table only.")
 def score(source: str | None, rewards: tuple[str, ...], out: Path, list_rewards: bool, max_failures: float,
@@ -197,19 +195,20 @@ def score(source: str | None, rewards: tuple[str, ...], out: Path, list_rewards:
 @reading_options
 @click.option("--model", help="Or a model to make them with, from --prompts.")
 @click.option("--prompts", help="A text file, one prompt a line, or emoji:train.")
-@click.option("--per-prompt", default=8, show_default=True, type=click.IntRange(2))
-@click.option("--steps", default=28, show_default=True, type=click.IntRange(1))
-@click.option("--guidance-scale", default=4.5, show_default=True, type=click.FloatRange(0))
-@click.option("--max-prompts", type=click.IntRange(1))
+@click.option("--per-prompt", default=8, show_default=True, type=ranged(Pair))
+@click.option("--steps", default=28, show_default=True, type=ranged(SamplingSteps))
+@click.option("--guidance-scale", default=4.5, show_default=True, type=ranged(GuidanceScale))
+@click.option("--max-prompts", type=ranged(Limit))
 @click.option("--reward", "-r", default="tiny-reward", show_default=True)
 @click.option("--dimension", help="Of the reward; its first by default.")
 @click.option("--strategy", default="best_worst", show_default=True,
               type=click.Choice(["best_worst", "top_k", "margin", "sifted"]))
 @click.option("--ranker", help="A comparing reward that ranks the pairs of strategy sifted.")
-@click.option("--top", default=1, show_default=True, type=click.IntRange(1), help="Pairs a prompt of strategy top_k.")
-@click.option("--min-gap", default=0.0, show_default=True, help="Smaller differences are ties.")
-@click.option("--min-confidence", default=0.0, show_default=True, help="By the judge's own spread; 0.5 is a guess.")
-@click.option("--seed", default=0, show_default=True)
+@click.option("--top", default=1, show_default=True, type=ranged(Few), help="Pairs a prompt of strategy top_k.")
+@click.option("--min-gap", default=0.0, show_default=True, type=ranged(Weight), help="Smaller differences are ties.")
+@click.option("--min-confidence", default=0.0, show_default=True, type=ranged(Fraction),
+              help="By the judge's own spread; 0.5 is a guess.")
+@click.option("--seed", default=0, show_default=True, type=ranged(Seed))
 @click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
 def pairs(out: Path, source: str | None, model: str | None, prompts: str | None, per_prompt: int, steps: int,
           guidance_scale: float, max_prompts: int | None, reward: str, dimension: str | None, strategy: str,
@@ -218,7 +217,7 @@ def pairs(out: Path, source: str | None, model: str | None, prompts: str | None,
     """Turn generations into a preference set in OUT: judged, paired, ties and doubtful pairs left out and counted."""
     if bool(source) == bool(model and prompts):
         raise UserError("pairs: give --from with generations, or --model with --prompts")
-    from visalign.config import Model
+    from visalign.configfile import model_of
     from visalign.data.prompts import read_prompts
     from visalign.generators.loading import pick_device
     from visalign.jobs.generate import generate_to_folder
@@ -228,7 +227,7 @@ def pairs(out: Path, source: str | None, model: str | None, prompts: str | None,
     if model:
         source = str(out / "samples")
         if not (out / "samples" / "samples.jsonl").exists():
-            generate_to_folder(Model(source=model), read_prompts(prompts, max_prompts), out / "samples",
+            generate_to_folder(model_of(model), read_prompts(prompts, max_prompts), out / "samples",
                                samples=per_prompt, steps=steps, guidance_scale=guidance_scale, seed=seed)
     counts, notes = make_pairs(source, reward, out, settings, str(pick_device(device)), **how_to_read(**reading))
     click.echo("\n".join([counts.text(), *(f"note: {note}" for note in notes)]))
@@ -247,10 +246,9 @@ def reward() -> None:
 def reward_train(config: Path, overrides: tuple[str, ...], resume: bool) -> None:
     """Train the unified reward as CONFIG says; KEY=VALUE pairs override it."""
     from visalign.config import RewardConfig
-    from visalign.configfile import load_config
     from visalign.trainers.reward import train_reward
 
-    folder = train_reward(load_config(config, overrides, RewardConfig), resume)
+    folder = train_reward(read_recipe(config, overrides, RewardConfig), resume)
     click.echo(f"the reward is in {folder / 'reward'}, its report in {folder / 'eval' / 'report.html'}")
 
 

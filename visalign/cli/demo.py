@@ -4,15 +4,16 @@ from pathlib import Path
 
 import click
 
-from visalign.cli.options import Names
+from visalign.cli.options import Names, ranged
 from visalign.errors import UserError, nearest
+from visalign.ranges import Few, FewOrNone, GuidanceScale, Port, SamplingSteps
 
 
 @click.command()
 @click.argument("models", nargs=-1)
 @click.option("--set", "model_settings", multiple=True, metavar="KEY=VALUE", help="As for `generate`.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Other addresses let others in.")
-@click.option("--port", default=7860, show_default=True, type=click.IntRange(1, 65535))
+@click.option("--port", default=7860, show_default=True, type=ranged(Port))
 @click.option("--user", help="Ask for this user and a password.")
 @click.option("--password", envvar="VISALIGN_DEMO_PASSWORD", help="Better given in VISALIGN_DEMO_PASSWORD.")
 @click.option("--allowed-host", "allowed_hosts", multiple=True, metavar="NAME",
@@ -24,18 +25,18 @@ from visalign.errors import UserError, nearest
               help="Where votes and their media are kept.")
 @click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True)
 @click.option("--prompts", help="A text file, one a line, or emoji:held_out, clips:held_out ... (default: the run's).")
-@click.option("--steps", type=click.IntRange(1))
-@click.option("--guidance-scale", type=click.FloatRange(0))
+@click.option("--steps", type=ranged(SamplingSteps))
+@click.option("--guidance-scale", type=ranged(GuidanceScale))
 @click.option("--judges", "-r", default="tiny-reward,tiny-clip", show_default=True, type=Names(may_be_none=True),
               help="As for `score`.")
 @click.option("--features", default="tiny-clip", show_default=True, help="open_clip model that measures variety.")
-@click.option("--pairs", default=60, show_default=True, type=click.IntRange(0), help="Pairs made ahead for voting.")
+@click.option("--pairs", default=60, show_default=True, type=ranged(FewOrNone), help="Pairs made ahead for voting.")
 @click.option("--rollout", "rollouts", multiple=True, type=click.Path(exists=True, path_type=Path),
               help="A folder of `visalign rollout` to vote on (D3PO); may be repeated.")
 @click.option("--allow-train", is_flag=True, help="Let the page start trainings on this machine.")
 @click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
-@click.option("--keep", default=2, show_default=True, type=click.IntRange(1), help="Models held in memory at once.")
-@click.option("--upload-megabytes", default=64, show_default=True, type=click.IntRange(1), help="Of one file.")
+@click.option("--keep", default=2, show_default=True, type=ranged(Few), help="Models held in memory at once.")
+@click.option("--upload-megabytes", default=64, show_default=True, type=ranged(Few), help="Of one file.")
 def demo(models: tuple[str, ...], **given) -> None:
     """Compare MODELS, given as NAME=SOURCE, in the browser: side by side, blind, and on a leaderboard.
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from visalign.cli.options import Names
+from visalign.cli.options import Names, ranged
+from visalign.ranges import Few, GuidanceScale, Limit, SamplingSteps, Seed
 
 
 def measuring_options(command):
@@ -12,11 +13,11 @@ def measuring_options(command):
     options = [
         click.option("--prompts", help="A text file, one prompt a line, or emoji:held_out, families:layout, "
                                        "geneval:FILE ... (default: the run's own)."),
-        click.option("--max-prompts", type=click.IntRange(1)),
-        click.option("--seeds", default=16, show_default=True, type=click.IntRange(1), help="Generations of a prompt."),
-        click.option("--steps", type=click.IntRange(1), help="Sampling steps (default: the run's, or 28)."),
-        click.option("--guidance-scale", type=click.FloatRange(0), help="Default: the run's, or 4.5."),
-        click.option("--seed", default=0, show_default=True),
+        click.option("--max-prompts", type=ranged(Limit)),
+        click.option("--seeds", default=16, show_default=True, type=ranged(Few), help="Generations of a prompt."),
+        click.option("--steps", type=ranged(SamplingSteps), help="Sampling steps (default: the run's, or 28)."),
+        click.option("--guidance-scale", type=ranged(GuidanceScale), help="Default: the run's, or 4.5."),
+        click.option("--seed", default=0, show_default=True, type=ranged(Seed)),
         click.option("--rewards", "-r", type=Names(may_be_none=True),
                      help="As for `score` (default: the run's, or tiny-reward,tiny-clip)."),
         click.option("--proxy", help="The reward that was optimised (default: the run's, or the first)."),

@@ -1,11 +1,13 @@
 """`visalign generate`, and `visalign guide`: the latent rewards it can follow."""
 
+import math
 from pathlib import Path
 
 import click
 
-from visalign.cli.options import Names, Overridable
+from visalign.cli.options import Names, Overridable, ranged, read_recipe
 from visalign.errors import UserError
+from visalign.ranges import Few, GuidanceScale, Limit, Positive, SamplingSteps, Seed
 
 
 @click.command()
@@ -13,16 +15,16 @@ from visalign.errors import UserError
 @click.argument("prompts", nargs=-1, required=True)
 @click.option("--output", "-o", type=click.Path(path_type=Path), default=Path("generated"), show_default=True)
 @click.option("--lora", type=click.Path(exists=True, path_type=Path), help="A LoRA folder or file to load first.")
-@click.option("--samples", default=4, show_default=True, type=click.IntRange(1), help="Of each prompt.")
+@click.option("--samples", default=4, show_default=True, type=ranged(Few), help="Of each prompt.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE",
               help="A setting of the model, such as frames=33 or resolution=[480,832]; may be repeated.")
-@click.option("--steps", default=28, show_default=True, type=click.IntRange(1))
-@click.option("--guidance-scale", default=4.5, show_default=True, type=click.FloatRange(0))
-@click.option("--seed", default=0, show_default=True)
+@click.option("--steps", default=28, show_default=True, type=ranged(SamplingSteps))
+@click.option("--guidance-scale", default=4.5, show_default=True, type=ranged(GuidanceScale))
+@click.option("--seed", default=0, show_default=True, type=ranged(Seed))
 @click.option("--precision", default="auto", type=click.Choice(["auto", "fp32", "bf16", "fp16"]))
 @click.option("--clip-format", type=click.Choice(["mp4", "webm", "mkv", "gif", "frames"]),
               help="How clips are written (default: mp4; mkv and frames are lossless).")
-@click.option("--best-of", default=1, show_default=True, type=click.IntRange(1),
+@click.option("--best-of", default=1, show_default=True, type=ranged(Few),
               help="Draw this many candidates of each picture and keep the one --reward likes best.")
 @click.option("--reward", "-r", default="tiny-reward", show_default=True, help="What chooses, with --best-of.")
 @click.option("--guide", "weights", metavar="NAME=WEIGHT,...",
@@ -31,7 +33,8 @@ from visalign.errors import UserError
               help="The run of `visalign guide train`, or its guide folder.")
 @click.option("--guide-range", default="0.95:0.05", show_default=True, metavar="FIRST:LAST",
               help="The part of the noise range in which the guide is followed.")
-@click.option("--guide-clip", default=1.0, show_default=True, help="Most that the guide adds, relative to the model.")
+@click.option("--guide-clip", default=1.0, show_default=True, type=ranged(Positive),
+              help="Most that the guide adds, relative to the model.")
 def generate(model: str, prompts: tuple[str, ...], output: Path, lora: Path | None, samples: int,
              settings: tuple[str, ...], steps: int, guidance_scale: float, seed: int, precision: str, best_of: int,
              reward: str, weights: str | None, guide_from: Path | None, guide_range: str, guide_clip: float,
@@ -83,7 +86,7 @@ def read_weights(text: str) -> dict[str, float]:
             weights[name.strip()] = float(value)
         except ValueError:
             equals = ""
-        if not equals or not name.strip():
+        if not equals or not name.strip() or not math.isfinite(weights[name.strip()]):
             raise UserError(f"guide {part!r}: NAME=WEIGHT is expected, such as VQ=1")
     return weights
 
@@ -100,10 +103,9 @@ def guide() -> None:
 def guide_train(config: Path, overrides: tuple[str, ...], resume: bool) -> None:
     """Train a latent reward as CONFIG says; KEY=VALUE pairs override it."""
     from visalign.config import GuideConfig
-    from visalign.configfile import load_config
     from visalign.trainers.guide import train_guide
 
-    folder = train_guide(load_config(config, overrides, GuideConfig), resume)
+    folder = train_guide(read_recipe(config, overrides, GuideConfig), resume)
     click.echo(f"the guide is in {folder / 'guide'}, its accuracy by noise level in {folder / 'accuracy.json'}")
 
 
@@ -113,13 +115,13 @@ def guide_train(config: Path, overrides: tuple[str, ...], resume: bool) -> None:
 @click.option("--dimension", help="Which dimension to follow; the guide's first by default.")
 @click.option("--weights", default="0,1,2,4,8,16", show_default=True, help="Weights to try; 0 is the model alone.")
 @click.option("--prompts", required=True, help="A text file, one prompt a line, or clips:held_out, emoji:held_out ...")
-@click.option("--max-prompts", default=32, show_default=True, type=click.IntRange(1))
-@click.option("--seeds", default=4, show_default=True, type=click.IntRange(1), help="Generations of a prompt.")
+@click.option("--max-prompts", default=32, show_default=True, type=ranged(Limit))
+@click.option("--seeds", default=4, show_default=True, type=ranged(Few), help="Generations of a prompt.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="As for `generate`.")
-@click.option("--steps", default=20, show_default=True, type=click.IntRange(1))
-@click.option("--guidance-scale", default=3.0, show_default=True, type=click.FloatRange(0))
+@click.option("--steps", default=20, show_default=True, type=ranged(SamplingSteps))
+@click.option("--guidance-scale", default=3.0, show_default=True, type=ranged(GuidanceScale))
 @click.option("--guide-range", default="0.95:0.05", show_default=True, metavar="FIRST:LAST")
-@click.option("--guide-clip", default=1.0, show_default=True)
+@click.option("--guide-clip", default=1.0, show_default=True, type=ranged(Positive))
 @click.option("--rewards", "-r", default="tiny-reward,tiny-clip", show_default=True, type=Names(),
               help="Judges, as for `score`.")
 @click.option("--features", default="tiny-clip", show_default=True, help="open_clip model that measures variety.")
@@ -138,7 +140,9 @@ def guide_sweep(model: str, guide_from: Path, dimension: str | None, weights: st
     try:
         tried = [float(weight) for weight in weights.split(",")]
     except ValueError:
-        raise UserError(f"sweep: --weights {weights} must be numbers with commas, such as 0,1,2,4") from None
+        tried = [math.nan]
+    if not all(map(math.isfinite, tried)):
+        raise UserError(f"sweep: --weights {weights} must be numbers with commas, such as 0,1,2,4")
     dimension = dimension or read_head(find_guide(guide_from)).dimensions[0]
     plan = Sweep(dimension, tried, read_prompts(prompts, max_prompts), seeds, steps, guidance_scale,
                  lambda weight: _following(f"{dimension}={weight}", guide_from, guide_range, guide_clip))

@@ -1,6 +1,12 @@
 """What several verbs take in the same way."""
 
+import math
+from pathlib import Path
+from typing import Any, get_args
+
 import click
+
+from visalign.ranges import intervals
 
 
 class Overridable(click.Command):
@@ -14,6 +20,24 @@ class Overridable(click.Command):
                 value = value if equals else (args[i + 1] if i + 1 < len(args) else "VALUE")
                 raise click.UsageError(f"settings are written without dashes: write {name[2:]}={value}", ctx)
         return super().parse_args(ctx, args)
+
+
+class _Real(click.FloatRange):
+    """Numbers of a range; nan, which is neither below nor above anything, is none."""
+
+    def convert(self, value, param, ctx):
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail("nan is no number", param, ctx)
+        return number
+
+
+def ranged(hint: Any) -> click.ParamType:
+    """The option type of a ranged number of visalign/ranges.py."""
+    interval, kind = next(intervals(hint)), click.IntRange if get_args(hint)[0] is int else _Real
+    low = interval.gt if interval.ge is None else interval.ge
+    high = interval.lt if interval.le is None else interval.le
+    return kind(low, high, min_open=interval.ge is None, max_open=interval.le is None)
 
 
 class Names(click.ParamType):
@@ -31,3 +55,14 @@ class Names(click.ParamType):
         if not names and not self.may_be_none:
             self.fail("names nothing; give at least one name, several with commas between them", param, ctx)
         return names
+
+
+def read_recipe(path: Path, overrides: tuple[str, ...], kind: type | None = None):
+    """A recipe's settings; what is probably not meant is said on the way."""
+    from visalign.config.notes import notes
+    from visalign.configfile import load_config
+
+    settings = load_config(path, overrides, kind)
+    for note in notes(settings):
+        click.echo(f"note: {note}", err=True)
+    return settings

@@ -2,14 +2,35 @@
 
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator
+from annotated_types import Interval
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-NonNegative = Annotated[float, Field(ge=0)]
+from visalign.ranges import (
+    Few,
+    FewOrNone,
+    Fraction,
+    FrameRate,
+    Frames,
+    GuidanceScale,
+    Limit,
+    LoraRank,
+    Minutes,
+    Often,
+    Pair,
+    Positive,
+    PromptTokens,
+    Rate,
+    SamplingSteps,
+    Seed,
+    Share,
+    Side,
+    Weight,
+    Within,
+)
 
-
-RewardSpec = str | dict[str, Any]
+Text = Annotated[str, StringConstraints(pattern=r"\S")]
+RewardSpec = Text | Annotated[dict[str, Any], Field(min_length=1)]
 """A reward's name, folder or YAML file, or a mapping {kind: ..., ...}; see rewards/registry.py."""
 
 
@@ -36,10 +57,10 @@ class Settings(BaseModel):
 class Lora(Settings):
     """Low-rank adapter: rank, alpha (scale is alpha / rank), dropout, and module names (None: the family's own)."""
 
-    rank: PositiveInt = 16
-    alpha: PositiveFloat = 16.0
+    rank: LoraRank = 16
+    alpha: Positive = 16.0
     dropout: Fraction = 0.0
-    targets: tuple[str, ...] | None = None
+    targets: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
 
 
 class Model(Settings):
@@ -55,8 +76,8 @@ class Model(Settings):
     prompt_tokens: length of the T5 prompt for families that have one (None: 256, or what the model takes).
     """
 
-    source: str
-    base: str | None = None
+    source: Text
+    base: Text | None = None
     tuning: Literal["lora", "full"] = "lora"
     lora: Lora = Lora()
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -64,23 +85,33 @@ class Model(Settings):
     gradient_checkpointing: bool = False
     vae_slicing: bool = False
     vae_tiling: bool = False
-    resolution: PositiveInt | tuple[PositiveInt, PositiveInt] | None = None
-    frames: PositiveInt | None = None
-    fps: PositiveFloat | None = None
-    prompt_tokens: PositiveInt | None = None
+    resolution: Side | tuple[Side, Side] | None = None
+    frames: Frames | None = None
+    fps: FrameRate | None = None
+    prompt_tokens: PromptTokens | None = None
 
 
 class Optim(Settings):
-    """Optimiser and learning rate; warm-up in optimiser steps, grad_clip the largest gradient norm."""
+    """Optimiser and learning rate; warm-up in optimiser steps, grad_clip the largest gradient norm.
+
+    ema_decay: of the moving average that is measured and exported (0: none), renewed every `ema_every` optimiser steps.
+    """
 
     name: Literal["adamw", "adamw8bit", "adafactor"] = "adamw"
-    lr: PositiveFloat = 1e-4
+    lr: Rate = 1e-4
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
-    weight_decay: NonNegative = 0.01
+    weight_decay: Weight = 0.01
     schedule: Literal["constant", "linear", "cosine"] = "constant"
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
-    grad_clip: PositiveFloat = 1.0
+    warmup_steps: Often = 0
+    grad_clip: Positive = 1.0
     ema_decay: Fraction = 0.0
+    ema_every: Few = 1
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        if self.ema_every > 1 and not self.ema_decay:
+            raise ValueError(f"optim.ema_every {self.ema_every} does nothing without optim.ema_decay")
+        return self
 
 
 class Evaluation(Settings):
@@ -91,16 +122,16 @@ class Evaluation(Settings):
     tiny-clip and tiny-reward know emoji only.
     """
 
-    every: Annotated[int, Field(ge=0)] = 0
-    prompts: str = "emoji:held_out"
-    max_prompts: PositiveInt | None = 16
-    samples_per_prompt: PositiveInt = 2
+    every: Often = 0
+    prompts: Text = "emoji:held_out"
+    max_prompts: Limit | None = 16
+    samples_per_prompt: Few = 2
     reward: RewardSpec | None = None
     also: tuple[RewardSpec, ...] = ()
-    features: str | None = None
-    steps: PositiveInt = 28
-    guidance_scale: NonNegative = 4.5
-    seed: int = 1000
+    features: Text | None = None
+    steps: SamplingSteps = 28
+    guidance_scale: GuidanceScale = 4.5
+    seed: Seed = 1000
 
 
 class Guard(Settings):
@@ -113,13 +144,13 @@ class Guard(Settings):
     """
 
     action: Literal["off", "warn", "stop", "rollback"] = "off"
-    every: Annotated[int, Field(ge=0)] = 0
-    cost: Annotated[float, Field(gt=0, le=1)] = 0.05
-    max_prompts: PositiveInt = 32
-    samples_per_prompt: Annotated[int, Field(ge=2)] = 4
-    budget: Annotated[float, Field(gt=0, lt=1)] = 0.15
-    drift: PositiveFloat = 2.0
-    tolerance: Annotated[float, Field(gt=0.1)] = 0.25
+    every: Often = 0
+    cost: Share = 0.05
+    max_prompts: Limit = 32
+    samples_per_prompt: Pair = 4
+    budget: Within = 0.15
+    drift: Positive = 2.0
+    tolerance: Annotated[float, Interval(gt=0.1, le=100)] = 0.25
 
 
 class Output(Settings):
@@ -130,8 +161,8 @@ class Output(Settings):
     `visalign evaluate RUN --checkpoints all`).
     """
 
-    folder: str = "runs/train"
-    checkpoint_every: Annotated[int, Field(ge=0)] = 0
-    checkpoint_minutes: NonNegative = 10.0
-    keep_checkpoints: Annotated[int, Field(ge=0)] = 2
+    folder: Text = "runs/train"
+    checkpoint_every: Often = 0
+    checkpoint_minutes: Minutes = 10.0
+    keep_checkpoints: FewOrNone = 2
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)

@@ -2,12 +2,11 @@
 
 from typing import Annotated, Any, ClassVar
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
-from visalign.config.common import Model, Optim, Output, Settings
+from visalign.config.common import Model, Optim, Output, Settings, Text
 from visalign.config.reward import JudgementData, RewardTrain
-
-Block = Annotated[int, Field(ge=0)]
+from visalign.ranges import Few, FewOrNone, Width
 
 
 class GuideHead(Settings):
@@ -17,11 +16,11 @@ class GuideHead(Settings):
     sets the price of a step. members: heads in the ensemble, whose mean is followed.
     """
 
-    dimensions: Annotated[tuple[str, ...], Field(min_length=1)] = ("VQ", "MQ", "TA")
-    blocks: Annotated[tuple[Block, ...], Field(min_length=1)] = (1, 3)
-    width: PositiveInt = 128
-    attention_heads: PositiveInt = 4
-    members: PositiveInt = 2
+    dimensions: Annotated[tuple[Text, ...], Field(min_length=1)] = ("VQ", "MQ", "TA")
+    blocks: Annotated[tuple[FewOrNone, ...], Field(min_length=1)] = (1, 3)
+    width: Width = 128
+    attention_heads: Few = 4
+    members: Few = 2
 
     @model_validator(mode="after")
     def _consistent(self):
@@ -38,7 +37,7 @@ class GuideHead(Settings):
 class GuideData(JudgementData):
     """As for the unified reward. cache: folder for latents and text embeddings; safe to share between runs."""
 
-    cache: str = "~/.cache/visalign/latents"
+    cache: Text = "~/.cache/visalign/latents"
 
 
 class GuideConfig(Settings):

@@ -2,9 +2,22 @@
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
-from visalign.config.common import Evaluation, Fraction, Guard, Model, NonNegative, Optim, Output, RewardSpec, Settings
+from visalign.config.common import Evaluation, Guard, Model, Optim, Output, RewardSpec, Settings, Text
+from visalign.ranges import (
+    BatchSize,
+    Few,
+    Fraction,
+    GuidanceScale,
+    Limit,
+    Pair,
+    SamplingSteps,
+    Seed,
+    Shift,
+    Signed,
+    Steps,
+)
 
 
 class Feedback(Settings):
@@ -14,13 +27,20 @@ class Feedback(Settings):
     pairs_per_prompt: the best against the worst, then the second best against the second worst, ...
     """
 
-    prompts: str = "emoji:train"
-    max_prompts: PositiveInt | None = None
-    samples_per_prompt: Annotated[int, Field(ge=2)] = 4
-    pairs_per_prompt: PositiveInt = 1
+    prompts: Text = "emoji:train"
+    max_prompts: Limit | None = None
+    samples_per_prompt: Pair = 4
+    pairs_per_prompt: Few = 1
     reward: RewardSpec = "tiny-clip"
-    steps: PositiveInt = 16
-    guidance_scale: NonNegative = 1.0
+    steps: SamplingSteps = 16
+    guidance_scale: GuidanceScale = 1.0
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        if 2 * self.pairs_per_prompt > self.samples_per_prompt:
+            raise ValueError(f"data.feedback.pairs_per_prompt {self.pairs_per_prompt} takes two samples each, more "
+                             f"than data.feedback.samples_per_prompt {self.samples_per_prompt}")
+        return self
 
 
 class Data(Settings):
@@ -38,32 +58,35 @@ class Data(Settings):
     cache: folder for latents and text embeddings; safe to share between runs and processes.
     """
 
-    path: str | None = None
+    path: Text | None = None
     format: Literal["auto", "pickapic", "hpd", "hpdv3", "imagereward", "table", "comparisons", "ratings",
                     "hub"] = "auto"
-    dimensions: dict[str, float] | None = None
-    split: str = "train"
-    image_root: str | None = None
+    dimensions: Annotated[dict[Text, Signed], Field(min_length=1)] | None = None
+    split: Text = "train"
+    image_root: Text | None = None
     on_error: Literal["stop", "skip"] = "stop"
     max_skipped: Fraction = 0.05
     feedback: Feedback | None = None
     score_with: RewardSpec | None = None
     rerank: bool = False
-    max_pairs: PositiveInt | None = None
+    max_pairs: Limit | None = None
     holdout: Fraction = 0.05
     caption_dropout: Fraction = 0.0
-    cache: str = "~/.cache/visalign/latents"
+    cache: Text = "~/.cache/visalign/latents"
 
 
 class Train(Settings):
-    """Length and shape of training; batch_size counts pairs per process, steps are optimiser steps."""
+    """Length and shape of training; batch_size counts pairs per process, steps are optimiser steps.
 
-    steps: PositiveInt = 1000
-    batch_size: PositiveInt = 4
-    gradient_accumulation: PositiveInt = 1
+    timestep_shift moves `shifted` (uniform) and `logit_normal` times towards noise; SD3 learnt on the latter, with 3.
+    """
+
+    steps: Steps = 1000
+    batch_size: BatchSize = 4
+    gradient_accumulation: Few = 1
     timestep_sampling: Literal["uniform", "logit_normal", "shifted"] = "uniform"
-    timestep_shift: PositiveFloat = 1.0
-    seed: int = 0
+    timestep_shift: Shift = 1.0
+    seed: Seed = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
@@ -86,6 +109,11 @@ class Config(Settings):
             raise ValueError("set exactly one of data.path (pairs to read) and data.feedback (pairs to make)")
         if self.data.rerank and not self.data.score_with:
             raise ValueError("data.rerank needs data.score_with, the reward that decides")
+        if self.data.dimensions and not any(self.data.dimensions.values()):
+            raise ValueError("data.dimensions weighs every dimension 0, so no sample is better than another")
+        if self.train.timestep_shift != 1 and self.train.timestep_sampling == "uniform":
+            raise ValueError(f"train.timestep_shift {self.train.timestep_shift:g} does nothing with "
+                             "train.timestep_sampling uniform; choose shifted or logit_normal")
         return self
 
     def taught_by(self) -> str:

@@ -1,10 +1,28 @@
 """Settings of online training, on the model's own samples."""
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import field_validator, model_validator
 
-from visalign.config.common import Evaluation, Guard, Model, NonNegative, Optim, Output, RewardSpec, Settings
+from visalign.config.common import Evaluation, Guard, Model, Optim, Output, RewardSpec, Settings, Text
+from visalign.ranges import (
+    BatchSize,
+    Few,
+    FewOrNone,
+    GuidanceScale,
+    Limit,
+    NoiseLevel,
+    Often,
+    Portion,
+    Positive,
+    SamplingSteps,
+    Seconds,
+    Seed,
+    Share,
+    Steps,
+    Wait,
+    Weight,
+)
 
 
 class Window(Settings):
@@ -16,14 +34,14 @@ class Window(Settings):
     first, last: earliest and latest start (last null: the latest that leaves the window whole).
     """
 
-    size: PositiveInt = 3
+    size: SamplingSteps = 3
     schedule: Literal["random", "progressive", "decay", "exp_decay"] = "random"
-    first: Annotated[int, Field(ge=0)] = 0
-    last: Annotated[int, Field(ge=0)] | None = None
-    iterations: PositiveInt = 25
-    stride: PositiveInt = 1
-    exp_rate: PositiveFloat = 0.1
-    exp_from: Annotated[int, Field(ge=0)] = 13
+    first: FewOrNone = 0
+    last: FewOrNone | None = None
+    iterations: Steps = 25
+    stride: SamplingSteps = 1
+    exp_rate: Positive = 0.1
+    exp_from: FewOrNone = 13
 
 
 class Rollout(Settings):
@@ -41,33 +59,50 @@ class Rollout(Settings):
     guidance_scale: of sampling and of training alike. detach_negative: no gradient through the unguided branch.
     """
 
-    prompts: str = "emoji:train"
-    max_prompts: PositiveInt | None = None
-    votes: str | None = None
-    prompts_per_epoch: PositiveInt = 8
-    group_size: PositiveInt = 8
-    batch_size: PositiveInt = 16
-    steps: PositiveInt = 10
+    prompts: Text = "emoji:train"
+    max_prompts: Limit | None = None
+    votes: Text | None = None
+    prompts_per_epoch: Few = 8
+    group_size: Few = 8
+    batch_size: BatchSize = 16
+    steps: SamplingSteps = 10
     sampler: Literal["ode", "flow_sde", "dance_sde", "cps", "ddim"] = "flow_sde"
-    noise_level: NonNegative = 0.7
+    noise_level: NoiseLevel = 0.7
     log_prob: Literal["normal", "unnormalised"] = "normal"
-    train_fraction: Annotated[float, Field(gt=0, le=1)] = 0.99
+    train_fraction: Share = 0.99
     train_choice: Literal["first", "random"] = "first"
     window: Window | None = None
-    clean_steps: Annotated[int, Field(ge=0)] = 0
+    clean_steps: FewOrNone = 0
     same_noise: bool = False
-    guidance_scale: NonNegative = 1.0
+    guidance_scale: GuidanceScale = 1.0
     negative_prompt: str = ""
     detach_negative: bool = True
-    cache: str = "~/.cache/visalign/latents"
+    cache: Text = "~/.cache/visalign/latents"
+
+
+def check_window(window: Window, steps: int) -> None:
+    """Raise ValueError when a window does not lie within the steps that may be stochastic."""
+    last = steps - window.size
+    if last < 0:
+        raise ValueError(f"rollout.window.size {window.size} does not fit into the {steps} steps of rollout.steps less "
+                         "rollout.clean_steps")
+    for name, place in (("first", window.first), ("last", window.last)):
+        if place is not None and place > last:
+            raise ValueError(f"rollout.window.{name} {place}: a window of {window.size} starts at step {last} at the "
+                             f"latest, of {steps} that may be stochastic")
+    if window.last is not None and window.last < window.first:
+        raise ValueError(f"rollout.window.last {window.last} lies before rollout.window.first {window.first}")
 
 
 class RewardTerm(Settings):
-    """One reward of an online run: its specification, weight, and which of its dimensions (null: the first)."""
+    """One reward of an online run: its specification, weight, and which of its dimensions (null: the first).
+
+    To prefer less of something, wrap it: {kind: direction, weights: {NAME: -1}, of: [NAME]}.
+    """
 
     reward: RewardSpec
-    weight: float = 1.0
-    dimension: str | None = None
+    weight: Weight = 1.0
+    dimension: Text | None = None
 
 
 class Judging(Settings):
@@ -79,10 +114,10 @@ class Judging(Settings):
     """
 
     of: tuple[RewardTerm, ...] = ()
-    timeout: PositiveFloat = 600.0
-    retries: Annotated[int, Field(ge=0)] = 2
-    retry_wait: NonNegative = 10.0
-    max_failures: Annotated[float, Field(ge=0, le=1)] = 0.25
+    timeout: Seconds = 600.0
+    retries: FewOrNone = 2
+    retry_wait: Wait = 10.0
+    max_failures: Portion = 0.25
     offload: bool = False
 
     @field_validator("of", mode="before")
@@ -103,11 +138,11 @@ class OnlineTrain(Settings):
     many epochs in a row may have nothing to learn, before the run stops.
     """
 
-    epochs: PositiveInt = 100
-    updates_per_epoch: PositiveInt = 1
-    batch_size: PositiveInt = 16
-    patience: PositiveInt = 5
-    seed: int = 0
+    epochs: Steps = 100
+    updates_per_epoch: Few = 1
+    batch_size: BatchSize = 16
+    patience: Few = 5
+    seed: Seed = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
     @property
@@ -119,7 +154,7 @@ class OnlineTrain(Settings):
 class OnlineOutput(Output):
     """As for offline runs, but counted in epochs, and a checkpoint after each."""
 
-    checkpoint_every: Annotated[int, Field(ge=0)] = 1
+    checkpoint_every: Often = 1
 
 
 class OnlineConfig(Settings):
@@ -151,11 +186,16 @@ class OnlineConfig(Settings):
         if self.model.lora.dropout:
             raise ValueError("model.lora.dropout must be 0 in online training: samples are drawn without it, so the "
                              "policy that learns would be another than the one that sampled")
-        window = rollout.window
-        if window and window.size > rollout.steps - rollout.clean_steps:
-            raise ValueError(f"rollout.window.size {window.size} does not fit into rollout.steps {rollout.steps}")
-        if window and window.last is not None and window.last < window.first:
-            raise ValueError(f"rollout.window.last {window.last} lies before rollout.window.first {window.first}")
+        if self.reward.of and not any(term.weight for term in self.reward.of):
+            raise ValueError("reward.of weighs every reward 0, so there is nothing to raise")
+        if rollout.clean_steps >= rollout.steps:
+            raise ValueError(f"rollout.clean_steps {rollout.clean_steps} must be fewer than rollout.steps "
+                             f"{rollout.steps}")
+        if rollout.sampler in ("cps", "ddim") and rollout.noise_level > 1:
+            raise ValueError(f"rollout.noise_level {rollout.noise_level:g}: sampler {rollout.sampler} takes at most 1, "
+                             "all of the next noise drawn anew")
+        if rollout.window:
+            check_window(rollout.window, rollout.steps - rollout.clean_steps)
         if rollout.same_noise and rollout.sampler == "ode":
             raise ValueError("rollout.same_noise with sampler ode makes all samples of a prompt the same")
         return self

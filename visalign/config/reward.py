@@ -2,9 +2,10 @@
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
-from visalign.config.common import Fraction, Optim, Output, Settings
+from visalign.config.common import Optim, Output, Settings, Text
+from visalign.ranges import BatchSize, Few, FewOrNone, Fraction, Limit, LoraRank, Positive, Seed, Steps, Width
 
 
 class JointSettings(Settings):
@@ -19,16 +20,16 @@ class JointSettings(Settings):
     """
 
     backbone: Literal["open_clip", "vlm"] = "open_clip"
-    source: str = "tiny-clip"
+    source: Text = "tiny-clip"
     tuning: Literal["frozen", "lora", "full"] = "frozen"
-    lora_rank: PositiveInt = 16
-    dimensions: Annotated[tuple[str, ...], Field(min_length=1)] = ("alignment", "quality", "aesthetics", "motion")
-    video_only: tuple[str, ...] = ("motion",)
-    layers: tuple[Annotated[int, Field(ge=0)], ...] = ()
-    width: PositiveInt = 256
-    attention_heads: PositiveInt = 4
-    members: PositiveInt = 4
-    frames: PositiveInt = 8
+    lora_rank: LoraRank = 16
+    dimensions: Annotated[tuple[Text, ...], Field(min_length=1)] = ("alignment", "quality", "aesthetics", "motion")
+    video_only: tuple[Text, ...] = ("motion",)
+    layers: tuple[FewOrNone, ...] = ()
+    width: Width = 256
+    attention_heads: Few = 4
+    members: Few = 4
+    frames: Few = 8
 
     @model_validator(mode="after")
     def _consistent(self):
@@ -49,11 +50,11 @@ class JudgementData(Settings):
     holdout: share of the prompts kept for the report at the end. holdout_path: a table to report on instead.
     """
 
-    path: str
-    holdout_path: str | None = None
-    image_root: str | None = None
+    path: Text
+    holdout_path: Text | None = None
+    image_root: Text | None = None
     holdout: Fraction = 0.1
-    max_judgements: PositiveInt | None = None
+    max_judgements: Limit | None = None
 
 
 class RewardTrain(Settings):
@@ -62,13 +63,13 @@ class RewardTrain(Settings):
     backbone_lr_scale: learning rate of the backbone's own weights, relative to optim.lr.
     """
 
-    steps: PositiveInt = 1000
-    batch_size: PositiveInt = 32
-    backbone_lr_scale: PositiveFloat = 1.0
+    steps: Steps = 1000
+    batch_size: BatchSize = 32
+    backbone_lr_scale: Positive = 1.0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     bootstrap: bool = True
-    seed: int = 0
-    workers: PositiveInt = 2
+    seed: Seed = 0
+    workers: Few = 2
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from visalign.config import Config, Model, OnlineConfig
-from visalign.configfile import parse_config
+from visalign.configfile import model_of, parse_config
 from visalign.data.generations import Entry, find_generations
 from visalign.disk import written
 from visalign.errors import UserError
@@ -80,7 +80,7 @@ def subject_of(name: str, source: str, like: Model | None = None) -> Subject:
         find_generations(source)
         return Subject(name, source, None, {"source": str(path.resolve())})
     wanted, plus, lora = (source, "", "") if path.exists() else source.partition("+")
-    model = like.model_copy(update={"source": wanted, "base": None}) if like else Model(source=wanted)
+    model = like.model_copy(update={"source": wanted, "base": None}) if like else model_of(wanted)
     inspect_checkpoint(model)
     adapter = Path(lora).expanduser() if plus else None
     if adapter:

@@ -18,6 +18,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from visalign.ranges import FewOrNone, Portion, Positive, Ranged, Signed
+
 
 class Advantages(NamedTuple):
     """advantages: float64 [n], NaN where a sample has no reward. trained: bool [n], which samples the update may use.
@@ -30,7 +32,7 @@ class Advantages(NamedTuple):
 
 
 @dataclass(frozen=True)
-class AdvantageRule:
+class AdvantageRule(Ranged):
     """Settings.
 
     combine: several rewards by weighted sum of `rewards`, of `advantages` (each standardised on its own), or `gdpo`
@@ -44,25 +46,18 @@ class AdvantageRule:
 
     baseline: Literal["mean", "leave_one_out", "median", "none"] = "mean"
     scale: Literal["group_std", "global_std", "mad", "none"] = "group_std"
-    clip: float = 5.0
-    eps: float = 1e-4
+    clip: Positive = 5.0
+    eps: Positive = 1e-4
     combine: Literal["rewards", "advantages", "gdpo"] = "rewards"
     gate: str | None = None
-    gate_threshold: float = 0.0
-    gate_share: float = 0.0
-    unlikeliness: float = 0.0
-    history: int = 0
+    gate_threshold: Signed = 0.0
+    gate_share: Portion = 0.0
+    unlikeliness: Portion = 0.0
+    history: FewOrNone = 0
     drop_zero: bool = True
 
     def __post_init__(self):
-        for name in ("clip", "eps"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be greater than 0, got {getattr(self, name)}")
-        for name in ("unlikeliness", "gate_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be from 0 to 1, got {getattr(self, name)}")
-        if self.history < 0:
-            raise ValueError(f"history must be at least 0, got {self.history}")
+        super().__post_init__()
         if self.history and (self.baseline, self.scale, self.combine) != ("mean", "group_std", "rewards"):
             raise ValueError("history goes with baseline mean, scale group_std and combine rewards only")
         if self.baseline == "median" and self.combine != "rewards":

@@ -11,23 +11,18 @@ from typing import ClassVar
 
 from visalign.objectives.base import Outcome
 from visalign.objectives.online import OnlineBase, RewardTerms, mean_square
+from visalign.ranges import Positive, SamplingSteps, Weight
 
 
 @dataclass(frozen=True)
 class DRaFT(OnlineBase):
     """last_steps: K, the sampling steps that carry gradients (1 is common). scale: of the reward."""
 
-    last_steps: int = 1
-    scale: float = 1.0
-    beta: float = 0.0
+    last_steps: SamplingSteps = 1
+    scale: Positive = 1.0
+    beta: Weight = 0.0
 
     view: ClassVar[str] = "sampling"
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.last_steps < 1 or self.scale <= 0 or self.beta < 0:
-            raise ValueError("last_steps must be at least 1, scale greater than 0 and beta at least 0, got "
-                             f"{self.last_steps}, {self.scale} and {self.beta}")
 
     @property
     def needs(self) -> frozenset[str]:

@@ -20,10 +20,11 @@ from torch import Tensor
 
 from visalign.objectives.base import Outcome, PairErrors
 from visalign.objectives.label_noise import check_label_noise, noisy_label_loss
+from visalign.ranges import Positive, Ranged, UnderHalf, Weight
 
 
 @dataclass(frozen=True)
-class PreferenceOptions:
+class PreferenceOptions(Ranged):
     """Options both methods share.
 
     beta: strength of the pull towards the reference; errors are means over dimensions, hence thousands.
@@ -33,21 +34,18 @@ class PreferenceOptions:
     sft_weight: RPO, adds sft_weight * E_w. margin: z is lowered by margin * strength.
     """
 
-    beta: float = 5000.0
+    beta: Positive = 5000.0
     link: Literal["sigmoid", "hinge", "ipo"] = "sigmoid"
-    ipo_tau: float = 0.1
-    label_smoothing: float = 0.0
-    flip_rate: float = 0.0
-    sft_weight: float = 0.0
-    margin: float = 0.0
+    ipo_tau: Positive = 0.1
+    label_smoothing: UnderHalf = 0.0
+    flip_rate: UnderHalf = 0.0
+    sft_weight: Weight = 0.0
+    margin: Weight = 0.0
 
     needs: ClassVar[frozenset[str]] = frozenset({"rejected", "reference"})
 
     def __post_init__(self):
-        if self.beta <= 0:
-            raise ValueError(f"beta must be greater than 0, got {self.beta}")
-        if self.ipo_tau <= 0:
-            raise ValueError(f"ipo_tau must be greater than 0, got {self.ipo_tau}")
+        super().__post_init__()
         check_label_noise(self.label_smoothing, self.flip_rate)
         if self.link != "sigmoid" and (self.label_smoothing or self.flip_rate):
             raise ValueError(f"label_smoothing and flip_rate need link 'sigmoid', got link '{self.link}'")

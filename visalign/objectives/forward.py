@@ -22,6 +22,7 @@ from visalign.objectives.online import (
     members_of,
     ratio_metrics,
 )
+from visalign.ranges import Few, Fraction, Positive, SamplingSteps, Share, Shift, Steps, Weight
 
 
 @dataclass(frozen=True)
@@ -30,21 +31,12 @@ class ForwardMethod(OnlineBase):
     times without repetition, its last one excepted; the others are as in offline training, shifted by time_shift.
     noisiest: keep to this share of the grid, from pure noise down."""
 
-    times: int = 4
+    times: SamplingSteps = 4
     time_sampling: Literal["grid", "uniform", "logit_normal", "shifted"] = "grid"
-    time_shift: float = 3.0
-    noisiest: float = 1.0
+    time_shift: Shift = 3.0
+    noisiest: Share = 1.0
 
     view: ClassVar[str] = "noised"
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.times < 1:
-            raise ValueError(f"times must be at least 1, got {self.times}")
-        if not 0 < self.noisiest <= 1:
-            raise ValueError(f"noisiest must be above 0 and at most 1, got {self.noisiest}")
-        if self.time_shift <= 0:
-            raise ValueError(f"time_shift must be greater than 0, got {self.time_shift}")
 
 
 @dataclass(frozen=True)
@@ -60,18 +52,12 @@ class DiffusionNFT(ForwardMethod):
     A sample of advantage 0 pulls towards the old policy; advantage.drop_zero leaves it out.
     """
 
-    mixing: float = 1.0
-    beta_kl: float = 1e-4
-    advantage_max: float = 5.0
+    mixing: Positive = 1.0
+    beta_kl: Weight = 1e-4
+    advantage_max: Positive = 5.0
     decay: Literal["none", "slow", "late"] = "slow"
 
     process: ClassVar[str] = "flow"
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.mixing <= 0 or self.advantage_max <= 0 or self.beta_kl < 0:
-            raise ValueError("mixing and advantage_max must be greater than 0 and beta_kl at least 0, got "
-                             f"{self.mixing}, {self.advantage_max} and {self.beta_kl}")
 
     @property
     def needs(self) -> frozenset[str]:
@@ -113,23 +99,14 @@ class AWM(ForwardMethod):
     min(decay_max, n decay_max / decay_ramp) of itself after an epoch, n in optimiser steps.
     """
 
-    clip: float = 1.0
+    clip: Positive = 1.0
     weighting: Literal["uniform", "linear", "square", "huber", "ghuber"] = "ghuber"
-    beta_kl: float = 1e-4
-    beta_old: float = 1.0
-    decay_max: float = 0.3
-    decay_ramp: int = 1000
+    beta_kl: Weight = 1e-4
+    beta_old: Weight = 1.0
+    decay_max: Fraction = 0.3
+    decay_ramp: Steps = 1000
 
     process: ClassVar[str] = "flow"
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.clip <= 0 or self.beta_kl < 0 or self.beta_old < 0:
-            raise ValueError("clip must be greater than 0, beta_kl and beta_old at least 0, got "
-                             f"{self.clip}, {self.beta_kl} and {self.beta_old}")
-        if not 0 <= self.decay_max < 1 or self.decay_ramp < 1:
-            raise ValueError("decay_max must be at least 0 and below 1, decay_ramp at least 1, got "
-                             f"{self.decay_max} and {self.decay_ramp}")
 
     @property
     def needs(self) -> frozenset[str]:
@@ -167,14 +144,17 @@ class AWM(ForwardMethod):
 class RAFT(ForwardMethod):
     """Denoising loss on the `keep` best samples of each group, those above the group's mean."""
 
-    keep: int = 1
-    beta_kl: float = 0.0
+    keep: Few = 1
+    beta_kl: Weight = 0.0
 
     def __post_init__(self):
         super().__post_init__()
-        if self.keep < 1 or self.best_of or self.beta_kl < 0:
-            raise ValueError("keep must be at least 1, beta_kl at least 0, and best_of does not go with keep, got "
-                             f"{self.keep}, {self.beta_kl} and {self.best_of}")
+        if self.best_of:
+            raise ValueError(f"best_of does not go with keep, got {self.best_of} and {self.keep}")
+
+    @property
+    def least_group(self) -> int:
+        return self.keep + 1
 
     @property
     def needs(self) -> frozenset[str]:

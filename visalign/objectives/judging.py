@@ -24,6 +24,7 @@ from torch import Tensor
 
 from visalign.objectives.base import Outcome
 from visalign.objectives.label_noise import check_label_noise, noisy_label_loss
+from visalign.ranges import AboveOne, Positive, Ranged, UnderHalf, Weight
 
 
 class Comparison(NamedTuple):
@@ -45,7 +46,7 @@ class Comparison(NamedTuple):
 
 
 @dataclass(frozen=True)
-class PreferenceJudging:
+class PreferenceJudging(Ranged):
     """Settings of the loss.
 
     ties: what tied pairs teach (`drop`: nothing). k, nu: of Rao-Kupper and Davidson. margin: what m must exceed, times
@@ -54,25 +55,19 @@ class PreferenceJudging:
     """
 
     ties: Literal["drop", "rao_kupper", "davidson", "win_tie"] = "drop"
-    k: float = 5.0
-    nu: float = 1.0
-    margin: float = 0.0
+    k: AboveOne = 5.0
+    nu: Positive = 1.0
+    margin: Weight = 0.0
     scaled: bool = False
-    label_smoothing: float = 0.0
-    flip_rate: float = 0.0
-    preference_weight: float = 1.0
-    rating_weight: float = 0.0
+    label_smoothing: UnderHalf = 0.0
+    flip_rate: UnderHalf = 0.0
+    preference_weight: Weight = 1.0
+    rating_weight: Weight = 0.0
     rating_loss: Literal["mse", "bce"] = "mse"
 
     def __post_init__(self):
+        super().__post_init__()
         check_label_noise(self.label_smoothing, self.flip_rate)
-        if self.k <= 1:
-            raise ValueError(f"k must be greater than 1, got {self.k}")
-        if self.nu <= 0:
-            raise ValueError(f"nu must be greater than 0, got {self.nu}")
-        for name in ("margin", "preference_weight", "rating_weight"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
         if self.preference_weight == self.rating_weight == 0:
             raise ValueError("preference_weight and rating_weight are both 0, so there is nothing to learn")
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from visalign.objectives.base import Outcome
+from visalign.ranges import FewOrNone, Ranged
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,9 @@ class OnlineObjective(Protocol):
     unit: ClassVar[int]
 
     @property
+    def least_group(self) -> int: ...
+
+    @property
     def needs(self) -> frozenset[str]: ...
 
     def select(self, advantages: Tensor, trained: Tensor, groups: Tensor) -> list[tuple[int, ...]]: ...
@@ -85,20 +89,26 @@ class OnlineObjective(Protocol):
 
 
 @dataclass(frozen=True)
-class OnlineBase:
+class OnlineBase(Ranged):
     """What most methods share: every sample is a unit, and the old policy is the policy as the epoch began.
 
     best_of: keep only this many samples of each group, half of them the best and half the worst (DanceGRPO's
     best-of-n); 0 keeps all.
     """
 
-    best_of: int = 0
+    best_of: FewOrNone = 0
 
     process: ClassVar[str] = "any"
     unit: ClassVar[int] = 1
 
+    @property
+    def least_group(self) -> int:
+        """Samples of a prompt that `select` must be able to choose from."""
+        return self.best_of
+
     def __post_init__(self):
-        if self.best_of < 0 or self.best_of % 2:
+        super().__post_init__()
+        if self.best_of % 2:
             raise ValueError(f"best_of must be an even number, half best and half worst, got {self.best_of}")
 
     def select(self, advantages: Tensor, trained: Tensor, groups: Tensor) -> list[tuple[int, ...]]:

@@ -27,6 +27,7 @@ from visalign.objectives.online import (
     members_of,
     ratio_metrics,
 )
+from visalign.ranges import Few, Positive, Weight
 
 
 def kl_to_reference(terms: StepTerms, form: str) -> Tensor:
@@ -42,19 +43,12 @@ def kl_to_reference(terms: StepTerms, form: str) -> Tensor:
 class PolicyGradient(OnlineBase):
     """Settings the ratio methods share. clip_high None: as clip. beta: weight of the KL to the reference (0: none)."""
 
-    clip: float = 1e-4
-    clip_high: float | None = None
-    beta: float = 0.0
+    clip: Positive = 1e-4
+    clip_high: Positive | None = None
+    beta: Weight = 0.0
     kl: Literal["step_scaled", "closed", "velocity"] = "step_scaled"
 
     view: ClassVar[str] = "steps"
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.clip <= 0 or (self.clip_high is not None and self.clip_high <= 0):
-            raise ValueError(f"clip and clip_high must be greater than 0, got {self.clip} and {self.clip_high}")
-        if self.beta < 0:
-            raise ValueError(f"beta must be at least 0, got {self.beta}")
 
     @property
     def high(self) -> float:
@@ -96,7 +90,7 @@ class GRPOGuard(PolicyGradient):
     Flow-SDE that is the paper's h times a constant (1.245 at noise level 0.7), which AdamW does not see.
     """
 
-    clip: float = 2e-6
+    clip: Positive = 2e-6
 
     @property
     def needs(self) -> frozenset[str]:
@@ -115,12 +109,7 @@ class FlowDPPO(PolicyGradient):
     """No ratio clip: a sample stops teaching once its step has diverged from the old policy by more than `divergence`
     (|mu - mu_old|^2 / (2 std^2)) in the direction its advantage asks for."""
 
-    divergence: float = 1e-5
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.divergence <= 0:
-            raise ValueError(f"divergence must be greater than 0, got {self.divergence}")
+    divergence: Positive = 1e-5
 
     @property
     def needs(self) -> frozenset[str]:
@@ -141,9 +130,9 @@ class D3PO(OnlineBase):
     Differs from the paper in: nothing known. A clip that is reached stops the gradient of that sample.
     """
 
-    beta: float = 0.1
-    clip: float = 0.1
-    pairs_per_group: int = 1
+    beta: Positive = 0.1
+    clip: Positive = 0.1
+    pairs_per_group: Few = 1
 
     view: ClassVar[str] = "steps"
     unit: ClassVar[int] = 2
@@ -151,10 +140,12 @@ class D3PO(OnlineBase):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.beta <= 0 or self.clip <= 0:
-            raise ValueError(f"beta and clip must be greater than 0, got {self.beta} and {self.clip}")
-        if self.pairs_per_group < 1 or self.best_of:
-            raise ValueError("pairs_per_group must be at least 1, and best_of does not go with pairs")
+        if self.best_of:
+            raise ValueError("best_of does not go with pairs")
+
+    @property
+    def least_group(self) -> int:
+        return 2 * self.pairs_per_group
 
     def select(self, advantages: Tensor, trained: Tensor, groups: Tensor) -> list[tuple[int, ...]]:
         """(preferred, other) of each pair whose advantages differ."""

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from visalign.objectives.base import Outcome, PairErrors
+from visalign.ranges import Exponent, Positive, Ranged
 
 
 @dataclass(frozen=True)
@@ -29,19 +30,15 @@ class SFT:
 
 
 @dataclass(frozen=True)
-class FlowRWR:
+class FlowRWR(Ranged):
     """tau: temperature; clip: largest r / tau; standardise: rewards over the whole data set or within a prompt."""
 
-    tau: float = 1.0
-    clip: float = 5.0
+    tau: Positive = 1.0
+    clip: Exponent = 5.0
     standardise: Literal["dataset", "prompt"] = "dataset"
 
     process: ClassVar[str] = "flow"
     needs: ClassVar[frozenset[str]] = frozenset({"rejected", "rewards"})
-
-    def __post_init__(self):
-        if self.tau <= 0 or self.clip <= 0:
-            raise ValueError(f"tau and clip must be greater than 0, got tau {self.tau}, clip {self.clip}")
 
     def __call__(self, errors: PairErrors) -> Outcome:
         weights = self.weights(torch.cat([errors.chosen_reward, errors.rejected_reward]))

@@ -10,14 +10,17 @@ def shift_times(t: Tensor, shift: float) -> Tensor:
 
 
 def sample_unit_times(n: int, sampling: str, shift: float, generator: torch.Generator) -> Tensor:
-    """Training times in (0, 1), float32 [n]: `uniform`, `logit_normal` (mean 0, std 1) or `shifted` uniform."""
+    """Training times in (0, 1), float32 [n]: `uniform`, `shifted` uniform, or `logit_normal` (mean 0, std 1), shifted.
+
+    SD3 is trained on the last with shift 3 (Esser et al. 2024, section 3.1 and eq. 23).
+    """
     if sampling == "logit_normal":
         t = torch.sigmoid(torch.randn(n, generator=generator))
     elif sampling in ("uniform", "shifted"):
         t = torch.rand(n, generator=generator)
     else:
         raise ValueError(f"timestep sampling '{sampling}' is not one of uniform, logit_normal, shifted")
-    if sampling == "shifted":
+    if sampling != "uniform":
         t = shift_times(t, shift)
     return t.clamp(1e-4, 1 - 1e-4)
 

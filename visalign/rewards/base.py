@@ -11,6 +11,7 @@ from torch import Tensor
 from visalign.errors import UserError
 from visalign.media import Sample
 from visalign.pictures import to_rgb
+from visalign.ranges import BatchSize, Ranged
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Reward(Protocol):
 
 
 @dataclass
-class Judge(ABC):
+class Judge(Ranged, ABC):
     """Base of the judges here: loads on first use, scores in batches that fit memory, turns refusals into NaN.
 
     A subclass is a dataclass whose fields are its settings; it writes `judge` (one batch) and, when it has networks,
@@ -58,7 +59,7 @@ class Judge(ABC):
 
     name: str = field(default="", kw_only=True)
     device: str = field(default="cpu", kw_only=True)
-    batch_size: int = field(default=64, kw_only=True)
+    batch_size: BatchSize = field(default=64, kw_only=True)
 
     modalities: ClassVar[frozenset[str]] = frozenset({"image"})
     dimensions: ClassVar[tuple[str, ...]] = ("score",)
@@ -68,6 +69,7 @@ class Judge(ABC):
     score_range: ClassVar[tuple[float, float]] = (float("-inf"), float("inf"))
 
     def __post_init__(self):
+        super().__post_init__()
         self.name = self.name or type(self).__name__.lower()
         self._network: Any = None
         if self.batch_size < 1:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from visalign.errors import UserError, nearest
 from visalign.media import Sample
+from visalign.ranges import Few, Portion, Signed, Weight
 from visalign.rewards.base import Judge, Reward, Scores
 from visalign.rewards.reference import ReferenceScores, read_reference
 
@@ -122,7 +123,7 @@ class Referenced(Combination):
 class WeightedSum(Referenced):
     """Sum of weight times reward, each standardised on the reference set first (`standardised: false`: as they are)."""
 
-    weights: dict[str, float] = field(default_factory=dict)
+    weights: dict[str, Signed] = field(default_factory=dict)
     standardised: bool = True
 
     def uses_reference(self) -> bool:
@@ -162,13 +163,8 @@ class LogSigmoid(Centred):
     Sums of it act like AND: raising what is already high adds little.
     """
 
-    quantile: float = 0.5
-    weights: dict[str, float] = field(default_factory=dict)
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not 0 <= self.quantile <= 1:
-            raise ValueError(f"quantile must be from 0 to 1, got {self.quantile}")
+    quantile: Portion = 0.5
+    weights: dict[str, Signed] = field(default_factory=dict)
 
     def centred(self, value: Tensor, references: Tensor) -> Tensor:
         return (F.logsigmoid(value - references.quantile(self.quantile, dim=0)) * self.weight[self.used]).sum()
@@ -178,14 +174,9 @@ class LogSigmoid(Centred):
 class PAR(Centred):
     """Preference as reward: sigmoid(r - r_ref) averaged over up to `references_used` base samples, in (0, 1)."""
 
-    references_used: int = 10
+    references_used: Few = 10
 
     score_range = (0.0, 1.0)
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.references_used < 1:
-            raise ValueError(f"references_used must be at least 1, got {self.references_used}")
 
     def centred(self, value: Tensor, references: Tensor) -> Tensor:
         return torch.sigmoid(value - references[:self.references_used]).mean()
@@ -199,12 +190,7 @@ class Ensemble(Referenced):
     """
 
     mode: Literal["mean", "wco", "uwo"] = "mean"
-    penalty: float = 1.0
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.penalty < 0:
-            raise ValueError(f"penalty must be at least 0, got {self.penalty}")
+    penalty: Weight = 1.0
 
     def uses_reference(self) -> bool:
         return bool(self.reference)
@@ -225,15 +211,13 @@ class UncertaintyWeight(Combination):
     The second term keeps an uncertain judgement from being free.
     """
 
-    penalty: float = 1.0
+    penalty: Weight = 1.0
 
     def __post_init__(self):
         super().__post_init__()
         if len(self.columns) != 1:
             raise ValueError(f"of must have one dimension in all, found {', '.join(self.columns)}; pick one with a "
                              "direction")
-        if self.penalty < 0:
-            raise ValueError(f"penalty must be at least 0, got {self.penalty}")
 
     why_missing = "the inner reward reports no spread"
 
@@ -246,8 +230,8 @@ class UncertaintyWeight(Combination):
 class Gate(Combination):
     """The second reward where the first one reaches `threshold`, else `otherwise`."""
 
-    threshold: float = 0.0
-    otherwise: float = 0.0
+    threshold: Signed = 0.0
+    otherwise: Signed = 0.0
 
     def __post_init__(self):
         super().__post_init__()
@@ -263,7 +247,7 @@ class Gate(Combination):
 class Direction(Combination):
     """The rewards' component along a user's direction: weights scaled to a unit vector (DPA, Wang et al. 2024)."""
 
-    weights: dict[str, float] = field(default_factory=dict)
+    weights: dict[str, Signed] = field(default_factory=dict)
 
     def __post_init__(self):
         super().__post_init__()

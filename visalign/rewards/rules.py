@@ -14,6 +14,7 @@ from torch import Tensor
 from visalign import measures
 from visalign.measures import luma_of, pixels_of
 from visalign.media import Sample
+from visalign.ranges import JpegQuality, Portion, Within
 from visalign.rewards.base import Judge
 
 
@@ -32,13 +33,8 @@ class PictureRule(Judge):
 class JpegSize(PictureRule):
     """Size as a JPEG: minus the kilobytes (1000 bytes) at `quality`, or plus them when `incompressible` (DDPO)."""
 
-    quality: int = 95
+    quality: JpegQuality = 95
     incompressible: bool = False
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not 1 <= self.quality <= 100:
-            raise ValueError(f"quality must be from 1 to 100, got {self.quality}")
 
     def measure(self, sample: Sample) -> float:
         return measures.jpeg_kilobytes(sample.image, self.quality) * (1 if self.incompressible else -1)
@@ -62,14 +58,9 @@ class Sharpness(PictureRule):
 class Exposure(PictureRule):
     """1 for a mean luma of `target`, falling to 0 at black and white, less the share of clipped pixels."""
 
-    target: float = 0.5
+    target: Within = 0.5
 
     score_range = (-1.0, 1.0)
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not 0 < self.target < 1:
-            raise ValueError(f"target must be between 0 and 1, got {self.target}")
 
     def measure(self, sample: Sample) -> float:
         y = luma_of(pixels_of(sample.image))
@@ -134,7 +125,7 @@ class ColourOfPrompt(PictureRule):
     Hues within `tolerance` of a turn count when saturation and value are at least 0.25; black and grey are by value.
     """
 
-    tolerance: float = 0.06
+    tolerance: Portion = 0.06
 
     needs_prompt = True
     score_range = (0.0, 1.0)

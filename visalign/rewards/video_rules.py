@@ -13,6 +13,7 @@ from visalign import tracking
 from visalign.errors import UserError
 from visalign.measures import luma_of, pixels_of
 from visalign.media import Sample
+from visalign.ranges import Few
 from visalign.rewards.base import Judge, Reward, Scores
 
 
@@ -47,7 +48,7 @@ def mean_changes(sample: Sample, limit: int) -> np.ndarray:
 class Motion(ClipRule):
     """How much moves: mean absolute luma change between consecutive frames, in [0, 1]; 0 is a frozen clip."""
 
-    frames: int = 64
+    frames: Few = 64
 
     score_range = (0.0, 1.0)
 
@@ -62,7 +63,7 @@ class Flicker(ClipRule):
     Steady motion, fades included, has none; a frame that is suddenly dark has much.
     """
 
-    frames: int = 64
+    frames: Few = 64
 
     least_frames = 3
     score_range = (-1.0, 0.0)
@@ -77,7 +78,7 @@ class SubjectConsistency(ClipRule):
     """Mean cosine of consecutive frames' open_clip embeddings, in [-1, 1]; 1: the subject stays what it is."""
 
     source: str = "tiny-clip"
-    frames: int = 16
+    frames: Few = 16
 
     score_range = (-1.0, 1.0)
 
@@ -151,7 +152,7 @@ class OnFrames(Judge):
     """
 
     of: Any = field(default_factory=list)
-    frames: int = 8
+    frames: Few = 8
     pool: str = "mean"
 
     modalities = frozenset({"image", "video"})
@@ -160,8 +161,6 @@ class OnFrames(Judge):
         super().__post_init__()
         if self.pool not in ("mean", "min"):
             raise ValueError(f"pool must be mean or min, got {self.pool!r}")
-        if self.frames < 1:
-            raise ValueError(f"frames must be at least 1, got {self.frames}")
         if len(self.of) != 1:
             raise ValueError(f"frames wraps exactly one reward, got {len(self.of)}")
         self.inner: Reward = self.of[0]

@@ -1,6 +1,7 @@
 """Optimiser, learning-rate schedule and moving average, from settings."""
 
 import torch
+from diffusers.training_utils import EMAModel
 from torch import nn
 
 from visalign.config import Optim
@@ -39,8 +40,20 @@ def build_schedule(settings: Optim, optimizer: torch.optim.Optimizer, steps: int
     return get_scheduler(name, optimizer, num_warmup_steps=settings.warmup_steps, num_training_steps=steps)
 
 
-def build_ema(settings: Optim, parameters: list[nn.Parameter]):
-    """diffusers' EMA of the trainable parameters, or None when ema_decay is 0."""
-    from diffusers.training_utils import EMAModel
+class Average(EMAModel):
+    """diffusers' moving average of parameters, renewed at every `every`-th optimiser step only (Flow-GRPO: 8)."""
 
-    return EMAModel(parameters, decay=settings.ema_decay) if settings.ema_decay else None
+    def __init__(self, parameters: list[nn.Parameter], decay: float, every: int):
+        super().__init__(parameters, decay=decay)
+        self.every = every
+
+    def step(self, parameters) -> None:
+        if (self.optimization_step + 1) % self.every:
+            self.optimization_step += 1
+        else:
+            super().step(parameters)
+
+
+def build_ema(settings: Optim, parameters: list[nn.Parameter]) -> Average | None:
+    """The average of the trainable parameters, or None when ema_decay is 0."""
+    return Average(parameters, settings.ema_decay, settings.ema_every) if settings.ema_decay else None

@@ -101,6 +101,8 @@ def check_online(config: OnlineConfig, family: type[Generator]) -> None:
         if rollout.votes:
             raise UserError(f"objective.name {config.objective['name']} needs a reward with a gradient; rollout.votes "
                             "has none")
+        if objective.last_steps > rollout.steps:
+            raise UserError(f"objective.last_steps {objective.last_steps} are more than rollout.steps {rollout.steps}")
         panel.check_differentiable()
 
 

@@ -15,12 +15,10 @@ from torch import Tensor
 
 from visalign.errors import UserError
 from visalign.media import Sample
+from visalign.ranges import AnswerTokens, Few, Retries, Seconds, Temperature, Together
 from visalign.rewards.base import Judge, Scores
 from visalign.rewards.vlm.questions import Answer, Asker, Failure, Question
 from visalign.store import Store
-
-RANGES = {"timeout": (0.01, 86_400), "concurrency": (1, 1024), "max_tokens": (1, 1_000_000), "frames": (1, 1024),
-          "retries": (0, 100), "temperature": (0, 10)}
 
 
 @dataclass
@@ -38,14 +36,14 @@ class AskingJudge(Judge):
     source: str | None = None
     model: str = "default"
     key_env: str = "OPENAI_API_KEY"
-    timeout: float = 120.0
-    retries: int = 4
-    concurrency: int = 8
-    max_tokens: int = 1024
-    temperature: float = 0.0
+    timeout: Seconds = 120.0
+    retries: Retries = 4
+    concurrency: Together = 8
+    max_tokens: AnswerTokens = 1024
+    temperature: Temperature = 0.0
     logprobs: bool = True
     cache: str | None = "~/.cache/visalign/answers.sqlite"
-    frames: int = 8
+    frames: Together = 8
 
     modalities = frozenset({"image", "video"})
     needs_prompt = True
@@ -58,9 +56,6 @@ class AskingJudge(Judge):
             from visalign.rewards.vlm.address import clean_url
 
             self.url = clean_url(self.url)
-        for name, (low, high) in RANGES.items():
-            if not low <= getattr(self, name) <= high:
-                raise ValueError(f"{name} must be from {low} to {high}, got {getattr(self, name)}")
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.key_env):
             raise ValueError("key_env must be the name of an environment variable that holds the key, not the key")
         if not self.model.strip():
@@ -150,16 +145,11 @@ class ComparingJudge(AskingJudge):
     same call (at most `opponents` of them): answers that change with the order count as ties.
     """
 
-    opponents: int = 7
+    opponents: Few = 7
 
     dimensions = ("win_rate",)
     needs_group = True
     score_range = (0.0, 1.0)
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.opponents < 1:
-            raise ValueError(f"opponents must be at least 1, got {self.opponents}")
 
     @abstractmethod
     def question(self, first: Sample, second: Sample) -> Question:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from visalign.errors import UserError
 from visalign.media import Sample
+from visalign.ranges import AnswerTokens
 from visalign.rewards.base import Scores
 from visalign.rewards.vlm.asking import AskingJudge, ComparingJudge, check_template
 from visalign.rewards.vlm.forms import LONGEST_LINE, number_in, shown, unique, without_thoughts
@@ -172,7 +173,7 @@ class UnifiedRewardPairs(Templated, ComparingJudge):
 class UnifiedRewardFlex(UnifiedRewardPairs):
     """UnifiedReward-Flex, pairwise with criteria of its own choice, answered in JSON: win rate within the prompt."""
 
-    max_tokens: int = 4096
+    max_tokens: AnswerTokens = 4096
 
     def question(self, first: Sample, second: Sample) -> Question:
         text = self.template_text(FLEX).replace("{prompt}", first.prompt)

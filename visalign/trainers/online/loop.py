@@ -314,6 +314,9 @@ def check_arithmetic(config: OnlineConfig, world: int) -> None:
     if objective.unit > train.batch_size:
         raise UserError(f"train.batch_size {train.batch_size} must be at least {objective.unit}, the samples that this "
                         "objective compares")
+    if rollout.group_size < objective.least_group:
+        raise UserError(f"rollout.group_size {rollout.group_size}: {config.objective['name']} chooses from at least "
+                        f"{objective.least_group} samples of a prompt with these settings of objective")
     alone = rollout.group_size == 1 and rule.baseline != "none" and not rule.history
     if alone and objective.view != "sampling":
         raise UserError("rollout.group_size 1: one sample of a prompt has nothing to be compared with, so every "

@@ -1,0 +1,63 @@
+"""Recipes that name a paper hold the numbers of its published code; where they differ on purpose, they say so."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from visalign.configfile import build_objective, load_config
+from visalign.objectives.online import NoisedTerms
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
+
+def value(config, key):
+    for part in key.split("."):
+        config = config[part] if isinstance(config, dict) else getattr(config, part)
+    return config
+
+
+@pytest.mark.parametrize("name, numbers", [
+    ("online/sd35_flow_grpo", {"optim.ema_decay": 0.9, "optim.ema_every": 8}),
+    ("online/sd35_flow_grpo_fast", {"optim.ema_every": 8, "rollout.window.last": 2, "rollout.window.size": 3}),
+    ("online/sd35_grpo_guard", {"optim.ema_every": 8}),
+    ("online/flux_mix_grpo", {"rollout.clean_steps": 2}),
+    ("online/sd35_awm", {"advantage.clip": 5.0, "advantage.scale": "global_std", "objective.decay_ramp": 300,
+                         "objective.noisiest": 0.7}),
+    ("online/sdxl_d3po", {"rollout.detach_negative": False, "rollout.train_fraction": 1.0, "optim.weight_decay": 1e-4}),
+    ("online/sdxl_ddpo", {"rollout.detach_negative": False, "rollout.train_fraction": 1.0, "optim.weight_decay": 1e-4}),
+    ("video/wan21_flow_grpo", {"objective.kl": "closed", "objective.beta": 0.004}),
+    ("video/wan21_i2v_flow_grpo", {"objective.kl": "closed", "objective.beta": 0.004}),
+    ("sdxl_dpo", {"data.caption_dropout": 0.2}), ("sd15_dpo", {"data.caption_dropout": 0.2}),
+    ("video/cogvideox_diffusion_dpo", {"data.caption_dropout": 0.2}),
+    ("sd3_flow_dpo", {"train.timestep_sampling": "logit_normal", "train.timestep_shift": 3.0}),
+])
+def test_numbers_of_the_published_code(name, numbers):
+    config = load_config(CONFIGS / f"{name}.yaml")
+    assert {key: value(config, key) for key in numbers} == numbers
+
+
+@pytest.mark.parametrize("name, word", [
+    ("online/sdxl_ddpo", "sampling times"), ("online/sdxl_d3po", "sampling times"),
+    ("online/sd35_grpo_guard", "first step"), ("online/sd35_nft", "last time"), ("online/flux_dance_grpo", "n - 1"),
+    ("online/flux_mix_grpo", "shift"), ("video/hunyuan_dance_grpo", "VQ alone"), ("sd3_flow_rwr", "mean 1")])
+def test_what_differs_on_purpose_is_said(name, word):
+    lines = (CONFIGS / f"{name}.yaml").read_text().splitlines()
+    header = " ".join(line.removeprefix("# ") for line in lines if line.startswith("#"))
+    assert "On purpose otherwise than" in header and word in header
+
+
+def test_awm_is_five_times_the_published_loss():
+    # published: advantage / 5, ema_beta 1, beta 1e-4; an optimiser without a scale of its own takes the same step
+    ours = build_objective(load_config(CONFIGS / "online/sd35_awm.yaml").objective, loop="online")
+    theirs = build_objective({"name": "awm", "beta_old": 1.0, "beta_kl": 1e-4}, loop="online")
+    torch.manual_seed(0)
+    x0, noise, prediction, old, reference = torch.randn(5, 2, 3, 4, 4)
+
+    def loss(objective, advantage):
+        return objective(NoisedTerms(advantage=advantage, x0=x0, x_t=x0, noise_fraction=torch.tensor([0.4, 0.9]),
+                                     target=noise - x0, prediction=prediction, old_prediction=old,
+                                     ref_prediction=reference, x0_of=None)).loss.item()
+
+    advantage = torch.tensor([5.0, -1.5])
+    assert loss(ours, advantage) == pytest.approx(5 * loss(theirs, advantage / 5), rel=1e-5)
