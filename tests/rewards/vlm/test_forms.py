@@ -2,13 +2,16 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from visalign.rewards.vlm.forms import without_thoughts
 from visalign.rewards.vlm.generic import SCORE, WINNER
+from visalign.rewards.vlm.local import LocalAsker
 from visalign.rewards.vlm.unified import better_one, labelled_score, read_flex
 
 
@@ -83,6 +86,26 @@ def test_a_winner_is_a_whole_number():
 )
 def test_probabilities_are_taken_where_one_token_is_the_number_and_nothing_else(text, tokens, place):
     assert SCORE.token(text, tokens) == place
+
+
+def test_a_local_models_probabilities_are_those_of_the_choices_at_the_answers_token():
+    words = ["Score", ":", " 4", " 5", "4", "5", "<end>"]
+
+    class Tokenizer:
+        def decode(self, ids):
+            return "".join(words[i] for i in ids)
+
+        def encode(self, text, add_special_tokens):
+            return [words.index(text)] if text in words else [0, 0]
+
+    asker = LocalAsker.__new__(LocalAsker)
+    asker.processor = SimpleNamespace(tokenizer=Tokenizer())
+    logits = [torch.zeros(1, 7), torch.zeros(1, 7), torch.tensor([[0.0, 0, 3, 2, 1, 0, 0]]).log_softmax(-1)]
+    found = asker._chances(SCORE, "Score: 4", [0, 1, 2, 6], logits)
+    chances = torch.tensor([0.0, 0, 3, 2, 1, 0, 0]).softmax(-1)
+    assert found["4"] == pytest.approx((chances[2] + chances[4]).item()) and found["1"] == 0
+    assert found["5"] == pytest.approx((chances[3] + chances[5]).item())
+    assert asker._chances(SCORE, "I say 4", [0, 1, 2, 6], logits) is None
 
 
 def test_what_is_asked_for_is_what_is_read():

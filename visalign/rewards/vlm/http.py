@@ -38,6 +38,8 @@ LEAST_BODY, BODY_OF_TOKEN = 4 << 20, 4 << 10
 """A reply may have so many bytes, and so many more for each token (20 log-probabilities take about 3 kB)."""
 LOOK = 10.0
 """Seconds that looking for a server may take before the work begins."""
+CAUSES = {"RemoteProtocolError": "the connection was closed early, or what came is not HTTP",
+          "ReadError": "the connection broke while the answer came", "InvalidURL": "it redirects to what is no address"}
 SMALLER = (None, 2048, 1024, 512)
 """Longest sides of the JPEGs that are tried one after the other where a server says that a request is too large."""
 
@@ -201,7 +203,8 @@ class HttpAsker:
         remedy = v1_hint(self.url) if status in (404, 405) else ""
         if "model" in said.lower() and status in (400, 404, 422):
             remedy = await self._models(client, key) or remedy
-        return f"{self.url} answered with status {status}: {said[:160].rstrip('.')}{hint(said) or remedy}"
+        words = f": {said[:160].rstrip('.')}" if said else ""
+        return f"{self.url} answered with status {status}{words}{hint(said) or remedy}"
 
     async def _models(self, client: httpx.AsyncClient, key: str | None) -> str:
         """'; ...' with the models the server offers, where ours is not among them; asked once."""
@@ -227,8 +230,8 @@ class HttpAsker:
 
     def _cause(self, error: Exception) -> str:
         """Why nothing came, in the system's words, which hold no part of the request."""
-        reason = " ".join(str(error).split()) if isinstance(error, httpx.ConnectError) else ""
-        return reason[:160] or type(error).__name__
+        said = " ".join(str(error).split()) if isinstance(error, httpx.ConnectError) else ""
+        return said[:160] or CAUSES.get(type(error).__name__, type(error).__name__)
 
     def _body(self, question: Question, pictures: list[str], dialect: Dialect) -> dict[str, Any]:
         content = [*({"type": "image_url", "image_url": {"url": url}} for url in pictures),
