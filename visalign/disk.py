@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,8 @@ def sync(path: Path) -> None:
 def free_space(path: Path) -> int:
     """Bytes that may still be written at `path`, which need not exist yet."""
     path = path.expanduser().absolute()
-    return shutil.disk_usage(next(p for p in (path, *path.parents) if p.exists())).free
+    usage = shutil.disk_usage(next(p for p in (path, *path.parents) if p.exists()))
+    return usage.free if usage.total else sys.maxsize  # what is no disk counts nothing
 
 
 def is_full(error: BaseException, path: Path) -> bool:

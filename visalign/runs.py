@@ -8,28 +8,36 @@
       guard/           what the guard saw, and the best weights it may return to
       data.json        a digest of what is learnt from, which a resumed run must find again
       skipped.jsonl    rows that could not be used (data.on_error=skip)
+      started.json     what the run started from, such as a fingerprint of the model
 """
 
-import errno
+import hashlib
 import json
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from visalign.config import Config
-from visalign.errors import UserError
-from visalign.yamlfile import dump_yaml, read_mapping
+from safetensors import SafetensorError
 
-MAY_CHANGE = frozenset({"train.steps", "train.epochs", "train.device", "data.cache", "rollout.cache",
-                        "reward.timeout", "reward.retries", "reward.retry_wait", "reward.max_failures"})
-"""Settings a resumed run may have otherwise than the run it continues."""
+from visalign.config import Config
+from visalign.disk import free_space, in_words, is_full, sync, write_atomically
+from visalign.errors import UserError
+from visalign.resuming import check_settings, nothing_there
+from visalign.yamlfile import dump_yaml
+
+FILES = "files.json"
+"""In a checkpoint: name, size and hash of every other file."""
+
+AT_A_START = ("start", "self_check")
+"""Rows that are written again when a run continues at their step."""
 
 
 class RunFolder:
     """Opens a folder for a run.
 
-    Raises UserError when the folder holds an earlier run and `resume` is off, or when it cannot be written.
+    Raises UserError when the folder holds an earlier run and `resume` is off, when it holds none and `resume` is on,
+    when settings differ that must not, or when it cannot be written.
     """
 
     def __init__(self, path: str | Path, config: Config, resume: bool = False, is_main: bool = True):
@@ -43,44 +51,73 @@ class RunFolder:
         if used and not resume:
             raise UserError(f"output.folder {self.path}: already holds a run; continue it with --resume, or choose "
                             "another folder with output.folder=...")
-        settings = config.model_dump(mode="json")
+        if resume and not used:
+            raise nothing_there(self.path)
         if used:
-            earlier = read_mapping(self.path / "config.yaml", "run")
-            changed = [f"{section}.{key}" for section in sorted(settings.keys() - {"eval", "guard", "output"})
-                       for key in settings[section] | earlier.get(section, {})
-                       if settings[section].get(key) != earlier.get(section, {}).get(key)
-                       and f"{section}.{key}" not in MAY_CHANGE]
-            if changed:
-                raise UserError(f"output.folder {self.path}: cannot resume, {changed[0]} differs from the run that was "
-                                "started there; use the same settings or a new folder")
+            check_settings(self.path, config)
+        settings = dump_yaml(config.model_dump(mode="json"))
         try:
             for name in ("checkpoints", "samples"):
                 (self.path / name).mkdir(parents=True, exist_ok=True)
-            write_atomically(self.path / "config.yaml", dump_yaml(settings).encode())
+            write_atomically(self.path / "config.yaml", settings.encode())
         except OSError as error:
             raise UserError(f"output.folder {self.path}: cannot be written ({error.strerror})") from None
         for leftover in (self.path / "checkpoints").glob(".tmp-*"):
             shutil.rmtree(leftover, ignore_errors=True)
 
+    def started_from(self, name: str, value: str) -> str:
+        """What the run started from, kept at its first start: the value of then."""
+        file = self.path / "started.json"
+        try:
+            known = json.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            known = {}
+        except (OSError, ValueError) as error:
+            raise UserError(f"run {file}: cannot be read ({error}); delete it to resume without comparing") from None
+        if name not in known and self.is_main:
+            write_atomically(file, (json.dumps(known | {name: value}, indent=2) + "\n").encode())
+        return known.get(name, value)
+
     def log(self, row: dict) -> None:
-        """Append one line to metrics.jsonl."""
-        if self.is_main:
-            with (self.path / "metrics.jsonl").open("a") as file:
+        """Append one line to metrics.jsonl. Raises UserError when the disk is full."""
+        if not self.is_main:
+            return
+        try:
+            with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise UserError(f"run {self.path}: metrics.jsonl cannot be written ({error.strerror}); "
+                            f"{self.last_good()}, continue with --resume") from None
 
     def metrics(self) -> list[dict]:
         return read_metrics(self.path)
 
     def forget_after(self, step: int) -> None:
-        """Drop metrics later than a checkpoint, so that a resumed run logs each step once."""
+        """Drop metrics later than a checkpoint, so that a resumed run logs everything once."""
         if self.is_main and (self.path / "metrics.jsonl").exists():
-            lines = (self.path / "metrics.jsonl").read_text().splitlines()
-            kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
-            write_atomically(self.path / "metrics.jsonl", "".join(line + "\n" for line in kept).encode())
+            kept = [row for row in self.metrics()
+                    if row["step"] < step or (row["step"] == step and row["kind"] not in AT_A_START)]
+            write_atomically(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in kept).encode())
 
     def checkpoints(self) -> list[Path]:
         """Complete checkpoints, oldest first."""
-        return sorted(p for p in (self.path / "checkpoints").glob("step-*") if (p / "state.json").exists())
+        return [folder for folder in self.checkpoint_folders() if (folder / "state.json").exists()]
+
+    def checkpoint_folders(self) -> list[Path]:
+        """All checkpoints, also those that lack something, oldest first."""
+        return sorted(folder for folder in (self.path / "checkpoints").glob("step-*") if folder.is_dir())
+
+    def last_good(self) -> str:
+        """Where to go back to, in words."""
+        kept = self.checkpoints()
+        return f"the last good checkpoint is {kept[-1]}" if kept else "there is no earlier checkpoint"
+
+    def set_aside(self, folder: Path) -> Path:
+        """Rename a broken checkpoint, so that nothing takes it for one."""
+        aside = folder.with_name(f"broken-{folder.name}")
+        shutil.rmtree(aside, ignore_errors=True)
+        os.replace(folder, aside)
+        return aside
 
     def save_checkpoint(self, step: int, write: Callable[[Path], None], keep: int) -> None:
         """Let `write` fill a temporary folder, then rename it; older checkpoints beyond `keep` go only after that.
@@ -93,29 +130,76 @@ class RunFolder:
         try:
             temporary.mkdir()
             write(temporary)
-            for file in temporary.iterdir():
-                with file.open("rb") as handle:
-                    os.fsync(handle.fileno())
+            (temporary / FILES).write_text(json.dumps(described(temporary), indent=2) + "\n", encoding="utf-8")
+            for file in (*temporary.iterdir(), temporary, *self.path.glob("metrics.jsonl")):
+                sync(file)
             if final.exists():
-                shutil.rmtree(final)
+                os.replace(final, temporary.with_name(f".tmp-old-{final.name}"))
             os.replace(temporary, final)
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+            sync(final.parent)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            reason = f"the disk is full, {in_words(free_space(self.path))} free" if is_full(error, self.path) else \
+                " ".join(str(error).split())[:200]
             shutil.rmtree(temporary, ignore_errors=True)
-            kept = self.checkpoints()
-            reason = "the disk is full" if getattr(error, "errno", None) == errno.ENOSPC else str(error)[:200]
-            last = f"the last good one is {kept[-1]}" if kept else "there is no earlier one"
-            raise UserError(f"checkpoint {final}: could not be saved ({reason}); {last}") from None
-        for old in self.checkpoints()[:-keep] if keep else []:
+            raise UserError(f"checkpoint {final}: could not be saved ({reason}); {self.last_good()}, mend that and "
+                            "continue with --resume") from None
+        for old in [*final.parent.glob(".tmp-old-*"), *(self.checkpoints()[:-keep] if keep else [])]:
             shutil.rmtree(old)
 
 
+def described(folder: Path) -> dict[str, dict]:
+    """Size and hash of every file in a folder, by name."""
+    found = {}
+    for file in sorted(folder.iterdir()):
+        digest = hashlib.sha256()
+        with file.open("rb") as content:
+            while part := content.read(2**22):
+                digest.update(part)
+        found[file.name] = {"bytes": file.stat().st_size, "sha256": digest.hexdigest()}
+    return found
+
+
+def fault_of(folder: Path) -> str | None:
+    """What a checkpoint lacks of what was written, or None; those of versions that kept no list are believed."""
+    try:
+        if not (folder / "state.json").is_file():
+            return "state.json is missing"
+        if not (folder / FILES).is_file():
+            return None
+        wanted = json.loads((folder / FILES).read_text(encoding="utf-8"))
+        for name, what in wanted.items():
+            file = folder / name
+            if not file.is_file():
+                return f"{name} is missing"
+            if file.stat().st_size != what["bytes"]:
+                return f"{name} has {file.stat().st_size} bytes and had {what['bytes']}"
+        found = described(folder)
+        return next((f"{name} is not what was written" for name in wanted if found[name] != wanted[name]), None)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        return " ".join(str(error).split())[:150]
+
+
 def read_metrics(folder: Path) -> list[dict]:
-    """Rows of a run's metrics.jsonl; [] before it has any."""
-    file = folder / "metrics.jsonl"
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+    """Rows of a run's metrics.jsonl; [] before it has any. A last line that was cut short is left out.
 
-
-def write_atomically(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".tmp-{path.name}")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
+    Raises UserError naming the line when another one is no row.
+    """
+    file, rows = folder / "metrics.jsonl", []
+    if not file.is_file():
+        return []
+    try:
+        lines = file.read_bytes().split(b"\n")
+    except OSError as error:
+        raise UserError(f"run {file}: cannot be read ({error.strerror})") from None
+    while lines and not lines[-1].strip():
+        lines.pop()
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+            if not isinstance(row, dict) or not isinstance(row["step"], int) or not isinstance(row["kind"], str):
+                raise ValueError
+            rows.append(row)
+        except (ValueError, KeyError, RecursionError):
+            if number < len(lines):
+                raise UserError(f"run {file}: line {number} is no row of metrics; delete that line") from None
+    return rows

@@ -13,6 +13,12 @@ from visalign.cli.reading import how_to_read, reading_options
 from visalign.errors import UserError
 from visalign.notice import notice
 from visalign.ranges import Few, Fraction, GuidanceScale, Limit, Pair, Portion, SamplingSteps, Seed, Weight
+from visalign.stopping import heard
+
+_RESUMED = "; the same command with --resume continues, or starts again where nothing was kept yet"
+_GO_ON = dict.fromkeys(("train", "quickstart", "reward", "guide"), _RESUMED) | dict.fromkeys(
+    ("score", "generate", "evaluate", "compare", "pairs", "rollout"), "; the same command continues")
+"""How to go on after a signal, by command, where the work itself has not said so."""
 
 
 class Group(click.Group):
@@ -20,15 +26,17 @@ class Group(click.Group):
 
     def invoke(self, ctx: click.Context):
         try:
-            return super().invoke(ctx)
+            with heard():
+                return super().invoke(ctx)
         except UserError as error:
             if ctx.params.get("debug"):
                 raise
             click.echo(f"visalign: {error}", err=True)
             sys.exit(1)
-        except KeyboardInterrupt:
-            click.echo("visalign: stopped; the same command continues (training: with --resume)", err=True)
-            sys.exit(130)
+        except KeyboardInterrupt as stop:
+            how = _GO_ON.get(ctx.invoked_subcommand, "")
+            click.echo(f"visalign: {getattr(stop, 'message', '') or 'stopped' + how}", err=True)
+            sys.exit(getattr(stop, "exit_code", 130))
         except OSError as error:
             if ctx.params.get("debug"):
                 raise

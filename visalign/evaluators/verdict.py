@@ -79,7 +79,8 @@ def judge(base: Measured, after: Measured, proxy: str | None = None, limits: Lim
     reasons += [f"{name}, which was not optimised, fell by {-rewards[name].value:.2f} standard deviations "
                 f"[{-rewards[name].high:.2f}, {-rewards[name].low:.2f}]" for name in fell]
     if variety is None:
-        reasons.append("variety is undefined with one generation of each prompt")
+        reasons.append("variety is undefined with one generation of each prompt" if base.seeds < 2 else
+                       "variety was not measured, no model of features was named (eval.features in a recipe)")
     elif lost:
         reasons.append(f"variety within a prompt fell by {percent(-variety, '')}, more than the budget of "
                        f"{100 * limits.budget:.0f} %")

@@ -13,7 +13,6 @@ from torch import nn
 
 from visalign.config import Model
 from visalign.errors import UserError
-from visalign.generators.adapters import add_lora
 from visalign.generators.base import Generator
 from visalign.generators.cogvideox import CogVideoXGenerator
 from visalign.generators.flux import FluxGenerator
@@ -336,7 +335,8 @@ def empty_generator(checkpoint: Checkpoint, settings: Model) -> Generator:
             generator.denoiser.requires_grad_(True)
         else:
             lora = settings.lora
-            add_lora(generator.denoiser, lora.rank, lora.alpha, lora.dropout, lora.targets or generator.lora_targets)
+            generator.make_trainable("lora", rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout,
+                                     targets=lora.targets)
     return generator
 
 

@@ -24,6 +24,11 @@ GRID_ROWS = 100
 """Prompts in the overview; a taller one helps nobody."""
 
 
+TOGETHER = 32
+"""Samples that are drawn again together when one of them is missing: the batch in which a sample is drawn may change
+its last digit, so a command that was killed draws whole batches, as it would have done."""
+
+
 @dataclass(frozen=True)
 class Following:
     """A guide's folder, and how it is followed."""
@@ -90,7 +95,8 @@ def write_generations(load: Callable[[], Generator], prompts: list[str], folder:
     count = len(prompts) * samples
     names = {int(file.stem): file.name for file in folder.iterdir() if re.fullmatch(r"\d{5,}(\.\w+)?", file.name)
              and (file.is_dir() or is_picture_name(file) or is_clip_name(file))}
-    missing = [number for number in range(count) if number not in names]
+    broken = {number // TOGETHER for number in range(count) if number not in names}
+    missing = [number for number in range(count) if number // TOGETHER in broken]
     for number, sample in samples_at(load(), prompts, samples, missing, steps=steps, guidance_scale=guidance_scale,
                                      seed=seed, label="generating"):
         names[number] = write_media(sample.media, folder / f"{number:05d}", clip_format).name

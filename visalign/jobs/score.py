@@ -137,6 +137,7 @@ def score_generations(source: str, specs: list, out: Path, *, device: str = "cpu
             from visalign.pages.gallery import write_gallery
 
             page = write_gallery(table, entries, judges, out.with_suffix(".html"))
+        store.close()
     state.wait_for_everyone()
     table = pq.read_table(out)
     broken = table.filter(pc.is_valid(table.column("error")))
@@ -281,10 +282,11 @@ class PartStore:
         self._written = 0
 
     def open(self) -> None:
-        """Raise UserError when the table exists or the parts belong to another command."""
+        """Raise UserError when the table exists, without parts of a command that ended before its gallery, or when the
+        parts belong to another command."""
         if self.out.suffix != ".parquet":
             raise UserError(f"out {self.out}: the table is a .parquet file")
-        if self.out.exists():
+        if self.out.exists() and not self.folder.exists():
             raise UserError(f"out {self.out}: exists already; choose another name or delete it")
         self.folder.mkdir(parents=True, exist_ok=True)
         file = self.folder / "settings.json"
@@ -316,7 +318,7 @@ class PartStore:
         self._written += 1
 
     def finish(self) -> pa.Table:
-        """All parts as one table in the source's order, written to `out`; the parts are removed."""
+        """All parts as one table in the source's order, written to `out`."""
         tables = [pq.read_table(part).replace_schema_metadata() for part in self.parts()]
         # a column such as a spread may be missing from a chunk in which no file could be read
         table = pa.concat_tables(tables, promote_options="default").sort_by("index").drop_columns("index")
@@ -325,5 +327,8 @@ class PartStore:
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, compression="zstd")
         write_atomically(self.out, sink.getvalue().to_pybytes())
-        shutil.rmtree(self.folder)
         return table
+
+    def close(self) -> None:
+        """Remove the parts: nothing remains to be done."""
+        shutil.rmtree(self.folder)

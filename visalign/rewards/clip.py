@@ -80,10 +80,14 @@ class ClipScore(Judge):
         return F.normalize(network.encode_text(tokens).float(), dim=-1).cpu()
 
     def prompt_features(self, prompts: list[str]) -> tuple[Tensor, list[str | None]]:
-        """Embeddings of the prompts, and a note where one was cut; each is computed once as long as it is met again."""
+        """Embeddings of the prompts, and a note where one was cut; each is computed once as long as it is met again.
+
+        Each alone: in a batch its last digit would depend on which prompts were already known, and so on whether the
+        program was started anew in between.
+        """
         unknown = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._known]
         if unknown:
-            features = self.text_features(unknown)
+            features = torch.cat([self.text_features([prompt]) for prompt in unknown])
             cut = cut_prompts(self.tokenizer, unknown)
             if len(self._known) > PROMPTS_KEPT:
                 self._known = {prompt: self._known[prompt] for prompt in set(prompts) - set(unknown)}

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import pickle
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,11 +14,20 @@ from accelerate import Accelerator
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
+from tqdm import tqdm
 
 from visalign.config import Output
 from visalign.errors import UserError
-from visalign.runs import RunFolder
+from visalign.runs import RunFolder, fault_of
+from visalign.stopping import Stopped, asked, postponed
+from visalign.trainers.cache import fingerprint
 from visalign.weights import write_tensors
+
+CONTINUE = "the same command with --resume continues"
+
+
+class BrokenCheckpoint(UserError):
+    """A checkpoint whose files are not what was written; an older one may be whole."""
 
 
 @dataclass
@@ -44,14 +54,31 @@ class TrainingState:
     def read(self, folder: Path) -> None:
         """Restore from a checkpoint. Raises UserError naming the file that is broken or does not fit."""
         weights, rest = read_checkpoint(folder)
-        self.step = step_of(folder)
+        step = step_of(folder)
+        lacking = [name for name in self.extras if name not in rest["extras"]]
+        if lacking or bool(self.ema) != bool(rest["ema"]):
+            raise UserError(f"checkpoint {folder}: holds no {', '.join(lacking) or 'moving average'} of this run")
         put_weights(self.parameters, weights, folder)
+        self.step = step
         self.optimizer.load_state_dict(rest["optimizer"])
         self.schedule.load_state_dict(rest["schedule"])
-        if self.ema and rest["ema"]:
+        if self.ema:
             self.ema.load_state_dict(rest["ema"])
+            self.ema.to(self.parameters[0][1].device)  # it keeps the tensors it is given, and those lie on the CPU
         for name, each in self.extras.items():
             each.load_state_dict(rest["extras"][name])
+
+    def fault(self) -> str | None:
+        """The first trainable weight that is no number, or None."""
+        return next((name for name, p in self.parameters if not p.isfinite().all()), None)
+
+    def advance(self, skipped: bool = False) -> None:
+        """What follows an optimiser step: schedule and moving average move on, unless the step was left out."""
+        if skipped:
+            return
+        self.schedule.step()
+        if self.ema:
+            self.ema.step([p for _, p in self.parameters])
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
@@ -60,29 +87,34 @@ class TrainingState:
             yield
             return
         parameters = [p for _, p in self.parameters]
-        self.ema.store(parameters)
-        self.ema.copy_to(parameters)
+        with postponed():
+            self.ema.store(parameters)
+            self.ema.copy_to(parameters)
         try:
             yield
         finally:
-            self.ema.restore(parameters)
+            with postponed():
+                self.ema.restore(parameters)
 
 
 def read_checkpoint(folder: Path) -> tuple[dict[str, torch.Tensor], dict]:
-    """Trainable weights and the rest. Raises UserError naming the folder when a file is broken."""
+    """Trainable weights and the rest. Raises BrokenCheckpoint naming the folder when a file is broken."""
+    fault = fault_of(folder)
+    if fault:
+        raise BrokenCheckpoint(f"checkpoint {folder}: is broken, {fault}")
     try:
         weights = load_file(folder / "trainable.safetensors")
         return weights, torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
     except (OSError, SafetensorError, RuntimeError, ValueError, LookupError, EOFError,
             pickle.UnpicklingError) as error:
-        raise UserError(f"checkpoint {folder}: cannot be read ({' '.join(str(error).split())[:150]})") from None
+        raise BrokenCheckpoint(f"checkpoint {folder}: cannot be read ({' '.join(str(error).split())[:150]})") from None
 
 
 def step_of(folder: Path) -> int:
     try:
-        return json.loads((folder / "state.json").read_text())["step"]
-    except (OSError, ValueError, LookupError) as error:
-        raise UserError(f"checkpoint {folder}: cannot be read ({' '.join(str(error).split())[:150]})") from None
+        return int(json.loads((folder / "state.json").read_text(encoding="utf-8"))["step"])
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise BrokenCheckpoint(f"checkpoint {folder}: cannot be read ({' '.join(str(error).split())[:150]})") from None
 
 
 def load_policy(parameters: list[tuple[str, nn.Parameter]], folder: Path) -> None:
@@ -96,19 +128,33 @@ def load_policy(parameters: list[tuple[str, nn.Parameter]], folder: Path) -> Non
 
 
 def put_weights(parameters: list[tuple[str, nn.Parameter]], weights: dict[str, torch.Tensor], folder: Path) -> None:
-    """Copy weights into parameters of the same names. Raises UserError when the names differ."""
+    """Copy weights into parameters of the same names. Raises UserError when names or shapes differ."""
     mine = dict(parameters)
     if mine.keys() != weights.keys():
         odd = sorted(mine.keys() ^ weights.keys())[0]
         raise UserError(f"checkpoint {folder}: made for other trainable weights, {odd} is on one side only")
+    odd = next((name for name, p in mine.items() if p.shape != weights[name].shape), None)
+    if odd:
+        raise UserError(f"checkpoint {folder}: made for other trainable weights, {odd} has the shape "
+                        f"{tuple(weights[odd].shape)} there and {tuple(mine[odd].shape)} here")
     with torch.no_grad():
         for name, parameter in mine.items():
             parameter.copy_(weights[name])
 
 
+def check_model(run: RunFolder, modules: list[nn.Module], name: str) -> None:
+    """Raise UserError, beginning with `name`, when a resumed run meets other weights than it was started with."""
+    dtype = str(next(modules[0].parameters()).dtype).removeprefix("torch.")  # a fingerprint is of rounded weights
+    found = fingerprint(modules)
+    if run.started_from(f"weights in {dtype}", found) != found:
+        raise UserError(f"{name}: its weights are not those that the run in {run.path} was started with, so it cannot "
+                        "be resumed; put them back or use a new folder")
+
+
 @dataclass
 class Checkpoints:
-    """Saves a run's state when it is due: every `output.checkpoint_every` steps and at `last`."""
+    """Saves a run's state when it is due: every `output.checkpoint_every` steps, every `checkpoint_minutes`, at `last`,
+    and when a signal asks the run to stop."""
 
     state: TrainingState
     run: RunFolder
@@ -116,32 +162,105 @@ class Checkpoints:
     output: Output
     last: int
 
+    def __post_init__(self):
+        self._saved = time.monotonic()
+        if self.accelerator.scaler is not None:  # fp16's loss scale finds its level slowly
+            self.state.extras["loss_scale"] = self.accelerator.scaler
+
     def save(self) -> None:
+        """Raises UserError when it cannot be written, or would keep weights that are no numbers."""
         if self.accelerator.is_main_process:
-            self.run.save_checkpoint(self.state.step, self.state.write, self.output.keep_checkpoints)
+            self._write()
         self.accelerator.wait_for_everyone()
 
-    def save_if_due(self) -> None:
+    def _write(self) -> None:
+        fault = self.state.fault()
+        if fault:
+            raise UserError(f"step {self.state.step}: the weights that learn are no longer finite, {fault} first; "
+                            f"{self.last_good()} (a lower optim.lr usually helps)")
+        with postponed():
+            self.run.save_checkpoint(self.state.step, self.state.write, self.output.keep_checkpoints)
+        self._saved = time.monotonic()
+
+    def after_step(self) -> None:
+        """What is due after a step. Raises Stopped, with the step kept, when a signal asked for the end."""
         every, step = self.output.checkpoint_every, self.state.step
-        if step == self.last or (every and step % every == 0):
+        late, signal = self._agreed()
+        if signal or late or step == self.last or (every and step % every == 0):
             self.save()
+        if signal:
+            raise Stopped(signal)
+
+    def _agreed(self) -> tuple[bool, int]:
+        """Whether the last checkpoint is too old and which signal came, the same answer in every process."""
+        minutes = self.output.checkpoint_minutes
+        late = self.accelerator.is_main_process and 0 < 60 * minutes <= time.monotonic() - self._saved
+        if self.accelerator.num_processes == 1:
+            return late, asked()
+        mine = torch.tensor([[int(late), asked()]], device=self.accelerator.device)
+        late, signal = self.accelerator.gather(mine).amax(0).tolist()
+        return bool(late), signal
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the newest checkpoint is of this step."""
+        kept = self.run.checkpoints()
+        return bool(kept) and kept[-1].name == f"step-{self.state.step:08d}"
 
     def save_if_new(self) -> None:
         """Save unless the newest checkpoint is of this step."""
-        if self.accelerator.is_main_process:  # it alone looks: for the others the answer may change while it writes
-            kept = self.run.checkpoints()
-            if not kept or kept[-1].name != f"step-{self.state.step:08d}":
-                self.run.save_checkpoint(self.state.step, self.state.write, self.output.keep_checkpoints)
+        if self.accelerator.is_main_process and not self.is_kept:  # for the others the answer may change meanwhile
+            self._write()
         self.accelerator.wait_for_everyone()
 
+    def stop_in_between(self) -> None:
+        """Raise Stopped in the midst of a step when a signal asked for the end and nothing but this step is lost."""
+        if asked() and self.is_kept:
+            raise Stopped(asked())
+
+    @contextlib.contextmanager
+    def kept_on_stop(self) -> Iterator[None]:
+        """Within: a signal leaves a checkpoint of the last whole step and says how to go on; raises Stopped then."""
+        try:
+            yield
+        except Stopped as stop:
+            with postponed():
+                if self.accelerator.is_main_process and self.state.step and not self.is_kept:
+                    self._write()
+            kept = f"step {self.state.step} is kept" if self.state.step else "before the first step"
+            raise Stopped(stop.number, f"stopped, {kept} in {self.run.path}; {CONTINUE}") from None
+        except Exception:
+            if asked() and not self.accelerator.is_main_process:  # the first process has gone already
+                raise Stopped(asked()) from None
+            raise
+
     def resume(self) -> None:
-        """Continue from the newest checkpoint of the run, if there is one."""
-        kept = self.run.checkpoints()
-        if kept:
-            self.state.read(kept[-1])
+        """Continue from the newest whole checkpoint of the run, if there is one; broken ones are set aside, and named.
+
+        Raises UserError when there are checkpoints and none is whole, or when the run is already longer than it shall
+        become.
+        """
+        broken: list[tuple[Path, BrokenCheckpoint]] = []
+        folders = self.run.checkpoint_folders()
+        for folder in reversed(folders):
+            try:
+                self.state.read(folder)
+                break
+            except BrokenCheckpoint as error:
+                broken.append((folder, error))
+        self.accelerator.wait_for_everyone()
+        if broken and len(broken) == len(folders):
+            older = "no older one is whole either" if broken[1:] else "there is no older one"
+            raise UserError(f"{broken[0][1]}; {older}; start again in a new folder")
+        if self.state.step > self.last:
+            raise UserError(f"output.folder {self.run.path}: the run is at step {self.state.step} already, beyond the "
+                            f"{self.last} that are asked for; nothing to resume")
+        if self.accelerator.is_main_process:
+            for folder, error in broken:
+                tqdm.write(f"visalign: {error}; it is now {self.run.set_aside(folder).name}, and the run goes on from "
+                           f"{folders[len(folders) - len(broken) - 1].name}")
         self.run.forget_after(self.state.step)
 
     def last_good(self) -> str:
         """Where to go back to, in words."""
-        kept = self.run.checkpoints()
-        return f"the last good checkpoint is {kept[-1]}" if kept else "there is no earlier checkpoint"
+        return self.run.last_good()

@@ -23,6 +23,7 @@ from visalign.generators.prompt_length import say_what_is_cut
 from visalign.guidance.network import LatentReward, save_guide
 from visalign.media import Sample
 from visalign.runs import write_atomically
+from visalign.stopping import heard
 from visalign.trainers.cache import EncodingCache
 from visalign.trainers.optim import check_optimizer
 from visalign.trainers.reward import RewardTrainer, judgements_of, open_run
@@ -63,6 +64,7 @@ class NoisyPairs(nn.Module):
         return self.guide(process.add_noise(latents, noise, t), t, **conditioning)
 
 
+@heard()
 def train_guide(config: GuideConfig, resume: bool = False) -> Path:
     """Encode every item once, train, save to `guide/` in the run's folder with its accuracy by noise level.
 
@@ -79,14 +81,15 @@ def train_guide(config: GuideConfig, resume: bool = False) -> Path:
     encode(items + held_out, pairs.cache, accelerator.process_index, accelerator.num_processes)
     accelerator.wait_for_everyone()
     trainer = RewardTrainer(config, pairs, items, run, accelerator)
-    trainer.fit()
-    if accelerator.is_main_process:
-        found = accuracy_by_noise(trainer, held_out) if held_out else {}
-        about = {"trained on": {"judgements": len(items), "prompts": len({item.prompt for item in items}),
-                                "objective": config.objective, "steps": config.train.steps}, "accuracy": found}
-        save_guide(run.path / "guide", guide, config.model, about)
-        write_atomically(run.path / "accuracy.json", (json.dumps(found, indent=2) + "\n").encode())
-    accelerator.wait_for_everyone()
+    with trainer.started():
+        trainer.fit()
+        if accelerator.is_main_process:
+            found = accuracy_by_noise(trainer, held_out) if held_out else {}
+            about = {"trained on": {"judgements": len(items), "prompts": len({item.prompt for item in items}),
+                                    "objective": config.objective, "steps": config.train.steps}, "accuracy": found}
+            save_guide(run.path / "guide", guide, config.model, about)
+            write_atomically(run.path / "accuracy.json", (json.dumps(found, indent=2) + "\n").encode())
+        accelerator.wait_for_everyone()
     accelerator.end_training()
     return run.path
 

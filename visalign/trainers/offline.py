@@ -10,6 +10,7 @@ Run on several:      torchrun --nproc_per_node 4 -m visalign train configs/sdxl_
 """
 
 import contextlib
+import json
 import time
 from dataclasses import replace
 
@@ -20,17 +21,19 @@ from tqdm import tqdm
 
 from visalign.config import Config
 from visalign.configfile import build_objective
+from visalign.disk import write_atomically
 from visalign.errors import UserError
 from visalign.generators.base import Generator
 from visalign.objectives import Outcome, PairErrors
 from visalign.runs import RunFolder
+from visalign.stopping import postponed
 from visalign.trainers.cache import EncodingCache
 from visalign.trainers.checkpoint import Checkpoints, TrainingState
 from visalign.trainers.evaluation import FIXED_FRACTIONS
 from visalign.trainers.metrics import MetricLog, pair_likelihoods, pair_metrics
 from visalign.trainers.optim import build_ema, build_optimizer, build_schedule
 from visalign.trainers.order import DataOrder
-from visalign.trainers.pairs import Batch, Item, load_batch
+from visalign.trainers.pairs import Batch, Item, load_batch, untrained_cause
 
 
 class OfflineTrainer:
@@ -70,12 +73,13 @@ class OfflineTrainer:
             ended = False
             while self.state.step < settings.steps and not ended:
                 started = time.perf_counter()
-                row = self._step()
-                self.state.step += 1
-                self.log.write(self.state.step, row | {"seconds": time.perf_counter() - started})
-                progress.update()
-                progress.set_postfix_str(self.log.smoothed())
-                self.checkpoints.save_if_due()
+                with postponed():
+                    row = self._step()
+                    self.state.step += 1
+                    self.log.write(self.state.step, row | {"seconds": time.perf_counter() - started})
+                    progress.update()
+                    progress.set_postfix_str(self.log.smoothed())
+                    self.checkpoints.after_step()
                 ended = on_step(self.state.step)
         self.generator.policy = self.generator.denoiser
         self.generator.denoiser.eval()
@@ -103,9 +107,7 @@ class OfflineTrainer:
         learning_rate = self.state.schedule.get_last_lr()[0]
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.state.schedule.step()
-        if self.state.ema:
-            self.state.ema.step(parameters)
+        self.state.advance(self.optimizer.step_was_skipped)
         return self.log.reduce(collected) | {"grad_norm": float(norm), "lr": learning_rate}
 
     def _loss(self, places: range) -> tuple[Outcome, PairErrors, list[Item]]:
@@ -175,14 +177,18 @@ class OfflineTrainer:
         return found | pair_likelihoods(seen, len(FIXED_FRACTIONS), [item.prompt for item in items])
 
     def _stop_if_not_finite(self, value: Tensor, items: list[Item]) -> None:
-        import json
-
         finite = torch.as_tensor(value).isfinite().all().float().reshape(1).to(self.accelerator.device)
         if self.accelerator.gather(finite).min() > 0:
             return
         step = self.state.step + 1
         rows = [{"prompt": item.prompt, "where": item.where} for item in items]
         failure = self.run.path / f"failure-rank{self.accelerator.process_index}.json"
-        failure.write_text(json.dumps({"step": step, "rows": rows}, indent=2))
-        raise UserError(f"step {step}: the loss or its gradient is not finite; the batch's rows are in {failure}, "
-                        f"{self.checkpoints.last_good()} (a lower optim.lr or model.precision=fp32 usually helps)")
+        write_atomically(failure, json.dumps({"step": step, "rows": rows}, indent=2).encode())
+        raise UserError(f"step {step}: the loss or its gradient is not finite{self._cause(items)}; the batch's rows "
+                        f"are in {failure}, {self.checkpoints.last_good()}")
+
+    def _cause(self, items: list[Item]) -> str:
+        """Why a loss may not be finite, in words: before the first step nothing that was learnt can be to blame."""
+        if self.state.step:
+            return " (a lower optim.lr or model.precision=fp32 usually helps)"
+        return untrained_cause(self.generator, load_batch(items, self.cache))

@@ -7,6 +7,9 @@ from torch import nn
 from visalign.config import Optim
 from visalign.errors import UserError
 
+MOMENTS = {"adamw": 8, "adamw8bit": 2, "adafactor": 0.1}
+"""Bytes of an optimiser's state for each weight that learns."""
+
 
 def build_optimizer(settings: Optim, parameters: list[nn.Parameter] | list[dict]) -> torch.optim.Optimizer:
     """AdamW, 8-bit AdamW (bitsandbytes) or Adafactor, of parameters or of groups with learning rates of their own."""

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from visalign.data.pair import Pair
 from visalign.data.usable import BrokenRows, check_different
 from visalign.errors import UserError
-from visalign.generators.base import Conditioning
+from visalign.generators.base import Conditioning, Generator
 from visalign.generators.clip_speed import how_wrong, say_speeds
 from visalign.generators.prompt_length import say_what_is_cut
 from visalign.trainers.cache import EncodingCache
@@ -131,3 +131,23 @@ def load_batch(items: list[Item], cache: EncodingCache, prompt_keys: list[str] |
     return Batch(items, cache.latents([i.chosen_key for i in items]), cache.latents([i.rejected_key for i in items]),
                  cache.conditioning(prompt_keys or [i.prompt_key for i in items]), tensor("strength"),
                  tensor("chosen_reward"), tensor("rejected_reward"))
+
+
+def untrained_cause(generator: Generator, batch: Batch) -> str:
+    """Why the loss of a model that has learnt nothing yet may not be finite, in words."""
+    weight = first_not_finite(generator.denoiser)
+    if weight:
+        return f", since the model's own weights are not ({weight} first); nothing was learnt yet"
+    for name, latents in (("chosen", batch.chosen), ("rejected", batch.rejected)):
+        for item, each in zip(batch.items, latents, strict=True):
+            if not each.isfinite().all():
+                return f", since what the VAE made of the {name} sample of {item.where} is not"
+    for name, embedding in batch.conditioning.items():
+        if not embedding.float().isfinite().all():
+            return f", since what the text encoder made of the prompts is not ({name})"
+    return " before anything was learnt, so the learning rate is not to blame (model.precision=fp32 usually helps)"
+
+
+def first_not_finite(network: torch.nn.Module) -> str | None:
+    """The name of the first weight that is no number, or None."""
+    return next((name for name, p in network.named_parameters() if not p.isfinite().all()), None)

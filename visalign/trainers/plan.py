@@ -2,14 +2,15 @@
 
 from visalign.config import Config, OnlineConfig
 from visalign.configfile import build_objective
+from visalign.disk import in_words
 from visalign.generators.base import Generator
 from visalign.generators.loading import empty_generator, inspect_checkpoint, pick_device, pick_dtype
 from visalign.trainers.cost import sample_passes
 from visalign.trainers.guard import interval_of
+from visalign.trainers.optim import MOMENTS
 from visalign.trainers.recipe import check
+from visalign.trainers.space import room
 from visalign.yamlfile import dump_yaml
-
-_BYTES = {"adamw": 8, "adamw8bit": 2, "adafactor": 0.1}
 
 
 def describe(config: Config | OnlineConfig) -> str:
@@ -24,7 +25,7 @@ def describe(config: Config | OnlineConfig) -> str:
     dtype = pick_dtype(config.model.precision, device)
     frozen_bytes = dtype.itemsize if device.type == "cuda" else 4
     copies = 2 if config.model.tuning == "full" and "reference" in objective.needs else 1
-    held = (total - trainable) * frozen_bytes + trainable * (8 + _BYTES[config.optim.name])
+    held = (total - trainable) * frozen_bytes + trainable * (8 + MOMENTS[config.optim.name])
     held += (copies - 1) * total * frozen_bytes + (trainable * 4 if config.optim.ema_decay else 0)
     held += trainable * 4 if "old" in objective.needs else 0
     settings = config.model_dump(mode="json") | {"objective": {"name": config.objective["name"], **vars(objective)}}
@@ -38,6 +39,8 @@ def describe(config: Config | OnlineConfig) -> str:
         f"weights and optimiser {held / 2**30:.2f} GiB for the denoiser",
         f"frozen parts          {frozen_parts(generator) * frozen_bytes / 2**30:.2f} GiB for text encoders and VAE",
         *activations(config, generator, objective, dtype.itemsize),
+        "disk                  " + ", ".join(f"{in_words(size)} {name}" for name, size in
+                                              room(config, generator).items()),
     ])
 
 

@@ -13,6 +13,7 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 from visalign.config import Config, OnlineConfig
 from visalign.configfile import build_objective
 from visalign.data.prompts import read_prompts
+from visalign.disk import full_disk_told
 from visalign.errors import UserError
 from visalign.evaluators import Estimate, Limits, Verdict, judge, mean_with_interval
 from visalign.generators import inspect_checkpoint, load_generator
@@ -21,10 +22,13 @@ from visalign.generators.loading import load_scheduler, pick_device, pick_dtype
 from visalign.objectives import REGISTRIES
 from visalign.rewards import check_reward
 from visalign.runs import RunFolder
+from visalign.stopping import heard
+from visalign.trainers.checkpoint import CONTINUE, check_model
 from visalign.trainers.evaluation import check_same, load_judges, measure, measured_of, save_samples
 from visalign.trainers.guard import Guard, check_guard
 from visalign.trainers.optim import check_optimizer
 from visalign.trainers.setup import LOOPS
+from visalign.trainers.space import check_room
 
 
 @dataclass(frozen=True)
@@ -88,15 +92,19 @@ def open_accelerator(config: Config | OnlineConfig) -> Accelerator:
                        log_with=list(config.output.trackers) or None, project_dir=config.output.folder)
 
 
+@heard()
 def train(config: Config | OnlineConfig, resume: bool = False) -> Result:
-    """Run a recipe. Raises UserError for anything the user can mend; the run folder then holds all there was."""
+    """Run a recipe. Raises UserError for anything the user can mend, Stopped when a signal ends it; the run folder then
+    holds all there was."""
     started = time.time()
     check(config)
+    check_room(config)
     accelerator = open_accelerator(config)
     run = RunFolder(config.output.folder, config, resume, accelerator.is_main_process)
     accelerator.wait_for_everyone()
     accelerator.init_trackers("logs")
     generator = load_generator(config.model, accelerator.device)
+    check_model(run, [generator.denoiser, *generator.frozen_modules()], f"model.source {config.model.source}")
     judges = load_judges(config.eval, str(accelerator.device), generator.modality)
     trainer, counts = LOOPS[config.loop].build(config, generator, run, accelerator)
     guard = Guard(config, trainer.objective, generator, judges, run, trainer.state, accelerator)
@@ -123,22 +131,23 @@ def train(config: Config | OnlineConfig, resume: bool = False) -> Result:
             evaluate(step)
         return guard.check(step)
 
-    ended = back = None
-    if on_step(trainer.state.step) or trainer.fit(on_step):
-        trainer.checkpoints.save_if_new()
-        back = guard.roll_back()
-        ended = f"the guard stopped the run at step {trainer.state.step}" + (
-            "" if back is None else f" and returned to step {back}")
-    evaluate(trainer.state.step, back)
-    with trainer.state.averaged():
-        result = summarise(run, started, judges.proxy_name, guard.limits, ended)
+    with trainer.checkpoints.kept_on_stop(), full_disk_told(f"run {run.path}", run.path, CONTINUE):
+        ended = back = None
+        if on_step(trainer.state.step) or trainer.fit(on_step):
+            trainer.checkpoints.save_if_new()
+            back = guard.roll_back()
+            ended = f"the guard stopped the run at step {trainer.state.step}" + (
+                "" if back is None else f" and returned to step {back}")
+        evaluate(trainer.state.step, back)
+        with trainer.state.averaged():
+            result = summarise(run, started, judges.proxy_name, guard.limits, ended)
+            if accelerator.is_main_process:
+                export(generator, run.path / "export", config,
+                       figures(result) | {"evidence": "; ".join(result.verdict.reasons)})
         if accelerator.is_main_process:
-            export(generator, run.path / "export", config,
-                   figures(result) | {"evidence": "; ".join(result.verdict.reasons)})
-    if accelerator.is_main_process:
-        from visalign.pages.run import write_report
+            from visalign.pages.run import write_report
 
-        write_report(run, config, result, versions(), counts)
+            write_report(run, config, result, versions(), counts)
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return result

@@ -10,6 +10,7 @@ Run:  visalign reward train configs/reward/open_clip.yaml data.path=judgements.p
 
 import contextlib
 import time
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,15 +24,18 @@ from tqdm import tqdm
 from visalign.config import GuideConfig, JudgementData, RewardConfig
 from visalign.configfile import build_objective
 from visalign.data.judgements import Judgement, read_judgements
+from visalign.disk import full_disk_told
 from visalign.errors import UserError
 from visalign.generators.loading import pick_device, pick_dtype
 from visalign.objectives.base import Outcome
 from visalign.objectives.judging import Comparison
 from visalign.rewards.joint.reward import build_network, check_backbone, save_reward
 from visalign.runs import RunFolder
-from visalign.trainers.checkpoint import Checkpoints, TrainingState
+from visalign.stopping import heard, postponed
+from visalign.trainers.checkpoint import CONTINUE, Checkpoints, TrainingState
 from visalign.trainers.optim import build_ema, build_optimizer, build_schedule, check_optimizer
 from visalign.trainers.order import DataOrder, keep_digest, split_by_prompt
+from visalign.trainers.pairs import first_not_finite
 
 STANDARD_SAMPLE = 1000
 """Training judgements whose items fix the reward's zero and unit."""
@@ -84,13 +88,19 @@ class RewardTrainer:
                   {"params": [p for name, p in named if not name.startswith(towers)], "lr": lr}]
         return [group for group in groups if group["params"]]
 
+    @contextlib.contextmanager
+    def started(self) -> Iterator[None]:
+        """Within: the run goes on from its newest checkpoint, and a signal or a full disk ends it with what to do."""
+        self.checkpoints.resume()
+        self.run.log({"kind": "start", "step": self.state.step, "processes": self.accelerator.num_processes})
+        with self.checkpoints.kept_on_stop(), full_disk_told(f"run {self.run.path}", self.run.path, CONTINUE):
+            yield
+
     def fit(self) -> None:
-        """Train to config.train.steps, continuing from the run's newest checkpoint.
+        """Train to config.train.steps.
 
         Raises UserError when a loss is not finite or an item cannot be read.
         """
-        self.checkpoints.resume()
-        self.run.log({"kind": "start", "step": self.state.step, "processes": self.accelerator.num_processes})
         steps = self.config.train.steps
         self.policy, self.optimizer = self.accelerator.prepare(self.network, self.state.optimizer)
         self.policy.train()
@@ -104,16 +114,17 @@ class RewardTrainer:
                 prepared = ahead.pop(0).result()
                 if self.state.step + 3 < steps:
                     ahead.append(self._submit(pool, self.state.step + 3))
-                row = self._step(prepared)
-                self.state.step += 1
-                row["seconds"] = time.perf_counter() - started
-                self.run.log({"kind": "train", "step": self.state.step, **row})
-                self.accelerator.log(row, step=self.state.step)
-                average = row if average is None else {k: average.get(k, v) + 0.05 * (v - average.get(k, v))
-                                                       for k, v in row.items()}
-                progress.update()
-                progress.set_postfix_str(f"loss {average['loss']:.3f} acc {average['accuracy']:.3f}")
-                self.checkpoints.save_if_due()
+                with postponed():
+                    row = self._step(prepared)
+                    self.state.step += 1
+                    row["seconds"] = time.perf_counter() - started
+                    self.run.log({"kind": "train", "step": self.state.step, **row})
+                    self.accelerator.log(row, step=self.state.step)
+                    average = row if average is None else {k: average.get(k, v) + 0.05 * (v - average.get(k, v))
+                                                           for k, v in row.items()}
+                    progress.update()
+                    progress.set_postfix_str(f"loss {average['loss']:.3f} acc {average['accuracy']:.3f}")
+                    self.checkpoints.after_step()
         self.network.eval()
         if self.state.ema:
             self.state.ema.copy_to([p for _, p in self.state.parameters])
@@ -157,9 +168,7 @@ class RewardTrainer:
         self.optimizer.step()
         self.optimizer.zero_grad()
         learning_rate = self.state.schedule.get_last_lr()[-1]
-        self.state.schedule.step()
-        if self.state.ema:
-            self.state.ema.step(parameters)
+        self.state.advance()
         loss = self.accelerator.gather(outcome.loss.detach().reshape(1)).mean().item()
         row = {"loss": loss, "grad_norm": float(norm), "lr": learning_rate}
         correct = self.accelerator.gather(outcome.metrics["accuracy"])
@@ -198,8 +207,12 @@ class RewardTrainer:
     def _stop_if_not_finite(self, value, batch: Prepared) -> None:
         if torch.as_tensor(value).isfinite().all():
             return
+        cause = "a lower optim.lr or train.precision=fp32 usually helps"
+        if not self.state.step:
+            weight = first_not_finite(self.network)
+            cause = f"nothing was learnt yet; {f'the weight {weight} is not' if weight else 'look at what it reads'}"
         raise UserError(f"step {self.state.step + 1}: the loss or its gradient is not finite in the batch that begins "
-                        f"with {batch.items[0].where} (a lower optim.lr or train.precision=fp32 usually helps)")
+                        f"with {batch.items[0].where} ({cause}); {self.checkpoints.last_good()}")
 
 
 def bootstrap_weight(index: int, members: int, seed: int) -> Tensor:
@@ -237,6 +250,7 @@ def open_run(config: RewardConfig | GuideConfig, resume: bool) -> tuple[Accelera
     return accelerator, run
 
 
+@heard()
 def train_reward(config: RewardConfig, resume: bool = False) -> Path:
     """Train, save to `reward/` in the run's folder, measure on held-out judgements; returns the run's folder."""
     check(config)
@@ -245,15 +259,16 @@ def train_reward(config: RewardConfig, resume: bool = False) -> Path:
     torch.manual_seed(config.train.seed)  # new layers must start alike on every process and after a kill
     network = build_network(config.model).to(accelerator.device)
     trainer = RewardTrainer(config, network, items, run, accelerator)
-    trainer.fit()
-    if accelerator.is_main_process:
-        about = {"trained on": {"judgements": len(items), "prompts": len({item.prompt for item in items}),
-                                "objective": config.objective, "steps": config.train.steps}}
-        save_reward(run.path / "reward", network, config.model, trainer.standard(), about)
-        if held_out:
-            from visalign.jobs.reward_eval import evaluate_reward
+    with trainer.started():
+        trainer.fit()
+        if accelerator.is_main_process:
+            about = {"trained on": {"judgements": len(items), "prompts": len({item.prompt for item in items}),
+                                    "objective": config.objective, "steps": config.train.steps}}
+            save_reward(run.path / "reward", network, config.model, trainer.standard(), about)
+            if held_out:
+                from visalign.jobs.reward_eval import evaluate_reward
 
-            evaluate_reward(str(run.path / "reward"), held_out, run.path / "eval", str(accelerator.device))
-    accelerator.wait_for_everyone()
+                evaluate_reward(str(run.path / "reward"), held_out, run.path / "eval", str(accelerator.device))
+        accelerator.wait_for_everyone()
     accelerator.end_training()
     return run.path

@@ -12,6 +12,7 @@ pooling, since a pooled set of frames has no order of its own.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -163,5 +164,25 @@ class JointNetwork(nn.Module):
 def add_lora(module: nn.Module, rank: int, targets: list[str]) -> None:
     """Put LoRA adapters into `module`; only they learn."""
     from peft import LoraConfig, inject_adapter_in_model
+    from peft.tuners.lora.layer import MultiheadAttention
 
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=targets), module)
+    for layer in module.modules():
+        if isinstance(layer, MultiheadAttention):
+            layer.register_forward_hook(_same_weights_again(layer.get_base_layer()))
+
+
+def _same_weights_again(attention: nn.MultiheadAttention) -> Callable:
+    """A hook that puts an attention layer's own weights back.
+
+    peft adds an adapter to them for each pass and takes it off again, and what rounding leaves behind would grow from
+    pass to pass: a reward would learn, and be saved, on towers that are not those it is loaded with.
+    """
+    projection = attention.out_proj.get_base_layer()
+    inward, outward = attention.in_proj_weight, projection.weight
+
+    def restore(*_) -> None:
+        attention.register_parameter("in_proj_weight", inward)
+        projection.register_parameter("weight", outward)
+
+    return restore

@@ -25,7 +25,8 @@ from visalign.trainers.order import DataOrder
 @dataclass
 class Epoch:
     """samples: this process's, by place. rewards: float32 [n, K] of all places in order, NaN where unjudged.
-    groups: int64 [n]. prompts: [n]. pictures: this process's first groups, for the grid. seconds: by phase."""
+    groups: int64 [n]. prompts: [n]. pictures: this process's first groups, for the grid. seconds: by phase.
+    stochastic: the sampling steps that added noise."""
 
     samples: dict[int, OwnSample]
     rewards: Tensor
@@ -33,6 +34,7 @@ class Epoch:
     prompts: list[str]
     pictures: list[tuple[int, Sample]]
     seconds: dict[str, float]
+    stochastic: frozenset[int]
 
 
 @dataclass(frozen=True)
@@ -54,13 +56,18 @@ class Conditions:
         return self.cache.prompt_key(prompt)
 
     def load(self, prompts: list[str]) -> None:
-        """Encode and keep the embeddings of one epoch's prompts."""
+        """Encode and keep the embeddings of one epoch's prompts.
+
+        What is encoded together is the epoch's alone, whatever was known before, so that a run which is killed and
+        continued meets the same numbers.
+        """
         negative = self.rollout.negative_prompt
-        wanted = {self.key(text): text for text in {*prompts, negative}}
+        wanted = {self.key(text): text for text in prompts}
         # apart: a prompt may hold more than words, the negative one does not
         self.cache.add_prompts({self.key(negative): negative})
-        self.cache.add_prompts({key: text for key, text in wanted.items() if key not in self._known})
-        self._known = {key: self._known.get(key) or self.cache.conditioning([key]) for key in wanted}
+        self.cache.add_prompts(wanted)
+        self._known = {key: self._known.get(key) or self.cache.conditioning([key])
+                       for key in (*wanted, self.key(negative))}
 
     def of(self, starts: list[Start]) -> tuple[Conditioning, Guidance | None]:
         return self._stack([s.prompt_key for s in starts]), self._guidance(len(starts))
@@ -128,7 +135,8 @@ class Collector:
                    "waiting_for_judges": time.perf_counter() - sampled,
                    "judging": (self.judge.seconds if self.judge else 0.0) - judged_before}
         slots = torch.arange(self.size) // rollout.group_size
-        return Epoch(samples, rewards, slots, [asked[slot].prompt for slot in slots.tolist()], pictures, seconds)
+        return Epoch(samples, rewards, slots, [asked[slot].prompt for slot in slots.tolist()], pictures, seconds,
+                     plan.stochastic)
 
     def _start(self, epoch: int, place: int, asked: list[Asked]) -> Start:
         rollout, seed = self.config.rollout, self.config.train.seed

@@ -24,6 +24,7 @@ from visalign.errors import UserError
 from visalign.generators.base import Generator
 from visalign.objectives.advantages import Advantages, History
 from visalign.runs import RunFolder
+from visalign.stopping import postponed
 from visalign.trainers.cache import EncodingCache
 from visalign.trainers.checkpoint import Checkpoints, TrainingState
 from visalign.trainers.metrics import MetricLog
@@ -85,25 +86,24 @@ class OnlineTrainer:
         with tqdm(total=epochs, initial=first, desc="online training", unit="epoch",
                   disable=not self.accelerator.is_main_process) as progress:
             while self.state.step < epochs and not ended:
-                row = self._epoch(self.state.step, is_first=self.state.step == first)
-                self.state.step += 1
-                self.log.write(self.state.step, row)
-                progress.update()
-                progress.set_postfix_str(self.log.smoothed())
-                self.checkpoints.save_if_due()
+                started = time.perf_counter()
+                collected = self._collect(self.state.step)  # nothing has changed yet, so a signal may end it at once
+                with postponed():
+                    row = self._learn(self.state.step, collected, is_first=self.state.step == first)
+                    self.state.step += 1
+                    self.log.write(self.state.step, row | {"seconds": time.perf_counter() - started})
+                    progress.update()
+                    progress.set_postfix_str(self.log.smoothed())
+                    self.checkpoints.after_step()
                 ended = on_epoch(self.state.step)
         return ended
 
-    def _epoch(self, epoch: int, is_first: bool) -> dict:
-        """One epoch's samples and its updates; returns what is logged."""
-        started = time.perf_counter()
-        plan = plan_steps(self.config.rollout, self.noisy, epoch, self.config.train.seed, self.collector.places())
-        kept = self.view.kept(plan)
-        collected = self._collect(epoch, plan, kept)
+    def _learn(self, epoch: int, collected: Epoch, is_first: bool) -> dict:
+        """An epoch's updates; returns what is logged."""
         advantages = self._advantages(collected)
         units = self.objective.select(advantages.advantages, advantages.trained, collected.groups)
         row = epoch_metrics(collected, advantages, self.panel, self.accelerator) | {"trained_samples": sum(
-            len(unit) for unit in units), "window": min(plan.stochastic, default=-1)}
+            len(unit) for unit in units), "window": min(collected.stochastic, default=-1)}
         self._show(epoch, collected)
         training = time.perf_counter()
         rows = [self._update(epoch, part, collected, advantages, check=is_first and first)
@@ -117,9 +117,8 @@ class OnlineTrainer:
             decay = self.objective.old_decay(self.counts.updates)
             row |= {"old_distance": self.old.distance(), "old_decay": decay}
             self.old.follow(decay)
-        now = time.perf_counter()
         row |= averaged(rows) | {f"seconds/{name}": value for name, value in collected.seconds.items()}
-        return row | {"seconds/training": now - training, "seconds": now - started, "updates": self.counts.updates,
+        return row | {"seconds/training": time.perf_counter() - training, "updates": self.counts.updates,
                       "bad_updates": self.counts.bad_updates, "peak_memory_gib": peak_memory(),
                       **{f"passes/{name}": count for name, count in self.generator.passes.items()}}
 
@@ -131,10 +130,12 @@ class OnlineTrainer:
             folder.mkdir(exist_ok=True)
             save_sheet(rollout_rows(collected, self.config.rollout.group_size), folder / f"epoch-{epoch + 1:06d}.png")
 
-    def _collect(self, epoch: int, plan, kept: Tensor) -> Epoch:
+    def _collect(self, epoch: int) -> Epoch:
+        """One epoch's samples, judged."""
+        plan = plan_steps(self.config.rollout, self.noisy, epoch, self.config.train.seed, self.collector.places())
         place_judge(self.panel, self.config, str(self.generator.device))
         with self._sampling_policy():
-            collected = self.collector.collect(epoch, plan, kept)
+            collected = self.collector.collect(epoch, plan, self.view.kept(plan))
         place_judge(self.panel, self.config, "cpu")
         return collected
 
@@ -190,6 +191,7 @@ class OnlineTrainer:
         table = StepTable()
         for first in tqdm(range(0, len(mine), size), desc=f"epoch {epoch + 1}: training", unit="batch", leave=False,
                           disable=not self.accelerator.is_main_process):
+            self.checkpoints.stop_in_between()
             batch = self._micro_batch(epoch, mine[first:first + size], collected, advantages)
             if check and not first:
                 self._self_check(batch)
@@ -216,16 +218,15 @@ class OnlineTrainer:
         sum_gradients(parameters, accelerator)
         norm = accelerator.clip_grad_norm_(parameters, self.config.optim.grad_clip)
         finite, rate = bool(torch.as_tensor(norm).isfinite()), self.state.schedule.get_last_lr()[0]
-        moved = 0.0
+        moved, skipped = 0.0, True
         if finite or accelerator.scaler is not None:  # with fp16 the loss scale finds its level by such steps
             before = torch.cat([p.detach().flatten()[:100_000].clone() for p in parameters])
             self.optimizer.step()
+            skipped = self.optimizer.step_was_skipped
             after = torch.cat([p.detach().flatten()[:100_000] for p in parameters])
             moved = float((after - before).norm() / before.norm().clamp(min=1e-12))
         self.optimizer.zero_grad()
-        self.state.schedule.step()
-        if finite and self.state.ema:
-            self.state.ema.step(parameters)
+        self.state.advance(skipped)
         self.counts.record(finite)
         if self.counts.bad_in_a_row >= self.config.train.patience * (1 if accelerator.scaler is None else 10):
             raise UserError(f"epoch {epoch + 1}: {self.counts.bad_in_a_row} updates in a row had a gradient that is "
