@@ -268,7 +268,7 @@ def score(root: Path, out: Path, again: bool) -> list[str]:
 def prepare_evaluate(root: Path) -> None:
     prepare_offline(root)
     run_whole(["train", str(root / "offline.yaml"), f"output.folder={root / 'run'}", f"data.cache={root / 'cache'}",
-               "train.steps=2", "guard.action=off"], root / "log.txt")
+               "train.steps=2"], root / "log.txt")
 
 
 def evaluate(root: Path, out: Path, again: bool) -> list[str]:
@@ -297,6 +297,7 @@ KINDS = {
 def prove_demo(kills: int, root: Path, chance: random.Random) -> Found:
     """Kill the demo while voters vote; every vote that was answered must be in the book, once, with what was said."""
     sys.path.insert(0, str(Path(__file__).parent / "bench"))
+    import httpx
     from votes import SAID, Voter, answers, write_folder
 
     from visalign.votes import VoteBook
@@ -325,12 +326,15 @@ def prove_demo(kills: int, root: Path, chance: random.Random) -> Found:
             if finished(number, 0.2) is not None:
                 raise RuntimeError(f"the demo ended: {log.read_text(errors='replace')[-2000:]}")
         with ThreadPoolExecutor(4) as pool:
-            voters = [pool.submit(vote, f"voter {kill}-{i}") for i in range(4)]
-            time.sleep(chance.uniform(0.3, 2.5))
+            voters, before = [pool.submit(vote, f"voter {kill}-{i}") for i in range(4)], len(kept)
+            while len(kept) < before + 4 and not any(each.done() for each in voters):
+                time.sleep(0.01)
+            time.sleep(chance.uniform(0, 2))
             os.killpg(number, signal.SIGKILL)
             os.waitpid(number, 0)
             for each in voters:
-                each.exception()
+                if not isinstance(each.exception(), httpx.TransportError):
+                    raise RuntimeError(f"a voter met something else than a dead server: {each.exception()!r}")
         votes = [(vote.voter, vote.contest) for vote in book.votes()]
         found.kills, found.runs, given = found.kills + 1, found.runs + 1, len(kept)
         wrong = [f"{len(kept - set(votes))} lost" * bool(kept - set(votes)),

@@ -1,7 +1,7 @@
 """SIGINT and SIGTERM: work ends where nothing is lost and says how to go on; a second signal ends it at once.
 
 A signal interrupts what runs, as Ctrl-C does in every Python program, except within `postponed`: there it is only
-noted, and whoever postponed it asks `asked` at the next place where everything is whole.
+noted, and comes at its end, unless whoever postponed it has asked (`asked`) and ended before.
 """
 
 import contextlib
@@ -15,23 +15,24 @@ _AGAIN = 1.0
 """Seconds after which a further signal is a second one: launchers pass on what the terminal has already sent."""
 
 
+class _Heard:
+    number, since, depth, raised = 0, 0.0, 0, False
+
+
+_heard = _Heard()
+
+
 class Stopped(KeyboardInterrupt):
     """Raised by a signal. message: how to go on, where somebody knows it."""
 
     def __init__(self, number: int, message: str = ""):
         super().__init__(message)
         self.number, self.message = number, message
+        _heard.raised = True
 
     @property
     def exit_code(self) -> int:
         return 128 + self.number
-
-
-class _Heard:
-    number, since, depth = 0, 0.0, 0
-
-
-_heard = _Heard()
 
 
 @contextlib.contextmanager
@@ -46,7 +47,7 @@ def heard() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
-        _heard.number = 0
+        _heard.number, _heard.raised = 0, False
 
 
 def _handles() -> bool:
@@ -72,12 +73,14 @@ def _say(text: str) -> None:
 
 @contextlib.contextmanager
 def postponed() -> Iterator[None]:
-    """Within: a signal is noted and interrupts nothing."""
+    """Within: a signal is noted and interrupts nothing; it comes when this is left."""
     _heard.depth += 1
     try:
         yield
     finally:
         _heard.depth -= 1
+    if _heard.number and not _heard.depth and not _heard.raised:
+        raise Stopped(_heard.number)
 
 
 def asked() -> int:

@@ -164,8 +164,23 @@ def test_reward_weighting_without_rewards_says_where_to_get_them(recipe, pairs_f
     assert "data.score_with" in fails(recipe("sd3", "flow_rwr"))
 
 
-def test_broken_checkpoint_is_named(recipe, tmp_path):
+def test_a_broken_checkpoint_is_named_set_aside_and_an_older_one_continues_to_the_same_weights(recipe, tmp_path):
     file = recipe("sd3")
     run(file)
-    (tmp_path / "run" / "checkpoints" / "step-00000004" / "optimizer.pt").write_bytes(b"broken")
-    assert "step-00000004" in fails(file, "--resume", "train.steps=6")
+    kept = tmp_path / "run" / "checkpoints"
+    whole = weights(tmp_path / "run", 4)
+    (kept / "step-00000004" / "optimizer.pt").write_bytes(b"broken")
+    said = run(file, "--resume").output
+    assert "step-00000004" in said and "step-00000002" in said
+    assert all(torch.equal(value, weights(tmp_path / "run", 4)[name]) for name, value in whole.items())
+    assert [row["step"] for row in rows(tmp_path / "run")] == [1, 2, 3, 4]
+    for folder in kept.glob("step-*"):
+        (folder / "trainable.safetensors").unlink()
+    assert "no older one is whole" in fails(file, "--resume", "train.steps=6")
+
+
+def test_what_may_not_change_at_a_resume_is_said_before_training(recipe, tmp_path):
+    file = recipe("sd3", train={"steps": 1})
+    run(file)
+    message = fails(file, "--resume", "train.steps=3", "eval.samples_per_prompt=3", "guard.max_prompts=1")
+    assert "eval.samples_per_prompt was 2 and is 3" in message and "guard.max_prompts" in message
