@@ -55,6 +55,7 @@ class RunFolder:
             raise nothing_there(self.path)
         if used:
             check_settings(self.path, config)
+            self.metrics()
         settings = dump_yaml(config.model_dump(mode="json"))
         try:
             for name in ("checkpoints", "samples"):
