@@ -11,7 +11,7 @@ from visalign.yamlfile import read_mapping
 
 MAY_CHANGE = frozenset({
     "train.steps", "train.epochs", "train.device", "train.workers", "train.patience", "data.cache", "rollout.cache",
-    "model.gradient_checkpointing", "model.vae_slicing", "model.vae_tiling", "eval.every",
+    "model.gradient_checkpointing", "model.vae_slicing", "eval.every",
     "reward.timeout", "reward.retries", "reward.retry_wait", "reward.max_failures", "reward.offload",
     "guard.action", "guard.every", "guard.cost", "guard.budget", "guard.drift", "guard.tolerance",
 })

@@ -1,6 +1,7 @@
 """What a checkpoint holds, and putting it back: weights as safetensors, the rest readable with weights_only."""
 
 import contextlib
+import hashlib
 import json
 import pickle
 import time
@@ -20,7 +21,7 @@ from visalign.config import Output
 from visalign.errors import UserError
 from visalign.runs import RunFolder, fault_of
 from visalign.stopping import Stopped, asked, postponed
-from visalign.trainers.cache import fingerprint
+from visalign.trainers.fingerprint import fingerprint
 from visalign.weights import write_tensors
 
 CONTINUE = "the same command with --resume continues"
@@ -144,8 +145,8 @@ def put_weights(parameters: list[tuple[str, nn.Parameter]], weights: dict[str, t
 
 def check_model(run: RunFolder, modules: list[nn.Module], name: str) -> None:
     """Raise UserError, beginning with `name`, when a resumed run meets other weights than it was started with."""
-    dtype = str(next(modules[0].parameters()).dtype).removeprefix("torch.")  # a fingerprint is of rounded weights
-    found = fingerprint(modules)
+    dtype = str(next(modules[0].parameters()).dtype).removeprefix("torch.")  # it shows in a fingerprint
+    found = hashlib.sha256("".join(map(fingerprint, modules)).encode()).hexdigest()
     if run.started_from(f"weights in {dtype}", found) != found:
         raise UserError(f"{name}: its weights are not those that the run in {run.path} was started with, so it cannot "
                         "be resumed; put them back or use a new folder")
