@@ -59,6 +59,11 @@ def is_clip_name(path: str | Path) -> bool:
     return Path(path).suffix.lower() in VIDEO_SUFFIXES
 
 
+def may_be_clip(path: Path) -> bool:
+    """By its name alone: a video, a GIF, a folder of frames. An animated WebP is not told from a still one."""
+    return is_clip_name(path) or path.suffix.lower() in ("", ".gif")
+
+
 def is_clip(data: bytes | str | Path) -> bool:
     """Whether PyAV shall read it: by the ending of its name, else by its first bytes."""
     if not isinstance(data, bytes):

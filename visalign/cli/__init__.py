@@ -54,6 +54,9 @@ def main(debug: bool) -> None:
     import os
 
     notice.cache_clear()
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # file names that are not UTF-8, terminals that know no é
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads would take the decoding threads' cores
     if not debug:
         quiet_libraries()

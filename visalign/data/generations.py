@@ -12,13 +12,14 @@ Files outside the manifest's own folder (or the media root) are refused, symboli
 
 import os
 from collections.abc import Iterator
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 
 from visalign.data.entry import Entry, Generations, outside
 from visalign.data.folder import PromptsFrom, folder_entries, prompt_of
 from visalign.data.metadata import seed_of
 from visalign.data.readers import BROKEN, READERS
-from visalign.data.rows import table_rows
+from visalign.data.rows import find_file, table_rows
+from visalign.data.sources import is_table
 from visalign.errors import UserError, nearest
 from visalign.kinds import in_order, is_clip_name, is_picture_name
 from visalign.runs import read_metrics
@@ -34,22 +35,22 @@ LISTS = ("samples.jsonl", "metadata.jsonl", "metadata.csv", "metadata.parquet")
 def find_generations(source: str | Path, prompts_from: PromptsFrom = "auto",
                      media_root: str | Path | None = None) -> Generations:
     """Every generation of a source, in a fixed order. Raises UserError when there is none."""
-    path = Path(source).expanduser()
     named = printable(str(source))
     try:
+        path = Path(source).expanduser()
         if path.is_dir():
             found = _of_folder(path, prompts_from, media_root)
-        elif path.suffix.lower() in MANIFESTS and path.is_file():
+        elif is_table(path) and path.is_file():
             found = Generations(_manifest(path, media_root))
         elif (is_picture_name(path) or is_clip_name(path)) and path.is_file():
             told, problem = prompt_of(path, prompts_from)
             found = Generations([Entry(printable(path.name), path, told.prompt, told.seed, problem)])
         elif path.is_file():
             raise UserError(f"input {named}: neither a folder, a picture, a clip nor a manifest "
-                            f"({', '.join(MANIFESTS)})")
+                            f"({', '.join(READERS)})")
         else:
             raise UserError(f"input {named}: there is no such file or folder")
-    except (OSError, ValueError) as error:  # a name that is too long, a NUL, a folder that may not be read
+    except (OSError, ValueError, RuntimeError) as error:  # too long a name, a NUL, ~ of nobody
         raise UserError(f"input {named}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
     if not found:
         raise UserError(". ".join([f"input {named}: holds no picture and no clip", *found.notes]))
@@ -83,21 +84,14 @@ def _manifest(file: Path, media_root: str | Path | None) -> Iterator[Entry]:
         key = next((key for key in MEDIA_KEYS if row.get(key)), None)
         if key is None or not isinstance(row[key], str):
             hint = nearest("image", map(str, row)) if row else ""
-            yield Entry(printable(where), file, "", None,
-                        printable(f"{where}: names no file in any of {', '.join(MEDIA_KEYS)}{hint}"))
+            why = f"names no file in any of {', '.join(MEDIA_KEYS)}{hint}" if key is None else \
+                f"'{key}' is no path of a file; pictures inside a table are read by `train` and `data check` alone"
+            yield Entry(printable(where), file, "", None, printable(f"{where}: {why}"))
             continue
-        media = _below(root, row[key])
+        media = find_file(row[key], [root]) or root / row[key]
         prompt = next((row[name] for name in PROMPT_KEYS if isinstance(row.get(name), str) and row[name].strip()), "")
         yield Entry(printable(row[key]), media, normal_form(printable(prompt)), seed_of(row.get("seed")),
                     outside(media, real))
-
-
-def _below(root: Path, name: str) -> Path:
-    """The file; names of Windows (sub\\\\a.png) are taken as such where there is none of that very name."""
-    file = root / Path(name).expanduser() if name.startswith("~") else root / name
-    if "\\" in name and "\0" not in name and not file.exists():
-        return root / PureWindowsPath(name).as_posix()
-    return file
 
 
 def _run(folder: Path) -> Iterator[Entry]:

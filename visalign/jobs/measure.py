@@ -24,11 +24,12 @@ from visalign.evaluators.measured import Measured, reduce
 from visalign.evaluators.motion import motion_variety
 from visalign.evaluators.perceptual import Lpips, as_batch, ms_ssim_distance
 from visalign.evaluators.style import STYLE, style_of
+from visalign.kinds import may_be_clip
 from visalign.media import Sample
 from visalign.rewards import ClipScore, Reward
 from visalign.store import Store
 
-FILES_AT_ONCE = 64
+FILES_AT_ONCE, CLIPS_AT_ONCE = 64, 8
 VERSION = "2"
 """Part of every key; raised when what is measured changes."""
 
@@ -91,7 +92,8 @@ def measure_generations(name: str, prompts: list[str], entries: list[list[Entry]
     needed = [p for p in range(count) if rewards or pair_keys[p] not in pixels or any(key not in records
                                                                                       for key in keys[p])]
     with tqdm(total=len(needed) * seeds, desc=f"measuring {name}", unit="file") as progress:
-        for part in _chunks(needed, seeds):
+        at_once = CLIPS_AT_ONCE if any(may_be_clip(entry.file) for entry in entries[0]) else FILES_AT_ONCE
+        for part in _chunks(needed, seeds, at_once):
             decoded = _decode(name, [entries[p] for p in part], tools.workers)
             fresh = _records([(keys[p][k], sample) for p, row in zip(part, decoded, strict=True)
                               for k, sample in enumerate(row) if keys[p][k] not in records], tools)
@@ -114,8 +116,8 @@ def measure_generations(name: str, prompts: list[str], entries: list[list[Entry]
                 sum(len(row) - len(set(row)) for row in digests))
 
 
-def _chunks(numbers: list[int], seeds: int) -> Iterator[list[int]]:
-    size = max(1, FILES_AT_ONCE // seeds)
+def _chunks(numbers: list[int], seeds: int, at_once: int) -> Iterator[list[int]]:
+    size = max(1, at_once // seeds)
     for start in range(0, len(numbers), size):
         yield numbers[start:start + size]
 

@@ -21,7 +21,7 @@ from visalign.data.generations import find_generations
 from visalign.data.pairing import Candidate, Chosen, PairCounts, all_pairs, best_worst, keep, sifted
 from visalign.disk import write_atomically
 from visalign.errors import UserError, nearest
-from visalign.jobs.score import LEAST_FOR_SHARE, belongs, identity_of, score_generations
+from visalign.jobs.score import LEAST_FOR_SHARE, belongs, identity_of, read_table, score_generations
 from visalign.rewards import load_reward
 from visalign.rewards.vlm.asking import ComparingJudge
 from visalign.rewards.vlm.questions import Failure
@@ -83,6 +83,8 @@ def make_pairs(source: str, reward: str, out: Path, settings: PairSettings, devi
     else:
         notes = score_generations(source, [reward], scores, device=device, max_failures=max_failures,
                                   prompts_from=prompts_from, media_root=media_root).notes
+    if entries.prompt_hint and entries.prompt_hint not in notes:
+        notes += (entries.prompt_hint,)
     groups = candidates_by_prompt(scores, f"{judge.name}.{dimension}", 1 if judge.higher_is_better else -1, entries)
     counts, chosen = PairCounts(), []
     rank = Ranking(entries, ranker, counts, max_failures)
@@ -101,7 +103,7 @@ def make_pairs(source: str, reward: str, out: Path, settings: PairSettings, devi
 def check_scores(scores: Path, identity: dict, entries: list[Entry]) -> None:
     """Raise UserError when the table is of another reward, or of files that were changed since."""
     try:
-        fits = belongs(pq.read_table(scores), identity, [entry.stamp() for entry in entries])
+        fits = belongs(read_table(scores), identity, [entry.stamp() for entry in entries])
     except (pa.ArrowException, OSError, ValueError) as error:
         raise UserError(f"{scores}: not a readable table of scores ({' '.join(str(error).split())[:120]}); delete it"
                         ) from None
@@ -112,7 +114,7 @@ def check_scores(scores: Path, identity: dict, entries: list[Entry]) -> None:
 
 def candidates_by_prompt(scores: Path, column: str, sign: int, entries: list[Entry]) -> dict[str, list[Candidate]]:
     """Judged generations by prompt."""
-    table = pq.read_table(scores)
+    table = read_table(scores)
     spread = f"{column}.spread"
     spreads = table.column(spread).to_pylist() if spread in table.column_names else [0.0] * len(table)
     groups: dict[str, list[Candidate]] = {}

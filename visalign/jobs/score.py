@@ -25,7 +25,7 @@ from visalign.data.folder import PromptsFrom
 from visalign.data.generations import find_generations
 from visalign.disk import write_atomically, written
 from visalign.errors import UserError
-from visalign.kinds import is_clip_name
+from visalign.kinds import may_be_clip
 from visalign.media import Sample
 from visalign.rewards import Reward, expand, for_modality, load_reward
 from visalign.textfile import printable
@@ -117,7 +117,7 @@ def score_generations(source: str, specs: list, out: Path, *, device: str = "cpu
     mine = [chunk for chunk in chunks if chunk][state.process_index::state.num_processes]
     failures = [(judge, Failures()) for judge in judges]
     for part in store.parts():  # what an earlier, stopped run could not judge counts on
-        kept = pq.read_table(part)
+        kept = read_table(part)
         for judge, count in failures:
             count.add(kept, judge)
     state.wait_for_everyone()
@@ -139,9 +139,9 @@ def score_generations(source: str, specs: list, out: Path, *, device: str = "cpu
             page = write_gallery(table, entries, judges, out.with_suffix(".html"))
         store.close()
     state.wait_for_everyone()
-    table = pq.read_table(out)
+    table = read_table(out)
     broken = table.filter(pc.is_valid(table.column("error")))
-    unread = [f"{reason} (unreadable)" for reason in broken.column("error").to_pylist()[:3]]
+    unread = [f"unreadable: {reason}" for reason in broken.column("error").to_pylist()[:3]]
     if len(broken) == len(table):
         raise UserError(". ".join([f"input {printable(str(source))}: none of its {len(table)} files could be read; "
                                    f"{out} says why of each", *unread, *entries.notes]))
@@ -150,6 +150,12 @@ def score_generations(source: str, specs: list, out: Path, *, device: str = "cpu
     kinds = Counter(entry.file.suffix.lower() or "folders of frames" for entry in entries)
     named = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
     return ScoreSummary(len(table), named, len(broken), out, page, means(table, judges), (*entries.notes, *unread))
+
+
+def read_table(file: Path, columns: list[str] | None = None) -> pa.Table:
+    """A table of scores. Raises ArrowException or OSError."""
+    with file.open("rb") as data:  # pyarrow takes names for addresses, and knows none that are not UTF-8
+        return pq.read_table(data, columns=columns)
 
 
 def identity_of(source: str, specs: list, entries: Generations) -> dict:
@@ -198,16 +204,12 @@ def in_chunks(entries: list[Entry], judges: list[Reward]) -> Iterator[list[int]]
     weight = 0
     for numbers in rows:
         chunk += numbers
-        weight += sum(CLIP if may_be_clip(entries[i].file) else 1 for i in numbers)
+        weight += sum(CLIP if entries[i].file and may_be_clip(entries[i].file) else 1 for i in numbers)
         if weight >= CHUNK:
             yield chunk
             chunk, weight = [], 0
     if chunk:
         yield chunk
-
-
-def may_be_clip(file: Path | None) -> bool:
-    return file is not None and (is_clip_name(file) or file.suffix.lower() in ("", ".gif"))
 
 
 def read_or_explain(entry: Entry) -> Sample | str:
@@ -295,7 +297,7 @@ class PartStore:
                             "rewards; finish that one, delete it, or choose another name")
         write_atomically(file, json.dumps(self.settings).encode())
         for part in self.parts():
-            table = pq.read_table(part, columns=["index"])
+            table = read_table(part, columns=["index"])
             if (table.schema.metadata or {}).get(MARK, b"").decode() != self._mark(table):
                 part.unlink()
 
@@ -307,7 +309,7 @@ class PartStore:
 
     def done(self) -> set[int]:
         """Numbers of the entries that earlier runs scored."""
-        return {i for part in self.parts() for i in pq.read_table(part, columns=["index"]).column(0).to_pylist()}
+        return {i for part in self.parts() for i in read_table(part, columns=["index"]).column(0).to_pylist()}
 
     def write(self, table: pa.Table) -> None:
         sink = pa.BufferOutputStream()
@@ -319,7 +321,7 @@ class PartStore:
 
     def finish(self) -> pa.Table:
         """All parts as one table in the source's order, written to `out`."""
-        tables = [pq.read_table(part).replace_schema_metadata() for part in self.parts()]
+        tables = [read_table(part).replace_schema_metadata() for part in self.parts()]
         # a column such as a spread may be missing from a chunk in which no file could be read
         table = pa.concat_tables(tables, promote_options="default").sort_by("index").drop_columns("index")
         table = table.replace_schema_metadata({MARK: json.dumps(self.settings

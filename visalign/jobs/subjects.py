@@ -10,6 +10,7 @@ from pathlib import Path
 from visalign.config import Config, Model, OnlineConfig
 from visalign.configfile import model_of, parse_config
 from visalign.data.generations import Entry, find_generations
+from visalign.data.sources import is_table
 from visalign.disk import written
 from visalign.errors import UserError
 from visalign.generators import inspect_checkpoint, load_generator
@@ -17,6 +18,7 @@ from visalign.generators.base import Generator
 from visalign.generators.loading import check_adapter
 from visalign.generators.lora_files import find_lora
 from visalign.jobs.generate import write_generations
+from visalign.kinds import is_clip_name, is_picture_name
 from visalign.trainers.checkpoint import load_policy, step_of
 from visalign.yamlfile import read_mapping
 
@@ -76,7 +78,8 @@ def subject_of(name: str, source: str, like: Model | None = None) -> Subject:
         return checkpoint_subject(name, path)
     if (path / "config.yaml").is_file() and (path / "checkpoints").is_dir():
         return run_subject(name, path)
-    if (path.is_dir() and not (path / "model_index.json").is_file()) or path.suffix in (".jsonl", ".csv", ".parquet"):
+    if (path.is_dir() and not (path / "model_index.json").is_file()) or is_table(path) or (
+            path.is_file() and (is_picture_name(path) or is_clip_name(path))):
         find_generations(source)
         return Subject(name, source, None, {"source": str(path.resolve())})
     wanted, plus, lora = (source, "", "") if path.exists() else source.partition("+")

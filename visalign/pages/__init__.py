@@ -17,7 +17,7 @@ def render(template: str, folder: Path = TEMPLATES, **values) -> bytes:
     """A template of a folder filled in; every text is escaped, and a value that is missing is an error."""
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(folder), autoescape=True,
                                      undefined=jinja2.StrictUndefined)
-    return environment.get_template(template).render(**values).encode()
+    return environment.get_template(template).render(**values).encode("utf-8", "backslashreplace")
 
 
 def data_uri(kind: str, data: bytes) -> str:
