@@ -27,13 +27,13 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        sync(path.parent)
     except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
         if isinstance(error, OSError):
             error.filename = str(path)  # the system names no file when the disk is full
         raise
-    sync(path.parent)
 
 
 def copy_atomically(source: Path, place: Path) -> None:

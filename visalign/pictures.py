@@ -21,7 +21,7 @@ MOST_DECODED = 100 * MAX_PIXELS
 """An animated picture of more than so many pixels in all its frames is refused: it is a decompression bomb."""
 
 BROKEN = (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError,
-           OverflowError, RecursionError, struct.error, zlib.error, Image.DecompressionBombError)
+           OverflowError, RuntimeError, struct.error, zlib.error, Image.DecompressionBombError)
 """What Pillow raises for files that are not what they seem."""
 
 
@@ -178,7 +178,8 @@ def _in_srgb(image: Image.Image, profile: bytes | None, remarks: list[str]) -> I
         return image.convert("RGB")
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile)) if profile else ImageCms.createProfile("LAB")
-        if profile and re.search(r"sRGB(?!.*linear)", ImageCms.getProfileDescription(source), re.I):
+        described = ImageCms.getProfileDescription(source) if profile else ""
+        if image.mode in ("RGB", "L") and re.search(r"sRGB(?!.*linear)", described, re.I):
             return image.convert("RGB")
         if not profile or _SPACES.get(source.profile.xcolor_space) == image.mode:
             return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")

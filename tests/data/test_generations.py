@@ -81,3 +81,77 @@ def test_a_runs_newest_samples_have_the_held_out_prompts(tmp_path):
 def test_sources_that_hold_nothing_are_named(tmp_path, make, word):
     with pytest.raises(UserError, match=word):
         find_generations(make(tmp_path))
+
+
+def picture(file, colour="red", **options):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8), colour).save(file, **options)
+
+
+def test_what_is_left_out_is_named_with_why(tmp_path):
+    for name in ("a.png", "b.bmp", "._a.png", "one.png"):
+        picture(tmp_path / name)
+    for name in ("x.jxl", "y.jxl", "w.safetensors", "Thumbs.db", "notes.md", "a.txt"):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "one.mp4").write_bytes(b"x")
+    found = find_generations(tmp_path)
+    assert [entry.path for entry in found] == ["a.png", "b.bmp", "one.mp4"]
+    notes = " | ".join(found.notes)
+    assert "2 files ending in .jxl (x.jxl, y.jxl): install pillow-jxl-plugin" in notes and "w.safetensors" in notes
+    assert "1 picture with the name of a clip (one.png)" in notes
+    assert not any(word in notes for word in ("Thumbs", "notes.md", "._a"))
+
+
+def test_our_own_overviews_are_known_by_what_they_are_and_not_by_their_name(tmp_path):
+    from visalign.video import save_sheet
+
+    picture(tmp_path / "grid.png")
+    picture(tmp_path / "made" / "grid.png")
+    picture(tmp_path / "made" / "00000.png")
+    (tmp_path / "made" / "samples.jsonl").write_text('{"prompt": "x", "file": "00000.png"}\n')
+    save_sheet([("x", [Image.new("RGB", (8, 8))])], tmp_path / "drawn" / "sheet.png")
+    found = find_generations(tmp_path)
+    assert [entry.path for entry in found] == ["grid.png", "made/00000.png"] and "2 overviews" in found.notes[0]
+
+
+def test_every_place_of_a_prompt_in_its_order(tmp_path):
+    from PIL.PngImagePlugin import PngInfo
+
+    told = PngInfo()
+    told.add_text("parameters", "from within\nSteps: 2, Seed: 5")
+    for name in ("both_01.png", "within_01.png"):
+        picture(tmp_path / name, pnginfo=told)
+    picture(tmp_path / "v1.5_x.png")
+    (tmp_path / "both_01.txt").write_bytes("\ufefffrom beside".encode("utf-16-le"))
+    (tmp_path / "v1.5_x.png.txt").write_text("with its ending")
+
+    def prompts(kind):
+        return [(entry.prompt, entry.seed) for entry in find_generations(tmp_path, kind)]
+
+    assert prompts("auto") == [("from beside", None), ("with its ending", None), ("from within", 5)]
+    assert prompts("metadata") == [("from within", 5), ("", None), ("from within", 5)]
+    assert prompts("sidecar") == [("from beside", None), ("with its ending", None), ("", None)]
+    assert prompts("names") == [("both", None), ("v1.5 x", None), ("within", None)]
+    assert find_generations(tmp_path, "sidecar").prompt_hint.startswith("1 of 3 files have no prompt; write it")
+
+
+def test_the_imagefolder_layout_names_of_windows_and_a_single_picture(tmp_path):
+    picture(tmp_path / "sub" / "a.png")
+    lines = [{"file_name": "sub\\a.png", "text": "cafe\u0301 "}, {"image": {"bytes": "x"}, "caption": "y"}]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    good, embedded = find_generations(tmp_path)
+    assert (good.prompt, good.sample().image.size) == ("caf\u00e9", (8, 8))
+    assert "'image' is no path of a file" in embedded.problem
+    (tmp_path / "sub" / "a.txt").write_text("one")
+    assert [(e.path, e.prompt) for e in find_generations(tmp_path / "sub" / "a.png")] == [("a.png", "one")]
+    (tmp_path / "list.json").write_text(json.dumps([{"caption": "z", "path": "sub/a.png", "seed": "7.0"}]))
+    assert [(e.prompt, e.seed) for e in find_generations(tmp_path / "list.json")] == [("z", 7)]
+
+
+def test_names_that_are_not_utf_8_are_shown_and_stay_openable(tmp_path):
+    import os
+
+    picture(tmp_path / "x.png")
+    os.rename(tmp_path / "x.png", os.path.join(os.fsencode(tmp_path), b"caf\xe9.png"))
+    [entry] = find_generations(tmp_path, "names")
+    assert entry.path == "caf\\xe9.png" and entry.prompt == "caf\u00e9" and entry.sample().image.size == (8, 8)

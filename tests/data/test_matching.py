@@ -45,3 +45,17 @@ def test_nothing_in_common_and_missing_prompts_are_refused():
         match({"base": entries({"a": [1]}), "new": entries({"b": [1]})})
     with pytest.raises(UserError, match="new: -0 has no prompt"):
         match({"base": entries({"a": [1]}), "new": entries({"": [1]})})
+
+
+def test_one_short_prompt_costs_itself_and_not_the_generations_of_all_others():
+    full = {f"p{i}": [1, 2, 3, 4] for i in range(5)}
+    found = match({"base": entries(full | {"short": [1, 2, 3, 4]}), "new": entries(full | {"short": [1]})})
+    assert found.seeds == 4 and "short" not in found.prompts
+    assert "1 of 6 prompts were left out, since fewer than 4" in found.notes[0] and "'short'" in found.notes[0]
+
+
+def test_as_many_generations_as_can_be_and_never_more_than_half_of_the_prompts_are_lost():
+    counts = {"a": list(range(16)), "b": list(range(15)), "c": list(range(15))}
+    assert match({"base": entries(counts), "new": entries(counts)}).seeds == 15
+    counts = {"a": list(range(16)), "b": [0], "c": [0]}
+    assert match({"base": entries(counts), "new": entries(counts)}).seeds == 1

@@ -77,7 +77,7 @@ def seed_of(value) -> int | None:
         return None
     with contextlib.suppress(TypeError, ValueError, OverflowError):
         seed = int(float(value)) if isinstance(value, str) and re.fullmatch(r"\d+\.0*", value.strip()) else int(value)
-        return seed if -2**63 <= seed < 2**64 and not isinstance(value, bool) else None
+        return seed if 0 <= seed < 2**64 and not isinstance(value, bool) else None
     return None
 
 

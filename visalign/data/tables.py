@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from visalign.config import Data
 from visalign.data.pair import Pair
 from visalign.data.preferences import read_pairs
-from visalign.runs import write_atomically
+from visalign.disk import write_atomically
 
 COLUMNS = ("prompt", "chosen", "rejected", "strength", "chosen_reward", "rejected_reward", "where")
 

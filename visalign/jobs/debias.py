@@ -8,10 +8,10 @@ import numpy as np
 from tqdm import tqdm
 
 from visalign.data.generations import find_generations
+from visalign.disk import write_atomically
 from visalign.errors import UserError
 from visalign.rewards import load_reward
 from visalign.rewards.bias import BiasModel, fit_bias, nuisance
-from visalign.runs import write_atomically
 
 BATCH = 64
 

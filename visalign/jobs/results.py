@@ -10,9 +10,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from visalign.disk import write_atomically
 from visalign.evaluators.statistics import Estimate
 from visalign.jobs.compare import Results
-from visalign.runs import write_atomically
 
 SCHEMA = pa.schema([("model", pa.string()), ("metric", pa.string()), ("prompt", pa.string()), ("value", pa.float64()),
                     ("low", pa.float64()), ("high", pa.float64()), ("n", pa.int64())])

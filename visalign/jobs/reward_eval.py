@@ -13,11 +13,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from visalign.data.judgements import Judgement
+from visalign.disk import write_atomically
 from visalign.errors import UserError
 from visalign.evaluators.judging import Agreement, Calibration, agreement, calibration
 from visalign.media import Sample, Video
 from visalign.rewards import Reward, load_reward
-from visalign.runs import write_atomically
 
 BATCH = 64
 FRAMES = 16

@@ -9,13 +9,13 @@ from tqdm import tqdm
 
 from visalign.config import OnlineConfig
 from visalign.data.prompts import read_prompts
+from visalign.disk import write_atomically
 from visalign.errors import UserError
 from visalign.generators import load_generator
 from visalign.generators.loading import inspect_checkpoint, pick_device
 from visalign.generators.prompt_length import say_what_is_cut
 from visalign.media import Sample
 from visalign.rewards import finite_scores, for_modality, load_reward
-from visalign.runs import write_atomically
 from visalign.trainers.cache import EncodingCache
 from visalign.trainers.online.collect import Conditions, voted_seeds
 from visalign.trainers.online.rollout import Sampler, Start

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
+from visalign.disk import write_atomically
 from visalign.evaluators.overoptimisation import best_of_n_kl, past_peak
 from visalign.evaluators.statistics import Estimate, mean_with_interval
 from visalign.evaluators.verdict import VARIETY
 from visalign.jobs.compare import Results
 from visalign.jobs.results import as_csv, as_json, rows_of, summary
 from visalign.pages import charts, data_uri, media_uri, render
-from visalign.runs import write_atomically
 
 CHANGED, WALLS, SEEDS_SHOWN, MODELS_SHOWN, WALL_SEEDS = 3, 4, 4, 4, 16
 

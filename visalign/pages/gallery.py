@@ -6,9 +6,9 @@ import numpy as np
 import pyarrow as pa
 
 from visalign.data.generations import Entry
+from visalign.disk import write_atomically
 from visalign.errors import UserError
 from visalign.pages import media_uri, render, svg
-from visalign.runs import write_atomically
 
 EXTREMES, MOST_SHOWN = 24, 240
 """Best and worst of each reward are always shown, up to a number that keeps the page light."""

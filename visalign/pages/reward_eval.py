@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
+from visalign.disk import write_atomically
 from visalign.pages import media_uri, render, svg
-from visalign.runs import write_atomically
 
 MISTAKES_SHOWN = 6
 

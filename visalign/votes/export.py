@@ -17,8 +17,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from visalign.disk import write_atomically
 from visalign.errors import UserError
-from visalign.runs import write_atomically
 from visalign.votes.board import OVERALL, choice_in, dimensions_of
 from visalign.votes.book import Contest, Vote, VoteBook
 
