@@ -136,3 +136,50 @@ def test_transparent_pictures_land_on_white(tmp_path):
     Image.new("RGBA", (8, 8), (255, 0, 0, 0)).save(tmp_path / "a.png")
     (tmp_path / "pairs.jsonl").write_text('{"prompt": "x", "chosen": "a.png", "rejected": "a.png"}\n')
     assert read(tmp_path / "pairs.jsonl")[0].media()[0].getpixel((0, 0)) == (255, 255, 255)
+
+
+def order_of(pairs):
+    return {(p.chosen[-5], p.rejected[-5]) for p in pairs}
+
+
+@pytest.fixture
+def abc(tmp_path):
+    for name in "abc":
+        Image.new("RGB", (8, 8), "red").save(tmp_path / f"{name}.png")
+    return tmp_path
+
+
+def test_annotators_ranks_are_averaged(abc):
+    """Places 1, 2, 3 and 3, 1, 2: means 2, 1.5, 2.5, so b before a before c."""
+    (abc / "test.json").write_text(json.dumps([{"prompt": "x", "image_path": ["a.png", "b.png", "c.png"],
+                                                "raw_annotations": [{"rank": [1, 2, 3]}, {"rank": [3, 1, 2]}]}]))
+    assert order_of(read(abc / "test.json")) == {("b", "a"), ("b", "c"), ("a", "c")}
+
+
+def test_hpd_v3_prefers_the_first_path_and_drops_even_votes(abc):
+    rows = [{"prompt": "x", "path1": f"{one}.png", "path2": f"{two}.png", "choice_dist": votes}
+            for one, two, votes in (("a", "b", [3, 1]), ("c", "a", None), ("b", "c", [2, 2]))]
+    (abc / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    counts = Counts()
+    assert order_of(read_pairs(Data(path=str(abc / "p.jsonl")), counts)) == {("a", "b"), ("c", "a")}
+    assert counts.ties == 1
+
+
+def test_imagereward_ranks_make_a_pair_of_every_two_of_a_prompt(abc):
+    rows = [("1", "a", 2), ("1", "b", 1), ("2", "a", 1), ("1", "c", 2)]
+    (abc / "metadata-train.jsonl").write_text("".join(json.dumps(
+        {"prompt_id": prompt, "prompt": "x", "image_path": f"{name}.png", "rank": rank}) + "\n"
+        for prompt, name, rank in rows))
+    assert order_of(read(abc)) == {("b", "a"), ("b", "c")}
+
+
+def test_pictures_may_lie_beside_a_table_in_a_subfolder_or_under_their_split(abc):
+    (abc / "set" / "train").mkdir(parents=True)
+    for name in "ab":
+        (abc / f"{name}.png").rename(abc / "set" / "train" / f"{name}.png")
+    (abc / "set" / "train.json").write_text(json.dumps([{"prompt": "x", "file_path": ["a.png", "b.png"],
+                                                         "human_preference": [0, 1]}]))
+    assert order_of(read(abc / "set")) == {("b", "a")}
+    (abc / "set" / "train.json").unlink()
+    (abc / "set" / "train" / "p.jsonl").write_text('{"prompt": "x", "chosen": "a.png", "rejected": "b.png"}\n')
+    assert order_of(read(abc / "set")) == {("a", "b")}
