@@ -10,7 +10,7 @@ from PIL import Image, ImageCms
 
 from visalign import kinds, pictures
 from visalign.errors import UserError
-from visalign.media import Video, fit
+from visalign.media import Video, fit, middle
 from visalign.pictures import read_image, read_picture
 from visalign.video import modality_of, read_media, write_frames
 
@@ -141,3 +141,10 @@ def test_altered_files_are_read_or_refused_in_one_sentence(noise, kind, data):
             read_media(damaged, "row 3", 4, [])
         except UserError as error:
             assert "row 3" in str(error)
+
+
+def test_only_the_middle_of_a_picture_that_is_nearly_a_line_goes_to_a_library_s_scaling():
+    line = Image.fromarray(np.arange(60_000, dtype=np.uint16).astype(np.uint8)[:, None]).convert("RGB")
+    kept = middle(line)
+    assert kept.size == (1, 200) and kept.getpixel((0, 100)) == line.getpixel((0, 30_000))
+    assert middle(gradient()).size == (32, 32)

@@ -82,6 +82,20 @@ def fit(image: Image.Image, width: int, height: int) -> Image.Image:
     return image.crop((left, top, left + width, top + height))
 
 
+LONGEST = 200
+"""A picture so many times as long as wide is cut before libraries scale its shorter side and crop the centre."""
+
+
+def middle(image: Image.Image) -> Image.Image:
+    """The picture, or the middle of one of 1 x 60,000, which would be scaled to gigabytes."""
+    most = LONGEST * min(image.size)
+    if max(image.size) <= most:
+        return image
+    width, height = (min(side, most) for side in image.size)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
+
+
 def fit_square(image: Image.Image, side: int) -> Image.Image:
     """Scale the shorter side to `side` pixels and crop the centre."""
     return fit(image, side, side)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from visalign.errors import UserError
-from visalign.media import Sample
+from visalign.media import Sample, middle
 from visalign.rewards.base import Judge, Scores
 from visalign.rewards.openclip import check_source, cut_prompts, letterboxed, load_open_clip, to_batch
 
@@ -115,7 +115,7 @@ class PickScore(Judge):
         prompts = [sample.prompt for sample in samples]
         tokens = self.tokenizer(prompts, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
         counts = [len(ids) for ids in self.tokenizer(prompts).input_ids]
-        pixels = self.image_processor([sample.image for sample in samples], return_tensors="pt").pixel_values
+        pixels = self.image_processor([middle(sample.image) for sample in samples], return_tensors="pt").pixel_values
         output = network(input_ids=tokens.input_ids.to(self.device), pixel_values=pixels.to(self.device),
                          attention_mask=tokens.attention_mask.to(self.device))
         cosine = (F.normalize(output.image_embeds, dim=-1) * F.normalize(output.text_embeds, dim=-1)).sum(-1)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from visalign.errors import UserError
-from visalign.media import Sample
+from visalign.media import Sample, middle
 from visalign.rewards.base import Judge, Scores
 from visalign.rewards.hub_clip import check_hub_or_folder, find_file, load_weights, read_weights
 
@@ -123,7 +123,7 @@ class ImageReward(Judge):
 
     def judge(self, samples: list[Sample]) -> Scores:
         network, prompts = self.network, [sample.prompt for sample in samples]
-        pixels = torch.stack([self.preprocess(sample.image) for sample in samples]).to(self.device)
+        pixels = torch.stack([self.preprocess(middle(sample.image)) for sample in samples]).to(self.device)
         tokens = self.tokens(prompts, padding="max_length", truncation=True, max_length=PROMPT_TOKENS,
                              return_tensors="pt").to(self.device)
         cut = {i: f"prompt cut to the model's {PROMPT_TOKENS} tokens"

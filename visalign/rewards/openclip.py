@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from visalign.errors import UserError, nearest
+from visalign.media import middle
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
 EMBEDDED = {"tiny-clip": ASSETS / "tiny-clip"}
@@ -76,7 +77,7 @@ def to_batch(preprocess, images: list[Image.Image]) -> Tensor:
     """
     size, mean, std = _resize_and_norm(preprocess)
     if size is None or any(image.size != (size[1], size[0]) or image.mode != "RGB" for image in images):
-        return torch.stack([preprocess(image) for image in images])
+        return torch.stack([preprocess(middle(image)) for image in images])
     pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2)
     return pixels.float().div(255).sub_(mean).div_(std).contiguous()
 
