@@ -1,8 +1,8 @@
 """Runs: curves, samples over time, the verdict and the report, also while a run is training."""
 
 import contextlib
-import json
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,17 +67,19 @@ def run_named(folder: Path, name: str | None) -> Run:
     return run
 
 
-def rows_of(run: Run) -> list[dict]:
-    """Its metrics; a last line that is being written is left for later."""
-    with contextlib.suppress(json.JSONDecodeError):
-        return read_metrics(run.path)
-    lines = (run.path / "metrics.jsonl").read_text().splitlines()[:-1]
-    return [json.loads(line) for line in lines]
+@contextlib.contextmanager
+def reading(run: Run) -> Iterator[None]:
+    """Files of a run may be anybody's: what is not as it should be becomes a UserError."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OSError) as error:
+        raise UserError(f"The run '{run.name}' cannot be shown: its files are not as this version writes them "
+                        f"({type(error).__name__}).") from None
 
 
 def overview_html(run: Run, root: str = "") -> str:
     """Verdict, newest numbers and curves. root: where the page lies."""
-    rows = rows_of(run)
+    rows = read_metrics(run.path)
     trained, held = ([row for row in rows if row["kind"] == kind] for kind in ("train", "held_out"))
     config = parse_config(read_mapping(run.path / "config.yaml", "run"), str(run.path / "config.yaml"))
     unit = UNITS[config.loop]
@@ -112,7 +114,7 @@ def samples_html(run: Run, place: int) -> str:
     if not steps:
         return render("samples.html.j2", step="", rows=[])
     step = steps[min(max(0, place), len(steps) - 1)]
-    held = [row for row in rows_of(run) if row["kind"] == "held_out" and row.get("folder") == step]
+    held = [row for row in read_metrics(run.path) if row["kind"] == "held_out" and row.get("folder") == step]
     prompts = held[0]["prompts"] if held else []
     rows = []
     for number in range(PROMPTS):
@@ -142,9 +144,11 @@ def build(demo: Demo, tab: gr.Tab) -> None:
     def show(name):
         try:
             run = run_named(folder, name)
-            last = len(sample_steps(run)) - 1
-            scrubbed = gr.Slider(0, max(1, last), value=max(0, last), visible=last > 0)
-            return overview_html(run, demo.settings.root), scrubbed, samples_html(run, last), gr.Timer(active=run.live)
+            with reading(run):
+                last = len(sample_steps(run)) - 1
+                scrubbed = gr.Slider(0, max(1, last), value=max(0, last), visible=last > 0)
+                return (overview_html(run, demo.settings.root), scrubbed, samples_html(run, last),
+                        gr.Timer(active=run.live))
         except Exception as error:
             return problem_html(sentence_of(error)), gr.skip(), gr.skip(), gr.Timer(active=False)
 
@@ -155,7 +159,9 @@ def build(demo: Demo, tab: gr.Tab) -> None:
 
     def at(name, place):
         try:
-            return samples_html(run_named(folder, name), whole_in(place, "The place", 0, 10**6))
+            run = run_named(folder, name)
+            with reading(run):
+                return samples_html(run, whole_in(place, "The place", 0, 10**6))
         except Exception as error:
             return problem_html(sentence_of(error))
 

@@ -114,3 +114,24 @@ def test_the_page_starts_trainings_only_if_that_was_allowed(settings, allowed):
     names = {function.api_name for function in page.fns.values()}
     assert ("train_start" in names) == allowed and "train_plan" in names
     assert allowed == ("Start training" in json.dumps(page.get_config_file(), default=str))
+
+
+@pytest.mark.parametrize("file, content", [
+    ("metrics.jsonl", '{"kind": "train", "step": 1}\n{"kind": "held_out", "step": 1, "values": 3}\n'),
+    ("metrics.jsonl", "garbage\n{}\n"),
+    ("metrics.jsonl", '{"kind": "held_out", "step": 0, "values": {"x": "y"}}\n' * 2),
+    ("config.yaml", "- 1\n"), ("config.yaml", "model: {source: nowhere}\n"), ("config.yaml", "\x00")])
+def test_a_run_whose_files_are_none_is_a_sentence(tmp_path, settings, file, content, caplog):
+    from visalign_demo.server import blocks_of
+
+    run = settings.runs / "odd \udcff <b>"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "config.yaml").write_text("model: {source: tiny-sd3}\nobjective: {name: sft}\n")
+    (run / file).write_text(content)
+    [found] = find_runs(settings.runs)
+    assert found.name == "odd ? <b>"
+    page = blocks_of(Demo(replace(settings, pairs=0)))
+    [show] = [function.fn for function in page.fns.values() if function.api_name == "run"]
+    said = show(found.name)[0]
+    assert "va-problem" in said or "va-soft" in said
+    assert "unexpected" not in said and "<b>" not in said and "Traceback" not in caplog.text
