@@ -1,6 +1,7 @@
 """Tiny random pipelines of the real classes, and a preference set of coloured squares."""
 
 import functools
+import io
 import json
 import os
 from pathlib import Path
@@ -185,7 +186,10 @@ def undrawn(monkeypatch):
     """Charts are put together and not drawn: half of a tiny run's time is matplotlib's."""
     from matplotlib.figure import Figure
 
-    monkeypatch.setattr(Figure, "savefig", lambda figure, file, **options: file.write(b"<svg/>"))
+    def save(figure, file, **options):
+        file.write("<svg/>" if isinstance(file, io.TextIOBase) else b"<svg/>")
+
+    monkeypatch.setattr(Figure, "savefig", save)
 
 
 @pytest.fixture
