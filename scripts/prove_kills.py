@@ -162,10 +162,8 @@ def write_recipe(root: Path, name: str, **sections) -> None:
 
 MODEL = {"source": "tiny-sd3", "lora": {"rank": 4, "alpha": 4}, "attention": "math", "precision": "fp32",
          "prompt_tokens": 8}
-EVAL = {"max_prompts": 2, "samples_per_prompt": 2, "steps": 2, "guidance_scale": 1.0, "reward": "tiny-reward",
-        "also": ["tiny-clip"], "features": "tiny-clip", "every": 4}
-GUARD = {"action": "rollback", "every": 3, "max_prompts": 2, "samples_per_prompt": 2, "budget": 0.99, "drift": 1000.0,
-         "tolerance": 1000.0}
+EVAL = {"max_prompts": 1, "samples_per_prompt": 2, "steps": 1, "guidance_scale": 1.0, "reward": "contrast",
+        "features": None, "every": 4}
 
 
 def prepare_offline(root: Path) -> None:
@@ -176,7 +174,7 @@ def prepare_offline(root: Path) -> None:
     write_recipe(root, "offline.yaml", model=MODEL | {"lora": {"rank": 4, "alpha": 4, "dropout": 0.1}},
                  data={"path": str(root / "pairs.jsonl"), "holdout": 0.2, "caption_dropout": 0.2},
                  objective={"name": "flow_dpo"}, optim={"lr": 1e-3, "ema_decay": 0.9, "schedule": "cosine"},
-                 train={"steps": 10, "batch_size": 2, "device": "cpu"}, eval=EVAL, guard=GUARD,
+                 train={"steps": 10, "batch_size": 2, "device": "cpu"}, eval=EVAL,
                  output={"checkpoint_every": 2, "trackers": []})
 
 
@@ -185,21 +183,21 @@ def prepare_online(root: Path) -> None:
                  rollout={"prompts_per_epoch": 2, "group_size": 4, "batch_size": 4, "steps": 4, "clean_steps": 1},
                  reward={"of": [{"reward": "tiny-reward"}, {"reward": "tiny-clip", "weight": 0.5}]},
                  objective={"name": "grpo"}, optim={"lr": 1e-3, "ema_decay": 0.9},
-                 train={"epochs": 6, "batch_size": 4, "device": "cpu"}, eval=EVAL, guard=GUARD,
+                 train={"epochs": 6, "batch_size": 4, "device": "cpu"}, eval=EVAL,
                  output={"trackers": []})
 
 
 def prepare_reward(root: Path) -> None:
-    write_pictures(root / "media", 32, 8)
+    write_pictures(root / "media", 16, 8)
     rows = [{"prompt": f"a red fruit number {i % 8}", "a": f"media/{i:04d}.png",
-             "b": f"media/{i + 16:04d}.png", "alignment": "ab"[i % 2], "quality": "ab"[i % 3 == 0]}
-            for i in range(16)]
+             "b": f"media/{i + 8:04d}.png", "alignment": "ab"[i % 2], "quality": "ab"[i % 3 == 0]}
+            for i in range(8)]
     (root / "judgements.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     write_recipe(root, "reward.yaml", model={"dimensions": ["alignment", "quality"], "video_only": [], "width": 32,
                                              "attention_heads": 2, "members": 2, "tuning": "lora", "lora_rank": 2},
                  data={"path": str(root / "judgements.jsonl"), "holdout": 0.25}, optim={"lr": 1e-3, "ema_decay": 0.9},
-                 train={"steps": 24, "batch_size": 4, "device": "cpu", "precision": "fp32"},
-                 output={"checkpoint_every": 4, "trackers": []})
+                 train={"steps": 12, "batch_size": 2, "device": "cpu", "precision": "fp32"},
+                 output={"checkpoint_every": 3, "trackers": []})
 
 
 def training(verb: list[str], recipe: str, cached: bool) -> Callable[[Path, Path, bool], list[str]]:
@@ -272,7 +270,7 @@ def prepare_evaluate(root: Path) -> None:
 
 
 def evaluate(root: Path, out: Path, again: bool) -> list[str]:
-    return ["evaluate", str(root / "run"), "--out", str(out), "--seeds", "6", "--max-prompts", "8", "--cache",
+    return ["evaluate", str(root / "run"), "--out", str(out), "--seeds", "2", "--max-prompts", "4", "--steps", "2", "--cache",
             f"{out}-features.sqlite", "--device", "cpu"]
 
 
@@ -289,7 +287,7 @@ KINDS = {
     "offline": Kind(prepare_offline, training(["train"], "offline.yaml", True), compared_run),
     "online": Kind(prepare_online, training(["train"], "online.yaml", True), compared_run),
     "reward": Kind(prepare_reward, training(["reward", "train"], "reward.yaml", False), compared_run),
-    "score": Kind(lambda root: write_pictures(root / "media", 900, 300), score, compared_score),
+    "score": Kind(lambda root: write_pictures(root / "media", 600, 100), score, compared_score),
     "evaluate": Kind(prepare_evaluate, evaluate, compared_evaluate),
 }
 
