@@ -4,12 +4,13 @@ Everything that a user downloaded passes through here before it is believed: no 
 finite.
 """
 
+import contextlib
 import errno
 import json
 import os
 import re
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -60,7 +61,7 @@ def _opened(path: Path, where: str):
     except FileNotFoundError:
         raise UserError(f"{where}: there is no such file") from None
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{where}: not a readable .safetensors file ({_what_it_is(path) or error})") from None
+        raise UserError(f"{where}: cannot be read as .safetensors ({_what_it_is(path) or error})") from None
 
 
 def _what_it_is(path: Path) -> str | None:
@@ -105,13 +106,18 @@ def _sum(tensor: Tensor) -> Tensor:
     return tensor.float().sum() if tensor.element_size() < 2 else tensor.sum(dtype=torch.float32)
 
 
-def check_loaded(module: nn.Module, where: str) -> None:
-    """Raise UserError starting with `where` unless every weight of a loaded module is there and finite."""
-    named = [*module.named_parameters(), *module.named_buffers()]
-    absent = [name for name, tensor in named if tensor.is_meta]
+def check_present(module: nn.Module, where: str) -> None:
+    """Raise UserError starting with `where` when weights of a loaded module were in no file."""
+    named = module.state_dict()
+    absent = [name for name, tensor in named.items() if tensor.is_meta]
     if absent:
         raise UserError(f"{where}: the file lacks {len(absent)} of {len(named)} tensors: {some(absent)}")
-    check_finite(named, where)
+
+
+def check_loaded(module: nn.Module, where: str) -> None:
+    """Raise UserError starting with `where` unless every weight of a loaded module is there and finite."""
+    check_present(module, where)
+    check_finite(module.state_dict().items(), where)  # without masks and the like, which may hold -inf
 
 
 def check_keys(info: Mapping, where: str) -> None:
@@ -125,6 +131,22 @@ def check_keys(info: Mapping, where: str) -> None:
         if names:
             count = f"{len(names)} tensor{'s' if len(names) > 1 else ''}"
             raise UserError(f"{where}: {what.format(count, some(names))}; it belongs to another model or is damaged")
+
+
+@contextlib.contextmanager
+def quiet_reports() -> Iterator[None]:
+    """Within: the loading libraries keep their reports to themselves, since they are read here."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    before = [(library, library.get_verbosity()) for library in (diffusers_logging, transformers_logging)]
+    for library, _ in before:
+        library.set_verbosity(library.CRITICAL)
+    try:
+        yield
+    finally:
+        for library, level in before:
+            library.set_verbosity(level)
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:

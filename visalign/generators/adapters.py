@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 from torch import nn
 
+from visalign.errors import UserError, nearest
+
 
 class _Enough(Exception):
     """The outputs that were asked for are there."""
@@ -29,6 +31,22 @@ def outputs_of(modules: list[nn.Module], run: Callable[[], None]) -> list:
         for handle in handles:
             handle.remove()
     return [taken[place] for place in range(len(modules))]
+
+
+def check_targets(denoiser: nn.Module, targets: tuple[str, ...]) -> None:
+    """Raise UserError unless every name is that of a layer a LoRA can sit on, or the end of such names after a dot."""
+    layers = {name: isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Embedding)
+              for name, module in denoiser.named_modules() if name}
+    ends = sorted({name.rpartition(".")[2] for name, fits in layers.items() if fits and not name[-1].isdigit()})
+    if not targets:
+        raise UserError("model.lora.targets: names no layer; leave it out for the family's own")
+    for target in targets:
+        found = [fits for name, fits in layers.items() if name == target or name.endswith(f".{target}")]
+        if not all(found):
+            raise UserError(f"model.lora.targets {target}: is no layer that a LoRA sits on, but a norm or a part made "
+                            f"of several layers{nearest(target, ends)}")
+        if not found:
+            raise UserError(f"model.lora.targets {target}: no layer of this model has that name{nearest(target, ends)}")
 
 
 def add_lora(denoiser: nn.Module, rank: int, alpha: float, dropout: float, targets: tuple[str, ...]) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from visalign.errors import UserError
-from visalign.generators.adapters import add_lora, outputs_of, scale_lora
+from visalign.generators.adapters import add_lora, check_targets, outputs_of, scale_lora
 from visalign.generators.kernels import kernel, recomputing
 from visalign.generators.lora_files import attach, changes_nothing, fit_lora
 from visalign.generators.schedulers import trained_flow
@@ -63,6 +63,7 @@ class Generator(Sized):
     unneeded: ClassVar[dict] = {}  # parts of the pipeline that are never loaded, and settings that say so
     droppable: ClassVar[tuple[str, ...]] = ()  # parts that the pipeline can do without, all of them or none
     prompts_a_call: ClassVar[int | None] = None  # the most that the pipeline takes at once
+    used_apart: ClassVar[tuple[str, ...]] = ()  # networks of which a batch may use only some
     has_kohya_names: ClassVar[bool] = False  # whether user interfaces know this family's LoRA under kohya names
 
     def __init__(self, pipeline, *, device: torch.device, compute_dtype: torch.dtype = torch.float32,
@@ -250,11 +251,9 @@ class Generator(Sized):
         """
         self.tuning = tuning
         if tuning == "lora":
-            try:
-                add_lora(self.denoiser, rank, alpha, dropout, targets or self.lora_targets)
-            except ValueError as error:
-                raise UserError(f"model.lora.targets {list(targets or ())}: no module fits these names "
-                                f"({' '.join(str(error).split())[:120]})") from None
+            if targets is not None:
+                check_targets(self.denoiser, targets)
+            add_lora(self.denoiser, rank, alpha, dropout, targets or self.lora_targets)
         else:
             self._frozen_copy = copy.deepcopy(self.denoiser).to(self.compute_dtype).requires_grad_(False).eval()
             self.denoiser.to(torch.float32).requires_grad_(True)

@@ -13,8 +13,10 @@ from torch import nn
 
 from visalign.config import Model
 from visalign.errors import UserError
+from visalign.generators.adapters import check_targets
 from visalign.generators.base import Generator
 from visalign.generators.cogvideox import CogVideoXGenerator
+from visalign.generators.completeness import check_part, check_words, tell_what_is_beside
 from visalign.generators.flux import FluxGenerator
 from visalign.generators.hunyuan import HunyuanVideoGenerator
 from visalign.generators.lora_files import fit_lora
@@ -27,8 +29,9 @@ from visalign.generators.single_file import PREDICTION_MARKS, SingleFile, read_s
 from visalign.generators.unet import SDGenerator, SDXLGenerator
 from visalign.generators.wan import WanGenerator
 from visalign.generators.wan_image import WanImageGenerator
+from visalign.generators.wrong_models import refuse_wrong_file, refuse_wrong_folder
 from visalign.textfile import read_text
-from visalign.weights import PICKLES, read_tensors
+from visalign.weights import check_finite, check_present, read_tensors
 
 FAMILIES: dict[str, type[Generator]] = {
     family.pipeline_class: family for family in (
@@ -64,10 +67,8 @@ def inspect_checkpoint(settings: Model) -> Checkpoint:
     """
     source = settings.source
     path = Path(source).expanduser()
-    if path.suffix.lower() in PICKLES:
-        raise UserError(f"model {source}: pickled weights can run code when read and are refused; "
-                        "convert them to .safetensors first")
-    if path.suffix == ".safetensors":
+    refuse_wrong_file(path)
+    if path.suffix.lower() == ".safetensors":
         return _inspect_single_file(path, settings)
     folder = EMBEDDED.get(source, path)
     if not folder.exists() and path.is_absolute():
@@ -81,6 +82,7 @@ def inspect_checkpoint(settings: Model) -> Checkpoint:
 
 def _inspect_single_file(path: Path, settings: Model) -> Checkpoint:
     file = read_single_file(path)
+    file.refuse_lora()
     if settings.base is None:
         raise UserError(f"model {path}: a single file needs model.base, a diffusers folder or hub id of the same "
                         "family that supplies the configuration and the parts the file lacks")
@@ -93,6 +95,7 @@ def _inspect_single_file(path: Path, settings: Model) -> Checkpoint:
 
 def _local_index(folder: Path) -> dict:
     index = folder / "model_index.json"
+    refuse_wrong_folder(folder)
     if not index.is_file():
         raise UserError(f"model {folder}: not a diffusers pipeline, it has no model_index.json")
     try:
@@ -160,7 +163,13 @@ def load_generator(source: str | Model, device: str | torch.device = "auto") -> 
     with _explained(settings.source):
         sketch(checkpoint, settings)
         pipeline = _load_pipeline(pipeline_class, checkpoint, held)
+    loaded = {f"model {settings.source}, its {name}": part for name, part in pipeline.components.items()
+              if isinstance(part, nn.Module)}
+    for where, part in loaded.items():
+        check_present(part, where)
     pipeline.to(device)
+    for where, part in loaded.items():
+        check_finite(part.state_dict().items(), where)
     if settings.vae_slicing:
         pipeline.vae.enable_slicing()
     if settings.vae_tiling:
@@ -253,15 +262,22 @@ def _load_pipeline(pipeline_class, checkpoint: Checkpoint, dtype: torch.dtype):
                                             torch_dtype=dtypes.get(name, dtype))
 
     file, denoiser = checkpoint.file, checkpoint.family.denoiser_name
+    texts = {name for name in models if name.startswith("text_encoder") and
+             file and file.has_text(name, models[name].__name__)}
+    of_file = {denoiser, *(["vae"] if file.has_vae else [])} if file else set()
+    if checkpoint.local:
+        check_words(checkpoint.local, parts_of(index).keys() - given.keys())
+        for name in models.keys() - of_file - texts:
+            check_part(models[name], checkpoint.local / name, variant_of(checkpoint.local / name))
     if file is None:
         given |= {name: of_folder(name) for name in models}
         return pipeline_class.from_pretrained(checkpoint.folder, use_safetensors=True, **given)
     weights = {name: tensor for name, tensor in read_tensors(file.path, f"model {file.path}").items()
                if name not in PREDICTION_MARKS}
-    for name in {denoiser, *(["vae"] if file.has_vae else [])}:
+    for name in of_file:
         given[name] = models[name].from_single_file(dict(weights), config=checkpoint.folder, subfolder=name,
                                                     torch_dtype=dtypes.get(name, dtype))
-    texts = {name for name in models if name.startswith("text_encoder") and file.has_text(name, models[name].__name__)}
+    tell_what_is_beside(file.path, given[denoiser])
     given |= {name: of_folder(name) for name in models.keys() - given.keys() - texts}
     if not texts:
         return pipeline_class.from_pretrained(checkpoint.folder, use_safetensors=True, **given)
@@ -322,8 +338,11 @@ def sketch(checkpoint: Checkpoint, settings: Model) -> Generator:
     settings_of_index = {key: value for key, value in index.items() if not key.startswith("_") and
                          not isinstance(value, list)}
     pipeline = getattr(diffusers, checkpoint.family.pipeline_class)(**settings_of_index | parts)
-    return checkpoint.family(pipeline, device=torch.device("meta"), shape=shape_of(settings, checkpoint),
-                             prompt_tokens=settings.prompt_tokens)
+    generator = checkpoint.family(pipeline, device=torch.device("meta"), shape=shape_of(settings, checkpoint),
+                                  prompt_tokens=settings.prompt_tokens)
+    if settings.tuning == "lora" and settings.lora.targets is not None:
+        check_targets(generator.denoiser, settings.lora.targets)
+    return generator
 
 
 def empty_generator(checkpoint: Checkpoint, settings: Model) -> Generator:

@@ -28,11 +28,12 @@ _HEADER = "lora_adapter_metadata"  # where diffusers keeps peft's settings
 _ENDINGS = (re.compile(r"^(.+)\.(lora_A|lora_B|lora_down|lora_up)(?:\.\w+)?\.weight$"),
             re.compile(r"^(.+?)[._]lora(?:_linear_layer)?\.(down|up)\.weight$"))
 _DOWN = ("lora_A", "lora_down", "down")
-_OTHERS = {"hada_": "LoHa", "lokr_": "LoKr", "oft_": "OFT", "boft_": "BOFT", "dora_scale": "DoRA", "ia3_": "IA3",
-           "lora_magnitude_vector": "DoRA", "lora_mid": "LoCon with a middle matrix", "lora_embedding_": "an embedding",
-           "modules_to_save": "retrained modules", ".diff": "whole differences", ".bias": "biases", "emb_params": "a "
-           "textual inversion", "bundle_emb": "a textual inversion", "_norm": "retrained norms"}
-"""Parts of names by which other kinds of adapters are known."""
+_OTHERS = {r"\.hada_w\d": "LoHa", r"\.lokr_w\d": "LoKr", r"\.b?oft_": "OFT", r"\.ia3_": "IA3",
+           r"\.lora_mid": "LoCon with a middle matrix",
+           r"\.(dora_scale|lora_magnitude_vector)": "DoRA", r"\.lora_embedding_": "an embedding",
+           r"\.modules_to_save": "retrained modules", r"\.diff(_b)?$": "whole differences", r"\.bias$": "biases",
+           r"\.[wb]_norm$": "retrained norms", r"^(emb_params|bundle_emb)": "a textual inversion"}
+"""Parts of names, as regular expressions, by which other kinds of adapters are known."""
 _CHANGED_BASES = ("pissa", "olora", "corda", "loftq", "lora_ga")
 _MEANT_FOR = (("double_blocks", "FLUX or HunyuanVideo"), ("single_transformer_blocks", "FLUX"), ("joint_blocks", "SD3"),
               ("down_blocks", "Stable Diffusion 1, 2 or XL"), ("input_blocks", "Stable Diffusion 1, 2 or XL"),
@@ -118,7 +119,7 @@ def read_lora(path: Path) -> LoraFile:
     tensors = read_tensors(file, where)
     if not tensors:
         raise UserError(f"{where}: holds no tensor")
-    kinds = {kind: name for name in tensors for part, kind in _OTHERS.items() if part in name}
+    kinds = {kind: name for name in tensors for part, kind in _OTHERS.items() if re.search(part, name)}
     if kinds:
         kind, name = next(iter(kinds.items()))
         raise UserError(f"{where}: holds {kind} ({name}), which is not supported; only plain LoRA is")

@@ -57,14 +57,17 @@ class SingleFile:
         """Whether it holds the text encoder that is this part of a pipeline, of this class."""
         return self.has(*_TEXT_PARTS["T5" if kind.startswith(("T5", "UMT5")) else part])
 
+    def refuse_lora(self) -> None:
+        """Raise UserError for what belongs on a model and is none."""
+        if any(mark in name for name in self.names for mark in _LORA):
+            raise UserError(f"model {self.path}: is a LoRA, not a model; give the model it was made for, and the LoRA "
+                            "beside it (generate --lora, compare MODEL+LORA)")
+
     def fits(self, pipeline_class: str, base: str) -> None:
         """Raise UserError unless its denoiser is of this pipeline's family."""
         bare = frozenset(name.removeprefix(DENOISER) for name in self.names)
         found = next((kinds for kinds, marks in _MARKS
                       if all(any(name.startswith(mark) for name in bare) for mark in marks)), None)
-        if any(mark in name for name in self.names for mark in _LORA):
-            raise UserError(f"model {self.path}: is a LoRA, not a model; give the model it was made for, and the LoRA "
-                            "beside it (generate --lora, compare MODEL+LORA)")
         if found is None:
             example = min(self.names, default="nothing")
             raise UserError(f"model {self.path}: its tensors, such as {example}, are not those of a model of any "

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from visalign.errors import UserError
 from visalign.media import Sample, middle
+from visalign.pretrained import check_processor, load_whole
 from visalign.rewards.base import Judge, Scores
 from visalign.rewards.openclip import check_source, cut_prompts, letterboxed, load_open_clip, to_batch
+from visalign.weights import check_finite
 
 
 def check_hub_or_folder(source: str, marker: str, who: str) -> None:
@@ -55,8 +57,9 @@ def read_weights(path: Path, who: str) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            return load_file(path)
-        weights = torch.load(path, map_location="cpu", weights_only=True)
+            weights = load_file(path)
+        else:
+            weights = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # truncated archives and forbidden pickles raise many kinds
         reason = " ".join(str(error).split())[:120]
         raise UserError(f"reward {who}: {path} cannot be read as weights ({reason})") from None
@@ -64,6 +67,7 @@ def read_weights(path: Path, who: str) -> dict[str, Tensor]:
         weights = weights[key] if isinstance(weights, dict) and isinstance(weights.get(key), dict) else weights
     if not isinstance(weights, dict) or not all(isinstance(v, Tensor) for v in weights.values()):
         raise UserError(f"reward {who}: {path} holds no state dict")
+    check_finite(weights.items(), f"reward {who}: {path}")
     return weights
 
 
@@ -95,6 +99,7 @@ class PickScore(Judge):
         check_hub_or_folder(self.source, "config.json", self.name)
         if self._own_processor() is None:
             check_hub_or_folder(self.processor, "preprocessor_config.json", self.name)
+        check_processor(self._own_processor() or self.processor, f"reward {self.name}")
 
     def _own_processor(self) -> str | None:
         """The source when it is a folder with its own processor, or no other is set."""
@@ -107,7 +112,7 @@ class PickScore(Judge):
         origin = self._own_processor() or self.processor
         self.image_processor = CLIPImageProcessor.from_pretrained(origin)
         self.tokenizer = CLIPTokenizer.from_pretrained(origin)
-        return CLIPModel.from_pretrained(self.source, dtype=torch.float32, use_safetensors=True).eval()
+        return load_whole(CLIPModel, self.source, f"reward {self.name}", dtype=torch.float32)
 
     def judge(self, samples: list[Sample]) -> Scores:
         network = self.network

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from visalign.errors import UserError
 from visalign.media import Sample, middle
+from visalign.pretrained import check_tokenizer
 from visalign.rewards.base import Judge, Scores
 from visalign.rewards.hub_clip import check_hub_or_folder, find_file, load_weights, read_weights
 
@@ -103,6 +104,7 @@ class ImageReward(Judge):
 
     def check(self) -> None:
         check_hub_or_folder(self.source, "ImageReward.pt", self.name)
+        check_tokenizer(self.tokenizer or self.source, f"reward {self.name}")
 
     def load(self) -> Blip:
         from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, Resize, ToTensor

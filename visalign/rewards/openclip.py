@@ -10,6 +10,8 @@ from torch import Tensor
 
 from visalign.errors import UserError, nearest
 from visalign.media import middle
+from visalign.pretrained import check_tokenizer
+from visalign.weights import check_loaded, read_json
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
 EMBEDDED = {"tiny-clip": ASSETS / "tiny-clip"}
@@ -42,6 +44,7 @@ def check_source(source: str | Path, who: str) -> None:
             raise UserError(f"reward {who}: {source} is not an open_clip folder, it has no open_clip_config.json")
         if not list(folder.glob("*.safetensors")):
             raise UserError(f"reward {who}: {source} holds no .safetensors weights (pickled weights are refused)")
+        check_own_tokenizer(folder, f"reward {who}")
         return
     if text.count("/") != 1 or text.startswith((".", "/", "~")):
         raise UserError(f"reward {who}: {source} is neither a folder, nor ARCHITECTURE/TAG as in ViT-L-14/openai, nor "
@@ -53,6 +56,21 @@ def check_source(source: str | Path, who: str) -> None:
         tags = open_clip.list_pretrained_tags_by_model(architecture)
         if tag not in tags and not Path(tag).is_file():
             raise UserError(f"reward {who}: open_clip has no weights '{tag}' for {architecture}{nearest(tag, tags)}")
+
+
+def check_own_tokenizer(folder: Path, where: str) -> None:
+    """Raise UserError starting with `where` when an open_clip folder's settings want a tokenizer that is not there."""
+    file = folder / "open_clip_config.json"
+    text = read_json(file, f"{where}: {file}").get("model_cfg", {}).get("text_cfg", {})
+    if text.get("hf_tokenizer_name"):
+        check_tokenizer(folder, where)
+    elif text.get("vocab_size", BUILT_IN_WORDS) != BUILT_IN_WORDS:
+        raise UserError(f"{where}: {file} has {text['vocab_size']} words and names no hf_tokenizer_name; open_clip's "
+                        f"own tokenizer has {BUILT_IN_WORDS}")
+
+
+BUILT_IN_WORDS = 49408
+"""Of the tokenizer inside open_clip, which is used where a model names none."""
 
 
 def load_open_clip(source: str | Path, who: str):
@@ -67,6 +85,7 @@ def load_open_clip(source: str | Path, who: str):
     except Exception as error:  # hub, file and shape errors of many kinds; all mean the same to a person
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"reward {who}: open_clip could not load {source} ({reason})") from error
+    check_loaded(model, f"reward {who}: {source}")
     return model.eval().requires_grad_(False), preprocess, tokenizer
 
 

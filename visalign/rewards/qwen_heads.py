@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from visalign.errors import UserError
 from visalign.media import Sample
+from visalign.pretrained import check_processor, load_whole
 from visalign.rewards.base import Judge, Scores
 from visalign.rewards.hub_clip import check_hub_or_folder, find_file, read_weights
 from visalign.textfile import read_text
@@ -147,6 +148,7 @@ class TokenReward(Judge):
         if missing:
             raise UserError(f"reward {self.name}: template {path} has no {missing[0]}")
         check_hub_or_folder(self.base_source(), "config.json", self.name)
+        check_processor(self.base_source(), f"reward {self.name}")
 
     def load(self) -> nn.Module:
         from transformers import AutoProcessor, Qwen2VLForConditionalGeneration
@@ -155,7 +157,8 @@ class TokenReward(Judge):
         self.processor = AutoProcessor.from_pretrained(self.base_source(), padding_side="right")
         self.processor.tokenizer.add_special_tokens({"additional_special_tokens": list(self.tokens)})
         self.token_ids = self.processor.tokenizer.convert_tokens_to_ids(list(self.tokens))
-        model = Qwen2VLForConditionalGeneration.from_pretrained(self.base_source(), dtype=torch.float32)
+        model = load_whole(Qwen2VLForConditionalGeneration, self.base_source(), f"reward {self.name}",
+                           dtype=torch.float32)
         model.resize_token_embeddings(len(self.processor.tokenizer), mean_resizing=False)
         weights, source = self.published()
         head = reward_head(weights)

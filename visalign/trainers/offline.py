@@ -34,6 +34,7 @@ from visalign.trainers.metrics import MetricLog, pair_likelihoods, pair_metrics
 from visalign.trainers.optim import build_ema, build_optimizer, build_schedule
 from visalign.trainers.order import DataOrder
 from visalign.trainers.pairs import Batch, Item, load_batch, untrained_cause
+from visalign.trainers.reach import GradientReach
 
 
 class OfflineTrainer:
@@ -58,6 +59,7 @@ class OfflineTrainer:
                                    build_schedule(config.optim, optimizer, config.train.steps),
                                    build_ema(config.optim, parameters))
         self.checkpoints = Checkpoints(self.state, run, accelerator, config.output, config.train.steps)
+        self.reach = GradientReach(self.state.parameters, apart=generator.used_apart)
         self.log = MetricLog(run, accelerator)
 
     def fit(self, on_step=lambda step: False) -> bool:
@@ -100,6 +102,7 @@ class OfflineTrainer:
                 self._stop_if_not_finite(outcome.loss, items)
                 accelerator.backward(outcome.loss / settings.gradient_accumulation)
             collected.append(pair_metrics(outcome, errors))
+        self.reach.check()
         parameters = [p for _, p in self.state.parameters]
         norm = accelerator.clip_grad_norm_(parameters, self.config.optim.grad_clip)
         if accelerator.scaler is None:  # with fp16 an infinite norm is how the loss scale finds its level

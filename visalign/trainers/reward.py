@@ -36,6 +36,7 @@ from visalign.trainers.checkpoint import CONTINUE, Checkpoints, TrainingState
 from visalign.trainers.optim import build_ema, build_optimizer, build_schedule, check_optimizer
 from visalign.trainers.order import DataOrder, keep_digest, split_by_prompt
 from visalign.trainers.pairs import first_not_finite
+from visalign.trainers.reach import GradientReach
 
 STANDARD_SAMPLE = 1000
 """Training judgements whose items fix the reward's zero and unit."""
@@ -77,6 +78,7 @@ class RewardTrainer:
         self.state = TrainingState(named, optimizer, build_schedule(config.optim, optimizer, config.train.steps),
                                    build_ema(config.optim, parameters))
         self.checkpoints = Checkpoints(self.state, run, accelerator, config.output, config.train.steps)
+        self.reach = GradientReach(named, getattr(network, "unused_weights", ()))
         self.dtype = pick_dtype(config.train.precision, accelerator.device)
 
     def _groups(self, named: list[tuple[str, torch.nn.Parameter]]) -> list[dict]:
@@ -162,6 +164,7 @@ class RewardTrainer:
         outcome = self._loss(batch)
         self._stop_if_not_finite(outcome.loss, batch)
         self.accelerator.backward(outcome.loss)
+        self.reach.check()
         parameters = [p for _, p in self.state.parameters]
         norm = self.accelerator.clip_grad_norm_(parameters, self.config.optim.grad_clip)
         self._stop_if_not_finite(norm, batch)

@@ -153,6 +153,8 @@ class JointNetwork(nn.Module):
         super().__init__()
         self.backbone, self.settings = backbone, settings
         self.heads = Heads(backbone.features, len(settings.dimensions), settings.members, settings.width)
+        # open_clip's own temperature, and what lies after the last chosen layer, take no part in a reward
+        self.unused_weights = (r"\.logit_(scale|bias)$", *getattr(backbone, "unused_weights", ()))
 
     def collate(self, samples: list[Sample]) -> dict[str, Tensor]:
         return self.backbone.collate(samples)

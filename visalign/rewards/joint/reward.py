@@ -7,17 +7,16 @@ from pathlib import Path
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from visalign.config import JointSettings
 from visalign.errors import UserError
 from visalign.media import Sample
+from visalign.pretrained import TOKENIZER_FILES
 from visalign.rewards.base import Judge, Scores
 from visalign.rewards.joint.network import JointNetwork, OpenClipBackbone
-from visalign.rewards.openclip import check_source, cut_prompts, load_open_clip, pixels_to_batch
-from visalign.weights import write_tensors
+from visalign.rewards.openclip import check_own_tokenizer, check_source, cut_prompts, load_open_clip, pixels_to_batch
+from visalign.weights import read_tensors, write_tensors
 
 FILES = ("reward.json", "reward.safetensors")
 
@@ -78,6 +77,8 @@ class JointReward(Judge):
         except (ValidationError, KeyError) as error:
             reason = " ".join(str(error).split())[:150]
             raise UserError(f"reward {self.folder / FILES[0]}: not a unified reward's settings ({reason})") from None
+        if self.settings.tuning == "full" and self.settings.backbone == "open_clip":
+            check_own_tokenizer(self.folder, f"reward {self.source}")
         self.dimensions = self.settings.dimensions
         self.logit_scale = tuple(self._saved["standard"]["std"])
         if self.settings.tuning == "lora" or self.settings.backbone == "vlm":
@@ -95,9 +96,10 @@ class JointReward(Judge):
     def load(self) -> JointNetwork:
         network = build_network(self.settings, self.folder)
         try:
-            weights = {name: tensor.float() for name, tensor in load_file(self.folder / FILES[1]).items()}
+            tensors = read_tensors(self.folder / FILES[1], f"reward {self.folder / FILES[1]}")
+            weights = {name: tensor.float() for name, tensor in tensors.items()}
             missing, unexpected = network.load_state_dict(weights, strict=False)
-        except (SafetensorError, RuntimeError, OSError) as error:
+        except RuntimeError as error:
             reason = " ".join(str(error).split())[:150]
             raise UserError(f"reward {self.folder / FILES[1]}: cannot be read ({reason})") from None
         trained = set(trained_weights(network))
@@ -168,10 +170,13 @@ def copy_tower_files(source: str, folder: Path, network: JointNetwork) -> None:
     name, _ = model_name(source)
     if name.startswith("local-dir:"):
         origin = Path(name.removeprefix("local-dir:"))
-        for file in ("open_clip_config.json", "tokenizer.json", "tokenizer_config.json"):
+        for file in ("open_clip_config.json", *TOKENIZER_FILES):
             if (origin / file).is_file():
                 shutil.copy(origin / file, folder / file)
         return
+    words = getattr(getattr(network.backbone, "tokenizer", None), "tokenizer", None)
+    if hasattr(words, "save_pretrained"):
+        words.save_pretrained(folder)
     architecture = open_clip.get_model_config(name)
     if architecture is None:
         from huggingface_hub import hf_hub_download

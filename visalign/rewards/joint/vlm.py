@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from visalign.config import JointSettings
 from visalign.errors import UserError
 from visalign.media import Sample
+from visalign.pretrained import check_processor, load_whole
 from visalign.rewards.joint.network import HierarchicalPool, add_lora
 
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj"]
@@ -26,12 +27,13 @@ class VlmBackbone(nn.Module):
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
         self.settings = settings
+        check_processor(settings.source, "model.source")
         try:
             self.processor = AutoProcessor.from_pretrained(settings.source)
-            model = AutoModelForImageTextToText.from_pretrained(settings.source, dtype=torch.float32)
         except (OSError, ValueError) as error:
             reason = " ".join(str(error).split())[:160]
             raise UserError(f"model.source {settings.source}: transformers could not load it ({reason})") from None
+        model = load_whole(AutoModelForImageTextToText, settings.source, "model.source", dtype=torch.float32)
         tokens = [f"<|judge_{name}|>" for name in settings.dimensions]
         tokenizer = self.processor.tokenizer
         tokenizer.add_special_tokens({"additional_special_tokens": tokens})
@@ -45,6 +47,8 @@ class VlmBackbone(nn.Module):
         if max(settings.layers, default=0) >= blocks:
             raise UserError(f"model.layers names block {max(settings.layers)}, but {settings.source} has the blocks 0 "
                             f"to {blocks - 1}")
+        self.unused_weights = (rf"\.norm\.|\.layers\.({'|'.join(map(str, range(max(settings.layers) + 1, blocks)))})\.",
+                               ) if settings.layers else ()
         hidden = self.model.get_input_embeddings().weight.shape[1]
         self.features = settings.width if settings.layers else hidden
         self.pool = HierarchicalPool([hidden] * len(settings.layers), settings.width,

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 
 from visalign.errors import UserError
+from visalign.pretrained import check_processor, load_whole
 from visalign.rewards.vlm.forms import Form, shown
 from visalign.rewards.vlm.questions import Answer, Failure, Question
 
@@ -15,12 +16,13 @@ class LocalAsker:
     def __init__(self, source: str, device: str, max_tokens: int):
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
+        check_processor(source, "reward")
         try:
             self.processor = AutoProcessor.from_pretrained(source)
-            self.model = AutoModelForImageTextToText.from_pretrained(source, dtype="auto").to(device).eval()
         except (OSError, ValueError) as error:
             reason = " ".join(str(error).split())[:160]
             raise UserError(f"reward: transformers could not load {source} ({reason})") from None
+        self.model = load_whole(AutoModelForImageTextToText, source, "reward", dtype="auto").to(device)
         self.device, self.max_tokens = device, max_tokens
         ends = self.model.generation_config.eos_token_id
         self.ends = {self.processor.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}

@@ -38,6 +38,7 @@ from visalign.trainers.online.self_check import check_ratio
 from visalign.trainers.online.views import VIEWS, Context, MicroBatch
 from visalign.trainers.online.windows import noisy_steps, plan_steps
 from visalign.trainers.optim import build_ema, build_optimizer, build_schedule
+from visalign.trainers.reach import GradientReach
 from visalign.video import save_sheet
 
 
@@ -72,6 +73,7 @@ class OnlineTrainer:
             Context(generator, config.rollout, self.objective, self.old, panel, config.train.seed), self.noisy)
         self.conditions = Conditions(EncodingCache(config.rollout.cache, generator), config, generator.device)
         self.collector = Collector(config, generator, asked, panel, self.conditions, accelerator, self.sampler)
+        self.reach = GradientReach(self.state.parameters, apart=generator.used_apart)
         self.log = MetricLog(run, accelerator, {"reward": "reward", "zero_std_ratio": "zero", "loss": "loss"})
 
     def fit(self, on_epoch=lambda epoch: False) -> bool:
@@ -201,6 +203,8 @@ class OnlineTrainer:
                 outcome = self.objective(terms)
                 self.accelerator.backward(outcome.loss * share / self.view.terms)
                 table.add(steps, outcome)
+        if mine:
+            self.reach.check()
         everyone = gather_object(table.rows) if self.accelerator.num_processes > 1 else table.rows
         return StepTable(everyone).summary() | self._step(epoch)
 

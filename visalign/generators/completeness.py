@@ -1,0 +1,92 @@
+"""Every tensor of a pipeline's part is there, has its shape, and no other stands beside it; known from the headers.
+
+The libraries that read a part are asked to do so without memory, so that their own rules for older names, for weights
+that two layers share, and for what an architecture leaves aside are the ones that count.
+"""
+
+import functools
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from visalign.errors import UserError
+from visalign.generators.single_file import DENOISER
+from visalign.notice import notice
+from visalign.pretrained import check_tokenizer
+from visalign.weights import check_keys, quiet_reports, read_json, read_shapes, some
+
+
+def check_part(kind: type[nn.Module], part: Path, variant: str | None = None) -> None:
+    """Raise UserError unless the files of a part's folder hold exactly the weights of a network of this kind.
+
+    Weights beside those of a text or image encoder are only told of: many checkpoints carry a whole CLIP along.
+    """
+    _check(kind, part, variant, tuple((file.name, file.stat().st_size, file.stat().st_mtime_ns)
+                                      for file in sorted(part.iterdir()) if file.is_file()))
+
+
+@functools.lru_cache(maxsize=256)
+def _check(kind: type[nn.Module], part: Path, variant: str | None, stamp: tuple) -> None:
+    where = f"model {part}"
+    check_files(part, where, variant)
+    options = {"variant": variant, "use_safetensors": True, "output_loading_info": True, "device_map": "meta"}
+    with quiet_reports():
+        try:
+            if issubclass(kind, _transformer_class()):
+                _, info = kind.from_pretrained(part, ignore_mismatched_sizes=True, **options)
+            else:
+                _, info = kind.from_pretrained(part, **options)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+            reason = " ".join(str(error).split(". If")[0].split())[:200]
+            raise UserError(f"{where}: could not be loaded ({reason})") from error
+    if not part.name.startswith(("text_encoder", "image_encoder")):
+        check_keys(info, where)
+        return
+    check_keys({**info, "unexpected_keys": ()}, where)
+    if info.get("unexpected_keys"):
+        notice(f"{where}: {len(info['unexpected_keys'])} tensors that this model has no place for are left aside: "
+               f"{some(info['unexpected_keys'])}")
+
+
+def check_words(folder: Path, names: Iterable[str]) -> None:
+    """Raise UserError for a tokenizer or processor of a local pipeline, among these parts, that lacks its files."""
+    for name in names:
+        if name.startswith("tokenizer"):
+            check_tokenizer(folder / name, f"model {folder}")
+        elif name.startswith("image_processor") and not (folder / name / "preprocessor_config.json").is_file():
+            raise UserError(f"model {folder / name}: has no preprocessor_config.json, which says how pictures are "
+                            "prepared")
+
+
+def check_files(part: Path, where: str, variant: str | None) -> None:
+    """Raise UserError for a shard that an index names and that is missing, and for files that are broken."""
+    for index in part.glob(f"*.safetensors.index.{variant}.json" if variant else "*.safetensors.index.json"):
+        shards = set(read_json(index, f"model {index}").get("weight_map", {}).values())
+        missing = [shard for shard in shards if not (part / str(shard)).is_file()]
+        if missing:
+            raise UserError(f"{where}: {index.name} names {len(shards)} files, of which {len(missing)} are missing: "
+                            f"{some(map(str, missing))}; download them too")
+    for file in sorted(part.glob("*.safetensors")):
+        read_shapes(file, f"model {file}")
+
+
+def _transformer_class() -> type:
+    from transformers import PreTrainedModel
+
+    return PreTrainedModel
+
+
+def tell_what_is_beside(file: Path, denoiser: nn.Module) -> None:
+    """Say so when a single file has more values for its denoiser than the network it became.
+
+    Conversions split and join tensors, and drop without a word what they do not know; the number of values stays.
+    """
+    shapes = read_shapes(file, f"model {file}")
+    prefix = DENOISER if any(name.startswith(DENOISER) for name in shapes) else ""
+    held = sum(torch.Size(shape).numel() for name, shape in shapes.items() if name.startswith(prefix))
+    wanted = sum(tensor.numel() for tensor in denoiser.state_dict().values())
+    if held > wanted:
+        notice(f"model {file}: holds {held - wanted:,} values beside the {wanted:,} of its network; they are left "
+               "aside")

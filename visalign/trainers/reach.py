@@ -1,0 +1,48 @@
+"""Whether gradients reach what is to be trained; asked once, after the first backward of a run.
+
+A layer whose arithmetic has no derivative (int8 with dynamic activations, a detach in a patched module) leaves its
+adapter as it started, without a word and with a falling loss. A matrix that got zeros has been reached: that is what a
+LoRA's first matrix gets while its second is 0.
+"""
+
+import re
+from collections.abc import Iterable
+
+from torch import nn
+
+from visalign.errors import UserError
+from visalign.weights import some
+
+
+class GradientReach:
+    """named: what is trained, by name. unused: regular expressions of names that the model itself never uses.
+
+    apart: beginnings of names of networks of which a batch may use only some, such as experts for parts of the noise
+    range; those that were not used are looked at when they are.
+    """
+
+    def __init__(self, named: Iterable[tuple[str, nn.Parameter]], unused: Iterable[str] = (),
+                 apart: Iterable[str] = ()):
+        self._unused = tuple(unused)
+        self._groups: dict[str, list[tuple[str, nn.Parameter]]] = {}
+        for name, parameter in named:
+            group = next((start for start in apart if name.startswith(start)), "")
+            self._groups.setdefault(group, []).append((name, parameter))
+        self._all = sum(map(len, self._groups.values()))
+
+    def check(self) -> None:
+        """Look once at each network that was used; to be called after a backward, while the gradients are there.
+
+        Raises UserError naming the tensors that no gradient reached.
+        """
+        for group, members in list(self._groups.items()):
+            missed = [name for name, parameter in members if parameter.grad is None]
+            if len(missed) == len(members) and (group or len(self._groups) > 1):
+                continue
+            del self._groups[group]
+            missed = [name for name in missed if not any(re.search(pattern, name) for pattern in self._unused)]
+            if missed:
+                raise UserError(f"training: no gradient reaches {len(missed)} of {self._all} trainable tensors: "
+                                f"{some(missed)}; a layer after them has no derivative (quantised arithmetic, a "
+                                "patched module), or the loss does not use them: change model.lora.targets or the "
+                                "precision")
