@@ -187,7 +187,8 @@ def undrawn(monkeypatch):
     from matplotlib.figure import Figure
 
     def save(figure, file, **options):
-        file.write("<svg/>" if isinstance(file, io.TextIOBase) else b"<svg/>")
+        empty = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"></svg>'
+        file.write(empty if isinstance(file, io.TextIOBase) else empty.encode())
 
     monkeypatch.setattr(Figure, "savefig", save)
 
