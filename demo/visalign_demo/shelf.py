@@ -54,16 +54,12 @@ def is_clip(name: str) -> bool:
 
 
 def opaque_copy(file: Path, folder: Path) -> str:
-    """Copy a picture or clip under a name that says nothing about it, as browsers show it; returns the name.
+    """Write a picture or clip anew under a name that says nothing about it; returns the name.
 
+    A file as it lies there may name its model or prompt in its metadata, and its ending alone can tell two sides apart.
     Raises UserError when it cannot be read.
     """
-    media = read_media(file, str(file), 256)
-    if file.is_file() and SHOWN.fullmatch(file.suffix.lower()):
-        name = f"{uuid.uuid4().hex}{file.suffix.lower()}"
-        shutil.copyfile(file, folder / name)
-        return name
-    return put_for_good(media, folder)
+    return put_for_good(read_media(file, str(file), 256), folder)
 
 
 def put_for_good(media: Media, folder: Path) -> str:
