@@ -37,8 +37,9 @@ def adapter(name, settings, *says, file="adapter_model.safetensors", **options) 
     return Case(f"adapter-{name}", GENERATE + "a", says, given=given, **options)
 
 
-def model(name, command, given, *says, **options) -> Case:
-    return Case(f"model-{name}", f"generate {command} apple --samples 1 --steps 1 -o out", says, given=given, **options)
+def model(name, source, given, *says) -> Case:
+    return Case(f"model-{name}", f"generate {source} apple --samples 1 --steps 1 -o out", (f"model {source}", *says),
+                given=given)
 
 
 def tiny_clip_without(*names):
@@ -113,6 +114,16 @@ CASES = [
     adapter("pissa", ADAPTER | {"init_lora_weights": "pissa"}, "pissa"),
     adapter("alpha-in-words", ADAPTER | {"lora_alpha": "twice"}, "lora_alpha"),
     adapter("alpha-0", ADAPTER | {"lora_alpha": 0}, "lora_alpha"),
+    model("pickled", "m.ckpt", {"m.ckpt": b"PK\x03\x04"}, "pickled"),
+    model("gguf", "m.gguf", {"m.gguf": b"GGUF"}, "gguf", "not supported"),
+    model("onnx", "m.onnx", {"m.onnx": b"x"}, "onnx"), model("zip", "m.zip", {"m.zip": b"PK"}, "unpack"),
+    model("adapter-folder", "m", {"m/adapter_config.json": "{}", "m/adapter_model.safetensors": GOOD}, "is a lora"),
+    model("run", "m", {"m/config.yaml": "model: {}", "m/export/README.md": "x"}, "is a run"),
+    model("one-part", "m", {"m/config.json": '{"_class_name": "UNet2DConditionModel"}'}, "unet2dconditionmodel"),
+    model("folder-of-files", "m", {"m/a.safetensors": GOOD}, "no model_index.json", "a.safetensors"),
+    model("index-cut", "m", {"m/model_index.json": '{"_class_name": '}, "not readable as json"),
+    model("unknown-pipeline", "m", {"m/model_index.json": '{"_class_name": "AudioLDMPipeline"}'}, "audioldmpipeline",
+          "not supported"),
     Case("judge-without-tokenizer", "score pictures -r clip:judge --out s.parquet", ("tokenizer.json", "judge"),
          given=tiny_clip_without("tokenizer.json")),
     Case("judge-without-tokenizer-settings", "score pictures -r clip:judge --out s.parquet",
