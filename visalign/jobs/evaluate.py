@@ -120,8 +120,8 @@ def _finish(subjects: list[Subject], asked: Asked, out: Path, config: Config | O
     if asked.proxy is None and results.verdicts and (asked.rewards is not None or config is None) and options.proxy:
         results.notes.append(f"{options.proxy}, the first reward, was taken for the optimised one (--proxy NAME)")
     results.figures[results.models[-1]].update(likelihoods_of(run) if run else {})
-    write_results(results, out)
     write_page(results, out / "report.html")
+    write_results(results, out)  # last: they say that the command is done
     return results
 
 

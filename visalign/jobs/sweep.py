@@ -61,8 +61,8 @@ def sweep(model: Model, plan: Sweep, rewards: list, features: str, out: Path, de
     results = compare(subjects, Plan(plan.prompts, plan.seeds, plan.steps, plan.guidance_scale), out, options)
     results = replace(results, weights=dict(zip(results.models, ordered, strict=True)))
     results.about.update({"guide": str(guide), "dimension": plan.dimension})
-    write_results(results, out)
     write_page(results, out / "report.html")
+    write_results(results, out)  # last: they say that the command is done
     return SweepReport(results, lines_of(results), out / "report.html")
 
 
