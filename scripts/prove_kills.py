@@ -126,9 +126,6 @@ def prove(name: str, kind: Kind, kills: int, root: Path, chance: random.Random) 
             os.killpg(number, signal.SIGKILL)
             os.waitpid(number, 0)
             here, found.kills = here + 1, found.kills + 1
-            if kind.done(out):
-                code = 0
-                break
             if kind.done and (out / kind.done).exists():
                 code = 0
                 break
@@ -296,8 +293,7 @@ KINDS = {
     "offline": Kind(prepare_offline, training(["train"], "offline.yaml", True), compared_run),
     "online": Kind(prepare_online, training(["train"], "online.yaml", True), compared_run),
     "reward": Kind(prepare_reward, training(["reward", "train"], "reward.yaml", False), compared_run),
-    "score": Kind(lambda root: write_pictures(root / "media", 600, 100), score, compared_score,
-                  lambda out: (out / "scores.parquet").exists() and not (out / "scores.parquet.parts").exists()),
+    "score": Kind(lambda root: write_pictures(root / "media", 600, 100), score, compared_score),
     "evaluate": Kind(prepare_evaluate, evaluate, compared_evaluate, "results.json"),
 }
 
