@@ -37,6 +37,8 @@ PromptTokens = Annotated[int, Interval(ge=1, le=512)]
 Positive = Annotated[float, Interval(gt=0, le=1e9)]
 Weight = Annotated[float, Interval(ge=0, le=1e6)]
 Signed = Annotated[float, Interval(ge=-1e6, le=1e6)]
+RewardValue = Annotated[float, Interval(ge=-1e12, le=1e12)]
+"""What a reward may give, in whatever unit it has: bytes, pixels, votes."""
 AboveOne = Annotated[float, Interval(gt=1, le=1e6)]
 Rate = Annotated[float, Interval(gt=0, le=1)]
 Share = Annotated[float, Interval(gt=0, le=1)]

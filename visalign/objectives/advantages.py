@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from visalign.ranges import FewOrNone, Portion, Positive, Ranged, Signed
+from visalign.ranges import FewOrNone, Portion, Positive, Ranged, RewardValue
 
 
 class Advantages(NamedTuple):
@@ -50,7 +50,7 @@ class AdvantageRule(Ranged):
     eps: Positive = 1e-4
     combine: Literal["rewards", "advantages", "gdpo"] = "rewards"
     gate: str | None = None
-    gate_threshold: Signed = 0.0
+    gate_threshold: RewardValue = 0.0
     gate_share: Portion = 0.0
     unlikeliness: Portion = 0.0
     history: FewOrNone = 0

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from visalign.errors import UserError, nearest
 from visalign.media import Sample
-from visalign.ranges import Few, Portion, Signed, Weight
+from visalign.ranges import Few, Portion, RewardValue, Signed, Weight
 from visalign.rewards.base import Judge, Reward, Scores
 from visalign.rewards.reference import ReferenceScores, read_reference
 
@@ -230,8 +230,8 @@ class UncertaintyWeight(Combination):
 class Gate(Combination):
     """The second reward where the first one reaches `threshold`, else `otherwise`."""
 
-    threshold: Signed = 0.0
-    otherwise: Signed = 0.0
+    threshold: RewardValue = 0.0
+    otherwise: RewardValue = 0.0
 
     def __post_init__(self):
         super().__post_init__()
