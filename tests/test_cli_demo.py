@@ -53,7 +53,7 @@ def test_without_models_the_last_run_meets_its_base(asked, tmp_path, recipe):
     (("demo", "tiny-sd3"), "demo tiny-sd3: expected NAME=SOURCE"),
     (("demo", "a=tiny-sd3", "a=tiny-sd3"), "a is named twice"),
     (("demo", "a=tiny-sd3", "--user", "ann"), "--user needs a password"),
-    (("demo", "a=tiny-sd3", "--set", "frame=1"), "unknown key frame"),
+    (("demo", "a=tiny-sd3", "--set", "frame=1"), "unknown key model.frame"),
     (("votes", "export", "."), "holds no votes.sqlite")])
 def test_mistakes_are_one_sentence(arguments, words, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)

@@ -65,7 +65,7 @@ def test_a_runs_newest_samples_have_the_held_out_prompts(tmp_path):
         (tmp_path / "samples" / f"step-{step:08d}").mkdir(parents=True)
         Image.new("RGB", (4, 4)).save(tmp_path / "samples" / f"step-{step:08d}" / "001-0.png")
     (tmp_path / "config.yaml").write_text("model: {}")
-    (tmp_path / "metrics.jsonl").write_text(json.dumps({"kind": "held_out", "prompts": ["x", "y"]}))
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"kind": "held_out", "step": 0, "prompts": ["x", "y"]}))
     entries = find_generations(tmp_path)
     assert [(e.path, e.prompt) for e in entries] == [("samples/step-00000020/001-0.png", "y")]
 

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import yaml
+from safetensors.torch import load_file, save_file
 
 from tests.demo.conftest import PROMPTS, free_port, server, write_folder
 from visalign.votes import VoteBook
@@ -131,8 +132,11 @@ def test_votes_by_keyboard_survive_a_killed_server(many, open_page, tmp_path):
 def test_generate_compare_vote_export_and_train(pipelines, open_page, tmp_path):
     """The whole loop on a tiny random pipeline, as a user clicks it."""
     (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS) + "\n")
-    model = pipelines("sd3")
-    with server(f"base={model}", f"other={model}", *JUDGES, "--prompts", tmp_path / "prompts.txt", "--steps", 2,
+    model, other = pipelines("sd3"), tmp_path / "other"
+    shutil.copytree(model, other)
+    file = other / "transformer" / "diffusion_pytorch_model.safetensors"
+    save_file({name: 1.2 * tensor for name, tensor in load_file(file).items()}, file)
+    with server(f"base={model}", f"other={other}", *JUDGES, "--prompts", tmp_path / "prompts.txt", "--steps", 2,
                 "--guidance-scale", 1, "--folder", tmp_path / "book", "--pairs", 3, "--device", "cpu", "--runs",
                 tmp_path / "runs") as (address, _):
         page = open_page(address)

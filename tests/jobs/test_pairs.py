@@ -93,7 +93,6 @@ def test_from_a_model_to_pairs_to_training(recipe, pipelines, tmp_path):
         (["--dimension", "style"], "no dimension 'style'"),
         (["--strategy", "sifted", "--ranker", "tiny-clip"], "does not compare"),
         (["--min-gap", 9], "nothing to learn"),
-        (["--min-confidence", 2], "below 1"),
         (["--model", "x", "--prompts", "y"], "--from"),
     ],
 )

@@ -115,7 +115,7 @@ def test_a_killed_training_continues_to_the_same_guide(guide_recipe, tmp_path):
     (("--guide", "VQ", "--guide-from", "."), "guide 'VQ': NAME=WEIGHT is expected"),
     (("--guide", "VQ=1", "--guide-from", "."), "not a guide's folder"),
     (("--guide", "VQ=1", "--guide-from", ".", "--guide-range", "1"), "two numbers with a colon"),
-    (("--set", "frame=3"), "unknown key frame (did you mean 'frames'?)"),
+    (("--set", "frame=3"), "unknown key model.frame (did you mean 'frames'?)"),
 ])
 def test_wrong_guiding_ends_in_one_sentence(pipelines, tmp_path, monkeypatch, arguments, words):
     monkeypatch.chdir(tmp_path)

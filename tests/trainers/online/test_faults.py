@@ -222,7 +222,7 @@ def _then_training(collect):
     (["objective.name=d3po", "train.batch_size=1"], "train.batch_size 1 must be at least 2"),
     (["advantage.baseline=median"], "rollout.group_size 4: must be odd"),
     (["advantage.baselin=mean"], "unknown key advantage.baselin (did you mean 'baseline'"),
-    (["advantage.clip=0"], "advantage: clip must be greater than 0"),
+    (["advantage.clip=0"], "advantage.clip is 0: it must be greater than 0"),
     (["advantage.gate=nothing"], "advantage.gate nothing: names no reward; the rewards are colourfulness"),
     (["rollout.sampler=ddim"], "rollout.sampler ddim is not for flow models"),
     (["rollout.sampler=ode"], "rollout.sampler ode with noise_level 0.7 and clean_steps 0 adds no noise"),
@@ -233,8 +233,8 @@ def _then_training(collect):
     (["reward.of=[jpeg, jpeg]"], "are not distinct"), (["objective.name=flow_dpo"], "which is no objective"),
     (["rollout.window={size: 9}"], "rollout.window.size 9 does not fit"),
     (["rollout.same_noise=true", "rollout.sampler=ode"], "all samples of a prompt the same"),
-    (["rollout.prompts=missing.txt"], "prompts missing.txt: cannot be read"),
-    (["objective.clip=-1"], "clip and clip_high must be greater than 0"),
+    (["rollout.prompts=missing.txt"], "prompts missing.txt: there is no such file"),
+    (["objective.clip=-1"], "objective.clip is -1: it must be greater than 0"),
     (["rollout.grup_size=2"], "unknown key rollout.grup_size (did you mean 'group_size'"),
 ])
 def test_mistakes_end_in_one_sentence_that_names_them(online_recipe, tmp_path, overrides, message):
@@ -258,4 +258,4 @@ def test_fewer_prompts_than_an_epoch_asks_for_are_sampled_more_than_once(online_
 def test_changed_settings_cannot_continue_a_run(online_recipe):
     recipe = online_recipe("sd3", **{"eval": QUIET["eval"]})
     run(recipe, "train.epochs=1")
-    assert "rollout.noise_level differs" in fails(recipe, "rollout.noise_level=0.5", "--resume")
+    assert "rollout.noise_level was 0.7 and is 0.5" in fails(recipe, "rollout.noise_level=0.5", "--resume")
