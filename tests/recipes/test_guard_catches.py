@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
 from visalign.cli import main
@@ -10,6 +11,7 @@ from visalign.cli import main
 RECIPE = Path(__file__).resolve().parents[2] / "configs" / "online" / "guarded.yaml"
 
 
+@pytest.mark.slow
 def test_a_saturation_biased_judge_is_called_hacked_and_the_run_goes_back(tmp_path, capsys):
     result = CliRunner().invoke(main, [
         "--debug", "train", str(RECIPE), "reward.of=saturation", "eval.reward=saturation",

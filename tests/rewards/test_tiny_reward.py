@@ -29,6 +29,7 @@ def accuracies(spec, items, folder):
     return {name: report.overall.accuracy for name, report in evaluate_reward(spec, items, folder, edits=False).items()}
 
 
+@pytest.mark.slow
 def test_it_reaches_nine_tenths_and_beats_tiny_clip(held_out, tmp_path):
     ours = accuracies("tiny-reward", held_out, tmp_path / "ours")
     clip = accuracies({"kind": "frames", "of": ["tiny-clip"]}, held_out, tmp_path / "clip")
