@@ -1,9 +1,9 @@
-"""Build captioned clips of the embedded drawings, and comparisons of right ones with corrupted ones.
+"""Build captioned videos of the embedded drawings, and comparisons of right ones with corrupted ones.
 
     python scripts/build_clip_data.py build/clips                     800 + 200 comparisons, half a minute
     python scripts/build_clip_data.py build/clips --train 3000        for a latent reward
 
-Writes clips/NNNNN.mp4 (9 frames of 48x48), samples.jsonl (prompt and file of every right clip), train.csv and
+Writes clips/NNNNN.mp4 (9 frames of 48x48), samples.jsonl (prompt and file of every right video), train.csv and
 held_out.csv in VideoGen-RewardBench's columns: path_A, path_B, prompt, VQ (visual quality), MQ (motion quality) and
 TA (text alignment), each A, B, same or empty, and kind. Nobody was asked: a label is what the corruption implies.
 
@@ -16,7 +16,7 @@ TA (text alignment), each A, B, same or empty, and kind. Nobody was asked: a lab
     blurred        every frame alike                                  VQ; MQ and TA: same
     noisy          every frame anew                                   VQ; TA: same
 
-Held-out comparisons use captions of clips:held_out, the others those of clips:train.
+Held-out comparisons use captions of videos:held_out, the others those of videos:train.
 """
 
 import argparse
@@ -29,10 +29,10 @@ import numpy as np
 from build_reward_data import blur, noise
 from PIL import Image
 from tqdm import tqdm
+from visalign.media.samples.samples import Video
+from visalign.media.samples.video_files import to_video_bytes
 
-from visalign.data.clips import MOTIONS, THINGS, clip_captions, make_clip
-from visalign.media import Video
-from visalign.video import to_video_bytes
+from visalign.data.embedded_videos import DRAWN_MOTIONS, THINGS, make_video, video_captions
 
 COLUMNS = ("path_A", "path_B", "prompt", "VQ", "MQ", "TA", "kind")
 KINDS = {"wrong_motion": 0.24, "wrong_thing": 0.2, "frozen": 0.12, "shuffled": 0.12, "flicker": 0.12, "blurred": 0.1,
@@ -41,8 +41,8 @@ KINDS = {"wrong_motion": 0.24, "wrong_thing": 0.2, "frozen": 0.12, "shuffled": 0
 
 def named(split: str) -> list[tuple[str, str, str]]:
     """(caption, thing, motion) of the captions of a split that name their thing."""
-    known = {f"{thing} {motion}": (thing, motion) for thing in THINGS for motion in MOTIONS}
-    return [(caption, *known[caption]) for caption in clip_captions(split) if caption in known]
+    known = {f"{thing} {motion}": (thing, motion) for thing in THINGS for motion in DRAWN_MOTIONS}
+    return [(caption, *known[caption]) for caption in video_captions(split) if caption in known]
 
 
 def flickering(frames: list[Image.Image], rng: random.Random) -> list[Image.Image]:
@@ -61,14 +61,14 @@ def shuffled(frames: list[Image.Image], rng: random.Random) -> list[Image.Image]
 
 
 def worse_side(kind: str, thing: str, motion: str, right: Video, rng: random.Random) -> tuple[Video, dict[str, str]]:
-    """The corrupted clip, and which labels go to the right one ("better") or to neither ("same")."""
+    """The corrupted video, and which labels go to the right one ("better") or to neither ("same")."""
     degree, frames = rng.random(), right.frames
     if kind == "wrong_motion":
-        other = rng.choice([each for each in MOTIONS if each != motion])
-        return make_clip(thing, other, rng), {"TA": "better", "VQ": "same", "MQ": "same"}
+        other = rng.choice([each for each in DRAWN_MOTIONS if each != motion])
+        return make_video(thing, other, rng), {"TA": "better", "VQ": "same", "MQ": "same"}
     if kind == "wrong_thing":
         other = rng.choice([each for each in THINGS if each != thing])
-        return make_clip(other, motion, rng), {"TA": "better", "VQ": "same", "MQ": "same"}
+        return make_video(other, motion, rng), {"TA": "better", "VQ": "same", "MQ": "same"}
     made, labels = {
         "frozen": lambda: ([rng.choice(frames)] * len(frames), {"TA": "better", "MQ": "better", "VQ": "same"}),
         "shuffled": lambda: (shuffled(frames, rng), {"MQ": "better", "VQ": "same"}),
@@ -80,16 +80,16 @@ def worse_side(kind: str, thing: str, motion: str, right: Video, rng: random.Ran
 
 
 def build(split: str, count: int, out: Path, first: int, rng: random.Random) -> list[dict]:
-    """Write the clips of `count` comparisons and give their rows; files are numbered from `first`."""
+    """Write the videos of `count` comparisons and give their rows; files are numbered from `first`."""
     captions, rows = named(split), []
     for number in tqdm(range(count), desc=split, unit="comparison"):
         caption, thing, motion = rng.choice(captions)
         kind = rng.choices(list(KINDS), list(KINDS.values()))[0]
-        right = make_clip(thing, motion, rng)
+        right = make_video(thing, motion, rng)
         wrong, labels = worse_side(kind, thing, motion, right, rng)
         files = [f"clips/{first + 2 * number + side:05d}.mp4" for side in (0, 1)]
-        for file, clip in zip(files, (right, wrong), strict=True):
-            (out / file).write_bytes(to_video_bytes(clip))
+        for file, video in zip(files, (right, wrong), strict=True):
+            (out / file).write_bytes(to_video_bytes(video))
         is_second = rng.random() < 0.5
         side = {"better": "B" if is_second else "A", "same": "same"}
         a, b = reversed(files) if is_second else files

@@ -1,4 +1,4 @@
-"""Build the embedded picture set: drawn emoji in three styles, with captions at three levels of generality.
+"""Build the embedded image set: drawn emoji in three styles, with captions at three levels of generality.
 
     npm pack @iconify-json/fluent-emoji-flat @iconify-json/fluent-emoji @iconify-json/noto
     for f in *.tgz; do mkdir -p icons/${f%.tgz} && tar xzf $f -C icons/${f%.tgz}; done
@@ -114,8 +114,8 @@ def render(icons: dict, name: str) -> np.ndarray:
     svg = (f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
            f'viewBox="0 0 {width} {height}" width="{width}" height="{height}">{icon["body"]}</svg>')
     png = resvg_py.svg_to_bytes(svg_string=svg, width=SIZE * 2, height=SIZE * 2)
-    picture = Image.open(io.BytesIO(bytes(png))).convert("RGBA").resize((SIZE, SIZE), Image.Resampling.LANCZOS)
-    return np.asarray(picture)
+    image = Image.open(io.BytesIO(bytes(png))).convert("RGBA").resize((SIZE, SIZE), Image.Resampling.LANCZOS)
+    return np.asarray(image)
 
 
 def on_white(rgba: np.ndarray) -> bytes:

@@ -1,4 +1,4 @@
-"""Build the judgements that tiny-reward learns from: embedded drawings, corrupted in known ways and degrees.
+"""Build the annotations that tiny-reward learns from: embedded drawings, corrupted in known ways and degrees.
 
     python scripts/build_reward_data.py build/reward --train 32000 --held-out 2400
 
@@ -6,19 +6,19 @@ Writes train.parquet and held_out.parquet (prompt, a, b, alignment, quality, mot
 a label is what the corruption implies and nothing else. The side that is preferred is drawn by lot.
 
     kind                    corruption of the worse side                      labels
-    wrong_picture           another drawing, of which the caption is untrue   alignment; quality: tie
-    wrong_picture_close     the same, from the same group (a cat for a dog)   alignment; quality: tie
+    wrong_image           another drawing, of which the caption is untrue   alignment; quality: tie
+    wrong_image_close     the same, from the same group (a cat for a dog)   alignment; quality: tie
     blur, noise, erased     Gaussian blur; noise; a rectangle painted over    quality
     colour_shift            hue turned and saturation changed                 quality
     <corruption>_degree     both corrupted, one more than the other           quality
     conflict                right but corrupted against wrong but clean       alignment and quality, opposite
-    clips: wrong_direction  moves otherwise than the caption says             alignment
-    clips: wrong_clip       another drawing making the same motion            alignment
-    clips: freeze           stands still                                      alignment, motion
-    clips: flicker          brightness jumps between frames                   quality, motion
-    clips: shuffled         frames in random order                            motion
-    clips: blur, noise      every frame alike                                 quality
-Held-out judgements use only drawings that are in no training judgement, nor in tiny-clip's training.
+    videos: wrong_direction  moves otherwise than the caption says             alignment
+    videos: wrong_clip       another drawing making the same motion            alignment
+    videos: freeze           stands still                                      alignment, motion
+    videos: flicker          brightness jumps between frames                   quality, motion
+    videos: shuffled         frames in random order                            motion
+    videos: blur, noise      every frame alike                                 quality
+Held-out annotations use only drawings that are in no training annotation, nor in tiny-clip's training.
 """
 
 import argparse
@@ -30,10 +30,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFilter
+from visalign.media.samples.samples import Video, to_bytes
+from visalign.media.samples.video_files import to_video_bytes
 
-from visalign.data.emoji import EMOJI
-from visalign.media import Video, to_bytes
-from visalign.video import to_video_bytes
+from visalign.data.embedded_images import EMOJI
 
 FRAMES, SIDE = 6, 64
 MOTIONS = {"moving left": (-1, 0, 0), "moving right": (1, 0, 0), "moving up": (0, -1, 0), "moving down": (0, 1, 0),
@@ -63,7 +63,7 @@ def erased(image, degree, rng):
 
 
 def colour_shift(image, degree, rng):
-    """The whole picture's colour cast, its white ground too, so that it is a fault and not another colour of thing."""
+    """The whole image's colour cast, its white ground too, so that it is a fault and not another colour of thing."""
     pixels = np.asarray(image, dtype=np.float32) / 255
     cast = np.ones(3, dtype=np.float32)
     cast[rng.sample(range(3), rng.choice([1, 2]))] -= 0.2 + 0.45 * degree
@@ -90,7 +90,7 @@ def jittered(image, rng) -> Image.Image:
     return placed(image, rng.uniform(-0.08, 0.08), rng.uniform(-0.08, 0.08), rng.uniform(0.7, 1.05))
 
 
-def clip_of(image, motion, rng) -> list[Image.Image]:
+def video_of(image, motion, rng) -> list[Image.Image]:
     dx, dy, growth = MOTIONS[motion]
     size, reach = rng.uniform(0.58, 0.72), rng.uniform(0.14, 0.2)
     frames = []
@@ -104,7 +104,7 @@ class Drawings:
     def __init__(self, split: str):
         self.rows = [row for row in pq.read_table(EMOJI).to_pylist() if row["split"] == split]
         for row in self.rows:
-            row["picture"] = Image.open(io.BytesIO(row["image"])).convert("RGB").resize((SIDE, SIDE))
+            row["image"] = Image.open(io.BytesIO(row["image"])).convert("RGB").resize((SIDE, SIDE))
             row["true"] = {caption["text"] for caption in row["captions"]}
 
     def right(self, rng):
@@ -120,47 +120,47 @@ class Drawings:
         return rng.choice(choices) if choices else None
 
 
-def image_judgement(drawings: Drawings, rng) -> tuple[str, str, object, object, dict, float]:
+def image_annotation(drawings: Drawings, rng) -> tuple[str, str, object, object, dict, float]:
     """(kind, prompt, better, worse, labels for the better side, strength)."""
     row, caption = drawings.right(rng)
-    picture = jittered(row["picture"], rng)
+    image = jittered(row["image"], rng)
     sort = rng.random()
     if sort < 0.5:
         close = rng.random() < 0.45
         other = drawings.wrong(caption, row, rng, close) or drawings.wrong(caption, row, rng)
-        kind = "wrong_picture_close" if other["group"] == row["group"] else "wrong_picture"
-        wrong = jittered(other["picture"], rng)
+        kind = "wrong_image_close" if other["group"] == row["group"] else "wrong_image"
+        wrong = jittered(other["image"], rng)
         if rng.random() < 0.3:  # alignment must not be read off quality
             name = rng.choice(list(CORRUPTIONS))
-            return "conflict", caption, CORRUPTIONS[name](picture, rng.random(), rng), wrong, \
+            return "conflict", caption, CORRUPTIONS[name](image, rng.random(), rng), wrong, \
                 {"alignment": "better", "quality": "worse"}, 1.0
-        return kind, caption, picture, wrong, {"alignment": "better", "quality": "tie"}, 1.0
+        return kind, caption, image, wrong, {"alignment": "better", "quality": "tie"}, 1.0
     name = rng.choice(list(CORRUPTIONS))
     corrupt, degree = CORRUPTIONS[name], rng.random()
     if sort < 0.86:
-        return name, caption, picture, corrupt(jittered(row["picture"], rng), degree, rng), {"quality": "better"}, \
+        return name, caption, image, corrupt(jittered(row["image"], rng), degree, rng), {"quality": "better"}, \
             0.5 + degree
     low, high = sorted((0.6 * degree, 0.6 * degree + rng.uniform(0.4, 0.6)))
     state = rng.getstate()
-    better = corrupt(picture, low, rng)
+    better = corrupt(image, low, rng)
     rng.setstate(state)
-    return f"{name}_degree", caption, better, corrupt(picture, high, rng), {"quality": "better"}, 0.5 + high - low
+    return f"{name}_degree", caption, better, corrupt(image, high, rng), {"quality": "better"}, 0.5 + high - low
 
 
-def clip_judgement(drawings: Drawings, rng):
+def video_annotation(drawings: Drawings, rng):
     row, caption = drawings.right(rng)
     motion = rng.choice(list(MOTIONS))
-    prompt, picture = f"{caption} {motion}", row["picture"]
-    frames = clip_of(picture, motion, rng)
+    prompt, image = f"{caption} {motion}", row["image"]
+    frames = video_of(image, motion, rng)
     kind = rng.choices(["wrong_direction", "wrong_clip", "freeze", "flicker", "shuffled", "blur", "noise"],
                        [0.28, 0.22, 0.12, 0.12, 0.12, 0.07, 0.07])[0]
     labels, degree = {}, rng.random()
     if kind == "wrong_direction":
         other = rng.choice([m for m in MOTIONS if m != motion])
-        worse, labels = clip_of(picture, other, rng), {"alignment": "better"}
+        worse, labels = video_of(image, other, rng), {"alignment": "better"}
     elif kind == "wrong_clip":
         other = drawings.wrong(caption, row, rng)
-        worse, labels = clip_of(other["picture"], motion, rng), {"alignment": "better"}
+        worse, labels = video_of(other["image"], motion, rng), {"alignment": "better"}
     elif kind == "freeze":
         worse, labels = [rng.choice(frames)] * FRAMES, {"alignment": "better", "motion": "better"}
     elif kind == "flicker":
@@ -182,10 +182,10 @@ def encoded(media) -> bytes:
     return to_video_bytes(Video(media, 6.0), "matroska") if isinstance(media, list) else to_bytes(media)
 
 
-def build(drawings: Drawings, count: int, clips: float, seed: int) -> pa.Table:
+def build(drawings: Drawings, count: int, videos: float, seed: int) -> pa.Table:
     rng, rows = random.Random(seed), []
     for _ in range(count):
-        make = clip_judgement if rng.random() < clips else image_judgement
+        make = video_annotation if rng.random() < videos else image_annotation
         kind, prompt, better, worse, labels, strength = make(drawings, rng)
         swapped = rng.random() < 0.5
         side = {"better": "b" if swapped else "a", "worse": "a" if swapped else "b", "tie": "tie"}
@@ -204,7 +204,7 @@ def main() -> None:
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
     for split, count, seed in (("train", args.train, 1), ("held_out", args.held_out, 2)):
-        pq.write_table(build(Drawings(split), count, args.clips, seed), args.output / f"{split}.parquet")
+        pq.write_table(build(Drawings(split), count, args.videos, seed), args.output / f"{split}.parquet")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""From looking to learning and back: pictures, blind votes, training on them, and whether the voter likes it better.
+"""From looking to learning and back: images, blind votes, training on them, and whether the voter likes it better.
 
     python scripts/close_the_loop.py loop                     tiny-sd3, 300 pairs, about ten minutes on 2 CPU cores
 
 Starts `visalign demo` on one model, votes on its pairs through the page's own interface, lets the page write the
 recipe, trains by it, and measures on held-out prompts. The voter is a reward here (tiny-clip), asked about the very
-pictures that the page showed; put people in its place and the rest stays as it is.
+images that the page showed; put people in its place and the rest stays as it is.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from tqdm import tqdm
 from visalign import Sample, load_reward
 from visalign.evaluators import mean_with_interval
 from visalign.evaluators.statistics import relative_change
-from visalign.runs import read_metrics
+from visalign.storage.run_folder import read_metrics
 
 DIMENSIONS = 3
 VISALIGN = (sys.executable, "-m", "visalign")
@@ -47,8 +47,8 @@ class Page:
     def vote(self, said: str, held: str) -> tuple[str, str]:
         return tuple(self.call(f"vote_{said}", self.voter, held, time.time(), *[None] * DIMENSIONS)[:2])
 
-    def pictures(self, html: str) -> list[Sample]:
-        """The prompt and both pictures of a ballot; [] where none is shown."""
+    def images(self, html: str) -> list[Sample]:
+        """The prompt and both images of a ballot; [] where none is shown."""
         found = re.search(r'class="va-prompt">(.*?)</p>', html, re.S)
         if not found:
             return []
@@ -63,7 +63,7 @@ def vote_on_all(page: Page, taste, pairs: int) -> dict[str, int]:
     html, held = page.ballot()
     with tqdm(total=pairs, desc="voting", unit="vote") as progress:
         while sum(said.values()) < pairs:
-            samples = page.pictures(html)
+            samples = page.images(html)
             if not samples:
                 time.sleep(1)
                 html, held = page.ballot(held)
@@ -109,9 +109,9 @@ def main() -> None:
     before, after = (rows["values"] for rows in ends(runs / "votes"))
     change = mean_with_interval([b - a for a, b in zip(before[f"reward/{args.taste}"], after[f"reward/{args.taste}"],
                                                        strict=True)])
-    variety = relative_change(before["variety/extra"], after["variety/extra"]).scaled(100)
+    diversity = relative_change(before["diversity/extra"], after["diversity/extra"]).scaled(100)
     print(f"{args.taste}, the voter's taste, on held-out prompts: {change}")
-    print(f"variety within a prompt: {variety.value:+.0f} % [{variety.low:+.0f}, {variety.high:+.0f}]")
+    print(f"diversity within a prompt: {diversity.value:+.0f} % [{diversity.low:+.0f}, {diversity.high:+.0f}]")
 
 
 def answers(address: str) -> bool:

@@ -2,7 +2,7 @@
 
     python scripts/prove_guard.py --out guard                  every setting and seed (about two hours on one core)
     python scripts/prove_guard.py --out guard --worker 0/2     one of two processes that share the work
-    python scripts/prove_guard.py --out guard --table          the tables and the picture of what is done so far
+    python scripts/prove_guard.py --out guard --table          the tables and the image of what is done so far
 
 Each setting is a recipe of configs/online/ with a reward, a learning rate and what it should be called. The guard looks
 after every epoch at 64 or 96 held-out prompts x 4 seeds and stops the run. What had really happened by then is measured
@@ -18,9 +18,9 @@ from pathlib import Path
 
 import torch
 
-from visalign.configfile import parse_config
-from visalign.trainers.recipe import train
-from visalign.yamlfile import read_mapping
+from visalign.config.load import parse_config
+from visalign.jobs.train import run_training
+from visalign.storage.yaml_files import read_mapping
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "online"
 
@@ -80,14 +80,14 @@ def config_of(name: str, seed: int, folder: str):
 
 def run(name: str, seed: int) -> dict:
     with tempfile.TemporaryDirectory() as folder:
-        result = train(config_of(name, seed, f"{folder}/run"))
+        result = run_training(config_of(name, seed, f"{folder}/run"))
         rows = [json.loads(line) for line in Path(folder, "run", "metrics.jsonl").read_text().splitlines()]
     looks = [{"epoch": row["step"], "seconds": row["seconds"], **row["verdict"]} for row in rows
              if row["kind"] == "guard"]
     held = [row for row in rows if row["kind"] == "held_out"]
     return {"setting": name, "seed": seed, "epochs": held[-1]["step"], "looks": looks,
             "stopped": result.ended is not None, "truth": result.verdict.as_dict(),
-            "vendi": fall_of(held, "variety/vendi"), "extra": fall_of(held, "variety/extra"),
+            "vendi": fall_of(held, "diversity/vendi"), "extra": fall_of(held, "diversity/extra"),
             "epoch_seconds": sum(row["seconds"] for row in rows if row["kind"] == "train") / max(1, held[-1]["step"])}
 
 
@@ -130,16 +130,16 @@ def rates(runs: list[dict]) -> str:
 
 
 def draw(runs: list[dict], file: Path) -> None:
-    """Variety against epochs as the guard saw it, one panel a kind; a cross where it stopped the run."""
+    """Diversity against epochs as the guard saw it, one panel a kind; a cross where it stopped the run."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 3.6), layout="constrained", facecolor="white")
     axes = figure.subplots(1, 3, sharey=True)
-    panels = {"fine": "should be left alone", "bad": "loses its variety", "hacked": "hacks its reward"}
+    reward_sets = {"fine": "should be left alone", "bad": "loses its diversity", "hacked": "hacks its reward"}
     colours = {name: f"C{i}" for i, name in enumerate(SETTINGS)}
-    for axis, (kind, title) in zip(axes, panels.items(), strict=True):
+    for axis, (kind, title) in zip(axes, reward_sets.items(), strict=True):
         for each in (each for each in runs if SETTINGS[each["setting"]].should_be == kind):
-            x, y = zip(*[(look["epoch"], 100 * look["variety"][0]) for look in each["looks"]], strict=True)
+            x, y = zip(*[(look["epoch"], 100 * look["diversity"][0]) for look in each["looks"]], strict=True)
             label = each["setting"] if each["seed"] == 0 else None
             axis.plot(x, y, color=colours[each["setting"]], linewidth=1.4, alpha=0.8, label=label)
             if each["stopped"]:
@@ -151,7 +151,7 @@ def draw(runs: list[dict], file: Path) -> None:
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.legend(fontsize=7.5, frameon=False, loc="lower left")
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0].set_ylabel("change of variety, % (Vendi score less 1)")
+    axes[0].set_ylabel("change of diversity, % (Vendi score less 1)")
     figure.savefig(file, dpi=110)
 
 

@@ -149,8 +149,8 @@ def unlike(wanted: dict[str, object], got: dict[str, object]) -> list[str]:
     return sorted(name for name in wanted.keys() | got.keys() if wanted.get(name) != got.get(name))
 
 
-def write_pictures(folder: Path, count: int, prompts: int) -> None:
-    """Pictures of coloured noise with their prompts."""
+def write_images(folder: Path, count: int, prompts: int) -> None:
+    """Images of coloured noise with their prompts."""
     folder.mkdir()
     noise, rows = np.random.default_rng(0), []
     for number in range(count):
@@ -173,7 +173,7 @@ EVAL = {"max_prompts": 1, "samples_per_prompt": 2, "steps": 1, "guidance_scale":
 
 
 def prepare_offline(root: Path) -> None:
-    write_pictures(root / "media", 16, 4)
+    write_images(root / "media", 16, 4)
     rows = [{"prompt": f"a red fruit number {i}", "chosen": f"media/{i:04d}.png", "rejected": f"media/{i + 8:04d}.png"}
             for i in range(8)]
     (root / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -194,14 +194,14 @@ def prepare_online(root: Path) -> None:
 
 
 def prepare_reward(root: Path) -> None:
-    write_pictures(root / "media", 16, 8)
+    write_images(root / "media", 16, 8)
     rows = [{"prompt": f"a red fruit number {i % 8}", "a": f"media/{i:04d}.png",
              "b": f"media/{i + 8:04d}.png", "alignment": "ab"[i % 2], "quality": "ab"[i % 3 == 0]}
             for i in range(8)]
-    (root / "judgements.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (root / "annotations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     write_recipe(root, "reward.yaml", model={"dimensions": ["alignment", "quality"], "video_only": [], "width": 32,
                                              "attention_heads": 2, "members": 2, "tuning": "lora", "lora_rank": 2},
-                 data={"path": str(root / "judgements.jsonl"), "holdout": 0.25}, optim={"lr": 1e-3, "ema_decay": 0.9},
+                 data={"path": str(root / "annotations.jsonl"), "holdout": 0.25}, optim={"lr": 1e-3, "ema_decay": 0.9},
                  train={"steps": 12, "batch_size": 2, "device": "cpu", "precision": "fp32"},
                  output={"checkpoint_every": 3, "trackers": []})
 
@@ -293,7 +293,7 @@ KINDS = {
     "offline": Kind(prepare_offline, training(["train"], "offline.yaml", True), compared_run),
     "online": Kind(prepare_online, training(["train"], "online.yaml", True), compared_run),
     "reward": Kind(prepare_reward, training(["reward", "train"], "reward.yaml", False), compared_run),
-    "score": Kind(lambda root: write_pictures(root / "media", 600, 100), score, compared_score),
+    "score": Kind(lambda root: write_images(root / "media", 600, 100), score, compared_score),
     "evaluate": Kind(prepare_evaluate, evaluate, compared_evaluate, "results.json"),
 }
 
@@ -304,12 +304,12 @@ def prove_demo(kills: int, root: Path, chance: random.Random) -> Found:
     import httpx
     from votes import SAID, Voter, answers, write_folder
 
-    from visalign.votes import VoteBook
+    from visalign.votes import VoteDatabase
 
     found, begun = Found("demo"), time.monotonic()
     sides = [f"{name}={write_folder(root / name, 40, shade)}" for name, shade in (("one", 40), ("two", 90))]
     port, log = free_port(), root / "log.txt"
-    address, book, given = f"http://127.0.0.1:{port}", VoteBook(root / "book"), 0
+    address, book, given = f"http://127.0.0.1:{port}", VoteDatabase(root / "book"), 0
     words = ["demo", *sides, "-r", "saturation", "--pairs", "40", "--folder", str(root / "book"), "--port", str(port)]
     kept: dict[tuple[str, str], str] = {}
 
@@ -326,7 +326,7 @@ def prove_demo(kills: int, root: Path, chance: random.Random) -> Found:
 
     for kill in range(kills):
         number = start(words, log)
-        while not (book.contests() and answers(address)):
+        while not (book.matchups() and answers(address)):
             if finished(number, 0.2) is not None:
                 raise RuntimeError(f"the demo ended: {log.read_text(errors='replace')[-2000:]}")
         with ThreadPoolExecutor(4) as pool:
@@ -344,7 +344,7 @@ def prove_demo(kills: int, root: Path, chance: random.Random) -> Found:
         names = {"tie": "tie", "skip": "skip"}
         told = {(vote.voter, vote.ballot): (names | {vote.on_left: "left"}).get(vote.choice, "right") for vote in votes}
         lost = sum(told.get(key) != said for key, said in kept.items())
-        double = len(votes) - len({(vote.voter, vote.contest) for vote in votes})
+        double = len(votes) - len({(vote.voter, vote.matchup) for vote in votes})
         if lost or double:
             found.differing.append(f"kill {kill}: {lost} lost, {double} double")
         print(f"demo: {found.kills} kills, {given} votes answered, {len(votes)} in the book, {len(found.differing)} "
@@ -395,13 +395,14 @@ def main() -> None:
 
 def import_everything(kinds: list[str]) -> None:
     """What the commands would import; nothing may be computed here, or a fork would wait for threads it has not."""
+    import visalign.trainers.reward.loop.loop
+
     import visalign.cli
+    import visalign.evaluation.reward_eval
     import visalign.jobs.evaluate
-    import visalign.jobs.reward_eval
     import visalign.jobs.score
-    import visalign.pages.run
-    import visalign.trainers.recipe
-    import visalign.trainers.reward
+    import visalign.jobs.train
+    import visalign.reports.run
 
     import diffusers  # isort: skip
     import open_clip  # isort: skip

@@ -5,7 +5,7 @@
     python scripts/prove_online.py --out proof --methods groups,ratios --rewards colourfulness
     python scripts/prove_online.py --out proof --table            the table and the plots of what is done so far
 
-Each run is a recipe of configs/online/ with the reward replaced, from the same start. Its reward, within-prompt variety
+Each run is a recipe of configs/online/ with the reward replaced, from the same start. Its reward, within-prompt diversity
 and a judge it was not trained on are measured on the same held-out prompts and seeds as the untrained model's. The
 interval of a row is a bootstrap over prompts of the mean change over seeds. Best-of-8 picks among 8 samples of the
 untrained model. What is done is not done again.
@@ -27,23 +27,23 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parent / "embedded"))
 from check_samples import build_classifier, train_classifier  # noqa: E402
 from common import load_rows  # noqa: E402
+from visalign.media.samples.samples import Sample, to_pixels  # noqa: E402
 
-from visalign.configfile import parse_config  # noqa: E402
+from visalign.config.load import parse_config  # noqa: E402
 from visalign.data.prompts import read_prompts  # noqa: E402
 from visalign.evaluators import (
+    diversity,  # noqa: E402
     mean_with_interval,  # noqa: E402
-    variety,  # noqa: E402
 )
 from visalign.generators import load_generator  # noqa: E402
-from visalign.media import Sample, to_pixels  # noqa: E402
+from visalign.jobs.train import open_accelerator  # noqa: E402
+from visalign.jobs.training_setup import build_online  # noqa: E402
 from visalign.rewards import finite_scores, load_reward  # noqa: E402
-from visalign.rewards.base import Judge  # noqa: E402
+from visalign.rewards.base import RewardModel  # noqa: E402
 from visalign.rewards.registry import REWARDS  # noqa: E402
-from visalign.runs import RunFolder  # noqa: E402
-from visalign.trainers.feedback import make_samples  # noqa: E402
-from visalign.trainers.recipe import open_accelerator  # noqa: E402
-from visalign.trainers.setup import build_online  # noqa: E402
-from visalign.yamlfile import parse_yaml, read_mapping  # noqa: E402
+from visalign.sampling.feedback import make_samples  # noqa: E402
+from visalign.storage.run_folder import RunFolder  # noqa: E402
+from visalign.storage.yaml_files import parse_yaml, read_mapping  # noqa: E402
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "online"
 METHODS = {name: (name, {}) for name in ("flow_grpo", "flow_grpo_fast", "dance_grpo", "mix_grpo", "grpo_guard",
@@ -75,7 +75,7 @@ EVAL = {"prompts": 64, "samples": 4, "steps": 4, "seed": 1000}
 
 
 @dataclass
-class EmojiGroup(Judge):
+class EmojiGroup(RewardModel):
     """Probability of the prompt's group of emoji by a small classifier that saw real drawings only."""
 
     source: str = ""
@@ -96,7 +96,7 @@ class EmojiGroup(Judge):
         right = [chances[i, sorted(self.of_prompt[prompt])].sum() for i, prompt in enumerate(prompts)]
         return torch.stack(right)[:, None]
 
-    def judge(self, samples: list[Sample]) -> Tensor:
+    def score_batch(self, samples: list[Sample]) -> Tensor:
         return self.score_pixels(to_pixels([s.image for s in samples], 64) / 2 + 0.5, [s.prompt for s in samples])
 
 
@@ -127,14 +127,14 @@ def scores_of(reward: str, samples: list[Sample], out: Path) -> Tensor:
 
 
 def measured(generator, out: Path) -> dict:
-    """Per-prompt means on held-out prompts and fixed seeds: every reward, tiny-clip, and variety."""
+    """Per-prompt means on held-out prompts and fixed seeds: every reward, tiny-clip, and diversity."""
     prompts = read_prompts("emoji:held_out", EVAL["prompts"])
     samples = make_samples(generator, prompts, EVAL["samples"], steps=EVAL["steps"], guidance_scale=1.0,
                            seed=EVAL["seed"], label="held-out samples", quiet=True)
     found = {reward: scores_of(reward, samples, out).view(len(prompts), -1).mean(1).tolist()
              for reward in (*REWARDS_PROVED, "tiny-clip")}
     features = load_reward("tiny-clip").features([s.image for s in samples])
-    return found | {"variety": variety.distance(features.view(len(prompts), EVAL["samples"], -1)).tolist()}
+    return found | {"diversity": diversity.distance(features.view(len(prompts), EVAL["samples"], -1)).tolist()}
 
 
 def recipe(method: str, reward: str, seed: int, out: Path, changes: dict, folder: str = "unused"):
@@ -197,16 +197,16 @@ def summarise(out: Path) -> list[dict]:
         each = [sum(run["held_out"][reward]) / len(base[reward]) - sum(base[reward]) / len(base[reward])
                 for run in sorted(runs, key=lambda run: run["seed"])]
         rows.append({"method": method, "reward": reward, "each": each, "change": change(reward),
-                     "before": sum(base[reward]) / len(base[reward]), "variety": change("variety"),
+                     "before": sum(base[reward]) / len(base[reward]), "diversity": change("diversity"),
                      "tiny_clip": change("tiny-clip"), "updates": runs[0]["updates"],
                      "passes": forward / len(runs), "seconds": sum(r["seconds"] for r in runs) / len(runs)})
     return rows
 
 
 def overview(out: Path) -> str:
-    """One line per method: gain and change of variety for each reward, and what the longest runs cost."""
+    """One line per method: gain and change of diversity for each reward, and what the longest runs cost."""
     found = {(row["method"], row["reward"]): row for row in summarise(out)}
-    lines = ["| method | " + " | ".join(f"{reward} | variety" for reward in REWARDS_PROVED) + " | passes | seconds |",
+    lines = ["| method | " + " | ".join(f"{reward} | diversity" for reward in REWARDS_PROVED) + " | passes | seconds |",
              "|---" * (2 * len(REWARDS_PROVED) + 3) + "|"]
     for method in METHODS:
         cells = []
@@ -222,7 +222,7 @@ def overview(out: Path) -> str:
 
 def table(out: Path) -> str:
     base = json.loads((out / "base.json").read_text())
-    lines = ["| method | reward | before | change | each seed | variety | tiny-clip | updates | passes "
+    lines = ["| method | reward | before | change | each seed | diversity | tiny-clip | updates | passes "
              "| passes per unit | seconds |",
              "|---|---|---|---|---|---|---|---|---|---|---|"]
     for reward, values in base["best_of_8"].items():

@@ -1,4 +1,4 @@
-"""The pictures of prove_online.py: ratios by sampling step, group sizes, and gain against passes and variety."""
+"""The images of prove_online.py: ratios by sampling step, group sizes, and gain against passes and diversity."""
 
 from pathlib import Path
 
@@ -70,7 +70,7 @@ def groups(out: Path, rows: list[dict]) -> None:
 
 
 def cost(out: Path, rows: list[dict]) -> None:
-    """Gain and loss of variety of every method, one panel a reward; grey where the gain is not clear of zero."""
+    """Gain and loss of diversity of every method, one panel a reward; grey where the gain is not clear of zero."""
     if not rows:
         return
     rewards, methods = sorted({row["reward"] for row in rows}), list(dict.fromkeys(row["method"] for row in rows))
@@ -78,17 +78,17 @@ def cost(out: Path, rows: list[dict]) -> None:
     axes = figure.subplots(1, len(rewards), squeeze=False)[0]
     for axis, reward in zip(axes, rewards, strict=True):
         for row in (row for row in rows if row["reward"] == reward):
-            change, variety = row["change"], row["variety"]
+            change, diversity = row["change"], row["diversity"]
             colour = BLUE if change.low > 0 else GREY
-            axis.errorbar(change.value, variety.value, [[variety.value - variety.low], [variety.high - variety.value]],
+            axis.errorbar(change.value, diversity.value, [[diversity.value - diversity.low], [diversity.high - diversity.value]],
                           [[change.value - change.low], [change.high - change.value]], color=colour, linewidth=0.4,
                           alpha=0.6)
-            axis.scatter(change.value, variety.value, s=95, color=colour, zorder=3)
-            axis.annotate(str(methods.index(row["method"]) + 1), (change.value, variety.value), fontsize=6.5, zorder=4,
+            axis.scatter(change.value, diversity.value, s=95, color=colour, zorder=3)
+            axis.annotate(str(methods.index(row["method"]) + 1), (change.value, diversity.value), fontsize=6.5, zorder=4,
                           color="white", ha="center", va="center")
         axis.axhline(0, color=GREY, linewidth=0.7)
         axis.axvline(0, color=GREY, linewidth=0.7)
-        tidy(axis, reward, "held-out gain", "change in variety")
+        tidy(axis, reward, "held-out gain", "change in diversity")
     names = "\n".join(f"{i + 1:2d}  {name}" for i, name in enumerate(methods))
     figure.text(1.0, 0.5, names, fontsize=8, family="monospace", va="center", ha="left")
     figure.savefig(out / "cost.png", dpi=120, bbox_inches="tight")

@@ -1,12 +1,12 @@
-"""Do the methods learn on clips? Held-out motion and alignment before and after, for each recipe and seed, on tiny-wan.
+"""Do the methods learn on videos? Held-out motion and alignment before and after, for each recipe and seed, on tiny-wan.
 
     python scripts/prove_video.py --out proof-video                      every recipe of configs/video for tiny-wan
     python scripts/prove_video.py --out proof-video --recipes nft,flow_dpo --seeds 2
-    python scripts/prove_video.py --out proof-video --table              the table and the picture of what is done
+    python scripts/prove_video.py --out proof-video --table              the table and the image of what is done
 
 Each run is `visalign train RECIPE`; its own report is in the run's folder. Intervals are bootstraps over held-out
 prompts of the mean change over seeds. `prompt_motion` and tiny-clip are what most recipes optimise; tiny-reward is a
-judge that none of them does. Variety is the Vendi score less 1, of looks and motion together; motion variety is the
+judge that none of them does. Diversity is the Vendi score less 1, of looks and motion together; motion diversity is the
 mean distance of where and when pixels change. What is done is not done again.
 """
 
@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from visalign.configfile import load_config
+from visalign.config.load import load_config
 from visalign.evaluators import mean_with_interval
 from visalign.evaluators.statistics import Estimate, relative_change
-from visalign.runs import read_metrics
-from visalign.trainers.recipe import train
+from visalign.jobs.train import run_training
+from visalign.storage.run_folder import read_metrics
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "video"
 RECIPES = ("flow_grpo", "dance_grpo", "grpo_guard", "nft", "flow_dpo", "flow_rwr", "sft")
@@ -34,7 +34,7 @@ def run(recipe: str, seed: int, out: Path, overrides: list[str]) -> None:
     config = load_config(CONFIGS / f"{recipe}.yaml", (
         f"train.seed={seed}", "train.device=cpu", "output.trackers=[]", f"output.folder={folder}",
         "output.keep_checkpoints=1", *overrides))
-    train(config, resume=(folder / "config.yaml").exists())
+    run_training(config, resume=(folder / "config.yaml").exists())
 
 
 def done(out: Path, recipe: str) -> list[Path]:
@@ -54,14 +54,14 @@ def changes(runs: list[Path]) -> dict[str, Estimate]:
     def mean(metric: str, side: int) -> np.ndarray:
         return np.mean([pair[side][metric] for pair in sides], 0)
 
-    names = [f"reward/{name}" for name in COLUMNS] + ["variety/motion"]
+    names = [f"reward/{name}" for name in COLUMNS] + ["diversity/motion"]
     found = {name: mean_with_interval(mean(name, 1) - mean(name, 0)) for name in names}
-    found["variety/extra"] = relative_change(mean("variety/extra", 0), mean("variety/extra", 1))
+    found["diversity/extra"] = relative_change(mean("diversity/extra", 0), mean("diversity/extra", 1))
     return found
 
 
 def table(out: Path) -> str:
-    lines = ["| recipe | seeds | " + " | ".join(COLUMNS.values()) + " | variety | motion variety | seconds |",
+    lines = ["| recipe | seeds | " + " | ".join(COLUMNS.values()) + " | diversity | motion diversity | seconds |",
              "|---" * (len(COLUMNS) + 5) + "|"]
     for recipe in RECIPES:
         runs = done(out, recipe)
@@ -69,9 +69,9 @@ def table(out: Path) -> str:
             continue
         found = changes(runs)
         cells = [brief(found[f"reward/{name}"]) for name in COLUMNS]
-        variety = found["variety/extra"].scaled(100)
-        cells.append(f"{variety.value:+.0f} % [{variety.low:+.0f}, {variety.high:+.0f}]")
-        cells.append(brief(found["variety/motion"]))
+        diversity = found["diversity/extra"].scaled(100)
+        cells.append(f"{diversity.value:+.0f} % [{diversity.low:+.0f}, {diversity.high:+.0f}]")
+        cells.append(brief(found["diversity/motion"]))
         seconds = np.mean([measured(folder)[2] for folder in runs])
         lines.append(f"| {recipe} | {len(runs)} | {' | '.join(cells)} | {seconds:.0f} |")
     return "\n".join(lines)
@@ -88,11 +88,11 @@ def draw(out: Path, file: Path) -> None:
 
     recipes = [recipe for recipe in RECIPES if done(out, recipe)]
     found = {recipe: changes(done(out, recipe)) for recipe in recipes}
-    panels = {**{f"reward/{name}": title for name, title in COLUMNS.items()}, "variety/extra": "variety, share",
-              "variety/motion": "motion variety"}
+    reward_sets = {**{f"reward/{name}": title for name, title in COLUMNS.items()}, "diversity/extra": "diversity, share",
+              "diversity/motion": "motion diversity"}
     figure = Figure(figsize=(12, 0.9 + 0.32 * len(recipes)), layout="constrained")
-    axes = figure.subplots(1, len(panels), sharey=True)
-    for axis, (metric, title) in zip(axes, panels.items(), strict=True):
+    axes = figure.subplots(1, len(reward_sets), sharey=True)
+    for axis, (metric, title) in zip(axes, reward_sets.items(), strict=True):
         for y, recipe in enumerate(reversed(recipes)):
             each = found[recipe][metric]
             colour = "#2f7d5b" if each.low > 0 else "#b4521e" if each.high < 0 else "#777777"

@@ -15,8 +15,8 @@ from PIL import Image
 
 from tests import video_pipelines
 from tests.programs import together
-from visalign.media import Video
-from visalign.video import to_video_bytes
+from visalign.media.samples import Video
+from visalign.media.video_files import to_video_bytes
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", os.environ.get("CUDA_VISIBLE_DEVICES", ""))
 ASSETS = Path(__file__).resolve().parents[1] / "visalign" / "assets"
@@ -201,7 +201,7 @@ def two_processes(tmp_path):
 
 @pytest.fixture
 def pairs_file(tmp_path) -> Path:
-    """A JSONL set of six pairs: the chosen picture has the prompt's colour, the rejected one another."""
+    """A JSONL set of six pairs: the chosen image has the prompt's colour, the rejected one another."""
     lines, names = [], list(COLOURS)
     for i, name in enumerate(names):
         for kind, colour in (("chosen", name), ("rejected", names[i - 1])):
@@ -214,8 +214,8 @@ def pairs_file(tmp_path) -> Path:
 
 
 @pytest.fixture
-def clip_pairs_file(tmp_path) -> Path:
-    """A CSV with VideoGen-RewardBench's columns: six comparisons of short clips in VQ, MQ and TA."""
+def video_pairs_file(tmp_path) -> Path:
+    """A CSV with VideoGen-RewardBench's columns: six comparisons of short videos in VQ, MQ and TA."""
     rows = ["path_A,path_B,prompt,VQ,MQ,TA"]
     for i, name in enumerate(COLOURS):
         for side, colour in (("A", name), ("B", list(COLOURS)[i - 1])):
@@ -259,7 +259,7 @@ def online_recipe(tmp_path, pipelines):
 
 
 @pytest.fixture
-def recipe(tmp_path, pairs_file, clip_pairs_file, pipelines):
+def recipe(tmp_path, pairs_file, video_pairs_file, pipelines):
     """Writes a small recipe as YAML; keyword arguments replace whole sections or merge into them."""
     import yaml
 
@@ -269,7 +269,7 @@ def recipe(tmp_path, pairs_file, clip_pairs_file, pipelines):
         content = {
             "model": {"source": str(pipelines(base)), "lora": {"rank": 2, "alpha": 4}, "precision": "fp32",
                       "prompt_tokens": 8} | shape,
-            "data": {"path": str(clip_pairs_file if shape else pairs_file), "cache": str(tmp_path / "cache"),
+            "data": {"path": str(video_pairs_file if shape else pairs_file), "cache": str(tmp_path / "cache"),
                      "holdout": 0.5},
             "objective": {"name": method},
             "optim": {"lr": 0.001},

@@ -12,7 +12,7 @@ from pathlib import Path
 
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(["diffusers", "transformers", "accelerate", "open_clip", "peft", "matplotlib.figure",
-                                "visalign.cli", "visalign.trainers.recipe", "visalign.trainers.reward",
+                                "visalign.cli", "visalign.jobs.train", "visalign.trainers.reward.loop",
                                 "visalign.jobs.score"])
 VISALIGN = "from visalign.cli import main; main()"
 

@@ -30,9 +30,9 @@ def test_dry_run_prints_sizes_and_writes_nothing(recipe, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["gif", "frames", "webm"])
-def test_generated_clips_are_scored_in_every_format(pipelines, tmp_path, kind):
+def test_generated_videos_are_scored_in_every_format(pipelines, tmp_path, kind):
     done = invoke("generate", pipelines("wan"), "a red square moves right", "--samples", 2, "--steps", 2,
-                  "--clip-format", kind, "--set", "resolution=16", "--set", "frames=5", "--set", "prompt_tokens=8",
+                  "--video-format", kind, "--set", "resolution=16", "--set", "frames=5", "--set", "prompt_tokens=8",
                   "-o", tmp_path / "out")
     assert done.exit_code == 0, done.output
     scored = invoke("score", tmp_path / "out", "--rewards", "prompt_motion,contrast", "--out", tmp_path / "s.parquet")
@@ -43,7 +43,7 @@ def test_generated_clips_are_scored_in_every_format(pipelines, tmp_path, kind):
     assert len(rows) == 2 and all(row["modality"] == "video" and row["contrast.score"] is not None for row in rows)
 
 
-def test_dry_run_of_clips_says_their_shape_tokens_and_memory(recipe):
+def test_dry_run_of_videos_says_their_shape_tokens_and_memory(recipe):
     """2 pairs of 96 + 8 tokens of width 24 through 2 layers, 17 numbers of 4 bytes each."""
     output = invoke("train", recipe("wan"), "--dry-run", "model.resolution=[160,320]", "model.frames=41").output
     assert "41 frames of 160x320 at 16 a second; latents 4x21x80x160, 67,200 tokens" in output
@@ -62,7 +62,7 @@ def test_dry_run_counts_the_real_adapter(recipe, pipelines):
     assert f"trainable {trainable / 1e6:,.3f} M (lora)" in invoke("train", recipe("sdxl"), "--dry-run").output
 
 
-def test_generate_writes_pictures_a_grid_and_their_prompts(pipelines, tmp_path):
+def test_generate_writes_images_a_grid_and_their_prompts(pipelines, tmp_path):
     result = invoke("generate", pipelines("sdxl"), "a cat face", "a bus", "--samples", 2, "--steps", 2, "-o",
                     tmp_path / "out")
     assert result.exit_code == 0, result.output
@@ -73,7 +73,7 @@ def test_generate_writes_pictures_a_grid_and_their_prompts(pipelines, tmp_path):
     assert again.exit_code == 1 and "already holds" in again.output
 
 
-def test_an_interrupted_generation_continues_with_the_same_pictures(pipelines, tmp_path):
+def test_an_interrupted_generation_continues_with_the_same_images(pipelines, tmp_path):
     command = ("generate", pipelines("sdxl"), "a cat face", "a bus", "--samples", 2, "--steps", 2, "-o")
     assert invoke(*command, tmp_path / "whole").exit_code == 0
     assert invoke(*command, tmp_path / "cut").exit_code == 0
@@ -87,7 +87,7 @@ def test_an_interrupted_generation_continues_with_the_same_pictures(pipelines, t
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def test_generate_with_an_exported_lora_changes_the_picture(pipelines, recipe, tmp_path):
+def test_generate_with_an_exported_lora_changes_the_image(pipelines, recipe, tmp_path):
     assert invoke("train", recipe("sd3", optim={"lr": 0.05})).exit_code == 0
     for name, extra in (("plain", []), ("tuned", ["--lora", tmp_path / "run" / "export"])):
         result = invoke("generate", pipelines("sd3"), "a bus", "--samples", 1, "--steps", 2, "-o", tmp_path / name,

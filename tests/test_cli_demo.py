@@ -5,9 +5,9 @@ from click.testing import CliRunner
 
 from tests.votes.test_book import fill
 from visalign.cli import main
-from visalign.generators import inspect_checkpoint
-from visalign.jobs.evaluate import subjects_of
-from visalign.votes import Vote, VoteBook
+from visalign.generators import locate_model
+from visalign.jobs.evaluate import sources_of
+from visalign.votes import Vote, VoteDatabase
 
 
 @pytest.fixture
@@ -37,9 +37,9 @@ def test_without_models_an_embedded_model_meets_its_lora(asked, tmp_path):
     settings = asked("--runs", tmp_path)
     assert (settings.steps, settings.guidance_scale) == (12, 1.0)
     assert asked("--runs", tmp_path, "--steps", 5).steps == 5
-    (base, aligned), _ = subjects_of(settings.models, settings.model_settings)
+    (base, aligned), _ = sources_of(settings.models, settings.model_settings)
     assert aligned.adapter.is_dir() and base.model == aligned.model and base.model.prompt_tokens == 8
-    assert inspect_checkpoint(base.model).family.modality == "image"
+    assert locate_model(base.model).family.modality == "image"
 
 
 def test_without_models_the_last_run_meets_its_base(asked, tmp_path, recipe):
@@ -62,7 +62,7 @@ def test_mistakes_are_one_sentence(arguments, words, monkeypatch, tmp_path):
 
 
 def test_votes_are_counted_and_exported(tmp_path):
-    book = fill(VoteBook(tmp_path / "book"), 4)
+    book = fill(VoteDatabase(tmp_path / "book"), 4)
     for i, choice in enumerate(("b", "b", "a", "tie")):
         book.vote(Vote(f"c{i}", "ann", choice, "a"))
     done = CliRunner().invoke(main, ["votes", "board", str(tmp_path / "book")], catch_exceptions=False)

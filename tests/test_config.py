@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from visalign.configfile import load_config, recipe_path
+from visalign.config.load import load_config, recipe_path
 from visalign.errors import UserError
 
 MINIMAL = {"model": {"source": "tiny-sd3"}, "data": {"path": "pairs.jsonl"}, "objective": {"name": "flow_dpo"}}

@@ -8,7 +8,7 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from tests.trainers.commands import run
-from visalign.pages.run import smooth, tail_mean
+from visalign.reports.run import smooth, tail_mean
 
 
 def test_smoothing_starts_at_the_mean_of_the_first_values_and_follows():

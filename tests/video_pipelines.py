@@ -1,4 +1,4 @@
-"""Small pipelines of clips with random weights, of the real classes."""
+"""Small pipelines of videos with random weights, of the real classes."""
 
 from pathlib import Path
 
@@ -74,7 +74,7 @@ def build_wan(folder: Path, **options) -> Path:
 
 
 def build_wan_image(folder: Path) -> Path:
-    """With a CLIP view of the picture, as Wan 2.1 has it."""
+    """With a CLIP view of the image, as Wan 2.1 has it."""
     from diffusers import FlowMatchEulerDiscreteScheduler, WanImageToVideoPipeline
     from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
 
@@ -116,7 +116,7 @@ def build_ltx(folder: Path) -> Path:
     return folder
 
 
-def build_hunyuan(folder: Path, clip, clip_tokenizer) -> Path:
+def build_hunyuan(folder: Path, video, clip_tokenizer) -> Path:
     from diffusers import (
         AutoencoderKLHunyuanVideo,
         FlowMatchEulerDiscreteScheduler,
@@ -140,7 +140,7 @@ def build_hunyuan(folder: Path, clip, clip_tokenizer) -> Path:
     HunyuanVideoPipeline(
         text_encoder=llama, tokenizer=template_tokenizer(DEFAULT_PROMPT_TEMPLATE["template"], 95),
         transformer=transformer, vae=vae,
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=7.0), text_encoder_2=clip,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=7.0), text_encoder_2=video,
         tokenizer_2=clip_tokenizer).save_pretrained(folder)
     return folder
 

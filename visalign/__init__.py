@@ -7,9 +7,9 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "load_generator": "visalign.generators",
     "load_reward": "visalign.rewards",
-    "load_config": "visalign.configfile",
-    "train": "visalign.trainers.recipe",
-    "Sample": "visalign.media",
+    "load_config": "visalign.config.load",
+    "train": "visalign.jobs.train",
+    "Sample": "visalign.media.samples",
     "UserError": "visalign.errors",
 }
 __all__ = ["__version__", *_PUBLIC]

@@ -1,6 +1,9 @@
-"""The one exception a person is meant to read, and how a near miss is named."""
+"""What a person is told: the one exception that is meant to be read, near misses by name, and notices."""
 
 import difflib
+import functools
+import os
+import sys
 from collections.abc import Iterable
 
 
@@ -13,3 +16,12 @@ def nearest(word: str, allowed: Iterable[str]) -> str:
     allowed = sorted(allowed)
     match = difflib.get_close_matches(word, allowed, n=1, cutoff=0.6)
     return f" (did you mean '{match[0]}'?)" if match else f" (allowed: {', '.join(allowed)})"
+
+
+@functools.cache
+def notice(text: str) -> None:
+    """Say `text` on the error stream, above any progress bar; of several processes the first one speaks."""
+    if os.environ.get("RANK", "0") == "0":
+        from tqdm import tqdm
+
+        tqdm.write(f"visalign: {text}", file=sys.stderr)

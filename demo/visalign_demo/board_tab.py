@@ -3,51 +3,51 @@
 import gradio as gr
 
 from visalign.errors import UserError
-from visalign.media import Sample
-from visalign.pages.charts import ladder_chart
+from visalign.media.samples import Sample
+from visalign.media.video_files import read_media
+from visalign.reports.charts import ladder_chart
 from visalign.rewards import Reward
-from visalign.video import read_media
-from visalign.votes import VoteBook, leaderboard
+from visalign.votes import VoteDatabase, leaderboard
 from visalign.votes.board import OVERALL, dimensions_of
 from visalign_demo.compare_tab import problem_html, progress_html
-from visalign_demo.context import Demo, client_of, render, sentence_of
-from visalign_demo.studio import Job, Step
+from visalign_demo.context import Demo, client_of, render_fragment, sentence_of
+from visalign_demo.model_worker import Job, Step
 
-FRAMES = 16
+LADDER_FRAMES = 16
 CLIENT_BOARDS, CLIENT_MARKS = 120, 10
 """Boards counted, and rounds of marking begun, for one client in a minute; a room of people may be one."""
 
 
-def board_html(book: VoteBook, dimension: str) -> str:
+def board_html(book: VoteDatabase, dimension: str) -> str:
     """The page of one dimension."""
     board = leaderboard(book, dimension)
     chart = ladder_chart(board.elo, board.models[-1], "votes") if board.elo else None
-    return render("board.html.j2", board=board, chart=chart, left_matters=board.left is not None
+    return render_fragment("board.html.j2", board=board, chart=chart, left_matters=board.left is not None
                   and not board.left.low <= 0.5 <= board.left.high)
 
 
-def unmarked(book: VoteBook, judge: Reward) -> list[tuple[str, str]]:
-    """(prompt, file) of contests' media that a judge has not marked."""
+def unmarked(book: VoteDatabase, judge: Reward) -> list[tuple[str, str]]:
+    """(prompt, file) of matchups' media that a judge has not marked."""
     known = book.marks(judge.name)
-    return list(dict.fromkeys((contest.prompt, side.file) for contest in book.contests()
-                              for side in (contest.a, contest.b) if side.file not in known))
+    return list(dict.fromkeys((matchup.prompt, side.file) for matchup in book.matchups()
+                              for side in (matchup.a, matchup.b) if side.file not in known))
 
 
-def mark_contests(book: VoteBook, judges: list[Reward], job: Job, batch: int = 16) -> None:
+def mark_matchups(book: VoteDatabase, judges: list[Reward], job: Job, batch: int = 16) -> None:
     """Have judges mark all media of the book, by their first dimension, larger being better."""
     for judge in judges:
         todo = unmarked(book, judge)
         for start in range(0, len(todo), batch):
             job.tell(Step(f"{judge.name} marks", start, len(todo)))
             part = todo[start:start + batch]
-            samples = [Sample(prompt).with_media(read_media(book.media / file, file, FRAMES)) for prompt, file in part]
+            samples = [Sample(prompt).with_media(read_media(book.media / file, file, LADDER_FRAMES)) for prompt, file in part]
             values = judge.score(samples).values[:, 0].tolist()
             sign = 1 if judge.higher_is_better else -1
             book.add_marks(judge.name, {file: None if value != value else sign * value
                                         for (_, file), value in zip(part, values, strict=True)})
 
 
-def build(demo: Demo, tab: gr.Tab) -> None:
+def build_board_tab(demo: Demo, tab: gr.Tab) -> None:
     """The tab."""
     with gr.Row():
         dimension = gr.Dropdown([OVERALL], value=OVERALL, label="Votes", elem_id="board-dimension")
@@ -68,9 +68,9 @@ def build(demo: Demo, tab: gr.Tab) -> None:
     def judges_mark(request: gr.Request):
         try:
             demo.limits.check(client_of(request), "marks", CLIENT_MARKS)
-            if not demo.book.contests():
+            if not demo.book.matchups():
                 raise UserError("There are no pairs to mark yet.")
-            for step in demo.studio.submit(lambda job: mark_contests(demo.book, demo.judges, job)):
+            for step in demo.model_worker.submit(lambda job: mark_matchups(demo.book, demo.judges, job)):
                 yield progress_html(step, 0)
             yield ""
         except Exception as error:

@@ -1,4 +1,4 @@
-"""Models side by side on the same seeds, with what the judges say; and walls of many seeds with their variety."""
+"""Models side by side on the same seeds, with what the judges say; and walls of many seeds with their diversity."""
 
 import time
 from collections.abc import Iterator
@@ -8,16 +8,16 @@ import gradio as gr
 import torch
 
 from visalign.errors import UserError
-from visalign.evaluators.motion import motion_variety
-from visalign.evaluators.variety import per_prompt
-from visalign.jobs.subjects import Subject
-from visalign.media import Media, Sample
+from visalign.evaluation.sources import SampleSource
+from visalign.evaluators.diversity import per_prompt
+from visalign.evaluators.motion import motion_diversity
+from visalign.media.samples import Media, Sample
+from visalign.media.video_files import read_media
 from visalign.rewards import Reward
-from visalign.video import read_media
-from visalign_demo.context import Demo, client_of, number_in, render, sentence_of, whole_in
-from visalign_demo.pool import by_prompt
-from visalign_demo.shelf import is_clip
-from visalign_demo.studio import Job, Step
+from visalign_demo.context import Demo, client_of, number_within, render_fragment, sentence_of, whole_in
+from visalign_demo.media_store import shows_video
+from visalign_demo.model_worker import Job, Step
+from visalign_demo.pair_queue import entries_by_prompt
 
 MOST_SEEDS, WALL, LONGEST_PROMPT = 4, 16, 2000
 MOST_SEED = 2**53 - 1
@@ -33,13 +33,13 @@ class Shown:
     name: str
     seed: int
     medium: str
-    clip: bool
+    video: bool
     scores: dict[str, float] = field(default_factory=dict)
     best: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
-class Wish:
+class CompareRequest:
     """What somebody wants to see. wall: many seeds and how much they vary, instead of few with their rewards."""
 
     prompt: str
@@ -52,7 +52,7 @@ class Wish:
     judges: list[str]
     wall: bool = False
 
-    def checked(self, known: dict[str, Subject]) -> "Wish":
+    def checked(self, known: dict[str, SampleSource]) -> "CompareRequest":
         """Itself, its numbers of the right kind. Raises UserError for what cannot be made."""
         if not self.prompt.strip():
             raise UserError("Write a prompt, or take a random one.")
@@ -64,17 +64,17 @@ class Wish:
         if unknown:
             raise UserError(f"There is no model '{unknown}' here.")
         first = whole_in(self.first_seed, "The first seed", 0, MOST_SEED)
-        scale = number_in(self.guidance_scale, "The guidance scale", 0, 100)
+        scale = number_within(self.guidance_scale, "The guidance scale", 0, 100)
         try:
             seeds, steps = whole_in(self.seeds, "seeds", 1, WALL), whole_in(self.steps, "steps", 1, 200)
-            strength = number_in(self.strength, "strength", 0, 1.5)
+            strength = number_within(self.strength, "strength", 0, 1.5)
         except UserError:
             raise UserError(f"Allowed are 1 to {WALL} seeds, 1 to 200 steps, and a LoRA strength from 0 to "
                             "1.5.") from None
         return replace(self, first_seed=first, seeds=seeds, steps=steps, guidance_scale=scale, strength=strength)
 
 
-def make(demo: Demo, wish: Wish, job: Job) -> None:
+def make(demo: Demo, wish: CompareRequest, job: Job) -> None:
     """Sample and judge, on the studio's thread; tells steps, and after every model and the judges the state."""
     columns: dict[str, list[Shown]] = {}
     measured: dict[str, dict[str, float]] = {}
@@ -83,30 +83,30 @@ def make(demo: Demo, wish: Wish, job: Job) -> None:
     for name in wish.models:
         subject = demo.subjects[name]
         media[name] = media_of(demo, job, subject, wish, seeds)
-        files = [demo.shelf.put(each) for each in media[name]]
-        columns[name] = [Shown(name, seed, demo.media_url(file), is_clip(file))
+        files = [demo.media_store.put(each) for each in media[name]]
+        columns[name] = [Shown(name, seed, demo.media_url(file), shows_video(file))
                          for seed, file in zip(seeds, files, strict=False)]
         if wish.wall and len(media[name]) > 1:
             job.tell(Step("features", 0, 1))
-            measured[name] = variety_of(demo, wish.prompt, media[name])
-        job.tell(View(wish, dict(columns), dict(measured)))
+            measured[name] = diversity_of(demo, wish.prompt, media[name])
+        job.tell(CompareView(wish, dict(columns), dict(measured)))
     judges = [judge for judge in demo.judges if judge.name in wish.judges] if wish.judges and not wish.wall else []
     for number, judge in enumerate(judges):
         job.tell(Step(judge.name, number, len(judges)))
         for name, shown in columns.items():
             mark(judge, [Sample(wish.prompt, each) for each in media[name]], shown)
     for row in zip(*columns.values(), strict=False):
-        crown(row, {f"{judge.name} {dimension}": judge.higher_is_better for judge in judges
+        mark_best(row, {f"{judge.name} {dimension}": judge.higher_is_better for judge in judges
                     for dimension in judge.dimensions})
-    job.tell(View(wish, columns, measured))
+    job.tell(CompareView(wish, columns, measured))
 
 
-def media_of(demo: Demo, job: Job, subject: Subject, wish: Wish, seeds: list[int]) -> list[Media]:
+def media_of(demo: Demo, job: Job, subject: SampleSource, wish: CompareRequest, seeds: list[int]) -> list[Media]:
     """Sampled; of a folder, those it has. Raises UserError when a folder has none for the prompt."""
     if subject.load is not None:
-        return demo.studio.sample(job, subject, wish.prompt, seeds, steps=wish.steps, strength=wish.strength,
+        return demo.model_worker.sample(job, subject, wish.prompt, seeds, steps=wish.steps, strength=wish.strength,
                                   guidance_scale=wish.guidance_scale)
-    files = by_prompt(subject).get(wish.prompt, [])
+    files = entries_by_prompt(subject).get(wish.prompt, [])
     if not files:
         raise UserError(f"{subject.name} is a folder and has nothing for this prompt; take a random prompt.")
     return [read_media(file, str(file), 64) for file in files[:len(seeds)]]
@@ -120,7 +120,7 @@ def mark(judge: Reward, samples: list[Sample], shown: list[Shown]) -> None:
                 card.scores[f"{judge.name} {dimension}"] = value
 
 
-def crown(row: tuple[Shown, ...], higher: dict[str, bool]) -> None:
+def mark_best(row: tuple[Shown, ...], higher: dict[str, bool]) -> None:
     """Note which of a seed's media each judge likes best."""
     for key, up in higher.items():
         known = [card for card in row if key in card.scores]
@@ -128,58 +128,58 @@ def crown(row: tuple[Shown, ...], higher: dict[str, bool]) -> None:
             (max if up else min)(known, key=lambda card: card.scores[key]).best.add(key)
 
 
-def variety_of(demo: Demo, prompt: str, media: list[Media]) -> dict[str, float]:
-    """The variety numbers of one prompt's media."""
+def diversity_of(demo: Demo, prompt: str, media: list[Media]) -> dict[str, float]:
+    """The diversity numbers of one prompt's media."""
     samples = [Sample(prompt, each) for each in media]
     with torch.no_grad():
         values = {name: float(value[0]) for name, value in per_prompt(demo.features.sample_features(samples)[None]
                                                                       ).items()}
     shown = {"Vendi score": values["vendi"], "mean distance": values["distance"]}
-    motion = motion_variety(samples)
+    motion = motion_diversity(samples)
     return shown | ({"motion distance": motion} if motion == motion else {})
 
 
 @dataclass(frozen=True)
-class View:
+class CompareView:
     """What is there to be shown so far."""
 
-    wish: Wish
+    wish: CompareRequest
     columns: dict[str, list[Shown]]
     measured: dict[str, dict[str, float]]
 
     def html(self) -> str:
         template = "wall.html.j2" if self.wish.wall else "compare.html.j2"
         rows = [dict(zip(self.columns, row, strict=False)) for row in zip(*self.columns.values(), strict=False)]
-        return render(template, view=self, rows=rows, names=list(self.columns))
+        return render_fragment(template, view=self, rows=rows, names=list(self.columns))
 
 
 def progress_html(step: Step | None, begun: float, waiting: bool = False) -> str:
     """A bar with what is being done and how long it may take."""
     if step is None:
-        return render("progress.html.j2", text="Waiting for its turn" if waiting else "", share=None)
+        return render_fragment("progress.html.j2", text="Waiting for its turn" if waiting else "", share=None)
     share = step.done / max(1, step.steps)
     left = (time.monotonic() - begun) * (1 - share) / share if share > 0 else None
     rest = f", about {left:.0f} s left" if left is not None and step.done < step.steps else ""
-    return render("progress.html.j2", text=f"{step.what}: {step.done} of {step.steps}{rest}", share=share)
+    return render_fragment("progress.html.j2", text=f"{step.what}: {step.done} of {step.steps}{rest}", share=share)
 
 
 def problem_html(sentence: str) -> str:
-    return render("problem.html.j2", sentence=sentence)
+    return render_fragment("problem.html.j2", sentence=sentence)
 
 
-def stream(demo: Demo, wish: Wish, session: str, client: str) -> Iterator[tuple[str, object]]:
-    """(progress, pictures) as they come; at most one stream a session."""
+def stream(demo: Demo, wish: CompareRequest, session: str, client: str) -> Iterator[tuple[str, object]]:
+    """(progress, images) as they come; at most one stream a session."""
     job = None
     try:
         wish = wish.checked(demo.subjects)
         demo.limits.check(client, "generate", CLIENT_REQUESTS)
         if (earlier := demo.running.get(session)) is not None:
             earlier.cancel()
-        job = demo.running[session] = demo.studio.submit(lambda running: make(demo, wish, running))
+        job = demo.running[session] = demo.model_worker.submit(lambda running: make(demo, wish, running))
         yield progress_html(None, 0, waiting=True), gr.skip()
         begun, what = time.monotonic(), ""
         for news in job:
-            if isinstance(news, View):
+            if isinstance(news, CompareView):
                 yield gr.skip(), news.html()
             else:
                 if news.what != what:
@@ -193,7 +193,7 @@ def stream(demo: Demo, wish: Wish, session: str, client: str) -> Iterator[tuple[
             demo.running.pop(session, None)
 
 
-def build(demo: Demo) -> None:
+def build_compare_tab(demo: Demo) -> None:
     """The tab."""
     names, judges = list(demo.subjects), [judge.name for judge in demo.judges]
     with gr.Row():
@@ -213,7 +213,7 @@ def build(demo: Demo) -> None:
             chosen = gr.CheckboxGroup(judges, value=judges, label="Judges")
     with gr.Row():
         go = gr.Button("Generate", variant="primary", elem_id="generate")
-        wall = gr.Button(f"Variety wall ({WALL} seeds each)", elem_id="wall")
+        wall = gr.Button(f"Diversity wall ({WALL} seeds each)", elem_id="wall")
         dice = gr.Button("Random prompt", elem_id="random-prompt")
         stop = gr.Button("Cancel", elem_id="cancel")
     progress = gr.HTML(elem_id="compare-progress")
@@ -221,11 +221,11 @@ def build(demo: Demo) -> None:
     inputs = [prompt, models, first, seeds, steps, scale, strength, chosen]
 
     def generate(prompt, models, first, seeds, steps, scale, strength, chosen, request: gr.Request):
-        wish = Wish(prompt or "", models or [], first, seeds, steps, scale, strength, chosen or [])
+        wish = CompareRequest(prompt or "", models or [], first, seeds, steps, scale, strength, chosen or [])
         yield from stream(demo, wish, request.session_hash, client_of(request))
 
     def generate_wall(prompt, models, first, seeds, steps, scale, strength, chosen, request: gr.Request):
-        wish = Wish(prompt or "", models or [], first, WALL, steps, scale, strength, [], wall=True)
+        wish = CompareRequest(prompt or "", models or [], first, WALL, steps, scale, strength, [], wall=True)
         yield from stream(demo, wish, request.session_hash, client_of(request))
 
     def cancel(request: gr.Request) -> None:

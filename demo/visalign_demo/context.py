@@ -20,20 +20,20 @@ from starlette.datastructures import Headers
 from visalign.data.generations import find_generations
 from visalign.data.prompts import read_prompts
 from visalign.errors import UserError
-from visalign.generators import inspect_checkpoint
-from visalign.generators.loading import EMBEDDED, pick_device
-from visalign.jobs.evaluate import subjects_of
-from visalign.jobs.score import load_judges
-from visalign.jobs.subjects import Subject
-from visalign.pages import render as render_page
+from visalign.evaluation.held_out import load_features
+from visalign.evaluation.sources import SampleSource
+from visalign.generators import locate_model
+from visalign.generators.loading import EMBEDDED_MODELS, pick_device
+from visalign.jobs.evaluate import sources_of
+from visalign.jobs.score import load_rewards
+from visalign.reports import render_page as render_page
 from visalign.rewards import ClipScore, Reward
 from visalign.rewards.registry import check_reward
-from visalign.trainers.evaluation import load_features
-from visalign.votes import VoteBook
+from visalign.votes import VoteDatabase
 from visalign_demo.claims import Claims, client_in
-from visalign_demo.pool import Pool, Recipe
-from visalign_demo.shelf import Shelf
-from visalign_demo.studio import Job, Studio
+from visalign_demo.media_store import MediaStore
+from visalign_demo.model_worker import Job, ModelWorker
+from visalign_demo.pair_queue import PairPlan, PairQueue
 
 _log = logging.getLogger("visalign.demo")
 HERE = Path(__file__).parent
@@ -44,9 +44,9 @@ UPLOAD_ROOM = 4 * 2**30
 
 
 @dataclass(frozen=True)
-class Settings:
+class DemoSettings:
     """models: {name: source}; model_settings: `key=value` of all of them. folder: votes and their media. runs: where
-    run folders lie. pairs: how many contests are made ahead for voting. rollouts: folders of `visalign rollout` to vote
+    run folders lie. pairs: how many matchups are made ahead for voting. rollouts: folders of `visalign rollout` to vote
     on. steps, guidance_scale, prompts: None takes a run's. keep: models held in memory at once.
     allowed_hosts: names by which this server may be reached beside its own. trusted_proxies: addresses and networks
     whose X-Forwarded headers are believed. root_path: where a proxy shows it, such as /demo."""
@@ -83,14 +83,14 @@ class Settings:
 class Demo:
     """Everything behind the page. Building one checks what can be checked without loading a model."""
 
-    settings: Settings
-    limits: "Limits" = field(init=False)
+    settings: DemoSettings
+    limits: "RequestLimits" = field(init=False)
 
     def __post_init__(self):
         settings = self.settings
-        found, config = subjects_of(settings.models, settings.model_settings)
-        self.subjects: dict[str, Subject] = {subject.name: subject for subject in found}
-        self.modality = modality_of(found)
+        found, config = sources_of(settings.models, settings.model_settings)
+        self.subjects: dict[str, SampleSource] = {subject.name: subject for subject in found}
+        self.modality = upload_modality(found)
         for spec in settings.judges:
             check_reward(spec)
         load_features(settings.features, setting="features")
@@ -100,33 +100,33 @@ class Demo:
         self.steps = settings.steps or (config.eval.steps if config else 28)
         scale = config.eval.guidance_scale if config else 4.5
         self.guidance_scale = scale if settings.guidance_scale is None else settings.guidance_scale
-        self.book = VoteBook(settings.folder)
-        self.studio = Studio(settings.device, settings.keep)
-        self.limits = Limits(time.monotonic)
+        self.book = VoteDatabase(settings.folder)
+        self.model_worker = ModelWorker(settings.device, settings.keep)
+        self.limits = RequestLimits(time.monotonic)
         self.running: dict[str, Job] = {}
         self.page: gr.Blocks | None = None
         self._scratch = tempfile.TemporaryDirectory(prefix="visalign-demo-")
         self.scratch = Path(self._scratch.name)
-        self.shelf = Shelf(self.scratch / "shown", self.book.media)
+        self.media_store = MediaStore(self.scratch / "shown", self.book.media)
         self.claims = Claims(self.scratch / "uploads", UPLOAD_ROOM)
-        self.pool = Pool(self.studio, self.book, self.recipe(), settings.pairs, settings.rollouts)
+        self.pool = PairQueue(self.model_worker, self.book, self.recipe(), settings.pairs, settings.rollouts)
 
-    def _prompts(self, subjects: list[Subject], config) -> list[str]:
+    def _prompts(self, subjects: list[SampleSource], config) -> list[str]:
         source = self.settings.prompts or (config.eval.prompts if config else None)
         stored = [subject for subject in subjects if subject.load is None]
         if source is None and stored:
             return list(dict.fromkeys(entry.prompt for entry in find_generations(stored[0].source) if entry.prompt))
-        embedded = any(subject.model and subject.model.source in EMBEDDED for subject in subjects)
-        default = {"image": "emoji:held_out", "video": "clips:held_out"}[self.modality] if embedded else "families:all"
+        embedded = any(subject.model and subject.model.source in EMBEDDED_MODELS for subject in subjects)
+        default = {"image": "emoji:held_out", "video": "videos:held_out"}[self.modality] if embedded else "families:all"
         return list(dict.fromkeys(read_prompts(source or default)))
 
-    def recipe(self) -> Recipe:
-        """How contests are made for voting."""
-        return Recipe(list(self.subjects.values()), self.prompts, self.steps, self.guidance_scale)
+    def recipe(self) -> PairPlan:
+        """How matchups are made for voting."""
+        return PairPlan(list(self.subjects.values()), self.prompts, self.steps, self.guidance_scale)
 
     @cached_property
     def judges(self) -> list[Reward]:
-        return load_judges(list(self.settings.judges), self.judging_device)
+        return load_rewards(list(self.settings.judges), self.judging_device)
 
     @cached_property
     def features(self) -> ClipScore:
@@ -156,7 +156,7 @@ class Demo:
         return f"{self.settings.root}/media/{name}"
 
 
-def modality_of(subjects: list[Subject]) -> str:
+def upload_modality(subjects: list[SampleSource]) -> str:
     """`image` or `video`, which all must share. Raises UserError when they do not."""
     found = {}
     for subject in subjects:
@@ -164,19 +164,19 @@ def modality_of(subjects: list[Subject]) -> str:
             entries = find_generations(subject.source)
             found[subject.name] = next((entry for entry in entries if not entry.problem), entries[0]).modality()
         elif subject.model is not None:
-            found[subject.name] = inspect_checkpoint(subject.model).family.modality
+            found[subject.name] = locate_model(subject.model).family.modality
     if len(set(found.values())) > 1:
         listed = ", ".join(f"{name} makes {kind}s" for name, kind in found.items())
-        raise UserError(f"demo: pictures and clips cannot be compared with each other ({listed})")
+        raise UserError(f"demo: images and videos cannot be compared with each other ({listed})")
     return next(iter(found.values()), "image")
 
 
-def render(template: str, **values) -> str:
+def render_fragment(template: str, **values) -> str:
     """A template of this package; every text is escaped."""
     return render_page(template, HERE / "templates", **values).decode()
 
 
-def number_in(value: object, name: str, low: float, high: float) -> float:
+def number_within(value: object, name: str, low: float, high: float) -> float:
     """A number that somebody sent. Raises UserError for anything else, NaN included."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
         raise UserError(f"{name} must be a number from {low:g} to {high:g}, not {str(value)[:40]!r}.")
@@ -193,7 +193,7 @@ def whole_in(value: object, name: str, low: int, high: int) -> int:
 MOST_CLIENTS, LONGEST_LIMIT = 50_000, 3600
 
 
-class Limits:
+class RequestLimits:
     """How often one client may ask for something: `most` times in `seconds`."""
 
     def __init__(self, clock: Callable[[], float]):

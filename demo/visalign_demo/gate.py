@@ -57,7 +57,7 @@ class Proxies:
         await self._next(scope, receive, send)
 
 
-class Gate:
+class RequestGate:
     """Middleware: lets pass what is for this server, from its page, for an open route; paths come without `root`."""
 
     def __init__(self, app: ASGIApp, names: tuple[str, ...], root: str):

@@ -8,19 +8,19 @@ from pathlib import Path
 
 import gradio as gr
 
-from visalign.config import Config, OnlineConfig
-from visalign.configfile import parse_config
+from visalign.config import OfflineConfig, OnlineConfig
+from visalign.config.load import parse_config
 from visalign.errors import UserError
-from visalign.evaluators.verdict import Limits, Verdict, judge
-from visalign.pages import media_uri
-from visalign.pages.run import UNITS, curves
+from visalign.evaluation.held_out import prompt_metrics_of
+from visalign.evaluators.verdict import Verdict, VerdictLimits, verdict_of
+from visalign.media.video_files import read_media
+from visalign.reports import media_uri
+from visalign.reports.run import UNITS, run_curves
 from visalign.rewards import load_reward
-from visalign.runs import read_metrics
-from visalign.trainers.evaluation import measured_of
-from visalign.video import read_media
-from visalign.yamlfile import read_mapping
+from visalign.storage.run_folder import read_metrics
+from visalign.storage.yaml_files import read_mapping
 from visalign_demo.compare_tab import problem_html
-from visalign_demo.context import Demo, render, sentence_of, whole_in
+from visalign_demo.context import Demo, render_fragment, sentence_of, whole_in
 
 PROMPTS, EACH, LIVE_SECONDS = 8, 4, 90
 
@@ -83,24 +83,24 @@ def overview_html(run: Run, root: str = "") -> str:
     trained, held = ([row for row in rows if row["kind"] == kind] for kind in ("train", "held_out"))
     config = parse_config(read_mapping(run.path / "config.yaml", "run"), str(run.path / "config.yaml"))
     unit = UNITS[config.loop]
-    drawn = curves(trained, held, unit) if trained and held and "values" in held[0] else None
+    drawn = run_curves(trained, held, unit) if trained and held and "values" in held[0] else None
     means = [{name: sum(values) / len(values) for name, values in row["values"].items()
-              if name.startswith("reward/") or name in ("variety/vendi", "variety/motion")} for row in
+              if name.startswith("reward/") or name in ("diversity/vendi", "diversity/motion")} for row in
              (held[0], held[-1])] if held and "values" in held[0] else []
-    return render("run.html.j2", run=run, root=root, unit=unit, steps=trained[-1]["step"] if trained else 0,
+    return render_fragment("run.html.j2", run=run, root=root, unit=unit, steps=trained[-1]["step"] if trained else 0,
                   means=means, curves=drawn,
-                  verdict=verdict_of(config, held) if len(means) and held[0] is not held[-1] else None,
+                  verdict=shown_verdict(config, held) if len(means) and held[0] is not held[-1] else None,
                   model=config.model.source, method=config.objective["name"])
 
 
-def verdict_of(config: Config | OnlineConfig, held: list[dict]) -> Verdict | None:
+def shown_verdict(config: OfflineConfig | OnlineConfig, held: list[dict]) -> Verdict | None:
     """The verdict from the first to the last measurement; None where the reward that was optimised is not here."""
     try:
         proxy = load_reward(config.eval.reward).name if config.eval.reward else None
     except UserError:
         return None
     guard = config.guard
-    return judge(measured_of(held[0]), measured_of(held[-1]), proxy, Limits(guard.budget, guard.drift, guard.tolerance))
+    return verdict_of(prompt_metrics_of(held[0]), prompt_metrics_of(held[-1]), proxy, VerdictLimits(guard.budget, guard.drift, guard.tolerance))
 
 
 def sample_steps(run: Run) -> list[str]:
@@ -112,7 +112,7 @@ def samples_html(run: Run, place: int) -> str:
     """The samples of one step by prompt."""
     steps = sample_steps(run)
     if not steps:
-        return render("samples.html.j2", step="", rows=[])
+        return render_fragment("samples.html.j2", step="", rows=[])
     step = steps[min(max(0, place), len(steps) - 1)]
     held = [row for row in read_metrics(run.path) if row["kind"] == "held_out" and row.get("folder") == step]
     prompts = held[0]["prompts"] if held else []
@@ -122,10 +122,10 @@ def samples_html(run: Run, place: int) -> str:
         if files:
             rows.append((prompts[number] if number < len(prompts) else f"prompt {number + 1}",
                          [media_uri(read_media(file, file.name, 16), 128) for file in files]))
-    return render("samples.html.j2", step=step, rows=rows)
+    return render_fragment("samples.html.j2", step=step, rows=rows)
 
 
-def build(demo: Demo, tab: gr.Tab) -> None:
+def build_runs_tab(demo: Demo, tab: gr.Tab) -> None:
     """The tab."""
     folder = demo.settings.runs
 

@@ -1,4 +1,4 @@
-"""Drop pictures or clips and see what every judge says of them."""
+"""Drop images or videos and see what every judge says of them."""
 
 import csv
 import io
@@ -8,21 +8,21 @@ from pathlib import Path
 import gradio as gr
 
 from visalign.errors import UserError
-from visalign.kinds import VIDEO_SUFFIXES, picture_suffixes
-from visalign.media import Media, Sample
-from visalign.pages import media_uri
+from visalign.media.kinds import VIDEO_SUFFIXES, image_suffixes
+from visalign.media.samples import Media, Sample
+from visalign.media.video_files import read_media
+from visalign.reports import media_uri
 from visalign.rewards import Reward
-from visalign.video import read_media
 from visalign_demo.compare_tab import LONGEST_PROMPT, problem_html, progress_html
-from visalign_demo.context import Demo, client_of, render, sentence_of
-from visalign_demo.studio import Job, Step
+from visalign_demo.context import Demo, client_of, render_fragment, sentence_of
+from visalign_demo.model_worker import Job, Step
 
 MOST_FILES, CLIENT_REQUESTS, FRAMES = 64, 20, 64
 
 
 @dataclass(frozen=True)
 class Scored:
-    """A file's name, small picture, values by judge and dimension, and what went wrong or was remarked."""
+    """A file's name, small image, values by judge and dimension, and what went wrong or was remarked."""
 
     name: str
     uri: str | None
@@ -71,10 +71,10 @@ def gallery_html(rows: list[Scored], order: str | None) -> str:
         low, high = spans[name]
         return (value - low) / (high - low) if high > low else 1.0
 
-    return render("scores.html.j2", rows=rows, share=share)
+    return render_fragment("scores.html.j2", rows=rows, share=share)
 
 
-def as_csv(rows: list[Scored], prompt: str) -> str:
+def scores_csv(rows: list[Scored], prompt: str) -> str:
     """The table. A cell that a spreadsheet would run as a formula is quoted."""
     columns, text = columns_of(rows), io.StringIO()
     writer = csv.writer(text)
@@ -89,12 +89,12 @@ def harmless(cell: str) -> str:
     return f"'{cell}" if cell[:1] in tuple("=+-@\t\r") else cell
 
 
-def build(demo: Demo) -> None:
+def build_score_tab(demo: Demo) -> None:
     """The tab."""
     names = [judge.name for judge in demo.judges]
     with gr.Row():
-        files = gr.File(label=f"Pictures and clips, at most {MOST_FILES}", file_count="multiple", height=160,
-                        file_types=sorted(picture_suffixes() | VIDEO_SUFFIXES), elem_id="score-files")
+        files = gr.File(label=f"Images and videos, at most {MOST_FILES}", file_count="multiple", height=160,
+                        file_types=sorted(image_suffixes() | VIDEO_SUFFIXES), elem_id="score-files")
         with gr.Column():
             prompt = gr.Textbox(label="Prompt that they were made for (judges of alignment need it)",
                                 max_length=LONGEST_PROMPT, elem_id="score-prompt")
@@ -110,17 +110,17 @@ def build(demo: Demo) -> None:
             demo.limits.check(client_of(request), "score", CLIENT_REQUESTS)
             paths = [Path(file) for file in files or []]
             if not paths or not chosen:
-                raise UserError("Drop at least one picture or clip, and choose a judge.")
+                raise UserError("Drop at least one image or video, and choose a judge.")
             if len(paths) > MOST_FILES:
                 raise UserError(f"{len(paths)} files were dropped; at most {MOST_FILES} are scored at once. "
                                 "`visalign score` takes any number.")
             if len(prompt or "") > LONGEST_PROMPT:
                 raise UserError(f"The prompt has {len(prompt)} characters; at most {LONGEST_PROMPT} are allowed.")
             judges, rows = [judge for judge in demo.judges if judge.name in chosen], []
-            for step in demo.studio.submit(lambda job: rows.extend(score_files(paths, prompt or "", judges, job))):
+            for step in demo.model_worker.submit(lambda job: rows.extend(score_files(paths, prompt or "", judges, job))):
                 yield progress_html(step, 0), *[gr.skip()] * 4
-            table = as_csv(rows, prompt or "").encode("utf-8-sig")  # the mark by which Excel knows it
-            columns, file = columns_of(rows), demo.shelf.put_table(table)
+            table = scores_csv(rows, prompt or "").encode("utf-8-sig")  # the mark by which Excel knows it
+            columns, file = columns_of(rows), demo.media_store.put_table(table)
             yield ("", gallery_html(rows, columns[0] if columns else None), rows,
                    gr.Dropdown(columns, value=columns[0] if columns else None),
                    gr.Button(link=demo.media_url(file), interactive=True))

@@ -10,8 +10,8 @@ from starlette.responses import FileResponse, Response
 from visalign.errors import UserError
 from visalign_demo import board_tab, compare_tab, runs_tab, score_tab, train_tab, vote_tab
 from visalign_demo.claims import Customs, Refused
-from visalign_demo.context import HERE, Demo, Settings
-from visalign_demo.gate import LOOPBACK, Gate, Proxies, check_names
+from visalign_demo.context import HERE, Demo, DemoSettings
+from visalign_demo.gate import LOOPBACK, Proxies, RequestGate, check_names
 from visalign_demo.login import BasicAuth
 from visalign_demo.page import Page
 from visalign_demo.score_tab import MOST_FILES
@@ -28,17 +28,17 @@ def blocks_of(demo: Demo) -> Page:
                 "train on the votes.</p></header>")
         with gr.Tabs():
             with gr.Tab("Compare", id="compare"):
-                compare_tab.build(demo)
+                compare_tab.build_compare_tab(demo)
             with gr.Tab("Blind vote", id="vote"):
-                vote_tab.build(demo)
+                vote_tab.build_vote_tab(demo)
             with gr.Tab("Leaderboard", id="board") as tab:
-                board_tab.build(demo, tab)
+                board_tab.build_board_tab(demo, tab)
             with gr.Tab("Score", id="score"):
-                score_tab.build(demo)
+                score_tab.build_score_tab(demo)
             with gr.Tab("Runs", id="runs") as tab:
-                runs_tab.build(demo, tab)
+                runs_tab.build_runs_tab(demo, tab)
             with gr.Tab("Train on my votes", id="train") as tab:
-                train_tab.build(demo, tab)
+                train_tab.build_train_tab(demo, tab)
 
         def forget(request: gr.Request) -> None:
             demo.forget(request.session_hash)
@@ -54,7 +54,7 @@ def app_of(demo: Demo) -> FastAPI:
 
     @app.get("/media/{name}")
     def media(name: str) -> Response:
-        file = demo.shelf.find(name)
+        file = demo.media_store.find(name)
         if file is None:
             raise HTTPException(404)
         return FileResponse(file, filename="scores.csv" if file.suffix == ".csv" else None,
@@ -81,7 +81,7 @@ def app_of(demo: Demo) -> FastAPI:
                        most_upload=MOST_FILES * settings.upload_megabytes * 2**20)
     if settings.user:
         app.add_middleware(BasicAuth, user=settings.user, password=settings.password or "", clock=time.monotonic)
-    app.add_middleware(Gate, names=(settings.host, *settings.allowed_hosts), root=settings.root)
+    app.add_middleware(RequestGate, names=(settings.host, *settings.allowed_hosts), root=settings.root)
     app.add_middleware(Proxies, trusted=settings.trusted_proxies)  # the last one added is the first to see a request
     static = HERE / "static"
     return gr.mount_gradio_app(
@@ -98,7 +98,7 @@ def theme() -> gr.themes.Base:
     return base.set(button_primary_background_fill="*primary_700", button_primary_background_fill_hover="*primary_800")
 
 
-def check_access(settings: Settings) -> None:
+def check_access(settings: DemoSettings) -> None:
     """Raise UserError for a login that asks for nothing, and for hosts and proxies that mean nothing."""
     if settings.user is not None and not settings.password:
         raise UserError("demo: --user needs a password (--password, or VISALIGN_DEMO_PASSWORD)")
@@ -109,7 +109,7 @@ def check_access(settings: Settings) -> None:
     check_names(settings.allowed_hosts, settings.trusted_proxies, settings.root)
 
 
-def serve(settings: Settings) -> None:
+def serve(settings: DemoSettings) -> None:
     """Run until interrupted. Raises UserError for what can be mended, a port that is taken among it."""
     import socket
 

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import gradio as gr
 
-from visalign.configfile import recipe_path
+from visalign.config.load import recipe_path
 from visalign.errors import UserError
-from visalign.generators import inspect_checkpoint
-from visalign.runs import write_atomically
+from visalign.generators import locate_model
+from visalign.storage.run_folder import write_atomically
+from visalign.storage.yaml_files import dump_yaml, read_mapping
 from visalign.votes import Exported, export_votes
-from visalign.yamlfile import dump_yaml, read_mapping
 from visalign_demo.compare_tab import problem_html
-from visalign_demo.context import Demo, client_of, render, sentence_of
+from visalign_demo.context import Demo, client_of, render_fragment, sentence_of
 
-EMBEDDED = {"tiny-sd3": "quickstart.yaml", "tiny-sdxl": "quickstart_sdxl.yaml", "tiny-wan": "video/flow_dpo.yaml"}
+EMBEDDED_SOURCES = {"tiny-sd3": "quickstart.yaml", "tiny-sdxl": "quickstart_sdxl.yaml", "tiny-wan": "video/flow_dpo.yaml"}
 BY_PROCESS = {"flow": "sd3_flow_dpo.yaml", "diffusion": "sdxl_dpo.yaml"}
 """Shipped recipes whose objective and optimiser are taken."""
 LOG_LINES, LOG_END = 12, 64 * 1024
@@ -27,7 +27,7 @@ CLIENT_PLANS, CLIENT_STARTS = 20, 5
 
 
 @dataclass(frozen=True)
-class Plan:
+class VoteTrainingPlan:
     """What was exported, the recipe that trains on it, and where it lies."""
 
     exported: Exported
@@ -46,7 +46,7 @@ def recipe_of(demo: Demo, exported: Exported) -> dict:
         raise UserError("Only folders are compared here, so there is no model to train; name one, such as "
                         "base=tiny-sd3.")
     model = subject.model
-    shipped = EMBEDDED.get(model.source) or BY_PROCESS[inspect_checkpoint(model).family.process_kind]
+    shipped = EMBEDDED_SOURCES.get(model.source) or BY_PROCESS[locate_model(model).family.process_kind]
     like = read_mapping(recipe_path(shipped), "recipe")
     data = {"path": str(exported.comparisons.resolve())} | ({"holdout": 0.1} if exported.decided >= 20 else {})
     steps = max(60, min(like["train"]["steps"], 4 * exported.decided))
@@ -77,14 +77,14 @@ def free_folder(runs: Path) -> Path:
 _writing = threading.Lock()
 
 
-def plan_training(demo: Demo) -> Plan:
+def plan_training(demo: Demo) -> VoteTrainingPlan:
     """Export the votes and write the recipe beside them. Raises UserError when there is nothing to train on."""
     with _writing:
         exported = export_votes(demo.book, demo.settings.folder / "export")
         text = dump_yaml(recipe_of(demo, exported))
         file = demo.settings.folder / "train_on_votes.yaml"
         write_atomically(file, f"# Votes of {exported.decided} decided pairs.\n{text}".encode())
-        return Plan(exported, text, file)
+        return VoteTrainingPlan(exported, text, file)
 
 
 class Trainer:
@@ -121,7 +121,7 @@ class Trainer:
         return "\n".join([state, *lines[-LOG_LINES:]])
 
 
-def build(demo: Demo, tab: gr.Tab) -> None:
+def build_train_tab(demo: Demo, tab: gr.Tab) -> None:
     """The tab."""
     trainer = Trainer(demo.settings.folder / "training.log")
     refresh = gr.Button("Count the votes and write the recipe", variant="primary", elem_id="train-plan")
@@ -132,7 +132,7 @@ def build(demo: Demo, tab: gr.Tab) -> None:
         try:
             demo.limits.check(client_of(request), "plan", CLIENT_PLANS)
             made = plan_training(demo)
-            return render("train.html.j2", plan=made, allowed=demo.settings.allow_train), made.recipe
+            return render_fragment("train.html.j2", plan=made, allowed=demo.settings.allow_train), made.recipe
         except Exception as error:
             return problem_html(sentence_of(error)), ""
 

@@ -10,8 +10,8 @@ import gradio as gr
 from visalign.errors import UserError
 from visalign.votes import Ballot, Vote
 from visalign_demo.compare_tab import problem_html
-from visalign_demo.context import Demo, mark_of, render, sentence_of
-from visalign_demo.shelf import is_clip
+from visalign_demo.context import Demo, mark_of, render_fragment, sentence_of
+from visalign_demo.media_store import shows_video
 
 DIMENSIONS = {"image": ("alignment", "quality", "aesthetics"), "video": ("VQ", "MQ", "TA")}
 SAID = ("left", "tie", "right", "skip")
@@ -48,10 +48,10 @@ class Booth:
         mark: of the page; its ballots and votes bear it.
         """
         ballots = [ballot for number in held.split(",")[:2] if number and (ballot := self.book.ballot(number))
-                   and ballot.voter == voter and not self.book.judged(ballot.contest.id, voter)]
-        taken = tuple(ballot.contest.id for ballot in ballots)
+                   and ballot.voter == voter and not self.book.judged(ballot.matchup.id, voter)]
+        taken = tuple(ballot.matchup.id for ballot in ballots)
         new = self.book.open_for(voter, 2 - len(ballots), taken, self._between)
-        ballots += [self.book.shown(contest.id, voter, mark) or self.book.show(contest, voter, mark) for contest in new]
+        ballots += [self.book.shown(matchup.id, voter, mark) or self.book.show(matchup, voter, mark) for matchup in new]
         ballots += [None] * (2 - len(ballots))
         return Table(*ballots, note or self.progress(voter))
 
@@ -65,7 +65,7 @@ class Booth:
         if ballot is None or ballot.voter != voter:
             return self.deal(voter, "", "This page held no pair of yours; here is one." if first else "", mark)
         said_of = {name: ballot.choice(each) for name, each in dimensions.items() if each in SAID[:3]}
-        kept = self.book.vote(Vote(ballot.contest.id, voter, ballot.choice(said), ballot.on_left, said_of, seconds,
+        kept = self.book.vote(Vote(ballot.matchup.id, voter, ballot.choice(said), ballot.on_left, said_of, seconds,
                                    ballot.id))
         return self.deal(voter, rest, "" if kept else "This pair was judged already; nothing was counted twice.", mark)
 
@@ -74,7 +74,7 @@ class Booth:
         taken = self.book.undo(voter, mark)
         if taken is None:
             return self.deal(voter, held, "There is no vote of yours to take back that was given on this page.", mark)
-        again = self.book.show(self.book.contest(taken.contest), voter, mark)
+        again = self.book.show(self.book.matchup(taken.matchup), voter, mark)
         return self.deal(voter, f"{again.id},{held}", "The last vote was taken back; judge this pair anew.", mark)
 
     def progress(self, voter: str) -> str:
@@ -85,10 +85,10 @@ class Booth:
 
     def html(self, table: Table) -> str:
         def sides(ballot: Ballot | None) -> list[dict]:
-            return [] if ballot is None else [{"url": self.demo.media_url(side.file), "clip": is_clip(side.file)}
+            return [] if ballot is None else [{"url": self.demo.media_url(side.file), "clip": shows_video(side.file)}
                                               for side in ballot.sides]
 
-        return render("ballot.html.j2", table=table, sides=sides(table.current), ahead=sides(table.upcoming))
+        return render_fragment("ballot.html.j2", table=table, sides=sides(table.current), ahead=sides(table.upcoming))
 
 
 def voter_of(name: str | None) -> str:
@@ -105,7 +105,7 @@ def seconds_since(begun: object) -> float | None:
     return taken if 0 <= taken < LONGEST_LOOK else None
 
 
-def build(demo: Demo) -> None:
+def build_vote_tab(demo: Demo) -> None:
     """The tab."""
     booth, names = Booth(demo), DIMENSIONS[demo.modality]
     gr.Markdown("Which fits the prompt better and looks better? **←** left, **→** right, **↓** tie, **space** skip, "

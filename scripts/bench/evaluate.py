@@ -19,20 +19,20 @@ import numpy as np
 import torch
 from PIL import Image
 
-from visalign.configfile import build_objective, load_config
+from visalign.config.load import build_objective, load_config
 from visalign.data.generations import find_generations
-from visalign.data.matching import match
-from visalign.evaluators.variety import per_prompt
-from visalign.jobs.compare import Options, instruments
-from visalign.jobs.measure import measure_generations
+from visalign.evaluation.compare import Options, metric_suite
+from visalign.evaluation.matching import match
+from visalign.evaluation.measure import measure_generations
+from visalign.evaluators.diversity import per_prompt
+from visalign.jobs.train import run_training
 from visalign.trainers.guard import interval_of
-from visalign.trainers.recipe import train
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 SEEDS = 16
 
 
-def write_pictures(folder: Path, count: int) -> None:
+def write_images(folder: Path, count: int) -> None:
     rng = np.random.default_rng(0)
     lines = []
     for i in range(count):
@@ -49,10 +49,10 @@ def peak() -> float:
 def files(count: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        write_pictures(folder, count)
+        write_images(folder, count)
         matched = match({"made": find_generations(folder)})
         for label in ("first", "cached"):
-            tools = instruments(Options([], cache=str(folder / "features.sqlite")))
+            tools = metric_suite(Options([], cache=str(folder / "features.sqlite")))
             tenth = max(1, len(matched.prompts) // 10)
             started = time.perf_counter()
             measure_generations("a tenth", matched.prompts[:tenth], matched.entries["made"][:tenth], tools)
@@ -84,7 +84,7 @@ def guard(recipes: list[str], length: int) -> None:
                          f"output.folder={folder}/run", "output.trackers=[]", "eval.every=0", "eval.max_prompts=4"]
             if unit == "steps":
                 overrides.append("data.feedback.max_prompts=40")
-            train(load_config(CONFIGS / f"{name}.yaml", tuple(overrides)))
+            run_training(load_config(CONFIGS / f"{name}.yaml", tuple(overrides)))
             rows = [json.loads(line) for line in Path(folder, "run", "metrics.jsonl").read_text().splitlines()]
         step = np.median([row["seconds"] for row in rows if row["kind"] == "train"])
         look = np.median([row["seconds"] for row in rows if row["kind"] == "guard"])

@@ -20,17 +20,17 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from PIL import Image
+from visalign.media.samples.samples import Media, Video
+from visalign.media.samples.video_files import media_file
+from visalign.trainers.offline.loop.encoded_pairs import encode_pairs
+from visalign.trainers.offline.loop.loop import OfflineTrainer
 
-from visalign.configfile import parse_config
-from visalign.data.pair import Pair
+from visalign.config.load import parse_config
+from visalign.data.preference_pair import PreferencePair
 from visalign.data.usable import BrokenRows
 from visalign.generators import load_generator
-from visalign.media import Media, Video
-from visalign.runs import RunFolder
-from visalign.trainers.cache import EncodingCache
-from visalign.trainers.offline import OfflineTrainer
-from visalign.trainers.pairs import encode_pairs
-from visalign.video import media_file
+from visalign.sampling.encoding_cache import EncodingCache
+from visalign.storage.run_folder import RunFolder
 
 TINY = {"tiny-sd3": ("flow_dpo", 16), "tiny-sdxl": ("diffusion_dpo", 16), "tiny-wan": ("flow_dpo", 4)}
 """Objective, and pairs in a step."""
@@ -44,7 +44,7 @@ def build_trainer(model: str, batch: int, folder: str) -> OfflineTrainer:
     accelerator = Accelerator(cpu=True)
     generator = load_generator(config.model, "cpu")
     noise = [media_file(noise_media(generator), lossless=True)[1] for _ in range(2 * batch)]
-    pairs = [Pair(f"a red fruit {i}", noise[2 * i], noise[2 * i + 1], str(i)) for i in range(batch)]
+    pairs = [PreferencePair(f"a red fruit {i}", noise[2 * i], noise[2 * i + 1], str(i)) for i in range(batch)]
     cache = EncodingCache(Path(folder) / "cache", generator)
     items = encode_pairs(pairs, cache, accelerator, BrokenRows(config.data))
     trainer = OfflineTrainer(config, generator, items, [], cache, RunFolder(folder, config), accelerator)
@@ -54,7 +54,7 @@ def build_trainer(model: str, batch: int, folder: str) -> OfflineTrainer:
 
 
 def noise_media(generator) -> Media:
-    """A picture or clip of noise, as the generator makes them."""
+    """An image or video of noise, as the generator makes them."""
     shape = generator.shape
     frames = [Image.effect_noise((shape.width, shape.height), 80).convert("RGB") for _ in range(shape.frames or 1)]
     return Video(frames, shape.fps) if shape.frames else frames[0]
@@ -102,7 +102,7 @@ def bench_tiny(model: str, batch: int, repeats: int) -> dict:
 
 
 def sized_network(name: str) -> tuple[torch.nn.Module, dict, int]:
-    """A random network of the published size, its inputs for one sample (pictures of 1024x1024, clips of 33 frames of
+    """A random network of the published size, its inputs for one sample (images of 1024x1024, videos of 33 frames of
     240x416), and its latents' channels."""
     from diffusers import SD3Transformer2DModel, UNet2DConditionModel, WanTransformer3DModel
 

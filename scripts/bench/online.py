@@ -6,7 +6,7 @@
 
 Bare passes: the sampling run's passes, the decoder's, the judge's network, and for each trained term the policy forward
 and backward and the frozen passes of the objective, in the same batches, on tensors already in place. The epoch adds
-noise, log-probabilities, pictures for the judge, advantages, the objective, clipping, the optimiser and logging. Epochs
+noise, log-probabilities, images for the judge, advantages, the objective, clipping, the optimiser and logging. Epochs
 of the two are interleaved and their medians compared.
 """
 
@@ -21,16 +21,16 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 from offline import seconds, sized_network  # noqa: E402
+from visalign.media.samples.samples import Sample  # noqa: E402
 
-from visalign.configfile import parse_config  # noqa: E402
+from visalign.config.load import parse_config  # noqa: E402
 from visalign.data.prompts import read_prompts  # noqa: E402
 from visalign.generators import load_generator  # noqa: E402
-from visalign.media import Sample  # noqa: E402
-from visalign.runs import RunFolder  # noqa: E402
+from visalign.jobs.train import open_accelerator  # noqa: E402
+from visalign.jobs.training_setup import build_online  # noqa: E402
+from visalign.storage.run_folder import RunFolder  # noqa: E402
+from visalign.storage.yaml_files import read_mapping  # noqa: E402
 from visalign.trainers.online.loop import OnlineTrainer  # noqa: E402
-from visalign.trainers.recipe import open_accelerator  # noqa: E402
-from visalign.trainers.setup import build_online  # noqa: E402
-from visalign.yamlfile import read_mapping  # noqa: E402
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 METHODS = ("online/flow_grpo", "online/grpo_guard", "online/nft", "video/flow_grpo", "video/nft")
@@ -71,7 +71,7 @@ def bare_passes(trainer: OnlineTrainer):
                 for _ in range(rollout.steps):
                     generator.predict(*sampling)
                 generator.decode_pixels(sampling[0])
-                trainer.panel.judge(made)
+                trainer.reward_set.score(made)
         for _ in range(size // config.train.batch_size * trainer.view.terms):
             for frozen in ("reference", "old"):
                 if frozen in needs:

@@ -5,7 +5,7 @@
 The command line sets that variable itself: waiting OpenMP threads would otherwise spin on the decoding threads' core.
 
 Writes distinct 64x64 PNGs to a temporary folder, scores them with tiny-clip through the same function as the command,
-and times the model's picture tower alone on as many pictures in the same batches: a slice before each chunk's share of
+and times the model's image tower alone on as many images in the same batches: a slice before each chunk's share of
 the scoring and one after, so that both see the same machine. Also prints the peak memory after a tenth and at the end.
 """
 
@@ -23,7 +23,7 @@ from visalign.jobs import score as scoring
 from visalign.rewards import load_reward
 
 
-def write_pictures(folder: Path, count: int) -> None:
+def write_images(folder: Path, count: int) -> None:
     rng = np.random.default_rng(0)
     for i in range(count):
         small = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
@@ -46,12 +46,12 @@ def main() -> None:
     bare: list[float] = []
     memory: list[float] = []
 
-    def bare_pass(pictures: int) -> None:
+    def bare_pass(images: int) -> None:
         started = time.perf_counter()
         with torch.no_grad():
-            for _ in range(-(-pictures // len(batch))):
+            for _ in range(-(-images // len(batch))):
                 network.encode_image(batch)
-        bare.append((time.perf_counter() - started) / (-(-pictures // len(batch)) * len(batch)))
+        bare.append((time.perf_counter() - started) / (-(-images // len(batch)) * len(batch)))
 
     original = scoring.score_chunk
     spent = 0.0
@@ -68,9 +68,9 @@ def main() -> None:
 
     scoring.score_chunk = interleaved
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary) / "pictures"
+        folder = Path(temporary) / "images"
         folder.mkdir()
-        write_pictures(folder, args.files)
+        write_images(folder, args.files)
         bare_pass(1024)
         bare.clear()
         started = time.perf_counter()
@@ -78,7 +78,7 @@ def main() -> None:
                                   gallery=False)
         seconds = time.perf_counter() - started - spent
     alone = args.files * float(np.mean(bare))
-    print(f"{args.files} pictures: {args.files / seconds:.0f} a second; bare forward {args.files / alone:.0f}; "
+    print(f"{args.files} images: {args.files / seconds:.0f} a second; bare forward {args.files / alone:.0f}; "
           f"ratio {alone / seconds:.2f}; peak memory {memory[len(memory) // 10]:.2f} GiB after a tenth, "
           f"{memory[-1]:.2f} GiB at the end; {torch.get_num_threads()} threads")
 

@@ -3,9 +3,9 @@
     python scripts/bench/votes.py                  20 voters, 40 votes each, as fast as the server answers
     python scripts/bench/votes.py --pause 2        with two seconds to look at each pair
 
-Starts `visalign demo` on two folders of pictures, lets all voters vote at once, each vote sent twice as an impatient
+Starts `visalign demo` on two folders of images, lets all voters vote at once, each vote sent twice as an impatient
 finger would, and counts what the book holds. A round trip is the time from sending a vote
-to having the next pair; the pictures of the next pair were fetched with the pair before it.
+to having the next pair; the images of the next pair were fetched with the pair before it.
 """
 
 import argparse
@@ -24,13 +24,13 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from visalign.votes import VoteBook
+from visalign.votes import VoteDatabase
 
 SAID = ("left", "tie", "right", "skip")
 
 
 def write_folder(folder: Path, prompts: int, shade: int) -> Path:
-    """Pictures with the prompts of samples.jsonl."""
+    """Images with the prompts of samples.jsonl."""
     folder.mkdir()
     rows = []
     for number in range(prompts):
@@ -87,8 +87,8 @@ def main() -> None:
                                    str(args.votes), "--folder", str(root / "book"), "--port", str(port)],
                                   env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
         try:
-            address, book = f"http://127.0.0.1:{port}", VoteBook(root / "book")
-            while len(book.contests()) < args.votes or not answers(address):
+            address, book = f"http://127.0.0.1:{port}", VoteDatabase(root / "book")
+            while len(book.matchups()) < args.votes or not answers(address):
                 time.sleep(0.2)
             begun = time.perf_counter()
             with ThreadPoolExecutor(args.voters) as pool:
@@ -99,7 +99,7 @@ def main() -> None:
             server.terminate()
             server.wait()
     expected = args.voters * args.votes
-    counted = len({(vote.voter, vote.contest) for vote in votes})
+    counted = len({(vote.voter, vote.matchup) for vote in votes})
     print(json.dumps({"voters": args.voters, "votes_given": expected, "votes_kept": len(votes),
                       "lost": expected - counted, "double": len(votes) - counted,
                       "p50_ms": round(1000 * float(np.quantile(seconds, 0.5))),

@@ -1,10 +1,10 @@
-"""Are the clips of tiny-wan recognisable? A contact sheet for people, tracking for the record.
+"""Are the videos of tiny-wan recognisable? A contact sheet for people, tracking for the record.
 
     python scripts/embedded/check_clips.py visalign/assets/tiny-wan --sheet demo/pictures/tiny-wan.png
 
-Tracking (visalign/tracking.py) follows the thing in each clip and names the motion that fits best; printed is how often
+Tracking (visalign/tracking.py) follows the thing in each video and names the motion that fits best; printed is how often
 that is the prompt's, of all nine motions and of the four directions alone, for captions the model was trained on, for
-pairs of thing and motion that it never saw, and for real clips. tiny-clip names the thing among all of them, from the
+pairs of thing and motion that it never saw, and for real videos. tiny-clip names the thing among all of them, from the
 mean over frames.
 """
 
@@ -14,15 +14,15 @@ import random
 from pathlib import Path
 
 import torch
+from visalign.media.samples.motion_tracking import motion_of_video
+from visalign.media.samples.samples import Sample, Video
+from visalign.media.samples.video_files import save_sheet
 
-from visalign.config import Model
-from visalign.data.clips import MOTIONS, THINGS, is_unseen, make_clip
+from visalign.config import ModelSettings
+from visalign.data.embedded_videos import DRAWN_MOTIONS, THINGS, is_unseen, make_video
 from visalign.generators import load_generator
-from visalign.media import Sample, Video
 from visalign.rewards import load_reward
 from visalign.rewards.video_rules import motions_in
-from visalign.tracking import motion_of_clip
-from visalign.video import save_sheet
 
 DIRECTIONS = {"left", "right", "up", "down"}
 
@@ -31,19 +31,19 @@ def share(hits: list[bool]) -> dict:
     return {"right": round(sum(hits) / max(1, len(hits)), 3), "of": len(hits)}
 
 
-def motions(pairs: list[tuple[str, str]], clips: list[Video]) -> dict:
+def motions(pairs: list[tuple[str, str]], videos: list[Video]) -> dict:
     """How often the tracked motion is the asked one, of nine and of four."""
     asked = [motions_in(motion)[0] for _, motion in pairs]
-    found = [motion_of_clip(clip) for clip in clips]
+    found = [motion_of_video(video) for video in videos]
     hits = list(zip(asked, found, strict=True))
     return {"motion (chance 0.11)": share([a == b for a, b in hits]),
             "direction (chance 0.25)": share([a == b for a, b in hits if a in DIRECTIONS])}
 
 
-def things(pairs: list[tuple[str, str]], clips: list[Video]) -> dict:
+def things(pairs: list[tuple[str, str]], videos: list[Video]) -> dict:
     judge = load_reward("tiny-clip")
     names = judge.text_features(list(THINGS))
-    features = torch.stack([judge.features(clip.evenly(5)).mean(0) for clip in clips])
+    features = torch.stack([judge.features(video.evenly(5)).mean(0) for video in videos])
     found = (features @ names.T).argmax(1).tolist()
     return {"thing (chance 0.05)": share([THINGS[i] == thing for i, (thing, _) in zip(found, pairs, strict=True)])}
 
@@ -58,26 +58,26 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    generator = load_generator(Model(source=args.model, attention="math", prompt_tokens=8), "cpu")
+    generator = load_generator(ModelSettings(source=args.model, attention="math", prompt_tokens=8), "cpu")
 
     def sample(pairs: list[tuple[str, str]]) -> list[Video]:
         batches = generator.sample([" ".join(pair) for pair in pairs], list(range(len(pairs))), steps=args.steps,
                                    guidance_scale=args.guidance_scale)
-        return [clip for batch in batches for clip in batch]
+        return [video for batch in batches for video in batch]
 
-    shown = [(THINGS[(2 * i + i // 10) % len(THINGS)], MOTIONS[i % len(MOTIONS)]) for i in range(18)]
-    save_sheet([(" ".join(pair), [Sample("", clip).media])
-                for pair, clip in zip(shown, sample(shown), strict=True)], args.sheet, cell=72, label_width=170)
+    shown = [(THINGS[(2 * i + i // 10) % len(THINGS)], DRAWN_MOTIONS[i % len(DRAWN_MOTIONS)]) for i in range(18)]
+    save_sheet([(" ".join(pair), [Sample("", video).media])
+                for pair, video in zip(shown, sample(shown), strict=True)], args.sheet, cell=72, label_width=170)
     rng = random.Random(0)
-    every = [(thing, motion) for thing in THINGS for motion in MOTIONS]
+    every = [(thing, motion) for thing in THINGS for motion in DRAWN_MOTIONS]
     seen, unseen = ([pair for pair in every if is_unseen(*pair) is wanted] for wanted in (False, True))
     known = [seen[i] for i in (rng.sample(range(len(seen)), min(args.count, len(seen))))]
     new = [unseen[i % len(unseen)] for i in range(min(args.count, 4 * len(unseen)))]
-    real = [make_clip(*pair, rng) for pair in known]
+    real = [make_video(*pair, rng) for pair in known]
     report = {}
-    for name, pairs, clips in (("real clips", known, real), ("captions it was trained on", known, sample(known)),
+    for name, pairs, videos in (("real clips", known, real), ("captions it was trained on", known, sample(known)),
                                ("pairs it never saw", new, sample(new))):
-        report[name] = motions(pairs, clips) | things(pairs, clips)
+        report[name] = motions(pairs, videos) | things(pairs, videos)
     print(json.dumps(report, indent=2))
 
 

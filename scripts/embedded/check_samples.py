@@ -1,9 +1,9 @@
-"""Are the pictures of an embedded generator recognisable? A grid for people, a group classifier for the record.
+"""Are the images of an embedded generator recognisable? A grid for people, a group classifier for the record.
 
     python scripts/embedded/check_samples.py visalign/assets/tiny-sd3 --grid demo/pictures/tiny-sd3.png
 
 The classifier is a small convolutional net trained here on real drawings and their *group* only (15 groups); it has
-never seen a generated picture. Printed: its accuracy on drawings nobody trained on, on samples for name captions and
+never seen a generated image. Printed: its accuracy on drawings nobody trained on, on samples for name captions and
 on samples for general captions, and the mean pairwise pixel distance of samples of one general caption.
 """
 
@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from common import load_pixels, load_rows
 from train_clip import augment
+from visalign.media.samples.samples import grid, to_pixels
 
-from visalign.config import Model
+from visalign.config import ModelSettings
 from visalign.generators import load_generator
-from visalign.media import grid, to_pixels
 
 SHOWN = ["red apple", "banana", "pizza", "cat face", "panda", "penguin", "octopus", "sunflower", "red heart",
          "grinning face", "rainbow", "soccer ball", "bus", "a green vegetable", "an animal", "a purple heart"]
@@ -67,7 +67,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(args.threads)
-    generator = load_generator(Model(source=args.model, attention="math", prompt_tokens=8), "cpu")
+    generator = load_generator(ModelSettings(source=args.model, attention="math", prompt_tokens=8), "cpu")
 
     def sample(prompts: list[str]):
         batches = generator.sample(prompts, list(range(len(prompts))), steps=args.steps,

@@ -1,4 +1,4 @@
-"""What the scripts that train the embedded models share: the pictures, the captions, the tokenizer, EMA."""
+"""What the scripts that train the embedded models share: the images, the captions, the tokenizer, EMA."""
 
 import argparse
 import copy
@@ -26,8 +26,8 @@ def load_rows(split: str | None = "train") -> list[dict]:
 
 def load_pixels(rows: list[dict]) -> torch.Tensor:
     """float32 [N, 3, 64, 64] in [-1, 1]."""
-    pictures = [np.asarray(Image.open(io.BytesIO(row["image"])).convert("RGB")) for row in rows]
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    images = [np.asarray(Image.open(io.BytesIO(row["image"])).convert("RGB")) for row in rows]
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def draw_caption(row: dict, rng: random.Random, weights=(0.6, 0.25, 0.15)) -> str:
@@ -129,7 +129,7 @@ def save_pipeline(pipeline, folder: Path) -> None:
 
 
 class EmojiLatents:
-    """The embedded pictures as latents, with a way to draw one of a picture's captions."""
+    """The embedded images as latents, with a way to draw one of an image's captions."""
 
     def __init__(self, vae):
         self.rows = load_rows()

@@ -3,7 +3,7 @@
     python scripts/embedded/train_clip.py visalign/assets/tiny-clip --minutes 8
 
 Loss: symmetric cross-entropy over the batch where every caption that is true of a drawing counts as a match (a
-general caption is true of many). Pictures are moved, scaled, recoloured a little, blurred and noised, so that the
+general caption is true of many). Images are moved, scaled, recoloured a little, blurred and noised, so that the
 model judges what is drawn rather than which file it is. Afterwards it prints retrieval on drawings it never saw and
 on colour-and-kind captions it never saw.
 """
@@ -59,13 +59,13 @@ def retrieval(model, tokenizer) -> dict[str, float]:
     held, everything = load_rows("held_out"), load_rows(None)
     names = sorted({row["name"] for row in everything})
     texts = F.normalize(model.encode_text(tokenizer(names)), dim=-1)
-    pictures = F.normalize(model.encode_image(load_pixels(held)), dim=-1)
-    ranked = (pictures @ texts.T).argsort(-1, descending=True)
+    images = F.normalize(model.encode_image(load_pixels(held)), dim=-1)
+    ranked = (images @ texts.T).argsort(-1, descending=True)
     truth = torch.tensor([names.index(row["name"]) for row in held])
     hits = ranked == truth[:, None]
-    every_picture = F.normalize(model.encode_image(load_pixels(everything)), dim=-1)
+    every_image = F.normalize(model.encode_image(load_pixels(everything)), dim=-1)
     unseen = sorted({c["text"] for row in everything for c in row["captions"] if c["unseen"]})
-    order = (F.normalize(model.encode_text(tokenizer(unseen)), dim=-1) @ every_picture.T).argsort(-1, descending=True)
+    order = (F.normalize(model.encode_text(tokenizer(unseen)), dim=-1) @ every_image.T).argsort(-1, descending=True)
     first = [unseen[i] in [c["text"] for c in everything[order[i, 0]]["captions"]] for i in range(len(unseen))]
     return {"held-out drawings": len(held), "names": len(names), "name top-1": hits[:, :1].any(1).float().mean().item(),
             "name top-5": hits[:, :5].any(1).float().mean().item(), "unseen captions": len(unseen),

@@ -55,11 +55,11 @@ def main() -> None:
     def encode(modules, texts, length):
         ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
         outputs = [modules[k](ids, output_hidden_states=True) for k in ("text_encoder", "text_encoder_2")]
-        clip = torch.cat([output.hidden_states[-2] for output in outputs], -1)
+        video = torch.cat([output.hidden_states[-2] for output in outputs], -1)
         pooled = torch.cat([output.text_embeds for output in outputs], -1)
         t5_ids = t5_tokenizer(texts, padding="max_length", max_length=length, truncation=True,
                               return_tensors="pt").input_ids
-        return torch.cat([clip, modules["text_encoder_3"](t5_ids).last_hidden_state], 1), pooled
+        return torch.cat([video, modules["text_encoder_3"](t5_ids).last_hidden_state], 1), pooled
 
     def loss_of(modules, x0, texts, rng):
         hidden, pooled = encode(modules, texts, rng.choices(T5_LENGTHS, T5_WEIGHTS)[0])

@@ -1,4 +1,4 @@
-"""Train the autoencoder both tiny generators share: 64x64 pictures to 16x16 latents with 8 channels.
+"""Train the autoencoder both tiny generators share: 64x64 images to 16x16 latents with 8 channels.
 
     python scripts/embedded/train_vae.py build/vae --minutes 10
     python scripts/embedded/train_vae.py build/vae-final --decoder-of build/vae --minutes 15

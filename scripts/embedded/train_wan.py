@@ -1,4 +1,4 @@
-"""Train tiny-wan: a complete WanPipeline for 48x48 emoji clips of 9 frames, text encoder and all, from nothing.
+"""Train tiny-wan: a complete WanPipeline for 48x48 emoji videos of 9 frames, text encoder and all, from nothing.
 
     python scripts/embedded/train_wan.py visalign/assets/tiny-wan --vae build/wan-vae --minutes 45
     python scripts/embedded/train_wan.py visalign/assets/tiny-wan --vae build/wan-vae-final --minutes 0 \\
@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from common import arguments, build_t5_tokenizer, pretrain, save_pipeline
 from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
 from transformers import UMT5Config, UMT5EncoderModel
-from wan_clips import caption_of, draw_clips
+from wan_clips import caption_of, draw_videos
 
-from visalign.data.clips import FPS, FRAMES, SIZE, all_clip_captions
+from visalign.data.embedded_videos import FPS, FRAMES, SIZE, all_video_captions
 
 LENGTHS, LENGTH_WEIGHTS = (8, 16, 64, 512), (0.9, 0.05, 0.04, 0.01)
 
@@ -26,10 +26,10 @@ class ClipLatents:
     """Clips drawn once, as normalised latents, with a way to draw a caption of each."""
 
     def __init__(self, vae, count: int):
-        clips, self.pairs = draw_clips(count, seed=2)
+        videos, self.pairs = draw_videos(count, seed=2)
         mean, std = (torch.tensor(v).view(1, -1, 1, 1, 1) for v in (vae.config.latents_mean, vae.config.latents_std))
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            parts = [vae.encode(part.float() / 127.5 - 1).latent_dist.mode().float() for part in clips.split(32)]
+            parts = [vae.encode(part.float() / 127.5 - 1).latent_dist.mode().float() for part in videos.split(32)]
         self.latents = (torch.cat(parts) - mean) / std
 
     def caption(self, index: int, rng) -> str:
@@ -37,8 +37,8 @@ class ClipLatents:
 
 
 def main() -> None:
-    args = arguments(__doc__, clips=4000)
-    tokenizer = build_t5_tokenizer(all_clip_captions(), max_length=512)
+    args = arguments(__doc__, videos=4000)
+    tokenizer = build_t5_tokenizer(all_video_captions(), max_length=512)
     vae = AutoencoderKLWan.from_pretrained(args.vae, torch_dtype=torch.float32)
     modules = torch.nn.ModuleDict({
         "transformer": WanTransformer3DModel(
@@ -63,7 +63,7 @@ def main() -> None:
         velocity = modules["transformer"](x_t, 1000 * t, hidden, return_dict=False)[0]
         return F.mse_loss(velocity.float(), noise - x0)
 
-    modules = pretrain(modules, loss_of, ClipLatents(vae, args.clips if args.minutes else 1), args)
+    modules = pretrain(modules, loss_of, ClipLatents(vae, args.videos if args.minutes else 1), args)
     save_pipeline(WanPipeline(vae=vae, scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0), tokenizer=tokenizer,
                               **modules), args.output)
     shape = {"height": SIZE, "width": SIZE, "frames": FRAMES, "fps": FPS}

@@ -1,4 +1,4 @@
-"""Train tiny-wan's autoencoder: clips of 9 x 48x48 to latents of 5 x 12x12 with 12 channels.
+"""Train tiny-wan's autoencoder: videos of 9 x 48x48 to latents of 5 x 12x12 with 12 channels.
 
     python scripts/embedded/train_wan_vae.py build/wan-vae --minutes 18
     python scripts/embedded/train_wan_vae.py build/wan-vae-final --decoder-of build/wan-vae --minutes 25
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from common import train_for
 from diffusers import AutoencoderKLWan
 from train_vae import edges
-from wan_clips import draw_clips
+from wan_clips import draw_videos
 
 CHANNELS, PATCH = 12, 2
 
@@ -36,9 +36,9 @@ def channels_last(vae: AutoencoderKLWan) -> AutoencoderKLWan:
     return vae
 
 
-def windows(clips: torch.Tensor, batch: int) -> torch.Tensor:
-    """Twice as many clips, cut to 5 frames of 32x32 near the middle: a quarter of the work for most that is drawn."""
-    chosen = clips[torch.randint(len(clips), (2 * batch,))]
+def windows(videos: torch.Tensor, batch: int) -> torch.Tensor:
+    """Twice as many videos, cut to 5 frames of 32x32 near the middle: a quarter of the work for most that is drawn."""
+    chosen = videos[torch.randint(len(videos), (2 * batch,))]
     first, top, left = (int(torch.randint(low, high, ())) for low, high in ((0, 5), (4, 13), (4, 13)))
     return chosen[:, :, first:first + 5, top:top + 32, left:left + 32]
 
@@ -62,14 +62,14 @@ def main() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(args.threads)
 
-    clips, _ = draw_clips(2400, seed=0)
+    videos, _ = draw_videos(2400, seed=0)
     vae = AutoencoderKLWan.from_pretrained(args.decoder_of, torch_dtype=torch.float32) if args.decoder_of else build()
     channels_last(vae)
     trained = [*vae.decoder.parameters(), *vae.post_quant_conv.parameters()] if args.decoder_of else [*vae.parameters()]
     print(f"{sum(p.numel() for p in vae.parameters()) / 1e6:.2f}M parameters", flush=True)
 
     def loss_of(fraction: float) -> tuple[torch.Tensor, dict]:
-        x = windows(clips, args.batch) if fraction < args.windows else clips[torch.randint(len(clips), (args.batch,))]
+        x = windows(videos, args.batch) if fraction < args.windows else videos[torch.randint(len(videos), (args.batch,))]
         x = x.float() / 127.5 - 1
         x = (x.flip(-1) if torch.rand(()) < 0.5 else x).contiguous(memory_format=torch.channels_last_3d)
         with torch.autocast("cpu", torch.bfloat16):
@@ -82,12 +82,12 @@ def main() -> None:
         return loss, {"l1": F.l1_loss(y, x).item(), "latent std": z.float().std().item()}
 
     vae = train_for(args.minutes, vae, trained, loss_of, lr=args.lr, ema=0.99)
-    held_out = draw_clips(64, seed=1)[0].float() / 127.5 - 1
+    held_out = draw_videos(64, seed=1)[0].float() / 127.5 - 1
     with torch.no_grad():
         z = vae.encode(held_out).latent_dist.mode()
         print(f"held-out L1 {F.l1_loss(vae.decode(z).sample, held_out).item():.4f}")
         if not args.decoder_of:
-            z = vae.encode(clips[:256].float() / 127.5 - 1).latent_dist.mode()
+            z = vae.encode(videos[:256].float() / 127.5 - 1).latent_dist.mode()
             vae.register_to_config(latents_mean=z.mean((0, 2, 3, 4)).tolist(), latents_std=z.std((0, 2, 3, 4)).tolist())
     for parameter in vae.parameters():
         parameter.data = parameter.data.contiguous()

@@ -1,20 +1,20 @@
-"""What the scripts that train the embedded video generator share: clips drawn at random, with their captions."""
+"""What the scripts that train the embedded video generator share: videos drawn at random, with their captions."""
 
 import random
 
 import numpy as np
 import torch
 
-from visalign.data.clips import MOTIONS, THINGS, is_unseen, kind_of, make_clip
+from visalign.data.embedded_videos import DRAWN_MOTIONS, THINGS, is_unseen, kind_of, make_video
 
 
-def draw_clips(count: int, seed: int) -> tuple[torch.Tensor, list[tuple[str, str]]]:
+def draw_videos(count: int, seed: int) -> tuple[torch.Tensor, list[tuple[str, str]]]:
     """uint8 [N, 3, 9, 48, 48] and the (thing, motion) of each; pairs kept out of pre-training do not occur."""
     rng = random.Random(seed)
-    pairs = [(thing, motion) for thing in THINGS for motion in MOTIONS if not is_unseen(thing, motion)]
+    pairs = [(thing, motion) for thing in THINGS for motion in DRAWN_MOTIONS if not is_unseen(thing, motion)]
     drawn = [rng.choice(pairs) for _ in range(count)]
-    clips = np.stack([np.stack([np.asarray(frame) for frame in make_clip(*pair, rng).frames]) for pair in drawn])
-    return torch.from_numpy(clips).permute(0, 4, 1, 2, 3).contiguous(), drawn
+    videos = np.stack([np.stack([np.asarray(frame) for frame in make_video(*pair, rng).frames]) for pair in drawn])
+    return torch.from_numpy(videos).permute(0, 4, 1, 2, 3).contiguous(), drawn
 
 
 def caption_of(thing: str, motion: str, rng: random.Random) -> str:

@@ -74,7 +74,7 @@ def test_a_runs_newest_samples_have_the_held_out_prompts(tmp_path):
     "make, word",
     [
         (lambda p: p / "gone", "no such file"),
-        (lambda p: p, "holds no picture"),
+        (lambda p: p, "holds no image"),
         (lambda p: (p / "x.zip").write_bytes(b"") or p / "x.zip", "manifest"),
     ],
 )
@@ -83,14 +83,14 @@ def test_sources_that_hold_nothing_are_named(tmp_path, make, word):
         find_generations(make(tmp_path))
 
 
-def picture(file, colour="red", **options):
+def image(file, colour="red", **options):
     file.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (8, 8), colour).save(file, **options)
 
 
 def test_what_is_left_out_is_named_with_why(tmp_path):
     for name in ("a.png", "b.bmp", "._a.png", "one.png"):
-        picture(tmp_path / name)
+        image(tmp_path / name)
     for name in ("x.jxl", "y.jxl", "w.safetensors", "Thumbs.db", "notes.md", "a.txt"):
         (tmp_path / name).write_bytes(b"x")
     (tmp_path / "one.mp4").write_bytes(b"x")
@@ -98,16 +98,16 @@ def test_what_is_left_out_is_named_with_why(tmp_path):
     assert [entry.path for entry in found] == ["a.png", "b.bmp", "one.mp4"]
     notes = " | ".join(found.notes)
     assert "2 files ending in .jxl (x.jxl, y.jxl): install pillow-jxl-plugin" in notes and "w.safetensors" in notes
-    assert "1 picture with the name of a clip (one.png)" in notes
+    assert "1 image with the name of a video (one.png)" in notes
     assert not any(word in notes for word in ("Thumbs", "notes.md", "._a"))
 
 
 def test_our_own_overviews_are_known_by_what_they_are_and_not_by_their_name(tmp_path):
-    from visalign.video import save_sheet
+    from visalign.media.video_files import save_sheet
 
-    picture(tmp_path / "grid.png")
-    picture(tmp_path / "made" / "grid.png")
-    picture(tmp_path / "made" / "00000.png")
+    image(tmp_path / "grid.png")
+    image(tmp_path / "made" / "grid.png")
+    image(tmp_path / "made" / "00000.png")
     (tmp_path / "made" / "samples.jsonl").write_text('{"prompt": "x", "file": "00000.png"}\n')
     save_sheet([("x", [Image.new("RGB", (8, 8))])], tmp_path / "drawn" / "sheet.png")
     found = find_generations(tmp_path)
@@ -120,8 +120,8 @@ def test_every_place_of_a_prompt_in_its_order(tmp_path):
     told = PngInfo()
     told.add_text("parameters", "from within\nSteps: 2, Seed: 5")
     for name in ("both_01.png", "within_01.png"):
-        picture(tmp_path / name, pnginfo=told)
-    picture(tmp_path / "v1.5_x.png")
+        image(tmp_path / name, pnginfo=told)
+    image(tmp_path / "v1.5_x.png")
     (tmp_path / "both_01.txt").write_bytes("\ufefffrom beside".encode("utf-16-le"))
     (tmp_path / "v1.5_x.png.txt").write_text("with its ending")
 
@@ -135,8 +135,8 @@ def test_every_place_of_a_prompt_in_its_order(tmp_path):
     assert find_generations(tmp_path, "sidecar").prompt_hint.startswith("1 of 3 files have no prompt; write it")
 
 
-def test_the_imagefolder_layout_names_of_windows_and_a_single_picture(tmp_path):
-    picture(tmp_path / "sub" / "a.png")
+def test_the_imagefolder_layout_names_of_windows_and_a_single_image(tmp_path):
+    image(tmp_path / "sub" / "a.png")
     lines = [{"file_name": "sub\\a.png", "text": "cafe\u0301 "}, {"image": {"bytes": "x"}, "caption": "y"}]
     (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
     good, embedded = find_generations(tmp_path)
@@ -151,7 +151,7 @@ def test_the_imagefolder_layout_names_of_windows_and_a_single_picture(tmp_path):
 def test_names_that_are_not_utf_8_are_shown_and_stay_openable(tmp_path):
     import os
 
-    picture(tmp_path / "x.png")
+    image(tmp_path / "x.png")
     os.rename(tmp_path / "x.png", os.path.join(os.fsencode(tmp_path), b"caf\xe9.png"))
     [entry] = find_generations(tmp_path, "names")
     assert entry.path == "caf\\xe9.png" and entry.prompt == "caf\u00e9" and entry.sample().image.size == (8, 8)

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from visalign.data.graphs import told_by_graph
+from visalign.data.comfyui_graphs import told_by_graph
 from visalign.data.metadata import Told, seed_of, told_by_file, told_by_parameters, told_by_text, user_comment
-from visalign.media import Video
-from visalign.video import to_video_bytes
+from visalign.media.samples import Video
+from visalign.media.video_files import to_video_bytes
 
 A1111 = "red apple, (ripe:1.2)\non a table\nNegative prompt: pear\nSteps: 20, Sampler: Euler a, Seed: 1234, Size: 64x64"
 APPLE = Told("red apple, (ripe:1.2)\non a table", 1234)
@@ -83,30 +83,30 @@ def test_exif_comments_in_every_form(value):
 
 
 def test_every_container_that_holds_a_prompt(tmp_path):
-    picture, info = Image.new("RGB", (32, 32), "red"), PngInfo()
+    image, info = Image.new("RGB", (32, 32), "red"), PngInfo()
     info.add_itxt("parameters", A1111)
-    picture.save(tmp_path / "a.png", pnginfo=info)
+    image.save(tmp_path / "a.png", pnginfo=info)
     comment = Image.Exif()
     comment[0x0131] = "a program"
     comment.get_ifd(0x8769)[0x9286] = b"UNICODE\0" + A1111.encode("utf-16-be")
     for name in ("a.webp", "a.jpg", "a.avif"):
-        picture.save(tmp_path / name, exif=comment)
+        image.save(tmp_path / name, exif=comment)
     made = Image.Exif()
     made[0x0110] = f"prompt:{json.dumps(GRAPH)}"
-    picture.save(tmp_path / "comfy.webp", exif=made)
+    image.save(tmp_path / "comfy.webp", exif=made)
     xmp = b"<x><dc:description><rdf:Alt><rdf:li xml:lang='x'>red &amp; ripe --v 6 Job ID: 1</rdf:li></rdf:Alt></x>"
-    picture.save(tmp_path / "xmp.jpg", xmp=xmp)
+    image.save(tmp_path / "xmp.jpg", xmp=xmp)
     for name in ("a.png", "a.webp", "a.jpg", "a.avif"):
         assert told_by_file(tmp_path / name) == APPLE, name
     assert told_by_file(tmp_path / "comfy.webp") == Told("red apple", 77)
     assert told_by_file(tmp_path / "xmp.jpg") == Told("red & ripe")
-    picture.save(tmp_path / "plain.png")
+    image.save(tmp_path / "plain.png")
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n nope")
-    (tmp_path / "clip.mp4").write_bytes(to_video_bytes(Video([picture] * 2, 4)))
+    (tmp_path / "clip.mp4").write_bytes(to_video_bytes(Video([image] * 2, 4)))
     assert not any(told_by_file(tmp_path / name) for name in ("plain.png", "broken.png", "clip.mp4"))
 
 
-def test_a_workflow_longer_than_pillow_s_own_limit_keeps_its_picture(tmp_path):
+def test_a_workflow_longer_than_pillow_s_own_limit_keeps_its_image(tmp_path):
     info = PngInfo()
     info.add_text("prompt", json.dumps(GRAPH | {"99": {"class_type": "Note", "inputs": {"x": "y" * 2_000_000}}}),
                   zip=True)

@@ -8,9 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from visalign.config import Data
-from visalign.data.preferences import BadRow, Counts, read_pairs
-from visalign.data.usable import check_source
+from visalign.config import DataSettings
+from visalign.data.preferences import BadRow, RowCounts, read_pairs
+from visalign.data.usable import check_pair_source
 from visalign.errors import UserError
 
 
@@ -21,15 +21,15 @@ def jpeg(colour):
 
 
 def read(path, **settings):
-    return list(read_pairs(Data(path=str(path), **settings)))
+    return list(read_pairs(DataSettings(path=str(path), **settings)))
 
 
 def test_pickapic_parquet_orders_by_label_and_drops_ties(tmp_path):
     rows = [{"caption": c, "jpg_0": jpeg("red"), "jpg_1": jpeg("blue"), "label_0": a, "label_1": 1 - a}
             for c, a in (("first wins", 1.0), ("second wins", 0.0), ("tie", 0.5))]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "picks.parquet")
-    counts = Counts()
-    pairs = list(read_pairs(Data(path=str(tmp_path / "picks.parquet")), counts))
+    counts = RowCounts()
+    pairs = list(read_pairs(DataSettings(path=str(tmp_path / "picks.parquet")), counts))
     assert [pair.prompt for pair in pairs] == ["first wins", "second wins"]
     assert (counts.pairs, counts.ties) == (2, 1)
     assert pairs[0].chosen == jpeg("red") and pairs[1].chosen == jpeg("blue")
@@ -49,7 +49,7 @@ def test_hpd_json_makes_a_pair_for_every_strict_preference(tmp_path):
 
 
 @pytest.mark.parametrize("entry", [{"human_preference": [1]}, {"human_preference": ["yes", "no"]}, {}])
-def test_hpd_entries_without_a_preference_for_each_picture_are_named(tmp_path, entry):
+def test_hpd_entries_without_a_preference_for_each_image_are_named(tmp_path, entry):
     (tmp_path / "hpd.json").write_text(json.dumps([{"prompt": "x", "image_path": ["a.jpg", "b.jpg"], **entry}]))
     with pytest.raises(BadRow, match="entry 1.*human_preference"):
         read(tmp_path / "hpd.json")
@@ -89,12 +89,12 @@ def test_broken_rows_name_their_line(tmp_path, line, words):
         assert word in str(caught.value)
 
 
-def test_truncated_picture_names_its_row(tmp_path):
+def test_truncated_image_names_its_row(tmp_path):
     Image.effect_noise((64, 64), 90).save(tmp_path / "a.png")
     (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:300])
     (tmp_path / "pairs.jsonl").write_text('{"prompt": "x", "chosen": "a.png", "rejected": "a.png"}\n')
     [pair] = read(tmp_path / "pairs.jsonl")
-    with pytest.raises(UserError, match="line 1.*not a readable picture"):
+    with pytest.raises(UserError, match="line 1.*not a readable image"):
         pair.media()
 
 
@@ -110,13 +110,13 @@ def test_all_ties_and_empty_sets_are_errors(tmp_path):
 @pytest.mark.parametrize("name", ["nowhere.jsonl", "./nowhere", "folder/deep/nowhere"])
 def test_missing_source_is_named(name):
     with pytest.raises(UserError, match="nowhere"):
-        check_source(Data(path=name))
+        check_pair_source(DataSettings(path=name))
 
 
 def test_unknown_kind_of_file_lists_the_known(tmp_path):
     (tmp_path / "pairs.xlsx").write_text("")
     with pytest.raises(UserError, match=r"\.xlsx.*\.parquet"):
-        check_source(Data(path=str(tmp_path / "pairs.xlsx")))
+        check_pair_source(DataSettings(path=str(tmp_path / "pairs.xlsx")))
 
 
 def test_corrupt_parquet_is_one_sentence(tmp_path):
@@ -132,7 +132,7 @@ def test_reading_streams_and_stops_at_max_pairs(tmp_path):
     assert len(read(tmp_path / "pairs.jsonl", max_pairs=3)) == 3
 
 
-def test_transparent_pictures_land_on_white(tmp_path):
+def test_transparent_images_land_on_white(tmp_path):
     Image.new("RGBA", (8, 8), (255, 0, 0, 0)).save(tmp_path / "a.png")
     (tmp_path / "pairs.jsonl").write_text('{"prompt": "x", "chosen": "a.png", "rejected": "a.png"}\n')
     assert read(tmp_path / "pairs.jsonl")[0].media()[0].getpixel((0, 0)) == (255, 255, 255)
@@ -160,8 +160,8 @@ def test_hpd_v3_prefers_the_first_path_and_drops_even_votes(abc):
     rows = [{"prompt": "x", "path1": f"{one}.png", "path2": f"{two}.png", "choice_dist": votes}
             for one, two, votes in (("a", "b", [3, 1]), ("c", "a", None), ("b", "c", [2, 2]))]
     (abc / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    counts = Counts()
-    assert order_of(read_pairs(Data(path=str(abc / "p.jsonl")), counts)) == {("a", "b"), ("c", "a")}
+    counts = RowCounts()
+    assert order_of(read_pairs(DataSettings(path=str(abc / "p.jsonl")), counts)) == {("a", "b"), ("c", "a")}
     assert counts.ties == 1
 
 
@@ -173,7 +173,7 @@ def test_imagereward_ranks_make_a_pair_of_every_two_of_a_prompt(abc):
     assert order_of(read(abc)) == {("b", "a"), ("b", "c")}
 
 
-def test_pictures_may_lie_beside_a_table_in_a_subfolder_or_under_their_split(abc):
+def test_images_may_lie_beside_a_table_in_a_subfolder_or_under_their_split(abc):
     (abc / "set" / "train").mkdir(parents=True)
     for name in "ab":
         (abc / f"{name}.png").rename(abc / "set" / "train" / f"{name}.png")

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from visalign.data.readers import BROKEN, READERS, rows_of
+from visalign.data.readers import BROKEN_TABLE, READERS, file_rows
 from visalign.data.rows import BadRow, find_file, says_yes
 from visalign.data.sources import split_of, table_files
 from visalign.errors import UserError
-from visalign.textfile import decode_text, is_whole
+from visalign.storage.text_files import decode_text, is_whole
 
 FAST = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 TEXT = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\x00\ufeff"), min_size=1, max_size=30)
@@ -26,7 +26,7 @@ def read(name: str, content: bytes) -> list[dict]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / name
         file.write_bytes(content)
-        return [row for _, row in rows_of(file)]
+        return [row for _, row in file_rows(file)]
 
 
 @FAST
@@ -63,7 +63,7 @@ def test_arbitrary_bytes_give_whole_rows_or_a_sentence(suffix, content):
     except UserError as error:
         assert "p" + suffix in str(error)
         return
-    assert all(BROKEN in row or all(map(is_whole, row)) for row in rows)
+    assert all(BROKEN_TABLE in row or all(map(is_whole, row)) for row in rows)
 
 
 @FAST
@@ -79,7 +79,7 @@ def test_rows_are_named_by_the_line_they_begin_on():
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "p.csv"
         file.write_text('prompt,chosen\n"a\nb",x\n\nc,y\n')
-        assert [where.removeprefix(f"{file} ") for where, _ in rows_of(file)] == ["line 2", "line 5"]
+        assert [where.removeprefix(f"{file} ") for where, _ in file_rows(file)] == ["line 2", "line 5"]
 
 
 def test_dates_and_nanoseconds_do_not_matter(tmp_path):
@@ -89,7 +89,7 @@ def test_dates_and_nanoseconds_do_not_matter(tmp_path):
     table = pa.table({"prompt": ["a"], "at": pa.array([1_700_000_000_000_000_001], pa.timestamp("ns")),
                       "far": pa.array([2**55], pa.timestamp("ms"))})
     pq.write_table(table, tmp_path / "p.parquet")
-    assert [row for _, row in rows_of(tmp_path / "p.parquet")] == [{"prompt": "a"}]
+    assert [row for _, row in file_rows(tmp_path / "p.parquet")] == [{"prompt": "a"}]
 
 
 @pytest.mark.parametrize("name, split", [

@@ -7,11 +7,11 @@ from click.testing import CliRunner
 from PIL import Image
 
 from visalign.cli import main
-from visalign.data.families import FAMILIES, family_rows
+from visalign.data.diversity_prompts import FAMILIES, family_rows
 from visalign.data.prompts import read_prompts
 from visalign.errors import UserError
-from visalign.media import Video
-from visalign.video import to_video_bytes
+from visalign.media.samples import Video
+from visalign.media.video_files import to_video_bytes
 
 PROMPTS = ["a photo of a cat", "a red cup and a blue cup"]
 
@@ -73,15 +73,15 @@ def test_dpg_bench_puts_four_in_a_square(made, tmp_path):
         assert [image.getpixel(at)[1] for at in ((2, 2), (20, 2), (2, 20), (20, 20))] == [0, 40, 80, 120]
 
 
-def test_vbench_takes_clips(tmp_path):
+def test_vbench_takes_videos(tmp_path):
     file = tmp_path / "VBench_full_info.json"
     file.write_text(json.dumps([{"prompt_en": "a cat runs", "dimension": ["motion_smoothness"]},
                                 {"prompt_en": "a cat runs", "dimension": ["scene"]}]))
     assert read_prompts(f"vbench:{file}") == ["a cat runs"]
     lines = []
     for k in range(5):
-        clip = Video([Image.new("RGB", (32, 32), (c * 60, 0, 0)) for c in range(4)], 8.0)
-        (tmp_path / f"{k}.mp4").write_bytes(to_video_bytes(clip))
+        video = Video([Image.new("RGB", (32, 32), (c * 60, 0, 0)) for c in range(4)], 8.0)
+        (tmp_path / f"{k}.mp4").write_bytes(to_video_bytes(video))
         lines.append(json.dumps({"prompt": "a cat runs", "video": f"{k}.mp4", "seed": k}))
     (tmp_path / "clips.jsonl").write_text("\n".join(lines))
     result = invoke("layout", tmp_path / "clips.jsonl", "--suite", f"vbench:{file}", "-o", tmp_path / "out")

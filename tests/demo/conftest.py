@@ -12,7 +12,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from visalign_demo.context import Demo, Settings
+from visalign_demo.context import Demo, DemoSettings
 
 PROMPTS = ["a red square", "<script>alert(1)</script> & \"quotes\"", "a blue square"]
 
@@ -38,7 +38,7 @@ def folders(tmp_path):
 
 @pytest.fixture
 def settings(folders, tmp_path):
-    return Settings(folders, (), tmp_path / "book", tmp_path / "runs", judges=("saturation",), pairs=6)
+    return DemoSettings(folders, (), tmp_path / "book", tmp_path / "runs", judges=("saturation",), pairs=6)
 
 
 @pytest.fixture

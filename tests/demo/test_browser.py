@@ -12,7 +12,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from tests.demo.conftest import PROMPTS, free_port, server, write_folder
-from visalign.votes import VoteBook
+from visalign.votes import VoteDatabase
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (apt install chromium)")
@@ -111,7 +111,7 @@ def test_votes_by_keyboard_survive_a_killed_server(many, open_page, tmp_path):
         process.send_signal(signal.SIGKILL)
         process.wait()
         held = ballot(page)
-        assert len(VoteBook(tmp_path / "book").votes()) == 20
+        assert len(VoteDatabase(tmp_path / "book").votes()) == 20
     with server(*options, port=port) as (address, _):
         assert ballot(page) == held  # the old page goes on where it was
         press(page, "ArrowLeft")
@@ -125,7 +125,7 @@ def test_votes_by_keyboard_survive_a_killed_server(many, open_page, tmp_path):
         go_to(fresh, "Train on my votes")
         fresh.wait_for_selector(".va-problem")
         assert "there is no model to train" in fresh.inner_text(".va-problem")
-    choices = [vote.choice for vote in VoteBook(tmp_path / "book").votes()]
+    choices = [vote.choice for vote in VoteDatabase(tmp_path / "book").votes()]
     assert len(choices) == 20 and choices.count("tie") == 5 and choices.count("skip") == 5
 
 
@@ -202,7 +202,7 @@ def test_every_tab_fits_its_width_has_labels_and_can_be_read(many, open_page, tm
             assert not bare, (tab, bare)
 
 
-def test_pictures_are_scored_from_the_page(many, open_page, tmp_path):
+def test_images_are_scored_from_the_page(many, open_page, tmp_path):
     with server(*many, *JUDGES, "--folder", tmp_path / "book", "--pairs", 0, "--upload-megabytes", 1,
                 "--runs", tmp_path / "runs") as (address, _):
         page = open_page(address)

@@ -177,7 +177,7 @@ def test_what_means_something_is_taken():
 def test_under_a_root_path_everything_is_found_where_the_page_says(settings, stripped):
     """Whether the proxy takes the path off, or passes it on as it is."""
     demo = Demo(replace(settings, root_path="/demo/", pairs=0))
-    name = demo.shelf.put_table(b"a,b")
+    name = demo.media_store.put_table(b"a,b")
     client = TestClient(app_of(demo), base_url=HERE)
 
     def get(path):

@@ -9,10 +9,10 @@ from starlette.testclient import TestClient
 
 from tests.demo.conftest import PROMPTS, write_folder
 from visalign.errors import UserError
-from visalign.votes import Vote, VoteBook
+from visalign.votes import Vote, VoteDatabase
 from visalign_demo import compare_tab
-from visalign_demo.compare_tab import Wish, stream
-from visalign_demo.context import CALLS_A_MINUTE, Demo, Limits, Settings, number_in, whole_in
+from visalign_demo.compare_tab import CompareRequest, stream
+from visalign_demo.context import CALLS_A_MINUTE, Demo, DemoSettings, RequestLimits, number_within, whole_in
 from visalign_demo.server import app_of
 from visalign_demo.vote_tab import Booth, seconds_since, voter_of
 
@@ -25,7 +25,7 @@ ODD = [None, "", "x", "\x00", "-1", "1e999", 0, -1, 0.5, 2**70, -2**70, 1e308, T
 def demo(tmp_path_factory):
     folder = tmp_path_factory.mktemp("odd")
     models = {"plain": str(write_folder(folder / "plain", 60)), "tuned": str(write_folder(folder / "tuned", 220))}
-    made = Demo(Settings(models, (), folder / "book", folder / "runs", judges=("saturation",), pairs=2,
+    made = Demo(DemoSettings(models, (), folder / "book", folder / "runs", judges=("saturation",), pairs=2,
                          allow_train=True))
     made.pool.start()
     made.pool.join(60)
@@ -68,13 +68,13 @@ def test_no_value_of_any_input_ends_in_a_traceback(client, demo, capfd, caplog, 
 
 @pytest.mark.parametrize("seed", ["", None, 2**70, -1, 0.5, "7", True, float("nan"), float("inf"), [1]])
 def test_a_seed_that_is_none_is_a_sentence(demo, seed):
-    wish = Wish(PROMPTS[0], ["plain"], seed, 1, 1, 1.0, 1.0, [])
+    wish = CompareRequest(PROMPTS[0], ["plain"], seed, 1, 1, 1.0, 1.0, [])
     said = [item for pair in stream(demo, wish, "s", f"c{seed}") for item in pair if isinstance(item, str)]
     assert "The first seed must be a whole number from 0 to 9007199254740991" in said[-1] and 'role="alert"' in said[-1]
 
 
 def test_the_largest_seed_is_taken_as_a_number(demo):
-    wish = Wish(PROMPTS[0], ["plain"], float(2**53 - 1), 1.0, 4.0, 1, 1, []).checked(demo.subjects)
+    wish = CompareRequest(PROMPTS[0], ["plain"], float(2**53 - 1), 1.0, 4.0, 1, 1, []).checked(demo.subjects)
     assert (wish.first_seed, wish.seeds, wish.steps) == (2**53 - 1, 1, 4) and isinstance(wish.seeds, int)
 
 
@@ -89,10 +89,10 @@ def test_seeds_are_words_to_the_page_too(client, demo):
 @pytest.mark.parametrize("value", [None, "1", True, float("nan"), -0.1, 1.1, [0]])
 def test_numbers_are_numbers_of_their_range(value):
     with pytest.raises(UserError, match="Scale must be a number from 0 to 1, not"):
-        number_in(value, "Scale", 0, 1)
+        number_within(value, "Scale", 0, 1)
     with pytest.raises(UserError, match="Steps must be a whole number from 2 to 9"):
         whole_in(value, "Steps", 2, 9)
-    assert number_in(1, "Scale", 0, 1) == 1.0 and whole_in(3.0, "Steps", 2, 9) == 3
+    assert number_within(1, "Scale", 0, 1) == 1.0 and whole_in(3.0, "Steps", 2, 9) == 3
 
 
 @pytest.mark.parametrize("name", ["a\x00b", "a\u202eb", "\u200b", "a\u2028b", "\ud800", "a\tb", 5 * "\u2066"])
@@ -139,20 +139,20 @@ def test_asking_for_pairs_again_and_again_fills_no_disk(demo):
 
 
 def test_a_book_undoes_by_mark(tmp_path):
-    from visalign.votes import Contest, Side
+    from visalign.votes import Matchup, MatchupSide
 
-    book = VoteBook(tmp_path)
-    book.add(Contest("p", Side("m", 0, "a.png"), Side("m", 1, "b.png"), {}, "c"))
-    ballot = book.show(book.contest("c"), "ann", "feed")
+    book = VoteDatabase(tmp_path)
+    book.add(Matchup("p", MatchupSide("m", 0, "a.png"), MatchupSide("m", 1, "b.png"), {}, "c"))
+    ballot = book.show(book.matchup("c"), "ann", "feed")
     assert ballot.id.endswith("feed") and book.shown("c", "ann", "feed") == ballot and book.shown("c", "ann") is None
     book.vote(Vote("c", "ann", "a", "a", ballot=ballot.id))
     assert book.shown("c", "ann", "feed") is None
-    assert book.undo("ann", "beef") is None and book.undo("ann", "") is None and book.undo("ann", "feed").contest == "c"
+    assert book.undo("ann", "beef") is None and book.undo("ann", "") is None and book.undo("ann", "feed").matchup == "c"
 
 
 def test_every_endpoint_is_limited_by_address(client, demo, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(demo, "limits", Limits(lambda: now[0]))
+    monkeypatch.setattr(demo, "limits", RequestLimits(lambda: now[0]))
     limits = []
     monkeypatch.setattr(demo.limits, "check", lambda address, what, most, seconds=60: limits.append((what, most)))
     for function in demo.page.fns.values():
@@ -162,7 +162,7 @@ def test_every_endpoint_is_limited_by_address(client, demo, monkeypatch):
 
 
 def test_too_many_calls_are_told_so(client, demo, monkeypatch):
-    monkeypatch.setattr(demo, "limits", Limits(lambda: 0.0))
+    monkeypatch.setattr(demo, "limits", RequestLimits(lambda: 0.0))
     body = {"data": ["x"], "session_hash": "odd"}
     for _ in range(CALLS_A_MINUTE):
         demo.admit("testclient", "remember")
@@ -171,7 +171,7 @@ def test_too_many_calls_are_told_so(client, demo, monkeypatch):
 
 
 def test_plans_and_trainings_are_limited(client, demo, monkeypatch):
-    monkeypatch.setattr(demo, "limits", Limits(lambda: 0.0))
+    monkeypatch.setattr(demo, "limits", RequestLimits(lambda: 0.0))
     for api, most in (("train_plan", 20), ("train_start", 5), ("board", 120)):
         data = ["overall"] if api == "board" else []
         said = [client.post(f"/gradio_api/run/{api}", json={"data": data, "session_hash": "odd"}).text
@@ -184,7 +184,7 @@ def test_limits_forget_clients_that_are_gone(monkeypatch):
 
     now, monkey = [0.0], monkeypatch
     monkey.setattr(context, "MOST_CLIENTS", 10)
-    limits = Limits(lambda: now[0])
+    limits = RequestLimits(lambda: now[0])
     for i in range(11):
         limits.check(f"client {i}", "x", 5)
     now[0] = 2 * context.LONGEST_LIMIT

@@ -10,8 +10,8 @@ import yaml
 from click.testing import CliRunner
 
 from visalign.cli import main
-from visalign.config import Config
-from visalign.configfile import load_config
+from visalign.config import OfflineConfig
+from visalign.config.load import load_config
 from visalign.errors import UserError
 from visalign.votes import Vote
 from visalign_demo.context import Demo
@@ -62,13 +62,13 @@ def voted(settings, pipelines, tmp_path):
     """A demo on a tiny pipeline with three decided pairs, one tie and one that was skipped."""
     from PIL import Image
 
-    from visalign.votes import Contest, Side
+    from visalign.votes import Matchup, MatchupSide
 
     demo = Demo(replace(settings, models={"base": str(pipelines("sd3"))}, pairs=0, prompts=str(prompts(tmp_path))))
     for i, choice in enumerate(("a", "b", "a", "tie", "skip")):
         for side, colour in (("a", "red"), ("b", "blue")):
             Image.new("RGB", (16, 16), colour).save(demo.book.media / f"{i}{side}.png")
-        demo.book.add(Contest(f"p{i}", Side("base", 0, f"{i}a.png"), Side("base", 1, f"{i}b.png"), {}, f"c{i}"))
+        demo.book.add(Matchup(f"p{i}", MatchupSide("base", 0, f"{i}a.png"), MatchupSide("base", 1, f"{i}b.png"), {}, f"c{i}"))
         demo.book.vote(Vote(f"c{i}", "ann", choice, "a"))
     return demo
 
@@ -81,7 +81,7 @@ def prompts(folder):
 def test_votes_become_a_recipe_that_is_valid_and_goes_to_a_free_folder(voted):
     plan = plan_training(voted)
     assert (plan.exported.decided, plan.exported.ties, plan.exported.skipped) == (3, 1, 1)
-    config = load_config(plan.file, kind=Config)
+    config = load_config(plan.file, kind=OfflineConfig)
     assert config.objective["name"] == "flow_dpo" and config.data.path == str(plan.exported.comparisons.resolve())
     assert config.train.batch_size == 3 and config.eval.prompts.endswith("prompts.txt")
     (voted.settings.runs / "votes-1").mkdir(parents=True)

@@ -10,7 +10,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from tests.demo.conftest import write_folder
-from visalign_demo.context import Demo, Settings
+from visalign_demo.context import Demo, DemoSettings
 from visalign_demo.server import app_of
 
 SECRET, HERE = "the-password-of-this-machine", "http://127.0.0.1:7860"
@@ -25,7 +25,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def demo(folder):
     models = {"plain": str(write_folder(folder / "plain", 60)), "tuned": str(write_folder(folder / "tuned", 220))}
-    return Demo(Settings(models, (), folder / "book", folder / "runs", judges=("saturation",), pairs=0,
+    return Demo(DemoSettings(models, (), folder / "book", folder / "runs", judges=("saturation",), pairs=0,
                          allow_train=True))
 
 
@@ -44,7 +44,7 @@ def client(served):
 
 @pytest.fixture(scope="module")
 def secrets(folder, demo):
-    """Paths of a secret outside every folder of the demo: as a file, a picture, a link to it, a way round."""
+    """Paths of a secret outside every folder of the demo: as a file, an image, a link to it, a way round."""
     for name in ("secret.txt", "secret.png", "secret.svg"):
         (folder / name).write_text(SECRET)
     os.symlink(folder / "secret.txt", folder / "link.png")
@@ -166,7 +166,7 @@ def test_every_route_of_the_framework_is_closed_unless_it_stands_in_the_gate(cli
     assert {"GET /", "POST /gradio_api/queue/join", "POST /gradio_api/upload", "GET /media/{name}"} <= answered
 
 
-def picture(colour="red"):
+def image(colour="red"):
     import io
 
     from PIL import Image
@@ -177,7 +177,7 @@ def picture(colour="red"):
 
 
 def upload(client, name="a.png", content=None):
-    answer = client.post("/gradio_api/upload", files={"files": (name, content or picture(), "image/png")})
+    answer = client.post("/gradio_api/upload", files={"files": (name, content or image(), "image/png")})
     assert answer.status_code == 200, answer.text
     [path] = answer.json()
     return path
@@ -193,7 +193,7 @@ def test_a_client_s_own_upload_is_scored_and_can_be_looked_at(client):
     client.get("/")
     path = upload(client)
     assert "saturation score" in score(client, path)
-    assert client.get(f"/gradio_api/file={path}").content == picture()
+    assert client.get(f"/gradio_api/file={path}").content == image()
     assert "saturation score" in score(client, path, url=f"http://127.0.0.1:7860/gradio_api/file={path}", size=3)
 
 
@@ -252,10 +252,10 @@ def test_a_session_belongs_to_the_page_that_named_it(client):
 
 
 def test_old_uploads_make_way_for_new_ones(demo, client, monkeypatch):
-    first = upload(client, content=picture("red"))
+    first = upload(client, content=image("red"))
     os.utime(first, (1, 1))
     monkeypatch.setattr(demo.claims, "room", 3 * 4096 + 2048)
-    rest = [upload(client, content=picture(colour)) for colour in ("green", "blue", "white")]
+    rest = [upload(client, content=image(colour)) for colour in ("green", "blue", "white")]
     assert not os.path.exists(first) and os.path.exists(rest[-1])
 
 

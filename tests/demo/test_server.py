@@ -11,10 +11,10 @@ from tests.demo.conftest import PROMPTS, write_folder
 from visalign.errors import UserError
 from visalign_demo import compare_tab, score_tab
 from visalign_demo.board_tab import board_html
-from visalign_demo.compare_tab import View, Wish, make, stream
-from visalign_demo.context import Demo, Limits, sentence_of
+from visalign_demo.compare_tab import CompareRequest, CompareView, make, stream
+from visalign_demo.context import Demo, RequestLimits, sentence_of
+from visalign_demo.model_worker import Step
 from visalign_demo.server import app_of, serve
-from visalign_demo.studio import Step
 from visalign_demo.vote_tab import Booth
 
 
@@ -24,7 +24,7 @@ def client(demo):
 
 
 def test_media_are_served_by_their_names_and_nothing_else_is(client, demo, tmp_path):
-    name = demo.book.contests()[0].a.file
+    name = demo.book.matchups()[0].a.file
     answer = client.get(f"/media/{name}")
     assert answer.status_code == 200 and answer.headers["content-type"] == "image/png"
     assert answer.headers["x-content-type-options"] == "nosniff"
@@ -41,7 +41,7 @@ def test_media_are_served_by_their_names_and_nothing_else_is(client, demo, tmp_p
 
 def test_gradio_s_own_file_route_gives_nothing_from_here_away(client, demo, tmp_path):
     (tmp_path / "secret.txt").write_text("secret")
-    for target in (demo.book.file, demo.book.media / demo.book.contests()[0].a.file, tmp_path / "secret.txt",
+    for target in (demo.book.file, demo.book.media / demo.book.matchups()[0].a.file, tmp_path / "secret.txt",
                    "/etc/passwd", "pyproject.toml"):
         answer = client.get(f"/gradio_api/file={target}")
         assert answer.status_code in (403, 404), target
@@ -109,7 +109,7 @@ def test_prompts_names_and_messages_are_escaped_everywhere(demo):
         table = booth.vote(evil, table.held, "left", {}, 1.0)
     assert any("&lt;script&gt;" in page for page in pages)
     pages.append(board_html(demo.book, "overall"))
-    wish = Wish(evil, ["plain", "tuned"], 0, 2, 1, 1.0, 1.0, ["saturation"])
+    wish = CompareRequest(evil, ["plain", "tuned"], 0, 2, 1, 1.0, 1.0, ["saturation"])
     pages += [item for pair in stream(demo, wish, "s", "c") for item in pair if isinstance(item, str)]
     pages += [item for pair in stream(demo, replace(wish, models=[evil]), "s", "c") for item in pair
               if isinstance(item, str)]
@@ -119,10 +119,10 @@ def test_prompts_names_and_messages_are_escaped_everywhere(demo):
 
 def test_a_comparison_shows_every_model_s_rewards_and_crowns_the_best(demo):
     shown = []
-    job = demo.studio.submit(lambda job: make(demo, Wish(PROMPTS[0], ["plain", "tuned"], 0, 2, 1, 1.0, 1.0,
+    job = demo.model_worker.submit(lambda job: make(demo, CompareRequest(PROMPTS[0], ["plain", "tuned"], 0, 2, 1, 1.0, 1.0,
                                                          ["saturation"]), job))
     for news in job:
-        if isinstance(news, View):
+        if isinstance(news, CompareView):
             shown.append(news)
     last = shown[-1]
     assert list(last.columns) == ["plain", "tuned"] and len(last.columns["plain"]) == 2
@@ -132,9 +132,9 @@ def test_a_comparison_shows_every_model_s_rewards_and_crowns_the_best(demo):
     assert page.count("<figure>") == 4 and page.count('type="range"') == 2 and 'aria-label="Results' in page
 
 
-def test_a_wall_shows_variety(demo):
-    wish = Wish(PROMPTS[0], ["plain"], 0, 2, 1, 1.0, 1.0, [], wall=True)
-    views = [news for news in demo.studio.submit(lambda job: make(demo, wish, job)) if isinstance(news, View)]
+def test_a_wall_shows_diversity(demo):
+    wish = CompareRequest(PROMPTS[0], ["plain"], 0, 2, 1, 1.0, 1.0, [], wall=True)
+    views = [news for news in demo.model_worker.submit(lambda job: make(demo, wish, job)) if isinstance(news, CompareView)]
     assert 1 < views[-1].measured["plain"]["Vendi score"] <= 2 and "Vendi score" in views[-1].html()
 
 
@@ -144,14 +144,14 @@ def test_a_wall_shows_variety(demo):
     ({"seeds": 99}, "1 to 16 seeds"), ({"steps": 0}, "1 to 200 steps"), ({"strength": 2.0}, "from 0 to 1.5"),
     ({"prompt": "unknown to the folder"}, "take a random prompt")])
 def test_wishes_that_cannot_be_met_are_one_sentence(demo, change, words):
-    wish = replace(Wish(PROMPTS[0], ["plain"], 0, 1, 1, 1.0, 1.0, []), **change)
+    wish = replace(CompareRequest(PROMPTS[0], ["plain"], 0, 1, 1, 1.0, 1.0, []), **change)
     said = [item for pair in stream(demo, wish, "s", "c") for item in pair if isinstance(item, str)]
     assert words in said[-1] and 'role="alert"' in said[-1]
 
 
 def test_too_many_requests_of_one_client_are_refused(demo, monkeypatch):
     monkeypatch.setattr(compare_tab, "CLIENT_REQUESTS", 2)
-    wish = Wish(PROMPTS[0], ["plain"], 0, 1, 1, 1.0, 1.0, [])
+    wish = CompareRequest(PROMPTS[0], ["plain"], 0, 1, 1, 1.0, 1.0, [])
 
     def said(client):
         return "".join(item for pair in stream(demo, wish, "s", client) for item in pair if isinstance(item, str))
@@ -161,7 +161,7 @@ def test_too_many_requests_of_one_client_are_refused(demo, monkeypatch):
 
 def test_limits_forget_after_their_time():
     now = [0.0]
-    limits = Limits(lambda: now[0])
+    limits = RequestLimits(lambda: now[0])
     for _ in range(2):
         limits.check("c", "vote", 2)
     with pytest.raises(UserError, match="2 in 60 seconds"):
@@ -176,18 +176,18 @@ def test_what_nobody_expected_tells_no_details():
     assert sentence_of(UserError("say this")) == "say this"
 
 
-def test_pictures_and_clips_are_not_compared(folders, settings, clip_pairs_file, tmp_path):
-    clips = tmp_path / "clips"
-    write_folder(clips, 10)
-    for number, file in enumerate(clips_of(clip_pairs_file)):
-        (clips / f"{number}.mp4").write_bytes(file.read_bytes())
-    rows = "".join(f'{{"prompt": "p", "file": "{n}.mp4"}}\n' for n in range(len(clips_of(clip_pairs_file))))
-    (clips / "samples.jsonl").write_text(rows)
-    with pytest.raises(UserError, match="pictures and clips cannot be compared"):
-        Demo(replace(settings, models={"plain": folders["plain"], "clips": str(clips)}))
+def test_images_and_videos_are_not_compared(folders, settings, video_pairs_file, tmp_path):
+    videos = tmp_path / "clips"
+    write_folder(videos, 10)
+    for number, file in enumerate(videos_of(video_pairs_file)):
+        (videos / f"{number}.mp4").write_bytes(file.read_bytes())
+    rows = "".join(f'{{"prompt": "p", "file": "{n}.mp4"}}\n' for n in range(len(videos_of(video_pairs_file))))
+    (videos / "samples.jsonl").write_text(rows)
+    with pytest.raises(UserError, match="images and videos cannot be compared"):
+        Demo(replace(settings, models={"plain": folders["plain"], "clips": str(videos)}))
 
 
-def clips_of(pairs_file):
+def videos_of(pairs_file):
     return sorted(pairs_file.parent.rglob("*.mp4"))[:2]
 
 
@@ -204,14 +204,14 @@ def test_scores_are_sorted_and_safe_in_a_spreadsheet(demo, folders):
 
     files = sorted(Path(folders["tuned"]).glob("*.png"))[:3]
     broken = files[0].with_name("=cmd.png")
-    broken.write_bytes(b"no picture")
+    broken.write_bytes(b"no image")
     rows = []
-    list(demo.studio.submit(lambda job: rows.extend(score_tab.score_files([*files, broken], "p", demo.judges, job))))
+    list(demo.model_worker.submit(lambda job: rows.extend(score_tab.score_files([*files, broken], "p", demo.judges, job))))
     assert rows[3].uri is None and "=cmd.png" in rows[3].remark and not rows[3].values
     page = score_tab.gallery_html(rows, "saturation score")
     order = [page.index(f"<b>{row.name}</b>") for row in sorted(rows[:3], key=lambda r: -r.values["saturation score"])]
     assert order == sorted(order) and "cannot be read" in page
-    table = score_tab.as_csv(rows, "p").splitlines()
+    table = score_tab.scores_csv(rows, "p").splitlines()
     assert table[0].startswith("file,prompt,saturation score") and table[4].startswith("'=cmd.png,p,,")
 
 
@@ -226,20 +226,20 @@ def test_a_cancelled_comparison_says_so_and_ends(demo, monkeypatch):
             ended.append(True)
 
     monkeypatch.setattr(compare_tab, "make", endless)
-    news = stream(demo, Wish(PROMPTS[0], ["plain"], 0, 1, 1, 1.0, 1.0, []), "mine", "c")
+    news = stream(demo, CompareRequest(PROMPTS[0], ["plain"], 0, 1, 1, 1.0, 1.0, []), "mine", "c")
     assert "Waiting for its turn" in next(news)[0] and "plain: 1 of 9" in next(news)[0]
     demo.running["mine"].cancel()
     assert "Cancelled." in [pair[0] for pair in news][-1]
-    list(demo.studio.submit(lambda job: None))  # the studio is free again
+    list(demo.model_worker.submit(lambda job: None))  # the studio is free again
     assert ended == [True]
 
 
 def test_a_closed_page_ends_what_it_waited_for(demo, monkeypatch):
     monkeypatch.setattr(compare_tab, "make", lambda demo, wish, job: [job.tell(Step("x", 0, 1)) for _ in range(10**9)])
-    news = stream(demo, Wish(PROMPTS[0], ["plain"], 0, 1, 1, 1.0, 1.0, []), "mine", "c")
+    news = stream(demo, CompareRequest(PROMPTS[0], ["plain"], 0, 1, 1, 1.0, 1.0, []), "mine", "c")
     next(news)
     demo.forget("mine")
-    list(demo.studio.submit(lambda job: None))
+    list(demo.model_worker.submit(lambda job: None))
     assert demo.running == {}
 
 

@@ -9,30 +9,30 @@ from PIL import Image
 
 from tests.demo.conftest import PROMPTS
 from visalign.errors import UserError
-from visalign.votes import VoteBook, leaderboard
+from visalign.votes import VoteDatabase, leaderboard
 from visalign_demo.context import Demo
-from visalign_demo.pool import Pool, rollout_contests
+from visalign_demo.pair_queue import PairQueue, drawn_matchups
 from visalign_demo.vote_tab import Booth, voter_of
 
 
 def test_pairs_are_made_ahead_once_and_again_after_a_restart_none(demo, settings):
-    contests = demo.book.contests()
-    assert len(contests) == 6 and {c.prompt for c in contests} == set(PROMPTS)
-    assert {(c.a.model, c.b.model) for c in contests} == {("plain", "tuned")}
-    assert all(c.a.seed == c.b.seed for c in contests)
+    matchups = demo.book.matchups()
+    assert len(matchups) == 6 and {c.prompt for c in matchups} == set(PROMPTS)
+    assert {(c.a.model, c.b.model) for c in matchups} == {("plain", "tuned")}
+    assert all(c.a.seed == c.b.seed for c in matchups)
     assert len(list(demo.book.media.iterdir())) == 12
     again = Demo(settings)
     again.pool.start()
     again.pool.join(60)
-    assert len(again.book.contests()) == 6 and len(list(again.book.media.iterdir())) == 12
+    assert len(again.book.matchups()) == 6 and len(list(again.book.media.iterdir())) == 12
 
 
 def test_a_model_alone_meets_itself_on_two_seeds(folders, settings):
     alone = Demo(replace(settings, models={"plain": folders["plain"]}, folder=settings.folder / "alone"))
     alone.pool.start()
     alone.pool.join(60)
-    assert {(c.a.model, c.b.model, c.a.seed, c.b.seed) for c in alone.book.contests()} == {("plain", "plain", 0, 1)}
-    assert len(alone.book.contests()) == 3 and Booth(alone).deal("ann", "").current is not None
+    assert {(c.a.model, c.b.model, c.a.seed, c.b.seed) for c in alone.book.matchups()} == {("plain", "plain", 0, 1)}
+    assert len(alone.book.matchups()) == 3 and Booth(alone).deal("ann", "").current is not None
 
 
 def test_nothing_on_the_page_tells_the_models(demo):
@@ -63,13 +63,13 @@ def test_a_ballot_counts_once_and_outlives_the_server(demo, settings):
     booth = Booth(demo)
     table = booth.deal("ann", "")
     after = booth.vote("ann", table.held, "left", {}, 1.0)
-    assert after.current.contest.id == table.upcoming.contest.id and after.note.startswith("1 of 6")
+    assert after.current.matchup.id == table.upcoming.matchup.id and after.note.startswith("1 of 6")
     twice = booth.vote("ann", table.held, "right", {}, 1.0)
     assert "nothing was counted twice" in twice.note and len(demo.book.votes()) == 1
     other = Booth(Demo(settings))  # a new server, the old page
     assert other.vote("ann", after.held, "tie", {}, 1.0).note.startswith("2 of 6")
     assert "held no pair of yours" in other.vote("bob", after.held, "tie", {}, 1.0).note
-    assert len(VoteBook(settings.folder).votes()) == 2
+    assert len(VoteDatabase(settings.folder).votes()) == 2
 
 
 def test_undo_shows_the_pair_again(demo):
@@ -77,7 +77,7 @@ def test_undo_shows_the_pair_again(demo):
     first = booth.deal("ann", "")
     second = booth.vote("ann", first.held, "left", {}, 1.0)
     back = booth.undo("ann", second.held)
-    assert back.current.contest.id == first.current.contest.id and back.upcoming.contest.id == second.current.contest.id
+    assert back.current.matchup.id == first.current.matchup.id and back.upcoming.matchup.id == second.current.matchup.id
     assert demo.book.votes() == [] and "no vote of yours" in booth.undo("ann", back.held).note
     assert booth.vote("ann", back.held, "right", {}, 1.0).note.startswith("1 of 6")
 
@@ -116,23 +116,23 @@ def test_rollouts_can_be_voted_on(tmp_path):
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    book = VoteBook(tmp_path / "book")
-    contests = list(rollout_contests(folder, book, set()))
-    assert [(c.prompt, c.a.seed, c.b.seed) for c in contests] == [("p0", 0, 1), ("p1", 2, 3), ("p2", 4, 5)]
-    assert list(rollout_contests(folder, book, {c.id for c in contests})) == []
+    book = VoteDatabase(tmp_path / "book")
+    matchups = list(drawn_matchups(folder, book, set()))
+    assert [(c.prompt, c.a.seed, c.b.seed) for c in matchups] == [("p0", 0, 1), ("p1", 2, 3), ("p2", 4, 5)]
+    assert list(drawn_matchups(folder, book, {c.id for c in matchups})) == []
     (folder / "1-a.png").unlink()
     with pytest.raises(UserError, match="1-a.png: there is no image file"):
-        list(rollout_contests(folder, VoteBook(tmp_path / "other"), set()))
+        list(drawn_matchups(folder, VoteDatabase(tmp_path / "other"), set()))
     with pytest.raises(UserError, match="has no votes.csv"):
-        list(rollout_contests(tmp_path, book, set()))
+        list(drawn_matchups(tmp_path, book, set()))
 
 
 def test_a_pool_that_fails_says_why(demo, monkeypatch):
     def fail(*arguments):
         raise UserError("plain: memory did not suffice")
 
-    monkeypatch.setattr(Pool, "file_of", fail)
-    pool = Pool(demo.studio, VoteBook(demo.settings.folder / "new"), demo.recipe(), 3)
+    monkeypatch.setattr(PairQueue, "file_of", fail)
+    pool = PairQueue(demo.model_worker, VoteDatabase(demo.settings.folder / "new"), demo.recipe(), 3)
     pool.start()
     pool.join(30)
     assert pool.problem == "No more pairs are made: plain: memory did not suffice"

@@ -16,7 +16,7 @@ def test_pairs_are_all_of_few_and_a_fixed_choice_of_many():
 
 
 @pytest.mark.parametrize("side", [16, 64, 192])
-def test_ms_ssim_of_equal_and_different_pictures(side):
+def test_ms_ssim_of_equal_and_different_images(side):
     noise = torch.rand(3, 3, side, side)
     assert ms_ssim_distance(noise[:1].repeat(3, 1, 1, 1)) == pytest.approx(0, abs=1e-4)
     assert ms_ssim_distance(noise) > 0.3
@@ -24,11 +24,11 @@ def test_ms_ssim_of_equal_and_different_pictures(side):
     assert ms_ssim_distance(near.clamp(0, 1)) < ms_ssim_distance(noise)
 
 
-def test_ms_ssim_of_tiny_pictures_is_undefined():
+def test_ms_ssim_of_tiny_images_is_undefined():
     assert ms_ssim_distance(torch.rand(2, 3, 8, 8)) != ms_ssim_distance(torch.rand(2, 3, 8, 8))  # NaN
 
 
-def test_pictures_are_brought_to_one_size():
+def test_images_are_brought_to_one_size():
     batch = as_batch([Image.new("RGB", (600, 400)), Image.new("RGB", (300, 500))])
     assert batch.shape == (2, 3, 256, 256) and as_batch([Image.new("RGB", (64, 80))] * 2).shape[-1] == 64
 

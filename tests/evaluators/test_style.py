@@ -1,4 +1,4 @@
-"""Style statistics on pictures whose numbers are known."""
+"""Style statistics on images whose numbers are known."""
 
 import math
 
@@ -7,14 +7,14 @@ import pytest
 from PIL import Image
 
 from visalign.evaluators.style import STYLE, drift, entropies, style_of
-from visalign.media import Sample, Video
+from visalign.media.samples import Sample, Video
 
 
 def style(image):
     return dict(zip(STYLE, style_of(Sample("x", image)), strict=True))
 
 
-def test_statistics_of_plain_pictures():
+def test_statistics_of_plain_images():
     white, black = (style(Image.new("RGB", (32, 32), colour)) for colour in ("white", "black"))
     assert white["luminance"] == pytest.approx(1) and white["highlights"] == 1 and white["shadows"] == 0
     assert black["luminance"] == 0 and black["shadows"] == 1 and black["highlights"] == 0
@@ -32,14 +32,14 @@ def test_edges_and_contrast_of_a_step():
     assert found["contrast"] == pytest.approx(0.5) and found["edges"] == pytest.approx(2 / 32)
 
 
-def test_large_pictures_are_measured_at_one_size():
+def test_large_images_are_measured_at_one_size():
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     big = Image.fromarray(pixels).resize((512, 512), Image.Resampling.NEAREST)
     bigger = big.resize((1024, 1024), Image.Resampling.NEAREST)
     assert style_of(Sample("x", big)) == pytest.approx(style_of(Sample("x", bigger)), rel=1e-6)
 
 
-def test_a_clip_is_the_mean_of_its_frames():
+def test_a_video_is_the_mean_of_its_frames():
     frames = [Image.new("RGB", (8, 8), "white"), Image.new("RGB", (8, 8), "black")]
     assert style_of(Sample("x", Video(frames, 4.0)))[0] == pytest.approx(0.5)
 

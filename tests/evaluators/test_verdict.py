@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from visalign.evaluators.measured import Measured, reduce
+from visalign.evaluators.prompt_metrics import PromptMetrics, reduce
 from visalign.evaluators.statistics import Estimate
 from visalign.evaluators.style import STYLE
-from visalign.evaluators.verdict import Limits, best_point, front, judge, percent
+from visalign.evaluators.verdict import VerdictLimits, best_point, front, percent, verdict_of
 
 PROMPTS = [f"prompt {i}" for i in range(40)]
 
@@ -16,13 +16,13 @@ def measured(extra=1.0, proxy=0.0, gold=0.0, luminance=0.5, noise=0.0, seeds=4):
     """Per-prompt figures around the given means; noise is the spread of differences over prompts."""
     wobble = noise * np.random.default_rng(1).standard_normal(len(PROMPTS))
     values = {"reward/proxy": (proxy + wobble).tolist(), "reward/gold": (gold + wobble).tolist(),
-              "variety/extra": (extra + wobble).tolist()}
+              "diversity/extra": (extra + wobble).tolist()}
     values |= {f"style/{name}": [luminance if name == "luminance" else 0.5] * len(PROMPTS) for name in STYLE}
-    return Measured(PROMPTS, seeds, values, dict.fromkeys(values, 1.0) | {"style/luminance": 0.1})
+    return PromptMetrics(PROMPTS, seeds, values, dict.fromkeys(values, 1.0) | {"style/luminance": 0.1})
 
 
 def word(limits=None, noise=0.0, **after):
-    return judge(measured(), measured(noise=noise, **after), "proxy", limits or Limits()).word
+    return verdict_of(measured(), measured(noise=noise, **after), "proxy", limits or VerdictLimits()).word
 
 
 def test_healthy_collapsed_hacked_and_undecided():
@@ -48,44 +48,44 @@ def test_style_drift_is_collapse_when_the_proxy_rose():
     assert word(proxy=1.0, luminance=0.75) == "collapsed"
     assert word(proxy=0.0, luminance=0.75) == "undecided"
     assert word(proxy=1.0, luminance=0.65) == "healthy"
-    assert word(Limits(drift=1.0), proxy=1.0, luminance=0.65) == "collapsed"
+    assert word(VerdictLimits(drift=1.0), proxy=1.0, luminance=0.65) == "collapsed"
 
 
 def test_the_evidence_says_what_was_found():
-    verdict = judge(measured(), measured(proxy=1.0, gold=-0.5, extra=0.5), "proxy")
-    assert verdict.variety == pytest.approx((-0.5, -0.5, -0.5))
+    verdict = verdict_of(measured(), measured(proxy=1.0, gold=-0.5, extra=0.5), "proxy")
+    assert verdict.diversity == pytest.approx((-0.5, -0.5, -0.5))
     assert any("gold, which was not optimised, fell by 0.50" in reason for reason in verdict.reasons)
     assert any("fell by 50 %" in reason for reason in verdict.reasons)
     assert verdict.rewards["proxy"].value == pytest.approx(1.0)
 
 
-def test_without_variety_or_held_out_rewards_it_says_so():
+def test_without_diversity_or_held_out_rewards_it_says_so():
     base, after = measured(seeds=1), measured(proxy=1.0, seeds=1)
     for each in (base, after):
-        del each.values["variety/extra"], each.values["reward/gold"]
-    verdict = judge(base, after, "proxy")
-    assert verdict.word == "undecided" and verdict.variety is None
+        del each.values["diversity/extra"], each.values["reward/gold"]
+    verdict = verdict_of(base, after, "proxy")
+    assert verdict.word == "undecided" and verdict.diversity is None
     assert any("undefined with one generation" in reason for reason in verdict.reasons)
     assert any("hacking could not be seen" in reason for reason in verdict.reasons)
 
 
 def test_other_prompts_or_seeds_are_refused():
     with pytest.raises(ValueError, match="different prompts or seeds"):
-        judge(measured(), measured(seeds=8), "proxy")
+        verdict_of(measured(), measured(seeds=8), "proxy")
 
 
 def test_limits_are_checked():
     for wrong in ({"budget": 0.0}, {"budget": 1.0}, {"drift": 0.0}, {"tolerance": 0.05}):
         with pytest.raises(ValueError, match="budget"):
-            Limits(**wrong)
+            VerdictLimits(**wrong)
 
 
 def test_more_held_out_rewards_widen_their_intervals():
     base, after = measured(noise=0.5), measured(proxy=1.0, gold=-0.2, noise=-0.5)
-    alone = judge(base, after, "proxy").rewards["gold"]
+    alone = verdict_of(base, after, "proxy").rewards["gold"]
     for m in (base, after):
         m.values["reward/more"], m.spread["reward/more"] = m.values["reward/proxy"], 1.0
-    shared = judge(base, after, "proxy").rewards["gold"]
+    shared = verdict_of(base, after, "proxy").rewards["gold"]
     assert shared.high - shared.low > alone.high - alone.low
 
 
@@ -102,12 +102,12 @@ def test_percent_reads_well():
     assert percent(Estimate(-0.335, -0.49, 0.02)) == "-34 % [-49, +2]"
 
 
-def test_reduce_gives_means_spreads_and_variety():
+def test_reduce_gives_means_spreads_and_diversity():
     rewards = {"r": torch.tensor([[1.0, 3.0], [5.0, float("nan")]])}
     features = torch.tensor([[[1.0, 0], [0, 1]], [[1.0, 0], [1, 0]]])
     style = np.zeros((2, 2, len(STYLE)))
     found = reduce(["a", "b"], rewards, features, style, {"motion": np.array([0.5, 0.2]), "lpips": np.full(2, np.nan)})
     assert found.values["reward/r"] == [2.0, 5.0]
     assert found.spread["reward/r"] == pytest.approx(np.std([1, 3, 5]))
-    assert found.values["variety/vendi"] == pytest.approx([2.0, 1.0])
-    assert reduce(["a", "b"], rewards, None, style, {}).names("variety") == []
+    assert found.values["diversity/vendi"] == pytest.approx([2.0, 1.0])
+    assert reduce(["a", "b"], rewards, None, style, {}).names("diversity") == []

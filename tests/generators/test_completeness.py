@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from tests.conftest import BUILDERS
 from visalign.errors import UserError
 from visalign.generators.completeness import check_part
-from visalign.weights import check_finite, check_loaded
+from visalign.storage.weights import check_finite, check_loaded
 
 LIBRARIES = {"diffusers": diffusers, "transformers": transformers}
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from visalign.configfile import load_config
+from visalign.config.load import load_config
 from visalign.generators import load_generator
 from visalign.generators.export import export
 

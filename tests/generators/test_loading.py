@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from visalign.config import Model
+from visalign.config import ModelSettings
 from visalign.errors import UserError
-from visalign.generators import inspect_checkpoint, load_generator
+from visalign.generators import load_generator, locate_model
 from visalign.generators.loading import pick_device, pick_dtype
 
 FAMILY = {"sd3": "SD3Generator", "sdxl": "SDXLGenerator", "sd15": "SDGenerator", "sd15-v": "SDGenerator"}
@@ -17,7 +17,7 @@ FAMILY = {"sd3": "SD3Generator", "sdxl": "SDXLGenerator", "sd15": "SDGenerator",
 
 @pytest.mark.parametrize("name", FAMILY)
 def test_family_comes_from_the_index(pipelines, name):
-    assert inspect_checkpoint(Model(source=str(pipelines(name)))).family.__name__ == FAMILY[name]
+    assert locate_model(ModelSettings(source=str(pipelines(name)))).family.__name__ == FAMILY[name]
 
 
 @pytest.mark.parametrize("name, kind, prediction", [
@@ -30,7 +30,7 @@ def test_process_is_the_one_the_checkpoint_was_trained_with(pipelines, name, kin
 
 @pytest.mark.parametrize("name", FAMILY)
 def test_prediction_has_the_shape_of_latents_and_depends_on_the_prompt(pipelines, name):
-    generator = load_generator(Model(source=str(pipelines(name)), precision="fp32", prompt_tokens=8), "cpu")
+    generator = load_generator(ModelSettings(source=str(pipelines(name)), precision="fp32", prompt_tokens=8), "cpu")
     latents, conditioning = torch.randn(2, 4, 8, 8), generator.encode_prompts(["a red fruit", "a bus"])
     t = generator.process.times_at(torch.tensor([0.5, 0.5]))
     with torch.no_grad():
@@ -44,7 +44,7 @@ def test_our_sampling_is_the_pipelines_own(pipelines, name):
     import numpy as np
     from diffusers import DiffusionPipeline
 
-    generator = load_generator(Model(source=str(pipelines(name)), precision="fp32"), "cpu")
+    generator = load_generator(ModelSettings(source=str(pipelines(name)), precision="fp32"), "cpu")
     [[mine]] = generator.sample(["a cat face"], [7], steps=3, guidance_scale=2.0)
     plain = DiffusionPipeline.from_pretrained(pipelines(name))
     theirs = plain("a cat face", num_inference_steps=3, guidance_scale=2.0, height=16, width=16,
@@ -67,7 +67,7 @@ def test_denoiser_from_a_single_file(pipelines, tmp_path):
     unet = UNet2DConditionModel.from_pretrained(pipelines("sdxl"), subfolder="unet")
     changed = {k: v * 1.5 for k, v in unet.state_dict().items()}
     save_file(changed, tmp_path / "mine.safetensors")
-    generator = load_generator(Model(source=str(tmp_path / "mine.safetensors"), base=str(pipelines("sdxl"))), "cpu")
+    generator = load_generator(ModelSettings(source=str(tmp_path / "mine.safetensors"), base=str(pipelines("sdxl"))), "cpu")
     torch.testing.assert_close(dict(generator.denoiser.named_parameters())["conv_in.weight"], changed["conv_in.weight"])
 
 
@@ -80,25 +80,25 @@ def test_denoiser_from_a_single_file(pipelines, tmp_path):
 ])
 def test_what_is_no_pipeline_is_refused(tmp_path, make, word):
     with pytest.raises(UserError, match=word):
-        inspect_checkpoint(Model(source=str(make(tmp_path))))
+        locate_model(ModelSettings(source=str(make(tmp_path))))
 
 
 def test_single_file_without_base_says_what_is_needed(tmp_path):
     save_file({"x": torch.zeros(1)}, tmp_path / "mine.safetensors")
     with pytest.raises(UserError, match=r"model\.base"):
-        inspect_checkpoint(Model(source=str(tmp_path / "mine.safetensors")))
+        locate_model(ModelSettings(source=str(tmp_path / "mine.safetensors")))
 
 
 def test_corrupt_single_file_is_named(tmp_path, pipelines):
     (tmp_path / "mine.safetensors").write_bytes(b"not safetensors")
     with pytest.raises(UserError, match=r"mine\.safetensors"):
-        load_generator(Model(source=str(tmp_path / "mine.safetensors"), base=str(pipelines("sdxl"))), "cpu")
+        load_generator(ModelSettings(source=str(tmp_path / "mine.safetensors"), base=str(pipelines("sdxl"))), "cpu")
 
 
 def test_unsupported_pipeline_class_lists_the_supported(tmp_path):
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "KandinskyPipeline"}))
     with pytest.raises(UserError, match="KandinskyPipeline.*StableDiffusion3Pipeline"):
-        inspect_checkpoint(Model(source=str(tmp_path)))
+        locate_model(ModelSettings(source=str(tmp_path)))
 
 
 def test_pickled_weights_in_a_folder_are_refused(tmp_path, pipelines):
@@ -106,7 +106,7 @@ def test_pickled_weights_in_a_folder_are_refused(tmp_path, pipelines):
     for file in (tmp_path / "old" / "unet").glob("*.safetensors"):
         file.rename(file.with_suffix(".bin"))
     with pytest.raises(UserError, match="unet.*pickled"):
-        inspect_checkpoint(Model(source=str(tmp_path / "old")))
+        locate_model(ModelSettings(source=str(tmp_path / "old")))
 
 
 def test_missing_weights_are_one_sentence(tmp_path, pipelines):
@@ -119,7 +119,7 @@ def test_missing_weights_are_one_sentence(tmp_path, pipelines):
 
 def test_hub_that_cannot_be_reached_is_one_sentence():
     with pytest.raises(UserError, match="someone/something"):
-        inspect_checkpoint(Model(source="someone/something"))
+        locate_model(ModelSettings(source="someone/something"))
 
 
 def test_precision_choices():
@@ -137,6 +137,6 @@ def test_cuda_without_a_gpu_is_refused():
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", FAMILY)
 def test_sampling_on_a_gpu_in_bf16(pipelines, name):
-    generator = load_generator(Model(source=str(pipelines(name)), precision="bf16"), "cuda")
+    generator = load_generator(ModelSettings(source=str(pipelines(name)), precision="bf16"), "cuda")
     [[image]] = generator.sample(["a cat face"], [7], steps=3, guidance_scale=2.0)
     assert image.size == (16, 16) and generator.pipeline.vae.dtype == torch.float32

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from visalign.config import Model
+from visalign.config import ModelSettings
 from visalign.errors import UserError
 from visalign.generators import load_generator
 from visalign.generators.loading import check_adapter
@@ -23,7 +23,7 @@ def generators(pipelines):
 
     def get(name):
         if name not in loaded:
-            loaded[name] = load_generator(Model(source=str(pipelines(name)), precision="fp32", prompt_tokens=8), "cpu")
+            loaded[name] = load_generator(ModelSettings(source=str(pipelines(name)), precision="fp32", prompt_tokens=8), "cpu")
         return loaded[name]
 
     return get
@@ -131,12 +131,12 @@ def test_strength_scales_text_encoders_too_and_unloading_gives_the_base_back(gen
 
 
 def test_layers_of_different_ranks_stand_side_by_side(generators):
-    from visalign.generators.lora_files import Pair
+    from visalign.generators.lora_files import LoraMatrices
 
     denoiser = torch.nn.Sequential()
     denoiser = generators("sd15").denoiser
     names = [name for name, module in denoiser.named_modules() if isinstance(module, torch.nn.Linear)][:3]
-    pairs = {name: Pair(*matrices(denoiser.get_submodule(name), rank)) for rank, name in enumerate(names, 1)}
+    pairs = {name: LoraMatrices(*matrices(denoiser.get_submodule(name), rank)) for rank, name in enumerate(names, 1)}
     before = {name: denoiser.get_submodule(name)(torch.ones(denoiser.get_submodule(name).in_features))
               for name in names}
     attach(denoiser, pairs)
@@ -199,7 +199,7 @@ GOOD = named(f"transformer.{Q}", (torch.ones(2, 16), torch.ones(16, 2)), PEFT)
 def test_what_does_not_fit_whole_is_one_sentence(pipelines, tmp_path, write, words):
     write(tmp_path)
     with pytest.raises(UserError, match=f"(?s)^lora .*l.safetensors: .*{words}") as raised:
-        check_adapter(Model(source=str(pipelines("sd3"))), tmp_path / "l.safetensors")
+        check_adapter(ModelSettings(source=str(pipelines("sd3"))), tmp_path / "l.safetensors")
     assert "\n" not in str(raised.value)
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from visalign.errors import UserError
-from visalign.generators.lora_files import LoraFile, fit
+from visalign.generators.lora_files import LoraFile, match_lora
 
 LAYERS = ("transformer_blocks.0.attn.to_q", "transformer_blocks.1.attn.to_out.0", "proj_out")
 ENDINGS = (("lora_A.weight", "lora_B.weight"), ("lora_A.default.weight", "lora_B.default.weight"),
@@ -41,7 +41,7 @@ class Unconverted:
 
 
 def fitted(tensors):
-    return fit(LoraFile(Path("l.safetensors"), tensors, {}), {"transformer": network()}, Unconverted, "transformer")
+    return match_lora(LoraFile(Path("l.safetensors"), tensors, {}), {"transformer": network()}, Unconverted, "transformer")
 
 
 @settings(deadline=None, max_examples=100)

@@ -6,10 +6,10 @@ import shutil
 import pytest
 import torch
 
-from visalign import notice as notices
-from visalign.config import Model
+from visalign import errors as notices
+from visalign.config import ModelSettings
 from visalign.errors import UserError
-from visalign.generators import inspect_checkpoint, load_generator
+from visalign.generators import load_generator, locate_model
 from visalign.generators.parts import variant_of
 
 
@@ -19,7 +19,7 @@ def copy(pipelines, tmp_path):
 
 
 def load(folder, **settings):
-    return load_generator(Model(source=str(folder), precision="fp32", **settings), "cpu")
+    return load_generator(ModelSettings(source=str(folder), precision="fp32", **settings), "cpu")
 
 
 def edit(file, **changes):
@@ -84,7 +84,7 @@ def test_a_missing_part_that_is_needed_is_named(copy):
     folder = copy("sdxl")
     shutil.rmtree(folder / "text_encoder_2")
     with pytest.raises(UserError, match="the part text_encoder_2"):
-        inspect_checkpoint(Model(source=str(folder)))
+        locate_model(ModelSettings(source=str(folder)))
 
 
 @pytest.mark.parametrize("what", ["pickled", "missing"])
@@ -103,7 +103,7 @@ def test_pickled_weights_of_a_needed_part_are_refused(copy):
     for file in (folder / "vae").glob("*.safetensors"):
         file.rename(file.with_suffix(".bin"))
     with pytest.raises(UserError, match="vae.*pickled"):
-        inspect_checkpoint(Model(source=str(folder)))
+        locate_model(ModelSettings(source=str(folder)))
 
 
 @pytest.mark.parametrize("size, height, width", [([8, 8], 16, 16), ([8, 16], 16, 32), (8, 16, 16)])

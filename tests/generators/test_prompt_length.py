@@ -3,8 +3,8 @@
 import pytest
 
 from tests.video_pipelines import SHAPES
-from visalign import notice as notices
-from visalign.config import Model
+from visalign import errors as notices
+from visalign.config import ModelSettings
 from visalign.generators import load_generator
 from visalign.generators.prompt_length import limits, say_what_is_cut
 
@@ -17,7 +17,7 @@ def _nothing_said_yet():
 
 
 def load(folder, **settings):
-    return load_generator(Model(source=str(folder), precision="fp32", **settings), "cpu")
+    return load_generator(ModelSettings(source=str(folder), precision="fp32", **settings), "cpu")
 
 
 def test_what_clip_drops_is_said_once(pipelines, capsys):

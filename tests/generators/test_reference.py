@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from visalign.config import Model
+from visalign.config import ModelSettings
 from visalign.generators import load_generator
 
 NAMES = ["sd3", "flux", "sdxl", "sd15-v"]
 
 
 def prepared(pipelines, name, tuning):
-    generator = load_generator(Model(source=str(pipelines(name)), precision="fp32", prompt_tokens=8), "cpu")
+    generator = load_generator(ModelSettings(source=str(pipelines(name)), precision="fp32", prompt_tokens=8), "cpu")
     before = sum(p.numel() for p in generator.denoiser.parameters())
     parameters = generator.make_trainable(tuning, rank=2, alpha=4)
     conditioning = generator.encode_prompts(["a red fruit"])
@@ -60,7 +60,7 @@ def test_gradient_checkpointing_changes_no_gradient(pipelines):
     gradients = []
     for checkpointing in (False, True):
         torch.manual_seed(0)
-        generator = load_generator(Model(source=str(pipelines("sd3")), precision="fp32", prompt_tokens=8), "cpu")
+        generator = load_generator(ModelSettings(source=str(pipelines("sd3")), precision="fp32", prompt_tokens=8), "cpu")
         parameters = generator.make_trainable("lora", rank=2, gradient_checkpointing=checkpointing)
         generator.denoiser.train()
         t, conditioning = torch.tensor([0.4]), generator.encode_prompts(["a bus"])

@@ -5,14 +5,14 @@ import pytest
 
 from tests.generators.test_export import trained
 from tests.video_pipelines import SHAPES
-from visalign.config import Model
+from visalign.config import ModelSettings
 from visalign.generators import load_generator
 from visalign.generators.export import export
 
 
 @pytest.mark.parametrize("name", ["sd3", "sdxl", "flux", "wan", "ltx", "hunyuan", "cogvideox"])
 def test_every_step_is_told(pipelines, name):
-    settings = Model(source=str(pipelines(name)), precision="fp32", prompt_tokens=8, **SHAPES.get(name, {}))
+    settings = ModelSettings(source=str(pipelines(name)), precision="fp32", prompt_tokens=8, **SHAPES.get(name, {}))
     told = []
     sampled = load_generator(settings, "cpu").sample(["a cat face"] * 3, [1, 2, 3], steps=2, guidance_scale=2.0,
                                                      batch_size=2, on_step=lambda *step: told.append(step))
@@ -28,7 +28,7 @@ def test_what_a_step_raises_ends_the_sampling(pipelines):
         if done == 2:
             raise Enough
 
-    generator = load_generator(Model(source=str(pipelines("sd3")), prompt_tokens=8), "cpu")
+    generator = load_generator(ModelSettings(source=str(pipelines("sd3")), prompt_tokens=8), "cpu")
     with pytest.raises(Enough):
         next(generator.sample(["a cat face"], [1], steps=5, guidance_scale=1.0, on_step=stop))
     assert len(next(generator.sample(["a cat face"], [1], steps=2, guidance_scale=1.0))) == 1
@@ -40,8 +40,8 @@ def test_strength_goes_from_the_base_to_beyond_the_adapter(recipe, pipelines, tm
     again = load_generator(config.model, "cpu")
 
     def look():
-        [[picture]] = again.sample(["a cat face"], [5], steps=3, guidance_scale=2.0)
-        return np.asarray(picture, dtype=int)
+        [[image]] = again.sample(["a cat face"], [5], steps=3, guidance_scale=2.0)
+        return np.asarray(image, dtype=int)
 
     base = look()
     again.load_adapter(tmp_path / "export")

@@ -5,14 +5,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.generators.original_files import clip_tensors, open_clip_tensors, unet_tensors, vae_tensors
-from visalign.config import Model
+from visalign.config import ModelSettings
 from visalign.errors import UserError
-from visalign.generators import inspect_checkpoint, load_generator
+from visalign.generators import load_generator, locate_model
 
 
 def load(folder, file=None):
     settings = {"source": str(folder)} if file is None else {"source": str(file), "base": str(folder)}
-    return load_generator(Model(**settings, precision="fp32"), "cpu")
+    return load_generator(ModelSettings(**settings, precision="fp32"), "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -121,5 +121,5 @@ def test_a_sampler_that_knows_no_zero_snr_is_replaced(pipelines, tmp_path):
 def test_what_a_file_is_not_is_said_from_its_header(pipelines, tmp_path, names, base, words):
     save_file({name: torch.zeros(1) for name in names}, tmp_path / "mine.safetensors")
     with pytest.raises(UserError) as caught:
-        inspect_checkpoint(Model(source=str(tmp_path / "mine.safetensors"), base=str(pipelines(base))))
+        locate_model(ModelSettings(source=str(tmp_path / "mine.safetensors"), base=str(pipelines(base))))
     assert all(word in str(caught.value) for word in ("mine.safetensors", *words))

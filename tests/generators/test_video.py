@@ -1,4 +1,4 @@
-"""Pipelines of clips: sampling is the pipeline's own, latents have a time axis, and what does not fit is refused."""
+"""Pipelines of videos: sampling is the pipeline's own, latents have a time axis, and what does not fit is refused."""
 
 import numpy as np
 import pytest
@@ -6,14 +6,14 @@ import torch
 from PIL import Image
 
 from tests.video_pipelines import SHAPES
-from visalign.config import Model, Rollout
+from visalign.config import ModelSettings, RolloutSettings
 from visalign.errors import UserError
-from visalign.generators import inspect_checkpoint, load_generator
+from visalign.generators import load_generator, locate_model
 from visalign.generators.base import Guidance
-from visalign.media import Video
+from visalign.media.samples import Video
 from visalign.processes.steps import normal_log_prob
 from visalign.trainers.online.rollout import Sampler, Start
-from visalign.trainers.online.windows import noisy_steps
+from visalign.trainers.online.step_selection import noisy_steps
 
 PROMPTS = ["a red fruit", "a cat face", "a red fruit"]
 LATENTS = {"wan": (4, 3, 8, 16), "ltx": (4, 2, 8, 16), "hunyuan": (4, 2, 2, 2), "cogvideox": (4, 3, 4, 4)}
@@ -21,10 +21,10 @@ LATENTS = {"wan": (4, 3, 8, 16), "ltx": (4, 2, 8, 16), "hunyuan": (4, 2, 2, 2), 
 
 def loaded(pipelines, name, **changes):
     settings = {"precision": "fp32", "prompt_tokens": 8} | SHAPES[name] | changes
-    return load_generator(Model(source=str(pipelines(name)), **settings), "cpu")
+    return load_generator(ModelSettings(source=str(pipelines(name)), **settings), "cpu")
 
 
-def some_clip(width=40, height=30, frames=7):
+def some_video(width=40, height=30, frames=7):
     return Video([Image.new("RGB", (width, height), (30 * i, 100, 255 - 30 * i)) for i in range(frames)], 8.0)
 
 
@@ -67,7 +67,7 @@ def test_a_run_without_noise_is_the_pipeline_s_own(pipelines, name):
     generator = loaded(pipelines, name)
     starts = [Start(i, prompt, prompt, i + 1, 0) for i, prompt in enumerate(PROMPTS)]
     guidance = Guidance(3.0, generator.encode_prompts([""] * 3))
-    ours = Sampler(generator, Rollout(steps=4, sampler="ode"), False).draw(
+    ours = Sampler(generator, RolloutSettings(steps=4, sampler="ode"), False).draw(
         starts, generator.encode_prompts(PROMPTS), guidance, frozenset(), torch.empty(3, 0, dtype=torch.int64))
     theirs = generator.pipeline(prompt=PROMPTS, num_inference_steps=4, guidance_scale=3.0, output_type="latent",
                                 height=generator.shape.height, width=generator.shape.width, return_dict=False,
@@ -78,8 +78,8 @@ def test_a_run_without_noise_is_the_pipeline_s_own(pipelines, name):
 
 @pytest.mark.parametrize("name, sampler, level", [("wan", "flow_sde", 0.7), ("hunyuan", "dance_sde", 0.3),
                                                   ("cogvideox", "ddim", 1.0)])
-def test_stored_steps_of_clips_have_the_density_s_log_prob(pipelines, name, sampler, level):
-    generator, settings = loaded(pipelines, name), Rollout(steps=4, sampler=sampler, noise_level=level)
+def test_stored_steps_of_videos_have_the_density_s_log_prob(pipelines, name, sampler, level):
+    generator, settings = loaded(pipelines, name), RolloutSettings(steps=4, sampler=sampler, noise_level=level)
     noisy = noisy_steps(generator.process, generator.schedule(4), settings)
     starts = [Start(i, prompt, prompt, i, 9 + i) for i, prompt in enumerate(PROMPTS)]
     texts = generator.encode_prompts(PROMPTS)
@@ -96,7 +96,7 @@ def test_stored_steps_of_clips_have_the_density_s_log_prob(pipelines, name, samp
 @pytest.mark.parametrize("name", SHAPES)
 def test_encoding_and_decoding_use_one_latent_scale(pipelines, name):
     generator = loaded(pipelines, name)
-    pixels = generator.to_pixels([some_clip(), some_clip(60, 60, 3)])
+    pixels = generator.to_pixels([some_video(), some_video(60, 60, 3)])
     latents = generator.encode_media(pixels)
     assert pixels.shape[2:] == (generator.shape.frames, generator.shape.height, generator.shape.width)
     assert tuple(latents.shape[1:]) == LATENTS[name]
@@ -104,8 +104,8 @@ def test_encoding_and_decoding_use_one_latent_scale(pipelines, name):
     with torch.no_grad():
         plain = vae.decode(vae.encode(pixels).latent_dist.mode()).sample
         torch.testing.assert_close(generator.decode_pixels(latents), plain, atol=1e-4, rtol=1e-4)
-    clips = generator.decode(latents)
-    assert [len(clip.frames) for clip in clips] == [generator.shape.frames] * 2
+    videos = generator.decode(latents)
+    assert [len(video.frames) for video in videos] == [generator.shape.frames] * 2
 
 
 def test_memory_saving_switches_change_little(pipelines, monkeypatch):
@@ -147,7 +147,7 @@ def test_latent_frames_that_the_network_takes_two_at_a_time(tmp_path):
 
     build_cogvideox(tmp_path, patch_size_t=2)
     with pytest.raises(UserError, match="gives 3 frames of latents, which the network takes 2 at a time; use 5 or 13"):
-        load_generator(Model(source=str(tmp_path), resolution=32, frames=9), "cpu")
+        load_generator(ModelSettings(source=str(tmp_path), resolution=32, frames=9), "cpu")
 
 
 def test_a_model_s_folder_may_say_its_shape(pipelines, tmp_path):
@@ -155,24 +155,24 @@ def test_a_model_s_folder_may_say_its_shape(pipelines, tmp_path):
 
     shutil.copytree(pipelines("wan"), tmp_path / "wan")
     (tmp_path / "wan" / "visalign.json").write_text('{"height": 16, "width": 16, "frames": 3, "fps": 8}')
-    shape = load_generator(Model(source=str(tmp_path / "wan"), frames=5), "cpu").shape
+    shape = load_generator(ModelSettings(source=str(tmp_path / "wan"), frames=5), "cpu").shape
     assert (shape.height, shape.frames, shape.fps) == (16, 5, 8)
     (tmp_path / "wan" / "visalign.json").write_text('{"hight": 16}')
     with pytest.raises(UserError, match=r"visalign\.json: not readable"):
         load_generator(str(tmp_path / "wan"), "cpu")
 
 
-def test_pictures_for_a_model_of_clips_and_the_other_way_round(pipelines):
-    with pytest.raises(UserError, match="row 3: holds a picture, and WanPipeline makes clips"):
+def test_images_for_a_model_of_videos_and_the_other_way_round(pipelines):
+    with pytest.raises(UserError, match="row 3: holds an image, and WanPipeline makes clips"):
         loaded(pipelines, "wan").check_media([Image.new("RGB", (8, 8))], "row 3")
     images = load_generator(str(pipelines("sd3")), "cpu")
-    with pytest.raises(UserError, match="row 4: holds a clip, and StableDiffusion3Pipeline makes pictures"):
-        images.check_media([some_clip()], "row 4")
+    with pytest.raises(UserError, match="row 4: holds a video, and StableDiffusion3Pipeline makes images"):
+        images.check_media([some_video()], "row 4")
 
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_families_are_known_before_anything_is_loaded(pipelines, name):
-    family = inspect_checkpoint(Model(source=str(pipelines(name)))).family
+    family = locate_model(ModelSettings(source=str(pipelines(name)))).family
     assert family.modality == "video" and family.process_kind == ("diffusion" if name == "cogvideox" else "flow")
 
 
@@ -184,10 +184,10 @@ def two_experts(tmp_path):
 
 
 def test_two_transformers_share_the_noise_range_as_the_pipeline_has_it(two_experts):
-    settings = Model(source=str(two_experts), precision="fp32", prompt_tokens=8, **SHAPES["wan"])
+    settings = ModelSettings(source=str(two_experts), precision="fp32", prompt_tokens=8, **SHAPES["wan"])
     generator = load_generator(settings, "cpu")
     starts = [Start(i, prompt, prompt, i + 1, 0) for i, prompt in enumerate(PROMPTS)]
-    ours = Sampler(generator, Rollout(steps=5, sampler="ode"), False).draw(
+    ours = Sampler(generator, RolloutSettings(steps=5, sampler="ode"), False).draw(
         starts, generator.encode_prompts(PROMPTS), Guidance(2.0, generator.encode_prompts([""] * 3)), frozenset(),
         torch.empty(3, 0, dtype=torch.int64))
     theirs = generator.pipeline(prompt=PROMPTS, num_inference_steps=5, guidance_scale=2.0, output_type="latent",
@@ -202,10 +202,10 @@ def test_two_transformers_share_the_noise_range_as_the_pipeline_has_it(two_exper
 
 
 def test_both_experts_learn_and_are_exported(two_experts, tmp_path):
-    from visalign.config import Config
+    from visalign.config import OfflineConfig
     from visalign.generators.export import export
 
-    settings = Model(source=str(two_experts), precision="fp32", prompt_tokens=8, **SHAPES["wan"])
+    settings = ModelSettings(source=str(two_experts), precision="fp32", prompt_tokens=8, **SHAPES["wan"])
     generator = load_generator(settings, "cpu")
     generator.make_trainable("lora", rank=2, alpha=4)
     x, texts = torch.randn(2, 4, 3, 8, 16), generator.encode_prompts(PROMPTS[:2])
@@ -218,7 +218,7 @@ def test_both_experts_learn_and_are_exported(two_experts, tmp_path):
     with generator.reference():
         torch.testing.assert_close(generator.predict(x, t, texts), plain)
     assert ((learnt - plain).flatten(1).abs().amax(1) > 1e-3).all()
-    config = Config(model=settings, data={"path": "x"}, objective={"name": "flow_dpo"})
+    config = OfflineConfig(model=settings, data={"path": "x"}, objective={"name": "flow_dpo"})
     assert "transformer_2/pytorch_lora_weights.safetensors" in export(generator, tmp_path / "export", config, {})
     again = load_generator(settings, "cpu")
     again.load_adapter(tmp_path / "export")
@@ -228,16 +228,16 @@ def test_both_experts_learn_and_are_exported(two_experts, tmp_path):
 
 def test_a_guide_on_two_experts_is_refused(two_experts):
     with pytest.raises(UserError, match="this model has two"):
-        load_generator(Model(source=str(two_experts), **SHAPES["wan"]), "cpu").blocks()
+        load_generator(ModelSettings(source=str(two_experts), **SHAPES["wan"]), "cpu").blocks()
 
 
 def test_every_token_has_a_time_in_wan_22_5b(tmp_path):
     from tests.video_pipelines import build_wan
 
     folder = build_wan(tmp_path / "wan5b", expand_timesteps=True)
-    generator = load_generator(Model(source=str(folder), precision="fp32", prompt_tokens=8, **SHAPES["wan"]), "cpu")
+    generator = load_generator(ModelSettings(source=str(folder), precision="fp32", prompt_tokens=8, **SHAPES["wan"]), "cpu")
     [[mine]] = generator.sample(["a cat face"], [7], steps=3, guidance_scale=2.0)
-    ours = Sampler(generator, Rollout(steps=3, sampler="ode"), False).draw(
+    ours = Sampler(generator, RolloutSettings(steps=3, sampler="ode"), False).draw(
         [Start(0, "a cat face", "a cat face", 7, 0)], generator.encode_prompts(["a cat face"]),
         Guidance(2.0, generator.encode_prompts([""])), frozenset(), torch.empty(1, 0, dtype=torch.int64))
     again = generator.decode(ours[0].latents[None])[0]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.video_pipelines import SHAPES
-from visalign.config import GuideHead, Model
+from visalign.config import GuideHeadSettings, ModelSettings
 from visalign.errors import UserError
 from visalign.generators import load_generator
 from visalign.generators.base import Guidance
@@ -16,12 +16,12 @@ MEAN, VARIANCE = 0.7, 0.25
 
 def loaded(pipelines, name, **changes):
     settings = {"precision": "fp32", "prompt_tokens": 8} | SHAPES.get(name, {"resolution": 16}) | changes
-    return load_generator(Model(source=str(pipelines(name)), **settings), "cpu")
+    return load_generator(ModelSettings(source=str(pipelines(name)), **settings), "cpu")
 
 
 def guide_of(generator, **changes):
     settings = {"dimensions": ("VQ", "MQ"), "blocks": (0,), "width": 16, "attention_heads": 2, "members": 2}
-    return LatentReward(generator, GuideHead(**settings | changes)).eval()
+    return LatentReward(generator, GuideHeadSettings(**settings | changes)).eval()
 
 
 def expected_x0(signal, noise, x):
@@ -121,7 +121,7 @@ def test_the_term_is_clipped_to_the_prediction_s_size_and_kept_to_its_range(pipe
 def test_a_saved_guide_is_the_same_guide(pipelines, tmp_path):
     generator = loaded(pipelines, "wan")
     guide = guide_of(generator)
-    save_guide(tmp_path / "g", guide, Model(source="x"), {})
+    save_guide(tmp_path / "g", guide, ModelSettings(source="x"), {})
     again = load_guide(tmp_path / "g", generator)
     x, texts = torch.randn(2, *generator.latent_shape()), generator.encode_prompts(["a cat face", "a tree"])
     with torch.no_grad():

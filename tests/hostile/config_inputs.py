@@ -24,8 +24,8 @@ output: {folder: run, trackers: []}
 ONLINE = """model: {source: tiny-sd3, attention: math, prompt_tokens: 8}
 rollout: {prompts: prompts.txt, prompts_per_epoch: 2, group_size: 4, batch_size: 8, steps: 4, clean_steps: 2,
           cache: cache}
-reward: {of: colourfulness}
-objective: {name: grpo, clip: 1.0e-3}
+reward: {models: colourfulness}
+objective: {name: grpo, video: 1.0e-3}
 train: {epochs: 2, batch_size: 8, device: cpu}
 eval: {prompts: prompts.txt, max_prompts: 2, samples_per_prompt: 2, steps: 2}
 output: {folder: run, trackers: []}
@@ -72,7 +72,7 @@ CASES = [
     recipe("eats-itself", "a: &a {b: *a}\n", "values"),
     recipe("number-as-key", OFFLINE + "1: 2\n", "the key 1"),
     recipe("binary", b"\x00\x01\x02\x03" * 400, "r.yaml"),
-    recipe("picture", b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 4, "r.yaml"),
+    recipe("image", b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 4, "r.yaml"),
     recipe("two-documents", OFFLINE + "---\n" + OFFLINE, "another document"),
     recipe("misspelt-section", edited("model:", "modell:"), "unknown key modell", "'model'"),
     recipe("capital-section", edited("model:", "Model:"), "unknown key Model", "'model'"),
@@ -157,9 +157,9 @@ CASES = [
     changed("window-first", "'rollout.window={size: 1, first: 2}'", "rollout.window.first 2", of="online.yaml"),
     changed("all-steps-clean", "rollout.clean_steps=4", "rollout.clean_steps 4", of="online.yaml"),
     changed("cps-noise", "rollout.sampler=cps rollout.noise_level=1.5", "noise_level 1.5", "cps", of="online.yaml"),
-    changed("no-rewards", "'reward.of=[]'", "reward.of", of="online.yaml"),
-    changed("weight-negative", "'reward.of={reward: sharpness, weight: -1}'", "weight", "at least 0", of="online.yaml"),
-    changed("weights-zero", "'reward.of={reward: sharpness, weight: 0}'", "weighs every reward 0", of="online.yaml"),
+    changed("no-rewards", "'reward.models=[]'", "reward.models", of="online.yaml"),
+    changed("weight-negative", "'reward.models={reward: sharpness, weight: -1}'", "weight", "at least 0", of="online.yaml"),
+    changed("weights-zero", "'reward.models={reward: sharpness, weight: 0}'", "weighs every reward 0", of="online.yaml"),
     changed("group-of-one", "rollout.group_size=1 rollout.batch_size=2", "group_size 1", of="online.yaml"),
     changed("best-of-more", "objective.best_of=6", "group_size 4", "6 samples", of="online.yaml"),
     changed("does-not-divide", "rollout.batch_size=3", "multiple", of="online.yaml"),

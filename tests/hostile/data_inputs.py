@@ -20,7 +20,7 @@ HEADER = "prompt,chosen,rejected\n"
 RECIPE = ("model: {source: tiny-sd3}\ndata: {path: pairs.jsonl, holdout: 0}\nobjective: {name: flow_dpo}\n"
           "output: {folder: run}\n")
 ONLINE = ("model: {source: tiny-sd3, resolution: 64}\nrollout: {votes: votes.csv, group_size: 2, batch_size: 2}\n"
-          "reward: {of: []}\nobjective: {name: d3po}\ntrain: {batch_size: 2, device: cpu}\noutput: {folder: run}\n")
+          "reward: {models: []}\nobjective: {name: d3po}\ntrain: {batch_size: 2, device: cpu}\noutput: {folder: run}\n")
 
 
 def lines(*rows, **changes) -> str:
@@ -39,7 +39,7 @@ def taken(id: str, name: str, content: str | bytes, *says: str, options: str = "
 
 
 def folder(files: dict[str, list[dict]]):
-    """Writes the pictures, and each table as parquet or JSON lines."""
+    """Writes the images, and each table as parquet or JSON lines."""
     def write(place: Path) -> None:
         Case("", "", given=PNGS).lay_out(place)
         for name, rows in files.items():
@@ -68,7 +68,7 @@ def votes(id: str, content: str | bytes, *says: str, succeeds: bool = False) -> 
 
 
 def judged(id: str, name: str, content: str | bytes, *says: str) -> Case:
-    return Case(f"judgements-{id}", f"reward eval tiny-clip {name} --dimensions quality -o out", says,
+    return Case(f"annotations-{id}", f"reward eval tiny-clip {name} --dimensions quality -o out", says,
                 given=PNGS | {name: content})
 
 
@@ -145,8 +145,8 @@ CASES = [
     check("blank-prompt", "p.jsonl", lines(prompt=" \t"), "line 1", "'prompt' is empty"),
     check("address", "p.jsonl", lines(chosen="https://example.org/a.png"), "line 1", "web address"),
     check("bucket", "p.jsonl", lines(chosen="s3://bucket/a.png"), "line 1", "web address"),
-    check("base64", "p.jsonl", lines(chosen="iVBORw0KGgo" * 500), "line 1", "'chosen' holds a picture as text"),
-    check("data-url", "p.jsonl", lines(chosen="data:image/png;base64,iVBOR"), "line 1", "picture as text"),
+    check("base64", "p.jsonl", lines(chosen="iVBORw0KGgo" * 500), "line 1", "'chosen' holds an image as text"),
+    check("data-url", "p.jsonl", lines(chosen="data:image/png;base64,iVBOR"), "line 1", "image as text"),
     check("drive", "p.jsonl", lines(chosen="C:\\sets\\a.png"), "line 1", "path of Windows"),
     check("long-name", "p.jsonl", lines(chosen="x" * 900), "line 1", "does not exist", lacks=("File name too long",)),
     check("missing", "p.jsonl", lines(chosen="gone.png"), "line 1", "gone.png", "does not exist"),
@@ -163,7 +163,7 @@ CASES = [
           options="--format pickapic"),
     taken("contradiction", "p.jsonl", lines({}, {"chosen": "b.png", "rejected": "a.png"}), "contradictory pairs: 1",
           "p.jsonl line 2 prefers the opposite of p.jsonl line 1"),
-    check("same-picture", "p.jsonl", lines(rejected="a.png"), "same picture in all"),
+    check("same-image", "p.jsonl", lines(rejected="a.png"), "same image in all"),
     taken("long-prompts", "p.jsonl", lines(prompt="cat " * 80), "CLIP encoders cut (more than 75 tokens): 1"),
 
     Case("pickapic", "data check p.parquet", ("1 pairs", "2 ties"), True, folder({"p.parquet": [
@@ -217,13 +217,13 @@ CASES = [
     trained("missing", lines({}, {"chosen": "gone.png"}), "line 2", "gone.png", "data.on_error=skip"),
     trained("too-many-broken", lines({}, {"chosen": "half.png"}), "1 of 2 rows", "data.max_skipped", "line 2",
             options="data.on_error=skip"),
-    trained("identical", lines({"rejected": "a.png"}, {"rejected": "a.png"}), "same picture in all 2 pairs"),
+    trained("identical", lines({"rejected": "a.png"}, {"rejected": "a.png"}), "same image in all 2 pairs"),
     trained("all-held-out", lines(), "data.holdout", "1 prompt;", options="data.holdout=0.999"),
     trained("on-error-unknown", lines(), "data.on_error", "'stop' or 'skip'", options="data.on_error=ignore"),
 
     prompts("bom", "p.txt", "\ufeffa cat\r\n", "samples", succeeds=True),
     prompts("comments-only", "p.txt", "# mine\n#\n\n", "holds no prompt"),
-    prompts("picture", "p.txt", PNGS["a.png"], "p.txt", "not text"),
+    prompts("image", "p.txt", PNGS["a.png"], "p.txt", "not text"),
     prompts("nul", "p.txt", "a cat\na\x00b\n", "p.txt"),
     prompts("missing", "p.txt", "", "holds no prompt"),
     prompts("table", "p.csv", "id;Prompt\n1;a cat, sleeping\n", succeeds=True),

@@ -12,15 +12,15 @@ RECIPE = {"model": {"source": "tiny-sd3", "attention": "math", "precision": "fp3
           "eval": {"prompts": "prompts.txt", "max_prompts": 1, "samples_per_prompt": 1, "steps": 1,
                    "guidance_scale": 1.0},
           "output": {"folder": "run", "trackers": []}}
-PICTURE = bytes.fromhex("89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c49444154789c63f8cfc0"
+IMAGE = bytes.fromhex("89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c49444154789c63f8cfc0"
                         "000003010100c9fe92ef0000000049454e44ae426082")
-GIVEN = {"r.yaml": yaml.safe_dump(RECIPE), "prompts.txt": "a red fruit\n", "a.png": PICTURE, "b.png": PICTURE,
+GIVEN = {"r.yaml": yaml.safe_dump(RECIPE), "prompts.txt": "a red fruit\n", "a.png": IMAGE, "b.png": IMAGE,
          "pairs.jsonl": json.dumps({"prompt": "a dot", "chosen": "a.png", "rejected": "b.png"}) + "\n"}
 
 
 def started(where: str = "run", **changed) -> dict[str, str | bytes]:
     """The inputs, and what a run leaves that was killed before its first checkpoint."""
-    from visalign.configfile import parse_config
+    from visalign.config.load import parse_config
 
     raw = {section: values | changed.get(section, {}) for section, values in RECIPE.items()}
     settings = parse_config(raw).model_dump(mode="json")

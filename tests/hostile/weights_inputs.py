@@ -46,16 +46,16 @@ def tiny_clip_without(*names):
     def write(folder: Path) -> None:
         import shutil
 
-        from visalign.rewards.openclip import EMBEDDED
+        from visalign.rewards.openclip import EMBEDDED_CLIPS
 
-        shutil.copytree(EMBEDDED["tiny-clip"], folder / "judge")
+        shutil.copytree(EMBEDDED_CLIPS["tiny-clip"], folder / "judge")
         for name in names:
             (folder / "judge" / name).unlink()
         from PIL import Image
 
-        (folder / "pictures").mkdir()
-        Image.new("RGB", (8, 8)).save(folder / "pictures" / "a.png")
-        (folder / "pictures" / "a.txt").write_text("an apple")
+        (folder / "images").mkdir()
+        Image.new("RGB", (8, 8)).save(folder / "images" / "a.png")
+        (folder / "images" / "a.txt").write_text("an apple")
 
     return write
 
@@ -124,11 +124,11 @@ CASES = [
     model("index-cut", "m", {"m/model_index.json": '{"_class_name": '}, "not readable as json"),
     model("unknown-pipeline", "m", {"m/model_index.json": '{"_class_name": "AudioLDMPipeline"}'}, "audioldmpipeline",
           "not supported"),
-    Case("judge-without-tokenizer", "score pictures -r clip:judge --out s.parquet", ("tokenizer.json", "judge"),
+    Case("judge-without-tokenizer", "score images -r clip:judge --out s.parquet", ("tokenizer.json", "judge"),
          given=tiny_clip_without("tokenizer.json")),
-    Case("judge-without-tokenizer-settings", "score pictures -r clip:judge --out s.parquet",
+    Case("judge-without-tokenizer-settings", "score images -r clip:judge --out s.parquet",
          ("tokenizer_config.json",), given=tiny_clip_without("tokenizer_config.json")),
-    Case("judge-without-weights", "score pictures -r clip:judge --out s.parquet", ("no .safetensors weights",),
+    Case("judge-without-weights", "score images -r clip:judge --out s.parquet", ("no .safetensors weights",),
          given=tiny_clip_without("open_clip_model.safetensors")),
-    Case("judge-whole", "score pictures -r clip:judge --out s.parquet", succeeds=True, given=tiny_clip_without()),
+    Case("judge-whole", "score images -r clip:judge --out s.parquet", succeeds=True, given=tiny_clip_without()),
 ]

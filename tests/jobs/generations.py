@@ -1,4 +1,4 @@
-"""Folders of made-up generations whose variety is known."""
+"""Folders of made-up generations whose diversity is known."""
 
 import json
 from pathlib import Path

@@ -7,9 +7,9 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from visalign import disk
 from visalign.cli import main
-from visalign.disk import copy_atomically, refusal, write_atomically, written
+from visalign.storage import files as disk
+from visalign.storage.files import copy_atomically, refusal, write_atomically, written
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ from PIL import Image
 from tests.programs import Program
 from visalign.cli import main
 from visalign.jobs import score as module
-from visalign.media import Video
+from visalign.media.samples import Video
+from visalign.media.video_files import to_video_bytes
 from visalign.rewards import load_reward
-from visalign.video import to_video_bytes
 
 
 def invoke(*arguments):
@@ -25,7 +25,7 @@ def invoke(*arguments):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Six pictures of mixed size and mode with prompts, a clip, and two files that are broken."""
+    """Six images of mixed size and mode with prompts, a video, and two files that are broken."""
     root = tmp_path / "media"
     root.mkdir()
     sizes = [(64, 64), (40, 20), (7, 90), (64, 64), (300, 200), (16, 16)]
@@ -48,14 +48,14 @@ def test_every_file_gets_a_row_every_judge_a_column_and_what_failed_a_reason(fol
     rows = pq.read_table(out).to_pylist()
     assert [row["path"] for row in rows] == [f"{i}.png" for i in range(6)] + ["6.mp4", "7.png", "8.mp4"]
     assert all(row["tiny-clip.alignment"] is not None for row in rows[:7]) and rows[6]["modality"] == "video"
-    assert rows[7]["tiny-clip.alignment"] is None and "not a readable picture" in rows[7]["error"]
+    assert rows[7]["tiny-clip.alignment"] is None and "not a readable image" in rows[7]["error"]
     assert "8.mp4" in rows[8]["error"] and "cut to the model's 16 tokens" in rows[4]["remarks"]
     assert not (tmp_path / "scores.parquet.parts").exists()
     page = (tmp_path / "scores.html").read_text()
     assert "tiny-clip.alignment" in page and "data:image/webp" in page and "http" not in page.replace("http-equiv", "")
 
 
-def test_values_are_those_of_the_judge_itself_and_clips_are_means_over_frames(folder, tmp_path):
+def test_values_are_those_of_the_judge_itself_and_videos_are_means_over_frames(folder, tmp_path):
     from visalign.data.generations import find_generations
 
     invoke(folder, "-r", "tiny-clip", "-o", tmp_path / "s.parquet", "--no-gallery")
@@ -63,8 +63,8 @@ def test_values_are_those_of_the_judge_itself_and_clips_are_means_over_frames(fo
     entries = {entry.path: entry for entry in find_generations(folder)}
     judge = load_reward("tiny-clip")
     assert rows["0.png"] == pytest.approx(judge.score([entries["0.png"].sample()]).values.item(), abs=1e-5)
-    clip = entries["6.mp4"].sample()
-    frames = judge.score([clip.with_media(frame) for frame in clip.frames(8)]).values
+    video = entries["6.mp4"].sample()
+    frames = judge.score([video.with_media(frame) for frame in video.frames(8)]).values
     assert rows["6.mp4"] == pytest.approx(frames.mean().item(), abs=1e-5)
 
 
@@ -112,7 +112,7 @@ def test_what_stopped_a_run_is_judged_again_and_earlier_failures_count_on(tmp_pa
     assert len(rows) == 200 and sum(row["saturation.score"] is None for row in rows) == 2
 
 
-def test_a_clip_rule_on_pictures_is_missing_but_no_failure(folder, tmp_path):
+def test_a_video_rule_on_images_is_missing_but_no_failure(folder, tmp_path):
     result = invoke(folder, "-r", "motion", "-o", tmp_path / "s.parquet")
     assert result.exit_code == 0, result.output
     rows = pq.read_table(tmp_path / "s.parquet").to_pylist()
@@ -246,7 +246,7 @@ def test_a_nan_never_becomes_a_zero(folder, tmp_path, monkeypatch):
 
 
 def test_memory_does_not_grow_with_the_number_of_files(tmp_path, monkeypatch):
-    """At most three chunks of decoded pictures exist at once."""
+    """At most three chunks of decoded images exist at once."""
     alive, most = [0], [0]
     original = module.read_or_explain
 

@@ -71,7 +71,7 @@ def test_first_flow_sde_step_has_std_equal_to_the_level():
         assert mean.item() == pytest.approx(1.3 * (1 - 0.245) + (1 - first) * 0.4, abs=1e-12)
 
 
-def test_the_last_cps_step_is_the_denoised_picture():
+def test_the_last_cps_step_is_the_denoised_image():
     x, v = torch.randn(1, 2, 3, 3), torch.randn(1, 2, 3, 3)
     moments = FLOW.moments(v, x, torch.tensor([0.2]), torch.tensor([0.0]), "cps", 0.8)
     torch.testing.assert_close(moments.mean, FLOW.x0_from(v, x, torch.tensor([0.2])))

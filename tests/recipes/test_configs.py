@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from visalign.cli import main
-from visalign.configfile import load_config
+from visalign.config.load import load_config
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.yaml"))
 TINY = {"tiny-sd3": "sd3", "tiny-sdxl": "sdxl", "stabilityai/stable-diffusion-3.5-medium": "sd3",

@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from visalign.cli import main
-from visalign.configfile import load_config
+from visalign.config.load import load_config
 from visalign.trainers.online.loop import check_arithmetic
 
 from .test_configs import TINY
@@ -26,7 +26,7 @@ def test_recipe_validates_and_its_numbers_divide(file):
 def test_recipe_runs_on_a_tiny_network(file, pipelines, tmp_path):
     config = load_config(file)
     (tmp_path / "prompts.txt").write_text("a red fruit\na cat face\na blue heart\n")
-    group, combined = config.rollout.group_size, len(config.reward.of) > 1
+    group, combined = config.rollout.group_size, len(config.reward.models) > 1
     small = group if group < 3 else 5 if group % 2 else 4
     overrides = [
         f"model={pipelines(TINY[config.model.source])}", "model.precision=fp32", "model.prompt_tokens=8",
@@ -35,7 +35,7 @@ def test_recipe_runs_on_a_tiny_network(file, pipelines, tmp_path):
         "train.epochs=1", "train.updates_per_epoch=1", "train.batch_size=4", "train.device=cpu",
         f"eval.prompts={tmp_path / 'prompts.txt'}", "eval.every=0", "eval.max_prompts=1", "eval.samples_per_prompt=2",
         "eval.steps=2", "eval.reward=contrast", "eval.also=[saturation]",
-        f"eval.features={'null' if config.guard.action == 'off' else 'tiny-clip'}", "guard.max_prompts=1",
+        f"eval.features={'null' if config.guard.action == 'off' else 'tiny-video'}", "guard.max_prompts=1",
         "guard.samples_per_prompt=2", "output.trackers=[]", f"output.folder={tmp_path / 'run'}"]
     overrides += ["objective.keep=1"] if "keep" in config.objective else []
     if config.rollout.window is None:
@@ -47,7 +47,7 @@ def test_recipe_runs_on_a_tiny_network(file, pipelines, tmp_path):
         assert drawn.exit_code == 0, drawn.output
         overrides += [f"rollout.votes={tmp_path / 'votes' / 'votes.csv'}"]
     else:
-        overrides += ["reward.of=[contrast, colourfulness]" if combined else "reward.of=[contrast]"]
+        overrides += ["reward.models=[contrast, colourfulness]" if combined else "reward.models=[contrast]"]
     result = CliRunner().invoke(main, ["--debug", "train", str(file), *overrides], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     assert (tmp_path / "run" / "report.html").stat().st_size > 5000

@@ -28,7 +28,7 @@ def quickstart(model, tmp_path, *overrides):
 @pytest.mark.parametrize("model", MODELS)
 def test_quickstart_makes_pairs_trains_and_reports(model, tmp_path):
     before, after = quickstart(model, tmp_path, *SHORT)
-    assert before["values"].keys() == after["values"].keys() >= {"reward/tiny-clip", "variety/distance"}
+    assert before["values"].keys() == after["values"].keys() >= {"reward/tiny-clip", "diversity/distance"}
     assert before["values"]["reward/tiny-clip"] != after["values"]["reward/tiny-clip"]
 
 
@@ -36,11 +36,11 @@ def test_quickstart_makes_pairs_trains_and_reports(model, tmp_path):
 @pytest.mark.parametrize("model", MODELS)
 def test_quickstart_raises_the_reward_on_held_out_prompts(model, tmp_path, capsys):
     before, after = quickstart(model, tmp_path, "eval.max_prompts=64")
-    reward, variety = (mean_with_interval([b - a for a, b in zip(before["values"][name], after["values"][name],
+    reward, diversity = (mean_with_interval([b - a for a, b in zip(before["values"][name], after["values"][name],
                                                                  strict=True)])
-                       for name in ("reward/tiny-clip", "variety/distance"))
+                       for name in ("reward/tiny-clip", "diversity/distance"))
     with capsys.disabled():
-        print(f"\n{model}: reward {reward}, variety {variety}")
+        print(f"\n{model}: reward {reward}, diversity {diversity}")
     assert reward.low > 0
 
 
@@ -54,8 +54,8 @@ def pairs(file):
 def test_embedded_model_loads_with_plain_diffusers(model):
     from diffusers import DiffusionPipeline
 
-    from visalign.generators.loading import EMBEDDED
+    from visalign.generators.loading import EMBEDDED_MODELS
 
-    pipeline = DiffusionPipeline.from_pretrained(EMBEDDED[model])
+    pipeline = DiffusionPipeline.from_pretrained(EMBEDDED_MODELS[model])
     image = pipeline("a red heart", num_inference_steps=4, guidance_scale=3.0).images[0]
     assert image.size == (64, 64) and image.getextrema() != ((0, 0),) * 3

@@ -1,4 +1,4 @@
-"""Every reward recipe validates and trains on something tiny; every judge in configs/judges/ can be built."""
+"""Every reward recipe validates and trains on something tiny; every judge in configs/rewards/ can be built."""
 
 import json
 import shutil
@@ -12,8 +12,8 @@ from PIL import Image
 
 from visalign.cli import main
 from visalign.config import RewardConfig
-from visalign.configfile import load_config
-from visalign.media import Sample
+from visalign.config.load import load_config
+from visalign.media.samples import Sample
 from visalign.rewards import build_reward
 from visalign.rewards.bias import FEATURES
 

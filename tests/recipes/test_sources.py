@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from visalign.configfile import build_objective, load_config
+from visalign.config.load import build_objective, load_config
 from visalign.objectives.online import NoisedTerms
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"

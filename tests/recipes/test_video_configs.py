@@ -1,4 +1,4 @@
-"""Every recipe for clips validates, and runs end to end on a tiny network of its own family."""
+"""Every recipe for videos validates, and runs end to end on a tiny network of its own family."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from PIL import Image
 from tests.video_pipelines import SHAPES, build_wan, wan_transformer
 from visalign.cli import main
 from visalign.config import GuideConfig
-from visalign.configfile import load_config
+from visalign.config.load import load_config
 from visalign.trainers.online.loop import check_arithmetic
 
 ROOT = Path(__file__).resolve().parents[2] / "configs"
@@ -45,11 +45,11 @@ def test_recipe_validates(file):
 
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
-def test_recipe_runs_on_a_tiny_network(file, pipeline, clip_pairs_file, tmp_path):
+def test_recipe_runs_on_a_tiny_network(file, pipeline, video_pairs_file, tmp_path):
     config = load_config(file)
-    picture = tmp_path / "first.png"
-    Image.new("RGB", (32, 16), "red").save(picture)
-    given = f"@@{picture}" if TINY[config.model.source] == "wan-image" else ""
+    image = tmp_path / "first.png"
+    Image.new("RGB", (32, 16), "red").save(image)
+    given = f"@@{image}" if TINY[config.model.source] == "wan-image" else ""
     (tmp_path / "prompts.txt").write_text("".join(f"a {colour} square moves right{given}\n"
                                                   for colour in ("red", "blue", "green")))
     prompts = tmp_path / "prompts.txt"
@@ -60,7 +60,7 @@ def test_recipe_runs_on_a_tiny_network(file, pipeline, clip_pairs_file, tmp_path
         overrides += [f"data.cache={tmp_path / 'cache'}", "data.holdout=0", "train.steps=2", "train.batch_size=2",
                       "train.gradient_accumulation=1"]
         overrides += [f"data.feedback.prompts={prompts}", "data.feedback.steps=2"] if config.data.feedback else [
-            f"data.path={clip_pairs_file}", "data.dimensions={VQ: 1.0, MQ: 1.0, TA: 1.0}"]
+            f"data.path={video_pairs_file}", "data.dimensions={VQ: 1.0, MQ: 1.0, TA: 1.0}"]
         overrides += ["data.score_with=motion"] if config.data.score_with else []
     else:
         group = 5 if config.rollout.group_size % 2 else 4
@@ -68,19 +68,19 @@ def test_recipe_runs_on_a_tiny_network(file, pipeline, clip_pairs_file, tmp_path
         overrides += [f"rollout.cache={tmp_path / 'cache'}", f"rollout.prompts={prompts}", *best_of,
                       "rollout.prompts_per_epoch=2", f"rollout.group_size={group}", f"rollout.batch_size={group}",
                       "rollout.steps=4", "train.epochs=1", "train.updates_per_epoch=1", "train.batch_size=4",
-                      "reward.of=[motion, contrast]"]
+                      "reward.models=[motion, contrast]"]
     result = CliRunner().invoke(main, ["--debug", "train", str(file), *overrides], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     assert (tmp_path / "run" / "report.html").stat().st_size > 5000
 
 
 @pytest.mark.parametrize("file", GUIDES, ids=lambda file: file.stem)
-def test_guide_recipe_runs_on_a_tiny_network(file, pipeline, pairs_file, clip_pairs_file, tmp_path):
+def test_guide_recipe_runs_on_a_tiny_network(file, pipeline, pairs_file, video_pairs_file, tmp_path):
     config = load_config(file, kind=GuideConfig)
-    data, names = clip_pairs_file, ["VQ", "MQ"]
+    data, names = video_pairs_file, ["VQ", "MQ"]
     if config.model.source == "tiny-sd3":
         rows = [json.loads(line) for line in pairs_file.read_text().splitlines()]
-        data, names = tmp_path / "pictures.jsonl", ["VQ"]
+        data, names = tmp_path / "images.jsonl", ["VQ"]
         data.write_text("\n".join(json.dumps({"prompt": row["prompt"], "a": row["chosen"], "b": row["rejected"],
                                               "VQ": "a"}) for row in rows))
         folder, shape = pipeline(config.model.source)[0], {"resolution": 16}

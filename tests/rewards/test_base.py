@@ -7,15 +7,15 @@ import torch
 from PIL import Image
 
 from visalign.errors import UserError
-from visalign.media import Sample, Video
-from visalign.rewards import Judge, Scores, finite_scores, load_reward
-from visalign.rewards.registry import ALIASES, REWARDS, describe
+from visalign.media.samples import Sample, Video
+from visalign.rewards import RewardModel, Scores, finite_scores, load_reward
+from visalign.rewards.registry import ALIASES, REWARDS, describe_rewards
 
-PICTURE = Image.new("RGB", (4, 4), "red")
+IMAGE = Image.new("RGB", (4, 4), "red")
 
 
 @dataclass
-class Length(Judge):
+class Length(RewardModel):
     """Length of the prompt; out of memory above `room` samples; 'nan' cannot be judged."""
 
     room: int = 100
@@ -25,7 +25,7 @@ class Length(Judge):
         super().__post_init__()
         self.calls = []
 
-    def judge(self, samples):
+    def score_batch(self, samples):
         self.calls.append(len(samples))
         if len(samples) > self.room:
             raise torch.OutOfMemoryError("no room")
@@ -35,11 +35,11 @@ class Length(Judge):
 def test_samples_that_cannot_be_judged_are_nan_with_a_reason_and_the_rest_is_in_order():
     answer = Length(batch_size=2).score(
         [
-            Sample("a", PICTURE),
-            Sample("", PICTURE),
-            Sample("nan", PICTURE),
-            Sample("x", Video([PICTURE], 1.0)),
-            Sample("abc", PICTURE),
+            Sample("a", IMAGE),
+            Sample("", IMAGE),
+            Sample("nan", IMAGE),
+            Sample("x", Video([IMAGE], 1.0)),
+            Sample("abc", IMAGE),
         ]
     )
     assert answer.values.flatten().isnan().tolist() == [False, True, True, True, False]
@@ -53,13 +53,13 @@ def test_samples_that_cannot_be_judged_are_nan_with_a_reason_and_the_rest_is_in_
 
 def test_batches_are_halved_until_they_fit():
     judge = Length(room=3)
-    assert judge.score([Sample("ab", PICTURE)] * 10).values.flatten().tolist() == [2.0] * 10
+    assert judge.score([Sample("ab", IMAGE)] * 10).values.flatten().tolist() == [2.0] * 10
     assert judge.calls == [10, 5, 2, 3, 5, 2, 3]
 
 
 def test_a_single_sample_that_does_not_fit_is_an_error():
     with pytest.raises(torch.OutOfMemoryError):
-        Length(room=0).score([Sample("a", PICTURE)])
+        Length(room=0).score([Sample("a", IMAGE)])
 
 
 def test_no_samples_give_no_scores():
@@ -68,22 +68,22 @@ def test_no_samples_give_no_scores():
 
 def test_finite_scores_name_the_prompt_and_the_reason_and_turn_lower_is_better():
     with pytest.raises(UserError, match="1 of 2.*'nan'.*not a finite number"):
-        finite_scores(Length(), [Sample("a", PICTURE), Sample("nan", PICTURE)])
+        finite_scores(Length(), [Sample("a", IMAGE), Sample("nan", IMAGE)])
     judge = Length()
     judge.higher_is_better = False
-    assert finite_scores(judge, [Sample("ab", PICTURE)]).tolist() == [-2.0]
+    assert finite_scores(judge, [Sample("ab", IMAGE)]).tolist() == [-2.0]
 
 
 def test_networks_load_on_first_use_and_move():
     reward = load_reward("tiny-clip")
     assert reward._network is None
-    reward.score([Sample("a red fruit", PICTURE)])
+    reward.score([Sample("a red fruit", IMAGE)])
     reward.to("cpu")
     assert next(reward.network.parameters()).device.type == "cpu"
 
 
 def test_every_reward_has_a_line_a_modality_and_a_docstring():
-    rows = {name: line for name, _, line in describe()}
+    rows = {name: line for name, _, line in describe_rewards()}
     assert rows.keys() == REWARDS.keys() | ALIASES.keys() and all(len(line) > 20 for line in rows.values())
     for kind in REWARDS.values():
         assert kind.modalities <= {"image", "video"} and kind.modalities
@@ -117,9 +117,9 @@ def test_wrong_specifications_end_in_a_sentence_before_anything_is_loaded(spec, 
 
 
 def test_yaml_files_and_folders_are_specifications(tmp_path):
-    (tmp_path / "mine.yaml").write_text("kind: clip\nsource: tiny-clip\nscale: percent\n")
+    (tmp_path / "mine.yaml").write_text("kind: video\nsource: tiny-clip\nscale: percent\n")
     mine, plain = load_reward(str(tmp_path / "mine.yaml")), load_reward("tiny-clip")
-    sample = [Sample("a red fruit", PICTURE)]
+    sample = [Sample("a red fruit", IMAGE)]
     assert mine.name == "mine" and mine.score_range == (-100.0, 100.0)
     torch.testing.assert_close(mine.score(sample).values, 100 * plain.score(sample).values)
     assert load_reward(str(ALIASES["tiny-clip"]["source"])).name == "tiny-clip"
@@ -130,7 +130,7 @@ def test_yaml_files_and_folders_are_specifications(tmp_path):
 def test_scores_carry_spread_through_batches():
     @dataclass
     class Unsure(Length):
-        def judge(self, samples):
-            return Scores(super().judge(samples), spread=torch.full((len(samples), 1), 0.5))
+        def score_batch(self, samples):
+            return Scores(super().score_batch(samples), spread=torch.full((len(samples), 1), 0.5))
 
-    assert Unsure(batch_size=2).score([Sample("a", PICTURE)] * 3).spread.flatten().tolist() == [0.5] * 3
+    assert Unsure(batch_size=2).score([Sample("a", IMAGE)] * 3).spread.flatten().tolist() == [0.5] * 3

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from visalign.errors import UserError
-from visalign.media import Sample
+from visalign.media.samples import Sample
 from visalign.rewards import load_reward
 from visalign.rewards.bias import FEATURES, correlation, fit_bias, nuisance
 
@@ -42,7 +42,7 @@ def test_too_few_samples_and_constant_rewards_are_refused():
         fit_bias(np.ones(60), features)
 
 
-def test_features_are_those_of_the_picture():
+def test_features_are_those_of_the_image():
     values = dict(zip(FEATURES, nuisance(Sample("four", Image.new("RGB", (8, 8), (200, 100, 100)))), strict=True))
     assert values["saturation"] == pytest.approx(0.5) and values["prompt_length"] == 4 and values["sharpness"] == 0
 

@@ -10,14 +10,14 @@ import torch
 from PIL import Image
 
 from visalign.errors import UserError
-from visalign.media import Sample
-from visalign.rewards import Judge, Scores, combine, load_reward
+from visalign.media.samples import Sample
+from visalign.rewards import RewardModel, Scores, combine, load_reward
 
-PICTURE = Image.new("RGB", (4, 4), "red")
+IMAGE = Image.new("RGB", (4, 4), "red")
 
 
 @dataclass
-class Known(Judge):
+class Known(RewardModel):
     """Reads its value (and spread) from what is known of the sample."""
 
     lower: bool = False
@@ -26,14 +26,14 @@ class Known(Judge):
         super().__post_init__()
         self.higher_is_better = not self.lower
 
-    def judge(self, samples):
+    def score_batch(self, samples):
         values = torch.tensor([[float(s.known[self.name])] for s in samples])
         spread = torch.tensor([[float(s.known.get(f"{self.name}_spread", math.nan))] for s in samples])
         return Scores(values, spread=spread)
 
 
 def sample(prompt="p", **known):
-    return Sample(prompt, PICTURE, known=known)
+    return Sample(prompt, IMAGE, known=known)
 
 
 def judges(*names, lower=()):
@@ -101,7 +101,7 @@ def test_uncertainty_weight_hand_number_and_its_refusal_without_spread():
 
 
 def test_gate_opens_at_the_threshold():
-    reward = combine.Gate(of=judges("a", "b"), threshold=0.5, otherwise=-1.0)
+    reward = combine.GatedReward(of=judges("a", "b"), threshold=0.5, otherwise=-1.0)
     values = reward.score([sample(a=0.5, b=3), sample(a=0.4, b=3), sample(a=math.nan, b=3)]).values.flatten()
     assert values[:2].tolist() == [3.0, -1.0] and values[2].isnan()
 
@@ -136,7 +136,7 @@ def test_zero_variance_and_missing_columns_are_named(tmp_path):
     [
         (lambda: combine.Direction(of=judges("a"), weights={}), "all 0"),
         (lambda: combine.Direction(of=judges("a"), weights={"x": 1.0}), "names no column"),
-        (lambda: combine.Gate(of=judges("a")), "two rewards"),
+        (lambda: combine.GatedReward(of=judges("a")), "two rewards"),
         (lambda: combine.UncertaintyWeight(of=judges("a", "b")), "one dimension"),
         (lambda: combine.Ensemble(of=judges("a"), penalty=-1), "penalty"),
         (lambda: combine.LogSigmoid(of=judges("a"), quantile=2), "quantile"),

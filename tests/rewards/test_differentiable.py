@@ -1,16 +1,16 @@
-"""Rewards with gradients give the pixels the score they give the picture, and a true gradient."""
+"""Rewards with gradients give the pixels the score they give the image, and a true gradient."""
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from visalign.media import Sample
+from visalign.media.samples import Sample
 from visalign.rewards import load_reward
 
 
 @pytest.mark.parametrize("name", ["tiny-clip", "tiny-reward", "colourfulness", "saturation", "contrast"])
-def test_pixels_score_as_their_picture_and_have_a_gradient(name):
+def test_pixels_score_as_their_image_and_have_a_gradient(name):
     values = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
     prompts = ["a red fruit", "a cat face"]
     reward = load_reward(name)
@@ -27,13 +27,13 @@ def test_pixels_score_as_their_picture_and_have_a_gradient(name):
     assert change.item() == pytest.approx(2e-2 * gradient.norm().item(), rel=0.05)
 
 
-def test_pictures_of_another_size_are_resized_with_gradients():
+def test_images_of_another_size_are_resized_with_gradients():
     pixels = torch.rand(1, 3, 48, 48, requires_grad=True)
     load_reward("tiny-clip").score_pixels(pixels, ["a red fruit"]).sum().backward()
     assert pixels.grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize("name, picture, value", [
+@pytest.mark.parametrize("name, image, value", [
     ("contrast", [[[0, 0, 0], [255, 255, 255]]], 0.5), ("saturation", [[[255, 0, 0], [255, 255, 255]]], 0.5),
     # rg = (255, 0), yb = (127.5, 0): std 127.5 and 63.75, means the same
     ("colourfulness", [[[255, 0, 0], [255, 255, 255]]], 1.3 * (127.5**2 + 63.75**2) ** 0.5)])

@@ -1,9 +1,9 @@
-"""Pictures, clips and prompts that are odd but honest, and those that nobody can judge."""
+"""Images, videos and prompts that are odd but honest, and those that nobody can judge."""
 
 import pytest
 from PIL import Image
 
-from visalign.media import Sample, Video
+from visalign.media.samples import Sample, Video
 from visalign.rewards import load_reward
 
 RED = Image.new("RGB", (8, 8), "red")
@@ -18,7 +18,7 @@ def test_what_is_transparent_is_judged_as_white(kind):
     assert clear.equal(plain)
 
 
-def test_grey_and_palette_pictures_are_judged_as_rgb():
+def test_grey_and_palette_images_are_judged_as_rgb():
     grey = Image.linear_gradient("L")
     given = (grey, grey.convert("RGB"), grey.convert("P"))
     values = load_reward("contrast").score([Sample("", each) for each in given])

@@ -12,11 +12,11 @@ from PIL import Image
 from torchvision.transforms.functional import InterpolationMode, resize, to_tensor
 
 from visalign.errors import UserError
-from visalign.media import Sample
+from visalign.media.samples import Sample
 from visalign.rewards import load_reward
-from visalign.rewards.openclip import EMBEDDED, letterboxed
+from visalign.rewards.openclip import EMBEDDED_CLIPS, letterboxed
 
-TINY = str(EMBEDDED["tiny-clip"])
+TINY = str(EMBEDDED_CLIPS["tiny-clip"])
 IMAGE = Image.effect_noise((40, 32), 80).convert("RGB")
 SAMPLES = [Sample("a red fruit", IMAGE), Sample("a cat face", IMAGE.rotate(90))]
 
@@ -75,7 +75,7 @@ def test_pickscore_says_when_a_prompt_was_cut(pickscore_folder):
 
 
 def by_hand(image, normalize):
-    """A picture whose longer side becomes 64, centred on black before it is normalised."""
+    """An image whose longer side becomes 64, centred on black before it is normalised."""
     scale = 64 / max(image.size)
     width, height = round(image.width * scale), round(image.height * scale)
     whole = torch.zeros(3, 64, 64)
@@ -85,7 +85,7 @@ def by_hand(image, normalize):
     return normalize(whole)
 
 
-def test_hpsv2_sees_the_whole_picture_on_black():
+def test_hpsv2_sees_the_whole_image_on_black():
     preprocess = open_clip.image_transform(4, is_train=False, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     wide = Image.new("RGB", (8, 3), "white")  # scaled by 1/2: 4 x 2 (1.5 goes to the even number), one row of black
     found = letterboxed(preprocess, [wide], "x")[0]

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torchvision.transforms.functional import InterpolationMode, pil_to_tensor, resize
 
 from visalign.errors import UserError
-from visalign.media import Sample, Video
+from visalign.media.samples import Sample, Video
 from visalign.rewards import load_reward
 from visalign.rewards.qwen_heads import even_count, fit_frame, merged, smart_size
 
@@ -209,7 +209,7 @@ def test_smart_size_keeps_to_multiples_and_areas(size, least, most, expected):
         (20, 8.0, 2.0, None, 4),  # 5 frames are 2.5 pairs, and halves go to the even number
         (8, 8.0, 2.0, None, 4),  # one second has 2, the least is 4
         (5, 8.0, 2.0, None, 4),
-        (3, 8.0, 2.0, None, 2),  # never more than the clip has, in pairs
+        (3, 8.0, 2.0, None, 2),  # never more than the video has, in pairs
         (40, 8.0, 2.0, 7, 8),
         (5, 8.0, 2.0, 7, 5),
     ],
@@ -224,7 +224,7 @@ def test_a_frame_has_the_least_area_and_sharp_edges_are_not_clipped_between_pass
     assert fit_frame(frame, 100_352, 448 * 448).size == (336, 336)  # the root of 100,352 is 316.8
 
 
-def test_a_clip_of_one_frame_is_refused(tmp_path):
+def test_a_video_of_one_frame_is_refused(tmp_path):
     (tmp_path / "model_config.json").write_text('{"data_config": {}, "model_config": {"model_name_or_path": "x"}}')
     (tmp_path / "t.txt").write_text("{prompt} <|VQ_reward|> <|MQ_reward|> <|TA_reward|>")
     spec = {"kind": "videoreward", "source": str(tmp_path), "template": str(tmp_path / "t.txt"), "base": "a/b"}

@@ -1,4 +1,4 @@
-"""Measurements against pictures whose answer is known."""
+"""Measurements against images whose answer is known."""
 
 import io
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from visalign.media import Sample, Video
+from visalign.media.samples import Sample, Video
 from visalign.rewards import load_reward
 from visalign.rewards.ocr import quoted_text, text_score
 
@@ -27,7 +27,7 @@ def test_jpeg_is_minus_or_plus_the_kilobytes_of_the_file():
     assert one("jpeg", sample, incompressible=True) == -one("jpeg", sample)
 
 
-def test_flat_pictures_have_no_sharpness_contrast_or_colourfulness():
+def test_flat_images_have_no_sharpness_contrast_or_colourfulness():
     for name in ("sharpness", "contrast", "colourfulness", "saturation"):
         assert one(name, plain((120, 120, 120))) == pytest.approx(0, abs=1e-6)
 
@@ -71,7 +71,7 @@ def moving(step, dark=None, count=6):
     return Sample("x", Video(frames, 8.0))
 
 
-def test_motion_is_zero_for_a_frozen_clip_and_grows_with_speed():
+def test_motion_is_zero_for_a_frozen_video_and_grows_with_speed():
     # 4 columns of 8 pixels leave and 4 enter of 512: 2 * 32 / 512 of luma
     assert one("motion", moving(0)) == 0
     assert one("motion", moving(4)) == pytest.approx(64 / 512, abs=1e-6)
@@ -83,7 +83,7 @@ def test_flicker_sees_a_dark_frame_and_not_steady_motion():
     assert one("flicker", moving(4, dark=2)) < -0.1
 
 
-def test_a_clip_too_short_and_a_picture_are_refused_with_a_reason():
+def test_a_video_too_short_and_an_image_are_refused_with_a_reason():
     answer = load_reward("flicker").score([moving(1, count=2), plain("red")])
     assert answer.values.isnan().all()
     assert "2 frames, at least 3" in answer.remarks[0] and "judges videos only" in answer.remarks[1]
@@ -95,10 +95,10 @@ def test_subject_consistency_is_one_for_a_still_and_less_for_a_change_of_subject
     assert one("subject_consistency", other) < 0.98
 
 
-def test_frames_give_the_mean_or_the_worst_of_a_picture_judge():
-    clip = Sample("x", Video([plain((200, 100, 100)).image, plain((200, 200, 200)).image], 2.0))
-    assert one("frames", clip, of=["saturation"]) == pytest.approx(0.25)
-    assert one("frames", clip, of=["saturation"], pool="min") == pytest.approx(0.0)
+def test_frames_give_the_mean_or_the_worst_of_an_image_judge():
+    video = Sample("x", Video([plain((200, 100, 100)).image, plain((200, 200, 200)).image], 2.0))
+    assert one("frames", video, of=["saturation"]) == pytest.approx(0.25)
+    assert one("frames", video, of=["saturation"], pool="min") == pytest.approx(0.0)
     assert one("frames", plain((200, 100, 100)), of=["saturation"], pool="min") == pytest.approx(0.5)
 
 

@@ -6,8 +6,8 @@ import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from visalign.configfile import build_objective, load_config
-from visalign.evaluators.measured import Measured
+from visalign.config.load import build_objective, load_config
+from visalign.evaluators.prompt_metrics import PromptMetrics
 from visalign.evaluators.style import STYLE
 from visalign.trainers import guard as module
 from visalign.trainers.cost import passes_of_look, passes_of_step
@@ -18,15 +18,15 @@ from .commands import fails, rows, run, weights
 PROMPTS = [f"prompt {i}" for i in range(12)]
 
 
-def made_up(extra: float, proxy: float, name: str) -> Measured:
-    values = {f"reward/{name}": [proxy] * 12, "variety/extra": [extra] * 12}
+def made_up(extra: float, proxy: float, name: str) -> PromptMetrics:
+    values = {f"reward/{name}": [proxy] * 12, "diversity/extra": [extra] * 12}
     values |= {f"style/{each}": [0.5] * 12 for each in STYLE}
-    return Measured(PROMPTS, 4, values, dict.fromkeys(values, 1.0))
+    return PromptMetrics(PROMPTS, 4, values, dict.fromkeys(values, 1.0))
 
 
 @pytest.fixture
 def scripted(monkeypatch):
-    """Replaces what the guard sees by {step: (variety, reward)}; other steps see a healthy rise."""
+    """Replaces what the guard sees by {step: (diversity, reward)}; other steps see a healthy rise."""
     seen = []
     real = module.measure
 
@@ -46,7 +46,7 @@ def scripted(monkeypatch):
 def test_the_interval_keeps_looking_within_its_share(recipe, online_recipe):
     config = load_config(recipe(guard={"action": "warn", "samples_per_prompt": 4}))
     objective = build_objective(config.objective)
-    # two pairs: 4 samples of 3 + 1 passes; a look: 2 prompts x 4 pictures of 2 steps and 4 for the rest
+    # two pairs: 4 samples of 3 + 1 passes; a look: 2 prompts x 4 images of 2 steps and 4 for the rest
     assert passes_of_step(config, objective) == 16 and passes_of_look(2, 4, 2, 1.0) == pytest.approx(1.3 * 48)
     assert interval_of(config, objective) == 78  # 62.4 / (0.05 x 16)
     online = load_config(online_recipe(guard={"action": "warn", "samples_per_prompt": 4}))
@@ -185,9 +185,9 @@ def test_features_that_are_not_finite_end_in_one_sentence(recipe, monkeypatch):
 
 
 def test_points_are_acceptable_when_not_bad_and_within_the_budget():
-    def row(step, word, variety, reward):
-        return {"step": step, "verdict": {"word": word, "proxy": "r", "variety": [variety, -1, 1]},
-                "values": {"reward/r": [reward], "variety/extra": [1 + variety]}}
+    def row(step, word, diversity, reward):
+        return {"step": step, "verdict": {"word": word, "proxy": "r", "diversity": [diversity, -1, 1]},
+                "values": {"reward/r": [reward], "diversity/extra": [1 + diversity]}}
 
     looks = [row(0, "healthy", 0.0, 0.0), row(1, "undecided", -0.2, 1.0), row(2, "undecided", -0.1, 0.5),
              row(3, "hacked", 0.0, 2.0)]
@@ -197,12 +197,12 @@ def test_points_are_acceptable_when_not_bad_and_within_the_budget():
 SCRIPT = """
 import sys
 from visalign.trainers import guard
-from visalign.evaluators.measured import Measured
+from visalign.evaluators.prompt_metrics import Measured
 from visalign.evaluators.style import STYLE
 
 def measure(generator, settings, judges, label, real=guard.measure):
     extra = 0.2 if label.endswith("2") else 1.0
-    values = {f"reward/{judges.proxy_name}": [1.0] * 4, "variety/extra": [extra] * 4}
+    values = {f"reward/{judges.proxy_name}": [1.0] * 4, "diversity/extra": [extra] * 4}
     values |= {f"style/{name}": [0.5] * 4 for name in STYLE}
     return Measured(list("abcd"), 4, values, dict.fromkeys(values, 1.0)), real(generator, settings, judges, label)[1]
 

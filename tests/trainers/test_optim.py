@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from visalign.config import Optim
+from visalign.config import OptimSettings
 from visalign.trainers.optim import build_ema
 
 
 def test_average_is_renewed_every_second_step_by_hand():
     weight = torch.nn.Parameter(torch.zeros(1))
-    average = build_ema(Optim(ema_decay=0.9, ema_every=2), [weight])
+    average = build_ema(OptimSettings(ema_decay=0.9, ema_every=2), [weight])
     seen = []
     for value in (1.0, 2.0, 3.0, 4.0):
         weight.data.fill_(value)
@@ -21,6 +21,6 @@ def test_average_is_renewed_every_second_step_by_hand():
 
 
 def test_without_a_decay_there_is_no_average():
-    assert build_ema(Optim(), [torch.nn.Parameter(torch.zeros(1))]) is None
+    assert build_ema(OptimSettings(), [torch.nn.Parameter(torch.zeros(1))]) is None
     with pytest.raises(ValueError, match="ema_every"):
-        Optim(ema_every=8)
+        OptimSettings(ema_every=8)

@@ -6,13 +6,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from visalign.config import Data
-from visalign.data.pair import Pair
+from visalign.config import DataSettings
+from visalign.data.preference_pair import PreferencePair
 from visalign.data.usable import BrokenRows
 from visalign.errors import UserError
-from visalign.trainers import pairs as encoding
+from visalign.trainers.offline import encoded_pairs as encoding
+from visalign.trainers.offline.encoded_pairs import check_items, encode_pairs
 from visalign.trainers.order import check_holdout, keep_digest, split_by_prompt
-from visalign.trainers.pairs import check_items, encode_pairs
 
 
 def test_a_prompt_is_wholly_on_one_side():
@@ -63,7 +63,7 @@ def three(pairs_file):
     folder = pairs_file.parent
     half = (folder / "red-chosen.png").read_bytes()[:40]
     good = [(folder / f"{name}.png").read_bytes() for name in ("red-chosen", "red-rejected")]
-    return [Pair("a", *good, "line 1"), Pair("b", half, good[0], "line 2"), Pair("c", *good, "line 3")]
+    return [PreferencePair("a", *good, "line 1"), PreferencePair("b", half, good[0], "line 2"), PreferencePair("c", *good, "line 3")]
 
 
 def accelerator(rank=0, world=1):
@@ -71,10 +71,10 @@ def accelerator(rank=0, world=1):
                            device=torch.device("cpu"))
 
 
-def test_a_cut_off_picture_ends_the_run_or_is_left_out(three):
+def test_a_cut_off_image_ends_the_run_or_is_left_out(three):
     with pytest.raises(UserError, match="line 2.*data.on_error=skip"):
-        encode_pairs(three, _Cache(), accelerator(), BrokenRows(Data(path="p")))
-    broken = BrokenRows(Data(path="p", on_error="skip", max_skipped=0.5))
+        encode_pairs(three, _Cache(), accelerator(), BrokenRows(DataSettings(path="p")))
+    broken = BrokenRows(DataSettings(path="p", on_error="skip", max_skipped=0.5))
     items = encode_pairs(three, _Cache(), accelerator(), broken)
     assert [item.where for item in items] == ["line 1", "line 3"] and len(broken.found) == 1
     check_items("p", items, broken, compared=True)
@@ -83,11 +83,11 @@ def test_a_cut_off_picture_ends_the_run_or_is_left_out(three):
 def test_what_another_process_cannot_read_ends_this_one_too(three, monkeypatch):
     monkeypatch.setattr(encoding, "gather_object", lambda own: [*own, (1, "line 2: cut off")])
     with pytest.raises(UserError, match="line 2: cut off"):
-        encode_pairs(three, _Cache(), accelerator(0, 2), BrokenRows(Data(path="p")))
+        encode_pairs(three, _Cache(), accelerator(0, 2), BrokenRows(DataSettings(path="p")))
 
 
-def test_equal_pixels_are_one_picture_whatever_the_files(three):
-    items = encode_pairs([Pair("a", three[0].chosen, three[0].chosen, "line 1")], _Cache(), accelerator(),
-                         BrokenRows(Data(path="p")))
-    with pytest.raises(UserError, match="same picture in all 1 pairs"):
-        check_items("p", items, BrokenRows(Data(path="p")), compared=True)
+def test_equal_pixels_are_one_image_whatever_the_files(three):
+    items = encode_pairs([PreferencePair("a", three[0].chosen, three[0].chosen, "line 1")], _Cache(), accelerator(),
+                         BrokenRows(DataSettings(path="p")))
+    with pytest.raises(UserError, match="same image in all 1 pairs"):
+        check_items("p", items, BrokenRows(DataSettings(path="p")), compared=True)

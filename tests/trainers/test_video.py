@@ -1,4 +1,4 @@
-"""Both loops on clips: the same trainers, every family, and what the data may be."""
+"""Both loops on videos: the same trainers, every family, and what the data may be."""
 
 import json
 
@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from visalign.configfile import load_config
-from visalign.trainers.recipe import check
+from visalign.config.load import load_config
+from visalign.jobs.train import check_training
 
 from .commands import fails, rows, run, weights
 
@@ -16,7 +16,7 @@ ODE = {"rollout": {"sampler": "ode"}}
 
 @pytest.mark.parametrize("model, method", [
     ("wan", "flow_dpo"), ("wan", "sft"), ("ltx", "flow_dpo"), ("hunyuan", "flow_dpo"), ("cogvideox", "diffusion_dpo")])
-def test_every_family_learns_from_pairs_of_clips(recipe, tmp_path, model, method):
+def test_every_family_learns_from_pairs_of_videos(recipe, tmp_path, model, method):
     run(recipe(model, method, data={"dimensions": {"VQ": 1, "MQ": 0.5, "TA": 1}}))
     folder = tmp_path / "run"
     first, last = weights(folder, 2), weights(folder, 4)
@@ -26,13 +26,13 @@ def test_every_family_learns_from_pairs_of_clips(recipe, tmp_path, model, method
     if method != "sft":
         assert rows(folder)[0]["loss"] == pytest.approx(0.693147, abs=1e-4)
     held = rows(folder, "held_out")[0]
-    assert "variety/motion" in held["values"] and len(held["values"]["variety/motion"]) == 2
+    assert "diversity/motion" in held["values"] and len(held["values"]["diversity/motion"]) == 2
     assert len(list((folder / "samples" / "step-00000000").glob("*.mp4"))) == 4
     assert (folder / "samples" / "step-00000000" / "grid.webp").exists()
     assert (folder / "report.html").read_text().count("data:image/webp") >= 8
 
 
-def test_reward_weighting_scores_the_clips(recipe, tmp_path):
+def test_reward_weighting_scores_the_videos(recipe, tmp_path):
     run(recipe("wan", "flow_rwr", data={"score_with": "tiny-reward"}))
     assert len(rows(tmp_path / "run")) == 4
 
@@ -42,7 +42,7 @@ def test_reward_weighting_scores_the_clips(recipe, tmp_path):
     ("wan", "grpo", {"rollout": {"sampler": "dance_sde", "noise_level": 0.3, "guidance_scale": 3.0}}),
     ("wan", "raft", ODE), ("wan", "d3po", {}), ("ltx", "grpo", {}),
     ("hunyuan", "grpo", {"rollout": {"same_noise": True}}), ("cogvideox", "grpo", {}), ("cogvideox", "d3po", {})])
-def test_online_methods_on_clips(online_recipe, tmp_path, model, method, sections):
+def test_online_methods_on_videos(online_recipe, tmp_path, model, method, sections):
     run(online_recipe(model, method, **sections))
     folder = tmp_path / "run"
     trained = rows(folder)
@@ -51,10 +51,10 @@ def test_online_methods_on_clips(online_recipe, tmp_path, model, method, section
     if method.startswith("grpo"):
         assert trained[0]["ratio"] == pytest.approx(1, abs=1e-5) and trained[0]["clipped_above"] == 0
     assert list((folder / "rollouts").glob("*.webp"))
-    assert "variety/motion" in rows(folder, "held_out")[0]["values"]
+    assert "diversity/motion" in rows(folder, "held_out")[0]["values"]
 
 
-def test_a_killed_run_of_clips_continues_to_the_same_weights(online_recipe, tmp_path):
+def test_a_killed_run_of_videos_continues_to_the_same_weights(online_recipe, tmp_path):
     run(online_recipe("wan", "grpo", name="whole.yaml", output={"folder": str(tmp_path / "whole")}))
     run(online_recipe("wan", "grpo", output={"folder": str(tmp_path / "cut"), "keep_checkpoints": 0}))
     import shutil
@@ -65,12 +65,12 @@ def test_a_killed_run_of_clips_continues_to_the_same_weights(online_recipe, tmp_
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
 
 
-def test_pictures_in_a_set_for_clips_name_their_row(recipe, pairs_file):
+def test_images_in_a_set_for_videos_name_their_row(recipe, pairs_file):
     said = fails(recipe("wan", data={"path": str(pairs_file)}))
-    assert "pairs.jsonl line 1: holds a picture, and WanPipeline makes clips" in said
+    assert "pairs.jsonl line 1: holds an image, and WanPipeline makes clips" in said
 
 
-def test_a_reward_that_needs_gradients_is_refused_for_clips(online_recipe):
+def test_a_reward_that_needs_gradients_is_refused_for_videos(online_recipe):
     said = fails(online_recipe("wan", "draft", **ODE))
     assert "has no gradient" in said
 
@@ -80,16 +80,16 @@ def test_judges_of_the_other_kind_are_refused_before_anything_is_loaded(online_r
         online_recipe("sd3", "grpo", reward={"of": "flicker"}))
 
 
-def test_feedback_makes_pairs_of_clips(recipe, tmp_path):
+def test_feedback_makes_pairs_of_videos(recipe, tmp_path):
     (tmp_path / "train.txt").write_text("a red fruit\na cat face\na blue heart\n")
     feedback = {"prompts": str(tmp_path / "train.txt"), "samples_per_prompt": 2, "reward": "motion", "steps": 2}
     file = recipe("wan", data={"path": None, "feedback": feedback, "holdout": 0.0})
-    check(load_config(file))
+    check_training(load_config(file))
     run(file)
     assert (tmp_path / "run" / "pairs.parquet").exists() and len(rows(tmp_path / "run")) == 4
 
 
-def test_a_missing_clip_names_its_row(recipe, tmp_path):
+def test_a_missing_video_names_its_row(recipe, tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
     (tmp_path / "p.jsonl").write_text(json.dumps({"prompt": "x", "chosen": "gone.mp4", "rejected": "x.png"}))
     assert "line 1: 'chosen' names" in fails(recipe("wan", data={"path": str(tmp_path / "p.jsonl")}))

@@ -5,8 +5,8 @@ import pytest
 from torchmetrics.functional.classification import multiclass_cohen_kappa
 
 from tests.votes.test_book import fill
-from visalign.evaluators.comparing import ELO
-from visalign.votes import Contest, Side, Vote, VoteBook, leaderboard
+from visalign.evaluators.ranking import ELO
+from visalign.votes import Matchup, MatchupSide, Vote, VoteDatabase, leaderboard
 from visalign.votes.board import cohen_kappa, kappa_of
 
 
@@ -24,7 +24,7 @@ def test_kappa_is_torchmetrics_own():
     letters = ["a", "tie", "b"]
     mine = kappa_of("x", "y", [letters[i] for i in a], [letters[i] for i in b])
     assert mine.kappa.value == pytest.approx(multiclass_cohen_kappa(a, b, 3).item(), abs=1e-6)
-    assert mine.kappa.low < mine.kappa.value < mine.kappa.high and mine.contests == 60
+    assert mine.kappa.low < mine.kappa.value < mine.kappa.high and mine.matchups == 60
 
 
 def test_agreement_of_the_like_minded_and_of_opposites():
@@ -35,7 +35,7 @@ def test_agreement_of_the_like_minded_and_of_opposites():
 
 
 def test_three_wins_of_four_are_odds_of_three(tmp_path):
-    book = fill(VoteBook(tmp_path), 4)
+    book = fill(VoteDatabase(tmp_path), 4)
     for i, choice in enumerate(("b", "b", "b", "a")):
         book.vote(Vote(f"c{i}", "ann", choice, "a"))
     board = leaderboard(book)
@@ -47,7 +47,7 @@ def test_three_wins_of_four_are_odds_of_three(tmp_path):
 
 
 def test_ties_count_half_to_each_and_skips_not_at_all(tmp_path):
-    book = fill(VoteBook(tmp_path), 4)
+    book = fill(VoteDatabase(tmp_path), 4)
     for i, choice in enumerate(("b", "tie", "tie", "skip")):
         book.vote(Vote(f"c{i}", "ann", choice, "a"))
     board = leaderboard(book)
@@ -55,7 +55,7 @@ def test_ties_count_half_to_each_and_skips_not_at_all(tmp_path):
 
 
 def test_a_clean_sweep_has_no_finite_ranking_and_says_so(tmp_path):
-    book = fill(VoteBook(tmp_path), 3)
+    book = fill(VoteDatabase(tmp_path), 3)
     for i in range(3):
         book.vote(Vote(f"c{i}", "ann", "b", "b"))
     board = leaderboard(book)
@@ -64,7 +64,7 @@ def test_a_clean_sweep_has_no_finite_ranking_and_says_so(tmp_path):
 
 
 def test_dimensions_are_counted_apart(tmp_path):
-    book = fill(VoteBook(tmp_path), 2)
+    book = fill(VoteDatabase(tmp_path), 2)
     book.vote(Vote("c0", "ann", "b", "a", {"VQ": "a"}))
     book.vote(Vote("c1", "ann", "skip", "a", {"VQ": "a"}))
     assert leaderboard(book).wins.sum() == 1
@@ -73,12 +73,12 @@ def test_dimensions_are_counted_apart(tmp_path):
 
 
 def test_an_empty_book_has_a_board(tmp_path):
-    board = leaderboard(VoteBook(tmp_path))
+    board = leaderboard(VoteDatabase(tmp_path))
     assert board.votes == 0 and board.models == [] and board.no_ranking == "there is no vote between two models yet"
 
 
 def test_voters_and_judges_are_compared_on_what_they_share(tmp_path):
-    book = fill(VoteBook(tmp_path), 12)
+    book = fill(VoteDatabase(tmp_path), 12)
     for i in range(12):
         choice = "ab"[i % 2]
         book.vote(Vote(f"c{i}", "ann", choice, "a"))
@@ -87,14 +87,14 @@ def test_voters_and_judges_are_compared_on_what_they_share(tmp_path):
                              for side in "ab"})
     board = leaderboard(book)
     [voters] = board.between_voters
-    assert (voters.first, voters.second, voters.contests, voters.agree) == ("ann", "bob", 12, 0.75)
-    assert {(k.first, k.second): (k.kappa.value, k.contests) for k in board.with_judges} == {
+    assert (voters.first, voters.second, voters.matchups, voters.agree) == ("ann", "bob", 12, 0.75)
+    assert {(k.first, k.second): (k.kappa.value, k.matchups) for k in board.with_judges} == {
         ("ann", "judge"): (1.0, 12), ("bob", "judge"): (1.0, 9)}
 
 
 def test_a_model_against_itself_is_no_comparison(tmp_path):
-    book = VoteBook(tmp_path)
-    book.add(Contest("p", Side("base", 1, "x.png"), Side("base", 2, "y.png"), {}, "c0"))
+    book = VoteDatabase(tmp_path)
+    book.add(Matchup("p", MatchupSide("base", 1, "x.png"), MatchupSide("base", 2, "y.png"), {}, "c0"))
     book.vote(Vote("c0", "ann", "a", "a"))
     board = leaderboard(book)
     assert board.models == [] and board.votes == 1

@@ -4,18 +4,18 @@ import pytest
 from PIL import Image
 
 from tests.votes.test_book import fill
-from visalign.config import Data
-from visalign.data.judgements import read_judgements
+from visalign.config import DataSettings
+from visalign.data.annotations import read_annotations
 from visalign.data.preferences import read_pairs
-from visalign.data.votes import read_votes
+from visalign.data.seed_preferences import read_seed_preferences
 from visalign.errors import UserError
-from visalign.votes import Contest, Side, Vote, VoteBook, export_votes
+from visalign.votes import Matchup, MatchupSide, Vote, VoteDatabase, export_votes
 from visalign.votes.export import majority
 
 
 @pytest.fixture
 def book(tmp_path):
-    book = fill(VoteBook(tmp_path / "book"))
+    book = fill(VoteDatabase(tmp_path / "book"))
     for i in range(4):
         for side, colour in (("a", "red"), ("b", "blue")):
             Image.new("RGB", (8, 8), colour).save(book.media / f"{i}{side}.png")
@@ -34,7 +34,7 @@ def test_training_reads_what_people_preferred(book, tmp_path):
         book.vote(Vote(f"c{i}", "ann", choice, "b"))
     done = export_votes(book, tmp_path / "out")
     assert (done.decided, done.ties, done.skipped) == (2, 1, 1)
-    pairs = list(read_pairs(Data(path=str(done.comparisons))))
+    pairs = list(read_pairs(DataSettings(path=str(done.comparisons))))
     assert [pair.prompt for pair in pairs] == ["prompt 0", "prompt 1"]
     colours = [tuple(media.getpixel((0, 0)) for media in pair.media()) for pair in pairs]
     assert colours == [((255, 0, 0), (0, 0, 255)), ((0, 0, 255), (255, 0, 0))]
@@ -44,25 +44,25 @@ def test_dimensions_reach_the_reward_s_reader(book, tmp_path):
     book.vote(Vote("c0", "ann", "a", "b", {"VQ": "b", "TA": "tie"}))
     book.vote(Vote("c1", "ann", "skip", "b", {"VQ": "a"}))
     done = export_votes(book, tmp_path / "out")
-    first, second = read_judgements(str(done.comparisons), ("Overall", "VQ", "TA"))
+    first, second = read_annotations(str(done.comparisons), ("Overall", "VQ", "TA"))
     assert first.outcome == {"Overall": 1.0, "VQ": 0.0, "TA": 0.5}
     assert second.outcome == {"VQ": 1.0}
 
 
 def test_rollouts_become_d3po_s_table(tmp_path):
-    book = VoteBook(tmp_path / "book")
+    book = VoteDatabase(tmp_path / "book")
     for i in range(3):
-        book.add(Contest("a cat", Side("m", 2 * i, f"{i}a.png"), Side("m", 2 * i + 1, f"{i}b.png"),
+        book.add(Matchup("a cat", MatchupSide("m", 2 * i, f"{i}a.png"), MatchupSide("m", 2 * i + 1, f"{i}b.png"),
                          {"rollout": "/some/where/drawn"}, f"c{i}"))
     for i, choice in enumerate(("b", "a", "tie")):
         book.vote(Vote(f"c{i}", "ann", choice, "a"))
     [table] = export_votes(book, tmp_path / "out").rollouts
     assert table.name == "drawn.csv"
-    assert [(v.prompt, v.chosen_seed, v.rejected_seed) for v in read_votes(str(table))] == [
+    assert [(v.prompt, v.chosen_seed, v.rejected_seed) for v in read_seed_preferences(str(table))] == [
         ("a cat", 1, 0), ("a cat", 2, 3)]
 
 
 def test_nothing_decided_is_nothing_to_export(book, tmp_path):
     book.vote(Vote("c0", "ann", "tie", "b"))
-    with pytest.raises(UserError, match="no contest is decided yet"):
+    with pytest.raises(UserError, match="no matchup is decided yet"):
         export_votes(book, tmp_path / "out")

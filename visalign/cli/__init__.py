@@ -10,10 +10,19 @@ from visalign.cli.evaluate import compare, evaluate, layout
 from visalign.cli.generate import generate, guide
 from visalign.cli.options import Names, Overridable, ranged, read_recipe
 from visalign.cli.reading import how_to_read, reading_options
-from visalign.errors import UserError
-from visalign.notice import notice
-from visalign.ranges import Few, Fraction, GuidanceScale, Limit, Pair, Portion, SamplingSteps, Seed, Weight
-from visalign.stopping import heard
+from visalign.errors import UserError, notice
+from visalign.trainers.stopping import heard
+from visalign.validation.ranges import (
+    AtLeastTwo,
+    Few,
+    Fraction,
+    GuidanceScale,
+    Limit,
+    Portion,
+    SamplingSteps,
+    Seed,
+    Weight,
+)
 
 _RESUMED = "; the same command with --resume continues, or starts again where nothing was kept yet"
 _GO_ON = dict.fromkeys(("train", "quickstart", "reward", "guide"), _RESUMED) | dict.fromkeys(
@@ -40,7 +49,7 @@ class Group(click.Group):
         except OSError as error:
             if ctx.params.get("debug"):
                 raise
-            from visalign.disk import refusal
+            from visalign.storage.files import refusal
 
             click.echo(f"visalign: {refusal(error)}", err=True)
             sys.exit(1)
@@ -84,11 +93,11 @@ def train(config: Path, overrides: tuple[str, ...], dry_run: bool, resume: bool)
     """Fine-tune as CONFIG says; KEY=VALUE pairs override it (optim.lr=1e-5 model=tiny-sdxl)."""
     settings = read_recipe(config, overrides)
     if dry_run:
-        from visalign.trainers.plan import describe
+        from visalign.jobs.dry_run import describe_rewards
 
-        click.echo(describe(settings))
+        click.echo(describe_rewards(settings))
         return
-    from visalign.trainers.recipe import train as run_recipe
+    from visalign.jobs.train import run_training as run_recipe
 
     _print_result(run_recipe(settings, resume=resume))
 
@@ -101,9 +110,9 @@ QUICKSTARTS = {"tiny-sd3": "quickstart.yaml", "tiny-sdxl": "quickstart_sdxl.yaml
 @click.option("--resume", is_flag=True, help="Continue an interrupted quickstart.")
 def quickstart(overrides: tuple[str, ...], resume: bool) -> None:
     """Align an embedded model in minutes on a CPU: model=tiny-sd3 (Flow-DPO) or model=tiny-sdxl (Diffusion-DPO)."""
-    from visalign.configfile import recipe_path
+    from visalign.config.load import recipe_path
     from visalign.errors import nearest
-    from visalign.trainers.recipe import train as run_recipe
+    from visalign.jobs.train import run_training as run_recipe
 
     models = [o.removeprefix("model=") for o in overrides if o.startswith("model=")]
     model = models[-1] if models else "tiny-sd3"
@@ -115,9 +124,9 @@ def quickstart(overrides: tuple[str, ...], resume: bool) -> None:
 
 
 def _print_result(result) -> None:
-    from visalign.trainers.recipe import figures
+    from visalign.jobs.train import result_figures
 
-    for name, text in figures(result).items():
+    for name, text in result_figures(result).items():
         click.echo(f"{name:36} {text}")
     for reason in result.verdict.reasons:
         click.echo(f"{'':36} {reason}")
@@ -129,13 +138,13 @@ def _print_result(result) -> None:
 @click.argument("config", type=click.Path(path_type=Path))
 @click.argument("overrides", nargs=-1)
 @click.option("--out", "-o", type=click.Path(path_type=Path), default=Path("votes"), show_default=True)
-@click.option("--pairs", default=64, show_default=True, type=ranged(Limit), help="Pairs of pictures to draw.")
+@click.option("--pairs", default=64, show_default=True, type=ranged(Limit), help="Pairs of images to draw.")
 @click.option("--vote-by", help="Let a reward fill in the choices instead of leaving them to people.")
 @click.option("--seed", default=0, show_default=True, type=ranged(Seed))
 def rollout(config: Path, overrides: tuple[str, ...], out: Path, pairs: int, vote_by: str | None, seed: int) -> None:
-    """Draw pairs of pictures with the sampler of online CONFIG, and a table to vote in (D3PO)."""
+    """Draw pairs of images with the sampler of online CONFIG, and a table to vote in (D3PO)."""
     from visalign.config import OnlineConfig
-    from visalign.jobs.rollout import draw_for_votes
+    from visalign.jobs.draw_votes import draw_for_votes
 
     count = draw_for_votes(read_recipe(config, overrides, OnlineConfig), out, pairs, vote_by, seed)
     click.echo(f"{count} pairs in {out / 'votes.csv'}, contact sheet {out / 'sheet.png'}")
@@ -177,14 +186,14 @@ def data_check(path: str, kind: str, split: str, image_root: str | None, sheet: 
 @click.option("--no-gallery", is_flag=True, help="Write the table only.")
 def score(source: str | None, rewards: tuple[str, ...], out: Path, list_rewards: bool, max_failures: float,
           workers: int | None, device: str, no_gallery: bool, **reading) -> None:
-    """Judge every picture and clip of SOURCE: a folder, a run, or a manifest; write a table and a gallery.
+    """Judge every image and video of SOURCE: a folder, a run, or a manifest; write a table and a gallery.
 
     A run that was stopped continues when the same command is given again.
     """
     if list_rewards:
-        from visalign.rewards.registry import describe
+        from visalign.rewards.registry import describe_rewards
 
-        for name, what, line in describe():
+        for name, what, line in describe_rewards():
             click.echo(f"{name:20} {what:22} {line}")
         return
     if not source:
@@ -206,7 +215,7 @@ def score(source: str | None, rewards: tuple[str, ...], out: Path, list_rewards:
 @reading_options
 @click.option("--model", help="Or a model to make them with, from --prompts.")
 @click.option("--prompts", help="A text file, one prompt a line, or emoji:train.")
-@click.option("--per-prompt", default=8, show_default=True, type=ranged(Pair))
+@click.option("--per-prompt", default=8, show_default=True, type=ranged(AtLeastTwo))
 @click.option("--steps", default=28, show_default=True, type=ranged(SamplingSteps))
 @click.option("--guidance-scale", default=4.5, show_default=True, type=ranged(GuidanceScale))
 @click.option("--max-prompts", type=ranged(Limit))
@@ -228,11 +237,11 @@ def pairs(out: Path, source: str | None, model: str | None, prompts: str | None,
     """Turn generations into a preference set in OUT: judged, paired, ties and doubtful pairs left out and counted."""
     if bool(source) == bool(model and prompts):
         raise UserError("pairs: give --from with generations, or --model with --prompts")
-    from visalign.configfile import model_of
+    from visalign.config.load import model_of
     from visalign.data.prompts import read_prompts
     from visalign.generators.loading import pick_device
-    from visalign.jobs.generate import generate_to_folder
-    from visalign.jobs.pairs import PairSettings, make_pairs
+    from visalign.jobs.make_pairs import PairSettings, make_pairs
+    from visalign.sampling.folder import generate_to_folder
 
     settings = PairSettings(strategy, dimension, ranker, top, min_gap, min_confidence, seed)
     if model:
@@ -257,7 +266,7 @@ def reward() -> None:
 def reward_train(config: Path, overrides: tuple[str, ...], resume: bool) -> None:
     """Train the unified reward as CONFIG says; KEY=VALUE pairs override it."""
     from visalign.config import RewardConfig
-    from visalign.trainers.reward import train_reward
+    from visalign.trainers.reward.loop import train_reward
 
     folder = train_reward(read_recipe(config, overrides, RewardConfig), resume)
     click.echo(f"the reward is in {folder / 'reward'}, its report in {folder / 'eval' / 'report.html'}")
@@ -274,12 +283,12 @@ def reward_train(config: Path, overrides: tuple[str, ...], resume: bool) -> None
 @click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
 def reward_eval(reward_spec: str, data_path: str, dimensions: tuple[str, ...], out: Path, image_root: str | None,
                 no_edits: bool, device: str) -> None:
-    """How far REWARD agrees with the judgements in DATA, with intervals, and what it gets most wrong."""
-    from visalign.data.judgements import read_judgements
+    """How far REWARD agrees with the annotations in DATA, with intervals, and what it gets most wrong."""
+    from visalign.data.annotations import read_annotations
+    from visalign.evaluation.reward_eval import evaluate_reward, summary_lines
     from visalign.generators.loading import pick_device
-    from visalign.jobs.reward_eval import evaluate_reward, summary_lines
 
-    reports = evaluate_reward(reward_spec, read_judgements(data_path, dimensions, image_root), out,
+    reports = evaluate_reward(reward_spec, read_annotations(data_path, dimensions, image_root), out,
                               str(pick_device(device)), edits=not no_edits)
     click.echo("\n".join([*summary_lines(reports), f"report in {out / 'report.html'}"]))
 
@@ -304,7 +313,7 @@ def reward_debias(reward_spec: str, source: str, out: Path, device: str) -> None
 @main.command()
 def doctor() -> None:
     """Versions, devices, attention kernels; what is missing and the command that fixes it."""
-    from visalign.doctor import diagnose
+    from visalign.jobs.doctor import diagnose
 
     lines, healthy = diagnose()
     click.echo("\n".join(lines))

@@ -6,7 +6,7 @@ import click
 
 from visalign.cli.options import Names, ranged
 from visalign.errors import UserError, nearest
-from visalign.ranges import Few, FewOrNone, GuidanceScale, Port, SamplingSteps
+from visalign.validation.ranges import Few, FewOrNone, GuidanceScale, Port, SamplingSteps
 
 
 @click.command()
@@ -24,12 +24,12 @@ from visalign.ranges import Few, FewOrNone, GuidanceScale, Port, SamplingSteps
 @click.option("--folder", type=click.Path(path_type=Path), default=Path("demo-votes"), show_default=True,
               help="Where votes and their media are kept.")
 @click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True)
-@click.option("--prompts", help="A text file, one a line, or emoji:held_out, clips:held_out ... (default: the run's).")
+@click.option("--prompts", help="A text file, one a line, or emoji:held_out, videos:held_out ... (default: the run's).")
 @click.option("--steps", type=ranged(SamplingSteps))
 @click.option("--guidance-scale", type=ranged(GuidanceScale))
 @click.option("--judges", "-r", default="tiny-reward,tiny-clip", show_default=True, type=Names(may_be_none=True),
               help="As for `score`.")
-@click.option("--features", default="tiny-clip", show_default=True, help="open_clip model that measures variety.")
+@click.option("--features", default="tiny-clip", show_default=True, help="open_clip model that measures diversity.")
 @click.option("--pairs", default=60, show_default=True, type=ranged(FewOrNone), help="Pairs made ahead for voting.")
 @click.option("--rollout", "rollouts", multiple=True, type=click.Path(exists=True, path_type=Path),
               help="A folder of `visalign rollout` to vote on (D3PO); may be repeated.")
@@ -63,7 +63,7 @@ def demo(models: tuple[str, ...], **given) -> None:
 
 def last_run(runs: Path) -> dict[str, str] | None:
     """The newest run with an export, after its base; None where there is none."""
-    from visalign.jobs.subjects import run_config
+    from visalign.evaluation.sources import run_config
 
     exports = sorted(runs.glob("*/export"), key=lambda path: path.stat().st_mtime)
     if not exports:
@@ -74,9 +74,9 @@ def last_run(runs: Path) -> dict[str, str] | None:
 
 def embedded_pair(given: dict) -> dict:
     """The embedded model and its LoRA, sampled as the LoRA was trained unless the user said otherwise."""
-    from visalign.generators.loading import ASSETS
+    from visalign.generators.loading import MODEL_ASSETS
 
-    return {"models": {"base": "tiny-sd3", "aligned": f"tiny-sd3+{ASSETS / 'tiny-sd3-aligned'}"},
+    return {"models": {"base": "tiny-sd3", "aligned": f"tiny-sd3+{MODEL_ASSETS / 'tiny-sd3-aligned'}"},
             "model_settings": ("attention=math", "prompt_tokens=8"), "steps": 12, "guidance_scale": 1.0} | {
                 key: given[key] for key in ("model_settings", "steps", "guidance_scale") if key in given}
 
@@ -91,9 +91,9 @@ def votes() -> None:
 @click.option("--out", "-o", type=click.Path(path_type=Path), help="Default: FOLDER/export.")
 def votes_export(folder: Path, out: Path | None) -> None:
     """Write comparisons.csv, which `train` and `reward train` read, and D3PO's tables, from a demo's FOLDER."""
-    from visalign.votes import VoteBook, export_votes
+    from visalign.votes import VoteDatabase, export_votes
 
-    done = export_votes(existing(folder, VoteBook), out or folder / "export")
+    done = export_votes(existing(folder, VoteDatabase), out or folder / "export")
     click.echo(f"{done.decided} decided pairs, {done.ties} ties, {done.skipped} only skipped: {done.comparisons}")
     for table in done.rollouts:
         click.echo(f"for D3PO: {table}")
@@ -104,10 +104,10 @@ def votes_export(folder: Path, out: Path | None) -> None:
 @click.option("--dimension", default="overall", show_default=True)
 def votes_board(folder: Path, dimension: str) -> None:
     """Print who wins by the votes in a demo's FOLDER, and how far voters agree."""
-    from visalign.votes import VoteBook, leaderboard
+    from visalign.votes import VoteDatabase, leaderboard
     from visalign.votes.board import dimensions_of
 
-    book = existing(folder, VoteBook)
+    book = existing(folder, VoteDatabase)
     if dimension not in (known := dimensions_of(book.votes())):
         raise UserError(f"votes board: nobody voted in '{dimension}'{nearest(dimension, known)}")
     board = leaderboard(book, dimension)
@@ -120,7 +120,7 @@ def votes_board(folder: Path, dimension: str) -> None:
         click.echo(board.no_ranking)
     for row in board.between_voters + board.with_judges:
         click.echo(f"kappa {row.first} and {row.second}: {row.kappa.value:.2f} [{row.kappa.low:.2f}, "
-                   f"{row.kappa.high:.2f}] on {row.contests} pairs")
+                   f"{row.kappa.high:.2f}] on {row.matchups} pairs")
 
 
 def existing(folder: Path, kind):

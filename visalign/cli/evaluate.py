@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from visalign.cli.options import Names, ranged
-from visalign.ranges import Few, GuidanceScale, Limit, SamplingSteps, Seed
+from visalign.validation.ranges import Few, GuidanceScale, Limit, SamplingSteps, Seed
 
 
 def measuring_options(command):
@@ -21,8 +21,8 @@ def measuring_options(command):
         click.option("--rewards", "-r", type=Names(may_be_none=True),
                      help="As for `score` (default: the run's, or tiny-reward,tiny-clip)."),
         click.option("--proxy", help="The reward that was optimised (default: the run's, or the first)."),
-        click.option("--features", help="open_clip model that measures variety (default: the run's, or tiny-clip)."),
-        click.option("--reference", help="Real pictures, for fidelity and coverage (default: the base's samples)."),
+        click.option("--features", help="open_clip model that measures diversity (default: the run's, or tiny-clip)."),
+        click.option("--reference", help="Real images, for fidelity and coverage (default: the base's samples)."),
         click.option("--lpips", help="AlexNet of torchvision, .safetensors or .pth, for LPIPS."),
         click.option("--cache", default="~/.cache/visalign/features.sqlite", show_default=True,
                      help="Where features are kept."),
@@ -33,11 +33,11 @@ def measuring_options(command):
     return command
 
 
-def asked_of(device: str, **given):
+def request_of(device: str, **given):
     from visalign.generators.loading import pick_device
-    from visalign.jobs.evaluate import Asked
+    from visalign.jobs.evaluate import EvaluationRequest
 
-    return Asked(device=str(pick_device(device)), **given)
+    return EvaluationRequest(device=str(pick_device(device)), **given)
 
 
 @click.command()
@@ -56,7 +56,7 @@ def evaluate(source: str, checkpoints: str, out: Path | None, **given) -> None:
     if out is None:
         out = default_folder(source)
         out = out.with_name(f"{out.name}-checkpoints") if checkpoints == "all" else out
-    report(evaluate_source(source, asked_of(**given), out, checkpoints), out)
+    report(evaluate_source(source, request_of(**given), out, checkpoints), out)
 
 
 @click.command()
@@ -67,7 +67,7 @@ def compare(models: tuple[str, ...], out: Path, **given) -> None:
     """Compare MODELS, given as NAME=SOURCE, on the same prompts and seeds; the first is the base."""
     from visalign.jobs.evaluate import compare_sources, read_names
 
-    report(compare_sources(read_names(models, "compare"), asked_of(**given), out), out)
+    report(compare_sources(read_names(models, "compare"), request_of(**given), out), out)
 
 
 def report(results, out: Path) -> None:
@@ -77,7 +77,7 @@ def report(results, out: Path) -> None:
         for reason in verdict.reasons if len(results.verdicts) < 5 or name == results.models[-1] else ():
             click.echo(f"  {reason}")
     if not results.verdicts:
-        for metric in ("variety/vendi", "variety/distance", *(f"reward/{name}" for name in
+        for metric in ("diversity/vendi", "diversity/distance", *(f"reward/{name}" for name in
                                                              results.looks[results.base].rewards)):
             if metric in results.figures[results.base]:
                 click.echo(f"{metric:28} {results.figures[results.base][metric]}")
@@ -92,7 +92,7 @@ def report(results, out: Path) -> None:
 @click.option("--out", "-o", type=click.Path(path_type=Path), required=True)
 def layout(source: str, suite: str, out: Path) -> None:
     """Lay generations of a public suite's prompts out as that suite's own scripts expect them."""
-    from visalign.jobs.layout import lay_out
+    from visalign.jobs.benchmark_layout import lay_out
 
     done = lay_out(source, suite, out)
     click.echo(f"{done.files} files for {done.prompts} prompts in {out}"

@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 import click
 
-from visalign.ranges import intervals
+from visalign.validation.ranges import intervals
 
 
 class Overridable(click.Command):
@@ -59,8 +59,8 @@ class Names(click.ParamType):
 
 def read_recipe(path: Path, overrides: tuple[str, ...], kind: type | None = None):
     """A recipe's settings; what is probably not meant is said on the way."""
+    from visalign.config.load import load_config
     from visalign.config.notes import notes
-    from visalign.configfile import load_config
 
     settings = load_config(path, overrides, kind)
     for note in notes(settings):

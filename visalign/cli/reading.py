@@ -1,14 +1,14 @@
-"""How the verbs that read pictures and clips are told where prompts and files are."""
+"""How the verbs that read images and videos are told where prompts and files are."""
 
 import click
 
-CHOICES = ("auto", "sidecar", "metadata", "names")
+PROMPT_SOURCES = ("auto", "sidecar", "metadata", "names")
 
 
 def reading_options(command):
     """What every verb may be told that reads a folder or a manifest."""
     options = [
-        click.option("--prompts-from", default="auto", show_default=True, type=click.Choice(CHOICES),
+        click.option("--prompts-from", default="auto", show_default=True, type=click.Choice(PROMPT_SOURCES),
                      help="A text NAME.txt beside each file, the file's own metadata (of A1111, ComfyUI, InvokeAI, "
                           "Midjourney ...), or its name; auto: the text, else the metadata."),
         click.option("--prompts-from-names", is_flag=True, help="As auto, and where neither has a prompt, the name."),

@@ -1,12 +1,29 @@
 """Every setting of a run: typed, documented, validated before a model is loaded (configfile.py reads the YAML)."""
 
-from visalign.config.common import Evaluation, Guard, Lora, Model, Optim, Output, RewardSpec, Settings
-from visalign.config.guide import GuideConfig, GuideHead
-from visalign.config.offline import Config, Data, Feedback, Train
-from visalign.config.online import Judging, OnlineConfig, OnlineOutput, OnlineTrain, RewardTerm, Rollout, Window
-from visalign.config.reward import JointSettings, JudgementData, RewardConfig, RewardTrain
+from visalign.config.common import (
+           EvaluationSettings,
+           GuardSettings,
+           LoraSettings,
+           ModelSettings,
+           OptimSettings,
+           OutputSettings,
+           RewardSpec,
+           Settings,
+)
+from visalign.config.guide import GuideConfig, GuideHeadSettings
+from visalign.config.offline import DataSettings, FeedbackSettings, OfflineConfig, TrainSettings
+from visalign.config.online import (
+           OnlineConfig,
+           OnlineOutputSettings,
+           OnlineTrainSettings,
+           RewardSettings,
+           RewardTerm,
+           RolloutSettings,
+           WindowSettings,
+)
+from visalign.config.reward import AnnotationDataSettings, JointSettings, RewardConfig, RewardTrainSettings
 
-__all__ = ["Config", "Data", "Evaluation", "Feedback", "Guard", "GuideConfig", "GuideHead", "JointSettings",
-           "JudgementData", "Judging", "Lora",
-           "Model", "OnlineConfig", "OnlineOutput", "OnlineTrain", "Optim", "Output", "RewardConfig", "RewardSpec",
-           "RewardTerm", "RewardTrain", "Rollout", "Settings", "Train", "Window"]
+__all__ = ["OfflineConfig", "DataSettings", "EvaluationSettings", "FeedbackSettings", "GuardSettings", "GuideConfig", "GuideHeadSettings", "JointSettings",
+           "AnnotationDataSettings", "RewardSettings", "LoraSettings",
+           "ModelSettings", "OnlineConfig", "OnlineOutputSettings", "OnlineTrainSettings", "OptimSettings", "OutputSettings", "RewardConfig", "RewardSpec",
+           "RewardTerm", "RewardTrainSettings", "RolloutSettings", "Settings", "TrainSettings", "WindowSettings"]

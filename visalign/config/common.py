@@ -6,7 +6,8 @@ from annotated_types import Interval
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from visalign.ranges import (
+from visalign.validation.ranges import (
+    AtLeastTwo,
     Few,
     FewOrNone,
     Fraction,
@@ -17,14 +18,13 @@ from visalign.ranges import (
     LoraRank,
     Minutes,
     Often,
-    Pair,
     Positive,
     PromptTokens,
     Rate,
     SamplingSteps,
     Seed,
     Share,
-    Side,
+    SideLength,
     Weight,
     Within,
 )
@@ -54,7 +54,7 @@ class Settings(BaseModel):
         return value
 
 
-class Lora(Settings):
+class LoraSettings(Settings):
     """Low-rank adapter: rank, alpha (scale is alpha / rank), dropout, and module names (None: the family's own)."""
 
     rank: LoraRank = 16
@@ -63,7 +63,7 @@ class Lora(Settings):
     targets: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
 
 
-class Model(Settings):
+class ModelSettings(Settings):
     """Which checkpoint, and how it is held in memory.
 
     source: hub id, local diffusers folder, single `.safetensors` file, or an embedded model (tiny-sd3, tiny-sdxl,
@@ -71,27 +71,27 @@ class Model(Settings):
     base: the diffusers folder or hub id that gives a single file its configuration and missing parts.
     precision: arithmetic of the denoiser; `auto` is bf16 where the hardware has it, else fp32.
     attention: `native` lets torch choose; `math` is its plain kernel, `flash` its fused one; xformers is optional.
-    resolution: side of pictures and clips in pixels, or [height, width] (None: the model's own).
-    frames, fps: of clips (None: the model's own).
+    resolution: side of images and videos in pixels, or [height, width] (None: the model's own).
+    frames, fps: of videos (None: the model's own).
     prompt_tokens: length of the T5 prompt for families that have one (None: 256, or what the model takes).
     """
 
     source: Text
     base: Text | None = None
     tuning: Literal["lora", "full"] = "lora"
-    lora: Lora = Lora()
+    lora: LoraSettings = LoraSettings()
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     attention: Literal["native", "math", "flash", "xformers"] = "native"
     gradient_checkpointing: bool = False
     vae_slicing: bool = False
     vae_tiling: bool = False
-    resolution: Side | tuple[Side, Side] | None = None
+    resolution: SideLength | tuple[SideLength, SideLength] | None = None
     frames: Frames | None = None
     fps: FrameRate | None = None
     prompt_tokens: PromptTokens | None = None
 
 
-class Optim(Settings):
+class OptimSettings(Settings):
     """Optimiser and learning rate; warm-up in optimiser steps, grad_clip the largest gradient norm.
 
     ema_decay: of the moving average that is measured and exported (0: none), renewed every `ema_every` optimiser steps.
@@ -114,10 +114,10 @@ class Optim(Settings):
         return self
 
 
-class Evaluation(Settings):
+class EvaluationSettings(Settings):
     """Samples and rewards on held-out prompts with fixed seeds; `every` in steps of the loop (0: only before/after).
 
-    reward judges the pictures (any reward; its first dimension counts), features measures their variety (an open_clip
+    reward judges the images (any reward; its first dimension counts), features measures their diversity (an open_clip
     model); null leaves either out; `also` names more rewards to report, such as one not trained on. The embedded
     tiny-clip and tiny-reward know emoji only.
     """
@@ -134,12 +134,12 @@ class Evaluation(Settings):
     seed: Seed = 1000
 
 
-class Guard(Settings):
+class GuardSettings(Settings):
     """The collapse guard: compares the run with its start, on the prompts and with the judges of `eval`.
 
     action: `off`; `warn`; `stop` training when the model has collapsed or its reward is being hacked; `rollback` to
     the best acceptable point as well. every: steps of the loop between looks; 0 takes the fewest that keep looking
-    within the share `cost` of training's network passes. budget: share of variety that may go; drift, tolerance:
+    within the share `cost` of training's network passes. budget: share of diversity that may go; drift, tolerance:
     standard deviations by which style may move and other rewards may fall.
     """
 
@@ -147,13 +147,13 @@ class Guard(Settings):
     every: Often = 0
     cost: Share = 0.05
     max_prompts: Limit = 32
-    samples_per_prompt: Pair = 4
+    samples_per_prompt: AtLeastTwo = 4
     budget: Within = 0.15
     drift: Positive = 2.0
     tolerance: Annotated[float, Interval(gt=0.1, le=100)] = 0.25
 
 
-class Output(Settings):
+class OutputSettings(Settings):
     """The run's folder and what is kept in it.
 
     checkpoint_every: in optimiser steps, 0: by the clock alone. checkpoint_minutes: one is due, too, when the last is

@@ -4,15 +4,15 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, model_validator
 
-from visalign.config.common import Model, Optim, Output, Settings, Text
-from visalign.config.reward import JudgementData, RewardTrain
-from visalign.ranges import Few, FewOrNone, Width
+from visalign.config.common import ModelSettings, OptimSettings, OutputSettings, Settings, Text
+from visalign.config.reward import AnnotationDataSettings, RewardTrainSettings
+from visalign.validation.ranges import Few, FewOrNone, Width
 
 
-class GuideHead(Settings):
+class GuideHeadSettings(Settings):
     """What is put on the generator's first blocks.
 
-    dimensions: what is judged; the columns of the judgements. blocks: whose tokens are read, ascending; the last one
+    dimensions: what is judged; the columns of the annotations. blocks: whose tokens are read, ascending; the last one
     sets the price of a step. members: heads in the ensemble, whose mean is followed.
     """
 
@@ -34,7 +34,7 @@ class GuideHead(Settings):
         return self
 
 
-class GuideData(JudgementData):
+class GuideDataSettings(AnnotationDataSettings):
     """As for the unified reward. cache: folder for latents and text embeddings; safe to share between runs."""
 
     cache: Text = "~/.cache/visalign/latents"
@@ -44,10 +44,10 @@ class GuideConfig(Settings):
     """One training of a latent reward. `objective` is {name: preference, and its settings}."""
 
     loop: ClassVar[str] = "reward"
-    model: Model
-    head: GuideHead = GuideHead()
-    data: GuideData
+    model: ModelSettings
+    head: GuideHeadSettings = GuideHeadSettings()
+    data: GuideDataSettings
     objective: dict[str, Any] = {"name": "preference"}
-    optim: Optim = Optim()
-    train: RewardTrain = RewardTrain()
-    output: Output = Output()
+    optim: OptimSettings = OptimSettings()
+    train: RewardTrainSettings = RewardTrainSettings()
+    output: OutputSettings = OutputSettings()

@@ -4,14 +4,23 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from visalign.config.common import Evaluation, Guard, Model, Optim, Output, RewardSpec, Settings, Text
-from visalign.ranges import (
+from visalign.config.common import (
+    EvaluationSettings,
+    GuardSettings,
+    ModelSettings,
+    OptimSettings,
+    OutputSettings,
+    RewardSpec,
+    Settings,
+    Text,
+)
+from visalign.validation.ranges import (
+    AtLeastTwo,
     BatchSize,
     Few,
     Fraction,
     GuidanceScale,
     Limit,
-    Pair,
     SamplingSteps,
     Seed,
     Shift,
@@ -20,7 +29,7 @@ from visalign.ranges import (
 )
 
 
-class Feedback(Settings):
+class FeedbackSettings(Settings):
     """Make the pairs instead of reading them: sample each prompt several times, let a reward pick best and worst.
 
     prompts: a text file (one a line) or `emoji:train` / `emoji:held_out`.
@@ -29,7 +38,7 @@ class Feedback(Settings):
 
     prompts: Text = "emoji:train"
     max_prompts: Limit | None = None
-    samples_per_prompt: Pair = 4
+    samples_per_prompt: AtLeastTwo = 4
     pairs_per_prompt: Few = 1
     reward: RewardSpec = "tiny-clip"
     steps: SamplingSteps = 16
@@ -43,7 +52,7 @@ class Feedback(Settings):
         return self
 
 
-class Data(Settings):
+class DataSettings(Settings):
     """Where preference pairs come from.
 
     path: a file or folder of a public format, or a `datasets` hub id; or leave it out and set `feedback`.
@@ -52,7 +61,7 @@ class Data(Settings):
     and listed in the run's skipped.jsonl; more than the share max_skipped end the run all the same.
     dimensions: weights of the dimensions in which the set was labelled, such as {VQ: 1, MQ: 1, TA: 2}; a negative one
     prefers less of it (null: its `Overall`, else all in equal parts).
-    score_with: a reward that scores both pictures of a pair (needed by reward-weighted objectives).
+    score_with: a reward that scores both images of a pair (needed by reward-weighted objectives).
     rerank: flip pairs where that reward disagrees with the label (AI feedback).
     holdout: share of the prompts kept for measuring implicit accuracy.
     cache: folder for latents and text embeddings; safe to share between runs and processes.
@@ -66,7 +75,7 @@ class Data(Settings):
     image_root: Text | None = None
     on_error: Literal["stop", "skip"] = "stop"
     max_skipped: Fraction = 0.05
-    feedback: Feedback | None = None
+    feedback: FeedbackSettings | None = None
     score_with: RewardSpec | None = None
     rerank: bool = False
     max_pairs: Limit | None = None
@@ -75,7 +84,7 @@ class Data(Settings):
     cache: Text = "~/.cache/visalign/latents"
 
 
-class Train(Settings):
+class TrainSettings(Settings):
     """Length and shape of training; batch_size counts pairs per process, steps are optimiser steps.
 
     timestep_shift moves `shifted` (uniform) and `logit_normal` times towards noise; SD3 learnt on the latter, with 3.
@@ -90,18 +99,18 @@ class Train(Settings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
-class Config(Settings):
+class OfflineConfig(Settings):
     """One run. `objective` is {name: ..., and that method's own settings}."""
 
     loop: ClassVar[str] = "offline"
-    model: Model
-    data: Data = Data()
+    model: ModelSettings
+    data: DataSettings = DataSettings()
     objective: dict[str, Any]
-    optim: Optim = Optim()
-    train: Train = Train()
-    eval: Evaluation = Evaluation()
-    guard: Guard = Guard()
-    output: Output = Output()
+    optim: OptimSettings = OptimSettings()
+    train: TrainSettings = TrainSettings()
+    eval: EvaluationSettings = EvaluationSettings()
+    guard: GuardSettings = GuardSettings()
+    output: OutputSettings = OutputSettings()
 
     @model_validator(mode="after")
     def _consistent(self):

@@ -4,8 +4,17 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import field_validator, model_validator
 
-from visalign.config.common import Evaluation, Guard, Model, Optim, Output, RewardSpec, Settings, Text
-from visalign.ranges import (
+from visalign.config.common import (
+    EvaluationSettings,
+    GuardSettings,
+    ModelSettings,
+    OptimSettings,
+    OutputSettings,
+    RewardSpec,
+    Settings,
+    Text,
+)
+from visalign.validation.ranges import (
     BatchSize,
     Few,
     FewOrNone,
@@ -25,7 +34,7 @@ from visalign.ranges import (
 )
 
 
-class Window(Settings):
+class WindowSettings(Settings):
     """Consecutive sampling steps that are stochastic and trained; the others follow the ODE.
 
     schedule: where it starts. `random`: anywhere from `first` to `last`, anew each epoch (Flow-GRPO-Fast).
@@ -44,16 +53,16 @@ class Window(Settings):
     exp_from: FewOrNone = 13
 
 
-class Rollout(Settings):
+class RolloutSettings(Settings):
     """How the generator's own samples are drawn, and which of their sampling steps are trained on.
 
-    prompts: a text file (one a line) or `emoji:train`. votes: instead, a table of votes on two own pictures of a prompt
+    prompts: a text file (one a line) or `emoji:train`. votes: instead, a table of votes on two own images of a prompt
     (see data/votes.py); then no reward is needed and the frozen reference draws the samples anew from their seeds.
     prompts_per_epoch x group_size samples make an epoch, batch_size of them at a time in each process.
     sampler: `ode`, `flow_sde`, `dance_sde` and `cps` for flows, `ode` and `ddim` for diffusion; noise_level is its own.
     log_prob: the density, or `unnormalised` as the published trainers have it with cps.
     train_fraction: share of the stochastic steps trained on, the `first` ones or a `random` choice for each sample.
-    clean_steps: this many last steps follow the ODE, so pictures are judged without the sampler's last noise
+    clean_steps: this many last steps follow the ODE, so images are judged without the sampler's last noise
     (DanceGRPO: 1; SD3's own schedule ends with a step from 0.001 to 0, so 2 there).
     same_noise: all samples of a prompt start from one noise and differ by the sampler's noise alone.
     guidance_scale: of sampling and of training alike. detach_negative: no gradient through the unguided branch.
@@ -71,7 +80,7 @@ class Rollout(Settings):
     log_prob: Literal["normal", "unnormalised"] = "normal"
     train_fraction: Share = 0.99
     train_choice: Literal["first", "random"] = "first"
-    window: Window | None = None
+    window: WindowSettings | None = None
     clean_steps: FewOrNone = 0
     same_noise: bool = False
     guidance_scale: GuidanceScale = 1.0
@@ -80,7 +89,7 @@ class Rollout(Settings):
     cache: Text = "~/.cache/visalign/latents"
 
 
-def check_window(window: Window, steps: int) -> None:
+def check_window(window: WindowSettings, steps: int) -> None:
     """Raise ValueError when a window does not lie within the steps that may be stochastic."""
     last = steps - window.size
     if last < 0:
@@ -105,11 +114,11 @@ class RewardTerm(Settings):
     dimension: Text | None = None
 
 
-class Judging(Settings):
+class RewardSettings(Settings):
     """What judges the samples. of: reward names, or mappings {reward, weight, dimension}.
 
     timeout: seconds one batch may take. retries: how often a judge that raises is asked again, after retry_wait
-    seconds. max_failures: share of an epoch's samples that may stay without a judgement. offload: judges leave the
+    seconds. max_failures: share of an epoch's samples that may stay without an annotation. offload: judges leave the
     accelerator while the generator trains.
     """
 
@@ -130,7 +139,7 @@ class Judging(Settings):
         return [each if term else {"reward": each} for each, term in zip(value, is_term, strict=True)]
 
 
-class OnlineTrain(Settings):
+class OnlineTrainSettings(Settings):
     """Length and shape of online training.
 
     updates_per_epoch: optimiser steps an epoch's samples are divided among. batch_size: samples a process passes
@@ -151,7 +160,7 @@ class OnlineTrain(Settings):
         return self.epochs
 
 
-class OnlineOutput(Output):
+class OnlineOutputSettings(OutputSettings):
     """As for offline runs, but counted in epochs, and a checkpoint after each."""
 
     checkpoint_every: Often = 1
@@ -164,30 +173,30 @@ class OnlineConfig(Settings):
     """
 
     loop: ClassVar[str] = "online"
-    model: Model
-    rollout: Rollout = Rollout()
-    reward: Judging = Judging()
+    model: ModelSettings
+    rollout: RolloutSettings = RolloutSettings()
+    reward: RewardSettings = RewardSettings()
     advantage: dict[str, Any] = {}
     objective: dict[str, Any]
-    optim: Optim = Optim()
-    train: OnlineTrain = OnlineTrain()
-    eval: Evaluation = Evaluation()
-    guard: Guard = Guard()
-    output: OnlineOutput = OnlineOutput()
+    optim: OptimSettings = OptimSettings()
+    train: OnlineTrainSettings = OnlineTrainSettings()
+    eval: EvaluationSettings = EvaluationSettings()
+    guard: GuardSettings = GuardSettings()
+    output: OnlineOutputSettings = OnlineOutputSettings()
 
     @model_validator(mode="after")
     def _consistent(self):
         rollout = self.rollout
-        if bool(rollout.votes) == bool(self.reward.of):
-            raise ValueError("set exactly one of reward.of (rewards to raise) and rollout.votes (votes to follow)")
+        if bool(rollout.votes) == bool(self.reward.models):
+            raise ValueError("set exactly one of reward.models (rewards to raise) and rollout.votes (votes to follow)")
         if rollout.votes and rollout.group_size != 2:
-            raise ValueError(f"rollout.group_size {rollout.group_size}: must be 2 with rollout.votes, the two pictures "
+            raise ValueError(f"rollout.group_size {rollout.group_size}: must be 2 with rollout.votes, the two images "
                              "that were voted on")
         if self.model.lora.dropout:
             raise ValueError("model.lora.dropout must be 0 in online training: samples are drawn without it, so the "
                              "policy that learns would be another than the one that sampled")
-        if self.reward.of and not any(term.weight for term in self.reward.of):
-            raise ValueError("reward.of weighs every reward 0, so there is nothing to raise")
+        if self.reward.models and not any(term.weight for term in self.reward.models):
+            raise ValueError("reward.models weighs every reward 0, so there is nothing to raise")
         if rollout.clean_steps >= rollout.steps:
             raise ValueError(f"rollout.clean_steps {rollout.clean_steps} must be fewer than rollout.steps "
                              f"{rollout.steps}")
@@ -204,5 +213,5 @@ class OnlineConfig(Settings):
         """What the model learnt from, in words."""
         if self.rollout.votes:
             return f"votes on its own samples, {self.rollout.votes}"
-        judges = ", ".join(str(term.reward) for term in self.reward.of)
+        judges = ", ".join(str(term.reward) for term in self.reward.models)
         return f"its own samples of {self.rollout.prompts}, judged by {judges}"

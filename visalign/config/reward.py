@@ -4,19 +4,30 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from visalign.config.common import Optim, Output, Settings, Text
-from visalign.ranges import BatchSize, Few, FewOrNone, Fraction, Limit, LoraRank, Positive, Seed, Steps, Width
+from visalign.config.common import OptimSettings, OutputSettings, Settings, Text
+from visalign.validation.ranges import (
+    BatchSize,
+    Few,
+    FewOrNone,
+    Fraction,
+    Limit,
+    LoraRank,
+    Positive,
+    Seed,
+    Steps,
+    Width,
+)
 
 
 class JointSettings(Settings):
     """The network of a unified reward.
 
-    backbone: `open_clip` (picture and text towers) or `vlm` (a vision-language model with one special token a
+    backbone: `open_clip` (image and text towers) or `vlm` (a vision-language model with one special token a
     dimension). source: its folder, hub id or embedded name. tuning: how much of the backbone learns.
-    dimensions: what is judged. video_only: dimensions that a still picture does not have.
+    dimensions: what is judged. video_only: dimensions that a still image does not have.
     layers: blocks whose tokens are read shallow to deep by hierarchical pooling (none: the pooled output of open_clip,
     the special tokens of a vlm).
-    members: heads in the ensemble; their disagreement is the uncertainty. frames: read evenly from each clip.
+    members: heads in the ensemble; their disagreement is the uncertainty. frames: read evenly from each video.
     """
 
     backbone: Literal["open_clip", "vlm"] = "open_clip"
@@ -44,8 +55,8 @@ class JointSettings(Settings):
         return self
 
 
-class JudgementData(Settings):
-    """Where judgements come from (see data/judgements.py for the columns).
+class AnnotationDataSettings(Settings):
+    """Where annotations come from (see data/annotations.py for the columns).
 
     holdout: share of the prompts kept for the report at the end. holdout_path: a table to report on instead.
     """
@@ -54,11 +65,11 @@ class JudgementData(Settings):
     holdout_path: Text | None = None
     image_root: Text | None = None
     holdout: Fraction = 0.1
-    max_judgements: Limit | None = None
+    max_annotations: Limit | None = None
 
 
-class RewardTrain(Settings):
-    """Length of training; batch_size counts judgements per process, bootstrap gives each head its own resampling.
+class RewardTrainSettings(Settings):
+    """Length of training; batch_size counts annotations per process, bootstrap gives each head its own resampling.
 
     backbone_lr_scale: learning rate of the backbone's own weights, relative to optim.lr.
     """
@@ -78,8 +89,8 @@ class RewardConfig(Settings):
 
     loop: ClassVar[str] = "reward"
     model: JointSettings = JointSettings()
-    data: JudgementData
+    data: AnnotationDataSettings
     objective: dict[str, Any] = {"name": "preference"}
-    optim: Optim = Optim()
-    train: RewardTrain = RewardTrain()
-    output: Output = Output()
+    optim: OptimSettings = OptimSettings()
+    train: RewardTrainSettings = RewardTrainSettings()
+    output: OutputSettings = OutputSettings()

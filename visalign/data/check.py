@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from visalign.config import Data
-from visalign.data.pair import FRAMES
-from visalign.data.preferences import Counts, read_pairs
+from visalign.config import DataSettings
+from visalign.data.preference_pair import PAIR_FRAMES
+from visalign.data.preferences import RowCounts, read_pairs
 from visalign.errors import UserError
-from visalign.media import Media, frames_of
-from visalign.video import save_sheet
+from visalign.media.samples import Media, frames_of
+from visalign.media.video_files import save_sheet
 
 SHEET_ROWS, SHOWN = 12, 20
 CLIP_TOKENS = 75
@@ -31,7 +31,7 @@ class Summary:
     ties: int = 0
     prompts: set[str] = field(default_factory=set)
     duplicates: int = 0
-    same_picture: int = 0
+    same_image: int = 0
     long_prompts: int = 0
     sizes: Counter = field(default_factory=Counter)
     contradictory: list[str] = field(default_factory=list)
@@ -43,7 +43,7 @@ class Summary:
         common = ", ".join(f"{w}x{h} ({n})" for (w, h), n in self.sizes.most_common(4))
         lines = [f"{self.source}: {self.pairs} pairs of {len(self.prompts)} prompts, {self.ties} ties dropped",
                  f"sizes: {common or 'none'}",
-                 f"duplicate pairs: {self.duplicates}; pairs whose two pictures are the same: {self.same_picture}",
+                 f"duplicate pairs: {self.duplicates}; pairs whose two images are the same: {self.same_picture}",
                  f"prompts that CLIP encoders cut (more than {CLIP_TOKENS} tokens): {self.long_prompts}",
                  *_listed("contradictory pairs", self.contradictory), *_listed("broken rows", self.broken)]
         if self.problem:
@@ -60,15 +60,15 @@ def _listed(what: str, sentences: list[str]) -> list[str]:
 
 def check_pairs(source: str, kind: str = "auto", image_root: str | None = None, sheet: Path | None = None,
                 split: str = "train") -> Summary:
-    """Read every row, decode every picture and clip. Raises UserError only when the source itself cannot be read."""
-    summary, counts = Summary(source), Counts()
+    """Read every row, decode every image and video. Raises UserError only when the source itself cannot be read."""
+    summary, counts = Summary(source), RowCounts()
     earlier: dict[tuple, tuple[str, str]] = {}
     shown: list[tuple[str, list[Media]]] = []
 
     def note(error: UserError) -> None:
         summary.broken.append(str(error))
 
-    settings = Data(path=source, format=kind, image_root=image_root, split=split)
+    settings = DataSettings(path=source, format=kind, image_root=image_root, split=split)
     try:
         for pair in read_pairs(settings, counts, on_bad_row=note):
             try:
@@ -76,7 +76,7 @@ def check_pairs(source: str, kind: str = "auto", image_root: str | None = None, 
             except UserError as error:
                 note(error)
                 continue
-            first, second = (digest_of(media) for media in (chosen, rejected))
+            first, second = (pair_digest(media) for media in (chosen, rejected))
             summary.pairs += 1
             summary.prompts.add(pair.prompt)
             summary.sizes.update([frames_of(chosen, 1)[0].size, frames_of(rejected, 1)[0].size])
@@ -92,7 +92,7 @@ def check_pairs(source: str, kind: str = "auto", image_root: str | None = None, 
             raise
         summary.problem = str(error)
     if summary.pairs and summary.pairs == summary.same_picture:
-        summary.problem = "chosen and rejected are the same picture in all pairs, so there is nothing to learn"
+        summary.problem = "chosen and rejected are the same image in all pairs, so there is nothing to learn"
     summary.ties, summary.long_prompts = counts.ties, count_long(summary.prompts)
     if sheet and shown:
         save_sheet(shown, sheet, cell=128)
@@ -111,8 +111,8 @@ def count_long(prompts: Iterable[str]) -> int:
     return sum(len(tokenizer.encode(prompt)) > CLIP_TOKENS for prompt in candidates)
 
 
-def digest_of(media: Media) -> str:
+def pair_digest(media: Media) -> str:
     digest = hashlib.sha256()
-    for frame in frames_of(media, FRAMES):
+    for frame in frames_of(media, PAIR_FRAMES):
         digest.update(frame.tobytes())
     return digest.hexdigest()

@@ -11,8 +11,8 @@ A direction is a weight for each dimension; a negative one prefers less of it. T
 from pathlib import Path
 
 from visalign.data.generations import MEDIA_KEYS
-from visalign.data.pair import Pair
-from visalign.data.rows import BadRow, picture, row_number, row_prompt, take
+from visalign.data.preference_pair import PreferencePair
+from visalign.data.rows import BadRow, media_reference, row_number, row_prompt, take
 from visalign.errors import UserError, nearest
 
 KNOWN = ("VQ", "MQ", "TA", "visual quality", "temporal consistency", "dynamic degree", "text-to-video alignment",
@@ -30,14 +30,14 @@ def is_rating(row: dict, weights: dict[str, float] | None) -> bool:
         name in row for name in weights or KNOWN)
 
 
-def from_comparison(row: dict, where: str, root: Path, weights: dict[str, float] | None) -> list[Pair]:
+def from_comparison(row: dict, where: str, root: Path, weights: dict[str, float] | None) -> list[PreferencePair]:
     """The pair of one comparison; none where the weighted votes are even. Raises BadRow for labels that are none."""
     keys = ("path_A", "path_B") if "path_A" in row else ("a", "b")
     weights = directions(row, where, weights)
     votes = {name: vote for name in weights if (vote := _vote(row, name, where)) is not None}
     _refuse_unlabelled(votes, weights, row, where)
     margin = weighed(votes, weights)
-    media = [picture(take(row, key, where), key, where, root) for key in keys]
+    media = [media_reference(take(row, key, where), key, where, root) for key in keys]
     prompt = row_prompt(row, _prompt_key(row), where)
     return [] if margin == 0 else [_pair(prompt, *media, margin, where)]
 
@@ -49,14 +49,14 @@ class Ratings:
         self.weights = weights
         self._seen: dict[str, list[tuple]] = {}
 
-    def __call__(self, row: dict, where: str, root: Path) -> list[Pair] | None:
+    def __call__(self, row: dict, where: str, root: Path) -> list[PreferencePair] | None:
         """The new pairs; [] where all are even, None for a prompt's first medium."""
         key = next((key for key in MEDIA_KEYS if row.get(key)), MEDIA_KEYS[0])
         prompt = row_prompt(row, _prompt_key(row), where)
         weights = directions(row, where, self.weights)
         ratings = {name: value for name in weights if (value := row_number(row, name, where)) is not None}
         _refuse_unlabelled(ratings, weights, row, where)
-        media = picture(take(row, key, where), key, where, root)
+        media = media_reference(take(row, key, where), key, where, root)
         earlier = self._seen.setdefault(prompt, [])
         pairs = []
         for other, theirs, there in earlier:
@@ -114,6 +114,6 @@ def _prompt_key(row: dict) -> str:
     return next((key for key in _PROMPTS if key in row), _PROMPTS[0])
 
 
-def _pair(prompt: str, first, second, margin: float, where: str) -> Pair:
+def _pair(prompt: str, first, second, margin: float, where: str) -> PreferencePair:
     chosen, rejected = (first, second) if margin > 0 else (second, first)
-    return Pair(prompt, chosen, rejected, where, abs(margin))
+    return PreferencePair(prompt, chosen, rejected, where, abs(margin))

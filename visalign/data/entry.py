@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from visalign.errors import UserError
-from visalign.media import Sample
-from visalign.textfile import printable
-from visalign.video import modality_of, read_media
+from visalign.media.samples import Sample
+from visalign.media.video_files import modality_of, read_media
+from visalign.storage.text_files import printable
 
 
 @dataclass(frozen=True)

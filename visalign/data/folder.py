@@ -1,4 +1,4 @@
-"""Any folder of pictures and clips: what in it is a generation, and where its prompt stands."""
+"""Any folder of images and videos: what in it is a generation, and where its prompt stands."""
 
 import os
 import re
@@ -12,9 +12,9 @@ from PIL import Image
 from visalign.data.entry import Entry, Generations, outside
 from visalign.data.metadata import Told, told_by_file, told_by_parameters
 from visalign.errors import UserError
-from visalign.kinds import BESIDE, NOT_READ, in_order, is_clip_name, is_hidden, is_picture_name
-from visalign.textfile import decode_text, normal_form, printable, read_text
-from visalign.video import FRAMES_FILE, SHEET_MARK
+from visalign.media.kinds import BESIDE, NOT_READ, in_order, is_hidden, is_image_name, is_video_name
+from visalign.media.video_files import FRAMES_FILE, SHEET_MARK
+from visalign.storage.text_files import decode_text, normal_form, printable, read_text
 
 PromptsFrom = Literal["auto", "sidecar", "metadata", "names", "auto+names"]
 """auto: a text beside the file, else what stands in the file itself; auto+names: and the file's name after that."""
@@ -28,13 +28,13 @@ def folder_entries(folder: Path, prompts_from: PromptsFrom) -> Generations:
     """Every generation below a folder, in the order of their names, and notes on what was left out."""
     root = os.path.realpath(folder)
     files = [Path(top) / name for top, _, names in os.walk(folder) for name in names]
-    clips = {file.parent for file in files if file.name == FRAMES_FILE}
-    files = [file for file in files if not clips & {file.parent, *file.parents}
+    videos = {file.parent for file in files if file.name == FRAMES_FILE}
+    files = [file for file in files if not videos & {file.parent, *file.parents}
              and not any(is_hidden(part) for part in file.relative_to(folder).parts)]
-    media = [file for file in files if is_picture_name(file) or is_clip_name(file)]
+    media = [file for file in files if is_image_name(file) or is_video_name(file)]
     own, posters = {file for file in media if is_own_sheet(file)}, posters_of(media)
     entries = []
-    for file in sorted(clips | set(media) - own - posters.keys(), key=lambda file: in_order(file.relative_to(folder))):
+    for file in sorted(videos | set(media) - own - posters.keys(), key=lambda file: in_order(file.relative_to(folder))):
         relative = file.relative_to(folder) if file != folder else Path(folder.name)
         if any(is_hidden(part) for part in relative.parts):
             continue
@@ -49,7 +49,7 @@ def prompt_of(file: Path, prompts_from: PromptsFrom,
               posters: dict[Path, Path] | None = None) -> tuple[Told, str | None]:
     """What is told of a file (prompt '' where nothing is), and why its prompt cannot be read.
 
-    posters: pictures that show a clip, whose metadata are the clip's.
+    posters: images that show a video, whose metadata are the video's.
     """
     wanted = ("sidecar", "metadata", "names") if prompts_from == "auto+names" else \
         ("sidecar", "metadata") if prompts_from == "auto" else (prompts_from,)
@@ -61,7 +61,7 @@ def prompt_of(file: Path, prompts_from: PromptsFrom,
                 except UserError as error:
                     return Told(""), f"{error} (the prompt cannot be read)"
     if "metadata" in wanted and not file.is_dir():
-        for each in (file, *(picture for picture, clip in (posters or {}).items() if clip == file)):
+        for each in (file, *(image for image, video in (posters or {}).items() if video == file)):
             if told := told_by_file(each):
                 return told, None
     return Told(prompt_of_name(stem_of(file)) if "names" in wanted else ""), None
@@ -100,10 +100,10 @@ def is_own_sheet(file: Path) -> bool:
 
 
 def posters_of(media: list[Path]) -> dict[Path, Path]:
-    """Pictures with the name of a clip beside them, which show that clip: {picture: clip}."""
-    clips = {(file.parent, file.stem): file for file in media if is_clip_name(file)}
-    return {file: clips[file.parent, file.stem] for file in media
-            if not is_clip_name(file) and (file.parent, file.stem) in clips}
+    """Images with the name of a video beside them, which show that video: {image: clip}."""
+    videos = {(file.parent, file.stem): file for file in media if is_video_name(file)}
+    return {file: videos[file.parent, file.stem] for file in media
+            if not is_video_name(file) and (file.parent, file.stem) in videos}
 
 
 def _left_out(files: list[Path]) -> Iterator[str]:
@@ -113,7 +113,7 @@ def _left_out(files: list[Path]) -> Iterator[str]:
         by_ending[file.suffix.lower()].append(printable(file.name))
     for ending, names in sorted(by_ending.items()):
         what = f"ending in {printable(ending)}" if ending else "without an ending"
-        why = NOT_READ.get(ending, "neither pictures nor clips that are read here")
+        why = NOT_READ.get(ending, "neither images nor videos that are read here")
         yield f"left out {len(names)} {'file' if len(names) == 1 else 'files'} {what} ({_some(names)}): {why}"
 
 
@@ -125,8 +125,8 @@ def _sheets(files: set[Path]) -> Iterator[str]:
 def _posters(posters: dict[Path, Path]) -> Iterator[str]:
     if posters:
         shown = _some(sorted(printable(file.name) for file in posters))
-        yield (f"left out {len(posters)} {'picture' if len(posters) == 1 else 'pictures'} with the name of a clip "
-               f"({shown}): each shows that clip and is no generation of its own")
+        yield (f"left out {len(posters)} {'picture' if len(posters) == 1 else 'pictures'} with the name of a video "
+               f"({shown}): each shows that video and is no generation of its own")
 
 
 def _some(names: list[str]) -> str:

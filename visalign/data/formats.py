@@ -13,12 +13,22 @@ from pathlib import Path
 from typing import Any
 
 from visalign.data.dimensions import Ratings, from_comparison, is_comparison, is_rating
-from visalign.data.pair import Pair
-from visalign.data.rows import BadRow, picture, plain_names, row_number, row_prompt, row_strength, says_yes, shown, take
+from visalign.data.preference_pair import PreferencePair
+from visalign.data.rows import (
+    BadRow,
+    media_reference,
+    plain_names,
+    row_number,
+    row_prompt,
+    row_strength,
+    says_yes,
+    shortened,
+    take,
+)
 from visalign.errors import nearest
 
 Roots = Sequence[Path]
-Converter = Callable[[dict, str, Roots], list[Pair] | None]
+Converter = Callable[[dict, str, Roots], list[PreferencePair] | None]
 IMAGE_LISTS = ("file_path", "image_path", "image_paths", "images", "image")
 TIES = {"tie", "same", "draw", "equal"}
 NAMES = frozenset(("prompt", "chosen", "rejected", "tie", "label", "strength", "chosen_reward", "rejected_reward",
@@ -41,7 +51,7 @@ class Converters:
         self.name, self.weights = name, weights
         self._built = {each: FORMATS[each].build(weights) for each in FORMATS}
 
-    def __call__(self, row: dict, where: str, roots: Roots) -> list[Pair] | None:
+    def __call__(self, row: dict, where: str, roots: Roots) -> list[PreferencePair] | None:
         row = plain_names(row, NAMES)
         if self.name in FORMATS and FORMATS[self.name].fits(row, self.weights):
             return self._built[self.name](row, where, roots)
@@ -58,10 +68,10 @@ class Converters:
 
 
 def _names(row: dict) -> str:
-    return shown(", ".join(sorted(row)) or "none", 200)
+    return shortened(", ".join(sorted(row)) or "none", 200)
 
 
-def _from_pickapic(row: dict, where: str, roots: Roots) -> list[Pair]:
+def _from_pickapic(row: dict, where: str, roots: Roots) -> list[PreferencePair]:
     """Labels 1 and 0, or 0.5 twice for a tie; rows that nobody labelled say so in `has_label`."""
     prompt = row_prompt(row, "caption", where)
     if row.get("has_label") is not None and not says_yes(row, "has_label", where):
@@ -74,15 +84,15 @@ def _from_pickapic(row: dict, where: str, roots: Roots) -> list[Pair]:
     if label == 0.5:
         return []
     if row.get("jpg_0") is None and row.get("image_0_url"):
-        raise BadRow(f"{where}: has the pictures' web addresses only (image_0_url), and nothing is downloaded; get the "
-                     "set that holds the pictures (jpg_0, jpg_1)")
-    pictures = [picture(take(row, key, where), key, where, roots) for key in ("jpg_0", "jpg_1")]
-    chosen, rejected = pictures if label == 1 else reversed(pictures)
-    return [Pair(prompt, chosen, rejected, where)]
+        raise BadRow(f"{where}: has the images' web addresses only (image_0_url), and nothing is downloaded; get the "
+                     "set that holds the images (jpg_0, jpg_1)")
+    images = [media_reference(take(row, key, where), key, where, roots) for key in ("jpg_0", "jpg_1")]
+    chosen, rejected = images if label == 1 else reversed(images)
+    return [PreferencePair(prompt, chosen, rejected, where)]
 
 
-def _from_hpd(row: dict, where: str, roots: Roots) -> list[Pair]:
-    """Several pictures of a prompt: `human_preference` holds 1 for the preferred one of two (HPD v2's train.json),
+def _from_hpd(row: dict, where: str, roots: Roots) -> list[PreferencePair]:
+    """Several images of a prompt: `human_preference` holds 1 for the preferred one of two (HPD v2's train.json),
     `rank` the place of each (its test.json, ImageRewardDB's groups), or `raw_annotations` each annotator's ranks."""
     prompt = row_prompt(row, "prompt", where)
     key = next((key for key in IMAGE_LISTS if row.get(key)), IMAGE_LISTS[0])
@@ -100,8 +110,8 @@ def _from_hpd(row: dict, where: str, roots: Roots) -> list[Pair]:
     for a, b in itertools.combinations(range(len(paths)), 2):
         if places[a] != places[b]:
             chosen, rejected = (a, b) if places[a] < places[b] else (b, a)
-            pairs.append(Pair(prompt, picture(paths[chosen], key, where, folders),
-                              picture(paths[rejected], key, where, folders), where))
+            pairs.append(PreferencePair(prompt, media_reference(paths[chosen], key, where, folders),
+                              media_reference(paths[rejected], key, where, folders), where))
     return pairs
 
 
@@ -116,17 +126,17 @@ def _mean_ranks(annotations: Any) -> list[float] | None:
     return [sum(places) / len(ranks) for places in zip(*ranks, strict=True)]
 
 
-def _from_hpdv3(row: dict, where: str, roots: Roots) -> list[Pair]:
-    """HPD v3: `path1` is the preferred picture; `choice_dist`, where given, the votes for each."""
+def _from_hpdv3(row: dict, where: str, roots: Roots) -> list[PreferencePair]:
+    """HPD v3: `path1` is the preferred image; `choice_dist`, where given, the votes for each."""
     prompt, votes = row_prompt(row, "prompt", where), row.get("choice_dist")
     if isinstance(votes, list) and len(votes) == 2 and votes[0] == votes[1]:
         return []
-    first, second = (picture(take(row, key, where), key, where, roots) for key in ("path1", "path2"))
-    return [Pair(prompt, first, second, where)]
+    first, second = (media_reference(take(row, key, where), key, where, roots) for key in ("path1", "path2"))
+    return [PreferencePair(prompt, first, second, where)]
 
 
 class _Ranked:
-    """ImageRewardDB's rows: one picture each with its `rank` (1 is best) among those of its `prompt_id`.
+    """ImageRewardDB's rows: one image each with its `rank` (1 is best) among those of its `prompt_id`.
 
     Each is compared with the earlier ones of its prompt.
     """
@@ -134,24 +144,24 @@ class _Ranked:
     def __init__(self, weights: dict | None):
         self._seen: dict[Any, list[tuple[float, Any]]] = {}
 
-    def __call__(self, row: dict, where: str, roots: Roots) -> list[Pair] | None:
+    def __call__(self, row: dict, where: str, roots: Roots) -> list[PreferencePair] | None:
         prompt = row_prompt(row, "prompt", where)
         key = next((key for key in ("image", "image_path") if row.get(key)), "image_path")
         take(row, "rank", where)
         rank = row_number(row, "rank", where)
-        media = picture(take(row, key, where), key, where, roots)
+        media = media_reference(take(row, key, where), key, where, roots)
         earlier = self._seen.setdefault(row.get("prompt_id") or prompt, [])
-        pairs = [Pair(prompt, *((media, other) if rank < theirs else (other, media)), f"{where} with {there}")
+        pairs = [PreferencePair(prompt, *((media, other) if rank < theirs else (other, media)), f"{where} with {there}")
                  for theirs, other, there in earlier if rank != theirs]
         first = not earlier
         earlier.append((rank, media, where))
         return None if first else pairs
 
 
-def _from_better(row: dict, where: str, roots: Roots) -> list[Pair]:
+def _from_better(row: dict, where: str, roots: Roots) -> list[PreferencePair]:
     """ImageRewardDB's ready pairs: img_better and img_worse."""
-    better, worse = (picture(take(row, key, where), key, where, roots) for key in ("img_better", "img_worse"))
-    return [Pair(row_prompt(row, "prompt", where), better, worse, where)]
+    better, worse = (media_reference(take(row, key, where), key, where, roots) for key in ("img_better", "img_worse"))
+    return [PreferencePair(row_prompt(row, "prompt", where), better, worse, where)]
 
 
 def _from_imagereward(weights: dict | None) -> Converter:
@@ -159,12 +169,12 @@ def _from_imagereward(weights: dict | None) -> Converter:
     return lambda row, where, roots: (_from_better if "img_better" in row else ranked)(row, where, roots)
 
 
-def _from_table(row: dict, where: str, roots: Roots) -> list[Pair]:
+def _from_table(row: dict, where: str, roots: Roots) -> list[PreferencePair]:
     prompt = row_prompt(row, "prompt", where)
     if str(row.get("label")).strip().lower() in TIES or says_yes(row, "tie", where):
         return []
-    return [Pair(prompt, picture(take(row, "chosen", where), "chosen", where, roots),
-                 picture(take(row, "rejected", where), "rejected", where, roots), where,
+    return [PreferencePair(prompt, media_reference(take(row, "chosen", where), "chosen", where, roots),
+                 media_reference(take(row, "rejected", where), "rejected", where, roots), where,
                  row_strength(row, where), row_number(row, "chosen_reward", where),
                  row_number(row, "rejected_reward", where))]
 

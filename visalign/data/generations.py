@@ -1,11 +1,11 @@
-"""Sources of generated pictures and clips: which files there are, for which prompts, and what was left out.
+"""Sources of generated images and videos: which files there are, for which prompts, and what was left out.
 
 A source is one of
     a manifest     JSONL, JSON, CSV or parquet with prompt (or caption, text), image (or video, path, file, file_name,
                    media) and optionally seed
     a folder       that `visalign generate` wrote (its samples.jsonl), one in the imagefolder layout (its metadata.jsonl
                    or .csv), or any folder of media (folder.py)
-    a file         one picture or clip
+    a file         one image or video
     a run          of `visalign train`: the newest samples on its held-out prompts
 Files outside the manifest's own folder (or the media root) are refused, symbolic links included.
 """
@@ -17,13 +17,13 @@ from pathlib import Path
 from visalign.data.entry import Entry, Generations, outside
 from visalign.data.folder import PromptsFrom, folder_entries, prompt_of
 from visalign.data.metadata import seed_of
-from visalign.data.readers import BROKEN, READERS
+from visalign.data.readers import BROKEN_TABLE, READERS
 from visalign.data.rows import find_file, table_rows
 from visalign.data.sources import is_table
 from visalign.errors import UserError, nearest
-from visalign.kinds import in_order, is_clip_name, is_picture_name
-from visalign.runs import read_metrics
-from visalign.textfile import normal_form, printable
+from visalign.media.kinds import in_order, is_image_name, is_video_name
+from visalign.storage.run_folder import read_metrics
+from visalign.storage.text_files import normal_form, printable
 
 MEDIA_KEYS = ("file", "file_name", "image", "video", "path", "media", "file_path", "filename")
 PROMPT_KEYS = ("prompt", "caption", "text")
@@ -42,18 +42,18 @@ def find_generations(source: str | Path, prompts_from: PromptsFrom = "auto",
             found = _of_folder(path, prompts_from, media_root)
         elif is_table(path) and path.is_file():
             found = Generations(_manifest(path, media_root))
-        elif (is_picture_name(path) or is_clip_name(path)) and path.is_file():
+        elif (is_image_name(path) or is_video_name(path)) and path.is_file():
             told, problem = prompt_of(path, prompts_from)
             found = Generations([Entry(printable(path.name), path, told.prompt, told.seed, problem)])
         elif path.is_file():
-            raise UserError(f"input {named}: neither a folder, a picture, a clip nor a manifest "
+            raise UserError(f"input {named}: neither a folder, an image, a video nor a manifest "
                             f"({', '.join(READERS)})")
         else:
             raise UserError(f"input {named}: there is no such file or folder")
     except (OSError, ValueError, RuntimeError) as error:  # too long a name, a NUL, ~ of nobody
         raise UserError(f"input {named}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
     if not found:
-        raise UserError(". ".join([f"input {named}: holds no picture and no clip", *found.notes]))
+        raise UserError(". ".join([f"input {named}: holds no image and no clip", *found.notes]))
     return found
 
 
@@ -78,14 +78,14 @@ def _manifest(file: Path, media_root: str | Path | None) -> Iterator[Entry]:
         raise UserError(f"media root {root}: there is no such folder")
     real = os.path.realpath(root)
     for where, row in table_rows(str(file), "train"):
-        if BROKEN in row:
-            yield Entry(printable(where), file, "", None, printable(row[BROKEN]))
+        if BROKEN_TABLE in row:
+            yield Entry(printable(where), file, "", None, printable(row[BROKEN_TABLE]))
             continue
         key = next((key for key in MEDIA_KEYS if row.get(key)), None)
         if key is None or not isinstance(row[key], str):
             hint = nearest("image", map(str, row)) if row else ""
             why = f"names no file in any of {', '.join(MEDIA_KEYS)}{hint}" if key is None else \
-                f"'{key}' is no path of a file; pictures inside a table are read by `train` and `data check` alone"
+                f"'{key}' is no path of a file; images inside a table are read by `train` and `data check` alone"
             yield Entry(printable(where), file, "", None, printable(f"{where}: {why}"))
             continue
         media = find_file(row[key], [root]) or root / row[key]
@@ -95,7 +95,7 @@ def _manifest(file: Path, media_root: str | Path | None) -> Iterator[Entry]:
 
 
 def _run(folder: Path) -> Iterator[Entry]:
-    """Samples are named by prompt number and picture number; the prompts are in the metrics."""
+    """Samples are named by prompt number and image number; the prompts are in the metrics."""
     steps = sorted(p for p in (folder / "samples").glob("step-*") if p.is_dir())
     prompts = next((row["prompts"] for row in read_metrics(folder) if row.get("kind") == "held_out"), None)
     if not steps or prompts is None:

@@ -1,4 +1,4 @@
-"""The prompt and seed that programs write into the pictures and clips they make, or into a text beside them.
+"""The prompt and seed that programs write into the images and videos they make, or into a text beside them.
 
 Read: the web UI of AUTOMATIC1111 and its kin (`parameters`, EXIF UserComment, NAME.txt), ComfyUI (graphs.py), InvokeAI,
 Midjourney, NovelAI, SwarmUI, Fooocus, Draw Things. Everything in there is data from strangers: nothing of it is ever
@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from visalign.data.graphs import told_by_graph
+from visalign.data.comfyui_graphs import told_by_graph
 from visalign.errors import UserError
-from visalign.kinds import is_clip
-from visalign.pictures import BROKEN, open_picture
-from visalign.textfile import decode_text, normal_form, printable
+from visalign.media.image_files import BROKEN_IMAGE, open_image
+from visalign.media.kinds import is_video
+from visalign.storage.text_files import decode_text, normal_form, printable
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Told:
 
 
 def told_by_file(file: Path) -> Told | None:
-    """What a picture's or clip's own metadata say; None where they say nothing that is understood."""
+    """What an image's or video's own metadata say; None where they say nothing that is understood."""
     texts = {key.lower(): value for key, value in _texts(file)}
     ordered = [key for key in _KEYS if key in texts] + [key for key in texts if key not in _KEYS]
     for key in ordered:
@@ -130,12 +130,12 @@ def _of_json(value, depth: int = 4) -> Told | None:
 
 def _texts(file: Path) -> Iterator[tuple[str, str]]:
     """(name, text) of everything written in a file that may hold a prompt."""
-    reader = _texts_of_clip if is_clip(file) else _texts_of_picture
-    with contextlib.suppress(*BROKEN):  # whoever decodes the file says what is wrong with it
+    reader = _texts_of_video if is_video(file) else _texts_of_image
+    with contextlib.suppress(*BROKEN_IMAGE):  # whoever decodes the file says what is wrong with it
         yield from reader(file)
 
 
-def _texts_of_clip(file: Path) -> Iterator[tuple[str, str]]:
+def _texts_of_video(file: Path) -> Iterator[tuple[str, str]]:
     import av
 
     try:
@@ -148,8 +148,8 @@ def _texts_of_clip(file: Path) -> Iterator[tuple[str, str]]:
 _DESCRIPTION, _MAKE, _MODEL, _EXIF, _COMMENT = 0x010E, 0x010F, 0x0110, 0x8769, 0x9286
 
 
-def _texts_of_picture(file: Path) -> Iterator[tuple[str, str]]:
-    with open_picture(file) as image:
+def _texts_of_image(file: Path) -> Iterator[tuple[str, str]]:
+    with open_image(file) as image:
         for key, value in image.info.items():
             if isinstance(value, str) and isinstance(key, str) and not key.startswith("XML:"):
                 yield key, str(value)

@@ -4,31 +4,31 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from visalign.config import Data
+from visalign.config import DataSettings
 from visalign.data.dimensions import check_weights
 from visalign.data.formats import Converters
-from visalign.data.pair import Pair
+from visalign.data.preference_pair import PreferencePair
 from visalign.data.readers import checked
-from visalign.data.rows import BadRow, check_row, shown, table_rows
+from visalign.data.rows import BadRow, check_row, shortened, table_rows
 from visalign.data.sources import default_root, is_table, local_path, table_files
 from visalign.errors import UserError, nearest
 
 
 @dataclass
-class Counts:
+class RowCounts:
     """What a reader met besides usable pairs."""
 
     pairs: int = 0
     ties: int = 0
 
 
-def read_pairs(settings: Data, counts: Counts | None = None,
-               on_bad_row: Callable[[BadRow], None] | None = None) -> Iterator[Pair]:
+def read_pairs(settings: DataSettings, counts: RowCounts | None = None,
+               on_bad_row: Callable[[BadRow], None] | None = None) -> Iterator[PreferencePair]:
     """Stream pairs from `settings.path`.
 
     A broken row raises BadRow, or is handed to `on_bad_row`. Raises UserError when nothing usable is found.
     """
-    counts = counts if counts is not None else Counts()
+    counts = counts if counts is not None else RowCounts()
     source = str(settings.path)
     check_weights(settings.dimensions)
     rows, roots = _open(settings, source)
@@ -59,7 +59,7 @@ def read_pairs(settings: Data, counts: Counts | None = None,
         raise UserError(f"data {source}: holds no usable pair")
 
 
-def is_local(settings: Data) -> bool:
+def is_local(settings: DataSettings) -> bool:
     """Whether the source is on this machine; raises UserError for what can be neither a file nor a hub id."""
     source = str(settings.path)
     path = local_path(source)
@@ -69,7 +69,7 @@ def is_local(settings: Data) -> bool:
         if path.exists():
             return True
     except OSError as error:
-        raise UserError(f"data {shown(source)}: cannot be read ({error.strerror})") from None
+        raise UserError(f"data {shortened(source)}: cannot be read ({error.strerror})") from None
     if "://" in source:
         raise UserError(f"data {source}: is a web address, which is not downloaded; give a file, a folder or a hub id")
     if is_table(path) or path.suffix or source.startswith((".", "/", "~")) or source.count("/") != 1:
@@ -77,7 +77,7 @@ def is_local(settings: Data) -> bool:
     return False
 
 
-def _open(settings: Data, source: str) -> tuple[Iterator[tuple[str, dict]], list[Path]]:
+def _open(settings: DataSettings, source: str) -> tuple[Iterator[tuple[str, dict]], list[Path]]:
     """The rows, and the folders that their paths may start from."""
     if not is_local(settings):
         return _hub_rows(source, settings.split), [Path(settings.image_root or ".").expanduser()]
@@ -99,6 +99,6 @@ def _hub_rows(source: str, split: str) -> Iterator[tuple[str, dict]]:
             number += 1
             yield f"{source} row {number}", checked(f"{source} row {number}", row)
     except Exception as error:  # the hub raises many kinds; all mean the same to a person
-        reason = f"{type(error).__name__}: {shown(' '.join(str(error).split()), 160)}"
+        reason = f"{type(error).__name__}: {shortened(' '.join(str(error).split()), 160)}"
         raise UserError(f"data {source}: no local file, and the hub did not give it ({reason})" if not number else
                         f"data {source}: the hub broke off after row {number} ({reason})") from error

@@ -1,22 +1,22 @@
-"""Prompt sets: a text file, one a line; captions of the embedded emoji and clips; families of variety; suites."""
+"""Prompt sets: a text file, one a line; captions of the embedded emoji and videos; families of diversity; suites."""
 
 from pathlib import Path
 
-from visalign.data.clips import clip_captions
-from visalign.data.emoji import emoji_captions
-from visalign.data.families import family_prompts
+from visalign.data.diversity_prompts import family_prompts
+from visalign.data.embedded_images import emoji_captions
+from visalign.data.embedded_videos import video_captions
 from visalign.data.readers import json_list
-from visalign.data.rows import check_row, row_prompt, shown, table_rows
+from visalign.data.rows import check_row, row_prompt, shortened, table_rows
 from visalign.data.sources import is_table, local_path, table_files
 from visalign.data.suites import read_suite
 from visalign.errors import UserError
-from visalign.textfile import is_whole, read_lines
+from visalign.storage.text_files import is_whole, read_lines
 
-COLUMNS = ("prompt", "prompts", "caption", "text")
+PROMPT_COLUMNS = ("prompt", "prompts", "caption", "text")
 
 
 def read_prompts(source: str, limit: int | None = None) -> list[str]:
-    """Prompts of a text file, a table with a column of prompts, `emoji:train`, `clips:train`, `families:layout`
+    """Prompts of a text file, a table with a column of prompts, `emoji:train`, `videos:train`, `families:layout`
     (data/families.py) or `geneval:FILE` (data/suites.py).
 
     Raises UserError when the file is missing, no text or empty.
@@ -52,10 +52,10 @@ def _of_table(source: str) -> list[str]:
         return [entry.strip() for entry in json_list(files[0]) if entry.strip()]
     for where, row in table_rows(source):
         check_row(row)
-        column = next((name for name in row if name.strip().lower() in COLUMNS), None)
+        column = next((name for name in row if name.strip().lower() in PROMPT_COLUMNS), None)
         if column is None:
-            raise UserError(f"prompts {where}: has no column of prompts (allowed: {', '.join(COLUMNS)}; it has "
-                            f"{shown(', '.join(row)) or 'none'})")
+            raise UserError(f"prompts {where}: has no column of prompts (allowed: {', '.join(PROMPT_COLUMNS)}; it has "
+                            f"{shortened(', '.join(row)) or 'none'})")
         prompts.append(row_prompt(row, column, where).strip())
     return prompts
 
@@ -66,10 +66,10 @@ def _of_emoji(source: str, split: str) -> list[str]:
     return emoji_captions(split)
 
 
-def _of_clips(source: str, split: str) -> list[str]:
+def _of_embedded_videos(source: str, split: str) -> list[str]:
     if split not in ("train", "held_out"):
-        raise UserError(f"prompts {source}: the embedded clips have the splits train and held_out")
-    return clip_captions(split)
+        raise UserError(f"prompts {source}: the embedded videos have the splits train and held_out")
+    return video_captions(split)
 
 
 def _of_families(source: str, axis: str) -> list[str]:
@@ -80,5 +80,5 @@ def _of_suite(source: str, path: str) -> list[str]:
     return list(dict.fromkeys(item.prompt for item in read_suite(source)[1]))
 
 
-_SETS = {"emoji": _of_emoji, "clips": _of_clips, "families": _of_families, "geneval": _of_suite,
+_SETS = {"emoji": _of_emoji, "clips": _of_embedded_videos, "families": _of_families, "geneval": _of_suite,
          "t2i-compbench": _of_suite, "dpg-bench": _of_suite, "vbench": _of_suite}

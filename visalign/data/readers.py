@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from visalign.errors import UserError
-from visalign.textfile import is_whole, open_text, read_text
+from visalign.storage.text_files import is_whole, open_text, read_text
 
-BROKEN = "__broken__"
+BROKEN_TABLE = "__broken__"
 Rows = Iterator[tuple[str, Any]]
 
 
-def rows_of(file: Path) -> Iterator[tuple[str, dict]]:
+def file_rows(file: Path) -> Iterator[tuple[str, dict]]:
     """Every row of a table by its ending (see READERS). Raises UserError when the file is none."""
     _refuse_placeholder(file)
     for where, row in READERS[file.suffix.lower()](file):
@@ -41,10 +41,10 @@ def _refuse_placeholder(file: Path) -> None:
 def checked(where: str, row: Any) -> dict:
     """The row, or a broken one where it is no object or holds what cannot be written down."""
     if not isinstance(row, dict):
-        return {BROKEN: f"{where}: expected an object of named fields, found {type(row).__name__}"}
+        return {BROKEN_TABLE: f"{where}: expected an object of named fields, found {type(row).__name__}"}
     for name, value in row.items():
         if not all(map(is_whole, _texts([name, value]))):
-            return {BROKEN: f"{where}: '{name.encode('ascii', 'replace').decode()}' holds half of a character (a lone "
+            return {BROKEN_TABLE: f"{where}: '{name.encode('ascii', 'replace').decode()}' holds half of a character (a lone "
                             "surrogate), a stray byte or a NUL"}
     return row
 
@@ -86,7 +86,7 @@ def _json_lines(file: Path) -> Rows:
                 try:
                     yield where, parse_json(line)
                 except ValueError as error:
-                    yield where, {BROKEN: f"{where}: not readable as JSON ({error})"}
+                    yield where, {BROKEN_TABLE: f"{where}: not readable as JSON ({error})"}
 
 
 def _jsonl(file: Path) -> Rows:
@@ -128,7 +128,7 @@ def _is_object(line: str) -> bool:
 
 def _csv(file: Path) -> Rows:
     """Fields parted as the header says: by comma, semicolon (Excel in Europe), tab or bar."""
-    csv.field_size_limit(2**31 - 1)  # pictures as text are longer than the default allows
+    csv.field_size_limit(2**31 - 1)  # images as text are longer than the default allows
     with open_text(file, f"data {file}") as lines:
         first, before = lines.readline(), 0
         if first.lower().startswith("sep=") and len(first.strip()) == 5:  # Excel's own note
@@ -147,7 +147,7 @@ def _csv(file: Path) -> Rows:
             except csv.Error as error:
                 if header is None:
                     raise UserError(f"{where}: not readable as CSV ({error})") from None
-                yield where, {BROKEN: f"{where}: not readable as CSV ({error}); a field that holds a quotation mark is "
+                yield where, {BROKEN_TABLE: f"{where}: not readable as CSV ({error}); a field that holds a quotation mark is "
                                       'written with it doubled, between "'}
                 continue
             if not any(fields):
@@ -168,7 +168,7 @@ def _header(file: Path, fields: list[str]) -> list[str]:
 
 def _named(where: str, header: list[str], fields: list[str]) -> dict:
     if any(fields[len(header):]):
-        return {BROKEN: f"{where}: has {len(fields)} fields, the header {len(header)}; a field that holds the "
+        return {BROKEN_TABLE: f"{where}: has {len(fields)} fields, the header {len(header)}; a field that holds the "
                         'separator is written between "'}
     return {name: value for name, value in zip(header, fields, strict=False) if name and value != ""}
 

@@ -8,13 +8,13 @@ from typing import Any
 
 from PIL import Image
 
-from visalign.data.readers import BROKEN, rows_of
+from visalign.data.readers import BROKEN_TABLE, file_rows
 from visalign.data.sources import table_files
 from visalign.errors import UserError, nearest
-from visalign.video import FRAMES_FILE
+from visalign.media.video_files import FRAMES_FILE
 
-Picture = bytes | str
-"""A picture or clip as stored: its bytes, or a path."""
+MediaReference = bytes | str
+"""An image or video as stored: its bytes, or a path."""
 _YES, _NO = {"true", "t", "yes", "y", "1", "1.0"}, {"false", "f", "no", "n", "0", "0.0", "nan", ""}
 
 
@@ -25,13 +25,13 @@ class BadRow(UserError):
 def table_rows(source: str, split: str = "train") -> Iterator[tuple[str, dict]]:
     """(where, row) of a table or a folder of them. Raises UserError when the source as a whole cannot be read."""
     for file in table_files(source, split):
-        yield from rows_of(file)
+        yield from file_rows(file)
 
 
 def check_row(row: dict) -> None:
     """Raise BadRow for a row that could not be read."""
-    if BROKEN in row:
-        raise BadRow(row[BROKEN])
+    if BROKEN_TABLE in row:
+        raise BadRow(row[BROKEN_TABLE])
 
 
 def take(row: dict, key: str, where: str) -> Any:
@@ -43,29 +43,29 @@ def take(row: dict, key: str, where: str) -> Any:
     return value
 
 
-def picture(value: Any, key: str, where: str, roots: Path | Sequence[Path]) -> Picture:
+def media_reference(value: Any, key: str, where: str, roots: Path | Sequence[Path]) -> MediaReference:
     """The bytes, or the path of a file that is there; `roots`: folders that a relative path may start from."""
     if isinstance(value, dict):  # how `datasets` stores an Image column
         value = value.get("bytes") or value.get("path")
     if isinstance(value, Image.Image):
-        from visalign.media import to_bytes
+        from visalign.media.samples import to_bytes
 
         return to_bytes(value)
     if isinstance(value, bytes) and value:
         return value
     if not isinstance(value, str) or not value.strip():
-        raise BadRow(f"{where}: '{key}' is neither a path nor the bytes of a picture or clip")
+        raise BadRow(f"{where}: '{key}' is neither a path nor the bytes of an image or clip")
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", value):
-        raise BadRow(f"{where}: '{key}' is a web address ({shown(value)}); nothing is downloaded, so fetch the files "
+        raise BadRow(f"{where}: '{key}' is a web address ({shortened(value)}); nothing is downloaded, so fetch the files "
                      "and give their paths")
     if value.startswith("data:") or len(value) > 1000:
-        raise BadRow(f"{where}: '{key}' holds a picture as text ({shown(value)}), which is not read; give a path, or "
+        raise BadRow(f"{where}: '{key}' holds an image as text ({shortened(value)}), which is not read; give a path, or "
                      "bytes in parquet")
     roots = [roots] if isinstance(roots, Path) else roots
     found = find_file(value, roots)
     if found is None:
         hint = "; it is a path of Windows, so give paths relative to the table" if PureWindowsPath(value).drive else ""
-        raise BadRow(f"{where}: '{key}' names {roots[0] / shown(value)}, which does not exist{hint}")
+        raise BadRow(f"{where}: '{key}' names {roots[0] / shortened(value)}, which does not exist{hint}")
     return str(found)
 
 
@@ -87,7 +87,7 @@ def find_file(value: str, roots: Sequence[Path]) -> Path | None:
     return None
 
 
-def shown(value: Any, length: int = 80) -> str:
+def shortened(value: Any, length: int = 80) -> str:
     """A value as a sentence may hold it."""
     text = str(value)
     return text if len(text) <= length else f"{text[:length]}..."
@@ -115,9 +115,9 @@ def row_number(row: dict, key: str, where: str, default: float | None = None) ->
         number = float(value)
     except (TypeError, ValueError):
         comma = " (write a point for the comma)" if isinstance(value, str) and "," in value else ""
-        raise BadRow(f"{where}: '{key}' is '{shown(value)}', not a number{comma}") from None
+        raise BadRow(f"{where}: '{key}' is '{shortened(value)}', not a number{comma}") from None
     except OverflowError:
-        raise BadRow(f"{where}: '{key}' is {shown(value)}, too large for a number") from None
+        raise BadRow(f"{where}: '{key}' is {shortened(value)}, too large for a number") from None
     if number != number or number in (float("inf"), float("-inf")):
         raise BadRow(f"{where}: '{key}' is {value!r}, not a finite number")
     return number
@@ -127,7 +127,7 @@ def says_yes(row: dict, key: str, where: str) -> bool:
     """Whether a yes-or-no column says yes, in a spreadsheet's words too; no where it is empty or not there."""
     word = str(row.get(key) if row.get(key) is not None else "").strip().lower()
     if word not in _YES | _NO:
-        raise BadRow(f"{where}: '{key}' is '{shown(word)}' (allowed: true or false, yes or no, 1 or 0)")
+        raise BadRow(f"{where}: '{key}' is '{shortened(word)}' (allowed: true or false, yes or no, 1 or 0)")
     return word in _YES
 
 

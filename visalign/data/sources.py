@@ -11,7 +11,7 @@ from pathlib import Path
 
 from visalign.data.readers import READERS
 from visalign.errors import UserError
-from visalign.textfile import read_text
+from visalign.storage.text_files import read_text
 
 SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test", "eval": "test",
           "evaluation": "test", "validation": "validation", "valid": "validation", "val": "validation",

@@ -2,7 +2,7 @@
 
     geneval:FILE          evaluation_metadata.jsonl -> 00000/metadata.jsonl and 00000/samples/00000.png
     t2i-compbench:FILE    a category's .txt, one prompt a line -> samples/PROMPT_000000.png
-    dpg-bench:FOLDER      of prompt files ID.txt -> ID.png, four pictures in a square
+    dpg-bench:FOLDER      of prompt files ID.txt -> ID.png, four images in a square
     vbench:FILE           VBench_full_info.json, or a .txt -> PROMPT-0.mp4 ... PROMPT-4.mp4
 
 Only prompts and names are handled here; the suites' own scripts score.
@@ -17,20 +17,20 @@ from PIL import Image
 
 from visalign.data.entry import Entry
 from visalign.data.readers import parse_json
-from visalign.data.rows import shown
+from visalign.data.rows import shortened
 from visalign.data.sources import local_path
 from visalign.errors import UserError, nearest
-from visalign.media import fit_square
-from visalign.pictures import open_picture, read_image
-from visalign.textfile import is_whole, read_lines, read_text
+from visalign.media.image_files import open_image, read_image
+from visalign.media.samples import fit_square
+from visalign.storage.text_files import is_whole, read_lines, read_text
 
 MOST_BYTES = 240
 """Of a prompt in a file's name, so that its number and ending still fit in 255."""
 
 
 @dataclass(frozen=True)
-class Item:
-    """One prompt of a suite: its number or name there, and what else its scripts want to find beside the pictures."""
+class SuitePrompt:
+    """One prompt of a suite: its number or name there, and what else its scripts want to find beside the images."""
 
     prompt: str
     key: str
@@ -41,9 +41,9 @@ class Item:
 class Suite:
     """read(path) gives the items; needed: generations of a prompt; write(folder, item, entries) returns the files."""
 
-    read: Callable[[Path], list[Item]]
+    read: Callable[[Path], list[SuitePrompt]]
     needed: int
-    write: Callable[[Path, Item, list[Entry]], int]
+    write: Callable[[Path, SuitePrompt, list[Entry]], int]
 
 
 def _lines(path: Path) -> list[tuple[str, str]]:
@@ -52,11 +52,11 @@ def _lines(path: Path) -> list[tuple[str, str]]:
     return [(f"suite {path}: line {number}", line) for number, line in lines if line.strip()]
 
 
-def _item(where: str, prompt: object, key: str, metadata: str = "") -> Item:
+def _item(where: str, prompt: object, key: str, metadata: str = "") -> SuitePrompt:
     """Raises UserError when the prompt is no text, or none that can be written down."""
     if not isinstance(prompt, str) or not prompt.strip() or not is_whole(prompt):
         raise UserError(f"{where} has no prompt that is text")
-    return Item(prompt.strip(), key, metadata)
+    return SuitePrompt(prompt.strip(), key, metadata)
 
 
 def _json_at(where: str, text: str):
@@ -72,22 +72,22 @@ def _field(where: str, row: object, name: str):
     return row[name]
 
 
-def _read_geneval(path: Path) -> list[Item]:
+def _read_geneval(path: Path) -> list[SuitePrompt]:
     return [_item(where, _field(where, _json_at(where, line), "prompt"), f"{i:05d}", line.strip())
             for i, (where, line) in enumerate(_lines(path))]
 
 
-def _read_lines(path: Path) -> list[Item]:
+def _read_lines(path: Path) -> list[SuitePrompt]:
     return [_item(where, line, f"{i:06d}") for i, (where, line) in enumerate(_lines(path))]
 
 
-def _read_dpg(path: Path) -> list[Item]:
+def _read_dpg(path: Path) -> list[SuitePrompt]:
     if not path.is_dir():
         raise UserError(f"suite dpg-bench {path}: there is no such folder of prompt files")
     return [_item(f"suite {file}", read_text(file, f"suite {file}"), file.stem) for file in sorted(path.glob("*.txt"))]
 
 
-def _read_vbench(path: Path) -> list[Item]:
+def _read_vbench(path: Path) -> list[SuitePrompt]:
     if path.suffix.lower() != ".json":
         found = _read_lines(path)
     else:
@@ -96,48 +96,48 @@ def _read_vbench(path: Path) -> list[Item]:
             raise UserError(f"suite {path}: expected a list, found {type(rows).__name__}")
         places = [f"suite {path}: entry {number}" for number in range(1, len(rows) + 1)]
         found = [_item(where, _field(where, row, "prompt_en"), "") for where, row in zip(places, rows, strict=True)]
-    return [Item(prompt, prompt) for prompt in dict.fromkeys(item.prompt for item in found)]
+    return [SuitePrompt(prompt, prompt) for prompt in dict.fromkeys(item.prompt for item in found)]
 
 
 def _as_png(entry: Entry, file: Path) -> None:
-    """A picture under a name that ends in .png: its own bytes where it is one. Raises UserError when it is none."""
+    """An image under a name that ends in .png: its own bytes where it is one. Raises UserError when it is none."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    picture = read_image(entry.file, entry.path)
-    with open_picture(entry.file) as opened:
+    image = read_image(entry.file, entry.path)
+    with open_image(entry.file) as opened:
         is_png = opened.format == "PNG"
     if is_png:
         shutil.copyfile(entry.file, file)
     else:
-        picture.save(file)
+        image.save(file)
 
 
-def _write_geneval(folder: Path, item: Item, entries: list[Entry]) -> int:
+def _write_geneval(folder: Path, item: SuitePrompt, entries: list[Entry]) -> int:
     for k, entry in enumerate(entries):
         _as_png(entry, folder / item.key / "samples" / f"{k:05d}.png")
     (folder / item.key / "metadata.jsonl").write_text(item.metadata + "\n", encoding="utf-8")
     return len(entries) + 1
 
 
-def _write_compbench(folder: Path, item: Item, entries: list[Entry]) -> int:
+def _write_compbench(folder: Path, item: SuitePrompt, entries: list[Entry]) -> int:
     for k, entry in enumerate(entries):
         _as_png(entry, folder / "samples" / f"{_file_name(item.prompt)}_{int(item.key) * len(entries) + k:06d}.png")
     return len(entries)
 
 
-def _write_dpg(folder: Path, item: Item, entries: list[Entry]) -> int:
-    pictures = [read_image(entry.file, entry.path) for entry in entries[:4]]
-    side = min(min(picture.size) for picture in pictures)
+def _write_dpg(folder: Path, item: SuitePrompt, entries: list[Entry]) -> int:
+    images = [read_image(entry.file, entry.path) for entry in entries[:4]]
+    side = min(min(image.size) for image in images)
     canvas = Image.new("RGB", (2 * side, 2 * side))
-    for k, picture in enumerate(pictures):
-        canvas.paste(fit_square(picture, side), (side * (k % 2), side * (k // 2)))
+    for k, image in enumerate(images):
+        canvas.paste(fit_square(image, side), (side * (k % 2), side * (k // 2)))
     canvas.save(folder / f"{item.key}.png")
     return 1
 
 
-def _write_vbench(folder: Path, item: Item, entries: list[Entry]) -> int:
+def _write_vbench(folder: Path, item: SuitePrompt, entries: list[Entry]) -> int:
     for k, entry in enumerate(entries):
         if entry.file.is_dir() or entry.modality() != "video":
-            raise UserError(f"suite vbench: {entry.path} is no clip in one file")
+            raise UserError(f"suite vbench: {entry.path} is no video in one file")
         file = folder / f"{_file_name(item.prompt)}-{k}{entry.file.suffix.lower()}"
         if file.exists():
             raise UserError(f"suite vbench: two prompts would be named {file.name}")
@@ -148,7 +148,7 @@ def _write_vbench(folder: Path, item: Item, entries: list[Entry]) -> int:
 def _file_name(prompt: str) -> str:
     """A prompt as a file name; a slash is the one character that cannot stay. Raises UserError when it is too long."""
     if len(prompt.encode()) > MOST_BYTES:
-        raise UserError(f"suite: the prompt '{shown(prompt)}' is longer than a file's name may be ({MOST_BYTES} "
+        raise UserError(f"suite: the prompt '{shortened(prompt)}' is longer than a file's name may be ({MOST_BYTES} "
                         "bytes), and the suite's scripts read it from there")
     return prompt.replace("/", "_")
 
@@ -161,7 +161,7 @@ SUITES: dict[str, Suite] = {
 }
 
 
-def read_suite(source: str) -> tuple[Suite, list[Item]]:
+def read_suite(source: str) -> tuple[Suite, list[SuitePrompt]]:
     """The suite and its items from `NAME:PATH`. Raises UserError naming what is wrong."""
     name, colon, path = source.partition(":")
     if name not in SUITES or not colon:

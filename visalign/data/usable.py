@@ -6,14 +6,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from visalign.config import Data
-from visalign.data.preferences import Counts, is_local, read_pairs
-from visalign.data.rows import Picture
-from visalign.disk import write_atomically
-from visalign.errors import UserError
-from visalign.kinds import is_clip
-from visalign.notice import notice
-from visalign.pictures import BROKEN, open_picture, read_picture
+from visalign.config import DataSettings
+from visalign.data.preferences import RowCounts, is_local, read_pairs
+from visalign.data.rows import MediaReference
+from visalign.errors import UserError, notice
+from visalign.media.image_files import BROKEN_IMAGE, decode_image, open_image
+from visalign.media.kinds import is_video
+from visalign.storage.files import write_atomically
 
 
 class BrokenRows:
@@ -22,7 +21,7 @@ class BrokenRows:
     patience: how many are looked for before a run ends, so that they can be mended together.
     """
 
-    def __init__(self, settings: Data, patience: int = 1):
+    def __init__(self, settings: DataSettings, patience: int = 1):
         self.settings, self.patience = settings, patience
         self.found: dict[str, None] = {}
 
@@ -52,14 +51,14 @@ class BrokenRows:
             notice(f"{len(self.found)} rows could not be used and were left out; {file} lists them")
 
 
-def check_source(settings: Data, compared: bool = True) -> list[str]:
-    """The prompts of a source, once each, after every row was read and every picture's beginning.
+def check_pair_source(settings: DataSettings, compared: bool = True) -> list[str]:
+    """The prompts of a source, once each, after every row was read and every image's beginning.
 
     Of a hub set only the first pair is looked at, and no prompts are known. compared: whether the objective learns from
-    both pictures. Raises UserError for whatever can be known to be wrong before anything is loaded.
+    both images. Raises UserError for whatever can be known to be wrong before anything is loaded.
     """
     broken, prompts, pairs, same, local = BrokenRows(settings, 20), {}, 0, 0, is_local(settings)
-    found = itertools.islice(read_pairs(settings, Counts(), broken.note), None if local else 1)
+    found = itertools.islice(read_pairs(settings, RowCounts(), broken.note), None if local else 1)
     try:
         for pair in tqdm(found, desc="looking at the pairs", unit="pair", leave=False, delay=2):
             try:
@@ -80,21 +79,21 @@ def check_source(settings: Data, compared: bool = True) -> list[str]:
 
 
 def check_different(source: str, pairs: int, same: int) -> None:
-    """Raise UserError when there is no pair to learn from, or all consist of one picture twice."""
+    """Raise UserError when there is no pair to learn from, or all consist of one image twice."""
     if not pairs:
         raise UserError(f"{source}: holds no usable pair")
     if pairs == same:
-        raise UserError(f"{source}: chosen and rejected are the same picture in all {pairs} pairs, so there is nothing "
+        raise UserError(f"{source}: chosen and rejected are the same image in all {pairs} pairs, so there is nothing "
                         "to learn")
     if same:
-        notice(f"{source}: in {same} of {pairs} pairs chosen and rejected are the same picture, which teaches nothing")
+        notice(f"{source}: in {same} of {pairs} pairs chosen and rejected are the same image, which teaches nothing")
 
 
-def _probe(data: Picture, where: str) -> None:
-    """Raise UserError for what is no picture by its beginning; nothing is decoded, and clips are not opened."""
-    if isinstance(data, str) and Path(data).is_dir() or is_clip(data):
+def _probe(data: MediaReference, where: str) -> None:
+    """Raise UserError for what is no image by its beginning; nothing is decoded, and videos are not opened."""
+    if isinstance(data, str) and Path(data).is_dir() or is_video(data):
         return
     try:
-        open_picture(data).close()
-    except BROKEN:
-        read_picture(data, where, 1)  # says what is wrong
+        open_image(data).close()
+    except BROKEN_IMAGE:
+        decode_image(data, where, 1)  # says what is wrong

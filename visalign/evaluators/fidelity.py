@@ -1,4 +1,4 @@
-"""Fidelity and coverage of generations against reference pictures, from features of both.
+"""Fidelity and coverage of generations against reference images, from features of both.
 
 real [N, D] and fake [M, D] are rows of features. k-nearest-neighbour measures give a share per sample, so their
 intervals are bootstraps over prompts; distances of distributions have intervals from a jackknife that leaves out a
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from visalign.evaluators.judging import clustered_mean
+from visalign.evaluators.reward_accuracy import clustered_mean
 from visalign.evaluators.statistics import Estimate, TooFew, mean_with_interval
 
 LEAST_FOR_FID = 2000

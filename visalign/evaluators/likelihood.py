@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from visalign.evaluators.judging import clustered_mean
+from visalign.evaluators.reward_accuracy import clustered_mean
 from visalign.evaluators.statistics import Estimate
 
 

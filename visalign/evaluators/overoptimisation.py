@@ -17,7 +17,7 @@ FORMS = ("rl", "bon")
 
 
 @dataclass(frozen=True)
-class Fit:
+class OveroptimisationFit:
     """alpha, beta of one form; peak: the d of most reward (None where the curve never turns); error: root mean square.
 
     peak_low, peak_high: 95 % interval over prompts, infinite where resampled curves do not turn.
@@ -77,7 +77,7 @@ def peak_of(alpha: float, beta: float, form: str) -> float | None:
     return float(np.exp(alpha / beta - 1)) if beta > 0 else None
 
 
-def fit(d: np.ndarray, rewards: np.ndarray, form: str, seed: int = 0, resamples: int = 1000) -> Fit:
+def fit_overoptimisation(d: np.ndarray, rewards: np.ndarray, form: str, seed: int = 0, resamples: int = 1000) -> OveroptimisationFit:
     """Fit the mean over prompts of rewards [C, P] (change from the base) at distances d [C]; d = 0 carries nothing.
 
     Raises ValueError for fewer than three checkpoints away from the base.
@@ -95,10 +95,10 @@ def fit(d: np.ndarray, rewards: np.ndarray, form: str, seed: int = 0, resamples:
              for _ in range(resamples)]
     drawn = np.array([np.inf if peak is None else peak for peak in drawn])
     low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method="nearest")
-    return Fit(form, float(alpha), float(beta), error, peak_of(alpha, beta, form), float(low), float(high))
+    return OveroptimisationFit(form, float(alpha), float(beta), error, peak_of(alpha, beta, form), float(low), float(high))
 
 
-def past_peak(fitted: Fit, last: float) -> str:
+def past_peak(fitted: OveroptimisationFit, last: float) -> str:
     """`yes`, `no` or `unclear`: whether a run at distance `last` is past the peak, by the peak's interval."""
     if last > fitted.peak_high:
         return "yes"

@@ -1,4 +1,4 @@
-"""Variety in pixels: MS-SSIM and, where its backbone's weights are at hand, LPIPS, between generations of a prompt."""
+"""Diversity in pixels: MS-SSIM and, where its backbone's weights are at hand, LPIPS, between generations of a prompt."""
 
 import hashlib
 import itertools
@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from visalign import measures
 from visalign.errors import UserError
-from visalign.media import to_pixels
+from visalign.media import pixels as measures
+from visalign.media.samples import to_pixels
 
 PAIRS, SIDE = 28, 256
 """Pairs of a prompt that are compared (all of 8 generations; a fixed choice of more), and at which size."""
@@ -35,9 +35,9 @@ def as_batch(images: list[Image.Image]) -> Tensor:
 
 
 def ms_ssim_distance(images: Tensor) -> float:
-    """Mean 1 - MS-SSIM of luma (Wang et al. 2003) over pairs of one prompt's pictures [K, 3, S, S] in [0, 1].
+    """Mean 1 - MS-SSIM of luma (Wang et al. 2003) over pairs of one prompt's images [K, 3, S, S] in [0, 1].
 
-    Pictures below 161 pixels have fewer scales, with the published weights of those scales made to sum to 1. NaN below
+    Images below 161 pixels have fewer scales, with the published weights of those scales made to sum to 1. NaN below
     11 pixels.
     """
     from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
@@ -80,7 +80,7 @@ class Lpips:
 
     @torch.no_grad()
     def distance(self, images: Tensor) -> float:
-        """Mean over pairs of one prompt's pictures [K, 3, S, S] in [0, 1]."""
+        """Mean over pairs of one prompt's images [K, 3, S, S] in [0, 1]."""
         first, second = _sides(images)
         return float(self.network(first, second, normalize=True).mean())
 

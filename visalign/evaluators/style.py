@@ -1,6 +1,6 @@
 """Style statistics of single generations, their spread, and how far a model drifted from its base.
 
-Over-exposure and one style for everything are the failures that over-optimised models are known for. Pictures are
+Over-exposure and one style for everything are the failures that over-optimised models are known for. Images are
 measured at 256 pixels on the shorter side at most, so that models of one resolution are compared at one scale.
 """
 
@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from visalign import measures
 from visalign.evaluators.statistics import Estimate, mean_with_interval
-from visalign.media import Sample
+from visalign.media import pixels as measures
+from visalign.media.samples import Sample
 
 STYLE = ("luminance", "highlights", "shadows", "saturation", "contrast", "colourfulness", "sharpness", "edges",
          "jpeg_kilobytes")
@@ -21,11 +21,11 @@ SIDE, FRAMES, BINS = 256, 8, 16
 
 
 def style_of(sample: Sample) -> np.ndarray:
-    """STYLE of a picture, or its mean over up to 8 frames of a clip, float64 [9]."""
-    return np.mean([_of_picture(frame) for frame in sample.frames(FRAMES)], axis=0)
+    """STYLE of an image, or its mean over up to 8 frames of a video, float64 [9]."""
+    return np.mean([_of_image(frame) for frame in sample.frames(FRAMES)], axis=0)
 
 
-def _of_picture(image: Image.Image) -> list[float]:
+def _of_image(image: Image.Image) -> list[float]:
     if min(image.size) > SIDE:
         scale = SIDE / min(image.size)
         image = image.resize([max(1, round(side * scale)) for side in image.size], Image.Resampling.BOX)

@@ -1,30 +1,30 @@
 """What did alignment cost? `healthy`, `collapsed`, `hacked` or `undecided`, with the evidence for it.
 
     hacked      the optimised reward rose and a reward that was not optimised fell, both intervals clear of 0
-    collapsed   variety within a prompt fell by more than the budget, the interval clear of it; or the optimised
+    collapsed   diversity within a prompt fell by more than the budget, the interval clear of it; or the optimised
                 reward rose and a style statistic moved by more than `drift` standard deviations
-    healthy     none of these, and the intervals exclude them: variety is within the budget, and no other reward
+    healthy     none of these, and the intervals exclude them: diversity is within the budget, and no other reward
                 fell by more than `tolerance` standard deviations
     undecided   the intervals straddle
 
-Variety is the mean Vendi score less 1, kinds of picture beyond the first, so losing all of it is -100 %. Several
+Diversity is the mean Vendi score less 1, kinds of image beyond the first, so losing all of it is -100 %. Several
 held-out rewards share the 5 % of error among them (Bonferroni), and so do the style statistics.
 """
 
 from dataclasses import asdict, dataclass, field
 
-from visalign.evaluators.measured import Measured, paired
+from visalign.evaluators.prompt_metrics import PromptMetrics, paired
 from visalign.evaluators.statistics import Estimate, mean_with_interval, relative_change
 from visalign.evaluators.style import STYLE, drift
 
-VARIETY = "variety/extra"
+DIVERSITY = "diversity/extra"
 LEAST_FALL = 0.1
 """A held-out reward that fell by less than this many standard deviations is not called hacking, however sure."""
 
 
 @dataclass(frozen=True)
-class Limits:
-    """budget: share of variety that may go. drift, tolerance: standard deviations of the base's single generations."""
+class VerdictLimits:
+    """budget: share of diversity that may go. drift, tolerance: standard deviations of the base's single generations."""
 
     budget: float = 0.15
     drift: float = 2.0
@@ -38,13 +38,13 @@ class Limits:
 
 @dataclass(frozen=True)
 class Verdict:
-    """word: the verdict. reasons: one sentence each. variety: relative change (None when undefined). rewards: change in
+    """word: the verdict. reasons: one sentence each. diversity: relative change (None when undefined). rewards: change in
     standard deviations of the base. style: drift in the same unit. proxy: the reward that was optimised, if any."""
 
     word: str
     reasons: tuple[str, ...]
     proxy: str | None
-    variety: Estimate | None
+    diversity: Estimate | None
     rewards: dict[str, Estimate] = field(default_factory=dict)
     style: dict[str, Estimate] = field(default_factory=dict)
 
@@ -56,7 +56,7 @@ class Verdict:
         return asdict(self)
 
 
-def judge(base: Measured, after: Measured, proxy: str | None = None, limits: Limits = Limits()) -> Verdict:
+def verdict_of(base: PromptMetrics, after: PromptMetrics, proxy: str | None = None, limits: VerdictLimits = VerdictLimits()) -> Verdict:
     """The verdict on `after` against `base`; `proxy` names the reward that was optimised.
 
     Raises ValueError when the prompts or the numbers of generations differ.
@@ -68,25 +68,25 @@ def judge(base: Measured, after: Measured, proxy: str | None = None, limits: Lim
     rewards = {name: _reward_change(base, after, name, len(others) if name != proxy else 1)
                for name in base.names("reward")}
     style = {name: drift(name, *paired(base, after, f"style/{name}"), base.spread[f"style/{name}"]) for name in STYLE}
-    variety = None
-    if VARIETY in base.values:
-        variety = relative_change(*paired(base, after, VARIETY))
+    diversity = None
+    if DIVERSITY in base.values:
+        diversity = relative_change(*paired(base, after, DIVERSITY))
     rose = proxy in rewards and rewards[proxy].low > 0
     fell = [name for name in others if rewards[name].high < 0 and rewards[name].value < -LEAST_FALL]
-    lost = variety is not None and variety.high < -limits.budget
+    lost = diversity is not None and diversity.high < -limits.budget
     moved = [name for name, change in style.items() if change.low > limits.drift or change.high < -limits.drift]
     reasons = [_proxy_sentence(proxy, rewards)]
     reasons += [f"{name}, which was not optimised, fell by {-rewards[name].value:.2f} standard deviations "
                 f"[{-rewards[name].high:.2f}, {-rewards[name].low:.2f}]" for name in fell]
-    if variety is None:
-        reasons.append("variety is undefined with one generation of each prompt" if base.seeds < 2 else
-                       "variety was not measured, no model of features was named (eval.features in a recipe)")
+    if diversity is None:
+        reasons.append("diversity is undefined with one generation of each prompt" if base.seeds < 2 else
+                       "diversity was not measured, no model of features was named (eval.features in a recipe)")
     elif lost:
-        reasons.append(f"variety within a prompt fell by {percent(-variety, '')}, more than the budget of "
+        reasons.append(f"diversity within a prompt fell by {percent(-diversity, '')}, more than the budget of "
                        f"{100 * limits.budget:.0f} %")
     else:
-        within = "too uncertain to lie within" if variety.low <= -limits.budget else "within"
-        reasons.append(f"variety within a prompt changed by {percent(variety)}, {within} the budget of a loss of "
+        within = "too uncertain to lie within" if diversity.low <= -limits.budget else "within"
+        reasons.append(f"diversity within a prompt changed by {percent(diversity)}, {within} the budget of a loss of "
                        f"{100 * limits.budget:.0f} %")
     reasons += [f"{name.replace('_', ' ')} drifted by {style[name].value:+.1f} standard deviations of the base"
                 for name in moved]
@@ -95,7 +95,7 @@ def judge(base: Measured, after: Measured, proxy: str | None = None, limits: Lim
         word = "hacked"
     elif lost or (rose and moved):
         word = "collapsed"
-    elif variety is not None and variety.low > -limits.budget and not moved and not fell and not unsure:
+    elif diversity is not None and diversity.low > -limits.budget and not moved and not fell and not unsure:
         word = "healthy"
     else:
         word = "undecided"
@@ -103,10 +103,10 @@ def judge(base: Measured, after: Measured, proxy: str | None = None, limits: Lim
                     f"{rewards[name].high:+.2f}], too uncertain to say that it was kept" for name in unsure]
     if not others:
         reasons.append("no reward was held out, so hacking could not be seen")
-    return Verdict(word, tuple(reasons), proxy, variety, rewards, style)
+    return Verdict(word, tuple(reasons), proxy, diversity, rewards, style)
 
 
-def _reward_change(base: Measured, after: Measured, name: str, shared_by: int) -> Estimate:
+def _reward_change(base: PromptMetrics, after: PromptMetrics, name: str, shared_by: int) -> Estimate:
     """In standard deviations of the base's single generations (of 1 where the base has no spread)."""
     before, now = paired(base, after, f"reward/{name}")
     spread = base.spread[f"reward/{name}"]
@@ -130,9 +130,9 @@ def percent(change: Estimate, sign: str = "+") -> str:
 
 
 def best_point(points: list[tuple[float, float, bool]]) -> int:
-    """Which of (reward, variety, acceptable) to go back to: the highest reward on the front of the acceptable ones.
+    """Which of (reward, diversity, acceptable) to go back to: the highest reward on the front of the acceptable ones.
 
-    A point is on the front when no other has both more reward and more variety. Raises ValueError when none is
+    A point is on the front when no other has both more reward and more diversity. Raises ValueError when none is
     acceptable.
     """
     allowed = [i for i, (_, _, acceptable) in enumerate(points) if acceptable]
@@ -142,7 +142,7 @@ def best_point(points: list[tuple[float, float, bool]]) -> int:
 
 
 def front(points: list[tuple[float, float]]) -> list[int]:
-    """Numbers of the points that no other point dominates in (reward, variety), by rising reward."""
+    """Numbers of the points that no other point dominates in (reward, diversity), by rising reward."""
     kept = [i for i, (r, v) in enumerate(points)
             if not any((r2 >= r and v2 >= v) and (r2 > r or v2 > v) for r2, v2 in points)]
     return sorted(kept, key=lambda i: points[i])

@@ -19,11 +19,11 @@ from visalign.generators.lora_files import attach, changes_nothing, fit_lora
 from visalign.generators.schedulers import trained_flow
 from visalign.generators.shape import Shape
 from visalign.generators.sizes import Sized
-from visalign.media import Media, Video, to_pixels
+from visalign.media.samples import Media, Video, to_pixels
 from visalign.processes import Diffusion, Flow
 
 VAE_PIXELS = 2**25
-"""Pixels of all frames that pass through the VAE together: 32 pictures of 1024x1024, or one clip of 81 x 480x832."""
+"""Pixels of all frames that pass through the VAE together: 32 images of 1024x1024, or one video of 81 x 480x832."""
 
 OnStep = Callable[[int, int], None]
 """Is called with (steps done, steps) after each sampling step of a batch."""
@@ -36,7 +36,7 @@ Conditioning = dict[str, Tensor]
 class Guidance:
     """Classifier-free guidance u + scale (c - u), u from the `negative` conditioning [B, ...].
 
-    What that lacks (the picture of an image-to-video prompt) is the prompt's own.
+    What that lacks (the image of an image-to-video prompt) is the prompt's own.
 
     Families distilled with guidance take the scale as an input instead. detach_negative: no gradient through u.
     """
@@ -45,7 +45,7 @@ class Guidance:
     negative: Conditioning | None = None
     detach_negative: bool = True
 
-_KINDS = {"image": "picture", "video": "clip"}
+_KINDS = {"image": "image", "video": "clip"}
 
 
 class Generator(Sized):
@@ -287,7 +287,7 @@ class Generator(Sized):
             scale_lora(module, strength)
 
     def check_media(self, media: Iterable[Media], where: str) -> None:
-        """Raise UserError naming `where` for a clip given to a model of pictures, or the other way round."""
+        """Raise UserError naming `where` for a video given to a model of images, or the other way round."""
         for each in media:
             found = "video" if isinstance(each, Video) else "image"
             if found != self.modality:
@@ -295,11 +295,11 @@ class Generator(Sized):
                                 f"{_KINDS[self.modality]}s")
 
     def speed_of(self, media: Media) -> float:
-        """How many times faster than it is a clip plays once it has this model's frames and rate; 1 for a picture."""
+        """How many times faster than it is a video plays once it has this model's frames and rate; 1 for an image."""
         return 1.0
 
     def to_pixels(self, media: list[Media]) -> Tensor:
-        """What `encode_media` takes, at the working shape: [B, 3, H, W] in [-1, 1], of a clip [B, 3, F, H, W]."""
+        """What `encode_media` takes, at the working shape: [B, 3, H, W] in [-1, 1], of a video [B, 3, F, H, W]."""
         return to_pixels(media, (self.shape.height, self.shape.width))
 
     @torch.no_grad()
@@ -321,7 +321,7 @@ class Generator(Sized):
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> list[Media]:
-        """Pictures from latents [B, C, h, w], clips from [B, C, f, h, w]; as many at a time as memory should hold."""
+        """Images from latents [B, C, h, w], videos from [B, C, f, h, w]; as many at a time as memory should hold."""
         return [media for part in latents.split(self._at_once())
                 for media in self._to_media(self.decode_pixels(part).cpu())]
 
@@ -348,7 +348,7 @@ class Generator(Sized):
     @torch.no_grad()
     def sample(self, prompts: list[str], seeds: list[int], *, steps: int, guidance_scale: float, batch_size: int = 32,
                negative_prompt: str | None = None, on_step: OnStep | None = None) -> Iterator[list[Media]]:
-        """Pictures or clips for prompts, one seed each, through the pipeline itself; yields one batch at a time.
+        """Images or videos for prompts, one seed each, through the pipeline itself; yields one batch at a time.
 
         What `on_step` raises ends the sampling and comes out here.
         """

@@ -1,4 +1,4 @@
-"""CogVideoX 2B, 5B and 1.5: v-prediction diffusion on clips, noised to zero signal (Yang et al. 2024, 2408.06072)."""
+"""CogVideoX 2B, 5B and 1.5: v-prediction diffusion on videos, noised to zero signal (Yang et al. 2024, 2408.06072)."""
 
 from dataclasses import astuple
 

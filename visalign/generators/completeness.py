@@ -11,11 +11,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from visalign.errors import UserError
+from visalign.errors import UserError, notice
 from visalign.generators.single_file import DENOISER
-from visalign.notice import notice
-from visalign.pretrained import check_tokenizer
-from visalign.weights import check_keys, quiet_reports, read_json, read_shapes, some
+from visalign.storage.pretrained import check_tokenizer
+from visalign.storage.weights import check_keys, quiet_reports, read_json, read_shapes, some
 
 
 def check_part(kind: type[nn.Module], part: Path, variant: str | None = None) -> None:
@@ -56,7 +55,7 @@ def check_words(folder: Path, names: Iterable[str]) -> None:
         if name.startswith("tokenizer"):
             check_tokenizer(folder / name, f"model {folder}")
         elif name.startswith("image_processor") and not (folder / name / "preprocessor_config.json").is_file():
-            raise UserError(f"model {folder / name}: has no preprocessor_config.json, which says how pictures are "
+            raise UserError(f"model {folder / name}: has no preprocessor_config.json, which says how images are "
                             "prepared")
 
 

@@ -14,13 +14,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from visalign.config import Config
+from visalign.config import OfflineConfig
 from visalign.generators.base import Generator
-from visalign.runs import write_atomically
-from visalign.weights import read_json, read_tensors, share, write_tensors
+from visalign.storage.run_folder import write_atomically
+from visalign.storage.weights import read_json, read_tensors, share_storage, write_tensors
 
 
-def export(generator: Generator, folder: Path, config: Config, figures: dict[str, str]) -> list[str]:
+def export(generator: Generator, folder: Path, config: OfflineConfig, figures: dict[str, str]) -> list[str]:
     """Write weights and a model card; returns the names of the files or folders written."""
     folder.mkdir(parents=True, exist_ok=True)
     written = _export_lora(generator, folder) if generator.tuning == "lora" else _export_full(generator, folder)
@@ -39,7 +39,7 @@ def _export_lora(generator: Generator, folder: Path) -> list[str]:
         type(generator.pipeline).save_lora_weights(place, **{
             f"{name}_lora_layers": _scaled(weights, adapter.lora_alpha / adapter.r),
             f"{name}_lora_adapter_metadata": adapter.to_dict() | {"lora_alpha": adapter.r}})
-        share(place)
+        share_storage(place)
         written.append(place / "pytorch_lora_weights.safetensors")
         for file, tensors in for_interfaces(generator, weights, float(adapter.lora_alpha)).items():
             write_tensors(place / file, tensors, {"format": "pt"})
@@ -76,7 +76,7 @@ def _export_full(generator: Generator, folder: Path) -> list[str]:
         prefix = PUBLISHED_PREFIX.get(type(module).__name__)
         if prefix:
             _put_prefix(place / name, prefix)
-    share(place)
+    share_storage(place)
     return ["pipeline"]
 
 
@@ -104,7 +104,7 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version(name) for name in packages}
 
 
-def model_card(config: Config, generator: Generator, figures: dict[str, str]) -> str:
+def model_card(config: OfflineConfig, generator: Generator, figures: dict[str, str]) -> str:
     """Markdown: what this is, how to load it, settings, figures, versions."""
     pipeline = type(generator.pipeline).__name__
     if generator.tuning == "lora":

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from visalign.config import Model
+from visalign.config import ModelSettings
 from visalign.errors import UserError
 from visalign.generators.adapters import check_targets
 from visalign.generators.base import Generator
@@ -30,20 +30,20 @@ from visalign.generators.unet import SDGenerator, SDXLGenerator
 from visalign.generators.wan import WanGenerator
 from visalign.generators.wan_image import WanImageGenerator
 from visalign.generators.wrong_models import refuse_wrong_file, refuse_wrong_folder
-from visalign.textfile import read_text
-from visalign.weights import check_finite, check_present, read_tensors
+from visalign.storage.text_files import read_text
+from visalign.storage.weights import check_finite, check_present, read_tensors
 
 FAMILIES: dict[str, type[Generator]] = {
     family.pipeline_class: family for family in (
         SD3Generator, FluxGenerator, SDXLGenerator, SDGenerator,
         WanGenerator, WanImageGenerator, LTXGenerator, HunyuanVideoGenerator, CogVideoXGenerator)
 }
-ASSETS = Path(__file__).resolve().parents[1] / "assets"
-EMBEDDED = {name: ASSETS / name for name in ("tiny-sd3", "tiny-sdxl", "tiny-wan")}
+MODEL_ASSETS = Path(__file__).resolve().parents[1] / "assets"
+EMBEDDED_MODELS = {name: MODEL_ASSETS / name for name in ("tiny-sd3", "tiny-sdxl", "tiny-wan")}
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class ModelLocation:
     """Where a pipeline's parts are and which family reads them, known without loading weights."""
 
     folder: str  # a local folder or hub id in diffusers layout
@@ -60,7 +60,7 @@ class Checkpoint:
         return _local_index(self.local) if self.local else _hub_index(self.folder)
 
 
-def inspect_checkpoint(settings: Model) -> Checkpoint:
+def locate_model(settings: ModelSettings) -> ModelLocation:
     """Find the family of `settings.source` from its index alone.
 
     Raises UserError when the source is no pipeline, is of an unsupported class, or holds pickled weights.
@@ -70,27 +70,27 @@ def inspect_checkpoint(settings: Model) -> Checkpoint:
     refuse_wrong_file(path)
     if path.suffix.lower() == ".safetensors":
         return _inspect_single_file(path, settings)
-    folder = EMBEDDED.get(source, path)
+    folder = EMBEDDED_MODELS.get(source, path)
     if not folder.exists() and path.is_absolute():
         raise UserError(f"model {source}: there is no such folder")
     if not folder.exists():
-        return Checkpoint(source, None, _family(_hub_index(source), source))
+        return ModelLocation(source, None, _family(_hub_index(source), source))
     index = _local_index(folder)
     left_out(index, folder, _family(index, source))
-    return Checkpoint(str(folder), None, _family(index, source))
+    return ModelLocation(str(folder), None, _family(index, source))
 
 
-def _inspect_single_file(path: Path, settings: Model) -> Checkpoint:
+def _inspect_single_file(path: Path, settings: ModelSettings) -> ModelLocation:
     file = read_single_file(path)
     file.refuse_lora()
     if settings.base is None:
         raise UserError(f"model {path}: a single file needs model.base, a diffusers folder or hub id of the same "
                         "family that supplies the configuration and the parts the file lacks")
-    base = inspect_checkpoint(settings.model_copy(update={"source": settings.base, "base": None}))
+    base = locate_model(settings.model_copy(update={"source": settings.base, "base": None}))
     file.fits(base.family.pipeline_class, settings.base)
     if base.family.process_kind == "diffusion":
         file.noise_settings()
-    return Checkpoint(base.folder, file, base.family)
+    return ModelLocation(base.folder, file, base.family)
 
 
 def _local_index(folder: Path) -> dict:
@@ -113,7 +113,7 @@ def _hub_index(source: str) -> dict:
     try:
         return json.loads(Path(hf_hub_download(source, "model_index.json")).read_text())
     except Exception as error:  # the hub raises many kinds; all mean the same to a person
-        known = ", ".join(EMBEDDED)
+        known = ", ".join(EMBEDDED_MODELS)
         raise UserError(f"model {source}: neither a local folder nor an embedded model ({known}), and the hub "
                         f"did not give its model_index.json ({type(error).__name__})") from error
 
@@ -144,7 +144,7 @@ def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if has_bf16 else torch.float32
 
 
-def load_generator(source: str | Model, device: str | torch.device = "auto") -> Generator:
+def load_generator(source: str | ModelSettings, device: str | torch.device = "auto") -> Generator:
     """Load a generator from a hub id, a diffusers folder, an embedded name, or full `Model` settings.
 
     On a GPU frozen weights are held in the arithmetic type; the VAE always stays in float32, where it cannot
@@ -152,8 +152,8 @@ def load_generator(source: str | Model, device: str | torch.device = "auto") -> 
     """
     import diffusers
 
-    settings = source if isinstance(source, Model) else Model(source=str(source))
-    checkpoint = inspect_checkpoint(settings)
+    settings = source if isinstance(source, ModelSettings) else ModelSettings(source=str(source))
+    checkpoint = locate_model(settings)
     device = pick_device(device) if isinstance(device, str) else device
     compute_dtype = pick_dtype(settings.precision, device)
     held = compute_dtype if device.type == "cuda" else torch.float32
@@ -193,7 +193,7 @@ SHAPE_FILE = "visalign.json"
 configuration does not say so."""
 
 
-def shape_of(settings: Model, checkpoint: Checkpoint) -> Shape:
+def shape_of(settings: ModelSettings, checkpoint: ModelLocation) -> Shape:
     """What the settings ask for, and else what the model's folder says. Raises UserError for an unusable file."""
     side = settings.resolution
     height, width = (side, side) if isinstance(side, int) or side is None else side
@@ -213,7 +213,7 @@ def _quiet_transformers() -> None:
     transformers.utils.logging.disable_progress_bar()
 
 
-def load_scheduler(checkpoint: Checkpoint):
+def load_scheduler(checkpoint: ModelLocation):
     """The pipeline's scheduler, set as a single file says. Raises UserError when training could not follow it."""
     try:
         return _load_scheduler(checkpoint)
@@ -224,7 +224,7 @@ def load_scheduler(checkpoint: Checkpoint):
                         f"({' '.join(str(error).split())[:160]})") from None
 
 
-def _load_scheduler(checkpoint: Checkpoint):
+def _load_scheduler(checkpoint: ModelLocation):
     import diffusers
 
     index = checkpoint.index()
@@ -251,7 +251,7 @@ def _load_scheduler(checkpoint: Checkpoint):
     return scheduler
 
 
-def _load_pipeline(pipeline_class, checkpoint: Checkpoint, dtype: torch.dtype):
+def _load_pipeline(pipeline_class, checkpoint: ModelLocation, dtype: torch.dtype):
     index, dtypes = checkpoint.index(), {"vae": torch.float32, "default": dtype}
     given = left_out(index, checkpoint.local, checkpoint.family) | {"scheduler": load_scheduler(checkpoint)}
     models = {name: kind for name, kind in _models(index).items() if name not in given}
@@ -302,18 +302,18 @@ def _models(index: dict) -> dict[str, type]:
 _LIBRARIES = ("diffusers", "transformers")
 
 
-def denoiser_class(checkpoint: Checkpoint) -> type[nn.Module]:
+def denoiser_class(checkpoint: ModelLocation) -> type[nn.Module]:
     """The network class of the checkpoint's family."""
     import diffusers
 
     return getattr(diffusers, checkpoint.family.denoiser_class)
 
 
-def check_adapter(settings: Model, path: Path) -> None:
+def check_adapter(settings: ModelSettings, path: Path) -> None:
     """Raise UserError unless a LoRA file or folder fits the model, of which no weights are read."""
     import diffusers
 
-    checkpoint = inspect_checkpoint(settings)
+    checkpoint = locate_model(settings)
     pipeline, index = getattr(diffusers, checkpoint.family.pipeline_class), checkpoint.index()
     given = left_out(index, checkpoint.local, checkpoint.family)
     with _explained(settings.source):
@@ -322,7 +322,7 @@ def check_adapter(settings: Model, path: Path) -> None:
     fit_lora(path, parts, pipeline, checkpoint.family.denoiser_name)
 
 
-def sketch(checkpoint: Checkpoint, settings: Model) -> Generator:
+def sketch(checkpoint: ModelLocation, settings: ModelSettings) -> Generator:
     """The generator on the meta device: sizes and shapes without memory, and every mistake that they show.
 
     Raises UserError for settings that this model cannot follow.
@@ -345,7 +345,7 @@ def sketch(checkpoint: Checkpoint, settings: Model) -> Generator:
     return generator
 
 
-def empty_generator(checkpoint: Checkpoint, settings: Model) -> Generator:
+def empty_generator(checkpoint: ModelLocation, settings: ModelSettings) -> Generator:
     """The sketch with its adapter, for `--dry-run`."""
     with _explained(settings.source):
         generator = sketch(checkpoint, settings)

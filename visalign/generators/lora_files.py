@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from visalign.errors import UserError
-from visalign.weights import PICKLES, read_json, read_metadata, read_tensors, some
+from visalign.storage.weights import PICKLES, read_json, read_metadata, read_tensors, some
 
-FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
+LORA_FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
 _SETTINGS = "adapter_config.json"
 _HEADER = "lora_adapter_metadata"  # where diffusers keeps peft's settings
 
@@ -42,7 +42,7 @@ _MEANT_FOR = (("double_blocks", "FLUX or HunyuanVideo"), ("single_transformer_bl
 
 
 @dataclass(frozen=True)
-class Pair:
+class LoraMatrices:
     """down [rank, in, ...] and up [out, rank, ...], float32; alpha / rank is in `up`."""
 
     down: Tensor
@@ -73,7 +73,7 @@ def find_lora(path: Path) -> Path:
             pickled = " (pickled weights can run code when read and are refused)" if path.suffix in PICKLES else ""
             raise UserError(f"lora {path}: only .safetensors files are read{pickled}")
         return path
-    for name in FILES:
+    for name in LORA_FILES:
         if (path / name).is_file():
             return path / name
     if (path / "model_index.json").is_file():
@@ -90,9 +90,9 @@ def _of_run(run: Path) -> Path:
     export = run / "export"
     if (export / "pipeline").is_dir():
         raise UserError(f"lora {run}: the run trained all weights; give {export / 'pipeline'} as the model")
-    if not (export / FILES[0]).is_file():
-        raise UserError(f"lora {run}: the run has no {export / FILES[0]}; it has not finished")
-    return export / FILES[0]
+    if not (export / LORA_FILES[0]).is_file():
+        raise UserError(f"lora {run}: the run has no {export / LORA_FILES[0]}; it has not finished")
+    return export / LORA_FILES[0]
 
 
 def _only_one(folder: Path) -> Path:
@@ -101,7 +101,7 @@ def _only_one(folder: Path) -> Path:
         return files[0]
     if files:
         raise UserError(f"lora {folder}: holds several files ({some(file.name for file in files)}); give one of them")
-    inner = sorted({file.parent for name in FILES for file in folder.glob(f"*/{name}")})
+    inner = sorted({file.parent for name in LORA_FILES for file in folder.glob(f"*/{name}")})
     if inner:
         raise UserError(f"lora {folder}: holds no weights itself; give {some(map(str, inner))}")
     pickled = any(file.suffix in PICKLES for file in folder.iterdir())
@@ -128,7 +128,7 @@ def read_lora(path: Path) -> LoraFile:
 
 def _settings_of(file: Path, where: str) -> dict[str, dict]:
     beside = file.parent / _SETTINGS
-    if file.name == FILES[1]:
+    if file.name == LORA_FILES[1]:
         settings = read_json(beside, f"lora {beside}")
         _check_settings(settings, f"lora {beside}")
         return {"": settings}
@@ -161,23 +161,23 @@ def _check_settings(settings: dict, where: str) -> None:
             raise UserError(f"{where}: {name} {settings[name]!r} is not a positive number")
 
 
-def fit_lora(path: Path, networks: dict[str, nn.Module], pipeline_class: type, main: str) -> dict[str, dict[str, Pair]]:
+def fit_lora(path: Path, networks: dict[str, nn.Module], pipeline_class: type, main: str) -> dict[str, dict[str, LoraMatrices]]:
     """Pairs by network and module, of a file or folder; a folder may hold one more folder for a second network.
 
     networks: by their names in the pipeline, perhaps on the meta device; `main`: the denoiser's. Raises UserError
     naming what is left over.
     """
-    found = fit(read_lora(path), networks, pipeline_class, main)
-    for inner in sorted(find_lora(path).parent.glob(f"*/{FILES[0]}")) if path.is_dir() else ():
+    found = match_lora(read_lora(path), networks, pipeline_class, main)
+    for inner in sorted(find_lora(path).parent.glob(f"*/{LORA_FILES[0]}")) if path.is_dir() else ():
         name = inner.parent.name
         if name not in networks:
             raise UserError(f"lora {path}: holds weights for {name}, which {pipeline_class.__name__} as loaded here "
                             "does not have")
-        found[name] = fit(read_lora(inner), {main: networks[name]}, pipeline_class, main)[main]
+        found[name] = match_lora(read_lora(inner), {main: networks[name]}, pipeline_class, main)[main]
     return found
 
 
-def fit(lora: LoraFile, networks: dict[str, nn.Module], pipeline_class: type, main: str) -> dict[str, dict[str, Pair]]:
+def match_lora(lora: LoraFile, networks: dict[str, nn.Module], pipeline_class: type, main: str) -> dict[str, dict[str, LoraMatrices]]:
     """One file's pairs; see `fit_lora`."""
     places = _spellings(networks, main)
     parsed = _parse(lora, lora.tensors)
@@ -193,7 +193,7 @@ def fit(lora: LoraFile, networks: dict[str, nn.Module], pipeline_class: type, ma
                      if any(word in stem for stem in odd)), "")
         raise UserError(f"{lora.where()}: {len(odd)} of {len(parsed)} adapted layers are not in "
                         f"{pipeline_class.__name__} as loaded here: {some(odd)}{hint}")
-    found: dict[str, dict[str, Pair]] = {}
+    found: dict[str, dict[str, LoraMatrices]] = {}
     for stem, sides in parsed.items():
         network, module = places[stem]
         if module in found.setdefault(network, {}):
@@ -258,7 +258,7 @@ def _by_diffusers(lora: LoraFile, pipeline_class: type, denoiser: nn.Module) -> 
     return state | {name: torch.as_tensor(float(value)) for name, value in (alphas or {}).items()}
 
 
-def _pair(lora: LoraFile, stem: str, sides: dict[str, Tensor], network: str, module: str, layer: nn.Module) -> Pair:
+def _pair(lora: LoraFile, stem: str, sides: dict[str, Tensor], network: str, module: str, layer: nn.Module) -> LoraMatrices:
     """Raises UserError when the matrices are not of the layer's shape."""
     down, up = (_shaped(sides[side].float(), layer) for side in ("down", "up"))
     wanted = (layer.out_features, layer.in_features) if isinstance(layer, nn.Linear) else tuple(layer.weight.shape)
@@ -269,7 +269,7 @@ def _pair(lora: LoraFile, stem: str, sides: dict[str, Tensor], network: str, mod
                         f"this model's layer takes {_sizes(('rank', *wanted[1:]))} and "
                         f"{_sizes((wanted[0], 'rank', *ones))}; the file is for another model")
     settings = lora.settings.get(network) or lora.settings.get("") or {}
-    return Pair(down, up * (float(sides["alpha"]) / rank if "alpha" in sides else _strength(settings, module, rank)))
+    return LoraMatrices(down, up * (float(sides["alpha"]) / rank if "alpha" in sides else _strength(settings, module, rank)))
 
 
 def _sizes(sizes: Iterable[int | str]) -> str:
@@ -295,7 +295,7 @@ def _strength(settings: dict, module: str, rank: int) -> float:
     return alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
 
 
-def attach(network: nn.Module, pairs: dict[str, Pair]) -> None:
+def attach(network: nn.Module, pairs: dict[str, LoraMatrices]) -> None:
     """Put the pairs on a network as one more adapter that does not learn."""
     from peft import LoraConfig
 
@@ -310,6 +310,6 @@ def attach(network: nn.Module, pairs: dict[str, Pair]) -> None:
             side.weight = nn.Parameter(matrix.to(side.weight.device), requires_grad=False)
 
 
-def changes_nothing(found: dict[str, dict[str, Pair]]) -> bool:
+def changes_nothing(found: dict[str, dict[str, LoraMatrices]]) -> bool:
     """Whether every product is 0, as before the first step of a training."""
     return not any(pair.up.any() and pair.down.any() for pairs in found.values() for pair in pairs.values())

@@ -3,9 +3,8 @@
 import re
 from pathlib import Path
 
-from visalign.errors import UserError
-from visalign.notice import notice
-from visalign.weights import PICKLES
+from visalign.errors import UserError, notice
+from visalign.storage.weights import PICKLES
 
 _WEIGHTS = re.compile(r"(?:diffusion_pytorch_model|pytorch_model|model)(?:\.(?P<variant>[^.]+?))?(?:-\d{5}-of-\d{5})?"
                       r"(?:\.(?P<older>[^.]+))?\.safetensors")

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
+from visalign.errors import notice
 from visalign.generators.base import Generator
-from visalign.notice import notice
 
 
 def limits(generator: Generator) -> dict[str, int]:
@@ -11,8 +11,8 @@ def limits(generator: Generator) -> dict[str, int]:
     found = {}
     for name, encoder in generator.text_encoders().items():
         tokenizer = name.replace("text_encoder", "tokenizer")
-        clip = type(encoder).__name__.startswith("CLIP")
-        found[tokenizer] = getattr(generator.pipeline, tokenizer).model_max_length if clip else generator.prompt_tokens
+        video = type(encoder).__name__.startswith("CLIP")
+        found[tokenizer] = getattr(generator.pipeline, tokenizer).model_max_length if video else generator.prompt_tokens
     return found
 
 

@@ -13,10 +13,10 @@ from visalign.errors import UserError
 from visalign.processes import Diffusion, Flow
 
 STEPS = 4
-TOLERANCE = 0.01  # of the data's size; second-order samplers visit times between the table's
+STEP_TOLERANCE = 0.01  # of the data's size; second-order samplers visit times between the table's
 _OF_SAMPLING = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas", "clip_sample",
                 "thresholding")
-"""Settings that move sampling times or clip what is drawn, and say nothing of training."""
+"""Settings that move sampling times or video what is drawn, and say nothing of training."""
 PREDICTIONS = ("epsilon", "v_prediction")
 
 
@@ -36,7 +36,7 @@ def trained_diffusion(scheduler, trainer: type) -> Diffusion:
     alphas = trainer.from_config(config).alphas_cumprod.float()
     if prediction == "epsilon" and alphas[-1] < 1e-6:
         raise UserError(f"its scheduler {name} has prediction_type epsilon and betas that end without any signal "
-                        "(rescale_betas_zero_snr), where a predicted noise says nothing of the picture; set "
+                        "(rescale_betas_zero_snr), where a predicted noise says nothing of the image; set "
                         "prediction_type v_prediction, or rescale_betas_zero_snr false, whichever it was trained with")
     if (scheduler.alphas_cumprod.float() - alphas).abs().max() > 1e-4:
         raise UserError(f"its scheduler {name} samples at other noise levels than its own settings say it was trained "
@@ -64,7 +64,7 @@ def check_agrees(process: Diffusion | Flow, scheduler) -> None:
     except Exception as error:
         raise UserError(f"its scheduler {name} cannot take a step that could be compared with training "
                         f"({type(error).__name__}: {' '.join(str(error).split())[:120]})") from error
-    if not falls or not own.isfinite().all() or own.abs().max() > TOLERANCE:
+    if not falls or not own.isfinite().all() or own.abs().max() > STEP_TOLERANCE:
         said = {key: scheduler.config.get(key) for key in ("prediction_type", "beta_schedule", "rescale_betas_zero_snr",
                                                            "timestep_type", "use_flow_sigmas", "invert_sigmas",
                                                            "num_train_timesteps", "snr_shift_scale")

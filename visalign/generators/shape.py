@@ -5,7 +5,7 @@ from dataclasses import astuple, dataclass
 
 @dataclass(frozen=True)
 class Shape:
-    """Height and width of what is generated, in pixels; of a clip also its frames and how many are shown a second."""
+    """Height and width of what is generated, in pixels; of a video also its frames and how many are shown a second."""
 
     height: int | None = None
     width: int | None = None

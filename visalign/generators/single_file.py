@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from visalign.errors import UserError
-from visalign.weights import read_metadata, read_shapes
+from visalign.storage.weights import read_metadata, read_shapes
 
 DENOISER = "model.diffusion_model."
 _MARKS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (

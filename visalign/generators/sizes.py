@@ -37,7 +37,7 @@ class Sized:
         """The shape it can make, or UserError."""
         given = [name for name in ("frames", "fps") if getattr(shape, name) is not None]
         if given and self.modality == "image":
-            raise UserError(f"model.{given[0]}: {self.pipeline_class} makes pictures, which have none")
+            raise UserError(f"model.{given[0]}: {self.pipeline_class} makes images, which have none")
         if shape.height is None or shape.width is None:
             raise UserError("model.resolution: this model's configuration does not say what it was made for; give it")
         for name, side, patch in zip(("height", "width"), (shape.height, shape.width), self.patch()[1:], strict=True):
@@ -60,7 +60,7 @@ class Sized:
         return min(256, most) if asked is None else asked
 
     def latent_shape(self) -> tuple[int, ...]:
-        """(C, h, w) of one sample at the working resolution; (C, f, h, w) of a clip."""
+        """(C, h, w) of one sample at the working resolution; (C, f, h, w) of a video."""
         return (self.denoiser.config.in_channels, self.shape.height // self.vae_factor,
                 self.shape.width // self.vae_factor)
 

@@ -65,7 +65,7 @@ class SDXLGenerator(SDGenerator):
         return {"prompt_embeds": hidden.float(), "pooled": pooled.float()}
 
     def _added_conditions(self, latents: Tensor, conditioning: Conditioning) -> dict[str, Tensor]:
-        """Original size, crop corner and target size: full, uncropped pictures at the training resolution."""
+        """Original size, crop corner and target size: full, uncropped images at the training resolution."""
         height, width = (side * self.vae_factor for side in latents.shape[-2:])
         time_ids = torch.tensor([height, width, 0, 0, height, width], device=latents.device, dtype=latents.dtype)
         return {"text_embeds": conditioning["pooled"].to(latents.dtype), "time_ids": time_ids.repeat(len(latents), 1)}

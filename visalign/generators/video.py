@@ -1,4 +1,4 @@
-"""What generators of clips share: frames, the latents' time axis, and clips in and out of the VAE."""
+"""What generators of videos share: frames, the latents' time axis, and videos in and out of the VAE."""
 
 import math
 from typing import ClassVar
@@ -11,11 +11,11 @@ from torch import Tensor
 from visalign.errors import UserError
 from visalign.generators.base import Conditioning, Generator
 from visalign.generators.shape import Shape
-from visalign.media import Media, Video, clip_pixels
+from visalign.media.samples import Media, Video, video_pixels
 
 
 class VideoGenerator(Generator):
-    """A pipeline of clips; latents are [B, C, f, h, w] here, whatever the pipeline's own order.
+    """A pipeline of videos; latents are [B, C, f, h, w] here, whatever the pipeline's own order.
 
     A family also gives `made_for`, the shape that its first checkpoint was made for, and `sides_multiple_of`, what its
     pipeline asks of height and width.
@@ -61,18 +61,18 @@ class VideoGenerator(Generator):
         return channels, (self.shape.frames - 1) // self.temporal_factor() + 1, height, width
 
     def tokens(self) -> int:
-        """Tokens of one clip in the network."""
+        """Tokens of one video in the network."""
         return int(np.prod([n // p for n, p in zip(self.latent_shape()[1:], self.patch(), strict=True)]))
 
     def speed_of(self, media: Media) -> float:
         return (len(media.frames) - 1) / media.fps / ((self.shape.frames - 1) / self.shape.fps or math.inf)
 
     def to_pixels(self, media: list[Media]) -> Tensor:
-        return clip_pixels(media, self.shape.frames, (self.shape.height, self.shape.width))
+        return video_pixels(media, self.shape.frames, (self.shape.height, self.shape.width))
 
     def _to_media(self, pixels: Tensor) -> list[Media]:
         frames = ((pixels / 2 + 0.5).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 4, 1).numpy()
-        return [Video([Image.fromarray(frame) for frame in clip], self.shape.fps) for clip in frames]
+        return [Video([Image.fromarray(frame) for frame in video], self.shape.fps) for video in frames]
 
     def _sampling_options(self) -> dict:
         return {"num_frames": self.shape.frames, "max_sequence_length": self.prompt_tokens}

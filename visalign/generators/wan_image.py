@@ -1,4 +1,4 @@
-"""Wan image to video: the first frame is given. A prompt is `words@@picture file`."""
+"""Wan image to video: the first frame is given. A prompt is `words@@image file`."""
 
 import hashlib
 from pathlib import Path
@@ -10,20 +10,20 @@ from torch import Tensor, nn
 from visalign.errors import UserError
 from visalign.generators.base import Conditioning
 from visalign.generators.wan import WanGenerator
-from visalign.media import to_pixels
-from visalign.pictures import read_image
+from visalign.media.image_files import read_image
+from visalign.media.samples import to_pixels
 
 SEPARATOR = "@@"
 
 
 def split(prompt: str) -> tuple[str, Path | None]:
-    """Words and picture of a prompt."""
+    """Words and image of a prompt."""
     words, separator, file = prompt.partition(SEPARATOR)
     return words.strip(), Path(file.strip()).expanduser() if separator else None
 
 
 class WanImageGenerator(WanGenerator):
-    """Wan 2.1 (with a CLIP view of the picture) and Wan 2.2 14B. The picture's latents stand beside the noisy ones.
+    """Wan 2.1 (with a CLIP view of the image) and Wan 2.2 14B. The image's latents stand beside the noisy ones.
 
     Conditioning has `condition` [B, c, f, h, w]: a mask of what is given, and latents of the first frame; and with Wan
     2.1 `image_embeds` [B, n, d].
@@ -37,8 +37,8 @@ class WanImageGenerator(WanGenerator):
         for prompt in prompts:
             _, file = split(prompt)
             if file is None or not file.is_file():
-                what = "names no picture" if file is None else f"names {file}, which does not exist"
-                raise UserError(f"{where} '{prompt}': {what}; image to video takes 'words{SEPARATOR}picture file'")
+                what = "names no image" if file is None else f"names {file}, which does not exist"
+                raise UserError(f"{where} '{prompt}': {what}; image to video takes 'words{SEPARATOR}image file'")
 
     def text_of(self, prompt: str) -> str:
         return split(prompt)[0]
@@ -50,15 +50,15 @@ class WanImageGenerator(WanGenerator):
         return f"{words}{SEPARATOR}{hashlib.sha256(file.read_bytes()).hexdigest()} {self.shape}"
 
     def prompt_encoders(self) -> dict[str, nn.Module]:
-        pictures = {"vae": self.pipeline.vae, "image_encoder": self.pipeline.image_encoder}
-        return super().prompt_encoders() | {name: m for name, m in pictures.items() if m is not None}
+        images = {"vae": self.pipeline.vae, "image_encoder": self.pipeline.image_encoder}
+        return super().prompt_encoders() | {name: m for name, m in images.items() if m is not None}
 
     def latent_shape(self) -> tuple[int, ...]:
         return self.pipeline.vae.config.z_dim, *super().latent_shape()[1:]
 
     @torch.no_grad()
     def encode_prompts(self, prompts: list[str]) -> Conditioning:
-        """Words alone (for guidance) give no picture's part. Raises UserError when only some prompts have one."""
+        """Words alone (for guidance) give no image's part. Raises UserError when only some prompts have one."""
         words, files = zip(*map(split, prompts), strict=True)
         texts = super().encode_prompts(list(words))
         if all(file is None for file in files):

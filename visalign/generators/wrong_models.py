@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 from visalign.errors import UserError
-from visalign.generators.lora_files import FILES
-from visalign.weights import PICKLES, some
+from visalign.generators.lora_files import LORA_FILES
+from visalign.storage.weights import PICKLES, some
 
 OTHERS = {".gguf": "GGUF (quantised) files are not supported", ".onnx": "ONNX files are not supported",
           ".engine": "TensorRT engines are not supported", ".zip": "an archive is not read; unpack it"}
@@ -26,7 +26,7 @@ def refuse_wrong_folder(folder: Path) -> None:
     """Raise UserError for a folder without model_index.json that says what it is and what to give."""
     if (folder / "model_index.json").is_file():
         return
-    if any((folder / name).is_file() for name in (*FILES, "adapter_config.json")):
+    if any((folder / name).is_file() for name in (*LORA_FILES, "adapter_config.json")):
         raise UserError(f"model {folder}: is a LoRA, not a model; give the model it was made for, and the LoRA "
                         "beside it (generate --lora, compare MODEL+LORA)")
     if (folder / "config.yaml").is_file() and (folder / "export").is_dir():

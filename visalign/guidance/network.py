@@ -2,7 +2,7 @@
 
     latents at time t, prompt -> blocks of the generator -> hierarchical pooling, sines of the noise level -> rewards
 
-It is trained on both sides of a judgement at one time and with one noise. Its rewards are log-odds. Saved as a folder
+It is trained on both sides of an annotation at one time and with one noise. Its rewards are log-odds. Saved as a folder
 with guide.json and guide.safetensors (the pooling and the heads; the generator's weights stay where they are).
 """
 
@@ -15,19 +15,19 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from visalign.config import GuideHead, Model
+from visalign.config import GuideHeadSettings, ModelSettings
 from visalign.errors import UserError
 from visalign.generators.base import Generator
 from visalign.rewards.joint.network import Heads, HierarchicalPool, sinusoids
-from visalign.weights import write_tensors
+from visalign.storage.weights import write_tensors
 
-FILES = ("guide.json", "guide.safetensors")
+GUIDE_FILES = ("guide.json", "guide.safetensors")
 
 
 class LatentReward(nn.Module):
     """`forward(latents, t, **conditioning) -> float32 [B, E, D]`, with gradients to the latents."""
 
-    def __init__(self, generator: Generator, settings: GuideHead):
+    def __init__(self, generator: Generator, settings: GuideHeadSettings):
         super().__init__()
         self.settings, self._generator = settings, [generator]  # in a list: its weights are not this module's
         count = len(generator.blocks())
@@ -58,32 +58,32 @@ class LatentReward(nn.Module):
         return self.heads((pooled + self.mix(pooled))[:, None])
 
 
-def save_guide(folder: Path, guide: LatentReward, model: Model, about: dict) -> None:
+def save_guide(folder: Path, guide: LatentReward, model: ModelSettings, about: dict) -> None:
     """Write a guide's folder, with what is known of it (`about`)."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_tensors(folder / FILES[1], guide.state_dict())
+    write_tensors(folder / GUIDE_FILES[1], guide.state_dict())
     saved = {"head": guide.settings.model_dump(mode="json"), "model": model.source,
              "network": guide.generator.pipeline_class, **about}
-    (folder / FILES[0]).write_text(json.dumps(saved, indent=2) + "\n")
+    (folder / GUIDE_FILES[0]).write_text(json.dumps(saved, indent=2) + "\n")
 
 
 def find_guide(source: str | Path) -> Path:
     """The folder of a guide, or of the run that trained one. Raises UserError when it is neither."""
     folder = Path(source).expanduser()
-    folder = folder / "guide" if (folder / "guide" / FILES[0]).is_file() else folder
-    for name in FILES:
+    folder = folder / "guide" if (folder / "guide" / GUIDE_FILES[0]).is_file() else folder
+    for name in GUIDE_FILES:
         if not (folder / name).is_file():
             raise UserError(f"guide {source}: not a guide's folder, it has no {name}; `visalign guide train` makes one")
     return folder
 
 
-def read_head(folder: Path) -> GuideHead:
+def read_head(folder: Path) -> GuideHeadSettings:
     """Its settings. Raises UserError naming the file when they cannot be read."""
     try:
-        return GuideHead.model_validate(json.loads((folder / FILES[0]).read_text())["head"])
+        return GuideHeadSettings.model_validate(json.loads((folder / GUIDE_FILES[0]).read_text())["head"])
     except (ValueError, KeyError, ValidationError) as error:
         reason = " ".join(str(error).split())[:150]
-        raise UserError(f"guide {folder / FILES[0]}: not a guide's settings ({reason})") from None
+        raise UserError(f"guide {folder / GUIDE_FILES[0]}: not a guide's settings ({reason})") from None
 
 
 def load_guide(source: str | Path, generator: Generator) -> LatentReward:
@@ -91,9 +91,9 @@ def load_guide(source: str | Path, generator: Generator) -> LatentReward:
     folder = find_guide(source)
     guide = LatentReward(generator, read_head(folder))
     try:
-        guide.load_state_dict(load_file(folder / FILES[1]))
+        guide.load_state_dict(load_file(folder / GUIDE_FILES[1]))
     except (SafetensorError, RuntimeError, OSError) as error:
         reason = " ".join(str(error).split())[:150]
-        raise UserError(f"guide {folder / FILES[1]}: does not fit {generator.pipeline_class} as loaded here ({reason})"
+        raise UserError(f"guide {folder / GUIDE_FILES[1]}: does not fit {generator.pipeline_class} as loaded here ({reason})"
                         ) from None
     return guide.to(generator.device).eval().requires_grad_(False)

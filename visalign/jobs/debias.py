@@ -8,12 +8,12 @@ import numpy as np
 from tqdm import tqdm
 
 from visalign.data.generations import find_generations
-from visalign.disk import write_atomically
 from visalign.errors import UserError
 from visalign.rewards import load_reward
 from visalign.rewards.bias import BiasModel, fit_bias, nuisance
+from visalign.storage.files import write_atomically
 
-BATCH = 64
+DEBIAS_BATCH = 64
 
 
 def debias(spec, source: str, out: Path, device: str = "cpu") -> BiasModel:
@@ -24,8 +24,8 @@ def debias(spec, source: str, out: Path, device: str = "cpu") -> BiasModel:
                         "direction")
     sign = 1 if reward.higher_is_better else -1
     entries, rewards, features = find_generations(source), [], []
-    for start in tqdm(range(0, len(entries), BATCH), desc="judging", unit="batch"):
-        samples = [entry.sample(4) for entry in entries[start:start + BATCH]]
+    for start in tqdm(range(0, len(entries), DEBIAS_BATCH), desc="judging", unit="batch"):
+        samples = [entry.sample(4) for entry in entries[start:start + DEBIAS_BATCH]]
         rewards += (sign * reward.score(samples).values[:, 0]).tolist()
         features += [nuisance(sample) for sample in samples]
     model = fit_bias(np.array(rewards), np.array(features))

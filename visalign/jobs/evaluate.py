@@ -3,23 +3,30 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from visalign.config import Config, OnlineConfig
-from visalign.configfile import model_of
+from visalign.config import OfflineConfig, OnlineConfig
+from visalign.config.load import model_of
 from visalign.data.prompts import read_prompts
 from visalign.errors import UserError
+from visalign.evaluation.compare import Options, Results, compare_models
+from visalign.evaluation.results import write_results
+from visalign.evaluation.sources import (
+    SampleSource,
+    SamplingPlan,
+    base_source,
+    checkpoint_sources,
+    run_config,
+    source_of,
+)
 from visalign.evaluators.statistics import Estimate
-from visalign.jobs.compare import Options, Results, compare
-from visalign.jobs.results import write_results
-from visalign.jobs.subjects import Plan, Subject, base_subject, checkpoint_subjects, run_config, subject_of
-from visalign.runs import read_metrics
-from visalign.textfile import file_name
+from visalign.storage.run_folder import read_metrics
+from visalign.storage.text_files import file_name
 
 LONGEST_NAME = 80
 DEFAULT_REWARDS = ("tiny-reward", "tiny-clip")
 
 
 @dataclass(frozen=True)
-class Asked:
+class EvaluationRequest:
     """What a user may leave open (None): then a run's own settings are taken, or the defaults."""
 
     prompts: str | None = None
@@ -37,7 +44,7 @@ class Asked:
     device: str = "cpu"
 
 
-def evaluate_source(source: str, asked: Asked, out: Path, checkpoints: str = "last") -> Results:
+def evaluate_source(source: str, asked: EvaluationRequest, out: Path, checkpoints: str = "last") -> Results:
     """A run or checkpoint against its untrained model, or any other source alone; writes the results and the page.
 
     checkpoints: `last`, or `all` of those a run has kept. Raises UserError for what the user can mend.
@@ -47,11 +54,11 @@ def evaluate_source(source: str, asked: Asked, out: Path, checkpoints: str = "la
     if checkpoints == "all" and (run is None or run != path):
         raise UserError(f"evaluate {source}: --checkpoints all needs the folder of a run")
     if run is None:
-        subjects = [subject_of(path.name if path.exists() else source, source)]
+        subjects = [source_of(path.name if path.exists() else source, source)]
     elif checkpoints == "all":
-        subjects = [base_subject("base", run), *checkpoint_subjects(run)]
+        subjects = [base_source("base", run), *checkpoint_sources(run)]
     else:
-        subjects = [base_subject("base", run), subject_of("aligned", source)]
+        subjects = [base_source("base", run), source_of("aligned", source)]
     return _finish(subjects, asked, out, None if run is None else run_config(run), run)
 
 
@@ -62,16 +69,16 @@ def default_folder(source: str) -> Path:
     return Path("evaluations") / file_name(name)
 
 
-def compare_sources(named: dict[str, str], asked: Asked, out: Path) -> Results:
+def compare_sources(named: dict[str, str], asked: EvaluationRequest, out: Path) -> Results:
     """Models by name, the first the base; writes the results and the page. Raises UserError."""
     if len(named) < 2:
         raise UserError("compare: name at least two models, such as base=tiny-sd3 aligned=runs/quickstart")
-    subjects, config = subjects_of(named)
+    subjects, config = sources_of(named)
     return _finish(subjects, asked, out, config)
 
 
-def subjects_of(named: dict[str, str],
-                settings: tuple[str, ...] = ()) -> tuple[list[Subject], Config | OnlineConfig | None]:
+def sources_of(named: dict[str, str],
+                settings: tuple[str, ...] = ()) -> tuple[list[SampleSource], OfflineConfig | OnlineConfig | None]:
     """Subjects by name, and the settings of the first run among them, as which all are loaded.
 
     settings: `key=value` of the models, where no run brings its own. Raises UserError.
@@ -81,7 +88,7 @@ def subjects_of(named: dict[str, str],
     if config and settings:
         raise UserError(f"set {settings[0]}: {runs[0]} is a run and brings its own model settings; leave --set out")
     like = config.model if config else model_of(next(iter(named.values())), settings) if settings else None
-    return [subject_of(name, source, like) for name, source in named.items()], config
+    return [source_of(name, source, like) for name, source in named.items()], config
 
 
 def read_names(given: tuple[str, ...], verb: str) -> dict[str, str]:
@@ -108,19 +115,19 @@ def run_of(path: Path) -> Path | None:
     return None
 
 
-def _finish(subjects: list[Subject], asked: Asked, out: Path, config: Config | OnlineConfig | None,
+def _finish(subjects: list[SampleSource], asked: EvaluationRequest, out: Path, config: OfflineConfig | OnlineConfig | None,
             run: Path | None = None) -> Results:
-    from visalign.pages.compare import write_page
+    from visalign.reports.comparison import write_comparison
 
     if (out / "results.json").exists():
         raise UserError(f"out {out}: already holds results; choose another folder with --out")
     options = options_of(asked, config)
-    plan = plan_of(asked, config) if any(subject.load for subject in subjects) else None
-    results = compare(subjects, plan, out, options)
+    plan = sampling_plan_of(asked, config) if any(subject.load for subject in subjects) else None
+    results = compare_models(subjects, plan, out, options)
     if asked.proxy is None and results.verdicts and (asked.rewards is not None or config is None) and options.proxy:
         results.notes.append(f"{options.proxy}, the first reward, was taken for the optimised one (--proxy NAME)")
     results.figures[results.models[-1]].update(likelihoods_of(run) if run else {})
-    write_page(results, out / "report.html")
+    write_comparison(results, out / "report.html")
     write_results(results, out)  # last: they say that the command is done
     return results
 
@@ -133,7 +140,7 @@ def likelihoods_of(run: Path) -> dict[str, Estimate]:
             if isinstance(value, list)} if logged else {}
 
 
-def plan_of(asked: Asked, config: Config | OnlineConfig | None) -> Plan:
+def sampling_plan_of(asked: EvaluationRequest, config: OfflineConfig | OnlineConfig | None) -> SamplingPlan:
     """Prompts and sampling. Raises UserError when no prompts are known."""
     settings = config.eval if config else None
     source = asked.prompts or (settings.prompts if settings else None)
@@ -141,14 +148,14 @@ def plan_of(asked: Asked, config: Config | OnlineConfig | None) -> Plan:
         raise UserError("prompts: give --prompts with a text file, one a line, or emoji:held_out")
     prompts = read_prompts(source, asked.max_prompts or (settings.max_prompts if settings and not asked.prompts
                                                          else None))
-    plan = Plan(list(dict.fromkeys(prompts)), asked.seeds, seed=asked.seed)
+    plan = SamplingPlan(list(dict.fromkeys(prompts)), asked.seeds, seed=asked.seed)
     if settings:
         plan = replace(plan, steps=settings.steps, guidance_scale=settings.guidance_scale)
     given = {"steps": asked.steps, "guidance_scale": asked.guidance_scale}
     return replace(plan, **{name: value for name, value in given.items() if value is not None})
 
 
-def options_of(asked: Asked, config: Config | OnlineConfig | None) -> Options:
+def options_of(asked: EvaluationRequest, config: OfflineConfig | OnlineConfig | None) -> Options:
     """Rewards, which of them was optimised, and features. Without a run, the first reward counts as optimised."""
     from visalign.rewards import load_reward
 

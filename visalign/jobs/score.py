@@ -23,18 +23,18 @@ from tqdm import tqdm
 from visalign.data.entry import Entry, Generations
 from visalign.data.folder import PromptsFrom
 from visalign.data.generations import find_generations
-from visalign.disk import write_atomically, written
 from visalign.errors import UserError
-from visalign.kinds import may_be_clip
-from visalign.media import Sample
+from visalign.media.kinds import may_be_video
+from visalign.media.samples import Sample
 from visalign.rewards import Reward, expand, for_modality, load_reward
-from visalign.textfile import printable
+from visalign.storage.files import write_atomically, written
+from visalign.storage.text_files import printable
 
 CHUNK = 256
 TASK = 16
-"""Pictures that a chunk holds, and that one thread decodes at a time."""
-CLIP = 64
-"""So many pictures is a clip worth, whose frames are all in memory."""
+"""Images that a chunk holds, and that one thread decodes at a time."""
+MP4_TASK = 64
+"""So many images is a video worth, whose frames are all in memory."""
 LEAST_FOR_SHARE = 20
 """A judge's share of failures is first looked at after so many samples, and at the end."""
 
@@ -80,8 +80,8 @@ class ScoreSummary:
     notes: tuple[str, ...] = ()
 
 
-def load_judges(specs: list, device: str = "cpu") -> list[Reward]:
-    """Rewards that may be given pictures and clips alike: picture judges see a clip's frames and give their mean.
+def load_rewards(specs: list, device: str = "cpu") -> list[Reward]:
+    """Rewards that may be given images and videos alike: image judges see a video's frames and give their mean.
 
     Raises UserError for a wrong specification or two rewards of one name.
     """
@@ -106,7 +106,7 @@ def score_generations(source: str, specs: list, out: Path, *, device: str = "cpu
     device = str(state.device) if device == "cuda" else device
     entries = find_generations(source, prompts_from, media_root)
     hint = entries.prompt_hint
-    judges = load_judges(specs, device)
+    judges = load_rewards(specs, device)
     store = PartStore(out, identity_of(source, specs, entries), [entry.stamp() for entry in entries],
                       state.process_index)
     if state.is_main_process:
@@ -134,7 +134,7 @@ def score_generations(source: str, specs: list, out: Path, *, device: str = "cpu
     if state.is_main_process:
         table = store.finish()
         if gallery and table.column("error").null_count:
-            from visalign.pages.gallery import write_gallery
+            from visalign.reports.gallery import write_gallery
 
             page = write_gallery(table, entries, judges, out.with_suffix(".html"))
         store.close()
@@ -168,10 +168,10 @@ def identity_of(source: str, specs: list, entries: Generations) -> dict:
 def belongs(table: pa.Table, identity: dict, stamps: list[str]) -> bool:
     """Whether a finished table is of these rewards and of these files as they are now."""
     known = (table.schema.metadata or {}).get(MARK)
-    return known is not None and json.loads(known) == identity | {"stamps": digest_of(stamps)}
+    return known is not None and json.loads(known) == identity | {"stamps": scoring_digest(stamps)}
 
 
-def digest_of(stamps: list[str]) -> str:
+def scoring_digest(stamps: list[str]) -> str:
     return hashlib.sha256(json.dumps(stamps).encode()).hexdigest()
 
 
@@ -192,7 +192,7 @@ def means(table: pa.Table, judges: list[Reward]) -> tuple[str, ...]:
 
 
 def in_chunks(entries: list[Entry], judges: list[Reward]) -> Iterator[list[int]]:
-    """Numbers of entries, about CHUNK pictures at a time; prompts stay whole when a judge compares within them."""
+    """Numbers of entries, about CHUNK images at a time; prompts stay whole when a judge compares within them."""
     if any(judge.needs_group for judge in judges):
         groups: dict[str, list[int]] = {}
         for i, entry in enumerate(entries):
@@ -204,7 +204,7 @@ def in_chunks(entries: list[Entry], judges: list[Reward]) -> Iterator[list[int]]
     weight = 0
     for numbers in rows:
         chunk += numbers
-        weight += sum(CLIP if entries[i].file and may_be_clip(entries[i].file) else 1 for i in numbers)
+        weight += sum(MP4_TASK if entries[i].file and may_be_video(entries[i].file) else 1 for i in numbers)
         if weight >= CHUNK:
             yield chunk
             chunk, weight = [], 0
@@ -302,7 +302,7 @@ class PartStore:
                 part.unlink()
 
     def _mark(self, table: pa.Table) -> str:
-        return digest_of([self.stamps[i] for i in table.column("index").to_pylist()])
+        return scoring_digest([self.stamps[i] for i in table.column("index").to_pylist()])
 
     def parts(self) -> list[Path]:
         return sorted(self.folder.glob("part-*.parquet"))
@@ -325,7 +325,7 @@ class PartStore:
         # a column such as a spread may be missing from a chunk in which no file could be read
         table = pa.concat_tables(tables, promote_options="default").sort_by("index").drop_columns("index")
         table = table.replace_schema_metadata({MARK: json.dumps(self.settings
-                                                                | {"stamps": digest_of(self.stamps)})})
+                                                                | {"stamps": scoring_digest(self.stamps)})})
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, compression="zstd")
         write_atomically(self.out, sink.getvalue().to_pybytes())

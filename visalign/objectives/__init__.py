@@ -4,9 +4,9 @@ from visalign.objectives.backprop import DRaFT
 from visalign.objectives.base import Objective, Outcome, PairErrors
 from visalign.objectives.dpo import DiffusionDPO, FlowDPO
 from visalign.objectives.forward import AWM, RAFT, DiffusionNFT
-from visalign.objectives.judging import PreferenceJudging
 from visalign.objectives.policy import D3PO, GRPO, FlowDPPO, GRPOGuard
 from visalign.objectives.regression import SFT, FlowRWR
+from visalign.objectives.reward_model import RewardModelLoss
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "diffusion_dpo": DiffusionDPO,
@@ -14,7 +14,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "flow_rwr": FlowRWR,
     "sft": SFT,
 }
-REWARD_OBJECTIVES = {"preference": PreferenceJudging}
+REWARD_OBJECTIVES = {"preference": RewardModelLoss}
 ONLINE_OBJECTIVES = {
     "grpo": GRPO,
     "grpo_guard": GRPOGuard,

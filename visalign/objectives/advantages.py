@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from visalign.ranges import FewOrNone, Portion, Positive, Ranged, RewardValue
+from visalign.validation.ranges import FewOrNone, Portion, Positive, Ranged, RewardValue
 
 
 class Advantages(NamedTuple):

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from visalign.objectives.base import Outcome
 from visalign.objectives.online import OnlineBase, RewardTerms, mean_square
-from visalign.ranges import Positive, SamplingSteps, Weight
+from visalign.validation.ranges import Positive, SamplingSteps, Weight
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from visalign.objectives.base import Outcome, PairErrors
 from visalign.objectives.label_noise import check_label_noise, noisy_label_loss
-from visalign.ranges import Positive, Ranged, UnderHalf, Weight
+from visalign.validation.ranges import Positive, Ranged, UnderHalf, Weight
 
 
 @dataclass(frozen=True)

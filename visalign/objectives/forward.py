@@ -22,7 +22,7 @@ from visalign.objectives.online import (
     members_of,
     ratio_metrics,
 )
-from visalign.ranges import Few, Fraction, Positive, SamplingSteps, Share, Shift, Steps, Weight
+from visalign.validation.ranges import Few, Fraction, Positive, SamplingSteps, Share, Shift, Steps, Weight
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from visalign.objectives.base import Outcome
-from visalign.ranges import FewOrNone, Ranged
+from visalign.validation.ranges import FewOrNone, Ranged
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from visalign.objectives.online import (
     members_of,
     ratio_metrics,
 )
-from visalign.ranges import Few, Positive, Weight
+from visalign.validation.ranges import Few, Positive, Weight
 
 
 def kl_to_reference(terms: StepTerms, form: str) -> Tensor:
@@ -126,7 +126,7 @@ class D3PO(OnlineBase):
     """DPO on the steps of two own samples of one prompt: -log sigmoid(beta (log R_w - log R_l)).
 
     R = clip(p / p_ref, 1 - clip, 1 + clip). Pairs are the best and the worst of a group, then the second best and the
-    second worst, `pairs_per_group` of them; with votes, the two pictures that were voted on.
+    second worst, `pairs_per_group` of them; with votes, the two images that were voted on.
     Differs from the paper in: nothing known. A clip that is reached stops the gradient of that sample.
     """
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from visalign.objectives.base import Outcome, PairErrors
-from visalign.ranges import Exponent, Positive, Ranged
+from visalign.validation.ranges import Exponent, Positive, Ranged
 
 
 @dataclass(frozen=True)

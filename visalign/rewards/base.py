@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 
 from visalign.errors import UserError
-from visalign.media import Sample
-from visalign.pictures import to_rgb
-from visalign.ranges import BatchSize, Ranged
+from visalign.media.image_files import to_rgb
+from visalign.media.samples import Sample
+from visalign.validation.ranges import BatchSize, Ranged
 
 
 @dataclass(frozen=True)
 class Scores:
     """A judge's answer for n samples and D dimensions.
 
-    values: float32 [n, D], NaN where there is no judgement. remarks: by sample, why its values are NaN, or a note such
+    values: float32 [n, D], NaN where there is no annotation. remarks: by sample, why its values are NaN, or a note such
     as a prompt that was cut. spread: the judge's own standard deviation, float32 [n, D], where it knows one.
     """
 
@@ -50,7 +50,7 @@ class Reward(Protocol):
 
 
 @dataclass
-class Judge(Ranged, ABC):
+class RewardModel(Ranged, ABC):
     """Base of the judges here: loads on first use, scores in batches that fit memory, turns refusals into NaN.
 
     A subclass is a dataclass whose fields are its settings; it writes `judge` (one batch) and, when it has networks,
@@ -90,7 +90,7 @@ class Judge(Ranged, ABC):
         return None
 
     @abstractmethod
-    def judge(self, samples: list[Sample]) -> Tensor | Scores:
+    def score_batch(self, samples: list[Sample]) -> Tensor | Scores:
         """Values of one batch whose samples have passed `refusal`."""
 
     @property
@@ -114,7 +114,7 @@ class Judge(Ranged, ABC):
             return f"judges {' and '.join(sorted(self.modalities))}s only, this is {article} {sample.modality}"
         sizes = {frame.size for frame in sample.video.frames} if sample.video else {None}
         if len(sizes) != 1:
-            return "the clip has no frames" if not sizes else "the clip's frames differ in size"
+            return "the video has no frames" if not sizes else "the video's frames differ in size"
         if self.needs_prompt and not sample.prompt.strip():
             return "no prompt"
         return None
@@ -136,11 +136,11 @@ class Judge(Ranged, ABC):
         return gather(len(samples), len(self.dimensions), refused,
                       ((part, answer) for start in range(0, len(rows), max(1, step))
                        for part, answer in fitting(rows[start:start + step],
-                                                   lambda part: self.judge([samples[i] for i in part]))))
+                                                   lambda part: self.score_batch([samples[i] for i in part]))))
 
 
 def in_rgb(sample: Sample) -> Sample:
-    """The sample with RGB pictures, as reading a file gives them. Raises ValueError where there is no way to RGB."""
+    """The sample with RGB images, as reading a file gives them. Raises ValueError where there is no way to RGB."""
     frames = sample.video.frames if sample.video else [sample.media]
     if all(frame is None or frame.mode == "RGB" for frame in frames):
         return sample

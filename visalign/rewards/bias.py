@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from visalign.errors import UserError
-from visalign.measures import luma_of, pixels_of
-from visalign.media import Sample
+from visalign.media.pixels import luma_of, pixels_of
+from visalign.media.samples import Sample
 from visalign.rewards.combine import Combination
 from visalign.rewards.rules import Contrast, JpegSize, Saturation, Sharpness
 
@@ -23,7 +23,7 @@ LEAST_SAMPLES = 50
 
 
 def nuisance(sample: Sample) -> list[float]:
-    """FEATURES of a sample; of a clip, their mean over up to 4 frames."""
+    """FEATURES of a sample; of a video, their mean over up to 4 frames."""
     rules = (Saturation(), Contrast(), Sharpness(), JpegSize(incompressible=True))
     per_frame = []
     for frame in sample.frames(4):

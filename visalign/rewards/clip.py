@@ -1,4 +1,4 @@
-"""CLIPScore: how well a picture fits its prompt by an open_clip model (Radford et al. 2021; Hessel et al. 2021)."""
+"""CLIPScore: how well an image fits its prompt by an open_clip model (Radford et al. 2021; Hessel et al. 2021)."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,19 +9,19 @@ from PIL import Image
 from torch import Tensor, nn
 
 from visalign.errors import UserError
-from visalign.media import Sample
-from visalign.rewards.base import Judge, Scores
-from visalign.rewards.openclip import check_source, cut_prompts, load_open_clip, pixels_to_batch, to_batch
+from visalign.media.samples import Sample
+from visalign.rewards.base import RewardModel, Scores
+from visalign.rewards.openclip import check_clip_source, cut_prompts, load_open_clip, pixels_to_batch, to_batch
 
 SCALES = {"cosine": lambda cosine: cosine, "percent": lambda cosine: 100 * cosine,
           "hessel": lambda cosine: 2.5 * cosine.clamp(min=0)}
 PROMPTS_KEPT, FRAMES = 4096, 8
-"""Prompts whose embeddings are remembered (generations of one prompt come in many batches); frames seen of a clip."""
+"""Prompts whose embeddings are remembered (generations of one prompt come in many batches); frames seen of a video."""
 
 
 @dataclass
-class ClipScore(Judge):
-    """Cosine of picture and prompt embedding by any open_clip model.
+class ClipScore(RewardModel):
+    """Cosine of image and prompt embedding by any open_clip model.
 
     source: an embedded model, a folder, ARCHITECTURE/TAG, or a hub id. scale: the plain `cosine` in [-1, 1],
     `percent` (times 100), or `hessel` 2.5 max(cosine, 0).
@@ -41,7 +41,7 @@ class ClipScore(Judge):
         self._known: dict[str, tuple[Tensor, str | None]] = {}
 
     def check(self) -> None:
-        check_source(self.source, self.name)
+        check_clip_source(self.source, self.name)
 
     def load(self) -> nn.Module:
         model, self.preprocess, self.tokenizer = load_open_clip(self.source, self.name)
@@ -49,7 +49,7 @@ class ClipScore(Judge):
 
     @torch.no_grad()
     def features(self, images: list[Image.Image]) -> Tensor:
-        """Unit-length picture embeddings, float32 [n, d] on the CPU."""
+        """Unit-length image embeddings, float32 [n, d] on the CPU."""
         network, parts = self.network, []
         for start in range(0, len(images), self.batch_size):
             pixels = to_batch(self.preprocess, images[start:start + self.batch_size])
@@ -57,18 +57,18 @@ class ClipScore(Judge):
         return torch.cat(parts)
 
     def sample_features(self, samples: list[Sample]) -> Tensor:
-        """Unit features [n, D] of pictures; of clips the mean over 8 frames, beside the change from first to last and
-        the summed size of the changes between, so that clips of one look but another motion differ.
+        """Unit features [n, D] of images; of videos the mean over 8 frames, beside the change from first to last and
+        the summed size of the changes between, so that videos of one look but another motion differ.
 
-        Raises UserError when there are pictures and clips.
+        Raises UserError when there are images and videos.
         """
         if len({sample.modality for sample in samples}) > 1:
-            raise UserError("pictures and clips cannot be compared with each other; measure them apart")
+            raise UserError("images and videos cannot be compared with each other; measure them apart")
         frames = [sample.frames(FRAMES) for sample in samples]
         found = self.features([frame for each in frames for frame in each]).split([len(each) for each in frames])
         if samples[0].modality == "image":
             return torch.cat(found)
-        changes = [own.diff(dim=0) for own in found]  # none for a clip of one frame, and its motion is 0 then
+        changes = [own.diff(dim=0) for own in found]  # none for a video of one frame, and its motion is 0 then
         return F.normalize(torch.stack([torch.cat([own.mean(0), change.sum(0), change.abs().sum(0)])
                                         for own, change in zip(found, changes, strict=True)]), dim=-1)
 
@@ -102,7 +102,7 @@ class ClipScore(Judge):
         texts = self.prompt_features(prompts)[0].to(self.device)
         return SCALES[self.scale]((F.normalize(features.float(), dim=-1) * texts).sum(-1, keepdim=True))
 
-    def judge(self, samples: list[Sample]) -> Scores:
+    def score_batch(self, samples: list[Sample]) -> Scores:
         texts, notes = self.prompt_features([sample.prompt for sample in samples])
         cosine = (self.features([sample.image for sample in samples]) * texts).sum(-1, keepdim=True)
         return Scores(SCALES[self.scale](cosine), {i: note for i, note in enumerate(notes) if note})

@@ -13,14 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from visalign.errors import UserError, nearest
-from visalign.media import Sample
-from visalign.ranges import Few, Portion, RewardValue, Signed, Weight
-from visalign.rewards.base import Judge, Reward, Scores
+from visalign.media.samples import Sample
+from visalign.rewards.base import Reward, RewardModel, Scores
 from visalign.rewards.reference import ReferenceScores, read_reference
+from visalign.validation.ranges import Few, Portion, RewardValue, Signed, Weight
 
 
 @dataclass
-class Combination(Judge):
+class Combination(RewardModel):
     """Base: gathers the columns of the inner rewards; a subclass turns them into one score in `combine`."""
 
     of: Any = field(default_factory=list)
@@ -51,7 +51,7 @@ class Combination(Judge):
         for reward in self.inner:
             reward.to(device)
 
-    def judge(self, samples: list[Sample]) -> Scores:
+    def score_batch(self, samples: list[Sample]) -> Scores:
         values, spreads, remarks = [], [], {}
         for reward in self.inner:
             answer = reward.score(samples)
@@ -208,7 +208,7 @@ class Ensemble(Referenced):
 class UncertaintyWeight(Combination):
     """exp(-penalty u) r - penalty u, with u the inner reward's own spread (Ctrl-U, its loss with L = -r).
 
-    The second term keeps an uncertain judgement from being free.
+    The second term keeps an uncertain annotation from being free.
     """
 
     penalty: Weight = 1.0
@@ -227,7 +227,7 @@ class UncertaintyWeight(Combination):
 
 
 @dataclass
-class Gate(Combination):
+class GatedReward(Combination):
     """The second reward where the first one reaches `threshold`, else `otherwise`."""
 
     threshold: RewardValue = 0.0

@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from visalign.errors import UserError
-from visalign.media import Sample, middle
-from visalign.pretrained import check_processor, load_whole
-from visalign.rewards.base import Judge, Scores
-from visalign.rewards.openclip import check_source, cut_prompts, letterboxed, load_open_clip, to_batch
-from visalign.weights import check_finite
+from visalign.media.samples import Sample, middle
+from visalign.rewards.base import RewardModel, Scores
+from visalign.rewards.openclip import check_clip_source, cut_prompts, letterboxed, load_open_clip, to_batch
+from visalign.storage.pretrained import check_processor, load_whole
+from visalign.storage.weights import check_finite
 
 
 def check_hub_or_folder(source: str, marker: str, who: str) -> None:
@@ -26,7 +26,7 @@ def check_hub_or_folder(source: str, marker: str, who: str) -> None:
         raise UserError(f"reward {who}: {source} is neither a folder nor a hub id")
 
 
-def find_file(source: str, name: str, who: str) -> Path:
+def published_file(source: str, name: str, who: str) -> Path:
     """A file of a local folder, the file itself, or one from the hub repository `source`.
 
     Raises UserError when there is none.
@@ -48,7 +48,7 @@ def find_file(source: str, name: str, who: str) -> Path:
                         f"({type(error).__name__})") from error
 
 
-def read_weights(path: Path, who: str) -> dict[str, Tensor]:
+def published_weights(path: Path, who: str) -> dict[str, Tensor]:
     """A state dict from safetensors, or from a pickle that may hold tensors only.
 
     Raises UserError when the file is broken or holds anything else.
@@ -81,7 +81,7 @@ def load_weights(module: nn.Module, weights: dict[str, Tensor], path: Path, who:
 
 
 @dataclass
-class PickScore(Judge):
+class PickScore(RewardModel):
     """PickScore (Kirstain et al. 2023): logit scale times cosine, about 15 to 26.
 
     source: a transformers CLIPModel by hub id or folder. processor: of the processor it was trained with (None: the
@@ -114,7 +114,7 @@ class PickScore(Judge):
         self.tokenizer = CLIPTokenizer.from_pretrained(origin)
         return load_whole(CLIPModel, self.source, f"reward {self.name}", dtype=torch.float32)
 
-    def judge(self, samples: list[Sample]) -> Scores:
+    def score_batch(self, samples: list[Sample]) -> Scores:
         network = self.network
         length = network.config.text_config.max_position_embeddings
         prompts = [sample.prompt for sample in samples]
@@ -130,10 +130,10 @@ class PickScore(Judge):
 
 
 @dataclass
-class HPSv2(Judge):
+class HPSv2(RewardModel):
     """HPS v2.1 (Wu et al. 2023): 100 times the cosine of a fine-tuned ViT-H-14, about 20 to 33.
 
-    It sees the whole picture on black, never a crop of its centre, as its authors' code does.
+    It sees the whole image on black, never a crop of its centre, as its authors' code does.
 
     source: hub id, folder or file of `HPS_v2.1_compressed.pt`. architecture: an open_clip architecture, or a folder
     or embedded name whose configuration is used.
@@ -155,15 +155,15 @@ class HPSv2(Judge):
     def load(self) -> nn.Module:
         import open_clip
 
-        path = find_file(self.source, self.file_name, self.name)
-        weights = read_weights(path, self.name)
+        path = published_file(self.source, self.file_name, self.name)
+        weights = published_weights(path, self.name)
         name = f"local-dir:{self.architecture}" if Path(self.architecture).is_dir() else self.architecture
         model, _, self.preprocess = open_clip.create_model_and_transforms(name, load_weights=False)
         self.tokenizer = open_clip.get_tokenizer(name)
         load_weights(model, weights, path, self.name)
         return model.eval()
 
-    def judge(self, samples: list[Sample]) -> Scores:
+    def score_batch(self, samples: list[Sample]) -> Scores:
         network, prompts = self.network, [sample.prompt for sample in samples]
         pixels = letterboxed(self.preprocess, [sample.image for sample in samples], self.name).to(self.device)
         image = F.normalize(network.encode_image(pixels).float(), dim=-1)
@@ -182,16 +182,16 @@ def aesthetic_head(weights: dict[str, Tensor]) -> nn.Sequential:
 
 
 @dataclass
-class Aesthetic(Judge):
+class Aesthetic(RewardModel):
     """LAION aesthetic predictor v2 (Schuhmann 2022): an MLP on the normalised CLIP ViT-L/14 embedding, about 1 to 10.
 
     source: the file `sac+logos+ava1-l14-linearMSE.pth` (or .safetensors), or the folder or hub repository that holds
-    it; the original is in the GitHub repository christophschuhmann/improved-aesthetic-predictor. clip: an open_clip
+    it; the original is in the GitHub repository christophschuhmann/improved-aesthetic-predictor. video: an open_clip
     source.
     """
 
     source: str = ""
-    clip: str = "ViT-L-14/openai"
+    video: str = "ViT-L-14/openai"
 
     dimensions = ("aesthetics",)
     file_name = "sac+logos+ava1-l14-linearMSE.pth"
@@ -203,11 +203,11 @@ class Aesthetic(Judge):
         path = Path(self.source).expanduser()
         if not path.is_file():
             check_hub_or_folder(self.source, self.file_name, self.name)
-        check_source(self.clip, self.name)
+        check_clip_source(self.clip, self.name)
 
     def load(self) -> nn.Module:
-        path = find_file(self.source, self.file_name, self.name)
-        weights = read_weights(path, self.name)
+        path = published_file(self.source, self.file_name, self.name)
+        weights = published_weights(path, self.name)
         if not weights or not all(key.startswith("layers.") for key in weights):
             raise UserError(f"reward {self.name}: {path} is no aesthetic predictor, its weights are not named layers.N")
         head = nn.ModuleDict({"layers": aesthetic_head(weights)})
@@ -215,7 +215,7 @@ class Aesthetic(Judge):
         model, self.preprocess, _ = load_open_clip(self.clip, self.name)
         return nn.ModuleDict({"clip": model, "head": head}).eval()
 
-    def judge(self, samples: list[Sample]) -> Tensor:
+    def score_batch(self, samples: list[Sample]) -> Tensor:
         network: Any = self.network
         pixels = to_batch(self.preprocess, [sample.image for sample in samples]).to(self.device)
         embedding = F.normalize(network["clip"].encode_image(pixels).float(), dim=-1)

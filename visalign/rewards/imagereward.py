@@ -1,4 +1,4 @@
-"""ImageReward (Xu et al. 2023): BLIP reads prompt and picture together, an MLP scores its first token.
+"""ImageReward (Xu et al. 2023): BLIP reads prompt and image together, an MLP scores its first token.
 
 The published checkpoint (`ImageReward.pt`, `med_config.json`) names its weights as the original BLIP code does; they
 are renamed for the BLIP classes of transformers, so that none of that code is needed. One difference there: original
@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from visalign.errors import UserError
-from visalign.media import Sample, middle
-from visalign.pretrained import check_tokenizer
-from visalign.rewards.base import Judge, Scores
-from visalign.rewards.hub_clip import check_hub_or_folder, find_file, load_weights, read_weights
+from visalign.media.samples import Sample, middle
+from visalign.rewards.base import RewardModel, Scores
+from visalign.rewards.hub_clip import check_hub_or_folder, load_weights, published_file, published_weights
+from visalign.storage.pretrained import check_tokenizer
 
 MEAN, STD = 0.16717362830052426, 1.0333394966054072
-"""Of ImageReward's raw scores on its authors' validation pictures."""
+"""Of ImageReward's raw scores on its authors' validation images."""
 PROMPT_TOKENS = 35
 PIXEL_MEAN, PIXEL_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
@@ -89,7 +89,7 @@ class Blip(nn.Module):
 
 
 @dataclass
-class ImageReward(Judge):
+class ImageReward(RewardModel):
     """ImageReward v1.0 by BLIP and an MLP, standardised with its authors' mean and std: about -2 to 2.
 
     source: hub id or folder with `ImageReward.pt` and `med_config.json`. tokenizer: a BERT tokenizer's hub id or
@@ -110,10 +110,10 @@ class ImageReward(Judge):
         from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, Resize, ToTensor
         from transformers import BertTokenizerFast
 
-        path = find_file(self.source, "ImageReward.pt", self.name)
-        weights = renamed(read_weights(path, self.name))
+        path = published_file(self.source, "ImageReward.pt", self.name)
+        weights = renamed(published_weights(path, self.name))
         try:
-            config = json.loads(find_file(self.source, "med_config.json", self.name).read_text())
+            config = json.loads(published_file(self.source, "med_config.json", self.name).read_text())
             blip = Blip(config, weights)
         except (KeyError, ValueError) as error:
             raise UserError(f"reward {self.name}: {self.source} is not in ImageReward's layout ({error})") from None
@@ -123,7 +123,7 @@ class ImageReward(Judge):
                                    ToTensor(), Normalize(PIXEL_MEAN, PIXEL_STD)])
         return blip.eval()
 
-    def judge(self, samples: list[Sample]) -> Scores:
+    def score_batch(self, samples: list[Sample]) -> Scores:
         network, prompts = self.network, [sample.prompt for sample in samples]
         pixels = torch.stack([self.preprocess(middle(sample.image)) for sample in samples]).to(self.device)
         tokens = self.tokens(prompts, padding="max_length", truncation=True, max_length=PROMPT_TOKENS,

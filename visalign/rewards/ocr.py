@@ -1,4 +1,4 @@
-"""Does the picture show the text its prompt quotes? (the OCR reward of Flow-GRPO, Liu et al. 2025)."""
+"""Does the image show the text its prompt quotes? (the OCR reward of Flow-GRPO, Liu et al. 2025)."""
 
 import importlib.util
 import re
@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from visalign.errors import UserError
-from visalign.media import Sample
-from visalign.rewards.base import Judge
+from visalign.media.samples import Sample
+from visalign.rewards.base import RewardModel
 
 QUOTED = re.compile(r'"([^"]+)"|“([^”]+)”|(?<!\w)\'([^\']+)\'(?!\w)')
 
@@ -36,8 +36,8 @@ def text_score(found: str, target: str) -> float:
 
 
 @dataclass
-class OcrText(Judge):
-    """How closely the text read in the picture (RapidOCR) matches the text quoted in the prompt, in [0, 1]."""
+class OcrText(RewardModel):
+    """How closely the text read in the image (RapidOCR) matches the text quoted in the prompt, in [0, 1]."""
 
     needs_prompt = True
     dimensions = ("text",)
@@ -65,5 +65,5 @@ class OcrText(Judge):
         answer = self.network(np.asarray(sample.image.convert("RGB"))[:, :, ::-1])
         return " ".join(answer.txts or ())
 
-    def judge(self, samples: list[Sample]) -> Tensor:
+    def score_batch(self, samples: list[Sample]) -> Tensor:
         return torch.tensor([[text_score(self.read(sample), quoted_text(sample.prompt))] for sample in samples])

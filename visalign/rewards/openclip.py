@@ -9,12 +9,12 @@ from PIL import Image
 from torch import Tensor
 
 from visalign.errors import UserError, nearest
-from visalign.media import middle
-from visalign.pretrained import check_tokenizer
-from visalign.weights import check_loaded, read_json
+from visalign.media.samples import middle
+from visalign.storage.pretrained import check_tokenizer
+from visalign.storage.weights import check_loaded, read_json
 
-ASSETS = Path(__file__).resolve().parents[1] / "assets"
-EMBEDDED = {"tiny-clip": ASSETS / "tiny-clip"}
+CLIP_ASSETS = Path(__file__).resolve().parents[1] / "assets"
+EMBEDDED_CLIPS = {"tiny-clip": CLIP_ASSETS / "tiny-clip"}
 
 
 def model_name(source: str | Path) -> tuple[str, str | None]:
@@ -25,7 +25,7 @@ def model_name(source: str | Path) -> tuple[str, str | None]:
     """
     import open_clip
 
-    text = str(EMBEDDED.get(str(source), source))
+    text = str(EMBEDDED_CLIPS.get(str(source), source))
     folder = Path(text).expanduser()
     if folder.is_dir():
         return f"local-dir:{folder}", None
@@ -35,9 +35,9 @@ def model_name(source: str | Path) -> tuple[str, str | None]:
     return f"hf-hub:{text.removeprefix('hf-hub:')}", None
 
 
-def check_source(source: str | Path, who: str) -> None:
+def check_clip_source(source: str | Path, who: str) -> None:
     """Raise UserError when `source` can name no open_clip model; a hub id is believed until it is loaded."""
-    text = str(EMBEDDED.get(str(source), source))
+    text = str(EMBEDDED_CLIPS.get(str(source), source))
     folder = Path(text).expanduser()
     if folder.is_dir():
         if not (folder / "open_clip_config.json").is_file():
@@ -48,7 +48,7 @@ def check_source(source: str | Path, who: str) -> None:
         return
     if text.count("/") != 1 or text.startswith((".", "/", "~")):
         raise UserError(f"reward {who}: {source} is neither a folder, nor ARCHITECTURE/TAG as in ViT-L-14/openai, nor "
-                        f"a hub id, nor an embedded model{nearest(text, EMBEDDED)}")
+                        f"a hub id, nor an embedded model{nearest(text, EMBEDDED_CLIPS)}")
     import open_clip
 
     architecture, _, tag = text.partition("/")
@@ -77,7 +77,7 @@ def load_open_clip(source: str | Path, who: str):
     """(model in evaluation mode, preprocess, tokenizer). Raises UserError when it cannot be loaded."""
     import open_clip
 
-    check_source(source, who)
+    check_clip_source(source, who)
     name, tag = model_name(source)
     try:
         model, _, preprocess = open_clip.create_model_and_transforms(name, pretrained=tag, weights_only=True)
@@ -90,9 +90,9 @@ def load_open_clip(source: str | Path, who: str):
 
 
 def to_batch(preprocess, images: list[Image.Image]) -> Tensor:
-    """float32 [n, 3, H, W]: what `preprocess` makes of each picture.
+    """float32 [n, 3, H, W]: what `preprocess` makes of each image.
 
-    Pictures that already have the model's size skip its resizing and are normalised together, to the same numbers.
+    Images that already have the model's size skip its resizing and are normalised together, to the same numbers.
     """
     size, mean, std = _resize_and_norm(preprocess)
     if size is None or any(image.size != (size[1], size[0]) or image.mode != "RGB" for image in images):
@@ -102,7 +102,7 @@ def to_batch(preprocess, images: list[Image.Image]) -> Tensor:
 
 
 def letterboxed(preprocess, images: list[Image.Image], who: str) -> Tensor:
-    """float32 [n, 3, S, S]: whole pictures, the longer side resized to the model's S, centred on black, normalised.
+    """float32 [n, 3, S, S]: whole images, the longer side resized to the model's S, centred on black, normalised.
 
     As HPS v2's own code does it: bicubic on pixels in [0, 1] that are not rounded or clamped (its ResizeMaxSize; one
     side fits already: it pads nothing there, and its model then fails on what is not square).

@@ -18,11 +18,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from visalign.errors import UserError
-from visalign.media import Sample
-from visalign.pretrained import check_processor, load_whole
-from visalign.rewards.base import Judge, Scores
-from visalign.rewards.hub_clip import check_hub_or_folder, find_file, read_weights
-from visalign.textfile import read_text
+from visalign.media.samples import Sample
+from visalign.rewards.base import RewardModel, Scores
+from visalign.rewards.hub_clip import check_hub_or_folder, published_file, published_weights
+from visalign.storage.pretrained import check_processor, load_whole
+from visalign.storage.text_files import read_text
 
 PATCH = 28
 """Qwen2-VL's patch of 14 pixels times its merge of 2: picture sides are multiples of it."""
@@ -66,7 +66,7 @@ def even_count(total: int, fps: float, rate: float, asked: int | None) -> int:
     return min(total, 2 * round(wanted / 2))
 
 
-def fit(image: Image.Image, least: int, most: int) -> Image.Image:
+def fit_to_budget(image: Image.Image, least: int, most: int) -> Image.Image:
     return image.convert("RGB").resize(smart_size(*image.size, least, most), Image.Resampling.BICUBIC)
 
 
@@ -115,7 +115,7 @@ def reward_head(weights: dict[str, Tensor]) -> nn.Module:
 
 
 @dataclass
-class TokenReward(Judge):
+class TokenReward(RewardModel):
     """Base: builds Qwen2-VL from `base`, applies the published weights, reads the head at the special tokens."""
 
     template: str = ""
@@ -221,15 +221,15 @@ class HPSv3(TokenReward):
         return self.base
 
     def published(self) -> tuple[dict[str, Tensor], str]:
-        path = find_file(self.source, "HPSv3.safetensors", self.name)
-        return merged(read_weights(path, self.name), 1.0), str(path)
+        path = published_file(self.source, "HPSv3.safetensors", self.name)
+        return merged(published_weights(path, self.name), 1.0), str(path)
 
     def inputs(self, samples: list[Sample]) -> dict[str, Tensor]:
-        images = [fit(sample.image, self.pixels, self.pixels) for sample in samples]
+        images = [fit_to_budget(sample.image, self.pixels, self.pixels) for sample in samples]
         return dict(self.processor(text=[self.message(sample, "image") for sample in samples], images=images,
                                    padding=True, return_tensors="pt", images_kwargs={"do_resize": False}))
 
-    def judge(self, samples: list[Sample]) -> Scores:
+    def score_batch(self, samples: list[Sample]) -> Scores:
         output = self.outputs(samples)[:, 0]
         return Scores(output[:, :1], spread=output[:, 1:2].exp())  # the second output is log sigma
 
@@ -293,7 +293,7 @@ class VideoReward(TokenReward):
         weights: dict[str, Tensor] = {}
         for name in ("model.pth", "adapter_model.safetensors", "non_lora_state_dict.pth"):
             if (home / name).is_file():
-                weights |= read_weights(home / name, self.name)
+                weights |= published_weights(home / name, self.name)
         if not any("rm_head" in key for key in weights):
             raise UserError(f"reward {self.name}: {home} holds no model.pth (or adapter_model.safetensors with "
                             "non_lora_state_dict.pth) with a reward head")
@@ -319,7 +319,7 @@ class VideoReward(TokenReward):
                                    videos=[self.frames_of(sample) for sample in samples], padding=True,
                                    return_tensors="pt", videos_kwargs={"do_resize": False, "do_sample_frames": False}))
 
-    def judge(self, samples: list[Sample]) -> Tensor:
+    def score_batch(self, samples: list[Sample]) -> Tensor:
         raw = self.outputs(samples)
         raw = raw[..., 0] if raw.shape[-1] == 1 else raw.diagonal(dim1=1, dim2=2)
         known = self.settings.get("inference_config") or {}

@@ -5,7 +5,7 @@ A specification is one of
     a name and its source       clip:ViT-H-14/laion2b_s32b_b79k, pickscore:/models/pickscore, vlm:http://HOST:8000/v1
     a folder                    of a unified reward, of the run that trained one, or of an open_clip model
     a YAML file                 holding one specification
-    a mapping                   {kind: clip, source: ..., and that kind's settings}; combinations take `of: [...]`
+    a mapping                   {kind: video, source: ..., and that kind's settings}; combinations take `of: [...]`
 """
 
 import math
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from visalign.config import RewardSpec
-from visalign.configfile import build_dataclass
+from visalign.config.load import build_dataclass
 from visalign.errors import UserError, nearest
 from visalign.rewards import combine, rules, video_rules, vlm
 from visalign.rewards.base import Reward
@@ -23,9 +23,9 @@ from visalign.rewards.hub_clip import Aesthetic, HPSv2, PickScore
 from visalign.rewards.imagereward import ImageReward
 from visalign.rewards.joint import JointReward
 from visalign.rewards.ocr import OcrText
-from visalign.rewards.openclip import ASSETS, EMBEDDED
+from visalign.rewards.openclip import CLIP_ASSETS, EMBEDDED_CLIPS
 from visalign.rewards.qwen_heads import HPSv3, VideoReward
-from visalign.yamlfile import read_yaml
+from visalign.storage.yaml_files import read_yaml
 
 REWARDS: dict[str, type] = {
     "clip": ClipScore,
@@ -59,13 +59,13 @@ REWARDS: dict[str, type] = {
     "par": combine.PAR,
     "ensemble": combine.Ensemble,
     "uncertainty_weight": combine.UncertaintyWeight,
-    "gate": combine.Gate,
+    "gate": combine.GatedReward,
     "direction": combine.Direction,
     "debiased": Debiased,
 }
 ALIASES: dict[str, dict[str, Any]] = {
-    "tiny-clip": {"kind": "clip", "source": str(EMBEDDED["tiny-clip"])},
-    "tiny-reward": {"kind": "joint", "source": str(ASSETS / "tiny-reward")},
+    "tiny-clip": {"kind": "clip", "source": str(EMBEDDED_CLIPS["tiny-clip"])},
+    "tiny-reward": {"kind": "joint", "source": str(CLIP_ASSETS / "tiny-reward")},
 }
 """Short names for whole specifications; the embedded rewards are among them."""
 DEEPEST = 12
@@ -161,7 +161,7 @@ def _from_yaml(path: Path, depth: int) -> dict[str, Any]:
     return {"name": path.stem} | expanded
 
 
-def describe() -> list[tuple[str, str, str]]:
+def describe_rewards() -> list[tuple[str, str, str]]:
     """(name, modalities and needs, one line) of every reward, for `visalign score --list`."""
     rows = []
     for name, kind in REWARDS.items():

@@ -11,26 +11,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from visalign import measures
-from visalign.measures import luma_of, pixels_of
-from visalign.media import Sample
-from visalign.ranges import JpegQuality, Portion, Within
-from visalign.rewards.base import Judge
+from visalign.media import pixels as measures
+from visalign.media.pixels import luma_of, pixels_of
+from visalign.media.samples import Sample
+from visalign.rewards.base import RewardModel
+from visalign.validation.ranges import JpegQuality, Portion, Within
 
 
-class PictureRule(Judge):
-    """A number measured on each picture."""
+class ImageRule(RewardModel):
+    """A number measured on each image."""
 
     @abstractmethod
     def measure(self, sample: Sample) -> float:
         ...
 
-    def judge(self, samples: list[Sample]) -> Tensor:
+    def score_batch(self, samples: list[Sample]) -> Tensor:
         return torch.tensor([[self.measure(sample)] for sample in samples], dtype=torch.float32)
 
 
 @dataclass
-class JpegSize(PictureRule):
+class JpegSize(ImageRule):
     """Size as a JPEG: minus the kilobytes (1000 bytes) at `quality`, or plus them when `incompressible` (DDPO)."""
 
     quality: JpegQuality = 95
@@ -41,21 +41,21 @@ class JpegSize(PictureRule):
 
 
 @dataclass
-class Sharpness(PictureRule):
+class Sharpness(ImageRule):
     """Standard deviation of the luma's 4-neighbour Laplacian, in [0, 4]."""
 
     score_range = (0.0, 4.0)
 
     def refusal(self, sample: Sample) -> str | None:
         refused = super().refusal(sample)
-        return refused or (None if min(sample.image.size) > 2 else "needs a picture of at least 3 x 3 pixels")
+        return refused or (None if min(sample.image.size) > 2 else "needs an image of at least 3 x 3 pixels")
 
     def measure(self, sample: Sample) -> float:
         return measures.sharpness(luma_of(pixels_of(sample.image)))
 
 
 @dataclass
-class Exposure(PictureRule):
+class Exposure(ImageRule):
     """1 for a mean luma of `target`, falling to 0 at black and white, less the share of clipped pixels."""
 
     target: Within = 0.5
@@ -68,7 +68,7 @@ class Exposure(PictureRule):
         return float(1 - abs(y.mean() - self.target) / reach - ((y <= 0) | (y >= 1 - 1e-9)).mean())
 
 
-class SmoothRule(PictureRule):
+class SmoothRule(ImageRule):
     """A measurement with a gradient: `of_pixels` [B, 3, H, W] in [0, 1] -> [B]."""
 
     @abstractmethod
@@ -119,7 +119,7 @@ GREYS = {"black": 0.0, "grey": 0.5, "gray": 0.5, "white": 1.0}
 
 
 @dataclass
-class ColourOfPrompt(PictureRule):
+class ColourOfPrompt(ImageRule):
     """Share of the drawn (not near-white) pixels whose colour is the one the prompt names; the first colour counts.
 
     Hues within `tolerance` of a turn count when saturation and value are at least 0.25; black and grey are by value.

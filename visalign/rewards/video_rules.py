@@ -1,4 +1,4 @@
-"""What a still cannot show: flicker, motion, consistency; and picture judges brought to clips."""
+"""What a still cannot show: flicker, motion, consistency; and image judges brought to videos."""
 
 import re
 from abc import abstractmethod
@@ -9,16 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from visalign import tracking
 from visalign.errors import UserError
-from visalign.measures import luma_of, pixels_of
-from visalign.media import Sample
-from visalign.ranges import Few
-from visalign.rewards.base import Judge, Reward, Scores
+from visalign.media import motion_tracking as tracking
+from visalign.media.pixels import luma_of, pixels_of
+from visalign.media.samples import Sample
+from visalign.rewards.base import Reward, RewardModel, Scores
+from visalign.validation.ranges import Few
 
 
-class ClipRule(Judge):
-    """A number measured on the frames of each clip."""
+class VideoRule(RewardModel):
+    """A number measured on the frames of each video."""
 
     modalities = frozenset({"video"})
 
@@ -34,7 +34,7 @@ class ClipRule(Judge):
     def measure(self, sample: Sample) -> float:
         ...
 
-    def judge(self, samples: list[Sample]) -> Tensor:
+    def score_batch(self, samples: list[Sample]) -> Tensor:
         return torch.tensor([[self.measure(sample)] for sample in samples], dtype=torch.float32)
 
 
@@ -45,8 +45,8 @@ def mean_changes(sample: Sample, limit: int) -> np.ndarray:
 
 
 @dataclass
-class Motion(ClipRule):
-    """How much moves: mean absolute luma change between consecutive frames, in [0, 1]; 0 is a frozen clip."""
+class Motion(VideoRule):
+    """How much moves: mean absolute luma change between consecutive frames, in [0, 1]; 0 is a frozen video."""
 
     frames: Few = 64
 
@@ -57,7 +57,7 @@ class Motion(ClipRule):
 
 
 @dataclass
-class Flicker(ClipRule):
+class Flicker(VideoRule):
     """How far brightness jumps back and forth, in [-1, 0]: minus the mean |second difference| of mean luma.
 
     Steady motion, fades included, has none; a frame that is suddenly dark has much.
@@ -74,7 +74,7 @@ class Flicker(ClipRule):
 
 
 @dataclass
-class SubjectConsistency(ClipRule):
+class SubjectConsistency(VideoRule):
     """Mean cosine of consecutive frames' open_clip embeddings, in [-1, 1]; 1: the subject stays what it is."""
 
     source: str = "tiny-clip"
@@ -83,9 +83,9 @@ class SubjectConsistency(ClipRule):
     score_range = (-1.0, 1.0)
 
     def check(self) -> None:
-        from visalign.rewards.openclip import check_source
+        from visalign.rewards.openclip import check_clip_source
 
-        check_source(self.source, self.name)
+        check_clip_source(self.source, self.name)
 
     def load(self):
         from visalign.rewards.openclip import load_open_clip
@@ -109,13 +109,13 @@ _WORDS = {"left": r"left(wards?)?", "right": r"right(wards?)?", "up": r"up(wards
 
 
 def motions_in(prompt: str) -> list[str]:
-    """Motions of visalign.tracking that a prompt asks for."""
+    """Motions of visalign.media.motion_tracking that a prompt asks for."""
     return [name for name, words in _WORDS.items() if re.search(rf"\b({words})\b", prompt.lower())]
 
 
 @dataclass
-class PromptMotion(ClipRule):
-    """Whether the one thing in a clip on an even ground moves as its prompt says, in [-1, 1] (visalign/tracking.py).
+class PromptMotion(VideoRule):
+    """Whether the one thing in a video on an even ground moves as its prompt says, in [-1, 1] (visalign/tracking.py).
 
     Prompts are searched for words of direction, growth, turning, bouncing, blinking; of several the worst fit counts.
     """
@@ -131,11 +131,11 @@ class PromptMotion(ClipRule):
         found = tracking.components(sample.video)
         if found is None:  # nothing is drawn, so nothing moves as it should
             return -1.0
-        return min(tracking.agreement(found, motion) for motion in motions_in(sample.prompt))
+        return min(tracking.motion_agreement(found, motion) for motion in motions_in(sample.prompt))
 
 
 def for_modality(reward: Reward, modality: str) -> Reward:
-    """The reward, or for clips a picture judge's mean over frames. Raises UserError for a judge of the other kind."""
+    """The reward, or for videos an image judge's mean over frames. Raises UserError for a judge of the other kind."""
     if modality in reward.modalities:
         return reward
     if modality == "video" and not reward.needs_group:
@@ -145,10 +145,10 @@ def for_modality(reward: Reward, modality: str) -> Reward:
 
 
 @dataclass
-class OnFrames(Judge):
-    """A picture judge on `frames` evenly spaced frames of a clip: the mean, or the `min` (the worst frame).
+class OnFrames(RewardModel):
+    """An image judge on `frames` evenly spaced frames of a video: the mean, or the `min` (the worst frame).
 
-    A picture is judged as it is. When one of a clip's frames cannot be judged, neither can the clip.
+    An image is judged as it is. When one of a video's frames cannot be judged, neither can the video.
     """
 
     of: Any = field(default_factory=list)
@@ -174,7 +174,7 @@ class OnFrames(Judge):
         super().to(device)
         self.inner.to(device)
 
-    def judge(self, samples: list[Sample]) -> Scores:
+    def score_batch(self, samples: list[Sample]) -> Scores:
         frames = [sample.frames(self.frames) for sample in samples]
         flat = [Sample(sample.prompt, image, sample.seed) for sample, each in zip(samples, frames, strict=True)
                 for image in each]

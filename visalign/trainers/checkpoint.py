@@ -17,12 +17,12 @@ from safetensors.torch import load_file
 from torch import nn
 from tqdm import tqdm
 
-from visalign.config import Output
+from visalign.config import OutputSettings
 from visalign.errors import UserError
-from visalign.runs import RunFolder, fault_of
-from visalign.stopping import Stopped, asked, postponed
-from visalign.trainers.fingerprint import fingerprint
-from visalign.weights import write_tensors
+from visalign.sampling.fingerprint import fingerprint
+from visalign.storage.run_folder import RunFolder, fault_of
+from visalign.storage.weights import write_tensors
+from visalign.trainers.stopping import Stopped, asked, postponed
 
 CONTINUE = "the same command with --resume continues"
 
@@ -160,7 +160,7 @@ class Checkpoints:
     state: TrainingState
     run: RunFolder
     accelerator: Accelerator
-    output: Output
+    output: OutputSettings
     last: int
 
     def __post_init__(self):

@@ -1,20 +1,20 @@
 """What a step of training and a look at held-out samples cost, in passes of one sample through the network.
 
-A pass with gradient counts as three, a picture that is decoded and judged as four, and everything in a look by a third
+A pass with gradient counts as three, an image that is decoded and judged as four, and everything in a look by a third
 more, since nothing overlaps there: on small networks that is what it costs, on large ones somewhat less.
 """
 
-from visalign.config import Config, OnlineConfig
+from visalign.config import OfflineConfig, OnlineConfig
 
 WITH_GRADIENT, DECODED, LOOKING = 3, 4, 1.3
 
 
-def passes_of_step(config: Config | OnlineConfig, objective) -> float:
+def passes_of_step(config: OfflineConfig | OnlineConfig, objective) -> float:
     """Of one optimiser step (offline) or one epoch (online) in one process."""
     return _OF_STEP[config.loop](config, objective)
 
 
-def _offline(config: Config, objective) -> float:
+def _offline(config: OfflineConfig, objective) -> float:
     samples = config.train.batch_size * config.train.gradient_accumulation * (2 if "rejected" in objective.needs else 1)
     return samples * (WITH_GRADIENT + ("reference" in objective.needs))
 
@@ -36,7 +36,7 @@ def sample_passes(config: OnlineConfig, objective) -> tuple[int, int, int]:
 
 
 def passes_of_look(prompts: int, seeds: int, steps: int, guidance_scale: float) -> float:
-    """Of sampling and decoding `seeds` pictures of each prompt."""
+    """Of sampling and decoding `seeds` images of each prompt."""
     return LOOKING * prompts * seeds * (steps * (2 if guidance_scale > 1 else 1) + DECODED)
 
 

@@ -1,7 +1,7 @@
 """The collapse guard: every n steps the run is compared with its start on fixed held-out prompts.
 
     warn       say so and go on          stop       end the run, keep its last weights
-    rollback   end the run and return to the best point on the reward-variety front that was still acceptable
+    rollback   end the run and return to the best point on the reward-diversity front that was still acceptable
 
 It looks at other seeds than the run's evaluation, so that what it chooses is still judged by samples it did not see.
 Everything it knows is in metrics.jsonl and guard/, so a run that is killed continues to the same decisions.
@@ -16,23 +16,23 @@ from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
 
-from visalign.config import Config, OnlineConfig
+from visalign.config import OfflineConfig, OnlineConfig
 from visalign.data.prompts import read_prompts
 from visalign.errors import UserError
-from visalign.evaluators.verdict import VARIETY, Limits, best_point, judge
+from visalign.evaluation.held_out import HeldOutRewards, check_same, measure, prompt_metrics_of, samples_by_prompt
+from visalign.evaluators.verdict import DIVERSITY, VerdictLimits, best_point, verdict_of
 from visalign.generators.base import Generator
-from visalign.runs import RunFolder
+from visalign.media.video_files import save_sheet
+from visalign.storage.run_folder import RunFolder
+from visalign.storage.weights import write_tensors
 from visalign.trainers.checkpoint import TrainingState
 from visalign.trainers.cost import passes_of_look, passes_of_step
-from visalign.trainers.evaluation import Judges, by_prompt, check_same, measure, measured_of
-from visalign.video import save_sheet
-from visalign.weights import write_tensors
 
 OTHER_SEEDS = 7919
 PROMPTS_DRAWN = 8
 
 
-def interval_of(config: Config | OnlineConfig, objective, world: int = 1) -> int:
+def interval_of(config: OfflineConfig | OnlineConfig, objective, world: int = 1) -> int:
     """Steps between looks: `guard.every`, or the fewest that keep looking within `guard.cost` of training's passes.
 
     Processes share the training but one of them looks, so more processes look more seldom by the clock.
@@ -46,21 +46,21 @@ def interval_of(config: Config | OnlineConfig, objective, world: int = 1) -> int
     return max(1, math.ceil(look / (guard.cost * step)))
 
 
-def check_guard(config: Config | OnlineConfig) -> None:
+def check_guard(config: OfflineConfig | OnlineConfig) -> None:
     """Raise UserError when the guard is on and has nothing to look with."""
     if config.guard.action != "off" and not config.eval.features:
         raise UserError("guard.action is on, but eval.features is not set; name the open_clip model that measures "
-                        "variety, such as tiny-clip or clip:ViT-L-14/openai")
+                        "diversity, such as tiny-clip or clip:ViT-L-14/openai")
 
 
 class Guard:
     """Compares a run with its start when it is due, and says when to stop."""
 
-    def __init__(self, config: Config | OnlineConfig, objective, generator: Generator, judges: Judges, run: RunFolder,
+    def __init__(self, config: OfflineConfig | OnlineConfig, objective, generator: Generator, judges: HeldOutRewards, run: RunFolder,
                  state: TrainingState, accelerator: Accelerator):
         self.settings, self.generator, self.judges = config.guard, generator, judges
         self.run, self.state, self.accelerator = run, state, accelerator
-        self.limits = Limits(self.settings.budget, self.settings.drift, self.settings.tolerance)
+        self.limits = VerdictLimits(self.settings.budget, self.settings.drift, self.settings.tolerance)
         self.every, self.last = interval_of(config, objective, accelerator.num_processes), config.train.steps
         self.look_at = config.eval.model_copy(update={
             "max_prompts": self.settings.max_prompts, "samples_per_prompt": self.settings.samples_per_prompt,
@@ -92,15 +92,15 @@ class Guard:
         started = time.perf_counter()
         with self.generator.measuring(), self.state.averaged():
             held, samples = measure(self.generator, self.look_at, self.judges, f"guard, step {step}")
-        base = measured_of(rows[0]) if rows else held
+        base = prompt_metrics_of(rows[0]) if rows else held
         check_same(base, held, "guard")
-        verdict = judge(base, held, self.judges.proxy_name, self.limits)
+        verdict = verdict_of(base, held, self.judges.proxy_name, self.limits)
         row = {"kind": "guard", "step": step, "verdict": verdict.as_dict(), **held.as_dict()}
         points = points_of([*rows, row], self.limits.budget)
         if best_point(points) == len(points) - 1:
             self._keep_weights(step)
         self.folder.mkdir(parents=True, exist_ok=True)
-        save_sheet(by_prompt(samples)[:PROMPTS_DRAWN], self.folder / f"step-{step:08d}.png")
+        save_sheet(samples_by_prompt(samples)[:PROMPTS_DRAWN], self.folder / f"step-{step:08d}.png")
         if verdict.bad:
             tqdm.write(f"guard, step {step}: {verdict.word}; {'; '.join(verdict.reasons)}")
         row["seconds"] = time.perf_counter() - started
@@ -144,17 +144,17 @@ class Guard:
 
 
 def points_of(rows: list[dict], budget: float) -> list[tuple[float, float, bool]]:
-    """(reward, variety, acceptable) of each look; without an optimised reward the later point counts as higher.
+    """(reward, diversity, acceptable) of each look; without an optimised reward the later point counts as higher.
 
-    Acceptable is what is not bad and whose variety, by its middle estimate, is within the budget.
+    Acceptable is what is not bad and whose diversity, by its middle estimate, is within the budget.
     """
     points = []
     for i, row in enumerate(rows):
         verdict, values = row["verdict"], row["values"]
         reward = mean_of(values[f"reward/{verdict['proxy']}"]) if verdict["proxy"] else float(i)
-        lost = -verdict["variety"][0] if verdict["variety"] else 0.0
+        lost = -verdict["diversity"][0] if verdict["diversity"] else 0.0
         acceptable = verdict["word"] not in ("collapsed", "hacked") and lost <= budget
-        points.append((reward, mean_of(values.get(VARIETY, [0.0])), acceptable))
+        points.append((reward, mean_of(values.get(DIVERSITY, [0.0])), acceptable))
     return points
 
 

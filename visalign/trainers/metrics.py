@@ -9,9 +9,9 @@ from torch import Tensor
 
 from visalign.evaluators.likelihood import likelihoods
 from visalign.objectives import Outcome, PairErrors
-from visalign.runs import RunFolder
+from visalign.storage.run_folder import RunFolder
 
-SHOWN = {"loss": "loss", "implicit_accuracy": "acc", "chosen_error": "error"}
+SHOWN_METRICS = {"loss": "loss", "implicit_accuracy": "acc", "chosen_error": "error"}
 
 
 def pair_metrics(outcome: Outcome, errors: PairErrors) -> dict[str, Tensor]:
@@ -53,7 +53,7 @@ def by_quarter(values: Tensor, noise_fraction: Tensor) -> dict[str, float]:
 class MetricLog:
     """Writes metrics.jsonl and the trackers; keeps moving averages of what the progress bar shows, {name: label}."""
 
-    def __init__(self, run: RunFolder, accelerator: Accelerator, shown: dict[str, str] = SHOWN):
+    def __init__(self, run: RunFolder, accelerator: Accelerator, shown: dict[str, str] = SHOWN_METRICS):
         self.run, self.accelerator, self.shown = run, accelerator, shown
         self._average: dict[str, float] = {}
 

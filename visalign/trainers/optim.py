@@ -4,14 +4,14 @@ import torch
 from diffusers.training_utils import EMAModel
 from torch import nn
 
-from visalign.config import Optim
+from visalign.config import OptimSettings
 from visalign.errors import UserError
 
 MOMENTS = {"adamw": 8, "adamw8bit": 2, "adafactor": 0.1}
 """Bytes of an optimiser's state for each weight that learns."""
 
 
-def build_optimizer(settings: Optim, parameters: list[nn.Parameter] | list[dict]) -> torch.optim.Optimizer:
+def build_optimizer(settings: OptimSettings, parameters: list[nn.Parameter] | list[dict]) -> torch.optim.Optimizer:
     """AdamW, 8-bit AdamW (bitsandbytes) or Adafactor, of parameters or of groups with learning rates of their own."""
     if settings.name == "adamw":
         return torch.optim.AdamW(parameters, settings.lr, betas=settings.betas, weight_decay=settings.weight_decay)
@@ -27,7 +27,7 @@ def build_optimizer(settings: Optim, parameters: list[nn.Parameter] | list[dict]
                                         weight_decay=settings.weight_decay)
 
 
-def check_optimizer(settings: Optim) -> None:
+def check_optimizer(settings: OptimSettings) -> None:
     """Raise UserError when the optimiser's package is missing."""
     import importlib.util
 
@@ -35,7 +35,7 @@ def check_optimizer(settings: Optim) -> None:
         raise UserError("optim.name adamw8bit needs the package bitsandbytes: pip install bitsandbytes")
 
 
-def build_schedule(settings: Optim, optimizer: torch.optim.Optimizer, steps: int):
+def build_schedule(settings: OptimSettings, optimizer: torch.optim.Optimizer, steps: int):
     """Learning rate by optimiser step, with warm-up."""
     from diffusers.optimization import get_scheduler
 
@@ -57,6 +57,6 @@ class Average(EMAModel):
             super().step(parameters)
 
 
-def build_ema(settings: Optim, parameters: list[nn.Parameter]) -> Average | None:
+def build_ema(settings: OptimSettings, parameters: list[nn.Parameter]) -> Average | None:
     """The average of the trainable parameters, or None when ema_decay is 0."""
     return Average(parameters, settings.ema_decay, settings.ema_every) if settings.ema_decay else None

@@ -7,9 +7,9 @@ from typing import Generic, Protocol, TypeVar
 
 import torch
 
-from visalign.disk import write_atomically
 from visalign.errors import UserError
-from visalign.runs import RunFolder
+from visalign.storage.files import write_atomically
+from visalign.storage.run_folder import RunFolder
 
 
 class HasPrompt(Protocol):

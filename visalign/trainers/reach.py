@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from torch import nn
 
 from visalign.errors import UserError
-from visalign.weights import some
+from visalign.storage.weights import some
 
 
 class GradientReach:

@@ -6,30 +6,30 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from visalign.evaluators.comparing import NoRanking, elo
-from visalign.evaluators.judging import clustered_mean
+from visalign.evaluators.ranking import NoRanking, elo
+from visalign.evaluators.reward_accuracy import clustered_mean
 from visalign.evaluators.statistics import LEVEL, Estimate
-from visalign.votes.book import Contest, Vote, VoteBook
+from visalign.votes.book import Matchup, Vote, VoteDatabase
 
 OVERALL = "overall"
 LEAST_SHARED = 5
-"""Contests that two must both have judged before their agreement is spoken of."""
+"""Matchups that two must both have judged before their agreement is spoken of."""
 _PLACES = {"a": 0, "tie": 1, "b": 2}
 
 
 @dataclass(frozen=True)
 class Kappa:
-    """Cohen's kappa of two, or of a voter and a judge (then on decided contests), with a bootstrap over contests."""
+    """Cohen's kappa of two, or of a voter and a judge (then on decided matchups), with a bootstrap over matchups."""
 
     first: str
     second: str
     kappa: Estimate
     agree: float
-    contests: int
+    matchups: int
 
 
 @dataclass(frozen=True)
-class Board:
+class Leaderboard:
     """dimension: of the votes. models: the best first. wins[i, j]: votes for i over j, ties half to each; ties[i, j].
 
     elo is None, and no_ranking says why, where the votes do not join all models. left: share of decided votes that went
@@ -52,13 +52,13 @@ class Board:
         return sum(self.voters.values())
 
 
-def leaderboard(book: VoteBook, dimension: str = OVERALL) -> Board:
-    """Count a book's votes, skipped ones left out. Contests of a model with itself count for agreement alone."""
-    contests = {contest.id: contest for contest in book.contests()}
+def leaderboard(book: VoteDatabase, dimension: str = OVERALL) -> Leaderboard:
+    """Count a book's votes, skipped ones left out. Matchups of a model with itself count for agreement alone."""
+    matchups = {matchup.id: matchup for matchup in book.matchups()}
     votes = [(vote, choice) for vote in book.votes() if (choice := choice_in(vote, dimension)) in _PLACES]
-    between = [(contests[vote.contest], choice) for vote, choice in votes
-               if contests[vote.contest].a.model != contests[vote.contest].b.model]
-    models = sorted({side.model for contest, _ in between for side in (contest.a, contest.b)})
+    between = [(matchups[vote.matchup], choice) for vote, choice in votes
+               if matchups[vote.matchup].a.model != matchups[vote.matchup].b.model]
+    models = sorted({side.model for matchup, _ in between for side in (matchup.a, matchup.b)})
     wins, ties = tally(between, models)
     ranking, why = None, "there is no vote between two models yet"
     if len(models) > 1:
@@ -67,13 +67,13 @@ def leaderboard(book: VoteBook, dimension: str = OVERALL) -> Board:
         except NoRanking as error:
             why = str(error)
     total = wins.sum(0)
-    order = sorted(range(len(models)), key=lambda i: (-(ranking[models[i]].value if ranking else share(total, i)), i))
+    order = sorted(range(len(models)), key=lambda i: (-(ranking[models[i]].value if ranking else vote_share(total, i)), i))
     voters: dict[str, int] = defaultdict(int)
     for vote, _ in votes:
         voters[vote.voter] += 1
-    answers = {voter: {vote.contest: choice for vote, choice in votes if vote.voter == voter} for voter in voters}
-    return Board(dimension, [models[i] for i in order], total[np.ix_(order, order)], ties[np.ix_(order, order)],
-                 ranking, why, dict(voters), left_share(votes), among(answers), against_judges(book, contests, answers))
+    answers = {voter: {vote.matchup: choice for vote, choice in votes if vote.voter == voter} for voter in voters}
+    return Leaderboard(dimension, [models[i] for i in order], total[np.ix_(order, order)], ties[np.ix_(order, order)],
+                 ranking, why, dict(voters), left_share(votes), among(answers), against_rewards(book, matchups, answers))
 
 
 def choice_in(vote: Vote, dimension: str) -> str | None:
@@ -86,13 +86,13 @@ def dimensions_of(votes: Iterable[Vote]) -> list[str]:
     return [OVERALL, *sorted({name for vote in votes for name in vote.dimensions})]
 
 
-def tally(between: list[tuple[Contest, str]], models: list[str]) -> tuple[np.ndarray, np.ndarray]:
+def tally(between: list[tuple[Matchup, str]], models: list[str]) -> tuple[np.ndarray, np.ndarray]:
     """Wins by prompt, ties half to each side, [P, n, n], and ties [n, n]."""
     place = {model: i for i, model in enumerate(models)}
-    prompts = {prompt: p for p, prompt in enumerate(dict.fromkeys(contest.prompt for contest, _ in between))}
+    prompts = {prompt: p for p, prompt in enumerate(dict.fromkeys(matchup.prompt for matchup, _ in between))}
     wins, ties = np.zeros((max(1, len(prompts)), len(models), len(models))), np.zeros((len(models), len(models)))
-    for contest, choice in between:
-        p, a, b = prompts[contest.prompt], place[contest.a.model], place[contest.b.model]
+    for matchup, choice in between:
+        p, a, b = prompts[matchup.prompt], place[matchup.a.model], place[matchup.b.model]
         won = {"a": 1.0, "tie": 0.5, "b": 0.0}[choice]
         wins[p, a, b] += won
         wins[p, b, a] += 1 - won
@@ -101,13 +101,13 @@ def tally(between: list[tuple[Contest, str]], models: list[str]) -> tuple[np.nda
     return wins, ties
 
 
-def share(wins: np.ndarray, i: int) -> float:
+def vote_share(wins: np.ndarray, i: int) -> float:
     """Of a model's comparisons, those it won."""
     return wins[i].sum() / max(1.0, wins[i].sum() + wins[:, i].sum())
 
 
 def left_share(votes: list[tuple[Vote, str]]) -> Estimate | None:
-    decided = [(vote.contest, float(choice == vote.on_left)) for vote, choice in votes if choice in ("a", "b")]
+    decided = [(vote.matchup, float(choice == vote.on_left)) for vote, choice in votes if choice in ("a", "b")]
     if not decided:
         return None
     groups, values = zip(*decided, strict=True)
@@ -115,7 +115,7 @@ def left_share(votes: list[tuple[Vote, str]]) -> Estimate | None:
 
 
 def among(answers: dict[str, dict[str, str]]) -> list[Kappa]:
-    """Of every two voters that share enough contests."""
+    """Of every two voters that share enough matchups."""
     voters, found = sorted(answers), []
     for i, first in enumerate(voters):
         for second in voters[i + 1:]:
@@ -126,15 +126,15 @@ def among(answers: dict[str, dict[str, str]]) -> list[Kappa]:
     return found
 
 
-def against_judges(book: VoteBook, contests: dict[str, Contest], answers: dict[str, dict[str, str]]) -> list[Kappa]:
+def against_rewards(book: VoteDatabase, matchups: dict[str, Matchup], answers: dict[str, dict[str, str]]) -> list[Kappa]:
     """Of every voter and every judge whose marks are known; judges see no ties, so decided votes alone are compared."""
     found = []
     for judge in book.judges():
         marks = book.marks(judge)
         for voter, given in sorted(answers.items()):
             theirs, judged = [], []
-            for contest, choice in given.items():
-                a, b = (marks.get(side.file) for side in (contests[contest].a, contests[contest].b))
+            for matchup, choice in given.items():
+                a, b = (marks.get(side.file) for side in (matchups[matchup].a, matchups[matchup].b))
                 if choice != "tie" and a is not None and b is not None and a != b:
                     theirs.append(choice)
                     judged.append("a" if a > b else "b")
@@ -144,7 +144,7 @@ def against_judges(book: VoteBook, contests: dict[str, Contest], answers: dict[s
 
 
 def kappa_of(first: str, second: str, theirs: list[str], others: list[str], resamples: int = 1000) -> Kappa:
-    """Agreement of two lists of choices on the same contests."""
+    """Agreement of two lists of choices on the same matchups."""
     cells = np.array([_PLACES[x] * 3 + _PLACES[y] for x, y in zip(theirs, others, strict=True)])
     drawn = np.random.default_rng(0).integers(0, len(cells), (resamples, len(cells)))
     tables = np.stack([np.bincount(row, minlength=9) for row in cells[np.vstack([np.arange(len(cells)), drawn])]])

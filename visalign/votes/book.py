@@ -16,7 +16,7 @@ from pathlib import Path
 
 from visalign.errors import UserError
 
-CHOICES = ("a", "b", "tie", "skip")
+VOTE_CHOICES = ("a", "b", "tie", "skip")
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS contests (
@@ -43,7 +43,7 @@ _COLUMNS = {name: set(re.findall(r"(?:^|,)\s*(\w+) (?:TEXT|REAL|INTEGER)", colum
 
 
 @dataclass(frozen=True)
-class Side:
+class MatchupSide:
     """One medium of a contest: who made it, from which seed, and its file in the book's folder."""
 
     model: str
@@ -52,12 +52,12 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Contest:
+class Matchup:
     """Two media of one prompt. settings: how they were made; `rollout` in it names the folder of `visalign rollout`."""
 
     prompt: str
-    a: Side
-    b: Side
+    a: MatchupSide
+    b: MatchupSide
     settings: dict = field(default_factory=dict)
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
@@ -66,15 +66,15 @@ class Contest:
 class Ballot:
     """One showing of a contest to a voter; on_left says which side (`a` or `b`) is on the left."""
 
-    contest: Contest
+    matchup: Matchup
     voter: str
     on_left: str
     id: str
 
     @property
-    def sides(self) -> tuple[Side, Side]:
+    def sides(self) -> tuple[MatchupSide, MatchupSide]:
         """Left and right."""
-        both = (self.contest.a, self.contest.b)
+        both = (self.matchup.a, self.matchup.b)
         return both if self.on_left == "a" else both[::-1]
 
     def choice(self, said: str) -> str:
@@ -90,7 +90,7 @@ class Vote:
     on_left: which side was shown on the left. ballot: what makes this showing of the contest the only one of its kind.
     """
 
-    contest: str
+    matchup: str
     voter: str
     choice: str
     on_left: str
@@ -100,7 +100,7 @@ class Vote:
     time: float = field(default_factory=time.time)
 
 
-class VoteBook:
+class VoteDatabase:
     """`folder` holds votes.sqlite and media/. Raises UserError naming a file that is no book of votes."""
 
     def __init__(self, folder: str | Path):
@@ -146,26 +146,26 @@ class VoteBook:
         except (sqlite3.Error, OverflowError, UnicodeError) as error:  # a seed beyond 2^63, half a letter
             raise UserError(f"votes {self.file}: could not be written ({error})") from None
 
-    def add(self, contest: Contest) -> None:
+    def add(self, matchup: Matchup) -> None:
         """A contest whose media lie in the folder already; one that is known stays as it is."""
-        a, b = contest.a, contest.b
+        a, b = matchup.a, matchup.b
         self._write("INSERT OR IGNORE INTO contests VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    (contest.id, contest.prompt, a.model, b.model, a.seed, b.seed, a.file, b.file,
-                     json.dumps(contest.settings), time.time()))
+                    (matchup.id, matchup.prompt, a.model, b.model, a.seed, b.seed, a.file, b.file,
+                     json.dumps(matchup.settings), time.time()))
 
-    def contests(self) -> list[Contest]:
+    def matchups(self) -> list[Matchup]:
         """All of them, oldest first."""
-        return [self._contest(row) for row in self._read("SELECT * FROM contests ORDER BY made, id")]
+        return [self._matchup(row) for row in self._read("SELECT * FROM contests ORDER BY made, id")]
 
-    def contest(self, number: str) -> Contest:
+    def matchup(self, number: str) -> Matchup:
         """One by its id. Raises UserError when there is none."""
         rows = self._read("SELECT * FROM contests WHERE id = ?", number)
         if not rows:
             raise UserError(f"votes {self.file}: there is no contest {number}")
-        return self._contest(rows[0])
+        return self._matchup(rows[0])
 
     def open_for(self, voter: str, count: int, but: tuple[str, ...] = (),
-                 between: frozenset[str] | None = None) -> list[Contest]:
+                 between: frozenset[str] | None = None) -> list[Matchup]:
         """Contests that a voter has not judged, those with the fewest votes first and else at random.
 
         but: ids to leave out. between: only contests of these models.
@@ -174,19 +174,19 @@ class VoteBook:
             "SELECT c.*, (SELECT COUNT(*) FROM votes v WHERE v.contest = c.id AND v.undone IS NULL) AS votes "
             "FROM contests c WHERE NOT EXISTS (SELECT 1 FROM votes v WHERE v.contest = c.id AND v.voter = ? "
             "AND v.undone IS NULL) ORDER BY votes, random()", voter)
-        found = (self._contest(row) for row in rows)
-        wanted = (contest for contest in found if contest.id not in but
-                  and (between is None or {contest.a.model, contest.b.model} <= between))
-        return [contest for contest, _ in zip(wanted, range(count), strict=False)]
+        found = (self._matchup(row) for row in rows)
+        wanted = (matchup for matchup in found if matchup.id not in but
+                  and (between is None or {matchup.a.model, matchup.b.model} <= between))
+        return [matchup for matchup, _ in zip(wanted, range(count), strict=False)]
 
-    def show(self, contest: Contest, voter: str, mark: str = "") -> Ballot:
+    def show(self, matchup: Matchup, voter: str, mark: str = "") -> Ballot:
         """A ballot with its sides in random order; it outlives the server, so that a page may hold on to its id.
 
         mark: of the page that it is for, in which its id ends.
         """
-        ballot = Ballot(contest, voter, secrets.choice("ab"), uuid.uuid4().hex + mark)
+        ballot = Ballot(matchup, voter, secrets.choice("ab"), uuid.uuid4().hex + mark)
         self._write("INSERT INTO ballots VALUES (?, ?, ?, ?, ?)",
-                    (ballot.id, contest.id, voter, ballot.on_left, time.time()))
+                    (ballot.id, matchup.id, voter, ballot.on_left, time.time()))
         return ballot
 
     def ballot(self, number: str) -> Ballot | None:
@@ -194,14 +194,14 @@ class VoteBook:
         rows = self._read("SELECT * FROM ballots WHERE id = ?", number)
         return self._ballot(rows[0]) if rows else None
 
-    def shown(self, contest: str, voter: str, mark: str = "") -> Ballot | None:
+    def shown(self, matchup: str, voter: str, mark: str = "") -> Ballot | None:
         """One that this page was shown and has not used, so that asking again and again fills no disk."""
         rows = self._read("SELECT * FROM ballots b WHERE contest = ? AND voter = ? AND substr(id, 33) = ? AND NOT "
-                          "EXISTS (SELECT 1 FROM votes v WHERE v.ballot = b.id) LIMIT 1", contest, voter, mark)
+                          "EXISTS (SELECT 1 FROM votes v WHERE v.ballot = b.id) LIMIT 1", matchup, voter, mark)
         return self._ballot(rows[0]) if rows else None
 
     def _ballot(self, row: sqlite3.Row) -> Ballot:
-        return Ballot(self.contest(row["contest"]), row["voter"], row["on_left"], row["id"])
+        return Ballot(self.matchup(row["contest"]), row["voter"], row["on_left"], row["id"])
 
     def vote(self, vote: Vote) -> bool:
         """Keep a vote; False, and nothing is changed, when this ballot or another of the voter's is in already.
@@ -209,17 +209,17 @@ class VoteBook:
         Raises UserError for a choice that is none or a contest that does not exist.
         """
         for where, choice in {"choice": vote.choice, **vote.dimensions}.items():
-            if choice not in CHOICES:
-                raise UserError(f"vote: {where} is '{choice}' (allowed: {', '.join(CHOICES)})")
-        self.contest(vote.contest)
+            if choice not in VOTE_CHOICES:
+                raise UserError(f"vote: {where} is '{choice}' (allowed: {', '.join(VOTE_CHOICES)})")
+        self.matchup(vote.matchup)
         return self._write(
             "INSERT OR IGNORE INTO votes VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL)",
-            (vote.ballot, vote.contest, vote.voter, vote.choice, vote.on_left, json.dumps(vote.dimensions),
+            (vote.ballot, vote.matchup, vote.voter, vote.choice, vote.on_left, json.dumps(vote.dimensions),
              vote.seconds, vote.time)) == 1
 
-    def judged(self, contest: str, voter: str) -> bool:
+    def judged(self, matchup: str, voter: str) -> bool:
         """Whether a vote of this voter on this contest counts."""
-        rows = self._read("SELECT 1 FROM votes WHERE contest = ? AND voter = ? AND undone IS NULL", contest, voter)
+        rows = self._read("SELECT 1 FROM votes WHERE contest = ? AND voter = ? AND undone IS NULL", matchup, voter)
         return bool(rows)
 
     def undo(self, voter: str, mark: str | None = None) -> Vote | None:
@@ -256,12 +256,12 @@ class VoteBook:
         """Judges whose marks are known."""
         return [row[0] for row in self._read("SELECT DISTINCT judge FROM marks ORDER BY judge")]
 
-    def path(self, side: Side) -> Path:
+    def path(self, side: MatchupSide) -> Path:
         return self.media / side.file
 
-    def _contest(self, row: sqlite3.Row) -> Contest:
-        sides = (Side(row[f"{side}_model"], row[f"{side}_seed"], row[f"{side}_file"]) for side in "ab")
-        return Contest(row["prompt"], *sides, self._json(row["settings"]), row["id"])
+    def _matchup(self, row: sqlite3.Row) -> Matchup:
+        sides = (MatchupSide(row[f"{side}_model"], row[f"{side}_seed"], row[f"{side}_file"]) for side in "ab")
+        return Matchup(row["prompt"], *sides, self._json(row["settings"]), row["id"])
 
     def _vote(self, row: sqlite3.Row) -> Vote:
         return Vote(row["contest"], row["voter"], row["choice"], row["on_left"], self._json(row["dimensions"]),

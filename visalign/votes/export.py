@@ -2,10 +2,10 @@
 
     OUT/comparisons.csv   path_A, path_B, prompt, Overall and every dimension voted in: A, B or same. `visalign train`
                           (data.path), `visalign reward train` and `visalign guide train` read it.
-    OUT/ROLLOUT.csv       prompt, a_seed, b_seed, choice, for contests that came from `visalign rollout`: what D3PO
+    OUT/ROLLOUT.csv       prompt, a_seed, b_seed, choice, for matchups that came from `visalign rollout`: what D3PO
                           learns from (rollout.votes)
 
-A contest that several people judged is one row, by majority; an even split, or a majority of ties, is a tie.
+A matchup that several people judged is one row, by majority; an even split, or a majority of ties, is a tie.
 """
 
 import csv
@@ -17,10 +17,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from visalign.disk import write_atomically
 from visalign.errors import UserError
+from visalign.storage.files import write_atomically
 from visalign.votes.board import OVERALL, choice_in, dimensions_of
-from visalign.votes.book import Contest, Vote, VoteBook
+from visalign.votes.book import Matchup, Vote, VoteDatabase
 
 _LETTERS = {"a": "A", "b": "B", "tie": "same", None: ""}
 _COLUMNS = {OVERALL: "Overall"}
@@ -28,7 +28,7 @@ _COLUMNS = {OVERALL: "Overall"}
 
 @dataclass(frozen=True)
 class Exported:
-    """Files written, and how many contests were decided, tied, and only skipped."""
+    """Files written, and how many matchups were decided, tied, and only skipped."""
 
     comparisons: Path
     rollouts: tuple[Path, ...]
@@ -37,35 +37,35 @@ class Exported:
     skipped: int
 
 
-def export_votes(book: VoteBook, out: Path) -> Exported:
+def export_votes(book: VoteDatabase, out: Path) -> Exported:
     """Write the tables, over earlier ones. Raises UserError when nothing was decided yet."""
-    votes, contests = book.votes(), {contest.id: contest for contest in book.contests()}
-    by_contest: dict[str, list[Vote]] = defaultdict(list)
+    votes, matchups = book.votes(), {matchup.id: matchup for matchup in book.matchups()}
+    by_matchup: dict[str, list[Vote]] = defaultdict(list)
     for vote in votes:
-        by_contest[vote.contest].append(vote)
+        by_matchup[vote.matchup].append(vote)
     names = dimensions_of(votes)
     counts, rows, drawn = Counter(), [], defaultdict(list)
-    for number, given in by_contest.items():
-        contest = contests[number]
+    for number, given in by_matchup.items():
+        matchup = matchups[number]
         majorities = {name: majority([choice_in(vote, name) for vote in given]) for name in names}
         overall = majorities[OVERALL]
         counts[overall] += 1
         if all(choice is None for choice in majorities.values()):
             continue
-        rows.append({"path_A": _relative(book, contest.a.file, out), "path_B": _relative(book, contest.b.file, out),
-                     "prompt": contest.prompt, **{_COLUMNS.get(name, name): _LETTERS[choice]
+        rows.append({"path_A": _relative(book, matchup.a.file, out), "path_B": _relative(book, matchup.b.file, out),
+                     "prompt": matchup.prompt, **{_COLUMNS.get(name, name): _LETTERS[choice]
                                                   for name, choice in majorities.items()}})
-        if "rollout" in contest.settings and overall is not None:
-            drawn[contest.settings["rollout"]].append(_seeds(contest, overall))
+        if "rollout" in matchup.settings and overall is not None:
+            drawn[matchup.settings["rollout"]].append(_seeds(matchup, overall))
     if not counts["a"] + counts["b"]:
-        raise UserError(f"votes {book.file}: no contest is decided yet, so there is nothing to export")
+        raise UserError(f"votes {book.file}: no matchup is decided yet, so there is nothing to export")
     tables = {out / "comparisons.csv": rows}
     for name, each in drawn.items():
         tables[free_name(out / f"{Path(name).name}.csv", tables)] = each
     try:
         out.mkdir(parents=True, exist_ok=True)
         for file, each in tables.items():
-            write_atomically(file, as_csv(each))
+            write_atomically(file, votes_csv(each))
     except OSError as error:
         raise UserError(f"votes export: {out} cannot be written ({error.strerror})") from None
     comparisons, *rollouts = tables
@@ -88,18 +88,18 @@ def majority(choices: list[str | None]) -> str | None:
     return "a" if cast["a"] > cast["b"] else "b"
 
 
-def _relative(book: VoteBook, file: str, out: Path) -> str:
+def _relative(book: VoteDatabase, file: str, out: Path) -> str:
     """Raises UserError for a medium outside the book, which no demo writes."""
     if not (path := (book.media / file).resolve()).is_relative_to(book.media.resolve()):
         raise UserError(f"votes {book.file}: names a medium outside its folder ({file})")
     return os.path.relpath(path, out.resolve())
 
 
-def _seeds(contest: Contest, choice: str) -> dict:
-    return {"prompt": contest.prompt, "a_seed": contest.a.seed, "b_seed": contest.b.seed, "choice": choice}
+def _seeds(matchup: Matchup, choice: str) -> dict:
+    return {"prompt": matchup.prompt, "a_seed": matchup.a.seed, "b_seed": matchup.b.seed, "choice": choice}
 
 
-def as_csv(rows: list[dict]) -> bytes:
+def votes_csv(rows: list[dict]) -> bytes:
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]))
     writer.writeheader()

@@ -11,7 +11,7 @@ from PIL import Image
 from tenacity import wait_none
 
 from visalign.errors import UserError
-from visalign.media import Sample
+from visalign.media.samples import Sample
 from visalign.rewards import load_reward
 from visalign.rewards.vlm.address import clean_url, key_in
 from visalign.rewards.vlm.asking import both_orders, contents_of, stored
@@ -35,7 +35,7 @@ def judge(server, kind="vlm", **settings):
 
 
 def asked(reply, image=RED, **settings):
-    """(value or None, remark, server) of one picture judged by a server that replies so."""
+    """(value or None, remark, server) of one image judged by a server that replies so."""
     with ChatServer(reply) as server:
         answer = judge(server, **settings).score([Sample("x", image)])
     value = answer.values.item()
@@ -99,7 +99,7 @@ def test_a_refusal_names_the_setting_that_helps(message, remedy):
     assert value is None and message in remark and remedy in remark
 
 
-def test_pictures_too_large_for_the_server_travel_as_smaller_jpeg_and_that_is_said():
+def test_images_too_large_for_the_server_travel_as_smaller_jpeg_and_that_is_said():
     def reply(text, images, count):
         return (413, {}, b"<html>Too Large</html>") if len(images[0]) > 100_000 else "4"
 
@@ -267,7 +267,7 @@ def test_no_key_is_no_mistake(monkeypatch):
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_a_redirect_to_another_server_gets_neither_key_nor_pictures(status, monkeypatch):
+def test_a_redirect_to_another_server_gets_neither_key_nor_images(status, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret-key")
     with ChatServer(lambda *_: "4") as other:
         place = f"{other.url}/chat/completions"

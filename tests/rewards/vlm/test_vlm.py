@@ -12,13 +12,13 @@ from PIL import Image
 from tenacity import wait_none
 
 from visalign.errors import UserError
-from visalign.media import Sample, Video, to_bytes
+from visalign.media.samples import Sample, Video, to_bytes
 from visalign.rewards import load_reward
 from visalign.rewards.vlm.asking import matches
 from visalign.rewards.vlm.forms import without_thoughts
 from visalign.rewards.vlm.questions import Answer, Failure
 from visalign.rewards.vlm.unified import labelled_score, read_flex
-from visalign.store import Store
+from visalign.storage.sqlite_cache import SqliteCache
 
 from ..tiny_vlm import build_tiny_vlm
 from .server import ChatServer, slowly
@@ -88,7 +88,7 @@ def test_score_is_the_mean_under_the_digits_probabilities_where_the_server_tells
         (lambda *_: "7", "no score from 1 to 5"),
     ],
 )
-def test_what_is_no_judgement_is_nan_with_its_reason(reply, reason):
+def test_what_is_no_annotation_is_nan_with_its_reason(reply, reason):
     with ChatServer(reply) as server:
         answer = judge(server).score([Sample("x", RED)])
     assert answer.values.isnan().all() and reason in answer.remarks[0]
@@ -138,7 +138,7 @@ def test_probabilities_are_not_asked_for_when_turned_off():
     assert "logprobs" not in server.requests[0]["body"]
 
 
-def test_clips_are_sent_as_frames_and_principles_as_dimensions():
+def test_videos_are_sent_as_frames_and_principles_as_dimensions():
     with ChatServer(lambda text, images, count: "5" if "smoothly" in text else "2") as server:
         reward = judge(server, principles={"motion": "smoothly?", "look": "nice?"}, frames=3)
         answer = reward.score([Sample("a cat", Video([RED, BLUE] * 4, 4.0))])
@@ -153,7 +153,7 @@ def test_answers_are_kept_across_judges_and_useless_ones_are_not(tmp_path):
         samples = [Sample("one", RED), Sample("two", RED)]
         first = judge(server, cache=cache, concurrency=1).score(samples)
         second = judge(server, cache=cache, concurrency=1).score(samples)
-        third = judge(server, cache=cache, concurrency=1).score([Sample("one", BLUE)])  # another picture
+        third = judge(server, cache=cache, concurrency=1).score([Sample("one", BLUE)])  # another image
         last = judge(server, cache=cache)
     assert first.values[1].isnan() and second.values.flatten().tolist() == [4.0, 4.0] and third.values.item() == 4.0
     assert len(server.requests) == 4
@@ -161,7 +161,7 @@ def test_answers_are_kept_across_judges_and_useless_ones_are_not(tmp_path):
 
 
 def _fill(file, start):
-    cache = Store(file)
+    cache = SqliteCache(file)
     for i in range(start, start + 50):
         cache.put(f"k{i}", "x" * 100)
 
@@ -174,17 +174,17 @@ def test_processes_share_the_cache(tmp_path):
         worker.start()
     for worker in workers:
         worker.join(60)
-    assert len(Store(file).get([f"k{i}" for i in range(150)])) == 150
+    assert len(SqliteCache(file).get([f"k{i}" for i in range(150)])) == 150
 
 
 def test_a_file_that_is_no_cache_is_named(tmp_path):
     (tmp_path / "answers.sqlite").write_bytes(b"not a database at all, but long enough to be one" * 10)
     with pytest.raises(UserError, match="answers.sqlite"):
-        Store(tmp_path / "answers.sqlite")
+        SqliteCache(tmp_path / "answers.sqlite")
 
 
 def test_a_value_is_on_disk_when_put_returns(tmp_path):
-    cache = Store(tmp_path / "a.sqlite")
+    cache = SqliteCache(tmp_path / "a.sqlite")
     cache.put("k", "v")
     assert sqlite3.connect(tmp_path / "a.sqlite").execute("SELECT answer FROM answers").fetchone() == ("v",)
 

@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from visalign.rewards.base import Judge, Scores
+from visalign.rewards.base import RewardModel, Scores
 from visalign.rewards.registry import REWARDS
 
 from ..commands import fails, rows, run, weights
@@ -14,13 +14,13 @@ from ..commands import fails, rows, run, weights
 ODE = {"rollout": {"sampler": "ode"}}
 
 
-class Scripted(Judge):
+class Scripted(RewardModel):
     """Does what a test says."""
 
     action = None
     asked = 0
 
-    def judge(self, samples):
+    def score_batch(self, samples):
         type(self).asked += 1
         return type(self).action(samples)
 
@@ -61,13 +61,13 @@ def test_a_reward_that_is_nan_for_some_samples_leaves_them_out_and_counts_them(o
 def test_too_many_unjudged_samples_stop_the_run_with_the_reason(online_recipe, scripted):
     scripted(lambda samples: torch.full((len(samples), 1), float("nan")))
     message = fails(online_recipe("sd3", **QUIET))
-    assert "reward scripted: 100% of the epoch's samples have no judgement" in message and "finite number" in message
+    assert "reward scripted: 100% of the epoch's samples have no annotation" in message and "finite number" in message
 
 
 def test_one_of_several_judges_that_judges_nothing_stops_the_run(online_recipe, scripted):
     scripted(lambda samples: torch.full((len(samples), 1), float("nan")))
     message = fails(online_recipe("sd3", **{"eval": QUIET["eval"], "reward": {"of": ["contrast", "scripted"]}}))
-    assert "100% of the epoch's samples have no judgement or lack one" in message and "scripted" in message
+    assert "100% of the epoch's samples have no annotation or lack one" in message and "scripted" in message
 
 
 def test_a_reward_that_does_not_apply_drops_out_without_being_asked_again(online_recipe, tmp_path):
@@ -145,7 +145,7 @@ def test_a_judge_server_that_dies_during_the_run(online_recipe, tmp_path, comes_
             assert len(rows(tmp_path / "run")) == 2
         else:
             message = fails(recipe)
-            assert "no judgement" in message and server.url in message and "--resume" in message
+            assert "no annotation" in message and server.url in message and "--resume" in message
             assert len(rows(tmp_path / "run")) == 1 and weights(tmp_path / "run", 1)
 
 
@@ -199,7 +199,7 @@ def test_the_self_check_blames_dropout_and_coarse_arithmetic(online_recipe, monk
     from visalign.trainers.online import loop as online
     from visalign.trainers.online import self_check
 
-    monkeypatch.setattr(self_check, "TOLERANCE", dict.fromkeys(self_check.TOLERANCE, -1.0))
+    monkeypatch.setattr(self_check, "TOLERANCE", dict.fromkeys(self_check.RATIO_TOLERANCE, -1.0))
     monkeypatch.setattr(online.OnlineTrainer, "_collect", _then_training(online.OnlineTrainer._collect))
     assert "training mode" in fails(online_recipe("sd3"))
 
@@ -227,10 +227,10 @@ def _then_training(collect):
     (["rollout.sampler=ddim"], "rollout.sampler ddim is not for flow models"),
     (["rollout.sampler=ode"], "rollout.sampler ode with noise_level 0.7 and clean_steps 0 adds no noise"),
     (["rollout.noise_level=0"], "adds no noise"), (["model.lora.dropout=0.1"], "model.lora.dropout must be 0"),
-    (["objective.name=draft", "reward.of=jpeg"], "reward jpeg: has no gradient"),
-    (["reward.of=[]"], "set exactly one of reward.of"), (["reward.of=colour_fulness"], "did you mean 'colourfulness'"),
-    (["reward.of=[{reward: tiny-reward, dimension: beauty}]"], "has no dimension beauty"),
-    (["reward.of=[jpeg, jpeg]"], "are not distinct"), (["objective.name=flow_dpo"], "which is no objective"),
+    (["objective.name=draft", "reward.models=jpeg"], "reward jpeg: has no gradient"),
+    (["reward.models=[]"], "set exactly one of reward.models"), (["reward.models=colour_fulness"], "did you mean 'colourfulness'"),
+    (["reward.models=[{reward: tiny-reward, dimension: beauty}]"], "has no dimension beauty"),
+    (["reward.models=[jpeg, jpeg]"], "are not distinct"), (["objective.name=flow_dpo"], "which is no objective"),
     (["rollout.window={size: 9}"], "rollout.window.size 9 does not fit"),
     (["rollout.same_noise=true", "rollout.sampler=ode"], "all samples of a prompt the same"),
     (["rollout.prompts=missing.txt"], "prompts missing.txt: there is no such file"),

@@ -190,10 +190,10 @@ def test_two_processes_learn_what_one_does_with_twice_the_batch(online_recipe, t
 def test_processes_share_an_epoch_in_whole_batches(world):
     from types import SimpleNamespace
 
-    from visalign.trainers.online.collect import Collector
+    from visalign.trainers.online.collect import RolloutCollector
 
     def places(rank):
-        collector = Collector.__new__(Collector)
+        collector = RolloutCollector.__new__(RolloutCollector)
         collector.config = SimpleNamespace(rollout=SimpleNamespace(batch_size=4, prompts_per_epoch=4, group_size=8))
         collector.accelerator = SimpleNamespace(num_processes=world, process_index=rank)
         return collector.places(), [collector.batch_of(place) for place in collector.places()]
@@ -208,15 +208,15 @@ def test_processes_share_an_epoch_in_whole_batches(world):
 def test_dimensions_of_one_judge_are_terms_that_share_it(online_recipe):
     from PIL import Image
 
-    from visalign.config import Judging
-    from visalign.media import Sample
-    from visalign.trainers.online.judging import Panel
+    from visalign.config import RewardSettings
+    from visalign.media.samples import Sample
+    from visalign.trainers.online.scoring import RewardSet
 
     terms = [{"reward": "tiny-reward", "dimension": name} for name in ("alignment", "quality")]
-    panel = Panel(Judging(of=tuple(terms)), "cpu", "image")
-    assert panel.terms[0].reward is panel.terms[1].reward and panel.names == ("tiny-reward.alignment",
+    reward_set = RewardSet(RewardSettings(of=tuple(terms)), "cpu", "image")
+    assert reward_set.terms[0].reward is reward_set.terms[1].reward and reward_set.names == ("tiny-reward.alignment",
                                                                               "tiny-reward.quality")
-    asked, score = [], panel.terms[0].reward.score
-    panel.terms[0].reward.score = lambda samples: asked.append(1) or score(samples)
-    verdict = panel.judge([Sample("a red fruit", Image.new("RGB", (64, 64), "red"))])
+    asked, score = [], reward_set.terms[0].reward.score
+    reward_set.terms[0].reward.score = lambda samples: asked.append(1) or score(samples)
+    verdict = reward_set.score([Sample("a red fruit", Image.new("RGB", (64, 64), "red"))])
     assert verdict.values.shape == (1, 2) and len(asked) == 1

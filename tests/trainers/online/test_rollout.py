@@ -1,24 +1,24 @@
-"""Sampling runs: the pipeline's own pictures, windows, branching, and what is stored."""
+"""Sampling runs: the pipeline's own images, windows, branching, and what is stored."""
 
 import dataclasses
 
 import pytest
 import torch
 
-from visalign.config import Model, Rollout, Window
+from visalign.config import ModelSettings, RolloutSettings, WindowSettings
 from visalign.errors import UserError
 from visalign.generators import load_generator
 from visalign.generators.base import Guidance
 from visalign.processes.steps import normal_log_prob
 from visalign.trainers.online.rollout import Sampler, Start
 from visalign.trainers.online.seeds import stable_seed
-from visalign.trainers.online.windows import check_noise, check_steps, noisy_steps, plan_steps, window_start
+from visalign.trainers.online.step_selection import check_noise, check_steps, noisy_steps, plan_steps, window_start
 
 PROMPTS = ["a red fruit", "a cat face", "a red fruit"]
 
 
 def loaded(pipelines, name):
-    return load_generator(Model(source=str(pipelines(name)), precision="fp32", prompt_tokens=8, resolution=16), "cpu")
+    return load_generator(ModelSettings(source=str(pipelines(name)), precision="fp32", prompt_tokens=8, resolution=16), "cpu")
 
 
 def starts(prompts=PROMPTS, noise=(1, 2, 1), steps=(5, 6, 7)):
@@ -36,7 +36,7 @@ def drawn(generator, settings, stochastic, kept=None, guidance=None, who=None, k
 def test_a_run_without_noise_is_the_pipeline_s_own(pipelines, name, scale):
     generator = loaded(pipelines, name)
     negative = generator.encode_prompts([""] * 3)
-    ours = drawn(generator, Rollout(steps=5, sampler="ode"), (), guidance=Guidance(scale, negative))
+    ours = drawn(generator, RolloutSettings(steps=5, sampler="ode"), (), guidance=Guidance(scale, negative))
     shape = generator.latent_shape()
     noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(n)) for n in (1, 2, 1)])
     packed = noise
@@ -48,9 +48,9 @@ def test_a_run_without_noise_is_the_pipeline_s_own(pipelines, name, scale):
 
 
 @pytest.mark.parametrize("name, settings", [
-    ("sd3", Rollout(steps=5)), ("sd3", Rollout(steps=5, sampler="cps")), ("flux", Rollout(steps=4, noise_level=0.9)),
-    ("sdxl", Rollout(steps=5, sampler="ddim", noise_level=1.0)),
-    ("sd15-v", Rollout(steps=5, sampler="ddim", noise_level=1.0))])
+    ("sd3", RolloutSettings(steps=5)), ("sd3", RolloutSettings(steps=5, sampler="cps")), ("flux", RolloutSettings(steps=4, noise_level=0.9)),
+    ("sdxl", RolloutSettings(steps=5, sampler="ddim", noise_level=1.0)),
+    ("sd15-v", RolloutSettings(steps=5, sampler="ddim", noise_level=1.0))])
 def test_stored_steps_follow_from_each_other_and_have_the_density_s_log_prob(pipelines, name, settings):
     generator = loaded(pipelines, name)
     noisy = noisy_steps(generator.process, generator.schedule(settings.steps), settings)
@@ -70,7 +70,7 @@ def test_stored_steps_follow_from_each_other_and_have_the_density_s_log_prob(pip
 
 
 def test_steps_before_the_window_are_the_same_wherever_it_lies(pipelines):
-    generator, settings = loaded(pipelines, "sd3"), Rollout(steps=6)
+    generator, settings = loaded(pipelines, "sd3"), RolloutSettings(steps=6)
     early = drawn(generator, settings, (2, 3), torch.tensor([[0, 1, 2]] * 3))
     late = drawn(generator, settings, (4, 5), torch.tensor([[0, 1, 2]] * 3))
     for a, b in zip(early, late, strict=True):
@@ -79,7 +79,7 @@ def test_steps_before_the_window_are_the_same_wherever_it_lies(pipelines):
 
 
 def test_branching_costs_one_pass_a_prompt_before_the_window_and_changes_nothing(pipelines):
-    generator, settings = loaded(pipelines, "sd3"), Rollout(steps=6, same_noise=True)
+    generator, settings = loaded(pipelines, "sd3"), RolloutSettings(steps=6, same_noise=True)
     kept = torch.tensor([[3, 4]] * 3)
     branched = drawn(generator, settings, (3, 4), kept)
     passes = generator.passes["without gradient"]
@@ -92,7 +92,7 @@ def test_branching_costs_one_pass_a_prompt_before_the_window_and_changes_nothing
 
 
 def test_only_the_window_s_latents_are_stored(pipelines):
-    sample = drawn(loaded(pipelines, "sd3"), Rollout(steps=6), (2, 3), torch.tensor([[2, 3]] * 3), keep_mean=False)[0]
+    sample = drawn(loaded(pipelines, "sd3"), RolloutSettings(steps=6), (2, 3), torch.tensor([[2, 3]] * 3), keep_mean=False)[0]
     assert sample.before.shape[0] == sample.after.shape[0] == 2 and sample.mean is None
     torch.testing.assert_close(sample.after[0], sample.before[1])  # window + 1 distinct latents
 
@@ -124,58 +124,58 @@ def test_flux_takes_the_scale_as_an_input(pipelines):
 
 
 @pytest.mark.parametrize("window, expected", [
-    (Window(size=4, schedule="progressive", iterations=2), [0, 0, 1, 1, 2, 2]),
-    (Window(size=4, schedule="progressive", iterations=1, stride=7), [0, 7, 14, 21, 0, 7]),
-    (Window(size=4, schedule="progressive", iterations=1, first=20), [20, 21, 20, 21, 20, 21]),
-    (Window(size=4, schedule="exp_decay", iterations=3, exp_rate=1.0, exp_from=0), [0, 0, 0, 1, 1, 2]),
-    (Window(size=23, schedule="decay", iterations=6), [0] * 6)])
+    (WindowSettings(size=4, schedule="progressive", iterations=2), [0, 0, 1, 1, 2, 2]),
+    (WindowSettings(size=4, schedule="progressive", iterations=1, stride=7), [0, 7, 14, 21, 0, 7]),
+    (WindowSettings(size=4, schedule="progressive", iterations=1, first=20), [20, 21, 20, 21, 20, 21]),
+    (WindowSettings(size=4, schedule="exp_decay", iterations=3, exp_rate=1.0, exp_from=0), [0, 0, 0, 1, 1, 2]),
+    (WindowSettings(size=23, schedule="decay", iterations=6), [0] * 6)])
 def test_window_schedules(window, expected):
     assert [window_start(window, 25, epoch, 0) for epoch in range(6)] == expected
 
 
 def test_a_progressive_window_is_always_whole_and_returns_to_the_start():
-    window = Window(size=4, schedule="progressive", iterations=2)
+    window = WindowSettings(size=4, schedule="progressive", iterations=2)
     places = [window_start(window, 25, epoch, 0) for epoch in range(100)]
     assert max(places) == 21 and places[44] == 0
 
 
 def test_a_decaying_window_stays_shorter_the_later_the_place():
-    window = Window(size=1, schedule="decay", iterations=4)
+    window = WindowSettings(size=1, schedule="decay", iterations=4)
     places = [window_start(window, 4, epoch, 0) for epoch in range(10)]
     assert [places.count(place) for place in range(4)] == [4, 3, 2, 1]
 
 
 def test_a_random_window_covers_its_range_and_is_the_same_after_a_kill():
-    window = Window(size=2, first=1, last=3)
+    window = WindowSettings(size=2, first=1, last=3)
     places = [window_start(window, 10, epoch, 7) for epoch in range(60)]
     assert set(places) == {1, 2, 3} and places == [window_start(window, 10, epoch, 7) for epoch in range(60)]
 
 
 def test_plans_take_the_first_steps_or_a_choice_for_each_sample(pipelines):
     noisy = list(range(9))
-    first = plan_steps(Rollout(steps=10, train_fraction=0.5), noisy, 0, 0, [0, 1])
+    first = plan_steps(RolloutSettings(steps=10, train_fraction=0.5), noisy, 0, 0, [0, 1])
     assert first.trained.tolist() == [[0, 1, 2, 3]] * 2 and first.stochastic == frozenset(noisy)
-    random = plan_steps(Rollout(steps=10, train_fraction=0.5, train_choice="random"), noisy, 0, 0, list(range(20)))
+    random = plan_steps(RolloutSettings(steps=10, train_fraction=0.5, train_choice="random"), noisy, 0, 0, list(range(20)))
     assert len({tuple(row) for row in random.trained.tolist()}) > 5
     assert all(row == sorted(set(row)) for row in random.trained.tolist())
-    again = plan_steps(Rollout(steps=10, train_fraction=0.5, train_choice="random"), noisy, 0, 0, [13, 4])
+    again = plan_steps(RolloutSettings(steps=10, train_fraction=0.5, train_choice="random"), noisy, 0, 0, [13, 4])
     assert again.trained.tolist() == random.trained[[13, 4]].tolist()
 
 
 def test_a_clean_last_step_is_not_stochastic(pipelines):
     generator = loaded(pipelines, "sd3")
-    settings = Rollout(steps=5, sampler="dance_sde", noise_level=0.3, clean_steps=1)
+    settings = RolloutSettings(steps=5, sampler="dance_sde", noise_level=0.3, clean_steps=1)
     assert noisy_steps(generator.process, generator.schedule(5), settings) == [0, 1, 2, 3]
 
 
 def test_no_noise_means_nothing_to_train_on():
-    for settings in (Rollout(sampler="ode"), Rollout(noise_level=0), Rollout(steps=3, clean_steps=3)):
+    for settings in (RolloutSettings(sampler="ode"), RolloutSettings(noise_level=0), RolloutSettings(steps=3, clean_steps=3)):
         with pytest.raises(UserError, match="adds no noise"):
             check_noise(settings)
     with pytest.raises(UserError, match="no step adds noise"):
-        check_steps(Rollout(steps=1, sampler="cps"), [])
+        check_steps(RolloutSettings(steps=1, sampler="cps"), [])
     with pytest.raises(UserError, match="rollout.window.last lower"):
-        check_steps(Rollout(steps=6, window=Window(size=1)), [0, 1])
+        check_steps(RolloutSettings(steps=6, window=WindowSettings(size=1)), [0, 1])
 
 
 def test_seeds_differ_by_every_part():

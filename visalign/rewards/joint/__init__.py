@@ -1,4 +1,4 @@
-"""The unified reward: one trainable network for pictures and clips, with named dimensions and an uncertainty."""
+"""The unified reward: one trainable network for images and videos, with named dimensions and an uncertainty."""
 
 from visalign.rewards.joint.reward import JointReward
 

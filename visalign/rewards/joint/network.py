@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from visalign.config import JointSettings
 from visalign.errors import UserError
-from visalign.media import Sample
+from visalign.media.samples import Sample
 from visalign.rewards.openclip import to_batch
 
 
@@ -46,7 +46,7 @@ class HierarchicalPool(nn.Module):
 
 
 class TemporalPool(nn.Module):
-    """Frame features [B, T, d] with mask [B, T] (True at padding) -> [B, width]; a picture is a clip of one frame."""
+    """Frame features [B, T, d] with mask [B, T] (True at padding) -> [B, width]; an image is a video of one frame."""
 
     def __init__(self, features: int, width: int, heads: int):
         super().__init__()
@@ -77,16 +77,16 @@ def sinusoids(place: Tensor, width: int) -> Tensor:
 
 
 class OpenClipBackbone(nn.Module):
-    """Picture and text towers of an open_clip model. `collate` makes tensors on the CPU, `forward` [B, 1, features]."""
+    """Image and text towers of an open_clip model. `collate` makes tensors on the CPU, `forward` [B, 1, features]."""
 
-    def __init__(self, settings: JointSettings, clip: nn.Module, preprocess, tokenizer):
+    def __init__(self, settings: JointSettings, video: nn.Module, preprocess, tokenizer):
         super().__init__()
-        self.settings, self.clip, self.preprocess, self.tokenizer = settings, clip, preprocess, tokenizer
-        clip.requires_grad_(settings.tuning == "full")
+        self.settings, self.clip, self.preprocess, self.tokenizer = settings, video, preprocess, tokenizer
+        video.requires_grad_(settings.tuning == "full")
         if settings.tuning == "lora":
-            add_lora(clip, settings.lora_rank, ["attn", "c_fc", "c_proj"])
-        size = clip.visual.image_size
-        blocks = len(getattr(getattr(clip.visual, "transformer", None), "resblocks", ())) or None
+            add_backbone_lora(video, settings.lora_rank, ["attn", "c_fc", "c_proj"])
+        size = video.visual.image_size
+        blocks = len(getattr(getattr(video.visual, "transformer", None), "resblocks", ())) or None
         if blocks is not None and max(settings.layers, default=0) >= blocks:
             raise UserError(f"model.layers names block {max(settings.layers)}, but {settings.source} has the blocks 0 "
                             f"to {blocks - 1}")
@@ -163,7 +163,7 @@ class JointNetwork(nn.Module):
         return self.heads(self.backbone(**inputs))
 
 
-def add_lora(module: nn.Module, rank: int, targets: list[str]) -> None:
+def add_backbone_lora(module: nn.Module, rank: int, targets: list[str]) -> None:
     """Put LoRA adapters into `module`; only they learn."""
     from peft import LoraConfig, inject_adapter_in_model
     from peft.tuners.lora.layer import MultiheadAttention

@@ -11,14 +11,20 @@ from torch import Tensor
 
 from visalign.config import JointSettings
 from visalign.errors import UserError
-from visalign.media import Sample
-from visalign.pretrained import TOKENIZER_FILES
-from visalign.rewards.base import Judge, Scores
+from visalign.media.samples import Sample
+from visalign.rewards.base import RewardModel, Scores
 from visalign.rewards.joint.network import JointNetwork, OpenClipBackbone
-from visalign.rewards.openclip import check_own_tokenizer, check_source, cut_prompts, load_open_clip, pixels_to_batch
-from visalign.weights import read_tensors, write_tensors
+from visalign.rewards.openclip import (
+    check_clip_source,
+    check_own_tokenizer,
+    cut_prompts,
+    load_open_clip,
+    pixels_to_batch,
+)
+from visalign.storage.pretrained import TOKENIZER_FILES
+from visalign.storage.weights import read_tensors, write_tensors
 
-FILES = ("reward.json", "reward.safetensors")
+REWARD_FILES = ("reward.json", "reward.safetensors")
 
 
 def open_clip_backbone(settings: JointSettings, folder: Path | None) -> OpenClipBackbone:
@@ -28,9 +34,9 @@ def open_clip_backbone(settings: JointSettings, folder: Path | None) -> OpenClip
         from open_clip.transform import PreprocessCfg, image_transform_v2
 
         name = f"local-dir:{folder}"
-        clip = open_clip.create_model(name, load_weights=False)
-        preprocess = image_transform_v2(PreprocessCfg(**clip.visual.preprocess_cfg), is_train=False)
-        return OpenClipBackbone(settings, clip, preprocess, open_clip.get_tokenizer(name))
+        video = open_clip.create_model(name, load_weights=False)
+        preprocess = image_transform_v2(PreprocessCfg(**video.visual.preprocess_cfg), is_train=False)
+        return OpenClipBackbone(settings, video, preprocess, open_clip.get_tokenizer(name))
     return OpenClipBackbone(settings, *load_open_clip(settings.source, "joint"))
 
 
@@ -46,7 +52,7 @@ BACKBONES: dict[str, Callable] = {"open_clip": open_clip_backbone, "vlm": vlm_ba
 def check_backbone(settings: JointSettings) -> None:
     """Raise UserError when the backbone's source cannot be what it should be; loads nothing."""
     if settings.backbone == "open_clip":
-        check_source(settings.source, "joint")
+        check_clip_source(settings.source, "joint")
     elif Path(settings.source).expanduser().is_dir() and not (Path(settings.source) / "config.json").is_file():
         raise UserError(f"reward joint: {settings.source} is not a transformers folder, it has no config.json")
 
@@ -56,8 +62,8 @@ def build_network(settings: JointSettings, folder: Path | None = None) -> JointN
 
 
 @dataclass
-class JointReward(Judge):
-    """The unified reward that `visalign reward train` makes: pictures and clips, named dimensions, with a spread.
+class JointReward(RewardModel):
+    """The unified reward that `visalign reward train` makes: images and videos, named dimensions, with a spread.
 
     source: its folder. Values are in standard deviations of the set it was trained on, around that set's mean; a
     difference times `logit_scale` is in log-odds.
@@ -76,7 +82,7 @@ class JointReward(Judge):
             self.settings = JointSettings.model_validate(self._saved["model"])
         except (ValidationError, KeyError) as error:
             reason = " ".join(str(error).split())[:150]
-            raise UserError(f"reward {self.folder / FILES[0]}: not a unified reward's settings ({reason})") from None
+            raise UserError(f"reward {self.folder / REWARD_FILES[0]}: not a unified reward's settings ({reason})") from None
         if self.settings.tuning == "full" and self.settings.backbone == "open_clip":
             check_own_tokenizer(self.folder, f"reward {self.source}")
         self.dimensions = self.settings.dimensions
@@ -85,34 +91,34 @@ class JointReward(Judge):
             self.batch_size = min(self.batch_size, 16)
 
     def _read_settings(self) -> dict:
-        for name in FILES:
+        for name in REWARD_FILES:
             if not (self.folder / name).is_file():
                 raise UserError(f"reward {self.source}: not a unified reward's folder, it has no {name}")
         try:
-            return json.loads((self.folder / FILES[0]).read_text())
+            return json.loads((self.folder / REWARD_FILES[0]).read_text())
         except ValueError as error:
-            raise UserError(f"reward {self.folder / FILES[0]}: not readable as JSON ({error})") from None
+            raise UserError(f"reward {self.folder / REWARD_FILES[0]}: not readable as JSON ({error})") from None
 
     def load(self) -> JointNetwork:
         network = build_network(self.settings, self.folder)
         try:
-            tensors = read_tensors(self.folder / FILES[1], f"reward {self.folder / FILES[1]}")
+            tensors = read_tensors(self.folder / REWARD_FILES[1], f"reward {self.folder / REWARD_FILES[1]}")
             weights = {name: tensor.float() for name, tensor in tensors.items()}
             missing, unexpected = network.load_state_dict(weights, strict=False)
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:150]
-            raise UserError(f"reward {self.folder / FILES[1]}: cannot be read ({reason})") from None
+            raise UserError(f"reward {self.folder / REWARD_FILES[1]}: cannot be read ({reason})") from None
         trained = set(trained_weights(network))
         odd = sorted((set(missing) & trained) | set(unexpected))
         if odd:
-            raise UserError(f"reward {self.folder / FILES[1]}: does not fit its settings, {odd[0]} is on one side only")
+            raise UserError(f"reward {self.folder / REWARD_FILES[1]}: does not fit its settings, {odd[0]} is on one side only")
         return network.eval().requires_grad_(False)
 
     def score_pixels(self, pixels: Tensor, prompts: list[str]) -> Tensor:
-        """As `score`, of square pictures [B, 3, H, W] in [0, 1] and with gradients, [B, D]; for open_clip backbones."""
+        """As `score`, of square images [B, 3, H, W] in [0, 1] and with gradients, [B, D]; for open_clip backbones."""
         network = self.network
         if self.settings.backbone != "open_clip":
-            raise UserError(f"reward {self.name}: only a unified reward on open_clip has gradients to the picture")
+            raise UserError(f"reward {self.name}: only a unified reward on open_clip has gradients to the image")
         backbone = network.backbone
         inputs = {"pixels": pixels_to_batch(backbone.preprocess, pixels.to(self.device), self.name),
                   "lengths": torch.ones(len(pixels), dtype=torch.int64, device=self.device),
@@ -120,7 +126,7 @@ class JointReward(Judge):
         standard = {name: torch.tensor(values, device=self.device) for name, values in self._saved["standard"].items()}
         return ((network(**inputs) - standard["mean"]) / standard["std"]).mean(1)
 
-    def judge(self, samples: list[Sample]) -> Scores:
+    def score_batch(self, samples: list[Sample]) -> Scores:
         network = self.network
         inputs = {name: tensor.to(self.device) for name, tensor in network.backbone.collate(samples).items()}
         standard = self._saved["standard"]
@@ -154,9 +160,9 @@ def save_reward(folder: Path, network: JointNetwork, settings: JointSettings, st
     if settings.tuning == "full" and settings.backbone == "open_clip":
         copy_tower_files(settings.source, folder, network)
         settings = settings.model_copy(update={"source": "."})
-    write_tensors(folder / FILES[1], weights)
+    write_tensors(folder / REWARD_FILES[1], weights)
     saved = {"model": settings.model_dump(mode="json"), "standard": standard, **about}
-    (folder / FILES[0]).write_text(json.dumps(saved, indent=2) + "\n")
+    (folder / REWARD_FILES[0]).write_text(json.dumps(saved, indent=2) + "\n")
 
 
 def copy_tower_files(source: str, folder: Path, network: JointNetwork) -> None:
@@ -183,8 +189,8 @@ def copy_tower_files(source: str, folder: Path, network: JointNetwork) -> None:
 
         shutil.copy(hf_hub_download(name.removeprefix("hf-hub:"), "open_clip_config.json"), folder)
         return
-    clip = network.backbone.clip
+    video = network.backbone.clip
     # some weights of an architecture (OpenAI's) go with another activation than its configuration says
-    quick = any(isinstance(module, open_clip.transformer.QuickGELU) for module in clip.modules())
-    config = {"model_cfg": architecture | {"quick_gelu": quick}, "preprocess_cfg": clip.visual.preprocess_cfg}
+    quick = any(isinstance(module, open_clip.transformer.QuickGELU) for module in video.modules())
+    config = {"model_cfg": architecture | {"quick_gelu": quick}, "preprocess_cfg": video.visual.preprocess_cfg}
     (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from visalign.config import JointSettings
 from visalign.errors import UserError
-from visalign.media import Sample
-from visalign.pretrained import check_processor, load_whole
-from visalign.rewards.joint.network import HierarchicalPool, add_lora
+from visalign.media.samples import Sample
+from visalign.rewards.joint.network import HierarchicalPool, add_backbone_lora
+from visalign.storage.pretrained import check_processor, load_whole
 
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj"]
 
@@ -41,7 +41,7 @@ class VlmBackbone(nn.Module):
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
         model.requires_grad_(settings.tuning == "full")
         if settings.tuning == "lora":
-            add_lora(model, settings.lora_rank, LORA_TARGETS)
+            add_backbone_lora(model, settings.lora_rank, LORA_TARGETS)
         self.model = model.base_model
         blocks = model.config.get_text_config().num_hidden_layers
         if max(settings.layers, default=0) >= blocks:
@@ -67,7 +67,7 @@ class VlmBackbone(nn.Module):
         frames = [sample.frames(self.settings.frames) for sample in samples]
         texts = []
         for sample, each in zip(samples, frames, strict=True):
-            what = "This picture" if len(each) == 1 else f"These {len(each)} frames of a clip"
+            what = "This image" if len(each) == 1 else f"These {len(each)} frames of a clip"
             text = f"{what} should show: {sample.prompt}\nJudge it. {self.asking}"
             texts.append(self.processor.apply_chat_template(
                 [{"role": "user", "content": [*({"type": "image"} for _ in each), {"type": "text", "text": text}]}],

@@ -14,22 +14,22 @@ from PIL import Image
 from torch import Tensor
 
 from visalign.errors import UserError
-from visalign.media import Sample
-from visalign.ranges import AnswerTokens, Few, Retries, Seconds, Temperature, Together
-from visalign.rewards.base import Judge, Scores
+from visalign.media.samples import Sample
+from visalign.rewards.base import RewardModel, Scores
 from visalign.rewards.vlm.questions import Answer, Asker, Failure, Question
-from visalign.store import Store
+from visalign.storage.sqlite_cache import SqliteCache
+from visalign.validation.ranges import AnswerTokens, Few, Retries, Seconds, Temperature, Together
 
 
 @dataclass
-class AskingJudge(Judge):
+class AskingJudge(RewardModel):
     """Base of judges that ask a model in words.
 
     url: of an OpenAI-compatible endpoint, up to and with `/v1`; or source: a transformers model's folder or hub id.
     model: the name the endpoint knows the model by. key_env: the environment variable that holds the API key; keys are
     read from nowhere else. timeout: seconds for one whole reply. retries: after the first try. concurrency: questions
     in flight. logprobs: ask for the choices' probabilities; turn it off for endpoints that refuse to tell.
-    cache: an SQLite file that processes may share; null for none. frames: of a clip, each sent as a picture.
+    cache: an SQLite file that processes may share; null for none. frames: of a video, each sent as an image.
     """
 
     url: str | None = None
@@ -89,8 +89,8 @@ class AskingJudge(Judge):
         return LocalAsker(self.source, self.device, self.max_tokens)
 
     @cached_property
-    def answers(self) -> Store | None:
-        return Store(self.cache) if self.cache else None
+    def answers(self) -> SqliteCache | None:
+        return SqliteCache(self.cache) if self.cache else None
 
     def ask(self, questions: list[Question], usable: Callable[[Answer], object]) -> list[Answer | Failure]:
         """One outcome a question; answers for which `usable` does not raise ValueError are kept in the cache."""
@@ -115,7 +115,7 @@ class AskingJudge(Judge):
                 outcomes[i] = outcome
         return outcomes
 
-    def pictures(self, sample: Sample) -> tuple[Image.Image, ...]:
+    def images(self, sample: Sample) -> tuple[Image.Image, ...]:
         return tuple(sample.frames(self.frames))
 
     def read_noted(self, questions: list[Question],
@@ -170,7 +170,7 @@ class ComparingJudge(AskingJudge):
         return [(both_orders(there, back), noted or noted_back)
                 for (there, noted), (back, noted_back) in zip(read[::2], read[1::2], strict=True)]
 
-    def judge(self, samples: list[Sample]) -> Scores:
+    def score_batch(self, samples: list[Sample]) -> Scores:
         groups: dict[str, list[int]] = {}
         for i, sample in enumerate(samples):
             groups.setdefault(sample.prompt, []).append(i)

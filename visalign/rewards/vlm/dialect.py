@@ -11,7 +11,7 @@ HINTS = (
     (r"temperature", "set temperature to what the server takes"),
     (r"context length|context_length|maximum context|too many tokens", "lower frames or max_tokens, or let the server "
      "take a longer context"),
-    (r"at most \d+ image|too many images|limit.mm.per.prompt", "lower frames, or let the server take more pictures"),
+    (r"at most \d+ image|too many images|limit.mm.per.prompt", "lower frames, or let the server take more images"),
     (r"insufficient_quota|billing|credit", "the account has nothing left to spend"),
 )
 """What helps, by words in a server's refusal."""

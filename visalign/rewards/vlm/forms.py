@@ -52,7 +52,7 @@ class Form:
         low, high = min(self.choices), max(self.choices)
         if value not in self.choices and not (self.between and low <= value <= high):
             raise ValueError(f"the answer holds no {self.mark} from {low} to {high}, it says {text[start:stop]}: "
-                             f"{shown(text)}")
+                             f"{form_shown(text)}")
         return value
 
     def token(self, text: str, tokens: Sequence[str]) -> int | None:
@@ -84,7 +84,7 @@ class Form:
         found = self._in_json(body) if body.rstrip("`").rstrip().endswith("}") else self._in_last_line(body)
         if found is None:
             raise ValueError(f"the answer holds no {self.mark} from {min(self.choices)} to {max(self.choices)} in the "
-                             f"form that was asked for: {shown(text)}")
+                             f"form that was asked for: {form_shown(text)}")
         return start + found[0], start + found[1]
 
     def _in_json(self, body: str) -> tuple[int, int] | None:
@@ -125,7 +125,7 @@ def answer_span(text: str) -> tuple[int, int]:
     start = max((found.end() for found in CLOSED.finditer(text)), default=0)
     if OPENED.search(text, start):
         raise ValueError("the answer was cut off while the model was still reasoning (raise max_tokens): "
-                         f"{shown(text)}")
+                         f"{form_shown(text)}")
     stop = len(text)
     opened = text.rfind("<answer>", start)
     if opened >= 0:
@@ -151,13 +151,13 @@ def number_in(text: str, low: float, high: float) -> float:
     """A text that is one number from low to high, bold or not. Raises ValueError for any other."""
     found = re.fullmatch(rf"{DRESS}{NUMBER}(?:\s*/\s*{high:g})?{DRESS}\.?{DRESS}", text[:LONGEST_LINE])
     if not found:
-        raise ValueError(f"{shown(text)} is no number")
+        raise ValueError(f"{form_shown(text)} is no number")
     if not low <= float(found["number"]) <= high:
         raise ValueError(f"{found['number']} is outside {low:g} to {high:g}")
     return float(found["number"])
 
 
-def shown(text: str) -> str:
+def form_shown(text: str) -> str:
     """The last words of an answer, quoted, for a message."""
     words = " ".join(text[-400:].split())
     return repr(words if len(words) <= 80 else "…" + words[-80:])

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from visalign.media import Sample
+from visalign.media.samples import Sample
 from visalign.rewards.base import Scores
 from visalign.rewards.vlm.asking import AskingJudge, ComparingJudge
 from visalign.rewards.vlm.forms import Form
@@ -22,8 +22,8 @@ SCORE = Form("score", (1, 2, 3, 4, 5), between=True)
 WINNER = Form("winner", (0, 1, 2))
 
 
-def shown(count: int) -> str:
-    return "the picture" if count == 1 else f"the clip, given as {count} frames in order of time,"
+def principles_shown(count: int) -> str:
+    return "the image" if count == 1 else f"the video, given as {count} frames in order of time,"
 
 
 def mean_choice(answer: Answer, form: Form, worth: dict[str, float]) -> float:
@@ -61,14 +61,14 @@ class VlmJudge(AskingJudge):
         self.dimensions = tuple(self.principles)
 
     def question(self, sample: Sample, principle: str) -> Question:
-        pictures = self.pictures(sample)
-        return Question(f"You judge {shown(len(pictures))} that was made for this prompt:\n{sample.prompt}\n\n"
-                        f"{principle}\nGive it a mark ({self.rubric}).", pictures, SCORE)
+        images = self.images(sample)
+        return Question(f"You judge {principles_shown(len(images))} that was made for this prompt:\n{sample.prompt}\n\n"
+                        f"{principle}\nGive it a mark ({self.rubric}).", images, SCORE)
 
     def read(self, answer: Answer) -> float:
         return mean_choice(answer, SCORE, {str(choice): float(choice) for choice in SCORE.choices})
 
-    def judge(self, samples: list[Sample]) -> Scores:
+    def score_batch(self, samples: list[Sample]) -> Scores:
         questions = [self.question(sample, principle) for sample in samples for principle in self.principles.values()]
         return table(self.read_noted(questions, self.read), len(self.dimensions))
 
@@ -91,8 +91,8 @@ class VlmComparison(ComparingJudge):
     principle: str = " ".join(PRINCIPLES[k] for k in ("alignment", "quality"))
 
     def question(self, first: Sample, second: Sample) -> Question:
-        one, two = self.pictures(first), self.pictures(second)
-        return Question(f"Two answers to one prompt are shown: first {shown(len(one))} 1, then {shown(len(two))} 2. "
+        one, two = self.images(first), self.images(second)
+        return Question(f"Two answers to one prompt are shown: first {principles_shown(len(one))} 1, then {principles_shown(len(two))} 2. "
                         f"The prompt:\n{first.prompt}\n\n{self.principle}\nWhich is better: 1, 2, or 0 if they are "
                         "equally good?", one + two, WINNER)
 

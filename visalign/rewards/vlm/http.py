@@ -14,14 +14,14 @@ from PIL import Image
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from visalign.errors import UserError, nearest
-from visalign.media import to_bytes
+from visalign.media.samples import to_bytes
 from visalign.rewards.vlm.address import key_in, same_server, v1_hint
 from visalign.rewards.vlm.dialect import Dialect, hint
 from visalign.rewards.vlm.questions import Answer, Failure, Question
 from visalign.rewards.vlm.replies import (
     Unreadable,
     parsed,
-    plain,
+    plain_text,
     read_body,
     read_completion,
     seconds_of,
@@ -137,17 +137,17 @@ class HttpAsker:
         return max(min(asked, LONGEST_WAIT), self.wait(state))
 
     async def _agreeing(self, client: httpx.AsyncClient, question: Question) -> Answer | Failure:
-        """Ask in the server's dialect, which its refusals teach, with pictures no larger than it takes."""
+        """Ask in the server's dialect, which its refusals teach, with images no larger than it takes."""
         smaller, note = iter(SMALLER), None
-        pictures = [data_url(image) for image in question.images]
+        images = [data_url(image) for image in question.images]
         while True:
             dialect = self.dialect
-            body = self._body(question, pictures, dialect)
+            body = self._body(question, images, dialect)
             status, headers, reply = await self._send(client, json.dumps(body).encode())
             key = key_in(self.key_env)
             said = words_of_page(reply, key)
             if status == 413 and (side := next(smaller, 0)) != 0:
-                pictures = [data_url(image, side) for image in question.images]
+                images = [data_url(image, side) for image in question.images]
                 note = (f"the server takes no larger request (413), so it was shown JPEG"
                         f"{f' of at most {side} pixels a side' if side else ''}")
                 continue
@@ -194,12 +194,12 @@ class HttpAsker:
         if status in (401, 403):
             return f"{self.url} {self._refused_key(key, status)}: {said[:120]}"
         if status == 413:
-            return (f"the pictures are too large for {self.url}, even as JPEG of {SMALLER[-1]} pixels (status 413); "
+            return (f"the images are too large for {self.url}, even as JPEG of {SMALLER[-1]} pixels (status 413); "
                     "let the server take larger requests (client_max_body_size in nginx), or lower frames")
         if 300 <= status < 400:
             target = without_key(headers.get("location", "nowhere"), key)
-            return (f"{self.url} redirects to {plain(target)[:200]} (status {status}), which was given neither key nor "
-                    "pictures; if that is the server you mean, set url to it, up to and with /v1")
+            return (f"{self.url} redirects to {plain_text(target)[:200]} (status {status}), which was given neither key nor "
+                    "images; if that is the server you mean, set url to it, up to and with /v1")
         remedy = v1_hint(self.url) if status in (404, 405) else ""
         if "model" in said.lower() and status in (400, 404, 422):
             remedy = await self._models(client, key) or remedy
@@ -212,7 +212,7 @@ class HttpAsker:
             try:
                 async with asyncio.timeout(LOOK), client.stream("GET", f"{self.url}/models") as response:
                     listing = parsed(await read_body(response, LEAST_BODY), key)
-                names = [plain(without_key(str(each["id"]), key))[:80] for each in listing["data"]]
+                names = [plain_text(without_key(str(each["id"]), key))[:80] for each in listing["data"]]
             except (TimeoutError, httpx.HTTPError, Unreadable, LookupError, TypeError):
                 return ""
             self._offered = ""
@@ -233,8 +233,8 @@ class HttpAsker:
         said = " ".join(str(error).split()) if isinstance(error, httpx.ConnectError) else ""
         return said[:160] or CAUSES.get(type(error).__name__, type(error).__name__)
 
-    def _body(self, question: Question, pictures: list[str], dialect: Dialect) -> dict[str, Any]:
-        content = [*({"type": "image_url", "image_url": {"url": url}} for url in pictures),
+    def _body(self, question: Question, images: list[str], dialect: Dialect) -> dict[str, Any]:
+        content = [*({"type": "image_url", "image_url": {"url": url}} for url in images),
                    {"type": "text", "text": question.asked(dialect.schema)}]
         return {"model": self.model, "temperature": self.temperature,
                 **dialect.fields(question.form, self.max_tokens, self.logprobs),
@@ -246,7 +246,7 @@ def authorization(key: str | None) -> dict[str, str]:
 
 
 def data_url(image: Image.Image, side: int | None = 0) -> str:
-    """The picture as PNG, or as JPEG whose longer side is at most `side` pixels (None: as many as it has)."""
+    """The image as PNG, or as JPEG whose longer side is at most `side` pixels (None: as many as it has)."""
     if side == 0:
         return "data:image/png;base64," + base64.b64encode(to_bytes(image)).decode()
     smaller = image.convert("RGB")

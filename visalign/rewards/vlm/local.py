@@ -5,9 +5,9 @@ from collections.abc import Callable
 import torch
 
 from visalign.errors import UserError
-from visalign.pretrained import check_processor, load_whole
-from visalign.rewards.vlm.forms import Form, shown
+from visalign.rewards.vlm.forms import Form, form_shown
 from visalign.rewards.vlm.questions import Answer, Failure, Question
+from visalign.storage.pretrained import check_processor, load_whole
 
 
 class LocalAsker:
@@ -52,7 +52,7 @@ class LocalAsker:
         said = self.processor.tokenizer.decode(tokens, skip_special_tokens=True)
         if len(tokens) >= self.max_tokens and tokens[-1] not in self.ends:
             return Failure(f"the answer was cut off at max_tokens ({self.max_tokens}) before it ended; raise "
-                           f"max_tokens: {shown(said)}")
+                           f"max_tokens: {form_shown(said)}")
         return Answer(said, self._chances(question.form, said, tokens, made.logits))
 
     def _chances(self, form: Form | None, said: str, tokens: list[int], logits) -> dict[str, float] | None:

@@ -13,7 +13,7 @@ from visalign.rewards.vlm.forms import Form
 
 @dataclass(frozen=True)
 class Question:
-    """A text and the pictures it is about, in order, and the form its answer must have.
+    """A text and the images it is about, in order, and the form its answer must have.
 
     form: None where the text itself says how to answer, as the texts of published judges do.
     """
@@ -23,7 +23,7 @@ class Question:
     form: Form | None = None
 
     def key(self, settings: dict[str, Any]) -> str:
-        """Names this question to this judge: its settings, the text, the form, and what the pictures show."""
+        """Names this question to this judge: its settings, the text, the form, and what the images show."""
         form = asdict(self.form) if self.form else None
         digest = hashlib.sha256(json.dumps([settings, self.text, form], sort_keys=True).encode())
         for image in self.images:
@@ -39,7 +39,7 @@ class Question:
 class Answer:
     """The model's words and, where it told, the probability of each of the form's choices at the answer's place.
 
-    note: what a person should know of how it was asked, such as pictures that were made smaller.
+    note: what a person should know of how it was asked, such as images that were made smaller.
     """
 
     text: str

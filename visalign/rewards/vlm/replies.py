@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from visalign.rewards.vlm.forms import Form, shown
+from visalign.rewards.vlm.forms import Form, form_shown
 from visalign.rewards.vlm.questions import Answer, Failure
 
 LEAST_SECRET = 4
@@ -72,10 +72,10 @@ def words_of_page(body: bytes, key: str | None) -> str:
             said = said[name]
     if isinstance(said, str):
         text = said
-    return plain(without_key(re.sub(r"<[^<>]{0,200}>", " ", text) if text.lstrip()[:1] == "<" else text, key))
+    return plain_text(without_key(re.sub(r"<[^<>]{0,200}>", " ", text) if text.lstrip()[:1] == "<" else text, key))
 
 
-def plain(text: str) -> str:
+def plain_text(text: str) -> str:
     """On one line, without what no file of UTF-8 can hold."""
     return " ".join(text.encode("utf-8", "replace").decode().split())
 
@@ -111,11 +111,11 @@ def read_completion(body: bytes, form: Form | None, max_tokens: int, key: str | 
     except (LookupError, TypeError, AttributeError):
         raise Unreadable(f"the body is no chat completion: {words_of_page(body, key)[:120]!r}") from None
     if refusal:
-        return Failure(f"the model refused: {plain(without_key(str(refusal), key))[:120]}")
+        return Failure(f"the model refused: {plain_text(without_key(str(refusal), key))[:120]}")
     if finish in ("length", "max_tokens"):
         where = "while the model was still reasoning" if thoughts and not text.strip() else "before it ended"
         return Failure(f"the answer was cut off at max_tokens ({max_tokens}) {where}; raise max_tokens"
-                       + (f": {shown(text)}" if text.strip() else ""))
+                       + (f": {form_shown(text)}" if text.strip() else ""))
     if finish == "content_filter":
         return Failure("the server's filter of content held the answer back")
     if not text.strip():

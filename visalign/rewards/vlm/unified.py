@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from visalign.errors import UserError
-from visalign.media import Sample
-from visalign.ranges import AnswerTokens
+from visalign.media.samples import Sample
 from visalign.rewards.base import Scores
 from visalign.rewards.vlm.asking import AskingJudge, ComparingJudge, check_template
-from visalign.rewards.vlm.forms import LONGEST_LINE, number_in, shown, unique, without_thoughts
+from visalign.rewards.vlm.forms import LONGEST_LINE, form_shown, number_in, unique, without_thoughts
 from visalign.rewards.vlm.generic import table
 from visalign.rewards.vlm.questions import Answer, Question
-from visalign.textfile import read_text
+from visalign.storage.text_files import read_text
+from visalign.validation.ranges import AnswerTokens
 
 POINT_V1 = ("Rate how well what is shown fits this text caption and how well it is made, as a number from 1 to 5.\n"
             "Caption: {prompt}\nEnd your answer with a line of the form: Final Score: x")
@@ -45,7 +45,7 @@ def labelled_score(text: str, label: str) -> float:
         if said:
             found = said[1] if said[1].strip("* ") or i + 1 == len(lines) else lines[i + 1]
     if found is None:
-        raise ValueError(f"the answer has no '{label}': {shown(text)}")
+        raise ValueError(f"the answer has no '{label}': {form_shown(text)}")
     try:
         return number_in(found.strip(), 1, 5)
     except ValueError as error:
@@ -65,7 +65,7 @@ def better_one(text: str) -> float:
         return 1.0 if found[1] == "1" else 0.0
     if re.fullmatch(rf"{opening}both\s+(?:images|videos)\s+are\s+equally\s+good\s*[.!]?", said, flags=re.IGNORECASE):
         return 0.5
-    raise ValueError(f"the answer does not end by saying of either that it is better: {shown(text)}")
+    raise ValueError(f"the answer does not end by saying of either that it is better: {form_shown(text)}")
 
 
 def winner_of(name: Any) -> float:
@@ -86,7 +86,7 @@ def read_flex(text: str) -> float:
     try:
         said = json.loads(text[start:end + 1], object_pairs_hook=unique)
     except (ValueError, RecursionError):
-        raise ValueError(f"the answer is not JSON: {shown(text)}") from None
+        raise ValueError(f"the answer is not JSON: {form_shown(text)}") from None
     if not isinstance(said, dict) or "winner" not in said:
         raise ValueError("the answer's JSON names no winner")
     nodes: list[Any] = [said]
@@ -141,9 +141,9 @@ class UnifiedReward(Templated, AskingJudge):
         labels = ("Final Score",) if self.version == 1 else ("Alignment", "Coherence", "Style")
         return [labelled_score(text, label) for label in labels]
 
-    def judge(self, samples: list[Sample]) -> Scores:
+    def score_batch(self, samples: list[Sample]) -> Scores:
         text = self.template_text(POINT_V1 if self.version == 1 else POINT_V2)
-        read = self.read_noted([Question(text.replace("{prompt}", s.prompt), self.pictures(s)) for s in samples],
+        read = self.read_noted([Question(text.replace("{prompt}", s.prompt), self.images(s)) for s in samples],
                                self.read)
         flat = [(one, note) for each, note in read
                 for one in (each if isinstance(each, list) else [each] * len(self.dimensions))]
@@ -159,7 +159,7 @@ class UnifiedRewardPairs(Templated, ComparingJudge):
 
     def question(self, first: Sample, second: Sample) -> Question:
         text = self.template_text(PAIR).replace("{prompt}", first.prompt)
-        return Question(text, self.pictures(first) + self.pictures(second))
+        return Question(text, self.images(first) + self.images(second))
 
     def check(self) -> None:
         self.template_text("")
@@ -177,7 +177,7 @@ class UnifiedRewardFlex(UnifiedRewardPairs):
 
     def question(self, first: Sample, second: Sample) -> Question:
         text = self.template_text(FLEX).replace("{prompt}", first.prompt)
-        return Question(text, self.pictures(first) + self.pictures(second))
+        return Question(text, self.images(first) + self.images(second))
 
     def read(self, answer: Answer) -> float:
         return read_flex(answer.text)

@@ -10,42 +10,42 @@ from torch import Tensor
 from tqdm import tqdm
 
 from visalign.config import OnlineConfig
-from visalign.data.votes import Vote
+from visalign.data.seed_preferences import SeedPreference
 from visalign.errors import UserError
 from visalign.generators.base import Conditioning, Generator, Guidance
-from visalign.media import Sample
-from visalign.trainers.cache import EncodingCache
-from visalign.trainers.online.judging import BackgroundJudge, Panel, Verdict
-from visalign.trainers.online.rollout import OwnSample, Sampler, Start
+from visalign.media.samples import Sample
+from visalign.sampling.encoding_cache import EncodingCache
+from visalign.trainers.online.rollout import Sampler, Start, Trajectory
+from visalign.trainers.online.scoring import AsyncScorer, RewardBatch, RewardSet
 from visalign.trainers.online.seeds import stable_seed
-from visalign.trainers.online.windows import StepPlan
+from visalign.trainers.online.step_selection import StepPlan
 from visalign.trainers.order import DataOrder
 
 
 @dataclass
-class Epoch:
+class RolloutBatch:
     """samples: this process's, by place. rewards: float32 [n, K] of all places in order, NaN where unjudged.
-    groups: int64 [n]. prompts: [n]. pictures: this process's first groups, for the grid. seconds: by phase.
+    groups: int64 [n]. prompts: [n]. images: this process's first groups, for the grid. seconds: by phase.
     stochastic: the sampling steps that added noise."""
 
-    samples: dict[int, OwnSample]
+    samples: dict[int, Trajectory]
     rewards: Tensor
     groups: Tensor
     prompts: list[str]
-    pictures: list[tuple[int, Sample]]
+    images: list[tuple[int, Sample]]
     seconds: dict[str, float]
     stochastic: frozenset[int]
 
 
 @dataclass(frozen=True)
-class Asked:
+class PromptTask:
     """A prompt to sample, its reward known from a vote where there was one."""
 
     prompt: str
     seeds: tuple[int, int] | None = None
 
 
-class Conditions:
+class PromptEmbeddings:
     """Embeddings of prompts, read once an epoch, and the guidance that goes with them."""
 
     def __init__(self, cache: EncodingCache, config: OnlineConfig, device: torch.device):
@@ -81,15 +81,15 @@ class Conditions:
         return {name: torch.cat([row[name] for row in rows]).to(self.device) for name in rows[0]}
 
 
-class Collector:
+class RolloutCollector:
     """Draws and judges epochs. Sample `place` of an epoch belongs to prompt place // group_size of that epoch."""
 
-    def __init__(self, config: OnlineConfig, generator: Generator, asked: list[Asked], panel: Panel | None,
-                 conditions: Conditions, accelerator: Accelerator, sampler: Sampler):
+    def __init__(self, config: OnlineConfig, generator: Generator, asked: list[PromptTask], reward_set: RewardSet | None,
+                 conditions: PromptEmbeddings, accelerator: Accelerator, sampler: Sampler):
         self.config, self.generator, self.sampler = config, generator, sampler
-        self.panel, self.conditions, self.accelerator = panel, conditions, accelerator
+        self.reward_set, self.conditions, self.accelerator = reward_set, conditions, accelerator
         self.order = DataOrder(asked, config.train.seed)
-        self.judge = BackgroundJudge(panel) if panel else None
+        self.judge = AsyncScorer(reward_set) if reward_set else None
 
     @property
     def size(self) -> int:
@@ -105,15 +105,15 @@ class Collector:
         first = self.accelerator.process_index * size
         return [place for start in range(first, self.size, size * world) for place in range(start, start + size)]
 
-    def collect(self, epoch: int, plan: StepPlan, kept: Tensor) -> Epoch:
-        """Raises UserError when too many samples have no judgement or a judge fails for good."""
+    def collect(self, epoch: int, plan: StepPlan, kept: Tensor) -> RolloutBatch:
+        """Raises UserError when too many samples have no annotation or a judge fails for good."""
         rollout, places = self.config.rollout, self.places()
         asked = [self.order[epoch * rollout.prompts_per_epoch + slot] for slot in range(rollout.prompts_per_epoch)]
         self.conditions.load([each.prompt for each in asked])
         started, decoding, judged_before = time.perf_counter(), 0.0, self.judge.seconds if self.judge else 0.0
-        samples: dict[int, OwnSample] = {}
+        samples: dict[int, Trajectory] = {}
         judging: list[tuple[list[int], Future]] = []
-        pictures: list[tuple[int, Sample]] = []
+        images: list[tuple[int, Sample]] = []
         size = rollout.batch_size
         batches = tqdm(range(0, len(places), size), desc=f"epoch {epoch + 1}: sampling", unit="batch", leave=False,
                        disable=not self.accelerator.is_main_process)
@@ -127,7 +127,7 @@ class Collector:
                 made = [Sample(self.generator.text_of(s.start.prompt), media, s.start.place, {"asked": s.start.prompt})
                         for s, media in zip(drawn, decoded, strict=True)]
                 decoding += time.perf_counter() - before
-                pictures += [(s.start.place, sample) for s, sample in zip(drawn, made, strict=True)][:size]
+                images += [(s.start.place, sample) for s, sample in zip(drawn, made, strict=True)][:size]
                 judging.append((places[b:b + size], self.judge.submit(made)))
         sampled = time.perf_counter()
         rewards = self._judgements(judging) if self.judge else self._votes(asked)
@@ -135,10 +135,10 @@ class Collector:
                    "waiting_for_judges": time.perf_counter() - sampled,
                    "judging": (self.judge.seconds if self.judge else 0.0) - judged_before}
         slots = torch.arange(self.size) // rollout.group_size
-        return Epoch(samples, rewards, slots, [asked[slot].prompt for slot in slots.tolist()], pictures, seconds,
+        return RolloutBatch(samples, rewards, slots, [asked[slot].prompt for slot in slots.tolist()], images, seconds,
                      plan.stochastic)
 
-    def _start(self, epoch: int, place: int, asked: list[Asked]) -> Start:
+    def _start(self, epoch: int, place: int, asked: list[PromptTask]) -> Start:
         rollout, seed = self.config.rollout, self.config.train.seed
         slot, copy = divmod(place, rollout.group_size)
         prompt = asked[slot].prompt
@@ -149,11 +149,11 @@ class Collector:
         return Start(place, prompt, self.conditions.key(prompt), stable_seed(*noise),
                      stable_seed(seed, epoch, place, "steps of sampling"))
 
-    def _judgements(self, judging: list[tuple[list[int], Future]]) -> Tensor:
+    def _annotations(self, judging: list[tuple[list[int], Future]]) -> Tensor:
         """Rewards of all places, gathered. Raises UserError when too few samples could be judged."""
         rows, verdicts = [], []
         for places, future in judging:
-            verdict: Verdict = self.judge.result(future)
+            verdict: RewardBatch = self.judge.result(future)
             rows += places
             verdicts.append(verdict)
         values = torch.cat([torch.cat([v.values, v.failed[:, None].float()], 1) for v in verdicts])
@@ -164,20 +164,20 @@ class Collector:
         rewards = torch.stack(columns, 1)
         missing = ((failed > 0) | rewards.isnan().all(1)).double().mean().item()
         if missing > self.config.reward.max_failures:
-            raise UserError(f"reward {', '.join(self.panel.names)}: {missing:.0%} of the epoch's samples have no "
-                            f"judgement or lack one, more than reward.max_failures {self.config.reward.max_failures:g}"
+            raise UserError(f"reward {', '.join(self.reward_set.names)}: {missing:.0%} of the epoch's samples have no "
+                            f"annotation or lack one, more than reward.max_failures {self.config.reward.max_failures:g}"
                             f"{f' ({reason})' if reason else ''}; the run stops here, continue it with --resume")
         return rewards
 
-    def _votes(self, asked: list[Asked]) -> Tensor:
-        """1 for the preferred picture of each vote, which comes first, and 0 for the other."""
+    def _votes(self, asked: list[PromptTask]) -> Tensor:
+        """1 for the preferred image of each vote, which comes first, and 0 for the other."""
         return torch.tensor([[1.0], [0.0]]).repeat(len(asked), 1)
 
 
 def voted_seeds(seed: int) -> tuple[int, int]:
-    """First noise and step noise of a picture that was shown to voters under `seed`."""
+    """First noise and step noise of an image that was shown to voters under `seed`."""
     return stable_seed(seed, "noise"), stable_seed(seed, "steps of sampling")
 
 
-def asked_of(votes: list[Vote]) -> list[Asked]:
-    return [Asked(vote.prompt, (vote.chosen_seed, vote.rejected_seed)) for vote in votes]
+def prompt_tasks_of(votes: list[SeedPreference]) -> list[PromptTask]:
+    return [PromptTask(vote.prompt, (vote.chosen_seed, vote.rejected_seed)) for vote in votes]

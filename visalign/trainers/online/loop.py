@@ -19,36 +19,36 @@ from torch import Tensor
 from tqdm import tqdm
 
 from visalign.config import OnlineConfig
-from visalign.configfile import build_advantage, build_objective
+from visalign.config.load import build_advantage, build_objective
 from visalign.errors import UserError
 from visalign.generators.base import Generator
+from visalign.media.video_files import save_sheet
 from visalign.objectives.advantages import Advantages, History
-from visalign.runs import RunFolder
-from visalign.stopping import postponed
-from visalign.trainers.cache import EncodingCache
+from visalign.sampling.encoding_cache import EncodingCache
+from visalign.storage.run_folder import RunFolder
 from visalign.trainers.checkpoint import Checkpoints, TrainingState
 from visalign.trainers.metrics import MetricLog
-from visalign.trainers.online.collect import Asked, Collector, Conditions, Epoch
-from visalign.trainers.online.judging import Panel
+from visalign.trainers.online.collect import PromptEmbeddings, PromptTask, RolloutBatch, RolloutCollector
 from visalign.trainers.online.metrics import StepTable, epoch_metrics, peak_memory, rollout_rows
 from visalign.trainers.online.old_policy import OldPolicy
 from visalign.trainers.online.rollout import Sampler
+from visalign.trainers.online.scoring import RewardSet
 from visalign.trainers.online.seeds import source
 from visalign.trainers.online.self_check import check_ratio
+from visalign.trainers.online.step_selection import noisy_steps, plan_steps
 from visalign.trainers.online.views import VIEWS, Context, MicroBatch
-from visalign.trainers.online.windows import noisy_steps, plan_steps
 from visalign.trainers.optim import build_ema, build_optimizer, build_schedule
 from visalign.trainers.reach import GradientReach
-from visalign.video import save_sheet
+from visalign.trainers.stopping import postponed
 
 
 class OnlineTrainer:
     """Teaches `generator` from its own samples of `asked`. The caller decides what to measure (`on_epoch`)."""
 
-    def __init__(self, config: OnlineConfig, generator: Generator, asked: list[Asked], panel: Panel | None,
+    def __init__(self, config: OnlineConfig, generator: Generator, asked: list[PromptTask], reward_set: RewardSet | None,
                  run: RunFolder, accelerator: Accelerator):
         check_arithmetic(config, accelerator.num_processes)
-        self.config, self.generator, self.panel = config, generator, panel
+        self.config, self.generator, self.reward_set = config, generator, reward_set
         self.run, self.accelerator = run, accelerator
         self.objective, self.rule = build_objective(config.objective, loop="online"), build_advantage(config.advantage)
         torch.manual_seed(config.train.seed)  # the adapter's start must be the same on every process and after a kill
@@ -60,7 +60,7 @@ class OnlineTrainer:
         self.updates_a_run = config.train.epochs * config.train.updates_per_epoch
         self.old = OldPolicy(parameters) if "old" in self.objective.needs else None
         self.history = History(self.rule.history) if self.rule.history else None
-        self.counts = Counts()
+        self.counts = RunCounts()
         kept = {"old": self.old, "history": self.history, "counts": self.counts}
         self.state = TrainingState(generator.trainable_parameters(), optimizer,
                                    build_schedule(config.optim, optimizer, self.updates_a_run),
@@ -70,9 +70,9 @@ class OnlineTrainer:
         self.sampler = Sampler(generator, config.rollout, keep_mean="old_mean" in self.objective.needs)
         self.noisy = noisy_steps(generator.process, self.sampler.times, config.rollout)
         self.view = VIEWS[self.objective.view](
-            Context(generator, config.rollout, self.objective, self.old, panel, config.train.seed), self.noisy)
-        self.conditions = Conditions(EncodingCache(config.rollout.cache, generator), config, generator.device)
-        self.collector = Collector(config, generator, asked, panel, self.conditions, accelerator, self.sampler)
+            Context(generator, config.rollout, self.objective, self.old, reward_set, config.train.seed), self.noisy)
+        self.conditions = PromptEmbeddings(EncodingCache(config.rollout.cache, generator), config, generator.device)
+        self.collector = RolloutCollector(config, generator, asked, reward_set, self.conditions, accelerator, self.sampler)
         self.reach = GradientReach(self.state.parameters, apart=generator.used_apart)
         self.log = MetricLog(run, accelerator, {"reward": "reward", "zero_std_ratio": "zero", "loss": "loss"})
 
@@ -100,11 +100,11 @@ class OnlineTrainer:
                 ended = on_epoch(self.state.step)
         return ended
 
-    def _learn(self, epoch: int, collected: Epoch, is_first: bool) -> dict:
+    def _learn(self, epoch: int, collected: RolloutBatch, is_first: bool) -> dict:
         """An epoch's updates; returns what is logged."""
         advantages = self._advantages(collected)
         units = self.objective.select(advantages.advantages, advantages.trained, collected.groups)
-        row = epoch_metrics(collected, advantages, self.panel, self.accelerator) | {"trained_samples": sum(
+        row = epoch_metrics(collected, advantages, self.reward_set, self.accelerator) | {"trained_samples": sum(
             len(unit) for unit in units), "window": min(collected.stochastic, default=-1)}
         self._show(epoch, collected)
         training = time.perf_counter()
@@ -124,32 +124,32 @@ class OnlineTrainer:
                       "bad_updates": self.counts.bad_updates, "peak_memory_gib": peak_memory(),
                       **{f"passes/{name}": count for name, count in self.generator.passes.items()}}
 
-    def _show(self, epoch: int, collected: Epoch) -> None:
+    def _show(self, epoch: int, collected: RolloutBatch) -> None:
         """Keep a grid of own samples of the first epoch, of those that are evaluated, and of the last."""
         every, last = self.config.eval.every, self.config.train.epochs - 1
-        if self.run.is_main and self.panel and (epoch in (0, last) or (every and (epoch + 1) % every == 0)):
+        if self.run.is_main and self.reward_set and (epoch in (0, last) or (every and (epoch + 1) % every == 0)):
             folder = self.run.path / "rollouts"
             folder.mkdir(exist_ok=True)
             save_sheet(rollout_rows(collected, self.config.rollout.group_size), folder / f"epoch-{epoch + 1:06d}.png")
 
-    def _collect(self, epoch: int) -> Epoch:
+    def _collect(self, epoch: int) -> RolloutBatch:
         """One epoch's samples, judged."""
         plan = plan_steps(self.config.rollout, self.noisy, epoch, self.config.train.seed, self.collector.places())
-        place_judge(self.panel, self.config, str(self.generator.device))
+        place_rewards(self.reward_set, self.config, str(self.generator.device))
         with self._sampling_policy():
             collected = self.collector.collect(epoch, plan, self.view.kept(plan))
-        place_judge(self.panel, self.config, "cpu")
+        place_rewards(self.reward_set, self.config, "cpu")
         return collected
 
     def _sampling_policy(self) -> contextlib.AbstractContextManager:
-        """Within: what draws the samples. Pictures that were voted on are the untrained model's."""
+        """Within: what draws the samples. Images that were voted on are the untrained model's."""
         if self.config.rollout.votes:
             return self.generator.reference()
         return contextlib.nullcontext() if self.old is None else self.old.active()
 
-    def _advantages(self, collected: Epoch) -> Advantages:
-        names = self.panel.names if self.panel else ("vote",)
-        weights = self.panel.weights if self.panel else torch.ones(1, dtype=torch.float64)
+    def _advantages(self, collected: RolloutBatch) -> Advantages:
+        names = self.reward_set.names if self.reward_set else ("vote",)
+        weights = self.reward_set.weights if self.reward_set else torch.ones(1, dtype=torch.float64)
         if self.history is not None:
             total = (collected.rewards.double() * weights).sum(1)
             self.history.add(collected.prompts, total.tolist())
@@ -159,7 +159,7 @@ class OnlineTrainer:
         except ValueError as error:
             raise UserError(f"advantage: {error}") from None
 
-    def _likelihood(self, collected: Epoch) -> Tensor | None:
+    def _likelihood(self, collected: RolloutBatch) -> Tensor | None:
         """Minus the distance of each sample's latents from its group's centre, [n], where the rule asks for it."""
         if not self.rule.unlikeliness:
             return None
@@ -183,7 +183,7 @@ class OnlineTrainer:
         parts = [[unit for unit in units if part_of[self.collector.batch_of(unit[0])] == i] for i in range(updates)]
         return [(i == 0, part) for i, part in enumerate(parts)]
 
-    def _update(self, epoch: int, units: list[tuple[int, ...]], collected: Epoch, advantages: Advantages,
+    def _update(self, epoch: int, units: list[tuple[int, ...]], collected: RolloutBatch, advantages: Advantages,
                 check: bool) -> dict:
         """One optimiser step on `units`, the same list on every process; {} when it is empty."""
         if not units:
@@ -208,7 +208,7 @@ class OnlineTrainer:
         everyone = gather_object(table.rows) if self.accelerator.num_processes > 1 else table.rows
         return StepTable(everyone).summary() | self._step(epoch)
 
-    def _micro_batch(self, epoch: int, units: list[tuple[int, ...]], collected: Epoch,
+    def _micro_batch(self, epoch: int, units: list[tuple[int, ...]], collected: RolloutBatch,
                      advantages: Advantages) -> MicroBatch:
         places = [place for unit in units for place in unit]
         samples = [collected.samples[place] for place in places]
@@ -251,7 +251,7 @@ class OnlineTrainer:
         return {}
 
 
-class Counts:
+class RunCounts:
     """Updates made, updates left out for their gradient, and how many of either kind came in a row."""
 
     def __init__(self):
@@ -269,10 +269,10 @@ class Counts:
         vars(self).update(state)
 
 
-def place_judge(panel: Panel | None, config: OnlineConfig, device: str) -> None:
-    """Move the judges' networks where `reward.offload` wants them."""
-    if panel and config.reward.offload:
-        panel.to(device)
+def place_rewards(reward_set: RewardSet | None, config: OnlineConfig, device: str) -> None:
+    """Move the judges' networks where `reward.modelsfload` wants them."""
+    if reward_set and config.reward.offload:
+        reward_set.to(device)
 
 
 def sum_gradients(parameters: list[torch.nn.Parameter], accelerator: Accelerator) -> None:

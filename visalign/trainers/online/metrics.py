@@ -6,31 +6,31 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from visalign.media import Media
+from visalign.media.samples import Media
 from visalign.objectives import Outcome
 from visalign.objectives.advantages import Advantages
-from visalign.trainers.online.collect import Epoch
-from visalign.trainers.online.judging import Panel
+from visalign.trainers.online.collect import RolloutBatch
+from visalign.trainers.online.scoring import RewardSet
 
 TOP_SHARES = (100, 50, 25, 10)
 SPREAD = ("ratio", "log_prob")
 """Metrics of which the table holds the spread, least and largest besides the mean."""
 
 
-def epoch_metrics(collected: Epoch, advantages: Advantages, panel: Panel | None,
+def epoch_metrics(collected: RolloutBatch, advantages: Advantages, reward_set: RewardSet | None,
                   accelerator: Accelerator) -> dict[str, float]:
     """Rewards and advantages of one epoch over all processes."""
     row: dict[str, float] = {}
-    for name, column in zip(panel.names if panel else (), collected.rewards.unbind(1), strict=False):
+    for name, column in zip(reward_set.names if reward_set else (), collected.rewards.unbind(1), strict=False):
         known = column[~column.isnan()]
         if not len(known):
             continue
         for label, value in (("mean", known.mean()), ("std", known.std(correction=0)), ("min", known.min()),
                              ("max", known.max())):
             row[f"reward/{name}/{label}"] = value.item()
-    if panel:
+    if reward_set:
         judged = ~collected.rewards.isnan().all(1)
-        total = (collected.rewards.nan_to_num(0.0).double() * panel.weights).sum(1)[judged]
+        total = (collected.rewards.nan_to_num(0.0).double() * reward_set.weights).sum(1)[judged]
         groups = collected.groups[judged]
         row["reward"] = total.mean().item()
         row |= {f"reward_top_{share}": top_mean(total, groups, share) for share in TOP_SHARES}
@@ -98,12 +98,12 @@ def peak_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def rollout_rows(collected: Epoch, group_size: int, groups: int = 6,
+def rollout_rows(collected: RolloutBatch, group_size: int, groups: int = 6,
                  across: int = 8) -> list[tuple[str, list[Media]]]:
     """Own samples of the first groups, best reward first."""
     total = collected.rewards.nan_to_num(0.0).sum(1)
     rows: dict[int, list] = {}
-    for place, sample in collected.pictures:
+    for place, sample in collected.images:
         rows.setdefault(place // group_size, []).append((total[place].item(), sample))
     lines = []
     for members in list(rows.values())[:groups]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from visalign.config import Rollout
+from visalign.config import RolloutSettings
 from visalign.generators.base import Conditioning, Generator, Guidance
 from visalign.processes.steps import LOG_PROBS, draw
 
@@ -27,7 +27,7 @@ class Start:
 
 
 @dataclass
-class OwnSample:
+class Trajectory:
     """One of the generator's samples, on the CPU in float32: clean latents, and K stored steps.
 
     steps: int64 [K], indices of the stored steps. before, after: latents [K, ...]. log_prob: [K]. mean: [K, ...] where
@@ -46,13 +46,13 @@ class OwnSample:
 class Sampler:
     """Runs sampling of one generator with one recipe's settings."""
 
-    def __init__(self, generator: Generator, settings: Rollout, keep_mean: bool):
+    def __init__(self, generator: Generator, settings: RolloutSettings, keep_mean: bool):
         self.generator, self.settings, self.keep_mean = generator, settings, keep_mean
         self.times = generator.schedule(settings.steps)
 
     @torch.no_grad()
     def draw(self, starts: list[Start], conditioning: Conditioning, guidance: Guidance | None,
-             stochastic: frozenset[int], kept: Tensor) -> list[OwnSample]:
+             stochastic: frozenset[int], kept: Tensor) -> list[Trajectory]:
         """Samples of one batch. kept: int64 [B, K], the steps of each sample to store."""
         shape = self.generator.latent_shape()
         noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(s.noise_seed)) for s in starts])
@@ -68,7 +68,7 @@ class Sampler:
             after = draw(moments, fresh)
             store.add(j, x, after, moments, LOG_PROBS[self.settings.log_prob])
             x = after
-        return [OwnSample(start, latents, *store.row(i))
+        return [Trajectory(start, latents, *store.row(i))
                 for i, (start, latents) in enumerate(zip(starts, x.cpu(), strict=True))]
 
     def _shared_beginning(self, noise: Tensor, starts: list[Start], conditioning: Conditioning,
@@ -80,10 +80,10 @@ class Sampler:
             return x, 0
         rows = sorted(twins.values())
         negative = None if guidance is None else guidance.negative
-        fewer = guidance if negative is None else Guidance(guidance.scale, rows_of(negative, rows))
+        fewer = guidance if negative is None else Guidance(guidance.scale, trajectory_rows(negative, rows))
         x = x[rows]
         for j in range(alone):
-            x = self._moments(x, j, rows_of(conditioning, rows), fewer, frozenset()).mean
+            x = self._moments(x, j, trajectory_rows(conditioning, rows), fewer, frozenset()).mean
         place = {row: i for i, row in enumerate(rows)}
         return x[[place[twins[start.prompt, start.noise_seed]] for start in starts]], alone
 
@@ -95,7 +95,7 @@ class Sampler:
         return self.generator.process.moments(prediction, x, t, t_next, sampler, self.settings.noise_level)
 
 
-def rows_of(conditioning: Conditioning, rows: list[int]) -> Conditioning:
+def trajectory_rows(conditioning: Conditioning, rows: list[int]) -> Conditioning:
     return {name: tensor[rows] for name, tensor in conditioning.items()}
 
 

@@ -4,10 +4,10 @@ import torch
 
 from visalign.errors import UserError
 from visalign.generators.base import Generator
+from visalign.trainers.offline.encoded_pairs import first_not_finite
 from visalign.trainers.online.views import MicroBatch, StepView
-from visalign.trainers.pairs import first_not_finite
 
-TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-3, torch.bfloat16: 2e-2}
+RATIO_TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-3, torch.bfloat16: 2e-2}
 """Largest |log ratio| by the network's arithmetic; rounding differs with the batch a sample passes in."""
 
 
@@ -25,7 +25,7 @@ def check_ratio(view: StepView, batch: MicroBatch, generator: Generator) -> floa
     if weight:
         raise UserError(f"self-check: the model's own weights are not finite ({weight} first), before anything was "
                         "learnt; load other weights")
-    allowed = TOLERANCE[generator.compute_dtype]
+    allowed = RATIO_TOLERANCE[generator.compute_dtype]
     if worst > allowed:
         raise UserError(f"self-check: before the first update the ratio at sampling step {where} is off by "
                         f"{worst:.2g} in its logarithm (allowed {allowed:g}), so sampling and training are not the "

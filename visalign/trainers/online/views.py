@@ -10,22 +10,22 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from visalign.config import Rollout
+from visalign.config import RolloutSettings
 from visalign.generators.base import Conditioning, Generator, Guidance
 from visalign.objectives.online import NoisedTerms, OnlineObjective, RewardTerms, StepTerms
 from visalign.processes.steps import LOG_PROBS, sensitivity
-from visalign.trainers.online.judging import Panel
 from visalign.trainers.online.old_policy import OldPolicy
-from visalign.trainers.online.rollout import OwnSample
+from visalign.trainers.online.rollout import Trajectory
+from visalign.trainers.online.scoring import RewardSet
 from visalign.trainers.online.seeds import source
-from visalign.trainers.online.windows import StepPlan, check_steps, trained_count
+from visalign.trainers.online.step_selection import StepPlan, check_steps, trained_count
 
 
 @dataclass(frozen=True)
 class MicroBatch:
     """Samples that pass through the network together, on the device; advantage [B] float32."""
 
-    samples: list[OwnSample]
+    samples: list[Trajectory]
     advantage: Tensor
     conditioning: Conditioning
     guidance: Guidance | None
@@ -37,14 +37,14 @@ class Context:
     """What views need of a run."""
 
     generator: Generator
-    settings: Rollout
+    settings: RolloutSettings
     objective: OnlineObjective
     old: OldPolicy | None
-    panel: Panel | None
+    reward_set: RewardSet | None
     seed: int
 
 
-class View(Protocol):
+class TermView(Protocol):
     """terms: how many terms each sample has. kept: which steps the sampler must store, int64 [n, K]."""
 
     terms: int
@@ -159,7 +159,7 @@ class SamplingView(_WithPredictions):
     terms = 1
 
     def prepare(self, noisy: list[int]) -> None:
-        self.context.panel.check_differentiable()
+        self.context.reward_set.check_differentiable()
         self.start = max(0, self.settings.steps - self.context.objective.last_steps)
 
     def kept(self, plan: StepPlan) -> Tensor:
@@ -175,7 +175,7 @@ class SamplingView(_WithPredictions):
             frozen.append(reference)
             x = self.process.moments(prediction, x, t, t_next).mean
         pixels = (self.generator.decode_pixels(x) / 2 + 0.5).clamp(0, 1)
-        reward = self.context.panel.differentiable(pixels, [s.start.prompt for s in batch.samples])
+        reward = self.context.reward_set.differentiable(pixels, [s.start.prompt for s in batch.samples])
         terms = RewardTerms(reward, torch.stack(seen, 1), torch.stack(frozen, 1) if frozen[0] is not None else None)
         return terms, torch.full((len(x),), self.start)
 

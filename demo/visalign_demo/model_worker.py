@@ -1,0 +1,207 @@
+"""One thread that owns every model: people's wishes before the background's, one after the other."""
+
+import gc
+import itertools
+import logging
+import queue
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from visalign.config import LoraSettings
+from visalign.errors import UserError
+from visalign.evaluation.sources import SampleSource
+from visalign.generators import load_generator
+from visalign.generators.base import Generator
+from visalign.media.samples import Media
+
+PEOPLE, BACKGROUND = 0, 1
+_log = logging.getLogger("visalign.demo")
+
+
+class Cancelled(Exception):
+    """Nobody waits for this job any more, or it has to make way for somebody who does."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """How far a job is: `done` of `steps` steps of what `what` names."""
+
+    what: str
+    done: int
+    steps: int
+
+
+class Job:
+    """Work that waits its turn. Iterating over it gives what the work tells, and raises what ended it.
+
+    cut_short: afterwards, whether it was cancelled before it had done all.
+    """
+
+    def __init__(self, work: Callable[["Job"], Any], makes_way: Callable[[], bool] = lambda: False):
+        self.work, self.makes_way = work, makes_way
+        self.cut_short = False
+        self._told: queue.Queue = queue.Queue()
+        self._cancelled = threading.Event()
+
+    def tell(self, news: Any) -> None:
+        """Hand something to whoever iterates. Raises Cancelled when nobody does any more."""
+        self.check()
+        self._told.put(news)
+
+    def check(self) -> None:
+        """Raise Cancelled when this should end."""
+        if self._cancelled.is_set() or self.makes_way():
+            raise Cancelled
+
+    def cancel(self) -> None:
+        self._cancelled.set()
+
+    def run(self) -> None:
+        """Do the work, on the studio's thread."""
+        try:
+            self.check()
+            self.work(self)
+            self._told.put(_End())
+        except BaseException as error:
+            self._told.put(_End(error))
+
+    def __iter__(self) -> Iterator[Any]:
+        try:
+            while not isinstance(news := self._told.get(), _End):
+                yield news
+            self.cut_short = isinstance(news.error, Cancelled)
+            if news.error is not None and not self.cut_short:
+                raise news.error
+        finally:
+            self.cancel()  # whoever stops listening, such as a closed page, wants no more
+
+
+@dataclass(frozen=True)
+class _End:
+    error: BaseException | None = None
+
+
+class ModelWorker:
+    """Runs jobs, and holds at most `keep` models in memory; those that differ by a LoRA alone count as one."""
+
+    def __init__(self, device: str = "auto", keep: int = 2, most_waiting: int = 32):
+        self.device, self.keep, self.most_waiting = device, keep, most_waiting
+        self._jobs: queue.PriorityQueue = queue.PriorityQueue()
+        self._order, self._people, self._lock = itertools.count(), 0, threading.Lock()
+        self._held: OrderedDict[str, _Held] = OrderedDict()
+        self._thread = threading.Thread(target=self._work, name="studio", daemon=True)
+        self._thread.start()
+
+    def submit(self, work: Callable[[Job], Any], urgency: int = PEOPLE) -> Job:
+        """Queue work. Raises UserError when too many wait."""
+        if urgency == PEOPLE:
+            with self._lock:
+                if self._people >= self.most_waiting:
+                    raise UserError(f"{self.most_waiting} requests are waiting already; try again in a minute")
+                self._people += 1
+        job = Job(work, self.people_wait if urgency == BACKGROUND else lambda: False)
+        self._jobs.put((urgency, next(self._order), job))
+        return job
+
+    def people_wait(self) -> bool:
+        """Whether somebody's job has not begun."""
+        return self._people > 0
+
+    def _work(self) -> None:
+        while True:
+            urgency, _, job = self._jobs.get()
+            if urgency == PEOPLE:
+                with self._lock:
+                    self._people -= 1
+            try:
+                job.run()
+            except BaseException:  # the thread must outlive whatever a job does
+                _log.exception("a job ended badly")
+
+    def sample(self, job: Job, subject: SampleSource, prompt: str, seeds: list[int], *, steps: int, guidance_scale: float,
+               strength: float = 1.0) -> list[Media]:
+        """Media of one prompt, one a seed; tells a Step after each sampling step. To be called from a job.
+
+        Raises UserError in one sentence when memory does not suffice; the models are let go then.
+        """
+        made: list[Media] = []
+        total, size = len(seeds) * steps, 0
+
+        def on_step(done: int, of: int) -> None:
+            job.tell(Step(subject.name, min(total, len(made) * steps + done * size), total))
+
+        try:
+            generator = self.generator(subject, strength)
+            generator.check_prompts([prompt], "prompt")
+            for start in range(0, len(seeds), 8):
+                part = seeds[start:start + 8]
+                size = len(part)
+                for batch in generator.sample([prompt] * size, part, steps=steps, guidance_scale=guidance_scale,
+                                              batch_size=8, on_step=on_step):
+                    made += batch
+            return made
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            self.let_go()
+            raise UserError(f"{subject.name}: memory did not suffice for {len(seeds)} samples at once; ask for fewer, "
+                            "or start the demo with a smaller model") from None
+
+    def generator(self, subject: SampleSource, strength: float = 1.0) -> Generator:
+        """A subject's generator with its LoRA at `strength`, from memory or loaded. To be called from a job."""
+        key = key_of(subject)
+        held = self._held.pop(key, None)
+        if held is None:
+            while len(self._held) >= self.keep:
+                self._held.popitem(last=False)
+                free()
+            held = _Held(load_generator(subject.model, self.device) if subject.model else subject.load())
+        self._held[key] = held
+        held.wear(subject, strength)
+        return held.generator
+
+    def let_go(self) -> None:
+        """Forget every model."""
+        self._held.clear()
+        free()
+
+
+class _Held:
+    """A loaded model and the LoRA it wears."""
+
+    def __init__(self, generator: Generator):
+        self.generator, self._worn = generator, None
+
+    def wear(self, subject: SampleSource, strength: float) -> None:
+        wanted = None if subject.adapter is None else str(subject.adapter)
+        if subject.model is not None and wanted != self._worn and wanted is not None:
+            if self._worn is not None:
+                self.generator.unload_adapter()
+            self._worn = None
+            self.generator.load_adapter(subject.adapter)
+            self._worn = wanted
+        self.generator.set_adapter_strength(strength if wanted or subject.model is None else 0.0)
+
+
+def key_of(subject: SampleSource) -> str:
+    """What tells one model in memory from another."""
+    if subject.model is None:
+        return repr(subject.identity)
+    shown = {"tuning": "lora", "lora": LoraSettings(), "gradient_checkpointing": False}
+    return subject.model.model_copy(update=shown).model_dump_json()
+
+
+def out_of_memory(error: BaseException) -> bool:
+    text = str(error).lower()
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "out of memory" in text or "allocate" in text
+
+
+def free() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,168 @@
+"""Matchups for the blind vote, made in the background so that a vote costs no wait."""
+
+import hashlib
+import itertools
+import json
+import logging
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from visalign.data.generations import find_generations
+from visalign.data.metadata import seed_of
+from visalign.data.rows import row_prompt, table_rows, take
+from visalign.errors import UserError
+from visalign.evaluation.sources import SampleSource
+from visalign.votes import Matchup, MatchupSide, VoteDatabase
+from visalign_demo.media_store import opaque_copy, put_for_good
+from visalign_demo.model_worker import BACKGROUND, Job, ModelWorker
+
+_log = logging.getLogger("visalign.demo")
+
+
+@dataclass(frozen=True)
+class PairPlan:
+    """Who meets on which prompts, and how they sample."""
+
+    subjects: list[SampleSource]
+    prompts: list[str]
+    steps: int
+    guidance_scale: float
+
+    def matchups(self) -> Iterator["QueuedPair"]:
+        """Without end: every prompt once, then again with other seeds. Models meet on the same seed; a model alone
+        meets itself on two. No two prompts share a seed, some of which are better than others; of folders, seeds count
+        the media of a prompt."""
+        couples = list(itertools.combinations(self.subjects, 2))
+        stored = any(subject.load is None for subject in self.subjects)
+        for turn in itertools.count():
+            for place, prompt in enumerate(self.prompts):
+                seed = turn if stored else turn * len(self.prompts) + place
+                if couples:
+                    a, b = couples[(place + turn) % len(couples)]
+                    yield QueuedPair(prompt, a, b, seed, seed)
+                else:
+                    [alone] = self.subjects
+                    yield QueuedPair(prompt, alone, alone, 2 * seed, 2 * seed + 1)
+
+    def settings(self) -> dict:
+        return {"steps": self.steps, "guidance_scale": self.guidance_scale}
+
+    def name_of(self, meeting: "QueuedPair") -> str:
+        """The same matchup has the same id after a restart."""
+        sides = [(side.name, side.identity, seed) for side, seed in meeting.sides()]
+        said = json.dumps([meeting.prompt, sides, self.settings()], sort_keys=True, default=str)
+        return hashlib.sha256(said.encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class QueuedPair:
+    """A matchup to be made."""
+
+    prompt: str
+    a: SampleSource
+    b: SampleSource
+    a_seed: int
+    b_seed: int
+
+    def sides(self) -> tuple[tuple[SampleSource, int], tuple[SampleSource, int]]:
+        return (self.a, self.a_seed), (self.b, self.b_seed)
+
+
+class PairQueue:
+    """Fills a book up to `count` matchups of the recipe, and with those of rollout folders."""
+
+    def __init__(self, model_worker: ModelWorker, book: VoteDatabase, recipe: PairPlan, count: int, rollouts: tuple[Path, ...] = ()):
+        self.model_worker, self.book, self.recipe, self.count = model_worker, book, recipe, count
+        self.problem = ""
+        self._known = {matchup.id for matchup in book.matchups()}
+        for folder in rollouts:
+            for matchup in drawn_matchups(folder, book, self._known):
+                book.add(matchup)
+        self._thread = threading.Thread(target=self._fill, name="pool", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def join(self, seconds: float | None = None) -> None:
+        """Wait until it is full."""
+        self._thread.join(seconds)
+
+    def _fill(self) -> None:
+        try:
+            for meeting in itertools.islice(self.wanted(), self.count):
+                name = self.recipe.name_of(meeting)
+                if name not in self._known:
+                    self.make(name, meeting)
+        except UserError as error:
+            self.problem = f"No more pairs are made: {error}"
+        except Exception as error:
+            _log.exception("the pool ended")
+            self.problem = f"No more pairs are made ({type(error).__name__}); the server's log says why."
+
+    def wanted(self) -> Iterator[QueuedPair]:
+        """The recipe's matchups; of folders, those for which both sides have a medium."""
+        stored = {subject.name: entries_by_prompt(subject) for subject in self.recipe.subjects if subject.load is None}
+        if not stored:
+            yield from self.recipe.matchups()
+            return
+        most = max((len(files) for prompts in stored.values() for files in prompts.values()), default=0)
+        for meeting in self.recipe.matchups():
+            if min(meeting.a_seed, meeting.b_seed) >= most:
+                return
+            if all(len(stored[side.name].get(meeting.prompt, [])) > seed for side, seed in meeting.sides()
+                   if side.name in stored):
+                yield meeting
+
+    def make(self, name: str, meeting: QueuedPair) -> None:
+        """Have both sides made and enter the matchup; makes way for people and goes on after them."""
+        sides: list[MatchupSide] = []
+
+        def work(job: Job) -> None:
+            for subject, seed in meeting.sides()[len(sides):]:
+                sides.append(MatchupSide(subject.name, seed, self.file_of(job, subject, meeting.prompt, seed)))
+
+        while len(sides) < 2:
+            for _ in self.model_worker.submit(work, BACKGROUND):
+                pass
+        self.book.add(Matchup(meeting.prompt, *sides, self.recipe.settings(), name))
+        self._known.add(name)
+
+    def file_of(self, job: Job, subject: SampleSource, prompt: str, seed: int) -> str:
+        if subject.load is None:
+            return opaque_copy(entries_by_prompt(subject)[prompt][seed], self.book.media)
+        recipe = self.recipe
+        [medium] = self.model_worker.sample(job, subject, prompt, [seed], steps=recipe.steps,
+                                      guidance_scale=recipe.guidance_scale)
+        return put_for_good(medium, self.book.media)
+
+
+def entries_by_prompt(subject: SampleSource) -> dict[str, list[Path]]:
+    """Files of a folder of generations."""
+    found: dict[str, list[Path]] = {}
+    for entry in find_generations(subject.source):
+        if not entry.problem:
+            found.setdefault(entry.prompt, []).append(entry.file)
+    return found
+
+
+def drawn_matchups(folder: Path, book: VoteDatabase, known: set[str]) -> Iterator[Matchup]:
+    """Pairs that `visalign rollout` drew and that are not in the book yet. Raises UserError naming a wrong folder."""
+    table = folder / "votes.csv"
+    if not table.is_file():
+        raise UserError(f"rollout {folder}: has no votes.csv; `visalign rollout RECIPE --out {folder}` makes one")
+    for number, (where, row) in enumerate(table_rows(str(table)), 1):
+        prompt = row_prompt(row, "prompt", where)
+        name = hashlib.sha256(f"{folder.resolve()} {number} {prompt}".encode()).hexdigest()[:32]
+        if name in known:
+            continue
+        seeds = {side: seed_of(take(row, f"{side}_seed", where)) for side in "ab"}
+        if None in seeds.values():
+            raise UserError(f"rollout {where}: a_seed and b_seed must be whole numbers")
+        try:
+            sides = [MatchupSide(folder.name, seeds[side],
+                          opaque_copy(folder / Path(take(row, side, where)).name, book.media)) for side in "ab"]
+        except (TypeError, ValueError, OSError) as error:
+            raise UserError(f"rollout {where}: cannot be used ({error})") from None
+        yield Matchup(prompt, *sides, {"rollout": str(folder.resolve())}, name)

@@ -1,0 +1,118 @@
+"""`visalign pairs`: generations become a preference set that `train` reads."""
+
+import json
+
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from visalign.cli import main
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(main, list(map(str, arguments)))
+
+
+@pytest.fixture
+def generations(tmp_path):
+    """Two prompts with four images each, of growing saturation; a third prompt with two equal ones."""
+    root = tmp_path / "made"
+    root.mkdir()
+    lines = []
+    for prompt, greys in (("x", [200, 150, 100, 50]), ("y", [180, 120, 60, 0]), ("z", [90, 90])):
+        for i, grey in enumerate(greys):
+            Image.new("RGB", (16, 16), (200, grey, grey)).save(root / f"{prompt}{i}.png")
+            lines.append(json.dumps({"prompt": prompt, "image": f"{prompt}{i}.png", "seed": i}))
+    (root / "samples.jsonl").write_text("\n".join(lines))
+    return root
+
+
+@pytest.mark.parametrize(
+    "options, expected",
+    [
+        ([], [("x3", "x0"), ("y3", "y0")]),
+        (["--strategy", "top_k", "--top", 2], [("x3", "x0"), ("x2", "x1"), ("y3", "y0"), ("y2", "y1")]),
+        (["--strategy", "margin", "--min-gap", 0.7], [("x3", "x0"), ("y3", "y0")]),
+    ],
+)
+def test_strategies_choose_ties_are_counted_and_the_sheet_is_drawn(generations, tmp_path, options, expected):
+    result = invoke("pairs", tmp_path / "out", "--from", generations, "-r", "saturation", *options)
+    assert result.exit_code == 0, result.output
+    rows = pq.read_table(tmp_path / "out" / "pairs.parquet").to_pylist()
+    assert [tuple(row[k].split("/")[-1][:-4] for k in ("chosen", "rejected")) for row in rows] == expected
+    assert "1 prompts gave none" in result.output and (tmp_path / "out" / "sheet.png").exists()
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["kept"] == len(rows)
+    check = invoke("data", "check", tmp_path / "out" / "pairs.parquet", "--sheet", tmp_path / "s.png")
+    assert check.exit_code == 0 and f"{len(rows)} pairs" in check.output
+
+
+def test_sifting_pairs_the_best_winner_with_the_worst_loser(generations, tmp_path):
+    result = invoke("pairs", tmp_path / "out", "--from", generations, "-r", "saturation", "--strategy", "sifted")
+    assert result.exit_code == 0, result.output
+    rows = pq.read_table(tmp_path / "out" / "pairs.parquet").to_pylist()
+    assert {row["prompt"] for row in rows} == {"x", "y"} and all(row["chosen"].endswith("3.png") for row in rows)
+
+
+def test_from_a_model_to_pairs_to_training(recipe, pipelines, tmp_path):
+    (tmp_path / "p.txt").write_text("a red fruit\na cat face\n")
+    out = tmp_path / "out"
+    result = invoke(
+        "pairs",
+        out,
+        "--model",
+        pipelines("sd3"),
+        "--prompts",
+        tmp_path / "p.txt",
+        "--per-prompt",
+        3,
+        "--steps",
+        2,
+        "-r",
+        "tiny-clip",
+    )
+    assert result.exit_code == 0, result.output
+    assert len(list((out / "samples").glob("0*.png"))) == 6
+    trained = invoke(
+        "train",
+        recipe(
+            "sd3",
+            data={"path": str(out / "pairs.parquet"), "holdout": 0.0},
+            train={"steps": 1},
+            output={"checkpoint_every": 0},
+        ),
+    )
+    assert trained.exit_code == 0, trained.output
+
+
+@pytest.mark.parametrize(
+    "options, word",
+    [
+        (["--strategy", "margin"], "--min-gap"),
+        (["--ranker", "tiny-clip"], "sifted"),
+        (["--dimension", "style"], "no dimension 'style'"),
+        (["--strategy", "sifted", "--ranker", "tiny-clip"], "does not compare"),
+        (["--min-gap", 9], "nothing to learn"),
+        (["--model", "x", "--prompts", "y"], "--from"),
+    ],
+)
+def test_mistakes_and_empty_sets_end_in_one_sentence(generations, tmp_path, options, word):
+    result = invoke("pairs", tmp_path / "out", "--from", generations, "-r", "saturation", *options)
+    sentence = result.output.strip().splitlines()[-1]
+    assert result.exit_code == 1 and sentence.startswith("visalign: ") and word in sentence
+
+
+def test_a_ranker_that_cannot_be_reached_stops_with_its_reason(generations, tmp_path):
+    (tmp_path / "ranker.yaml").write_text("{kind: vlm_pairs, url: 'http://127.0.0.1:9/v1', retries: 0, cache: null}")
+    result = invoke(
+        "pairs", tmp_path / "out", "--from", generations, "-r", "saturation", "--strategy", "sifted", "--ranker",
+        tmp_path / "ranker.yaml",
+    )
+    sentence = result.output.strip().splitlines()[-1]
+    assert result.exit_code == 1 and "cannot be reached" in sentence and "start the server" in sentence
+
+
+def test_an_existing_set_is_not_overwritten(generations, tmp_path):
+    arguments = ("pairs", tmp_path / "out", "--from", generations, "-r", "saturation")
+    assert invoke(*arguments).exit_code == 0
+    assert "already holds pairs" in invoke(*arguments).output

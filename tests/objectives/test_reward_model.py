@@ -1,0 +1,142 @@
+"""Reward-model losses against numbers worked out by hand."""
+
+import math
+
+import pytest
+import torch
+
+from visalign.objectives.reward_model import Comparison, RewardModelLoss, masked_mean
+
+NAN = float("nan")
+
+
+def loss(m, outcome, strength=1.0, **settings):
+    value = RewardModelLoss(**settings).pair_loss(
+        torch.tensor([[[m]]]), torch.tensor([[[outcome]]]), torch.tensor([[[strength]]])
+    )
+    return value.item()
+
+
+@pytest.mark.parametrize("m, expected", [(0.0, 0.693147), (2.0, 0.126928)])
+def test_bradley_terry_hand_numbers(m, expected):
+    assert loss(m, 1.0) == pytest.approx(expected, abs=1e-6)
+    assert loss(-m, 0.0) == pytest.approx(expected, abs=1e-6)  # the same pair written the other way round
+
+
+def test_rao_kupper_probabilities_at_zero_are_one_sixth_two_thirds_one_sixth():
+    win, tie, lose = (math.exp(-loss(0.0, outcome, ties="rao_kupper", k=5.0)) for outcome in (1.0, 0.5, 0.0))
+    assert (win, tie, lose) == pytest.approx((1 / 6, 2 / 3, 1 / 6), abs=1e-6)
+
+
+@pytest.mark.parametrize("settings", [{"ties": "rao_kupper", "k": 3.0}, {"ties": "davidson", "nu": 0.7}])
+@pytest.mark.parametrize("m", [-3.0, -0.4, 0.0, 1.3])
+def test_win_tie_and_loss_probabilities_add_to_one(settings, m):
+    assert sum(math.exp(-loss(m, outcome, **settings)) for outcome in (1.0, 0.5, 0.0)) == pytest.approx(1, abs=1e-5)
+
+
+def test_rao_kupper_agrees_with_its_definition():
+    r_w, r_l, k = 0.8, -0.3, 5.0  # P(w) = e^rw / (e^rw + k e^rl)
+    expected = math.exp(r_w) / (math.exp(r_w) + k * math.exp(r_l))
+    assert math.exp(-loss(r_w - r_l, 1.0, ties="rao_kupper", k=k)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_davidson_tie_is_nu_times_the_geometric_mean():
+    # m = 0, nu = 1: three equal masses
+    assert math.exp(-loss(0.0, 0.5, ties="davidson", nu=1.0)) == pytest.approx(1 / 3, abs=1e-6)
+
+
+def test_win_tie_of_a_tie_is_twice_log_two_at_zero_and_least_there():
+    assert loss(0.0, 0.5, ties="win_tie") == pytest.approx(1.386294, abs=1e-6)
+    assert loss(0.3, 0.5, ties="win_tie") > loss(0.0, 0.5, ties="win_tie") < loss(-0.3, 0.5, ties="win_tie")
+
+
+def test_margin_grows_with_strength_and_scaling_multiplies():
+    assert loss(2.0, 1.0, strength=2.0, margin=0.5) == pytest.approx(-math.log(1 / (1 + math.exp(-1))), abs=1e-6)
+    assert loss(2.0, 1.0, strength=3.0, scaled=True) == pytest.approx(3 * 0.126928, abs=1e-5)
+
+
+def test_label_smoothing_mixes_and_rdpo_is_unbiased():
+    agree, disagree = loss(2.0, 1.0), loss(2.0, 0.0)
+    assert loss(2.0, 1.0, label_smoothing=0.1) == pytest.approx(0.9 * agree + 0.1 * disagree, abs=1e-6)
+    robust = [loss(2.0, outcome, flip_rate=0.2) for outcome in (1.0, 0.0)]
+    assert 0.8 * robust[0] + 0.2 * robust[1] == pytest.approx(agree, abs=1e-5)  # mean over flips = clean loss
+
+
+def test_dropped_ties_and_missing_labels_are_masked():
+    assert math.isnan(loss(1.0, 0.5)) and math.isnan(loss(1.0, NAN, ties="davidson"))
+    values = torch.tensor([[[1.0, NAN]], [[3.0, NAN]], [[NAN, NAN]]])
+    assert masked_mean(values, torch.ones(3, 1)).item() == pytest.approx(2.0)  # the unlabelled dimension is no zero
+    assert masked_mean(torch.full((2, 1, 1), NAN), torch.ones(2, 1)).item() == 0.0
+
+
+def batch(a, b, outcome, rating_a=None, rating_b=None):
+    a, b, outcome = torch.tensor(a), torch.tensor(b), torch.tensor(outcome)
+    nothing = torch.full_like(outcome, NAN)
+    return Comparison(
+        a[:, None],
+        b[:, None],
+        outcome,
+        torch.ones(len(a)),
+        nothing if rating_a is None else torch.tensor(rating_a),
+        nothing if rating_b is None else torch.tensor(rating_b),
+        torch.ones(len(a), 1),
+    )
+
+
+def test_regression_is_the_mean_squared_error_of_both_sides():
+    objective = RewardModelLoss(preference_weight=0.0, rating_weight=1.0)
+    made = objective(batch([[1.0]], [[4.0]], [[NAN]], [[2.0]], [[2.0]]))
+    assert made.loss.item() == pytest.approx((1 + 4) / 2)
+
+
+def test_binary_labels_give_cross_entropy_and_add_to_the_preference():
+    objective = RewardModelLoss(rating_weight=1.0, rating_loss="bce")
+    made = objective(batch([[0.0]], [[0.0]], [[1.0]], [[1.0]], [[0.0]]))
+    assert made.loss.item() == pytest.approx(0.693147 + 0.693147, abs=1e-5)
+
+
+def test_gradients_flow_past_masked_elements():
+    a = torch.zeros(2, 1, 2, requires_grad=True)
+    comparison = Comparison(
+        a,
+        torch.zeros(2, 1, 2),
+        torch.tensor([[1.0, NAN], [0.5, NAN]]),
+        torch.ones(2),
+        torch.full((2, 2), NAN),
+        torch.full((2, 2), NAN),
+        torch.ones(2, 1),
+    )
+    RewardModelLoss(ties="rao_kupper", rating_weight=1.0)(comparison).loss.backward()
+    assert a.grad.isfinite().all() and a.grad[0, 0, 0] < 0 and (a.grad[..., 1] == 0).all()
+
+
+def test_each_member_sees_its_own_bootstrap():
+    a = torch.zeros(2, 2, 1, requires_grad=True)
+    weight = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
+    RewardModelLoss()(
+        Comparison(
+            a,
+            torch.zeros(2, 2, 1),
+            torch.ones(2, 1),
+            torch.ones(2),
+            torch.full((2, 1), NAN),
+            torch.full((2, 1), NAN),
+            weight,
+        )
+    ).loss.backward()
+    assert (a.grad[..., 0] != 0).tolist() == [[True, False], [False, True]]
+
+
+@pytest.mark.parametrize(
+    "settings, word",
+    [
+        ({"k": 1.0}, "k must"),
+        ({"nu": 0.0}, "nu must"),
+        ({"margin": -1.0}, "margin"),
+        ({"preference_weight": 0.0}, "nothing to learn"),
+        ({"label_smoothing": 0.1, "flip_rate": 0.1}, "same label noise"),
+    ],
+)
+def test_impossible_settings_are_refused(settings, word):
+    with pytest.raises(ValueError, match=word):
+        RewardModelLoss(**settings)

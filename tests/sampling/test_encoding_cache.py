@@ -1,0 +1,165 @@
+"""One key for one encoding: whatever changes what is encoded changes the key, and nothing else does."""
+
+import copy
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from tests.video_pipelines import SHAPES
+from visalign.config import ModelSettings
+from visalign.generators import load_generator
+from visalign.media.samples import Video
+from visalign.sampling.encoding_cache import EncodingCache
+
+
+def generator(folder, **settings):
+    return load_generator(ModelSettings(source=str(folder), **({"precision": "fp32", "prompt_tokens": 8} | settings)), "cpu")
+
+
+@pytest.fixture(scope="module")
+def sdxl(pipelines):
+    return generator(pipelines("sdxl"))
+
+
+@pytest.fixture(scope="module")
+def sd3(pipelines):
+    return generator(pipelines("sd3"))
+
+
+def keys(tmp_path, generator, prompt="grapes", media=None):
+    cache = EncodingCache(tmp_path, generator)
+    return cache.prompt_key(prompt), cache.media_key(media or Image.new("RGB", (16, 16), "red"))
+
+
+def changed(generator, **parts):
+    """The generator with copies of some of its pipeline's parts."""
+    other = copy.copy(generator)
+    other.pipeline = copy.copy(generator.pipeline)
+    for name, change in parts.items():
+        part = copy.deepcopy(getattr(generator.pipeline, name))
+        setattr(other.pipeline, name, change(part) or part)
+    return other
+
+
+def test_the_same_model_has_the_same_keys_before_and_after_use(tmp_path, pipelines, sdxl):
+    before = keys(tmp_path, sdxl)
+    sdxl.encode_prompts(["a bus", "a cat"])
+    assert keys(tmp_path, sdxl) == before == keys(tmp_path, generator(pipelines("sdxl")))
+
+
+def _swap_words(tokenizer):
+    rules = json.loads(tokenizer.backend_tokenizer.to_str())
+    words = rules["model"]["vocab"]
+    first, second = sorted(words)[1000:1002]
+    words[first], words[second] = words[second], words[first]
+    from tokenizers import Tokenizer
+
+    tokenizer._tokenizer = Tokenizer.from_str(json.dumps(rules))
+
+
+def _add_word(tokenizer):
+    tokenizer.add_tokens(["<mine>"])
+
+
+def _one_row(encoder):
+    with torch.no_grad():
+        encoder.get_input_embeddings().weight[777, 3] += 1e-3
+
+
+def _exchanged_rows(encoder):
+    with torch.no_grad():
+        weight = encoder.get_input_embeddings().weight
+        weight[[5, 6]] = weight[[6, 5]]
+
+
+def _exchanged_columns(encoder):
+    with torch.no_grad():
+        weight = encoder.get_input_embeddings().weight
+        weight[:, [1, 2]] = weight[:, [2, 1]]
+
+
+def _other_end(encoder):
+    encoder.config.eos_token_id = 7
+
+
+def _half(encoder):
+    return encoder.half()
+
+
+@pytest.mark.parametrize("part, change", [
+    ("tokenizer", _swap_words), ("tokenizer_2", _add_word), ("text_encoder", _one_row),
+    ("text_encoder", _exchanged_rows), ("text_encoder_2", _exchanged_columns), ("text_encoder", _other_end),
+    ("text_encoder_2", _half)])
+def test_what_encodes_prompts_is_in_their_key_alone(tmp_path, sdxl, part, change):
+    (prompt, media), (other_prompt, other_media) = keys(tmp_path, sdxl), keys(tmp_path, changed(sdxl, **{part: change}))
+    assert prompt != other_prompt and media == other_media
+
+
+def test_settings_of_the_pipeline_are_in_the_key(tmp_path, sdxl):
+    other = changed(sdxl)
+    other.pipeline._internal_dict = type(sdxl.pipeline.config)(
+        {**sdxl.pipeline.config, "force_zeros_for_empty_prompt": False})
+    assert keys(tmp_path, other)[0] != keys(tmp_path, sdxl)[0]
+
+
+@pytest.mark.parametrize("settings", [{"precision": "bf16"}, {"prompt_tokens": 9}])
+def test_settings_of_the_model_are_in_a_prompts_key(tmp_path, pipelines, sd3, settings):
+    other = generator(pipelines("sd3"), **settings)
+    assert keys(tmp_path, other)[0] != keys(tmp_path, sd3)[0]
+    assert keys(tmp_path, other)[1] == keys(tmp_path, sd3)[1]
+
+
+def test_a_pipeline_without_its_t5_has_another_key(tmp_path, sd3):
+    other = changed(sd3)
+    other.pipeline.register_modules(text_encoder_3=None)
+    assert keys(tmp_path, other)[0] != keys(tmp_path, sd3)[0]
+
+
+def _other_scale(vae):
+    vae.register_to_config(scaling_factor=0.5)
+
+
+def _tiled(vae):
+    vae.enable_tiling()
+
+
+def _one_weight(vae):
+    with torch.no_grad():
+        vae.encoder.conv_in.bias[0] += 1e-4
+
+
+@pytest.mark.parametrize("change", [_other_scale, _tiled, _one_weight])
+def test_what_encodes_images_is_in_their_key_alone(tmp_path, sdxl, change):
+    (prompt, media), (other_prompt, other_media) = keys(tmp_path, sdxl), keys(tmp_path, changed(sdxl, vae=change))
+    assert media != other_media and prompt == other_prompt
+
+
+def test_size_and_speed_of_videos_are_in_their_key(tmp_path, pipelines, sdxl):
+    assert keys(tmp_path, generator(pipelines("sdxl"), resolution=24))[1] != keys(tmp_path, sdxl)[1]
+    wan = generator(pipelines("wan"), **SHAPES["wan"])
+    frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue", "green", "black", "white")]
+    assert keys(tmp_path, wan, media=Video(frames, 8.0))[1] != keys(tmp_path, wan, media=Video(frames, 16.0))[1]
+
+
+def test_a_given_image_is_encoded_by_the_vae_whose_key_it_has(tmp_path, pipelines):
+    own = generator(pipelines("wan-image"), **SHAPES["wan"])
+    assert {"vae", "text_encoder"} <= own.prompt_encoders().keys()
+
+
+def test_what_was_cached_before_does_not_show_in_what_is_encoded_now(tmp_path, sdxl):
+    """Alone or among others, the same bits."""
+    prompts = ["a red fruit", "a cat face", "grapes", "a bus"]
+    images = [Image.effect_noise((16, 16), 80).convert("RGB") for _ in range(4)]
+    found = []
+    for known in (0, 3):
+        cache = EncodingCache(tmp_path / str(known), sdxl)
+        texts = {cache.prompt_key(text): text for text in prompts}
+        media = {cache.media_key(image): image for image in images}
+        for count in {known, 4}:
+            cache.add_prompts(dict(list(texts.items())[:count]))
+            cache.add_media(dict(list(media.items())[:count]))
+        found.append((cache.latents(list(media)), cache.conditioning(list(texts))))
+    assert torch.equal(found[0][0], found[1][0])
+    assert all(torch.equal(found[0][1][name], found[1][1][name]) for name in found[0][1])

@@ -1,0 +1,157 @@
+"""What people (or rules) said about images and videos: comparisons and single items, in named dimensions.
+
+A table (as rows.py reads it; media as paths or bytes, prompts as text) in one of these shapes:
+
+    prompt, a, b, <dimension>: "a", "b" or "tie"     a comparison; a dimension left out or null is not labelled
+                                                     (also path_A, path_B and "A", "B", "same")
+        optional: strength (how clear), <dimension>_a and <dimension>_b (ratings), kind (a name to report by)
+    prompt, media, <dimension>: "good" or "bad"      one item; good ones are compared with bad ones of any prompt
+    a preference set that `train` reads              its chosen side is preferred in the first dimension
+"""
+
+import hashlib
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from visalign.config import DataSettings
+from visalign.data.preferences import read_pairs
+from visalign.data.readers import BROKEN_TABLE
+from visalign.data.rows import (
+    BadRow,
+    MediaReference,
+    check_row,
+    media_reference,
+    row_number,
+    row_prompt,
+    row_strength,
+    table_rows,
+    take,
+)
+from visalign.data.sources import default_root, is_table, local_path
+from visalign.errors import UserError
+from visalign.media.samples import Sample
+from visalign.media.video_files import read_media
+
+OUTCOMES = {"a": 1.0, "b": 0.0, "tie": 0.5, "same": 0.5}
+GOODNESS = {"good": 1.0, "bad": 0.0}
+
+
+@dataclass(frozen=True)
+class AnnotatedMedia:
+    """A prompt and one image or video, as bytes or a path."""
+
+    prompt: str
+    media: MediaReference
+
+    def digest(self) -> str:
+        """Tells the medium from others: a hash of its bytes, or its path."""
+        return hashlib.sha256(self.media).hexdigest() if isinstance(self.media, bytes) else self.media
+
+    def sample(self, where: str, frames: int) -> Sample:
+        """Decoded. Raises UserError naming `where`."""
+        return Sample(self.prompt).with_media(read_media(self.media, where, frames))
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """Two items and, by dimension, who won (1: a, 0: b, 0.5: tie) and how each was rated; `where` names its row."""
+
+    a: AnnotatedMedia
+    b: AnnotatedMedia
+    outcome: dict[str, float]
+    where: str
+    strength: float = 1.0
+    rating_a: dict[str, float] = field(default_factory=dict)
+    rating_b: dict[str, float] = field(default_factory=dict)
+    kind: str = ""
+
+    @property
+    def prompt(self) -> str:
+        return self.a.prompt
+
+
+def read_annotations(path: str, dimensions: tuple[str, ...], image_root: str | None = None,
+                    seed: int = 0) -> list[Annotation]:
+    """Every annotation of a table; single items are paired across prompts, good with bad, `seed` choosing partners.
+
+    Raises BadRow naming the row, or UserError when the table holds nothing usable.
+    """
+    root = Path(image_root).expanduser() if image_root else default_root(path)
+    found: list[Annotation] = []
+    singles: list[tuple[AnnotatedMedia, dict[str, float], str, str]] = []
+    if _is_preference_set(path):
+        return [Annotation(AnnotatedMedia(p.prompt, p.chosen), AnnotatedMedia(p.prompt, p.rejected), {dimensions[0]: 1.0}, p.where,
+                          p.strength) for p in read_pairs(DataSettings(path=path, image_root=image_root))]
+    for where, row in table_rows(path):
+        check_row(row)
+        row |= {side: row[key] for side, key in (("a", "path_A"), ("b", "path_B")) if key in row}
+        if "a" in row or "b" in row:
+            found.append(_comparison(row, where, root, dimensions))
+        elif "media" in row:
+            labels = _labels(row, where, dimensions, GOODNESS)
+            singles.append((_item(row, "media", where, root), labels, where, str(row.get("kind") or "")))
+        else:
+            raise BadRow(f"{where}: names neither a and b (a comparison) nor media (a single item)")
+    found += list(cross_prompt_pairs(singles, seed))
+    if not found:
+        raise UserError(f"data {path}: holds no comparison, and no dimension with both good and bad items")
+    return found
+
+
+def _is_preference_set(path: str) -> bool:
+    """Whether the source is one that `train` reads: by its first row, or because only its readers know the format."""
+    local = local_path(path)
+    if not local.is_dir() and not is_table(local):
+        return True
+    first = next((row for _, row in table_rows(path)), {})
+    return bool(first) and not {"a", "b", "path_A", "media", BROKEN_TABLE} & first.keys()
+
+
+def cross_prompt_pairs(singles: list[tuple[AnnotatedMedia, dict[str, float], str, str]], seed: int) -> Iterator[Annotation]:
+    """SoliReward's pairing: each good item against a bad one of the same dimension, whatever their prompts.
+
+    Good items are also paired with each other, and bad ones likewise, as ties (the win-tie loss uses them). Each item
+    opens one pair of either sort in each dimension it is labelled in, so the number of pairs stays linear.
+    """
+    rng = random.Random(seed)
+    for dimension in sorted({name for _, labels, _, _ in singles for name in labels}):
+        sides = {value: [s for s in singles if s[1].get(dimension) == value] for value in (1.0, 0.0)}
+        for value, mine in sides.items():
+            for item, _, where, kind in mine:
+                others = [s for s in mine if s[0] is not item]
+                for partners, partner_value in ((sides[1 - value], 1 - value), (others, value)):
+                    if partners:
+                        other, _, other_where, _ = rng.choice(partners)
+                        outcome = 0.5 + (value - partner_value) / 2
+                        yield Annotation(item, other, {dimension: outcome}, f"{where} with {other_where}", 1.0,
+                                        {dimension: value}, {dimension: partner_value}, kind)
+
+
+def _comparison(row: dict, where: str, root: Path, dimensions: tuple[str, ...]) -> Annotation:
+    outcome = _labels(row, where, dimensions, OUTCOMES)
+    ratings = [{name: value for name in dimensions
+                if (value := row_number(row, f"{name}_{side}", where)) is not None} for side in "ab"]
+    if not outcome and not any(ratings):
+        raise BadRow(f"{where}: no label in any of the dimensions {', '.join(dimensions)}")
+    return Annotation(_item(row, "a", where, root), _item(row, "b", where, root), outcome, where,
+                     row_strength(row, where), *ratings, str(row.get("kind") or ""))
+
+
+def _labels(row: dict, where: str, dimensions: tuple[str, ...], allowed: dict[str, float]) -> dict[str, float]:
+    labels = {}
+    for name in dimensions:
+        value = row.get(name)
+        if value is None or value == "":
+            continue
+        word = str(value).strip().lower()
+        if word not in allowed:
+            raise BadRow(f"{where}: '{name}' is {value!r} (allowed: {', '.join(allowed)}, or null)")
+        labels[name] = allowed[word]
+    return labels
+
+
+def _item(row: dict, key: str, where: str, root: Path) -> AnnotatedMedia:
+    prompt = row_prompt(row, f"prompt_{key}" if row.get(f"prompt_{key}") else "prompt", where)
+    return AnnotatedMedia(prompt, media_reference(take(row, key, where), key, where, root))

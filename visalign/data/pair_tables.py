@@ -1,0 +1,26 @@
+"""Pairs as one parquet file that `train` reads again."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from visalign.config import DataSettings
+from visalign.data.preference_pair import PreferencePair
+from visalign.data.preferences import read_pairs
+from visalign.storage.files import write_atomically
+
+PAIR_COLUMNS = ("prompt", "chosen", "rejected", "strength", "chosen_reward", "rejected_reward", "where")
+
+
+def save_pairs(pairs: list[PreferencePair], file: Path) -> None:
+    """Write pairs whose images are bytes; the file appears whole or not at all."""
+    table = pa.Table.from_pylist([{name: getattr(pair, name) for name in PAIR_COLUMNS} for pair in pairs])
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    write_atomically(file, sink.getvalue().to_pybytes())
+
+
+def read_saved_pairs(file: Path) -> Iterator[PreferencePair]:
+    return read_pairs(DataSettings(path=str(file), format="table"))

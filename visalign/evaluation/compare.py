@@ -1,0 +1,259 @@
+"""`visalign compare` and `visalign evaluate`: models measured on the same prompts and seeds, with a verdict.
+
+    subjects -> generations (found or sampled) -> matched -> measured -> compared -> results.parquet, .json, report.html
+
+The first model is the base the others are compared with.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from visalign.data.diversity_prompts import family_rows
+from visalign.data.generations import find_generations
+from visalign.errors import UserError
+from visalign.evaluation.held_out import load_features
+from visalign.evaluation.matching import Matched, match
+from visalign.evaluation.measure import GenerationMetrics, MetricSuite, measure_generations
+from visalign.evaluation.path_kl import path_kl
+from visalign.evaluation.sources import SampleSource, SamplingPlan
+from visalign.evaluators import diversity_axes as families
+from visalign.evaluators import fidelity
+from visalign.evaluators.diversity import spread_ratio
+from visalign.evaluators.overoptimisation import FORMS, OveroptimisationFit, best_of_n, fit_overoptimisation
+from visalign.evaluators.ranking import NoRanking, WinRate, elo, win_rate, wins_of
+from visalign.evaluators.statistics import Estimate, TooFew, mean_with_interval, unknown
+from visalign.evaluators.style import STYLE, entropies
+from visalign.evaluators.verdict import Verdict, VerdictLimits, verdict_of
+from visalign.jobs.score import load_rewards
+from visalign.rewards.registry import check_reward
+from visalign.storage.sqlite_cache import SqliteCache
+from visalign.storage.text_files import file_name
+
+KL_PROMPTS = 16
+BEST_OF = (1, 2, 4, 8, 16, 32, 64)
+
+
+@dataclass(frozen=True)
+class Options:
+    """rewards: specifications, or rewards. proxy: the name of the one that was optimised (None: none is known).
+    features: an open_clip model. reference: a source of real images. cache: the store of features (None: none)."""
+
+    rewards: list
+    proxy: str | None = None
+    features: str = "tiny-clip"
+    reference: str | None = None
+    lpips: str | None = None
+    limits: VerdictLimits = VerdictLimits()
+    cache: str | None = "~/.cache/visalign/features.sqlite"
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Checkpoints of a run: step, KL [C, P'] of sampling paths, and fits of each reward by form."""
+
+    models: list[str]
+    steps: list[int]
+    kl: np.ndarray
+    distance: list[float]
+    fits: dict[str, dict[str, OveroptimisationFit]]
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything that was found. figures {model: {metric: Estimate}}; wins {reward: {model: against the base}}; ladders
+    {reward: {model: Elo}} or the reason there is none; best_of {reward: {n: change from one sample}}; weights {model:
+    of the guide it followed}, where that is what sets the models apart."""
+
+    base: str
+    models: list[str]
+    matched: Matched
+    looks: dict[str, GenerationMetrics]
+    figures: dict[str, dict[str, Estimate]]
+    verdicts: dict[str, Verdict]
+    wins: dict[str, dict[str, WinRate]]
+    ladders: dict[str, dict[str, Estimate] | str]
+    best_of: dict[str, dict[int, Estimate]]
+    curve: Curve | None
+    notes: list[str] = field(default_factory=list)
+    about: dict = field(default_factory=dict)
+    weights: dict[str, float] = field(default_factory=dict)
+
+
+def check_comparable(options: Options) -> None:
+    """Find what can be known to be wrong before anything is loaded. Raises UserError."""
+    for spec in options.rewards:
+        check_reward(spec)
+    names = [verdict_of.name for verdict_of in load_rewards(options.rewards)]
+    if options.proxy is not None and options.proxy not in names:
+        raise UserError(f"proxy {options.proxy}: names no reward; the rewards are {', '.join(names) or 'none'}")
+    load_features(options.features, setting="features")
+    if options.reference:
+        find_generations(options.reference)
+
+
+def compare_models(subjects: list[SampleSource], plan: SamplingPlan | None, out: Path, options: Options) -> Results:
+    """Measure and compare. Raises UserError for what the user can mend."""
+    check_comparable(options)
+    out.mkdir(parents=True, exist_ok=True)
+    found = {subject.name: subject.entries(plan, out / "generations" / file_name(subject.name))
+             for subject in subjects}
+    matched = match(found)
+    notes = [f"{name}: {note}" for name, entries in found.items() for note in entries.notes]
+    notes += matched.notes
+    tools = metric_suite(options)
+    if tools.lpips is None:
+        notes.append("LPIPS was left out: its AlexNet is not here (--lpips FILE)")
+    looks = {name: measure_generations(name, matched.prompts, entries, tools)
+             for name, entries in matched.entries.items()}
+    reference = reference_features(options.reference, tools) if options.reference else None
+    refuse_mixed({name: look.features for name, look in looks.items()}
+                 | ({} if reference is None else {"the reference": reference}))
+    notes += [f"{name}: {look.alike} of {look.features[..., 0].numel()} generations are the same file as another of "
+              "their prompt" for name, look in looks.items() if look.alike]
+    notes += _unjudged(looks)
+    base = subjects[0].name
+    figures = {name: figures_of(name, look, looks[base], reference, matched.prompts, notes)
+               for name, look in looks.items()}
+    verdicts = {name: verdict_of(looks[base].measured, look.measured, options.proxy, options.limits)
+                for name, look in looks.items() if name != base}
+    return Results(base, list(looks), matched, looks, figures, verdicts, *rankings(looks, base),
+                   best_of_curves(looks[base], options.proxy), curve_of(subjects, plan, looks, base), notes,
+                   about(subjects, plan, options))
+
+
+def about(subjects: list[SampleSource], plan: SamplingPlan | None, options: Options) -> dict:
+    """How the numbers were made."""
+    sampling = plan and {"steps": plan.steps, "guidance scale": plan.guidance_scale, "first seed": plan.seed}
+    rewards = [getattr(spec, "name", str(spec)) for spec in options.rewards]
+    return {"sources": {subject.name: subject.source for subject in subjects}, "rewards": rewards,
+            "optimised reward": options.proxy, "features": options.features, "reference": options.reference,
+            "sampling": sampling}
+
+
+def metric_suite(options: Options) -> MetricSuite:
+    from visalign.evaluators.perceptual import Lpips, find_lpips
+
+    weights = find_lpips(options.lpips)
+    return MetricSuite(load_rewards(options.rewards, options.device),
+                       load_features(options.features, options.device, "features"), Lpips(weights) if weights else None,
+                       SqliteCache(options.cache) if options.cache else None)
+
+
+def refuse_mixed(features: dict[str, torch.Tensor]) -> None:
+    """Raise UserError when some are of images and some of videos: their features are not of one kind."""
+    sizes = {name: each.shape[-1] for name, each in features.items()}
+    first, *others = sizes
+    odd = next((name for name in others if sizes[name] != sizes[first]), None)
+    if odd:
+        raise UserError(f"{first} and {odd}: one holds images and the other videos, which cannot be compared")
+
+
+def _unjudged(looks: dict[str, GenerationMetrics]) -> list[str]:
+    return [f"{reward} could not judge {int((~scores.isfinite()).sum())} of {scores.numel()} generations of {name}"
+            for name, look in looks.items() for reward, scores in look.rewards.items() if (~scores.isfinite()).any()]
+
+
+def reference_features(source: str, tools: MetricSuite) -> torch.Tensor:
+    """[N, D] of a set of real images."""
+    entries = find_generations(source)
+    parts = [tools.features.sample_features([entry.sample() for entry in entries[i:i + 64]]).numpy()
+             for i in range(0, len(entries), 64)]
+    return torch.from_numpy(np.concatenate(parts))
+
+
+def figures_of(name: str, look: GenerationMetrics, base: GenerationMetrics, reference: torch.Tensor | None, prompts: list[str],
+               notes: list[str]) -> dict[str, Estimate]:
+    """Every number of one model, with intervals. What cannot be had is a note."""
+    found = {metric: look.measured.mean(metric) for metric in look.measured.values}
+    found = {metric: estimate for metric, estimate in found.items() if estimate is not None}
+    for j, statistic in enumerate(STYLE):
+        low, high = np.quantile(base.style[:, :, j], [0.005, 0.995])
+        within, across = entropies(look.style[:, :, j], low, high)
+        found[f"entropy within/{statistic}"], found[f"entropy across/{statistic}"] = unknown(within), unknown(across)
+    axis = {name: family_rows(prompts, of) for name, of in families.AXES.items()}
+    if axis["PVS"]:
+        found["families/PVS"] = families.tonal_variance(look.style[axis["PVS"]])
+    if look.features.shape[1] > 1:
+        found["diversity/spread_ratio"] = spread_ratio(look.features)
+        if axis["IDS"]:
+            found["families/IDS"] = families.identity_similarity(look.features[axis["IDS"]])
+        if axis["SDI"]:
+            found["families/SDI"] = families.layout_dispersion([look.boxes[p] for p in axis["SDI"]])
+    against = reference if reference is not None else (None if look is base else base.features.flatten(0, 1))
+    if against is None:
+        return found
+    what = "references" if reference is not None else "base"
+    rows = [prompt for prompt in prompts for _ in range(look.features.shape[1])]
+    fake = look.features.flatten(0, 1)
+    measures = {"precision and recall": lambda: fidelity.precision_recall(against, fake, rows),
+                "density and coverage": lambda: fidelity.density_coverage(against, fake, rows),
+                "KID": lambda: {"KID": fidelity.kid(against, fake, rows)},
+                "CMMD": lambda: {"CMMD": fidelity.cmmd(against, fake, rows)},
+                "FID": lambda: {"FID": fidelity.fid(against, fake, rows)}}
+    if reference is not None and axis["ASC"]:
+        measures["ASC"] = lambda: {"ASC": families.style_coverage(look.features[axis["ASC"]], reference)}
+    for measure, run in measures.items():
+        try:
+            found |= {f"against the {what}/{key}": value for key, value in run().items()}
+        except TooFew as error:
+            note = f"{measure} was left out: {error}"
+            notes.extend([] if note in notes else [note])
+    return found
+
+
+def rankings(looks: dict[str, GenerationMetrics], base: str) -> tuple[dict, dict]:
+    """Win rates against the base, and an Elo ladder, for every reward."""
+    wins: dict[str, dict[str, WinRate]] = {}
+    ladders: dict[str, dict[str, Estimate] | str] = {}
+    names = list(looks)
+    for reward in looks[base].rewards:
+        scores = {name: look.rewards[reward].double().numpy() for name, look in looks.items()}
+        against = {name: win_rate(scores[name], scores[base]) for name in names if name != base}
+        wins[reward] = {name: rate for name, rate in against.items() if rate is not None}
+        if len(names) > 1:
+            try:
+                ladders[reward] = elo(wins_of([scores[name] for name in names]), names)
+            except NoRanking as error:
+                ladders[reward] = str(error)
+    return wins, ladders
+
+
+def best_of_curves(base: GenerationMetrics, proxy: str | None) -> dict[str, dict[int, Estimate]]:
+    """What choosing the best of n by the proxy would give, in every reward, against one sample of the base."""
+    if proxy not in base.rewards:
+        return {}
+    chooser = base.rewards[proxy].double().numpy()
+    if not np.isfinite(chooser).all():
+        return {}
+    found: dict[str, dict[int, Estimate]] = {}
+    for name, scores in base.rewards.items():
+        judged = scores.double().numpy()
+        if np.isfinite(judged).all():
+            found[name] = {n: mean_with_interval(best_of_n(chooser, judged, n) - judged.mean(1))
+                           for n in BEST_OF if n <= judged.shape[1]}
+    return found
+
+
+def curve_of(subjects: list[SampleSource], plan: SamplingPlan | None, looks: dict[str, GenerationMetrics], base: str) -> Curve | None:
+    """KL of every checkpoint, and fits of each reward against it; None where the subjects are no checkpoints."""
+    checkpoints = [subject for subject in subjects if subject.step is not None]
+    if len(checkpoints) < 2 or plan is None:
+        return None
+    kls = np.stack([path_kl(subject.load(), plan.prompts[:KL_PROMPTS], steps=plan.steps,
+                            guidance_scale=plan.guidance_scale, seed=plan.seed + 1) for subject in checkpoints])
+    distance = np.sqrt(np.maximum(kls.mean(1), 0))
+    fits: dict[str, dict[str, OveroptimisationFit]] = {}
+    names = [subject.name for subject in checkpoints]
+    for metric in (name for name in looks[base].measured.values if name.startswith("reward/")):
+        start = np.array(looks[base].measured.values[metric])
+        rewards = np.stack([np.array(looks[name].measured.values[metric]) - start for name in names])
+        known = np.isfinite(rewards).all(0)
+        if (distance > 0).sum() >= 3 and known.any():
+            fits[metric.removeprefix("reward/")] = {form: fit_overoptimisation(distance, rewards[:, known], form) for form in FORMS}
+    return Curve(names, [subject.step for subject in checkpoints], kls, distance.tolist(), fits)
+
+

@@ -1,0 +1,211 @@
+"""Every number of one model's generations, in memory that does not grow with the images.
+
+Files are decoded in threads, a few prompts at a time. What depends on an image alone (features, style, boxes) and on a
+prompt's images together (pixel distances) is kept in a store under the content of the files, so that it is computed
+once, whichever command asks.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from visalign.data.generations import Entry
+from visalign.errors import UserError
+from visalign.evaluators.diversity_axes import boxes_of
+from visalign.evaluators.motion import motion_diversity
+from visalign.evaluators.perceptual import Lpips, as_batch, ms_ssim_distance
+from visalign.evaluators.prompt_metrics import PromptMetrics, reduce
+from visalign.evaluators.style import STYLE, style_of
+from visalign.media.kinds import may_be_video
+from visalign.media.samples import Sample
+from visalign.rewards import ClipScore, Reward
+from visalign.storage.sqlite_cache import SqliteCache
+
+FILES_AT_ONCE, VIDEOS_AT_ONCE = 64, 8
+VERSION = "2"
+"""Part of every key; raised when what is measured changes."""
+
+
+@dataclass(frozen=True)
+class MetricSuite:
+    """What looks at generations. lpips is None where its weights are not at hand."""
+
+    rewards: list[Reward]
+    features: ClipScore
+    lpips: Lpips | None
+    store: SqliteCache | None
+    workers: int = max(1, (os.cpu_count() or 2) // 2)
+
+
+@dataclass(frozen=True)
+class GenerationMetrics:
+    """All that was measured. rewards {name: [P, K]}, features [P, K, D], style [P, K, S], boxes [P][K]; alike:
+    generations that are the same file as another of their prompt."""
+
+    measured: PromptMetrics
+    rewards: dict[str, Tensor]
+    features: Tensor
+    style: np.ndarray
+    boxes: list[list[np.ndarray]]
+    alike: int
+
+
+@dataclass
+class _Record:
+    """What an image alone gives, as stored: style, boxes, features."""
+
+    style: np.ndarray
+    boxes: np.ndarray
+    features: np.ndarray
+
+    def pack(self) -> bytes:
+        return np.concatenate([[len(self.boxes)], self.style, self.boxes.flatten(), self.features]).astype(
+            "<f4").tobytes()
+
+    @classmethod
+    def unpack(cls, data: bytes) -> "_Record":
+        numbers = np.frombuffer(data, "<f4")
+        first, last = 1 + len(STYLE), 1 + len(STYLE) + 4 * int(numbers[0])
+        return cls(numbers[1:first].astype(np.float64), numbers[first:last].reshape(-1, 4).astype(np.float64),
+                   numbers[last:])
+
+
+def measure_generations(name: str, prompts: list[str], entries: list[list[Entry]], tools: MetricSuite) -> GenerationMetrics:
+    """Measure entries [P][K]. Raises UserError naming a file that cannot be read, or whose features are not finite."""
+    count, seeds = len(prompts), len(entries[0])
+    digests = _digests(name, entries, tools.workers)
+    extractor, lpips = _identity(tools.features), tools.lpips.fingerprint if tools.lpips else None
+    keys = [[f"{VERSION} image {digest} {extractor}" for digest in row] for row in digests]
+    pair_keys = [f"{VERSION} pixels {hashlib.sha256(''.join(row).encode()).hexdigest()} {lpips}"
+                 for row in digests]
+    records = _known(tools.store, [key for row in keys for key in row])
+    pixels = _known_pixels(tools.store, pair_keys)
+    rewards = {reward.name: torch.full((count, seeds), float("nan")) for reward in tools.rewards}
+    needed = [p for p in range(count) if rewards or pair_keys[p] not in pixels or any(key not in records
+                                                                                      for key in keys[p])]
+    with tqdm(total=len(needed) * seeds, desc=f"measuring {name}", unit="file") as progress:
+        at_once = VIDEOS_AT_ONCE if any(may_be_video(entry.file) for entry in entries[0]) else FILES_AT_ONCE
+        for part in _chunks(needed, seeds, at_once):
+            decoded = _decode(name, [entries[p] for p in part], tools.workers)
+            fresh = _records([(keys[p][k], sample) for p, row in zip(part, decoded, strict=True)
+                              for k, sample in enumerate(row) if keys[p][k] not in records], tools)
+            distances = {pair_keys[p]: _pixel_distances(row, tools.lpips) for p, row in zip(part, decoded, strict=True)
+                         if pair_keys[p] not in pixels}
+            _put(tools.store, fresh, distances)
+            records |= fresh
+            pixels |= distances
+            for reward in tools.rewards:
+                rewards[reward.name][part] = _scored(reward, [s for row in decoded for s in row]).view(len(part), seeds)
+            progress.update(len(part) * seeds)
+    rows = [[records[key] for key in row] for row in keys]
+    features = torch.from_numpy(np.stack([np.stack([record.features for record in row]) for row in rows]))
+    style = np.stack([np.stack([record.style for record in row]) for row in rows])
+    _refuse_bad_features(name, features, entries)
+    table = np.array([pixels[key] for key in pair_keys])
+    measured = reduce(prompts, rewards, features, style, dict(zip(PIXEL_DISTANCES, table.T, strict=True)))
+    return GenerationMetrics(measured, rewards, features, style,
+                [[record.boxes for record in row] for row in rows],
+                sum(len(row) - len(set(row)) for row in digests))
+
+
+def _chunks(numbers: list[int], seeds: int, at_once: int) -> Iterator[list[int]]:
+    size = max(1, at_once // seeds)
+    for start in range(0, len(numbers), size):
+        yield numbers[start:start + size]
+
+
+def _digests(name: str, entries: list[list[Entry]], workers: int) -> list[list[str]]:
+    """Hashes of the files' contents."""
+    def digest(entry: Entry) -> str:
+        if entry.problem:
+            raise UserError(f"{name}: {entry.problem}")
+        try:
+            return entry.digest()
+        except OSError as error:
+            raise UserError(f"{name}: {entry.file} cannot be read ({error.strerror})") from None
+
+    with ThreadPoolExecutor(workers) as pool:
+        return [list(pool.map(digest, row)) for row in entries]
+
+
+def _identity(features: ClipScore) -> str:
+    """The extractor: its source, and for a folder the sizes and times of its files."""
+    from visalign.rewards.openclip import EMBEDDED_CLIPS
+
+    folder = Path(EMBEDDED_CLIPS.get(features.source, features.source)).expanduser()
+    if not folder.is_dir():
+        return features.source
+    files = sorted((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in folder.iterdir())
+    return hashlib.sha256(repr((str(folder.resolve()), files)).encode()).hexdigest()
+
+
+def _known(store: SqliteCache | None, keys: list[str]) -> dict[str, _Record]:
+    return {key: _Record.unpack(data) for key, data in store.get(keys).items()} if store else {}
+
+
+def _known_pixels(store: SqliteCache | None, keys: list[str]) -> dict[str, tuple[float, ...]]:
+    return {key: tuple(np.frombuffer(data, "<f8")) for key, data in store.get(keys).items()} if store else {}
+
+
+def _put(store: SqliteCache | None, records: dict[str, _Record], distances: dict[str, tuple[float, ...]]) -> None:
+    if store:
+        store.put_all({key: record.pack() for key, record in records.items()}
+                      | {key: np.array(pair, "<f8").tobytes() for key, pair in distances.items()})
+
+
+def _decode(name: str, rows: list[list[Entry]], workers: int) -> list[list[Sample]]:
+    def read(entry: Entry) -> Sample:
+        try:
+            return entry.sample()
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from None
+
+    with ThreadPoolExecutor(workers) as pool:
+        return [list(pool.map(read, row)) for row in rows]
+
+
+def _records(wanted: list[tuple[str, Sample]], tools: MetricSuite) -> dict[str, _Record]:
+    distinct = dict(wanted)  # the same file twice is measured once
+    if not distinct:
+        return {}
+    features = tools.features.sample_features(list(distinct.values())).numpy()
+    with ThreadPoolExecutor(tools.workers) as pool:
+        style = list(pool.map(style_of, distinct.values()))
+        boxes = list(pool.map(lambda sample: boxes_of(sample.frames(1)[0]), distinct.values()))
+    # as they are stored, so that what was measured now and what was read back are the same bits
+    return {key: _Record.unpack(_Record(*parts).pack()) for key, *parts in zip(distinct, style, boxes, features,
+                                                                               strict=True)}
+
+
+PIXEL_DISTANCES = ("ms_ssim", "lpips", "motion")
+
+
+def _pixel_distances(samples: list[Sample], lpips: Lpips | None) -> tuple[float, ...]:
+    """PIXEL_DISTANCES of one prompt's generations; NaN where undefined. A video shows the first two its middle frame."""
+    if len(samples) < 2:
+        return (float("nan"),) * len(PIXEL_DISTANCES)
+    images = [(frames := sample.frames(3))[len(frames) // 2] for sample in samples]
+    batch = as_batch(images)
+    return ms_ssim_distance(batch), lpips.distance(batch) if lpips else float("nan"), motion_diversity(samples)
+
+
+def _scored(reward: Reward, samples: list[Sample]) -> Tensor:
+    """First dimension, larger is better; NaN where it could not judge."""
+    values = reward.score(samples).values[:, 0]
+    return values if reward.higher_is_better else -values
+
+
+def _refuse_bad_features(name: str, features: Tensor, entries: list[list[Entry]]) -> None:
+    bad = (~features.isfinite()).any(-1).nonzero()
+    if len(bad):
+        p, k = bad[0].tolist()
+        raise UserError(f"{name}: the features of {len(bad)} files are not finite, the first of {entries[p][k].path}; "
+                        "the feature model does not work on them in this precision")

@@ -1,0 +1,101 @@
+"""Results as files: a tidy table, one number a row, and JSON; every figure of the page can be drawn again from them."""
+
+import csv
+import io
+import json
+import math
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from visalign.evaluation.compare import Results
+from visalign.evaluators.statistics import Estimate
+from visalign.storage.files import write_atomically
+
+SCHEMA = pa.schema([("model", pa.string()), ("metric", pa.string()), ("prompt", pa.string()), ("value", pa.float64()),
+                    ("low", pa.float64()), ("high", pa.float64()), ("n", pa.int64())])
+"""prompt: null for a figure over all of them, which then has an interval (null where none was estimated)."""
+
+
+def result_rows(results: Results) -> list[dict]:
+    """Per-prompt values first, then figures over all prompts."""
+    rows = []
+    for model, look in results.looks.items():
+        for metric, values in look.measured.values.items():
+            rows += [{"model": model, "metric": metric, "prompt": prompt, "value": _finite(value), "low": None,
+                      "high": None, "n": look.measured.seeds}
+                     for prompt, value in zip(look.measured.prompts, values, strict=True)]
+    count = len(results.matched.prompts)
+    for model, metric, estimate in summary(results):
+        rows.append({"model": model, "metric": metric, "prompt": None, "n": count,
+                     **{part: _finite(getattr(estimate, part)) for part in ("value", "low", "high")}})
+    return rows
+
+
+def summary(results: Results) -> list[tuple[str, str, Estimate]]:
+    """(model, metric, estimate) of every figure over all prompts."""
+    rows = [(model, metric, estimate) for model, found in results.figures.items()
+            for metric, estimate in found.items()]
+    for model, verdict in results.verdicts.items():
+        if verdict.diversity is not None:
+            rows.append((model, "change/diversity (Vendi score less 1), relative", verdict.diversity))
+        rows += [(model, f"change/{name}, standard deviations of the base", each)
+                 for name, each in verdict.rewards.items()]
+        rows += [(model, f"drift/{name}, standard deviations of the base", each)
+                 for name, each in verdict.style.items()]
+    rows += [(model, f"win rate against {results.base}/{reward}", rate.share)
+             for reward, wins in results.wins.items() for model, rate in wins.items()]
+    rows += [(model, f"elo/{reward}", each) for reward, ladder in results.ladders.items() if isinstance(ladder, dict)
+             for model, each in ladder.items()]
+    rows += [(results.base, f"best of {n}/{reward}", each) for reward, curve in results.best_of.items()
+             for n, each in curve.items()]
+    if results.curve:
+        rows += [(model, "kl/sampling paths, nats", Estimate(float(kl.mean()), math.nan, math.nan))
+                 for model, kl in zip(results.curve.models, results.curve.kl, strict=True)]
+    return rows
+
+
+def results_json(results: Results) -> dict:
+    """Everything but the per-prompt values, which are in the table."""
+    curve = results.curve
+    return plain_values({
+        "base": results.base, "models": results.models, "prompts": results.matched.prompts,
+        "seeds": results.matched.seeds, "verdicts": results.verdicts, "figures": results.figures, "wins": results.wins,
+        "ladders": results.ladders, "best_of": results.best_of, "notes": results.notes, "about": results.about,
+        "curve": None if curve is None else {"models": curve.models, "steps": curve.steps, "fits": curve.fits,
+                                             "distance": curve.distance, "kl": curve.kl.mean(1).tolist()}})
+
+
+def plain_values(value):
+    """JSON without NaN and infinity, which other languages refuse: they become null. Estimates become mappings."""
+    if isinstance(value, Estimate):
+        return {name: _finite(each) for name, each in value._asdict().items()}
+    if is_dataclass(value):
+        return {name: plain_values(getattr(value, name)) for name in asdict(value)}
+    if isinstance(value, dict):
+        return {str(key): plain_values(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain_values(each) for each in value]
+    return _finite(value) if isinstance(value, float) else value
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def results_csv(rows: list[dict]) -> str:
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, SCHEMA.names)
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def write_results(results: Results, out: Path) -> None:
+    """results.parquet and results.json in `out`, each whole or absent."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(result_rows(results), SCHEMA), sink, compression="zstd")
+    write_atomically(out / "results.parquet", sink.getvalue().to_pybytes())
+    write_atomically(out / "results.json", json.dumps(results_json(results), indent=2, allow_nan=False).encode())

@@ -1,0 +1,182 @@
+"""`visalign reward eval`: any reward against annotations, with intervals, calibration, robustness and a page."""
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+from tqdm import tqdm
+
+from visalign.data.annotations import Annotation
+from visalign.errors import UserError
+from visalign.evaluators.reward_accuracy import Agreement, Calibration, agreement, calibration
+from visalign.media.samples import Sample, Video
+from visalign.rewards import Reward, load_reward
+from visalign.storage.files import write_atomically
+
+SCORING_BATCH = 64
+SCORED_FRAMES = 16
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """A no-op edit: mean |change| of the reward as a share of the mean |margin| of labelled pairs, and how many of
+    those pairs change their order when side a is edited."""
+
+    edit: str
+    relative_change: float
+    flipped: float
+
+
+@dataclass(frozen=True)
+class DimensionReport:
+    """One labelled dimension: overall, by modality and kind, calibration, robustness."""
+
+    dimension: str
+    judged_by: str
+    overall: Agreement
+    parts: dict[str, Agreement]
+    calibration: Calibration | None
+    robustness: list[Robustness]
+    not_judged: int
+
+
+def jpeg(image: Image.Image) -> Image.Image:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=95)
+    return Image.open(buffer).convert("RGB")
+
+
+def resized(image: Image.Image) -> Image.Image:
+    bigger = image.resize((round(image.width * 1.25), round(image.height * 1.25)), Image.Resampling.BICUBIC)
+    return bigger.resize(image.size, Image.Resampling.BICUBIC)
+
+
+def cropped(image: Image.Image) -> Image.Image:
+    x, y = max(1, image.width // 100), max(1, image.height // 100)
+    return image.crop((x, y, image.width - x, image.height - y)).resize(image.size, Image.Resampling.BICUBIC)
+
+
+EDITS: dict[str, Callable[[Image.Image], Image.Image]] = {
+    "JPEG, quality 95": jpeg, "resized to 125 % and back": resized, "1 % cropped from each side": cropped}
+
+
+def edited(sample: Sample, edit: Callable[[Image.Image], Image.Image]) -> Sample:
+    if sample.video is not None:
+        return sample.with_media(Video([edit(frame) for frame in sample.video.frames], sample.video.fps))
+    return sample.with_media(edit(sample.image))
+
+
+@dataclass
+class ScoredAnnotation:
+    """A reward's values of both sides, [n, D], those of the edited side a by edit, spread, and what was a video."""
+
+    a: np.ndarray
+    b: np.ndarray
+    edits: dict[str, np.ndarray]
+    is_video: np.ndarray
+
+
+def score_annotations(reward: Reward, items: list[Annotation], edits: bool = True) -> ScoredAnnotation:
+    """Score both sides of every annotation, and side a once more under each edit."""
+    sides: dict[str, list[np.ndarray]] = {name: [] for name in ("a", "b", *(EDITS if edits else ()))}
+    is_video = []
+    sign = 1 if reward.higher_is_better else -1
+    for start in tqdm(range(0, len(items), SCORING_BATCH), desc=f"judging with {reward.name}", unit="batch"):
+        part = items[start:start + SCORING_BATCH]
+        a, b = ([getattr(item, side).sample(item.where, SCORED_FRAMES) for item in part] for side in "ab")
+        is_video += [sample.modality == "video" for sample in a]
+        sides["a"].append(sign * reward.score(a).values.numpy())
+        sides["b"].append(sign * reward.score(b).values.numpy())
+        for name in EDITS if edits else ():
+            sides[name].append(sign * reward.score([edited(sample, EDITS[name]) for sample in a]).values.numpy())
+    whole = {name: np.concatenate(values) for name, values in sides.items()}
+    return ScoredAnnotation(whole.pop("a"), whole.pop("b"), whole, np.array(is_video))
+
+
+def column_for(reward: Reward, dimension: str) -> int:
+    """The reward's dimension of that name, else its first one (which the report then names)."""
+    return reward.dimensions.index(dimension) if dimension in reward.dimensions else 0
+
+
+def report_dimension(reward: Reward, dimension: str, items: list[Annotation], judged: ScoredAnnotation) -> DimensionReport | None:
+    """Figures of one labelled dimension, or None when nothing is labelled in it."""
+    column = column_for(reward, dimension)
+    margins = judged.a[:, column] - judged.b[:, column]
+    labelled = np.array([dimension in item.outcome for item in items])
+    rows = np.flatnonzero(labelled & np.isfinite(margins))
+    if not len(rows):
+        return None
+    outcomes = np.array([items[i].outcome[dimension] for i in rows])
+    prompts = [items[i].prompt for i in rows]
+    margins, is_video = margins[rows], judged.is_video[rows]
+    kinds = np.array([items[i].kind for i in rows])
+    decided = outcomes != 0.5
+    parts = {name: which for name, which in (("images", ~is_video), ("videos", is_video)) if which.any()}
+    parts |= {kind: kinds == kind for kind in sorted(set(kinds[decided])) if kind}
+    scale = np.asarray(getattr(reward, "logit_scale", None) or [1.0] * len(reward.dimensions))[column]
+    robustness = []
+    for name, values in judged.edits.items():
+        change = values[rows, column] - judged.a[rows, column]
+        known = decided & np.isfinite(change)
+        if known.any():
+            flipped = np.sign(margins + change)[known] != np.sign(margins)[known]
+            typical = max(np.abs(margins[known]).mean(), 1e-12)
+            robustness.append(Robustness(name, float(np.abs(change[known]).mean() / typical), float(flipped.mean())))
+    return DimensionReport(
+        dimension, reward.dimensions[column], agreement(margins, outcomes, prompts),
+        {name: agreement(margins[w], outcomes[w], [p for p, here in zip(prompts, w, strict=True) if here])
+         for name, w in parts.items()},
+        calibration(margins * scale, outcomes) if decided.any() else None, robustness, int(labelled.sum() - len(rows)))
+
+
+def evaluate_reward(spec, items: list[Annotation], folder: Path, device: str = "cpu",
+                    edits: bool = True) -> dict[str, DimensionReport]:
+    """Judge `items` and write eval.json, margins.parquet and report.html into `folder`.
+
+    Raises UserError when no annotation can be judged.
+    """
+    from visalign.reports.reward_accuracy import write_reward_report
+
+    reward = load_reward(spec, device)
+    judged = score_annotations(reward, items, edits)
+    dimensions = sorted({name for item in items for name in item.outcome})
+    reports = {name: report for name in dimensions if (report := report_dimension(reward, name, items, judged))}
+    if not reports:
+        raise UserError(f"reward {reward.name}: could not judge a single one of {len(items)} annotations")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "eval.json", (json.dumps(reward_report_json(reward, reports), indent=2) + "\n").encode())
+    margins = pa.table({"where": [item.where for item in items], "kind": [item.kind for item in items],
+                        **{f"margin_{name}": (judged.a - judged.b)[:, j] for j, name in enumerate(reward.dimensions)}})
+    pq.write_table(margins, folder / "margins.parquet")
+    write_reward_report(folder / "report.html", reward, reports, items, judged)
+    return reports
+
+
+def reward_report_json(reward: Reward, reports: dict[str, DimensionReport]) -> dict:
+    from dataclasses import asdict
+
+    return {"reward": reward.name, "dimensions": {name: asdict(report) for name, report in reports.items()}}
+
+
+def summary_lines(reports: dict[str, DimensionReport]) -> list[str]:
+    """The table that is printed: accuracy by dimension, modality and kind."""
+    lines = [f"{'dimension':12} {'set':24} {'pairs':>6} {'accuracy':>9} {'95 % interval':>16} {'with ties':>10}"]
+    for report in reports.values():
+        for name, part in {"all": report.overall, **report.parts}.items():
+            if part.accuracy is None:
+                continue
+            ties = "" if part.with_ties is None else f"{part.with_ties.value:.3f}"
+            lines.append(f"{report.dimension:12} {name:24} {part.pairs:6} {part.accuracy.value:9.3f} "
+                         f"{part.accuracy.low:7.3f} - {part.accuracy.high:.3f} {ties:>9}")
+        judged = f"judged by {report.judged_by}, {report.not_judged} not judged"
+        if report.calibration and report.overall.kendall_tau:
+            judged += (f"; calibration error {report.calibration.error:.3f}, Kendall tau per prompt "
+                       f"{report.overall.kendall_tau.value:+.3f}")
+        lines.append(f"{report.dimension:12} {judged}")
+    return lines

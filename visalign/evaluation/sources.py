@@ -1,0 +1,151 @@
+"""What can be measured: a folder of generations or a manifest, a run, a checkpoint of one, a pipeline, or MODEL+LORA.
+
+Generations are taken as they are. The others are sampled on prompts and seeds that are the same for all of them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from visalign.config import ModelSettings, OfflineConfig, OnlineConfig
+from visalign.config.load import model_of, parse_config
+from visalign.data.generations import Entry, find_generations
+from visalign.data.sources import is_table
+from visalign.errors import UserError
+from visalign.generators import load_generator, locate_model
+from visalign.generators.base import Generator
+from visalign.generators.loading import check_adapter
+from visalign.generators.lora_files import find_lora
+from visalign.media.kinds import is_image_name, is_video_name
+from visalign.sampling.folder import write_generations
+from visalign.storage.files import written
+from visalign.storage.yaml_files import read_mapping
+from visalign.trainers.checkpoint import load_policy, step_of
+
+
+@dataclass(frozen=True)
+class SamplingPlan:
+    """How models are sampled: the same prompts and seeds for all."""
+
+    prompts: list[str]
+    seeds: int
+    steps: int = 28
+    guidance_scale: float = 4.5
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class SampleSource:
+    """One of the things compared. load: makes its generator; None for generations that exist. identity: what makes its
+    samples what they are. step: of a run's checkpoint. model, adapter: what `load` loads, where that is a model with or
+    without a LoRA, so that several subjects may share one model in memory."""
+
+    name: str
+    source: str
+    load: Callable[[], Generator] | None
+    identity: dict
+    step: int | None = None
+    model: ModelSettings | None = None
+    adapter: Path | None = None
+
+    def entries(self, plan: SamplingPlan | None, folder: Path) -> list[Entry]:
+        """Its generations; those that do not exist yet are sampled into `folder`, or continued there."""
+        if self.load is None:
+            return find_generations(self.source)
+        if not (folder / "samples.jsonl").is_file() or not _same(folder, self.identity, plan):
+            write_generations(self.load, plan.prompts, folder, self.identity, samples=plan.seeds, steps=plan.steps,
+                              guidance_scale=plan.guidance_scale, seed=plan.seed)
+        return find_generations(folder)
+
+
+def _same(folder: Path, identity: dict, plan: SamplingPlan) -> bool:
+    """Whether a finished folder holds this plan. Raises UserError when it holds another one."""
+    known = folder / "settings.json"
+    wanted = identity | {"prompts": plan.prompts, "samples": plan.seeds, "steps": plan.steps,
+                         "guidance_scale": plan.guidance_scale, "seed": plan.seed}
+    if written(known) == wanted:
+        return True
+    raise UserError(f"output {folder}: holds samples of other settings; choose another folder with --out, or delete it")
+
+
+def source_of(name: str, source: str, like: ModelSettings | None = None) -> SampleSource:
+    """Find out what `source` is: see above, or MODEL+LORA. Raises UserError when it is nothing that can be measured.
+
+    like: the model of a run it is compared with; a pipeline is loaded with the same settings.
+    """
+    path = Path(source).expanduser()
+    if (path / "state.json").is_file() and (path / "trainable.safetensors").is_file():
+        return checkpoint_source(name, path)
+    if (path / "config.yaml").is_file() and (path / "checkpoints").is_dir():
+        return run_source(name, path)
+    if (path.is_dir() and not (path / "model_index.json").is_file()) or is_table(path) or (
+            path.is_file() and (is_image_name(path) or is_video_name(path))):
+        find_generations(source)
+        return SampleSource(name, source, None, {"source": str(path.resolve())})
+    wanted, plus, lora = (source, "", "") if path.exists() else source.partition("+")
+    model = like.model_copy(update={"source": wanted, "base": None}) if like else model_of(wanted)
+    locate_model(model)
+    adapter = Path(lora).expanduser() if plus else None
+    if adapter:
+        check_adapter(model, adapter)
+    return replace(model_source(name, model, adapter), source=source)
+
+
+def model_source(name: str, model: ModelSettings, adapter: Path | None = None) -> SampleSource:
+    """A model, or one with a LoRA file or folder."""
+    def load() -> Generator:
+        generator = load_generator(model)
+        if adapter:
+            generator.load_adapter(adapter)
+        return generator
+
+    identity = {"model": model.model_dump(mode="json")}
+    if adapter:
+        identity |= {"adapter": str(adapter.resolve()), "written": find_lora(adapter).stat().st_mtime_ns}
+    return SampleSource(name, model.source, load, identity, model=model, adapter=adapter)
+
+
+def run_config(folder: Path) -> OfflineConfig | OnlineConfig:
+    """The settings a run was made with. Raises UserError naming a file that is missing or no recipe."""
+    file = folder / "config.yaml"
+    return parse_config(read_mapping(file, "run"), str(file))
+
+
+def base_source(name: str, run: Path) -> SampleSource:
+    """The untrained model of a run."""
+    return model_source(name, run_config(run).model)
+
+
+def run_source(name: str, run: Path) -> SampleSource:
+    """What a run exported in the end."""
+    config, export = run_config(run), run / "export"
+    if not export.is_dir():
+        raise UserError(f"run {run}: has not finished, so it has no export; name one of its checkpoints, or use "
+                        "--checkpoints all")
+    if config.model.tuning == "full":
+        return model_source(name, config.model.model_copy(update={"source": str(export / "pipeline"), "base": None}))
+    return replace(model_source(name, config.model, export), source=str(run))
+
+
+def checkpoint_source(name: str, folder: Path) -> SampleSource:
+    """One checkpoint, its moving average where the run kept one."""
+    config, step = run_config(folder.parents[1]), step_of(folder)
+
+    def load() -> Generator:
+        generator = load_generator(config.model)
+        lora = config.model.lora
+        generator.make_trainable(config.model.tuning, rank=lora.rank, alpha=lora.alpha, targets=lora.targets)
+        load_policy(generator.trainable_parameters(), folder)
+        generator.denoiser.eval()
+        return generator
+
+    stamp = (folder / "trainable.safetensors").stat().st_mtime_ns
+    return SampleSource(name, str(folder), load, {"checkpoint": str(folder.resolve()), "weights": stamp}, step)
+
+
+def checkpoint_sources(run: Path) -> list[SampleSource]:
+    """Every checkpoint a run has kept, oldest first. Raises UserError when there is none."""
+    folders = sorted(p for p in (run / "checkpoints").glob("step-*") if (p / "state.json").exists())
+    if not folders:
+        raise UserError(f"run {run}: has no checkpoint")
+    return [checkpoint_source(f"step {int(folder.name.removeprefix('step-'))}", folder) for folder in folders]

@@ -1,0 +1,67 @@
+"""One model's generations reduced to numbers: per prompt, and the spread of single generations."""
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from visalign.evaluators import diversity
+from visalign.evaluators.statistics import Estimate, mean_with_interval
+from visalign.evaluators.style import STYLE
+
+
+@dataclass(frozen=True)
+class PromptMetrics:
+    """Figures of K generations for each of P prompts.
+
+    values: {metric: [P]}; metrics are `reward/NAME` (means, larger is better), `diversity/NAME` (none when K is 1),
+    `style/NAME` (means). NaN where nothing is known. spread: standard deviation of single generations, for rewards
+    and style.
+    """
+
+    prompts: list[str]
+    seeds: int
+    values: dict[str, list[float]]
+    spread: dict[str, float]
+
+    def names(self, kind: str) -> list[str]:
+        """Names of one kind: `reward`, `diversity` or `style`."""
+        return [name.partition("/")[2] for name in self.values if name.startswith(f"{kind}/")]
+
+    def mean(self, metric: str) -> Estimate | None:
+        """Over the prompts for which it is known."""
+        known = [value for value in self.values[metric] if np.isfinite(value)]
+        return mean_with_interval(known) if known else None
+
+    def as_dict(self) -> dict:
+        return asdict(self)
+
+
+def reduce(prompts: list[str], rewards: dict[str, Tensor], features: Tensor | None, style: np.ndarray,
+           distances: dict[str, np.ndarray]) -> PromptMetrics:
+    """Per-prompt figures of rewards {name: [P, K]}, features [P, K, D], style [P, K, S] and distances {name: [P]}, of
+    which one that is NaN everywhere is left out.
+
+    Raises ValueError when features are not finite.
+    """
+    values: dict[str, list[float]] = {}
+    spread: dict[str, float] = {}
+    for name, scores in rewards.items():
+        values[f"reward/{name}"] = torch.nanmean(scores.double(), 1).tolist()
+        known = scores[scores.isfinite()].double()
+        spread[f"reward/{name}"] = known.std(correction=0).item() if len(known) else float("nan")
+    if features is not None and features.shape[1] > 1:
+        values |= {f"diversity/{name}": column.tolist() for name, column in diversity.per_prompt(features).items()}
+    values |= {f"diversity/{name}": column.tolist() for name, column in distances.items() if np.isfinite(column).any()}
+    for j, name in enumerate(STYLE):
+        values[f"style/{name}"] = style[:, :, j].mean(1).tolist()
+        spread[f"style/{name}"] = float(style[:, :, j].std())
+    return PromptMetrics(list(prompts), style.shape[1], values, spread)
+
+
+def paired(base: PromptMetrics, after: PromptMetrics, metric: str) -> tuple[np.ndarray, np.ndarray]:
+    """A metric of both models on the prompts for which both know it."""
+    a, b = np.array(base.values[metric], np.float64), np.array(after.values[metric], np.float64)
+    known = np.isfinite(a) & np.isfinite(b)
+    return a[known], b[known]

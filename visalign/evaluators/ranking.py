@@ -1,0 +1,84 @@
+"""Which of several models is better: win rates for two, a Bradley-Terry ranking for many."""
+
+from dataclasses import dataclass
+
+import choix
+import numpy as np
+from scipy.sparse.csgraph import connected_components
+
+from visalign.evaluators.reward_accuracy import clustered_mean
+from visalign.evaluators.statistics import LEVEL, Estimate, sign_test
+
+ELO = 400 / np.log(10)
+MEAN_ELO = 1000.0
+
+
+class NoRanking(ValueError):
+    """No chain of wins and losses joins all models; the message names the groups."""
+
+
+@dataclass(frozen=True)
+class WinRate:
+    """How often the first of two won; pairs: how many were compared. p_value: of the sign test over prompts."""
+
+    share: Estimate
+    p_value: float
+    pairs: int
+
+
+def win_rate(first: np.ndarray, second: np.ndarray) -> WinRate | None:
+    """Of rewards [P, K] on the same prompts and seeds, ties 1/2, interval over prompts; None when nothing is known."""
+    known = np.isfinite(first) & np.isfinite(second)
+    if not known.any():
+        return None
+    won = (first > second) + 0.5 * (first == second)
+    prompts = np.broadcast_to(np.arange(len(first))[:, None], first.shape)
+    per_prompt = [won[p][known[p]].mean() - 0.5 for p in range(len(first)) if known[p].any()]
+    return WinRate(clustered_mean(won[known], prompts[known]), sign_test(per_prompt), int(known.sum()))
+
+
+def wins_of(scores: list[np.ndarray]) -> np.ndarray:
+    """Wins of model i over j by prompt, ties 1/2, float64 [P, n, n], from each model's scores [P, K]."""
+    count, n = len(scores[0]), len(scores)
+    wins = np.zeros((count, n, n))
+    for i in range(n):
+        for j in range(n):
+            if i != j:
+                known = np.isfinite(scores[i]) & np.isfinite(scores[j])
+                wins[:, i, j] = ((scores[i] > scores[j]) * known + 0.5 * (scores[i] == scores[j]) * known).sum(1)
+    return wins
+
+
+def elo(wins: np.ndarray, names: list[str], seed: int = 0, resamples: int = 1000) -> dict[str, Estimate]:
+    """Bradley-Terry strengths of wins [P, n, n] by maximum likelihood, on the Elo scale with mean 1000.
+
+    Intervals are bootstraps over prompts. Raises NoRanking naming the groups when no chain of wins and losses joins
+    all models, since their strengths then have no finite ratio.
+    """
+    total = wins.sum(0)
+    groups = _components(total)
+    if len(groups) > 1:
+        listed = "; ".join(", ".join(names[i] for i in group) for group in groups)
+        raise NoRanking("no ranking: between these groups one side won every comparison, or there was none: "
+                         f"{listed}")
+    rng = np.random.default_rng(seed)
+    drawn = []
+    for _ in range(resamples if len(wins) > 1 else 0):
+        resampled = wins[rng.integers(0, len(wins), len(wins))].sum(0)
+        # a resample may fall apart; a trace of a prior keeps its strengths finite, and far out
+        drawn.append(_strengths(resampled, 0.0 if len(_components(resampled)) == 1 else 1e-3))
+    middle = _strengths(total, 0.0)
+    if not drawn:
+        return {name: Estimate(float(middle[i]), float("-inf"), float("inf")) for i, name in enumerate(names)}
+    low, high = np.quantile(np.array(drawn), [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    return {name: Estimate(float(middle[i]), float(low[i]), float(high[i])) for i, name in enumerate(names)}
+
+
+def _strengths(wins: np.ndarray, prior: float) -> np.ndarray:
+    found = choix.ilsr_pairwise_dense(wins, alpha=prior, max_iter=1000)
+    return (found - found.mean()) * ELO + MEAN_ELO
+
+
+def _components(wins: np.ndarray) -> list[list[int]]:
+    count, label = connected_components(wins > 0, directed=True, connection="strong")
+    return [np.flatnonzero(label == k).tolist() for k in range(count)]

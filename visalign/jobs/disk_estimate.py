@@ -1,0 +1,47 @@
+"""How much disk a run will take, so that a full one is met before the work and not after it."""
+
+import math
+from pathlib import Path
+
+from visalign.config import OfflineConfig, OnlineConfig
+from visalign.config.load import build_objective
+from visalign.data.prompts import read_prompts
+from visalign.generators.base import Generator
+from visalign.generators.loading import empty_generator, locate_model
+from visalign.storage.files import check_space, size_in_words
+from visalign.trainers.optim import MOMENTS
+
+
+def check_room(config: OfflineConfig | OnlineConfig) -> None:
+    """Raise UserError when the disk has not the room that a run will take; loads no weights."""
+    needed = room(config, empty_generator(locate_model(config.model), config.model))
+    folder = Path(config.output.folder).expanduser()
+    there = sum(file.stat().st_size for file in (folder / "checkpoints").glob("*/*")) if folder.is_dir() else 0
+    parts = ", ".join(f"{size_in_words(size)} {name}" for name, size in needed.items())
+    check_space(f"output.folder {config.output.folder}", folder, sum(needed.values()) - there,
+                f"{parts}; free some space, lower output.keep_checkpoints, or choose another output.folder")
+
+
+def room(config: OfflineConfig | OnlineConfig, generator: Generator) -> dict[str, int]:
+    """Bytes of a run by what they are for; `generator` may be without weights."""
+    named = list(generator.denoiser.parameters())
+    learning = sum(p.numel() for p in named if p.requires_grad)
+    whole = sum(p.numel() for p in named) + sum(p.numel() for m in generator.frozen_modules() for p in m.parameters())
+    objective = build_objective(config.objective, loop=config.loop)
+    each = 4 + MOMENTS[config.optim.name] + 4 * bool(config.optim.ema_decay) + 4 * ("old" in objective.needs)
+    kept = _checkpoints(config) + 1  # the next is written before the oldest goes
+    evaluation, shape = config.eval, generator.shape
+    looks = 2 + (config.train.steps // evaluation.every if evaluation.every else 0)
+    prompts = len(read_prompts(evaluation.prompts, evaluation.max_prompts))
+    pixels = 3 * shape.height * shape.width * (shape.frames or 1)
+    export = whole if config.model.tuning == "full" else learning
+    best = 4 * learning * (config.guard.action == "rollback")
+    return {"for checkpoints": math.ceil(kept * each * learning), "for the export": 4 * export + best,
+            "for samples": looks * prompts * evaluation.samples_per_prompt * pixels}
+
+
+def _checkpoints(config: OfflineConfig | OnlineConfig) -> int:
+    """How many a run keeps in the end."""
+    every = config.output.checkpoint_every
+    made = math.ceil(config.train.steps / every) if every else 1
+    return min(made, config.output.keep_checkpoints) if config.output.keep_checkpoints else made

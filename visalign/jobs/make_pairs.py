@@ -1,0 +1,180 @@
+"""`visalign pairs`: prompts -> generations -> judged -> a preference set that `train` reads.
+
+    OUT/samples/         generations (unless they came from elsewhere)
+    OUT/scores.parquet   what the judge said of each
+    OUT/pairs.parquet    prompt, chosen, rejected (paths), strength, rewards
+    OUT/sheet.png        chosen left, rejected right
+"""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from visalign.data.entry import Entry
+from visalign.data.folder import PromptsFrom
+from visalign.data.generations import find_generations
+from visalign.data.pair_selection import Candidate, Chosen, PairCounts, all_pairs, best_worst, keep, sifted
+from visalign.errors import UserError, nearest
+from visalign.jobs.score import LEAST_FOR_SHARE, belongs, identity_of, read_table, score_generations
+from visalign.media.video_files import save_sheet
+from visalign.rewards import load_reward
+from visalign.rewards.vlm.asking import ComparingJudge
+from visalign.rewards.vlm.questions import Failure
+from visalign.storage.files import write_atomically
+
+SHEET_ROWS = 16
+Strategy = Literal["best_worst", "top_k", "margin", "sifted"]
+
+
+@dataclass(frozen=True)
+class PairSettings:
+    """How pairs are chosen.
+
+    strategy: `best_worst` (one a prompt), `top_k` (the k best against the k worst), `margin` (every pair with a gap
+    above min_gap), `sifted` (pair ranking, then point sifting). dimension: of the reward (None: its first).
+    ranker: a comparing reward for `sifted` (None: the scores rank). min_gap: smaller gaps are ties.
+    min_confidence: least probability that the order is right, by the judge's own spread.
+    """
+
+    strategy: Strategy = "best_worst"
+    dimension: str | None = None
+    ranker: str | None = None
+    top: int = 1
+    min_gap: float = 0.0
+    min_confidence: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.strategy == "margin" and self.min_gap <= 0:
+            raise UserError("pairs: strategy margin needs --min-gap greater than 0")
+        if self.ranker and self.strategy != "sifted":
+            raise UserError("pairs: --ranker is for the strategy sifted")
+        if not 0 <= self.min_confidence < 1:
+            raise UserError(f"pairs: --min-confidence must be at least 0 and below 1, got {self.min_confidence}")
+
+
+def make_pairs(source: str, reward: str, out: Path, settings: PairSettings, device: str = "cpu",
+               max_failures: float = 0.05, prompts_from: PromptsFrom = "auto",
+               media_root: str | None = None) -> tuple[PairCounts, tuple[str, ...]]:
+    """Judge the generations of `source` and write pairs into the folder `out`; notes say what was left out.
+
+    Raises UserError when no pair is left, with the counts that say why.
+    """
+    judge = load_reward(reward, device)
+    dimension = settings.dimension or judge.dimensions[0]
+    if dimension not in judge.dimensions:
+        raise UserError(f"pairs: {judge.name} has no dimension '{dimension}'{nearest(dimension, judge.dimensions)}")
+    ranker = load_reward(settings.ranker, device) if settings.ranker else None
+    if ranker is not None and not isinstance(ranker, ComparingJudge):
+        raise UserError(f"pairs: --ranker {settings.ranker} does not compare; use one that does, such as vlm_pairs")
+    if (out / "pairs.parquet").exists():
+        raise UserError(f"out {out}: already holds pairs; choose another folder")
+    out.mkdir(parents=True, exist_ok=True)
+    scores = out / "scores.parquet"
+    entries = find_generations(source, prompts_from, media_root)
+    if scores.exists():
+        check_scores(scores, identity_of(source, [reward], entries), entries)
+        notes = entries.notes
+    else:
+        notes = score_generations(source, [reward], scores, device=device, max_failures=max_failures,
+                                  prompts_from=prompts_from, media_root=media_root).notes
+    if entries.prompt_hint and entries.prompt_hint not in notes:
+        notes += (entries.prompt_hint,)
+    groups = candidates_by_prompt(scores, f"{judge.name}.{dimension}", 1 if judge.higher_is_better else -1, entries)
+    counts, chosen = PairCounts(), []
+    rank = Ranking(entries, ranker, counts, max_failures)
+    for prompt, candidates in groups.items():
+        proposed = propose(candidates, settings, rank)
+        chosen += [(prompt, *pair) for pair in keep(proposed, counts, settings.min_gap, settings.min_confidence)]
+    rank.check(1)
+    if not chosen:
+        raise UserError(". ".join([f"pairs: nothing to learn from in {source}: {counts.text()}", *notes]))
+    write_pairs(chosen, entries, out)
+    summary = {"source": source, "reward": reward, **asdict(settings), **asdict(counts)}
+    write_atomically(out / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
+    return counts, notes
+
+
+def check_scores(scores: Path, identity: dict, entries: list[Entry]) -> None:
+    """Raise UserError when the table is of another reward, or of files that were changed since."""
+    try:
+        fits = belongs(read_table(scores), identity, [entry.stamp() for entry in entries])
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise UserError(f"{scores}: not a readable table of scores ({' '.join(str(error).split())[:120]}); delete it"
+                        ) from None
+    if not fits:
+        raise UserError(f"{scores}: belongs to another reward or other generations, or the files have changed since; "
+                        "delete it to have them judged anew, or choose another OUT")
+
+
+def candidates_by_prompt(scores: Path, column: str, sign: int, entries: list[Entry]) -> dict[str, list[Candidate]]:
+    """Judged generations by prompt."""
+    table = read_table(scores)
+    spread = f"{column}.spread"
+    spreads = table.column(spread).to_pylist() if spread in table.column_names else [0.0] * len(table)
+    groups: dict[str, list[Candidate]] = {}
+    for i, (score, deviation) in enumerate(zip(table.column(column).to_pylist(), spreads, strict=True)):
+        if score is not None and entries[i].prompt:
+            groups.setdefault(entries[i].prompt, []).append(Candidate(i, sign * score, deviation or 0.0))
+    return groups
+
+
+@dataclass
+class Ranking:
+    """Whether the first of each pair is better, by the ranker or else by the scores; counts ties and failures."""
+
+    entries: list[Entry]
+    ranker: ComparingJudge | None
+    counts: PairCounts
+    max_failures: float
+    asked: int = 0
+    reason: str = ""
+
+    def __call__(self, pairs: list[Chosen]) -> list[bool | None]:
+        if self.ranker is None:
+            chances = [0.5 + (a.score > b.score) / 2 - (a.score < b.score) / 2 for a, b in pairs]
+        else:
+            chances = self.ranker.compare([(self.entries[a.number].sample(), self.entries[b.number].sample())
+                                           for a, b in pairs])
+        for chance in chances:
+            if isinstance(chance, Failure):
+                self.counts.unranked += 1
+                self.reason = self.reason or chance.reason
+        self.asked += len(pairs)
+        self.counts.ties += chances.count(0.5)
+        self.check(LEAST_FOR_SHARE)
+        return [None if isinstance(chance, Failure) or chance == 0.5 else chance > 0.5 for chance in chances]
+
+    def check(self, least: int) -> None:
+        """Raise UserError when the ranker failed on more than the allowed share."""
+        if self.asked >= least and self.counts.unranked > self.max_failures * self.asked:
+            raise UserError(f"pairs: the ranker {self.ranker.name} could not compare {self.counts.unranked} of "
+                            f"{self.asked} pairs, more than the share of {self.max_failures:g}; first reason: "
+                            f"{self.reason}")
+
+
+def propose(candidates: list[Candidate], settings: PairSettings, rank: Ranking) -> list[Chosen]:
+    """The strategy's pairs of one prompt, before ties and doubtful ones are left out."""
+    strategies = {"best_worst": lambda: best_worst(candidates), "top_k": lambda: best_worst(candidates, settings.top),
+                  "margin": lambda: all_pairs(candidates),
+                  "sifted": lambda: sifted(candidates, rank, settings.seed)}
+    return strategies[settings.strategy]()
+
+
+def write_pairs(chosen: list[tuple[str, Candidate, Candidate]], entries: list[Entry], out: Path) -> None:
+    """pairs.parquet with paths relative to `out`, and the contact sheet."""
+    def place(candidate: Candidate) -> str:
+        return os.path.relpath(entries[candidate.number].file.resolve(), out.resolve())
+
+    rows = [{"prompt": prompt, "chosen": place(a), "rejected": place(b), "strength": a.score - b.score,
+             "chosen_reward": a.score, "rejected_reward": b.score} for prompt, a, b in chosen]
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(rows), sink)
+    write_atomically(out / "pairs.parquet", sink.getvalue().to_pybytes())
+    save_sheet([(f"{prompt} ({a.score:.2f} / {b.score:.2f})", [entries[c.number].sample(16).media for c in (a, b)])
+                for prompt, a, b in chosen[:SHEET_ROWS]], out / "sheet.png", cell=128, label_width=240)

@@ -1,0 +1,134 @@
+"""What each loop checks before anything is loaded, and how its trainer is put together."""
+
+import os
+from collections.abc import Callable
+from typing import NamedTuple
+
+from accelerate import Accelerator
+
+from visalign.config import OfflineConfig, OnlineConfig
+from visalign.config.load import build_advantage, build_objective
+from visalign.data.pair_tables import read_saved_pairs, save_pairs
+from visalign.data.preferences import read_pairs
+from visalign.data.prompts import read_prompts
+from visalign.data.seed_preferences import read_seed_preferences
+from visalign.data.usable import BrokenRows, check_pair_source
+from visalign.errors import UserError
+from visalign.generators import Generator
+from visalign.generators.prompt_length import say_what_is_cut
+from visalign.processes import PROCESSES
+from visalign.rewards import for_modality, load_reward
+from visalign.sampling.encoding_cache import EncodingCache
+from visalign.sampling.feedback import feedback_pairs, rescored
+from visalign.storage.run_folder import RunFolder
+from visalign.trainers.offline.encoded_pairs import check_items, encode_pairs, standardised
+from visalign.trainers.offline.loop import OfflineTrainer
+from visalign.trainers.online.collect import PromptTask, prompt_tasks_of
+from visalign.trainers.online.loop import OnlineTrainer, check_arithmetic
+from visalign.trainers.online.scoring import RewardSet
+from visalign.trainers.online.step_selection import check_noise
+from visalign.trainers.order import check_holdout, keep_digest, split_by_prompt
+
+
+class Loop(NamedTuple):
+    """check(config, family) raises UserError for what is wrong; build(...) gives the trainer and what it learns from.
+
+    A trainer has `state`, `checkpoints`, `objective`, `fit(on_step)` and `held_out_metrics()`.
+    """
+
+    check: Callable
+    build: Callable[..., tuple]
+
+
+def check_offline(config: OfflineConfig, family: type[Generator]) -> None:
+    feedback = config.data.feedback
+    for reward in filter(None, (config.data.score_with, feedback and feedback.reward)):
+        for_modality(load_reward(reward), family.modality)
+    if feedback:
+        family.check_prompts(read_prompts(feedback.prompts, feedback.max_prompts), "data.feedback.prompts")
+    else:
+        compared = "rejected" in build_objective(config.objective).needs
+        check_holdout(check_pair_source(config.data, compared), config.data.holdout)
+
+
+def build_offline(config: OfflineConfig, generator: Generator, run: RunFolder, accelerator: Accelerator):
+    cache = EncodingCache(config.data.cache, generator)
+    objective, broken = build_objective(config.objective), BrokenRows(config.data)
+    items = encode_pairs(prepare_pairs(config, generator, run, accelerator, broken), cache, accelerator, broken)
+    check_items(config.taught_by(), items, broken, "rejected" in objective.needs)
+    keep_digest(run, [(i.prompt, i.chosen_key, i.rejected_key, i.strength) for i in items], "pairs")
+    if accelerator.is_main_process:
+        broken.write(run.path / "skipped.jsonl")
+    if "rewards" in objective.needs:
+        items = standardised(items, objective.standardise)
+    train_items, held_out = split_by_prompt(items, config.data.holdout)
+    trainer = OfflineTrainer(config, generator, train_items, held_out, cache, run, accelerator)
+    return trainer, {"training pairs": len(train_items), "held-out pairs": len(held_out),
+                     **{what: count for what, count in (
+                         ("rows left out", len(broken.found)),
+                         ("pairs of one image twice", sum(i.chosen_key == i.rejected_key for i in items))) if count}}
+
+
+def prepare_pairs(config: OfflineConfig, generator: Generator, run: RunFolder, accelerator: Accelerator, broken: BrokenRows):
+    """The run's pairs as an iterable: read from the user's file, or made once and kept in the run's folder."""
+    data = config.data
+    if data.feedback:
+        file = run.path / "pairs.parquet"
+        if accelerator.is_main_process and not file.exists():
+            reward = for_modality(load_reward(data.feedback.reward, str(accelerator.device)), generator.modality)
+            save_pairs(feedback_pairs(generator, data.feedback, reward, config.train.seed), file)
+        accelerator.wait_for_everyone()
+        return read_saved_pairs(file)
+    pairs = read_pairs(data, on_bad_row=broken.note)
+    if data.score_with:
+        pairs = rescored(pairs, for_modality(load_reward(data.score_with, str(accelerator.device)), generator.modality),
+                       data.rerank, generator.shape.frames, broken.note)
+    return pairs
+
+
+def check_online(config: OnlineConfig, family: type[Generator]) -> None:
+    rollout = config.rollout
+    check_sampler(config, family)
+    check_arithmetic(config, int(os.environ.get("WORLD_SIZE", "1")))
+    family.check_prompts([asked.prompt for asked in read_prompt_tasks(config)], "rollout.prompts")
+    reward_set = RewardSet(config.reward, "cpu", family.modality)
+    rule, objective = build_advantage(config.advantage), build_objective(config.objective, loop="online")
+    if rule.gate is not None and rule.gate not in reward_set.names:
+        raise UserError(f"advantage.gate {rule.gate}: names no reward; the rewards are {', '.join(reward_set.names)}")
+    if objective.view == "steps":
+        check_noise(rollout)
+    if objective.view == "sampling":
+        if rollout.votes:
+            raise UserError(f"objective.name {config.objective['name']} needs a reward with a gradient; rollout.votes "
+                            "has none")
+        if objective.last_steps > rollout.steps:
+            raise UserError(f"objective.last_steps {objective.last_steps} are more than rollout.steps {rollout.steps}")
+        reward_set.check_differentiable()
+
+
+def check_sampler(config: OnlineConfig, family: type[Generator]) -> None:
+    """Raise UserError when the sampler is not for this family's process."""
+    allowed = PROCESSES[family.process_kind].SAMPLERS
+    if config.rollout.sampler not in allowed:
+        raise UserError(f"rollout.sampler {config.rollout.sampler} is not for {family.process_kind} models such as "
+                        f"{config.model.source}; use one of {', '.join(allowed)}")
+
+
+def read_prompt_tasks(config: OnlineConfig) -> list[PromptTask]:
+    """The prompts to sample, or those that were voted on."""
+    if config.rollout.votes:
+        return prompt_tasks_of(read_seed_preferences(config.rollout.votes))
+    return [PromptTask(prompt) for prompt in read_prompts(config.rollout.prompts, config.rollout.max_prompts)]
+
+
+def build_online(config: OnlineConfig, generator: Generator, run: RunFolder, accelerator: Accelerator):
+    asked = read_prompt_tasks(config)
+    keep_digest(run, [(each.prompt, each.seeds) for each in asked], "votes" if config.rollout.votes else "prompts")
+    say_what_is_cut(generator, [each.prompt for each in asked], "training prompts")
+    reward_set = RewardSet(config.reward, str(accelerator.device), generator.modality) if config.reward.models else None
+    trainer = OnlineTrainer(config, generator, asked, reward_set, run, accelerator)
+    what = "votes" if config.rollout.votes else "training prompts"
+    return trainer, {what: len(asked), "samples an epoch": trainer.collector.size}
+
+
+LOOPS = {"offline": Loop(check_offline, build_offline), "online": Loop(check_online, build_online)}

@@ -1,0 +1,139 @@
+"""Losses that teach a reward model from comparisons and ratings, one loss per labelled dimension.
+
+With m = r_a - r_b, and z = m - margin * strength for a pair in which a is preferred:
+
+    Bradley-Terry          -log s(z)
+    Rao-Kupper, k > 1      P(a) = s(z - log k), P(tie) = (k^2 - 1) s(m - log k) s(-m - log k)   (VideoReward: k = 5)
+    Davidson, nu > 0       P(a), P(b), P(tie) = softmax(z/2, -z/2, log nu)
+    win-tie (SoliReward)   -log s(m - margin); ties: -log s(m - margin) - log s(-m - margin), least at m = 0
+    regression             (r - rating)^2, or binary cross-entropy of s(r) against a good/bad label
+
+Differs from the papers in: dimensions without a label are masked (VideoAlign marks them 22, here NaN) and every
+member of an ensemble has its own weights for the pairs (a bootstrap).
+Recipe: configs/reward_model/open_clip.yaml.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from visalign.objectives.base import Outcome
+from visalign.objectives.label_noise import check_label_noise, noisy_label_loss
+from visalign.validation.ranges import AboveOne, Positive, Ranged, UnderHalf, Weight
+
+
+class Comparison(NamedTuple):
+    """Rewards and labels of a batch of pairs; NaN marks a label that is missing.
+
+    a, b: rewards [B, E, D] of E ensemble members in D dimensions. outcome: 1 where a is preferred, 0 where b is, 0.5
+    for a tie, [B, D]. strength: [B]. rating_a, rating_b: [B, D]. weight: of each pair for each member, [B, E].
+    across: mean of a tensor over the processes that share the batch, so that sparse labels weigh alike on all of them.
+    """
+
+    a: Tensor
+    b: Tensor
+    outcome: Tensor
+    strength: Tensor
+    rating_a: Tensor
+    rating_b: Tensor
+    weight: Tensor
+    across: Callable[[Tensor], Tensor] = lambda tensor: tensor
+
+
+@dataclass(frozen=True)
+class RewardModelLoss(Ranged):
+    """Settings of the loss.
+
+    ties: what tied pairs teach (`drop`: nothing). k, nu: of Rao-Kupper and Davidson. margin: what m must exceed, times
+    the pair's strength. scaled: multiply by the strength (HelpSteer2). label_smoothing, flip_rate: label noise.
+    preference_weight, rating_weight: of comparisons and of ratings. rating_loss: `mse` or, for 0/1 labels, `bce`.
+    """
+
+    ties: Literal["drop", "rao_kupper", "davidson", "win_tie"] = "drop"
+    k: AboveOne = 5.0
+    nu: Positive = 1.0
+    margin: Weight = 0.0
+    scaled: bool = False
+    label_smoothing: UnderHalf = 0.0
+    flip_rate: UnderHalf = 0.0
+    preference_weight: Weight = 1.0
+    rating_weight: Weight = 0.0
+    rating_loss: Literal["mse", "bce"] = "mse"
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_label_noise(self.label_smoothing, self.flip_rate)
+        if self.preference_weight == self.rating_weight == 0:
+            raise ValueError("preference_weight and rating_weight are both 0, so there is nothing to learn")
+
+    def __call__(self, batch: Comparison) -> Outcome:
+        m = batch.a - batch.b
+        outcome, strength = batch.outcome[:, None].expand_as(m), batch.strength[:, None, None].expand_as(m)
+        losses = self.preference_weight * self.pair_loss(m, outcome, strength)
+        loss = masked_mean(losses, batch.weight, batch.across)
+        if self.rating_weight:
+            for rewards, ratings in ((batch.a, batch.rating_a), (batch.b, batch.rating_b)):
+                errors = self.rating_errors(rewards, ratings)
+                loss = loss + self.rating_weight / 2 * masked_mean(errors, batch.weight, batch.across)
+        mean = m.detach().mean(1)
+        decided = (batch.outcome == 0) | (batch.outcome == 1)
+        correct = torch.where(decided, ((mean > 0) == (batch.outcome > 0.5)).float(), float("nan"))
+        return Outcome(loss, {"accuracy": correct, "gap": torch.where(decided, mean.abs(), float("nan"))})
+
+    def pair_loss(self, m: Tensor, outcome: Tensor, strength: Tensor) -> Tensor:
+        """Loss of each margin m given its outcome (1, 0, 0.5 or NaN) and strength, all of one shape; NaN masked."""
+        sign = torch.where(outcome < 0.5, -1.0, 1.0)
+        toward = sign * m - self.margin * (1 if self.ties == "win_tie" else strength)
+        decided = noisy_label_loss(self._decided(toward), self._decided(-toward), self.label_smoothing, self.flip_rate)
+        if self.scaled:
+            decided = decided * strength
+        loss = torch.where(outcome == 0.5, self._tied(m), decided)
+        return torch.where(outcome.isnan(), float("nan"), loss)
+
+    def _decided(self, z: Tensor) -> Tensor:
+        """-log probability that the preferred side wins."""
+        if self.ties == "rao_kupper":
+            return -F.logsigmoid(z - math.log(self.k))
+        if self.ties == "davidson":
+            return torch.logsumexp(torch.stack([z / 2, -z / 2, torch.full_like(z, math.log(self.nu))]), 0) - z / 2
+        return -F.logsigmoid(z)
+
+    def _tied(self, m: Tensor) -> Tensor:
+        """-log probability of a tie, or what stands for it; NaN where ties are dropped."""
+        if self.ties == "rao_kupper":
+            shift = math.log(self.k)
+            return -(math.log(self.k**2 - 1) + F.logsigmoid(m - shift) + F.logsigmoid(-m - shift))
+        if self.ties == "davidson":
+            log_nu = torch.full_like(m, math.log(self.nu))
+            return torch.logsumexp(torch.stack([m / 2, -m / 2, log_nu]), 0) - log_nu
+        if self.ties == "win_tie":
+            return -F.logsigmoid(m - self.margin) - F.logsigmoid(-m - self.margin)
+        return torch.full_like(m, float("nan"))
+
+    def rating_errors(self, rewards: Tensor, ratings: Tensor) -> Tensor:
+        """Per-element loss of rewards [B, E, D] against ratings [B, D]; NaN where there is no rating."""
+        target = ratings[:, None].expand_as(rewards)
+        known = ~target.isnan()
+        filled = torch.where(known, target, 0.0)
+        if self.rating_loss == "bce":
+            errors = F.binary_cross_entropy_with_logits(rewards, filled, reduction="none")
+        else:
+            errors = (rewards - filled).square()
+        return torch.where(known, errors, float("nan"))
+
+
+def masked_mean(losses: Tensor, weight: Tensor, across: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> Tensor:
+    """Losses [B, E, D] with NaN where missing: weighted mean over B in each dimension, then mean over E and D.
+
+    Dimensions without a single label (in any process) do not count; 0 when there is none at all.
+    """
+    known = ~losses.isnan()
+    weights = weight[..., None] * known
+    total = across(weights.sum(0))
+    means = (torch.where(known, losses, 0.0) * weights).sum(0) / total.clamp(min=1e-6)
+    return means.sum() / (total > 0).sum().clamp(min=1)

@@ -1,0 +1,50 @@
+"""Self-contained HTML pages: nothing in them is fetched, and every text from data is escaped."""
+
+import base64
+import io
+from pathlib import Path
+
+import jinja2
+from PIL import Image
+
+from visalign.media.samples import Media, Video
+from visalign.media.video_files import to_webp
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def render_page(template: str, folder: Path = TEMPLATES, **values) -> bytes:
+    """A template of a folder filled in; every text is escaped, and a value that is missing is an error."""
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(folder), autoescape=True,
+                                     undefined=jinja2.StrictUndefined)
+    return environment.get_template(template).render(**values).encode("utf-8", "backslashreplace")
+
+
+def data_uri(kind: str, data: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def image_uri(image: Image.Image, side: int = 256) -> str:
+    """An image as a data URI, scaled down to `side` at most."""
+    small = image.convert("RGB")
+    small.thumbnail((side, side))
+    buffer = io.BytesIO()
+    small.save(buffer, "WEBP", quality=88)
+    return data_uri("image/webp", buffer.getvalue())
+
+
+def media_uri(media: Media, side: int = 192, frames: int = 16) -> str:
+    """An image or video as a data URI, scaled down to `side` at most; a video becomes an animated image."""
+    if not isinstance(media, Video):
+        return image_uri(media, side)
+    shown = [frame.copy() for frame in media.evenly(frames)]
+    for frame in shown:
+        frame.thumbnail((side, side))
+    return data_uri("image/webp", to_webp(Video(shown, media.fps * len(shown) / len(media.frames))))
+
+
+def svg(figure) -> str:
+    """A matplotlib figure as a data URI."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg")
+    return data_uri("image/svg+xml", buffer.getvalue())

@@ -1,0 +1,57 @@
+"""The page of `visalign reward eval`."""
+
+from pathlib import Path
+
+import numpy as np
+
+from visalign.reports import media_uri, render_page, svg
+from visalign.storage.files import write_atomically
+
+MISTAKES_SHOWN = 6
+
+
+def write_reward_report(file: Path, reward, reports: dict, items: list, judged) -> None:
+    """Accuracy tables, reliability plots, robustness, and the pairs it gets most wrong."""
+    write_atomically(file, render_page(
+        "reward_eval.html.j2", title=f"{reward.name} against labels", count=len(items),
+        prompts=len({item.prompt for item in items}), reports=list(reports.values()),
+        rows=lambda report: [("all", report.overall), *report.parts.items()],
+        figures={name: reliability(report) for name, report in reports.items() if report.calibration},
+        mistakes=[row for report in reports.values() for row in worst(reward, report, items, judged)]))
+
+
+def reliability(report) -> str:
+    """Predicted probability of the likelier side against how often it won, as an SVG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.6, 3.2), layout="constrained")
+    axis = figure.subplots()
+    data = report.calibration
+    axis.plot([0.5, 1], [0.5, 1], color="#9aa5b5", linewidth=1, linestyle="--")
+    sizes = 12 + 160 * np.array(data.counts) / max(1, *data.counts)
+    axis.scatter(data.predicted, data.observed, s=sizes, color="#2457a6", alpha=0.75)
+    axis.plot(data.predicted, data.observed, color="#2457a6", linewidth=1)
+    axis.set(xlabel="predicted", ylabel="observed", xlim=(0.48, 1.02), ylim=(min(0.4, *data.observed) - 0.02, 1.03))
+    axis.set_title(f"{report.dimension}: ECE {data.error:.3f}", fontsize=10, parse_math=False)
+    axis.spines[["top", "right"]].set_visible(False)
+    return svg(figure)
+
+
+def worst(reward, report, items: list, judged) -> list[dict]:
+    """Decided pairs with the largest margin in the wrong direction."""
+    column = reward.dimensions.index(report.judged_by)
+    margins = judged.a[:, column] - judged.b[:, column]
+    wrong = []
+    for i, item in enumerate(items):
+        outcome = item.outcome.get(report.dimension, 0.5)
+        toward = margins[i] if outcome > 0.5 else -margins[i]
+        if outcome != 0.5 and toward < 0:
+            wrong.append((toward, i))
+    shown = []
+    for toward, i in sorted(wrong)[:MISTAKES_SHOWN]:
+        item = items[i]
+        sides = [getattr(item, side).sample(item.where, 16) for side in "ab"]
+        better, worse = sides if item.outcome[report.dimension] > 0.5 else sides[::-1]
+        shown.append({"dimension": report.dimension, "kind": item.kind, "prompt": item.prompt, "margin": toward,
+                      "better": media_uri(better.media), "worse": media_uri(worse.media)})
+    return shown

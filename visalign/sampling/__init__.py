@@ -1,0 +1,1 @@
+"""Model and prompts to samples, and the encodings that are computed once."""

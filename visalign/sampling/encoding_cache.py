@@ -1,0 +1,102 @@
+"""Latents and text embeddings, computed once and kept on disk under keys made from their content.
+
+A key covers the image's or video's pixels (or the prompt's text) and all that encodes them: every weight, the
+tokenizers, precision, shape, and the pipeline's settings; so a cache may be shared by runs, models and processes. Each
+is encoded by itself, since what is beside it in a batch shows in the last digits: which of them were cached before must
+not show in what is learnt. Files are written under a temporary name and renamed.
+"""
+
+import hashlib
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from visalign.errors import UserError
+from visalign.generators.base import Conditioning, Generator
+from visalign.media.samples import Media, Video, frames_of
+from visalign.sampling.fingerprint import fingerprint, of_pipeline, words
+from visalign.storage.weights import write_tensors
+
+WAY = 2
+"""Counts up whenever pixels or prompts are prepared in another way than before."""
+
+
+class EncodingCache:
+    """Encodes through a generator what is not on disk yet.
+
+    folder: where; created when missing. Raises UserError when it cannot be written.
+    """
+
+    def __init__(self, folder: str | Path, generator: Generator):
+        self.folder, self.generator = Path(folder).expanduser(), generator
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"data.cache {self.folder}: cannot be created ({error.strerror})") from None
+        vae = fingerprint(generator.pipeline.vae)
+        self._vae = f"{WAY} {vae} {generator.shape}"
+        pipeline = generator.pipeline
+        encoders = {name: vae if module is pipeline.vae else fingerprint(module)
+                    for name, module in sorted(generator.prompt_encoders().items())}
+        processors = {name: words(part) for name, part in sorted(pipeline.components.items())
+                      if part is not None and name.startswith(("tokenizer", "image_processor", "feature_extractor"))}
+        self._text = f"{WAY} {encoders} {processors} {of_pipeline(pipeline)} {generator.compute_dtype} " \
+                     f"{generator.prompt_tokens} "
+
+    def media_key(self, media: Media) -> str:
+        digest = hashlib.sha256(f"{self._vae} {media.fps if isinstance(media, Video) else ''}".encode())
+        for frame in frames_of(media, 1_000_000):
+            digest.update(f"{frame.size}".encode() + frame.tobytes())
+        return digest.hexdigest()
+
+    def prompt_key(self, prompt: str) -> str:
+        return hashlib.sha256(f"{self._text}{self.generator.prompt_identity(prompt)}".encode()).hexdigest()
+
+    def add_media(self, media: dict[str, Media]) -> None:
+        """Encode images or videos, by key, that are not cached yet."""
+        for key, each in media.items():
+            if self._read(key) is None:
+                [latents] = self.generator.encode_media(self.generator.to_pixels([each]))
+                self._write(key, {"latents": latents.cpu()})
+
+    def add_prompts(self, prompts: dict[str, str]) -> None:
+        """Encode prompts, by key, that are not cached yet."""
+        for key, prompt in prompts.items():
+            if self._read(key) is None:
+                conditioning = self.generator.encode_prompts([prompt])
+                self._write(key, {name: tensor[0].cpu() for name, tensor in conditioning.items()})
+
+    def latents(self, keys: list[str]) -> Tensor:
+        """float32 [B, C, (F,) H, W] on the CPU."""
+        return torch.stack([self._need(key)["latents"] for key in keys])
+
+    def conditioning(self, keys: list[str]) -> Conditioning:
+        rows = [self._need(key) for key in keys]
+        return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+
+    def _path(self, key: str) -> Path:
+        return self.folder / key[:2] / f"{key}.safetensors"
+
+    def _need(self, key: str) -> dict[str, Tensor]:
+        entry = self._read(key)
+        if entry is None:
+            raise UserError(f"data.cache {self._path(key)}: this entry vanished or broke during the run; start again "
+                            "and it will be computed anew")
+        return entry
+
+    def _read(self, key: str) -> dict[str, Tensor] | None:
+        try:
+            return load_file(self._path(key))
+        except (FileNotFoundError, SafetensorError):
+            return None
+
+    def _write(self, key: str, entry: dict[str, Tensor]) -> None:
+        path = self._path(key)
+        try:
+            path.parent.mkdir(exist_ok=True)
+            write_tensors(path, entry)
+        except OSError as error:
+            raise UserError(f"data.cache {self.folder}: cannot be written ({error})") from None

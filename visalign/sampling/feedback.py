@@ -1,0 +1,108 @@
+"""AI feedback: sample each prompt several times and let a reward say which images are preferred."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+from tqdm import tqdm
+
+from visalign.config import FeedbackSettings
+from visalign.data.pair_selection import Candidate, PairCounts, best_worst, keep
+from visalign.data.preference_pair import PreferencePair
+from visalign.data.prompts import read_prompts
+from visalign.errors import UserError
+from visalign.generators.base import Generator
+from visalign.generators.prompt_length import say_what_is_cut
+from visalign.media.samples import Sample
+from visalign.media.video_files import media_file
+from visalign.rewards import Reward, finite_scores
+
+
+def make_samples(generator: Generator, prompts: list[str], per_prompt: int, *, steps: int, guidance_scale: float,
+                 seed: int, label: str, quiet: bool = False) -> list[Sample]:
+    """`per_prompt` samples of each prompt; the i-th of the j-th prompt always has the same seed."""
+    places = range(len(prompts) * per_prompt)
+    return [sample for _, sample in samples_at(generator, prompts, per_prompt, places, steps=steps, seed=seed,
+                                               guidance_scale=guidance_scale, label=label, quiet=quiet)]
+
+
+def samples_at(generator: Generator, prompts: list[str], per_prompt: int, places: Sequence[int], *, steps: int,
+               guidance_scale: float, seed: int, label: str, quiet: bool = False) -> Iterator[tuple[int, Sample]]:
+    """(place, sample) as they are made; place p is sample p mod per_prompt of prompt p div per_prompt."""
+    chosen = [prompts[place // per_prompt] for place in places]
+    seeds = [seed * 1_000_003 + place for place in places]
+    numbers = iter(range(len(chosen)))
+    say_what_is_cut(generator, chosen, label)
+    with tqdm(total=len(chosen), desc=label, unit="sample", disable=quiet) as progress:
+        for batch in generator.sample(chosen, seeds, steps=steps, guidance_scale=guidance_scale):
+            for media in batch:
+                k = next(numbers)
+                yield places[k], Sample(generator.text_of(chosen[k]), media, seeds[k], {"asked": chosen[k]})
+            progress.update(len(batch))
+
+
+def rank_pairs(samples: list[Sample], scores: list[float], pairs_per_prompt: int) -> list[PreferencePair]:
+    """Best against worst, second best against second worst, ... within each prompt; equal scores make no pair."""
+    groups: dict[str, list[Candidate]] = {}
+    for i, sample in enumerate(samples):
+        groups.setdefault(sample.asked, []).append(Candidate(i, scores[i]))
+    counts = PairCounts()
+    return [PreferencePair(prompt, media_file(samples[a.number].media, lossless=True)[1],
+                 media_file(samples[b.number].media, lossless=True)[1],
+                 f"prompt '{prompt}', seeds {samples[a.number].seed} and {samples[b.number].seed}",
+                 a.score - b.score, a.score, b.score)
+            for prompt, candidates in groups.items()
+            for a, b in keep(best_worst(candidates, pairs_per_prompt), counts)]
+
+
+def feedback_pairs(generator: Generator, settings: FeedbackSettings, reward: Reward, seed: int,
+                   quiet: bool = False) -> list[PreferencePair]:
+    """Pairs made by the generator itself and judged by `reward`.
+
+    Raises UserError when the reward sees no difference anywhere.
+    """
+    prompts = read_prompts(settings.prompts, settings.max_prompts)
+    samples = make_samples(generator, prompts, settings.samples_per_prompt, steps=settings.steps,
+                           guidance_scale=settings.guidance_scale, seed=seed, label="sampling pairs", quiet=quiet)
+    scores = finite_scores(reward, samples).tolist()
+    pairs = rank_pairs(samples, scores, settings.pairs_per_prompt)
+    if not pairs:
+        raise UserError(f"data.feedback: {reward.name} scored all samples of each prompt alike, so there is no "
+                        "preference to learn")
+    return pairs
+
+
+def rescored(pairs: Iterator[PreferencePair], reward: Reward, rerank: bool, frames: int | None,
+           on_broken: Callable[[UserError], None], batch: int = 32) -> Iterator[PreferencePair]:
+    """The same pairs with both rewards filled in; with `rerank`, flipped where the reward disagrees.
+
+    on_broken: called for a pair that cannot be read, which is then left out.
+    """
+    held: list[PreferencePair] = []
+    for pair in pairs:
+        held.append(pair)
+        if len(held) == batch:
+            yield from _score(held, reward, rerank, frames, on_broken)
+            held = []
+    yield from _score(held, reward, rerank, frames, on_broken)
+
+
+def _score(held: list[PreferencePair], reward: Reward, rerank: bool, frames: int | None,
+           on_broken: Callable[[UserError], None]) -> Iterator[PreferencePair]:
+    pairs, samples = [], []
+    for pair in held:
+        try:
+            media = pair.media(frames)
+        except UserError as error:
+            on_broken(error)
+            continue
+        pairs.append(pair)
+        samples += [Sample(pair.prompt, each) for each in media]
+    if not pairs:
+        return
+    scores = finite_scores(reward, samples).view(-1, 2).tolist()
+    for pair, (chosen, rejected) in zip(pairs, scores, strict=True):
+        if rerank and chosen < rejected:
+            yield replace(pair, chosen=pair.rejected, rejected=pair.chosen, chosen_reward=rejected,
+                          rejected_reward=chosen)
+        else:
+            yield replace(pair, chosen_reward=chosen, rejected_reward=rejected)

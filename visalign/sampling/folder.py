@@ -1,0 +1,110 @@
+"""`visalign generate`: prompts to images or videos on disk, in a form that other verbs read."""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from visalign.config import ModelSettings
+from visalign.data.prompts import read_prompts
+from visalign.errors import UserError
+from visalign.generators import load_generator, locate_model
+from visalign.generators.base import Generator
+from visalign.generators.loading import check_adapter
+from visalign.guidance import Guided, Guiding, load_guide
+from visalign.guidance.network import GUIDE_FILES, find_guide, read_head
+from visalign.media.kinds import is_image_name, is_video_name
+from visalign.media.samples import Media
+from visalign.media.video_files import read_media, save_sheet, write_media
+from visalign.sampling.feedback import samples_at
+from visalign.storage.files import write_atomically, written
+
+GRID_ROWS = 100
+"""Prompts in the overview; a taller one helps nobody."""
+
+
+TOGETHER = 32
+"""Samples that are drawn again together when one of them is missing: the batch in which a sample is drawn may change
+its last digit, so a command that was killed draws whole batches, as it would have done."""
+
+
+@dataclass(frozen=True)
+class Following:
+    """A guide's folder, and how it is followed."""
+
+    guide: Path
+    guiding: Guiding
+
+    def check(self) -> None:
+        """Raise UserError when there is no such guide or it lacks a dimension."""
+        self.guiding.check(read_head(find_guide(self.guide)).dimensions)
+
+    def identity(self) -> dict:
+        """What makes samples that follow it what they are."""
+        stamp = (find_guide(self.guide) / GUIDE_FILES[1]).stat().st_mtime_ns
+        return {"guide": str(self.guide), "weights of the guide": stamp, **asdict(self.guiding)}
+
+
+def generate_to_folder(model: ModelSettings, prompts: list[str], folder: Path, *, lora: Path | None = None, samples: int = 4,
+                       steps: int = 28, guidance_scale: float = 4.5, seed: int = 0,
+                       following: Following | None = None, video_format: str | None = None) -> int:
+    """Sample a model (with a LoRA, following a guide) into a folder; see `write_generations`."""
+    if len(prompts) == 1 and prompts[0].startswith("@"):
+        prompts = read_prompts(prompts[0][1:])
+    locate_model(model).family.check_prompts(prompts, "prompt")
+    if following:
+        following.check()
+    if lora:
+        check_adapter(model, lora)
+
+    def load() -> Generator:
+        generator = load_generator(model)
+        if lora:
+            generator.load_adapter(lora)
+        return Guided(generator, load_guide(following.guide, generator), following.guiding) if following else generator
+
+    identity = {"model": model.model_dump(mode="json"), "lora": str(lora), "clip_format": video_format}
+    if following:
+        identity |= following.identity()
+    return write_generations(load, prompts, folder, identity, samples=samples, steps=steps,
+                             guidance_scale=guidance_scale, seed=seed, video_format=video_format)
+
+
+def write_generations(load: Callable[[], Generator], prompts: list[str], folder: Path, identity: dict, *, samples: int,
+                      steps: int, guidance_scale: float, seed: int, video_format: str | None = None) -> int:
+    """Write media files, `grid.png`, `settings.json` and `samples.jsonl` (prompt, file, seed); returns how many.
+
+    The same call continues where an earlier one was killed; `samples.jsonl` appears when all are there. identity: what
+    makes the generator that `load` gives what it is. Raises UserError when the folder holds other generations.
+    """
+    prompts = list(dict.fromkeys(prompts))
+    settings = identity | {"prompts": prompts, "samples": samples, "steps": steps, "guidance_scale": guidance_scale,
+                           "seed": seed}
+    file = folder / "settings.json"
+    if (folder / "samples.jsonl").exists():
+        raise UserError(f"output {folder}: already holds generations; choose another folder with --output")
+    if file.exists() and written(file) != settings:
+        raise UserError(f"output {folder}: holds unfinished generations of another command; finish that one, delete "
+                        "them, or choose another folder with --output")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, json.dumps(settings).encode())
+    except OSError as error:
+        raise UserError(f"output {folder}: cannot be created ({error.strerror})") from None
+    count = len(prompts) * samples
+    names = {int(file.stem): file.name for file in folder.iterdir() if re.fullmatch(r"\d{5,}(\.\w+)?", file.name)
+             and (file.is_dir() or is_image_name(file) or is_video_name(file))}
+    broken = {number // TOGETHER for number in range(count) if number not in names}
+    missing = [number for number in range(count) if number // TOGETHER in broken]
+    for number, sample in samples_at(load(), prompts, samples, missing, steps=steps, guidance_scale=guidance_scale,
+                                     seed=seed, label="generating"):
+        names[number] = write_media(sample.media, folder / f"{number:05d}", video_format).name
+    rows: dict[str, list[Media]] = {}
+    for number in range(min(count, GRID_ROWS * samples)):
+        rows.setdefault(prompts[number // samples], []).append(read_media(folder / names[number], "grid"))
+    save_sheet(list(rows.items()), folder / "grid.png")
+    lines = [json.dumps({"prompt": prompts[number // samples], "file": names[number],
+                         "seed": seed * 1_000_003 + number}) for number in range(count)]
+    write_atomically(folder / "samples.jsonl", ("\n".join(lines) + "\n").encode())
+    return count

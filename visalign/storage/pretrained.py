@@ -1,0 +1,60 @@
+"""Networks and tokenizers of transformers from a user's folder: all files there, all weights in their places.
+
+Without its tokenizer's files a library makes up another tokenizer without a word, and every number changes.
+"""
+
+from pathlib import Path
+
+from torch import nn
+
+from visalign.errors import UserError, notice
+from visalign.storage.weights import check_keys, check_loaded, quiet_reports, some
+
+SETTINGS = "tokenizer_config.json"
+VOCABULARIES = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("vocab.txt",), ("spiece.model",),
+                ("tokenizer.model",), ("sentencepiece.bpe.model",))
+"""Files of which one set holds a tokenizer's words."""
+TOKENIZER_FILES = (SETTINGS, *(name for names in VOCABULARIES for name in names), "special_tokens_map.json",
+                   "added_tokens.json")
+
+
+def check_tokenizer(source: str | Path, where: str) -> None:
+    """Raise UserError starting with `where` when `source` is a folder without the files of a tokenizer."""
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        return  # a hub id
+    if not any(all((folder / name).is_file() for name in names) for names in VOCABULARIES):
+        raise UserError(f"{where}: {folder} has no tokenizer; of its files, tokenizer.json (or "
+                        f"{' with '.join(VOCABULARIES[1])}) is missing")
+    if not (folder / SETTINGS).is_file():
+        raise UserError(f"{where}: {folder} has no {SETTINGS}, which says how its tokenizer pads and cuts")
+
+
+def check_processor(source: str | Path, where: str) -> None:
+    """As `check_tokenizer`, and what prepares images must be there too."""
+    folder = Path(source).expanduser()
+    check_tokenizer(folder, where)
+    if folder.is_dir() and not any((folder / name).is_file() for name in ("preprocessor_config.json",
+                                                                          "processor_config.json")):
+        raise UserError(f"{where}: {folder} has no preprocessor_config.json, which says how images are prepared")
+
+
+def load_whole(kind: type, source: str | Path, where: str, **options) -> nn.Module:
+    """A network by `kind.from_pretrained`, on the CPU, in evaluation mode, with every tensor in its place and finite.
+
+    Raises UserError starting with `where`. Pickled weights are refused.
+    """
+    with quiet_reports():
+        try:
+            module, info = kind.from_pretrained(source, use_safetensors=True, output_loading_info=True,
+                                                ignore_mismatched_sizes=True, **options)
+        except Exception as error:  # hub, file and shape errors of many kinds; all mean the same to a person
+            reason = " ".join(str(error).split())[:160]
+            raise UserError(f"{where}: transformers could not load {source} ({reason})") from error
+    where = f"{where}: {source}"
+    check_keys({**info, "unexpected_keys": ()}, where)
+    beside = [name for name in info["unexpected_keys"] if not name.endswith("position_ids")]
+    if beside:
+        notice(f"{where}: {len(beside)} tensors that this model has no place for are left aside: {some(beside)}")
+    check_loaded(module, where)
+    return module.eval()

@@ -1,0 +1,77 @@
+"""What a resumed run may have otherwise than the run it continues, and where a run may be that was not found."""
+
+import difflib
+import os
+from pathlib import Path
+
+from pydantic import BaseModel, ValidationError
+
+from visalign.errors import UserError
+from visalign.storage.yaml_files import read_mapping
+
+MAY_CHANGE = frozenset({
+    "train.steps", "train.epochs", "train.device", "train.workers", "train.patience", "data.cache", "rollout.cache",
+    "model.gradient_checkpointing", "model.vae_slicing", "eval.every",
+    "reward.timeout", "reward.retries", "reward.retry_wait", "reward.max_failures", "reward.modelsfload",
+    "guard.action", "guard.every", "guard.cost", "guard.budget", "guard.drift", "guard.tolerance",
+})
+"""Settings that change how long a run is and what becomes of it, but nothing that was done so far; all of `output` as
+well. Whatever else differs would make another run of it."""
+
+
+def check_settings(folder: Path, config: BaseModel) -> None:
+    """Raise UserError naming every setting that differs from those of the run in `folder` and may not."""
+    earlier = _earlier(folder, type(config))
+    now, then = config.model_dump(mode="json"), earlier.model_dump(mode="json")
+    changed = [f"{section}.{key}" for section in now if section != "output"
+               for key in _keys(now[section], then[section])
+               if _value(now[section], key) != _value(then[section], key) and f"{section}.{key}" not in MAY_CHANGE]
+    if "guard" in now and _turned_on(then["guard"]["action"], now["guard"]["action"]):
+        changed.append("guard.action")
+    if changed:
+        differ = "; ".join(f"{name} was {_short(then, name)} and is {_short(now, name)}" for name in changed)
+        free = sorted(name for name in MAY_CHANGE if name.split(".")[1] in now.get(name.split(".")[0], ()))
+        raise UserError(f"output.folder {folder}: cannot resume, {differ}; use the run's own settings or a new folder "
+                        f"(a resume may change output and {', '.join(free)})")
+
+
+def _earlier(folder: Path, kind: type[BaseModel]) -> BaseModel:
+    """The settings kept in a run's folder; what an older version did not know yet has its default."""
+    file = folder / "config.yaml"
+    try:
+        return kind.model_validate(read_mapping(file, "run"))
+    except ValidationError as error:
+        key = ".".join(map(str, error.errors()[0]["loc"]))
+        raise UserError(f"output.folder {folder}: cannot resume, its config.yaml is of another kind of run ({key}: "
+                        f"{error.errors()[0]['msg']}); use a new folder") from None
+
+
+def _keys(now, then) -> list[str]:
+    return sorted({*now, *then}) if isinstance(now, dict) and isinstance(then, dict) else [""]
+
+
+def _value(section, key: str):
+    return section.get(key) if key else section
+
+
+def _short(settings: dict, name: str) -> str:
+    section, _, key = name.partition(".")
+    text = str(_value(settings[section], key))
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _turned_on(then: str, now: str) -> bool:
+    """Whether the guard would need what it was not told to keep: a look at the start, or the best weights so far."""
+    return then != now and (then == "off" or now == "rollback")
+
+
+def nothing_there(folder: Path) -> UserError:
+    """What to say when `folder` holds no run that could be resumed."""
+    root = next(parent for parent in folder.absolute().parents if parent.is_dir())
+    runs = {os.path.relpath(each.parent) if not folder.is_absolute() else str(each.parent)
+            for pattern in ("*/config.yaml", "*/*/config.yaml") for each in root.glob(pattern)
+            if os.path.isdir(each.parent / "checkpoints")}
+    near = difflib.get_close_matches(str(folder), runs, n=5, cutoff=0.0)
+    places = f"; runs near it: {', '.join(near)}" if near else f", nor near it in {root}"
+    return UserError(f"output.folder {folder}: nothing to resume, there is no run in it{places} (leave --resume out to "
+                     "start a new run)")

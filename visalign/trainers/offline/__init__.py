@@ -1,0 +1,1 @@
+"""The offline loop: preference pairs to a fine-tuned generator."""

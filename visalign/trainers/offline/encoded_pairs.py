@@ -1,0 +1,153 @@
+"""From pairs to the batches a step needs: every pair encoded once, then addressed by its place in the data order."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor
+from tqdm import tqdm
+
+from visalign.data.preference_pair import PreferencePair
+from visalign.data.usable import BrokenRows, check_different
+from visalign.errors import UserError
+from visalign.generators.base import Conditioning, Generator
+from visalign.generators.prompt_length import say_what_is_cut
+from visalign.generators.video_speed import how_wrong, say_speeds
+from visalign.sampling.encoding_cache import EncodingCache
+
+
+@dataclass(frozen=True)
+class EncodedPair:
+    """A pair as cache keys."""
+
+    prompt: str
+    prompt_key: str
+    chosen_key: str
+    rejected_key: str
+    where: str
+    strength: float
+    chosen_reward: float | None
+    rejected_reward: float | None
+    speed: float = 1.0  # at which what moves in its videos is learnt, whichever of them is further from 1
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """Latents [B, C, (F,) H, W], conditioning, strength and rewards [B] on the CPU, and the items they came from."""
+
+    items: list[EncodedPair]
+    chosen: Tensor
+    rejected: Tensor
+    conditioning: Conditioning
+    strength: Tensor
+    chosen_reward: Tensor | None
+    rejected_reward: Tensor | None
+
+
+def encode_pairs(pairs: Iterable[PreferencePair], cache: EncodingCache, accelerator: Accelerator, broken: BrokenRows,
+                 batch: int = 16) -> list[EncodedPair]:
+    """Encode every pair into the cache, each process its share, and return all items in the data's order.
+
+    A pair that cannot be read goes to `broken`, on all processes at the same moment, so that they end together.
+    """
+    rank, world = accelerator.process_index, accelerator.num_processes
+    numbered: list[tuple[int, EncodedPair]] = []
+
+    def encode(held: list[tuple[int, PreferencePair]]) -> None:
+        media, prompts = {}, {}
+        failed: list[tuple[int, str]] = []
+        for number, pair in held:
+            try:
+                chosen, rejected = pair.media(cache.generator.shape.frames)
+                cache.generator.check_media((chosen, rejected), pair.where)
+            except UserError as error:
+                failed.append((number, str(error)))
+                continue
+            item = EncodedPair(pair.prompt, cache.prompt_key(pair.prompt), cache.media_key(chosen), cache.media_key(rejected),
+                        pair.where, pair.strength, pair.chosen_reward, pair.rejected_reward,
+                        max(map(cache.generator.speed_of, (chosen, rejected)), key=how_wrong))
+            media |= {item.chosen_key: chosen, item.rejected_key: rejected}
+            prompts[item.prompt_key] = pair.prompt
+            numbered.append((number, item))
+        for _, reason in sorted(gather_object(failed) if world > 1 else failed):
+            broken.note(UserError(reason))
+        cache.add_media(media)
+        cache.add_prompts(prompts)
+
+    progress = tqdm(pairs, desc="encoding pairs", unit="pair", disable=not accelerator.is_main_process)
+    together: list[tuple[int, PreferencePair]] = []
+    for number, pair in enumerate(progress):
+        together.append((number, pair if number % world == rank else None))
+        if len(together) == batch * world:
+            encode([entry for entry in together if entry[1]])
+            together.clear()
+    encode([entry for entry in together if entry[1]])
+    if world > 1:
+        numbered = gather_object(numbered)
+    items = [item for _, item in sorted(numbered, key=lambda entry: entry[0])]
+    say_what_is_cut(cache.generator, [item.prompt for item in items], "training pairs")
+    say_speeds([(item.speed, item.where) for item in items], cache.generator.shape)
+    return items
+
+
+def check_items(source: str, items: list[EncodedPair], broken: BrokenRows, compared: bool) -> None:
+    """Raise UserError when too many pairs could not be read, or none has two different images to compare."""
+    broken.check(len(items))
+    if compared:
+        check_different(f"data {source}", len(items), sum(item.chosen_key == item.rejected_key for item in items))
+
+
+def standardised(items: list[EncodedPair], within: str) -> list[EncodedPair]:
+    """The items with rewards shifted to mean 0 and scaled to std 1, over the data set or within each prompt."""
+    from dataclasses import replace
+
+    missing = next((item for item in items if item.chosen_reward is None or item.rejected_reward is None), None)
+    if missing:
+        raise UserError(f"{missing.where}: this objective needs rewards; give columns chosen_reward and "
+                        "rejected_reward, or set data.score_with")
+    groups: dict[str, list[float]] = {}
+    for item in items:
+        groups.setdefault(item.prompt if within == "prompt" else "", []).extend(
+            (item.chosen_reward, item.rejected_reward))
+    statistics = {k: (torch.tensor(v).mean().item(), max(torch.tensor(v).std().item(), 1e-8))
+                  for k, v in groups.items()}
+
+    def scaled(item: EncodedPair, value: float) -> float:
+        mean, std = statistics[item.prompt if within == "prompt" else ""]
+        return (value - mean) / std
+
+    return [replace(item, chosen_reward=scaled(item, item.chosen_reward),
+                    rejected_reward=scaled(item, item.rejected_reward)) for item in items]
+
+
+def load_batch(items: list[EncodedPair], cache: EncodingCache, prompt_keys: list[str] | None = None) -> PairBatch:
+    """Read a batch from the cache; `prompt_keys` replaces the items' own (caption dropout)."""
+    def tensor(name: str) -> Tensor | None:
+        values = [getattr(item, name) for item in items]
+        return None if None in values else torch.tensor(values, dtype=torch.float32)
+
+    return PairBatch(items, cache.latents([i.chosen_key for i in items]), cache.latents([i.rejected_key for i in items]),
+                 cache.conditioning(prompt_keys or [i.prompt_key for i in items]), tensor("strength"),
+                 tensor("chosen_reward"), tensor("rejected_reward"))
+
+
+def untrained_cause(generator: Generator, batch: PairBatch) -> str:
+    """Why the loss of a model that has learnt nothing yet may not be finite, in words."""
+    weight = first_not_finite(generator.denoiser)
+    if weight:
+        return f", since the model's own weights are not ({weight} first); nothing was learnt yet"
+    for name, latents in (("chosen", batch.chosen), ("rejected", batch.rejected)):
+        for item, each in zip(batch.items, latents, strict=True):
+            if not each.isfinite().all():
+                return f", since what the VAE made of the {name} sample of {item.where} is not"
+    for name, embedding in batch.conditioning.items():
+        if not embedding.float().isfinite().all():
+            return f", since what the text encoder made of the prompts is not ({name})"
+    return " before anything was learnt, so the learning rate is not to blame (model.precision=fp32 usually helps)"
+
+
+def first_not_finite(network: torch.nn.Module) -> str | None:
+    """The name of the first weight that is no number, or None."""
+    return next((name for name, p in network.named_parameters() if not p.isfinite().all()), None)

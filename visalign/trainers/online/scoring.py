@@ -1,0 +1,159 @@
+"""The rewards of an online run, judging in the background while the next batch is sampled."""
+
+import queue
+import threading
+import time
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as Late
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from visalign.config import RewardSettings
+from visalign.errors import UserError, nearest
+from visalign.media.samples import Sample
+from visalign.rewards import Reward, for_modality, load_reward
+
+
+@dataclass(frozen=True)
+class RewardBatch:
+    """values: float32 [n, K], larger is better, NaN where there is no annotation; reasons by sample.
+
+    failed: bool [n], samples that a reward should have judged and did not; what a reward refuses does not apply to it.
+    """
+
+    values: Tensor
+    reasons: dict[int, str]
+    failed: Tensor
+
+
+@dataclass(frozen=True)
+class _Term:
+    reward: Reward
+    column: int
+    name: str
+
+
+class RewardSet:
+    """Asks every reward of a recipe about samples of one modality. names and weights belong to the K columns."""
+
+    def __init__(self, settings: RewardSettings, device: str, modality: str):
+        self.settings, self.device, self.modality = settings, device, modality
+        self._loaded: dict[str, Reward] = {}
+        self.terms = [self._term(term.reward, term.dimension) for term in settings.of]
+        self.names = tuple(term.name for term in self.terms)
+        if len(set(self.names)) < len(self.names):
+            raise UserError(f"reward.models: names {', '.join(self.names)} are not distinct; give a `name` in a mapping")
+        self.weights = torch.tensor([term.weight for term in settings.of], dtype=torch.float64)
+
+    def _term(self, spec, dimension: str | None) -> _Term:
+        key = repr(spec)  # dimensions of one judge are terms that share it
+        if key not in self._loaded:
+            self._loaded[key] = for_modality(load_reward(spec, self.device), self.modality)
+        reward = self._loaded[key]
+        if dimension is not None and dimension not in reward.dimensions:
+            raise UserError(f"reward.models: {reward.name} has no dimension {dimension}"
+                            f"{nearest(dimension, reward.dimensions)}")
+        column = 0 if dimension is None else reward.dimensions.index(dimension)
+        return _Term(reward, column, reward.name if dimension is None else f"{reward.name}.{dimension}")
+
+    def score(self, samples: list[Sample]) -> RewardBatch:
+        """All rewards on one batch, each asked once. A judge that raises, or judges nothing, is asked again.
+
+        Raises UserError naming the reward that keeps raising or whose answer has the wrong shape.
+        """
+        columns, reasons, failed = [], {}, torch.zeros(len(samples), dtype=torch.bool)
+        answers = {id(reward): self._patiently(reward, samples) for reward in self._loaded.values()}
+        for term in self.terms:
+            answer = answers[id(term.reward)]
+            values = answer.values[:, term.column].float()
+            columns.append(values if term.reward.higher_is_better else -values)
+            for i in (~values.isfinite()).nonzero().flatten().tolist():
+                failed[i] |= applies(term.reward, samples[i])
+                reasons.setdefault(i, f"{term.name}: {answer.remarks.get(i, 'not a finite number')}")
+        values = torch.stack(columns, 1)
+        return RewardBatch(torch.where(values.isfinite(), values, torch.nan), reasons, failed)
+
+    def _patiently(self, reward: Reward, samples: list[Sample]):
+        for attempt in range(self.settings.retries + 1):
+            last = attempt == self.settings.retries
+            try:
+                answer = reward.score(samples)
+            except Exception as error:  # a judge may be anybody's code; all failures are told in one way
+                if last:
+                    said = " ".join(str(error).split())[:200]
+                    raise UserError(f"reward {reward.name}: failed {attempt + 1} times, last with "
+                                    f"{type(error).__name__}: {said}; mend it and continue with --resume") from error
+            else:
+                expected = (len(samples), len(reward.dimensions))
+                if tuple(answer.values.shape) != expected:
+                    raise UserError(f"reward {reward.name}: answered with shape {tuple(answer.values.shape)} where "
+                                    f"{expected} (samples, dimensions) is expected")
+                asked = any(applies(reward, sample) for sample in samples)
+                if last or not asked or answer.values.isfinite().any():
+                    return answer
+            time.sleep(self.settings.retry_wait)
+        raise AssertionError("the last attempt returns or raises")
+
+    def to(self, device: str) -> None:
+        for reward in self._loaded.values():
+            reward.to(device)
+
+    def differentiable(self, pixels: Tensor, prompts: list[str]) -> Tensor:
+        """Weighted sum of the rewards of pixels [B, 3, H, W] in [0, 1], with gradients, [B]."""
+        total = torch.zeros(len(pixels), device=pixels.device)
+        for term, weight in zip(self.terms, self.weights.tolist(), strict=True):
+            values = term.reward.score_pixels(pixels, prompts)[:, term.column].float()
+            total = total + weight * (values if term.reward.higher_is_better else -values)
+        return total
+
+    def check_differentiable(self) -> None:
+        """Raise UserError for a reward that has no gradient to give."""
+        for term in self.terms:
+            if not hasattr(term.reward, "score_pixels"):
+                raise UserError(f"reward {term.name}: has no gradient with respect to the image, which this "
+                                "objective needs; video, joint (open_clip), colourfulness, saturation and contrast do")
+
+
+def applies(reward: Reward, sample: Sample) -> bool:
+    """Whether a reward means to judge this sample; judges of another kind than `Judge` mean to judge all."""
+    refusal = getattr(reward, "refusal", None)
+    return refusal is None or refusal(sample) is None
+
+
+class AsyncScorer:
+    """One thread that judges batches in order. It is a daemon: a judge that hangs cannot keep the program alive."""
+
+    def __init__(self, reward_set: RewardSet):
+        self.reward_set = reward_set
+        self.seconds = 0.0  # spent judging so far
+        self._waiting: queue.SimpleQueue = queue.SimpleQueue()
+        threading.Thread(target=self._work, daemon=True).start()
+
+    def submit(self, samples: list[Sample]) -> Future:
+        future: Future = Future()
+        self._waiting.put((samples, future))
+        return future
+
+    def result(self, future: Future) -> RewardBatch:
+        """Raises UserError when nothing came within the time a batch may take."""
+        try:
+            return future.result(self.reward_set.settings.timeout)
+        except Late:
+            names = ", ".join(self.reward_set.names)
+            limit = f"reward.timeout {self.reward_set.settings.timeout:g} s"
+            raise UserError(f"reward {names}: no answer for a batch within {limit}; the run stops here, continue it "
+                            "with --resume") from None
+
+    def _work(self) -> None:
+        while True:
+            samples, future = self._waiting.get()
+            started = time.perf_counter()
+            try:
+                verdict = self.reward_set.score(samples)
+            except BaseException as error:
+                future.set_exception(error)
+                continue
+            self.seconds += time.perf_counter() - started
+            future.set_result(verdict)

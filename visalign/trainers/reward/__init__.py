@@ -1,0 +1,1 @@
+"""The reward loop: annotations to a unified reward, or to a reward on noisy latents."""
