@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from visalign.config.load import parse_config
-from visalign.jobs.train import run_training
+from visalign.jobs.train import train
 from visalign.storage.yaml_files import read_mapping
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "online"
@@ -80,7 +80,7 @@ def config_of(name: str, seed: int, folder: str):
 
 def run(name: str, seed: int) -> dict:
     with tempfile.TemporaryDirectory() as folder:
-        result = run_training(config_of(name, seed, f"{folder}/run"))
+        result = train(config_of(name, seed, f"{folder}/run"))
         rows = [json.loads(line) for line in Path(folder, "run", "metrics.jsonl").read_text().splitlines()]
     looks = [{"epoch": row["step"], "seconds": row["seconds"], **row["verdict"]} for row in rows
              if row["kind"] == "guard"]

@@ -395,14 +395,13 @@ def main() -> None:
 
 def import_everything(kinds: list[str]) -> None:
     """What the commands would import; nothing may be computed here, or a fork would wait for threads it has not."""
-    import visalign.trainers.reward.loop.loop
-
     import visalign.cli
     import visalign.evaluation.reward_eval
     import visalign.jobs.evaluate
     import visalign.jobs.score
     import visalign.jobs.train
     import visalign.reports.run
+    import visalign.trainers.reward.loop
 
     import diffusers  # isort: skip
     import open_clip  # isort: skip

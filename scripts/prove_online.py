@@ -5,10 +5,10 @@
     python scripts/prove_online.py --out proof --methods groups,ratios --rewards colourfulness
     python scripts/prove_online.py --out proof --table            the table and the plots of what is done so far
 
-Each run is a recipe of configs/online/ with the reward replaced, from the same start. Its reward, within-prompt diversity
-and a judge it was not trained on are measured on the same held-out prompts and seeds as the untrained model's. The
-interval of a row is a bootstrap over prompts of the mean change over seeds. Best-of-8 picks among 8 samples of the
-untrained model. What is done is not done again.
+Each run is a recipe of configs/online/ with the reward replaced, from the same start. Its reward, within-prompt
+diversity and a judge it was not trained on are measured on the same held-out prompts and seeds as the untrained
+model's. The interval of a row is a bootstrap over prompts of the mean change over seeds. Best-of-8 picks among 8
+samples of the untrained model. What is done is not done again.
 """
 
 import argparse

@@ -80,11 +80,13 @@ def cost(out: Path, rows: list[dict]) -> None:
         for row in (row for row in rows if row["reward"] == reward):
             change, diversity = row["change"], row["diversity"]
             colour = BLUE if change.low > 0 else GREY
-            axis.errorbar(change.value, diversity.value, [[diversity.value - diversity.low], [diversity.high - diversity.value]],
+            axis.errorbar(change.value, diversity.value, [[diversity.value - diversity.low],
+                                                          [diversity.high - diversity.value]],
                           [[change.value - change.low], [change.high - change.value]], color=colour, linewidth=0.4,
                           alpha=0.6)
             axis.scatter(change.value, diversity.value, s=95, color=colour, zorder=3)
-            axis.annotate(str(methods.index(row["method"]) + 1), (change.value, diversity.value), fontsize=6.5, zorder=4,
+            axis.annotate(str(methods.index(row["method"]) + 1), (change.value, diversity.value), fontsize=6.5,
+                          zorder=4,
                           color="white", ha="center", va="center")
         axis.axhline(0, color=GREY, linewidth=0.7)
         axis.axvline(0, color=GREY, linewidth=0.7)

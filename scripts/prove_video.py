@@ -1,4 +1,5 @@
-"""Do the methods learn on videos? Held-out motion and alignment before and after, for each recipe and seed, on tiny-wan.
+"""Do the methods learn on videos? Held-out motion and alignment before and after, for each recipe and seed, on
+tiny-wan.
 
     python scripts/prove_video.py --out proof-video                      every recipe of configs/video for tiny-wan
     python scripts/prove_video.py --out proof-video --recipes nft,flow_dpo --seeds 2
@@ -20,7 +21,7 @@ import torch
 from visalign.config.load import load_config
 from visalign.evaluators import mean_with_interval
 from visalign.evaluators.statistics import Estimate, relative_change
-from visalign.jobs.train import run_training
+from visalign.jobs.train import train
 from visalign.storage.run_folder import read_metrics
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "video"
@@ -34,7 +35,7 @@ def run(recipe: str, seed: int, out: Path, overrides: list[str]) -> None:
     config = load_config(CONFIGS / f"{recipe}.yaml", (
         f"train.seed={seed}", "train.device=cpu", "output.trackers=[]", f"output.folder={folder}",
         "output.keep_checkpoints=1", *overrides))
-    run_training(config, resume=(folder / "config.yaml").exists())
+    train(config, resume=(folder / "config.yaml").exists())
 
 
 def done(out: Path, recipe: str) -> list[Path]:
@@ -88,7 +89,8 @@ def draw(out: Path, file: Path) -> None:
 
     recipes = [recipe for recipe in RECIPES if done(out, recipe)]
     found = {recipe: changes(done(out, recipe)) for recipe in recipes}
-    reward_sets = {**{f"reward/{name}": title for name, title in COLUMNS.items()}, "diversity/extra": "diversity, share",
+    reward_sets = {**{f"reward/{name}": title for name, title in COLUMNS.items()},
+                   "diversity/extra": "diversity, share",
               "diversity/motion": "motion diversity"}
     figure = Figure(figsize=(12, 0.9 + 0.32 * len(recipes)), layout="constrained")
     axes = figure.subplots(1, len(reward_sets), sharey=True)

@@ -40,7 +40,8 @@ def mark_matchups(book: VoteDatabase, judges: list[Reward], job: Job, batch: int
         for start in range(0, len(todo), batch):
             job.tell(Step(f"{judge.name} marks", start, len(todo)))
             part = todo[start:start + batch]
-            samples = [Sample(prompt).with_media(read_media(book.media / file, file, LADDER_FRAMES)) for prompt, file in part]
+            samples = [Sample(prompt).with_media(read_media(book.media / file, file, LADDER_FRAMES)) for prompt,
+                       file in part]
             values = judge.score(samples).values[:, 0].tolist()
             sign = 1 if judge.higher_is_better else -1
             book.add_marks(judge.name, {file: None if value != value else sign * value

@@ -123,7 +123,8 @@ class ModelWorker:
             except BaseException:  # the thread must outlive whatever a job does
                 _log.exception("a job ended badly")
 
-    def sample(self, job: Job, subject: SampleSource, prompt: str, seeds: list[int], *, steps: int, guidance_scale: float,
+    def sample(self, job: Job, subject: SampleSource, prompt: str, seeds: list[int], *, steps: int,
+               guidance_scale: float,
                strength: float = 1.0) -> list[Media]:
         """Media of one prompt, one a seed; tells a Step after each sampling step. To be called from a job.
 

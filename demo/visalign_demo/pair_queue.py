@@ -73,7 +73,8 @@ class QueuedPair:
 class PairQueue:
     """Fills a book up to `count` matchups of the recipe, and with those of rollout folders."""
 
-    def __init__(self, model_worker: ModelWorker, book: VoteDatabase, recipe: PairPlan, count: int, rollouts: tuple[Path, ...] = ()):
+    def __init__(self, model_worker: ModelWorker, book: VoteDatabase, recipe: PairPlan, count: int,
+                 rollouts: tuple[Path, ...] = ()):
         self.model_worker, self.book, self.recipe, self.count = model_worker, book, recipe, count
         self.problem = ""
         self._known = {matchup.id for matchup in book.matchups()}

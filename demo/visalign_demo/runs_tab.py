@@ -100,7 +100,8 @@ def shown_verdict(config: OfflineConfig | OnlineConfig, held: list[dict]) -> Ver
     except UserError:
         return None
     guard = config.guard
-    return verdict_of(prompt_metrics_of(held[0]), prompt_metrics_of(held[-1]), proxy, VerdictLimits(guard.budget, guard.drift, guard.tolerance))
+    limits = VerdictLimits(guard.budget, guard.drift, guard.tolerance)
+    return verdict_of(prompt_metrics_of(held[0]), prompt_metrics_of(held[-1]), proxy, limits)
 
 
 def sample_steps(run: Run) -> list[str]:

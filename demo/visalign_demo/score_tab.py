@@ -117,7 +117,8 @@ def build_score_tab(demo: Demo) -> None:
             if len(prompt or "") > LONGEST_PROMPT:
                 raise UserError(f"The prompt has {len(prompt)} characters; at most {LONGEST_PROMPT} are allowed.")
             judges, rows = [judge for judge in demo.judges if judge.name in chosen], []
-            for step in demo.model_worker.submit(lambda job: rows.extend(score_files(paths, prompt or "", judges, job))):
+            for step in demo.model_worker.submit(lambda job: rows.extend(score_files(paths, prompt or "", judges,
+                                                                                     job))):
                 yield progress_html(step, 0), *[gr.skip()] * 4
             table = scores_csv(rows, prompt or "").encode("utf-8-sig")  # the mark by which Excel knows it
             columns, file = columns_of(rows), demo.media_store.put_table(table)

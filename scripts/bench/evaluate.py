@@ -25,7 +25,7 @@ from visalign.evaluation.compare import Options, metric_suite
 from visalign.evaluation.matching import match
 from visalign.evaluation.measure import measure_generations
 from visalign.evaluators.diversity import per_prompt
-from visalign.jobs.train import run_training
+from visalign.jobs.train import train
 from visalign.trainers.guard import interval_of
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -84,7 +84,7 @@ def guard(recipes: list[str], length: int) -> None:
                          f"output.folder={folder}/run", "output.trackers=[]", "eval.every=0", "eval.max_prompts=4"]
             if unit == "steps":
                 overrides.append("data.feedback.max_prompts=40")
-            run_training(load_config(CONFIGS / f"{name}.yaml", tuple(overrides)))
+            train(load_config(CONFIGS / f"{name}.yaml", tuple(overrides)))
             rows = [json.loads(line) for line in Path(folder, "run", "metrics.jsonl").read_text().splitlines()]
         step = np.median([row["seconds"] for row in rows if row["kind"] == "train"])
         look = np.median([row["seconds"] for row in rows if row["kind"] == "guard"])

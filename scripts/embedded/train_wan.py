@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from common import arguments, build_t5_tokenizer, pretrain, save_pipeline
 from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
 from transformers import UMT5Config, UMT5EncoderModel
-from wan_clips import caption_of, draw_videos
+from wan_videos import caption_of, draw_videos
 
 from visalign.data.embedded_videos import FPS, FRAMES, SIZE, all_video_captions
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from common import train_for
 from diffusers import AutoencoderKLWan
 from train_vae import edges
-from wan_clips import draw_videos
+from wan_videos import draw_videos
 
 CHANNELS, PATCH = 12, 2
 
@@ -69,7 +69,8 @@ def main() -> None:
     print(f"{sum(p.numel() for p in vae.parameters()) / 1e6:.2f}M parameters", flush=True)
 
     def loss_of(fraction: float) -> tuple[torch.Tensor, dict]:
-        x = windows(videos, args.batch) if fraction < args.windows else videos[torch.randint(len(videos), (args.batch,))]
+        x = windows(videos, args.batch) if fraction < args.windows else videos[torch.randint(len(videos), (args.batch,
+                                                                                                           ))]
         x = x.float() / 127.5 - 1
         x = (x.flip(-1) if torch.rand(()) < 0.5 else x).contiguous(memory_format=torch.channels_last_3d)
         with torch.autocast("cpu", torch.bfloat16):

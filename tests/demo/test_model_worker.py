@@ -104,7 +104,8 @@ def test_loras_of_one_model_share_it_and_strength_0_is_the_base(model_worker, re
     base = model_source("base", config.model)
     plain, one = look(model_worker, base), look(model_worker, loras["one"])
     held = next(iter(model_worker._held.values())).generator
-    two, half, none = look(model_worker, loras["two"]), look(model_worker, loras["one"], 0.5), look(model_worker, loras["one"], 0.0)
+    two, half, none = look(model_worker, loras["two"]), look(model_worker, loras["one"], 0.5), look(model_worker,
+                                                                                                    loras["one"], 0.0)
     assert len(model_worker._held) == 1 and next(iter(model_worker._held.values())).generator is held
     assert (look(model_worker, base) == plain).all() and (none == plain).all()
     assert (look(model_worker, loras["one"]) == one).all() and (look(model_worker, loras["two"]) == two).all()
@@ -121,7 +122,8 @@ def test_memory_that_does_not_suffice_is_one_sentence_and_frees_the_models(model
 
     monkeypatch.setattr(type(generator[0]), "sample", sample)
     with pytest.raises(UserError, match="big: memory did not suffice for 2 samples at once"):
-        done(model_worker, lambda job: model_worker.sample(job, subject, "a cat face", [1, 2], steps=2, guidance_scale=1.0))
+        done(model_worker, lambda job: model_worker.sample(job, subject, "a cat face", [1, 2], steps=2,
+                                                           guidance_scale=1.0))
     assert not model_worker._held
     monkeypatch.undo()
     assert look(model_worker, subject).shape == (16, 16, 3)

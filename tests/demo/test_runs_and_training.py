@@ -68,7 +68,8 @@ def voted(settings, pipelines, tmp_path):
     for i, choice in enumerate(("a", "b", "a", "tie", "skip")):
         for side, colour in (("a", "red"), ("b", "blue")):
             Image.new("RGB", (16, 16), colour).save(demo.book.media / f"{i}{side}.png")
-        demo.book.add(Matchup(f"p{i}", MatchupSide("base", 0, f"{i}a.png"), MatchupSide("base", 1, f"{i}b.png"), {}, f"c{i}"))
+        demo.book.add(Matchup(f"p{i}", MatchupSide("base", 0, f"{i}a.png"), MatchupSide("base", 1, f"{i}b.png"), {},
+                              f"c{i}"))
         demo.book.vote(Vote(f"c{i}", "ann", choice, "a"))
     return demo
 

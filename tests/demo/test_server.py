@@ -119,7 +119,8 @@ def test_prompts_names_and_messages_are_escaped_everywhere(demo):
 
 def test_a_comparison_shows_every_model_s_rewards_and_crowns_the_best(demo):
     shown = []
-    job = demo.model_worker.submit(lambda job: make(demo, CompareRequest(PROMPTS[0], ["plain", "tuned"], 0, 2, 1, 1.0, 1.0,
+    job = demo.model_worker.submit(lambda job: make(demo, CompareRequest(PROMPTS[0], ["plain", "tuned"], 0, 2, 1, 1.0,
+                                                                         1.0,
                                                          ["saturation"]), job))
     for news in job:
         if isinstance(news, CompareView):
@@ -134,7 +135,8 @@ def test_a_comparison_shows_every_model_s_rewards_and_crowns_the_best(demo):
 
 def test_a_wall_shows_diversity(demo):
     wish = CompareRequest(PROMPTS[0], ["plain"], 0, 2, 1, 1.0, 1.0, [], wall=True)
-    views = [news for news in demo.model_worker.submit(lambda job: make(demo, wish, job)) if isinstance(news, CompareView)]
+    views = [news for news in demo.model_worker.submit(lambda job: make(demo, wish, job)) if isinstance(news,
+                                                                                                        CompareView)]
     assert 1 < views[-1].measured["plain"]["Vendi score"] <= 2 and "Vendi score" in views[-1].html()
 
 
@@ -206,7 +208,8 @@ def test_scores_are_sorted_and_safe_in_a_spreadsheet(demo, folders):
     broken = files[0].with_name("=cmd.png")
     broken.write_bytes(b"no image")
     rows = []
-    list(demo.model_worker.submit(lambda job: rows.extend(score_tab.score_files([*files, broken], "p", demo.judges, job))))
+    list(demo.model_worker.submit(lambda job: rows.extend(score_tab.score_files([*files, broken], "p", demo.judges,
+                                                                                job))))
     assert rows[3].uri is None and "=cmd.png" in rows[3].remark and not rows[3].values
     page = score_tab.gallery_html(rows, "saturation score")
     order = [page.index(f"<b>{row.name}</b>") for row in sorted(rows[:3], key=lambda r: -r.values["saturation score"])]

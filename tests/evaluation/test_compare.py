@@ -44,7 +44,8 @@ def test_a_collapsed_model_is_called_so_with_its_evidence(invoke, tmp_path):
     assert "flat: collapsed" in done.output and "diversity within a prompt fell by" in done.output
     found = results(out)
     assert found["verdicts"]["flat"]["word"] == "collapsed" and found["verdicts"]["flat"]["proxy"] == "contrast"
-    assert found["figures"]["flat"]["diversity/vendi"]["value"] < 0.6 * found["figures"]["base"]["diversity/vendi"]["value"]
+    vendi = {name: found["figures"][name]["diversity/vendi"]["value"] for name in ("flat", "base")}
+    assert vendi["flat"] < 0.6 * vendi["base"]
     assert found["figures"]["flat"]["against the base/recall"]["value"] < 1
     table = pq.read_table(out / "results.parquet").to_pylist()
     assert set(table[0]) == {"model", "metric", "prompt", "value", "low", "high", "n"}
@@ -285,4 +286,4 @@ def test_videos_are_compared_too(invoke, tmp_path):
     assert "image/webp" in (tmp_path / "out" / "report.html").read_text()
     photos = write_folder(tmp_path / "photos")
     mixed = invoke("evaluate", tmp_path / "base", "-r", "motion", "--reference", photos, "-o", tmp_path / "mixed")
-    assert mixed.exit_code == 1 and "base and the reference: one holds images and the other clips" in mixed.output
+    assert mixed.exit_code == 1 and "base and the reference: one holds images and the other videos" in mixed.output

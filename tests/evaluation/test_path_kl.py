@@ -58,7 +58,8 @@ def test_a_constant_difference_by_hand():
 
 @pytest.mark.parametrize("family, guidance", [("sd3", 1.0), ("sd15", 1.0), ("sd3", 3.0)])
 def test_it_is_zero_at_the_reference_and_grows_with_the_weights(family, guidance, pipelines):
-    generator = load_generator(ModelSettings(source=str(pipelines(family)), precision="fp32", prompt_tokens=8, resolution=16))
+    generator = load_generator(ModelSettings(source=str(pipelines(family)), precision="fp32", prompt_tokens=8,
+                                             resolution=16))
     parameters = generator.make_trainable("lora", rank=2)
     settings = {"seeds": 2, "steps": 4, "guidance_scale": guidance}
     assert (path_kl(generator, ["a red fruit", "a cat face"], **settings) == 0).all()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.test_tracking import RIGHT, square_video
+from tests.media.test_motion_tracking import RIGHT, square_video
 from visalign.evaluators.motion import motion_diversity, motion_of
 from visalign.media.samples import Sample, Video
 

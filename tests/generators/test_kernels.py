@@ -16,7 +16,8 @@ FAMILIES = ("flux", "sdxl", "sd15", "wan", "ltx", "hunyuan", "cogvideox")
 
 
 def gradients(folder, shape, tuning: str, attention: str, checkpointing: bool, precision: str = "fp32"):
-    generator = load_generator(ModelSettings(source=str(folder), precision=precision, attention=attention, prompt_tokens=8,
+    generator = load_generator(ModelSettings(source=str(folder), precision=precision, attention=attention,
+                                             prompt_tokens=8,
                                      **shape), "cpu")
     torch.manual_seed(3)
     parameters = generator.make_trainable(tuning, rank=2, alpha=4, gradient_checkpointing=checkpointing)

@@ -67,7 +67,8 @@ def test_denoiser_from_a_single_file(pipelines, tmp_path):
     unet = UNet2DConditionModel.from_pretrained(pipelines("sdxl"), subfolder="unet")
     changed = {k: v * 1.5 for k, v in unet.state_dict().items()}
     save_file(changed, tmp_path / "mine.safetensors")
-    generator = load_generator(ModelSettings(source=str(tmp_path / "mine.safetensors"), base=str(pipelines("sdxl"))), "cpu")
+    generator = load_generator(ModelSettings(source=str(tmp_path / "mine.safetensors"), base=str(pipelines("sdxl"))),
+                               "cpu")
     torch.testing.assert_close(dict(generator.denoiser.named_parameters())["conv_in.weight"], changed["conv_in.weight"])
 
 

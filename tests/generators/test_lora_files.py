@@ -23,7 +23,8 @@ def generators(pipelines):
 
     def get(name):
         if name not in loaded:
-            loaded[name] = load_generator(ModelSettings(source=str(pipelines(name)), precision="fp32", prompt_tokens=8), "cpu")
+            loaded[name] = load_generator(ModelSettings(source=str(pipelines(name)), precision="fp32", prompt_tokens=8),
+                                          "cpu")
         return loaded[name]
 
     return get

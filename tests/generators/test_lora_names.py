@@ -41,7 +41,8 @@ class Unconverted:
 
 
 def fitted(tensors):
-    return match_lora(LoraFile(Path("l.safetensors"), tensors, {}), {"transformer": network()}, Unconverted, "transformer")
+    return match_lora(LoraFile(Path("l.safetensors"), tensors, {}), {"transformer": network()}, Unconverted,
+                      "transformer")
 
 
 @settings(deadline=None, max_examples=100)

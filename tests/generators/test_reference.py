@@ -60,7 +60,8 @@ def test_gradient_checkpointing_changes_no_gradient(pipelines):
     gradients = []
     for checkpointing in (False, True):
         torch.manual_seed(0)
-        generator = load_generator(ModelSettings(source=str(pipelines("sd3")), precision="fp32", prompt_tokens=8), "cpu")
+        generator = load_generator(ModelSettings(source=str(pipelines("sd3")), precision="fp32", prompt_tokens=8),
+                                   "cpu")
         parameters = generator.make_trainable("lora", rank=2, gradient_checkpointing=checkpointing)
         generator.denoiser.train()
         t, conditioning = torch.tensor([0.4]), generator.encode_prompts(["a bus"])

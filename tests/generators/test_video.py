@@ -163,7 +163,7 @@ def test_a_model_s_folder_may_say_its_shape(pipelines, tmp_path):
 
 
 def test_images_for_a_model_of_videos_and_the_other_way_round(pipelines):
-    with pytest.raises(UserError, match="row 3: holds an image, and WanPipeline makes clips"):
+    with pytest.raises(UserError, match="row 3: holds an image, and WanPipeline makes videos"):
         loaded(pipelines, "wan").check_media([Image.new("RGB", (8, 8))], "row 3")
     images = load_generator(str(pipelines("sd3")), "cpu")
     with pytest.raises(UserError, match="row 4: holds a video, and StableDiffusion3Pipeline makes images"):
@@ -235,7 +235,8 @@ def test_every_token_has_a_time_in_wan_22_5b(tmp_path):
     from tests.video_pipelines import build_wan
 
     folder = build_wan(tmp_path / "wan5b", expand_timesteps=True)
-    generator = load_generator(ModelSettings(source=str(folder), precision="fp32", prompt_tokens=8, **SHAPES["wan"]), "cpu")
+    generator = load_generator(ModelSettings(source=str(folder), precision="fp32", prompt_tokens=8, **SHAPES["wan"]),
+                               "cpu")
     [[mine]] = generator.sample(["a cat face"], [7], steps=3, guidance_scale=2.0)
     ours = Sampler(generator, RolloutSettings(steps=3, sampler="ode"), False).draw(
         [Start(0, "a cat face", "a cat face", 7, 0)], generator.encode_prompts(["a cat face"]),

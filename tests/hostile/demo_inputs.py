@@ -45,7 +45,8 @@ def twins(folder: Path) -> None:
     book(folder)
     made = VoteDatabase(folder / "book")
     for number, place in enumerate(("/x/votes", "/y/votes", "/z/comparisons")):
-        made.add(Matchup(f"p{number}", MatchupSide("m", 0, "0.png"), MatchupSide("m", 1, "1.png"), {"rollout": place}, f"r{number}"))
+        made.add(Matchup(f"p{number}", MatchupSide("m", 0, "0.png"), MatchupSide("m", 1, "1.png"), {"rollout": place},
+                         f"r{number}"))
         made.vote(Vote(f"r{number}", "ann", "a", "a"))
 
 

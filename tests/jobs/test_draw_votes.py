@@ -35,7 +35,8 @@ def test_training_draws_the_images_that_were_voted_on(online_recipe, tmp_path, b
     generator = load_generator(config.model, "cpu")
     sampler = Sampler(generator, config.rollout, False)
     conditions = PromptEmbeddings(EncodingCache(config.rollout.cache, generator), config, generator.device)
-    collector = RolloutCollector(config, generator, prompt_tasks_of(read_seed_preferences(config.rollout.votes)), None, conditions,
+    collector = RolloutCollector(config, generator, prompt_tasks_of(read_seed_preferences(config.rollout.votes)), None,
+                                 conditions,
                           open_accelerator(config), sampler)
     noisy = noisy_steps(generator.process, sampler.times, config.rollout)
     plan = plan_steps(config.rollout, noisy, 0, 0, collector.places())

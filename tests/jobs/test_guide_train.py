@@ -86,7 +86,8 @@ def test_it_learns_is_followed_and_swept(guide_recipe, tmp_path, pipelines):
     assert "How hard the guide can be followed" in page and "weight of the guide" in page
     figures = json.loads((tmp_path / "sweep" / "results.json").read_text())["figures"]
     assert all("reward/guide VQ" in figures[f"weight {weight}"] for weight in (0, 4, 16))
-    generator = load_generator(ModelSettings(source=str(pipelines("wan")), precision="fp32", prompt_tokens=8, **SHAPES["wan"]))
+    generator = load_generator(ModelSettings(source=str(pipelines("wan")), precision="fp32", prompt_tokens=8,
+                                             **SHAPES["wan"]))
     judge = GuideReward(lambda: load_guide(run, generator), "VQ", "video")
     bright, dark = (Sample("a red square").with_media(read_media(tmp_path / f"1{side}.mp4", side, 5)) for side in "AB")
     values = judge.score([bright, dark, bright]).values[:, 0]
@@ -129,4 +130,4 @@ def test_annotations_of_images_name_their_row(guide_recipe, tmp_path, pairs_file
         json.dumps({"prompt": row["prompt"], "a": row["chosen"], "b": row["rejected"], "VQ": "a"}) for row in rows))
     done = invoke("guide", "train", guide_recipe(data={"path": str(tmp_path / "images.jsonl"),
                                                        "holdout_path": None, "holdout": 0.0}))
-    assert done.exit_code == 1 and "line 1: holds an image, and WanPipeline makes clips" in done.output
+    assert done.exit_code == 1 and "line 1: holds an image, and WanPipeline makes videos" in done.output

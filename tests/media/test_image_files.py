@@ -8,9 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from visalign import images
 from visalign.errors import UserError
-from visalign.media import kinds
+from visalign.media import image_files, kinds
 from visalign.media.image_files import decode_image, read_image
 from visalign.media.samples import Video, fit_image, middle
 from visalign.media.video_files import modality_of, read_media, write_frames
@@ -101,11 +100,11 @@ def test_a_long_animation_lasts_as_long_and_few_frames_are_ever_held():
     content = bytes_of(first, "GIF", save_all=True, append_images=rest, duration=40)
     video = read_media(content, "x", max_frames=16)
     assert len(video.frames) == 16 and len(video.frames) / video.fps == pytest.approx(300 * 0.04, rel=0.01)
-    assert len(images.thinned(((i, first) for i in range(1200)), 16)) <= 32
+    assert len(image_files.thinned(((i, first) for i in range(1200)), 16)) <= 32
 
 
 def test_large_frames_are_made_smaller_on_the_way_and_that_is_said(monkeypatch, tmp_path):
-    monkeypatch.setattr(images, "HELD_PIXELS", 2 * 4 * 100)
+    monkeypatch.setattr(image_files, "HELD_PIXELS", 2 * 4 * 100)
     monkeypatch.setattr("visalign.media.video_files.HELD_PIXELS", 2 * 4 * 100)
     frames = [Image.new("RGB", (40, 20), (i, i, i)) for i in (10, 90, 200)]
     content = bytes_of(frames[0], "GIF", save_all=True, append_images=frames[1:])
@@ -117,7 +116,7 @@ def test_large_frames_are_made_smaller_on_the_way_and_that_is_said(monkeypatch, 
 
 
 def test_an_animated_bomb_is_refused_before_it_is_decoded(monkeypatch):
-    monkeypatch.setattr(images, "MOST_DECODED", 100)
+    monkeypatch.setattr(image_files, "MOST_DECODED", 100)
     content = bytes_of(gradient("P"), "GIF", save_all=True, append_images=[Image.new("P", (32, 32), 3)])
     with pytest.raises(UserError, match="32x32 and 2 frames.*decompression bomb"):
         read_media(content, "x")

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from visalign import images
 from visalign.errors import UserError
+from visalign.media import image_files
 from visalign.media.image_files import read_image
 from visalign.media.samples import Sample, Video
 from visalign.media.video_files import (
@@ -48,7 +48,7 @@ def test_exif_rotation_is_applied(tmp_path):
 
 
 def test_bombs_are_refused_before_they_are_decoded(tmp_path, monkeypatch):
-    monkeypatch.setattr(images, "MAX_PIXELS", 50)
+    monkeypatch.setattr(image_files, "MAX_PIXELS", 50)
     with pytest.raises(UserError, match="decompression bomb"):
         read_image(saved(Image.new("RGB", (8, 8)), tmp_path), "x")
 

@@ -15,7 +15,8 @@ from visalign.sampling.encoding_cache import EncodingCache
 
 
 def generator(folder, **settings):
-    return load_generator(ModelSettings(source=str(folder), **({"precision": "fp32", "prompt_tokens": 8} | settings)), "cpu")
+    return load_generator(ModelSettings(source=str(folder), **({"precision": "fp32", "prompt_tokens": 8} | settings)),
+                          "cpu")
 
 
 @pytest.fixture(scope="module")

@@ -63,7 +63,8 @@ def three(pairs_file):
     folder = pairs_file.parent
     half = (folder / "red-chosen.png").read_bytes()[:40]
     good = [(folder / f"{name}.png").read_bytes() for name in ("red-chosen", "red-rejected")]
-    return [PreferencePair("a", *good, "line 1"), PreferencePair("b", half, good[0], "line 2"), PreferencePair("c", *good, "line 3")]
+    return [PreferencePair("a", *good, "line 1"), PreferencePair("b", half, good[0], "line 2"),
+            PreferencePair("c", *good, "line 3")]
 
 
 def accelerator(rank=0, world=1):

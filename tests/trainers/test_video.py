@@ -67,7 +67,7 @@ def test_a_killed_run_of_videos_continues_to_the_same_weights(online_recipe, tmp
 
 def test_images_in_a_set_for_videos_name_their_row(recipe, pairs_file):
     said = fails(recipe("wan", data={"path": str(pairs_file)}))
-    assert "pairs.jsonl line 1: holds an image, and WanPipeline makes clips" in said
+    assert "pairs.jsonl line 1: holds an image, and WanPipeline makes videos" in said
 
 
 def test_a_reward_that_needs_gradients_is_refused_for_videos(online_recipe):

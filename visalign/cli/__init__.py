@@ -97,7 +97,7 @@ def train(config: Path, overrides: tuple[str, ...], dry_run: bool, resume: bool)
 
         click.echo(describe_rewards(settings))
         return
-    from visalign.jobs.train import run_training as run_recipe
+    from visalign.jobs.train import train as run_recipe
 
     _print_result(run_recipe(settings, resume=resume))
 
@@ -112,7 +112,7 @@ def quickstart(overrides: tuple[str, ...], resume: bool) -> None:
     """Align an embedded model in minutes on a CPU: model=tiny-sd3 (Flow-DPO) or model=tiny-sdxl (Diffusion-DPO)."""
     from visalign.config.load import recipe_path
     from visalign.errors import nearest
-    from visalign.jobs.train import run_training as run_recipe
+    from visalign.jobs.train import train as run_recipe
 
     models = [o.removeprefix("model=") for o in overrides if o.startswith("model=")]
     model = models[-1] if models else "tiny-sd3"

@@ -43,7 +43,7 @@ def generate(model: str, prompts: tuple[str, ...], output: Path, lora: Path | No
     from visalign.config.load import model_of
 
     options = {"lora": lora, "samples": samples, "steps": steps, "guidance_scale": guidance_scale, "seed": seed,
-               "following": _following(weights, guide_from, guide_range, guide_clip), "clip_format": video_format}
+               "following": _following(weights, guide_from, guide_range, guide_clip), "video_format": video_format}
     model = model_of(model, (f"precision={precision}", *settings))
     if best_of > 1:
         from visalign.generators.loading import pick_device

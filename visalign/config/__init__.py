@@ -23,7 +23,9 @@ from visalign.config.online import (
 )
 from visalign.config.reward import AnnotationDataSettings, JointSettings, RewardConfig, RewardTrainSettings
 
-__all__ = ["OfflineConfig", "DataSettings", "EvaluationSettings", "FeedbackSettings", "GuardSettings", "GuideConfig", "GuideHeadSettings", "JointSettings",
+__all__ = ["OfflineConfig", "DataSettings", "EvaluationSettings", "FeedbackSettings", "GuardSettings", "GuideConfig",
+           "GuideHeadSettings", "JointSettings",
            "AnnotationDataSettings", "RewardSettings", "LoraSettings",
-           "ModelSettings", "OnlineConfig", "OnlineOutputSettings", "OnlineTrainSettings", "OptimSettings", "OutputSettings", "RewardConfig", "RewardSpec",
+           "ModelSettings", "OnlineConfig", "OnlineOutputSettings", "OnlineTrainSettings", "OptimSettings",
+           "OutputSettings", "RewardConfig", "RewardSpec",
            "RewardTerm", "RewardTrainSettings", "RolloutSettings", "Settings", "TrainSettings", "WindowSettings"]

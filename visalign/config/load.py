@@ -151,7 +151,7 @@ def _message(key: str, error: dict) -> str:
 
 def recipe_path(name: str) -> Path:
     """A recipe shipped with visalign, from a source checkout or from an installed package."""
-    here = Path(__file__).resolve().parent
+    here = Path(__file__).resolve().parents[1]
     for folder in (here / "configs", here.parent / "configs"):
         if (folder / name).is_file():
             return folder / name

@@ -115,21 +115,21 @@ class RewardTerm(Settings):
 
 
 class RewardSettings(Settings):
-    """What judges the samples. of: reward names, or mappings {reward, weight, dimension}.
+    """What scores the samples. models: reward names, or mappings {reward, weight, dimension}.
 
     timeout: seconds one batch may take. retries: how often a judge that raises is asked again, after retry_wait
     seconds. max_failures: share of an epoch's samples that may stay without an annotation. offload: judges leave the
     accelerator while the generator trains.
     """
 
-    of: tuple[RewardTerm, ...] = ()
+    models: tuple[RewardTerm, ...] = ()
     timeout: Seconds = 600.0
     retries: FewOrNone = 2
     retry_wait: Wait = 10.0
     max_failures: Portion = 0.25
     offload: bool = False
 
-    @field_validator("of", mode="before")
+    @field_validator("models", mode="before")
     @classmethod
     def _names(cls, value):
         value = [value] if isinstance(value, str | dict) else value

@@ -82,7 +82,8 @@ def read_annotations(path: str, dimensions: tuple[str, ...], image_root: str | N
     found: list[Annotation] = []
     singles: list[tuple[AnnotatedMedia, dict[str, float], str, str]] = []
     if _is_preference_set(path):
-        return [Annotation(AnnotatedMedia(p.prompt, p.chosen), AnnotatedMedia(p.prompt, p.rejected), {dimensions[0]: 1.0}, p.where,
+        return [Annotation(AnnotatedMedia(p.prompt, p.chosen), AnnotatedMedia(p.prompt, p.rejected),
+                           {dimensions[0]: 1.0}, p.where,
                           p.strength) for p in read_pairs(DataSettings(path=path, image_root=image_root))]
     for where, row in table_rows(path):
         check_row(row)
@@ -109,7 +110,8 @@ def _is_preference_set(path: str) -> bool:
     return bool(first) and not {"a", "b", "path_A", "media", BROKEN_TABLE} & first.keys()
 
 
-def cross_prompt_pairs(singles: list[tuple[AnnotatedMedia, dict[str, float], str, str]], seed: int) -> Iterator[Annotation]:
+def cross_prompt_pairs(singles: list[tuple[AnnotatedMedia, dict[str, float], str, str]],
+                       seed: int) -> Iterator[Annotation]:
     """SoliReward's pairing: each good item against a bad one of the same dimension, whatever their prompts.
 
     Good items are also paired with each other, and bad ones likewise, as ties (the win-tie loss uses them). Each item

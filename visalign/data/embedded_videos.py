@@ -1,4 +1,5 @@
-"""Captioned videos drawn from the embedded emoji: one thing on white that moves, grows, shrinks, turns, bounces, blinks.
+"""Captioned videos drawn from the embedded emoji: one thing on white that moves, grows, shrinks, turns, bounces,
+blinks.
 
 A video has 9 frames of 48x48 at 8 frames a second. Every chance in it (style, place, size, pace) comes from the
 caller's `random.Random`, so a video is known by its caption and its seed.
@@ -17,7 +18,8 @@ from visalign.data.embedded_images import EMOJI
 from visalign.media.samples import Video
 
 FRAMES, SIZE, FPS = 9, 48, 8.0
-DRAWN_MOTIONS = ("moves left", "moves right", "moves up", "moves down", "grows", "shrinks", "turns", "bounces", "blinks")
+DRAWN_MOTIONS = ("moves left", "moves right", "moves up", "moves down", "grows", "shrinks", "turns", "bounces",
+                 "blinks")
 THINGS = ("red apple", "banana", "strawberry", "carrot", "eggplant", "pizza", "doughnut", "panda", "frog", "pig face",
           "octopus", "penguin", "lady beetle", "sunflower", "cactus", "red heart", "blue square", "star", "basketball",
           "bus")

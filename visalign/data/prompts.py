@@ -80,5 +80,5 @@ def _of_suite(source: str, path: str) -> list[str]:
     return list(dict.fromkeys(item.prompt for item in read_suite(source)[1]))
 
 
-_SETS = {"emoji": _of_emoji, "clips": _of_embedded_videos, "families": _of_families, "geneval": _of_suite,
+_SETS = {"emoji": _of_emoji, "videos": _of_embedded_videos, "families": _of_families, "geneval": _of_suite,
          "t2i-compbench": _of_suite, "dpg-bench": _of_suite, "vbench": _of_suite}

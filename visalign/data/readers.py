@@ -44,8 +44,8 @@ def checked(where: str, row: Any) -> dict:
         return {BROKEN_TABLE: f"{where}: expected an object of named fields, found {type(row).__name__}"}
     for name, value in row.items():
         if not all(map(is_whole, _texts([name, value]))):
-            return {BROKEN_TABLE: f"{where}: '{name.encode('ascii', 'replace').decode()}' holds half of a character (a lone "
-                            "surrogate), a stray byte or a NUL"}
+            return {BROKEN_TABLE: f"{where}: '{name.encode('ascii', 'replace').decode()}' holds half of a character "
+                            "(a lone surrogate), a stray byte or a NUL"}
     return row
 
 
@@ -147,8 +147,8 @@ def _csv(file: Path) -> Rows:
             except csv.Error as error:
                 if header is None:
                     raise UserError(f"{where}: not readable as CSV ({error})") from None
-                yield where, {BROKEN_TABLE: f"{where}: not readable as CSV ({error}); a field that holds a quotation mark is "
-                                      'written with it doubled, between "'}
+                yield where, {BROKEN_TABLE: f"{where}: not readable as CSV ({error}); a field that holds a "
+                                      'quotation mark is written with it doubled, between "'}
                 continue
             if not any(fields):
                 continue

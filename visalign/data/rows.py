@@ -54,13 +54,13 @@ def media_reference(value: Any, key: str, where: str, roots: Path | Sequence[Pat
     if isinstance(value, bytes) and value:
         return value
     if not isinstance(value, str) or not value.strip():
-        raise BadRow(f"{where}: '{key}' is neither a path nor the bytes of an image or clip")
+        raise BadRow(f"{where}: '{key}' is neither a path nor the bytes of an image or video")
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", value):
-        raise BadRow(f"{where}: '{key}' is a web address ({shortened(value)}); nothing is downloaded, so fetch the files "
-                     "and give their paths")
+        raise BadRow(f"{where}: '{key}' is a web address ({shortened(value)}); nothing is downloaded, so fetch the "
+                     "files and give their paths")
     if value.startswith("data:") or len(value) > 1000:
-        raise BadRow(f"{where}: '{key}' holds an image as text ({shortened(value)}), which is not read; give a path, or "
-                     "bytes in parquet")
+        raise BadRow(f"{where}: '{key}' holds an image as text ({shortened(value)}), which is not read; give a path, "
+                     "or bytes in parquet")
     roots = [roots] if isinstance(roots, Path) else roots
     found = find_file(value, roots)
     if found is None:

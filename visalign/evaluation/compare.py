@@ -165,7 +165,8 @@ def reference_features(source: str, tools: MetricSuite) -> torch.Tensor:
     return torch.from_numpy(np.concatenate(parts))
 
 
-def figures_of(name: str, look: GenerationMetrics, base: GenerationMetrics, reference: torch.Tensor | None, prompts: list[str],
+def figures_of(name: str, look: GenerationMetrics, base: GenerationMetrics, reference: torch.Tensor | None,
+               prompts: list[str],
                notes: list[str]) -> dict[str, Estimate]:
     """Every number of one model, with intervals. What cannot be had is a note."""
     found = {metric: look.measured.mean(metric) for metric in look.measured.values}
@@ -238,7 +239,8 @@ def best_of_curves(base: GenerationMetrics, proxy: str | None) -> dict[str, dict
     return found
 
 
-def curve_of(subjects: list[SampleSource], plan: SamplingPlan | None, looks: dict[str, GenerationMetrics], base: str) -> Curve | None:
+def curve_of(subjects: list[SampleSource], plan: SamplingPlan | None, looks: dict[str, GenerationMetrics],
+             base: str) -> Curve | None:
     """KL of every checkpoint, and fits of each reward against it; None where the subjects are no checkpoints."""
     checkpoints = [subject for subject in subjects if subject.step is not None]
     if len(checkpoints) < 2 or plan is None:
@@ -253,7 +255,8 @@ def curve_of(subjects: list[SampleSource], plan: SamplingPlan | None, looks: dic
         rewards = np.stack([np.array(looks[name].measured.values[metric]) - start for name in names])
         known = np.isfinite(rewards).all(0)
         if (distance > 0).sum() >= 3 and known.any():
-            fits[metric.removeprefix("reward/")] = {form: fit_overoptimisation(distance, rewards[:, known], form) for form in FORMS}
+            fits[metric.removeprefix("reward/")] = {form: fit_overoptimisation(distance, rewards[:, known],
+                                                                               form) for form in FORMS}
     return Curve(names, [subject.step for subject in checkpoints], kls, distance.tolist(), fits)
 
 

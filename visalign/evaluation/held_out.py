@@ -61,7 +61,8 @@ def load_features(source: str, device: str = "cpu", setting: str = "eval.feature
     return features
 
 
-def measure(generator: Generator, settings: EvaluationSettings, judges: HeldOutRewards, label: str) -> tuple[PromptMetrics, list[Sample]]:
+def measure(generator: Generator, settings: EvaluationSettings, judges: HeldOutRewards,
+            label: str) -> tuple[PromptMetrics, list[Sample]]:
     """Sample the prompts of `settings` on its seeds, and judge the samples."""
     prompts = read_prompts(settings.prompts, settings.max_prompts)
     samples = make_samples(generator, prompts, settings.samples_per_prompt, steps=settings.steps,

@@ -78,7 +78,8 @@ class _Record:
                    numbers[last:])
 
 
-def measure_generations(name: str, prompts: list[str], entries: list[list[Entry]], tools: MetricSuite) -> GenerationMetrics:
+def measure_generations(name: str, prompts: list[str], entries: list[list[Entry]],
+                        tools: MetricSuite) -> GenerationMetrics:
     """Measure entries [P][K]. Raises UserError naming a file that cannot be read, or whose features are not finite."""
     count, seeds = len(prompts), len(entries[0])
     digests = _digests(name, entries, tools.workers)
@@ -189,7 +190,7 @@ PIXEL_DISTANCES = ("ms_ssim", "lpips", "motion")
 
 
 def _pixel_distances(samples: list[Sample], lpips: Lpips | None) -> tuple[float, ...]:
-    """PIXEL_DISTANCES of one prompt's generations; NaN where undefined. A video shows the first two its middle frame."""
+    """PIXEL_DISTANCES of one prompt's generations, NaN where undefined; the first two see a video's middle frame."""
     if len(samples) < 2:
         return (float("nan"),) * len(PIXEL_DISTANCES)
     images = [(frames := sample.frames(3))[len(frames) // 2] for sample in samples]

@@ -104,7 +104,8 @@ def column_for(reward: Reward, dimension: str) -> int:
     return reward.dimensions.index(dimension) if dimension in reward.dimensions else 0
 
 
-def report_dimension(reward: Reward, dimension: str, items: list[Annotation], judged: ScoredAnnotation) -> DimensionReport | None:
+def report_dimension(reward: Reward, dimension: str, items: list[Annotation],
+                     judged: ScoredAnnotation) -> DimensionReport | None:
     """Figures of one labelled dimension, or None when nothing is labelled in it."""
     column = column_for(reward, dimension)
     margins = judged.a[:, column] - judged.b[:, column]

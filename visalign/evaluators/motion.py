@@ -1,4 +1,4 @@
-"""How videos move, apart from what they show: where and when pixels change, and how much that varies within a prompt."""
+"""How videos move, apart from what they show: where and when pixels change, and how much it varies within a prompt."""
 
 import numpy as np
 import torch

@@ -77,7 +77,8 @@ def peak_of(alpha: float, beta: float, form: str) -> float | None:
     return float(np.exp(alpha / beta - 1)) if beta > 0 else None
 
 
-def fit_overoptimisation(d: np.ndarray, rewards: np.ndarray, form: str, seed: int = 0, resamples: int = 1000) -> OveroptimisationFit:
+def fit_overoptimisation(d: np.ndarray, rewards: np.ndarray, form: str, seed: int = 0,
+                         resamples: int = 1000) -> OveroptimisationFit:
     """Fit the mean over prompts of rewards [C, P] (change from the base) at distances d [C]; d = 0 carries nothing.
 
     Raises ValueError for fewer than three checkpoints away from the base.
@@ -95,7 +96,8 @@ def fit_overoptimisation(d: np.ndarray, rewards: np.ndarray, form: str, seed: in
              for _ in range(resamples)]
     drawn = np.array([np.inf if peak is None else peak for peak in drawn])
     low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method="nearest")
-    return OveroptimisationFit(form, float(alpha), float(beta), error, peak_of(alpha, beta, form), float(low), float(high))
+    return OveroptimisationFit(form, float(alpha), float(beta), error, peak_of(alpha, beta, form), float(low),
+                               float(high))
 
 
 def past_peak(fitted: OveroptimisationFit, last: float) -> str:

@@ -1,4 +1,4 @@
-"""Diversity in pixels: MS-SSIM and, where its backbone's weights are at hand, LPIPS, between generations of a prompt."""
+"""Diversity in pixels: MS-SSIM and, where its backbone's weights are at hand, LPIPS, between a prompt's generations."""
 
 import hashlib
 import itertools

@@ -24,7 +24,7 @@ LEAST_FALL = 0.1
 
 @dataclass(frozen=True)
 class VerdictLimits:
-    """budget: share of diversity that may go. drift, tolerance: standard deviations of the base's single generations."""
+    """budget: share of diversity that may be lost. drift, tolerance: standard deviations of the base's generations."""
 
     budget: float = 0.15
     drift: float = 2.0
@@ -38,8 +38,8 @@ class VerdictLimits:
 
 @dataclass(frozen=True)
 class Verdict:
-    """word: the verdict. reasons: one sentence each. diversity: relative change (None when undefined). rewards: change in
-    standard deviations of the base. style: drift in the same unit. proxy: the reward that was optimised, if any."""
+    """word: the verdict. reasons: one sentence each. diversity: relative change (None when undefined). rewards: change
+    in standard deviations of the base. style: drift in the same unit. proxy: the reward that was optimised, if any."""
 
     word: str
     reasons: tuple[str, ...]
@@ -56,7 +56,8 @@ class Verdict:
         return asdict(self)
 
 
-def verdict_of(base: PromptMetrics, after: PromptMetrics, proxy: str | None = None, limits: VerdictLimits = VerdictLimits()) -> Verdict:
+def verdict_of(base: PromptMetrics, after: PromptMetrics, proxy: str | None = None,
+               limits: VerdictLimits = VerdictLimits()) -> Verdict:
     """The verdict on `after` against `base`; `proxy` names the reward that was optimised.
 
     Raises ValueError when the prompts or the numbers of generations differ.

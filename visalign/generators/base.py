@@ -45,7 +45,7 @@ class Guidance:
     negative: Conditioning | None = None
     detach_negative: bool = True
 
-_KINDS = {"image": "image", "video": "clip"}
+_KINDS = {"image": "image", "video": "video"}
 
 
 class Generator(Sized):

@@ -161,7 +161,8 @@ def _check_settings(settings: dict, where: str) -> None:
             raise UserError(f"{where}: {name} {settings[name]!r} is not a positive number")
 
 
-def fit_lora(path: Path, networks: dict[str, nn.Module], pipeline_class: type, main: str) -> dict[str, dict[str, LoraMatrices]]:
+def fit_lora(path: Path, networks: dict[str, nn.Module], pipeline_class: type, main: str) -> dict[str, dict[str,
+                                                                                                            LoraMatrices]]:
     """Pairs by network and module, of a file or folder; a folder may hold one more folder for a second network.
 
     networks: by their names in the pipeline, perhaps on the meta device; `main`: the denoiser's. Raises UserError
@@ -177,7 +178,8 @@ def fit_lora(path: Path, networks: dict[str, nn.Module], pipeline_class: type, m
     return found
 
 
-def match_lora(lora: LoraFile, networks: dict[str, nn.Module], pipeline_class: type, main: str) -> dict[str, dict[str, LoraMatrices]]:
+def match_lora(lora: LoraFile, networks: dict[str, nn.Module], pipeline_class: type, main: str) -> dict[str, dict[str,
+                                                                                                                  LoraMatrices]]:
     """One file's pairs; see `fit_lora`."""
     places = _spellings(networks, main)
     parsed = _parse(lora, lora.tensors)
@@ -258,7 +260,8 @@ def _by_diffusers(lora: LoraFile, pipeline_class: type, denoiser: nn.Module) -> 
     return state | {name: torch.as_tensor(float(value)) for name, value in (alphas or {}).items()}
 
 
-def _pair(lora: LoraFile, stem: str, sides: dict[str, Tensor], network: str, module: str, layer: nn.Module) -> LoraMatrices:
+def _pair(lora: LoraFile, stem: str, sides: dict[str, Tensor], network: str, module: str,
+          layer: nn.Module) -> LoraMatrices:
     """Raises UserError when the matrices are not of the layer's shape."""
     down, up = (_shaped(sides[side].float(), layer) for side in ("down", "up"))
     wanted = (layer.out_features, layer.in_features) if isinstance(layer, nn.Linear) else tuple(layer.weight.shape)
@@ -269,7 +272,8 @@ def _pair(lora: LoraFile, stem: str, sides: dict[str, Tensor], network: str, mod
                         f"this model's layer takes {_sizes(('rank', *wanted[1:]))} and "
                         f"{_sizes((wanted[0], 'rank', *ones))}; the file is for another model")
     settings = lora.settings.get(network) or lora.settings.get("") or {}
-    return LoraMatrices(down, up * (float(sides["alpha"]) / rank if "alpha" in sides else _strength(settings, module, rank)))
+    return LoraMatrices(down, up * (float(sides["alpha"]) / rank if "alpha" in sides else _strength(settings, module,
+                                                                                                    rank)))
 
 
 def _sizes(sizes: Iterable[int | str]) -> str:

@@ -94,6 +94,6 @@ def load_guide(source: str | Path, generator: Generator) -> LatentReward:
         guide.load_state_dict(load_file(folder / GUIDE_FILES[1]))
     except (SafetensorError, RuntimeError, OSError) as error:
         reason = " ".join(str(error).split())[:150]
-        raise UserError(f"guide {folder / GUIDE_FILES[1]}: does not fit {generator.pipeline_class} as loaded here ({reason})"
-                        ) from None
+        raise UserError(f"guide {folder / GUIDE_FILES[1]}: does not fit {generator.pipeline_class} as loaded here "
+                        f"({reason})") from None
     return guide.to(generator.device).eval().requires_grad_(False)

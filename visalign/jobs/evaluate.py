@@ -115,7 +115,8 @@ def run_of(path: Path) -> Path | None:
     return None
 
 
-def _finish(subjects: list[SampleSource], asked: EvaluationRequest, out: Path, config: OfflineConfig | OnlineConfig | None,
+def _finish(subjects: list[SampleSource], asked: EvaluationRequest, out: Path,
+            config: OfflineConfig | OnlineConfig | None,
             run: Path | None = None) -> Results:
     from visalign.reports.comparison import write_comparison
 

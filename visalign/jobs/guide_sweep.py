@@ -44,7 +44,8 @@ class SweepReport:
     page: Path
 
 
-def run_sweep(model: ModelSettings, plan: Sweep, rewards: list, features: str, out: Path, device: str = "cpu") -> SweepReport:
+def run_sweep(model: ModelSettings, plan: Sweep, rewards: list, features: str, out: Path,
+              device: str = "cpu") -> SweepReport:
     """Sample at every weight and compare; resumes where it was killed. Raises UserError for what the user can mend."""
     from visalign.reports.comparison import write_comparison
 
@@ -58,7 +59,8 @@ def run_sweep(model: ModelSettings, plan: Sweep, rewards: list, features: str, o
                      name=f"guide {plan.dimension}", batch_size=16)
     subjects = [guided_source(model, plan.follow(weight), f"weight {weight:g}", loaded) for weight in ordered]
     options = Options([own, *rewards], own.name, features, device=device)
-    results = compare_models(subjects, SamplingPlan(plan.prompts, plan.seeds, plan.steps, plan.guidance_scale), out, options)
+    results = compare_models(subjects, SamplingPlan(plan.prompts, plan.seeds, plan.steps, plan.guidance_scale), out,
+                             options)
     results = replace(results, weights=dict(zip(results.models, ordered, strict=True)))
     results.about.update({"guide": str(guide), "dimension": plan.dimension})
     write_comparison(results, out / "report.html")

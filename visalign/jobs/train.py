@@ -93,7 +93,7 @@ def open_accelerator(config: OfflineConfig | OnlineConfig) -> Accelerator:
 
 
 @heard()
-def run_training(config: OfflineConfig | OnlineConfig, resume: bool = False) -> Result:
+def train(config: OfflineConfig | OnlineConfig, resume: bool = False) -> Result:
     """Run a recipe. Raises UserError for anything the user can mend, Stopped when a signal ends it; the run folder then
     holds all there was."""
     started = time.time()

@@ -69,7 +69,8 @@ def build_offline(config: OfflineConfig, generator: Generator, run: RunFolder, a
                          ("pairs of one image twice", sum(i.chosen_key == i.rejected_key for i in items))) if count}}
 
 
-def prepare_pairs(config: OfflineConfig, generator: Generator, run: RunFolder, accelerator: Accelerator, broken: BrokenRows):
+def prepare_pairs(config: OfflineConfig, generator: Generator, run: RunFolder, accelerator: Accelerator,
+                  broken: BrokenRows):
     """The run's pairs as an iterable: read from the user's file, or made once and kept in the run's folder."""
     data = config.data
     if data.feedback:

@@ -162,12 +162,3 @@ def wrap(text: str, width: int) -> str:
     import textwrap
 
     return "\n".join(textwrap.wrap(text, max(8, width))[:4])
-
-
-def __getattr__(name: str):
-    """`read_image` and `read_image` stood here, and scripts import them from here (images.py needs this file)."""
-    if name in ("read_image", "read_image"):
-        from visalign import images
-
-        return getattr(images, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

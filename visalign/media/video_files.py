@@ -195,7 +195,7 @@ VIDEO_FORMATS = ("mp4", "webm", "mkv", "gif", "frames")
 def write_media(media: Media, place: Path, video_format: str | None = None) -> Path:
     """Write to `place` and a suffix of its own, whole or not at all; returns where.
 
-    clip_format: one of CLIP_FORMATS (None: what everything plays); `mkv` is lossless, `frames` a folder of PNGs, and
+    video_format: one of VIDEO_FORMATS (None: what everything plays); `mkv` is lossless, `frames` a folder of PNGs, and
     GIF counts time in hundredths of a second.
     """
     if not isinstance(media, Video) or video_format is None:

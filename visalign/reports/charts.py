@@ -80,7 +80,8 @@ def front_chart(rewards: dict[str, Estimate], diversity: dict[str, Estimate], ba
         axis.plot(*zip(*(points[i] for i in front(points)), strict=True), color=SOFT, linewidth=1, linestyle="--",
                   zorder=1)
         for model, estimate in rewards.items():
-            axis.errorbar([estimate.value], [diversity[model].value], xerr=_bars(estimate), yerr=_bars(diversity[model]),
+            axis.errorbar([estimate.value], [diversity[model].value], xerr=_bars(estimate),
+                          yerr=_bars(diversity[model]),
                           fmt="o", color=palette[model], markersize=6, linewidth=1.2, zorder=2)
             if named or model in (base, list(rewards)[-1]):
                 axis.annotate(model, (estimate.value, diversity[model].value), (7, 6), textcoords="offset points",

@@ -23,7 +23,8 @@ def write_comparison(results: Results, file: Path) -> None:
     write_atomically(file, render_page(
         "compare.html.j2", title=title_of(results), results=results, verdicts=results.verdicts, shown=shown,
         last=results.models[-1], images=changed_most_and_least(results, shown), walls=walls(results, shown),
-        charts=comparison_figures(results), curves=comparison_curves(results), tables=tables(results), ladders=results.ladders,
+        charts=comparison_figures(results), curves=comparison_curves(results), tables=tables(results),
+        ladders=results.ladders,
         prompts=len(results.matched.prompts), seeds=results.matched.seeds,
         csv=data_uri("text/csv", results_csv(rows).encode()),
         json=data_uri("application/json", json.dumps(results_json(results), indent=1).encode())))
@@ -107,8 +108,8 @@ def by_weight(results: Results) -> dict:
     if all(verdict.diversity is not None for verdict in verdicts):
         drawn.append(charts.steps_chart(weights, {"diversity": [verdict.diversity.scaled(100) for verdict in verdicts]},
                                         "change of diversity, %", unit, even=True))
-    about = ("The guide's own reward is what following it optimises. Where the other judges, diversity or style begin to "
-             "fall, following it harder exploits the guide and breaks the samples.")
+    about = ("The guide's own reward is what following it optimises. Where the other judges, diversity or style begin "
+             "to fall, following it harder exploits the guide and breaks the samples.")
     return {"title": "How hard the guide can be followed", "charts": drawn, "peaks": [], "about": about,
             "words": [(model, verdict.word) for model, verdict in results.verdicts.items()]}
 

@@ -20,7 +20,8 @@ from visalign.sampling.folder import generate_to_folder
 from visalign.storage.files import copy_atomically, write_atomically, written
 
 
-def best_of_to_folder(model: ModelSettings, prompts: list[str], folder: Path, *, best_of: int, reward: str, samples: int,
+def best_of_to_folder(model: ModelSettings, prompts: list[str], folder: Path, *, best_of: int, reward: str,
+                      samples: int,
                       device: str = "cpu", **options) -> int:
     """As `generate_to_folder`, each image the best of `best_of`; all candidates stay in `candidates/`.
 

@@ -46,7 +46,8 @@ class Following:
         return {"guide": str(self.guide), "weights of the guide": stamp, **asdict(self.guiding)}
 
 
-def generate_to_folder(model: ModelSettings, prompts: list[str], folder: Path, *, lora: Path | None = None, samples: int = 4,
+def generate_to_folder(model: ModelSettings, prompts: list[str], folder: Path, *, lora: Path | None = None,
+                       samples: int = 4,
                        steps: int = 28, guidance_scale: float = 4.5, seed: int = 0,
                        following: Following | None = None, video_format: str | None = None) -> int:
     """Sample a model (with a LoRA, following a guide) into a folder; see `write_generations`."""
@@ -64,7 +65,7 @@ def generate_to_folder(model: ModelSettings, prompts: list[str], folder: Path, *
             generator.load_adapter(lora)
         return Guided(generator, load_guide(following.guide, generator), following.guiding) if following else generator
 
-    identity = {"model": model.model_dump(mode="json"), "lora": str(lora), "clip_format": video_format}
+    identity = {"model": model.model_dump(mode="json"), "lora": str(lora), "video_format": video_format}
     if following:
         identity |= following.identity()
     return write_generations(load, prompts, folder, identity, samples=samples, steps=steps,

@@ -116,7 +116,8 @@ def check_space(what: str, path: Path, needed: int, advice: str) -> None:
     """Raise UserError, which begins with `what`, when fewer than `needed` bytes are free at `path`."""
     free = free_space(path)
     if needed > free:
-        raise UserError(f"{what}: about {size_in_words(needed)} are needed and {size_in_words(free)} are free; {advice}")
+        raise UserError(f"{what}: about {size_in_words(needed)} are needed and {size_in_words(free)} are free; "
+                        f"{advice}")
 
 
 def size_in_words(size: float) -> str:

@@ -131,7 +131,8 @@ class RunFolder:
         try:
             temporary.mkdir()
             write(temporary)
-            (temporary / CHECKPOINT_LIST).write_text(json.dumps(described(temporary), indent=2) + "\n", encoding="utf-8")
+            (temporary / CHECKPOINT_LIST).write_text(json.dumps(described(temporary), indent=2) + "\n",
+                                                     encoding="utf-8")
             for file in (*temporary.iterdir(), temporary, *self.path.glob("metrics.jsonl")):
                 sync(file)
             if final.exists():
@@ -139,7 +140,8 @@ class RunFolder:
             os.replace(temporary, final)
             sync(final.parent)
         except (OSError, RuntimeError, SafetensorError) as error:
-            reason = f"the disk is full, {size_in_words(free_space(self.path))} free" if is_full(error, self.path) else \
+            reason = f"the disk is full, {size_in_words(free_space(self.path))} free" if is_full(error,
+                                                                                                 self.path) else \
                 " ".join(str(error).split())[:200]
             shutil.rmtree(temporary, ignore_errors=True)
             raise UserError(f"checkpoint {final}: could not be saved ({reason}); {self.last_good()}, mend that and "

@@ -56,7 +56,8 @@ def check_guard(config: OfflineConfig | OnlineConfig) -> None:
 class Guard:
     """Compares a run with its start when it is due, and says when to stop."""
 
-    def __init__(self, config: OfflineConfig | OnlineConfig, objective, generator: Generator, judges: HeldOutRewards, run: RunFolder,
+    def __init__(self, config: OfflineConfig | OnlineConfig, objective, generator: Generator, judges: HeldOutRewards,
+                 run: RunFolder,
                  state: TrainingState, accelerator: Accelerator):
         self.settings, self.generator, self.judges = config.guard, generator, judges
         self.run, self.state, self.accelerator = run, state, accelerator

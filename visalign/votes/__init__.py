@@ -4,4 +4,5 @@ from visalign.votes.board import Leaderboard, leaderboard
 from visalign.votes.book import Ballot, Matchup, MatchupSide, Vote, VoteDatabase
 from visalign.votes.export import Exported, export_votes
 
-__all__ = ["Ballot", "Leaderboard", "Matchup", "Exported", "MatchupSide", "Vote", "VoteDatabase", "export_votes", "leaderboard"]
+__all__ = ["Ballot", "Leaderboard", "Matchup", "Exported", "MatchupSide", "Vote", "VoteDatabase", "export_votes",
+           "leaderboard"]

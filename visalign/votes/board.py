@@ -67,13 +67,15 @@ def leaderboard(book: VoteDatabase, dimension: str = OVERALL) -> Leaderboard:
         except NoRanking as error:
             why = str(error)
     total = wins.sum(0)
-    order = sorted(range(len(models)), key=lambda i: (-(ranking[models[i]].value if ranking else vote_share(total, i)), i))
+    order = sorted(range(len(models)), key=lambda i: (-(ranking[models[i]].value if ranking else vote_share(total, i)),
+                                                      i))
     voters: dict[str, int] = defaultdict(int)
     for vote, _ in votes:
         voters[vote.voter] += 1
     answers = {voter: {vote.matchup: choice for vote, choice in votes if vote.voter == voter} for voter in voters}
     return Leaderboard(dimension, [models[i] for i in order], total[np.ix_(order, order)], ties[np.ix_(order, order)],
-                 ranking, why, dict(voters), left_share(votes), among(answers), against_rewards(book, matchups, answers))
+                 ranking, why, dict(voters), left_share(votes), among(answers), against_rewards(book, matchups,
+                                                                                                answers))
 
 
 def choice_in(vote: Vote, dimension: str) -> str | None:
@@ -126,7 +128,8 @@ def among(answers: dict[str, dict[str, str]]) -> list[Kappa]:
     return found
 
 
-def against_rewards(book: VoteDatabase, matchups: dict[str, Matchup], answers: dict[str, dict[str, str]]) -> list[Kappa]:
+def against_rewards(book: VoteDatabase, matchups: dict[str, Matchup], answers: dict[str, dict[str,
+                                                                                              str]]) -> list[Kappa]:
     """Of every voter and every judge whose marks are known; judges see no ties, so decided votes alone are compared."""
     found = []
     for judge in book.judges():

@@ -18,7 +18,8 @@ PROMPTS = ["a red fruit", "a cat face", "a red fruit"]
 
 
 def loaded(pipelines, name):
-    return load_generator(ModelSettings(source=str(pipelines(name)), precision="fp32", prompt_tokens=8, resolution=16), "cpu")
+    return load_generator(ModelSettings(source=str(pipelines(name)), precision="fp32", prompt_tokens=8, resolution=16),
+                          "cpu")
 
 
 def starts(prompts=PROMPTS, noise=(1, 2, 1), steps=(5, 6, 7)):
@@ -48,7 +49,8 @@ def test_a_run_without_noise_is_the_pipeline_s_own(pipelines, name, scale):
 
 
 @pytest.mark.parametrize("name, settings", [
-    ("sd3", RolloutSettings(steps=5)), ("sd3", RolloutSettings(steps=5, sampler="cps")), ("flux", RolloutSettings(steps=4, noise_level=0.9)),
+    ("sd3", RolloutSettings(steps=5)), ("sd3", RolloutSettings(steps=5, sampler="cps")),
+    ("flux", RolloutSettings(steps=4, noise_level=0.9)),
     ("sdxl", RolloutSettings(steps=5, sampler="ddim", noise_level=1.0)),
     ("sd15-v", RolloutSettings(steps=5, sampler="ddim", noise_level=1.0))])
 def test_stored_steps_follow_from_each_other_and_have_the_density_s_log_prob(pipelines, name, settings):
@@ -92,7 +94,8 @@ def test_branching_costs_one_pass_a_prompt_before_the_window_and_changes_nothing
 
 
 def test_only_the_window_s_latents_are_stored(pipelines):
-    sample = drawn(loaded(pipelines, "sd3"), RolloutSettings(steps=6), (2, 3), torch.tensor([[2, 3]] * 3), keep_mean=False)[0]
+    sample = drawn(loaded(pipelines, "sd3"), RolloutSettings(steps=6), (2, 3), torch.tensor([[2, 3]] * 3),
+                   keep_mean=False)[0]
     assert sample.before.shape[0] == sample.after.shape[0] == 2 and sample.mean is None
     torch.testing.assert_close(sample.after[0], sample.before[1])  # window + 1 distinct latents
 
@@ -155,7 +158,8 @@ def test_plans_take_the_first_steps_or_a_choice_for_each_sample(pipelines):
     noisy = list(range(9))
     first = plan_steps(RolloutSettings(steps=10, train_fraction=0.5), noisy, 0, 0, [0, 1])
     assert first.trained.tolist() == [[0, 1, 2, 3]] * 2 and first.stochastic == frozenset(noisy)
-    random = plan_steps(RolloutSettings(steps=10, train_fraction=0.5, train_choice="random"), noisy, 0, 0, list(range(20)))
+    random = plan_steps(RolloutSettings(steps=10, train_fraction=0.5, train_choice="random"), noisy, 0, 0,
+                        list(range(20)))
     assert len({tuple(row) for row in random.trained.tolist()}) > 5
     assert all(row == sorted(set(row)) for row in random.trained.tolist())
     again = plan_steps(RolloutSettings(steps=10, train_fraction=0.5, train_choice="random"), noisy, 0, 0, [13, 4])
@@ -169,7 +173,8 @@ def test_a_clean_last_step_is_not_stochastic(pipelines):
 
 
 def test_no_noise_means_nothing_to_train_on():
-    for settings in (RolloutSettings(sampler="ode"), RolloutSettings(noise_level=0), RolloutSettings(steps=3, clean_steps=3)):
+    for settings in (RolloutSettings(sampler="ode"), RolloutSettings(noise_level=0), RolloutSettings(steps=3,
+                                                                                                     clean_steps=3)):
         with pytest.raises(UserError, match="adds no noise"):
             check_noise(settings)
     with pytest.raises(UserError, match="no step adds noise"):

@@ -122,7 +122,7 @@ def test_it_learns_what_the_labels_say_and_is_usable_by_its_folder(recipe, tmp_p
         "train.batch_size=12",
         "data.holdout=0",
         "model.width=32",
-        f"data.holdout_path={tmp_path / 'judgements.parquet'}",
+        f"data.holdout_path={tmp_path / 'annotations.parquet'}",
     )
     assert result.exit_code == 0, result.output
     report = json.loads((tmp_path / "run" / "eval" / "eval.json").read_text())["dimensions"]

@@ -82,7 +82,8 @@ class JointReward(RewardModel):
             self.settings = JointSettings.model_validate(self._saved["model"])
         except (ValidationError, KeyError) as error:
             reason = " ".join(str(error).split())[:150]
-            raise UserError(f"reward {self.folder / REWARD_FILES[0]}: not a unified reward's settings ({reason})") from None
+            raise UserError(f"reward {self.folder / REWARD_FILES[0]}: not a unified reward's settings "
+                            f"({reason})") from None
         if self.settings.tuning == "full" and self.settings.backbone == "open_clip":
             check_own_tokenizer(self.folder, f"reward {self.source}")
         self.dimensions = self.settings.dimensions
@@ -111,7 +112,8 @@ class JointReward(RewardModel):
         trained = set(trained_weights(network))
         odd = sorted((set(missing) & trained) | set(unexpected))
         if odd:
-            raise UserError(f"reward {self.folder / REWARD_FILES[1]}: does not fit its settings, {odd[0]} is on one side only")
+            raise UserError(f"reward {self.folder / REWARD_FILES[1]}: does not fit its settings, {odd[0]} is on "
+                            "one side only")
         return network.eval().requires_grad_(False)
 
     def score_pixels(self, pixels: Tensor, prompts: list[str]) -> Tensor:

@@ -22,7 +22,7 @@ SCORE = Form("score", (1, 2, 3, 4, 5), between=True)
 WINNER = Form("winner", (0, 1, 2))
 
 
-def principles_shown(count: int) -> str:
+def images_named(count: int) -> str:
     return "the image" if count == 1 else f"the video, given as {count} frames in order of time,"
 
 
@@ -62,7 +62,7 @@ class VlmJudge(AskingJudge):
 
     def question(self, sample: Sample, principle: str) -> Question:
         images = self.images(sample)
-        return Question(f"You judge {principles_shown(len(images))} that was made for this prompt:\n{sample.prompt}\n\n"
+        return Question(f"You judge {images_named(len(images))} that was made for this prompt:\n{sample.prompt}\n\n"
                         f"{principle}\nGive it a mark ({self.rubric}).", images, SCORE)
 
     def read(self, answer: Answer) -> float:
@@ -92,7 +92,8 @@ class VlmComparison(ComparingJudge):
 
     def question(self, first: Sample, second: Sample) -> Question:
         one, two = self.images(first), self.images(second)
-        return Question(f"Two answers to one prompt are shown: first {principles_shown(len(one))} 1, then {principles_shown(len(two))} 2. "
+        return Question(f"Two answers to one prompt are shown: first {images_named(len(one))} 1, then "
+                        f"{images_named(len(two))} 2. "
                         f"The prompt:\n{first.prompt}\n\n{self.principle}\nWhich is better: 1, 2, or 0 if they are "
                         "equally good?", one + two, WINNER)
 

@@ -198,8 +198,8 @@ class HttpAsker:
                     "let the server take larger requests (client_max_body_size in nginx), or lower frames")
         if 300 <= status < 400:
             target = without_key(headers.get("location", "nowhere"), key)
-            return (f"{self.url} redirects to {plain_text(target)[:200]} (status {status}), which was given neither key nor "
-                    "images; if that is the server you mean, set url to it, up to and with /v1")
+            return (f"{self.url} redirects to {plain_text(target)[:200]} (status {status}), which was given neither "
+                    "key nor images; if that is the server you mean, set url to it, up to and with /v1")
         remedy = v1_hint(self.url) if status in (404, 405) else ""
         if "model" in said.lower() and status in (400, 404, 422):
             remedy = await self._models(client, key) or remedy

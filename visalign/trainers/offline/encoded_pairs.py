@@ -65,7 +65,8 @@ def encode_pairs(pairs: Iterable[PreferencePair], cache: EncodingCache, accelera
             except UserError as error:
                 failed.append((number, str(error)))
                 continue
-            item = EncodedPair(pair.prompt, cache.prompt_key(pair.prompt), cache.media_key(chosen), cache.media_key(rejected),
+            item = EncodedPair(pair.prompt, cache.prompt_key(pair.prompt), cache.media_key(chosen),
+                               cache.media_key(rejected),
                         pair.where, pair.strength, pair.chosen_reward, pair.rejected_reward,
                         max(map(cache.generator.speed_of, (chosen, rejected)), key=how_wrong))
             media |= {item.chosen_key: chosen, item.rejected_key: rejected}
@@ -128,7 +129,8 @@ def load_batch(items: list[EncodedPair], cache: EncodingCache, prompt_keys: list
         values = [getattr(item, name) for item in items]
         return None if None in values else torch.tensor(values, dtype=torch.float32)
 
-    return PairBatch(items, cache.latents([i.chosen_key for i in items]), cache.latents([i.rejected_key for i in items]),
+    return PairBatch(items, cache.latents([i.chosen_key for i in items]),
+                     cache.latents([i.rejected_key for i in items]),
                  cache.conditioning(prompt_keys or [i.prompt_key for i in items]), tensor("strength"),
                  tensor("chosen_reward"), tensor("rejected_reward"))
 

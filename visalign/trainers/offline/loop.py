@@ -40,7 +40,8 @@ from visalign.trainers.stopping import postponed
 class OfflineTrainer:
     """Teaches `generator` from encoded `items`. The caller decides what to measure at which step (`on_step`)."""
 
-    def __init__(self, config: OfflineConfig, generator: Generator, items: list[EncodedPair], held_out: list[EncodedPair],
+    def __init__(self, config: OfflineConfig, generator: Generator, items: list[EncodedPair],
+                 held_out: list[EncodedPair],
                  cache: EncodingCache, run: RunFolder, accelerator: Accelerator):
         self.config, self.generator, self.cache = config, generator, cache
         self.run, self.accelerator = run, accelerator

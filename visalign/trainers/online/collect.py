@@ -84,7 +84,8 @@ class PromptEmbeddings:
 class RolloutCollector:
     """Draws and judges epochs. Sample `place` of an epoch belongs to prompt place // group_size of that epoch."""
 
-    def __init__(self, config: OnlineConfig, generator: Generator, asked: list[PromptTask], reward_set: RewardSet | None,
+    def __init__(self, config: OnlineConfig, generator: Generator, asked: list[PromptTask],
+                 reward_set: RewardSet | None,
                  conditions: PromptEmbeddings, accelerator: Accelerator, sampler: Sampler):
         self.config, self.generator, self.sampler = config, generator, sampler
         self.reward_set, self.conditions, self.accelerator = reward_set, conditions, accelerator

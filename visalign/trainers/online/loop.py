@@ -45,7 +45,8 @@ from visalign.trainers.stopping import postponed
 class OnlineTrainer:
     """Teaches `generator` from its own samples of `asked`. The caller decides what to measure (`on_epoch`)."""
 
-    def __init__(self, config: OnlineConfig, generator: Generator, asked: list[PromptTask], reward_set: RewardSet | None,
+    def __init__(self, config: OnlineConfig, generator: Generator, asked: list[PromptTask],
+                 reward_set: RewardSet | None,
                  run: RunFolder, accelerator: Accelerator):
         check_arithmetic(config, accelerator.num_processes)
         self.config, self.generator, self.reward_set = config, generator, reward_set
@@ -72,7 +73,8 @@ class OnlineTrainer:
         self.view = VIEWS[self.objective.view](
             Context(generator, config.rollout, self.objective, self.old, reward_set, config.train.seed), self.noisy)
         self.conditions = PromptEmbeddings(EncodingCache(config.rollout.cache, generator), config, generator.device)
-        self.collector = RolloutCollector(config, generator, asked, reward_set, self.conditions, accelerator, self.sampler)
+        self.collector = RolloutCollector(config, generator, asked, reward_set, self.conditions, accelerator,
+                                          self.sampler)
         self.reach = GradientReach(self.state.parameters, apart=generator.used_apart)
         self.log = MetricLog(run, accelerator, {"reward": "reward", "zero_std_ratio": "zero", "loss": "loss"})
 

@@ -41,11 +41,12 @@ class RewardSet:
     def __init__(self, settings: RewardSettings, device: str, modality: str):
         self.settings, self.device, self.modality = settings, device, modality
         self._loaded: dict[str, Reward] = {}
-        self.terms = [self._term(term.reward, term.dimension) for term in settings.of]
+        self.terms = [self._term(term.reward, term.dimension) for term in settings.models]
         self.names = tuple(term.name for term in self.terms)
         if len(set(self.names)) < len(self.names):
-            raise UserError(f"reward.models: names {', '.join(self.names)} are not distinct; give a `name` in a mapping")
-        self.weights = torch.tensor([term.weight for term in settings.of], dtype=torch.float64)
+            raise UserError(f"reward.models: names {', '.join(self.names)} are not distinct; give a `name` in a "
+                            "mapping")
+        self.weights = torch.tensor([term.weight for term in settings.models], dtype=torch.float64)
 
     def _term(self, spec, dimension: str | None) -> _Term:
         key = repr(spec)  # dimensions of one judge are terms that share it

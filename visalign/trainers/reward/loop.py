@@ -193,7 +193,7 @@ class RewardTrainer:
 
     @torch.no_grad()
     def standard(self) -> dict[str, list[float]]:
-        """Mean and standard deviation of each dimension's reward over (at most) STANDARD_SAMPLE training annotations."""
+        """Mean and standard deviation of each dimension's reward over at most STANDARD_SAMPLE training annotations."""
         count, size = min(STANDARD_SAMPLE, len(self.order.items)), self.config.train.batch_size
         rewards, is_video = [], []
         for start in range(0, count, size):

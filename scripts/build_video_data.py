@@ -1,7 +1,7 @@
 """Build captioned videos of the embedded drawings, and comparisons of right ones with corrupted ones.
 
-    python scripts/build_clip_data.py build/clips                     800 + 200 comparisons, half a minute
-    python scripts/build_clip_data.py build/clips --train 3000        for a latent reward
+    python scripts/build_video_data.py build/videos                     800 + 200 comparisons, half a minute
+    python scripts/build_video_data.py build/videos --train 3000        for a latent reward
 
 Writes clips/NNNNN.mp4 (9 frames of 48x48), samples.jsonl (prompt and file of every right video), train.csv and
 held_out.csv in VideoGen-RewardBench's columns: path_A, path_B, prompt, VQ (visual quality), MQ (motion quality) and

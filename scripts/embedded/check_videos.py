@@ -1,11 +1,11 @@
 """Are the videos of tiny-wan recognisable? A contact sheet for people, tracking for the record.
 
-    python scripts/embedded/check_clips.py visalign/assets/tiny-wan --sheet demo/pictures/tiny-wan.png
+    python scripts/embedded/check_videos.py visalign/assets/tiny-wan --sheet demo/pictures/tiny-wan.png
 
-Tracking (visalign/tracking.py) follows the thing in each video and names the motion that fits best; printed is how often
-that is the prompt's, of all nine motions and of the four directions alone, for captions the model was trained on, for
-pairs of thing and motion that it never saw, and for real videos. tiny-clip names the thing among all of them, from the
-mean over frames.
+Tracking (visalign/media/motion_tracking.py) follows the thing in each video and names the motion that fits best;
+printed is how often that is the prompt's, of all nine motions and of the four directions alone, for captions the
+model was trained on, for pairs of thing and motion that it never saw, and for real videos. tiny-clip names the thing
+among all of them, from the mean over frames.
 """
 
 import argparse
