@@ -25,10 +25,9 @@ from visalign.evaluation.sources import SampleSource
 from visalign.generators import locate_model
 from visalign.generators.loading import EMBEDDED_MODELS, pick_device
 from visalign.jobs.evaluate import sources_of
-from visalign.jobs.score import load_rewards
 from visalign.reports import render_page as render_page
 from visalign.rewards import ClipScore, Reward
-from visalign.rewards.registry import check_reward
+from visalign.rewards.registry import check_reward, load_rewards
 from visalign.votes import VoteDatabase
 from visalign_demo.claims import Claims, client_in
 from visalign_demo.media_store import MediaStore

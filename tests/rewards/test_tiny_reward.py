@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from visalign.data.annotations import read_annotations
-from visalign.evaluation.reward_eval import evaluate_reward
+from visalign.jobs.reward_eval import evaluate_reward
 from visalign.rewards.openclip import CLIP_ASSETS
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "build_reward_data.py"

@@ -266,7 +266,7 @@ def reward() -> None:
 def reward_train(config: Path, overrides: tuple[str, ...], resume: bool) -> None:
     """Train the unified reward as CONFIG says; KEY=VALUE pairs override it."""
     from visalign.config import RewardConfig
-    from visalign.trainers.reward.loop import train_reward
+    from visalign.jobs.reward_train import train_reward
 
     folder = train_reward(read_recipe(config, overrides, RewardConfig), resume)
     click.echo(f"the reward is in {folder / 'reward'}, its report in {folder / 'eval' / 'report.html'}")
@@ -285,8 +285,9 @@ def reward_eval(reward_spec: str, data_path: str, dimensions: tuple[str, ...], o
                 no_edits: bool, device: str) -> None:
     """How far REWARD agrees with the annotations in DATA, with intervals, and what it gets most wrong."""
     from visalign.data.annotations import read_annotations
-    from visalign.evaluation.reward_eval import evaluate_reward, summary_lines
+    from visalign.evaluation.reward_eval import summary_lines
     from visalign.generators.loading import pick_device
+    from visalign.jobs.reward_eval import evaluate_reward
 
     reports = evaluate_reward(reward_spec, read_annotations(data_path, dimensions, image_root), out,
                               str(pick_device(device)), edits=not no_edits)

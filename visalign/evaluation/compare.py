@@ -27,8 +27,7 @@ from visalign.evaluators.ranking import NoRanking, WinRate, elo, win_rate, wins_
 from visalign.evaluators.statistics import Estimate, TooFew, mean_with_interval, unknown
 from visalign.evaluators.style import STYLE, entropies
 from visalign.evaluators.verdict import Verdict, VerdictLimits, verdict_of
-from visalign.jobs.score import load_rewards
-from visalign.rewards.registry import check_reward
+from visalign.rewards.registry import check_reward, load_rewards
 from visalign.storage.sqlite_cache import SqliteCache
 from visalign.storage.text_files import file_name
 
@@ -87,7 +86,7 @@ def check_comparable(options: Options) -> None:
     """Find what can be known to be wrong before anything is loaded. Raises UserError."""
     for spec in options.rewards:
         check_reward(spec)
-    names = [verdict_of.name for verdict_of in load_rewards(options.rewards)]
+    names = [reward.name for reward in load_rewards(options.rewards)]
     if options.proxy is not None and options.proxy not in names:
         raise UserError(f"proxy {options.proxy}: names no reward; the rewards are {', '.join(names) or 'none'}")
     load_features(options.features, setting="features")

@@ -1,23 +1,17 @@
 """`visalign reward eval`: any reward against annotations, with intervals, calibration, robustness and a page."""
 
 import io
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
 from tqdm import tqdm
 
 from visalign.data.annotations import Annotation
-from visalign.errors import UserError
 from visalign.evaluators.reward_accuracy import Agreement, Calibration, agreement, calibration
 from visalign.media.samples import Sample, Video
-from visalign.rewards import Reward, load_reward
-from visalign.storage.files import write_atomically
+from visalign.rewards import Reward
 
 SCORING_BATCH = 64
 SCORED_FRAMES = 16
@@ -134,29 +128,6 @@ def report_dimension(reward: Reward, dimension: str, items: list[Annotation],
         {name: agreement(margins[w], outcomes[w], [p for p, here in zip(prompts, w, strict=True) if here])
          for name, w in parts.items()},
         calibration(margins * scale, outcomes) if decided.any() else None, robustness, int(labelled.sum() - len(rows)))
-
-
-def evaluate_reward(spec, items: list[Annotation], folder: Path, device: str = "cpu",
-                    edits: bool = True) -> dict[str, DimensionReport]:
-    """Judge `items` and write eval.json, margins.parquet and report.html into `folder`.
-
-    Raises UserError when no annotation can be judged.
-    """
-    from visalign.reports.reward_accuracy import write_reward_report
-
-    reward = load_reward(spec, device)
-    judged = score_annotations(reward, items, edits)
-    dimensions = sorted({name for item in items for name in item.outcome})
-    reports = {name: report for name in dimensions if (report := report_dimension(reward, name, items, judged))}
-    if not reports:
-        raise UserError(f"reward {reward.name}: could not judge a single one of {len(items)} annotations")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / "eval.json", (json.dumps(reward_report_json(reward, reports), indent=2) + "\n").encode())
-    margins = pa.table({"where": [item.where for item in items], "kind": [item.kind for item in items],
-                        **{f"margin_{name}": (judged.a - judged.b)[:, j] for j, name in enumerate(reward.dimensions)}})
-    pq.write_table(margins, folder / "margins.parquet")
-    write_reward_report(folder / "report.html", reward, reports, items, judged)
-    return reports
 
 
 def reward_report_json(reward: Reward, reports: dict[str, DimensionReport]) -> dict:

@@ -18,9 +18,9 @@ from visalign.generators.loading import check_adapter
 from visalign.generators.lora_files import find_lora
 from visalign.media.kinds import is_image_name, is_video_name
 from visalign.sampling.folder import write_generations
+from visalign.storage.checkpoint_files import load_policy, step_of
 from visalign.storage.files import written
 from visalign.storage.yaml_files import read_mapping
-from visalign.trainers.checkpoint import load_policy, step_of
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,12 @@ from visalign.generators import load_generator, locate_model
 from visalign.generators.prompt_length import say_what_is_cut
 from visalign.generators.video_speed import say_speeds
 from visalign.guidance.network import LatentReward, save_guide
+from visalign.jobs.reward_train import annotations_of, open_run
 from visalign.media.samples import Sample
 from visalign.sampling.encoding_cache import EncodingCache
 from visalign.storage.run_folder import write_atomically
 from visalign.trainers.optim import check_optimizer
-from visalign.trainers.reward.loop import RewardTrainer, annotations_of, open_run
+from visalign.trainers.reward.loop import RewardTrainer
 from visalign.trainers.stopping import heard
 
 FRACTIONS = (0.1, 0.3, 0.5, 0.7, 0.9)

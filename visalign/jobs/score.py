@@ -26,7 +26,8 @@ from visalign.data.generations import find_generations
 from visalign.errors import UserError
 from visalign.media.kinds import may_be_video
 from visalign.media.samples import Sample
-from visalign.rewards import Reward, expand, for_modality, load_reward
+from visalign.rewards import Reward, expand
+from visalign.rewards.registry import load_rewards
 from visalign.storage.files import write_atomically, written
 from visalign.storage.text_files import printable
 
@@ -78,21 +79,6 @@ class ScoreSummary:
     gallery: Path | None
     lines: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-
-
-def load_rewards(specs: list, device: str = "cpu") -> list[Reward]:
-    """Rewards that may be given images and videos alike: image judges see a video's frames and give their mean.
-
-    Raises UserError for a wrong specification or two rewards of one name.
-    """
-    judges: list[Reward] = []
-    for spec in specs:
-        reward = load_reward(spec, device)
-        judges.append(reward if reward.needs_group or "video" in reward.modalities else for_modality(reward, "video"))
-    twice = [name for name, n in Counter(judge.name for judge in judges).items() if n > 1]
-    if twice:
-        raise UserError(f"rewards: two are named {twice[0]}; give them names with {{kind: ..., name: ...}} in YAML")
-    return judges
 
 
 def score_generations(source: str, specs: list, out: Path, *, device: str = "cpu", max_failures: float = 0.05,

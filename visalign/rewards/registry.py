@@ -9,6 +9,7 @@ A specification is one of
 """
 
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,22 @@ def load_reward(spec: RewardSpec | Reward, device: str = "cpu") -> Reward:
     reward = spec if hasattr(spec, "score") else build_reward(spec, device)
     reward.check()
     return reward
+
+
+def load_rewards(specs: list, device: str = "cpu") -> list[Reward]:
+    """Rewards that may be given images and videos alike: image judges see a video's frames and give their mean.
+
+    Raises UserError for a wrong specification or two rewards of one name.
+    """
+    judges: list[Reward] = []
+    for spec in specs:
+        reward = load_reward(spec, device)
+        judges.append(reward if reward.needs_group or "video" in reward.modalities else video_rules.for_modality(reward,
+                                                                                                                 "video"))
+    twice = [name for name, n in Counter(judge.name for judge in judges).items() if n > 1]
+    if twice:
+        raise UserError(f"rewards: two are named {twice[0]}; give them names with {{kind: ..., name: ...}} in YAML")
+    return judges
 
 
 def check_reward(spec: RewardSpec | Reward) -> None:

@@ -18,9 +18,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from pydantic import BaseModel
 from safetensors import SafetensorError
 
-from visalign.config import OfflineConfig
 from visalign.errors import UserError
 from visalign.storage.files import free_space, is_full, size_in_words, sync, write_atomically
 from visalign.storage.resuming import check_settings, nothing_there
@@ -40,13 +40,13 @@ class RunFolder:
     when settings differ that must not, or when it cannot be written.
     """
 
-    def __init__(self, path: str | Path, config: OfflineConfig, resume: bool = False, is_main: bool = True):
+    def __init__(self, path: str | Path, config: BaseModel, resume: bool = False, is_main: bool = True):
         self.path = Path(path).expanduser()
         self.is_main = is_main
         if is_main:
             self._open(config, resume)
 
-    def _open(self, config: OfflineConfig, resume: bool) -> None:
+    def _open(self, config: BaseModel, resume: bool) -> None:
         used = (self.path / "config.yaml").exists()
         if used and not resume:
             raise UserError(f"output.folder {self.path}: already holds a run; continue it with --resume, or choose "

@@ -1,0 +1,69 @@
+"""`visalign reward train`: annotations to a unified reward, from reading them to the report on held-out ones."""
+
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+
+from visalign.config import AnnotationDataSettings, GuideConfig, RewardConfig
+from visalign.data.annotations import Annotation, read_annotations
+from visalign.generators.loading import pick_device
+from visalign.jobs.reward_eval import evaluate_reward
+from visalign.rewards.joint.reward import build_network, check_backbone, save_reward
+from visalign.storage.run_folder import RunFolder
+from visalign.trainers.optim import check_optimizer
+from visalign.trainers.order import split_by_prompt
+from visalign.trainers.reward.loop import RewardTrainer
+from visalign.trainers.stopping import heard
+
+
+def check_reward_training(config: RewardConfig) -> None:
+    """Find every mistake that can be known before a model is loaded. Raises UserError."""
+    check_backbone(config.model)
+    check_optimizer(config.optim)
+    pick_device(config.train.device)
+
+
+def annotations_of(data: AnnotationDataSettings, dimensions: tuple[str, ...],
+                  seed: int) -> tuple[list[Annotation], list[Annotation]]:
+    """Annotations to learn from and to report on."""
+    items = read_annotations(data.path, dimensions, data.image_root, seed)
+    if data.holdout_path:
+        held_out = read_annotations(data.holdout_path, dimensions, data.image_root, seed)
+    else:
+        items, held_out = split_by_prompt(items, data.holdout)
+    return items[:data.max_annotations], held_out
+
+
+def open_run(config: RewardConfig | GuideConfig, resume: bool) -> tuple[Accelerator, RunFolder]:
+    device = pick_device(config.train.device)
+    accelerator = Accelerator(cpu=device.type == "cpu", log_with=list(config.output.trackers) or None,
+                              project_dir=config.output.folder,
+                              kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+    run = RunFolder(config.output.folder, config, resume, accelerator.is_main_process)
+    accelerator.wait_for_everyone()
+    accelerator.init_trackers("logs")
+    return accelerator, run
+
+
+@heard()
+def train_reward(config: RewardConfig, resume: bool = False) -> Path:
+    """Train, save to `reward/` in the run's folder, measure on held-out annotations; returns the run's folder."""
+    check_reward_training(config)
+    items, held_out = annotations_of(config.data, config.model.dimensions, config.train.seed)
+    accelerator, run = open_run(config, resume)
+    torch.manual_seed(config.train.seed)  # new layers must start alike on every process and after a kill
+    network = build_network(config.model).to(accelerator.device)
+    trainer = RewardTrainer(config, network, items, run, accelerator)
+    with trainer.started():
+        trainer.fit()
+        if accelerator.is_main_process:
+            about = {"trained on": {"annotations": len(items), "prompts": len({item.prompt for item in items}),
+                                    "objective": config.objective, "steps": config.train.steps}}
+            save_reward(run.path / "reward", network, config.model, trainer.standard(), about)
+            if held_out:
+                evaluate_reward(str(run.path / "reward"), held_out, run.path / "eval", str(accelerator.device))
+        accelerator.wait_for_everyone()
+    accelerator.end_training()
+    return run.path
