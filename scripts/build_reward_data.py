@@ -30,10 +30,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFilter
-from visalign.media.samples.samples import Video, to_bytes
-from visalign.media.samples.video_files import to_video_bytes
 
 from visalign.data.embedded_images import EMOJI
+from visalign.media.samples import Video, to_bytes
+from visalign.media.video_files import to_video_bytes
 
 FRAMES, SIDE = 6, 64
 MOTIONS = {"moving left": (-1, 0, 0), "moving right": (1, 0, 0), "moving up": (0, -1, 0), "moving down": (0, 1, 0),

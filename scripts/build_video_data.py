@@ -29,10 +29,10 @@ import numpy as np
 from build_reward_data import blur, noise
 from PIL import Image
 from tqdm import tqdm
-from visalign.media.samples.samples import Video
-from visalign.media.samples.video_files import to_video_bytes
 
 from visalign.data.embedded_videos import DRAWN_MOTIONS, THINGS, make_video, video_captions
+from visalign.media.samples import Video
+from visalign.media.video_files import to_video_bytes
 
 COLUMNS = ("path_A", "path_B", "prompt", "VQ", "MQ", "TA", "kind")
 KINDS = {"wrong_motion": 0.24, "wrong_thing": 0.2, "frozen": 0.12, "shuffled": 0.12, "flicker": 0.12, "blurred": 0.1,

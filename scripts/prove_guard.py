@@ -67,7 +67,7 @@ SETTINGS = {
 def config_of(name: str, seed: int, folder: str):
     setting = SETTINGS[name]
     raw = read_mapping(CONFIGS / f"{setting.recipe}.yaml", "recipe")
-    raw["reward"] = {"of": setting.reward}
+    raw["reward"] = {"models": setting.reward}
     for section, values in setting.changes.items():
         raw[section] |= values
     raw["train"] |= {"seed": seed, "device": "cpu"}

@@ -187,7 +187,7 @@ def prepare_offline(root: Path) -> None:
 def prepare_online(root: Path) -> None:
     write_recipe(root, "online.yaml", model=MODEL,
                  rollout={"prompts_per_epoch": 2, "group_size": 4, "batch_size": 4, "steps": 4, "clean_steps": 1},
-                 reward={"of": [{"reward": "tiny-reward"}, {"reward": "tiny-clip", "weight": 0.5}]},
+                 reward={"models": [{"reward": "tiny-reward"}, {"reward": "tiny-clip", "weight": 0.5}]},
                  objective={"name": "grpo"}, optim={"lr": 1e-3, "ema_decay": 0.9},
                  train={"epochs": 6, "batch_size": 4, "device": "cpu"}, eval=EVAL,
                  output={"trackers": []})
@@ -410,7 +410,7 @@ def import_everything(kinds: list[str]) -> None:
     if "demo" in kinds:
         import visalign_demo
 
-        visalign_demo.Settings  # noqa: B018  loaded on first use
+        visalign_demo.DemoSettings  # noqa: B018  loaded on first use
     for name in ("StableDiffusion3Pipeline", "SD3Transformer2DModel", "AutoencoderKL"):
         getattr(diffusers, name)
     for name in ("CLIPTextModelWithProjection", "T5EncoderModel", "CLIPTokenizer", "T5TokenizerFast"):

@@ -27,7 +27,6 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parent / "embedded"))
 from check_samples import build_classifier, train_classifier  # noqa: E402
 from common import load_rows  # noqa: E402
-from visalign.media.samples.samples import Sample, to_pixels  # noqa: E402
 
 from visalign.config.load import parse_config  # noqa: E402
 from visalign.data.prompts import read_prompts  # noqa: E402
@@ -38,6 +37,7 @@ from visalign.evaluators import (
 from visalign.generators import load_generator  # noqa: E402
 from visalign.jobs.train import open_accelerator  # noqa: E402
 from visalign.jobs.training_setup import build_online  # noqa: E402
+from visalign.media.samples import Sample, to_pixels  # noqa: E402
 from visalign.rewards import finite_scores, load_reward  # noqa: E402
 from visalign.rewards.base import RewardModel  # noqa: E402
 from visalign.rewards.registry import REWARDS  # noqa: E402
@@ -142,7 +142,7 @@ def recipe(method: str, reward: str, seed: int, out: Path, changes: dict, folder
     name, own = VARIANTS[method]
     raw = read_mapping(CONFIGS / f"{name}.yaml", "recipe")
     raw["model"]["source"] = "tiny-sd3"
-    raw["reward"] = {"of": spec_of(reward, out)}
+    raw["reward"] = {"models": spec_of(reward, out)}
     raw["output"] = {"folder": folder, "trackers": [], "checkpoint_every": 0, "keep_checkpoints": 1}
     for section in own | changes:
         raw[section] = raw.get(section, {}) | own.get(section, {}) | changes.get(section, {})

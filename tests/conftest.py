@@ -240,7 +240,7 @@ def online_recipe(tmp_path, pipelines):
                       "precision": "fp32", "prompt_tokens": 8} | video_pipelines.SHAPES.get(base, {}),
             "rollout": {"prompts": str(tmp_path / "train.txt"), "prompts_per_epoch": 2, "group_size": 4,
                         "batch_size": 4, "steps": 4, "cache": str(tmp_path / "cache")} | stochastic,
-            "reward": {"of": "colourfulness", "retry_wait": 0.01},
+            "reward": {"models": "colourfulness", "retry_wait": 0.01},
             "objective": {"name": method},
             "optim": {"lr": 0.001},
             "train": {"epochs": 3, "batch_size": 4, "device": "cpu"},

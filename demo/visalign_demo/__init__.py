@@ -1,5 +1,5 @@
 """The comparison app: look at models side by side, judge them blind, and train on the votes."""
 
-from visalign_demo.server import Settings, serve
+from visalign_demo.server import DemoSettings, serve
 
-__all__ = ["Settings", "serve"]
+__all__ = ["DemoSettings", "serve"]

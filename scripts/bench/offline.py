@@ -20,17 +20,17 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from PIL import Image
-from visalign.media.samples.samples import Media, Video
-from visalign.media.samples.video_files import media_file
-from visalign.trainers.offline.loop.encoded_pairs import encode_pairs
-from visalign.trainers.offline.loop.loop import OfflineTrainer
 
 from visalign.config.load import parse_config
 from visalign.data.preference_pair import PreferencePair
 from visalign.data.usable import BrokenRows
 from visalign.generators import load_generator
+from visalign.media.samples import Media, Video
+from visalign.media.video_files import media_file
 from visalign.sampling.encoding_cache import EncodingCache
 from visalign.storage.run_folder import RunFolder
+from visalign.trainers.offline.encoded_pairs import encode_pairs
+from visalign.trainers.offline.loop import OfflineTrainer
 
 TINY = {"tiny-sd3": ("flow_dpo", 16), "tiny-sdxl": ("diffusion_dpo", 16), "tiny-wan": ("flow_dpo", 4)}
 """Objective, and pairs in a step."""

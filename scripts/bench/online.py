@@ -21,13 +21,13 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 from offline import seconds, sized_network  # noqa: E402
-from visalign.media.samples.samples import Sample  # noqa: E402
 
 from visalign.config.load import parse_config  # noqa: E402
 from visalign.data.prompts import read_prompts  # noqa: E402
 from visalign.generators import load_generator  # noqa: E402
 from visalign.jobs.train import open_accelerator  # noqa: E402
 from visalign.jobs.training_setup import build_online  # noqa: E402
+from visalign.media.samples import Sample  # noqa: E402
 from visalign.storage.run_folder import RunFolder  # noqa: E402
 from visalign.storage.yaml_files import read_mapping  # noqa: E402
 from visalign.trainers.online.loop import OnlineTrainer  # noqa: E402

@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from common import load_pixels, load_rows
 from train_clip import augment
-from visalign.media.samples.samples import grid, to_pixels
 
 from visalign.config import ModelSettings
 from visalign.generators import load_generator
+from visalign.media.samples import grid, to_pixels
 
 SHOWN = ["red apple", "banana", "pizza", "cat face", "panda", "penguin", "octopus", "sunflower", "red heart",
          "grinning face", "rainbow", "soccer ball", "bus", "a green vegetable", "an animal", "a purple heart"]

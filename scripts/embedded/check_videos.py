@@ -14,13 +14,13 @@ import random
 from pathlib import Path
 
 import torch
-from visalign.media.samples.motion_tracking import motion_of_video
-from visalign.media.samples.samples import Sample, Video
-from visalign.media.samples.video_files import save_sheet
 
 from visalign.config import ModelSettings
 from visalign.data.embedded_videos import DRAWN_MOTIONS, THINGS, is_unseen, make_video
 from visalign.generators import load_generator
+from visalign.media.motion_tracking import motion_of_video
+from visalign.media.samples import Sample, Video
+from visalign.media.video_files import save_sheet
 from visalign.rewards import load_reward
 from visalign.rewards.video_rules import motions_in
 

@@ -66,7 +66,7 @@ def test_it_learns_online_and_judges_see_the_words_alone(online_recipe, prompts,
 
     (tmp_path / "images.txt").write_text("\n".join(prompts))
     sections = {"rollout": {"prompts": str(tmp_path / "images.txt"), "same_noise": True},
-                "reward": {"of": [{"reward": "tiny-clip"}]}, "eval": {"prompts": str(tmp_path / "images.txt")}}
+                "reward": {"models": [{"reward": "tiny-clip"}]}, "eval": {"prompts": str(tmp_path / "images.txt")}}
     run(online_recipe("wan-image", "grpo", model={"resolution": [16, 32], "frames": 5}, **sections))
     trained = rows(tmp_path / "run")
     assert len(trained) == 3 and trained[0]["ratio"] == pytest.approx(1, abs=1e-5)

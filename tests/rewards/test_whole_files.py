@@ -41,9 +41,9 @@ def test_weights_of_an_open_clip_model_that_are_no_numbers_are_refused(video):
 
 
 def test_a_unified_reward_needs_its_tokenizer_and_finite_weights(tmp_path):
-    from visalign.rewards.registry import ASSETS
+    from visalign.rewards.registry import CLIP_ASSETS
 
-    shutil.copytree(ASSETS / "tiny-reward", tmp_path / "reward")
+    shutil.copytree(CLIP_ASSETS / "tiny-reward", tmp_path / "reward")
     changed(tmp_path / "reward" / "reward.safetensors", lambda w: next(iter(w.values())).fill_(torch.inf))
     with pytest.raises(UserError, match="not finite"):
         load_reward(str(tmp_path / "reward")).network  # noqa: B018  loads

@@ -77,7 +77,7 @@ def test_a_reward_that_needs_gradients_is_refused_for_videos(online_recipe):
 
 def test_judges_of_the_other_kind_are_refused_before_anything_is_loaded(online_recipe):
     assert "reward flicker: judges videos only, and this model makes images" in fails(
-        online_recipe("sd3", "grpo", reward={"of": "flicker"}))
+        online_recipe("sd3", "grpo", reward={"models": "flicker"}))
 
 
 def test_feedback_makes_pairs_of_videos(recipe, tmp_path):

@@ -93,9 +93,9 @@ def train(config: Path, overrides: tuple[str, ...], dry_run: bool, resume: bool)
     """Fine-tune as CONFIG says; KEY=VALUE pairs override it (optim.lr=1e-5 model=tiny-sdxl)."""
     settings = read_recipe(config, overrides)
     if dry_run:
-        from visalign.jobs.dry_run import describe_rewards
+        from visalign.jobs.dry_run import describe_run
 
-        click.echo(describe_rewards(settings))
+        click.echo(describe_run(settings))
         return
     from visalign.jobs.train import train as run_recipe
 

@@ -46,7 +46,7 @@ def demo(models: tuple[str, ...], **given) -> None:
     from visalign.jobs.evaluate import read_names
 
     try:
-        from visalign_demo import Settings, serve
+        from visalign_demo import DemoSettings, serve
     except ModuleNotFoundError as error:
         if error.name != "visalign_demo":
             raise
@@ -58,7 +58,7 @@ def demo(models: tuple[str, ...], **given) -> None:
         asked["models"] = run
     else:
         asked |= embedded_pair({key: value for key, value in given.items() if value})
-    serve(Settings(**asked))
+    serve(DemoSettings(**asked))
 
 
 def last_run(runs: Path) -> dict[str, str] | None:

@@ -43,7 +43,7 @@ class Summary:
         common = ", ".join(f"{w}x{h} ({n})" for (w, h), n in self.sizes.most_common(4))
         lines = [f"{self.source}: {self.pairs} pairs of {len(self.prompts)} prompts, {self.ties} ties dropped",
                  f"sizes: {common or 'none'}",
-                 f"duplicate pairs: {self.duplicates}; pairs whose two images are the same: {self.same_picture}",
+                 f"duplicate pairs: {self.duplicates}; pairs whose two images are the same: {self.same_image}",
                  f"prompts that CLIP encoders cut (more than {CLIP_TOKENS} tokens): {self.long_prompts}",
                  *_listed("contradictory pairs", self.contradictory), *_listed("broken rows", self.broken)]
         if self.problem:
@@ -80,7 +80,7 @@ def check_pairs(source: str, kind: str = "auto", image_root: str | None = None, 
             summary.pairs += 1
             summary.prompts.add(pair.prompt)
             summary.sizes.update([frames_of(chosen, 1)[0].size, frames_of(rejected, 1)[0].size])
-            summary.same_picture += first == second
+            summary.same_image += first == second
             preferred, there = earlier.setdefault((pair.prompt, *sorted((first, second))), (first, pair.where))
             summary.duplicates += preferred == first and there != pair.where
             if preferred != first:
@@ -91,7 +91,7 @@ def check_pairs(source: str, kind: str = "auto", image_root: str | None = None, 
         if not summary.broken and not counts.ties:
             raise
         summary.problem = str(error)
-    if summary.pairs and summary.pairs == summary.same_picture:
+    if summary.pairs and summary.pairs == summary.same_image:
         summary.problem = "chosen and rejected are the same image in all pairs, so there is nothing to learn"
     summary.ties, summary.long_prompts = counts.ties, count_long(summary.prompts)
     if sheet and shown:

@@ -171,7 +171,7 @@ def summarise(run: RunFolder, started: float, proxy: str | None, limits: Verdict
 
 def result_figures(result: Result) -> dict[str, str]:
     """The numbers that matter, as text."""
-    texts = {"reward change": result.reward_change, "diversity change": result.variety_change}
+    texts = {"reward change": result.reward_change, "diversity change": result.diversity_change}
     texts |= {f"{name} change": change for name, change in result.other_changes.items()}
     numbers = {name: f"{value} (95 % interval)" for name, value in texts.items() if value is not None}
     numbers["verdict"] = result.verdict.word

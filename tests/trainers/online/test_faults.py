@@ -39,7 +39,7 @@ def scripted(monkeypatch):
     return use
 
 
-QUIET = {"eval": {"reward": None, "also": [], "features": None}, "reward": {"of": "scripted"}}
+QUIET = {"eval": {"reward": None, "also": [], "features": None}, "reward": {"models": "scripted"}}
 
 
 def brightness(samples):
@@ -66,14 +66,14 @@ def test_too_many_unjudged_samples_stop_the_run_with_the_reason(online_recipe, s
 
 def test_one_of_several_judges_that_judges_nothing_stops_the_run(online_recipe, scripted):
     scripted(lambda samples: torch.full((len(samples), 1), float("nan")))
-    message = fails(online_recipe("sd3", **{"eval": QUIET["eval"], "reward": {"of": ["contrast", "scripted"]}}))
+    message = fails(online_recipe("sd3", **{"eval": QUIET["eval"], "reward": {"models": ["contrast", "scripted"]}}))
     assert "100% of the epoch's samples have no annotation or lack one" in message and "scripted" in message
 
 
 def test_a_reward_that_does_not_apply_drops_out_without_being_asked_again(online_recipe, tmp_path):
     # `colour` refuses prompts that name no colour: cat face is judged by contrast alone, and nobody waits
     started = time.perf_counter()
-    run(online_recipe("sd3", **{"eval": QUIET["eval"], "reward": {"of": ["contrast", "colour"], "retry_wait": 60}}),
+    run(online_recipe("sd3", **{"eval": QUIET["eval"], "reward": {"models": ["contrast", "colour"], "retry_wait": 60}}),
         "train.epochs=2")
     assert time.perf_counter() - started < 50 and rows(tmp_path / "run")[0]["unjudged"] == 0
 
@@ -138,7 +138,7 @@ def test_a_judge_server_that_dies_during_the_run(online_recipe, tmp_path, comes_
     with ChatServer(reply) as server:
         judge = {"kind": "vlm", "url": server.url, "retries": 0, "cache": None, "concurrency": 1,
                  "principles": {"alignment": "Does it fit?"}}
-        recipe = online_recipe("sd3", **{"eval": QUIET["eval"], "reward": {"of": [judge], "retries": 3},
+        recipe = online_recipe("sd3", **{"eval": QUIET["eval"], "reward": {"models": [judge], "retries": 3},
                                          "train": {"epochs": 2, "patience": 9}})
         if comes_back:
             run(recipe)

@@ -131,7 +131,7 @@ class RolloutCollector:
                 images += [(s.start.place, sample) for s, sample in zip(drawn, made, strict=True)][:size]
                 judging.append((places[b:b + size], self.judge.submit(made)))
         sampled = time.perf_counter()
-        rewards = self._judgements(judging) if self.judge else self._votes(asked)
+        rewards = self._annotations(judging) if self.judge else self._votes(asked)
         seconds = {"sampling": sampled - started - decoding, "decoding": decoding,
                    "waiting_for_judges": time.perf_counter() - sampled,
                    "judging": (self.judge.seconds if self.judge else 0.0) - judged_before}
