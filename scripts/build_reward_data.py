@@ -13,7 +13,7 @@ a label is what the corruption implies and nothing else. The side that is prefer
     <corruption>_degree     both corrupted, one more than the other           quality
     conflict                right but corrupted against wrong but clean       alignment and quality, opposite
     videos: wrong_direction  moves otherwise than the caption says             alignment
-    videos: wrong_clip       another drawing making the same motion            alignment
+    videos: wrong_video       another drawing making the same motion            alignment
     videos: freeze           stands still                                      alignment, motion
     videos: flicker          brightness jumps between frames                   quality, motion
     videos: shuffled         frames in random order                            motion
@@ -152,13 +152,13 @@ def video_annotation(drawings: Drawings, rng):
     motion = rng.choice(list(MOTIONS))
     prompt, image = f"{caption} {motion}", row["image"]
     frames = video_of(image, motion, rng)
-    kind = rng.choices(["wrong_direction", "wrong_clip", "freeze", "flicker", "shuffled", "blur", "noise"],
+    kind = rng.choices(["wrong_direction", "wrong_video", "freeze", "flicker", "shuffled", "blur", "noise"],
                        [0.28, 0.22, 0.12, 0.12, 0.12, 0.07, 0.07])[0]
     labels, degree = {}, rng.random()
     if kind == "wrong_direction":
         other = rng.choice([m for m in MOTIONS if m != motion])
         worse, labels = video_of(image, other, rng), {"alignment": "better"}
-    elif kind == "wrong_clip":
+    elif kind == "wrong_video":
         other = drawings.wrong(caption, row, rng)
         worse, labels = video_of(other["image"], motion, rng), {"alignment": "better"}
     elif kind == "freeze":
@@ -200,7 +200,7 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("--train", type=int, default=32000)
     parser.add_argument("--held-out", type=int, default=2400)
-    parser.add_argument("--clips", type=float, default=0.3, help="share of clips")
+    parser.add_argument("--videos", type=float, default=0.3, help="share of videos")
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
     for split, count, seed in (("train", args.train, 1), ("held_out", args.held_out, 2)):

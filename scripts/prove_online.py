@@ -213,7 +213,7 @@ def overview(out: Path) -> str:
         for reward in REWARDS_PROVED:
             row = found.get((method, reward))
             seeds = "" if row is None or len(row["each"]) == 3 else f" ({len(row['each'])} seed)"
-            cells += ["", ""] if row is None else [brief(row["change"]) + seeds, f"{row['variety'].value:+.3f}"]
+            cells += ["", ""] if row is None else [brief(row["change"]) + seeds, f"{row['diversity'].value:+.3f}"]
         cost = found.get((method, "tiny-reward"))
         ending = ["", ""] if cost is None else [f"{cost['passes'] / 1000:.1f} k", f"{cost['seconds']:.0f}"]
         lines.append(f"| {' | '.join([method, *cells, *ending])} |")
@@ -232,7 +232,7 @@ def table(out: Path) -> str:
     for row in (row for row in summarise(out) if row["method"] in METHODS):
         each = ", ".join(f"{value:+.3g}" for value in row["each"])
         lines.append(f"| {row['method']} | {row['reward']} | {row['before']:.3f} | {brief(row['change'])} | {each} | "
-                     f"{brief(row['variety'])} | {brief(row['tiny_clip'])} | {row['updates']} | "
+                     f"{brief(row['diversity'])} | {brief(row['tiny_clip'])} | {row['updates']} | "
                      f"{row['passes'] / 1000:.1f} k | {per_unit(row)} | {row['seconds']:.0f} |")
     return "\n".join(lines)
 

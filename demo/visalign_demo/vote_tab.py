@@ -85,7 +85,7 @@ class Booth:
 
     def html(self, table: Table) -> str:
         def sides(ballot: Ballot | None) -> list[dict]:
-            return [] if ballot is None else [{"url": self.demo.media_url(side.file), "clip": shows_video(side.file)}
+            return [] if ballot is None else [{"url": self.demo.media_url(side.file), "video": shows_video(side.file)}
                                               for side in ballot.sides]
 
         return render_fragment("ballot.html.j2", table=table, sides=sides(table.current), ahead=sides(table.upcoming))

@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--sheet", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--guidance-scale", type=float, default=3.0)
-    parser.add_argument("--count", type=int, default=108, help="clips for each measure")
+    parser.add_argument("--count", type=int, default=108, help="videos for each measure")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -75,7 +75,7 @@ def main() -> None:
     new = [unseen[i % len(unseen)] for i in range(min(args.count, 4 * len(unseen)))]
     real = [make_video(*pair, rng) for pair in known]
     report = {}
-    for name, pairs, videos in (("real clips", known, real), ("captions it was trained on", known, sample(known)),
+    for name, pairs, videos in (("real videos", known, real), ("captions it was trained on", known, sample(known)),
                                ("pairs it never saw", new, sample(new))):
         report[name] = motions(pairs, videos) | things(pairs, videos)
     print(json.dumps(report, indent=2))

@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--decoder-of", type=Path, help="keep this autoencoder's encoder, train its decoder further")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--lr", type=float, default=1.5e-3)
-    parser.add_argument("--windows", type=float, default=0.75, help="share of the time spent on windows of the clips")
+    parser.add_argument("--windows", type=float, default=0.75, help="share of the time spent on windows of the videos")
     args = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(args.threads)

@@ -12,7 +12,8 @@ from visalign.config.overrides import apply_overrides
 from visalign.errors import UserError
 
 OFFLINE = {"model": {"source": "tiny-sd3"}, "data": {"path": "pairs.jsonl"}, "objective": {"name": "flow_dpo"}}
-ONLINE = {"model": {"source": "tiny-sd3"}, "reward": {"models": "tiny-clip"}, "rollout": {}, "objective": {"name": "grpo"}}
+ONLINE = {"model": {"source": "tiny-sd3"}, "reward": {"models": "tiny-clip"}, "rollout": {},
+          "objective": {"name": "grpo"}}
 
 
 def copied(raw):

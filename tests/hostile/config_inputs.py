@@ -25,7 +25,7 @@ ONLINE = """model: {source: tiny-sd3, attention: math, prompt_tokens: 8}
 rollout: {prompts: prompts.txt, prompts_per_epoch: 2, group_size: 4, batch_size: 8, steps: 4, clean_steps: 2,
           cache: cache}
 reward: {models: colourfulness}
-objective: {name: grpo, video: 1.0e-3}
+objective: {name: grpo, clip: 1.0e-3}
 train: {epochs: 2, batch_size: 8, device: cpu}
 eval: {prompts: prompts.txt, max_prompts: 2, samples_per_prompt: 2, steps: 2}
 output: {folder: run, trackers: []}

@@ -102,7 +102,7 @@ CASES = [
     Case("votes-not-json", "votes export book", ("votes.sqlite", "damaged"),
          given=damaged("UPDATE votes SET dimensions = 'x';")),
     Case("votes-not-an-object", "votes export book", ("votes.sqlite", "damaged"),
-         given=damaged("UPDATE matchups SET settings = '3';")),
+         given=damaged("UPDATE contests SET settings = '3';")),
     Case("votes-outside", "votes export book", ("outside its folder",), given=outside),
     Case("votes-unknown-dimension", "votes board book --dimension qualty", ("nobody voted in 'qualty'",), given=book),
     Case("votes-out-is-a-file", "votes export book --out f", ("cannot be written",),

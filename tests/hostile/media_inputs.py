@@ -89,7 +89,7 @@ CASES = [
     Case("not-utf-8", SCORE, ("2 rows",), True, not_utf8),
     refuses("nothing-readable", {"pics/a.png": b"nope", "pics/b.mp4": b"nope"}, "none of its 2 files could be read",
             "a.png"),
-    refuses("nothing-there", {"pics/a.jxl": b"\xff\x0a"}, "holds no image and no clip", "a.jxl"),
+    refuses("nothing-there", {"pics/a.jxl": b"\xff\x0a"}, "holds no image and no video", "a.jxl"),
     refuses("empty-files", {"pics/a.png": b"", "pics/b.webm": b""}, "none of its 2 files"),
     refuses("bomb", {"pics/a.png": bomb(60_000, 60_000)}, "a.png", "bomb"),
     refuses("bomb-of-our-limit", {"pics/a.png": bomb(12_000, 12_000)}, "12000x12000", "possible decompression bomb"),

@@ -133,5 +133,5 @@ CASES = [
     named("no-bias-model", "judge.yaml", "set model to the file", judge_yaml="{kind: debiased, of: contrast}\n"),
     Case("training-with-a-dead-judge", "train r.yaml", ("cannot be reached", "start the server"),
          given={"r.yaml": "model: {source: tiny-sd3}\nobjective: {name: grpo}\nrollout: {}\n"
-                          f"reward: {{of: [{{reward: {{kind: vlm, url: '{GONE}'}}}}]}}\n"}),
+                          f"reward: {{models: [{{reward: {{kind: vlm, url: '{GONE}'}}}}]}}\n"}),
 ]

@@ -125,7 +125,7 @@ def _sheets(files: set[Path]) -> Iterator[str]:
 def _posters(posters: dict[Path, Path]) -> Iterator[str]:
     if posters:
         shown = _some(sorted(printable(file.name) for file in posters))
-        yield (f"left out {len(posters)} {'picture' if len(posters) == 1 else 'pictures'} with the name of a video "
+        yield (f"left out {len(posters)} {'image' if len(posters) == 1 else 'images'} with the name of a video "
                f"({shown}): each shows that video and is no generation of its own")
 
 

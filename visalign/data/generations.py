@@ -53,7 +53,7 @@ def find_generations(source: str | Path, prompts_from: PromptsFrom = "auto",
     except (OSError, ValueError, RuntimeError) as error:  # too long a name, a NUL, ~ of nobody
         raise UserError(f"input {named}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
     if not found:
-        raise UserError(". ".join([f"input {named}: holds no image and no clip", *found.notes]))
+        raise UserError(". ".join([f"input {named}: holds no image and no video", *found.notes]))
     return found
 
 
