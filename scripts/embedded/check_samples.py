@@ -1,6 +1,6 @@
 """Are the images of an embedded generator recognisable? A grid for people, a group classifier for the record.
 
-    python scripts/embedded/check_samples.py visalign/assets/tiny-sd3 --grid demo/pictures/tiny-sd3.png
+    python scripts/embedded/check_samples.py visalign/assets/tiny-sd3 --grid docs/pictures/tiny-sd3.webp
 
 The classifier is a small convolutional net trained here on real drawings and their *group* only (15 groups); it has
 never seen a generated image. Printed: its accuracy on drawings nobody trained on, on samples for name captions and

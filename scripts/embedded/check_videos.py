@@ -1,6 +1,6 @@
 """Are the videos of tiny-wan recognisable? A contact sheet for people, tracking for the record.
 
-    python scripts/embedded/check_videos.py visalign/assets/tiny-wan --sheet demo/pictures/tiny-wan.png
+    python scripts/embedded/check_videos.py visalign/assets/tiny-wan --sheet docs/pictures/tiny-wan.png
 
 Tracking (visalign/media/motion_tracking.py) follows the thing in each video and names the motion that fits best;
 printed is how often that is the prompt's, of all nine motions and of the four directions alone, for captions the

@@ -1,4 +1,4 @@
-"""Losses as pure functions of tensors. To add one, see EXTENDING.md."""
+"""Losses as pure functions of tensors. To add one, see docs/extending.md."""
 
 from visalign.objectives.backprop import DRaFT
 from visalign.objectives.base import Objective, Outcome, PairErrors

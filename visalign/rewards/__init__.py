@@ -1,4 +1,4 @@
-"""Judges of samples. To add one, see EXTENDING.md."""
+"""Judges of samples. To add one, see docs/extending.md."""
 
 from visalign.rewards.base import Reward, RewardModel, Scores, finite_scores
 from visalign.rewards.clip import ClipScore
