@@ -1,7 +1,7 @@
 """One sampling step as a Gaussian policy: its mean, its standard deviation, and the log-probability of what was drawn.
 
 The log-probability is a mean over all d non-batch dimensions, not a sum, as in every published trainer: ratios of two
-of them are d-th roots of the true importance ratio, and video ranges of 1e-4 to 1e-6 mean something only so.
+of them are d-th roots of the true importance ratio, and clip ranges of 1e-4 to 1e-6 mean something only so.
 """
 
 import math
@@ -37,7 +37,7 @@ def normal_log_prob(sample: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 def unnormalised_log_prob(sample: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """-|sample - mean|^2 averaged over dimensions, [B]: what the published trainers with CPS sampling use.
 
-    Its ratio is the density's to the power 2 std^2, so video ranges differ from those for `normal_log_prob`.
+    Its ratio is the density's to the power 2 std^2, so clip ranges differ from those for `normal_log_prob`.
     """
     distance = (sample - mean).square().flatten(1).mean(1)
     return torch.where(std.to(distance) > 0, -distance, torch.nan)

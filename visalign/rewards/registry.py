@@ -5,7 +5,7 @@ A specification is one of
     a name and its source       clip:ViT-H-14/laion2b_s32b_b79k, pickscore:/models/pickscore, vlm:http://HOST:8000/v1
     a folder                    of a unified reward, of the run that trained one, or of an open_clip model
     a YAML file                 holding one specification
-    a mapping                   {kind: video, source: ..., and that kind's settings}; combinations take `of: [...]`
+    a mapping                   {kind: clip, source: ..., and that kind's settings}; combinations take `of: [...]`
 """
 
 import math
