@@ -12,6 +12,7 @@ from visalign.data.annotations import Annotation
 from visalign.evaluators.reward_accuracy import Agreement, Calibration, agreement, calibration
 from visalign.media.samples import Sample, Video
 from visalign.rewards import Reward
+from visalign.rewards.pairwise import Failure, PairReward, log_odds
 
 SCORING_BATCH = 64
 SCORED_FRAMES = 16
@@ -68,7 +69,10 @@ def edited(sample: Sample, edit: Callable[[Image.Image], Image.Image]) -> Sample
 
 @dataclass
 class ScoredAnnotation:
-    """A reward's values of both sides, [n, D], those of the edited side a by edit, spread, and what was a video."""
+    """A reward's values of both sides, [n, D], those of the edited side a by edit, and what was a video.
+
+    Of a reward that compares, `a` and `edits` hold the log-odds of winning against b, whose own value is 0.
+    """
 
     a: np.ndarray
     b: np.ndarray
@@ -80,17 +84,32 @@ def score_annotations(reward: Reward, items: list[Annotation], edits: bool = Tru
     """Score both sides of every annotation, and side a once more under each edit."""
     sides: dict[str, list[np.ndarray]] = {name: [] for name in ("a", "b", *(EDITS if edits else ()))}
     is_video = []
-    sign = 1 if reward.higher_is_better else -1
     for start in tqdm(range(0, len(items), SCORING_BATCH), desc=f"judging with {reward.name}", unit="batch"):
         part = items[start:start + SCORING_BATCH]
         a, b = ([getattr(item, side).sample(item.where, SCORED_FRAMES) for item in part] for side in "ab")
         is_video += [sample.modality == "video" for sample in a]
-        sides["a"].append(sign * reward.score(a).values.numpy())
-        sides["b"].append(sign * reward.score(b).values.numpy())
+        value = against(reward, b)
+        sides["a"].append(value(a))
+        sides["b"].append(np.zeros((len(b), 1)) if isinstance(reward, PairReward) else value(b))
         for name in EDITS if edits else ():
-            sides[name].append(sign * reward.score([edited(sample, EDITS[name]) for sample in a]).values.numpy())
+            sides[name].append(value([edited(sample, EDITS[name]) for sample in a]))
     whole = {name: np.concatenate(values) for name, values in sides.items()}
     return ScoredAnnotation(whole.pop("a"), whole.pop("b"), whole, np.array(is_video))
+
+
+def against(reward: Reward, b: list[Sample]) -> Callable[[list[Sample]], np.ndarray]:
+    """What gives samples their values [n, D], larger being better: the reward's own, or log-odds of beating `b`."""
+    if not isinstance(reward, PairReward):
+        sign = 1 if reward.higher_is_better else -1
+        return lambda a: sign * reward.score(a).values.numpy()
+
+    def compared(a: list[Sample]) -> np.ndarray:
+        same = [i for i, (one, other) in enumerate(zip(a, b, strict=True)) if one.prompt == other.prompt]
+        answers = dict(zip(same, reward.compare([(a[i], b[i]) for i in same]), strict=True))
+        other_prompt = Failure("the two sides have different prompts")
+        return log_odds([answers.get(i, other_prompt) for i in range(len(a))])[:, None].numpy()
+
+    return compared
 
 
 def column_for(reward: Reward, dimension: str) -> int:

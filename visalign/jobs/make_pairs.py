@@ -23,8 +23,7 @@ from visalign.errors import UserError, nearest
 from visalign.jobs.score import LEAST_FOR_SHARE, belongs, identity_of, read_table, score_generations
 from visalign.media.video_files import save_sheet
 from visalign.rewards import load_reward
-from visalign.rewards.vlm.asking import ComparingJudge
-from visalign.rewards.vlm.questions import Failure
+from visalign.rewards.pairwise import Failure, PairReward
 from visalign.storage.files import write_atomically
 
 SHEET_ROWS = 16
@@ -70,7 +69,7 @@ def make_pairs(source: str, reward: str, out: Path, settings: PairSettings, devi
     if dimension not in judge.dimensions:
         raise UserError(f"pairs: {judge.name} has no dimension '{dimension}'{nearest(dimension, judge.dimensions)}")
     ranker = load_reward(settings.ranker, device) if settings.ranker else None
-    if ranker is not None and not isinstance(ranker, ComparingJudge):
+    if ranker is not None and not isinstance(ranker, PairReward):
         raise UserError(f"pairs: --ranker {settings.ranker} does not compare; use one that does, such as vlm_pairs")
     if (out / "pairs.parquet").exists():
         raise UserError(f"out {out}: already holds pairs; choose another folder")
@@ -129,7 +128,7 @@ class Ranking:
     """Whether the first of each pair is better, by the ranker or else by the scores; counts ties and failures."""
 
     entries: list[Entry]
-    ranker: ComparingJudge | None
+    ranker: PairReward | None
     counts: PairCounts
     max_failures: float
     asked: int = 0

@@ -13,10 +13,11 @@ from tenacity import wait_none
 from visalign.errors import UserError
 from visalign.media.samples import Sample
 from visalign.rewards import load_reward
+from visalign.rewards.pairwise import Failure
 from visalign.rewards.vlm.address import clean_url, key_in
 from visalign.rewards.vlm.asking import both_orders, contents_of, stored
 from visalign.rewards.vlm.generic import SCORE
-from visalign.rewards.vlm.questions import Answer, Failure, Question
+from visalign.rewards.vlm.questions import Answer, Question
 from visalign.rewards.vlm.replies import Unreadable, chances_of, seconds_of, unpacked
 
 from .server import ChatServer, completion

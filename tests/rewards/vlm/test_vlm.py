@@ -14,9 +14,9 @@ from tenacity import wait_none
 from visalign.errors import UserError
 from visalign.media.samples import Sample, Video, to_bytes
 from visalign.rewards import load_reward
-from visalign.rewards.vlm.asking import matches
+from visalign.rewards.pairwise import Failure
 from visalign.rewards.vlm.forms import without_thoughts
-from visalign.rewards.vlm.questions import Answer, Failure
+from visalign.rewards.vlm.questions import Answer
 from visalign.rewards.vlm.unified import labelled_score, read_flex
 from visalign.storage.sqlite_cache import SqliteCache
 
@@ -264,12 +264,6 @@ def test_scores_outside_the_scale_and_unfinished_reasoning_are_refused():
     with pytest.raises(ValueError, match="outside 1 to 5"):
         labelled_score("Final Score: 9", "Final Score")
     assert without_thoughts("<think>a</think> <answer>b</answer>") == "b"
-
-
-@pytest.mark.parametrize("count, opponents, expected", [(2, 7, 1), (4, 7, 6), (8, 2, 8), (1, 7, 0)])
-def test_matches_are_a_ring(count, opponents, expected):
-    found = matches(count, opponents)
-    assert len(found) == expected == len(set(found)) and all(a < b for a, b in found)
 
 
 def test_a_local_model_answers_with_digit_probabilities(tmp_path):

@@ -9,14 +9,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
-from torch import Tensor
 
 from visalign.errors import UserError
 from visalign.media.samples import Sample
 from visalign.rewards.base import RewardModel, Scores
-from visalign.rewards.vlm.questions import Answer, Asker, Failure, Question
+from visalign.rewards.pairwise import Failure, matches, win_rates
+from visalign.rewards.vlm.questions import Answer, Asker, Question
 from visalign.storage.sqlite_cache import SqliteCache
 from visalign.validation.ranges import AnswerTokens, Few, Retries, Seconds, Temperature, Together
 
@@ -171,25 +170,9 @@ class ComparingJudge(AskingJudge):
                 for (there, noted), (back, noted_back) in zip(read[::2], read[1::2], strict=True)]
 
     def score_batch(self, samples: list[Sample]) -> Scores:
-        groups: dict[str, list[int]] = {}
-        for i, sample in enumerate(samples):
-            groups.setdefault(sample.prompt, []).append(i)
-        places = [(rows[a], rows[b]) for rows in groups.values() for a, b in matches(len(rows), self.opponents)]
-        outcomes = self.compare_noted([(samples[i], samples[j]) for i, j in places])
-        total, count = torch.zeros(len(samples)), torch.zeros(len(samples))
-        remarks = {i: "the only sample of its prompt, so there is nothing to compare it with"
-                   for rows in groups.values() if len(rows) == 1 for i in rows}
-        for (i, j), (outcome, note) in zip(places, outcomes, strict=True):
-            if said := outcome.reason if isinstance(outcome, Failure) else note:
-                remarks |= {i: said, j: said}
-            if isinstance(outcome, Failure):
-                continue
-            total[i] += outcome
-            total[j] += 1 - outcome
-            count[i] += 1
-            count[j] += 1
-        values: Tensor = total / count  # 0 / 0 is NaN: never compared
-        return Scores(values[:, None], remarks)
+        met = matches(samples, self.opponents)
+        noted = self.compare_noted([(samples[i], samples[j]) for i, j in met])
+        return win_rates(len(samples), met, [outcome for outcome, _ in noted], [note for _, note in noted])
 
 
 def contents_of(source: str) -> list:
@@ -218,13 +201,6 @@ def both_orders(there: float | Failure, back: float | Failure) -> float | Failur
             return outcome
     again = 1 - back
     return (there + again) / 2 if (there - 0.5) * (again - 0.5) > 0 else 0.5
-
-
-def matches(count: int, opponents: int) -> list[tuple[int, int]]:
-    """Pairs of `count` players in a ring: each meets its nearest followers, at most about `opponents` others."""
-    reach = min(count // 2, max(1, -(-opponents // 2)))
-    found = {tuple(sorted((i, (i + step) % count))) for step in range(1, reach + 1) for i in range(count)}
-    return sorted(pair for pair in found if pair[0] != pair[1])
 
 
 def check_template(text: str, where: str, words: tuple[str, ...]) -> str:

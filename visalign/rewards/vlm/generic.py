@@ -7,9 +7,10 @@ from torch import Tensor
 
 from visalign.media.samples import Sample
 from visalign.rewards.base import Scores
+from visalign.rewards.pairwise import Failure
 from visalign.rewards.vlm.asking import AskingJudge, ComparingJudge
 from visalign.rewards.vlm.forms import Form
-from visalign.rewards.vlm.questions import Answer, Failure, Question
+from visalign.rewards.vlm.questions import Answer, Question
 
 PRINCIPLES = {
     "alignment": "Does it show what the prompt asks for: every object, count, colour, place and action?",

@@ -15,9 +15,10 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, sto
 
 from visalign.errors import UserError, nearest
 from visalign.media.samples import to_bytes
+from visalign.rewards.pairwise import Failure
 from visalign.rewards.vlm.address import key_in, same_server, v1_hint
 from visalign.rewards.vlm.dialect import Dialect, hint
-from visalign.rewards.vlm.questions import Answer, Failure, Question
+from visalign.rewards.vlm.questions import Answer, Question
 from visalign.rewards.vlm.replies import (
     Unreadable,
     parsed,

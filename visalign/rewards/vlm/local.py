@@ -5,8 +5,9 @@ from collections.abc import Callable
 import torch
 
 from visalign.errors import UserError
+from visalign.rewards.pairwise import Failure
 from visalign.rewards.vlm.forms import Form, form_shown
-from visalign.rewards.vlm.questions import Answer, Failure, Question
+from visalign.rewards.vlm.questions import Answer, Question
 from visalign.storage.pretrained import check_processor, load_whole
 
 

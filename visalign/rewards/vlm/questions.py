@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from PIL import Image
 
+from visalign.rewards.pairwise import Failure
 from visalign.rewards.vlm.forms import Form
 
 
@@ -45,13 +46,6 @@ class Answer:
     text: str
     chances: dict[str, float] | None = None
     note: str | None = None
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why there is no answer."""
-
-    reason: str
 
 
 class Asker(Protocol):

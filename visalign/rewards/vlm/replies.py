@@ -10,8 +10,9 @@ from typing import Any
 
 import httpx
 
+from visalign.rewards.pairwise import Failure
 from visalign.rewards.vlm.forms import Form, form_shown
-from visalign.rewards.vlm.questions import Answer, Failure
+from visalign.rewards.vlm.questions import Answer
 
 LEAST_SECRET = 4
 """Shorter keys are placeholders such as "x"; taking them out of every text would destroy it."""
