@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 
 from visalign.config import DataSettings
+from visalign.data.pair_tables import read_saved_pairs, save_pairs
 from visalign.data.preferences import BadRow, RowCounts, read_pairs
+from visalign.data.rows import hashed_user, row_user
 from visalign.data.usable import check_pair_source
 from visalign.errors import UserError
 
@@ -183,3 +185,25 @@ def test_images_may_lie_beside_a_table_in_a_subfolder_or_under_their_split(abc):
     (abc / "set" / "train.json").unlink()
     (abc / "set" / "train" / "p.jsonl").write_text('{"prompt": "x", "chosen": "a.png", "rejected": "b.png"}\n')
     assert order_of(read(abc / "set")) == {("a", "b")}
+
+
+def test_who_preferred_is_read_hashed_and_kept_through_saving(tmp_path):
+    image = jpeg("red")
+    rows = [{"prompt": "x", "chosen": image, "rejected": image, "user": user} for user in ("Ann", " Ann", None)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "pairs.parquet")
+    pairs = read(tmp_path / "pairs.parquet")
+    assert pairs[0].user == pairs[1].user == hashed_user("Ann") and pairs[2].user is None
+    save_pairs(pairs, tmp_path / "saved.parquet")
+    assert [pair.user for pair in read_saved_pairs(tmp_path / "saved.parquet")] == [pair.user for pair in pairs]
+    assert b"Ann" not in (tmp_path / "saved.parquet").read_bytes()
+    save_pairs(pairs[2:], tmp_path / "nobody.parquet")
+    assert "user" not in pq.read_schema(tmp_path / "nobody.parquet").names
+
+
+def test_users_by_number_are_the_same_in_any_kind_of_table(tmp_path):
+    picks = {"caption": "c", "jpg_0": jpeg("red"), "jpg_1": jpeg("blue"), "label_0": 1, "label_1": 0}
+    pq.write_table(pa.Table.from_pylist([picks | {"user_id": 17}]), tmp_path / "picks.parquet")
+    assert read(tmp_path / "picks.parquet")[0].user == hashed_user("17") == row_user({"user": 17.0}, "row 1")
+    assert row_user({"user": float("nan")}, "row 1") is None
+    with pytest.raises(BadRow, match="row 1: 'user' is neither text nor a whole number"):
+        row_user({"user": ["Ann"]}, "row 1")

@@ -7,6 +7,7 @@ from tests.votes.test_book import fill
 from visalign.config import DataSettings
 from visalign.data.annotations import read_annotations
 from visalign.data.preferences import read_pairs
+from visalign.data.rows import hashed_user
 from visalign.data.seed_preferences import read_seed_preferences
 from visalign.errors import UserError
 from visalign.votes import Matchup, MatchupSide, Vote, VoteDatabase, export_votes
@@ -66,3 +67,17 @@ def test_nothing_decided_is_nothing_to_export(book, tmp_path):
     book.vote(Vote("c0", "ann", "tie", "b"))
     with pytest.raises(UserError, match="no matchup is decided yet"):
         export_votes(book, tmp_path / "out")
+
+
+def test_each_voter_s_rows_name_him_by_a_hash_alone(book, tmp_path):
+    for voter, choice in (("ann", "a"), ("bob", "b")):
+        book.vote(Vote("c0", voter, choice, "b"))
+    book.vote(Vote("c1", "ann", "b", "b"))
+    done = export_votes(book, tmp_path / "out", per_voter=True)
+    text = done.comparisons.read_text()
+    assert "ann" not in text and "bob" not in text
+    ann, bob, again = read_annotations(str(done.comparisons), ("Overall",))
+    assert [each.outcome["Overall"] for each in (ann, bob, again)] == [1.0, 0.0, 0.0]
+    assert ann.user == again.user != bob.user and ann.user == hashed_user("ann")
+    assert [pair.user for pair in read_pairs(DataSettings(path=str(done.comparisons)))] == [ann.user, bob.user, ann.user]
+    assert "user" not in export_votes(book, tmp_path / "majority").comparisons.read_text()

@@ -89,11 +89,13 @@ def votes() -> None:
 @votes.command("export")
 @click.argument("folder", type=click.Path(exists=True, path_type=Path))
 @click.option("--out", "-o", type=click.Path(path_type=Path), help="Default: FOLDER/export.")
-def votes_export(folder: Path, out: Path | None) -> None:
+@click.option("--per-voter", is_flag=True, help="A row for every vote, with a hash of who gave it, instead of the "
+              "majority's.")
+def votes_export(folder: Path, out: Path | None, per_voter: bool) -> None:
     """Write comparisons.csv, which `train` and `reward train` read, and D3PO's tables, from a demo's FOLDER."""
     from visalign.votes import VoteDatabase, export_votes
 
-    done = export_votes(existing(folder, VoteDatabase), out or folder / "export")
+    done = export_votes(existing(folder, VoteDatabase), out or folder / "export", per_voter)
     click.echo(f"{done.decided} decided pairs, {done.ties} ties, {done.skipped} only skipped: {done.comparisons}")
     for table in done.rollouts:
         click.echo(f"for D3PO: {table}")

@@ -4,7 +4,8 @@ A table (as rows.py reads it; media as paths or bytes, prompts as text) in one o
 
     prompt, a, b, <dimension>: "a", "b" or "tie"     a comparison; a dimension left out or null is not labelled
                                                      (also path_A, path_B and "A", "B", "same")
-        optional: strength (how clear), <dimension>_a and <dimension>_b (ratings), kind (a name to report by)
+        optional: strength (how clear), <dimension>_a and <dimension>_b (ratings), kind (a name to report by),
+                  user (who judged; kept as a hash)
     prompt, media, <dimension>: "good" or "bad"      one item; good ones are compared with bad ones of any prompt
     a preference set that `train` reads              its chosen side is preferred in the first dimension
 """
@@ -26,6 +27,7 @@ from visalign.data.rows import (
     row_number,
     row_prompt,
     row_strength,
+    row_user,
     table_rows,
     take,
 )
@@ -56,7 +58,10 @@ class AnnotatedMedia:
 
 @dataclass(frozen=True)
 class Annotation:
-    """Two items and, by dimension, who won (1: a, 0: b, 0.5: tie) and how each was rated; `where` names its row."""
+    """Two items and, by dimension, who won (1: a, 0: b, 0.5: tie) and how each was rated.
+
+    where: names its row. user: who judged, hashed; None where that is not known.
+    """
 
     a: AnnotatedMedia
     b: AnnotatedMedia
@@ -66,6 +71,7 @@ class Annotation:
     rating_a: dict[str, float] = field(default_factory=dict)
     rating_b: dict[str, float] = field(default_factory=dict)
     kind: str = ""
+    user: str | None = None
 
     @property
     def prompt(self) -> str:
@@ -81,10 +87,10 @@ def read_annotations(path: str, dimensions: tuple[str, ...], image_root: str | N
     root = Path(image_root).expanduser() if image_root else default_root(path)
     found: list[Annotation] = []
     singles: list[tuple[AnnotatedMedia, dict[str, float], str, str]] = []
-    if _is_preference_set(path):
+    if is_preference_set(path):
         return [Annotation(AnnotatedMedia(p.prompt, p.chosen), AnnotatedMedia(p.prompt, p.rejected),
-                           {dimensions[0]: 1.0}, p.where,
-                          p.strength) for p in read_pairs(DataSettings(path=path, image_root=image_root))]
+                           {dimensions[0]: 1.0}, p.where, p.strength, user=p.user)
+                for p in read_pairs(DataSettings(path=path, image_root=image_root))]
     for where, row in table_rows(path):
         check_row(row)
         row |= {side: row[key] for side, key in (("a", "path_A"), ("b", "path_B")) if key in row}
@@ -101,7 +107,7 @@ def read_annotations(path: str, dimensions: tuple[str, ...], image_root: str | N
     return found
 
 
-def _is_preference_set(path: str) -> bool:
+def is_preference_set(path: str) -> bool:
     """Whether the source is one that `train` reads: by its first row, or because only its readers know the format."""
     local = local_path(path)
     if not local.is_dir() and not is_table(local):
@@ -138,7 +144,7 @@ def _comparison(row: dict, where: str, root: Path, dimensions: tuple[str, ...]) 
     if not outcome and not any(ratings):
         raise BadRow(f"{where}: no label in any of the dimensions {', '.join(dimensions)}")
     return Annotation(_item(row, "a", where, root), _item(row, "b", where, root), outcome, where,
-                     row_strength(row, where), *ratings, str(row.get("kind") or ""))
+                     row_strength(row, where), *ratings, str(row.get("kind") or ""), row_user(row, where))
 
 
 def _labels(row: dict, where: str, dimensions: tuple[str, ...], allowed: dict[str, float]) -> dict[str, float]:

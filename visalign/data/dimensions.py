@@ -12,7 +12,7 @@ from pathlib import Path
 
 from visalign.data.generations import MEDIA_KEYS
 from visalign.data.preference_pair import PreferencePair
-from visalign.data.rows import BadRow, media_reference, row_number, row_prompt, take
+from visalign.data.rows import BadRow, media_reference, row_number, row_prompt, row_user, take
 from visalign.errors import UserError, nearest
 
 KNOWN = ("VQ", "MQ", "TA", "visual quality", "temporal consistency", "dynamic degree", "text-to-video alignment",
@@ -39,7 +39,7 @@ def from_comparison(row: dict, where: str, root: Path, weights: dict[str, float]
     margin = weighed(votes, weights)
     media = [media_reference(take(row, key, where), key, where, root) for key in keys]
     prompt = row_prompt(row, _prompt_key(row), where)
-    return [] if margin == 0 else [_pair(prompt, *media, margin, where)]
+    return [] if margin == 0 else [_pair(prompt, *media, margin, where, row_user(row, where))]
 
 
 class Ratings:
@@ -114,6 +114,6 @@ def _prompt_key(row: dict) -> str:
     return next((key for key in _PROMPTS if key in row), _PROMPTS[0])
 
 
-def _pair(prompt: str, first, second, margin: float, where: str) -> PreferencePair:
+def _pair(prompt: str, first, second, margin: float, where: str, user: str | None = None) -> PreferencePair:
     chosen, rejected = (first, second) if margin > 0 else (second, first)
-    return PreferencePair(prompt, chosen, rejected, where, abs(margin))
+    return PreferencePair(prompt, chosen, rejected, where, abs(margin), user=user)

@@ -21,6 +21,7 @@ from visalign.data.rows import (
     row_number,
     row_prompt,
     row_strength,
+    row_user,
     says_yes,
     shortened,
     take,
@@ -32,7 +33,7 @@ Converter = Callable[[dict, str, Roots], list[PreferencePair] | None]
 IMAGE_LISTS = ("file_path", "image_path", "image_paths", "images", "image")
 TIES = {"tie", "same", "draw", "equal"}
 NAMES = frozenset(("prompt", "chosen", "rejected", "tie", "label", "strength", "chosen_reward", "rejected_reward",
-                   "caption", "path1", "path2", "rank", "human_preference", *IMAGE_LISTS))
+                   "user", "caption", "path1", "path2", "rank", "human_preference", *IMAGE_LISTS))
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def _from_pickapic(row: dict, where: str, roots: Roots) -> list[PreferencePair]:
                      "set that holds the images (jpg_0, jpg_1)")
     images = [media_reference(take(row, key, where), key, where, roots) for key in ("jpg_0", "jpg_1")]
     chosen, rejected = images if label == 1 else reversed(images)
-    return [PreferencePair(prompt, chosen, rejected, where)]
+    return [PreferencePair(prompt, chosen, rejected, where, user=row_user(row, where, "user_id"))]
 
 
 def _from_hpd(row: dict, where: str, roots: Roots) -> list[PreferencePair]:
@@ -176,7 +177,7 @@ def _from_table(row: dict, where: str, roots: Roots) -> list[PreferencePair]:
     return [PreferencePair(prompt, media_reference(take(row, "chosen", where), "chosen", where, roots),
                  media_reference(take(row, "rejected", where), "rejected", where, roots), where,
                  row_strength(row, where), row_number(row, "chosen_reward", where),
-                 row_number(row, "rejected_reward", where))]
+                 row_number(row, "rejected_reward", where), row_user(row, where))]
 
 
 def _is_table(row: dict, weights: dict | None) -> bool:

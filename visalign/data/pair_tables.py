@@ -16,7 +16,8 @@ PAIR_COLUMNS = ("prompt", "chosen", "rejected", "strength", "chosen_reward", "re
 
 def save_pairs(pairs: list[PreferencePair], file: Path) -> None:
     """Write pairs whose images are bytes; the file appears whole or not at all."""
-    table = pa.Table.from_pylist([{name: getattr(pair, name) for name in PAIR_COLUMNS} for pair in pairs])
+    columns = PAIR_COLUMNS + ("user",) * any(pair.user for pair in pairs)
+    table = pa.Table.from_pylist([{name: getattr(pair, name) for name in columns} for pair in pairs])
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
     write_atomically(file, sink.getvalue().to_pybytes())

@@ -12,7 +12,10 @@ PAIR_FRAMES = 16
 
 @dataclass(frozen=True)
 class PreferencePair:
-    """A prompt and two images or videos (bytes or paths), the chosen one preferred; `where` names its row."""
+    """A prompt and two images or videos (bytes or paths), the chosen one preferred.
+
+    where: names its row. user: who preferred it, hashed; None where that is not known.
+    """
 
     prompt: str
     chosen: MediaReference
@@ -21,6 +24,7 @@ class PreferencePair:
     strength: float = 1.0
     chosen_reward: float | None = None
     rejected_reward: float | None = None
+    user: str | None = None
 
     def media(self, frames: int | None = None) -> tuple[Media, Media]:
         """Both images or videos decoded, of a video `frames` at most. Raises UserError naming the row."""

@@ -1,5 +1,6 @@
 """Rows of tables and their fields, for every verb that reads one; every error names the file and line."""
 
+import hashlib
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,7 @@ from visalign.media.video_files import FRAMES_FILE
 MediaReference = bytes | str
 """An image or video as stored: its bytes, or a path."""
 _YES, _NO = {"true", "t", "yes", "y", "1", "1.0"}, {"false", "f", "no", "n", "0", "0.0", "nan", ""}
+_HASHED = re.compile(r"user-[0-9a-f]{16}")
 
 
 class BadRow(UserError):
@@ -121,6 +123,27 @@ def row_number(row: dict, key: str, where: str, default: float | None = None) ->
     if number != number or number in (float("inf"), float("-inf")):
         raise BadRow(f"{where}: '{key}' is {value!r}, not a finite number")
     return number
+
+
+def row_user(row: dict, where: str, key: str = "user") -> str | None:
+    """Who judged the row, hashed; None where nothing is said."""
+    value = row.get(key)
+    if value is None or value == "" or value != value:
+        return None
+    if isinstance(value, float) and value.is_integer():  # a column of numbers with gaps is read as floats
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise BadRow(f"{where}: '{key}' is neither text nor a whole number")
+    return hashed_user(str(value))
+
+
+def hashed_user(name: str) -> str:
+    """A name as visalign keeps it: the same for the same name, and what is hashed already stays as it is.
+
+    A hash keeps names out of tables and pages; whoever has a list of names can still find which one it stands for.
+    """
+    name = name.strip()
+    return name if _HASHED.fullmatch(name) else f"user-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
 
 
 def says_yes(row: dict, key: str, where: str) -> bool:

@@ -56,7 +56,8 @@ def build_offline(config: OfflineConfig, generator: Generator, run: RunFolder, a
     objective, broken = build_objective(config.objective), BrokenRows(config.data)
     items = encode_pairs(prepare_pairs(config, generator, run, accelerator, broken), cache, accelerator, broken)
     check_items(config.taught_by(), items, broken, "rejected" in objective.needs)
-    keep_digest(run, [(i.prompt, i.chosen_key, i.rejected_key, i.strength) for i in items], "pairs")
+    keep_digest(run, [(i.prompt, i.chosen_key, i.rejected_key, i.strength, *((i.user,) if i.user else ()))
+                      for i in items], "pairs")
     if accelerator.is_main_process:
         broken.write(run.path / "skipped.jsonl")
     if "rewards" in objective.needs:

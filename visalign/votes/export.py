@@ -5,7 +5,8 @@
     OUT/ROLLOUT.csv       prompt, a_seed, b_seed, choice, for matchups that came from `visalign rollout`: what D3PO
                           learns from (rollout.votes)
 
-A matchup that several people judged is one row, by majority; an even split, or a majority of ties, is a tie.
+A matchup that several people judged is one row, by majority; an even split, or a majority of ties, is a tie. With
+`per_voter` comparisons.csv has a row for every vote instead, and says in `user` (hashed) whose it is.
 """
 
 import csv
@@ -17,6 +18,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from visalign.data.rows import hashed_user
 from visalign.errors import UserError
 from visalign.storage.files import write_atomically
 from visalign.votes.board import OVERALL, choice_in, dimensions_of
@@ -37,7 +39,7 @@ class Exported:
     skipped: int
 
 
-def export_votes(book: VoteDatabase, out: Path) -> Exported:
+def export_votes(book: VoteDatabase, out: Path, per_voter: bool = False) -> Exported:
     """Write the tables, over earlier ones. Raises UserError when nothing was decided yet."""
     votes, matchups = book.votes(), {matchup.id: matchup for matchup in book.matchups()}
     by_matchup: dict[str, list[Vote]] = defaultdict(list)
@@ -47,14 +49,15 @@ def export_votes(book: VoteDatabase, out: Path) -> Exported:
     counts, rows, drawn = Counter(), [], defaultdict(list)
     for number, given in by_matchup.items():
         matchup = matchups[number]
-        majorities = {name: majority([choice_in(vote, name) for vote in given]) for name in names}
-        overall = majorities[OVERALL]
+        overall = majority([choice_in(vote, OVERALL) for vote in given])
         counts[overall] += 1
-        if all(choice is None for choice in majorities.values()):
-            continue
-        rows.append({"path_A": _relative(book, matchup.a.file, out), "path_B": _relative(book, matchup.b.file, out),
-                     "prompt": matchup.prompt, **{_COLUMNS.get(name, name): _LETTERS[choice]
-                                                  for name, choice in majorities.items()}})
+        media = {"path_A": _relative(book, matchup.a.file, out), "path_B": _relative(book, matchup.b.file, out)}
+        for together in [[vote] for vote in given] if per_voter else [given]:
+            choices = {name: majority([choice_in(vote, name) for vote in together]) for name in names}
+            if any(choice is not None for choice in choices.values()):
+                rows.append({**media, "prompt": matchup.prompt,
+                             **{_COLUMNS.get(name, name): _LETTERS[choice] for name, choice in choices.items()},
+                             **({"user": hashed_user(together[0].voter)} if per_voter else {})})
         if "rollout" in matchup.settings and overall is not None:
             drawn[matchup.settings["rollout"]].append(_seeds(matchup, overall))
     if not counts["a"] + counts["b"]:

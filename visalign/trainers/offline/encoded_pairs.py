@@ -31,6 +31,7 @@ class EncodedPair:
     chosen_reward: float | None
     rejected_reward: float | None
     speed: float = 1.0  # at which what moves in its videos is learnt, whichever of them is further from 1
+    user: str | None = None
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def encode_pairs(pairs: Iterable[PreferencePair], cache: EncodingCache, accelera
             item = EncodedPair(pair.prompt, cache.prompt_key(pair.prompt), cache.media_key(chosen),
                                cache.media_key(rejected),
                         pair.where, pair.strength, pair.chosen_reward, pair.rejected_reward,
-                        max(map(cache.generator.speed_of, (chosen, rejected)), key=how_wrong))
+                        max(map(cache.generator.speed_of, (chosen, rejected)), key=how_wrong), pair.user)
             media |= {item.chosen_key: chosen, item.rejected_key: rejected}
             prompts[item.prompt_key] = pair.prompt
             numbered.append((number, item))
