@@ -1,11 +1,12 @@
 """Reward-model losses against numbers worked out by hand."""
 
 import math
+from dataclasses import dataclass
 
 import pytest
 import torch
 
-from visalign.objectives.reward_model import Comparison, RewardModelLoss, masked_mean
+from visalign.objectives.reward_model import Comparison, RewardModelLoss, bootstrap, masked_mean
 
 NAN = float("nan")
 
@@ -79,7 +80,6 @@ def batch(a, b, outcome, rating_a=None, rating_b=None):
         torch.ones(len(a)),
         nothing if rating_a is None else torch.tensor(rating_a),
         nothing if rating_b is None else torch.tensor(rating_b),
-        torch.ones(len(a), 1),
     )
 
 
@@ -104,7 +104,6 @@ def test_gradients_flow_past_masked_elements():
         torch.ones(2),
         torch.full((2, 2), NAN),
         torch.full((2, 2), NAN),
-        torch.ones(2, 1),
     )
     RewardModelLoss(ties="rao_kupper", rating_weight=1.0)(comparison).loss.backward()
     assert a.grad.isfinite().all() and a.grad[0, 0, 0] < 0 and (a.grad[..., 1] == 0).all()
@@ -121,10 +120,56 @@ def test_each_member_sees_its_own_bootstrap():
             torch.ones(2),
             torch.full((2, 1), NAN),
             torch.full((2, 1), NAN),
-            weight,
+            (bootstrap(weight),),
         )
     ).loss.backward()
     assert (a.grad[..., 0] != 0).tolist() == [[True, False], [False, True]]
+
+
+def comparison(**changes):
+    a, b = torch.randn(2, 5, 3, 2, generator=torch.Generator().manual_seed(1))
+    outcome = torch.tensor([[1.0, 0.0], [0.5, NAN], [0.0, 1.0], [1.0, 1.0], [NAN, 0.0]])
+    nothing = torch.full_like(outcome, NAN)
+    return Comparison(a, b, outcome, torch.ones(5), nothing, nothing)._replace(**changes)
+
+
+def test_filters_see_every_member_s_losses_and_multiply_the_weights():
+    seen = []
+
+    def easiest(losses):
+        seen.append(losses)
+        return (losses.nan_to_num(9.0).sum(2) < 2).float()
+
+    objective, counts = RewardModelLoss(), torch.tensor([[0.0, 1.0, 2.0]] * 5)
+    both = objective(comparison(filters=(bootstrap(counts), easiest))).loss
+    assert seen[0].shape == (5, 3, 2) and not seen[0].requires_grad
+    assert both == objective(comparison(filters=(lambda losses: counts * easiest(losses),))).loss
+
+
+def test_no_filter_is_today_s_loss_to_the_bit():
+    objective = RewardModelLoss(ties="rao_kupper")
+    batch = comparison()
+    outcome = batch.outcome[:, None].expand_as(batch.a)
+    losses = objective.pair_loss(batch.a - batch.b, outcome, torch.ones_like(batch.a))
+    assert torch.equal(objective(batch).loss, masked_mean(losses, torch.ones(5, 3)))
+    assert torch.equal(objective(batch).loss, objective(comparison(filters=(bootstrap(torch.ones(5, 3)),))).loss)
+
+
+def test_a_method_may_bring_its_own_filter():
+    @dataclass(frozen=True)
+    class FirstMemberOnly(RewardModelLoss):
+        filters = (lambda losses: torch.tensor([1.0, 0.0, 0.0]).expand(losses.shape[:2]),)
+
+    a = comparison().a.requires_grad_()
+    FirstMemberOnly()(comparison(a=a)).loss.backward()
+    assert a.grad[:, 0].abs().sum() > 0 and (a.grad[:, 1:] == 0).all()
+
+
+def test_margin_by_strength_and_smoothing_at_their_worked_out_numbers():
+    strength = torch.tensor([0.75])  # mean margin of the members 1, 2, -0.5, 0.5
+    value = RewardModelLoss(margin=1.0).pair_loss(torch.tensor([1.5]), torch.tensor([1.0]), strength)
+    assert value.item() == pytest.approx(0.386871, abs=1e-6)
+    assert loss(1.5, 1.0, label_smoothing=0.1) == pytest.approx(0.351413, abs=1e-6)
 
 
 @pytest.mark.parametrize(

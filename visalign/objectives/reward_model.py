@@ -9,14 +9,14 @@ With m = r_a - r_b, and z = m - margin * strength for a pair in which a is prefe
     regression             (r - rating)^2, or binary cross-entropy of s(r) against a good/bad label
 
 Differs from the papers in: dimensions without a label are masked (VideoAlign marks them 22, here NaN) and every
-member of an ensemble has its own weights for the pairs (a bootstrap).
+member of an ensemble has its own weights for the pairs: what the filters say, of which a bootstrap is one.
 Recipe: configs/reward_model/open_clip.yaml.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -26,12 +26,21 @@ from visalign.objectives.base import Outcome
 from visalign.objectives.label_noise import check_label_noise, noisy_label_loss
 from visalign.validation.ranges import AboveOne, Positive, Ranged, UnderHalf, Weight
 
+Filter = Callable[[Tensor], Tensor]
+"""From losses [B, E, D] (without gradients, NaN where there is no label) to a factor [B, E] of each pair's weight."""
+
+
+def bootstrap(weight: Tensor) -> Filter:
+    """The filter that weighs pairs by a bootstrap's counts [B, E], whatever their losses."""
+    return lambda losses: weight
+
 
 class Comparison(NamedTuple):
     """Rewards and labels of a batch of pairs; NaN marks a label that is missing.
 
     a, b: rewards [B, E, D] of E ensemble members in D dimensions. outcome: 1 where a is preferred, 0 where b is, 0.5
-    for a tie, [B, D]. strength: [B]. rating_a, rating_b: [B, D]. weight: of each pair for each member, [B, E].
+    for a tie, [B, D]. strength: [B]. rating_a, rating_b: [B, D]. filters: of the batch; each pair's weight for each
+    member is the product of what they say, 1 without any.
     across: mean of a tensor over the processes that share the batch, so that sparse labels weigh alike on all of them.
     """
 
@@ -41,7 +50,7 @@ class Comparison(NamedTuple):
     strength: Tensor
     rating_a: Tensor
     rating_b: Tensor
-    weight: Tensor
+    filters: tuple[Filter, ...] = ()
     across: Callable[[Tensor], Tensor] = lambda tensor: tensor
 
 
@@ -65,6 +74,9 @@ class RewardModelLoss(Ranged):
     rating_weight: Weight = 0.0
     rating_loss: Literal["mse", "bce"] = "mse"
 
+    filters: ClassVar[tuple[Filter, ...]] = ()
+    """A method that learns from some pairs only names its filters here, as a property of its own settings."""
+
     def __post_init__(self):
         super().__post_init__()
         check_label_noise(self.label_smoothing, self.flip_rate)
@@ -75,11 +87,12 @@ class RewardModelLoss(Ranged):
         m = batch.a - batch.b
         outcome, strength = batch.outcome[:, None].expand_as(m), batch.strength[:, None, None].expand_as(m)
         losses = self.preference_weight * self.pair_loss(m, outcome, strength)
-        loss = masked_mean(losses, batch.weight, batch.across)
+        weight = member_weight(losses, (*self.filters, *batch.filters))
+        loss = masked_mean(losses, weight, batch.across)
         if self.rating_weight:
             for rewards, ratings in ((batch.a, batch.rating_a), (batch.b, batch.rating_b)):
                 errors = self.rating_errors(rewards, ratings)
-                loss = loss + self.rating_weight / 2 * masked_mean(errors, batch.weight, batch.across)
+                loss = loss + self.rating_weight / 2 * masked_mean(errors, weight, batch.across)
         mean = m.detach().mean(1)
         decided = (batch.outcome == 0) | (batch.outcome == 1)
         correct = torch.where(decided, ((mean > 0) == (batch.outcome > 0.5)).float(), float("nan"))
@@ -125,6 +138,14 @@ class RewardModelLoss(Ranged):
         else:
             errors = (rewards - filled).square()
         return torch.where(known, errors, float("nan"))
+
+
+def member_weight(losses: Tensor, filters: Iterable[Filter]) -> Tensor:
+    """Weight [B, E] of each pair for each member, from losses [B, E, D]: the product of the filters, 1 without any."""
+    weight = torch.ones_like(losses[..., 0])
+    for each in filters:
+        weight = weight * each(losses.detach())
+    return weight
 
 
 def masked_mean(losses: Tensor, weight: Tensor, across: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> Tensor:

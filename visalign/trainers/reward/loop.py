@@ -25,7 +25,7 @@ from visalign.data.annotations import Annotation
 from visalign.errors import UserError
 from visalign.generators.loading import pick_dtype
 from visalign.objectives.base import Outcome
-from visalign.objectives.reward_model import Comparison
+from visalign.objectives.reward_model import Comparison, bootstrap
 from visalign.storage.files import full_disk_told
 from visalign.storage.run_folder import RunFolder
 from visalign.trainers.checkpoint import CONTINUE, Checkpoints, TrainingState
@@ -41,8 +41,8 @@ STANDARD_SAMPLE = 1000
 
 @dataclass(frozen=True)
 class Prepared:
-    """Tensors of one batch: inputs of both sides (a first, then b), labels [B, D], strength [B], weight [B, E],
-    and which of the 2B inputs are videos."""
+    """Tensors of one batch: inputs of both sides (a first, then b), labels [B, D], strength [B], weight [B, E] of a
+    bootstrap, and which of the 2B inputs are videos."""
 
     items: list[Annotation]
     inputs: dict[str, Tensor]
@@ -50,7 +50,7 @@ class Prepared:
     rating_a: Tensor
     rating_b: Tensor
     strength: Tensor
-    weight: Tensor
+    weight: Tensor | None
     is_video: Tensor
 
 
@@ -66,7 +66,8 @@ class RewardTrainer:
         self.config, self.network, self.run, self.accelerator = config, network, run, accelerator
         self.settings = network.settings
         self.order = DataOrder(items, config.train.seed)
-        keep_digest(run, [(side.prompt, side.digest(), sorted(item.outcome.items()), item.strength)
+        keep_digest(run, [(side.prompt, side.digest(), sorted(item.outcome.items()), item.strength,
+                           *((item.user,) if item.user else ()))
                           for item in items for side in (item.a, item.b)], "sides of annotations")
         self.objective = build_objective(config.objective, loop="reward")
         named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
@@ -142,7 +143,7 @@ class RewardTrainer:
         return self.prepare_items([self.order.items[i] for i in indices], weight)
 
     def prepare_items(self, items: list[Annotation], weight: Tensor | None = None) -> Prepared:
-        """Annotations to tensors on the CPU; weight [B, E], all 1 when left out."""
+        """Annotations to tensors on the CPU; weight: of each for each member, [B, E], None where all weigh alike."""
         model = self.settings
         samples = [item.a.sample(item.where, model.frames) for item in items]
         samples += [item.b.sample(item.where, model.frames) for item in items]
@@ -150,7 +151,6 @@ class RewardTrainer:
         def labels(get) -> Tensor:
             return torch.tensor([[get(item).get(name, float("nan")) for name in model.dimensions] for item in items])
 
-        weight = torch.ones(len(items), model.members) if weight is None else weight
         return Prepared(items, self.network.collate(samples), labels(lambda i: i.outcome),
                         labels(lambda i: i.rating_a), labels(lambda i: i.rating_b),
                         torch.tensor([item.strength for item in items]), weight,
@@ -184,8 +184,9 @@ class RewardTrainer:
         with autocast:
             rewards = self.policy(**{name: tensor.to(device) for name, tensor in batch.inputs.items()})
         a, b = rewards.float().chunk(2)
+        filters = () if batch.weight is None else (bootstrap(batch.weight.to(device)),)
         return self.objective(Comparison(a, b, *(t.to(device) for t in (
-            batch.outcome, batch.strength, batch.rating_a, batch.rating_b, batch.weight)),
+            batch.outcome, batch.strength, batch.rating_a, batch.rating_b)), filters,
             across=lambda tensor: self.accelerator.reduce(tensor, "mean")))
 
     @torch.no_grad()
