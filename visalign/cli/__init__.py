@@ -19,6 +19,7 @@ from visalign.validation.ranges import (
     GuidanceScale,
     Limit,
     Portion,
+    Positive,
     SamplingSteps,
     Seed,
     Weight,
@@ -292,6 +293,32 @@ def reward_eval(reward_spec: str, data_path: str, dimensions: tuple[str, ...], o
     reports = evaluate_reward(reward_spec, read_annotations(data_path, dimensions, image_root), out,
                               str(pick_device(device)), edits=not no_edits)
     click.echo("\n".join([*summary_lines(reports), f"report in {out / 'report.html'}"]))
+
+
+@reward.command("annotate")
+@click.argument("reward_spec", metavar="RUN")
+@click.argument("data_path", metavar="DATA")
+@click.option("--out", "-o", type=click.Path(path_type=Path), default=Path("annotated.parquet"), show_default=True)
+@click.option("--dimensions", default="alignment,quality,aesthetics,motion", show_default=True, type=Names(),
+              help="Labelled columns to look for.")
+@click.option("--most", default=3.0, show_default=True, type=ranged(Positive),
+              help="Strengths are kept below this many log-odds.")
+@click.option("--image-root", type=click.Path(), help="Folder that relative paths start from.")
+@click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
+def reward_annotate(reward_spec: str, data_path: str, out: Path, dimensions: tuple[str, ...], most: float,
+                    image_root: str | None, device: str) -> None:
+    """Write DATA with what the reward of RUN says of each comparison: strength, flip_chance, margin, source.
+
+    Training reads the table as it reads DATA. RUN should not have learnt from DATA: a reward takes the labels it has
+    seen for clearer than they are.
+    """
+    from visalign.generators.loading import pick_device
+    from visalign.jobs.annotate import annotate
+
+    done = annotate(reward_spec, data_path, dimensions, out, image_root=image_root, most=most,
+                    device=str(pick_device(device)))
+    click.echo(f"{done.rows} rows in {done.table}: {done.judged} judged, mean strength {done.mean_strength:.3f}; the "
+               f"reward disagrees with {done.against} labels")
 
 
 @reward.command("debias")

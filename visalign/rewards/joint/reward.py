@@ -128,19 +128,25 @@ class JointReward(RewardModel):
         standard = {name: torch.tensor(values, device=self.device) for name, values in self._saved["standard"].items()}
         return ((network(**inputs) - standard["mean"]) / standard["std"]).mean(1)
 
-    def score_batch(self, samples: list[Sample]) -> Scores:
-        network = self.network
-        inputs = {name: tensor.to(self.device) for name, tensor in network.backbone.collate(samples).items()}
+    @torch.no_grad()
+    def member_values(self, samples: list[Sample]) -> Tensor:
+        """What each of the E members says of one batch, [n, E, D], NaN for an image in a dimension of videos only."""
+        inputs = {name: tensor.to(self.device) for name, tensor in self.network.backbone.collate(samples).items()}
         standard = self._saved["standard"]
-        rewards = (network(**inputs).cpu() - torch.tensor(standard["mean"])) / torch.tensor(standard["std"])
+        values = (self.network(**inputs).cpu() - torch.tensor(standard["mean"])) / torch.tensor(standard["std"])
+        images = torch.tensor([sample.modality == "image" for sample in samples])
+        videos_only = torch.tensor([name in self.settings.video_only for name in self.dimensions])
+        return values.masked_fill(images[:, None, None] & videos_only, float("nan"))
+
+    def score_batch(self, samples: list[Sample]) -> Scores:
+        rewards = self.member_values(samples)
         values, spread = rewards.mean(1), rewards.std(1, correction=0)
         remarks = {}
         if self.settings.backbone == "open_clip":
-            remarks = cut_prompts(network.backbone.tokenizer, [sample.prompt for sample in samples])
-        still = [j for j, name in enumerate(self.dimensions) if name in self.settings.video_only]
+            remarks = cut_prompts(self.network.backbone.tokenizer, [sample.prompt for sample in samples])
+        still = any(name in self.settings.video_only for name in self.dimensions)
         for i, sample in enumerate(samples):
             if sample.modality == "image" and still:
-                values[i, still] = spread[i, still] = float("nan")
                 only = f"{' and '.join(self.settings.video_only)}: videos only"
                 remarks[i] = f"{remarks[i]}; {only}" if i in remarks else only
         return Scores(values, remarks, spread)
