@@ -4,6 +4,8 @@ from pathlib import Path
 
 import torch
 
+from tests.image_pipelines import clip_encoder, clip_tokenizer
+
 WORDS = ("a", "the", "red", "blue", "green", "yellow", "black", "pink", "square", "fruit", "cat", "face", "heart",
          "tree", "animal", "flower", "moves", "left", "right")
 
@@ -116,7 +118,7 @@ def build_ltx(folder: Path) -> Path:
     return folder
 
 
-def build_hunyuan(folder: Path, video, clip_tokenizer) -> Path:
+def build_hunyuan(folder: Path) -> Path:
     from diffusers import (
         AutoencoderKLHunyuanVideo,
         FlowMatchEulerDiscreteScheduler,
@@ -124,8 +126,9 @@ def build_hunyuan(folder: Path, video, clip_tokenizer) -> Path:
         HunyuanVideoTransformer3DModel,
     )
     from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video import DEFAULT_PROMPT_TEMPLATE
-    from transformers import LlamaConfig, LlamaModel
+    from transformers import CLIPTextModel, LlamaConfig, LlamaModel
 
+    video = clip_encoder(CLIPTextModel, clip_tokenizer(), length=77)
     torch.manual_seed(7)
     vae = AutoencoderKLHunyuanVideo(
         latent_channels=4, block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=4,
@@ -141,7 +144,7 @@ def build_hunyuan(folder: Path, video, clip_tokenizer) -> Path:
         text_encoder=llama, tokenizer=template_tokenizer(DEFAULT_PROMPT_TEMPLATE["template"], 95),
         transformer=transformer, vae=vae,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=7.0), text_encoder_2=video,
-        tokenizer_2=clip_tokenizer).save_pretrained(folder)
+        tokenizer_2=clip_tokenizer()).save_pretrained(folder)
     return folder
 
 
@@ -169,8 +172,3 @@ def build_cogvideox(folder: Path, patch_size_t: int | None = None) -> Path:
                                          clip_sample=False, rescale_betas_zero_snr=True,
                                          snr_shift_scale=3.0)).save_pretrained(folder)
     return folder
-
-
-SHAPES = {"wan": {"resolution": [16, 32], "frames": 5}, "ltx": {"resolution": [32, 64], "frames": 5, "fps": 8},
-          "hunyuan": {"resolution": 16, "frames": 5}, "cogvideox": {"resolution": [32, 32], "frames": 9}}
-"""Model settings of each at which it is quick."""

@@ -10,7 +10,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from tests.conftest import BUILDERS
+from tests.families import TINY
 from visalign.errors import UserError
 from visalign.generators.completeness import check_part
 from visalign.storage.weights import check_finite, check_loaded
@@ -25,7 +25,7 @@ def networks(folder):
             yield name, getattr(LIBRARIES[entry[0]], entry[1])
 
 
-@pytest.mark.parametrize("name", [name for name in BUILDERS if name != "sd15-v"])
+@pytest.mark.parametrize("name", [name for name in TINY if name != "sd15-v"])
 def test_what_was_saved_is_whole(pipelines, name):
     found = list(networks(pipelines(name)))
     assert len(found) >= 3

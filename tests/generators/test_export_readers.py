@@ -7,12 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.families import family_names
 from tests.generators.test_export import trained
 from visalign.generators import load_generator
 from visalign.generators.export import export
 from visalign.generators.lora_files import fit_lora
-
-FAMILIES = ("sd15", "sdxl", "sd3", "flux", "wan", "ltx", "hunyuan", "cogvideox")
 
 
 def products(denoiser):
@@ -50,7 +49,7 @@ INTERFACES = {
     "wan": ("lora_comfyui", wans_layer), "ltx": ("lora_comfyui", lambda n: n.removeprefix("diffusion_model."))}
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=family_names())
 def exported(request, recipe, tmp_path):
     config, generator = trained(recipe, request.param, "lora")
     folder = tmp_path / "export"

@@ -7,18 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from tests.video_pipelines import SHAPES
-from visalign.config import ModelSettings
-from visalign.generators import load_generator
+from tests.families import each_family, load_tiny
 from visalign.generators.kernels import kernel
 
-FAMILIES = ("flux", "sdxl", "sd15", "wan", "ltx", "hunyuan", "cogvideox")
 
-
-def gradients(folder, shape, tuning: str, attention: str, checkpointing: bool, precision: str = "fp32"):
-    generator = load_generator(ModelSettings(source=str(folder), precision=precision, attention=attention,
-                                             prompt_tokens=8,
-                                     **shape), "cpu")
+def gradients(folder, name, tuning: str, attention: str, checkpointing: bool, precision: str = "fp32"):
+    generator = load_tiny(folder, name, precision=precision, attention=attention)
     torch.manual_seed(3)
     parameters = generator.make_trainable(tuning, rank=2, alpha=4, gradient_checkpointing=checkpointing)
     generator.denoiser.train()
@@ -32,22 +26,22 @@ def gradients(folder, shape, tuning: str, attention: str, checkpointing: bool, p
 @pytest.mark.parametrize("attention", ["math", "flash", "native"])
 @pytest.mark.parametrize("tuning", ["lora", "full"])
 def test_every_kernel_learns_the_same_with_checkpointing(pipelines, tuning, attention):
-    plain, again = (gradients(pipelines("sd3"), {}, tuning, attention, on) for on in (False, True))
+    plain, again = (gradients(pipelines("sd3"), "sd3", tuning, attention, on) for on in (False, True))
     for a, b in zip(plain, again, strict=True):
         assert (a is None) == (b is None)
         if a is not None:
             torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_learns_the_same_with_checkpointing(pipelines, family):
-    plain, again = (gradients(pipelines(family), SHAPES.get(family, {}), "lora", "math", on) for on in (False, True))
+@each_family()
+def test_every_family_learns_the_same_with_checkpointing(pipelines, name):
+    plain, again = (gradients(pipelines(name), name, "lora", "math", on) for on in (False, True))
     for a, b in zip(plain, again, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
 
 
 def test_half_precision_with_checkpointing(pipelines):
-    plain, again = (gradients(pipelines("sd3"), {}, "full", "math", on, "bf16") for on in (False, True))
+    plain, again = (gradients(pipelines("sd3"), "sd3", "full", "math", on, "bf16") for on in (False, True))
     pairs = [(a, b) for a, b in zip(plain, again, strict=True) if a is not None]
     assert pairs
     for a, b in pairs:

@@ -7,17 +7,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from tests.families import each_family
 from visalign.config import ModelSettings
 from visalign.errors import UserError
 from visalign.generators import load_generator, locate_model
 from visalign.generators.loading import pick_device, pick_dtype
-
-FAMILY = {"sd3": "SD3Generator", "sdxl": "SDXLGenerator", "sd15": "SDGenerator", "sd15-v": "SDGenerator"}
-
-
-@pytest.mark.parametrize("name", FAMILY)
-def test_family_comes_from_the_index(pipelines, name):
-    assert locate_model(ModelSettings(source=str(pipelines(name)))).family.__name__ == FAMILY[name]
 
 
 @pytest.mark.parametrize("name, kind, prediction", [
@@ -26,30 +20,6 @@ def test_family_comes_from_the_index(pipelines, name):
 def test_process_is_the_one_the_checkpoint_was_trained_with(pipelines, name, kind, prediction):
     process = load_generator(str(pipelines(name)), "cpu").process
     assert (process.kind, process.prediction_type) == (kind, prediction)
-
-
-@pytest.mark.parametrize("name", FAMILY)
-def test_prediction_has_the_shape_of_latents_and_depends_on_the_prompt(pipelines, name):
-    generator = load_generator(ModelSettings(source=str(pipelines(name)), precision="fp32", prompt_tokens=8), "cpu")
-    latents, conditioning = torch.randn(2, 4, 8, 8), generator.encode_prompts(["a red fruit", "a bus"])
-    t = generator.process.times_at(torch.tensor([0.5, 0.5]))
-    with torch.no_grad():
-        prediction = generator.predict(latents[:1].repeat(2, 1, 1, 1), t, conditioning)
-    assert prediction.shape == latents.shape and prediction.dtype == torch.float32
-    assert (prediction[0] - prediction[1]).abs().max() > 1e-6
-
-
-@pytest.mark.parametrize("name", FAMILY)
-def test_our_sampling_is_the_pipelines_own(pipelines, name):
-    import numpy as np
-    from diffusers import DiffusionPipeline
-
-    generator = load_generator(ModelSettings(source=str(pipelines(name)), precision="fp32"), "cpu")
-    [[mine]] = generator.sample(["a cat face"], [7], steps=3, guidance_scale=2.0)
-    plain = DiffusionPipeline.from_pretrained(pipelines(name))
-    theirs = plain("a cat face", num_inference_steps=3, guidance_scale=2.0, height=16, width=16,
-                   generator=torch.Generator().manual_seed(7)).images[0]
-    assert np.abs(np.asarray(mine, dtype=int) - np.asarray(theirs, dtype=int)).max() <= 1
 
 
 def test_encoding_then_decoding_uses_one_latent_scale(pipelines):
@@ -136,7 +106,7 @@ def test_cuda_without_a_gpu_is_refused():
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", FAMILY)
+@each_family("image", also=("sd15-v",))
 def test_sampling_on_a_gpu_in_bf16(pipelines, name):
     generator = load_generator(ModelSettings(source=str(pipelines(name)), precision="bf16"), "cuda")
     [[image]] = generator.sample(["a cat face"], [7], steps=3, guidance_scale=2.0)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.video_pipelines import SHAPES
+from tests.families import TINY
 from visalign import errors as notices
 from visalign.config import ModelSettings
 from visalign.generators import load_generator
@@ -36,7 +36,7 @@ def test_a_t5_that_reads_on_is_enough(pipelines, capsys):
     assert say_what_is_cut(load(sd3, prompt_tokens=512), [LONG], "here") == 0
     assert say_what_is_cut(load(sd3, prompt_tokens=8), ["a bus"], "here") == 0
     assert capsys.readouterr().err == ""
-    wan = load(pipelines("wan"), prompt_tokens=4, **SHAPES["wan"])
+    wan = load(pipelines("wan"), prompt_tokens=4, **TINY["wan"].settings)
     assert say_what_is_cut(wan, ["a red square moves right"], "here") == 1
     assert "4 tokens" in capsys.readouterr().err
 

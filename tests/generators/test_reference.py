@@ -3,22 +3,21 @@
 import pytest
 import torch
 
+from tests.families import each_family, load_tiny
 from visalign.config import ModelSettings
 from visalign.generators import load_generator
 
-NAMES = ["sd3", "flux", "sdxl", "sd15-v"]
-
 
 def prepared(pipelines, name, tuning):
-    generator = load_generator(ModelSettings(source=str(pipelines(name)), precision="fp32", prompt_tokens=8), "cpu")
+    generator = load_tiny(pipelines(name), name)
     before = sum(p.numel() for p in generator.denoiser.parameters())
     parameters = generator.make_trainable(tuning, rank=2, alpha=4)
     conditioning = generator.encode_prompts(["a red fruit"])
-    latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    latents = torch.randn(1, *generator.latent_shape(), generator=torch.Generator().manual_seed(0))
     return generator, parameters, before, (latents, generator.process.times_at(torch.tensor([0.4])), conditioning)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@each_family(also=("sd15-v",))
 @pytest.mark.parametrize("tuning", ["lora", "full"])
 def test_policy_starts_as_the_reference_and_then_leaves_it(pipelines, name, tuning):
     generator, parameters, _, inputs = prepared(pipelines, name, tuning)
@@ -33,7 +32,7 @@ def test_policy_starts_as_the_reference_and_then_leaves_it(pipelines, name, tuni
         torch.testing.assert_close(generator.predict(*inputs), reference, atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@each_family(also=("sd15-v",))
 def test_lora_needs_no_second_copy(pipelines, name):
     generator, parameters, before, _ = prepared(pipelines, name, "lora")
     after = sum(p.numel() for p in generator.denoiser.parameters())

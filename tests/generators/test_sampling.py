@@ -3,19 +3,18 @@
 import numpy as np
 import pytest
 
+from tests.families import each_family, load_tiny
 from tests.generators.test_export import trained
-from tests.video_pipelines import SHAPES
 from visalign.config import ModelSettings
 from visalign.generators import load_generator
 from visalign.generators.export import export
 
 
-@pytest.mark.parametrize("name", ["sd3", "sdxl", "flux", "wan", "ltx", "hunyuan", "cogvideox"])
+@each_family()
 def test_every_step_is_told(pipelines, name):
-    settings = ModelSettings(source=str(pipelines(name)), precision="fp32", prompt_tokens=8, **SHAPES.get(name, {}))
     told = []
-    sampled = load_generator(settings, "cpu").sample(["a cat face"] * 3, [1, 2, 3], steps=2, guidance_scale=2.0,
-                                                     batch_size=2, on_step=lambda *step: told.append(step))
+    sampled = load_tiny(pipelines(name), name).sample(["a cat face"] * 3, [1, 2, 3], steps=2, guidance_scale=2.0,
+                                                      batch_size=2, on_step=lambda *step: told.append(step))
     assert len([media for batch in sampled for media in batch]) == 3
     assert told == [(1, 2), (2, 2)] * 2
 

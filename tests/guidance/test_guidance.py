@@ -3,10 +3,9 @@
 import pytest
 import torch
 
-from tests.video_pipelines import SHAPES
+from tests.families import each_family, load_tiny
 from visalign.config import GuideHeadSettings, ModelSettings
 from visalign.errors import UserError
-from visalign.generators import load_generator
 from visalign.generators.base import Guidance
 from visalign.guidance import Guided, Guiding, LatentReward, load_guide, save_guide
 from visalign.processes import Diffusion, Flow
@@ -15,8 +14,7 @@ MEAN, VARIANCE = 0.7, 0.25
 
 
 def loaded(pipelines, name, **changes):
-    settings = {"precision": "fp32", "prompt_tokens": 8} | SHAPES.get(name, {"resolution": 16}) | changes
-    return load_generator(ModelSettings(source=str(pipelines(name)), **settings), "cpu")
+    return load_tiny(pipelines(name), name, **changes)
 
 
 def guide_of(generator, **changes):
@@ -68,7 +66,7 @@ def test_the_tilt_near_pure_noise_is_bounded():
     assert vp("v_prediction").tilt(torch.tensor([999])).item() == -10.0
 
 
-@pytest.mark.parametrize("name", ["sd3", "flux", "sdxl", "sd15", *SHAPES])
+@each_family()
 def test_features_are_tokens_of_the_first_blocks_with_gradients_to_the_latents(pipelines, name):
     generator = loaded(pipelines, name)
     x = torch.randn(2, *generator.latent_shape(), requires_grad=True)

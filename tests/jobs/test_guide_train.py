@@ -9,10 +9,8 @@ from click.testing import CliRunner
 from PIL import Image
 from safetensors.torch import load_file
 
-from tests.video_pipelines import SHAPES
+from tests.families import TINY, load_tiny
 from visalign.cli import main
-from visalign.config import ModelSettings
-from visalign.generators import load_generator
 from visalign.guidance import GuideReward, load_guide
 from visalign.media.samples import Sample, Video
 from visalign.media.video_files import read_media, to_video_bytes
@@ -45,7 +43,7 @@ def annotations(tmp_path):
 def guide_recipe(tmp_path, annotations, pipelines):
     def write(name="guide.yaml", model="wan", **sections):
         content = {
-            "model": {"source": str(pipelines(model)), "precision": "fp32", "prompt_tokens": 8} | SHAPES[model],
+            "model": {"source": str(pipelines(model)), "precision": "fp32", "prompt_tokens": 8} | TINY[model].settings,
             "head": {"dimensions": ["VQ", "MQ"], "blocks": [0], "width": 16, "attention_heads": 2},
             "data": {"path": str(annotations), "holdout_path": str(annotations), "cache": str(tmp_path / "cache")},
             "objective": {"name": "preference", "ties": "rao_kupper"}, "optim": {"lr": 0.01},
@@ -86,8 +84,7 @@ def test_it_learns_is_followed_and_swept(guide_recipe, tmp_path, pipelines):
     assert "How hard the guide can be followed" in page and "weight of the guide" in page
     figures = json.loads((tmp_path / "sweep" / "results.json").read_text())["figures"]
     assert all("reward/guide VQ" in figures[f"weight {weight}"] for weight in (0, 4, 16))
-    generator = load_generator(ModelSettings(source=str(pipelines("wan")), precision="fp32", prompt_tokens=8,
-                                             **SHAPES["wan"]))
+    generator = load_tiny(pipelines("wan"), "wan")
     judge = GuideReward(lambda: load_guide(run, generator), "VQ", "video")
     bright, dark = (Sample("a red square").with_media(read_media(tmp_path / f"1{side}.mp4", side, 5)) for side in "AB")
     values = judge.score([bright, dark, bright]).values[:, 0]

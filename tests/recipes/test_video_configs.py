@@ -7,7 +7,8 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from tests.video_pipelines import SHAPES, build_wan, wan_transformer
+from tests.families import TINY as PIPELINES
+from tests.video_pipelines import build_wan, wan_transformer
 from visalign.cli import main
 from visalign.config import GuideConfig
 from visalign.config.load import load_config
@@ -25,8 +26,9 @@ def pipeline(pipelines, tmp_path):
     def get(source: str):
         name = TINY[source]
         if name != "wan22":
-            return pipelines(name), SHAPES.get(name, SHAPES["wan"])
-        return build_wan(tmp_path / "wan22", transformer_2=wan_transformer(1), boundary_ratio=0.6), SHAPES["wan"]
+            return pipelines(name), PIPELINES[name].settings
+        folder = build_wan(tmp_path / "wan22", transformer_2=wan_transformer(1), boundary_ratio=0.6)
+        return folder, PIPELINES["wan"].settings
     return get
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.video_pipelines import SHAPES
+from tests.families import TINY
 from visalign.config import ModelSettings
 from visalign.generators import load_generator
 from visalign.media.samples import Video
@@ -139,13 +139,13 @@ def test_what_encodes_images_is_in_their_key_alone(tmp_path, sdxl, change):
 
 def test_size_and_speed_of_videos_are_in_their_key(tmp_path, pipelines, sdxl):
     assert keys(tmp_path, generator(pipelines("sdxl"), resolution=24))[1] != keys(tmp_path, sdxl)[1]
-    wan = generator(pipelines("wan"), **SHAPES["wan"])
+    wan = generator(pipelines("wan"), **TINY["wan"].settings)
     frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue", "green", "black", "white")]
     assert keys(tmp_path, wan, media=Video(frames, 8.0))[1] != keys(tmp_path, wan, media=Video(frames, 16.0))[1]
 
 
 def test_a_given_image_is_encoded_by_the_vae_whose_key_it_has(tmp_path, pipelines):
-    own = generator(pipelines("wan-image"), **SHAPES["wan"])
+    own = generator(pipelines("wan-image"), **TINY["wan"].settings)
     assert {"vae", "text_encoder"} <= own.prompt_encoders().keys()
 
 

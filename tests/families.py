@@ -1,0 +1,89 @@
+"""The generator families that tests run over: a tiny random pipeline for each family of FAMILIES.
+
+A new family needs one entry of TINY, named by its pipeline class; every test marked `@each_family()` then runs on it.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import image_pipelines, video_pipelines
+from visalign.config import ModelSettings
+from visalign.errors import UserError
+from visalign.generators import FAMILIES, Generator, load_generator
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A pipeline of a family, given by its class. latents: shape of one sample's. settings: at which it is quick."""
+
+    family: str
+    build: Callable[[Path], Path]
+    latents: tuple[int, ...]
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_video(self) -> bool:
+        return FAMILIES[self.family].modality == "video"
+
+    @property
+    def is_diffusion(self) -> bool:
+        return FAMILIES[self.family].process_kind == "diffusion"
+
+
+WAN = {"resolution": [16, 32], "frames": 5}
+TINY: dict[str, Tiny] = {
+    "sd3": Tiny("StableDiffusion3Pipeline", image_pipelines.build_sd3, (4, 8, 8)),
+    "flux": Tiny("FluxPipeline", image_pipelines.build_flux, (4, 8, 8), {"resolution": 16}),
+    "sdxl": Tiny("StableDiffusionXLPipeline", image_pipelines.build_sdxl, (4, 8, 8)),
+    "sd15": Tiny("StableDiffusionPipeline", image_pipelines.build_sd15, (4, 8, 8)),
+    "sdxl-two-widths": Tiny("StableDiffusionXLPipeline", lambda folder: image_pipelines.build_sdxl(folder, 32),
+                            (4, 8, 8)),
+    "sd15-v": Tiny("StableDiffusionPipeline", lambda folder: image_pipelines.build_sd15(folder, "v_prediction"),
+                   (4, 8, 8)),
+    "wan": Tiny("WanPipeline", video_pipelines.build_wan, (4, 3, 8, 16), WAN),
+    "wan-image": Tiny("WanImageToVideoPipeline", video_pipelines.build_wan_image, (4, 3, 8, 16), WAN),
+    "ltx": Tiny("LTXPipeline", video_pipelines.build_ltx, (4, 2, 8, 16),
+                {"resolution": [32, 64], "frames": 5, "fps": 8}),
+    "hunyuan": Tiny("HunyuanVideoPipeline", video_pipelines.build_hunyuan, (4, 2, 2, 2),
+                    {"resolution": 16, "frames": 5}),
+    "cogvideox": Tiny("CogVideoXPipeline", video_pipelines.build_cogvideox, (4, 3, 4, 4),
+                      {"resolution": [32, 32], "frames": 9}),
+}
+"""By the name that the fixtures `pipelines`, `recipe` and `online_recipe` take; the first of a family stands for it."""
+
+
+def first_of(family: str) -> str | None:
+    """The tiny pipeline that stands for a family, None where there is none."""
+    return next((name for name, tiny in TINY.items() if tiny.family == family), None)
+
+
+def takes_words(family: type[Generator]) -> bool:
+    """Whether words alone are a prompt of this family."""
+    try:
+        family.check_prompts(["a cat face"], "prompts")
+    except UserError:
+        return False
+    return True
+
+
+def family_names(modality: str | None = None) -> Iterator[str]:
+    """The tiny pipeline of every family whose prompts are words; of images or videos only where a modality is given."""
+    for family, kind in FAMILIES.items():
+        name = first_of(family)
+        if name and takes_words(kind) and modality in (None, kind.modality):
+            yield name
+
+
+def each_family(modality: str | None = None, also: tuple[str, ...] = ()) -> pytest.MarkDecorator:
+    """Runs a test with `name` being each of `family_names`, and `also` these variants of a family."""
+    return pytest.mark.parametrize("name", [*family_names(modality), *also])
+
+
+def load_tiny(folder: Path, name: str, **changes: Any) -> Generator:
+    """The generator of a tiny pipeline in `folder`, in full precision and at its quick settings."""
+    settings = {"precision": "fp32", "prompt_tokens": 8} | TINY[name].settings | changes
+    return load_generator(ModelSettings(source=str(folder), **settings), "cpu")
