@@ -49,7 +49,7 @@ def test_comparisons_keep_their_columns_and_gain_the_reward_s(table, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     result = invoke("exposure", data, "-o", tmp_path / "elsewhere" / "out.parquet", "--most", 0.1)
     assert result.exit_code == 0, result.output
-    assert "3 rows" in result.output and "2 judged" in result.output and "disagrees with 1 labels" in result.output
+    assert "3 rows" in result.output and "2 scored" in result.output and "disagrees with 1 labels" in result.output
     rows = pq.read_table(tmp_path / "elsewhere" / "out.parquet").to_pylist()
     assert [row["note"] for row in rows] == ["x", "y", "z"]
     assert rows[0]["margin"] == -rows[1]["margin"] > 0 and rows[0]["flip_chance"] < 0.5 < rows[1]["flip_chance"]

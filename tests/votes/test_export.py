@@ -79,5 +79,6 @@ def test_each_voter_s_rows_name_him_by_a_hash_alone(book, tmp_path):
     ann, bob, again = read_annotations(str(done.comparisons), ("Overall",))
     assert [each.outcome["Overall"] for each in (ann, bob, again)] == [1.0, 0.0, 0.0]
     assert ann.user == again.user != bob.user and ann.user == hashed_user("ann")
-    assert [pair.user for pair in read_pairs(DataSettings(path=str(done.comparisons)))] == [ann.user, bob.user, ann.user]
+    pairs = read_pairs(DataSettings(path=str(done.comparisons)))
+    assert [pair.user for pair in pairs] == [ann.user, bob.user, ann.user]
     assert "user" not in export_votes(book, tmp_path / "majority").comparisons.read_text()

@@ -317,8 +317,8 @@ def reward_annotate(reward_spec: str, data_path: str, out: Path, dimensions: tup
 
     done = annotate(reward_spec, data_path, dimensions, out, image_root=image_root, most=most,
                     device=str(pick_device(device)))
-    click.echo(f"{done.rows} rows in {done.table}: {done.judged} judged, mean strength {done.mean_strength:.3f}; the "
-               f"reward disagrees with {done.against} labels")
+    click.echo(f"{done.rows} rows in {done.table}: {done.scored} scored, mean strength {done.mean_strength:.3f}; the "
+               f"reward disagrees with {done.disagreeing} labels")
 
 
 @reward.command("debias")

@@ -35,12 +35,12 @@ from visalign.storage.files import write_atomically
 
 @dataclass(frozen=True)
 class Annotated:
-    """What was written: rows, decided ones that the reward could judge, and how many of those it disagrees with."""
+    """What was written: rows, decided ones that the reward could score, and how many of those it disagrees with."""
 
     table: Path
     rows: int
-    judged: int
-    against: int
+    scored: int
+    disagreeing: int
     mean_strength: float
 
 
@@ -48,7 +48,7 @@ def annotate(spec, path: str, dimensions: tuple[str, ...], out: Path, *, image_r
              most: float = 3.0, device: str = "cpu") -> Annotated:
     """Write the table at `path` with the reward's columns to the parquet file `out`.
 
-    Raises UserError for single items, which have no strength, and when nothing could be judged.
+    Raises UserError for single items, which have no strength, and when nothing could be scored.
     """
     if out.suffix != ".parquet":
         raise UserError(f"out {out}: the table is a .parquet file")
@@ -59,7 +59,7 @@ def annotate(spec, path: str, dimensions: tuple[str, ...], out: Path, *, image_r
         dimensions = reward.dimensions[:1]
     items = read_annotations(path, dimensions, image_root)
     rows = list(pair_rows(path, image_root) if is_preference_set(path) else comparison_rows(path, items))
-    found = columns_of(reward, items, most)
+    found = reward_columns(reward, items, most)
     for row, item, columns in zip(rows, items, found, strict=True):
         for name, media in zip(("chosen", "rejected") if "chosen" in row else "ab", (item.a.media, item.b.media),
                                strict=True):
@@ -68,7 +68,7 @@ def annotate(spec, path: str, dimensions: tuple[str, ...], out: Path, *, image_r
         row |= columns | ({"user": item.user} if item.user else {})
     margins = np.array([columns["margin"] for columns in found if columns["margin"] is not None])
     if not len(margins):
-        raise UserError(f"reward {reward.name}: could not judge a single decided annotation of {path}")
+        raise UserError(f"reward {reward.name}: could not score a single decided annotation of {path}")
     write_table(rows, path, out)
     return Annotated(out, len(rows), len(margins), int((margins < 0).sum()), float(margins.clip(0, most).mean()))
 
@@ -90,17 +90,17 @@ def comparison_rows(path: str, items: list[Annotation]) -> Iterator[dict]:
             "strength": item.strength}
 
 
-def columns_of(reward: Reward, items: list[Annotation], most: float) -> list[dict]:
-    """The reward's columns for each item; empty but for its strength where nothing is decided or it cannot judge."""
+def reward_columns(reward: Reward, items: list[Annotation], most: float) -> list[dict]:
+    """The reward's columns for each item; empty but for its strength where nothing is decided or it gives no value."""
     margins = winner_margins(reward, items)
-    judged = np.isfinite(margins).all(1)
-    said: Strength = strength_of(margins[judged], most)
+    known = np.isfinite(margins).all(1)
+    said: Strength = strength_of(margins[known], most)
     numbers = iter(zip(said.strength, said.flip_chance, said.margin, said.margin_std, strict=True))
     names = ("strength", "flip_chance", "margin", "margin_std")
     found = []
-    for item, known in zip(items, judged, strict=True):
-        values = map(float, next(numbers)) if known else (item.strength, None, None, None)
-        found.append(dict(zip(names, values, strict=True)) | {"source": reward.name if known else None})
+    for item, is_known in zip(items, known, strict=True):
+        values = map(float, next(numbers)) if is_known else (item.strength, None, None, None)
+        found.append(dict(zip(names, values, strict=True)) | {"source": reward.name if is_known else None})
     return found
 
 
@@ -110,7 +110,7 @@ def winner_margins(reward: Reward, items: list[Annotation]) -> np.ndarray:
     NaN where nothing is decided or the reward gives no value.
     """
     found = []
-    for start in tqdm(range(0, len(items), SCORING_BATCH), desc=f"judging with {reward.name}", unit="batch"):
+    for start in tqdm(range(0, len(items), SCORING_BATCH), desc=f"scoring with {reward.name}", unit="batch"):
         part = items[start:start + SCORING_BATCH]
         a, b = ([getattr(item, side).sample(item.where, SCORED_FRAMES) for item in part] for side in "ab")
         margins = member_margins(reward, a, b)
