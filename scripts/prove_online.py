@@ -6,7 +6,7 @@
     python scripts/prove_online.py --out proof --table            the table and the plots of what is done so far
 
 Each run is a recipe of configs/online/ with the reward replaced, from the same start. Its reward, within-prompt
-diversity and a judge it was not trained on are measured on the same held-out prompts and seeds as the untrained
+diversity and a reward it was not trained on are measured on the same held-out prompts and seeds as the untrained
 model's. The interval of a row is a bootstrap over prompts of the mean change over seeds. Best-of-8 picks among 8
 samples of the untrained model. What is done is not done again.
 """
@@ -70,7 +70,7 @@ RATIOS = {f"ratios of {name}": (name, EVERY_STEP) for name in ("flow_grpo", "grp
 FAMILIES = {"all": METHODS, "groups": GROUPS, "ratios": RATIOS}
 VARIANTS = METHODS | GROUPS | RATIOS
 REWARDS_PROVED = {"tiny-reward": 8, "colourfulness": 4, "emoji_group": 8}
-"""Epochs for each: a rule is learnt sooner than a judge's taste."""
+"""Epochs for each: a rule is learnt sooner than a reward's taste."""
 EVAL = {"prompts": 64, "samples": 4, "steps": 4, "seed": 1000}
 
 
@@ -108,7 +108,7 @@ def spec_of(reward: str, out: Path) -> str:
 
 
 def prepare(out: Path) -> None:
-    """The classifier, and the untrained model's samples judged by everything."""
+    """The classifier, and the untrained model's samples scored by everything."""
     out.mkdir(parents=True, exist_ok=True)
     if not (out / "classifier.safetensors").exists():
         torch.manual_seed(0)

@@ -3,12 +3,12 @@ tiny-wan.
 
     python scripts/prove_video.py --out proof-video                      every recipe of configs/video for tiny-wan
     python scripts/prove_video.py --out proof-video --recipes nft,flow_dpo --seeds 2
-    python scripts/prove_video.py --out proof-video --table              the table and the image of what is done
+    python scripts/prove_video.py --out proof-video --table              table and plot of the finished runs
 
 Each run is `visalign train RECIPE`; its own report is in the run's folder. Intervals are bootstraps over held-out
-prompts of the mean change over seeds. `prompt_motion` and tiny-clip are what most recipes optimise; tiny-reward is a
-judge that none of them does. Diversity is the Vendi score less 1, of looks and motion together; motion diversity is the
-mean distance of where and when pixels change. What is done is not done again.
+prompts of the mean change over seeds. Most recipes optimise `prompt_motion` and tiny-clip; none optimises tiny-reward.
+Diversity is the Vendi score less 1, of looks and motion together; motion diversity is the mean distance of where and
+when pixels change. Finished runs are not repeated.
 """
 
 import argparse

@@ -30,7 +30,7 @@ def test_models_are_named_and_the_defaults_are_safe(asked):
     settings = asked("base=tiny-sd3", "aligned=runs/x", "--set", "frames=5", "-r", "tiny-clip")
     assert settings.models == {"base": "tiny-sd3", "aligned": "runs/x"} and settings.model_settings == ("frames=5",)
     assert (settings.host, settings.user, settings.allow_train) == ("127.0.0.1", None, False)
-    assert settings.judges == ("tiny-clip",)
+    assert settings.rewards == ("tiny-clip",)
 
 
 def test_without_models_an_embedded_model_meets_its_lora(asked, tmp_path):

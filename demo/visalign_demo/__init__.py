@@ -1,4 +1,4 @@
-"""The comparison app: look at models side by side, judge them blind, and train on the votes."""
+"""The comparison app: look at models side by side, vote on them blind, and train on the votes."""
 
 from visalign_demo.server import DemoSettings, serve
 

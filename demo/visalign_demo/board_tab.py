@@ -1,4 +1,4 @@
-"""The leaderboard: who wins by people's votes, how sure that is, and how far voters and judges agree."""
+"""The leaderboard: who wins by people's votes, how sure that is, and how far voters and rewards agree."""
 
 import gradio as gr
 
@@ -14,7 +14,7 @@ from visalign_demo.context import Demo, client_of, render_fragment, sentence_of
 from visalign_demo.model_worker import Job, Step
 
 LADDER_FRAMES = 16
-CLIENT_BOARDS, CLIENT_MARKS = 120, 10
+CLIENT_BOARDS, CLIENT_SCORINGS = 120, 10
 """Boards counted, and rounds of marking begun, for one client in a minute; a room of people may be one."""
 
 
@@ -26,25 +26,25 @@ def board_html(book: VoteDatabase, dimension: str) -> str:
                   and not board.left.low <= 0.5 <= board.left.high)
 
 
-def unmarked(book: VoteDatabase, judge: Reward) -> list[tuple[str, str]]:
-    """(prompt, file) of matchups' media that a judge has not marked."""
-    known = book.marks(judge.name)
+def unscored(book: VoteDatabase, reward: Reward) -> list[tuple[str, str]]:
+    """(prompt, file) of matchups' media that a reward has not scored yet."""
+    known = book.scores(reward.name)
     return list(dict.fromkeys((matchup.prompt, side.file) for matchup in book.matchups()
                               for side in (matchup.a, matchup.b) if side.file not in known))
 
 
-def mark_matchups(book: VoteDatabase, judges: list[Reward], job: Job, batch: int = 16) -> None:
-    """Have judges mark all media of the book, by their first dimension, larger being better."""
-    for judge in judges:
-        todo = unmarked(book, judge)
+def score_matchups(book: VoteDatabase, rewards: list[Reward], job: Job, batch: int = 16) -> None:
+    """Score all media of the database by the first dimension of each reward, larger being better."""
+    for reward in rewards:
+        todo = unscored(book, reward)
         for start in range(0, len(todo), batch):
-            job.tell(Step(f"{judge.name} marks", start, len(todo)))
+            job.tell(Step(f"{reward.name} scores", start, len(todo)))
             part = todo[start:start + batch]
             samples = [Sample(prompt).with_media(read_media(book.media / file, file, LADDER_FRAMES)) for prompt,
                        file in part]
-            values = judge.score(samples).values[:, 0].tolist()
-            sign = 1 if judge.higher_is_better else -1
-            book.add_marks(judge.name, {file: None if value != value else sign * value
+            values = reward.score(samples).values[:, 0].tolist()
+            sign = 1 if reward.higher_is_better else -1
+            book.add_scores(reward.name, {file: None if value != value else sign * value
                                         for (_, file), value in zip(part, values, strict=True)})
 
 
@@ -53,7 +53,7 @@ def build_board_tab(demo: Demo, tab: gr.Tab) -> None:
     with gr.Row():
         dimension = gr.Dropdown([OVERALL], value=OVERALL, label="Votes", elem_id="board-dimension")
         refresh = gr.Button("Refresh", elem_id="board-refresh")
-        judge = gr.Button("Let the judges mark the pairs", elem_id="board-judges")
+        score = gr.Button("Score the pairs with the rewards", elem_id="board-rewards")
     progress = gr.HTML()
     shown = gr.HTML(elem_id="board")
 
@@ -66,12 +66,12 @@ def build_board_tab(demo: Demo, tab: gr.Tab) -> None:
         except Exception as error:
             return gr.skip(), problem_html(sentence_of(error))
 
-    def judges_mark(request: gr.Request):
+    def rewards_score(request: gr.Request):
         try:
-            demo.limits.check(client_of(request), "marks", CLIENT_MARKS)
+            demo.limits.check(client_of(request), "scorings", CLIENT_SCORINGS)
             if not demo.book.matchups():
-                raise UserError("There are no pairs to mark yet.")
-            for step in demo.model_worker.submit(lambda job: mark_matchups(demo.book, demo.judges, job)):
+                raise UserError("There are no pairs to score yet.")
+            for step in demo.model_worker.submit(lambda job: score_matchups(demo.book, demo.rewards, job)):
                 yield progress_html(step, 0)
             yield ""
         except Exception as error:
@@ -81,5 +81,5 @@ def build_board_tab(demo: Demo, tab: gr.Tab) -> None:
     refresh.click(show, dimension, [dimension, shown], api_name="board", **quiet)
     dimension.input(show, dimension, [dimension, shown], api_visibility="private", **quiet)
     tab.select(show, dimension, [dimension, shown], api_visibility="private", **quiet)
-    judge.click(judges_mark, None, progress, show_progress="hidden", api_visibility="private").then(
+    score.click(rewards_score, None, progress, show_progress="hidden", api_visibility="private").then(
         show, dimension, [dimension, shown], api_visibility="private", **quiet)

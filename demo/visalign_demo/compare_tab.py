@@ -1,4 +1,4 @@
-"""Models side by side on the same seeds, with what the judges say; and walls of many seeds with their diversity."""
+"""Models side by side on the same seeds, with their rewards; and walls of many seeds with their diversity."""
 
 import time
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ CLIENT_REQUESTS = 30
 
 @dataclass
 class Shown:
-    """One medium on the page. scores: {judge and dimension: value}."""
+    """One medium on the page. scores: {reward and dimension: value}."""
 
     name: str
     seed: int
@@ -49,7 +49,7 @@ class CompareRequest:
     steps: int
     guidance_scale: float
     strength: float
-    judges: list[str]
+    rewards: list[str]
     wall: bool = False
 
     def checked(self, known: dict[str, SampleSource]) -> "CompareRequest":
@@ -75,7 +75,7 @@ class CompareRequest:
 
 
 def make(demo: Demo, wish: CompareRequest, job: Job) -> None:
-    """Sample and judge, on the studio's thread; tells steps, and after every model and the judges the state."""
+    """Sample and score, on the worker's thread; reports every step, and the state after every model and the rewards."""
     columns: dict[str, list[Shown]] = {}
     measured: dict[str, dict[str, float]] = {}
     media: dict[str, list[Media]] = {}
@@ -90,14 +90,14 @@ def make(demo: Demo, wish: CompareRequest, job: Job) -> None:
             job.tell(Step("features", 0, 1))
             measured[name] = diversity_of(demo, wish.prompt, media[name])
         job.tell(CompareView(wish, dict(columns), dict(measured)))
-    judges = [judge for judge in demo.judges if judge.name in wish.judges] if wish.judges and not wish.wall else []
-    for number, judge in enumerate(judges):
-        job.tell(Step(judge.name, number, len(judges)))
+    rewards = [] if wish.wall else [reward for reward in demo.rewards if reward.name in (wish.rewards or ())]
+    for number, reward in enumerate(rewards):
+        job.tell(Step(reward.name, number, len(rewards)))
         for name, shown in columns.items():
-            mark(judge, [Sample(wish.prompt, each) for each in media[name]], shown)
+            add_scores(reward, [Sample(wish.prompt, each) for each in media[name]], shown)
     for row in zip(*columns.values(), strict=False):
-        mark_best(row, {f"{judge.name} {dimension}": judge.higher_is_better for judge in judges
-                    for dimension in judge.dimensions})
+        mark_best(row, {f"{reward.name} {dimension}": reward.higher_is_better for reward in rewards
+                    for dimension in reward.dimensions})
     job.tell(CompareView(wish, columns, measured))
 
 
@@ -112,16 +112,16 @@ def media_of(demo: Demo, job: Job, subject: SampleSource, wish: CompareRequest, 
     return [read_media(file, str(file), 64) for file in files[:len(seeds)]]
 
 
-def mark(judge: Reward, samples: list[Sample], shown: list[Shown]) -> None:
-    values = judge.score(samples).values
+def add_scores(reward: Reward, samples: list[Sample], shown: list[Shown]) -> None:
+    values = reward.score(samples).values
     for card, row in zip(shown, values.tolist(), strict=True):
-        for dimension, value in zip(judge.dimensions, row, strict=True):
+        for dimension, value in zip(reward.dimensions, row, strict=True):
             if value == value:
-                card.scores[f"{judge.name} {dimension}"] = value
+                card.scores[f"{reward.name} {dimension}"] = value
 
 
 def mark_best(row: tuple[Shown, ...], higher: dict[str, bool]) -> None:
-    """Note which of a seed's media each judge likes best."""
+    """Note which of a seed's media each reward scores best."""
     for key, up in higher.items():
         known = [card for card in row if key in card.scores]
         if len(known) > 1 and len({card.scores[key] for card in known}) > 1:
@@ -195,7 +195,7 @@ def stream(demo: Demo, wish: CompareRequest, session: str, client: str) -> Itera
 
 def build_compare_tab(demo: Demo) -> None:
     """The tab."""
-    names, judges = list(demo.subjects), [judge.name for judge in demo.judges]
+    names, rewards = list(demo.subjects), [reward.name for reward in demo.rewards]
     with gr.Row():
         with gr.Column(scale=3):
             prompt = gr.Textbox(label="Prompt", lines=2, max_length=LONGEST_PROMPT, value=demo.prompts[0],
@@ -210,7 +210,7 @@ def build_compare_tab(demo: Demo) -> None:
                 steps = gr.Slider(1, 100, min(100, demo.steps), step=1, label="Steps")
                 scale = gr.Slider(0, 20, min(20.0, demo.guidance_scale), step=0.1, label="Guidance scale")
             strength = gr.Slider(0, 1.5, 1.0, step=0.05, label="LoRA strength (0: base)")
-            chosen = gr.CheckboxGroup(judges, value=judges, label="Judges")
+            chosen = gr.CheckboxGroup(rewards, value=rewards, label="Rewards")
     with gr.Row():
         go = gr.Button("Generate", variant="primary", elem_id="generate")
         wall = gr.Button(f"Diversity wall ({WALL} seeds each)", elem_id="wall")

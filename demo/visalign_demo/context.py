@@ -1,4 +1,4 @@
-"""What every tab shares: the models, the studio, the book of votes, judges, and limits on what one client may ask."""
+"""What every tab shares: models, their worker thread, votes, rewards, and limits on what one client may ask for."""
 
 import contextlib
 import hashlib
@@ -61,7 +61,7 @@ class DemoSettings:
     prompts: str | None = None
     steps: int | None = None
     guidance_scale: float | None = None
-    judges: tuple[str, ...] = ("tiny-reward", "tiny-clip")
+    rewards: tuple[str, ...] = ("tiny-reward", "tiny-clip")
     features: str = "tiny-clip"
     pairs: int = 60
     rollouts: tuple[Path, ...] = ()
@@ -90,7 +90,7 @@ class Demo:
         found, config = sources_of(settings.models, settings.model_settings)
         self.subjects: dict[str, SampleSource] = {subject.name: subject for subject in found}
         self.modality = upload_modality(found)
-        for spec in settings.judges:
+        for spec in settings.rewards:
             check_reward(spec)
         load_features(settings.features, setting="features")
         self.prompts = self._prompts(found, config)
@@ -124,17 +124,17 @@ class Demo:
         return PairPlan(list(self.subjects.values()), self.prompts, self.steps, self.guidance_scale)
 
     @cached_property
-    def judges(self) -> list[Reward]:
-        return load_rewards(list(self.settings.judges), self.judging_device)
+    def rewards(self) -> list[Reward]:
+        return load_rewards(list(self.settings.rewards), self.reward_device)
 
     @cached_property
     def features(self) -> ClipScore:
         extractor = load_features(self.settings.features, setting="features")
-        extractor.to(self.judging_device)
+        extractor.to(self.reward_device)
         return extractor
 
     @property
-    def judging_device(self) -> str:
+    def reward_device(self) -> str:
         return str(pick_device(self.settings.device))
 
     def admit(self, address: str, name: str) -> None:

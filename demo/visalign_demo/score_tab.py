@@ -1,4 +1,4 @@
-"""Drop images or videos and see what every judge says of them."""
+"""Drop images or videos and see every reward's score of them."""
 
 import csv
 import io
@@ -22,7 +22,7 @@ MOST_FILES, CLIENT_REQUESTS, FRAMES = 64, 20, 64
 
 @dataclass(frozen=True)
 class Scored:
-    """A file's name, small image, values by judge and dimension, and what went wrong or was remarked."""
+    """A file's name, small image, values by reward and dimension, and what went wrong or was noted."""
 
     name: str
     uri: str | None
@@ -30,8 +30,8 @@ class Scored:
     remark: str
 
 
-def score_files(files: list[Path], prompt: str, judges: list[Reward], job: Job) -> list[Scored]:
-    """All judges on all files, on the studio's thread. A file that cannot be read is a row that says so."""
+def score_files(files: list[Path], prompt: str, rewards: list[Reward], job: Job) -> list[Scored]:
+    """All rewards on all files, on the worker's thread. A file that cannot be read is a row that says so."""
     media: dict[Path, Media] = {}
     remarks: dict[Path, list[str]] = {file: [] for file in files}
     for file in files:
@@ -42,15 +42,15 @@ def score_files(files: list[Path], prompt: str, judges: list[Reward], job: Job) 
             remarks[file].append(str(error))
     values: dict[Path, dict[str, float]] = {file: {} for file in files}
     readable = list(media)
-    for number, judge in enumerate(judges):
-        job.tell(Step(judge.name, number, len(judges)))
-        answer = judge.score([Sample(prompt).with_media(media[file]) for file in readable])
+    for number, reward in enumerate(rewards):
+        job.tell(Step(reward.name, number, len(rewards)))
+        answer = reward.score([Sample(prompt).with_media(media[file]) for file in readable])
         for i, file in enumerate(readable):
-            for dimension, value in zip(judge.dimensions, answer.values[i].tolist(), strict=True):
+            for dimension, value in zip(reward.dimensions, answer.values[i].tolist(), strict=True):
                 if value == value:
-                    values[file][f"{judge.name} {dimension}"] = value
+                    values[file][f"{reward.name} {dimension}"] = value
             if i in answer.remarks:
-                remarks[file].append(f"{judge.name}: {answer.remarks[i]}")
+                remarks[file].append(f"{reward.name}: {answer.remarks[i]}")
     return [Scored(file.name, media_uri(media[file], 224) if file in media else None, values[file],
                    "; ".join(remarks[file])) for file in files]
 
@@ -91,14 +91,14 @@ def harmless(cell: str) -> str:
 
 def build_score_tab(demo: Demo) -> None:
     """The tab."""
-    names = [judge.name for judge in demo.judges]
+    names = [reward.name for reward in demo.rewards]
     with gr.Row():
         files = gr.File(label=f"Images and videos, at most {MOST_FILES}", file_count="multiple", height=160,
                         file_types=sorted(image_suffixes() | VIDEO_SUFFIXES), elem_id="score-files")
         with gr.Column():
-            prompt = gr.Textbox(label="Prompt that they were made for (judges of alignment need it)",
+            prompt = gr.Textbox(label="Prompt that they were made for (rewards of alignment need it)",
                                 max_length=LONGEST_PROMPT, elem_id="score-prompt")
-            chosen = gr.CheckboxGroup(names, value=names, label="Judges")
+            chosen = gr.CheckboxGroup(names, value=names, label="Rewards")
             go = gr.Button("Score", variant="primary", elem_id="score")
     with gr.Row():
         order = gr.Dropdown([], label="Sort by", elem_id="score-order")
@@ -110,14 +110,14 @@ def build_score_tab(demo: Demo) -> None:
             demo.limits.check(client_of(request), "score", CLIENT_REQUESTS)
             paths = [Path(file) for file in files or []]
             if not paths or not chosen:
-                raise UserError("Drop at least one image or video, and choose a judge.")
+                raise UserError("Drop at least one image or video, and choose a reward.")
             if len(paths) > MOST_FILES:
                 raise UserError(f"{len(paths)} files were dropped; at most {MOST_FILES} are scored at once. "
                                 "`visalign score` takes any number.")
             if len(prompt or "") > LONGEST_PROMPT:
                 raise UserError(f"The prompt has {len(prompt)} characters; at most {LONGEST_PROMPT} are allowed.")
-            judges, rows = [judge for judge in demo.judges if judge.name in chosen], []
-            for step in demo.model_worker.submit(lambda job: rows.extend(score_files(paths, prompt or "", judges,
+            rewards, rows = [reward for reward in demo.rewards if reward.name in chosen], []
+            for step in demo.model_worker.submit(lambda job: rows.extend(score_files(paths, prompt or "", rewards,
                                                                                      job))):
                 yield progress_html(step, 0), *[gr.skip()] * 4
             table = scores_csv(rows, prompt or "").encode("utf-8-sig")  # the mark by which Excel knows it

@@ -24,7 +24,7 @@ def blocks_of(demo: Demo) -> Page:
     """The page: one tab a file."""
     with Page(title="visalign", analytics_enabled=False, delete_cache=(3600, 86400)) as page:
         demo.page = page
-        gr.HTML("<header class='va-header'><h1>visalign</h1><p>Look at models side by side, judge them blind, and "
+        gr.HTML("<header class='va-header'><h1>visalign</h1><p>Look at models side by side, vote on them blind, and "
                 "train on the votes.</p></header>")
         with gr.Tabs():
             with gr.Tab("Compare", id="compare"):

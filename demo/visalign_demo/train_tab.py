@@ -51,10 +51,10 @@ def recipe_of(demo: Demo, exported: Exported) -> dict:
     like = read_mapping(recipe_path(shipped), "recipe")
     data = {"path": str(exported.comparisons.resolve())} | ({"holdout": 0.1} if exported.decided >= 20 else {})
     steps = max(60, min(like["train"]["steps"], 4 * exported.decided))
-    judges = demo.settings.judges
+    rewards = demo.settings.rewards
     evaluation = {"prompts": str(prompts_file(demo)), "max_prompts": 32, "samples_per_prompt": 3, "steps": demo.steps,
-                  "guidance_scale": demo.guidance_scale, "reward": judges[0] if judges else None,
-                  "also": list(judges[1:]), "features": demo.settings.features}
+                  "guidance_scale": demo.guidance_scale, "reward": rewards[0] if rewards else None,
+                  "also": list(rewards[1:]), "features": demo.settings.features}
     return {"model": model.model_dump(mode="json", exclude_defaults=True), "data": data, "objective": like["objective"],
             "optim": like["optim"], "train": like["train"] | {"steps": steps,
                                                               "batch_size": min(16, exported.decided)},

@@ -22,7 +22,7 @@ _UNSEEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 
 @dataclass(frozen=True)
 class Table:
-    """What lies before a voter: the ballot to judge, the one after it (fetched ahead), and what there is to say."""
+    """What a voter sees: the ballot to vote on, the one after it (fetched ahead), and a note."""
 
     current: Ballot | None
     upcoming: Ballot | None
@@ -43,12 +43,12 @@ class Booth:
         self._between = None if demo.settings.rollouts else models
 
     def deal(self, voter: str, held: str, note: str = "", mark: str = "") -> Table:
-        """The ballots that a page holds, as far as they are still to be judged by this voter, filled up to two.
+        """The ballots that a page holds, as far as this voter has not voted on them, filled up to two.
 
         mark: of the page; its ballots and votes bear it.
         """
         ballots = [ballot for number in held.split(",")[:2] if number and (ballot := self.book.ballot(number))
-                   and ballot.voter == voter and not self.book.judged(ballot.matchup.id, voter)]
+                   and ballot.voter == voter and not self.book.has_voted(ballot.matchup.id, voter)]
         taken = tuple(ballot.matchup.id for ballot in ballots)
         new = self.book.open_for(voter, 2 - len(ballots), taken, self._between)
         ballots += [self.book.shown(matchup.id, voter, mark) or self.book.show(matchup, voter, mark) for matchup in new]
@@ -67,7 +67,7 @@ class Booth:
         said_of = {name: ballot.choice(each) for name, each in dimensions.items() if each in SAID[:3]}
         kept = self.book.vote(Vote(ballot.matchup.id, voter, ballot.choice(said), ballot.on_left, said_of, seconds,
                                    ballot.id))
-        return self.deal(voter, rest, "" if kept else "This pair was judged already; nothing was counted twice.", mark)
+        return self.deal(voter, rest, "" if kept else "You had voted on this pair; nothing was counted twice.", mark)
 
     def undo(self, voter: str, held: str, mark: str = "") -> Table:
         """Take the page's last vote back and show its pair again; votes that another page gave by this name stay."""
@@ -75,12 +75,12 @@ class Booth:
         if taken is None:
             return self.deal(voter, held, "There is no vote of yours to take back that was given on this page.", mark)
         again = self.book.show(self.book.matchup(taken.matchup), voter, mark)
-        return self.deal(voter, f"{again.id},{held}", "The last vote was taken back; judge this pair anew.", mark)
+        return self.deal(voter, f"{again.id},{held}", "The last vote was taken back; vote on this pair again.", mark)
 
     def progress(self, voter: str) -> str:
         given, there = self.book.progress(voter)
         making = max(0, self.demo.settings.pairs - there) if not self.demo.pool.problem else 0
-        return (f"{given} of {there} pairs judged" + (f", {making} more are being made" if making else "")
+        return (f"{given} of {there} pairs voted on" + (f", {making} more are being made" if making else "")
                 + (f". {self.demo.pool.problem}" if self.demo.pool.problem else ""))
 
     def html(self, table: Table) -> str:

@@ -4,10 +4,10 @@
     python scripts/bench/online.py --gpu                   random networks as large as SD3.5-medium (512x512, group
                                                            24) and Wan 2.1 1.3B (240x416, 33 frames, group 4), LoRA
 
-Bare passes: the sampling run's passes, the decoder's, the judge's network, and for each trained term the policy forward
-and backward and the frozen passes of the objective, in the same batches, on tensors already in place. The epoch adds
-noise, log-probabilities, images for the judge, advantages, the objective, clipping, the optimiser and logging. Epochs
-of the two are interleaved and their medians compared.
+Bare passes are those of sampling, the decoder and the reward's network, and for each trained term the policy's forward
+and backward and the objective's frozen passes, in the same batches, on tensors already in place. An epoch adds noise,
+log-probabilities, images for scoring, advantages, the objective, clipping, the optimiser and logging. Epochs of the two
+are interleaved and their medians compared.
 """
 
 import argparse
@@ -98,7 +98,7 @@ def bench_tiny(method: str, repeats: int) -> dict:
         epochs, passes = zip(*[(seconds(epoch), seconds(bare)) for _ in range(repeats)], strict=True)
     took = statistics.median(epochs)
     shares = {name: round(statistics.median(row[f"seconds/{name}"] for row in rows[1:]) / took, 3)
-              for name in ("sampling", "decoding", "judging", "waiting_for_judges", "training")}
+              for name in ("sampling", "decoding", "scoring", "waiting_for_rewards", "training")}
     return {"method": method, "epoch_s": round(took, 3), "bare_passes_s": round(statistics.median(passes), 3),
             "ratio": round(took / statistics.median(passes), 3), "shares": shares}
 

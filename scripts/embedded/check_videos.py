@@ -41,9 +41,9 @@ def motions(pairs: list[tuple[str, str]], videos: list[Video]) -> dict:
 
 
 def things(pairs: list[tuple[str, str]], videos: list[Video]) -> dict:
-    judge = load_reward("tiny-clip")
-    names = judge.text_features(list(THINGS))
-    features = torch.stack([judge.features(video.evenly(5)).mean(0) for video in videos])
+    reward = load_reward("tiny-clip")
+    names = reward.text_features(list(THINGS))
+    features = torch.stack([reward.features(video.evenly(5)).mean(0) for video in videos])
     found = (features @ names.T).argmax(1).tolist()
     return {"thing (chance 0.05)": share([THINGS[i] == thing for i, (thing, _) in zip(found, pairs, strict=True)])}
 

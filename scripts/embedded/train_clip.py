@@ -4,7 +4,7 @@
 
 Loss: symmetric cross-entropy over the batch where every caption that is true of a drawing counts as a match (a
 general caption is true of many). Images are moved, scaled, recoloured a little, blurred and noised, so that the
-model judges what is drawn rather than which file it is. Afterwards it prints retrieval on drawings it never saw and
+model scores what is drawn rather than which file it is. Afterwards it prints retrieval on drawings it never saw and
 on colour-and-kind captions it never saw.
 """
 

@@ -1,4 +1,4 @@
-"""Strategies that turn judged generations into pairs."""
+"""Strategies that turn scored generations into pairs."""
 
 import pytest
 

@@ -38,7 +38,7 @@ def folders(tmp_path):
 
 @pytest.fixture
 def settings(folders, tmp_path):
-    return DemoSettings(folders, (), tmp_path / "book", tmp_path / "runs", judges=("saturation",), pairs=6)
+    return DemoSettings(folders, (), tmp_path / "book", tmp_path / "runs", rewards=("saturation",), pairs=6)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from visalign.votes import VoteDatabase
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (apt install chromium)")
 WIDTHS = {"desktop": (1280, 900), "phone": (390, 844)}
-JUDGES = ("-r", "saturation")
+REWARDS = ("-r", "saturation")
 PATIENCE = 180_000
 """Milliseconds; a loaded machine is slow, and that is no failure."""
 SERVER_GONE = ("ERR_INCOMPLETE_CHUNKED_ENCODING", "ERR_CONNECTION_REFUSED", "ERR_CONNECTION_RESET",
@@ -101,7 +101,7 @@ def many(tmp_path):
 
 
 def test_votes_by_keyboard_survive_a_killed_server(many, open_page, tmp_path):
-    options = (*many, *JUDGES, "--folder", tmp_path / "book", "--pairs", 26, "--runs", tmp_path / "runs")
+    options = (*many, *REWARDS, "--folder", tmp_path / "book", "--pairs", 26, "--runs", tmp_path / "runs")
     port, keys = free_port(), ["ArrowLeft", "ArrowRight", "ArrowDown", " "]
     with server(*options, port=port) as (address, process):
         page = open_page(address, outlives=True)
@@ -136,7 +136,7 @@ def test_generate_compare_vote_export_and_train(pipelines, open_page, tmp_path):
     shutil.copytree(model, other)
     file = other / "transformer" / "diffusion_pytorch_model.safetensors"
     save_file({name: 1.2 * tensor for name, tensor in load_file(file).items()}, file)
-    with server(f"base={model}", f"other={other}", *JUDGES, "--prompts", tmp_path / "prompts.txt", "--steps", 2,
+    with server(f"base={model}", f"other={other}", *REWARDS, "--prompts", tmp_path / "prompts.txt", "--steps", 2,
                 "--guidance-scale", 1, "--folder", tmp_path / "book", "--pairs", 3, "--device", "cpu", "--runs",
                 tmp_path / "runs") as (address, _):
         page = open_page(address)
@@ -182,7 +182,7 @@ def test_generate_compare_vote_export_and_train(pipelines, open_page, tmp_path):
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_every_tab_fits_its_width_has_labels_and_can_be_read(many, open_page, tmp_path, width):
-    with server(*many, *JUDGES, "--folder", tmp_path / "book", "--pairs", 4, "--runs", tmp_path) as (address, _):
+    with server(*many, *REWARDS, "--folder", tmp_path / "book", "--pairs", 4, "--runs", tmp_path) as (address, _):
         page = open_page(address, width)
         for tab in ("Blind vote", "Leaderboard", "Score", "Runs", "Train on my votes", "Compare"):
             if not page.get_by_role("tab", name=tab).is_visible():  # a narrow page folds its tabs into a menu
@@ -203,7 +203,7 @@ def test_every_tab_fits_its_width_has_labels_and_can_be_read(many, open_page, tm
 
 
 def test_images_are_scored_from_the_page(many, open_page, tmp_path):
-    with server(*many, *JUDGES, "--folder", tmp_path / "book", "--pairs", 0, "--upload-megabytes", 1,
+    with server(*many, *REWARDS, "--folder", tmp_path / "book", "--pairs", 0, "--upload-megabytes", 1,
                 "--runs", tmp_path / "runs") as (address, _):
         page = open_page(address)
         go_to(page, "Score")

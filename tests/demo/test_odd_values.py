@@ -25,7 +25,7 @@ ODD = [None, "", "x", "\x00", "-1", "1e999", 0, -1, 0.5, 2**70, -2**70, 1e308, T
 def demo(tmp_path_factory):
     folder = tmp_path_factory.mktemp("odd")
     models = {"plain": str(write_folder(folder / "plain", 60)), "tuned": str(write_folder(folder / "tuned", 220))}
-    made = Demo(DemoSettings(models, (), folder / "book", folder / "runs", judges=("saturation",), pairs=2,
+    made = Demo(DemoSettings(models, (), folder / "book", folder / "runs", rewards=("saturation",), pairs=2,
                          allow_train=True))
     made.pool.start()
     made.pool.join(60)

@@ -25,7 +25,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def demo(folder):
     models = {"plain": str(write_folder(folder / "plain", 60)), "tuned": str(write_folder(folder / "tuned", 220))}
-    return Demo(DemoSettings(models, (), folder / "book", folder / "runs", judges=("saturation",), pairs=0,
+    return Demo(DemoSettings(models, (), folder / "book", folder / "runs", rewards=("saturation",), pairs=0,
                          allow_train=True))
 
 

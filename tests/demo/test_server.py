@@ -117,7 +117,7 @@ def test_prompts_names_and_messages_are_escaped_everywhere(demo):
     assert len(pages) > 8 and not any("<script" in page or 'quotes"' in page for page in pages)
 
 
-def test_a_comparison_shows_every_model_s_rewards_and_crowns_the_best(demo):
+def test_a_comparison_shows_every_model_s_rewards_and_marks_the_best(demo):
     shown = []
     job = demo.model_worker.submit(lambda job: make(demo, CompareRequest(PROMPTS[0], ["plain", "tuned"], 0, 2, 1, 1.0,
                                                                          1.0,
@@ -194,7 +194,7 @@ def videos_of(pairs_file):
 
 
 @pytest.mark.parametrize("change, words", [
-    ({"judges": ("brightnes",)}, "reward brightnes"), ({"models": {"a": "tiny-sd4"}}, "tiny-sd4"),
+    ({"rewards": ("brightnes",)}, "reward brightnes"), ({"models": {"a": "tiny-sd4"}}, "tiny-sd4"),
     ({"features": "tiny-clap"}, "tiny-clap"), ({"prompts": "nowhere.txt"}, "nowhere.txt")])
 def test_what_is_wrong_is_said_before_the_server_starts(settings, change, words):
     with pytest.raises(UserError, match=words):
@@ -208,7 +208,7 @@ def test_scores_are_sorted_and_safe_in_a_spreadsheet(demo, folders):
     broken = files[0].with_name("=cmd.png")
     broken.write_bytes(b"no image")
     rows = []
-    list(demo.model_worker.submit(lambda job: rows.extend(score_tab.score_files([*files, broken], "p", demo.judges,
+    list(demo.model_worker.submit(lambda job: rows.extend(score_tab.score_files([*files, broken], "p", demo.rewards,
                                                                                 job))))
     assert rows[3].uri is None and "=cmd.png" in rows[3].remark and not rows[3].values
     page = score_tab.gallery_html(rows, "saturation score")

@@ -82,7 +82,7 @@ def test_undo_shows_the_pair_again(demo):
     assert booth.vote("ann", back.held, "right", {}, 1.0).note.startswith("1 of 6")
 
 
-def test_when_all_are_judged_the_page_says_so(demo):
+def test_when_all_are_voted_on_the_page_says_so(demo):
     booth = Booth(demo)
     table = booth.deal("ann", "")
     for _ in range(6):

@@ -18,11 +18,11 @@ def test_kl_of_best_of_n():
 @pytest.mark.parametrize("n", [1, 2, 3, 5])
 def test_best_of_n_is_the_mean_over_all_choices(n):
     rng = np.random.default_rng(0)
-    chooser, judged = rng.random((1, 5)), rng.random((1, 5))
+    chooser, scores = rng.random((1, 5)), rng.random((1, 5))
     picks = [max(subset, key=lambda i: chooser[0, i]) for subset in itertools.combinations(range(5), n)]
-    assert best_of_n(chooser, judged, n)[0] == pytest.approx(np.mean(judged[0, picks]))
+    assert best_of_n(chooser, scores, n)[0] == pytest.approx(np.mean(scores[0, picks]))
     with pytest.raises(ValueError, match="best of 6 needs at least 6"):
-        best_of_n(chooser, judged, 6)
+        best_of_n(chooser, scores, 6)
 
 
 @pytest.mark.parametrize("form, peak", [("bon", 2.0), ("rl", math.exp(1.0))])

@@ -16,7 +16,7 @@ def test_three_wins_in_four_are_191_elo():
     assert win_rate(first, second).share.value == 0.75
 
 
-def test_ties_count_half_and_unjudged_pairs_not_at_all():
+def test_ties_count_half_and_unscored_pairs_not_at_all():
     first, second = np.array([[1.0, 2.0], [3.0, np.nan]]), np.array([[1.0, 1.0], [4.0, 0.0]])
     rate = win_rate(first, second)
     assert rate.share.value == pytest.approx(0.5) and rate.pairs == 3

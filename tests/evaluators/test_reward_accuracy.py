@@ -1,4 +1,4 @@
-"""Agreement of a judge with labels: numbers worked out by hand."""
+"""Agreement of a reward with labels: numbers worked out by hand."""
 
 import numpy as np
 import pytest
@@ -54,7 +54,7 @@ def test_one_prompt_has_no_interval():
     assert clustered_mean(np.array([1.0, 0.0]), np.zeros(2)).low == float("-inf")
 
 
-def test_a_calibrated_judge_has_no_calibration_error_and_an_overconfident_one_has():
+def test_a_calibrated_reward_has_no_calibration_error_and_an_overconfident_one_has():
     rng = np.random.default_rng(0)
     margins = rng.normal(scale=2, size=20000)
     outcomes = (rng.random(20000) < 1 / (1 + np.exp(-margins))).astype(float)

@@ -66,8 +66,8 @@ def test_a_chosen_kernel_is_torch_s_own_to_the_bit(name, backend, mask, autocast
 def test_a_kernel_is_chosen_for_its_own_thread_alone():
     query, key, value = torch.randn(3, 2, 4, 77, 16).unbind(0)
     alone = F.scaled_dot_product_attention(query, key, value)
-    with kernel("math"), ThreadPoolExecutor(1) as judge:  # a judge works while the generator samples
+    with kernel("math"), ThreadPoolExecutor(1) as pool:  # a reward works while the generator samples
         chosen = F.scaled_dot_product_attention(query, key, value)
-        beside = judge.submit(F.scaled_dot_product_attention, query, key, value).result()
+        beside = pool.submit(F.scaled_dot_product_attention, query, key, value).result()
     assert torch.equal(alone, beside)
     assert not torch.equal(alone, chosen)  # else this test would see nothing

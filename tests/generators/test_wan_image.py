@@ -61,7 +61,7 @@ def test_prompts_without_their_image_are_refused_unloaded(generator, prompt, wor
         type(generator).check_prompts([prompt], "eval.prompts")
 
 
-def test_it_learns_online_and_judges_see_the_words_alone(online_recipe, prompts, tmp_path):
+def test_it_learns_online_and_rewards_see_the_words_alone(online_recipe, prompts, tmp_path):
     from ..trainers.commands import fails, rows, run
 
     (tmp_path / "images.txt").write_text("\n".join(prompts))

@@ -91,7 +91,7 @@ CASES = [
     Case("no-prompt", TWO, ("no generation here has a prompt", "--prompts"), given=nameless),
     Case("model-unknown", "demo a=tiny-sd4", ("tiny-sd4",)),
     Case("model-twice", "demo a=a a=b", ("a",), given=images),
-    Case("judge-unknown", "demo a=a b=b -r brightnes", ("brightnes",), given=images),
+    Case("reward-unknown", "demo a=a b=b -r brightnes", ("brightnes",), given=images),
     Case("votes-none", "votes board .", ("votes.sqlite", "--folder")),
     Case("votes-missing", "votes export nowhere", ("nowhere",)),
     Case("votes-no-database", "votes board .", ("votes.sqlite", "cannot be used"),

@@ -1,4 +1,4 @@
-"""LoRA files, checkpoints and judges' folders as downloads, other programs and mistakes leave them."""
+"""LoRA files, checkpoints and rewards' folders as downloads, other programs and mistakes leave them."""
 
 import json
 from pathlib import Path
@@ -48,9 +48,9 @@ def tiny_clip_without(*names):
 
         from visalign.rewards.openclip import EMBEDDED_CLIPS
 
-        shutil.copytree(EMBEDDED_CLIPS["tiny-clip"], folder / "judge")
+        shutil.copytree(EMBEDDED_CLIPS["tiny-clip"], folder / "reward")
         for name in names:
-            (folder / "judge" / name).unlink()
+            (folder / "reward" / name).unlink()
         from PIL import Image
 
         (folder / "images").mkdir()
@@ -124,11 +124,11 @@ CASES = [
     model("index-cut", "m", {"m/model_index.json": '{"_class_name": '}, "not readable as json"),
     model("unknown-pipeline", "m", {"m/model_index.json": '{"_class_name": "AudioLDMPipeline"}'}, "audioldmpipeline",
           "not supported"),
-    Case("judge-without-tokenizer", "score images -r clip:judge --out s.parquet", ("tokenizer.json", "judge"),
+    Case("reward-without-tokenizer", "score images -r clip:reward --out s.parquet", ("tokenizer.json", "reward"),
          given=tiny_clip_without("tokenizer.json")),
-    Case("judge-without-tokenizer-settings", "score images -r clip:judge --out s.parquet",
+    Case("reward-without-tokenizer-settings", "score images -r clip:reward --out s.parquet",
          ("tokenizer_config.json",), given=tiny_clip_without("tokenizer_config.json")),
-    Case("judge-without-weights", "score images -r clip:judge --out s.parquet", ("no .safetensors weights",),
+    Case("reward-without-weights", "score images -r clip:reward --out s.parquet", ("no .safetensors weights",),
          given=tiny_clip_without("open_clip_model.safetensors")),
-    Case("judge-whole", "score images -r clip:judge --out s.parquet", succeeds=True, given=tiny_clip_without()),
+    Case("reward-whole", "score images -r clip:reward --out s.parquet", succeeds=True, given=tiny_clip_without()),
 ]

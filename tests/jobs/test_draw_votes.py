@@ -27,7 +27,7 @@ from visalign.trainers.online.step_selection import noisy_steps, plan_steps
 def test_training_draws_the_images_that_were_voted_on(online_recipe, tmp_path, base):
     path = online_recipe(base, "d3po", rollout={"group_size": 2})
     config = load_config(path, (), OnlineConfig)
-    assert draw_for_votes(config, tmp_path / "votes", pairs=3, judge="colourfulness") == 3
+    assert draw_for_votes(config, tmp_path / "votes", pairs=3, reward="colourfulness") == 3
     votes = list(csv.DictReader((tmp_path / "votes" / "votes.csv").open()))
     assert {row["choice"] for row in votes} <= {"a", "b", "tie"} and (tmp_path / "votes" / "sheet.png").exists()
     decided = [row for row in votes if row["choice"] in "ab"]

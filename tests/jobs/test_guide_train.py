@@ -85,9 +85,9 @@ def test_it_learns_is_followed_and_swept(guide_recipe, tmp_path, pipelines):
     figures = json.loads((tmp_path / "sweep" / "results.json").read_text())["figures"]
     assert all("reward/guide VQ" in figures[f"weight {weight}"] for weight in (0, 4, 16))
     generator = load_tiny(pipelines("wan"), "wan")
-    judge = GuideReward(lambda: load_guide(run, generator), "VQ", "video")
+    reward = GuideReward(lambda: load_guide(run, generator), "VQ", "video")
     bright, dark = (Sample("a red square").with_media(read_media(tmp_path / f"1{side}.mp4", side, 5)) for side in "AB")
-    values = judge.score([bright, dark, bright]).values[:, 0]
+    values = reward.score([bright, dark, bright]).values[:, 0]
     assert values[0] > values[1] and values[0] == pytest.approx(values[2].item(), abs=1e-4)
     again = invoke("guide", "sweep", pipelines("wan"), run, "--prompts", tmp_path / "p.txt", "-o", tmp_path / "sweep")
     assert again.exit_code == 1 and "already holds results" in again.output

@@ -1,4 +1,4 @@
-"""`visalign score` on real files: tables, galleries, resuming, several processes, and judges that fail."""
+"""`visalign score` on real files: tables, galleries, resuming, several processes, and rewards that fail."""
 
 import json
 import os
@@ -40,7 +40,7 @@ def folder(tmp_path):
     return root
 
 
-def test_every_file_gets_a_row_every_judge_a_column_and_what_failed_a_reason(folder, tmp_path):
+def test_every_file_gets_a_row_every_reward_a_column_and_what_failed_a_reason(folder, tmp_path):
     out = tmp_path / "scores.parquet"
     result = invoke(folder, "-r", "tiny-clip,sharpness", "-o", out)
     assert result.exit_code == 0, result.output
@@ -55,16 +55,16 @@ def test_every_file_gets_a_row_every_judge_a_column_and_what_failed_a_reason(fol
     assert "tiny-clip.alignment" in page and "data:image/webp" in page and "http" not in page.replace("http-equiv", "")
 
 
-def test_values_are_those_of_the_judge_itself_and_videos_are_means_over_frames(folder, tmp_path):
+def test_values_are_those_of_the_reward_itself_and_videos_are_means_over_frames(folder, tmp_path):
     from visalign.data.generations import find_generations
 
     invoke(folder, "-r", "tiny-clip", "-o", tmp_path / "s.parquet", "--no-gallery")
     rows = {row["path"]: row["tiny-clip.alignment"] for row in pq.read_table(tmp_path / "s.parquet").to_pylist()}
     entries = {entry.path: entry for entry in find_generations(folder)}
-    judge = load_reward("tiny-clip")
-    assert rows["0.png"] == pytest.approx(judge.score([entries["0.png"].sample()]).values.item(), abs=1e-5)
+    reward = load_reward("tiny-clip")
+    assert rows["0.png"] == pytest.approx(reward.score([entries["0.png"].sample()]).values.item(), abs=1e-5)
     video = entries["6.mp4"].sample()
-    frames = judge.score([video.with_media(frame) for frame in video.frames(8)]).values
+    frames = reward.score([video.with_media(frame) for frame in video.frames(8)]).values
     assert rows["6.mp4"] == pytest.approx(frames.mean().item(), abs=1e-5)
 
 
@@ -76,37 +76,37 @@ def test_a_prompts_markup_is_escaped_in_the_page(tmp_path):
     assert "<script>alert" not in (tmp_path / "s.html").read_text()
 
 
-def test_a_judge_that_fails_too_often_stops_the_run_with_its_reasons_and_keeps_the_rest(folder, tmp_path):
+def test_a_reward_that_fails_too_often_stops_the_run_with_its_reasons_and_keeps_the_rest(folder, tmp_path):
     out = tmp_path / "scores.parquet"
     result = invoke(folder, "-r", "saturation,ocr", "-o", out)
     assert (
-        result.exit_code == 1 and "ocr: could not judge 7 of 7" in result.output and "quotes no text" in result.output
+        result.exit_code == 1 and "ocr: could not score 7 of 7" in result.output and "quotes no text" in result.output
     )
     assert len(result.output.strip().splitlines()[-1]) > 50 and not out.exists()
     same = invoke(folder, "-r", "saturation,ocr", "-o", out)
-    assert same.exit_code == 1 and "could not judge" in same.output  # stopping twice is not passing
+    assert same.exit_code == 1 and "could not score" in same.output  # stopping twice is not passing
     again = invoke(folder, "-r", "saturation,ocr", "-o", out, "--max-failures", 1)
     assert again.exit_code == 0 and len(pq.read_table(out)) == 9
 
 
-def test_what_stopped_a_run_is_judged_again_and_earlier_failures_count_on(tmp_path, monkeypatch):
+def test_what_stopped_a_run_is_scored_again_and_earlier_failures_count_on(tmp_path, monkeypatch):
     from visalign.rewards.rules import Saturation
 
     monkeypatch.setattr(module, "CHUNK", 50)
-    root, out, judge = many(tmp_path, 200), tmp_path / "s.parquet", Saturation.judge
+    root, out, score = many(tmp_path, 200), tmp_path / "s.parquet", Saturation.score_batch
     calls = []
 
     def dies(self, samples):
         calls.append(len(samples))
-        values = judge(self, samples)
+        values = score(self, samples)
         values[: 2 if len(calls) == 1 else None] = float("nan")
         return values
 
-    monkeypatch.setattr(Saturation, "judge", dies)  # 2 failures in the first chunk, then nothing but failures
+    monkeypatch.setattr(Saturation, "score_batch", dies)  # 2 failures in the first chunk, then nothing but failures
     stopped = invoke(root, "-r", "saturation", "-o", out, "--no-gallery")
     assert stopped.exit_code == 1 and "52 of 100" in stopped.output
-    monkeypatch.setattr(Saturation, "judge", judge)  # it came back
-    assert "could not judge 2 of" in invoke(root, "-r", "saturation", "-o", out, "--max-failures", 0.001).output
+    monkeypatch.setattr(Saturation, "score_batch", score)  # it came back
+    assert "could not score 2 of" in invoke(root, "-r", "saturation", "-o", out, "--max-failures", 0.001).output
     assert invoke(root, "-r", "saturation", "-o", out, "--no-gallery").exit_code == 0
     rows = pq.read_table(out).to_pylist()
     assert len(rows) == 200 and sum(row["saturation.score"] is None for row in rows) == 2
@@ -117,7 +117,7 @@ def test_a_video_rule_on_images_is_missing_but_no_failure(folder, tmp_path):
     assert result.exit_code == 0, result.output
     rows = pq.read_table(tmp_path / "s.parquet").to_pylist()
     assert [row["motion.score"] is not None for row in rows] == [False] * 6 + [True, False, False]
-    assert "judges videos only" in rows[0]["remarks"]
+    assert "scores videos only" in rows[0]["remarks"]
 
 
 def test_prompts_that_are_missing_are_a_failure_with_a_name(tmp_path):
@@ -152,11 +152,11 @@ def test_the_table_is_not_overwritten_and_unfinished_parts_are_not_mixed(folder,
     assert "unfinished run" in invoke(folder, "-r", "saturation", "-o", out).output
 
 
-def test_parts_made_with_other_settings_of_a_judge_or_other_prompts_are_not_mixed(folder, tmp_path):
+def test_parts_made_with_other_settings_of_a_reward_or_other_prompts_are_not_mixed(folder, tmp_path):
     spec = tmp_path / "mine.yaml"
     spec.write_text("kind: jpeg\nquality: 90\n")
     command = (folder, "-r", f"{spec},ocr", "-o", tmp_path / "s.parquet")
-    assert "could not judge" in invoke(*command).output
+    assert "could not score" in invoke(*command).output
     spec.write_text("kind: jpeg\nquality: 80\n")
     assert "unfinished run" in invoke(*command).output
     spec.write_text("kind: jpeg\nquality: 90\n")
@@ -175,8 +175,8 @@ def many(tmp_path, count=600):
 def test_a_killed_run_keeps_its_rows_and_continues(tmp_path):
     root, out = many(tmp_path), tmp_path / "s.parquet"
     code = (
-        "import sys, time; from visalign.rewards.rules import Saturation; judge = Saturation.judge\n"
-        "Saturation.judge = lambda self, s: (time.sleep(0.05), judge(self, s))[1]\n"
+        "import sys, time; from visalign.rewards.rules import Saturation; score = Saturation.score_batch\n"
+        "Saturation.score_batch = lambda self, s: (time.sleep(0.05), score(self, s))[1]\n"
         "from visalign.cli import main; "
         "main(['score', sys.argv[1], '-r', 'saturation', '-o', sys.argv[2], '--no-gallery'])"
     )
@@ -218,13 +218,13 @@ def test_two_processes_share_the_work_and_give_the_same_table(tmp_path, two_proc
     assert pq.read_table(alone).equals(pq.read_table(shared))
 
 
-def test_judges_that_compare_see_whole_prompts():
+def test_rewards_that_compare_see_whole_prompts():
     from visalign.data.generations import Entry
     from visalign.rewards.vlm import VlmComparison
 
-    judge = VlmComparison(url="http://127.0.0.1:1/v1", cache=None)
+    reward = VlmComparison(url="http://127.0.0.1:1/v1", cache=None)
     entries = [Entry(str(i), None, f"p{i % 3}") for i in range(700)]
-    chunks = list(module.in_chunks(entries, [judge]))
+    chunks = list(module.in_chunks(entries, [reward]))
     assert sorted(i for chunk in chunks for i in chunk) == list(range(700)) and len(chunks) > 1
     for prompt in ("p0", "p1", "p2"):
         assert len({k for k, chunk in enumerate(chunks) for i in chunk if entries[i].prompt == prompt}) == 1
@@ -238,7 +238,7 @@ def test_list_names_every_reward():
 def test_a_nan_never_becomes_a_zero(folder, tmp_path, monkeypatch):
     from visalign.rewards.rules import Saturation
 
-    monkeypatch.setattr(Saturation, "judge", lambda self, samples: torch.full((len(samples), 1), float("nan")))
+    monkeypatch.setattr(Saturation, "score_batch", lambda self, samples: torch.full((len(samples), 1), float("nan")))
     invoke(folder, "-r", "saturation", "-o", tmp_path / "s.parquet", "--max-failures", 1)
     rows = pq.read_table(tmp_path / "s.parquet").to_pylist()
     assert all(row["saturation.score"] is None for row in rows) and "not a finite number" in rows[0]["remarks"]

@@ -48,7 +48,7 @@ def test_agreement_counts_what_is_wanted_less_half_of_what_is_not():
     assert motion_agreement(np.array([3.0, 0, 0, 0, 0, 0]), "right") == 1.0  # going further is not better
 
 
-def test_prompt_motion_judges_videos_by_the_words_of_their_prompts():
+def test_prompt_motion_scores_videos_by_the_words_of_their_prompts():
     reward = load_reward("prompt_motion")
     samples = [Sample("a square moves right", RIGHT), Sample("a square moving left", RIGHT), Sample("a square", RIGHT),
                Sample("a square jumps", Video([Image.new("RGB", (50, 50), "white")] * 4, 8.0)),

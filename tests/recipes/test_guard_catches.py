@@ -12,7 +12,7 @@ RECIPE = Path(__file__).resolve().parents[2] / "configs" / "online" / "guarded.y
 
 
 @pytest.mark.slow
-def test_a_saturation_biased_judge_is_called_hacked_and_the_run_goes_back(tmp_path, capsys):
+def test_a_saturation_biased_reward_is_called_hacked_and_the_run_goes_back(tmp_path, capsys):
     result = CliRunner().invoke(main, [
         "--debug", "train", str(RECIPE), "reward.models=saturation", "eval.reward=saturation",
         "eval.also=[tiny-reward, tiny-clip]", "eval.max_prompts=8", "eval.samples_per_prompt=2", "train.epochs=4",

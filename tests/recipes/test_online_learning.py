@@ -22,10 +22,10 @@ def test_the_reward_rises_on_held_out_prompts(method, tmp_path, capsys):
     assert result.exit_code == 0, result.output
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     before, after = (row for row in rows if row["kind"] == "held_out")
-    reward, diversity, judged = (mean_with_interval([b - a for a, b in zip(before["values"][name],
+    reward, diversity, scored = (mean_with_interval([b - a for a, b in zip(before["values"][name],
                                                                            after["values"][name],
                                                                          strict=True)])
                                for name in ("reward/colourfulness", "diversity/distance", "reward/tiny-clip"))
     with capsys.disabled():
-        print(f"\n{method}: colourfulness {reward}, diversity {diversity}, tiny-clip (not trained on) {judged}")
+        print(f"\n{method}: colourfulness {reward}, diversity {diversity}, tiny-clip (not trained on) {scored}")
     assert reward.low > 0

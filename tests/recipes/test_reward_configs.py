@@ -1,4 +1,4 @@
-"""Every reward recipe validates and trains on something tiny; every judge in configs/rewards/ can be built."""
+"""Every reward recipe validates and trains on something tiny; every reward in configs/rewards/ can be built."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ from ..rewards.tiny_vlm import build_tiny_vlm
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 RECIPES = sorted((CONFIGS / "reward").glob("*.yaml"))
-JUDGES = sorted((CONFIGS / "judges").glob("*.yaml"))
+REWARDS = sorted((CONFIGS / "rewards").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
@@ -62,8 +62,8 @@ def test_recipe_trains_on_a_tiny_backbone(file, tmp_path):
     assert (tmp_path / "run" / "reward" / "reward.safetensors").is_file()
 
 
-@pytest.mark.parametrize("file", JUDGES, ids=lambda file: file.stem)
-def test_judge_can_be_built_and_scores_where_it_needs_no_server(file, tmp_path, monkeypatch):
+@pytest.mark.parametrize("file", REWARDS, ids=lambda file: file.stem)
+def test_reward_can_be_built_and_scores_where_it_needs_no_server(file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copy(file, tmp_path)
     columns = [

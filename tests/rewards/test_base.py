@@ -1,4 +1,4 @@
-"""What all judges share: refusals, NaN with reasons, batches that shrink, specifications."""
+"""What all rewards share: refusals, NaN with reasons, batches that shrink, specifications."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ IMAGE = Image.new("RGB", (4, 4), "red")
 
 @dataclass
 class Length(RewardModel):
-    """Length of the prompt; out of memory above `room` samples; 'nan' cannot be judged."""
+    """Length of the prompt; out of memory above `room` samples; 'nan' cannot be scored."""
 
     room: int = 100
     needs_prompt = True
@@ -32,7 +32,7 @@ class Length(RewardModel):
         return torch.tensor([[float("nan") if s.prompt == "nan" else float(len(s.prompt))] for s in samples])
 
 
-def test_samples_that_cannot_be_judged_are_nan_with_a_reason_and_the_rest_is_in_order():
+def test_samples_that_cannot_be_scored_are_nan_with_a_reason_and_the_rest_is_in_order():
     answer = Length(batch_size=2).score(
         [
             Sample("a", IMAGE),
@@ -46,15 +46,15 @@ def test_samples_that_cannot_be_judged_are_nan_with_a_reason_and_the_rest_is_in_
     assert answer.values[0] == 1 and answer.values[4] == 3
     assert answer.remarks == {
         1: "no prompt",
-        2: "the judge's answer is not a finite number",
-        3: "judges images only, this is a video",
+        2: "the reward is not a finite number",
+        3: "scores images only, this is a video",
     }
 
 
 def test_batches_are_halved_until_they_fit():
-    judge = Length(room=3)
-    assert judge.score([Sample("ab", IMAGE)] * 10).values.flatten().tolist() == [2.0] * 10
-    assert judge.calls == [10, 5, 2, 3, 5, 2, 3]
+    reward = Length(room=3)
+    assert reward.score([Sample("ab", IMAGE)] * 10).values.flatten().tolist() == [2.0] * 10
+    assert reward.calls == [10, 5, 2, 3, 5, 2, 3]
 
 
 def test_a_single_sample_that_does_not_fit_is_an_error():
@@ -69,9 +69,9 @@ def test_no_samples_give_no_scores():
 def test_finite_scores_name_the_prompt_and_the_reason_and_turn_lower_is_better():
     with pytest.raises(UserError, match="1 of 2.*'nan'.*not a finite number"):
         finite_scores(Length(), [Sample("a", IMAGE), Sample("nan", IMAGE)])
-    judge = Length()
-    judge.higher_is_better = False
-    assert finite_scores(judge, [Sample("ab", IMAGE)]).tolist() == [-2.0]
+    reward = Length()
+    reward.higher_is_better = False
+    assert finite_scores(reward, [Sample("ab", IMAGE)]).tolist() == [-2.0]
 
 
 def test_networks_load_on_first_use_and_move():
@@ -117,7 +117,7 @@ def test_wrong_specifications_end_in_a_sentence_before_anything_is_loaded(spec, 
 
 
 def test_yaml_files_and_folders_are_specifications(tmp_path):
-    (tmp_path / "mine.yaml").write_text("kind: video\nsource: tiny-clip\nscale: percent\n")
+    (tmp_path / "mine.yaml").write_text("kind: clip\nsource: tiny-clip\nscale: percent\n")
     mine, plain = load_reward(str(tmp_path / "mine.yaml")), load_reward("tiny-clip")
     sample = [Sample("a red fruit", IMAGE)]
     assert mine.name == "mine" and mine.score_range == (-100.0, 100.0)

@@ -105,7 +105,7 @@ def test_cut_prompts_are_found_though_padding_is_a_word():
 
 
 @pytest.mark.gpu
-def test_a_judge_gives_the_same_on_an_accelerator_and_can_leave_it(drawings):
+def test_a_reward_gives_the_same_on_an_accelerator_and_can_leave_it(drawings):
     samples = [Sample("a red fruit", image(row)) for row in drawings]
     there, here = load_reward("tiny-clip", "cuda"), load_reward("tiny-clip")
     torch.testing.assert_close(there.score(samples).values, here.score(samples).values, atol=1e-4, rtol=1e-3)

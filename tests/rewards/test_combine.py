@@ -1,4 +1,4 @@
-"""Combinations against hand checks, with judges whose values are written in the samples."""
+"""Combinations against hand checks, with rewards whose values are written in the samples."""
 
 import math
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ def sample(prompt="p", **known):
     return Sample(prompt, IMAGE, known=known)
 
 
-def judges(*names, lower=()):
+def rewards(*names, lower=()):
     return [Known(name=name, lower=name in lower) for name in names]
 
 
@@ -51,20 +51,20 @@ def reference(tmp_path):
 
 
 def test_weighted_sum_standardises_first(reference):
-    reward = combine.WeightedSum(of=judges("a", "b"), reference=reference, weights={"a": 1.0, "b": 0.5})
+    reward = combine.WeightedSum(of=rewards("a", "b"), reference=reference, weights={"a": 1.0, "b": 0.5})
     # (4 - 2) / 2 + 0.5 (8 - 10) / 1 = 0
     assert reward.score([sample(a=4, b=8)]).values.item() == pytest.approx(0.0)
-    plain = combine.WeightedSum(of=judges("a", "b"), standardised=False, weights={"a": 1.0, "b": 0.5})
+    plain = combine.WeightedSum(of=rewards("a", "b"), standardised=False, weights={"a": 1.0, "b": 0.5})
     assert plain.score([sample(a=4, b=8)]).values.item() == pytest.approx(8.0)
 
 
 def test_lower_is_better_is_turned_before_it_is_summed():
-    reward = combine.WeightedSum(of=judges("a", "b", lower=("b",)), standardised=False)
+    reward = combine.WeightedSum(of=rewards("a", "b", lower=("b",)), standardised=False)
     assert reward.score([sample(a=4, b=1)]).values.item() == pytest.approx(3.0)
 
 
 def test_log_sigmoid_centres_on_the_prompts_quantile_and_acts_like_and(reference):
-    reward = combine.LogSigmoid(of=judges("a", "b"), reference=reference)
+    reward = combine.LogSigmoid(of=rewards("a", "b"), reference=reference)
     # medians of p: a 1 -> (x - 1) / 2, b 9.5 -> x - 9.5, both in reference units
     value = reward.score([sample(a=1, b=9.5)]).values.item()
     assert value == pytest.approx(2 * math.log(0.5), abs=1e-6)
@@ -74,26 +74,26 @@ def test_log_sigmoid_centres_on_the_prompts_quantile_and_acts_like_and(reference
 
 
 def test_par_is_the_mean_sigmoid_over_references(reference):
-    reward = combine.PAR(of=judges("a"), reference=reference)
+    reward = combine.PAR(of=rewards("a"), reference=reference)
     # references of p in units of std 2 around 2: -1 and 0; a = 2 is 0
     expected = (1 / (1 + math.exp(-1)) + 0.5) / 2
     assert reward.score([sample(a=2)]).values.item() == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_prompt_without_reference_is_nan_with_that_reason(reference):
-    answer = combine.PAR(of=judges("a"), reference=reference).score([sample("unseen", a=2)])
+    answer = combine.PAR(of=rewards("a"), reference=reference).score([sample("unseen", a=2)])
     assert answer.values.isnan().all() and "no sample of this prompt" in answer.remarks[0]
 
 
 def test_ensembles_mean_worst_case_and_uncertainty_weighted():
     # values 1, 2, 3: variance 2/3
     for mode, expected in (("mean", 2.0), ("wco", 1.0), ("uwo", 2.0 - 0.3 * 2 / 3)):
-        reward = combine.Ensemble(of=judges("a", "b", "c"), mode=mode, penalty=0.3)
+        reward = combine.Ensemble(of=rewards("a", "b", "c"), mode=mode, penalty=0.3)
         assert reward.score([sample(a=1, b=2, c=3)]).values.item() == pytest.approx(expected, abs=1e-6)
 
 
 def test_uncertainty_weight_hand_number_and_its_refusal_without_spread():
-    reward = combine.UncertaintyWeight(of=judges("a"))
+    reward = combine.UncertaintyWeight(of=rewards("a"))
     # exp(-0.5) 2 - 0.5 = 0.713061
     answer = reward.score([sample(a=2, a_spread=0.5), sample(a=2)])
     assert answer.values[0].item() == pytest.approx(0.713061, abs=1e-5)
@@ -101,45 +101,45 @@ def test_uncertainty_weight_hand_number_and_its_refusal_without_spread():
 
 
 def test_gate_opens_at_the_threshold():
-    reward = combine.GatedReward(of=judges("a", "b"), threshold=0.5, otherwise=-1.0)
+    reward = combine.GatedReward(of=rewards("a", "b"), threshold=0.5, otherwise=-1.0)
     values = reward.score([sample(a=0.5, b=3), sample(a=0.4, b=3), sample(a=math.nan, b=3)]).values.flatten()
     assert values[:2].tolist() == [3.0, -1.0] and values[2].isnan()
 
 
 def test_direction_is_a_unit_vector_and_ignores_what_it_does_not_weigh():
-    reward = combine.Direction(of=judges("a", "b", "c"), weights={"a": 3.0, "b": 4.0})
+    reward = combine.Direction(of=rewards("a", "b", "c"), weights={"a": 3.0, "b": 4.0})
     answer = reward.score([sample(a=1, b=2, c=math.nan, a_spread=1, b_spread=0, c_spread=0)])
     assert answer.values.item() == pytest.approx((3 * 1 + 4 * 2) / 5) and answer.spread.item() == pytest.approx(0.6)
 
 
 def test_a_missing_inner_value_is_nan_with_the_inner_reason():
-    reward = combine.WeightedSum(of=judges("a", "b"), standardised=False)
+    reward = combine.WeightedSum(of=rewards("a", "b"), standardised=False)
     answer = reward.score([sample(a=1, b=math.nan)])
-    assert answer.values.isnan().all() and answer.remarks[0] == "b: the judge's answer is not a finite number"
+    assert answer.values.isnan().all() and answer.remarks[0] == "b: the reward is not a finite number"
 
 
 def test_zero_variance_and_missing_columns_are_named(tmp_path):
     pq.write_table(pa.table({"prompt": ["p", "p"], "a.score": [3.0, 3.0]}), tmp_path / "r.parquet")
     with pytest.raises(UserError, match="a.score is the same for all samples"):
-        combine.WeightedSum(of=judges("a"), reference=str(tmp_path / "r.parquet")).check()
+        combine.WeightedSum(of=rewards("a"), reference=str(tmp_path / "r.parquet")).check()
     with pytest.raises(UserError, match="no column b.score"):
-        combine.WeightedSum(of=judges("b"), reference=str(tmp_path / "r.parquet")).check()
+        combine.WeightedSum(of=rewards("b"), reference=str(tmp_path / "r.parquet")).check()
     with pytest.raises(UserError, match="set reference"):
-        combine.PAR(of=judges("a")).check()
+        combine.PAR(of=rewards("a")).check()
     (tmp_path / "bad.parquet").write_bytes(b"x")
     with pytest.raises(UserError, match="not a readable parquet"):
-        combine.PAR(of=judges("a"), reference=str(tmp_path / "bad.parquet")).check()
+        combine.PAR(of=rewards("a"), reference=str(tmp_path / "bad.parquet")).check()
 
 
 @pytest.mark.parametrize(
     "build, word",
     [
-        (lambda: combine.Direction(of=judges("a"), weights={}), "all 0"),
-        (lambda: combine.Direction(of=judges("a"), weights={"x": 1.0}), "names no column"),
-        (lambda: combine.GatedReward(of=judges("a")), "two rewards"),
-        (lambda: combine.UncertaintyWeight(of=judges("a", "b")), "one dimension"),
-        (lambda: combine.Ensemble(of=judges("a"), penalty=-1), "penalty"),
-        (lambda: combine.LogSigmoid(of=judges("a"), quantile=2), "quantile"),
+        (lambda: combine.Direction(of=rewards("a"), weights={}), "all 0"),
+        (lambda: combine.Direction(of=rewards("a"), weights={"x": 1.0}), "names no column"),
+        (lambda: combine.GatedReward(of=rewards("a")), "two rewards"),
+        (lambda: combine.UncertaintyWeight(of=rewards("a", "b")), "one dimension"),
+        (lambda: combine.Ensemble(of=rewards("a"), penalty=-1), "penalty"),
+        (lambda: combine.LogSigmoid(of=rewards("a"), quantile=2), "quantile"),
     ],
 )
 def test_impossible_combinations_are_refused(build, word):

@@ -1,4 +1,4 @@
-"""Images, videos and prompts that are odd but honest, and those that nobody can judge."""
+"""Images, videos and prompts that are odd but honest, and those that nobody can score."""
 
 import pytest
 from PIL import Image
@@ -11,14 +11,14 @@ GLASS = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
 
 
 @pytest.mark.parametrize("kind", ["exposure", "saturation", "contrast", "tiny-clip"])
-def test_what_is_transparent_is_judged_as_white(kind):
+def test_what_is_transparent_is_scored_as_white(kind):
     white = Image.new("RGB", (8, 8), "white")
     reward = load_reward(kind)
     clear, plain = reward.score([Sample("a red fruit", GLASS), Sample("a red fruit", white)]).values
     assert clear.equal(plain)
 
 
-def test_grey_and_palette_images_are_judged_as_rgb():
+def test_grey_and_palette_images_are_scored_as_rgb():
     grey = Image.linear_gradient("L")
     given = (grey, grey.convert("RGB"), grey.convert("P"))
     values = load_reward("contrast").score([Sample("", each) for each in given])
@@ -36,12 +36,12 @@ def test_grey_and_palette_images_are_judged_as_rgb():
         ("motion", RED, "this is an image"),
     ],
 )
-def test_what_nobody_can_judge_is_nan_with_its_reason(kind, media, reason):
+def test_what_nobody_can_score_is_nan_with_its_reason(kind, media, reason):
     answer = load_reward(kind).score([Sample("a red fruit", media)])
     assert answer.values.isnan().all() and reason in answer.remarks[0]
 
 
-def test_a_prompt_longer_than_the_model_reads_is_judged_and_said():
+def test_a_prompt_longer_than_the_model_reads_is_scored_and_said():
     answer = load_reward("tiny-clip").score([Sample("red apple " * 200, RED), Sample(" \n", RED)])
     assert answer.values[0].isfinite().all() and "prompt cut to the model's 16 tokens" in answer.remarks[0]
     assert answer.values[1].isnan().all() and answer.remarks[1] == "no prompt"

@@ -86,7 +86,7 @@ def test_flicker_sees_a_dark_frame_and_not_steady_motion():
 def test_a_video_too_short_and_an_image_are_refused_with_a_reason():
     answer = load_reward("flicker").score([moving(1, count=2), plain("red")])
     assert answer.values.isnan().all()
-    assert "2 frames, at least 3" in answer.remarks[0] and "judges videos only" in answer.remarks[1]
+    assert "2 frames, at least 3" in answer.remarks[0] and "scores videos only" in answer.remarks[1]
 
 
 def test_subject_consistency_is_one_for_a_still_and_less_for_a_change_of_subject():
@@ -95,7 +95,7 @@ def test_subject_consistency_is_one_for_a_still_and_less_for_a_change_of_subject
     assert one("subject_consistency", other) < 0.98
 
 
-def test_frames_give_the_mean_or_the_worst_of_an_image_judge():
+def test_frames_give_the_mean_or_the_worst_of_an_image_reward():
     video = Sample("x", Video([plain((200, 100, 100)).image, plain((200, 200, 200)).image], 2.0))
     assert one("frames", video, of=["saturation"]) == pytest.approx(0.25)
     assert one("frames", video, of=["saturation"], pool="min") == pytest.approx(0.0)

@@ -77,19 +77,19 @@ def test_an_empty_book_has_a_board(tmp_path):
     assert board.votes == 0 and board.models == [] and board.no_ranking == "there is no vote between two models yet"
 
 
-def test_voters_and_judges_are_compared_on_what_they_share(tmp_path):
+def test_voters_and_rewards_are_compared_on_what_they_share(tmp_path):
     book = fill(VoteDatabase(tmp_path), 12)
     for i in range(12):
         choice = "ab"[i % 2]
         book.vote(Vote(f"c{i}", "ann", choice, "a"))
         book.vote(Vote(f"c{i}", "bob", choice if i < 9 else "tie", "a"))
-    book.add_marks("judge", {f"{i}{side}.png": float((side == "a") == (i % 2 == 0)) for i in range(12)
+    book.add_scores("reward", {f"{i}{side}.png": float((side == "a") == (i % 2 == 0)) for i in range(12)
                              for side in "ab"})
     board = leaderboard(book)
     [voters] = board.between_voters
     assert (voters.first, voters.second, voters.matchups, voters.agree) == ("ann", "bob", 12, 0.75)
-    assert {(k.first, k.second): (k.kappa.value, k.matchups) for k in board.with_judges} == {
-        ("ann", "judge"): (1.0, 12), ("bob", "judge"): (1.0, 9)}
+    assert {(k.first, k.second): (k.kappa.value, k.matchups) for k in board.with_rewards} == {
+        ("ann", "reward"): (1.0, 12), ("bob", "reward"): (1.0, 9)}
 
 
 def test_a_model_against_itself_is_no_comparison(tmp_path):

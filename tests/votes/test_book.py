@@ -64,7 +64,7 @@ def test_a_ballot_outlives_the_server_and_hides_its_sides(book):
     assert book.ballot("of another book") is None
 
 
-def test_the_least_judged_matchups_come_first_and_none_twice(book):
+def test_the_matchups_with_fewest_votes_come_first_and_none_twice(book):
     for voter, matchup in (("ann", "c0"), ("ann", "c1"), ("bob", "c0")):
         book.vote(Vote(matchup, voter, "a", "a"))
     assert {c.id for c in book.open_for("cid", 2)} == {"c2", "c3"}
@@ -86,7 +86,7 @@ def test_wrong_votes_are_refused(book, vote, said):
 
 def test_another_kind_of_file_is_named(tmp_path):
     (tmp_path / "votes.sqlite").write_text("not a database, but long enough to be taken for one" * 40)
-    with pytest.raises(UserError, match="votes.sqlite: cannot be used as a book of votes"):
+    with pytest.raises(UserError, match="votes.sqlite: cannot be used as a vote database"):
         VoteDatabase(tmp_path)
 
 

@@ -27,7 +27,7 @@ from visalign.validation.ranges import Few, FewOrNone, GuidanceScale, Port, Samp
 @click.option("--prompts", help="A text file, one a line, or emoji:held_out, videos:held_out ... (default: the run's).")
 @click.option("--steps", type=ranged(SamplingSteps))
 @click.option("--guidance-scale", type=ranged(GuidanceScale))
-@click.option("--judges", "-r", default="tiny-reward,tiny-clip", show_default=True, type=Names(may_be_none=True),
+@click.option("--rewards", "-r", default="tiny-reward,tiny-clip", show_default=True, type=Names(may_be_none=True),
               help="As for `score`.")
 @click.option("--features", default="tiny-clip", show_default=True, help="open_clip model that measures diversity.")
 @click.option("--pairs", default=60, show_default=True, type=ranged(FewOrNone), help="Pairs made ahead for voting.")
@@ -120,13 +120,13 @@ def votes_board(folder: Path, dimension: str) -> None:
         click.echo(f"{model:24} {rating}won {won:g} of {won + lost:g}")
     if board.no_ranking:
         click.echo(board.no_ranking)
-    for row in board.between_voters + board.with_judges:
+    for row in board.between_voters + board.with_rewards:
         click.echo(f"kappa {row.first} and {row.second}: {row.kappa.value:.2f} [{row.kappa.low:.2f}, "
                    f"{row.kappa.high:.2f}] on {row.matchups} pairs")
 
 
 def existing(folder: Path, kind):
-    """The book of votes in a folder. Raises UserError when there is none."""
+    """The vote database in a folder. Raises UserError when there is none."""
     if not (folder / "votes.sqlite").is_file():
         raise UserError(f"votes {folder}: holds no votes.sqlite; name the --folder of `visalign demo`")
     return kind(folder)

@@ -117,7 +117,7 @@ class OptimSettings(Settings):
 class EvaluationSettings(Settings):
     """Samples and rewards on held-out prompts with fixed seeds; `every` in steps of the loop (0: only before/after).
 
-    reward judges the images (any reward; its first dimension counts), features measures their diversity (an open_clip
+    reward scores the images (any reward; its first dimension counts), features measures their diversity (an open_clip
     model); null leaves either out; `also` names more rewards to report, such as one not trained on. The embedded
     tiny-clip and tiny-reward know emoji only.
     """
@@ -135,7 +135,7 @@ class EvaluationSettings(Settings):
 
 
 class GuardSettings(Settings):
-    """The collapse guard: compares the run with its start, on the prompts and with the judges of `eval`.
+    """The collapse guard: compares the run with its start, on the prompts and with the rewards of `eval`.
 
     action: `off`; `warn`; `stop` training when the model has collapsed or its reward is being hacked; `rollback` to
     the best acceptable point as well. every: steps of the loop between looks; 0 takes the fewest that keep looking

@@ -12,7 +12,7 @@ from visalign.validation.ranges import Few, FewOrNone, Width
 class GuideHeadSettings(Settings):
     """What is put on the generator's first blocks.
 
-    dimensions: what is judged; the columns of the annotations. blocks: whose tokens are read, ascending; the last one
+    dimensions: what is scored; the columns of the annotations. blocks: whose tokens are read, ascending; the last one
     sets the price of a step. members: heads in the ensemble, whose mean is followed.
     """
 

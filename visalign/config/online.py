@@ -62,7 +62,7 @@ class RolloutSettings(Settings):
     sampler: `ode`, `flow_sde`, `dance_sde` and `cps` for flows, `ode` and `ddim` for diffusion; noise_level is its own.
     log_prob: the density, or `unnormalised` as the published trainers have it with cps.
     train_fraction: share of the stochastic steps trained on, the `first` ones or a `random` choice for each sample.
-    clean_steps: this many last steps follow the ODE, so images are judged without the sampler's last noise
+    clean_steps: this many last steps follow the ODE, so images are scored without the sampler's last noise
     (DanceGRPO: 1; SD3's own schedule ends with a step from 0.001 to 0, so 2 there).
     same_noise: all samples of a prompt start from one noise and differ by the sampler's noise alone.
     guidance_scale: of sampling and of training alike. detach_negative: no gradient through the unguided branch.
@@ -117,8 +117,8 @@ class RewardTerm(Settings):
 class RewardSettings(Settings):
     """What scores the samples. models: reward names, or mappings {reward, weight, dimension}.
 
-    timeout: seconds one batch may take. retries: how often a judge that raises is asked again, after retry_wait
-    seconds. max_failures: share of an epoch's samples that may stay without an annotation. offload: judges leave the
+    timeout: seconds one batch may take. retries: how often a reward that raises is asked again, after retry_wait
+    seconds. max_failures: share of an epoch's samples that may stay without an annotation. offload: rewards leave the
     accelerator while the generator trains.
     """
 
@@ -213,5 +213,5 @@ class OnlineConfig(Settings):
         """What the model learnt from, in words."""
         if self.rollout.votes:
             return f"votes on its own samples, {self.rollout.votes}"
-        judges = ", ".join(str(term.reward) for term in self.reward.models)
-        return f"its own samples of {self.rollout.prompts}, judged by {judges}"
+        rewards = ", ".join(str(term.reward) for term in self.reward.models)
+        return f"its own samples of {self.rollout.prompts}, scored by {rewards}"

@@ -24,7 +24,7 @@ class JointSettings(Settings):
 
     backbone: `open_clip` (image and text towers) or `vlm` (a vision-language model with one special token a
     dimension). source: its folder, hub id or embedded name. tuning: how much of the backbone learns.
-    dimensions: what is judged. video_only: dimensions that a still image does not have.
+    dimensions: what is scored. video_only: dimensions that a still image does not have.
     layers: blocks whose tokens are read shallow to deep by hierarchical pooling (none: the pooled output of open_clip,
     the special tokens of a vlm).
     members: heads in the ensemble; their disagreement is the uncertainty. frames: read evenly from each video.

@@ -1,4 +1,4 @@
-"""Which of a prompt's generations make a preference pair, given what a judge thinks of each."""
+"""Which of a prompt's generations make a preference pair, given a reward's score of each."""
 
 import math
 import random
@@ -9,7 +9,7 @@ from statistics import NormalDist
 
 @dataclass(frozen=True)
 class Candidate:
-    """One generation: its number, score (larger is better) and the judge's own standard deviation, 0 if unknown."""
+    """One generation: its number, score (larger is better) and the reward's own standard deviation, 0 if unknown."""
 
     number: int
     score: float

@@ -113,7 +113,7 @@ def compare_models(subjects: list[SampleSource], plan: SamplingPlan | None, out:
                  | ({} if reference is None else {"the reference": reference}))
     notes += [f"{name}: {look.alike} of {look.features[..., 0].numel()} generations are the same file as another of "
               "their prompt" for name, look in looks.items() if look.alike]
-    notes += _unjudged(looks)
+    notes += _unscored(looks)
     base = subjects[0].name
     figures = {name: figures_of(name, look, looks[base], reference, matched.prompts, notes)
                for name, look in looks.items()}
@@ -151,8 +151,8 @@ def refuse_mixed(features: dict[str, torch.Tensor]) -> None:
         raise UserError(f"{first} and {odd}: one holds images and the other videos, which cannot be compared")
 
 
-def _unjudged(looks: dict[str, GenerationMetrics]) -> list[str]:
-    return [f"{reward} could not judge {int((~scores.isfinite()).sum())} of {scores.numel()} generations of {name}"
+def _unscored(looks: dict[str, GenerationMetrics]) -> list[str]:
+    return [f"{reward} could not score {int((~scores.isfinite()).sum())} of {scores.numel()} generations of {name}"
             for name, look in looks.items() for reward, scores in look.rewards.items() if (~scores.isfinite()).any()]
 
 
@@ -231,10 +231,10 @@ def best_of_curves(base: GenerationMetrics, proxy: str | None) -> dict[str, dict
         return {}
     found: dict[str, dict[int, Estimate]] = {}
     for name, scores in base.rewards.items():
-        judged = scores.double().numpy()
-        if np.isfinite(judged).all():
-            found[name] = {n: mean_with_interval(best_of_n(chooser, judged, n) - judged.mean(1))
-                           for n in BEST_OF if n <= judged.shape[1]}
+        values = scores.double().numpy()
+        if np.isfinite(values).all():
+            found[name] = {n: mean_with_interval(best_of_n(chooser, values, n) - values.mean(1))
+                           for n in BEST_OF if n <= values.shape[1]}
     return found
 
 

@@ -199,7 +199,7 @@ def _pixel_distances(samples: list[Sample], lpips: Lpips | None) -> tuple[float,
 
 
 def _scored(reward: Reward, samples: list[Sample]) -> Tensor:
-    """First dimension, larger is better; NaN where it could not judge."""
+    """First dimension, larger is better; NaN where the reward could not score."""
     values = reward.score(samples).values[:, 0]
     return values if reward.higher_is_better else -values
 

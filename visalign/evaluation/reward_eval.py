@@ -33,12 +33,12 @@ class DimensionReport:
     """One labelled dimension: overall, by modality and kind, calibration, robustness."""
 
     dimension: str
-    judged_by: str
+    scored_by: str
     overall: Agreement
     parts: dict[str, Agreement]
     calibration: Calibration | None
     robustness: list[Robustness]
-    not_judged: int
+    not_scored: int
 
 
 def jpeg(image: Image.Image) -> Image.Image:
@@ -84,7 +84,7 @@ def score_annotations(reward: Reward, items: list[Annotation], edits: bool = Tru
     """Score both sides of every annotation, and side a once more under each edit."""
     sides: dict[str, list[np.ndarray]] = {name: [] for name in ("a", "b", *(EDITS if edits else ()))}
     is_video = []
-    for start in tqdm(range(0, len(items), SCORING_BATCH), desc=f"judging with {reward.name}", unit="batch"):
+    for start in tqdm(range(0, len(items), SCORING_BATCH), desc=f"scoring with {reward.name}", unit="batch"):
         part = items[start:start + SCORING_BATCH]
         a, b = ([getattr(item, side).sample(item.where, SCORED_FRAMES) for item in part] for side in "ab")
         is_video += [sample.modality == "video" for sample in a]
@@ -118,25 +118,25 @@ def column_for(reward: Reward, dimension: str) -> int:
 
 
 def report_dimension(reward: Reward, dimension: str, items: list[Annotation],
-                     judged: ScoredAnnotation) -> DimensionReport | None:
+                     scored: ScoredAnnotation) -> DimensionReport | None:
     """Figures of one labelled dimension, or None when nothing is labelled in it."""
     column = column_for(reward, dimension)
-    margins = judged.a[:, column] - judged.b[:, column]
+    margins = scored.a[:, column] - scored.b[:, column]
     labelled = np.array([dimension in item.outcome for item in items])
     rows = np.flatnonzero(labelled & np.isfinite(margins))
     if not len(rows):
         return None
     outcomes = np.array([items[i].outcome[dimension] for i in rows])
     prompts = [items[i].prompt for i in rows]
-    margins, is_video = margins[rows], judged.is_video[rows]
+    margins, is_video = margins[rows], scored.is_video[rows]
     kinds = np.array([items[i].kind for i in rows])
     decided = outcomes != 0.5
     parts = {name: which for name, which in (("images", ~is_video), ("videos", is_video)) if which.any()}
     parts |= {kind: kinds == kind for kind in sorted(set(kinds[decided])) if kind}
     scale = np.asarray(getattr(reward, "logit_scale", None) or [1.0] * len(reward.dimensions))[column]
     robustness = []
-    for name, values in judged.edits.items():
-        change = values[rows, column] - judged.a[rows, column]
+    for name, values in scored.edits.items():
+        change = values[rows, column] - scored.a[rows, column]
         known = decided & np.isfinite(change)
         if known.any():
             flipped = np.sign(margins + change)[known] != np.sign(margins)[known]
@@ -165,9 +165,9 @@ def summary_lines(reports: dict[str, DimensionReport]) -> list[str]:
             ties = "" if part.with_ties is None else f"{part.with_ties.value:.3f}"
             lines.append(f"{report.dimension:12} {name:24} {part.pairs:6} {part.accuracy.value:9.3f} "
                          f"{part.accuracy.low:7.3f} - {part.accuracy.high:.3f} {ties:>9}")
-        judged = f"judged by {report.judged_by}, {report.not_judged} not judged"
+        scored = f"scored by {report.scored_by}, {report.not_scored} not scored"
         if report.calibration and report.overall.kendall_tau:
-            judged += (f"; calibration error {report.calibration.error:.3f}, Kendall tau per prompt "
+            scored += (f"; calibration error {report.calibration.error:.3f}, Kendall tau per prompt "
                        f"{report.overall.kendall_tau.value:+.3f}")
-        lines.append(f"{report.dimension:12} {judged}")
+        lines.append(f"{report.dimension:12} {scored}")
     return lines

@@ -40,8 +40,8 @@ def best_of_n_kl(n: int) -> float:
     return float(np.log(n) - (n - 1) / n)
 
 
-def best_of_n(chooser: np.ndarray, judged: np.ndarray, n: int) -> np.ndarray:
-    """Expected `judged` [P, K] of the best by `chooser` [P, K] among n random ones of the K, per prompt [P].
+def best_of_n(chooser: np.ndarray, scores: np.ndarray, n: int) -> np.ndarray:
+    """Expected `scores` [P, K] of the best by `chooser` [P, K] among n random ones of the K, per prompt [P].
 
     Exact: the i-th lowest of K is the best of n with probability C(i - 1, n - 1) / C(K, n). Ties keep their order.
     """
@@ -52,7 +52,7 @@ def best_of_n(chooser: np.ndarray, judged: np.ndarray, n: int) -> np.ndarray:
     with np.errstate(invalid="ignore", divide="ignore"):
         chance = np.where(i >= n, np.exp(_log_choose(i - 1, n - 1) - _log_choose(count, n)), 0.0)
     order = np.argsort(chooser, axis=1, kind="stable")
-    return np.take_along_axis(judged, order, 1) @ chance
+    return np.take_along_axis(scores, order, 1) @ chance
 
 
 def _log_choose(n, k) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""How far a judge agrees with labels: accuracy with and without ties, calibration, Kendall's tau.
+"""How far a reward agrees with labels: accuracy with and without ties, calibration, Kendall's tau.
 
 Margins are reward(a) - reward(b), larger meaning that a is better; outcomes 1 (a), 0 (b) or 0.5 (tie). Intervals come
 from a bootstrap over prompts, since annotations of one prompt are not independent.
@@ -15,7 +15,7 @@ from visalign.evaluators.statistics import Estimate
 
 @dataclass(frozen=True)
 class Agreement:
-    """One judge in one dimension on one set. tie_threshold: |margin| below it counts as a tie, chosen on this set."""
+    """One dimension of one reward on one set. tie_threshold: |margin| below it counts as a tie, chosen on this set."""
 
     pairs: int
     ties: int

@@ -117,7 +117,7 @@ class Generator(Sized):
         """Raise UserError naming `where` for a prompt that this family cannot take; nothing needs to be loaded."""
 
     def text_of(self, prompt: str) -> str:
-        """The words of a prompt, which is what judges are told."""
+        """The words of a prompt, which is what rewards see."""
         return prompt
 
     def prompt_identity(self, prompt: str) -> str:

@@ -1,6 +1,6 @@
 """The attention kernel that a setting names, in the forward pass and wherever a block is computed again.
 
-torch's own switch, `sdpa_kernel`, is the whole program's: a judge that works in another thread would attend with
+torch's own switch, `sdpa_kernel`, is the whole program's: a reward that scores in another thread would attend with
 whatever kernel the generator has just switched on, and its values would differ in the last digit from run to run. So
 the kernel is chosen for the calling thread alone.
 """

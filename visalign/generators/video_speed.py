@@ -1,6 +1,6 @@
 """Clips that last longer or shorter than what a model makes: their frames are spread over its own time, and it is said.
 
-The whole video is kept, since it is what was judged.
+The whole video is kept, since it is what was scored.
 """
 
 import math

@@ -24,7 +24,7 @@ def debias(spec, source: str, out: Path, device: str = "cpu") -> BiasModel:
                         "direction")
     sign = 1 if reward.higher_is_better else -1
     entries, rewards, features = find_generations(source), [], []
-    for start in tqdm(range(0, len(entries), DEBIAS_BATCH), desc="judging", unit="batch"):
+    for start in tqdm(range(0, len(entries), DEBIAS_BATCH), desc="scoring", unit="batch"):
         samples = [entry.sample(4) for entry in entries[start:start + DEBIAS_BATCH]]
         rewards += (sign * reward.score(samples).values[:, 0]).tolist()
         features += [nuisance(sample) for sample in samples]

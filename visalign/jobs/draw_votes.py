@@ -26,18 +26,18 @@ from visalign.trainers.online.step_selection import noisy_steps
 VOTE_COLUMNS = ("prompt", "a_seed", "b_seed", "choice", "a", "b")
 
 
-def draw_for_votes(config: OnlineConfig, out: Path, pairs: int, judge: str | None = None, seed: int = 0) -> int:
+def draw_for_votes(config: OnlineConfig, out: Path, pairs: int, reward: str | None = None, seed: int = 0) -> int:
     """Write images or videos, a contact sheet and votes.csv; returns the number of pairs.
 
-    Choices are empty for people to fill in, or a judge's. The model is used as it is before training. Raises UserError
-    when `out` already holds votes.
+    Choices are left empty for people to fill in, or made by a reward. The model is used as it is before training.
+    Raises UserError when `out` already holds votes.
     """
     table = out / "votes.csv"
     if table.exists():
         raise UserError(f"output {out}: already holds votes.csv; choose another folder with --out")
     family = locate_model(config.model).family
     check_sampler(config, family)
-    reward = for_modality(load_reward(judge), family.modality) if judge else None
+    reward_model = for_modality(load_reward(reward), family.modality) if reward else None
     prompts = read_prompts(config.rollout.prompts, config.rollout.max_prompts)
     generator = load_generator(config.model, pick_device(config.train.device))
     say_what_is_cut(generator, prompts, "drawing pairs")
@@ -58,7 +58,7 @@ def draw_for_votes(config: OnlineConfig, out: Path, pairs: int, judge: str | Non
         drawn = sampler.draw(starts, *conditions.of(starts), noisy, nothing)
         drawn_media = generator.decode(torch.stack([sample.latents for sample in drawn]).to(generator.device))
         samples = [Sample(generator.text_of(s.prompt), media) for s, media in zip(starts, drawn_media, strict=True)]
-        scores = finite_scores(reward, samples).tolist() if reward else None
+        scores = finite_scores(reward_model, samples).tolist() if reward_model else None
         for i, number in enumerate(numbers):
             files = [media_file(media) for media in drawn_media[2 * i:2 * i + 2]]
             names = [f"{number:05d}-{side}{suffix}" for side, (suffix, _) in zip("ab", files, strict=True)]

@@ -1,4 +1,4 @@
-"""Which models a command means, and how they are sampled and judged where it does not say."""
+"""Which models a command means, and how they are sampled and scored where it does not say."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path

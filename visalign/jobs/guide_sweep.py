@@ -1,6 +1,6 @@
 """`visalign guide sweep`: one latent reward followed ever harder, measured like models against the unguided one.
 
-The guide's own reward of what came out is the optimised one. What rises in the other judges is real; where they,
+The guide's own reward of the result is the optimised one. What rises in the other rewards is a real gain; where they,
 diversity or style fall while the guide's own rises, it is being exploited.
 """
 
@@ -86,7 +86,7 @@ def guided_source(model: ModelSettings, following: Following, name: str, load: O
 
 
 def lines_of(results: Results) -> list[str]:
-    """One line a weight: each judge's change in standard deviations, diversity's in percent, and the verdict."""
+    """One line a weight: each reward's change in standard deviations, diversity's in percent, and the verdict."""
     lines = []
     for model, verdict in results.verdicts.items():
         changes = [f"{name} {change.value:+.2f} [{change.low:+.2f}, {change.high:+.2f}]"

@@ -1,7 +1,7 @@
-"""`visalign pairs`: prompts -> generations -> judged -> a preference set that `train` reads.
+"""`visalign pairs`: prompts -> generations -> scores -> a preference set that `train` reads.
 
     OUT/samples/         generations (unless they came from elsewhere)
-    OUT/scores.parquet   what the judge said of each
+    OUT/scores.parquet   the reward of each
     OUT/pairs.parquet    prompt, chosen, rejected (paths), strength, rewards
     OUT/sheet.png        chosen left, rejected right
 """
@@ -37,7 +37,7 @@ class PairSettings:
     strategy: `best_worst` (one a prompt), `top_k` (the k best against the k worst), `margin` (every pair with a gap
     above min_gap), `sifted` (pair ranking, then point sifting). dimension: of the reward (None: its first).
     ranker: a comparing reward for `sifted` (None: the scores rank). min_gap: smaller gaps are ties.
-    min_confidence: least probability that the order is right, by the judge's own spread.
+    min_confidence: least probability that the order is right, by the reward's own spread.
     """
 
     strategy: Strategy = "best_worst"
@@ -60,14 +60,15 @@ class PairSettings:
 def make_pairs(source: str, reward: str, out: Path, settings: PairSettings, device: str = "cpu",
                max_failures: float = 0.05, prompts_from: PromptsFrom = "auto",
                media_root: str | None = None) -> tuple[PairCounts, tuple[str, ...]]:
-    """Judge the generations of `source` and write pairs into the folder `out`; notes say what was left out.
+    """Score the generations of `source` and write pairs into the folder `out`; notes say what was left out.
 
     Raises UserError when no pair is left, with the counts that say why.
     """
-    judge = load_reward(reward, device)
-    dimension = settings.dimension or judge.dimensions[0]
-    if dimension not in judge.dimensions:
-        raise UserError(f"pairs: {judge.name} has no dimension '{dimension}'{nearest(dimension, judge.dimensions)}")
+    reward_model = load_reward(reward, device)
+    dimension = settings.dimension or reward_model.dimensions[0]
+    if dimension not in reward_model.dimensions:
+        raise UserError(f"pairs: {reward_model.name} has no dimension '{dimension}'"
+                        f"{nearest(dimension, reward_model.dimensions)}")
     ranker = load_reward(settings.ranker, device) if settings.ranker else None
     if ranker is not None and not isinstance(ranker, PairReward):
         raise UserError(f"pairs: --ranker {settings.ranker} does not compare; use one that does, such as vlm_pairs")
@@ -84,7 +85,8 @@ def make_pairs(source: str, reward: str, out: Path, settings: PairSettings, devi
                                   prompts_from=prompts_from, media_root=media_root).notes
     if entries.prompt_hint and entries.prompt_hint not in notes:
         notes += (entries.prompt_hint,)
-    groups = candidates_by_prompt(scores, f"{judge.name}.{dimension}", 1 if judge.higher_is_better else -1, entries)
+    sign = 1 if reward_model.higher_is_better else -1
+    groups = candidates_by_prompt(scores, f"{reward_model.name}.{dimension}", sign, entries)
     counts, chosen = PairCounts(), []
     rank = Ranking(entries, ranker, counts, max_failures)
     for prompt, candidates in groups.items():
@@ -108,11 +110,11 @@ def check_scores(scores: Path, identity: dict, entries: list[Entry]) -> None:
                         ) from None
     if not fits:
         raise UserError(f"{scores}: belongs to another reward or other generations, or the files have changed since; "
-                        "delete it to have them judged anew, or choose another OUT")
+                        "delete it to have them scored anew, or choose another OUT")
 
 
 def candidates_by_prompt(scores: Path, column: str, sign: int, entries: list[Entry]) -> dict[str, list[Candidate]]:
-    """Judged generations by prompt."""
+    """Scored generations by prompt."""
     table = read_table(scores)
     spread = f"{column}.spread"
     spreads = table.column(spread).to_pylist() if spread in table.column_names else [0.0] * len(table)

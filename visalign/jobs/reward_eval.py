@@ -16,20 +16,20 @@ from visalign.storage.files import write_atomically
 
 def evaluate_reward(spec, items: list[Annotation], folder: Path, device: str = "cpu",
                     edits: bool = True) -> dict[str, DimensionReport]:
-    """Judge `items` and write eval.json, margins.parquet and report.html into `folder`.
+    """Score `items` and write eval.json, margins.parquet and report.html into `folder`.
 
-    Raises UserError when no annotation can be judged.
+    Raises UserError when no annotation can be scored.
     """
     reward = load_reward(spec, device)
-    judged = score_annotations(reward, items, edits)
+    scored = score_annotations(reward, items, edits)
     dimensions = sorted({name for item in items for name in item.outcome})
-    reports = {name: report for name in dimensions if (report := report_dimension(reward, name, items, judged))}
+    reports = {name: report for name in dimensions if (report := report_dimension(reward, name, items, scored))}
     if not reports:
-        raise UserError(f"reward {reward.name}: could not judge a single one of {len(items)} annotations")
+        raise UserError(f"reward {reward.name}: could not score a single one of {len(items)} annotations")
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "eval.json", (json.dumps(reward_report_json(reward, reports), indent=2) + "\n").encode())
     margins = pa.table({"where": [item.where for item in items], "kind": [item.kind for item in items],
-                        **{f"margin_{name}": (judged.a - judged.b)[:, j] for j, name in enumerate(reward.dimensions)}})
+                        **{f"margin_{name}": (scored.a - scored.b)[:, j] for j, name in enumerate(reward.dimensions)}})
     pq.write_table(margins, folder / "margins.parquet")
-    write_reward_report(folder / "report.html", reward, reports, items, judged)
+    write_reward_report(folder / "report.html", reward, reports, items, scored)
     return reports

@@ -1,6 +1,6 @@
-"""`visalign score`: several judges' marks on every generation of a folder, as one table and a gallery.
+"""`visalign score`: several rewards' scores of every generation of a folder, as one table and a gallery.
 
-Files are decoded in threads while the judges work; every chunk is on disk before the next begins, so a killed run
+Files are decoded in threads while the rewards score; every chunk is on disk before the next begins, so a killed run
 continues where it stopped; several processes (torchrun) share the work; memory does not grow with the number of files.
 """
 
@@ -37,22 +37,22 @@ TASK = 16
 MP4_TASK = 64
 """So many images is a video worth, whose frames are all in memory."""
 LEAST_FOR_SHARE = 20
-"""A judge's share of failures is first looked at after so many samples, and at the end."""
+"""A reward's share of failures is first looked at after so many samples, and at the end."""
 
 
 @dataclass
 class Failures:
-    """How many samples one judge was given and could not judge, and the first reasons."""
+    """How many samples one reward was given and could not score, and the first reasons."""
 
     given: int = 0
     failed: int = 0
     reasons: list[str] = field(default_factory=list)
 
-    def add(self, table: pa.Table, judge: Reward) -> None:
-        """Count a chunk's rows: a sample of the judge's modality without a single value is a failure."""
-        names = ["path", "modality", "remarks", *(f"{judge.name}.{dimension}" for dimension in judge.dimensions)]
+    def add(self, table: pa.Table, reward: Reward) -> None:
+        """Count a chunk's rows: a sample of the reward's modality without a single value is a failure."""
+        names = ["path", "modality", "remarks", *(f"{reward.name}.{dimension}" for dimension in reward.dimensions)]
         for path, modality, remarks, *values in zip(*(table.column(name).to_pylist() for name in names), strict=True):
-            if modality in judge.modalities:
+            if modality in reward.modalities:
                 self.given += 1
                 if all(value is None for value in values):
                     self.failed += 1
@@ -62,7 +62,7 @@ class Failures:
     def check(self, name: str, most: float, least: int, hint: str = "") -> None:
         """Raise UserError when more than the share `most` failed among at least `least`; `hint` is what may help."""
         if self.given >= least and self.failed > most * self.given:
-            raise UserError(f"reward {name}: could not judge {self.failed} of {self.given} samples, more than the "
+            raise UserError(f"reward {name}: could not score {self.failed} of {self.given} samples, more than the "
                             f"allowed share of {most:g} (--max-failures); first reasons: {'; '.join(self.reasons)}"
                             + (f". {hint}" if hint else ""))
 
@@ -86,34 +86,34 @@ def score_generations(source: str, specs: list, out: Path, *, device: str = "cpu
                       gallery: bool = True) -> ScoreSummary:
     """Score every generation of `source` into the parquet file `out`, and a page beside it.
 
-    Raises UserError when a judge fails too often, or when `out` exists.
+    Raises UserError when a reward fails too often, or when `out` exists.
     """
     state = PartialState()
     device = str(state.device) if device == "cuda" else device
     entries = find_generations(source, prompts_from, media_root)
     hint = entries.prompt_hint
-    judges = load_rewards(specs, device)
+    rewards = load_rewards(specs, device)
     store = PartStore(out, identity_of(source, specs, entries), [entry.stamp() for entry in entries],
                       state.process_index)
     if state.is_main_process:
         store.open()
     state.wait_for_everyone()
     done = store.done()
-    chunks = [[i for i in chunk if i not in done] for chunk in in_chunks(entries, judges)]
+    chunks = [[i for i in chunk if i not in done] for chunk in in_chunks(entries, rewards)]
     mine = [chunk for chunk in chunks if chunk][state.process_index::state.num_processes]
-    failures = [(judge, Failures()) for judge in judges]
-    for part in store.parts():  # what an earlier, stopped run could not judge counts on
+    failures = [(reward, Failures()) for reward in rewards]
+    for part in store.parts():  # what an earlier, stopped run could not score counts on
         kept = read_table(part)
-        for judge, count in failures:
-            count.add(kept, judge)
+        for reward, count in failures:
+            count.add(kept, reward)
     state.wait_for_everyone()
     with tqdm(total=sum(map(len, mine)), desc="scoring", unit="file", disable=not state.is_main_process) as progress:
         for chunk, samples in decoded(entries, mine, workers or max(1, (os.cpu_count() or 2) // 2)):
-            table = score_chunk(entries, chunk, samples, judges)
-            for judge, count in failures:
-                count.add(table, judge)
-                count.check(judge.name, max_failures, 1 if chunk is mine[-1] else LEAST_FOR_SHARE, hint)
-            store.write(table)  # only now: a chunk that stopped the run is judged again when it continues
+            table = score_chunk(entries, chunk, samples, rewards)
+            for reward, count in failures:
+                count.add(table, reward)
+                count.check(reward.name, max_failures, 1 if chunk is mine[-1] else LEAST_FOR_SHARE, hint)
+            store.write(table)  # only now: a chunk that stopped the run is scored again when it continues
             progress.update(len(chunk))
     state.wait_for_everyone()
     page = None
@@ -122,7 +122,7 @@ def score_generations(source: str, specs: list, out: Path, *, device: str = "cpu
         if gallery and table.column("error").null_count:
             from visalign.reports.gallery import write_gallery
 
-            page = write_gallery(table, entries, judges, out.with_suffix(".html"))
+            page = write_gallery(table, entries, rewards, out.with_suffix(".html"))
         store.close()
     state.wait_for_everyone()
     table = read_table(out)
@@ -131,11 +131,11 @@ def score_generations(source: str, specs: list, out: Path, *, device: str = "cpu
     if len(broken) == len(table):
         raise UserError(". ".join([f"input {printable(str(source))}: none of its {len(table)} files could be read; "
                                    f"{out} says why of each", *unread, *entries.notes]))
-    if any(judge.needs_prompt for judge in judges) and hint:
+    if any(reward.needs_prompt for reward in rewards) and hint:
         unread.append(hint)
     kinds = Counter(entry.file.suffix.lower() or "folders of frames" for entry in entries)
     named = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
-    return ScoreSummary(len(table), named, len(broken), out, page, means(table, judges), (*entries.notes, *unread))
+    return ScoreSummary(len(table), named, len(broken), out, page, means(table, rewards), (*entries.notes, *unread))
 
 
 def read_table(file: Path, columns: list[str] | None = None) -> pa.Table:
@@ -165,21 +165,21 @@ MARK = b"visalign"
 """Under this name a table of scores says what it is of."""
 
 
-def means(table: pa.Table, judges: list[Reward]) -> tuple[str, ...]:
-    """Mean, standard deviation and how many were judged, for every dimension of every judge; why, where none was."""
+def means(table: pa.Table, rewards: list[Reward]) -> tuple[str, ...]:
+    """Mean, standard deviation and how many were scored, for every dimension of every reward; why, where none was."""
     lines = []
-    for name in (f"{judge.name}.{dimension}" for judge in judges for dimension in judge.dimensions):
+    for name in (f"{reward.name}.{dimension}" for reward in rewards for dimension in reward.dimensions):
         known = table.column(name).drop_null().to_numpy()
         figures = f"mean {known.mean():9.4f}  std {known.std():8.4f}" if len(known) else "no value"
         said = next((text for text in table.column("remarks").to_pylist() if text), None)
         why = f"; first remark: {said}" if said and not len(known) else ""
-        lines.append(f"{name:32} {figures}  judged {len(known)} of {len(table)}{why}")
+        lines.append(f"{name:32} {figures}  scored {len(known)} of {len(table)}{why}")
     return tuple(lines)
 
 
-def in_chunks(entries: list[Entry], judges: list[Reward]) -> Iterator[list[int]]:
-    """Numbers of entries, about CHUNK images at a time; prompts stay whole when a judge compares within them."""
-    if any(judge.needs_group for judge in judges):
+def in_chunks(entries: list[Entry], rewards: list[Reward]) -> Iterator[list[int]]:
+    """Numbers of entries, about CHUNK images at a time; prompts stay whole when a reward compares within them."""
+    if any(reward.needs_group for reward in rewards):
         groups: dict[str, list[int]] = {}
         for i, entry in enumerate(entries):
             groups.setdefault(entry.prompt, []).append(i)
@@ -225,8 +225,8 @@ def decoded(entries: list[Entry], chunks: list[list[int]],
 
 
 def score_chunk(entries: list[Entry], chunk: list[int], samples: list[Sample | str],
-                judges: list[Reward]) -> pa.Table:
-    """One table row a file: what is known of it, every judge's values, its spread, and remarks."""
+                rewards: list[Reward]) -> pa.Table:
+    """One table row a file: what is known of it, every reward's values, its spread, and remarks."""
     readable = [k for k, sample in enumerate(samples) if isinstance(sample, Sample)]
     given = [samples[k] for k in readable]
     columns: dict[str, list] = {
@@ -235,17 +235,17 @@ def score_chunk(entries: list[Entry], chunk: list[int], samples: list[Sample | s
         "modality": [s.modality if isinstance(s, Sample) else None for s in samples],
         "error": [s if isinstance(s, str) else None for s in samples]}
     remarks: list[list[str]] = [list(s.known.get("remarks", ())) if isinstance(s, Sample) else [] for s in samples]
-    for judge in judges:
-        answer = judge.score(given)
+    for reward in rewards:
+        answer = reward.score(given)
         spreads = [("", answer.values)] + ([(".spread", answer.spread)] if answer.spread is not None else [])
         for suffix, values in spreads:
-            for j, dimension in enumerate(judge.dimensions):
+            for j, dimension in enumerate(reward.dimensions):
                 column: list[float | None] = [None] * len(chunk)
                 for k, value in zip(readable, values[:, j].tolist(), strict=True):
                     column[k] = None if value != value else value
-                columns[f"{judge.name}.{dimension}{suffix}"] = column
+                columns[f"{reward.name}.{dimension}{suffix}"] = column
         for row, text in answer.remarks.items():
-            remarks[readable[row]].append(f"{judge.name}: {text}")
+            remarks[readable[row]].append(f"{reward.name}: {text}")
     columns["remarks"] = [printable("; ".join(each)) or None for each in remarks]
     return pa.table(columns, schema=schema_of(columns, entries))
 
@@ -261,7 +261,7 @@ def schema_of(columns: dict[str, list], entries: list[Entry]) -> pa.Schema:
 class PartStore:
     """Finished chunks beside the table-to-be: `NAME.parts/`, each file whole or absent.
 
-    stamps: of every entry's file; a part with a file that was changed since is thrown away, so that it is judged anew.
+    stamps: of every entry's file; a part with a file that was changed since is thrown away, so that it is scored anew.
     """
 
     def __init__(self, out: Path, settings: dict, stamps: list[str], rank: int):

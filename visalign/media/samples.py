@@ -41,7 +41,7 @@ class Sample:
 
     @property
     def asked(self) -> str:
-        """The prompt as it was given to the generator, which may hold more than the words that judges see."""
+        """The prompt as it was given to the generator, which may hold more than the words that rewards see."""
         return self.known.get("asked", self.prompt)
 
     @property

@@ -99,16 +99,16 @@ def comparison_curves(results: Results) -> dict | None:
 
 
 def by_weight(results: Results) -> dict:
-    """Judges and diversity against the weight of a guide."""
+    """Rewards and diversity against the weight of a guide."""
     weights = [results.weights[model] for model in results.verdicts]
     verdicts = list(results.verdicts.values())
     series = {name: [verdict.rewards[name] for verdict in verdicts] for name in verdicts[0].rewards}
     unit = "weight of the guide"
-    drawn = [charts.steps_chart(weights, series, "change of each judge, sd of the base", unit, even=True)]
+    drawn = [charts.steps_chart(weights, series, "change of each reward, sd of the base", unit, even=True)]
     if all(verdict.diversity is not None for verdict in verdicts):
         drawn.append(charts.steps_chart(weights, {"diversity": [verdict.diversity.scaled(100) for verdict in verdicts]},
                                         "change of diversity, %", unit, even=True))
-    about = ("The guide's own reward is what following it optimises. Where the other judges, diversity or style begin "
+    about = ("The guide's own reward is what following it optimises. Where the other rewards, diversity or style begin "
              "to fall, following it harder exploits the guide and breaks the samples.")
     return {"title": "How hard the guide can be followed", "charts": drawn, "peaks": [], "about": about,
             "words": [(model, verdict.word) for model, verdict in results.verdicts.items()]}

@@ -14,10 +14,10 @@ EXTREMES, MOST_SHOWN = 24, 240
 """Best and worst of each reward are always shown, up to a number that keeps the page light."""
 
 
-def write_gallery(table: pa.Table, entries: list[Entry], judges: list, file: Path) -> Path:
+def write_gallery(table: pa.Table, entries: list[Entry], rewards: list, file: Path) -> Path:
     """Write the page and return its path."""
-    signs = {f"{judge.name}.{dimension}": 1 if judge.higher_is_better else -1
-             for judge in judges for dimension in judge.dimensions}
+    signs = {f"{reward.name}.{dimension}": 1 if reward.higher_is_better else -1
+             for reward in rewards for dimension in reward.dimensions}
     columns = {name: np.array([np.nan if v is None else v for v in table.column(name).to_pylist()], np.float64)
                for name in signs}
     rows = table.select(["path", "prompt", "error", "remarks"]).to_pylist()
@@ -53,7 +53,7 @@ def chosen(columns: dict[str, np.ndarray], total: int) -> list[int]:
 
 def statistics(name: str, values: np.ndarray, sign: int) -> dict:
     known = values[np.isfinite(values)]
-    return {"name": name, "judged": len(known), "missing": len(values) - len(known), "better": "higher" if sign > 0 else
+    return {"name": name, "scored": len(known), "missing": len(values) - len(known), "better": "higher" if sign > 0 else
             "lower", "mean": known.mean() if len(known) else None, "std": known.std() if len(known) else None,
             "histogram": histogram(known) if len(known) else None}
 

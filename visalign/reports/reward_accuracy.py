@@ -10,14 +10,14 @@ from visalign.storage.files import write_atomically
 MISTAKES_SHOWN = 6
 
 
-def write_reward_report(file: Path, reward, reports: dict, items: list, judged) -> None:
+def write_reward_report(file: Path, reward, reports: dict, items: list, scored) -> None:
     """Accuracy tables, reliability plots, robustness, and the pairs it gets most wrong."""
     write_atomically(file, render_page(
         "reward_eval.html.j2", title=f"{reward.name} against labels", count=len(items),
         prompts=len({item.prompt for item in items}), reports=list(reports.values()),
         rows=lambda report: [("all", report.overall), *report.parts.items()],
         figures={name: reliability(report) for name, report in reports.items() if report.calibration},
-        mistakes=[row for report in reports.values() for row in worst(reward, report, items, judged)]))
+        mistakes=[row for report in reports.values() for row in worst(reward, report, items, scored)]))
 
 
 def reliability(report) -> str:
@@ -37,10 +37,10 @@ def reliability(report) -> str:
     return svg(figure)
 
 
-def worst(reward, report, items: list, judged) -> list[dict]:
+def worst(reward, report, items: list, scored) -> list[dict]:
     """Decided pairs with the largest margin in the wrong direction."""
-    column = reward.dimensions.index(report.judged_by)
-    margins = judged.a[:, column] - judged.b[:, column]
+    column = reward.dimensions.index(report.scored_by)
+    margins = scored.a[:, column] - scored.b[:, column]
     wrong = []
     for i, item in enumerate(items):
         outcome = item.outcome.get(report.dimension, 0.5)

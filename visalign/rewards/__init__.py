@@ -1,4 +1,4 @@
-"""Judges of samples. To add one, see docs/extending.md."""
+"""Reward models: what scores a sample. To add one, see docs/extending.md."""
 
 from visalign.rewards.base import Reward, RewardModel, Scores, finite_scores
 from visalign.rewards.clip import ClipScore

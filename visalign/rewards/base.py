@@ -1,4 +1,4 @@
-"""What judges a sample: the protocol, what a judge answers, and what all judges of one's own share."""
+"""What scores a sample: the protocol, what a reward returns, and the base class of the rewards here."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -16,10 +16,10 @@ from visalign.validation.ranges import BatchSize, Ranged
 
 @dataclass(frozen=True)
 class Scores:
-    """A judge's answer for n samples and D dimensions.
+    """A reward's scores of n samples in D dimensions.
 
     values: float32 [n, D], NaN where there is no annotation. remarks: by sample, why its values are NaN, or a note such
-    as a prompt that was cut. spread: the judge's own standard deviation, float32 [n, D], where it knows one.
+    as a prompt that was cut. spread: the reward's own standard deviation, float32 [n, D], where it knows one.
     """
 
     values: Tensor
@@ -28,7 +28,7 @@ class Scores:
 
 
 class Reward(Protocol):
-    """A judge. A sample that could not be judged is NaN with a remark, never a silent 0.
+    """A reward model. A sample that could not be scored is NaN with a remark, never a silent 0.
 
     modalities: subset of {"image", "video"}. needs_prompt: whether a sample without one is NaN. needs_group: whether
     all samples of a prompt must come in one call. score_range: (lowest, highest), infinite where unbounded.
@@ -51,9 +51,9 @@ class Reward(Protocol):
 
 @dataclass
 class RewardModel(Ranged, ABC):
-    """Base of the judges here: loads on first use, scores in batches that fit memory, turns refusals into NaN.
+    """Base of the rewards here: loads on first use, scores in batches that fit memory, turns refusals into NaN.
 
-    A subclass is a dataclass whose fields are its settings; it writes `judge` (one batch) and, when it has networks,
+    A subclass is a dataclass whose fields are its settings; it writes `score_batch` and, when it has networks,
     `load` (returns them as one module). `check` finds what is missing before anything is loaded.
     """
 
@@ -82,11 +82,11 @@ class RewardModel(Ranged, ABC):
         except RuntimeError:
             raise ValueError(f"device is {self.device!r}; expected cpu, cuda or cuda:NUMBER") from None
 
-    def check(self) -> None:  # noqa: B027  a judge that needs nothing has nothing to check
-        """Raise UserError when something this judge needs is missing; loads nothing."""
+    def check(self) -> None:  # noqa: B027  a reward that needs nothing has nothing to check
+        """Raise UserError when something this reward needs is missing; loads nothing."""
 
     def load(self) -> Any:
-        """The networks, in evaluation mode; a judge without any has none."""
+        """The networks, in evaluation mode; a reward without any has none."""
         return None
 
     @abstractmethod
@@ -108,10 +108,10 @@ class RewardModel(Ranged, ABC):
             self._network.to(self.device)
 
     def refusal(self, sample: Sample) -> str | None:
-        """Why this sample cannot be judged, or None."""
+        """Why this sample cannot be scored, or None."""
         if sample.modality not in self.modalities:
             article = "an" if sample.modality == "image" else "a"
-            return f"judges {' and '.join(sorted(self.modalities))}s only, this is {article} {sample.modality}"
+            return f"scores {' and '.join(sorted(self.modalities))}s only, this is {article} {sample.modality}"
         sizes = {frame.size for frame in sample.video.frames} if sample.video else {None}
         if len(sizes) != 1:
             return "the video has no frames" if not sizes else "the video's frames differ in size"
@@ -174,7 +174,7 @@ def gather(count: int, dimensions: int, refused: dict[int, str], answers) -> Sco
             spread[rows] = answer.spread.detach().float().cpu()
     for i in (~values.isfinite()).any(1).nonzero().flatten().tolist():
         values[i] = torch.where(values[i].isfinite(), values[i], float("nan"))
-        remarks.setdefault(i, "the judge's answer is not a finite number")
+        remarks.setdefault(i, "the reward is not a finite number")
     return Scores(values, remarks, spread)
 
 

@@ -1,7 +1,7 @@
 """Combinations: each wraps rewards (`of`) and is itself a reward, so they nest.
 
 Every dimension of every inner reward is one column, turned so that larger is better. A column of weight 0
-takes no part. A sample that one inner reward could not judge is NaN in the combination, with that reward's reason.
+takes no part. A sample that one inner reward could not score is NaN in the combination, with that reward's reason.
 """
 
 from abc import abstractmethod
@@ -184,7 +184,7 @@ class PAR(Centred):
 
 @dataclass
 class Ensemble(Referenced):
-    """Several judges of one thing: their `mean`, worst case (`wco`: min), or mean minus penalty times variance (`uwo`).
+    """Several rewards together: `mean`, worst case (`wco`: min), or mean minus penalty times variance (`uwo`).
 
     With a reference table each is standardised first; without one they are taken as they are.
     """

@@ -22,7 +22,7 @@ class ReferenceScores:
         """Over all samples, [C] each. Raises UserError where a column is constant."""
         values = self.values[self.values.isfinite().all(1)]
         if len(values) < 2:
-            raise UserError(f"reference {self.file}: holds {len(values)} samples that every reward could judge; at "
+            raise UserError(f"reference {self.file}: holds {len(values)} samples that every reward could score; at "
                             "least 2 are needed")
         std = values.std(0)
         for name, spread in zip(self.columns, std.tolist(), strict=True):

@@ -105,19 +105,19 @@ def load_reward(spec: RewardSpec | Reward, device: str = "cpu") -> Reward:
 
 
 def load_rewards(specs: list, device: str = "cpu") -> list[Reward]:
-    """Rewards that may be given images and videos alike: image judges see a video's frames and give their mean.
+    """Rewards that take images and videos alike: an image reward of a video is the mean over its frames.
 
     Raises UserError for a wrong specification or two rewards of one name.
     """
-    judges: list[Reward] = []
+    rewards: list[Reward] = []
     for spec in specs:
         reward = load_reward(spec, device)
-        judges.append(reward if reward.needs_group or "video" in reward.modalities else video_rules.for_modality(reward,
-                                                                                                                 "video"))
-    twice = [name for name, n in Counter(judge.name for judge in judges).items() if n > 1]
+        takes_videos = reward.needs_group or "video" in reward.modalities
+        rewards.append(reward if takes_videos else video_rules.for_modality(reward, "video"))
+    twice = [name for name, n in Counter(each.name for each in rewards).items() if n > 1]
     if twice:
         raise UserError(f"rewards: two are named {twice[0]}; give them names with {{kind: ..., name: ...}} in YAML")
-    return judges
+    return rewards
 
 
 def check_reward(spec: RewardSpec | Reward) -> None:

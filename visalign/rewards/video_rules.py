@@ -1,4 +1,4 @@
-"""What a still cannot show: flicker, motion, consistency; and image judges brought to videos."""
+"""Rules for videos alone (flicker, motion, consistency), and image rewards applied to a video's frames."""
 
 import re
 from abc import abstractmethod
@@ -135,20 +135,20 @@ class PromptMotion(VideoRule):
 
 
 def for_modality(reward: Reward, modality: str) -> Reward:
-    """The reward, or for videos an image judge's mean over frames. Raises UserError for a judge of the other kind."""
+    """The reward, or for videos an image reward's mean over frames. Raises UserError for a reward of the other kind."""
     if modality in reward.modalities:
         return reward
     if modality == "video" and not reward.needs_group:
         return OnFrames(of=[reward], name=reward.name, device=reward.device)
-    raise UserError(f"reward {reward.name}: judges {' and '.join(sorted(reward.modalities))}s only, and this model "
+    raise UserError(f"reward {reward.name}: scores {' and '.join(sorted(reward.modalities))}s only, and this model "
                     f"makes {modality}s")
 
 
 @dataclass
 class OnFrames(RewardModel):
-    """An image judge on `frames` evenly spaced frames of a video: the mean, or the `min` (the worst frame).
+    """An image reward on `frames` evenly spaced frames of a video: the mean, or the `min` (the worst frame).
 
-    An image is judged as it is. When one of a video's frames cannot be judged, neither can the video.
+    An image is scored as it is. When one of a video's frames cannot be scored, neither can the video.
     """
 
     of: Any = field(default_factory=list)

@@ -30,7 +30,7 @@ def best_of_to_folder(model: ModelSettings, prompts: list[str], folder: Path, *,
     """
     if len(prompts) == 1 and prompts[0].startswith("@"):
         prompts = read_prompts(prompts[0][1:])
-    judge = for_modality(load_reward(reward, device), locate_model(model).family.modality)
+    reward_model = for_modality(load_reward(reward, device), locate_model(model).family.modality)
     candidates, started = folder / "candidates", folder / "best_of.json"
     settings = {"model": model.model_dump(mode="json"), "prompts": prompts, "samples": samples, "best_of": best_of,
                 **{name: str(value) for name, value in options.items()}}
@@ -46,13 +46,13 @@ def best_of_to_folder(model: ModelSettings, prompts: list[str], folder: Path, *,
     for first in tqdm(range(0, len(rows), best_of), desc=f"best of {best_of}", unit="sample"):
         group = rows[first:first + best_of]
         drawn = [Sample(row["prompt"], read_media(candidates / row["file"], "candidate")) for row in group]
-        scores = finite_scores(judge, drawn)
+        scores = finite_scores(reward_model, drawn)
         best = int(torch.argmax(scores))
         source = candidates / group[best]["file"]
         name = f"{first // best_of:05d}{'' if source.is_dir() else source.suffix}"
         copy_atomically(source, folder / name)
         sheet.setdefault(group[best]["prompt"], []).append(drawn[best].media)
-        kept.append(group[best] | {"file": name, "candidates": best_of, "chosen_by": judge.name,
+        kept.append(group[best] | {"file": name, "candidates": best_of, "chosen_by": reward_model.name,
                                    "reward": scores[best].item(), "candidates_mean": scores.mean().item()})
     save_sheet(list(sheet.items())[:100], folder / "grid.png")
     write_atomically(folder / "samples.jsonl", "".join(json.dumps(row) + "\n" for row in kept).encode())

@@ -56,7 +56,7 @@ def rank_pairs(samples: list[Sample], scores: list[float], pairs_per_prompt: int
 
 def feedback_pairs(generator: Generator, settings: FeedbackSettings, reward: Reward, seed: int,
                    quiet: bool = False) -> list[PreferencePair]:
-    """Pairs made by the generator itself and judged by `reward`.
+    """Pairs made by the generator itself and scored by `reward`.
 
     Raises UserError when the reward sees no difference anywhere.
     """

@@ -12,7 +12,7 @@ from visalign.storage.yaml_files import read_mapping
 MAY_CHANGE = frozenset({
     "train.steps", "train.epochs", "train.device", "train.workers", "train.patience", "data.cache", "rollout.cache",
     "model.gradient_checkpointing", "model.vae_slicing", "eval.every",
-    "reward.timeout", "reward.retries", "reward.retry_wait", "reward.max_failures", "reward.modelsfload",
+    "reward.timeout", "reward.retries", "reward.retry_wait", "reward.max_failures", "reward.offload",
     "guard.action", "guard.every", "guard.cost", "guard.budget", "guard.drift", "guard.tolerance",
 })
 """Settings that change how long a run is and what becomes of it, but nothing that was done so far; all of `output` as

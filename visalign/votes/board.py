@@ -1,4 +1,4 @@
-"""Who wins, by people's votes: a ranking with intervals, the win matrix, and how far voters and judges agree."""
+"""Who wins, by people's votes: a ranking with intervals, the win matrix, and how far voters and rewards agree."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -13,13 +13,13 @@ from visalign.votes.book import Matchup, Vote, VoteDatabase
 
 OVERALL = "overall"
 LEAST_SHARED = 5
-"""Matchups that two must both have judged before their agreement is spoken of."""
+"""Their agreement is reported for two voters who both voted on at least so many matchups."""
 _PLACES = {"a": 0, "tie": 1, "b": 2}
 
 
 @dataclass(frozen=True)
 class Kappa:
-    """Cohen's kappa of two, or of a voter and a judge (then on decided matchups), with a bootstrap over matchups."""
+    """Cohen's kappa of two, or of a voter and a reward (then on decided matchups), with a bootstrap over matchups."""
 
     first: str
     second: str
@@ -45,7 +45,7 @@ class Leaderboard:
     voters: dict[str, int]
     left: Estimate | None
     between_voters: list[Kappa]
-    with_judges: list[Kappa]
+    with_rewards: list[Kappa]
 
     @property
     def votes(self) -> int:
@@ -130,19 +130,19 @@ def among(answers: dict[str, dict[str, str]]) -> list[Kappa]:
 
 def against_rewards(book: VoteDatabase, matchups: dict[str, Matchup], answers: dict[str, dict[str,
                                                                                               str]]) -> list[Kappa]:
-    """Of every voter and every judge whose marks are known; judges see no ties, so decided votes alone are compared."""
+    """Of every voter with every reward that has scored the media; rewards have no ties, so only decided votes count."""
     found = []
-    for judge in book.judges():
-        marks = book.marks(judge)
+    for reward in book.rewards():
+        scores = book.scores(reward)
         for voter, given in sorted(answers.items()):
-            theirs, judged = [], []
+            theirs, preferred = [], []
             for matchup, choice in given.items():
-                a, b = (marks.get(side.file) for side in (matchups[matchup].a, matchups[matchup].b))
+                a, b = (scores.get(side.file) for side in (matchups[matchup].a, matchups[matchup].b))
                 if choice != "tie" and a is not None and b is not None and a != b:
                     theirs.append(choice)
-                    judged.append("a" if a > b else "b")
+                    preferred.append("a" if a > b else "b")
             if len(theirs) >= LEAST_SHARED:
-                found.append(kappa_of(voter, judge, theirs, judged))
+                found.append(kappa_of(voter, reward, theirs, preferred))
     return found
 
 

@@ -1,7 +1,7 @@
-"""The book of votes: contests between two media of one prompt, and what people said, in an SQLite file.
+"""The vote database: matchups of two media of one prompt, and people's votes, in an SQLite file.
 
-A vote is on disk when `vote` returns, and survives a killed server. Rows are only added; an undone vote stays, marked.
-Several threads and processes may write at once.
+A vote is on disk when `vote` returns, and survives a killed server. Rows are only added; a vote taken back stays,
+marked as undone. Several threads and processes may write at once.
 """
 
 import json
@@ -44,7 +44,7 @@ _COLUMNS = {name: set(re.findall(r"(?:^|,)\s*(\w+) (?:TEXT|REAL|INTEGER)", colum
 
 @dataclass(frozen=True)
 class MatchupSide:
-    """One medium of a contest: who made it, from which seed, and its file in the book's folder."""
+    """One medium of a matchup: the model that made it, from which seed, and its file in the book's folder."""
 
     model: str
     seed: int | None
@@ -64,7 +64,7 @@ class Matchup:
 
 @dataclass(frozen=True)
 class Ballot:
-    """One showing of a contest to a voter; on_left says which side (`a` or `b`) is on the left."""
+    """One showing of a matchup to a voter; on_left says which side (`a` or `b`) is on the left."""
 
     matchup: Matchup
     voter: str
@@ -78,16 +78,16 @@ class Ballot:
         return both if self.on_left == "a" else both[::-1]
 
     def choice(self, said: str) -> str:
-        """`left` and `right` as the contest's `a` and `b`; `tie` and `skip` as they are."""
+        """`left` and `right` as the matchup's `a` and `b`; `tie` and `skip` as they are."""
         other = "b" if self.on_left == "a" else "a"
         return {"left": self.on_left, "right": other}.get(said, said)
 
 
 @dataclass(frozen=True)
 class Vote:
-    """What one voter said of a contest: `a`, `b`, `tie` or `skip`, overall and in dimensions.
+    """One voter's vote on a matchup: `a`, `b`, `tie` or `skip`, overall and in dimensions.
 
-    on_left: which side was shown on the left. ballot: what makes this showing of the contest the only one of its kind.
+    on_left: which side was shown on the left. ballot: the id of this showing of the matchup.
     """
 
     matchup: str
@@ -101,7 +101,7 @@ class Vote:
 
 
 class VoteDatabase:
-    """`folder` holds votes.sqlite and media/. Raises UserError naming a file that is no book of votes."""
+    """`folder` holds votes.sqlite and media/. Raises UserError naming a file that is not a vote database."""
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder).expanduser()
@@ -111,7 +111,7 @@ class VoteDatabase:
             self.media.mkdir(parents=True, exist_ok=True)
             self._check(self._connection())
         except (OSError, sqlite3.Error) as error:
-            raise UserError(f"votes {self.file}: cannot be used as a book of votes ({error})") from None
+            raise UserError(f"votes {self.file}: cannot be used as a vote database ({error})") from None
 
     def _connection(self) -> sqlite3.Connection:
         """One connection a thread, as SQLite asks."""
@@ -147,7 +147,7 @@ class VoteDatabase:
             raise UserError(f"votes {self.file}: could not be written ({error})") from None
 
     def add(self, matchup: Matchup) -> None:
-        """A contest whose media lie in the folder already; one that is known stays as it is."""
+        """Add a matchup whose media are in the folder already; one that is known stays as it is."""
         a, b = matchup.a, matchup.b
         self._write("INSERT OR IGNORE INTO contests VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     (matchup.id, matchup.prompt, a.model, b.model, a.seed, b.seed, a.file, b.file,
@@ -161,14 +161,14 @@ class VoteDatabase:
         """One by its id. Raises UserError when there is none."""
         rows = self._read("SELECT * FROM contests WHERE id = ?", number)
         if not rows:
-            raise UserError(f"votes {self.file}: there is no contest {number}")
+            raise UserError(f"votes {self.file}: there is no matchup {number}")
         return self._matchup(rows[0])
 
     def open_for(self, voter: str, count: int, but: tuple[str, ...] = (),
                  between: frozenset[str] | None = None) -> list[Matchup]:
-        """Contests that a voter has not judged, those with the fewest votes first and else at random.
+        """Matchups that a voter has not voted on, those with the fewest votes first, otherwise at random.
 
-        but: ids to leave out. between: only contests of these models.
+        but: ids to leave out. between: only matchups of these models.
         """
         rows = self._read(
             "SELECT c.*, (SELECT COUNT(*) FROM votes v WHERE v.contest = c.id AND v.undone IS NULL) AS votes "
@@ -206,7 +206,7 @@ class VoteDatabase:
     def vote(self, vote: Vote) -> bool:
         """Keep a vote; False, and nothing is changed, when this ballot or another of the voter's is in already.
 
-        Raises UserError for a choice that is none or a contest that does not exist.
+        Raises UserError for an unknown choice or a matchup that does not exist.
         """
         for where, choice in {"choice": vote.choice, **vote.dimensions}.items():
             if choice not in VOTE_CHOICES:
@@ -217,8 +217,8 @@ class VoteDatabase:
             (vote.ballot, vote.matchup, vote.voter, vote.choice, vote.on_left, json.dumps(vote.dimensions),
              vote.seconds, vote.time)) == 1
 
-    def judged(self, matchup: str, voter: str) -> bool:
-        """Whether a vote of this voter on this contest counts."""
+    def has_voted(self, matchup: str, voter: str) -> bool:
+        """Whether this voter's vote on this matchup counts."""
         rows = self._read("SELECT 1 FROM votes WHERE contest = ? AND voter = ? AND undone IS NULL", matchup, voter)
         return bool(rows)
 
@@ -239,21 +239,21 @@ class VoteDatabase:
         return [self._vote(row) for row in self._read("SELECT * FROM votes WHERE undone IS NULL ORDER BY time, rowid")]
 
     def progress(self, voter: str) -> tuple[int, int]:
-        """How many contests a voter has judged or skipped, and how many there are."""
+        """How many matchups a voter has voted on or skipped, and how many there are."""
         [given] = self._read("SELECT COUNT(*) FROM votes WHERE voter = ? AND undone IS NULL", voter)
         [there] = self._read("SELECT COUNT(*) FROM contests")
         return given[0], there[0]
 
-    def marks(self, judge: str) -> dict[str, float | None]:
-        """What a judge said of media, by file; None where it could not judge."""
-        return {row[0]: row[1] for row in self._read("SELECT file, value FROM marks WHERE judge = ?", judge)}
+    def scores(self, reward: str) -> dict[str, float | None]:
+        """A reward's score of each file; None where it could not score it."""
+        return {row[0]: row[1] for row in self._read("SELECT file, value FROM marks WHERE judge = ?", reward)}
 
-    def add_marks(self, judge: str, marks: dict[str, float | None]) -> None:
-        for file, value in marks.items():
-            self._write("INSERT OR REPLACE INTO marks VALUES (?, ?, ?)", (file, judge, value))
+    def add_scores(self, reward: str, scores: dict[str, float | None]) -> None:
+        for file, value in scores.items():
+            self._write("INSERT OR REPLACE INTO marks VALUES (?, ?, ?)", (file, reward, value))
 
-    def judges(self) -> list[str]:
-        """Judges whose marks are known."""
+    def rewards(self) -> list[str]:
+        """Rewards that have scored media."""
         return [row[0] for row in self._read("SELECT DISTINCT judge FROM marks ORDER BY judge")]
 
     def path(self, side: MatchupSide) -> Path:

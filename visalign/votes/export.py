@@ -5,7 +5,7 @@
     OUT/ROLLOUT.csv       prompt, a_seed, b_seed, choice, for matchups that came from `visalign rollout`: what D3PO
                           learns from (rollout.votes)
 
-A matchup that several people judged is one row, by majority; an even split, or a majority of ties, is a tie. With
+A matchup that several people voted on is one row, by majority; an even split, or a majority of ties, is a tie. With
 `per_voter` comparisons.csv has a row for every vote instead, and says in `user` (hashed) whose it is.
 """
 

@@ -1,4 +1,4 @@
-"""A trained unified reward: a folder with `reward.json` and `reward.safetensors`, used like any other judge."""
+"""A trained unified reward: a folder with `reward.json` and `reward.safetensors`, used like any other reward."""
 
 import json
 from collections.abc import Callable

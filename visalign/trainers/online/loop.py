@@ -272,7 +272,7 @@ class RunCounts:
 
 
 def place_rewards(reward_set: RewardSet | None, config: OnlineConfig, device: str) -> None:
-    """Move the judges' networks where `reward.modelsfload` wants them."""
+    """Move the rewards' networks where `reward.offload` wants them."""
     if reward_set and config.reward.offload:
         reward_set.to(device)
 
