@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from visalign import __version__
 from visalign.cli.demo import demo, votes
 from visalign.cli.evaluate import compare, evaluate, layout
 from visalign.cli.generate import generate, guide
@@ -58,7 +59,7 @@ class Group(click.Group):
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--debug", is_flag=True, help="Show tracebacks and library warnings.")
-@click.version_option(package_name="visalign")
+@click.version_option(__version__, prog_name="visalign")
 def main(debug: bool) -> None:
     """Preference alignment for image and video generators: fine-tune, judge, see what it cost, compare."""
     import os

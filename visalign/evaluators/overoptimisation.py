@@ -92,12 +92,11 @@ def fit_overoptimisation(d: np.ndarray, rewards: np.ndarray, form: str, seed: in
     error = float(np.sqrt(np.mean((_design(d, form) @ [alpha, beta] - rewards.mean(1)) ** 2)))
     rng = np.random.default_rng(seed)
     count = rewards.shape[1]
-    drawn = [peak_of(*_solve(d, rewards[:, rng.integers(0, count, count)].mean(1), form), form)
-             for _ in range(resamples)]
-    drawn = np.array([np.inf if peak is None else peak for peak in drawn])
-    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method="nearest")
-    return OveroptimisationFit(form, float(alpha), float(beta), error, peak_of(alpha, beta, form), float(low),
-                               float(high))
+    drawn = [_solve(d, rewards[:, rng.integers(0, count, count)].mean(1), form) for _ in range(resamples)]
+    peaks = [peak_of(float(alpha), float(beta), form) for alpha, beta in drawn]
+    low, high = map(float, np.quantile([np.inf if peak is None else peak for peak in peaks],
+                                       [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method="nearest"))
+    return OveroptimisationFit(form, float(alpha), float(beta), error, peak_of(alpha, beta, form), low, high)
 
 
 def past_peak(fitted: OveroptimisationFit, last: float) -> str:

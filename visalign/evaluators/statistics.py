@@ -1,10 +1,10 @@
 """Estimates with 95 % bootstrap intervals; the unit that is resampled is the prompt."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import scipy  # its parts are imported when they are first used
+from numpy.typing import ArrayLike
 
 LEVEL = 0.95
 RESAMPLES = 2000
@@ -41,7 +41,7 @@ def unknown(value: float) -> Estimate:
     return Estimate(float(value), float("-inf"), float("inf"))
 
 
-def mean_with_interval(per_prompt: Sequence[float], seed: int = 0, resamples: int = 5000,
+def mean_with_interval(per_prompt: ArrayLike, seed: int = 0, resamples: int = 5000,
                        level: float = LEVEL) -> Estimate:
     """Mean over prompts with a seeded percentile bootstrap; a single prompt has an infinite interval.
 
@@ -59,24 +59,24 @@ def mean_with_interval(per_prompt: Sequence[float], seed: int = 0, resamples: in
     return Estimate(float(values.mean()), *map(float, result.confidence_interval))
 
 
-def relative_change(before: Sequence[float], after: Sequence[float], seed: int = 0, level: float = LEVEL) -> Estimate:
+def relative_change(before: ArrayLike, after: ArrayLike, seed: int = 0, level: float = LEVEL) -> Estimate:
     """mean(after) / mean(before) - 1 over the same prompts, bootstrapped in pairs.
 
     A mean of 0 before leaves nothing to compare with: the answer is then 0 with an infinite interval.
     """
-    before, after = np.asarray(before, np.float64), np.asarray(after, np.float64)
-    if before.mean() <= 0:
+    first, second = np.asarray(before, np.float64), np.asarray(after, np.float64)
+    if first.mean() <= 0:
         return unknown(0.0)
-    value = float(after.mean() / before.mean() - 1)
-    if len(before) < 2:
+    value = float(second.mean() / first.mean() - 1)
+    if len(first) < 2:
         return unknown(value)
 
     def ratio(b, a, axis=-1):
         return a.mean(axis) / np.maximum(b.mean(axis), 1e-12) - 1
 
-    if np.ptp(before) == 0 and np.ptp(after) == 0:
+    if np.ptp(first) == 0 and np.ptp(second) == 0:
         return Estimate(value, value, value)
-    result = scipy.stats.bootstrap((before, after), ratio, paired=True, n_resamples=RESAMPLES, method="percentile",
+    result = scipy.stats.bootstrap((first, second), ratio, paired=True, n_resamples=RESAMPLES, method="percentile",
                                    confidence_level=level, vectorized=True, rng=np.random.default_rng(seed))
     return Estimate(value, *map(float, result.confidence_interval))
 
@@ -92,7 +92,7 @@ def over_prompts(statistic, count: int, seed: int = 0, resamples: int = 1000) ->
     return Estimate(value, float(low), float(high))
 
 
-def sign_test(differences: Sequence[float]) -> float:
+def sign_test(differences: ArrayLike) -> float:
     """Two-sided p-value that as many prompts get better as worse; prompts without a difference do not count."""
     values = np.asarray(differences, np.float64)
     better, worse = int((values > 0).sum()), int((values < 0).sum())

@@ -300,7 +300,7 @@ class Generator(Sized):
 
     def to_pixels(self, media: list[Media]) -> Tensor:
         """What `encode_media` takes, at the working shape: [B, 3, H, W] in [-1, 1], of a video [B, 3, F, H, W]."""
-        return to_pixels(media, (self.shape.height, self.shape.width))
+        return to_pixels(media, self.shape.size)
 
     @torch.no_grad()
     def encode_media(self, pixels: Tensor) -> Tensor:
@@ -330,7 +330,8 @@ class Generator(Sized):
 
     def _at_once(self) -> int:
         """Samples that pass through the VAE together."""
-        return max(1, VAE_PIXELS // (self.shape.height * self.shape.width * (self.shape.frames or 1)))
+        height, width = self.shape.size
+        return max(1, VAE_PIXELS // (height * width * (self.shape.frames or 1)))
 
     def _latent_statistics(self) -> tuple[Tensor | float, Tensor | float]:
         config = self.pipeline.vae.config

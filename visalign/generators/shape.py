@@ -16,6 +16,12 @@ class Shape:
         """This shape, with what is not known taken from another."""
         return Shape(*(a if a is not None else b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of a shape that is known."""
+        assert self.height is not None and self.width is not None
+        return self.height, self.width
+
     def __str__(self) -> str:
         size = f"{self.height}x{self.width}"
         return f"{self.frames} frames of {size} at {self.fps:g} a second" if self.frames else size

@@ -4,6 +4,8 @@ import importlib
 import importlib.util
 from importlib.metadata import PackageNotFoundError, version
 
+from visalign import __version__
+
 PACKAGES = ("torch", "torchvision", "diffusers", "transformers", "accelerate", "peft", "open_clip_torch", "gradio",
             "datasets", "safetensors", "pyarrow", "av", "httpx")
 OPTIONAL = {"xformers": "xformers", "bitsandbytes": None, "rapidocr": "ocr", "trl": "language", "wandb": "trackers"}
@@ -11,7 +13,7 @@ OPTIONAL = {"xformers": "xformers", "bitsandbytes": None, "rapidocr": "ocr", "tr
 
 def diagnose() -> tuple[list[str], bool]:
     """Lines to print and whether everything needed works."""
-    lines, healthy = [f"visalign {version('visalign')}"], True
+    lines, healthy = [f"visalign {__version__}"], True
     for name in PACKAGES:
         try:
             lines.append(f"  {name:16} {version(name)}")

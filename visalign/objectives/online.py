@@ -114,7 +114,7 @@ class OnlineBase(Ranged):
     def select(self, advantages: Tensor, trained: Tensor, groups: Tensor) -> list[tuple[int, ...]]:
         if not self.best_of:
             return [(i,) for i in trained.nonzero().flatten().tolist()]
-        kept = []
+        kept: list[int] = []
         for members in members_of(groups):
             usable = members[trained[members]]
             order = usable[advantages[usable].argsort(stable=True)]

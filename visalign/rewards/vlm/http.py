@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import anyio
 import httpx
 from PIL import Image
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_random_exponential
@@ -170,7 +171,7 @@ class HttpAsker:
         url = httpx.URL(f"{self.url}/chat/completions")
         most = LEAST_BODY + BODY_OF_TOKEN * self.max_tokens
         try:
-            async with asyncio.timeout(self.timeout):  # the client's own timeout is for the wait between two bytes
+            with anyio.fail_after(self.timeout):  # the client's own timeout is for the wait between two bytes
                 for _ in range(MOST_REDIRECTS):
                     async with client.stream("POST", url, content=body) as response:
                         target = url.join(response.headers.get("location", ""))
@@ -211,8 +212,9 @@ class HttpAsker:
         """'; ...' with the models the server offers, where ours is not among them; asked once."""
         if self._offered is None:
             try:
-                async with asyncio.timeout(LOOK), client.stream("GET", f"{self.url}/models") as response:
-                    listing = parsed(await read_body(response, LEAST_BODY), key)
+                with anyio.fail_after(LOOK):
+                    async with client.stream("GET", f"{self.url}/models") as response:
+                        listing = parsed(await read_body(response, LEAST_BODY), key)
                 names = [plain_text(without_key(str(each["id"]), key))[:80] for each in listing["data"]]
             except (TimeoutError, httpx.HTTPError, Unreadable, LookupError, TypeError):
                 return ""

@@ -4,7 +4,7 @@ import json
 import math
 import re
 import zlib
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -94,7 +94,7 @@ def seconds_of(header: str | None) -> float | None:
         wait = float(header)
     except ValueError:
         try:
-            wait = (parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds()
+            wait = (parsedate_to_datetime(header) - datetime.now(timezone.utc)).total_seconds()
         except (ValueError, TypeError, OverflowError):
             return None
     return max(0.0, wait) if wait == wait else None
