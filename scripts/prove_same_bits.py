@@ -49,15 +49,15 @@ TRAININGS = {
         "data.path={inputs}/pairs.jsonl", "data.cache={inputs}/cache-{tree}", "data.caption_dropout=0.2",
         "optim.warmup_steps=2", "optim.ema_decay=0.9", "train.steps=6", "train.batch_size=2",
         "train.gradient_accumulation=2", "eval.prompts={inputs}/prompts.txt", *SMALL_EVALUATION)),
-    "online": Training("train", "online/flow_grpo_fast.yaml", (
+    "online": Training("train", "flow_grpo_fast.yaml", (
         "model={models}/tiny-sd3", "rollout.prompts={inputs}/prompts.txt", "rollout.cache={inputs}/cache-{tree}",
         "rollout.prompts_per_epoch=2", "rollout.group_size=4", "rollout.batch_size=4", "optim.ema_decay=0.9",
         "train.epochs=3", "train.batch_size=4", *SMALL_EVALUATION)),
-    "reward": Training("reward train", "reward/tiny_reward.yaml", (
+    "reward": Training("reward train", "tiny_reward.yaml", (
         "model.source={models}/tiny-clip", "model.video_only=[]", "model.dimensions=[alignment, quality]",
         "data.path={inputs}/annotations.jsonl", "data.holdout_path=null", "data.holdout=0.25", "optim.warmup_steps=2",
         "train.steps=8", "train.batch_size=4")),
-    "guide": Training("guide train", "guide/tiny_sd3.yaml", (
+    "guide": Training("guide train", "tiny_sd3.yaml", (
         "model.source={models}/tiny-sd3", "data.path={inputs}/annotations.jsonl", "data.holdout_path=null",
         "data.holdout=0.25", "optim.warmup_steps=2", "train.steps=6", "train.batch_size=4")),
 }
@@ -83,11 +83,19 @@ def train(tree: Path, training: Training, models: Path, inputs: Path, out: Path)
     names = {"models": models, "inputs": inputs, "tree": out.parent.name}
     overrides = [text.format_map(names) for text in (*training.overrides, *COMMON, f"output.folder={out}")]
     command = [sys.executable, "-m", "visalign", "--debug", *training.verb.split(),
-               str(tree / "configs" / training.recipe), *overrides]
+               str(recipe_of(tree, training.recipe)), *overrides]
     done = subprocess.run(command, cwd=inputs, env=environment(tree), capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {(done.stdout + done.stderr)[-3000:]}")
     return out
+
+
+def recipe_of(tree: Path, name: str) -> Path:
+    """Where a tree keeps a recipe; folders are renamed as well."""
+    found = sorted(tree.glob(f"configs/**/{name}"))
+    if not found:
+        raise RuntimeError(f"{tree}: has no recipe {name}")
+    return found[0]
 
 
 def environment(tree: Path) -> dict[str, str]:
