@@ -32,8 +32,8 @@ def image(row):
 
 
 def test_score_is_the_cosine_computed_without_visalign(reward, drawings):
-    model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{EMBEDDED_CLIPS['tiny-video']}")
-    tokens = open_clip.get_tokenizer(f"local-dir:{EMBEDDED_CLIPS['tiny-video']}")(["a red fruit"])
+    model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{EMBEDDED_CLIPS['tiny-clip']}")
+    tokens = open_clip.get_tokenizer(f"local-dir:{EMBEDDED_CLIPS['tiny-clip']}")(["a red fruit"])
     with torch.no_grad():
         cosine = F.cosine_similarity(
             model.eval().encode_image(preprocess(image(drawings[0]))[None]), model.encode_text(tokens)

@@ -143,12 +143,12 @@ def test_a_tower_whose_weights_use_another_activation_keeps_it(tmp_path):
 
     from visalign.rewards.joint.reward import copy_tower_files
 
-    video = open_clip.create_model("ViT-S-32-alt", load_weights=False, force_quick_gelu=True)
-    network = type("Network", (), {"backbone": type("Backbone", (), {"clip": video})})
+    clip = open_clip.create_model("ViT-S-32-alt", load_weights=False, force_quick_gelu=True)
+    network = type("Network", (), {"backbone": type("Backbone", (), {"clip": clip})})
     copy_tower_files("ViT-S-32-alt/openai", tmp_path, network)
     again = open_clip.create_model(f"local-dir:{tmp_path}", load_weights=False)
     assert any(isinstance(m, open_clip.transformer.QuickGELU) for m in again.modules())
-    assert again.state_dict().keys() == video.state_dict().keys()
+    assert again.state_dict().keys() == clip.state_dict().keys()
 
 
 def test_blocks_that_do_not_exist_are_named(tmp_path):

@@ -32,17 +32,17 @@ def accuracies(spec, items, folder):
 @pytest.mark.slow
 def test_it_reaches_nine_tenths_and_beats_tiny_clip(held_out, tmp_path):
     ours = accuracies("tiny-reward", held_out, tmp_path / "ours")
-    video = accuracies({"kind": "frames", "of": ["tiny-clip"]}, held_out, tmp_path / "clip")
+    clip = accuracies({"kind": "frames", "of": ["tiny-clip"]}, held_out, tmp_path / "clip")
     for name in ("alignment", "quality"):
         assert ours[name].value >= 0.90, ours
-        assert ours[name].value > video[name].value, (ours, video)
+        assert ours[name].value > clip[name].value, (ours, clip)
     assert ours["motion"].value >= 0.90, ours
 
 
 def test_it_beats_tiny_clip_on_images_alone(held_out, tmp_path):
     images = [item for item in held_out if not item.kind.startswith("clip_")]
-    ours, video = (accuracies(name, images, tmp_path / name) for name in ("tiny-reward", "tiny-clip"))
-    assert ours["alignment"].value > video["alignment"].value and ours["quality"].value > video["quality"].value + 0.2
+    ours, clip = (accuracies(name, images, tmp_path / name) for name in ("tiny-reward", "tiny-clip"))
+    assert ours["alignment"].value > clip["alignment"].value and ours["quality"].value > clip["quality"].value + 0.2
 
 
 def test_its_card_says_how_labels_were_made_and_its_folder_is_complete():

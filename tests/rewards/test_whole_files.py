@@ -14,7 +14,7 @@ from visalign.storage.pretrained import check_processor, check_tokenizer, load_w
 
 
 @pytest.fixture
-def video(tmp_path):
+def clip(tmp_path):
     shutil.copytree(EMBEDDED_CLIPS["tiny-clip"], tmp_path / "clip")
     return tmp_path / "clip"
 
@@ -22,10 +22,10 @@ def video(tmp_path):
 @pytest.mark.parametrize("name, words", [
     ("tokenizer.json", "tokenizer.json .* is missing"), ("tokenizer_config.json", "tokenizer_config.json"),
     ("open_clip_config.json", "open_clip_config.json"), ("open_clip_model.safetensors", "no .safetensors weights")])
-def test_every_file_of_an_open_clip_folder_is_needed_before_anything_is_loaded(video, name, words):
-    (video / name).unlink()
+def test_every_file_of_an_open_clip_folder_is_needed_before_anything_is_loaded(clip, name, words):
+    (clip / name).unlink()
     with pytest.raises(UserError, match=words):
-        load_reward(f"clip:{video}")
+        load_reward(f"clip:{clip}")
 
 
 def changed(file, change):
@@ -34,10 +34,10 @@ def changed(file, change):
     save_file(weights, file, {"format": "pt"})
 
 
-def test_weights_of_an_open_clip_model_that_are_no_numbers_are_refused(video):
-    changed(video / "open_clip_model.safetensors", lambda w: w["visual.proj"].fill_(torch.nan))
+def test_weights_of_an_open_clip_model_that_are_no_numbers_are_refused(clip):
+    changed(clip / "open_clip_model.safetensors", lambda w: w["visual.proj"].fill_(torch.nan))
     with pytest.raises(UserError, match="1 of .* not finite.*visual.proj"):
-        load_reward(f"clip:{video}").network  # noqa: B018  loads
+        load_reward(f"clip:{clip}").network  # noqa: B018  loads
 
 
 def test_a_unified_reward_needs_its_tokenizer_and_finite_weights(tmp_path):
@@ -95,9 +95,9 @@ def test_pickled_weights_of_transformers_are_refused(pipelines, tmp_path):
         load_whole(CLIPTextModel, tmp_path / "clip", "x")
 
 
-def test_a_vocabulary_that_no_tokenizer_goes_with_is_named(video):
-    settings = json.loads((video / "open_clip_config.json").read_text())
+def test_a_vocabulary_that_no_tokenizer_goes_with_is_named(clip):
+    settings = json.loads((clip / "open_clip_config.json").read_text())
     del settings["model_cfg"]["text_cfg"]["hf_tokenizer_name"]
-    (video / "open_clip_config.json").write_text(json.dumps(settings))
+    (clip / "open_clip_config.json").write_text(json.dumps(settings))
     with pytest.raises(UserError, match="1300 words"):
-        load_reward(f"clip:{video}")
+        load_reward(f"clip:{clip}")

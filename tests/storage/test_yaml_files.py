@@ -40,8 +40,8 @@ BOMB = "a: &a [l,l,l,l,l,l,l,l,l]\n" + "".join(
 
 
 @pytest.mark.parametrize("text, words", [
-    ("a: {b: 1}\na: 2\n", ("line 2", "a stands twice")),
-    ("m: {x: 1, x: 2}\n", ("x stands twice",)),
+    ("a: {b: 1}\na: 2\n", ("line 2", "a occurs twice")),
+    ("m: {x: 1, x: 2}\n", ("x occurs twice",)),
     ("a:\n\tb: 1\n", ("line 2", "tab", "spaces")),
     ("a: !!python/object/apply:os.system [x]\n", ("line 1", "tags", "!!python")),
     ("a: !!bool maybe\n", ("tags",)),
@@ -54,8 +54,8 @@ BOMB = "a: &a [l,l,l,l,l,l,l,l,l]\n" + "".join(
     ("? [a, b]\n: 2\n", ("no name",)),
     ("a: {b: .inf}\n", ("a.b is inf", "finite")),
     ("a: 1e999\n", ("a is inf",)),
-    ('a: "\\ud83d"\n', ("a", "in no text")),
-    ('a: "x\\0y"\n', ("in no text",)),
+    ('a: "\\ud83d"\n', ("a", "cannot occur in text")),
+    ('a: "x\\0y"\n', ("cannot occur in text",)),
     ("- 1\n---\n- 2\n", ("another document",)),
     ("a: b: c\n", ("line 1",)),
     ("a: *nope\n", ("undefined alias",)),

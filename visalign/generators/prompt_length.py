@@ -11,8 +11,9 @@ def limits(generator: Generator) -> dict[str, int]:
     found = {}
     for name, encoder in generator.text_encoders().items():
         tokenizer = name.replace("text_encoder", "tokenizer")
-        video = type(encoder).__name__.startswith("CLIP")
-        found[tokenizer] = getattr(generator.pipeline, tokenizer).model_max_length if video else generator.prompt_tokens
+        is_clip = type(encoder).__name__.startswith("CLIP")
+        own = getattr(generator.pipeline, tokenizer).model_max_length
+        found[tokenizer] = own if is_clip else generator.prompt_tokens
     return found
 
 

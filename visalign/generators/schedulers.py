@@ -16,7 +16,7 @@ STEPS = 4
 STEP_TOLERANCE = 0.01  # of the data's size; second-order samplers visit times between the table's
 _OF_SAMPLING = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas", "clip_sample",
                 "thresholding")
-"""Settings that move sampling times or video what is drawn, and say nothing of training."""
+"""Settings that move sampling times or clip samples, and do not concern training."""
 PREDICTIONS = ("epsilon", "v_prediction")
 
 

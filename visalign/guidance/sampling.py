@@ -32,7 +32,7 @@ class Guiding:
         if not 0 <= self.last < self.first <= 1:
             raise UserError(f"guide range {self.first}:{self.last}: must run from 1 (pure noise) down to 0 (data)")
         if self.most <= 0:
-            raise UserError(f"guide video {self.most}: must be greater than 0")
+            raise UserError(f"guide clip {self.most}: must be greater than 0")
 
     def check(self, dimensions: tuple[str, ...]) -> None:
         """Raise UserError for a dimension that the guide does not have."""

@@ -1,4 +1,4 @@
-"""Images as people have them: of any format Pillow reads, in any colours, turned, transparent, animated or broken."""
+"""Images as users have them: any format Pillow reads, any colour space, rotated, transparent, animated or broken."""
 
 import io
 import re
@@ -16,19 +16,19 @@ from visalign.media.samples import MAX_PIXELS, Media, Video
 from visalign.storage.text_files import printable
 
 HELD_PIXELS = 128 * 1920 * 1080
-"""Most that the frames of one video may have together while it is read; larger frames are scaled down on the way."""
+"""Most pixels that the frames of one video may have in memory while it is read; larger frames are scaled down."""
 MOST_DECODED = 100 * MAX_PIXELS
-"""An animated image of more than so many pixels in all its frames is refused: it is a decompression bomb."""
+"""An animated image with more pixels than this in all its frames is refused as a decompression bomb."""
 
 BROKEN_IMAGE = (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError,
            OverflowError, RuntimeError, struct.error, zlib.error, Image.DecompressionBombError)
-"""What Pillow raises for files that are not what they seem."""
+"""What Pillow raises for damaged or mislabelled files."""
 
 
 def read_image(data: bytes | str | Path, where: str) -> Image.Image:
-    """A still RGB image from bytes or a path, turned as its EXIF says, transparent parts on white.
+    """A still RGB image from bytes or a path, rotated as its EXIF says, transparent parts on white.
 
-    Raises UserError naming `where` when the file is missing, truncated, animated, too large or no image.
+    Raises UserError naming `where` when the file is missing, truncated, animated, too large or not an image.
     """
     media = decode_image(data, where, 2)
     if isinstance(media, Video):
@@ -41,7 +41,7 @@ def name_of(data: bytes | str | Path, what: str = "image") -> str:
 
 
 def open_image(data: bytes | str | Path) -> Image.Image:
-    """The image with its head read and nothing decoded. Raises what Pillow raises."""
+    """The image with only its header read. Raises what Pillow raises."""
     return Image.open(io.BytesIO(data) if isinstance(data, bytes) else data, formats=image_formats())
 
 
@@ -49,7 +49,7 @@ def decode_image(data: bytes | str | Path, where: str, max_frames: int = 64,
                  remarks: list[str] | None = None) -> Media:
     """A still sRGB image, or a Video of at most `max_frames` evenly spaced frames of an animated one.
 
-    remarks: is given a sentence for whatever of the file was not used. Raises UserError as `read_image` does.
+    remarks: receives a sentence for every part of the file that was not used. Raises UserError as `read_image` does.
     """
     remarks = [] if remarks is None else remarks
     try:
@@ -75,7 +75,7 @@ def decode_image(data: bytes | str | Path, where: str, max_frames: int = 64,
 
 
 def is_animated(file: Path) -> bool:
-    """Whether an image's file holds a video. Raises UserError when it is no image."""
+    """Whether an image file is animated. Raises UserError when it is not an image."""
     try:
         with open_image(file) as image:
             return image.format in ANIMATED and getattr(image, "n_frames", 1) > 1
@@ -84,7 +84,7 @@ def is_animated(file: Path) -> bool:
 
 
 def _animation(image: Image.Image, count: int, max_frames: int, remarks: list[str]) -> Video:
-    """Frames at even distances in time; one that is shown longer than the briefest stands as often as it lasts."""
+    """Frames evenly spaced in time; a frame shown longer than the shortest one is repeated accordingly."""
     shown: list[float] = []
 
     def frames() -> Iterator[tuple[float, Image.Image]]:
@@ -105,7 +105,7 @@ def _animation(image: Image.Image, count: int, max_frames: int, remarks: list[st
 
 
 def thinned(frames: Iterator[tuple[float, Image.Image]], most: int) -> list[tuple[float, Image.Image]]:
-    """All of up to `2 most` frames, or every second, fourth ... of more; never more than that are in memory."""
+    """All of up to `2 most` frames, else every second, fourth ...; never more than that are in memory."""
     kept: list[tuple[float, Image.Image]] = []
     stride = 1
     for count, frame in enumerate(frames):
@@ -138,9 +138,9 @@ def within(width: int, height: int, most: int) -> tuple[int, int]:
 
 
 def to_rgb(image: Image.Image, remarks: list[str]) -> Image.Image:
-    """An 8-bit sRGB image, turned as its EXIF says, on white; remarks get what was ignored.
+    """An 8-bit sRGB image, rotated as its EXIF says, on white; remarks receive what was ignored.
 
-    Raises ValueError for an image whose range is not known.
+    Raises ValueError for an image whose value range is unknown.
     """
     profile = image.info.get("icc_profile")
     if "exif" in image.info or image.format == "TIFF":
@@ -173,7 +173,7 @@ _SPACES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab ": "LAB"}
 
 
 def _in_srgb(image: Image.Image, profile: bytes | None, remarks: list[str]) -> Image.Image:
-    """RGB; by the image's colour profile where it has one that can be used."""
+    """RGB, through the image's colour profile where it has a usable one."""
     if not profile and image.mode != "LAB":
         return image.convert("RGB")
     try:
@@ -186,6 +186,6 @@ def _in_srgb(image: Image.Image, profile: bytes | None, remarks: list[str]) -> I
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError, AttributeError):
         remarks.append("its broken colour profile was ignored")
         return image.convert("RGB")
-    if image.mode != "L":  # a grey image with a profile for colours is common and loses nothing
+    if image.mode != "L":  # a grey image with a colour profile is common and loses nothing
         remarks.append(f"its colour profile is not for {image.mode} images and was ignored")
     return image.convert("RGB")

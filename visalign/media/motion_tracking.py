@@ -1,7 +1,7 @@
-"""Following one thing on an even ground through a video: where it is, how large, how turned, how visible.
+"""Tracking one object on a plain background through a video: its position, size, rotation and visibility.
 
-What differs from the ground (the median colour of the first frame's border) is the thing; its weight in each pixel is
-how much it differs. This is meant for drawings and diagrams. Footage of the world needs a tracker with a network.
+What differs from the background (the median colour of the first frame's border) is the object; its weight in a pixel is
+how much it differs. This is meant for drawings and diagrams; real footage needs a learned tracker.
 """
 
 import math
@@ -16,7 +16,7 @@ _ANGLES, _RINGS = 48, 5
 
 
 def weights_of(video: Video, frames: int = 64) -> np.ndarray:
-    """[T, H, W], how far each pixel is from the ground, 0 below 0.06; colours in [0, 1]."""
+    """[T, H, W], how far each pixel is from the background, 0 below 0.06; colours in [0, 1]."""
     pixels = np.stack([pixels_of(frame) for frame in video.evenly(frames)])
     border = np.concatenate([pixels[0, 0], pixels[0, -1], pixels[0, :, 0], pixels[0, :, -1]])
     apart = np.abs(pixels - np.median(border, 0)).max(-1)
@@ -26,9 +26,9 @@ def weights_of(video: Video, frames: int = 64) -> np.ndarray:
 def components(video: Video) -> np.ndarray | None:
     """How much of each of (right, down, growth, turn, bounce, blink) a video has, float64 [6]; None if it is empty.
 
-    right, down: way of the centroid in sides of the frame, over 0.37 (three eighths). growth: log of the ratio of
-    radii, over 0.95. turn: degrees, over 150, without sign. bounce: how much lower the middle third is than the ends
-    (negative: higher), over 0.25. blink: share of the thing that is gone at its faintest, between visible ends.
+    right, down: displacement of the centroid in sides of the frame, over 0.37 (three eighths). growth: log of the ratio
+    of radii, over 0.95. turn: absolute degrees, over 150. bounce: how much lower the middle third is than the ends
+    (negative: higher), over 0.25. blink: share of the object that is gone at its faintest, between visible ends.
     """
     weights = weights_of(video)
     mass = weights.sum((1, 2))
@@ -48,7 +48,7 @@ def components(video: Video) -> np.ndarray | None:
 
 
 def _place(weight: np.ndarray) -> tuple[float, float, float]:
-    """Centroid and root-mean-square radius in pixels; the middle and 1 where there is nothing."""
+    """Centroid and root-mean-square radius in pixels; the centre and 1 where there is nothing."""
     total = weight.sum()
     rows, columns = np.indices(weight.shape)
     if total <= 1e-9:
@@ -58,7 +58,7 @@ def _place(weight: np.ndarray) -> tuple[float, float, float]:
 
 
 def _way(times: np.ndarray, values: np.ndarray) -> float:
-    """From beginning to end along the least-squares line."""
+    """Change from beginning to end along the least-squares line."""
     return float(np.polyfit(times, values, 1)[0]) if len(values) > 1 else 0.0
 
 
@@ -68,9 +68,9 @@ def _mean(values: np.ndarray, seen: np.ndarray, where: np.ndarray) -> float:
 
 
 def _turned(weights: np.ndarray, x: np.ndarray, y: np.ndarray, radius: np.ndarray) -> float:
-    """Degrees turned in all, without sign: the shift of best agreement between consecutive rings about the centroid.
+    """Absolute degrees of rotation: the shift of best agreement between consecutive rings about the centroid.
 
-    A shift counts only where it agrees clearly better than none, so that round things do not turn.
+    A shift counts only where it agrees clearly better than none, so that round objects do not rotate.
     """
     rings = [_rings(*each) for each in zip(weights, x, y, radius, strict=True)]
     total = 0.0
@@ -84,7 +84,7 @@ def _turned(weights: np.ndarray, x: np.ndarray, y: np.ndarray, radius: np.ndarra
 
 
 def _rings(weight: np.ndarray, x: float, y: float, radius: float) -> np.ndarray:
-    """The thing on circles about its centroid, each ring's mean removed, [rings, angles]."""
+    """The object on circles about its centroid, each ring's mean removed, [rings, angles]."""
     angles = 2 * math.pi * np.arange(_ANGLES) / _ANGLES
     out = np.linspace(0.5, 1.6, _RINGS)[:, None] * radius
     columns, rows = x + out * np.cos(angles), y + out * np.sin(angles)
@@ -101,9 +101,9 @@ _AXES = {"right": (0, 1), "left": (0, -1), "down": (1, 1), "up": (1, -1), "grow"
 
 
 def motion_agreement(found: np.ndarray, motion: str) -> float:
-    """How well components [6] fit one of MOTIONS, in [-1, 1]: the part that is wanted less half of all that is not.
+    """How well components [6] fit one of TRACKED_MOTIONS, in [-1, 1]: the wanted part less half of all the rest.
 
-    Only half of the turning counts as unwanted, since it is the least certain.
+    Only half of the rotation counts as unwanted, since it is the least certain.
     """
     axis, sign = _AXES[motion]
     wanted = sign * found[axis]
@@ -113,6 +113,6 @@ def motion_agreement(found: np.ndarray, motion: str) -> float:
 
 
 def motion_of_video(video: Video) -> str | None:
-    """The one of MOTIONS that fits best; None for an empty video."""
+    """The one of TRACKED_MOTIONS that fits best; None for an empty video."""
     found = components(video)
     return None if found is None else max(TRACKED_MOTIONS, key=lambda motion: motion_agreement(found, motion))

@@ -1,4 +1,4 @@
-"""What can be measured on an image without any network; rewards and evaluators share these numbers.
+"""What can be measured on an image without a network; rewards and evaluators share these numbers.
 
 Pixels are float tensors [B, 3, H, W] in [0, 1]; luma is Rec. 601 (0.299 R + 0.587 G + 0.114 B).
 """

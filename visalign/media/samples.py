@@ -1,4 +1,4 @@
-"""Samples: a prompt and the image or video made for it; fitting and laying out images."""
+"""Samples: a prompt and the image or video generated for it; fitting and laying out images."""
 
 import io
 from dataclasses import dataclass, field, replace
@@ -10,18 +10,18 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 MAX_PIXELS = 100_000_000
-"""A larger image is refused before it is decoded: it is a mistake or a decompression bomb."""
+"""A larger image is refused before it is decoded: a mistake or a decompression bomb."""
 
 
 @dataclass(frozen=True)
 class Video:
-    """Frames of equal size in order of time, and how many of them are shown a second."""
+    """Frames of equal size in order of time, and their rate per second."""
 
     frames: list[Image.Image]
     fps: float
 
     def evenly(self, count: int) -> list[Image.Image]:
-        """At most `count` frames at even distances, the first and the last among them."""
+        """At most `count` evenly spaced frames, including the first and the last."""
         if len(self.frames) <= count:
             return self.frames
         return [self.frames[i] for i in np.linspace(0, len(self.frames) - 1, count).round().astype(int)]
@@ -32,7 +32,7 @@ Media = Image.Image | Video
 
 @dataclass
 class Sample:
-    """One generation: prompt ('' where there is none), image or video, seed, and whatever else is known of it."""
+    """One generation: prompt ('' where there is none), image or video, seed, and other metadata."""
 
     prompt: str
     media: Media | None = None
@@ -41,7 +41,7 @@ class Sample:
 
     @property
     def asked(self) -> str:
-        """The prompt as it was given to the generator, which may hold more than the words that rewards see."""
+        """The prompt as given to the generator, which may hold more than the text that rewards see."""
         return self.known.get("asked", self.prompt)
 
     @property
@@ -74,7 +74,7 @@ def fit_image(image: Image.Image, width: int, height: int) -> Image.Image:
     scale = max(width / image.width, height / image.height)
     size = max(width, round(image.width * scale)), max(height, round(image.height * scale))
     left, top = (size[0] - width) // 2, (size[1] - height) // 2
-    if size[0] * size[1] > MAX_PIXELS:  # an image of 1 x 60,000: only what is kept is made
+    if size[0] * size[1] > MAX_PIXELS:  # an image of 1 x 60,000: only the kept part is computed
         x, y = image.width / size[0], image.height / size[1]
         return image.resize((width, height), Image.Resampling.LANCZOS,
                             (left * x, top * y, (left + width) * x, (top + height) * y))
@@ -83,11 +83,11 @@ def fit_image(image: Image.Image, width: int, height: int) -> Image.Image:
 
 
 LONGEST = 200
-"""An image so many times as long as wide is cut before libraries scale its shorter side and crop the centre."""
+"""An image with a larger aspect ratio is cropped before libraries scale its shorter side and crop the centre."""
 
 
 def middle(image: Image.Image) -> Image.Image:
-    """The image, or the middle of one of 1 x 60,000, which would be scaled to gigabytes."""
+    """The image, or the middle of one such as 1 x 60,000, which would be scaled to gigabytes."""
     most = LONGEST * min(image.size)
     if max(image.size) <= most:
         return image
@@ -109,7 +109,7 @@ def to_pixels(images: list[Image.Image], side: int | tuple[int, int]) -> Tensor:
 
 
 def video_pixels(videos: list[Video], frames: int, size: tuple[int, int]) -> Tensor:
-    """float32 [N, 3, frames, height, width] in [-1, 1]; `frames` evenly spaced, the first and last among them."""
+    """float32 [N, 3, frames, height, width] in [-1, 1]; `frames` evenly spaced, first and last included."""
     return torch.stack([to_pixels([video.frames[i] for i in np.linspace(0, len(video.frames) - 1, frames).round()
                                    .astype(int)], size).transpose(0, 1) for video in videos])
 
@@ -121,7 +121,7 @@ def to_bytes(image: Image.Image, kind: str = "PNG") -> bytes:
 
 
 STRIP = 4
-"""Frames that stand for a video where images are laid out."""
+"""Frames that represent a video in a grid of images."""
 
 
 def grid(rows: list[tuple[str, list[Media]]], cell: int = 96, label_width: int = 180) -> Image.Image:
@@ -145,7 +145,7 @@ def grid(rows: list[tuple[str, list[Media]]], cell: int = 96, label_width: int =
 
 
 def looping(rows: list[tuple[str, list[Media]]], cell: int = 96, label_width: int = 180, frames: int = 16) -> Video:
-    """The same rows as one video in which every video plays at its own pace, the longest once."""
+    """The same rows as one video in which every video plays at its own rate, the longest once."""
     videos = [media for _, items in rows for media in items if isinstance(media, Video)]
     seconds = max(len(video.frames) / video.fps for video in videos)
     shown = min(frames, max(len(video.frames) for video in videos))

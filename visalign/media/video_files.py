@@ -1,4 +1,4 @@
-"""Clips on disk, through PyAV; and reading and writing whatever a file is, image or video."""
+"""Video files, through PyAV; and reading and writing any media file, image or video."""
 
 import functools
 import io
@@ -34,8 +34,8 @@ def read_media(data: bytes | str | Path, where: str, max_frames: int = 64, remar
     """An image, or a Video of at most `max_frames` evenly spaced frames.
 
     A video is a video file, an animated image, or a folder of frames in the order of their names (see
-    `write_frames`). remarks: is given a sentence for whatever was not used as it is. Raises UserError naming `where`
-    for what cannot be read.
+    `write_frames`). remarks: receives a sentence for everything that was not used as it is. Raises UserError naming
+    `where` for what cannot be read.
     """
     remarks = [] if remarks is None else remarks
     if not isinstance(data, bytes) and Path(data).is_dir():
@@ -45,12 +45,12 @@ def read_media(data: bytes | str | Path, where: str, max_frames: int = 64, remar
 
 
 def modality_of(file: Path) -> str:
-    """`video` for a video, `image` for an image, by what the file holds. Raises UserError when it is neither."""
+    """`video` for a video, `image` for an image, by the file's content. Raises UserError when it is neither."""
     return "video" if file.is_dir() or is_video(file) or is_animated(file) else "image"
 
 
 FRAMES_FILE = "frames.json"
-"""What makes a folder of images one video: {"fps": 8}."""
+"""The file that makes a folder of images one video: {"fps": 8}."""
 
 
 def read_frames(folder: Path, where: str, max_frames: int = 64, remarks: list[str] | None = None) -> Video:
@@ -80,7 +80,7 @@ def _rate(fps: float, count: int, kept: int) -> float:
 def read_video(data: bytes | str | Path, where: str, max_frames: int = 64, remarks: list[str] | None = None) -> Video:
     """At most `max_frames` evenly spaced frames and their rate; memory does not grow with the video's length.
 
-    Frames are turned as the file says and their pixels made square; a variable rate becomes an even one; sound and
+    Frames are rotated as the file says and their pixels made square; a variable rate becomes constant; sound and
     cover images are ignored. Raises UserError naming `where` when the file is missing, has no image stream, no
     frame, or too large frames.
     """
@@ -116,7 +116,7 @@ def _kinds(container) -> str:
 
 
 def _frames(container, stream, rate: float, most: int, remarks: list[str]) -> Iterator[tuple[float, Image.Image]]:
-    """(seconds, image) of every frame, all of one size: shown in square pixels, at most `most` of them, upright."""
+    """(seconds, image) of every frame, all of one size: upright, in square pixels, at most `most` of them."""
     size = None
     for count, frame in enumerate(container.decode(stream)):
         if size is None:
@@ -126,12 +126,12 @@ def _frames(container, stream, rate: float, most: int, remarks: list[str]) -> It
                 note_scaling(shown, size, remarks)
         image = frame.to_image() if size == (frame.width, frame.height) else \
             frame.to_image(width=size[0], height=size[1], interpolation="AREA")
-        turned = image.rotate(frame.rotation, expand=True) if frame.rotation else image  # phones video sideways
+        turned = image.rotate(frame.rotation, expand=True) if frame.rotation else image  # phones record sideways
         yield count / rate if frame.time is None and rate else float(frame.time or count), turned
 
 
 def _square(width: int, height: int, ratio) -> tuple[int, int]:
-    """The size in square pixels; `ratio` is a pixel's width by its height (None or 0 where it is not known)."""
+    """The size in square pixels; `ratio` is a pixel's width by its height (None or 0 where unknown)."""
     shape = float(ratio or 1)
     if not 0.05 < shape < 20:
         shape = 1.0
@@ -139,13 +139,13 @@ def _square(width: int, height: int, ratio) -> tuple[int, int]:
 
 
 def evenly_in_time(frames: list[tuple[float, Image.Image]], count: int) -> list[Image.Image]:
-    """`count` of (seconds, frame) at even distances in time: at each moment the frame nearest to it."""
+    """`count` of the (seconds, frame) pairs, evenly spaced in time: at each moment the nearest frame."""
     times = np.array([moment for moment, _ in frames])
     moments = np.linspace(times[0], times[-1], count)
     return [frames[int(np.abs(times - moment).argmin())][1] for moment in moments]
 
 
-# H.264 for players, VP9 for browsers, FFV1 where every bit counts
+# H.264 for players, VP9 for browsers, FFV1 for lossless storage
 CODECS = {"mp4": ("libx264", "yuv420p", {"crf": "16"}), "webm": ("libvpx-vp9", "yuv420p", {"crf": "20"}),
           "matroska": ("ffv1", "bgr0", {})}
 SUFFIXES = {"matroska": ".mkv"}
@@ -182,7 +182,7 @@ def common_container() -> str:
 
 
 def media_file(media: Media, lossless: bool = False) -> tuple[str, bytes]:
-    """(suffix, content) of a file: PNG for an image; for a video what everything plays, or every bit of it."""
+    """(suffix, content) of a file: PNG for an image; for a video the most widely playable format, or a lossless one."""
     if not isinstance(media, Video):
         return ".png", to_bytes(media)
     container = "matroska" if lossless else common_container()
@@ -193,10 +193,10 @@ VIDEO_FORMATS = ("mp4", "webm", "mkv", "gif", "frames")
 
 
 def write_media(media: Media, place: Path, video_format: str | None = None) -> Path:
-    """Write to `place` and a suffix of its own, whole or not at all; returns where.
+    """Write atomically to `place` plus the format's suffix, and return that path.
 
-    video_format: one of VIDEO_FORMATS (None: what everything plays); `mkv` is lossless, `frames` a folder of PNGs, and
-    GIF counts time in hundredths of a second.
+    video_format: one of VIDEO_FORMATS (None: the most widely playable); `mkv` is lossless, `frames` a folder of PNGs,
+    and GIF counts time in hundredths of a second.
     """
     if not isinstance(media, Video) or video_format is None:
         suffix, content = media_file(media)
@@ -220,7 +220,7 @@ def write_media(media: Media, place: Path, video_format: str | None = None) -> P
 
 
 def write_frames(video: Video, folder: Path) -> None:
-    """The video as a folder of PNGs that `read_media` reads back bit by bit."""
+    """The video as a folder of PNGs that `read_media` reads back exactly."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, frame in enumerate(video.frames):
         write_atomically(folder / f"{number:05d}.png", to_bytes(frame))
@@ -236,7 +236,7 @@ def to_gif(video: Video) -> bytes:
 
 
 def to_webp(video: Video) -> bytes:
-    """The video as an animated WebP, which every browser plays in an <img>; still frames in a row are merged."""
+    """The video as an animated WebP, which every browser plays in an <img>; consecutive equal frames are merged."""
     buffer = io.BytesIO()
     first, *rest = video.frames
     first.save(buffer, "WEBP", save_all=True, append_images=rest, duration=round(1000 / video.fps), loop=0, quality=85)
@@ -244,11 +244,11 @@ def to_webp(video: Video) -> bytes:
 
 
 SHEET_MARK = "visalign contact sheet"
-"""What our overviews say of themselves, so that none is taken for a generation."""
+"""The mark in our contact sheets, so that none is taken for a generation."""
 
 
 def save_sheet(rows: list[tuple[str, list[Media]]], file: Path, cell: int = 96, label_width: int = 180) -> None:
-    """Labelled rows of images and strips of videos as a PNG; where there are videos, beside it a looping WebP."""
+    """Labelled rows of images and strips of videos as a PNG; where there are videos, a looping WebP beside it."""
     file.parent.mkdir(parents=True, exist_ok=True)
     mark = PngInfo()
     mark.add_text("Software", SHEET_MARK)

@@ -186,12 +186,12 @@ class Aesthetic(RewardModel):
     """LAION aesthetic predictor v2 (Schuhmann 2022): an MLP on the normalised CLIP ViT-L/14 embedding, about 1 to 10.
 
     source: the file `sac+logos+ava1-l14-linearMSE.pth` (or .safetensors), or the folder or hub repository that holds
-    it; the original is in the GitHub repository christophschuhmann/improved-aesthetic-predictor. video: an open_clip
+    it; the original is in the GitHub repository christophschuhmann/improved-aesthetic-predictor. clip: an open_clip
     source.
     """
 
     source: str = ""
-    video: str = "ViT-L-14/openai"
+    clip: str = "ViT-L-14/openai"
 
     dimensions = ("aesthetics",)
     file_name = "sac+logos+ava1-l14-linearMSE.pth"

@@ -115,7 +115,8 @@ def motions_in(prompt: str) -> list[str]:
 
 @dataclass
 class PromptMotion(VideoRule):
-    """Whether the one thing in a video on an even ground moves as its prompt says, in [-1, 1] (visalign/tracking.py).
+    """Whether the one object on a plain background moves as its prompt says, in [-1, 1]
+    (media/motion_tracking.py).
 
     Prompts are searched for words of direction, growth, turning, bouncing, blinking; of several the worst fit counts.
     """

@@ -1,1 +1,1 @@
-"""Files that are whole or not there: text, YAML, weights, caches and the folder of a run."""
+"""Files written atomically: text, YAML, weights, caches and the folder of a run."""

@@ -1,4 +1,4 @@
-"""Reading a checkpoint of a run: weights as safetensors, the rest with weights_only, and which step it holds."""
+"""Reading a checkpoint of a run: weights as safetensors, the rest with weights_only, and its step."""
 
 import json
 import pickle
@@ -14,7 +14,7 @@ from visalign.storage.run_folder import fault_of
 
 
 class BrokenCheckpoint(UserError):
-    """A checkpoint whose files are not what was written; an older one may be whole."""
+    """A checkpoint whose files are not what was written; an older one may be intact."""
 
 
 def read_checkpoint(folder: Path) -> tuple[dict[str, torch.Tensor], dict]:
@@ -38,7 +38,7 @@ def step_of(folder: Path) -> int:
 
 
 def load_policy(parameters: list[tuple[str, nn.Parameter]], folder: Path) -> None:
-    """Put back the weights a checkpoint samples with: the moving average where the run kept one."""
+    """Load the weights a checkpoint samples with: the moving average where the run kept one."""
     weights, rest = read_checkpoint(folder)
     put_weights(parameters, weights, folder)
     if rest["ema"]:

@@ -1,4 +1,4 @@
-"""Files that are whole or not there at all, and what is said of a disk that is full."""
+"""Files written atomically, and what is said when the disk is full."""
 
 import contextlib
 import errno
@@ -19,7 +19,7 @@ _NOTHING_LEFT = 2**20
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """A file that is the old one or the new one, whole, also after a power loss; no temporary file stays."""
+    """Write a file atomically: it is the old or the new one, also after a power loss; no temporary file stays."""
     temporary = path.with_name(f".tmp-{path.name}")
     try:
         with temporary.open("wb") as file:
@@ -37,7 +37,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def copy_atomically(source: Path, place: Path) -> None:
-    """A copy of a file or a folder that is whole or not there."""
+    """Copy a file or a folder atomically."""
     temporary = place.with_name(f".tmp-{place.name}")
     if source.is_file():
         return write_atomically(place, source.read_bytes())
@@ -54,7 +54,7 @@ def copy_atomically(source: Path, place: Path) -> None:
 
 
 def written(file: Path) -> Any:
-    """The JSON in a file that an earlier command wrote; None where there is none, or something else was put there."""
+    """The JSON in a file that an earlier command wrote; None where there is none, or anything else."""
     try:
         return json.loads(file.read_bytes())
     except (FileNotFoundError, ValueError, RecursionError):
@@ -62,7 +62,7 @@ def written(file: Path) -> Any:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file's content, or a folder's list of names, is on the disk itself."""
+    """Flush a file's content, or a folder's list of names, to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -77,18 +77,18 @@ def free_space(path: Path) -> int:
     """Bytes that may still be written at `path`, which need not exist yet."""
     path = path.expanduser().absolute()
     usage = shutil.disk_usage(next(p for p in (path, *path.parents) if p.exists()))
-    return usage.free if usage.total else sys.maxsize  # what is no disk counts nothing
+    return usage.free if usage.total else sys.maxsize  # not a real disk, so nothing is counted
 
 
 def is_full(error: BaseException, path: Path) -> bool:
-    """Whether `error`, met while writing at `path`, means that the disk is full: libraries say so in many ways."""
+    """Whether `error`, met while writing at `path`, means a full disk: each library reports it differently."""
     if getattr(error, "errno", None) in _FULL or any(words in str(error).lower() for words in _SAID):
         return True
     return isinstance(error, RuntimeError) and free_space(path) < _NOTHING_LEFT  # torch hides the system's reason
 
 
 def refusal(error: OSError) -> str:
-    """What the system refused, as a sentence; of a full disk, what to do."""
+    """What the system refused, as a sentence; for a full disk, also what to do."""
     place = error.filename2 or error.filename
     named = f" {printable(os.fsdecode(place))}" if isinstance(place, str | bytes) else ""
     if isinstance(place, str | bytes) and is_full(error, Path(os.fsdecode(place))):
@@ -99,7 +99,7 @@ def refusal(error: OSError) -> str:
 
 @contextlib.contextmanager
 def full_disk_told(what: str, path: Path, advice: str = "the same command continues") -> Iterator[None]:
-    """Within: a full disk ends in one sentence that begins with `what` and ends with `advice`.
+    """Within this context a full disk ends in one sentence that begins with `what` and ends with `advice`.
 
     Raises UserError.
     """
@@ -113,7 +113,7 @@ def full_disk_told(what: str, path: Path, advice: str = "the same command contin
 
 
 def check_space(what: str, path: Path, needed: int, advice: str) -> None:
-    """Raise UserError, which begins with `what`, when fewer than `needed` bytes are free at `path`."""
+    """Raise UserError starting with `what` when fewer than `needed` bytes are free at `path`."""
     free = free_space(path)
     if needed > free:
         raise UserError(f"{what}: about {size_in_words(needed)} are needed and {size_in_words(free)} are free; "
@@ -121,7 +121,7 @@ def check_space(what: str, path: Path, needed: int, advice: str) -> None:
 
 
 def size_in_words(size: float) -> str:
-    """Bytes as people say them."""
+    """A number of bytes in words, such as `1.2 GB`."""
     for unit, bytes_each in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20)):
         if size >= bytes_each:
             return f"{size / bytes_each:.1f} {unit}"

@@ -1,6 +1,6 @@
-"""Networks and tokenizers of transformers from a user's folder: all files there, all weights in their places.
+"""Networks and tokenizers of transformers from a user's folder: every file present, every weight loaded.
 
-Without its tokenizer's files a library makes up another tokenizer without a word, and every number changes.
+Without the tokenizer's files a library silently builds another tokenizer, and every number changes.
 """
 
 from pathlib import Path
@@ -13,7 +13,7 @@ from visalign.storage.weights import check_keys, check_loaded, quiet_reports, so
 SETTINGS = "tokenizer_config.json"
 VOCABULARIES = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("vocab.txt",), ("spiece.model",),
                 ("tokenizer.model",), ("sentencepiece.bpe.model",))
-"""Files of which one set holds a tokenizer's words."""
+"""Sets of files; one of them holds a tokenizer's vocabulary."""
 TOKENIZER_FILES = (SETTINGS, *(name for names in VOCABULARIES for name in names), "special_tokens_map.json",
                    "added_tokens.json")
 
@@ -31,7 +31,7 @@ def check_tokenizer(source: str | Path, where: str) -> None:
 
 
 def check_processor(source: str | Path, where: str) -> None:
-    """As `check_tokenizer`, and what prepares images must be there too."""
+    """As `check_tokenizer`, and the image processor must be there too."""
     folder = Path(source).expanduser()
     check_tokenizer(folder, where)
     if folder.is_dir() and not any((folder / name).is_file() for name in ("preprocessor_config.json",
@@ -40,7 +40,7 @@ def check_processor(source: str | Path, where: str) -> None:
 
 
 def load_whole(kind: type, source: str | Path, where: str, **options) -> nn.Module:
-    """A network by `kind.from_pretrained`, on the CPU, in evaluation mode, with every tensor in its place and finite.
+    """A network by `kind.from_pretrained`, on the CPU, in evaluation mode, with every tensor loaded and finite.
 
     Raises UserError starting with `where`. Pickled weights are refused.
     """
@@ -48,13 +48,13 @@ def load_whole(kind: type, source: str | Path, where: str, **options) -> nn.Modu
         try:
             module, info = kind.from_pretrained(source, use_safetensors=True, output_loading_info=True,
                                                 ignore_mismatched_sizes=True, **options)
-        except Exception as error:  # hub, file and shape errors of many kinds; all mean the same to a person
+        except Exception as error:  # hub, file and shape errors of many kinds; to the user all mean the same
             reason = " ".join(str(error).split())[:160]
             raise UserError(f"{where}: transformers could not load {source} ({reason})") from error
     where = f"{where}: {source}"
     check_keys({**info, "unexpected_keys": ()}, where)
     beside = [name for name in info["unexpected_keys"] if not name.endswith("position_ids")]
     if beside:
-        notice(f"{where}: {len(beside)} tensors that this model has no place for are left aside: {some(beside)}")
+        notice(f"{where}: {len(beside)} tensors that this model has no place for are ignored: {some(beside)}")
     check_loaded(module, where)
     return module.eval()

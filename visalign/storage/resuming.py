@@ -1,4 +1,4 @@
-"""What a resumed run may have otherwise than the run it continues, and where a run may be that was not found."""
+"""Which settings a resumed run may change, and where else a run that was not found may be."""
 
 import difflib
 import os
@@ -15,12 +15,12 @@ MAY_CHANGE = frozenset({
     "reward.timeout", "reward.retries", "reward.retry_wait", "reward.max_failures", "reward.offload",
     "guard.action", "guard.every", "guard.cost", "guard.budget", "guard.drift", "guard.tolerance",
 })
-"""Settings that change how long a run is and what becomes of it, but nothing that was done so far; all of `output` as
-well. Whatever else differs would make another run of it."""
+"""Settings that change how long a run is and what is kept of it, but nothing that was done so far; all of `output` too.
+Any other difference would make it another run."""
 
 
 def check_settings(folder: Path, config: BaseModel) -> None:
-    """Raise UserError naming every setting that differs from those of the run in `folder` and may not."""
+    """Raise UserError naming every setting that differs from the run in `folder` and may not change."""
     earlier = _earlier(folder, type(config))
     now, then = config.model_dump(mode="json"), earlier.model_dump(mode="json")
     changed = [f"{section}.{key}" for section in now if section != "output"
@@ -36,7 +36,7 @@ def check_settings(folder: Path, config: BaseModel) -> None:
 
 
 def _earlier(folder: Path, kind: type[BaseModel]) -> BaseModel:
-    """The settings kept in a run's folder; what an older version did not know yet has its default."""
+    """The settings kept in a run's folder; settings that an older version did not have take their defaults."""
     file = folder / "config.yaml"
     try:
         return kind.model_validate(read_mapping(file, "run"))
@@ -61,12 +61,12 @@ def _short(settings: dict, name: str) -> str:
 
 
 def _turned_on(then: str, now: str) -> bool:
-    """Whether the guard would need what it was not told to keep: a look at the start, or the best weights so far."""
+    """Whether the guard would need what was not kept: a measurement at the start, or the best weights so far."""
     return then != now and (then == "off" or now == "rollback")
 
 
 def nothing_there(folder: Path) -> UserError:
-    """What to say when `folder` holds no run that could be resumed."""
+    """The error for a `folder` that holds no run to resume."""
     root = next(parent for parent in folder.absolute().parents if parent.is_dir())
     runs = {os.path.relpath(each.parent) if not folder.is_absolute() else str(each.parent)
             for pattern in ("*/config.yaml", "*/*/config.yaml") for each in root.glob(pattern)

@@ -1,12 +1,12 @@
-"""A run's folder: settings, metrics, checkpoints, samples, export and report; nothing in it is ever half-written.
+"""A run's folder: settings, metrics, checkpoints, samples, export and report; everything in it is written atomically.
 
     run/
       config.yaml      the resolved settings          metrics.jsonl    one line a step or evaluation
-      pairs.parquet    pairs made by feedback         samples/step-N/  images on fixed seeds
+      pairs.parquet    pairs from AI feedback         samples/step-N/  images on fixed seeds
       checkpoints/     step-N folders                 export/          diffusers weights and model card
-      report.html      before and after               rollouts/        own samples of online runs
-      guard/           what the guard saw, and the best weights it may return to
-      data.json        a digest of what is learnt from, which a resumed run must find again
+      report.html      before and after               rollouts/        samples of online runs
+      guard/           the guard's measurements, and the best weights it may return to
+      data.json        a digest of the training data, which a resumed run must match
       skipped.jsonl    rows that could not be used (data.on_error=skip)
       started.json     what the run started from, such as a fingerprint of the model
 """
@@ -30,7 +30,7 @@ CHECKPOINT_LIST = "files.json"
 """In a checkpoint: name, size and hash of every other file."""
 
 AT_A_START = ("start", "self_check")
-"""Rows that are written again when a run continues at their step."""
+"""Rows that are logged again when a run continues at their step."""
 
 
 class RunFolder:
@@ -67,7 +67,7 @@ class RunFolder:
             shutil.rmtree(leftover, ignore_errors=True)
 
     def started_from(self, name: str, value: str) -> str:
-        """What the run started from, kept at its first start: the value of then."""
+        """A value recorded at the run's first start: the one recorded then."""
         file = self.path / "started.json"
         try:
             known = json.loads(file.read_text(encoding="utf-8"))
@@ -105,16 +105,16 @@ class RunFolder:
         return [folder for folder in self.checkpoint_folders() if (folder / "state.json").exists()]
 
     def checkpoint_folders(self) -> list[Path]:
-        """All checkpoints, also those that lack something, oldest first."""
+        """All checkpoints, including incomplete ones, oldest first."""
         return sorted(folder for folder in (self.path / "checkpoints").glob("step-*") if folder.is_dir())
 
     def last_good(self) -> str:
-        """Where to go back to, in words."""
+        """Which checkpoint to go back to, in words."""
         kept = self.checkpoints()
         return f"the last good checkpoint is {kept[-1]}" if kept else "there is no earlier checkpoint"
 
     def set_aside(self, folder: Path) -> Path:
-        """Rename a broken checkpoint, so that nothing takes it for one."""
+        """Rename a broken checkpoint, so that nothing reads it."""
         aside = folder.with_name(f"broken-{folder.name}")
         shutil.rmtree(aside, ignore_errors=True)
         os.replace(folder, aside)
@@ -144,7 +144,7 @@ class RunFolder:
                                                                                                  self.path) else \
                 " ".join(str(error).split())[:200]
             shutil.rmtree(temporary, ignore_errors=True)
-            raise UserError(f"checkpoint {final}: could not be saved ({reason}); {self.last_good()}, mend that and "
+            raise UserError(f"checkpoint {final}: could not be saved ({reason}); {self.last_good()}, fix that and "
                             "continue with --resume") from None
         for old in [*final.parent.glob(".tmp-old-*"), *(self.checkpoints()[:-keep] if keep else [])]:
             shutil.rmtree(old)
@@ -163,7 +163,7 @@ def described(folder: Path) -> dict[str, dict]:
 
 
 def fault_of(folder: Path) -> str | None:
-    """What a checkpoint lacks of what was written, or None; those of versions that kept no list are believed."""
+    """What a checkpoint lacks of what was written, or None; those of versions that kept no list are trusted."""
     try:
         if not (folder / "state.json").is_file():
             return "state.json is missing"
@@ -183,9 +183,9 @@ def fault_of(folder: Path) -> str | None:
 
 
 def read_metrics(folder: Path) -> list[dict]:
-    """Rows of a run's metrics.jsonl; [] before it has any. A last line that was cut short is left out.
+    """Rows of a run's metrics.jsonl; [] before it has any. An incomplete last line is left out.
 
-    Raises UserError naming the line when another one is no row.
+    Raises UserError naming any other line that is not a row.
     """
     file, rows = folder / "metrics.jsonl", []
     if not file.is_file():
@@ -204,5 +204,5 @@ def read_metrics(folder: Path) -> list[dict]:
             rows.append(row)
         except (ValueError, KeyError, RecursionError):
             if number < len(lines):
-                raise UserError(f"run {file}: line {number} is no row of metrics; delete that line") from None
+                raise UserError(f"run {file}: line {number} is not a row of metrics; delete that line") from None
     return rows

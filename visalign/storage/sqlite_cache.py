@@ -1,4 +1,4 @@
-"""What was paid for once, by key: an SQLite file that survives a crash and may be shared by processes."""
+"""A cache by key: an SQLite file that survives a crash and may be shared by processes."""
 
 import sqlite3
 import threading
@@ -10,7 +10,7 @@ _BATCH = 500
 
 
 class SqliteCache:
-    """Texts or bytes by key. Each `put` is on disk when it returns. Raises UserError naming a file that is no store."""
+    """Texts or bytes by key; each `put` is on disk when it returns. Raises UserError for another file."""
 
     def __init__(self, file: str | Path):
         self.file = Path(file).expanduser()
@@ -22,7 +22,7 @@ class SqliteCache:
             raise UserError(f"cache {self.file}: cannot be used as a cache of answers ({error})") from None
 
     def _connection(self) -> sqlite3.Connection:
-        """One connection a thread, as SQLite asks."""
+        """One connection per thread, as SQLite requires."""
         if not hasattr(self._local, "connection"):
             connection = sqlite3.connect(self.file, timeout=60, isolation_level=None)
             connection.execute("PRAGMA journal_mode=WAL")
@@ -42,7 +42,7 @@ class SqliteCache:
         self.put_all({key: answer})
 
     def put_all(self, answers: dict[str, str | bytes]) -> None:
-        """Several at once, all or none. Raises UserError when the disk is full."""
+        """Several entries at once, all or none. Raises UserError when the disk is full."""
         connection = self._connection()
         try:
             connection.execute("BEGIN IMMEDIATE")

@@ -1,6 +1,6 @@
-"""Text as people's programs write it: with or without a byte order mark, in UTF-8, UTF-16 or an older encoding.
+"""Text as other programs write it: with or without a byte order mark, in UTF-8, UTF-16 or an older encoding.
 
-Every text that a user gives is read here, so that the locale of the machine decides nothing.
+Every text that a user provides is read here, so that the machine's locale has no influence.
 """
 
 import codecs
@@ -24,9 +24,9 @@ _CHUNK = 1 << 20
 
 
 def decode_text(data: bytes, where: str) -> str:
-    """Text of unknown encoding: by its byte order mark, else UTF-8, else the likeliest.
+    """Text of unknown encoding: by its byte order mark, else UTF-8, else the most likely one.
 
-    Raises UserError starting with `where` for what is no text in any encoding, or mixes two of them.
+    Raises UserError starting with `where` for what is not text in any encoding, or mixes two encodings.
     """
     encoding = _encoding([data], lambda: data, where)
     try:
@@ -39,20 +39,20 @@ def decode_text(data: bytes, where: str) -> str:
 def read_text(path: str | Path, where: str) -> str:
     """The text of a file; see `decode_text`. Line ends become a single newline.
 
-    Raises UserError starting with `where` when the file is missing, unreadable or no text.
+    Raises UserError starting with `where` when the file is missing, unreadable or not text.
     """
     return decode_text(_bytes_of(path, where), where).replace("\r\n", "\n").replace("\r", "\n")
 
 
 def read_lines(path: str | Path, where: str) -> list[str]:
-    """The lines of a file; only a line end parts them, not the separators (U+2028, U+0085 ...) that a text may hold."""
+    """The lines of a file; only line ends separate them, not U+2028, U+0085 and the like within a text."""
     return read_text(path, where).split("\n")
 
 
 def open_text(path: Path, where: str) -> TextIO:
-    """A text file to be read piece by piece, with its line ends as they are.
+    """A text file opened for reading in pieces, with its line ends unchanged.
 
-    A stray byte in a text that is UTF-8 otherwise comes as a lone surrogate, so that its line can be named. Raises
+    A stray byte in otherwise valid UTF-8 becomes a lone surrogate, so that its line can be named. Raises
     UserError as `decode_text` does.
     """
     try:
@@ -64,12 +64,12 @@ def open_text(path: Path, where: str) -> TextIO:
 
 
 def is_whole(text: str) -> bool:
-    """Whether every character can be written down: no half of a pair (\\ud83c), no stray byte, no NUL."""
+    """Whether every character can be encoded: no lone surrogate (\\ud83c), no stray byte, no NUL."""
     return "\x00" not in text and not re.search("[\ud800-\udfff]", text)
 
 
 def printable(text: str) -> str:
-    """The text with what is no character (bytes of a file name that is not UTF-8, half an emoji) written as \\xe9."""
+    """The text with non-characters (bytes of a file name that is not UTF-8, half an emoji) escaped as \\xe9."""
     try:
         return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     except UnicodeEncodeError:
@@ -77,13 +77,13 @@ def printable(text: str) -> str:
 
 
 def normal_form(text: str) -> str:
-    """A prompt as it is compared with others: one Unicode form (macOS takes letters and accents apart), no space
-    around it."""
+    """A prompt as it is compared with others: in one Unicode form (macOS separates letters and accents), without
+    surrounding space."""
     return unicodedata.normalize("NFC", text).strip()
 
 
 def file_name(text: str) -> str:
-    """The text as the name of a file or folder: it leads nowhere else, and other texts have other names."""
+    """The text as a safe name of a file or folder; different texts have different names."""
     safe = "".join(c if c.isalnum() or c in "-_." else "-" for c in text).lstrip(".")[:60]
     if safe == text.replace(" ", "-"):
         return safe
@@ -104,7 +104,7 @@ def _reason(error: Exception) -> str:
 
 
 def _encoding(chunks: Iterable[bytes], whole, where: str) -> str:
-    """The encoding of a text that comes in pieces; whole() gives all of it, which only an older encoding needs."""
+    """The encoding of a text read in pieces; whole() returns all of it, which only an older encoding needs."""
     pieces = iter(chunks)
     first = next(pieces, b"")
     encoding = next((name for mark, name in _MARKS if first.startswith(mark)), None)
@@ -120,12 +120,12 @@ def _encoding(chunks: Iterable[bytes], whole, where: str) -> str:
             return encoding or "utf-8"
     except UnicodeDecodeError as error:
         if encoding:
-            raise UserError(f"{where}: begins as {encoding} and is not ({error.reason}); save it as UTF-8") from None
+            raise UserError(f"{where}: begins as {encoding} but is not ({error.reason}); save it as UTF-8") from None
     return _without_mark(whole(), where)
 
 
 def _without_mark(data: bytes, where: str) -> str:
-    """The encoding of what has no mark and is not wholly UTF-8."""
+    """The encoding of a text that has no mark and is not entirely UTF-8."""
     if b"\x00" in data:
         odd, even = data[1::2].count(0), data[::2].count(0)
         guess = "utf-16-le" if odd >= even else "utf-16-be"
@@ -154,7 +154,7 @@ def _is(data: bytes, encoding: str) -> bool:
 
 
 def _is_mostly_utf8(text: str) -> bool:
-    """Whether stray bytes are few, or each stands alone as an accent of Latin-1 does; in other scripts they abound."""
+    """Whether stray bytes are few, or isolated like an accent in Latin-1; in other scripts they abound."""
     right = len(re.findall("[^\x00-\x7f\udc80-\udcff]", text))
     stray = len(re.findall("[\udc80-\udcff]", text))
     alone = len(re.findall("(?<![^\x00-\x7f])[\udc80-\udcff](?![^\x00-\x7f])", text))
@@ -162,9 +162,9 @@ def _is_mostly_utf8(text: str) -> bool:
 
 
 def _is_western(data: bytes) -> bool:
-    """Whether accents stand alone among plain letters, as in Latin-1 and Windows-1252.
+    """Whether accents are isolated among plain letters, as in Latin-1 and Windows-1252.
 
-    Scripts of their own come in runs; Central European letters would be signs in the middle of words.
+    Other scripts come in runs; Central European letters would be symbols in the middle of words.
     """
     runs = [len(run) for run in _HIGH.findall(data)]
     if not _is(data, "cp1252") or 2 * sum(run for run in runs if run > 2) > sum(runs):

@@ -1,6 +1,6 @@
-"""Weights on disk: .safetensors files read with one sentence for whatever is wrong with them, and written for others.
+"""Weights on disk: reading .safetensors files, with one sentence for whatever is wrong with them, and writing them.
 
-Everything that a user downloaded passes through here before it is believed: no pickle, nothing cut off, every number
+Everything that a user downloaded is checked here before it is used: no pickle, nothing truncated, every number
 finite.
 """
 
@@ -22,7 +22,7 @@ from visalign.errors import UserError
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 NAMED = 3
-"""Tensors that a message names; of the others it gives the number."""
+"""How many tensors a message names; the others are counted."""
 
 
 def some(names: Iterable[str]) -> str:
@@ -33,13 +33,13 @@ def some(names: Iterable[str]) -> str:
 
 
 def read_shapes(path: Path, where: str) -> dict[str, tuple[int, ...]]:
-    """Shapes by name from the header alone. Raises UserError starting with `where` for what is no whole safetensors."""
+    """Shapes by name from the header alone. Raises UserError starting with `where` for a damaged or truncated file."""
     with _opened(path, where) as file:
         return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
 
 
 def read_tensors(path: Path, where: str) -> dict[str, Tensor]:
-    """Every tensor, on the CPU. Raises UserError starting with `where` for a broken file or a value not finite."""
+    """Every tensor, on the CPU. Raises UserError starting with `where` for a broken file or a non-finite value."""
     with _opened(path, where) as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     check_finite(tensors.items(), where)
@@ -47,7 +47,7 @@ def read_tensors(path: Path, where: str) -> dict[str, Tensor]:
 
 
 def read_metadata(path: Path, where: str) -> dict[str, str]:
-    """The texts in the header. Raises UserError starting with `where` for what is no whole safetensors."""
+    """The texts in the header. Raises UserError starting with `where` for a damaged or truncated file."""
     with _opened(path, where) as file:
         return file.metadata() or {}
 
@@ -65,7 +65,7 @@ def _opened(path: Path, where: str):
 
 
 def _what_it_is(path: Path) -> str | None:
-    """What stands in place of weights, in words, where it can be told."""
+    """What the file really is, in words, where it can be recognised."""
     try:
         with path.open("rb") as file:
             start, size = file.read(512), path.stat().st_size
@@ -93,7 +93,7 @@ def check_finite(named: Iterable[tuple[str, Tensor]], where: str) -> None:
     named = [(name, tensor) for name, tensor in named if tensor.is_floating_point() and not tensor.is_meta]
     for device in {tensor.device for _, tensor in named}:
         mine = [(name, tensor.detach()) for name, tensor in named if tensor.device == device]
-        # one number a tensor crosses from the device; only where a sum is not finite are the values looked at
+        # one number per tensor leaves the device; values are inspected only where a sum is not finite
         sums = torch.stack([_sum(tensor) for _, tensor in mine]).isfinite().tolist()
         broken = [name for (name, tensor), fine in zip(mine, sums, strict=True)
                   if not fine and not tensor.float().isfinite().all()]
@@ -107,7 +107,7 @@ def _sum(tensor: Tensor) -> Tensor:
 
 
 def check_present(module: nn.Module, where: str) -> None:
-    """Raise UserError starting with `where` when weights of a loaded module were in no file."""
+    """Raise UserError starting with `where` when weights of a loaded module were missing from the files."""
     named = module.state_dict()
     absent = [name for name, tensor in named.items() if tensor.is_meta]
     if absent:
@@ -117,11 +117,11 @@ def check_present(module: nn.Module, where: str) -> None:
 def check_loaded(module: nn.Module, where: str) -> None:
     """Raise UserError starting with `where` unless every weight of a loaded module is there and finite."""
     check_present(module, where)
-    check_finite(module.state_dict().items(), where)  # without masks and the like, which may hold -inf
+    check_finite(module.state_dict().items(), where)  # excludes masks and the like, which may hold -inf
 
 
 def check_keys(info: Mapping, where: str) -> None:
-    """Raise UserError for a `from_pretrained(..., output_loading_info=True)` in which not every tensor found its place.
+    """Raise UserError for a `from_pretrained(..., output_loading_info=True)` in which not every tensor was loaded.
 
     info: missing_keys, unexpected_keys and mismatched_keys (names, or tuples that begin with one).
     """
@@ -135,7 +135,7 @@ def check_keys(info: Mapping, where: str) -> None:
 
 @contextlib.contextmanager
 def quiet_reports() -> Iterator[None]:
-    """Within: the loading libraries keep their reports to themselves, since they are read here."""
+    """Silence the loading libraries' own reports within this context, since they are evaluated here."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
@@ -150,15 +150,15 @@ def quiet_reports() -> Iterator[None]:
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write .safetensors whole or not at all, readable by whom the umask lets. Raises OSError."""
-    temporary = path.with_name(f".tmp-{uuid.uuid4().hex[:8]}-{path.name}")  # others may write the same at once
+    """Write .safetensors atomically, with the permissions of the umask. Raises OSError."""
+    temporary = path.with_name(f".tmp-{uuid.uuid4().hex[:8]}-{path.name}")  # other processes may write the same file
     temporary.touch(exist_ok=False)
     mode = temporary.stat().st_mode
     try:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary, metadata)
-        temporary.chmod(mode)  # the library writes for the owner alone
+        temporary.chmod(mode)  # the library writes for the owner only
         os.replace(temporary, path)
-    except SafetensorError as error:  # what the system refused comes as its own kind of error
+    except SafetensorError as error:  # the library wraps the system's error
         number = re.search(r"os error (\d+)", str(error))
         code = int(number[1]) if number else errno.EIO
         raise OSError(code, os.strerror(code), str(path)) from None
@@ -167,7 +167,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
 
 
 def share_storage(folder: Path) -> None:
-    """Give every file that a library wrote into `folder` the mode of any file that is created there."""
+    """Give every file that a library wrote into `folder` the mode that a newly created file would have there."""
     probe = folder / ".tmp-mode"
     probe.touch()
     mode = probe.stat().st_mode

@@ -1,7 +1,6 @@
-"""YAML as its version 1.2 has it: `off`, `no` and `2026-11-25` are words, `010` is ten, a key stands once.
+"""YAML 1.2: `off`, `no` and `2026-11-25` are strings, `010` is ten, and a key occurs once.
 
-Every YAML that is read or written goes through here. It is data: tags, and values that multiply through aliases, are
-refused.
+Every YAML file is read and written here. It is data: tags, and values that multiply through aliases, are refused.
 """
 
 import io
@@ -45,7 +44,7 @@ for _tag, _pattern, _first in (
 
 
 class _Writer(SafeRepresenter):
-    """Writes texts that hold line ends or marks in double quotes, where they are escaped and so come back."""
+    """Writes strings that hold line ends or control characters in double quotes, escaped, so that they read back."""
 
 
 _Writer.add_representer(str, lambda writer, text: writer.represent_scalar(
@@ -80,7 +79,7 @@ def parse_yaml(text: str, where: str) -> Any:
     Raises UserError starting with `where` for anything else.
     """
     if len(text) > MOST_CHARACTERS:
-        raise UserError(f"{where}: {len(text):,} characters are more than settings take; is this the right file?")
+        raise UserError(f"{where}: {len(text):,} characters are more than settings need; is this the right file?")
     try:
         _check_events(text, where)
         value = _yaml().load(text)
@@ -93,39 +92,39 @@ def parse_yaml(text: str, where: str) -> Any:
 
 
 def _check_events(text: str, where: str) -> None:
-    """Refuse tags (even !!int raises in its own way) and depths before anything is built."""
+    """Refuse tags (even !!int raises in its own way) and deep nesting before anything is built."""
     depth = 0
     for event in _yaml().parse(text):
         depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
         line = f"{where}: line {event.start_mark.line + 1}:"
         if depth > MOST_DEPTH:
-            raise UserError(f"{line} nested more than {MOST_DEPTH} deep, which no settings are")
+            raise UserError(f"{line} nested more than {MOST_DEPTH} levels deep, which settings never are")
         if getattr(event, "tag", None):
             raise UserError(f"{line} settings are data, so tags such as "
                             f"{text[event.start_mark.index:][:20].split()[0]} are not read")
 
 
 def dump_yaml(value: Any) -> str:
-    """Settings as YAML that reads back the same."""
+    """Settings as YAML that reads back unchanged."""
     text = io.StringIO()
     _yaml().dump(value, text)
     return text.getvalue()
 
 
 def _explained(error: MarkedYAMLError) -> str:
-    """What is wrong and where, without the library's advice to programmers."""
+    """What is wrong and where, without the library's advice for programmers."""
     mark = error.problem_mark or error.context_mark
     problem = " ".join((error.problem or error.context or "unreadable").split())
     twice = re.match(r'found duplicate key "(.*?)" with value', problem)
     if twice:
-        problem = f"the key {twice[1]} stands twice; keep one of the two"
+        problem = f"the key {twice[1]} occurs twice; keep one of them"
     elif "\\t" in problem or "tab" in problem:
         problem = "a tab cannot indent; use spaces"
     return f"line {mark.line + 1}: {problem[:300]}" if mark else problem[:300]
 
 
 def _check_plain(value: Any, where: str) -> None:
-    """Refuse what settings cannot be, and aliases that multiply (an alias is walked wherever it stands)."""
+    """Refuse values that settings cannot have, and aliases that multiply (an alias is visited wherever it occurs)."""
     waiting, seen = [("", value)], 0
     while waiting:
         key, each = waiting.pop()
@@ -135,11 +134,11 @@ def _check_plain(value: Any, where: str) -> None:
         if isinstance(each, dict):
             for name in each:
                 if not isinstance(name, str) or not name.isprintable():
-                    raise UserError(f"{where}: the key {name!r:.80} is no name; put it in quotes if it is meant as one")
+                    raise UserError(f"{where}: the key {name!r:.80} is not a name; quote it if it is meant as one")
             waiting += [(f"{key}.{name}" if key else name, inner) for name, inner in each.items()]
         elif isinstance(each, list):
             waiting += [(key, inner) for inner in each]
         elif isinstance(each, float) and not math.isfinite(each):
             raise UserError(f"{where}: {key or 'the value'} is {each}, and a finite number is expected")
         elif isinstance(each, str) and _UNWRITABLE.search(each):
-            raise UserError(f"{where}: {key or 'the value'} {each!r:.80} holds a character that is in no text")
+            raise UserError(f"{where}: {key or 'the value'} {each!r:.80} holds a character that cannot occur in text")

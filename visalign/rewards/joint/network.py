@@ -79,14 +79,14 @@ def sinusoids(place: Tensor, width: int) -> Tensor:
 class OpenClipBackbone(nn.Module):
     """Image and text towers of an open_clip model. `collate` makes tensors on the CPU, `forward` [B, 1, features]."""
 
-    def __init__(self, settings: JointSettings, video: nn.Module, preprocess, tokenizer):
+    def __init__(self, settings: JointSettings, clip: nn.Module, preprocess, tokenizer):
         super().__init__()
-        self.settings, self.clip, self.preprocess, self.tokenizer = settings, video, preprocess, tokenizer
-        video.requires_grad_(settings.tuning == "full")
+        self.settings, self.clip, self.preprocess, self.tokenizer = settings, clip, preprocess, tokenizer
+        clip.requires_grad_(settings.tuning == "full")
         if settings.tuning == "lora":
-            add_backbone_lora(video, settings.lora_rank, ["attn", "c_fc", "c_proj"])
-        size = video.visual.image_size
-        blocks = len(getattr(getattr(video.visual, "transformer", None), "resblocks", ())) or None
+            add_backbone_lora(clip, settings.lora_rank, ["attn", "c_fc", "c_proj"])
+        size = clip.visual.image_size
+        blocks = len(getattr(getattr(clip.visual, "transformer", None), "resblocks", ())) or None
         if blocks is not None and max(settings.layers, default=0) >= blocks:
             raise UserError(f"model.layers names block {max(settings.layers)}, but {settings.source} has the blocks 0 "
                             f"to {blocks - 1}")

@@ -34,9 +34,9 @@ def open_clip_backbone(settings: JointSettings, folder: Path | None) -> OpenClip
         from open_clip.transform import PreprocessCfg, image_transform_v2
 
         name = f"local-dir:{folder}"
-        video = open_clip.create_model(name, load_weights=False)
-        preprocess = image_transform_v2(PreprocessCfg(**video.visual.preprocess_cfg), is_train=False)
-        return OpenClipBackbone(settings, video, preprocess, open_clip.get_tokenizer(name))
+        clip = open_clip.create_model(name, load_weights=False)
+        preprocess = image_transform_v2(PreprocessCfg(**clip.visual.preprocess_cfg), is_train=False)
+        return OpenClipBackbone(settings, clip, preprocess, open_clip.get_tokenizer(name))
     return OpenClipBackbone(settings, *load_open_clip(settings.source, "joint"))
 
 
@@ -197,8 +197,8 @@ def copy_tower_files(source: str, folder: Path, network: JointNetwork) -> None:
 
         shutil.copy(hf_hub_download(name.removeprefix("hf-hub:"), "open_clip_config.json"), folder)
         return
-    video = network.backbone.clip
+    clip = network.backbone.clip
     # some weights of an architecture (OpenAI's) go with another activation than its configuration says
-    quick = any(isinstance(module, open_clip.transformer.QuickGELU) for module in video.modules())
-    config = {"model_cfg": architecture | {"quick_gelu": quick}, "preprocess_cfg": video.visual.preprocess_cfg}
+    quick = any(isinstance(module, open_clip.transformer.QuickGELU) for module in clip.modules())
+    config = {"model_cfg": architecture | {"quick_gelu": quick}, "preprocess_cfg": clip.visual.preprocess_cfg}
     (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")

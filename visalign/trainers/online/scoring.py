@@ -114,7 +114,7 @@ class RewardSet:
         for term in self.terms:
             if not hasattr(term.reward, "score_pixels"):
                 raise UserError(f"reward {term.name}: has no gradient with respect to the image, which this "
-                                "objective needs; video, joint (open_clip), colourfulness, saturation and contrast do")
+                                "objective needs; clip, joint (open_clip), colourfulness, saturation and contrast do")
 
 
 def applies(reward: Reward, sample: Sample) -> bool:
