@@ -11,9 +11,11 @@ from typing import ClassVar
 
 from visalign.objectives.base import Outcome
 from visalign.objectives.online import OnlineBase, RewardTerms, mean_square
+from visalign.objectives.registry import register
 from visalign.validation.ranges import Positive, SamplingSteps, Weight
 
 
+@register("online", "draft")
 @dataclass(frozen=True)
 class DRaFT(OnlineBase):
     """last_steps: K, the sampling steps that carry gradients (1 is common). scale: of the reward."""

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from visalign.objectives.base import Outcome, PairErrors
 from visalign.objectives.label_noise import check_label_noise, noisy_label_loss
+from visalign.objectives.registry import register
 from visalign.validation.ranges import Positive, Ranged, UnderHalf, Weight
 
 
@@ -81,6 +82,7 @@ def unscaled_margin(errors: PairErrors) -> Tensor:
     return -0.5 * ((errors.chosen - errors.rejected) - (errors.ref_chosen - errors.ref_rejected))
 
 
+@register("offline", "diffusion_dpo")
 @dataclass(frozen=True)
 class DiffusionDPO(PreferenceOptions):
     """Wallace et al. 2023; epsilon and v prediction alike."""
@@ -88,6 +90,7 @@ class DiffusionDPO(PreferenceOptions):
     process: ClassVar[str] = "diffusion"
 
 
+@register("offline", "flow_dpo")
 @dataclass(frozen=True)
 class FlowDPO(PreferenceOptions):
     """Liu et al. 2025. weighting `constant` (which the paper found better) or `derived`: beta_t = beta (1 - t)^2."""

@@ -22,6 +22,7 @@ from visalign.objectives.online import (
     members_of,
     ratio_metrics,
 )
+from visalign.objectives.registry import register
 from visalign.validation.ranges import Few, Fraction, Positive, SamplingSteps, Share, Shift, Steps, Weight
 
 
@@ -39,6 +40,7 @@ class ForwardMethod(OnlineBase):
     view: ClassVar[str] = "noised"
 
 
+@register("online", "nft")
 @dataclass(frozen=True)
 class DiffusionNFT(ForwardMethod):
     """Pull towards good own samples and away from bad ones, seen from the old policy (eq. 5 of the paper).
@@ -89,6 +91,7 @@ class DiffusionNFT(ForwardMethod):
         return (distance.square().flatten(1).mean(1) / weight).float()
 
 
+@register("online", "awm")
 @dataclass(frozen=True)
 class AWM(ForwardMethod):
     """The clipped surrogate with the pre-training loss as log-likelihood: log rho = w(E_old, t) - w(E, t).
@@ -140,6 +143,7 @@ class AWM(ForwardMethod):
         return Outcome(loss.mean(), metrics)
 
 
+@register("online", "raft")
 @dataclass(frozen=True)
 class RAFT(ForwardMethod):
     """Denoising loss on the `keep` best samples of each group, those above the group's mean."""

@@ -27,6 +27,7 @@ from visalign.objectives.online import (
     members_of,
     ratio_metrics,
 )
+from visalign.objectives.registry import register
 from visalign.validation.ranges import Few, Positive, Weight
 
 
@@ -75,11 +76,13 @@ class PolicyGradient(OnlineBase):
         return Outcome(loss.mean(), metrics)
 
 
+@register("online", "grpo")
 @dataclass(frozen=True)
 class GRPO(PolicyGradient):
     """The clipped surrogate. With one update an epoch every ratio is 1: on-policy REINFORCE."""
 
 
+@register("online", "grpo_guard")
 @dataclass(frozen=True)
 class GRPOGuard(PolicyGradient):
     """Ratios whose mean is 1 at every noise level, and losses of equal gradient.
@@ -104,6 +107,7 @@ class GRPOGuard(PolicyGradient):
         return super().policy_loss(terms, log_ratio) / terms.sensitivity
 
 
+@register("online", "flow_dppo")
 @dataclass(frozen=True)
 class FlowDPPO(PolicyGradient):
     """No ratio clip: a sample stops teaching once its step has diverged from the old policy by more than `divergence`
@@ -121,6 +125,7 @@ class FlowDPPO(PolicyGradient):
         return -terms.advantage * log_ratio.exp() * (~((moved > self.divergence) & along)).float()
 
 
+@register("online", "d3po")
 @dataclass(frozen=True)
 class D3PO(OnlineBase):
     """DPO on the steps of two own samples of one prompt: -log sigmoid(beta (log R_w - log R_l)).

@@ -15,9 +15,11 @@ import torch
 from torch import Tensor
 
 from visalign.objectives.base import Outcome, PairErrors
+from visalign.objectives.registry import register
 from visalign.validation.ranges import Exponent, Positive, Ranged
 
 
+@register("offline", "sft")
 @dataclass(frozen=True)
 class SFT:
     """Denoising loss on the chosen samples; works with every process."""
@@ -29,6 +31,7 @@ class SFT:
         return Outcome(errors.chosen.mean(), {"chosen_error": errors.chosen.detach()})
 
 
+@register("offline", "flow_rwr")
 @dataclass(frozen=True)
 class FlowRWR(Ranged):
     """tau: temperature; clip: largest r / tau; standardise: rewards over the whole data set or within a prompt."""

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from visalign.objectives.base import Outcome
 from visalign.objectives.label_noise import check_label_noise, noisy_label_loss
+from visalign.objectives.registry import register
 from visalign.validation.ranges import AboveOne, Positive, Ranged, UnderHalf, Weight
 
 Filter = Callable[[Tensor], Tensor]
@@ -54,6 +55,7 @@ class Comparison(NamedTuple):
     across: Callable[[Tensor], Tensor] = lambda tensor: tensor
 
 
+@register("reward", "preference")
 @dataclass(frozen=True)
 class RewardModelLoss(Ranged):
     """Settings of the loss.
