@@ -15,7 +15,7 @@ from visalign_demo.model_worker import Job, Step
 
 LADDER_FRAMES = 16
 CLIENT_BOARDS, CLIENT_SCORINGS = 120, 10
-"""Boards counted, and rounds of marking begun, for one client in a minute; a room of people may be one."""
+"""Leaderboards counted, and scorings started, for one client in a minute; several people may share an address."""
 
 
 def board_html(book: VoteDatabase, dimension: str) -> str:

@@ -1,7 +1,7 @@
-"""Whose is what: a client's uploads and sessions are its own, and what it sends is taken apart before the app sees it.
+"""Ownership: a client's uploads and sessions are its own, and what it sends is inspected before the app sees it.
 
-The app's framework opens whatever path a request names, so no request reaches it unread: the body is put together anew
-from the few keys that a page sends, and every object in its data must be a file that this very client has uploaded.
+The app's framework opens whatever path a request names, so no request reaches it unread: the body is rebuilt from the
+few keys that a page sends, and every object in its data must be a file that this client has uploaded.
 """
 
 import json
@@ -28,11 +28,11 @@ _WORDS = {list: "array", int: "integer", str: "string"}
 _DATA = {"data": list, "fn_index": int, "session_hash": str, "trigger_id": int}
 _BODIES = {"queue/join": _DATA, "run": _DATA, "api": _DATA, "call": _DATA,
            "cancel": {"session_hash": str, "fn_index": int, "event_id": str}, "reset": {"event_id": str}}
-"""What may stand in a body, by the route."""
+"""The keys allowed in a body, by route."""
 
 
 class Refused(Exception):
-    """What a request did wrong, in one sentence, and the status it is answered with."""
+    """What is wrong with a request, in one sentence, and the HTTP status of the answer."""
 
     def __init__(self, sentence: str, status: int = 400):
         super().__init__(sentence)
@@ -60,7 +60,7 @@ class Claims:
     def join(self, session: str, client: str) -> None:
         """Raises Refused when the session is that of another client."""
         if len(session) > LONGEST_SESSION:
-            raise Refused(f"A session's name has at most {LONGEST_SESSION} characters.")
+            raise Refused(f"A session name has at most {LONGEST_SESSION} characters.")
         owner = self._sessions.get(session, "")
         if owner and owner != client:
             raise Refused("This session belongs to another page; reload yours.", 403)
@@ -115,27 +115,27 @@ def _no_number(word: str) -> float:
 
 
 def only_own(value: object, own: Callable[[object], bool], depth: int = 0) -> object:
-    """A value of a body's data. The only objects that a page sends are files which it uploaded: Raises Refused else."""
+    """A value of a body's data. The only objects that a page sends are files it uploaded; raises Refused for others."""
     if depth > DEEPEST:
         raise Refused("The data of a request is nested too deeply.")
     if isinstance(value, str) and not value.isascii():
         try:
             value.encode()
         except UnicodeEncodeError:
-            raise Refused("The text of a request holds half a letter, which is no Unicode.") from None
+            raise Refused("The text of a request holds a lone surrogate, which is not valid Unicode.") from None
     if isinstance(value, float) and not math.isfinite(value):
         raise Refused("A number of a request is too large.")
     if isinstance(value, list):
         return [only_own(each, own, depth + 1) for each in value]
     if isinstance(value, dict):
         if not own(value.get("path")):
-            raise Refused("A file of a request must be one that this page has uploaded before.", 403)
+            raise Refused("A file in a request must be one that this page has uploaded.", 403)
         return {"path": value["path"], "meta": {"_type": "gradio.FileData"}}
     return value
 
 
 class Customs:
-    """Middleware: gives clients their cookie, keeps what they upload as theirs, and takes apart what they send."""
+    """Middleware: gives clients their cookie, records what they upload as theirs, and inspects what they send."""
 
     def __init__(self, app: ASGIApp, claims: Claims, root: str, most_upload: int,
                  admit: Callable[[str, str, dict], None]):
@@ -168,9 +168,9 @@ class Customs:
             await self.app(scope, receive, send)
 
     def _check_read(self, path: str, scope: Scope, client: str) -> None:
-        """What is read must be the client's own: files and sessions."""
+        """Only a client's own files and sessions may be read."""
         if path.startswith(f"{API}/file=") and not self.claims.owns(client, path.removeprefix(f"{API}/file=")):
-            raise Refused("There is no such file of yours.", 403)
+            raise Refused("You have no such file.", 403)
         query = parse_qs(scope["query_string"].decode("latin-1"))
         sessions = [*query.get("session_hash", []), *re.findall(rf"{API}/heartbeat/(.*)", path)]
         for session in sessions:
@@ -181,7 +181,7 @@ class Customs:
         route = scope["path"].removeprefix(f"{API}/")
         kinds = _BODIES.get(route) or _BODIES.get(route.partition("/")[0])
         if kinds is None:
-            raise Refused("There is nothing to send to here.", 404)
+            raise Refused("Nothing can be sent to this address.", 404)
         made = read_body(await read_all(receive), kinds, lambda path: self.claims.owns(client, path))
         self.admit(address_of(scope), route, made)
         if session := made.get("session_hash"):
@@ -195,13 +195,13 @@ class Customs:
     def _size(self, headers: Headers) -> int:
         length = headers.get("content-length", "")
         if not length.isdecimal():
-            raise Refused("An upload must say its length.", 411)
+            raise Refused("An upload must state its length.", 411)
         if int(length) > self.most_upload:
             raise Refused(f"At most {self.most_upload // 2**20} MiB can be uploaded at once.", 413)
         return int(length)
 
     def _greeting(self, scope: Scope, send: Send) -> tuple[str, Send]:
-        """A new client, and a `send` that tells it its name."""
+        """A new client, and a `send` that sets its cookie."""
         client = secrets.token_urlsafe(32)
         secure = "; Secure" if scope["scheme"] == "https" else ""
 
@@ -249,7 +249,7 @@ async def read_all(receive: Receive) -> bytes:
 
 
 def replay(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that hands out a body that was read already, and then waits for the client's going away."""
+    """A `receive` that returns a body that was already read, and then waits for the client to disconnect."""
     left = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def again() -> Message:

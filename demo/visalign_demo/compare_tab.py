@@ -21,7 +21,7 @@ from visalign_demo.pair_queue import entries_by_prompt
 
 MOST_SEEDS, WALL, LONGEST_PROMPT = 4, 16, 2000
 MOST_SEED = 2**53 - 1
-"""The largest whole number that browsers send as it was written."""
+"""The largest whole number that browsers send exactly."""
 CLIENT_REQUESTS = 30
 """Generations that one client may ask for in a minute."""
 
@@ -40,7 +40,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class CompareRequest:
-    """What somebody wants to see. wall: many seeds and how much they vary, instead of few with their rewards."""
+    """What a user wants to see. wall: many seeds and their diversity, instead of a few with their rewards."""
 
     prompt: str
     models: list[str]
@@ -53,9 +53,9 @@ class CompareRequest:
     wall: bool = False
 
     def checked(self, known: dict[str, SampleSource]) -> "CompareRequest":
-        """Itself, its numbers of the right kind. Raises UserError for what cannot be made."""
+        """The request with its numbers converted. Raises UserError for what cannot be generated."""
         if not self.prompt.strip():
-            raise UserError("Write a prompt, or take a random one.")
+            raise UserError("Write a prompt, or use a random one.")
         if len(self.prompt) > LONGEST_PROMPT:
             raise UserError(f"The prompt has {len(self.prompt)} characters; at most {LONGEST_PROMPT} are allowed.")
         if not self.models:
@@ -74,41 +74,41 @@ class CompareRequest:
         return replace(self, first_seed=first, seeds=seeds, steps=steps, guidance_scale=scale, strength=strength)
 
 
-def make(demo: Demo, wish: CompareRequest, job: Job) -> None:
+def make(demo: Demo, request: CompareRequest, job: Job) -> None:
     """Sample and score, on the worker's thread; reports every step, and the state after every model and the rewards."""
     columns: dict[str, list[Shown]] = {}
     measured: dict[str, dict[str, float]] = {}
     media: dict[str, list[Media]] = {}
-    seeds = list(range(wish.first_seed, wish.first_seed + wish.seeds))
-    for name in wish.models:
-        subject = demo.subjects[name]
-        media[name] = media_of(demo, job, subject, wish, seeds)
+    seeds = list(range(request.first_seed, request.first_seed + request.seeds))
+    for name in request.models:
+        source = demo.sources[name]
+        media[name] = media_of(demo, job, source, request, seeds)
         files = [demo.media_store.put(each) for each in media[name]]
         columns[name] = [Shown(name, seed, demo.media_url(file), shows_video(file))
                          for seed, file in zip(seeds, files, strict=False)]
-        if wish.wall and len(media[name]) > 1:
+        if request.wall and len(media[name]) > 1:
             job.tell(Step("features", 0, 1))
-            measured[name] = diversity_of(demo, wish.prompt, media[name])
-        job.tell(CompareView(wish, dict(columns), dict(measured)))
-    rewards = [] if wish.wall else [reward for reward in demo.rewards if reward.name in (wish.rewards or ())]
+            measured[name] = diversity_of(demo, request.prompt, media[name])
+        job.tell(CompareView(request, dict(columns), dict(measured)))
+    rewards = [] if request.wall else [reward for reward in demo.rewards if reward.name in (request.rewards or ())]
     for number, reward in enumerate(rewards):
         job.tell(Step(reward.name, number, len(rewards)))
         for name, shown in columns.items():
-            add_scores(reward, [Sample(wish.prompt, each) for each in media[name]], shown)
+            add_scores(reward, [Sample(request.prompt, each) for each in media[name]], shown)
     for row in zip(*columns.values(), strict=False):
         mark_best(row, {f"{reward.name} {dimension}": reward.higher_is_better for reward in rewards
                     for dimension in reward.dimensions})
-    job.tell(CompareView(wish, columns, measured))
+    job.tell(CompareView(request, columns, measured))
 
 
-def media_of(demo: Demo, job: Job, subject: SampleSource, wish: CompareRequest, seeds: list[int]) -> list[Media]:
+def media_of(demo: Demo, job: Job, source: SampleSource, request: CompareRequest, seeds: list[int]) -> list[Media]:
     """Sampled; of a folder, those it has. Raises UserError when a folder has none for the prompt."""
-    if subject.load is not None:
-        return demo.model_worker.sample(job, subject, wish.prompt, seeds, steps=wish.steps, strength=wish.strength,
-                                  guidance_scale=wish.guidance_scale)
-    files = entries_by_prompt(subject).get(wish.prompt, [])
+    if source.load is not None:
+        return demo.model_worker.sample(job, source, request.prompt, seeds, steps=request.steps,
+                                        strength=request.strength, guidance_scale=request.guidance_scale)
+    files = entries_by_prompt(source).get(request.prompt, [])
     if not files:
-        raise UserError(f"{subject.name} is a folder and has nothing for this prompt; take a random prompt.")
+        raise UserError(f"{source.name} is a folder without media for this prompt; use a random prompt.")
     return [read_media(file, str(file), 64) for file in files[:len(seeds)]]
 
 
@@ -141,9 +141,9 @@ def diversity_of(demo: Demo, prompt: str, media: list[Media]) -> dict[str, float
 
 @dataclass(frozen=True)
 class CompareView:
-    """What is there to be shown so far."""
+    """What can be shown so far."""
 
-    wish: CompareRequest
+    request: CompareRequest
     columns: dict[str, list[Shown]]
     measured: dict[str, dict[str, float]]
 
@@ -154,9 +154,9 @@ class CompareView:
 
 
 def progress_html(step: Step | None, begun: float, waiting: bool = False) -> str:
-    """A bar with what is being done and how long it may take."""
+    """A progress bar with the current step and an estimate of the time left."""
     if step is None:
-        return render_fragment("progress.html.j2", text="Waiting for its turn" if waiting else "", share=None)
+        return render_fragment("progress.html.j2", text="Waiting for a free worker" if waiting else "", share=None)
     share = step.done / max(1, step.steps)
     left = (time.monotonic() - begun) * (1 - share) / share if share > 0 else None
     rest = f", about {left:.0f} s left" if left is not None and step.done < step.steps else ""
@@ -167,15 +167,15 @@ def problem_html(sentence: str) -> str:
     return render_fragment("problem.html.j2", sentence=sentence)
 
 
-def stream(demo: Demo, wish: CompareRequest, session: str, client: str) -> Iterator[tuple[str, object]]:
-    """(progress, images) as they come; at most one stream a session."""
+def stream(demo: Demo, request: CompareRequest, session: str, client: str) -> Iterator[tuple[str, object]]:
+    """(progress, images) as they come; at most one stream per session."""
     job = None
     try:
-        wish = wish.checked(demo.subjects)
+        request = request.checked(demo.sources)
         demo.limits.check(client, "generate", CLIENT_REQUESTS)
         if (earlier := demo.running.get(session)) is not None:
             earlier.cancel()
-        job = demo.running[session] = demo.model_worker.submit(lambda running: make(demo, wish, running))
+        job = demo.running[session] = demo.model_worker.submit(lambda running: make(demo, request, running))
         yield progress_html(None, 0, waiting=True), gr.skip()
         begun, what = time.monotonic(), ""
         for news in job:
@@ -195,7 +195,7 @@ def stream(demo: Demo, wish: CompareRequest, session: str, client: str) -> Itera
 
 def build_compare_tab(demo: Demo) -> None:
     """The tab."""
-    names, rewards = list(demo.subjects), [reward.name for reward in demo.rewards]
+    names, rewards = list(demo.sources), [reward.name for reward in demo.rewards]
     with gr.Row():
         with gr.Column(scale=3):
             prompt = gr.Textbox(label="Prompt", lines=2, max_length=LONGEST_PROMPT, value=demo.prompts[0],
@@ -221,12 +221,12 @@ def build_compare_tab(demo: Demo) -> None:
     inputs = [prompt, models, first, seeds, steps, scale, strength, chosen]
 
     def generate(prompt, models, first, seeds, steps, scale, strength, chosen, request: gr.Request):
-        wish = CompareRequest(prompt or "", models or [], first, seeds, steps, scale, strength, chosen or [])
-        yield from stream(demo, wish, request.session_hash, client_of(request))
+        wanted = CompareRequest(prompt or "", models or [], first, seeds, steps, scale, strength, chosen or [])
+        yield from stream(demo, wanted, request.session_hash, client_of(request))
 
     def generate_wall(prompt, models, first, seeds, steps, scale, strength, chosen, request: gr.Request):
-        wish = CompareRequest(prompt or "", models or [], first, WALL, steps, scale, strength, [], wall=True)
-        yield from stream(demo, wish, request.session_hash, client_of(request))
+        wanted = CompareRequest(prompt or "", models or [], first, WALL, steps, scale, strength, [], wall=True)
+        yield from stream(demo, wanted, request.session_hash, client_of(request))
 
     def cancel(request: gr.Request) -> None:
         if (job := demo.running.get(request.session_hash)) is not None:

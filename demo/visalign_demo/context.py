@@ -37,16 +37,16 @@ from visalign_demo.pair_queue import PairPlan, PairQueue
 _log = logging.getLogger("visalign.demo")
 HERE = Path(__file__).parent
 VOTES_A_MINUTE, CALLS_A_MINUTE = 6000, 600
-"""Calls of one endpoint from one address, which a room of people may share; what costs more has a limit of its own."""
+"""Calls of one endpoint from one address, which several people may share; costly endpoints have limits of their own."""
 UPLOAD_ROOM = 4 * 2**30
-"""Bytes that all uploads together may take; the oldest make way."""
+"""Bytes that all uploads together may take; the oldest are deleted first."""
 
 
 @dataclass(frozen=True)
 class DemoSettings:
     """models: {name: source}; model_settings: `key=value` of all of them. folder: votes and their media. runs: where
-    run folders lie. pairs: how many matchups are made ahead for voting. rollouts: folders of `visalign rollout` to vote
-    on. steps, guidance_scale, prompts: None takes a run's. keep: models held in memory at once.
+    run folders lie. pairs: matchups generated ahead of voting. rollouts: folders of `visalign rollout` to vote
+    on. steps, guidance_scale, prompts: None means a run's. keep: models held in memory at once.
     allowed_hosts: names by which this server may be reached beside its own. trusted_proxies: addresses and networks
     whose X-Forwarded headers are believed. root_path: where a proxy shows it, such as /demo."""
 
@@ -88,7 +88,7 @@ class Demo:
     def __post_init__(self):
         settings = self.settings
         found, config = sources_of(settings.models, settings.model_settings)
-        self.subjects: dict[str, SampleSource] = {subject.name: subject for subject in found}
+        self.sources: dict[str, SampleSource] = {source.name: source for source in found}
         self.modality = upload_modality(found)
         for spec in settings.rewards:
             check_reward(spec)
@@ -110,18 +110,18 @@ class Demo:
         self.claims = Claims(self.scratch / "uploads", UPLOAD_ROOM)
         self.pool = PairQueue(self.model_worker, self.book, self.recipe(), settings.pairs, settings.rollouts)
 
-    def _prompts(self, subjects: list[SampleSource], config) -> list[str]:
-        source = self.settings.prompts or (config.eval.prompts if config else None)
-        stored = [subject for subject in subjects if subject.load is None]
-        if source is None and stored:
+    def _prompts(self, sources: list[SampleSource], config) -> list[str]:
+        chosen = self.settings.prompts or (config.eval.prompts if config else None)
+        stored = [source for source in sources if source.load is None]
+        if chosen is None and stored:
             return list(dict.fromkeys(entry.prompt for entry in find_generations(stored[0].source) if entry.prompt))
-        embedded = any(subject.model and subject.model.source in EMBEDDED_MODELS for subject in subjects)
+        embedded = any(source.model and source.model.source in EMBEDDED_MODELS for source in sources)
         default = {"image": "emoji:held_out", "video": "videos:held_out"}[self.modality] if embedded else "families:all"
-        return list(dict.fromkeys(read_prompts(source or default)))
+        return list(dict.fromkeys(read_prompts(chosen or default)))
 
     def recipe(self) -> PairPlan:
         """How matchups are made for voting."""
-        return PairPlan(list(self.subjects.values()), self.prompts, self.steps, self.guidance_scale)
+        return PairPlan(list(self.sources.values()), self.prompts, self.steps, self.guidance_scale)
 
     @cached_property
     def rewards(self) -> list[Reward]:
@@ -143,27 +143,27 @@ class Demo:
         self.limits.check(network_of(address), f"call {name}", most)
 
     def forget(self, session: str) -> None:
-        """A page was closed: what it waited for need not be made."""
+        """A page was closed: what it waited for is no longer needed."""
         if (job := self.running.pop(session, None)) is not None:
             job.cancel()
 
     def random_prompt(self, but: str) -> str:
-        """Another one than `but`, where there is one."""
+        """A prompt other than `but`, where there is one."""
         return random.choice([prompt for prompt in self.prompts if prompt != but] or self.prompts)
 
     def media_url(self, name: str) -> str:
         return f"{self.settings.root}/media/{name}"
 
 
-def upload_modality(subjects: list[SampleSource]) -> str:
+def upload_modality(sources: list[SampleSource]) -> str:
     """`image` or `video`, which all must share. Raises UserError when they do not."""
     found = {}
-    for subject in subjects:
-        if subject.load is None:
-            entries = find_generations(subject.source)
-            found[subject.name] = next((entry for entry in entries if not entry.problem), entries[0]).modality()
-        elif subject.model is not None:
-            found[subject.name] = locate_model(subject.model).family.modality
+    for source in sources:
+        if source.load is None:
+            entries = find_generations(source.source)
+            found[source.name] = next((entry for entry in entries if not entry.problem), entries[0]).modality()
+        elif source.model is not None:
+            found[source.name] = locate_model(source.model).family.modality
     if len(set(found.values())) > 1:
         listed = ", ".join(f"{name} makes {kind}s" for name, kind in found.items())
         raise UserError(f"demo: images and videos cannot be compared with each other ({listed})")
@@ -176,14 +176,14 @@ def render_fragment(template: str, **values) -> str:
 
 
 def number_within(value: object, name: str, low: float, high: float) -> float:
-    """A number that somebody sent. Raises UserError for anything else, NaN included."""
+    """A number from a request. Raises UserError for anything else, including NaN."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
         raise UserError(f"{name} must be a number from {low:g} to {high:g}, not {str(value)[:40]!r}.")
     return float(value)
 
 
 def whole_in(value: object, name: str, low: int, high: int) -> int:
-    """A whole number that somebody sent. Raises UserError for anything else."""
+    """A whole number from a request. Raises UserError for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high or value != int(value):
         raise UserError(f"{name} must be a whole number from {low} to {high}, not {str(value)[:40]!r}.")
     return int(value)
@@ -203,7 +203,7 @@ class RequestLimits:
         """Count one request. Raises UserError when there were too many."""
         now = self._clock()
         with self._lock:
-            if len(self._seen) > MOST_CLIENTS:  # those that asked for nothing of late are forgotten
+            if len(self._seen) > MOST_CLIENTS:  # idle clients are forgotten
                 self._seen = defaultdict(deque, {key: seen for key, seen in self._seen.items()
                                                  if seen and now - seen[-1] <= LONGEST_LIMIT})
             seen = self._seen[client, what]
@@ -220,7 +220,7 @@ def client_of(request: gr.Request | None) -> str:
 
 
 def mark_of(request: gr.Request) -> str:
-    """What tells a page's ballots from another's: a digest of its client, or of its session where it has no cookie."""
+    """What tells a page's ballots from another's: a digest of its client, or without a cookie of its session."""
     client = client_in(Headers({"cookie": request.headers.get("cookie", "")})) or f"session {request.session_hash}"
     return hashlib.sha256(client.encode()).hexdigest()[:16]
 
@@ -234,8 +234,8 @@ def network_of(address: str) -> str:
 
 
 def sentence_of(error: Exception) -> str:
-    """What to tell a user."""
+    """The sentence shown to a user."""
     if isinstance(error, UserError):
         return str(error)
     _log.exception("unexpected", exc_info=error)
-    return f"Something unexpected went wrong ({type(error).__name__}); the server's log says what."
+    return f"Something unexpected went wrong ({type(error).__name__}); see the server's log."

@@ -1,7 +1,7 @@
-"""What a request must be before the app sees it: by a name of this server, from its own page, for a route in use.
+"""What is required of a request before the app sees it: a name of this server, its own page, and a route in use.
 
 Everything else of the framework's many routes (proxies, deep links, recordings, editors) is closed: a route is open
-because it stands here. What proxies say of a request is believed of those that the operator named, and of nobody else.
+because it is listed here. Only proxies named by the operator are believed in what they say of a request.
 """
 
 import ipaddress
@@ -23,7 +23,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _HEADERS = {"x-content-type-options": "nosniff", "referrer-policy": "same-origin",
             "content-security-policy": "frame-ancestors 'self'"}
 _TOLD = re.compile(rb"forwarded|x-forwarded-.+|x-real-ip|x-gradio-server")
-"""What a proxy says of a request; gradio would believe it of anybody."""
+"""What a proxy says of a request; gradio would believe it from anybody."""
 _OPEN = {
     "GET": re.compile(rf"/|/config/?|/theme\.css|/manifest\.json|/robots\.txt|/favicon\.ico|/(static|assets|svelte)/.*"
                       rf"|/(media|report)/.*|{API}/(info/?|app_id/?|theme\.css|upload_progress|queue/data|heartbeat/.+"
@@ -34,7 +34,7 @@ _OPEN["HEAD"] = _OPEN["GET"]
 
 
 class Proxies:
-    """Middleware: takes the client's address, host and scheme from a trusted proxy's headers; drops everybody's."""
+    """Middleware: takes the client's address, host and scheme from a trusted proxy's headers; drops all others."""
 
     def __init__(self, app: ASGIApp, trusted: tuple[str, ...]):
         self._believing, self._next, self._warned = ProxyHeadersMiddleware(self._forget, list(trusted)), app, False
@@ -58,7 +58,7 @@ class Proxies:
 
 
 class RequestGate:
-    """Middleware: lets pass what is for this server, from its page, for an open route; paths come without `root`."""
+    """Middleware: admits requests for this server, from its page, for an open route; paths come without `root`."""
 
     def __init__(self, app: ASGIApp, names: tuple[str, ...], root: str):
         self.app, self.root = app, root
@@ -82,12 +82,12 @@ class RequestGate:
         await self.app(scope, receive, send)
 
     def refusal(self, scope: Scope) -> tuple[int, str] | None:
-        """A status and a sentence for what does not pass; None for what does."""
+        """A status and a sentence for what is refused; None for what passes."""
         headers = Headers(scope=scope)
         host = headers.get("host", "")
         if not self.knows(host_name(host)):
             name = host_name(host)[:100]
-            return 400, (f"This demo is not known by the name {name!r}. If it should be, name it among the allowed "
+            return 400, (f"This demo is not known by the name {name!r}. If it should be, add it to the allowed "
                          f"hosts: visalign demo --allowed-host {name if _NAME.fullmatch(name) else 'NAME'}")
         if not self.same_site(scope, headers, host):
             return 403, "Requests from another site's page are refused."
@@ -97,12 +97,12 @@ class RequestGate:
         return None
 
     def knows(self, name: str) -> bool:
-        """Addresses are nobody's to redirect; a name may have been made to point here by a stranger's page."""
+        """Addresses cannot be redirected; a name may have been pointed here by a hostile page."""
         return name in self.names or is_address(name) or any(
             pattern.startswith("*.") and name.endswith(pattern[1:]) for pattern in self.names)
 
     def same_site(self, scope: Scope, headers: Headers, host: str) -> bool:
-        """Whether no other site's page sent this; opening the page by a link elsewhere is nothing bad."""
+        """Whether no other site's page sent this; opening the page by a link from elsewhere is allowed."""
         site, origin = headers.get("sec-fetch-site"), headers.get("origin")
         if site is not None:
             return site in ("same-origin", "none") or (headers.get("sec-fetch-mode") == "navigate" and scope[
@@ -125,7 +125,7 @@ _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/@\[\]]+)(:[0-9]{1,5})?")
 
 
 def host_name(header: str) -> str:
-    """The name in a Host header, without its port; empty for what is none."""
+    """The name in a Host header, without its port; empty for anything else."""
     found = _HOST.fullmatch(header)
     return found[1].strip("[]").lower().removesuffix(".") if found else ""
 
@@ -149,7 +149,7 @@ def _with_headers(send: Send) -> Send:
 
 
 def check_names(names: tuple[str, ...], proxies: tuple[str, ...], root: str) -> None:
-    """Raise UserError for hosts, proxies or a root path that mean nothing."""
+    """Raise UserError for invalid hosts, proxies or root paths."""
     for name in names:
         if not (_NAME.fullmatch(name.lower().removeprefix("*.")) or is_address(name)):
             raise UserError(f"demo: --allowed-host is a name such as demo.example.org or *.example.org, not '{name}'")

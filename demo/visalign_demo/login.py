@@ -1,4 +1,4 @@
-"""A user and a password before anything is answered, and a wait after wrong ones that grows with each."""
+"""A user and a password before anything is answered, and a growing wait after wrong ones."""
 
 import base64
 import hmac
@@ -17,21 +17,21 @@ FREE_TRIES, LONGEST_WAIT, FORGOTTEN, REMEMBERED = 5, 900, 3600, 20_000
 
 
 class Waits:
-    """How long somebody must wait after wrong tries: not after the first few, then twice as long after each."""
+    """How long to wait after wrong attempts: not after the first few, then twice as long after each."""
 
     def __init__(self, clock: Callable[[], float]):
         self._clock = clock
         self._wrong: OrderedDict[str, tuple[int, float, str]] = OrderedDict()
 
     def left(self, who: str) -> float:
-        """Seconds until the next try."""
+        """Seconds until the next attempt."""
         count, last, _ = self._wrong.get(who, (0, 0.0, ""))
         wait = 0 if count < FREE_TRIES else min(LONGEST_WAIT, 2.0 ** min(20, count - FREE_TRIES + 1))
         return max(0.0, last + wait - self._clock())
 
     def wrong(self, who: str, given: str) -> None:
-        """Count a try; the same words again are no new one (a page asks for many files). A right one in between
-        forgives nothing, since others may share the address."""
+        """Count an attempt; the same password again is not a new one (a page requests many files). A right one in
+        between resets nothing, since others may share the address."""
         count, last, before = self._wrong.get(who, (0, 0.0, ""))
         if hmac.compare_digest(before.encode(), given.encode()):
             return
@@ -43,8 +43,8 @@ class Waits:
 
 
 class BasicAuth:
-    """Middleware: asks for a user and password. Wrong ones are counted by address; a page that was let in before is
-    not made to wait by others at its address."""
+    """Middleware: asks for a user and password. Wrong ones are counted by address; a page that was admitted before does
+    not wait because of others at its address."""
 
     def __init__(self, app: ASGIApp, user: str, password: str, clock: Callable[[], float]):
         self.app, self._waits = app, Waits(clock)

@@ -1,4 +1,4 @@
-"""Where media and tables lie that the page shows: under names that say nothing, and nowhere else can be read."""
+"""The media and tables that the page shows: under opaque names, and nothing else can be read."""
 
 import re
 import shutil
@@ -14,7 +14,7 @@ KEPT = 2000
 
 
 class MediaStore:
-    """A folder of media for comparing, emptied at the start and kept short; `others` are read but never written."""
+    """A folder of media for comparing, emptied at the start and kept small; `others` are read but never written."""
 
     def __init__(self, folder: Path, *others: Path):
         self.folder, self.others = folder, others
@@ -39,7 +39,7 @@ class MediaStore:
         return name
 
     def find(self, name: str) -> Path | None:
-        """The file of a name that was given out; None for everything else, links included."""
+        """The file of a name that was handed out; None for everything else, including links."""
         if not NAME.fullmatch(name):
             return None
         for folder in (self.folder, *self.others):
@@ -54,14 +54,14 @@ def shows_video(name: str) -> bool:
 
 
 def opaque_copy(file: Path, folder: Path) -> str:
-    """Write an image or video anew under a name that says nothing about it; returns the name.
+    """Write a fresh copy of an image or video under an opaque name; returns the name.
 
-    A file as it lies there may name its model or prompt in its metadata, and its ending alone can tell two sides apart.
+    The original file may name its model or prompt in its metadata, and its suffix alone can give a side away.
     Raises UserError when it cannot be read.
     """
     return put_for_good(read_media(file, str(file), 256), folder)
 
 
 def put_for_good(media: Media, folder: Path) -> str:
-    """Write an image or video under a name that says nothing about it; returns the name."""
+    """Write an image or video under an opaque name; returns the name."""
     return write_media(media, folder / uuid.uuid4().hex).name

@@ -1,4 +1,4 @@
-"""One thread that owns every model: people's wishes before the background's, one after the other."""
+"""One thread that owns every model and runs one job at a time, users' requests before background work."""
 
 import gc
 import itertools
@@ -24,12 +24,12 @@ _log = logging.getLogger("visalign.demo")
 
 
 class Cancelled(Exception):
-    """Nobody waits for this job any more, or it has to make way for somebody who does."""
+    """Nobody waits for this job any more, or it must yield to one that somebody waits for."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """How far a job is: `done` of `steps` steps of what `what` names."""
+    """Progress of a job: `done` of `steps` steps of `what`."""
 
     what: str
     done: int
@@ -37,9 +37,9 @@ class Step:
 
 
 class Job:
-    """Work that waits its turn. Iterating over it gives what the work tells, and raises what ended it.
+    """Queued work. Iterating over it yields what the work reports, and raises what ended it.
 
-    cut_short: afterwards, whether it was cancelled before it had done all.
+    cut_short: afterwards, whether it was cancelled before it was complete.
     """
 
     def __init__(self, work: Callable[["Job"], Any], makes_way: Callable[[], bool] = lambda: False):
@@ -49,7 +49,7 @@ class Job:
         self._cancelled = threading.Event()
 
     def tell(self, news: Any) -> None:
-        """Hand something to whoever iterates. Raises Cancelled when nobody does any more."""
+        """Report something to the iterating reader. Raises Cancelled when there is none any more."""
         self.check()
         self._told.put(news)
 
@@ -62,7 +62,7 @@ class Job:
         self._cancelled.set()
 
     def run(self) -> None:
-        """Do the work, on the studio's thread."""
+        """Do the work, on the worker's thread."""
         try:
             self.check()
             self.work(self)
@@ -78,7 +78,7 @@ class Job:
             if news.error is not None and not self.cut_short:
                 raise news.error
         finally:
-            self.cancel()  # whoever stops listening, such as a closed page, wants no more
+            self.cancel()  # a reader that stops, such as a closed page, needs no more
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class _End:
 
 
 class ModelWorker:
-    """Runs jobs, and holds at most `keep` models in memory; those that differ by a LoRA alone count as one."""
+    """Runs jobs, and holds at most `keep` models in memory; those that differ only in their LoRA count as one."""
 
     def __init__(self, device: str = "auto", keep: int = 2, most_waiting: int = 32):
         self.device, self.keep, self.most_waiting = device, keep, most_waiting
@@ -98,7 +98,7 @@ class ModelWorker:
         self._thread.start()
 
     def submit(self, work: Callable[[Job], Any], urgency: int = PEOPLE) -> Job:
-        """Queue work. Raises UserError when too many wait."""
+        """Queue work. Raises UserError when too many jobs wait."""
         if urgency == PEOPLE:
             with self._lock:
                 if self._people >= self.most_waiting:
@@ -120,24 +120,24 @@ class ModelWorker:
                     self._people -= 1
             try:
                 job.run()
-            except BaseException:  # the thread must outlive whatever a job does
+            except BaseException:  # the thread must survive whatever a job does
                 _log.exception("a job ended badly")
 
-    def sample(self, job: Job, subject: SampleSource, prompt: str, seeds: list[int], *, steps: int,
+    def sample(self, job: Job, source: SampleSource, prompt: str, seeds: list[int], *, steps: int,
                guidance_scale: float,
                strength: float = 1.0) -> list[Media]:
-        """Media of one prompt, one a seed; tells a Step after each sampling step. To be called from a job.
+        """Media of one prompt, one per seed; reports a Step after each sampling step. To be called from a job.
 
-        Raises UserError in one sentence when memory does not suffice; the models are let go then.
+        Raises UserError when memory does not suffice; the models are then released.
         """
         made: list[Media] = []
         total, size = len(seeds) * steps, 0
 
         def on_step(done: int, of: int) -> None:
-            job.tell(Step(subject.name, min(total, len(made) * steps + done * size), total))
+            job.tell(Step(source.name, min(total, len(made) * steps + done * size), total))
 
         try:
-            generator = self.generator(subject, strength)
+            generator = self.generator(source, strength)
             generator.check_prompts([prompt], "prompt")
             for start in range(0, len(seeds), 8):
                 part = seeds[start:start + 8]
@@ -150,51 +150,51 @@ class ModelWorker:
             if not out_of_memory(error):
                 raise
             self.let_go()
-            raise UserError(f"{subject.name}: memory did not suffice for {len(seeds)} samples at once; ask for fewer, "
+            raise UserError(f"{source.name}: memory did not suffice for {len(seeds)} samples at once; ask for fewer, "
                             "or start the demo with a smaller model") from None
 
-    def generator(self, subject: SampleSource, strength: float = 1.0) -> Generator:
-        """A subject's generator with its LoRA at `strength`, from memory or loaded. To be called from a job."""
-        key = key_of(subject)
+    def generator(self, source: SampleSource, strength: float = 1.0) -> Generator:
+        """A source's generator with its LoRA at `strength`, from memory or loaded. To be called from a job."""
+        key = key_of(source)
         held = self._held.pop(key, None)
         if held is None:
             while len(self._held) >= self.keep:
                 self._held.popitem(last=False)
                 free()
-            held = _Held(load_generator(subject.model, self.device) if subject.model else subject.load())
+            held = _Held(load_generator(source.model, self.device) if source.model else source.load())
         self._held[key] = held
-        held.wear(subject, strength)
+        held.wear(source, strength)
         return held.generator
 
     def let_go(self) -> None:
-        """Forget every model."""
+        """Release every model."""
         self._held.clear()
         free()
 
 
 class _Held:
-    """A loaded model and the LoRA it wears."""
+    """A loaded model and its active LoRA."""
 
     def __init__(self, generator: Generator):
         self.generator, self._worn = generator, None
 
-    def wear(self, subject: SampleSource, strength: float) -> None:
-        wanted = None if subject.adapter is None else str(subject.adapter)
-        if subject.model is not None and wanted != self._worn and wanted is not None:
+    def wear(self, source: SampleSource, strength: float) -> None:
+        wanted = None if source.adapter is None else str(source.adapter)
+        if source.model is not None and wanted != self._worn and wanted is not None:
             if self._worn is not None:
                 self.generator.unload_adapter()
             self._worn = None
-            self.generator.load_adapter(subject.adapter)
+            self.generator.load_adapter(source.adapter)
             self._worn = wanted
-        self.generator.set_adapter_strength(strength if wanted or subject.model is None else 0.0)
+        self.generator.set_adapter_strength(strength if wanted or source.model is None else 0.0)
 
 
-def key_of(subject: SampleSource) -> str:
-    """What tells one model in memory from another."""
-    if subject.model is None:
-        return repr(subject.identity)
+def key_of(source: SampleSource) -> str:
+    """What distinguishes one model in memory from another."""
+    if source.model is None:
+        return repr(source.identity)
     shown = {"tuning": "lora", "lora": LoraSettings(), "gradient_checkpointing": False}
-    return subject.model.model_copy(update=shown).model_dump_json()
+    return source.model.model_copy(update=shown).model_dump_json()
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -1,4 +1,4 @@
-"""The page's framework object, which answers what it cannot use in one sentence instead of a traceback."""
+"""The page's framework object, which answers invalid values with one sentence instead of a traceback."""
 
 import asyncio
 import html
@@ -48,9 +48,9 @@ class Page(gr.Blocks):
     def _format_processing_error(self, block_fn, index, block, value, is_input, original_error) -> str:
         """What gradio says of a value that a field cannot take."""
         name = getattr(block, "label", None) or f"Field {index + 1}"
-        return f"{name}: {str(value)[:60]!r} is nothing that this field takes."
+        return f"{name}: {str(value)[:60]!r} is not a value that this field takes."
 
 
 def said(sentence: str) -> gr.Error:
-    """An error that the page shows and the log does not trace; gradio would show markup in it as markup."""
+    """An error that the page shows and the log does not trace; escaped, since gradio would render its markup."""
     return gr.Error(html.escape(sentence, quote=False), print_exception=False)

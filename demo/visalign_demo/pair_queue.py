@@ -1,4 +1,4 @@
-"""Matchups for the blind vote, made in the background so that a vote costs no wait."""
+"""Matchups for the blind vote, generated in the background so that voters do not wait."""
 
 import hashlib
 import itertools
@@ -23,19 +23,19 @@ _log = logging.getLogger("visalign.demo")
 
 @dataclass(frozen=True)
 class PairPlan:
-    """Who meets on which prompts, and how they sample."""
+    """Which models meet on which prompts, and how they sample."""
 
-    subjects: list[SampleSource]
+    sources: list[SampleSource]
     prompts: list[str]
     steps: int
     guidance_scale: float
 
     def matchups(self) -> Iterator["QueuedPair"]:
-        """Without end: every prompt once, then again with other seeds. Models meet on the same seed; a model alone
-        meets itself on two. No two prompts share a seed, some of which are better than others; of folders, seeds count
-        the media of a prompt."""
-        couples = list(itertools.combinations(self.subjects, 2))
-        stored = any(subject.load is None for subject in self.subjects)
+        """Endless: every prompt once, then again with other seeds. Models meet on the same seed; a single model
+        meets itself on two. No two prompts share a seed, since some seeds are better than others; for folders, seeds
+        number the media of a prompt."""
+        couples = list(itertools.combinations(self.sources, 2))
+        stored = any(source.load is None for source in self.sources)
         for turn in itertools.count():
             for place, prompt in enumerate(self.prompts):
                 seed = turn if stored else turn * len(self.prompts) + place
@@ -43,22 +43,22 @@ class PairPlan:
                     a, b = couples[(place + turn) % len(couples)]
                     yield QueuedPair(prompt, a, b, seed, seed)
                 else:
-                    [alone] = self.subjects
+                    [alone] = self.sources
                     yield QueuedPair(prompt, alone, alone, 2 * seed, 2 * seed + 1)
 
     def settings(self) -> dict:
         return {"steps": self.steps, "guidance_scale": self.guidance_scale}
 
-    def name_of(self, meeting: "QueuedPair") -> str:
+    def name_of(self, queued: "QueuedPair") -> str:
         """The same matchup has the same id after a restart."""
-        sides = [(side.name, side.identity, seed) for side, seed in meeting.sides()]
-        said = json.dumps([meeting.prompt, sides, self.settings()], sort_keys=True, default=str)
+        sides = [(side.name, side.identity, seed) for side, seed in queued.sides()]
+        said = json.dumps([queued.prompt, sides, self.settings()], sort_keys=True, default=str)
         return hashlib.sha256(said.encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True)
 class QueuedPair:
-    """A matchup to be made."""
+    """A matchup to be generated."""
 
     prompt: str
     a: SampleSource
@@ -71,7 +71,7 @@ class QueuedPair:
 
 
 class PairQueue:
-    """Fills a book up to `count` matchups of the recipe, and with those of rollout folders."""
+    """Fills the database up to `count` matchups of the plan, and with those of rollout folders."""
 
     def __init__(self, model_worker: ModelWorker, book: VoteDatabase, recipe: PairPlan, count: int,
                  rollouts: tuple[Path, ...] = ()):
@@ -87,69 +87,69 @@ class PairQueue:
         self._thread.start()
 
     def join(self, seconds: float | None = None) -> None:
-        """Wait until it is full."""
+        """Wait until the queue is full."""
         self._thread.join(seconds)
 
     def _fill(self) -> None:
         try:
-            for meeting in itertools.islice(self.wanted(), self.count):
-                name = self.recipe.name_of(meeting)
+            for queued in itertools.islice(self.wanted(), self.count):
+                name = self.recipe.name_of(queued)
                 if name not in self._known:
-                    self.make(name, meeting)
+                    self.make(name, queued)
         except UserError as error:
-            self.problem = f"No more pairs are made: {error}"
+            self.problem = f"No more pairs are generated: {error}"
         except Exception as error:
-            _log.exception("the pool ended")
-            self.problem = f"No more pairs are made ({type(error).__name__}); the server's log says why."
+            _log.exception("the pair queue ended")
+            self.problem = f"No more pairs are generated ({type(error).__name__}); see the server's log."
 
     def wanted(self) -> Iterator[QueuedPair]:
-        """The recipe's matchups; of folders, those for which both sides have a medium."""
-        stored = {subject.name: entries_by_prompt(subject) for subject in self.recipe.subjects if subject.load is None}
+        """The plan's matchups; for folders, those where both sides have a medium."""
+        stored = {source.name: entries_by_prompt(source) for source in self.recipe.sources if source.load is None}
         if not stored:
             yield from self.recipe.matchups()
             return
         most = max((len(files) for prompts in stored.values() for files in prompts.values()), default=0)
-        for meeting in self.recipe.matchups():
-            if min(meeting.a_seed, meeting.b_seed) >= most:
+        for queued in self.recipe.matchups():
+            if min(queued.a_seed, queued.b_seed) >= most:
                 return
-            if all(len(stored[side.name].get(meeting.prompt, [])) > seed for side, seed in meeting.sides()
+            if all(len(stored[side.name].get(queued.prompt, [])) > seed for side, seed in queued.sides()
                    if side.name in stored):
-                yield meeting
+                yield queued
 
-    def make(self, name: str, meeting: QueuedPair) -> None:
-        """Have both sides made and enter the matchup; makes way for people and goes on after them."""
+    def make(self, name: str, queued: QueuedPair) -> None:
+        """Generate both sides and add the matchup; yields to users' requests and continues after them."""
         sides: list[MatchupSide] = []
 
         def work(job: Job) -> None:
-            for subject, seed in meeting.sides()[len(sides):]:
-                sides.append(MatchupSide(subject.name, seed, self.file_of(job, subject, meeting.prompt, seed)))
+            for source, seed in queued.sides()[len(sides):]:
+                sides.append(MatchupSide(source.name, seed, self.file_of(job, source, queued.prompt, seed)))
 
         while len(sides) < 2:
             for _ in self.model_worker.submit(work, BACKGROUND):
                 pass
-        self.book.add(Matchup(meeting.prompt, *sides, self.recipe.settings(), name))
+        self.book.add(Matchup(queued.prompt, *sides, self.recipe.settings(), name))
         self._known.add(name)
 
-    def file_of(self, job: Job, subject: SampleSource, prompt: str, seed: int) -> str:
-        if subject.load is None:
-            return opaque_copy(entries_by_prompt(subject)[prompt][seed], self.book.media)
+    def file_of(self, job: Job, source: SampleSource, prompt: str, seed: int) -> str:
+        if source.load is None:
+            return opaque_copy(entries_by_prompt(source)[prompt][seed], self.book.media)
         recipe = self.recipe
-        [medium] = self.model_worker.sample(job, subject, prompt, [seed], steps=recipe.steps,
+        [medium] = self.model_worker.sample(job, source, prompt, [seed], steps=recipe.steps,
                                       guidance_scale=recipe.guidance_scale)
         return put_for_good(medium, self.book.media)
 
 
-def entries_by_prompt(subject: SampleSource) -> dict[str, list[Path]]:
-    """Files of a folder of generations."""
+def entries_by_prompt(source: SampleSource) -> dict[str, list[Path]]:
+    """Files of a folder of generations, by prompt."""
     found: dict[str, list[Path]] = {}
-    for entry in find_generations(subject.source):
+    for entry in find_generations(source.source):
         if not entry.problem:
             found.setdefault(entry.prompt, []).append(entry.file)
     return found
 
 
 def drawn_matchups(folder: Path, book: VoteDatabase, known: set[str]) -> Iterator[Matchup]:
-    """Pairs that `visalign rollout` drew and that are not in the book yet. Raises UserError naming a wrong folder."""
+    """Pairs that `visalign rollout` drew and are not in the database yet. Raises UserError naming a wrong folder."""
     table = folder / "votes.csv"
     if not table.is_file():
         raise UserError(f"rollout {folder}: has no votes.csv; `visalign rollout RECIPE --out {folder}` makes one")

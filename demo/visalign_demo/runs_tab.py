@@ -1,4 +1,4 @@
-"""Runs: curves, samples over time, the verdict and the report, also while a run is training."""
+"""Runs: curves, samples over time, the verdict and the report, including runs that are still training."""
 
 import contextlib
 import time
@@ -34,7 +34,7 @@ class Run:
 
     @property
     def live(self) -> bool:
-        """Whether it wrote something a moment ago and has not ended."""
+        """Whether it wrote something recently and has not ended."""
         file = self.path / "metrics.jsonl"
         return not self.ended and file.is_file() and time.time() - file.stat().st_mtime < LIVE_SECONDS
 
@@ -55,7 +55,7 @@ def find_runs(folder: Path) -> list[Run]:
 
 
 def readable(name: str) -> str:
-    """A path as text, letters that are none replaced; file names may hold any bytes."""
+    """A path as text, undecodable bytes replaced; file names may hold any bytes."""
     return name.encode("utf-8", "replace").decode()
 
 
@@ -69,7 +69,7 @@ def run_named(folder: Path, name: str | None) -> Run:
 
 @contextlib.contextmanager
 def reading(run: Run) -> Iterator[None]:
-    """Files of a run may be anybody's: what is not as it should be becomes a UserError."""
+    """Turn whatever is wrong with a run's files, which may come from anywhere, into a UserError."""
     try:
         yield
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, OSError) as error:
@@ -78,7 +78,7 @@ def reading(run: Run) -> Iterator[None]:
 
 
 def overview_html(run: Run, root: str = "") -> str:
-    """Verdict, newest numbers and curves. root: where the page lies."""
+    """Verdict, newest numbers and curves. root: path of the page."""
     rows = read_metrics(run.path)
     trained, held = ([row for row in rows if row["kind"] == kind] for kind in ("train", "held_out"))
     config = parse_config(read_mapping(run.path / "config.yaml", "run"), str(run.path / "config.yaml"))
@@ -94,7 +94,7 @@ def overview_html(run: Run, root: str = "") -> str:
 
 
 def shown_verdict(config: OfflineConfig | OnlineConfig, held: list[dict]) -> Verdict | None:
-    """The verdict from the first to the last measurement; None where the reward that was optimised is not here."""
+    """The verdict from the first to the last measurement; None where the optimised reward was not measured."""
     try:
         proxy = load_reward(config.eval.reward).name if config.eval.reward else None
     except UserError:

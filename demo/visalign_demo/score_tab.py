@@ -60,7 +60,7 @@ def columns_of(rows: list[Scored]) -> list[str]:
 
 
 def gallery_html(rows: list[Scored], order: str | None) -> str:
-    """Cards with a bar for each value, its length by where it lies among the files; the best by `order` first."""
+    """Cards with a bar for each value, its length relative to the other files; the best by `order` first."""
     columns = columns_of(rows)
     spans = {name: (min(known), max(known)) for name in columns
              if (known := [row.values[name] for row in rows if name in row.values])}
@@ -75,7 +75,7 @@ def gallery_html(rows: list[Scored], order: str | None) -> str:
 
 
 def scores_csv(rows: list[Scored], prompt: str) -> str:
-    """The table. A cell that a spreadsheet would run as a formula is quoted."""
+    """The table. A cell that a spreadsheet would evaluate as a formula is quoted."""
     columns, text = columns_of(rows), io.StringIO()
     writer = csv.writer(text)
     writer.writerow(["file", "prompt", *columns, "remarks"])
@@ -96,7 +96,7 @@ def build_score_tab(demo: Demo) -> None:
         files = gr.File(label=f"Images and videos, at most {MOST_FILES}", file_count="multiple", height=160,
                         file_types=sorted(image_suffixes() | VIDEO_SUFFIXES), elem_id="score-files")
         with gr.Column():
-            prompt = gr.Textbox(label="Prompt that they were made for (rewards of alignment need it)",
+            prompt = gr.Textbox(label="Prompt they were generated for (alignment rewards need it)",
                                 max_length=LONGEST_PROMPT, elem_id="score-prompt")
             chosen = gr.CheckboxGroup(names, value=names, label="Rewards")
             go = gr.Button("Score", variant="primary", elem_id="score")
@@ -120,7 +120,7 @@ def build_score_tab(demo: Demo) -> None:
             for step in demo.model_worker.submit(lambda job: rows.extend(score_files(paths, prompt or "", rewards,
                                                                                      job))):
                 yield progress_html(step, 0), *[gr.skip()] * 4
-            table = scores_csv(rows, prompt or "").encode("utf-8-sig")  # the mark by which Excel knows it
+            table = scores_csv(rows, prompt or "").encode("utf-8-sig")  # Excel needs the mark
             columns, file = columns_of(rows), demo.media_store.put_table(table)
             yield ("", gallery_html(rows, columns[0] if columns else None), rows,
                    gr.Dropdown(columns, value=columns[0] if columns else None),

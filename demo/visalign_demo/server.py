@@ -68,7 +68,7 @@ def app_of(demo: Demo) -> FastAPI:
             raise HTTPException(404)
         return FileResponse(file, media_type="text/html", headers={"Content-Security-Policy": REPORT_POLICY})
 
-    os.environ["GRADIO_TEMP_DIR"] = str(demo.claims.uploads)  # its default is a folder that all apps of a machine share
+    os.environ["GRADIO_TEMP_DIR"] = str(demo.claims.uploads)  # the default folder is shared by all apps of a machine
     page = blocks_of(demo)
 
     def admit(address: str, route: str, body: dict) -> None:
@@ -82,7 +82,7 @@ def app_of(demo: Demo) -> FastAPI:
     if settings.user:
         app.add_middleware(BasicAuth, user=settings.user, password=settings.password or "", clock=time.monotonic)
     app.add_middleware(RequestGate, names=(settings.host, *settings.allowed_hosts), root=settings.root)
-    app.add_middleware(Proxies, trusted=settings.trusted_proxies)  # the last one added is the first to see a request
+    app.add_middleware(Proxies, trusted=settings.trusted_proxies)  # the last middleware added sees a request first
     static = HERE / "static"
     return gr.mount_gradio_app(
         app, page, path="/", run_history=False, mcp_server=False, server_name=settings.host,
@@ -92,25 +92,25 @@ def app_of(demo: Demo) -> FastAPI:
 
 
 def theme() -> gr.themes.Base:
-    """Fonts of the reader's own machine, since nothing is fetched, and a blue that white text stands out on."""
+    """System fonts, since nothing is fetched, and a blue with enough contrast for white text."""
     base = gr.themes.Default(primary_hue="blue", font=["system-ui", "sans-serif"],
                              font_mono=["ui-monospace", "monospace"])
     return base.set(button_primary_background_fill="*primary_700", button_primary_background_fill_hover="*primary_800")
 
 
 def check_access(settings: DemoSettings) -> None:
-    """Raise UserError for a login that asks for nothing, and for hosts and proxies that mean nothing."""
+    """Raise UserError for an incomplete login, and for invalid hosts and proxies."""
     if settings.user is not None and not settings.password:
         raise UserError("demo: --user needs a password (--password, or VISALIGN_DEMO_PASSWORD)")
     if settings.password is not None and not settings.user:
-        raise UserError("demo: --password (or VISALIGN_DEMO_PASSWORD) needs a --user; without one nobody is asked")
+        raise UserError("demo: --password (or VISALIGN_DEMO_PASSWORD) needs a --user; without one there is no login")
     if ":" in (settings.user or ""):
-        raise UserError("demo: --user cannot hold a colon, which ends the name where browsers ask for it")
+        raise UserError("demo: --user cannot hold a colon, which separates name and password in a login")
     check_names(settings.allowed_hosts, settings.trusted_proxies, settings.root)
 
 
 def serve(settings: DemoSettings) -> None:
-    """Run until interrupted. Raises UserError for what can be mended, a port that is taken among it."""
+    """Run until interrupted. Raises UserError for what the user can fix, such as a port in use."""
     import socket
 
     import uvicorn
@@ -130,6 +130,6 @@ def serve(settings: DemoSettings) -> None:
     config = uvicorn.Config(app_of(demo), host=settings.host, port=settings.port, log_level="warning",
                             proxy_headers=False, server_header=False)
     if settings.host not in LOOPBACK and not settings.user:
-        print(f"visalign demo: whoever reaches {settings.host} can use it; --user and --password ask who it is")
+        print(f"visalign demo: anyone who reaches {settings.host} can use it; --user and --password require a login")
     print(f"visalign demo on http://{settings.host}:{settings.port}", flush=True)
     uvicorn.Server(config).run()

@@ -1,4 +1,4 @@
-"""Training on the votes: how many pairs there are, the recipe and the command; starting it only if that was allowed."""
+"""Training on the votes: pairs, recipe and command; starting it only where that is allowed."""
 
 import shlex
 import subprocess
@@ -21,15 +21,15 @@ from visalign_demo.context import Demo, client_of, render_fragment, sentence_of
 EMBEDDED_SOURCES = {"tiny-sd3": "quickstart.yaml", "tiny-sdxl": "quickstart_sdxl.yaml",
                     "tiny-wan": "video/flow_dpo.yaml"}
 BY_PROCESS = {"flow": "sd3_flow_dpo.yaml", "diffusion": "sdxl_dpo.yaml"}
-"""Shipped recipes whose objective and optimiser are taken."""
+"""Shipped recipes whose objective and optimiser are used."""
 LOG_LINES, LOG_END = 12, 64 * 1024
 CLIENT_PLANS, CLIENT_STARTS = 20, 5
-"""Exports, and trainings, that one client may ask for in a minute."""
+"""Exports, and training runs, that one client may start in a minute."""
 
 
 @dataclass(frozen=True)
 class VoteTrainingPlan:
-    """What was exported, the recipe that trains on it, and where it lies."""
+    """What was exported, the recipe that trains on it, and its file."""
 
     exported: Exported
     recipe: str
@@ -41,12 +41,12 @@ class VoteTrainingPlan:
 
 
 def recipe_of(demo: Demo, exported: Exported) -> dict:
-    """A recipe of a shipped kind that fits the first model, on the votes. Raises UserError without a model."""
-    subject = next((subject for subject in demo.subjects.values() if subject.model), None)
-    if subject is None:
+    """A shipped recipe that fits the first model, on the votes. Raises UserError without a model."""
+    source = next((source for source in demo.sources.values() if source.model), None)
+    if source is None:
         raise UserError("Only folders are compared here, so there is no model to train; name one, such as "
                         "base=tiny-sd3.")
-    model = subject.model
+    model = source.model
     shipped = EMBEDDED_SOURCES.get(model.source) or BY_PROCESS[locate_model(model).family.process_kind]
     like = read_mapping(recipe_path(shipped), "recipe")
     data = {"path": str(exported.comparisons.resolve())} | ({"holdout": 0.1} if exported.decided >= 20 else {})
@@ -89,7 +89,7 @@ def plan_training(demo: Demo) -> VoteTrainingPlan:
 
 
 class Trainer:
-    """At most one training at a time, as a process of its own."""
+    """At most one training run at a time, as a process of its own."""
 
     def __init__(self, log: Path):
         self.log, self._process, self._lock = log, None, threading.Lock()
@@ -98,7 +98,7 @@ class Trainer:
         """Raises UserError while another one runs."""
         with self._lock:
             if self.running:
-                raise UserError("A training is running already; watch it under Runs.")
+                raise UserError("A training run is in progress already; watch it under Runs.")
             self._begin(file)
 
     def _begin(self, file: Path) -> None:
@@ -116,7 +116,7 @@ class Trainer:
             return ""
         code = self._process.poll()
         state = "Training" if code is None else "The training has ended" if code == 0 else f"It stopped (exit {code})"
-        with self.log.open("rb") as file:  # its end alone: a long training says much
+        with self.log.open("rb") as file:  # only its end: a long run prints much
             file.seek(max(0, self.log.stat().st_size - LOG_END))
             lines = file.read().decode(errors="replace").replace("\r", "\n").splitlines()
         return "\n".join([state, *lines[-LOG_LINES:]])
@@ -141,7 +141,7 @@ def build_train_tab(demo: Demo, tab: gr.Tab) -> None:
     refresh.click(plan, None, [shown, recipe], api_name="train_plan", **quiet)
     tab.select(plan, None, [shown, recipe], api_visibility="private", **quiet)
     if not demo.settings.allow_train:
-        return  # no handler, so that nobody can start one by a request either
+        return  # no handler, so that no request can start one either
     go = gr.Button("Start training", variant="stop", elem_id="train-start")
     status = gr.Textbox(label="Training", lines=LOG_LINES, interactive=False, elem_id="train-status")
     ticking = gr.Timer(2, active=False)

@@ -17,7 +17,7 @@ DIMENSIONS = {"image": ("alignment", "quality", "aesthetics"), "video": ("VQ", "
 SAID = ("left", "tie", "right", "skip")
 LONGEST_NAME, LONGEST_LOOK = 60, 86400
 _UNSEEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
-"""Letters by which two names would look alike, or turn the text around them."""
+"""Characters that make two names look alike, or change the direction of the text around them."""
 
 
 @dataclass(frozen=True)
@@ -30,22 +30,22 @@ class Table:
 
     @property
     def held(self) -> str:
-        """What the page hands back with the next vote."""
+        """What the page sends back with the next vote."""
         return ",".join(ballot.id for ballot in (self.current, self.upcoming) if ballot)
 
 
 class Booth:
-    """Deals ballots and takes votes."""
+    """Hands out ballots and records votes."""
 
     def __init__(self, demo: Demo):
         self.demo, self.book = demo, demo.book
-        models = frozenset(demo.subjects)
+        models = frozenset(demo.sources)
         self._between = None if demo.settings.rollouts else models
 
     def deal(self, voter: str, held: str, note: str = "", mark: str = "") -> Table:
         """The ballots that a page holds, as far as this voter has not voted on them, filled up to two.
 
-        mark: of the page; its ballots and votes bear it.
+        mark: of the page; its ballots and votes carry it.
         """
         ballots = [ballot for number in held.split(",")[:2] if number and (ballot := self.book.ballot(number))
                    and ballot.voter == voter and not self.book.has_voted(ballot.matchup.id, voter)]
@@ -57,13 +57,13 @@ class Booth:
 
     def vote(self, voter: str, held: str, said: str, dimensions: dict[str, str], seconds: float | None,
              mark: str = "") -> Table:
-        """Keep a vote on the held ballot and deal on. Raises UserError when it cannot be kept."""
+        """Record a vote on the held ballot and hand out the next. Raises UserError when it cannot be kept."""
         if said not in SAID:
             raise UserError(f"A vote is one of {', '.join(SAID)}.")
         first, _, rest = held.partition(",")
         ballot = self.book.ballot(first) if first else None
         if ballot is None or ballot.voter != voter:
-            return self.deal(voter, "", "This page held no pair of yours; here is one." if first else "", mark)
+            return self.deal(voter, "", "This page had no pair of yours; here is one." if first else "", mark)
         said_of = {name: ballot.choice(each) for name, each in dimensions.items() if each in SAID[:3]}
         kept = self.book.vote(Vote(ballot.matchup.id, voter, ballot.choice(said), ballot.on_left, said_of, seconds,
                                    ballot.id))
@@ -73,7 +73,7 @@ class Booth:
         """Take the page's last vote back and show its pair again; votes that another page gave by this name stay."""
         taken = self.book.undo(voter, mark)
         if taken is None:
-            return self.deal(voter, held, "There is no vote of yours to take back that was given on this page.", mark)
+            return self.deal(voter, held, "There is no vote of yours on this page to take back.", mark)
         again = self.book.show(self.book.matchup(taken.matchup), voter, mark)
         return self.deal(voter, f"{again.id},{held}", "The last vote was taken back; vote on this pair again.", mark)
 
@@ -92,7 +92,7 @@ class Booth:
 
 
 def voter_of(name: str | None) -> str:
-    """A voter's name as it is kept. Raises UserError when it is none."""
+    """A voter's name as stored. Raises UserError when it is not a valid one."""
     name = unicodedata.normalize("NFC", str(name or "").strip())
     if not 1 <= len(name) <= LONGEST_NAME or any(unicodedata.category(letter) in _UNSEEN for letter in name):
         raise UserError(f"Your name must have 1 to {LONGEST_NAME} characters that can be seen.")
@@ -100,7 +100,7 @@ def voter_of(name: str | None) -> str:
 
 
 def seconds_since(begun: object) -> float | None:
-    """How long a voter looked, by the time that the page was given; None where it says none that can be."""
+    """How long a voter looked, from the time the page was given; None where that time is not plausible."""
     taken = time.time() - begun if isinstance(begun, int | float) else -1
     return taken if 0 <= taken < LONGEST_LOOK else None
 
@@ -109,7 +109,7 @@ def build_vote_tab(demo: Demo) -> None:
     """The tab."""
     booth, names = Booth(demo), DIMENSIONS[demo.modality]
     gr.Markdown("Which fits the prompt better and looks better? **←** left, **→** right, **↓** tie, **space** skip, "
-                "**u** undo. Which model made which is hidden, and the sides are drawn anew for every pair.")
+                "**u** undo. Which model made which is hidden, and the sides are random for every pair.")
     remembered = gr.BrowserState("", storage_key="visalign-voter", secret="visalign")
     shown = gr.HTML(elem_id="ballot")
     held = gr.Textbox(visible=False, elem_id="held")

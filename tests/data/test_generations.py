@@ -117,10 +117,10 @@ def test_our_own_overviews_are_known_by_what_they_are_and_not_by_their_name(tmp_
 def test_every_place_of_a_prompt_in_its_order(tmp_path):
     from PIL.PngImagePlugin import PngInfo
 
-    told = PngInfo()
-    told.add_text("parameters", "from within\nSteps: 2, Seed: 5")
+    embedded = PngInfo()
+    embedded.add_text("parameters", "from within\nSteps: 2, Seed: 5")
     for name in ("both_01.png", "within_01.png"):
-        image(tmp_path / name, pnginfo=told)
+        image(tmp_path / name, pnginfo=embedded)
     image(tmp_path / "v1.5_x.png")
     (tmp_path / "both_01.txt").write_bytes("\ufefffrom beside".encode("utf-16-le"))
     (tmp_path / "v1.5_x.png.txt").write_text("with its ending")

@@ -8,13 +8,20 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from visalign.data.comfyui_graphs import told_by_graph
-from visalign.data.metadata import Told, seed_of, told_by_file, told_by_parameters, told_by_text, user_comment
+from visalign.data.comfyui_graphs import prompt_in_graph
+from visalign.data.metadata import (
+    PromptFound,
+    prompt_in_file,
+    prompt_in_parameters,
+    prompt_in_text,
+    seed_of,
+    user_comment,
+)
 from visalign.media.samples import Video
 from visalign.media.video_files import to_video_bytes
 
 A1111 = "red apple, (ripe:1.2)\non a table\nNegative prompt: pear\nSteps: 20, Sampler: Euler a, Seed: 1234, Size: 64x64"
-APPLE = Told("red apple, (ripe:1.2)\non a table", 1234)
+APPLE = PromptFound("red apple, (ripe:1.2)\non a table", 1234)
 GRAPH = {"3": {"class_type": "KSampler", "inputs": {"seed": 77, "positive": ["8", 0], "negative": ["7", 0],
                                                     "model": ["4", 0]}},
          "4": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "x.safetensors"}},
@@ -35,36 +42,37 @@ WORKFLOW = {"nodes": [{"id": 1, "type": "KSampler", "widgets_values": [99, "rand
             "links": [[11, 2, 0, 1, 1, "CONDITIONING"], [12, 3, 0, 1, 2, "CONDITIONING"]]}
 
 
-@pytest.mark.parametrize("key, text, told", [
+@pytest.mark.parametrize("key, text, embedded", [
     ("parameters", A1111, APPLE),
-    ("parameters", "red apple", Told("red apple")),
-    ("parameters", json.dumps({"sui_image_params": {"prompt": "red apple", "seed": 5}}), Told("red apple", 5)),
-    ("prompt", json.dumps(GRAPH), Told("red apple", 77)),
-    ("prompt", json.dumps(CUSTOM), Told("red apple", 2**63 + 5)),
-    ("workflow", json.dumps(WORKFLOW), Told("red apple", 99)),
-    ("prompt", "red apple", Told("red apple")),
+    ("parameters", "red apple", PromptFound("red apple")),
+    ("parameters", json.dumps({"sui_image_params": {"prompt": "red apple", "seed": 5}}), PromptFound("red apple", 5)),
+    ("prompt", json.dumps(GRAPH), PromptFound("red apple", 77)),
+    ("prompt", json.dumps(CUSTOM), PromptFound("red apple", 2**63 + 5)),
+    ("workflow", json.dumps(WORKFLOW), PromptFound("red apple", 99)),
+    ("prompt", "red apple", PromptFound("red apple")),
     ("invokeai_metadata", json.dumps({"positive_prompt": "red apple", "negative_prompt": "pear", "seed": 3}),
-     Told("red apple", 3)),
+     PromptFound("red apple", 3)),
     ("sd-metadata", json.dumps({"image": {"prompt": [{"prompt": "red apple", "weight": 1}], "seed": 4}}),
-     Told("red apple", 4)),
-    ("dream", '"red apple" -s50 -S42 -W512', Told("red apple", 42)),
-    ("description", "red apple --ar 3:2 --seed 7 --v 6.1 Job ID: 0000-1111", Told("red apple", 7)),
-    ("xmp", "red apple --v 5 Job ID: 0000", Told("red apple")),
+     PromptFound("red apple", 4)),
+    ("dream", '"red apple" -s50 -S42 -W512', PromptFound("red apple", 42)),
+    ("description", "red apple --ar 3:2 --seed 7 --v 6.1 Job ID: 0000-1111", PromptFound("red apple", 7)),
+    ("xmp", "red apple --v 5 Job ID: 0000", PromptFound("red apple")),
     ("imagedescription", "OLYMPUS DIGITAL CAMERA", None),
     ("usercomment", "Screenshot", None),
-    ("comment", json.dumps({"prompt": "red apple", "seed": 9, "uc": "pear"}), Told("red apple", 9)),
+    ("comment", json.dumps({"prompt": "red apple", "seed": 9, "uc": "pear"}), PromptFound("red apple", 9)),
     ("software", "red apple", None),
     ("prompt", "[" * 100_000, None)])
-def test_what_a_text_says(key, text, told):
-    assert told_by_text(key, text) == told
+def test_what_a_text_says(key, text, embedded):
+    assert prompt_in_text(key, text) == embedded
 
 
-@pytest.mark.parametrize("text, told", [
-    ("red apple\n", Told("red apple")), ("Negative prompt: pear\nSteps: 20, Seed: 6", Told("", 6)),
-    ("red apple\nSteps: 20", Told("red apple")), ("Three\nSteps: climb them", Told("Three\nSteps: climb them")),
-    ("cafe\u0301 ", Told("caf\u00e9")), ("x\nSteps: 2, Seed: -1", Told("x"))])
-def test_sidecars_end_where_the_settings_begin(text, told):
-    assert told_by_parameters(text) == told
+@pytest.mark.parametrize("text, embedded", [
+    ("red apple\n", PromptFound("red apple")), ("Negative prompt: pear\nSteps: 20, Seed: 6", PromptFound("", 6)),
+    ("red apple\nSteps: 20", PromptFound("red apple")),
+    ("Three\nSteps: climb them", PromptFound("Three\nSteps: climb them")),
+    ("cafe\u0301 ", PromptFound("caf\u00e9")), ("x\nSteps: 2, Seed: -1", PromptFound("x"))])
+def test_sidecars_end_where_the_settings_begin(text, embedded):
+    assert prompt_in_parameters(text) == embedded
 
 
 @pytest.mark.parametrize("value, seed", [
@@ -97,13 +105,13 @@ def test_every_container_that_holds_a_prompt(tmp_path):
     xmp = b"<x><dc:description><rdf:Alt><rdf:li xml:lang='x'>red &amp; ripe --v 6 Job ID: 1</rdf:li></rdf:Alt></x>"
     image.save(tmp_path / "xmp.jpg", xmp=xmp)
     for name in ("a.png", "a.webp", "a.jpg", "a.avif"):
-        assert told_by_file(tmp_path / name) == APPLE, name
-    assert told_by_file(tmp_path / "comfy.webp") == Told("red apple", 77)
-    assert told_by_file(tmp_path / "xmp.jpg") == Told("red & ripe")
+        assert prompt_in_file(tmp_path / name) == APPLE, name
+    assert prompt_in_file(tmp_path / "comfy.webp") == PromptFound("red apple", 77)
+    assert prompt_in_file(tmp_path / "xmp.jpg") == PromptFound("red & ripe")
     image.save(tmp_path / "plain.png")
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n nope")
     (tmp_path / "clip.mp4").write_bytes(to_video_bytes(Video([image] * 2, 4)))
-    assert not any(told_by_file(tmp_path / name) for name in ("plain.png", "broken.png", "clip.mp4"))
+    assert not any(prompt_in_file(tmp_path / name) for name in ("plain.png", "broken.png", "clip.mp4"))
 
 
 def test_a_workflow_longer_than_pillow_s_own_limit_keeps_its_image(tmp_path):
@@ -111,11 +119,11 @@ def test_a_workflow_longer_than_pillow_s_own_limit_keeps_its_image(tmp_path):
     info.add_text("prompt", json.dumps(GRAPH | {"99": {"class_type": "Note", "inputs": {"x": "y" * 2_000_000}}}),
                   zip=True)
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png", pnginfo=info)
-    assert told_by_file(tmp_path / "a.png") == Told("red apple", 77)
+    assert prompt_in_file(tmp_path / "a.png") == PromptFound("red apple", 77)
 
 
 def test_a_graph_in_a_circle_has_no_prompt():
-    assert told_by_graph({"1": {"class_type": "KSampler", "inputs": {"positive": ["2", 0]}},
+    assert prompt_in_graph({"1": {"class_type": "KSampler", "inputs": {"positive": ["2", 0]}},
                           "2": {"class_type": "X", "inputs": {"conditioning": ["1", 0], "text": ["2", 0]}}}) is None
 
 
@@ -130,15 +138,15 @@ JSON = st.recursive(
 @settings(max_examples=50, deadline=None)
 @given(JSON, st.sampled_from(["parameters", "prompt", "workflow", "comment", "dream", "xmp"]))
 def test_no_json_is_too_odd(value, key):
-    told = told_by_text(key, json.dumps(value))
-    assert told is None or isinstance(told.prompt, str)
+    embedded = prompt_in_text(key, json.dumps(value))
+    assert embedded is None or isinstance(embedded.prompt, str)
     if isinstance(value, dict):
-        told_by_graph(value)
+        prompt_in_graph(value)
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.text(max_size=80), st.binary(max_size=80), st.sampled_from(["parameters", "description", "dream"]))
 def test_no_text_is_too_odd(text, data, key):
-    told_by_text(key, text)
-    told_by_parameters(text)
+    prompt_in_text(key, text)
+    prompt_in_parameters(text)
     user_comment(data)

@@ -86,9 +86,9 @@ def test_only_so_many_may_wait():
     done(model_worker, lambda job: None)
 
 
-def look(model_worker, subject, strength=1.0):
+def look(model_worker, source, strength=1.0):
     found = []
-    news = done(model_worker, lambda job: found.extend(model_worker.sample(job, subject, "a cat face", [5], steps=3,
+    news = done(model_worker, lambda job: found.extend(model_worker.sample(job, source, "a cat face", [5], steps=3,
                                                                guidance_scale=2.0, strength=strength)))
     assert [(n.done, n.steps) for n in news if isinstance(n, Step)] == [(1, 3), (2, 3), (3, 3)]
     return np.asarray(found[0], dtype=int)
@@ -113,20 +113,20 @@ def test_loras_of_one_model_share_it_and_strength_0_is_the_base(model_worker, re
 
 
 def test_memory_that_does_not_suffice_is_one_sentence_and_frees_the_models(model_worker, pipelines, monkeypatch):
-    subject = model_source("big", ModelSettings(source=str(pipelines("sd3")), prompt_tokens=8))
+    source = model_source("big", ModelSettings(source=str(pipelines("sd3")), prompt_tokens=8))
     generator = []
-    done(model_worker, lambda job: generator.append(model_worker.generator(subject)))
+    done(model_worker, lambda job: generator.append(model_worker.generator(source)))
 
     def sample(*arguments, **named):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(type(generator[0]), "sample", sample)
     with pytest.raises(UserError, match="big: memory did not suffice for 2 samples at once"):
-        done(model_worker, lambda job: model_worker.sample(job, subject, "a cat face", [1, 2], steps=2,
+        done(model_worker, lambda job: model_worker.sample(job, source, "a cat face", [1, 2], steps=2,
                                                            guidance_scale=1.0))
     assert not model_worker._held
     monkeypatch.undo()
-    assert look(model_worker, subject).shape == (16, 16, 3)
+    assert look(model_worker, source).shape == (16, 16, 3)
 
 
 def test_no_more_models_are_held_than_allowed(model_worker, pipelines):

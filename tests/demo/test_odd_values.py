@@ -68,14 +68,14 @@ def test_no_value_of_any_input_ends_in_a_traceback(client, demo, capfd, caplog, 
 
 @pytest.mark.parametrize("seed", ["", None, 2**70, -1, 0.5, "7", True, float("nan"), float("inf"), [1]])
 def test_a_seed_that_is_none_is_a_sentence(demo, seed):
-    wish = CompareRequest(PROMPTS[0], ["plain"], seed, 1, 1, 1.0, 1.0, [])
-    said = [item for pair in stream(demo, wish, "s", f"c{seed}") for item in pair if isinstance(item, str)]
+    request = CompareRequest(PROMPTS[0], ["plain"], seed, 1, 1, 1.0, 1.0, [])
+    said = [item for pair in stream(demo, request, "s", f"c{seed}") for item in pair if isinstance(item, str)]
     assert "The first seed must be a whole number from 0 to 9007199254740991" in said[-1] and 'role="alert"' in said[-1]
 
 
 def test_the_largest_seed_is_taken_as_a_number(demo):
-    wish = CompareRequest(PROMPTS[0], ["plain"], float(2**53 - 1), 1.0, 4.0, 1, 1, []).checked(demo.subjects)
-    assert (wish.first_seed, wish.seeds, wish.steps) == (2**53 - 1, 1, 4) and isinstance(wish.seeds, int)
+    request = CompareRequest(PROMPTS[0], ["plain"], float(2**53 - 1), 1.0, 4.0, 1, 1, []).checked(demo.sources)
+    assert (request.first_seed, request.seeds, request.steps) == (2**53 - 1, 1, 4) and isinstance(request.seeds, int)
 
 
 def test_seeds_are_words_to_the_page_too(client, demo):
@@ -124,8 +124,8 @@ def test_undo_is_for_the_page_that_voted_whatever_name_another_gives(client, dem
     mine = [vote for vote in demo.book.votes() if vote.voter == "ann"]
     assert len(mine) == 1
     for stranger in strangers:
-        assert "no vote of yours to take back" in call(stranger, "vote_undo", "ann", "")[0]
-        assert "no vote of yours to take back" in call(stranger, "vote_undo", "ann", held)[0]
+        assert "no vote of yours on this page" in call(stranger, "vote_undo", "ann", "")[0]
+        assert "no vote of yours on this page" in call(stranger, "vote_undo", "ann", held)[0]
     assert [vote for vote in demo.book.votes() if vote.voter == "ann"] == mine
     assert "The last vote was taken back" in call(client, "vote_undo", "ann", held)[0]
     assert not [vote for vote in demo.book.votes() if vote.voter == "ann"]

@@ -98,7 +98,7 @@ def test_one_training_at_a_time_and_its_end_is_told(tmp_path):
     trainer = Trainer(tmp_path / "training.log")
     assert trainer.status() == "" and not trainer.running
     trainer.start(tmp_path / "gone.yaml")
-    with pytest.raises(UserError, match="running already"):
+    with pytest.raises(UserError, match="in progress already"):
         trainer.start(tmp_path / "gone.yaml")
     for _ in range(600):
         if not trainer.running:

@@ -109,9 +109,9 @@ def test_prompts_names_and_messages_are_escaped_everywhere(demo):
         table = booth.vote(evil, table.held, "left", {}, 1.0)
     assert any("&lt;script&gt;" in page for page in pages)
     pages.append(board_html(demo.book, "overall"))
-    wish = CompareRequest(evil, ["plain", "tuned"], 0, 2, 1, 1.0, 1.0, ["saturation"])
-    pages += [item for pair in stream(demo, wish, "s", "c") for item in pair if isinstance(item, str)]
-    pages += [item for pair in stream(demo, replace(wish, models=[evil]), "s", "c") for item in pair
+    request = CompareRequest(evil, ["plain", "tuned"], 0, 2, 1, 1.0, 1.0, ["saturation"])
+    pages += [item for pair in stream(demo, request, "s", "c") for item in pair if isinstance(item, str)]
+    pages += [item for pair in stream(demo, replace(request, models=[evil]), "s", "c") for item in pair
               if isinstance(item, str)]
     pages.append(score_tab.gallery_html([score_tab.Scored(evil, None, {evil: 1.0}, evil)], evil))
     assert len(pages) > 8 and not any("<script" in page or 'quotes"' in page for page in pages)
@@ -134,8 +134,8 @@ def test_a_comparison_shows_every_model_s_rewards_and_marks_the_best(demo):
 
 
 def test_a_wall_shows_diversity(demo):
-    wish = CompareRequest(PROMPTS[0], ["plain"], 0, 2, 1, 1.0, 1.0, [], wall=True)
-    views = [news for news in demo.model_worker.submit(lambda job: make(demo, wish, job)) if isinstance(news,
+    request = CompareRequest(PROMPTS[0], ["plain"], 0, 2, 1, 1.0, 1.0, [], wall=True)
+    views = [news for news in demo.model_worker.submit(lambda job: make(demo, request, job)) if isinstance(news,
                                                                                                         CompareView)]
     assert 1 < views[-1].measured["plain"]["Vendi score"] <= 2 and "Vendi score" in views[-1].html()
 
@@ -144,19 +144,19 @@ def test_a_wall_shows_diversity(demo):
     ({"prompt": "  "}, "Write a prompt"), ({"prompt": "x" * 2001}, "2001 characters"),
     ({"models": []}, "Choose at least one model"), ({"models": ["gone"]}, "no model &#39;gone&#39;"),
     ({"seeds": 99}, "1 to 16 seeds"), ({"steps": 0}, "1 to 200 steps"), ({"strength": 2.0}, "from 0 to 1.5"),
-    ({"prompt": "unknown to the folder"}, "take a random prompt")])
-def test_wishes_that_cannot_be_met_are_one_sentence(demo, change, words):
-    wish = replace(CompareRequest(PROMPTS[0], ["plain"], 0, 1, 1, 1.0, 1.0, []), **change)
-    said = [item for pair in stream(demo, wish, "s", "c") for item in pair if isinstance(item, str)]
+    ({"prompt": "unknown to the folder"}, "use a random prompt")])
+def test_requests_that_cannot_be_met_are_one_sentence(demo, change, words):
+    request = replace(CompareRequest(PROMPTS[0], ["plain"], 0, 1, 1, 1.0, 1.0, []), **change)
+    said = [item for pair in stream(demo, request, "s", "c") for item in pair if isinstance(item, str)]
     assert words in said[-1] and 'role="alert"' in said[-1]
 
 
 def test_too_many_requests_of_one_client_are_refused(demo, monkeypatch):
     monkeypatch.setattr(compare_tab, "CLIENT_REQUESTS", 2)
-    wish = CompareRequest(PROMPTS[0], ["plain"], 0, 1, 1, 1.0, 1.0, [])
+    request = CompareRequest(PROMPTS[0], ["plain"], 0, 1, 1, 1.0, 1.0, [])
 
     def said(client):
-        return "".join(item for pair in stream(demo, wish, "s", client) for item in pair if isinstance(item, str))
+        return "".join(item for pair in stream(demo, request, "s", client) for item in pair if isinstance(item, str))
 
     assert "too many" not in said("one") + said("one") + said("two") and "too many requests" in said("one")
 
@@ -221,7 +221,7 @@ def test_scores_are_sorted_and_safe_in_a_spreadsheet(demo, folders):
 def test_a_cancelled_comparison_says_so_and_ends(demo, monkeypatch):
     ended = []
 
-    def endless(demo, wish, job):
+    def endless(demo, request, job):
         try:
             while True:
                 job.tell(Step("plain", 1, 9))
@@ -230,7 +230,7 @@ def test_a_cancelled_comparison_says_so_and_ends(demo, monkeypatch):
 
     monkeypatch.setattr(compare_tab, "make", endless)
     news = stream(demo, CompareRequest(PROMPTS[0], ["plain"], 0, 1, 1, 1.0, 1.0, []), "mine", "c")
-    assert "Waiting for its turn" in next(news)[0] and "plain: 1 of 9" in next(news)[0]
+    assert "Waiting for a free worker" in next(news)[0] and "plain: 1 of 9" in next(news)[0]
     demo.running["mine"].cancel()
     assert "Cancelled." in [pair[0] for pair in news][-1]
     list(demo.model_worker.submit(lambda job: None))  # the studio is free again
@@ -238,7 +238,8 @@ def test_a_cancelled_comparison_says_so_and_ends(demo, monkeypatch):
 
 
 def test_a_closed_page_ends_what_it_waited_for(demo, monkeypatch):
-    monkeypatch.setattr(compare_tab, "make", lambda demo, wish, job: [job.tell(Step("x", 0, 1)) for _ in range(10**9)])
+    monkeypatch.setattr(compare_tab, "make",
+                        lambda demo, request, job: [job.tell(Step("x", 0, 1)) for _ in range(10**9)])
     news = stream(demo, CompareRequest(PROMPTS[0], ["plain"], 0, 1, 1, 1.0, 1.0, []), "mine", "c")
     next(news)
     demo.forget("mine")

@@ -68,7 +68,7 @@ def test_a_ballot_counts_once_and_outlives_the_server(demo, settings):
     assert "nothing was counted twice" in twice.note and len(demo.book.votes()) == 1
     other = Booth(Demo(settings))  # a new server, the old page
     assert other.vote("ann", after.held, "tie", {}, 1.0).note.startswith("2 of 6")
-    assert "held no pair of yours" in other.vote("bob", after.held, "tie", {}, 1.0).note
+    assert "had no pair of yours" in other.vote("bob", after.held, "tie", {}, 1.0).note
     assert len(VoteDatabase(settings.folder).votes()) == 2
 
 

@@ -86,7 +86,7 @@ CASES = [
     Case("root-up", TWO + "--root-path /a/../b", ("--root-path is a path",), given=images),
     Case("pairs-negative", TWO + "--pairs -1", ("--pairs",), given=images),
     Case("port-zero", TWO + "--port 0", ("--port",), given=images),
-    Case("folder-is-a-file", TWO + "--folder f", ("f/votes.sqlite", "book of votes"), given=lambda folder: (
+    Case("folder-is-a-file", TWO + "--folder f", ("f/votes.sqlite", "vote database"), given=lambda folder: (
         images(folder), (folder / "f").write_text("x"))),
     Case("no-prompt", TWO, ("no generation here has a prompt", "--prompts"), given=nameless),
     Case("model-unknown", "demo a=tiny-sd4", ("tiny-sd4",)),

@@ -78,7 +78,7 @@ def report(results, out: Path) -> None:
             click.echo(f"  {reason}")
     if not results.verdicts:
         for metric in ("diversity/vendi", "diversity/distance", *(f"reward/{name}" for name in
-                                                             results.looks[results.base].rewards)):
+                                                             results.measured[results.base].rewards)):
             if metric in results.figures[results.base]:
                 click.echo(f"{metric:28} {results.figures[results.base][metric]}")
     for note in results.notes:

@@ -19,7 +19,7 @@ _ASIDE = frozenset({"negative", "model", "clip", "vae", "image", "samples", "lat
 _ENDS = ("save", "preview", "combine", "output")
 
 
-def told_by_graph(raw: dict) -> tuple[str, object] | None:
+def prompt_in_graph(raw: dict) -> tuple[str, object] | None:
     """(prompt, seed or None) of a graph of either form; None where there is no prompt in it."""
     graph = _of_workflow(raw) if isinstance(raw.get("nodes"), list) else _of_prompt(raw)
     for number in _samplers(graph):

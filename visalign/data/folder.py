@@ -10,7 +10,7 @@ from typing import Literal, get_args
 from PIL import Image
 
 from visalign.data.entry import Entry, Generations, outside
-from visalign.data.metadata import Told, told_by_file, told_by_parameters
+from visalign.data.metadata import PromptFound, prompt_in_file, prompt_in_parameters
 from visalign.errors import UserError
 from visalign.media.kinds import BESIDE, NOT_READ, in_order, is_hidden, is_image_name, is_video_name
 from visalign.media.video_files import FRAMES_FILE, SHEET_MARK
@@ -39,14 +39,14 @@ def folder_entries(folder: Path, prompts_from: PromptsFrom) -> Generations:
         if any(is_hidden(part) for part in relative.parts):
             continue
         problem = outside(file, root)
-        told, trouble = (Told(""), None) if problem else prompt_of(file, prompts_from, posters)
-        entries.append(Entry(printable(str(relative)), file, told.prompt, told.seed, problem or trouble))
+        embedded, trouble = (PromptFound(""), None) if problem else prompt_of(file, prompts_from, posters)
+        entries.append(Entry(printable(str(relative)), file, embedded.prompt, embedded.seed, problem or trouble))
     others = [file for file in files if file not in own and file not in media and file.suffix.lower() not in BESIDE]
     return Generations(entries, [*_left_out(others), *_sheets(own), *_posters(posters)])
 
 
 def prompt_of(file: Path, prompts_from: PromptsFrom,
-              posters: dict[Path, Path] | None = None) -> tuple[Told, str | None]:
+              posters: dict[Path, Path] | None = None) -> tuple[PromptFound, str | None]:
     """What is told of a file (prompt '' where nothing is), and why its prompt cannot be read.
 
     posters: images that show a video, whose metadata are the video's.
@@ -57,14 +57,14 @@ def prompt_of(file: Path, prompts_from: PromptsFrom,
         for sidecar in sidecars_of(file):
             if sidecar.is_file():
                 try:
-                    return told_by_parameters(read_text(sidecar, sidecar.name)), None
+                    return prompt_in_parameters(read_text(sidecar, sidecar.name)), None
                 except UserError as error:
-                    return Told(""), f"{error} (the prompt cannot be read)"
+                    return PromptFound(""), f"{error} (the prompt cannot be read)"
     if "metadata" in wanted and not file.is_dir():
         for each in (file, *(image for image, video in (posters or {}).items() if video == file)):
-            if told := told_by_file(each):
-                return told, None
-    return Told(prompt_of_name(stem_of(file)) if "names" in wanted else ""), None
+            if embedded := prompt_in_file(each):
+                return embedded, None
+    return PromptFound(prompt_of_name(stem_of(file)) if "names" in wanted else ""), None
 
 
 def stem_of(file: Path) -> str:

@@ -43,8 +43,8 @@ def find_generations(source: str | Path, prompts_from: PromptsFrom = "auto",
         elif is_table(path) and path.is_file():
             found = Generations(_manifest(path, media_root))
         elif (is_image_name(path) or is_video_name(path)) and path.is_file():
-            told, problem = prompt_of(path, prompts_from)
-            found = Generations([Entry(printable(path.name), path, told.prompt, told.seed, problem)])
+            embedded, problem = prompt_of(path, prompts_from)
+            found = Generations([Entry(printable(path.name), path, embedded.prompt, embedded.seed, problem)])
         elif path.is_file():
             raise UserError(f"input {named}: neither a folder, an image, a video nor a manifest "
                             f"({', '.join(READERS)})")

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from visalign.data.comfyui_graphs import told_by_graph
+from visalign.data.comfyui_graphs import prompt_in_graph
 from visalign.errors import UserError
 from visalign.media.image_files import BROKEN_IMAGE, open_image
 from visalign.media.kinds import is_video
@@ -21,21 +21,22 @@ from visalign.storage.text_files import decode_text, normal_form, printable
 
 
 @dataclass(frozen=True)
-class Told:
-    """What a file says of itself; prompt '' where only the seed is known."""
+class PromptFound:
+    """What a file's metadata say of how it was made; prompt '' where only the seed is known."""
 
     prompt: str
     seed: int | None = None
 
 
-def told_by_file(file: Path) -> Told | None:
-    """What an image's or video's own metadata say; None where they say nothing that is understood."""
+def prompt_in_file(file: Path) -> PromptFound | None:
+    """The prompt in an image's or video's own metadata; None where there is none that is understood."""
     texts = {key.lower(): value for key, value in _texts(file)}
     ordered = [key for key in _KEYS if key in texts] + [key for key in texts if key not in _KEYS]
     for key in ordered:
-        told = told_by_text(key, texts[key])
-        if told and told.prompt:
-            return Told(told.prompt, _seed_in(texts.get("comment", "")) if told.seed is None else told.seed)
+        embedded = prompt_in_text(key, texts[key])
+        if embedded and embedded.prompt:
+            seed = _seed_in(texts.get("comment", "")) if embedded.seed is None else embedded.seed
+            return PromptFound(embedded.prompt, seed)
     return None
 
 
@@ -43,32 +44,32 @@ _KEYS = ("parameters", "invokeai_metadata", "sd-metadata", "dream", "prompt", "u
          "description", "xmp", "imagedescription")
 
 
-def told_by_text(key: str, text: str) -> Told | None:
+def prompt_in_text(key: str, text: str) -> PromptFound | None:
     """What one text says; `key` is the name it stands under, in small letters."""
     text = re.sub(r"^(prompt|workflow)\s*:\s*(?=\{)", "", text.strip(), flags=re.I)  # ComfyUI in a WebP's EXIF
     if text[:1] in ("{", "["):
         return _of_json(_json(text))
     if _CUT.search(text) and (key in ("parameters", "usercomment", "comment", "imagedescription", "xmp")):
-        return told_by_parameters(text)
+        return prompt_in_parameters(text)
     if key == "dream":
         quoted = re.match(r'"(.*)"(.*)', text, re.S)
-        return _told(quoted[1], _number(r"-S\s*(\d+)", quoted[2])) if quoted else None
+        return _embedded(quoted[1], _number(r"-S\s*(\d+)", quoted[2])) if quoted else None
     marked = re.search(r"\sJob ID:|\s--[a-z]", text)
     if key == "description" or (key in ("xmp", "imagedescription", "comment") and marked):
         words = re.split(r"\s+Job ID:|\s+--(?=[a-zA-Z])", text)[0]
-        return _told(words, _number(r"--seed\s+(\d+)", text))
-    return _told(text, None) if key in ("parameters", "prompt") else None
+        return _embedded(words, _number(r"--seed\s+(\d+)", text))
+    return _embedded(text, None) if key in ("parameters", "prompt") else None
 
 
 _CUT = re.compile(r"^(?:Negative prompt:|Steps: *\d+(?:,|\s*$))", re.M)
 
 
-def told_by_parameters(text: str) -> Told:
+def prompt_in_parameters(text: str) -> PromptFound:
     """The web UI's form: the prompt, then lines that begin with `Negative prompt:` and `Steps:`."""
     cut = _CUT.search(text)
     if cut is None:
-        return Told(normal_form(text))
-    return Told(normal_form(text[:cut.start()]), _number(r"\bSeed: *(\d+)", text[cut.start():]))
+        return PromptFound(normal_form(text))
+    return PromptFound(normal_form(text[:cut.start()]), _number(r"\bSeed: *(\d+)", text[cut.start():]))
 
 
 def seed_of(value) -> int | None:
@@ -86,11 +87,11 @@ def _number(pattern: str, text: str) -> int | None:
     return seed_of(found[1][:20]) if found else None
 
 
-def _told(prompt, seed) -> Told | None:
+def _embedded(prompt, seed) -> PromptFound | None:
     if not isinstance(prompt, str) or not prompt.strip():
         return None
     number = seed_of(seed)
-    return Told(normal_form(printable(prompt)), number if number is None or number >= 0 else None)
+    return PromptFound(normal_form(printable(prompt)), number if number is None or number >= 0 else None)
 
 
 def _json(text: str):
@@ -105,7 +106,7 @@ def _seed_in(text: str) -> int | None:
     return seed_of(value.get("seed")) if isinstance(value, dict) else None
 
 
-def _of_json(value, depth: int = 4) -> Told | None:
+def _of_json(value, depth: int = 4) -> PromptFound | None:
     """By its shape: every program has its own, and the same text stands under several names."""
     if not isinstance(value, dict) or not depth:
         return None
@@ -118,14 +119,14 @@ def _of_json(value, depth: int = 4) -> Told | None:
     if prompt and prompt.lstrip()[:1] == "{" and (inner := _of_json(_json(prompt), depth - 1)):
         return inner
     if prompt:
-        return _told(prompt, small.get("seed"))
+        return _embedded(prompt, small.get("seed"))
     for key in ("sui_image_params", "image", "prompt", "workflow"):
         inner = small.get(key)
-        told = _of_json(_json(inner) if isinstance(inner, str) else inner, depth - 1)
-        if told:
-            return told
-    found = told_by_graph(value)
-    return _told(*found) if found else None
+        embedded = _of_json(_json(inner) if isinstance(inner, str) else inner, depth - 1)
+        if embedded:
+            return embedded
+    found = prompt_in_graph(value)
+    return _embedded(*found) if found else None
 
 
 def _texts(file: Path) -> Iterator[tuple[str, str]]:

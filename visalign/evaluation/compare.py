@@ -70,7 +70,7 @@ class Results:
     base: str
     models: list[str]
     matched: Matched
-    looks: dict[str, GenerationMetrics]
+    measured: dict[str, GenerationMetrics]
     figures: dict[str, dict[str, Estimate]]
     verdicts: dict[str, Verdict]
     wins: dict[str, dict[str, WinRate]]
@@ -94,41 +94,41 @@ def check_comparable(options: Options) -> None:
         find_generations(options.reference)
 
 
-def compare_models(subjects: list[SampleSource], plan: SamplingPlan | None, out: Path, options: Options) -> Results:
+def compare_models(sources: list[SampleSource], plan: SamplingPlan | None, out: Path, options: Options) -> Results:
     """Measure and compare. Raises UserError for what the user can mend."""
     check_comparable(options)
     out.mkdir(parents=True, exist_ok=True)
-    found = {subject.name: subject.entries(plan, out / "generations" / file_name(subject.name))
-             for subject in subjects}
+    found = {source.name: source.entries(plan, out / "generations" / file_name(source.name))
+             for source in sources}
     matched = match(found)
     notes = [f"{name}: {note}" for name, entries in found.items() for note in entries.notes]
     notes += matched.notes
     tools = metric_suite(options)
     if tools.lpips is None:
         notes.append("LPIPS was left out: its AlexNet is not here (--lpips FILE)")
-    looks = {name: measure_generations(name, matched.prompts, entries, tools)
+    measured = {name: measure_generations(name, matched.prompts, entries, tools)
              for name, entries in matched.entries.items()}
     reference = reference_features(options.reference, tools) if options.reference else None
-    refuse_mixed({name: look.features for name, look in looks.items()}
+    refuse_mixed({name: metrics.features for name, metrics in measured.items()}
                  | ({} if reference is None else {"the reference": reference}))
-    notes += [f"{name}: {look.alike} of {look.features[..., 0].numel()} generations are the same file as another of "
-              "their prompt" for name, look in looks.items() if look.alike]
-    notes += _unscored(looks)
-    base = subjects[0].name
-    figures = {name: figures_of(name, look, looks[base], reference, matched.prompts, notes)
-               for name, look in looks.items()}
-    verdicts = {name: verdict_of(looks[base].measured, look.measured, options.proxy, options.limits)
-                for name, look in looks.items() if name != base}
-    return Results(base, list(looks), matched, looks, figures, verdicts, *rankings(looks, base),
-                   best_of_curves(looks[base], options.proxy), curve_of(subjects, plan, looks, base), notes,
-                   about(subjects, plan, options))
+    notes += [f"{name}: {metrics.alike} of {metrics.features[..., 0].numel()} generations are the same file as another "
+              "of their prompt" for name, metrics in measured.items() if metrics.alike]
+    notes += _unscored(measured)
+    base = sources[0].name
+    figures = {name: figures_of(name, metrics, measured[base], reference, matched.prompts, notes)
+               for name, metrics in measured.items()}
+    verdicts = {name: verdict_of(measured[base].measured, metrics.measured, options.proxy, options.limits)
+                for name, metrics in measured.items() if name != base}
+    return Results(base, list(measured), matched, measured, figures, verdicts, *rankings(measured, base),
+                   best_of_curves(measured[base], options.proxy), curve_of(sources, plan, measured, base), notes,
+                   about(sources, plan, options))
 
 
-def about(subjects: list[SampleSource], plan: SamplingPlan | None, options: Options) -> dict:
+def about(sources: list[SampleSource], plan: SamplingPlan | None, options: Options) -> dict:
     """How the numbers were made."""
     sampling = plan and {"steps": plan.steps, "guidance scale": plan.guidance_scale, "first seed": plan.seed}
     rewards = [getattr(spec, "name", str(spec)) for spec in options.rewards]
-    return {"sources": {subject.name: subject.source for subject in subjects}, "rewards": rewards,
+    return {"sources": {source.name: source.source for source in sources}, "rewards": rewards,
             "optimised reward": options.proxy, "features": options.features, "reference": options.reference,
             "sampling": sampling}
 
@@ -151,9 +151,10 @@ def refuse_mixed(features: dict[str, torch.Tensor]) -> None:
         raise UserError(f"{first} and {odd}: one holds images and the other videos, which cannot be compared")
 
 
-def _unscored(looks: dict[str, GenerationMetrics]) -> list[str]:
+def _unscored(measured: dict[str, GenerationMetrics]) -> list[str]:
     return [f"{reward} could not score {int((~scores.isfinite()).sum())} of {scores.numel()} generations of {name}"
-            for name, look in looks.items() for reward, scores in look.rewards.items() if (~scores.isfinite()).any()]
+            for name, metrics in measured.items() for reward, scores in metrics.rewards.items()
+            if (~scores.isfinite()).any()]
 
 
 def reference_features(source: str, tools: MetricSuite) -> torch.Tensor:
@@ -164,38 +165,38 @@ def reference_features(source: str, tools: MetricSuite) -> torch.Tensor:
     return torch.from_numpy(np.concatenate(parts))
 
 
-def figures_of(name: str, look: GenerationMetrics, base: GenerationMetrics, reference: torch.Tensor | None,
+def figures_of(name: str, metrics: GenerationMetrics, base: GenerationMetrics, reference: torch.Tensor | None,
                prompts: list[str],
                notes: list[str]) -> dict[str, Estimate]:
     """Every number of one model, with intervals. What cannot be had is a note."""
-    found = {metric: look.measured.mean(metric) for metric in look.measured.values}
+    found = {metric: metrics.measured.mean(metric) for metric in metrics.measured.values}
     found = {metric: estimate for metric, estimate in found.items() if estimate is not None}
     for j, statistic in enumerate(STYLE):
         low, high = np.quantile(base.style[:, :, j], [0.005, 0.995])
-        within, across = entropies(look.style[:, :, j], low, high)
+        within, across = entropies(metrics.style[:, :, j], low, high)
         found[f"entropy within/{statistic}"], found[f"entropy across/{statistic}"] = unknown(within), unknown(across)
     axis = {name: family_rows(prompts, of) for name, of in families.AXES.items()}
     if axis["PVS"]:
-        found["families/PVS"] = families.tonal_variance(look.style[axis["PVS"]])
-    if look.features.shape[1] > 1:
-        found["diversity/spread_ratio"] = spread_ratio(look.features)
+        found["families/PVS"] = families.tonal_variance(metrics.style[axis["PVS"]])
+    if metrics.features.shape[1] > 1:
+        found["diversity/spread_ratio"] = spread_ratio(metrics.features)
         if axis["IDS"]:
-            found["families/IDS"] = families.identity_similarity(look.features[axis["IDS"]])
+            found["families/IDS"] = families.identity_similarity(metrics.features[axis["IDS"]])
         if axis["SDI"]:
-            found["families/SDI"] = families.layout_dispersion([look.boxes[p] for p in axis["SDI"]])
-    against = reference if reference is not None else (None if look is base else base.features.flatten(0, 1))
+            found["families/SDI"] = families.layout_dispersion([metrics.boxes[p] for p in axis["SDI"]])
+    against = reference if reference is not None else (None if metrics is base else base.features.flatten(0, 1))
     if against is None:
         return found
     what = "references" if reference is not None else "base"
-    rows = [prompt for prompt in prompts for _ in range(look.features.shape[1])]
-    fake = look.features.flatten(0, 1)
+    rows = [prompt for prompt in prompts for _ in range(metrics.features.shape[1])]
+    fake = metrics.features.flatten(0, 1)
     measures = {"precision and recall": lambda: fidelity.precision_recall(against, fake, rows),
                 "density and coverage": lambda: fidelity.density_coverage(against, fake, rows),
                 "KID": lambda: {"KID": fidelity.kid(against, fake, rows)},
                 "CMMD": lambda: {"CMMD": fidelity.cmmd(against, fake, rows)},
                 "FID": lambda: {"FID": fidelity.fid(against, fake, rows)}}
     if reference is not None and axis["ASC"]:
-        measures["ASC"] = lambda: {"ASC": families.style_coverage(look.features[axis["ASC"]], reference)}
+        measures["ASC"] = lambda: {"ASC": families.style_coverage(metrics.features[axis["ASC"]], reference)}
     for measure, run in measures.items():
         try:
             found |= {f"against the {what}/{key}": value for key, value in run().items()}
@@ -205,13 +206,13 @@ def figures_of(name: str, look: GenerationMetrics, base: GenerationMetrics, refe
     return found
 
 
-def rankings(looks: dict[str, GenerationMetrics], base: str) -> tuple[dict, dict]:
+def rankings(measured: dict[str, GenerationMetrics], base: str) -> tuple[dict, dict]:
     """Win rates against the base, and an Elo ladder, for every reward."""
     wins: dict[str, dict[str, WinRate]] = {}
     ladders: dict[str, dict[str, Estimate] | str] = {}
-    names = list(looks)
-    for reward in looks[base].rewards:
-        scores = {name: look.rewards[reward].double().numpy() for name, look in looks.items()}
+    names = list(measured)
+    for reward in measured[base].rewards:
+        scores = {name: metrics.rewards[reward].double().numpy() for name, metrics in measured.items()}
         against = {name: win_rate(scores[name], scores[base]) for name in names if name != base}
         wins[reward] = {name: rate for name, rate in against.items() if rate is not None}
         if len(names) > 1:
@@ -238,24 +239,24 @@ def best_of_curves(base: GenerationMetrics, proxy: str | None) -> dict[str, dict
     return found
 
 
-def curve_of(subjects: list[SampleSource], plan: SamplingPlan | None, looks: dict[str, GenerationMetrics],
+def curve_of(sources: list[SampleSource], plan: SamplingPlan | None, measured: dict[str, GenerationMetrics],
              base: str) -> Curve | None:
     """KL of every checkpoint, and fits of each reward against it; None where the subjects are no checkpoints."""
-    checkpoints = [subject for subject in subjects if subject.step is not None]
+    checkpoints = [source for source in sources if source.step is not None]
     if len(checkpoints) < 2 or plan is None:
         return None
-    kls = np.stack([path_kl(subject.load(), plan.prompts[:KL_PROMPTS], steps=plan.steps,
-                            guidance_scale=plan.guidance_scale, seed=plan.seed + 1) for subject in checkpoints])
+    kls = np.stack([path_kl(source.load(), plan.prompts[:KL_PROMPTS], steps=plan.steps,
+                            guidance_scale=plan.guidance_scale, seed=plan.seed + 1) for source in checkpoints])
     distance = np.sqrt(np.maximum(kls.mean(1), 0))
     fits: dict[str, dict[str, OveroptimisationFit]] = {}
-    names = [subject.name for subject in checkpoints]
-    for metric in (name for name in looks[base].measured.values if name.startswith("reward/")):
-        start = np.array(looks[base].measured.values[metric])
-        rewards = np.stack([np.array(looks[name].measured.values[metric]) - start for name in names])
+    names = [source.name for source in checkpoints]
+    for metric in (name for name in measured[base].measured.values if name.startswith("reward/")):
+        start = np.array(measured[base].measured.values[metric])
+        rewards = np.stack([np.array(measured[name].measured.values[metric]) - start for name in names])
         known = np.isfinite(rewards).all(0)
         if (distance > 0).sum() >= 3 and known.any():
             fits[metric.removeprefix("reward/")] = {form: fit_overoptimisation(distance, rewards[:, known],
                                                                                form) for form in FORMS}
-    return Curve(names, [subject.step for subject in checkpoints], kls, distance.tolist(), fits)
+    return Curve(names, [source.step for source in checkpoints], kls, distance.tolist(), fits)
 
 

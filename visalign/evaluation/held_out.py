@@ -106,7 +106,7 @@ def save_samples(samples: list[Sample], folder: Path) -> None:
 def samples_by_prompt(samples: list[Sample]) -> list[tuple[str, list[Media]]]:
     rows: dict[str, list[Media]] = {}
     for sample in samples:
-        rows.setdefault(sample.asked, []).append(sample.media)
+        rows.setdefault(sample.source_prompt, []).append(sample.media)
     return list(rows.items())
 
 

@@ -22,11 +22,11 @@ SCHEMA = pa.schema([("model", pa.string()), ("metric", pa.string()), ("prompt", 
 def result_rows(results: Results) -> list[dict]:
     """Per-prompt values first, then figures over all prompts."""
     rows = []
-    for model, look in results.looks.items():
-        for metric, values in look.measured.values.items():
+    for model, metrics in results.measured.items():
+        for metric, values in metrics.measured.values.items():
             rows += [{"model": model, "metric": metric, "prompt": prompt, "value": _finite(value), "low": None,
-                      "high": None, "n": look.measured.seeds}
-                     for prompt, value in zip(look.measured.prompts, values, strict=True)]
+                      "high": None, "n": metrics.measured.seeds}
+                     for prompt, value in zip(metrics.measured.prompts, values, strict=True)]
     count = len(results.matched.prompts)
     for model, metric, estimate in summary(results):
         rows.append({"model": model, "metric": metric, "prompt": None, "n": count,

@@ -37,6 +37,6 @@ class GuideReward(RewardModel):
         latents = generator.encode_media(generator.to_pixels([sample.media for sample in samples]))
         t = process.times_at(torch.full((len(samples),), self.noise)).to(latents.device)
         noise = torch.randn(latents.shape[1:], generator=torch.Generator().manual_seed(0)).to(latents)
-        texts = generator.encode_prompts([sample.asked for sample in samples])
+        texts = generator.encode_prompts([sample.source_prompt for sample in samples])
         rewards = guide(process.add_noise(latents, noise.expand_as(latents), t), t, **texts).mean(1)
         return rewards[:, guide.settings.dimensions.index(self.dimension)]

@@ -54,12 +54,12 @@ def evaluate_source(source: str, asked: EvaluationRequest, out: Path, checkpoint
     if checkpoints == "all" and (run is None or run != path):
         raise UserError(f"evaluate {source}: --checkpoints all needs the folder of a run")
     if run is None:
-        subjects = [source_of(path.name if path.exists() else source, source)]
+        sources = [source_of(path.name if path.exists() else source, source)]
     elif checkpoints == "all":
-        subjects = [base_source("base", run), *checkpoint_sources(run)]
+        sources = [base_source("base", run), *checkpoint_sources(run)]
     else:
-        subjects = [base_source("base", run), source_of("aligned", source)]
-    return _finish(subjects, asked, out, None if run is None else run_config(run), run)
+        sources = [base_source("base", run), source_of("aligned", source)]
+    return _finish(sources, asked, out, None if run is None else run_config(run), run)
 
 
 def default_folder(source: str) -> Path:
@@ -73,8 +73,8 @@ def compare_sources(named: dict[str, str], asked: EvaluationRequest, out: Path) 
     """Models by name, the first the base; writes the results and the page. Raises UserError."""
     if len(named) < 2:
         raise UserError("compare: name at least two models, such as base=tiny-sd3 aligned=runs/quickstart")
-    subjects, config = sources_of(named)
-    return _finish(subjects, asked, out, config)
+    sources, config = sources_of(named)
+    return _finish(sources, asked, out, config)
 
 
 def sources_of(named: dict[str, str],
@@ -115,7 +115,7 @@ def run_of(path: Path) -> Path | None:
     return None
 
 
-def _finish(subjects: list[SampleSource], asked: EvaluationRequest, out: Path,
+def _finish(sources: list[SampleSource], asked: EvaluationRequest, out: Path,
             config: OfflineConfig | OnlineConfig | None,
             run: Path | None = None) -> Results:
     from visalign.reports.comparison import write_comparison
@@ -123,8 +123,8 @@ def _finish(subjects: list[SampleSource], asked: EvaluationRequest, out: Path,
     if (out / "results.json").exists():
         raise UserError(f"out {out}: already holds results; choose another folder with --out")
     options = options_of(asked, config)
-    plan = sampling_plan_of(asked, config) if any(subject.load for subject in subjects) else None
-    results = compare_models(subjects, plan, out, options)
+    plan = sampling_plan_of(asked, config) if any(source.load for source in sources) else None
+    results = compare_models(sources, plan, out, options)
     if asked.proxy is None and results.verdicts and (asked.rewards is not None or config is None) and options.proxy:
         results.notes.append(f"{options.proxy}, the first reward, was taken for the optimised one (--proxy NAME)")
     results.figures[results.models[-1]].update(likelihoods_of(run) if run else {})

@@ -57,9 +57,9 @@ def run_sweep(model: ModelSettings, plan: Sweep, rewards: list, features: str, o
     loaded, guide = Once(model), plan.follow(0).guide
     own = GuideReward(lambda: load_guide(guide, loaded()), plan.dimension, locate_model(model).family.modality,
                      name=f"guide {plan.dimension}", batch_size=16)
-    subjects = [guided_source(model, plan.follow(weight), f"weight {weight:g}", loaded) for weight in ordered]
+    sources = [guided_source(model, plan.follow(weight), f"weight {weight:g}", loaded) for weight in ordered]
     options = Options([own, *rewards], own.name, features, device=device)
-    results = compare_models(subjects, SamplingPlan(plan.prompts, plan.seeds, plan.steps, plan.guidance_scale), out,
+    results = compare_models(sources, SamplingPlan(plan.prompts, plan.seeds, plan.steps, plan.guidance_scale), out,
                              options)
     results = replace(results, weights=dict(zip(results.models, ordered, strict=True)))
     results.about.update({"guide": str(guide), "dimension": plan.dimension})

@@ -40,9 +40,9 @@ class Sample:
     known: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def asked(self) -> str:
+    def source_prompt(self) -> str:
         """The prompt as given to the generator, which may hold more than the text that rewards see."""
-        return self.known.get("asked", self.prompt)
+        return self.known.get("source_prompt", self.prompt)
 
     @property
     def image(self) -> Image.Image | None:

@@ -50,21 +50,21 @@ def changed_most_and_least(results: Results, shown: list[str]) -> list[dict]:
     if last == results.base:
         chosen = [(p, None) for p in range(min(2 * CHANGED, len(results.matched.prompts)))]
     else:
-        a, b = results.looks[results.base].features, results.looks[last].features
+        a, b = results.measured[results.base].features, results.measured[last].features
         moved = (1 - (a * b).sum(-1)).mean(1).numpy()
         order = np.argsort(-moved, kind="stable")
         chosen = [(int(p), float(moved[p])) for p in dict.fromkeys([*order[:CHANGED], *order[-CHANGED:]])]
     return [{"prompt": results.matched.prompts[p], "moved": moved, "rows": [
         {"model": model, "media": [media_uri(entry.sample(16).media, 144) for entry in
                                    results.matched.entries[model][p][:SEEDS_SHOWN]],
-         "rewards": {name: results.looks[model].measured.values[f"reward/{name}"][p]
-                     for name in results.looks[model].rewards}} for model in shown]} for p, moved in chosen]
+         "rewards": {name: results.measured[model].measured.values[f"reward/{name}"][p]
+                     for name in results.measured[model].rewards}} for model in shown]} for p, moved in chosen]
 
 
 def walls(results: Results, shown: list[str]) -> list[dict]:
     """Prompts that lost most diversity: all seeds of the base beside those of the last model."""
     models = [shown[0], shown[-1]] if len(shown) > 1 else shown
-    values = [results.looks[model].measured.values.get(DIVERSITY) for model in models]
+    values = [results.measured[model].measured.values.get(DIVERSITY) for model in models]
     if values[0] is None:
         return []
     lost = np.array(values[0]) - np.array(values[-1])
@@ -77,11 +77,11 @@ def walls(results: Results, shown: list[str]) -> list[dict]:
 def comparison_figures(results: Results) -> list:
     """Front, drift and ladders."""
     found = []
-    base, looks = results.base, results.looks
+    base, measured = results.base, results.measured
     proxy = next(iter(results.verdicts.values())).proxy if results.verdicts else None
-    reward = proxy or next(iter(looks[base].rewards), None)
-    if results.verdicts and reward and DIVERSITY in looks[base].measured.values:
-        means = {model: results.figures[model][f"reward/{reward}"] for model in looks
+    reward = proxy or next(iter(measured[base].rewards), None)
+    if results.verdicts and reward and DIVERSITY in measured[base].measured.values:
+        means = {model: results.figures[model][f"reward/{reward}"] for model in measured
                  if f"reward/{reward}" in results.figures[model]}
         diversity = {model: results.figures[model]["diversity/vendi"] for model in means}
         found.append(charts.front_chart(means, diversity, base, reward))
@@ -119,10 +119,10 @@ def by_step(results: Results) -> dict | None:
     curve = results.curve
     if curve is None:
         return None
-    start = results.looks[results.base].measured.values
+    start = results.measured[results.base].measured.values
     drawn, peaks = [], []
-    for name in results.looks[results.base].rewards:
-        changes = [change(start[f"reward/{name}"], results.looks[model].measured.values[f"reward/{name}"])
+    for name in results.measured[results.base].rewards:
+        changes = [change(start[f"reward/{name}"], results.measured[model].measured.values[f"reward/{name}"])
                    for model in curve.models]
         best_of = [(float(np.sqrt(best_of_n_kl(n))), each.value) for n, each in results.best_of.get(name, {}).items()]
         fits = curve.fits.get(name, {})

@@ -36,7 +36,7 @@ def samples_at(generator: Generator, prompts: list[str], per_prompt: int, places
         for batch in generator.sample(chosen, seeds, steps=steps, guidance_scale=guidance_scale):
             for media in batch:
                 k = next(numbers)
-                yield places[k], Sample(generator.text_of(chosen[k]), media, seeds[k], {"asked": chosen[k]})
+                yield places[k], Sample(generator.text_of(chosen[k]), media, seeds[k], {"source_prompt": chosen[k]})
             progress.update(len(batch))
 
 
@@ -44,7 +44,7 @@ def rank_pairs(samples: list[Sample], scores: list[float], pairs_per_prompt: int
     """Best against worst, second best against second worst, ... within each prompt; equal scores make no pair."""
     groups: dict[str, list[Candidate]] = {}
     for i, sample in enumerate(samples):
-        groups.setdefault(sample.asked, []).append(Candidate(i, scores[i]))
+        groups.setdefault(sample.source_prompt, []).append(Candidate(i, scores[i]))
     counts = PairCounts()
     return [PreferencePair(prompt, media_file(samples[a.number].media, lossless=True)[1],
                  media_file(samples[b.number].media, lossless=True)[1],

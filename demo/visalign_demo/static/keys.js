@@ -1,4 +1,4 @@
-/* One key a vote. A ballot can be spent once; the server counts it once in any case. */
+/* One key per vote. A ballot can be used once; the server counts it once in any case. */
 (() => {
   const buttons = {ArrowLeft: "vote-left", ArrowRight: "vote-right", ArrowDown: "vote-tie", " ": "vote-skip", u: "vote-undo"};
   let spent = null, pointed = false;

@@ -125,8 +125,8 @@ class RolloutCollector:
             if self.judge:
                 before = time.perf_counter()
                 decoded = self.generator.decode(torch.stack([s.latents for s in drawn]).to(self.generator.device))
-                made = [Sample(self.generator.text_of(s.start.prompt), media, s.start.place, {"asked": s.start.prompt})
-                        for s, media in zip(drawn, decoded, strict=True)]
+                made = [Sample(self.generator.text_of(s.start.prompt), media, s.start.place,
+                               {"source_prompt": s.start.prompt}) for s, media in zip(drawn, decoded, strict=True)]
                 decoding += time.perf_counter() - before
                 images += [(s.start.place, sample) for s, sample in zip(drawn, made, strict=True)][:size]
                 judging.append((places[b:b + size], self.judge.submit(made)))

@@ -108,5 +108,5 @@ def rollout_rows(collected: RolloutBatch, group_size: int, groups: int = 6,
     lines = []
     for members in list(rows.values())[:groups]:
         members.sort(key=lambda entry: -entry[0])
-        lines.append((members[0][1].asked, [sample.media for _, sample in members[:across]]))
+        lines.append((members[0][1].source_prompt, [sample.media for _, sample in members[:across]]))
     return lines
