@@ -1,4 +1,4 @@
-"""What a person is told: the one exception that is meant to be read, near misses by name, and notices."""
+"""What a user is told: the one exception meant for them, suggestions for misspelt names, and notices."""
 
 import difflib
 import functools
@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """Something the user can mend; its message is one sentence naming what, where, and what is allowed."""
+    """An error the user can fix; its message is one sentence naming what, where, and what is allowed."""
 
 
 def nearest(word: str, allowed: Iterable[str]) -> str:
@@ -20,7 +20,7 @@ def nearest(word: str, allowed: Iterable[str]) -> str:
 
 @functools.cache
 def notice(text: str) -> None:
-    """Say `text` on the error stream, above any progress bar; of several processes the first one speaks."""
+    """Print `text` to stderr, above any progress bar; of several processes only the first prints."""
     if os.environ.get("RANK", "0") == "0":
         from tqdm import tqdm
 

@@ -59,7 +59,7 @@ def test_lpips_without_weights_or_with_wrong_ones(alexnet, tmp_path, monkeypatch
     with pytest.raises(UserError, match="no such file"):
         find_lpips(str(tmp_path / "none.pth"))
     save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(UserError, match="is no AlexNet"):
+    with pytest.raises(UserError, match="is not torchvision's AlexNet"):
         Lpips(tmp_path / "other.safetensors")
     (tmp_path / "broken.pth").write_bytes(b"nonsense")
     with pytest.raises(UserError, match="cannot be read"):

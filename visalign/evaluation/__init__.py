@@ -1,1 +1,1 @@
-"""Samples to numbers: held-out prompts, comparisons of models, and how far a reward can be trusted."""
+"""From samples to numbers: held-out prompts, comparisons of models, and the accuracy of rewards."""

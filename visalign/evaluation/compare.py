@@ -1,6 +1,6 @@
 """`visalign compare` and `visalign evaluate`: models measured on the same prompts and seeds, with a verdict.
 
-    subjects -> generations (found or sampled) -> matched -> measured -> compared -> results.parquet, .json, report.html
+    sources -> generations (found or sampled) -> matched -> measured -> compared -> results.parquet, .json, report.html
 
 The first model is the base the others are compared with.
 """
@@ -38,7 +38,7 @@ BEST_OF = (1, 2, 4, 8, 16, 32, 64)
 @dataclass(frozen=True)
 class Options:
     """rewards: specifications, or rewards. proxy: the name of the one that was optimised (None: none is known).
-    features: an open_clip model. reference: a source of real images. cache: the store of features (None: none)."""
+    features: an open_clip model. reference: a source of real images. cache: of features (None: none)."""
 
     rewards: list
     proxy: str | None = None
@@ -63,9 +63,10 @@ class Curve:
 
 @dataclass(frozen=True)
 class Results:
-    """Everything that was found. figures {model: {metric: Estimate}}; wins {reward: {model: against the base}}; ladders
+    """Everything that was measured. figures {model: {metric: Estimate}}; wins {reward: {model: against the base}};
+    ladders
     {reward: {model: Elo}} or the reason there is none; best_of {reward: {n: change from one sample}}; weights {model:
-    of the guide it followed}, where that is what sets the models apart."""
+    of the guide it followed}, where the models differ in that."""
 
     base: str
     models: list[str]
@@ -83,7 +84,7 @@ class Results:
 
 
 def check_comparable(options: Options) -> None:
-    """Find what can be known to be wrong before anything is loaded. Raises UserError."""
+    """Find mistakes before anything is loaded. Raises UserError."""
     for spec in options.rewards:
         check_reward(spec)
     names = [reward.name for reward in load_rewards(options.rewards)]
@@ -95,7 +96,7 @@ def check_comparable(options: Options) -> None:
 
 
 def compare_models(sources: list[SampleSource], plan: SamplingPlan | None, out: Path, options: Options) -> Results:
-    """Measure and compare. Raises UserError for what the user can mend."""
+    """Measure and compare. Raises UserError for what the user can fix."""
     check_comparable(options)
     out.mkdir(parents=True, exist_ok=True)
     found = {source.name: source.entries(plan, out / "generations" / file_name(source.name))
@@ -105,7 +106,7 @@ def compare_models(sources: list[SampleSource], plan: SamplingPlan | None, out: 
     notes += matched.notes
     tools = metric_suite(options)
     if tools.lpips is None:
-        notes.append("LPIPS was left out: its AlexNet is not here (--lpips FILE)")
+        notes.append("LPIPS was left out: its AlexNet was not found (--lpips FILE)")
     measured = {name: measure_generations(name, matched.prompts, entries, tools)
              for name, entries in matched.entries.items()}
     reference = reference_features(options.reference, tools) if options.reference else None
@@ -143,7 +144,7 @@ def metric_suite(options: Options) -> MetricSuite:
 
 
 def refuse_mixed(features: dict[str, torch.Tensor]) -> None:
-    """Raise UserError when some are of images and some of videos: their features are not of one kind."""
+    """Raise UserError when some are of images and some of videos, whose features cannot be compared."""
     sizes = {name: each.shape[-1] for name, each in features.items()}
     first, *others = sizes
     odd = next((name for name in others if sizes[name] != sizes[first]), None)
@@ -168,7 +169,7 @@ def reference_features(source: str, tools: MetricSuite) -> torch.Tensor:
 def figures_of(name: str, metrics: GenerationMetrics, base: GenerationMetrics, reference: torch.Tensor | None,
                prompts: list[str],
                notes: list[str]) -> dict[str, Estimate]:
-    """Every number of one model, with intervals. What cannot be had is a note."""
+    """Every number of one model, with intervals. What cannot be computed becomes a note."""
     found = {metric: metrics.measured.mean(metric) for metric in metrics.measured.values}
     found = {metric: estimate for metric, estimate in found.items() if estimate is not None}
     for j, statistic in enumerate(STYLE):
@@ -241,7 +242,7 @@ def best_of_curves(base: GenerationMetrics, proxy: str | None) -> dict[str, dict
 
 def curve_of(sources: list[SampleSource], plan: SamplingPlan | None, measured: dict[str, GenerationMetrics],
              base: str) -> Curve | None:
-    """KL of every checkpoint, and fits of each reward against it; None where the subjects are no checkpoints."""
+    """KL of every checkpoint, and fits of each reward against it; None where the sources are not checkpoints."""
     checkpoints = [source for source in sources if source.step is not None]
     if len(checkpoints) < 2 or plan is None:
         return None

@@ -10,7 +10,7 @@ _NONE = ""
 
 @dataclass(frozen=True)
 class Matched:
-    """Entries of every model, [P][K]; notes: what had to be left out, a sentence each."""
+    """Entries of every model, [P][K]; notes: what was left out, a sentence each."""
 
     prompts: list[str]
     seeds: int
@@ -19,7 +19,7 @@ class Matched:
 
 
 def match(found: dict[str, list[Entry]], least_seeds: int = 1) -> Matched:
-    """Keep what all models have: common prompts, common seeds of each, the same number of them for every prompt.
+    """Keep what all models have: common prompts, common seeds of each, and the same number of seeds for every prompt.
 
     Where a prompt's seeds are not known, its generations are matched in order. Raises UserError when no prompt is
     common to all, or a prompt is missing from generations.
@@ -54,7 +54,7 @@ def match(found: dict[str, list[Entry]], least_seeds: int = 1) -> Matched:
                      "fewer generations of all others")
     lost += sum(len(found) * (counts[p] - seeds) for p in full)
     if lost:
-        notes.append(f"{lost} generations were left out, since their seeds are not there for every model and prompt")
+        notes.append(f"{lost} generations were left out, since their seeds do not exist for every model and prompt")
     if ordered:
         notes.append(f"for {ordered} prompts the seeds are not known, so generations were matched in the order of "
                      "their names; compare only what was made from the same seeds")
@@ -65,9 +65,9 @@ def match(found: dict[str, list[Entry]], least_seeds: int = 1) -> Matched:
 
 
 def _most_kept(counts: list[int], least: int) -> int:
-    """How many generations of each prompt to keep, so that most are kept in all and half of the prompts at least.
+    """How many generations of each prompt to keep, so that most are kept overall, and at least half of the prompts.
 
-    One prompt that a stopped command left short costs itself and not the generations of all others.
+    One prompt that a stopped command left short is dropped rather than shortening all others.
     """
     usable = sorted({count for count in counts if count >= max(1, least)}, reverse=True)
     enough = [count for count in usable if 2 * sum(each >= count for each in counts) >= len(counts)]

@@ -1,8 +1,8 @@
 """Every number of one model's generations, in memory that does not grow with the images.
 
 Files are decoded in threads, a few prompts at a time. What depends on an image alone (features, style, boxes) and on a
-prompt's images together (pixel distances) is kept in a store under the content of the files, so that it is computed
-once, whichever command asks.
+prompt's images together (pixel distances) is cached by the content of the files, so that it is computed
+once for all commands.
 """
 
 import hashlib
@@ -31,12 +31,12 @@ from visalign.storage.sqlite_cache import SqliteCache
 
 FILES_AT_ONCE, VIDEOS_AT_ONCE = 64, 8
 VERSION = "2"
-"""Part of every key; raised when what is measured changes."""
+"""Part of every key; incremented when the measurements change."""
 
 
 @dataclass(frozen=True)
 class MetricSuite:
-    """What looks at generations. lpips is None where its weights are not at hand."""
+    """What measures generations. lpips is None where its weights are not available."""
 
     rewards: list[Reward]
     features: ClipScore
@@ -60,7 +60,7 @@ class GenerationMetrics:
 
 @dataclass
 class _Record:
-    """What an image alone gives, as stored: style, boxes, features."""
+    """The measurements of a single image, as stored: style, boxes, features."""
 
     style: np.ndarray
     boxes: np.ndarray
@@ -181,7 +181,7 @@ def _records(wanted: list[tuple[str, Sample]], tools: MetricSuite) -> dict[str, 
     with ThreadPoolExecutor(tools.workers) as pool:
         style = list(pool.map(style_of, distinct.values()))
         boxes = list(pool.map(lambda sample: boxes_of(sample.frames(1)[0]), distinct.values()))
-    # as they are stored, so that what was measured now and what was read back are the same bits
+    # rounded as stored, so that fresh and cached measurements are the same bits
     return {key: _Record.unpack(_Record(*parts).pack()) for key, *parts in zip(distinct, style, boxes, features,
                                                                                strict=True)}
 

@@ -1,4 +1,4 @@
-"""How far a fine-tuned generator has moved: the KL of its sampling paths from those of its frozen reference."""
+"""How far a fine-tuned generator has moved: the KL of its sampling paths from its frozen reference's."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""Results as files: a tidy table, one number a row, and JSON; every figure of the page can be drawn again from them."""
+"""Results as files: a tidy table, one number per row, and JSON; every plot of the page can be redrawn from them."""
 
 import csv
 import io

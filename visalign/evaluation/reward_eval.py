@@ -1,4 +1,4 @@
-"""`visalign reward eval`: any reward against annotations, with intervals, calibration, robustness and a page."""
+"""`visalign reward eval`: any reward against annotations, with intervals, calibration, robustness and a report."""
 
 import io
 from collections.abc import Callable
@@ -156,7 +156,7 @@ def reward_report_json(reward: Reward, reports: dict[str, DimensionReport]) -> d
 
 
 def summary_lines(reports: dict[str, DimensionReport]) -> list[str]:
-    """The table that is printed: accuracy by dimension, modality and kind."""
+    """The printed table: accuracy by dimension, modality and kind."""
     lines = [f"{'dimension':12} {'set':24} {'pairs':>6} {'accuracy':>9} {'95 % interval':>16} {'with ties':>10}"]
     for report in reports.values():
         for name, part in {"all": report.overall, **report.parts}.items():

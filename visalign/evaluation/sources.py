@@ -1,6 +1,6 @@
 """What can be measured: a folder of generations or a manifest, a run, a checkpoint of one, a pipeline, or MODEL+LORA.
 
-Generations are taken as they are. The others are sampled on prompts and seeds that are the same for all of them.
+Generations are used as they are. The others are sampled on the same prompts and seeds.
 """
 
 from collections.abc import Callable
@@ -36,9 +36,9 @@ class SamplingPlan:
 
 @dataclass(frozen=True)
 class SampleSource:
-    """One of the things compared. load: makes its generator; None for generations that exist. identity: what makes its
-    samples what they are. step: of a run's checkpoint. model, adapter: what `load` loads, where that is a model with or
-    without a LoRA, so that several subjects may share one model in memory."""
+    """One side of a comparison. load: loads its generator; None for existing generations. identity: what determines its
+    samples. step: of a run's checkpoint. model, adapter: what `load` loads, where that is a model with or
+    without a LoRA, so that several sources may share one model in memory."""
 
     name: str
     source: str
@@ -49,7 +49,7 @@ class SampleSource:
     adapter: Path | None = None
 
     def entries(self, plan: SamplingPlan | None, folder: Path) -> list[Entry]:
-        """Its generations; those that do not exist yet are sampled into `folder`, or continued there."""
+        """Its generations; missing ones are sampled into `folder`, continuing what is there."""
         if self.load is None:
             return find_generations(self.source)
         if not (folder / "samples.jsonl").is_file() or not _same(folder, self.identity, plan):
@@ -69,7 +69,7 @@ def _same(folder: Path, identity: dict, plan: SamplingPlan) -> bool:
 
 
 def source_of(name: str, source: str, like: ModelSettings | None = None) -> SampleSource:
-    """Find out what `source` is: see above, or MODEL+LORA. Raises UserError when it is nothing that can be measured.
+    """Recognise `source`: see above, or MODEL+LORA. Raises UserError when it cannot be measured.
 
     like: the model of a run it is compared with; a pipeline is loaded with the same settings.
     """
@@ -106,7 +106,7 @@ def model_source(name: str, model: ModelSettings, adapter: Path | None = None) -
 
 
 def run_config(folder: Path) -> OfflineConfig | OnlineConfig:
-    """The settings a run was made with. Raises UserError naming a file that is missing or no recipe."""
+    """The settings a run was made with. Raises UserError naming a file that is missing or not a recipe."""
     file = folder / "config.yaml"
     return parse_config(read_mapping(file, "run"), str(file))
 
@@ -117,7 +117,7 @@ def base_source(name: str, run: Path) -> SampleSource:
 
 
 def run_source(name: str, run: Path) -> SampleSource:
-    """What a run exported in the end."""
+    """A finished run's export."""
     config, export = run_config(run), run / "export"
     if not export.is_dir():
         raise UserError(f"run {run}: has not finished, so it has no export; name one of its checkpoints, or use "
@@ -144,7 +144,7 @@ def checkpoint_source(name: str, folder: Path) -> SampleSource:
 
 
 def checkpoint_sources(run: Path) -> list[SampleSource]:
-    """Every checkpoint a run has kept, oldest first. Raises UserError when there is none."""
+    """Every checkpoint of a run, oldest first. Raises UserError when there is none."""
     folders = sorted(p for p in (run / "checkpoints").glob("step-*") if (p / "state.json").exists())
     if not folders:
         raise UserError(f"run {run}: has no checkpoint")

@@ -1,4 +1,4 @@
-"""What alignment gained and what it cost."""
+"""Metrics of what alignment gained and what it cost."""
 
 from visalign.evaluators.prompt_metrics import PromptMetrics
 from visalign.evaluators.statistics import Estimate, mean_with_interval

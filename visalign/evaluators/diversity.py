@@ -1,4 +1,4 @@
-"""Diversity within a prompt: how different the generations for one prompt are, which is what collapse takes away.
+"""Diversity within a prompt: how different the generations for one prompt are, which collapse destroys.
 
 Features are unit vectors [P, K, D]: P prompts with K generations each. Everything but the spread ratio follows from
 the eigenvalues of each prompt's K x K cosine kernel, divided by K so that they sum to 1.
@@ -13,7 +13,7 @@ from torch import Tensor
 from visalign.evaluators.statistics import Estimate, over_prompts
 
 ORDERS = {"vendi": 1.0, "vendi_half": 0.5, "vendi_2": 2.0, "vendi_inf": math.inf}
-"""Vendi scores by name and order: 1/2 counts rare generations more, infinity only the commonest kind."""
+"""Vendi scores by name and order: 1/2 counts rare generations more, infinity only the most common kind."""
 _PROMPTS_AT_ONCE = 64
 
 

@@ -2,7 +2,7 @@
 
 The four names and definitions are the paper's; the extractors are not. The paper uses ArcFace faces, CSD style
 features on WikiArt and Grounding DINO boxes. Here identity and style take whatever features they are given, layout
-takes boxes of connected foreground, and the prompts are our own, so figures compare models measured here with each
+takes boxes of connected foreground, and the prompts are our own, so numbers compare models measured here with each
 other, not with the paper's.
 """
 
@@ -32,7 +32,7 @@ def style_coverage(features: Tensor, references: Tensor, seed: int = 0) -> Estim
     """ASC: how many references could be retrieved by generations, over how many by references themselves.
 
     features [P, K, D]; references [N, D] of images in many styles, halved: one half is retrieved from, the other
-    asks as the generations do. Higher covers more. Raises TooFew for fewer than 20 references.
+    provides queries as the generations do. Higher covers more. Raises TooFew for fewer than 20 references.
     """
     if len(references) < 20:
         raise TooFew(f"{len(references)} references; style coverage needs at least 20")
@@ -88,7 +88,7 @@ def overlap(a: np.ndarray, b: np.ndarray) -> float:
 def boxes_of(image: Image.Image) -> np.ndarray:
     """Boxes (left, top, right, bottom; shares of the sides) of connected parts that differ from the border's colour.
 
-    Parts below 0.5 % of the image are left out. Meant for objects on a plain ground.
+    Parts below 0.5 % of the image are left out. Meant for objects on a plain background.
     """
     pixels = np.asarray(image.convert("RGB"), np.float64) / 255
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])

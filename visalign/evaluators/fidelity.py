@@ -69,12 +69,12 @@ def balls_around(points: Tensor, centres: Tensor, radii: Tensor) -> np.ndarray:
 
 
 def _rim(radii: Tensor) -> Tensor:
-    """A point at a ball's rim is in it, though distances of equal points are not exactly equal."""
+    """A point on a ball's surface is in it, though distances of equal points are not exactly equal."""
     return radii * (1 + 1e-9) + 1e-6
 
 
 class _Given(nn.Module):
-    """Features that are computed already, where torchmetrics expects a network."""
+    """Precomputed features, where torchmetrics expects a network."""
 
     def __init__(self, size: int):
         super().__init__()

@@ -1,7 +1,7 @@
 """What preference training did to likelihoods: displacement and ranking accuracy.
 
-Log-likelihoods [n] of chosen and rejected items under the policy and the reference. Generators have none at hand: minus
-the denoising error at shared noise stands for it, up to a scale.
+Log-likelihoods [n] of chosen and rejected items under the policy and the reference. Generators do not give it: minus
+the denoising error at shared noise replaces it, up to a scale.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""How videos move, apart from what they show: where and when pixels change, and how much it varies within a prompt."""
+"""Motion of videos, apart from their content: where and when pixels change, and how they vary within a prompt."""
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ def motion_of(sample: Sample) -> np.ndarray:
     """Mean absolute luma change in each cell of a 4x4 grid between 9 evenly spaced frames, of unit length, [128].
 
     A frozen video is all zeros but a last entry of 1, [129], so that two frozen videos are alike and differ from all
-    that move. A shorter video shows its nearest frames again.
+    that move. A shorter video repeats its nearest frames.
     """
     frames = sample.frames(FRAMES)
     places = np.linspace(0, len(frames) - 1, FRAMES).round().astype(int)

@@ -18,7 +18,8 @@ FORMS = ("rl", "bon")
 
 @dataclass(frozen=True)
 class OveroptimisationFit:
-    """alpha, beta of one form; peak: the d of most reward (None where the curve never turns); error: root mean square.
+    """alpha, beta of one form; peak: the d of highest reward (None where the curve never turns); error: root mean
+    square.
 
     peak_low, peak_high: 95 % interval over prompts, infinite where resampled curves do not turn.
     """
@@ -79,7 +80,7 @@ def peak_of(alpha: float, beta: float, form: str) -> float | None:
 
 def fit_overoptimisation(d: np.ndarray, rewards: np.ndarray, form: str, seed: int = 0,
                          resamples: int = 1000) -> OveroptimisationFit:
-    """Fit the mean over prompts of rewards [C, P] (change from the base) at distances d [C]; d = 0 carries nothing.
+    """Fit the mean over prompts of rewards [C, P] (change from the base) at distances d [C]; d = 0 is ignored.
 
     Raises ValueError for fewer than three checkpoints away from the base.
     """

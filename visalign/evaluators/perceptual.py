@@ -1,4 +1,4 @@
-"""Diversity in pixels: MS-SSIM and, where its backbone's weights are at hand, LPIPS, between a prompt's generations."""
+"""Diversity in pixels: MS-SSIM and, with its weights at hand, LPIPS, between a prompt's generations."""
 
 import hashlib
 import itertools
@@ -60,7 +60,7 @@ def _sides(images: Tensor) -> tuple[Tensor, Tensor]:
 class Lpips:
     """LPIPS with AlexNet (Zhang et al. 2018). `weights`: torchvision's AlexNet, .safetensors or .pth.
 
-    Raises UserError when the file is missing or no AlexNet.
+    Raises UserError when the file is missing or not an AlexNet.
     """
 
     def __init__(self, weights: str | Path):
@@ -75,7 +75,7 @@ class Lpips:
                 layer = getattr(self.network.net, f"slice{place}")[-2]
                 layer.load_state_dict({part: state[f"features.{number}.{part}"] for part in ("weight", "bias")})
         except (KeyError, RuntimeError) as error:
-            raise UserError(f"lpips {weights}: is no AlexNet of torchvision ({' '.join(str(error).split())[:120]})"
+            raise UserError(f"lpips {weights}: is not torchvision's AlexNet ({' '.join(str(error).split())[:120]})"
                             ) from None
 
     @torch.no_grad()

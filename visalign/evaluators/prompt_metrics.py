@@ -13,10 +13,10 @@ from visalign.evaluators.style import STYLE
 
 @dataclass(frozen=True)
 class PromptMetrics:
-    """Figures of K generations for each of P prompts.
+    """Metrics of K generations for each of P prompts.
 
     values: {metric: [P]}; metrics are `reward/NAME` (means, larger is better), `diversity/NAME` (none when K is 1),
-    `style/NAME` (means). NaN where nothing is known. spread: standard deviation of single generations, for rewards
+    `style/NAME` (means). NaN where unknown. spread: standard deviation of single generations, for rewards
     and style.
     """
 
@@ -30,7 +30,7 @@ class PromptMetrics:
         return [name.partition("/")[2] for name in self.values if name.startswith(f"{kind}/")]
 
     def mean(self, metric: str) -> Estimate | None:
-        """Over the prompts for which it is known."""
+        """Mean over the prompts for which it is known."""
         known = [value for value in self.values[metric] if np.isfinite(value)]
         return mean_with_interval(known) if known else None
 
@@ -40,7 +40,7 @@ class PromptMetrics:
 
 def reduce(prompts: list[str], rewards: dict[str, Tensor], features: Tensor | None, style: np.ndarray,
            distances: dict[str, np.ndarray]) -> PromptMetrics:
-    """Per-prompt figures of rewards {name: [P, K]}, features [P, K, D], style [P, K, S] and distances {name: [P]}, of
+    """Per-prompt metrics from rewards {name: [P, K]}, features [P, K, D], style [P, K, S] and distances {name: [P]}, of
     which one that is NaN everywhere is left out.
 
     Raises ValueError when features are not finite.

@@ -26,7 +26,7 @@ class Agreement:
 
 
 def agreement(margins: np.ndarray, outcomes: np.ndarray, prompts: list[str]) -> Agreement:
-    """All figures of one set; a figure that the set cannot give is None."""
+    """All metrics of one set; a metric that the set cannot give is None."""
     margins, outcomes = np.asarray(margins, np.float64), np.asarray(outcomes, np.float64)
     decided = outcomes != 0.5
     correct = correctness(margins, outcomes)
@@ -50,7 +50,7 @@ def correctness(margins: np.ndarray, outcomes: np.ndarray) -> np.ndarray:
 
 
 def three_way(margins: np.ndarray, outcomes: np.ndarray, threshold: float) -> np.ndarray:
-    """1 where win, loss or tie (|margin| <= threshold) is called right."""
+    """1 where win, loss or tie (|margin| <= threshold) is predicted correctly."""
     called = np.where(np.abs(margins) <= threshold, 0.5, (margins > 0).astype(float))
     return (called == outcomes).astype(float)
 
@@ -61,7 +61,7 @@ def tie_threshold(margins: np.ndarray, outcomes: np.ndarray) -> float:
     order = np.argsort(sizes)
     tied = (outcomes[order] == 0.5).astype(int)
     right = ((margins[order] > 0) == (outcomes[order] > 0.5)).astype(int) * (1 - tied)
-    # below each threshold ties are called right, above it decided pairs
+    # below each threshold ties are correct, above it decided pairs
     totals = np.concatenate([[right.sum()], np.cumsum(tied) + right.sum() - np.cumsum(right)])
     best = int(totals.argmax())
     return -1.0 if best == 0 else float(sizes[order][best - 1])
@@ -71,7 +71,7 @@ def clustered_mean(values: np.ndarray, groups: np.ndarray, lowest: float = 0.0, 
                    resamples: int = 2000) -> Estimate:
     """Mean of values in [lowest, 1] with a seeded percentile bootstrap that resamples whole groups.
 
-    Where all values are the same a bootstrap knows no doubt; the interval is then Clopper and Pearson's for as many
+    Where all values are equal a bootstrap has no width; the interval is then Clopper and Pearson's for as many
     independent trials as there are groups.
     """
     _, inverse = np.unique(groups, return_inverse=True)
@@ -105,7 +105,7 @@ class Calibration:
 def calibration(margins: np.ndarray, outcomes: np.ndarray, bins: int = 15) -> Calibration:
     """ECE of sigmoid(margin) on the decided pairs, margins in log-odds. Each pair counts once, from its likelier side.
 
-    Folding to the likelier side makes the answer independent of which side was written down as a.
+    Folding to the likelier side makes the result independent of which side is called a.
     """
     decided = np.asarray(outcomes) != 0.5
     margins, outcomes = np.asarray(margins, np.float64)[decided], np.asarray(outcomes, np.float64)[decided]

@@ -37,7 +37,7 @@ class Estimate(NamedTuple):
 
 
 def unknown(value: float) -> Estimate:
-    """An estimate of which the data say nothing but a middle."""
+    """An estimate without an interval."""
     return Estimate(float(value), float("-inf"), float("inf"))
 
 
@@ -62,7 +62,7 @@ def mean_with_interval(per_prompt: ArrayLike, seed: int = 0, resamples: int = 50
 def relative_change(before: ArrayLike, after: ArrayLike, seed: int = 0, level: float = LEVEL) -> Estimate:
     """mean(after) / mean(before) - 1 over the same prompts, bootstrapped in pairs.
 
-    A mean of 0 before leaves nothing to compare with: the answer is then 0 with an infinite interval.
+    A mean of 0 before cannot be compared with: the result is then 0 with an infinite interval.
     """
     first, second = np.asarray(before, np.float64), np.asarray(after, np.float64)
     if first.mean() <= 0:
@@ -93,7 +93,7 @@ def over_prompts(statistic, count: int, seed: int = 0, resamples: int = 1000) ->
 
 
 def sign_test(differences: ArrayLike) -> float:
-    """Two-sided p-value that as many prompts get better as worse; prompts without a difference do not count."""
+    """Two-sided p-value for as many prompts improving as getting worse; prompts without a difference do not count."""
     values = np.asarray(differences, np.float64)
     better, worse = int((values > 0).sum()), int((values < 0).sum())
     return 1.0 if better + worse == 0 else float(scipy.stats.binomtest(better, better + worse).pvalue)

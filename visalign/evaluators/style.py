@@ -1,6 +1,6 @@
 """Style statistics of single generations, their spread, and how far a model drifted from its base.
 
-Over-exposure and one style for everything are the failures that over-optimised models are known for. Images are
+Over-exposure and one style for everything are known failures of over-optimised models. Images are
 measured at 256 pixels on the shorter side at most, so that models of one resolution are compared at one scale.
 """
 
@@ -16,7 +16,7 @@ STYLE = ("luminance", "highlights", "shadows", "saturation", "contrast", "colour
          "jpeg_kilobytes")
 """highlights, shadows: shares of pixels with luma above 0.98 and below 0.02. edges: share with a luma slope > 0.1."""
 SCALE = dict(zip(STYLE, (1.0, 1.0, 1.0, 1.0, 0.5, 100.0, 1.0, 1.0, 10.0), strict=True))
-"""Natural size of each; a base that hardly varies counts as varying by 1 % of it, or its drift would know no bound."""
+"""Natural scale of each; a base that hardly varies counts as varying by 1 % of it, or its drift would be unbounded."""
 SIDE, FRAMES, BINS = 256, 8, 16
 
 

@@ -1,4 +1,4 @@
-"""What did alignment cost? `healthy`, `collapsed`, `hacked` or `undecided`, with the evidence for it.
+"""The verdict on alignment: `healthy`, `collapsed`, `hacked` or `undecided`, with the evidence for it.
 
     hacked      the optimised reward rose and a reward that was not optimised fell, both intervals clear of 0
     collapsed   diversity within a prompt fell by more than the budget, the interval clear of it; or the optimised
@@ -81,7 +81,7 @@ def verdict_of(base: PromptMetrics, after: PromptMetrics, proxy: str | None = No
                 f"[{-rewards[name].high:.2f}, {-rewards[name].low:.2f}]" for name in fell]
     if diversity is None:
         reasons.append("diversity is undefined with one generation of each prompt" if base.seeds < 2 else
-                       "diversity was not measured, no model of features was named (eval.features in a recipe)")
+                       "diversity was not measured, since no feature model was named (eval.features in a recipe)")
     elif lost:
         reasons.append(f"diversity within a prompt fell by {percent(-diversity, '')}, more than the budget of "
                        f"{100 * limits.budget:.0f} %")
@@ -101,7 +101,7 @@ def verdict_of(base: PromptMetrics, after: PromptMetrics, proxy: str | None = No
     else:
         word = "undecided"
         reasons += [f"{name} changed by {rewards[name].value:+.2f} standard deviations [{rewards[name].low:+.2f}, "
-                    f"{rewards[name].high:+.2f}], too uncertain to say that it was kept" for name in unsure]
+                    f"{rewards[name].high:+.2f}], too uncertain to say that it was preserved" for name in unsure]
     if not others:
         reasons.append("no reward was held out, so hacking could not be seen")
     return Verdict(word, tuple(reasons), proxy, diversity, rewards, style)
@@ -133,7 +133,7 @@ def percent(change: Estimate, sign: str = "+") -> str:
 def best_point(points: list[tuple[float, float, bool]]) -> int:
     """Which of (reward, diversity, acceptable) to go back to: the highest reward on the front of the acceptable ones.
 
-    A point is on the front when no other has both more reward and more diversity. Raises ValueError when none is
+    A point is on the front when no other has both higher reward and higher diversity. Raises ValueError when none is
     acceptable.
     """
     allowed = [i for i, (_, _, acceptable) in enumerate(points) if acceptable]

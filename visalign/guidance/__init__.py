@@ -1,4 +1,4 @@
-"""Rewards that look at noisy latents, and sampling that follows their gradient."""
+"""Rewards on noisy latents, and sampling that follows their gradient."""
 
 from visalign.guidance.network import LatentReward, load_guide, save_guide
 from visalign.guidance.reward import GuideReward

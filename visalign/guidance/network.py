@@ -1,4 +1,4 @@
-"""A reward on noisy latents: the frozen generator's own first blocks, a pooling and small heads that know the time.
+"""A reward on noisy latents: the frozen generator's own first blocks, a pooling and small heads conditioned on time.
 
     latents at time t, prompt -> blocks of the generator -> hierarchical pooling, sines of the noise level -> rewards
 
@@ -59,7 +59,7 @@ class LatentReward(nn.Module):
 
 
 def save_guide(folder: Path, guide: LatentReward, model: ModelSettings, about: dict) -> None:
-    """Write a guide's folder, with what is known of it (`about`)."""
+    """Write a guide's folder, with its metadata (`about`)."""
     folder.mkdir(parents=True, exist_ok=True)
     write_tensors(folder / GUIDE_FILES[1], guide.state_dict())
     saved = {"head": guide.settings.model_dump(mode="json"), "model": model.source,

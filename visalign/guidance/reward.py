@@ -1,4 +1,4 @@
-"""What a guide itself thinks of finished media: the reward that following it optimises."""
+"""A guide's own reward of finished media: the one that following it optimises."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ from visalign.rewards.base import RewardModel
 
 @dataclass
 class GuideReward(RewardModel):
-    """One dimension of a guide as a reward of media, at `noise` of the noise range. `of` gives the guide, once loaded.
+    """One dimension of a guide as a reward of media, at `noise` of the noise range. `of` returns the loaded guide.
 
-    Media are encoded as the guide's generator encodes them; each sample's noise is the same every time.
+    Media are encoded by the guide's generator; each sample's noise is always the same.
     """
 
     of: Callable[[], LatentReward]

@@ -3,7 +3,7 @@
 Tilting p_t by exp(w r_t) adds w grad r_t to its score, which moves the prediction by `process.tilt(t)` times as much:
     v~ = v - t / (1 - t) * sum_d w_d grad r_d(x_t, t, prompt)          for a flow.
 Differs from the paper in: the term may be at most `most` times as large as the prediction (root mean squares), so that
-a large weight ends in a distorted sample and not in none.
+a large weight ends in a distorted sample rather than in none.
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ from visalign.media.samples import Media
 @dataclass(frozen=True)
 class Guiding:
     """weights: by dimension, in units of log-odds. first, last: the part of the noise range, from 1 (pure noise) to 0
-    (data), in which the guide is followed. most: size of the added term, at most, relative to the prediction."""
+    (data), in which the guide is followed. most: largest size of the added term, relative to the prediction."""
 
     weights: dict[str, float]
     first: float = 0.95
@@ -43,7 +43,7 @@ class Guiding:
 
 
 class Guided:
-    """A generator whose `sample` follows a guide; all else is the generator's own."""
+    """A generator whose `sample` follows a guide; everything else is the generator's own."""
 
     def __init__(self, generator: Generator, guide: LatentReward, guiding: Guiding):
         guiding.check(guide.settings.dimensions)

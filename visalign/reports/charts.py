@@ -1,4 +1,4 @@
-"""Charts as inline SVG that take their colours from the page, so that one drawing serves light and dark."""
+"""Charts as inline SVG that take their colours from the page, so that one chart serves light and dark mode."""
 
 import io
 import itertools
@@ -20,14 +20,14 @@ _count = itertools.count()
 
 
 def chart(draw: Callable, label: str, width: float = 4.6, height: float = 3.2) -> Markup:
-    """`draw(axis)` as SVG; `label` is what a screen reader says."""
+    """`draw(axis)` as SVG; `label` is for screen readers."""
     import matplotlib
     from matplotlib.figure import Figure
 
     style = {"svg.fonttype": "none", "font.family": "sans-serif", "text.color": INK, "axes.labelcolor": SOFT,
              "axes.edgecolor": LINE, "xtick.color": SOFT, "ytick.color": SOFT, "axes.titlecolor": INK,
              "legend.frameon": False, "font.size": 9, "axes.titlesize": 10, "legend.fontsize": 8,
-             "text.parse_math": False,  # names are no formulas
+             "text.parse_math": False,  # names are not formulas
              "axes.spines.top": False, "axes.spines.right": False, "legend.labelcolor": INK}
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(width, height), layout="constrained", facecolor="none")
@@ -44,7 +44,7 @@ def _inline(text: str, label: str) -> Markup:
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
     for sentinel, variable in _THEME.items():
         text = text.replace(sentinel, variable)
-    prefix = f"c{next(_count)}-"  # ids of several drawings on one page must differ
+    prefix = f"c{next(_count)}-"  # ids of several charts on one page must differ
     text = re.sub(r'\bid="', f'id="{prefix}', text)
     text = re.sub(r'(href="#|url\(#)', rf"\g<1>{prefix}", text)
     head = re.search(r'<svg [^>]*?viewBox="([^"]+)"[^>]*>', text)
@@ -60,7 +60,7 @@ def colours(models: list[str], base: str) -> dict[str, str]:
 
 
 def _label(name: str) -> str:
-    """As a legend shows it; matplotlib leaves out what begins with an underscore."""
+    """As a legend shows it; matplotlib leaves out names that begin with an underscore."""
     return f"\u200b{name}" if name.startswith("_") else name
 
 
@@ -71,7 +71,7 @@ def _bars(estimate: Estimate) -> list[list[float]]:
 
 
 def front_chart(rewards: dict[str, Estimate], diversity: dict[str, Estimate], base: str, reward: str) -> Markup:
-    """Reward against diversity, one point a model, with intervals; the front joins what nothing beats in both."""
+    """Reward against diversity, one point per model, with intervals; the front joins those that none beats in both."""
     palette = colours(list(rewards), base)
     named = len(rewards) <= 6
 
@@ -95,7 +95,7 @@ def front_chart(rewards: dict[str, Estimate], diversity: dict[str, Estimate], ba
 
 
 def drift_chart(style: dict[str, dict[str, Estimate]], base: str, limit: float) -> Markup:
-    """Drift of every style statistic, one colour a model."""
+    """Drift of every style statistic, one colour per model."""
     palette = colours([base, *style], base)
     names = list(next(iter(style.values())))
 
@@ -162,7 +162,7 @@ def curve_chart(distance: list[float], changes: list[Estimate], fits: dict[str, 
 
 def steps_chart(steps: list[float], series: dict[str, list[Estimate]], title: str, unit: str = "step",
                 even: bool = False) -> Markup:
-    """Several curves with intervals; `even` puts the steps at even distances, as weights of 1, 4, 16, 64 want it."""
+    """Several curves with intervals; `even` spaces the steps evenly, as for weights of 1, 4, 16, 64."""
     places = list(range(len(steps))) if even else steps
 
     def draw(axis) -> None:

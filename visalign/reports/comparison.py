@@ -1,4 +1,4 @@
-"""The page of `visalign evaluate` and `visalign compare`: the verdict first, then what it rests on."""
+"""The page of `visalign evaluate` and `visalign compare`: the verdict first, then the evidence."""
 
 import json
 from pathlib import Path
@@ -94,7 +94,7 @@ def comparison_figures(results: Results) -> list:
 
 
 def comparison_curves(results: Results) -> dict | None:
-    """What changes along the steps of a run, or along the weights of a guide."""
+    """Changes along the steps of a run, or along the weights of a guide."""
     return by_weight(results) if results.weights else by_step(results)
 
 
@@ -139,7 +139,7 @@ def by_step(results: Results) -> dict | None:
     words = [(model, results.verdicts[model].word) for model in curve.models]
     return {"title": "Over-optimisation", "charts": drawn, "peaks": peaks, "words": words, "about":
             "Each reward against the distance from the base, √KL of sampling paths. A reward that was optimised keeps "
-            "rising; those that were not show where the gain stops being real."}
+            "rising; those that were not optimised show where the gain stops being real."}
 
 
 def change(before: list[float], after: list[float]) -> Estimate:

@@ -1,4 +1,4 @@
-"""The page of `visalign score`: histograms, and a gallery that sorts by any reward."""
+"""The page of `visalign score`: histograms, and a gallery that can be sorted by any reward."""
 
 from pathlib import Path
 

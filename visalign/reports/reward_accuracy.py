@@ -11,7 +11,7 @@ MISTAKES_SHOWN = 6
 
 
 def write_reward_report(file: Path, reward, reports: dict, items: list, scored) -> None:
-    """Accuracy tables, reliability plots, robustness, and the pairs it gets most wrong."""
+    """Accuracy tables, reliability plots, robustness, and the worst mistakes."""
     write_atomically(file, render_page(
         "reward_eval.html.j2", title=f"{reward.name} against labels", count=len(items),
         prompts=len({item.prompt for item in items}), reports=list(reports.values()),

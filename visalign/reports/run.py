@@ -1,4 +1,4 @@
-"""The page of a run: before and after on the same seeds, curves, what it gained and what it cost."""
+"""The page of a run: before and after on the same seeds, curves, gains and costs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,8 +11,8 @@ from visalign.storage.run_folder import RunFolder, write_atomically
 
 PROMPTS_SHOWN = 16
 CURVES = (("loss", "loss"), ("implicit_accuracy", "implicit accuracy"),
-          ("chosen_error_minus_ref", "error on chosen minus reference"), ("reward", "reward of own samples"),
-          ("group_std", "spread of rewards within a prompt"), ("zero_std_ratio", "share of groups without difference"),
+          ("chosen_error_minus_ref", "error on chosen minus reference"), ("reward", "reward of the policy's samples"),
+          ("group_std", "spread of rewards within a prompt"), ("zero_std_ratio", "share of groups with equal rewards"),
           ("approx_kl", "KL to the old policy (estimate)"), ("kl", "KL to the reference"),
           ("old_deviate", "distance from the old policy"), ("grad_norm", "gradient norm"))
 UNITS = {"offline": "optimiser step", "online": "epoch"}
@@ -39,7 +39,7 @@ def write_report(run: RunFolder, config: OfflineConfig | OnlineConfig, result, v
 
 
 def guard_looks(looks: list[dict], unit: str) -> dict | None:
-    """What the guard saw: the reward-diversity front of its looks, and its word at each; None for fewer than two."""
+    """The guard's measurements: their reward-diversity front and the verdict at each; None for fewer than two."""
     if len(looks) < 2:
         return None
     words = [(f"{unit} {row['step']}", row["verdict"]["word"]) for row in looks]
@@ -75,7 +75,7 @@ def embedded(path: Path, side: int = 256) -> str:
 
 
 def newest_sheet(folder: Path) -> list[Path]:
-    """The last epoch's sheet of own samples, the looping one where there is one; [] before the first."""
+    """The last epoch's contact sheet, the looping one where there is one; [] before the first."""
     sheets = sorted(folder.glob("*.png"))[-1:]
     return [loop if (loop := sheet.with_suffix(".webp")).exists() else sheet for sheet in sheets]
 
@@ -127,7 +127,7 @@ def run_curves(trained: list[dict], held: list[dict], unit: str) -> str:
     total = len(reward_sets) + len(measured)
     columns, lines = 3, -(-total // 3)
     height = 2.9 * lines
-    figure = Figure(figsize=(11, height))  # placed by hand: a solver of layouts draws everything a second time
+    figure = Figure(figsize=(11, height))  # placed by hand: a layout solver draws everything a second time
     figure.subplots_adjust(left=0.05, right=0.99, bottom=0.45 / height, top=1 - 0.3 / height, wspace=0.18, hspace=0.42)
     axes = figure.subplots(lines, columns, squeeze=False).flatten()
     for axis, (name, title) in zip(axes, reward_sets, strict=False):

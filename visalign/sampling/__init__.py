@@ -1,1 +1,1 @@
-"""Model and prompts to samples, and the encodings that are computed once."""
+"""From a model and prompts to samples, and the cache of encodings."""

@@ -1,6 +1,6 @@
-"""Best of N: draw N candidates of every image and keep the one a reward likes best. The baseline to beat.
+"""Best of N: draw N candidates of every image and keep the one with the highest reward. The baseline to beat.
 
-The reward that chooses must not be the one reported: its mean rises with N for noise alone.
+The reward that chooses must not be the one reported: its mean rises with N even for pure noise.
 """
 
 import json

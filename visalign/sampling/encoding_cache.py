@@ -2,8 +2,8 @@
 
 A key covers the image's or video's pixels (or the prompt's text) and all that encodes them: every weight, the
 tokenizers, precision, shape, and the pipeline's settings; so a cache may be shared by runs, models and processes. Each
-is encoded by itself, since what is beside it in a batch shows in the last digits: which of them were cached before must
-not show in what is learnt. Files are written under a temporary name and renamed.
+is encoded alone, since other samples in a batch change the last digits, and training must not depend on which of them
+were cached before. Files are written under a temporary name and renamed.
 """
 
 import hashlib
@@ -21,13 +21,13 @@ from visalign.sampling.fingerprint import fingerprint, of_pipeline, words
 from visalign.storage.weights import write_tensors
 
 WAY = 2
-"""Counts up whenever pixels or prompts are prepared in another way than before."""
+"""Incremented whenever pixels or prompts are prepared differently."""
 
 
 class EncodingCache:
-    """Encodes through a generator what is not on disk yet.
+    """Encodes what is not on disk yet with a generator.
 
-    folder: where; created when missing. Raises UserError when it cannot be written.
+    folder: of the cache; created when missing. Raises UserError when it cannot be written.
     """
 
     def __init__(self, folder: str | Path, generator: Generator):
@@ -83,8 +83,8 @@ class EncodingCache:
     def _need(self, key: str) -> dict[str, Tensor]:
         entry = self._read(key)
         if entry is None:
-            raise UserError(f"data.cache {self._path(key)}: this entry vanished or broke during the run; start again "
-                            "and it will be computed anew")
+            raise UserError(f"data.cache {self._path(key)}: this entry disappeared or broke during the run; start "
+                            "again to recompute it")
         return entry
 
     def _read(self, key: str) -> dict[str, Tensor] | None:

@@ -27,7 +27,7 @@ def make_samples(generator: Generator, prompts: list[str], per_prompt: int, *, s
 
 def samples_at(generator: Generator, prompts: list[str], per_prompt: int, places: Sequence[int], *, steps: int,
                guidance_scale: float, seed: int, label: str, quiet: bool = False) -> Iterator[tuple[int, Sample]]:
-    """(place, sample) as they are made; place p is sample p mod per_prompt of prompt p div per_prompt."""
+    """(place, sample) as they are generated; place p is sample p mod per_prompt of prompt p div per_prompt."""
     chosen = [prompts[place // per_prompt] for place in places]
     seeds = [seed * 1_000_003 + place for place in places]
     numbers = iter(range(len(chosen)))
@@ -56,7 +56,7 @@ def rank_pairs(samples: list[Sample], scores: list[float], pairs_per_prompt: int
 
 def feedback_pairs(generator: Generator, settings: FeedbackSettings, reward: Reward, seed: int,
                    quiet: bool = False) -> list[PreferencePair]:
-    """Pairs made by the generator itself and scored by `reward`.
+    """Pairs of the generator's own samples, scored by `reward`.
 
     Raises UserError when the reward sees no difference anywhere.
     """

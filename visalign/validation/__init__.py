@@ -1,1 +1,1 @@
-"""Types of settings: the range of every number that a person may set."""
+"""Types of settings: the range of every number that a user may set."""

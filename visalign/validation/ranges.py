@@ -1,7 +1,7 @@
-"""The range of every number that a person may set, said once, in the type of the setting.
+"""The range of every number that a user may set, stated once, in the type of the setting.
 
-pydantic checks it wherever settings are read; `Ranged` checks the same where a dataclass is made in Python. Upper ends
-are far beyond what is of use: they catch the slip of a key and the number that was meant for another setting.
+pydantic checks it wherever settings are read; `Ranged` checks the same where a dataclass is made in Python. Upper
+ends are far beyond useful values: they catch typing errors and numbers meant for another setting.
 """
 
 import math
@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 from annotated_types import Interval
 
 Seed = Annotated[int, Interval(ge=0, lt=2**32)]
-"""Multiplied by a million and counted up, it still fits torch's 64 bits."""
+"""Multiplied by a million and incremented, it still fits torch's 64 bits."""
 
 Limit = Annotated[int, Interval(ge=1, le=10**9)]
 Often = Annotated[int, Interval(ge=0, le=10**8)]
@@ -38,7 +38,7 @@ Positive = Annotated[float, Interval(gt=0, le=1e9)]
 Weight = Annotated[float, Interval(ge=0, le=1e6)]
 Signed = Annotated[float, Interval(ge=-1e6, le=1e6)]
 RewardValue = Annotated[float, Interval(ge=-1e12, le=1e12)]
-"""What a reward may give, in whatever unit it has: bytes, pixels, votes."""
+"""What a reward may return, in any unit: bytes, pixels, votes."""
 AboveOne = Annotated[float, Interval(gt=1, le=1e6)]
 Rate = Annotated[float, Interval(gt=0, le=1)]
 Share = Annotated[float, Interval(gt=0, le=1)]
@@ -61,7 +61,7 @@ _HOLDS = {"gt": lambda v, end: v > end, "ge": lambda v, end: v >= end, "lt": lam
 
 
 def intervals(hint: Any) -> Iterator[Interval]:
-    """The ranges that stand in a type, in its alternatives and in its parts."""
+    """The ranges in a type, in its alternatives and in its parts."""
     for each in getattr(hint, "__metadata__", ()):
         if isinstance(each, Interval):
             yield each
