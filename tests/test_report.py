@@ -25,7 +25,8 @@ def test_tail_mean_uses_only_rows_that_have_the_metric():
 
 @pytest.mark.parametrize("kind, titles", [
     ("recipe", ["loss", "implicit accuracy", "gradient norm", "held-out reward: tiny-clip"]),
-    ("online_recipe", ["loss", "reward of the policy's samples", "ratio minus 1, mean and spread", "share clipped above"])])
+    ("online_recipe", ["loss", "reward of the policy's samples", "ratio minus 1, mean and spread",
+                       "share clipped above"])])
 def test_a_run_s_report_holds_its_curves_and_needs_nothing_from_elsewhere(kind, titles, request, tmp_path):
     run(request.getfixturevalue(kind)())
     page = (tmp_path / "run" / "report.html").read_text()

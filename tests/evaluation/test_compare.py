@@ -13,8 +13,8 @@ from PIL import Image
 
 from visalign.cli import main
 
+from ..jobs.generations import write_folder
 from ..trainers.commands import run
-from .generations import write_folder
 
 
 @pytest.fixture(autouse=True)

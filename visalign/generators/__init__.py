@@ -1,4 +1,4 @@
-"""Generators: diffusers pipelines that can be sampled, taught and exported. To add a family, see docs/extending.md."""
+"""Generators: diffusers pipelines that can be sampled, trained and exported. To add a family, see docs/extending.md."""
 
 from visalign.generators.base import Conditioning, Generator
 from visalign.generators.loading import FAMILIES, ModelLocation, load_generator, locate_model

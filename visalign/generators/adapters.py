@@ -1,4 +1,4 @@
-"""What is put on a network: LoRA adapters, and taps that read the outputs of its blocks."""
+"""Additions to a network: LoRA adapters, and hooks that read the outputs of its blocks."""
 
 from collections.abc import Callable
 
@@ -8,11 +8,11 @@ from visalign.errors import UserError, nearest
 
 
 class _Enough(Exception):
-    """The outputs that were asked for are there."""
+    """All requested outputs have been collected."""
 
 
 def outputs_of(modules: list[nn.Module], run: Callable[[], None]) -> list:
-    """What `modules` put out while `run` calls their network; it is left once the last of them has answered."""
+    """The outputs of `modules` while `run` calls their network, which stops once the last of them is computed."""
     taken: dict[int, object] = {}
 
     def keep(place: int):
@@ -34,7 +34,7 @@ def outputs_of(modules: list[nn.Module], run: Callable[[], None]) -> list:
 
 
 def check_targets(denoiser: nn.Module, targets: tuple[str, ...]) -> None:
-    """Raise UserError unless every name is that of a layer a LoRA can sit on, or the end of such names after a dot."""
+    """Raise UserError unless every name is that of a layer that takes a LoRA, or the end of such names after a dot."""
     layers = {name: isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Embedding)
               for name, module in denoiser.named_modules() if name}
     ends = sorted({name.rpartition(".")[2] for name, fits in layers.items() if fits and not name[-1].isdigit()})
@@ -43,7 +43,7 @@ def check_targets(denoiser: nn.Module, targets: tuple[str, ...]) -> None:
     for target in targets:
         found = [fits for name, fits in layers.items() if name == target or name.endswith(f".{target}")]
         if not all(found):
-            raise UserError(f"model.lora.targets {target}: is no layer that a LoRA sits on, but a norm or a part made "
+            raise UserError(f"model.lora.targets {target}: is not a layer that takes a LoRA, but a norm or a part made "
                             f"of several layers{nearest(target, ends)}")
         if not found:
             raise UserError(f"model.lora.targets {target}: no layer of this model has that name{nearest(target, ends)}")

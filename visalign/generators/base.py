@@ -26,19 +26,19 @@ VAE_PIXELS = 2**25
 """Pixels of all frames that pass through the VAE together: 32 images of 1024x1024, or one video of 81 x 480x832."""
 
 OnStep = Callable[[int, int], None]
-"""Is called with (steps done, steps) after each sampling step of a batch."""
+"""Called with (steps done, steps) after each sampling step of a batch."""
 
 Conditioning = dict[str, Tensor]
-"""Named embeddings of prompts, batch first: what a prompt is to the network."""
+"""Named embeddings of prompts, batch first, as the network takes them."""
 
 
 @dataclass(frozen=True)
 class Guidance:
     """Classifier-free guidance u + scale (c - u), u from the `negative` conditioning [B, ...].
 
-    What that lacks (the image of an image-to-video prompt) is the prompt's own.
+    Entries that `negative` lacks (the image of an image-to-video prompt) are the prompt's own.
 
-    Families distilled with guidance take the scale as an input instead. detach_negative: no gradient through u.
+    Guidance-distilled families take the scale as an input instead. detach_negative: no gradient through u.
     """
 
     scale: float
@@ -51,7 +51,7 @@ _KINDS = {"image": "image", "video": "video"}
 class Generator(Sized):
     """One loaded pipeline, ready to sample and, after `make_trainable`, to learn.
 
-    A family gives: `pipeline_class`, `process_kind`, `denoiser_name`, `lora_targets`, `process_of`,
+    A family defines `pipeline_class`, `process_kind`, `denoiser_name`, `lora_targets`, `process_of`,
     `encode_prompts`, `_call_network` and `_sampling_options`.
     """
 
@@ -59,12 +59,12 @@ class Generator(Sized):
     denoiser_name: ClassVar[str]
     denoiser_class: ClassVar[str]
     lora_targets: ClassVar[tuple[str, ...]]
-    embedded_guidance: ClassVar[float | None] = None  # a guidance-distilled family's scale where none is given
-    unneeded: ClassVar[dict] = {}  # parts of the pipeline that are never loaded, and settings that say so
-    droppable: ClassVar[tuple[str, ...]] = ()  # parts that the pipeline can do without, all of them or none
-    prompts_a_call: ClassVar[int | None] = None  # the most that the pipeline takes at once
+    embedded_guidance: ClassVar[float | None] = None  # a guidance-distilled family's default scale
+    unneeded: ClassVar[dict] = {}  # parts of the pipeline that are never loaded, and their settings
+    droppable: ClassVar[tuple[str, ...]] = ()  # parts that the pipeline can run without, all or none
+    prompts_a_call: ClassVar[int | None] = None  # most prompts the pipeline takes at once
     used_apart: ClassVar[tuple[str, ...]] = ()  # networks of which a batch may use only some
-    has_kohya_names: ClassVar[bool] = False  # whether user interfaces know this family's LoRA under kohya names
+    has_kohya_names: ClassVar[bool] = False  # whether user interfaces use kohya names for this family's LoRA
 
     def __init__(self, pipeline, *, device: torch.device, compute_dtype: torch.dtype = torch.float32,
                  attention: str = "native", shape: Shape | None = None, prompt_tokens: int | None = None):
@@ -92,7 +92,7 @@ class Generator(Sized):
             self.denoiser.enable_xformers_memory_efficient_attention()
 
     def find_denoiser(self, pipeline) -> nn.Module:
-        """The module that learns."""
+        """The module that is trained."""
         return getattr(pipeline, self.denoiser_name)
 
     def networks(self) -> dict[str, nn.Module]:
@@ -106,7 +106,7 @@ class Generator(Sized):
 
     @classmethod
     def check_pipeline(cls, settings: dict) -> None:
-        """Raise UserError for a checkpoint that its model_index.json shows to be of a kind that is not supported."""
+        """Raise UserError for a checkpoint of an unsupported kind, judging by its model_index.json."""
 
     def encode_prompts(self, prompts: list[str]) -> Conditioning:
         """Embeddings of prompts, each tensor [B, ...], in float32 on the device."""
@@ -114,21 +114,21 @@ class Generator(Sized):
 
     @classmethod
     def check_prompts(cls, prompts: list[str], where: str) -> None:
-        """Raise UserError naming `where` for a prompt that this family cannot take; nothing needs to be loaded."""
+        """Raise UserError naming `where` for a prompt that this family cannot take; loads nothing."""
 
     def text_of(self, prompt: str) -> str:
-        """The words of a prompt, which is what rewards see."""
+        """The text of a prompt, which is what rewards see."""
         return prompt
 
     def prompt_identity(self, prompt: str) -> str:
-        """What tells one prompt's conditioning from another's."""
+        """What distinguishes one prompt's conditioning from another's."""
         return prompt
 
     def _call_network(self, network: nn.Module, latents: Tensor, time: Tensor, conditioning: Conditioning) -> Tensor:
         raise AttributeError(f"{type(self).__name__} does not define _call_network")
 
     def _sampling_options(self) -> dict:
-        """Arguments of the pipeline's call that only this family has."""
+        """Arguments of the pipeline's call specific to this family."""
         return {}
 
     def _unpack(self, latents: Tensor) -> Tensor:
@@ -137,11 +137,11 @@ class Generator(Sized):
 
     @classmethod
     def interface_name(cls, module: str) -> str | None:
-        """Under which name user interfaces (ComfyUI, Forge) know the LoRA of one of the network's layers, if at all."""
+        """The name of a layer's LoRA in user interfaces (ComfyUI, Forge), where it has one."""
         return None
 
     def frozen_modules(self) -> list[nn.Module]:
-        """Everything that never learns: the VAE and the text encoders."""
+        """Everything that is never trained: the VAE and the text encoders."""
         return [m for name, m in self.pipeline.components.items()
                 if isinstance(m, nn.Module) and name not in self.networks()]
 
@@ -151,7 +151,7 @@ class Generator(Sized):
                 if name.startswith("text_encoder") and isinstance(m, nn.Module)}
 
     def prompt_encoders(self) -> dict[str, nn.Module]:
-        """What `encode_prompts` runs, by name."""
+        """The networks that `encode_prompts` runs, by name."""
         return self.text_encoders()
 
     @contextlib.contextmanager
@@ -165,9 +165,9 @@ class Generator(Sized):
 
     def predict(self, latents: Tensor, t: Tensor, conditioning: Conditioning,
                 guidance: Guidance | None = None) -> Tensor:
-        """What the network predicts at latents [B, C, H, W] and process times t [B], float32; guided in one pass.
+        """The network's prediction at latents [B, C, H, W] and process times t [B], float32; guided in one pass.
 
-        `passes` counts the samples that went through, with and without gradients.
+        `passes` counts the samples passed through, with and without gradients.
         """
         if self.embedded_guidance is not None:
             scale = guidance.scale if guidance else self.embedded_guidance
@@ -197,7 +197,7 @@ class Generator(Sized):
     def features(self, latents: Tensor, t: Tensor, conditioning: Conditioning, blocks: tuple[int, ...]) -> list[Tensor]:
         """Tokens [B, N, width] after the blocks of these numbers, ascending; later blocks are not computed.
 
-        Gradients flow to the latents and, where they learn, to the weights.
+        Gradients flow to the latents and, where they are trained, to the weights.
         """
         if self.embedded_guidance is not None:
             conditioning = conditioning | {"guidance": torch.full_like(t, self.embedded_guidance, dtype=torch.float32)}
@@ -220,7 +220,7 @@ class Generator(Sized):
 
     @contextlib.contextmanager
     def reference(self) -> Iterator[None]:
-        """Within: `predict` is the frozen reference (adapter disabled, or the frozen copy), without gradients."""
+        """In this context `predict` is the frozen reference (adapter off, or the frozen copy), without gradients."""
         if self.tuning == "lora":
             self.denoiser.disable_adapters()
         self._in_reference = True
@@ -234,7 +234,7 @@ class Generator(Sized):
 
     @contextlib.contextmanager
     def measuring(self) -> Iterator[None]:
-        """Within: no dropout, and the bare network, so that one process may measure while others wait."""
+        """In this context: no dropout, the unwrapped network, so that one process may measure while others wait."""
         policy, training = self.policy, self.denoiser.training
         self.policy = self.denoiser.eval()
         try:
@@ -245,7 +245,7 @@ class Generator(Sized):
 
     def make_trainable(self, tuning: str, *, rank: int = 16, alpha: float = 16.0, dropout: float = 0.0,
                        targets: tuple[str, ...] | None = None, gradient_checkpointing: bool = False) -> list[Tensor]:
-        """Add a LoRA adapter, or free all weights and keep a frozen copy; returns the trainable parameters.
+        """Add a LoRA adapter, or unfreeze all weights and keep a frozen copy; returns the trainable parameters.
 
         Raises UserError when no module matches `targets`.
         """
@@ -267,7 +267,7 @@ class Generator(Sized):
     def load_adapter(self, path: Path) -> None:
         """Load a LoRA's folder or file for sampling.
 
-        Raises UserError unless every tensor of it fits this model, and leaves the model as it was then.
+        Raises UserError, leaving the model unchanged, unless every tensor of it fits this model.
         """
         parts = self.networks() | {name: module for name, module in self.pipeline.components.items()
                                    if name in self.pipeline._lora_loadable_modules and name.startswith("text_encoder")}
@@ -278,16 +278,16 @@ class Generator(Sized):
             tqdm.write(f"lora {path}: all its products are 0, so it changes nothing")
 
     def unload_adapter(self) -> None:
-        """Forget what `load_adapter` loaded."""
+        """Remove what `load_adapter` loaded."""
         self.pipeline.unload_lora_weights()
 
     def set_adapter_strength(self, strength: float) -> None:
-        """Scale every adapter's share: 1 is as it was trained, 0 the model without it."""
+        """Scale every adapter: 1 is as trained, 0 the model without it."""
         for module in (self.denoiser, *self.text_encoders().values()):
             scale_lora(module, strength)
 
     def check_media(self, media: Iterable[Media], where: str) -> None:
-        """Raise UserError naming `where` for a video given to a model of images, or the other way round."""
+        """Raise UserError naming `where` for a video given to an image model, or the other way round."""
         for each in media:
             found = "video" if isinstance(each, Video) else "image"
             if found != self.modality:
@@ -295,11 +295,11 @@ class Generator(Sized):
                                 f"{_KINDS[self.modality]}s")
 
     def speed_of(self, media: Media) -> float:
-        """How many times faster than it is a video plays once it has this model's frames and rate; 1 for an image."""
+        """How many times faster a video plays once resampled to this model's frames and rate; 1 for an image."""
         return 1.0
 
     def to_pixels(self, media: list[Media]) -> Tensor:
-        """What `encode_media` takes, at the working shape: [B, 3, H, W] in [-1, 1], of a video [B, 3, F, H, W]."""
+        """Input of `encode_media` at the working shape: [B, 3, H, W] in [-1, 1], for videos [B, 3, F, H, W]."""
         return to_pixels(media, self.shape.size)
 
     @torch.no_grad()
@@ -321,7 +321,7 @@ class Generator(Sized):
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> list[Media]:
-        """Images from latents [B, C, h, w], videos from [B, C, f, h, w]; as many at a time as memory should hold."""
+        """Images from latents [B, C, h, w], videos from [B, C, f, h, w]; as many at a time as memory allows."""
         return [media for part in latents.split(self._at_once())
                 for media in self._to_media(self.decode_pixels(part).cpu())]
 
@@ -343,7 +343,7 @@ class Generator(Sized):
         return getattr(config, "shift_factor", None) or 0.0, config.scaling_factor
 
     def _prompt_options(self, prompts: list[str]) -> dict:
-        """Arguments of the pipeline's call that say what is to be seen."""
+        """Arguments of the pipeline's call that describe the content."""
         return {"prompt": prompts}
 
     @torch.no_grad()
@@ -351,7 +351,7 @@ class Generator(Sized):
                negative_prompt: str | None = None, on_step: OnStep | None = None) -> Iterator[list[Media]]:
         """Images or videos for prompts, one seed each, through the pipeline itself; yields one batch at a time.
 
-        What `on_step` raises ends the sampling and comes out here.
+        Whatever `on_step` raises ends the sampling and propagates.
         """
         batch_size = min(batch_size, self.prompts_a_call or batch_size)
         told = {} if on_step is None else {"callback_on_step_end": _telling(on_step, steps)}
@@ -368,7 +368,7 @@ class Generator(Sized):
 
 
 def _telling(on_step: OnStep, steps: int) -> Callable:
-    """`on_step` as diffusers calls it."""
+    """`on_step` as a diffusers callback."""
     def callback(pipeline, number: int, time, tensors: dict) -> dict:
         on_step(number + 1, steps)
         return tensors

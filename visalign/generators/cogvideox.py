@@ -42,7 +42,7 @@ class CogVideoXGenerator(VideoGenerator):
                             f"{patch} at a time; use {near} or {near + patch * self.temporal_factor()}")
         own = self.default_shape()
         if self.denoiser.config.use_learned_positional_embeddings and shape != Shape(*astuple(own)[:3], shape.fps):
-            raise UserError(f"model.resolution, model.frames: this CogVideoX has learnt positions for {own} alone, not "
+            raise UserError(f"model.resolution, model.frames: this CogVideoX has learnt positions for {own} only, not "
                             f"for {shape}")
         return shape
 
@@ -52,7 +52,7 @@ class CogVideoXGenerator(VideoGenerator):
     def check_prompt_tokens(self, asked: int | None) -> int:
         config, most = self.denoiser.config, self.most_prompt_tokens()
         if asked not in (None, most) and not config.use_rotary_positional_embeddings:
-            raise UserError(f"model.prompt_tokens {asked}: this CogVideoX takes {most}, no more and no fewer")
+            raise UserError(f"model.prompt_tokens {asked}: this CogVideoX takes exactly {most}")
         return super().check_prompt_tokens(asked or most)
 
     @classmethod

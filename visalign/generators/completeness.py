@@ -1,7 +1,7 @@
-"""Every tensor of a pipeline's part is there, has its shape, and no other stands beside it; known from the headers.
+"""Checks, from the headers alone, that a pipeline's part has every tensor in its shape, and no other.
 
-The libraries that read a part are asked to do so without memory, so that their own rules for older names, for weights
-that two layers share, and for what an architecture leaves aside are the ones that count.
+The libraries that read a part do so here without memory, so that their own rules for older names, for weights that two
+layers share, and for what an architecture ignores are the ones that count.
 """
 
 import functools
@@ -20,7 +20,7 @@ from visalign.storage.weights import check_keys, quiet_reports, read_json, read_
 def check_part(kind: type[nn.Module], part: Path, variant: str | None = None) -> None:
     """Raise UserError unless the files of a part's folder hold exactly the weights of a network of this kind.
 
-    Weights beside those of a text or image encoder are only told of: many checkpoints carry a whole CLIP along.
+    Extra weights beside those of a text or image encoder cause only a notice: many checkpoints contain a whole CLIP.
     """
     _check(kind, part, variant, tuple((file.name, file.stat().st_size, file.stat().st_mtime_ns)
                                       for file in sorted(part.iterdir()) if file.is_file()))
@@ -45,7 +45,7 @@ def _check(kind: type[nn.Module], part: Path, variant: str | None, stamp: tuple)
         return
     check_keys({**info, "unexpected_keys": ()}, where)
     if info.get("unexpected_keys"):
-        notice(f"{where}: {len(info['unexpected_keys'])} tensors that this model has no place for are left aside: "
+        notice(f"{where}: {len(info['unexpected_keys'])} tensors that this model has no place for are ignored: "
                f"{some(info['unexpected_keys'])}")
 
 
@@ -78,9 +78,9 @@ def _transformer_class() -> type:
 
 
 def tell_what_is_beside(file: Path, denoiser: nn.Module) -> None:
-    """Say so when a single file has more values for its denoiser than the network it became.
+    """Print a notice when a single file has more values for its denoiser than the loaded network.
 
-    Conversions split and join tensors, and drop without a word what they do not know; the number of values stays.
+    Conversions split and join tensors, and silently drop what they do not know; the number of values stays.
     """
     shapes = read_shapes(file, f"model {file}")
     prefix = DENOISER if any(name.startswith(DENOISER) for name in shapes) else ""

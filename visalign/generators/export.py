@@ -1,8 +1,8 @@
 """Writing what was learned in formats that plain diffusers and common user interfaces read.
 
 LoRA: `pytorch_lora_weights.safetensors` for `pipeline.load_lora_weights(folder)`, with alpha / rank in its weights, so
-that readers who know no alpha apply it at the same strength. Beside it, under the names that user interfaces know and
-with `.alpha`: `lora_kohya.safetensors` for U-Nets, `lora_comfyui.safetensors` for transformers whose names are known.
+that readers without alpha apply it at the same strength. Beside it, under the names of user interfaces and with
+`.alpha`: `lora_kohya.safetensors` for U-Nets, `lora_comfyui.safetensors` for transformers whose names are known.
 Full fine-tuning: a folder for `from_pretrained`, its CLIP encoders under the published names.
 """
 
@@ -52,7 +52,7 @@ def _scaled(weights: dict[str, Tensor], scale: float) -> dict[str, Tensor]:
 
 
 def for_interfaces(generator: Generator, weights: dict[str, Tensor], alpha: float) -> dict[str, dict[str, Tensor]]:
-    """The tensors of a file for user interfaces by its name; none where one of a layer's names is not known there."""
+    """The tensors of each file for user interfaces, by file name; none where a layer has no name there."""
     if generator.has_kohya_names:
         from diffusers.utils import convert_state_dict_to_kohya
 
@@ -81,11 +81,11 @@ def _export_full(generator: Generator, folder: Path) -> list[str]:
 
 
 PUBLISHED_PREFIX = {"CLIPTextModel": "text_model.", "CLIPVisionModel": "vision_model."}
-"""What transformers since 5.6 leaves out of the names of these networks' weights, and all other programs look for."""
+"""The prefix that transformers since 5.6 omits from these networks' weight names, and all other programs expect."""
 
 
 def _put_prefix(folder: Path, prefix: str) -> None:
-    """Name the weights of one network as they are published; transformers reads both."""
+    """Rename the weights of one network as published; transformers reads both."""
     def published(name: str) -> str:
         return name if name.startswith(prefix) else prefix + name
 
@@ -99,7 +99,7 @@ def _put_prefix(folder: Path, prefix: str) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Versions that decide whether a run can be repeated."""
+    """Versions that decide whether a run can be reproduced."""
     packages = ("visalign", "torch", "diffusers", "transformers", "accelerate", "peft", "open_clip_torch")
     return {"python": platform.python_version()} | {name: version(name) for name in packages}
 

@@ -1,4 +1,4 @@
-"""The times a diffusers flow scheduler samples at, so that our sampling runs are the pipeline's own."""
+"""The times a diffusers flow scheduler samples at, so that sampling here equals the pipeline's own."""
 
 import torch
 from torch import Tensor

@@ -10,7 +10,7 @@ from visalign.generators.shape import Shape
 
 
 class FluxGenerator(Generator):
-    """Latents stay [B, C, h, w] here; the network sees 2x2 patches in a row. The guidance scale is an input of it."""
+    """Latents stay [B, C, h, w] here; the network sees 2x2 patches in a row. The guidance scale is an input too."""
 
     pipeline_class = "FluxPipeline"
     process_kind = "flow"
@@ -44,7 +44,7 @@ class FluxGenerator(Generator):
         return self.denoiser.config.in_channels // 4, height, width
 
     def _tokens_of(self, output: tuple[Tensor, Tensor]) -> Tensor:
-        return output[1]  # after the text's
+        return output[1]  # after the text's tokens
 
     def tokens(self) -> int:
         _, height, width = self.latent_shape()

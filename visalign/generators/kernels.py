@@ -1,8 +1,8 @@
-"""The attention kernel that a setting names, in the forward pass and wherever a block is computed again.
+"""The attention kernel named by a setting, in the forward pass and wherever a block is recomputed.
 
-torch's own switch, `sdpa_kernel`, is the whole program's: a reward that scores in another thread would attend with
-whatever kernel the generator has just switched on, and its values would differ in the last digit from run to run. So
-the kernel is chosen for the calling thread alone.
+torch's own switch, `sdpa_kernel`, is global: a reward that scores in another thread would use whatever kernel the
+generator has just selected, and its values would differ in the last digit from run to run. So the kernel is chosen for
+the calling thread alone.
 """
 
 import contextlib
@@ -32,10 +32,10 @@ def _flash(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropo
         return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, dropout, causal,
                                                                           attn_mask=mask, scale=scale)[0]
     if mask is not None or query.dtype not in (torch.float16, torch.bfloat16):
-        raise UserError("model.attention flash: the fused kernel takes no mask and no float32, which this model asks "
-                        "for; use model.attention=native or model.precision=bf16")
+        raise UserError("model.attention flash: the fused kernel takes no mask and no float32, which this model "
+                        "needs; use model.attention=native or model.precision=bf16")
     width, scale = query.shape[-1], scale or query.shape[-1] ** -0.5
-    query, key, value = (F.pad(each, (0, -width % 8)) for each in (query, key, value))  # the kernel counts in eights
+    query, key, value = (F.pad(each, (0, -width % 8)) for each in (query, key, value))  # in multiples of 8
     return torch.ops.aten._scaled_dot_product_flash_attention(query, key, value, dropout, causal, False,
                                                               scale=scale)[0][..., :width]
 
@@ -44,7 +44,7 @@ _KERNELS = {"math": _math, "flash": _flash}
 
 
 class _Chosen(TorchFunctionMode):
-    """Within: this thread's scaled_dot_product_attention is one kernel."""
+    """Within this context this thread's scaled_dot_product_attention is one fixed kernel."""
 
     def __init__(self, run: Callable[..., Tensor]):
         super().__init__()
@@ -71,14 +71,14 @@ class _Chosen(TorchFunctionMode):
 
 
 def kernel(attention: str) -> contextlib.AbstractContextManager:
-    """Within: torch's attention runs the chosen kernel; names that torch does not know change nothing."""
+    """Within this context torch's attention runs the chosen kernel; names unknown to torch change nothing."""
     return _Chosen(_KERNELS[attention]) if attention in _KERNELS else contextlib.nullcontext()
 
 
 def recomputing(attention: str) -> Callable:
-    """How a diffusers network checkpoints a block: the backward pass computes it with the forward pass's kernel.
+    """A diffusers checkpointing function: the backward pass recomputes a block with the forward pass's kernel.
 
-    The kernel is chosen by a `with` that has been left when gradients flow, so the recomputation needs its own.
+    The kernel is chosen by a `with` that has exited when gradients flow, so the recomputation needs its own.
     """
     def run(block: torch.nn.Module, *inputs):
         return checkpoint(block, *inputs, use_reentrant=False,

@@ -47,23 +47,23 @@ class ModelLocation:
     """Where a pipeline's parts are and which family reads them, known without loading weights."""
 
     folder: str  # a local folder or hub id in diffusers layout
-    file: SingleFile | None  # whose weights replace the folder's
+    file: SingleFile | None  # its weights replace the folder's
     family: type[Generator]
 
     @property
     def local(self) -> Path | None:
-        """The folder, None where it is a hub id."""
+        """The folder, None for a hub id."""
         return Path(self.folder) if Path(self.folder).is_dir() else None
 
     def index(self) -> dict:
-        """What its model_index.json says."""
+        """The content of its model_index.json."""
         return _local_index(self.local) if self.local else _hub_index(self.folder)
 
 
 def locate_model(settings: ModelSettings) -> ModelLocation:
     """Find the family of `settings.source` from its index alone.
 
-    Raises UserError when the source is no pipeline, is of an unsupported class, or holds pickled weights.
+    Raises UserError when the source is not a pipeline, is of an unsupported class, or holds pickled weights.
     """
     source = settings.source
     path = Path(source).expanduser()
@@ -112,7 +112,7 @@ def _hub_index(source: str) -> dict:
 
     try:
         return json.loads(Path(hf_hub_download(source, "model_index.json")).read_text())
-    except Exception as error:  # the hub raises many kinds; all mean the same to a person
+    except Exception as error:  # the hub raises many kinds of errors; to the user all mean the same
         known = ", ".join(EMBEDDED_MODELS)
         raise UserError(f"model {source}: neither a local folder nor an embedded model ({known}), and the hub "
                         f"did not give its model_index.json ({type(error).__name__})") from error
@@ -135,7 +135,7 @@ def pick_device(device: str = "auto") -> torch.device:
 
 
 def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The arithmetic type; `auto` is bf16 on hardware that has it (GPUs since Ampere, some CPUs), else fp32."""
+    """The compute type; `auto` is bf16 on hardware that has it (GPUs since Ampere, some CPUs), else fp32."""
     if precision != "auto":
         return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     if device.type == "cuda":
@@ -147,8 +147,8 @@ def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
 def load_generator(source: str | ModelSettings, device: str | torch.device = "auto") -> Generator:
     """Load a generator from a hub id, a diffusers folder, an embedded name, or full `Model` settings.
 
-    On a GPU frozen weights are held in the arithmetic type; the VAE always stays in float32, where it cannot
-    overflow. Raises UserError for anything that is no supported pipeline.
+    On a GPU frozen weights are held in the compute type; the VAE always stays in float32, where it cannot
+    overflow. Raises UserError for anything that is not a supported pipeline.
     """
     import diffusers
 
@@ -180,7 +180,7 @@ def load_generator(source: str | ModelSettings, device: str | torch.device = "au
 
 @contextlib.contextmanager
 def _explained(source: str) -> Iterator[None]:
-    """Within: what the loading libraries raise becomes a sentence; `--debug` shows the rest."""
+    """Turns whatever the loading libraries raise into one sentence; `--debug` shows the rest."""
     try:
         yield
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError) as error:
@@ -190,11 +190,11 @@ def _explained(source: str) -> Iterator[None]:
 
 SHAPE_FILE = "visalign.json"
 """Beside model_index.json: the {"height", "width", "frames", "fps"} a model was trained for, where its own
-configuration does not say so."""
+configuration does not state them."""
 
 
 def shape_of(settings: ModelSettings, checkpoint: ModelLocation) -> Shape:
-    """What the settings ask for, and else what the model's folder says. Raises UserError for an unusable file."""
+    """The shape from the settings, else from the model's folder. Raises UserError for an unusable file."""
     side = settings.resolution
     height, width = (side, side) if isinstance(side, int) or side is None else side
     asked = Shape(height, width, settings.frames, settings.fps)
@@ -214,7 +214,7 @@ def _quiet_transformers() -> None:
 
 
 def load_scheduler(checkpoint: ModelLocation):
-    """The pipeline's scheduler, set as a single file says. Raises UserError when training could not follow it."""
+    """The pipeline's scheduler, configured as a single file states. Raises UserError when training cannot follow it."""
     try:
         return _load_scheduler(checkpoint)
     except UserError as error:
@@ -232,7 +232,7 @@ def _load_scheduler(checkpoint: ModelLocation):
     _, name = parts_of(index).get("scheduler", (None, None))
     kind = getattr(diffusers, str(name), None)
     if kind is None:
-        raise UserError(f"its scheduler {name} is no scheduler of diffusers {diffusers.__version__}")
+        raise UserError(f"its scheduler {name} is not a scheduler of diffusers {diffusers.__version__}")
     config = kind.load_config(checkpoint.folder, subfolder="scheduler")
     written = config.get("_class_name", name)
     scheduler = kind.from_config(config)
@@ -244,7 +244,7 @@ def _load_scheduler(checkpoint: ModelLocation):
         scheduler = kind.from_config(scheduler.config, **settings)
     process = checkpoint.family.process_of(scheduler)
     check_agrees(process, scheduler)
-    if written != name and hasattr(diffusers, written):  # the index chooses, but both must mean one training
+    if written != name and hasattr(diffusers, written):  # the index decides, but both must describe the same training
         other = getattr(diffusers, written).from_config(config)
         checkpoint.family.process_of(other)
         check_agrees(process, other)
@@ -288,14 +288,14 @@ _MODELS = ("transformer", "unet", "vae", "text_encoder", "image_encoder")
 
 
 def _models(index: dict) -> dict[str, type]:
-    """The classes of the networks that an index names, by part. Raises UserError for one that is not known."""
+    """The classes of the networks that an index names, by part. Raises UserError for an unknown one."""
     found = {}
     for name, (library, kind) in parts_of(index).items():
         if kind is not None and name.startswith(_MODELS):
             found[name] = getattr(importlib.import_module(library), kind, None) if library in _LIBRARIES else None
             if found[name] is None:
-                raise UserError(f"model_index.json names {library}.{kind} as its {name}, which is no class of "
-                                f"{' or '.join(_LIBRARIES)} here; a newer version may know it")
+                raise UserError(f"model_index.json names {library}.{kind} as its {name}, which is not a class of "
+                                f"{' or '.join(_LIBRARIES)} here; a newer version may have it")
     return found
 
 
@@ -310,7 +310,7 @@ def denoiser_class(checkpoint: ModelLocation) -> type[nn.Module]:
 
 
 def check_adapter(settings: ModelSettings, path: Path) -> None:
-    """Raise UserError unless a LoRA file or folder fits the model, of which no weights are read."""
+    """Raise UserError unless a LoRA file or folder fits the model, whose weights are not read."""
     import diffusers
 
     checkpoint = locate_model(settings)
@@ -323,7 +323,7 @@ def check_adapter(settings: ModelSettings, path: Path) -> None:
 
 
 def sketch(checkpoint: ModelLocation, settings: ModelSettings) -> Generator:
-    """The generator on the meta device: sizes and shapes without memory, and every mistake that they show.
+    """The generator on the meta device: sizes and shapes without memory, and every mistake they reveal.
 
     Raises UserError for settings that this model cannot follow.
     """

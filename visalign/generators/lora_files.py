@@ -1,7 +1,7 @@
-"""LoRA files as programs of the field write them: matrices for the modules of a model, or one sentence.
+"""Reading LoRA files of common programs: matrices for the modules of a model, or one sentence.
 
-Read are diffusers' names (with peft's, kohya's or the older endings), kohya's and OneTrainer's with underscores,
-adapter folders of peft, and what diffusers itself converts (the original names of SDXL, FLUX, Wan ...). What is read is
+It reads diffusers' names (with peft's, kohya's or the older endings), kohya's and OneTrainer's with underscores,
+adapter folders of peft, and what diffusers itself converts (the original names of SDXL, FLUX, Wan ...). The result is
 
     W + strength * up @ down,    alpha / rank (rank by default) being in `up` already
 
@@ -23,7 +23,7 @@ from visalign.storage.weights import PICKLES, read_json, read_metadata, read_ten
 
 LORA_FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
 _SETTINGS = "adapter_config.json"
-_HEADER = "lora_adapter_metadata"  # where diffusers keeps peft's settings
+_HEADER = "lora_adapter_metadata"  # where diffusers stores peft's settings
 
 _ENDINGS = (re.compile(r"^(.+)\.(lora_A|lora_B|lora_down|lora_up)(?:\.\w+)?\.weight$"),
             re.compile(r"^(.+?)[._]lora(?:_linear_layer)?\.(down|up)\.weight$"))
@@ -33,7 +33,7 @@ _OTHERS = {r"\.hada_w\d": "LoHa", r"\.lokr_w\d": "LoKr", r"\.b?oft_": "OFT", r"\
            r"\.(dora_scale|lora_magnitude_vector)": "DoRA", r"\.lora_embedding_": "an embedding",
            r"\.modules_to_save": "retrained modules", r"\.diff(_b)?$": "whole differences", r"\.bias$": "biases",
            r"\.[wb]_norm$": "retrained norms", r"^(emb_params|bundle_emb)": "a textual inversion"}
-"""Parts of names, as regular expressions, by which other kinds of adapters are known."""
+"""Parts of names, as regular expressions, that identify other kinds of adapters."""
 _CHANGED_BASES = ("pissa", "olora", "corda", "loftq", "lora_ga")
 _MEANT_FOR = (("double_blocks", "FLUX or HunyuanVideo"), ("single_transformer_blocks", "FLUX"), ("joint_blocks", "SD3"),
               ("down_blocks", "Stable Diffusion 1, 2 or XL"), ("input_blocks", "Stable Diffusion 1, 2 or XL"),
@@ -62,7 +62,7 @@ class LoraFile:
 
 
 def find_lora(path: Path) -> Path:
-    """The file of a LoRA: itself, or in its folder, or in the run that exported it.
+    """The file of a LoRA, given as the file, its folder, or the run that exported it.
 
     Raises UserError saying which file or folder to give.
     """
@@ -146,7 +146,7 @@ def _settings_of(file: Path, where: str) -> dict[str, dict]:
 
 
 def _check_settings(settings: dict, where: str) -> None:
-    """Raise UserError for adapters that are no plain LoRA on the published weights."""
+    """Raise UserError for adapters that are not a plain LoRA on the published weights."""
     kind = settings.get("peft_type") or "LORA"
     if str(kind).upper().rpartition(".")[2] != "LORA":
         raise UserError(f"{where}: peft_type {kind} is not supported; only LORA is")
@@ -161,9 +161,9 @@ def _check_settings(settings: dict, where: str) -> None:
             raise UserError(f"{where}: {name} {settings[name]!r} is not a positive number")
 
 
-def fit_lora(path: Path, networks: dict[str, nn.Module], pipeline_class: type, main: str) -> dict[str, dict[str,
-                                                                                                            LoraMatrices]]:
-    """Pairs by network and module, of a file or folder; a folder may hold one more folder for a second network.
+def fit_lora(path: Path, networks: dict[str, nn.Module], pipeline_class: type,
+             main: str) -> dict[str, dict[str, LoraMatrices]]:
+    """Matrices by network and module, of a file or folder; a folder may hold another folder for a second network.
 
     networks: by their names in the pipeline, perhaps on the meta device; `main`: the denoiser's. Raises UserError
     naming what is left over.
@@ -178,9 +178,9 @@ def fit_lora(path: Path, networks: dict[str, nn.Module], pipeline_class: type, m
     return found
 
 
-def match_lora(lora: LoraFile, networks: dict[str, nn.Module], pipeline_class: type, main: str) -> dict[str, dict[str,
-                                                                                                                  LoraMatrices]]:
-    """One file's pairs; see `fit_lora`."""
+def match_lora(lora: LoraFile, networks: dict[str, nn.Module], pipeline_class: type,
+               main: str) -> dict[str, dict[str, LoraMatrices]]:
+    """One file's matrices; see `fit_lora`."""
     places = _spellings(networks, main)
     parsed = _parse(lora, lora.tensors)
     if any(stem not in places for stem in parsed):
@@ -205,7 +205,7 @@ def match_lora(lora: LoraFile, networks: dict[str, nn.Module], pipeline_class: t
 
 
 def _spellings(networks: dict[str, nn.Module], main: str) -> dict[str, tuple[str, str]]:
-    """Every name under which a file may speak of a module, to (network, module)."""
+    """Every name that a file may use for a module, to (network, module)."""
     found: dict[str, tuple[str, str]] = {}
     for part, network in networks.items():
         dotted = [f"{part}.", f"{part}.base_model.model."]
@@ -217,7 +217,7 @@ def _spellings(networks: dict[str, nn.Module], main: str) -> dict[str, tuple[str
             if not isinstance(module, nn.Linear | nn.Conv2d):
                 continue
             names = {name, name.removesuffix(".0")}
-            if part.startswith("text_encoder"):  # transformers names them with and without it
+            if part.startswith("text_encoder"):  # transformers names them with and without the prefix
                 names |= {f"text_model.{each}" for each in names} | {each.removeprefix("text_model.") for each in names}
             for each in names:
                 for prefix in dotted:
@@ -281,7 +281,7 @@ def _sizes(sizes: Iterable[int | str]) -> str:
 
 
 def _shaped(matrix: Tensor, layer: nn.Module) -> Tensor:
-    """A 1x1 convolution and a linear layer are one thing to some programs."""
+    """Some programs treat a 1x1 convolution and a linear layer alike."""
     if isinstance(layer, nn.Linear) and matrix.ndim == 4 and matrix.shape[2:] == (1, 1):
         return matrix[:, :, 0, 0]
     if isinstance(layer, nn.Conv2d) and matrix.ndim == 2:
@@ -300,7 +300,7 @@ def _strength(settings: dict, module: str, rank: int) -> float:
 
 
 def attach(network: nn.Module, pairs: dict[str, LoraMatrices]) -> None:
-    """Put the pairs on a network as one more adapter that does not learn."""
+    """Attach the matrices to a network as a further, frozen adapter."""
     from peft import LoraConfig
 
     name = f"lora_{len(getattr(network, 'peft_config', None) or {})}"
@@ -315,5 +315,5 @@ def attach(network: nn.Module, pairs: dict[str, LoraMatrices]) -> None:
 
 
 def changes_nothing(found: dict[str, dict[str, LoraMatrices]]) -> bool:
-    """Whether every product is 0, as before the first step of a training."""
+    """Whether every product is 0, as before the first training step."""
     return not any(pair.up.any() and pair.down.any() for pairs in found.values() for pair in pairs.values())

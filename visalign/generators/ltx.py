@@ -11,7 +11,7 @@ from visalign.generators.video import VideoGenerator
 
 
 class LTXGenerator(VideoGenerator):
-    """The network sees latents as a row of tokens, and the frame rate through its positions."""
+    """The network takes latents as a sequence of tokens, and the frame rate through its positions."""
 
     pipeline_class = "LTXPipeline"
     process_kind = "flow"
@@ -68,7 +68,7 @@ class LTXGenerator(VideoGenerator):
         return mean, vae.config.scaling_factor / std
 
     def _decode_scaled(self, latents: Tensor) -> Tensor:
-        """A VAE that denoises while it decodes is told that nothing is left to denoise."""
+        """For a VAE that denoises while decoding, the remaining noise is 0."""
         vae = self.pipeline.vae
         time = torch.zeros(len(latents), device=latents.device, dtype=latents.dtype)
         return vae.decode(latents, time if vae.config.timestep_conditioning else None).sample

@@ -1,4 +1,4 @@
-"""The parts of a pipeline in diffusers layout: which are left out, and which of several files one is read from."""
+"""The parts of a pipeline in diffusers layout: which are omitted, and which of several files each is read from."""
 
 import re
 from pathlib import Path
@@ -9,16 +9,16 @@ from visalign.storage.weights import PICKLES
 _WEIGHTS = re.compile(r"(?:diffusion_pytorch_model|pytorch_model|model)(?:\.(?P<variant>[^.]+?))?(?:-\d{5}-of-\d{5})?"
                       r"(?:\.(?P<older>[^.]+))?\.safetensors")
 _PREFERRED = (None, "fp32", "bf16", "fp16")
-"""Names of weights of which the first that is there is read; None is the plain one."""
+"""Variants of weights, of which the first one present is read; None is the plain one."""
 
 
 def parts_of(index: dict) -> dict[str, tuple[str | None, str | None]]:
-    """(library, class) of every part that a model_index.json names; (None, None) for one that was left out."""
+    """(library, class) of every part that a model_index.json names; (None, None) for one that was omitted."""
     return {name: tuple(value) for name, value in index.items() if isinstance(value, list) and len(value) == 2}
 
 
 def left_out(index: dict, folder: Path | None, family) -> dict:
-    """What to hand the pipeline as it is: None for parts that are not there or that nobody needs.
+    """Arguments for the pipeline: None for parts that are absent or not needed.
 
     folder: None for a hub id. Raises UserError for a part that is needed and missing, or holds pickled weights only.
     """
@@ -33,7 +33,7 @@ def left_out(index: dict, folder: Path | None, family) -> dict:
     given |= {name: None for name in family.droppable if name not in parts}
     if any(name in given for name in family.droppable):
         given |= dict.fromkeys(family.droppable)
-        notice(f"model {folder or index.get('_class_name')}: {family.droppable[0]} is not there, so prompts are "
+        notice(f"model {folder or index.get('_class_name')}: {family.droppable[0]} is absent, so prompts are "
                "encoded without it")
     if folder is not None:
         for name in sorted(parts.keys() - given.keys()):
@@ -49,7 +49,7 @@ def _check_not_pickled(part: Path) -> None:
 
 
 def variant_of(part: Path) -> str | None:
-    """The middle name of the weights to read ('fp16' of model.fp16.safetensors), None where there are plain ones.
+    """The variant of the weights to read ('fp16' of model.fp16.safetensors), None where there are plain ones.
 
     Raises UserError when there are several and none is preferred.
     """
@@ -57,6 +57,6 @@ def variant_of(part: Path) -> str | None:
     found = {match["variant"] or match["older"] for match in matches} or {None}
     chosen = next((name for name in _PREFERRED if name in found), min(found, key=str))
     if chosen not in _PREFERRED and len(found) > 1:
-        raise UserError(f"model {part}: holds the weights {', '.join(sorted(map(str, found)))} and none without such a "
-                        "name; keep the ones to be used")
+        raise UserError(f"model {part}: holds the weights {', '.join(sorted(map(str, found)))} and none without a "
+                        "variant; keep the ones to be used")
     return chosen

@@ -1,4 +1,4 @@
-"""Prompts that no text encoder reads to their end: how many, and the longest of them, said once."""
+"""Prompts that are longer than every text encoder reads: their number and the longest of them, in one notice."""
 
 from collections.abc import Iterable
 
@@ -7,7 +7,7 @@ from visalign.generators.base import Generator
 
 
 def limits(generator: Generator) -> dict[str, int]:
-    """Tokens that each text encoder takes, by its tokenizer: CLIP its own number, all others `prompt_tokens`."""
+    """Tokens that each text encoder takes, by its tokenizer: CLIP's own number, for all others `prompt_tokens`."""
     found = {}
     for name, encoder in generator.text_encoders().items():
         tokenizer = name.replace("text_encoder", "tokenizer")
@@ -18,7 +18,7 @@ def limits(generator: Generator) -> dict[str, int]:
 
 
 def say_what_is_cut(generator: Generator, prompts: Iterable[str], where: str) -> int:
-    """Count the prompts of which every text encoder drops the end, and say so, `where` first; returns how many."""
+    """Count the prompts that every text encoder truncates, and print a notice starting with `where`."""
     prompts, most = list(dict.fromkeys(map(generator.text_of, prompts))), limits(generator)
     if not prompts or not most:
         return 0

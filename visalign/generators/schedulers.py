@@ -1,7 +1,7 @@
 """From a checkpoint's scheduler to the process it was trained with, and whether the two agree.
 
-A scheduler mostly chooses how to sample, which is the user's affair; but its noise levels, its kind of prediction and
-its times are those of training. Whether ours are the same is not read off names: the scheduler takes one step.
+A scheduler mostly chooses how to sample, which is the user's choice; but its noise levels, its kind of prediction and
+its times are those of training. Whether ours are the same is not inferred from names: the scheduler takes one step.
 """
 
 import inspect
@@ -13,7 +13,7 @@ from visalign.errors import UserError
 from visalign.processes import Diffusion, Flow
 
 STEPS = 4
-STEP_TOLERANCE = 0.01  # of the data's size; second-order samplers visit times between the table's
+STEP_TOLERANCE = 0.01  # of the data's scale; second-order samplers visit times between the table's
 _OF_SAMPLING = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas", "clip_sample",
                 "thresholding")
 """Settings that move sampling times or clip samples, and do not concern training."""
@@ -21,7 +21,7 @@ PREDICTIONS = ("epsilon", "v_prediction")
 
 
 def trained_diffusion(scheduler, trainer: type) -> Diffusion:
-    """The process of a variance-preserving scheduler, its noise levels rebuilt by `trainer`, a scheduler class.
+    """The process of a variance-preserving scheduler, with noise levels rebuilt by `trainer`, a scheduler class.
 
     Raises UserError for a scheduler of another kind of process or of another prediction.
     """
@@ -36,7 +36,7 @@ def trained_diffusion(scheduler, trainer: type) -> Diffusion:
     alphas = trainer.from_config(config).alphas_cumprod.float()
     if prediction == "epsilon" and alphas[-1] < 1e-6:
         raise UserError(f"its scheduler {name} has prediction_type epsilon and betas that end without any signal "
-                        "(rescale_betas_zero_snr), where a predicted noise says nothing of the image; set "
+                        "(rescale_betas_zero_snr), where a predicted noise says nothing about the image; set "
                         "prediction_type v_prediction, or rescale_betas_zero_snr false, whichever it was trained with")
     if (scheduler.alphas_cumprod.float() - alphas).abs().max() > 1e-4:
         raise UserError(f"its scheduler {name} samples at other noise levels than its own settings say it was trained "
@@ -46,7 +46,7 @@ def trained_diffusion(scheduler, trainer: type) -> Diffusion:
 
 
 def trained_flow(scheduler) -> Flow:
-    """The process of a flow scheduler; training times are shifted by its static shift, whatever sampling does."""
+    """The process of a flow scheduler; training times are shifted by its static shift, however it samples."""
     config = scheduler.config
     return Flow(shift=config.get("flow_shift") or config.get("shift") or 1.0)
 
@@ -54,8 +54,8 @@ def trained_flow(scheduler) -> Flow:
 def check_agrees(process: Diffusion | Flow, scheduler) -> None:
     """Raise UserError unless `scheduler` takes data without noise where `process` does, in its first step.
 
-    A perfect prediction for such data carries it exactly from one noise level to the next in every honest sampler,
-    deterministic or not; another noise table, prediction, time or direction does not. What chance adds is taken away
+    A perfect prediction for such data carries it exactly from one noise level to the next in every correct sampler,
+    deterministic or not; another noise table, prediction, time or direction does not. Randomness is removed
     by a second run from zero.
     """
     name = type(scheduler).__name__

@@ -39,7 +39,7 @@ class SD3Generator(Generator):
                        pooled_projections=conditioning["pooled"].to(latents.dtype), return_dict=False)[0]
 
     def _tokens_of(self, output: tuple[Tensor, Tensor]) -> Tensor:
-        return output[1]  # after the text's
+        return output[1]  # after the text's tokens
 
     def patch(self) -> tuple[int, int, int]:
         side = self.denoiser.config.patch_size

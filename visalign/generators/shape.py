@@ -1,11 +1,11 @@
-"""How large what is generated is."""
+"""The size of generated media."""
 
 from dataclasses import astuple, dataclass
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Height and width of what is generated, in pixels; of a video also its frames and how many are shown a second."""
+    """Height and width of generated media in pixels; for videos also the number of frames and the frame rate."""
 
     height: int | None = None
     width: int | None = None
@@ -13,7 +13,7 @@ class Shape:
     fps: float | None = None
 
     def or_else(self, other: "Shape") -> "Shape":
-        """This shape, with what is not known taken from another."""
+        """This shape, with unknown values taken from another."""
         return Shape(*(a if a is not None else b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
     @property

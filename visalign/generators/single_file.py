@@ -1,4 +1,4 @@
-"""What a single .safetensors file says of itself in its header: its family, the parts it holds, how it predicts."""
+"""What the header of a single .safetensors file says: its family, its parts, its kind of prediction."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ _MARKS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (("LTXPipeline",), ("proj_in.", "caption_projection.", "transformer_blocks.")),
     (("WanPipeline", "WanImageToVideoPipeline"), ("patch_embedding.", "blocks.")),
 )
-"""Pipelines whose denoiser has tensors that begin so, original and diffusers names, whatever their sizes."""
+"""Pipelines whose denoiser has tensors with these prefixes, in original and diffusers names, of any size."""
 _LORA = (".lora_down.", ".lora_up.", ".lora_A.", ".lora_B.", ".lora.down.", ".lora.up.", ".hada_w1_a", ".lokr_w1")
 _VAE = ("first_stage_model.", "vae.")
 _TEXT = ("cond_stage_model.", "conditioner.", "text_encoders.")
@@ -34,7 +34,7 @@ _TEXT_PARTS = {
     "T5": ("text_encoders.t5xxl.transformer.",),
 }
 PREDICTION_MARKS = ("v_pred", "ztsnr")
-"""Empty tensors by which a file says that it predicts v, and was noised to zero signal."""
+"""Empty tensors that mark a file as predicting v, and as noised to zero signal."""
 _EDM = ("edm_mean", "edm_std", "edm_vpred.")
 
 
@@ -54,11 +54,11 @@ class SingleFile:
         return self.has(*_VAE)
 
     def has_text(self, part: str, kind: str) -> bool:
-        """Whether it holds the text encoder that is this part of a pipeline, of this class."""
+        """Whether it holds the text encoder for this part of a pipeline, of this class."""
         return self.has(*_TEXT_PARTS["T5" if kind.startswith(("T5", "UMT5")) else part])
 
     def refuse_lora(self) -> None:
-        """Raise UserError for what belongs on a model and is none."""
+        """Raise UserError for a LoRA."""
         if any(mark in name for name in self.names for mark in _LORA):
             raise UserError(f"model {self.path}: is a LoRA, not a model; give the model it was made for, and the LoRA "
                             "beside it (generate --lora, compare MODEL+LORA)")
@@ -82,7 +82,7 @@ class SingleFile:
                             "way (an SDXL refiner is not supported)")
 
     def noise_settings(self) -> dict:
-        """What it says of its noise and prediction, as settings of a scheduler; {} where it says nothing.
+        """Its noise and prediction, as scheduler settings; {} where the file does not state them.
 
         Raises UserError for a file marked as trained the EDM way.
         """
@@ -101,5 +101,5 @@ class SingleFile:
 
 
 def read_single_file(path: Path) -> SingleFile:
-    """Read the header. Raises UserError when there is no such file, or it is none."""
+    """Read the header. Raises UserError when the file is missing or not a .safetensors file."""
     return SingleFile(path, frozenset(read_shapes(path, f"model {path}")), read_metadata(path, f"model {path}"))

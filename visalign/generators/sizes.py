@@ -1,4 +1,4 @@
-"""How large samples and prompts may be: what a checkpoint was made for, and what its pipeline and network can take."""
+"""Sizes of samples and prompts: what a checkpoint was trained for, and what its pipeline and network can take."""
 
 import math
 from typing import ClassVar
@@ -8,9 +8,9 @@ from visalign.generators.shape import Shape
 
 
 class Sized:
-    """The part of a generator that its configuration alone decides; `pipeline` and `denoiser` may be without weights.
+    """The part of a generator that depends on its configuration alone; `pipeline` and `denoiser` may lack weights.
 
-    sides_multiple_of: what the pipeline asks of height and width beyond VAE and patches.
+    sides_multiple_of: what the pipeline requires of height and width beyond VAE and patches.
     """
 
     modality: ClassVar[str] = "image"
@@ -18,11 +18,11 @@ class Sized:
     sides_multiple_of: ClassVar[int] = 1
 
     def spatial_factor(self) -> int:
-        """Pixels on a side for each of the latents'."""
+        """Pixels per latent along a side."""
         return self.pipeline.vae_scale_factor
 
     def default_shape(self) -> Shape:
-        """What this model was made for."""
+        """The shape this model was trained for."""
         size = self.denoiser.config.sample_size
         if size is None:
             return Shape()
@@ -34,26 +34,26 @@ class Sized:
         return 1, 1, 1
 
     def check_shape(self, shape: Shape) -> Shape:
-        """The shape it can make, or UserError."""
+        """The shape it will generate. Raises UserError for an impossible one."""
         given = [name for name in ("frames", "fps") if getattr(shape, name) is not None]
         if given and self.modality == "image":
             raise UserError(f"model.{given[0]}: {self.pipeline_class} makes images, which have none")
         if shape.height is None or shape.width is None:
-            raise UserError("model.resolution: this model's configuration does not say what it was made for; give it")
+            raise UserError("model.resolution: this model's configuration does not say what it was trained for; set it")
         for name, side, patch in zip(("height", "width"), (shape.height, shape.width), self.patch()[1:], strict=True):
             factor = math.lcm(self.vae_factor * patch, self.sides_multiple_of)
             if side % factor:
                 near = max(1, side // factor) * factor
-                raise UserError(f"model.resolution: a {name} of {side} is no multiple of {factor}, which "
+                raise UserError(f"model.resolution: a {name} of {side} is not a multiple of {factor}, which "
                                 f"{self.pipeline_class} needs; use {near} or {near + factor}")
         return shape
 
     def most_prompt_tokens(self) -> int:
-        """The longest prompt that the pipeline takes, where `prompt_tokens` says how long it is."""
+        """The longest prompt, in tokens, that the pipeline takes."""
         return 512
 
     def check_prompt_tokens(self, asked: int | None) -> int:
-        """How many tokens of a prompt are encoded, or UserError."""
+        """How many tokens of a prompt are encoded. Raises UserError for an impossible number."""
         most = self.most_prompt_tokens()
         if asked is not None and asked > most:
             raise UserError(f"model.prompt_tokens {asked}: {self.pipeline_class} takes {most} at most")

@@ -1,4 +1,4 @@
-"""What generators of videos share: frames, the latents' time axis, and videos in and out of the VAE."""
+"""What video generators share: frames, the latents' time axis, and encoding and decoding videos."""
 
 import math
 from typing import ClassVar
@@ -17,8 +17,8 @@ from visalign.media.samples import Media, Video, video_pixels
 class VideoGenerator(Generator):
     """A pipeline of videos; latents are [B, C, f, h, w] here, whatever the pipeline's own order.
 
-    A family also gives `made_for`, the shape that its first checkpoint was made for, and `sides_multiple_of`, what its
-    pipeline asks of height and width.
+    A family also defines `made_for`, the shape that its first checkpoint was trained for, and `sides_multiple_of`, what
+    its pipeline requires of height and width.
     """
 
     modality = "video"
@@ -36,7 +36,7 @@ class VideoGenerator(Generator):
         return {"prompt_embeds": hidden.float()}
 
     def temporal_factor(self) -> int:
-        """Frames for each of the latents', after the first."""
+        """Frames per latent frame, after the first."""
         return self.pipeline.vae_scale_factor_temporal
 
     def patch(self) -> tuple[int, int, int]:

@@ -23,11 +23,11 @@ _PUBLISHED = {
     "condition_embedder.time_proj": "time_projection.1",
     "condition_embedder.image_embedder.ff.net.0.proj": "img_emb.proj.1",
     "condition_embedder.image_embedder.ff.net.2": "img_emb.proj.3", "proj_out": "head.head"}
-"""Layers' names in diffusers, and in the files that Wan's authors published."""
+"""Layer names in diffusers, and in the files published by Wan's authors."""
 
 
 class WanGenerator(VideoGenerator):
-    """Text to video. Wan 2.2 14B has two transformers, one for more noise and one for less; both learn."""
+    """Text to video. Wan 2.2 14B has two transformers, one for high and one for low noise; both are trained."""
 
     pipeline_class = "WanPipeline"
     process_kind = "flow"
@@ -66,12 +66,12 @@ class WanGenerator(VideoGenerator):
         return shape
 
     def _call_network(self, network: nn.Module, latents: Tensor, time: Tensor, conditioning: Conditioning) -> Tensor:
-        if self.pipeline.config.expand_timesteps:  # Wan 2.2 5B: every token has a time
+        if self.pipeline.config.expand_timesteps:  # Wan 2.2 5B: every token has its own time
             time = time[:, None].expand(-1, self.tokens())
         return network(timestep=time, return_dict=False, **self._inputs(latents, conditioning))[0]
 
     def _inputs(self, latents: Tensor, conditioning: Conditioning) -> dict[str, Tensor]:
-        """What the network sees beside the time."""
+        """The network's inputs besides the time."""
         return {"hidden_states": latents, "encoder_hidden_states": conditioning["prompt_embeds"].to(latents.dtype)}
 
     def schedule(self, steps: int) -> Tensor:
@@ -86,7 +86,7 @@ class WanGenerator(VideoGenerator):
 class Experts(nn.Module):
     """Two transformers as one network: samples at times [B] of at least `boundary` go to `high`, the others to `low`.
 
-    What is asked of a network beside that (adapters, precision) is asked of both.
+    Everything else (adapters, precision) applies to both.
     """
 
     def __init__(self, high: nn.Module, low: nn.Module, boundary: float):

@@ -23,7 +23,8 @@ def split(prompt: str) -> tuple[str, Path | None]:
 
 
 class WanImageGenerator(WanGenerator):
-    """Wan 2.1 (with a CLIP view of the image) and Wan 2.2 14B. The image's latents stand beside the noisy ones.
+    """Wan 2.1 (with a CLIP view of the image) and Wan 2.2 14B. The image's latents are concatenated with the noisy
+    ones.
 
     Conditioning has `condition` [B, c, f, h, w]: a mask of what is given, and latents of the first frame; and with Wan
     2.1 `image_embeds` [B, n, d].
@@ -58,7 +59,7 @@ class WanImageGenerator(WanGenerator):
 
     @torch.no_grad()
     def encode_prompts(self, prompts: list[str]) -> Conditioning:
-        """Words alone (for guidance) give no image's part. Raises UserError when only some prompts have one."""
+        """Text alone (for guidance) has no image part. Raises UserError when only some prompts have one."""
         words, files = zip(*map(split, prompts), strict=True)
         texts = super().encode_prompts(list(words))
         if all(file is None for file in files):

@@ -1,4 +1,4 @@
-"""What people give in place of a model, told apart by its files, with what to give instead."""
+"""What users give in place of a model, recognised by its files, with what to give instead."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ OTHERS = {".gguf": "GGUF (quantised) files are not supported", ".onnx": "ONNX fi
 
 
 def refuse_wrong_file(path: Path) -> None:
-    """Raise UserError for a file that is no .safetensors."""
+    """Raise UserError for a file that is not .safetensors."""
     ending = path.suffix.lower()
     if ending in PICKLES:
         raise UserError(f"model {path}: pickled weights can run code when read and are refused; convert them to "
