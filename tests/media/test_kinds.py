@@ -20,7 +20,7 @@ def test_programs_texts_and_others_are_neither(name):
     assert not kinds.is_image_name(name) and not kinds.is_video_name(name)
 
 
-@pytest.mark.parametrize("head, clip", [
+@pytest.mark.parametrize("head, video", [
     (b"\0\0\0\x20ftypisom", True), (b"\0\0\0\x20ftypqt  ", True), (b"\0\0\0\x20ftypavif", False),
     (b"\0\0\0\x20ftypheic", False), (b"\0\0\0\x20ftypmif1", False), (b"RIFF\0\0\0\0AVI LIST", True),
     (b"RIFF\0\0\0\0WEBPVP8 ", False), (b"\x1a\x45\xdf\xa3", True), (b"FLV\x01", True), (b"\x89PNG\r\n\x1a\n", False),

@@ -33,10 +33,10 @@ def test_images_of_another_size_are_resized_with_gradients():
     assert pixels.grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize("name, image, value", [
+@pytest.mark.parametrize("name, rows, value", [
     ("contrast", [[[0, 0, 0], [255, 255, 255]]], 0.5), ("saturation", [[[255, 0, 0], [255, 255, 255]]], 0.5),
     # rg = (255, 0), yb = (127.5, 0): std 127.5 and 63.75, means the same
     ("colourfulness", [[[255, 0, 0], [255, 255, 255]]], 1.3 * (127.5**2 + 63.75**2) ** 0.5)])
-def test_smooth_rules_by_hand(name, picture, value):
-    image = Image.fromarray(np.array(picture, dtype=np.uint8))
+def test_smooth_rules_by_hand(name, rows, value):
+    image = Image.fromarray(np.array(rows, dtype=np.uint8))
     assert load_reward(name).score([Sample("", image)]).values.item() == pytest.approx(value, rel=1e-5)

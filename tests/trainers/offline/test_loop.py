@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from tests.programs import VISALIGN, Program
 
-from .commands import ENVIRONMENT, WITHOUT_GRADIENT, fails, rows, run, weights
+from tests.trainers.commands import ENVIRONMENT, WITHOUT_GRADIENT, fails, rows, run, weights
 
 
 @pytest.mark.parametrize("model, method", [("sd3", "flow_dpo"), ("sd3", "flow_rwr"), ("sd3", "sft"),
