@@ -12,7 +12,6 @@ import torch
 from safetensors.torch import load_file
 
 from tests.programs import VISALIGN, Program
-
 from tests.trainers.commands import ENVIRONMENT, WITHOUT_GRADIENT, fails, rows, run, weights
 
 
