@@ -11,7 +11,6 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from tests.jobs.generations import write_folder
 from visalign.cli import main
 
 from ..jobs.generations import write_folder
