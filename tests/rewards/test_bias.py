@@ -56,5 +56,5 @@ def test_the_debiased_reward_subtracts_the_fit(planted, tmp_path):
     expected = 0.5 - model.bias(np.array([nuisance(sample)]))[0]
     assert reward.score([sample]).values.item() == pytest.approx(expected, abs=1e-5)
     (tmp_path / "bias.json").write_text("{}")
-    with pytest.raises(UserError, match="no bias model"):
+    with pytest.raises(UserError, match="not a bias model"):
         load_reward({"kind": "debiased", "of": ["saturation"], "model": str(tmp_path / "bias.json")})

@@ -1,1 +1,1 @@
-"""What the command line does besides training: one file a verb, each usable as a function."""
+"""What the commands do, from start to finish: one file per command, each usable as a function."""

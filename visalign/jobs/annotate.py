@@ -1,4 +1,4 @@
-"""`visalign reward annotate`: what a trained reward says of every annotation, as columns that training reads.
+"""`visalign reward annotate`: a trained reward's margin of every annotation, as columns that training reads.
 
     strength       mean margin of the labelled winner over the reward's members, in log-odds, kept in [0, most]; what
                    `objective.margin` and `objective.scaled` of a reward recipe multiply

@@ -1,4 +1,4 @@
-"""How much disk a run will take, so that a full one is met before the work and not after it."""
+"""An estimate of a run's disk use, so that a full disk is reported before the run rather than during it."""
 
 import math
 from pathlib import Path
@@ -13,7 +13,7 @@ from visalign.trainers.optim import MOMENTS
 
 
 def check_room(config: OfflineConfig | OnlineConfig) -> None:
-    """Raise UserError when the disk has not the room that a run will take; loads no weights."""
+    """Raise UserError when the disk has too little room for a run; loads no weights."""
     needed = room(config, empty_generator(locate_model(config.model), config.model))
     folder = Path(config.output.folder).expanduser()
     there = sum(file.stat().st_size for file in (folder / "checkpoints").glob("*/*")) if folder.is_dir() else 0
@@ -23,7 +23,7 @@ def check_room(config: OfflineConfig | OnlineConfig) -> None:
 
 
 def room(config: OfflineConfig | OnlineConfig, generator: Generator) -> dict[str, int]:
-    """Bytes of a run by what they are for; `generator` may be without weights."""
+    """Bytes of a run by purpose; `generator` may be without weights."""
     named = list(generator.denoiser.parameters())
     learning = sum(p.numel() for p in named if p.requires_grad)
     whole = sum(p.numel() for p in named) + sum(p.numel() for m in generator.frozen_modules() for p in m.parameters())
@@ -41,7 +41,7 @@ def room(config: OfflineConfig | OnlineConfig, generator: Generator) -> dict[str
 
 
 def _checkpoints(config: OfflineConfig | OnlineConfig) -> int:
-    """How many a run keeps in the end."""
+    """How many checkpoints a run keeps in the end."""
     every = config.output.checkpoint_every
     made = math.ceil(config.train.steps / every) if every else 1
     return min(made, config.output.keep_checkpoints) if config.output.keep_checkpoints else made

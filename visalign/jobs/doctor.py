@@ -1,4 +1,4 @@
-"""`visalign doctor`: what is installed, what works, and the command that mends what does not."""
+"""`visalign doctor`: what is installed, what works, and the command that fixes what does not."""
 
 import importlib
 import importlib.util
@@ -34,7 +34,7 @@ def diagnose() -> tuple[list[str], bool]:
 
 
 def broken_torchvision() -> str | None:
-    """A torchvision built for another torch breaks half of diffusers at import; say so first."""
+    """A torchvision built for another torch breaks half of diffusers at import, so it is reported first."""
     try:
         importlib.import_module("torchvision.ops")
     except (ImportError, RuntimeError) as error:

@@ -1,4 +1,4 @@
-"""`visalign rollout`: pairs of the model's own images to vote on, drawn exactly as training will draw them again."""
+"""`visalign rollout`: pairs of the model's samples to vote on, which training will draw again exactly."""
 
 import csv
 import io

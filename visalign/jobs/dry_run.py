@@ -45,14 +45,14 @@ def describe_run(config: OfflineConfig | OnlineConfig) -> str:
 
 
 def frozen_parts(generator: Generator) -> int:
-    """Parameters of everything that never learns."""
+    """Parameters of everything that is never trained."""
     return sum(p.numel() for module in generator.frozen_modules() for p in module.parameters())
 
 
 def activations(config: OfflineConfig | OnlineConfig, generator: Generator, objective, bytes_each: int) -> list[str]:
     """An estimate for transformers with fused attention (Korthikanti et al. 2022, arXiv 2205.05198, without dropout).
 
-    17 numbers a token, layer and unit of width; with checkpointing one, and 17 for the layer that is recomputed.
+    17 numbers per token, layer and unit of width; with checkpointing one, plus 17 for the layer being recomputed.
     """
     tokens = generator.tokens()
     if tokens is None:

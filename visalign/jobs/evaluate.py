@@ -1,4 +1,4 @@
-"""Which models a command means, and how they are sampled and scored where it does not say."""
+"""Which models a command names, and the defaults for sampling and scoring them."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,7 +27,7 @@ DEFAULT_REWARDS = ("tiny-reward", "tiny-clip")
 
 @dataclass(frozen=True)
 class EvaluationRequest:
-    """What a user may leave open (None): then a run's own settings are taken, or the defaults."""
+    """What a user may leave out (None): then a run's own settings apply, or the defaults."""
 
     prompts: str | None = None
     max_prompts: int | None = None
@@ -47,7 +47,7 @@ class EvaluationRequest:
 def evaluate_source(source: str, asked: EvaluationRequest, out: Path, checkpoints: str = "last") -> Results:
     """A run or checkpoint against its untrained model, or any other source alone; writes the results and the page.
 
-    checkpoints: `last`, or `all` of those a run has kept. Raises UserError for what the user can mend.
+    checkpoints: `last`, or `all` of those a run has kept. Raises UserError for what the user can fix.
     """
     path = Path(source).expanduser()
     run = run_of(path)
@@ -63,7 +63,7 @@ def evaluate_source(source: str, asked: EvaluationRequest, out: Path, checkpoint
 
 
 def default_folder(source: str) -> Path:
-    """Where `evaluate` writes when it is not told: evaluations/ and the whole name of the source."""
+    """The default output of `evaluate`: evaluations/ and the full name of the source."""
     path = Path(source).expanduser()
     name = path.resolve().stem if path.is_file() else path.resolve().name if path.is_dir() else source
     return Path("evaluations") / file_name(name)
@@ -79,7 +79,7 @@ def compare_sources(named: dict[str, str], asked: EvaluationRequest, out: Path) 
 
 def sources_of(named: dict[str, str],
                 settings: tuple[str, ...] = ()) -> tuple[list[SampleSource], OfflineConfig | OnlineConfig | None]:
-    """Subjects by name, and the settings of the first run among them, as which all are loaded.
+    """Sources by name, and the settings of the first run among them, with which all are loaded.
 
     settings: `key=value` of the models, where no run brings its own. Raises UserError.
     """
@@ -129,12 +129,12 @@ def _finish(sources: list[SampleSource], asked: EvaluationRequest, out: Path,
         results.notes.append(f"{options.proxy}, the first reward, was taken for the optimised one (--proxy NAME)")
     results.figures[results.models[-1]].update(likelihoods_of(run) if run else {})
     write_comparison(results, out / "report.html")
-    write_results(results, out)  # last: they say that the command is done
+    write_results(results, out)  # last, since they mark the command as done
     return results
 
 
 def likelihoods_of(run: Path) -> dict[str, Estimate]:
-    """What a preference-trained run last logged of its held-out pairs; {} for other runs."""
+    """The last held-out pair metrics of a preference-trained run; {} for other runs."""
     logged = [row["likelihoods"] for row in read_metrics(run)
               if row.get("kind") == "held_out" and row.get("likelihoods")]
     return {f"likelihood of held-out pairs/{name}": Estimate(*value) for name, value in logged[-1].items()
@@ -142,7 +142,7 @@ def likelihoods_of(run: Path) -> dict[str, Estimate]:
 
 
 def sampling_plan_of(asked: EvaluationRequest, config: OfflineConfig | OnlineConfig | None) -> SamplingPlan:
-    """Prompts and sampling. Raises UserError when no prompts are known."""
+    """Prompts and sampling. Raises UserError when there are no prompts."""
     settings = config.eval if config else None
     source = asked.prompts or (settings.prompts if settings else None)
     if source is None:
@@ -157,7 +157,7 @@ def sampling_plan_of(asked: EvaluationRequest, config: OfflineConfig | OnlineCon
 
 
 def options_of(asked: EvaluationRequest, config: OfflineConfig | OnlineConfig | None) -> Options:
-    """Rewards, which of them was optimised, and features. Without a run, the first reward counts as optimised."""
+    """Rewards, which of them was optimised, and features. Without a run, the first reward counts as the optimised one."""
     from visalign.rewards import load_reward
 
     settings = config.eval if config else None

@@ -1,4 +1,4 @@
-"""`visalign guide sweep`: one latent reward followed ever harder, measured like models against the unguided one.
+"""`visalign guide sweep`: one latent reward followed with rising weight, compared with unguided sampling.
 
 The guide's own reward of the result is the optimised one. What rises in the other rewards is a real gain; where they,
 diversity or style fall while the guide's own rises, it is being exploited.
@@ -33,8 +33,8 @@ class Sweep:
 
     def __post_init__(self):
         if 0 not in self.weights or len(set(self.weights)) < 2:
-            raise UserError(f"sweep: the weights {', '.join(f'{w:g}' for w in self.weights)} must hold 0, which is the "
-                            "model alone, and at least one other")
+            raise UserError(f"sweep: the weights {', '.join(f'{w:g}' for w in self.weights)} must include 0, the "
+                            "unguided model, and at least one other")
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class SweepReport:
 
 def run_sweep(model: ModelSettings, plan: Sweep, rewards: list, features: str, out: Path,
               device: str = "cpu") -> SweepReport:
-    """Sample at every weight and compare; resumes where it was killed. Raises UserError for what the user can mend."""
+    """Sample at every weight and compare; resumes where it was killed. Raises UserError for what the user can fix."""
     from visalign.reports.comparison import write_comparison
 
     if (out / "results.json").exists():
@@ -64,12 +64,12 @@ def run_sweep(model: ModelSettings, plan: Sweep, rewards: list, features: str, o
     results = replace(results, weights=dict(zip(results.models, ordered, strict=True)))
     results.about.update({"guide": str(guide), "dimension": plan.dimension})
     write_comparison(results, out / "report.html")
-    write_results(results, out)  # last: they say that the command is done
+    write_results(results, out)  # last, since they mark the command as done
     return SweepReport(results, lines_of(results), out / "report.html")
 
 
 class Once:
-    """Loads a generator on first use, and the same one from then on."""
+    """Loads a generator on first use and keeps it."""
 
     def __init__(self, model: ModelSettings):
         self.model, self._generator = model, None
@@ -86,7 +86,7 @@ def guided_source(model: ModelSettings, following: Following, name: str, load: O
 
 
 def lines_of(results: Results) -> list[str]:
-    """One line a weight: each reward's change in standard deviations, diversity's in percent, and the verdict."""
+    """One line per weight: each reward's change in standard deviations, diversity's in percent, and the verdict."""
     lines = []
     for model, verdict in results.verdicts.items():
         changes = [f"{name} {change.value:+.2f} [{change.low:+.2f}, {change.high:+.2f}]"

@@ -1,6 +1,6 @@
-"""Annotations to a latent reward: the reward loop, on latents that are noised anew at every step.
+"""From annotations to a latent reward: the reward loop, on latents noised afresh at every step.
 
-Both sides of an annotation meet at one time and with one noise, drawn from (seed, step). The generator stays as it is.
+Both sides of an annotation share one time and one noise, drawn from (seed, step). The generator is not changed.
 
 Run:  visalign guide train configs/guide/tiny_wan.yaml
 """
@@ -30,7 +30,7 @@ from visalign.trainers.reward.loop import RewardTrainer
 from visalign.trainers.stopping import heard
 
 FRACTIONS = (0.1, 0.3, 0.5, 0.7, 0.9)
-"""Noise levels at which the finished guide is measured."""
+"""Noise levels at which the trained guide is evaluated."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class HeadSettings:
 
 
 class NoisyPairs(nn.Module):
-    """A guide as the reward loop sees one: cached latents of both sides in, rewards at a drawn time out."""
+    """A guide as a network of the reward loop: cached latents of both sides in, rewards at a drawn time out."""
 
     def __init__(self, guide: LatentReward, cache: EncodingCache):
         super().__init__()
@@ -69,14 +69,14 @@ class NoisyPairs(nn.Module):
 def train_guide(config: GuideConfig, resume: bool = False) -> Path:
     """Encode every item once, train, save to `guide/` in the run's folder with its accuracy by noise level.
 
-    Raises UserError for anything the user can mend.
+    Raises UserError for anything the user can fix.
     """
     locate_model(config.model)
     check_optimizer(config.optim)
     items, held_out = annotations_of(config.data, config.head.dimensions, config.train.seed)
     accelerator, run = open_run(config, resume)
     generator = load_generator(config.model, accelerator.device)
-    torch.manual_seed(config.train.seed)  # the head must start alike on every process and after a kill
+    torch.manual_seed(config.train.seed)  # the head must start equal on every process and after a restart
     guide = LatentReward(generator, config.head).to(accelerator.device)
     pairs = NoisyPairs(guide, EncodingCache(config.data.cache, generator))
     encode(items + held_out, pairs.cache, accelerator.process_index, accelerator.num_processes)
@@ -98,7 +98,7 @@ def train_guide(config: GuideConfig, resume: bool = False) -> Path:
 def encode(items: list[Annotation], cache: EncodingCache, rank: int, world: int, batch: int = 16) -> None:
     """Put both sides of this process's share of the items into the cache.
 
-    Raises UserError naming a row whose medium is not of the generator's kind.
+    Raises UserError naming a row whose medium is not of the generator's modality.
     """
     generator, speeds = cache.generator, []
     say_what_is_cut(generator, [side.prompt for item in items for side in (item.a, item.b)], "annotations")
@@ -119,7 +119,7 @@ def encode(items: list[Annotation], cache: EncodingCache, rank: int, world: int,
 
 @torch.no_grad()
 def accuracy_by_noise(trainer: RewardTrainer, held_out: list[Annotation], size: int = 32) -> dict:
-    """{dimension: {noise fraction: share of decided annotations ordered rightly, with its interval over prompts}}."""
+    """{dimension: {noise fraction: share of decided annotations ordered correctly, with its interval over prompts}}."""
     network, device = trainer.network.eval(), trainer.accelerator.device
     prompts = np.array([item.prompt for item in held_out])
     correct: dict[float, list[torch.Tensor]] = {fraction: [] for fraction in FRACTIONS}

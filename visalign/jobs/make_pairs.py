@@ -1,6 +1,6 @@
 """`visalign pairs`: prompts -> generations -> scores -> a preference set that `train` reads.
 
-    OUT/samples/         generations (unless they came from elsewhere)
+    OUT/samples/         generations (unless they existed before)
     OUT/scores.parquet   the reward of each
     OUT/pairs.parquet    prompt, chosen, rejected (paths), strength, rewards
     OUT/sheet.png        chosen left, rejected right
@@ -34,9 +34,9 @@ Strategy = Literal["best_worst", "top_k", "margin", "sifted"]
 class PairSettings:
     """How pairs are chosen.
 
-    strategy: `best_worst` (one a prompt), `top_k` (the k best against the k worst), `margin` (every pair with a gap
+    strategy: `best_worst` (one per prompt), `top_k` (the k best against the k worst), `margin` (every pair with a gap
     above min_gap), `sifted` (pair ranking, then point sifting). dimension: of the reward (None: its first).
-    ranker: a comparing reward for `sifted` (None: the scores rank). min_gap: smaller gaps are ties.
+    ranker: a comparing reward for `sifted` (None: by the scores). min_gap: smaller gaps are ties.
     min_confidence: least probability that the order is right, by the reward's own spread.
     """
 
@@ -60,7 +60,7 @@ class PairSettings:
 def make_pairs(source: str, reward: str, out: Path, settings: PairSettings, device: str = "cpu",
                max_failures: float = 0.05, prompts_from: PromptsFrom = "auto",
                media_root: str | None = None) -> tuple[PairCounts, tuple[str, ...]]:
-    """Score the generations of `source` and write pairs into the folder `out`; notes say what was left out.
+    """Score the generations of `source` and write pairs into the folder `out`; the notes say what was left out.
 
     Raises UserError when no pair is left, with the counts that say why.
     """
@@ -94,7 +94,7 @@ def make_pairs(source: str, reward: str, out: Path, settings: PairSettings, devi
         chosen += [(prompt, *pair) for pair in keep(proposed, counts, settings.min_gap, settings.min_confidence)]
     rank.check(1)
     if not chosen:
-        raise UserError(". ".join([f"pairs: nothing to learn from in {source}: {counts.text()}", *notes]))
+        raise UserError(". ".join([f"pairs: no pair to train on in {source}: {counts.text()}", *notes]))
     write_pairs(chosen, entries, out)
     summary = {"source": source, "reward": reward, **asdict(settings), **asdict(counts)}
     write_atomically(out / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
@@ -102,7 +102,7 @@ def make_pairs(source: str, reward: str, out: Path, settings: PairSettings, devi
 
 
 def check_scores(scores: Path, identity: dict, entries: list[Entry]) -> None:
-    """Raise UserError when the table is of another reward, or of files that were changed since."""
+    """Raise UserError when the table is of another reward, or of files that have changed since."""
     try:
         fits = belongs(read_table(scores), identity, [entry.stamp() for entry in entries])
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -110,7 +110,7 @@ def check_scores(scores: Path, identity: dict, entries: list[Entry]) -> None:
                         ) from None
     if not fits:
         raise UserError(f"{scores}: belongs to another reward or other generations, or the files have changed since; "
-                        "delete it to have them scored anew, or choose another OUT")
+                        "delete it to score them again, or choose another OUT")
 
 
 def candidates_by_prompt(scores: Path, column: str, sign: int, entries: list[Entry]) -> dict[str, list[Candidate]]:

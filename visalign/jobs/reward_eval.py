@@ -1,4 +1,4 @@
-"""`visalign reward eval`: a reward against annotations, as JSON, margins and a page."""
+"""`visalign reward eval`: a reward against annotations, as JSON, margins and a report."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ def evaluate_reward(spec, items: list[Annotation], folder: Path, device: str = "
     dimensions = sorted({name for item in items for name in item.outcome})
     reports = {name: report for name in dimensions if (report := report_dimension(reward, name, items, scored))}
     if not reports:
-        raise UserError(f"reward {reward.name}: could not score a single one of {len(items)} annotations")
+        raise UserError(f"reward {reward.name}: could not score any of {len(items)} annotations")
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "eval.json", (json.dumps(reward_report_json(reward, reports), indent=2) + "\n").encode())
     margins = pa.table({"where": [item.where for item in items], "kind": [item.kind for item in items],

@@ -1,4 +1,4 @@
-"""`visalign reward train`: annotations to a unified reward, from reading them to the report on held-out ones."""
+"""`visalign reward train`: from annotations to a unified reward, and the report on held-out ones."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from visalign.trainers.stopping import heard
 
 
 def check_reward_training(config: RewardConfig) -> None:
-    """Find every mistake that can be known before a model is loaded. Raises UserError."""
+    """Find mistakes before a model is loaded. Raises UserError."""
     check_backbone(config.model)
     check_optimizer(config.optim)
     pick_device(config.train.device)
@@ -27,7 +27,7 @@ def check_reward_training(config: RewardConfig) -> None:
 
 def annotations_of(data: AnnotationDataSettings, dimensions: tuple[str, ...],
                   seed: int) -> tuple[list[Annotation], list[Annotation]]:
-    """Annotations to learn from and to report on."""
+    """Annotations for training and for the report."""
     items = read_annotations(data.path, dimensions, data.image_root, seed)
     if data.holdout_path:
         held_out = read_annotations(data.holdout_path, dimensions, data.image_root, seed)
@@ -53,7 +53,7 @@ def train_reward(config: RewardConfig, resume: bool = False) -> Path:
     check_reward_training(config)
     items, held_out = annotations_of(config.data, config.model.dimensions, config.train.seed)
     accelerator, run = open_run(config, resume)
-    torch.manual_seed(config.train.seed)  # new layers must start alike on every process and after a kill
+    torch.manual_seed(config.train.seed)  # new layers must start equal on every process and after a restart
     network = build_network(config.model).to(accelerator.device)
     trainer = RewardTrainer(config, network, items, run, accelerator)
     with trainer.started():

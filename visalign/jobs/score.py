@@ -33,11 +33,11 @@ from visalign.storage.text_files import printable
 
 CHUNK = 256
 TASK = 16
-"""Images that a chunk holds, and that one thread decodes at a time."""
+"""Images in a chunk, and images that one thread decodes at a time."""
 MP4_TASK = 64
-"""So many images is a video worth, whose frames are all in memory."""
+"""How many images a video counts as, since all its frames are in memory."""
 LEAST_FOR_SHARE = 20
-"""A reward's share of failures is first looked at after so many samples, and at the end."""
+"""A reward's share of failures is first checked after this many samples, and at the end."""
 
 
 @dataclass
@@ -60,7 +60,7 @@ class Failures:
                         self.reasons.append(f"{path}: {remarks}")
 
     def check(self, name: str, most: float, least: int, hint: str = "") -> None:
-        """Raise UserError when more than the share `most` failed among at least `least`; `hint` is what may help."""
+        """Raise UserError when more than the share `most` failed among at least `least`; `hint` says what may help."""
         if self.given >= least and self.failed > most * self.given:
             raise UserError(f"reward {name}: could not score {self.failed} of {self.given} samples, more than the "
                             f"allowed share of {most:g} (--max-failures); first reasons: {'; '.join(self.reasons)}"
@@ -69,8 +69,8 @@ class Failures:
 
 @dataclass(frozen=True)
 class ScoreSummary:
-    """What `visalign score` did: rows in the table, of which kinds of files, unreadable ones, where table and gallery
-    are, a line a reward, and a sentence for whatever was left out or could not be read."""
+    """The result of `visalign score`: rows in the table, kinds of files, unreadable ones, paths of table and gallery, a
+    line per reward, and a sentence for whatever was left out or could not be read."""
 
     rows: int
     kinds: str
@@ -102,7 +102,7 @@ def score_generations(source: str, specs: list, out: Path, *, device: str = "cpu
     chunks = [[i for i in chunk if i not in done] for chunk in in_chunks(entries, rewards)]
     mine = [chunk for chunk in chunks if chunk][state.process_index::state.num_processes]
     failures = [(reward, Failures()) for reward in rewards]
-    for part in store.parts():  # what an earlier, stopped run could not score counts on
+    for part in store.parts():  # failures of an earlier, stopped run count too
         kept = read_table(part)
         for reward, count in failures:
             count.add(kept, reward)
@@ -113,7 +113,7 @@ def score_generations(source: str, specs: list, out: Path, *, device: str = "cpu
             for reward, count in failures:
                 count.add(table, reward)
                 count.check(reward.name, max_failures, 1 if chunk is mine[-1] else LEAST_FOR_SHARE, hint)
-            store.write(table)  # only now: a chunk that stopped the run is scored again when it continues
+            store.write(table)  # only now, so that a chunk that stopped the run is scored again when it continues
             progress.update(len(chunk))
     state.wait_for_everyone()
     page = None
@@ -130,7 +130,7 @@ def score_generations(source: str, specs: list, out: Path, *, device: str = "cpu
     unread = [f"unreadable: {reason}" for reason in broken.column("error").to_pylist()[:3]]
     if len(broken) == len(table):
         raise UserError(". ".join([f"input {printable(str(source))}: none of its {len(table)} files could be read; "
-                                   f"{out} says why of each", *unread, *entries.notes]))
+                                   f"{out} says why for each", *unread, *entries.notes]))
     if any(reward.needs_prompt for reward in rewards) and hint:
         unread.append(hint)
     kinds = Counter(entry.file.suffix.lower() or "folders of frames" for entry in entries)
@@ -140,19 +140,19 @@ def score_generations(source: str, specs: list, out: Path, *, device: str = "cpu
 
 def read_table(file: Path, columns: list[str] | None = None) -> pa.Table:
     """A table of scores. Raises ArrowException or OSError."""
-    with file.open("rb") as data:  # pyarrow takes names for addresses, and knows none that are not UTF-8
+    with file.open("rb") as data:  # pyarrow treats names as URIs, and takes only UTF-8
         return pq.read_table(data, columns=columns)
 
 
 def identity_of(source: str, specs: list, entries: Generations) -> dict:
-    """What makes a table of scores what it is, but for the files' contents (`files_of`)."""
+    """What identifies a table of scores, apart from the files' contents (`files_of`)."""
     listing = json.dumps([(entry.path, entry.prompt) for entry in entries])
     return {"source": printable(str(Path(source).resolve())), "rewards": [expand(spec) for spec in specs],
             "files": hashlib.sha256(listing.encode()).hexdigest()}
 
 
 def belongs(table: pa.Table, identity: dict, stamps: list[str]) -> bool:
-    """Whether a finished table is of these rewards and of these files as they are now."""
+    """Whether a finished table is of these rewards and of these files in their present state."""
     known = (table.schema.metadata or {}).get(MARK)
     return known is not None and json.loads(known) == identity | {"stamps": scoring_digest(stamps)}
 
@@ -162,11 +162,11 @@ def scoring_digest(stamps: list[str]) -> str:
 
 
 MARK = b"visalign"
-"""Under this name a table of scores says what it is of."""
+"""The metadata key under which a table of scores stores its identity."""
 
 
 def means(table: pa.Table, rewards: list[Reward]) -> tuple[str, ...]:
-    """Mean, standard deviation and how many were scored, for every dimension of every reward; why, where none was."""
+    """Mean, standard deviation and the number scored, for every dimension of every reward; why, where none was."""
     lines = []
     for name in (f"{reward.name}.{dimension}" for reward in rewards for dimension in reward.dimensions):
         known = table.column(name).drop_null().to_numpy()
@@ -178,7 +178,7 @@ def means(table: pa.Table, rewards: list[Reward]) -> tuple[str, ...]:
 
 
 def in_chunks(entries: list[Entry], rewards: list[Reward]) -> Iterator[list[int]]:
-    """Numbers of entries, about CHUNK images at a time; prompts stay whole when a reward compares within them."""
+    """Indices of entries, about CHUNK images at a time; prompts stay whole when a reward compares within them."""
     if any(reward.needs_group for reward in rewards):
         groups: dict[str, list[int]] = {}
         for i, entry in enumerate(entries):
@@ -211,7 +211,7 @@ def read_some(entries: list[Entry]) -> list[Sample | str]:
 
 def decoded(entries: list[Entry], chunks: list[list[int]],
             workers: int) -> Iterator[tuple[list[int], list[Sample | str]]]:
-    """Chunks with their samples (or why there is none), decoded in threads up to two chunks ahead."""
+    """Chunks with their samples (or the reason for none), decoded in threads up to two chunks ahead."""
     with ThreadPoolExecutor(workers) as pool:
         ahead: list[tuple[list[int], list[Future]]] = []
         for chunk in chunks:
@@ -226,7 +226,7 @@ def decoded(entries: list[Entry], chunks: list[list[int]],
 
 def score_chunk(entries: list[Entry], chunk: list[int], samples: list[Sample | str],
                 rewards: list[Reward]) -> pa.Table:
-    """One table row a file: what is known of it, every reward's values, its spread, and remarks."""
+    """One table row per file: its metadata, every reward's values and spread, and remarks."""
     readable = [k for k, sample in enumerate(samples) if isinstance(sample, Sample)]
     given = [samples[k] for k in readable]
     columns: dict[str, list] = {
@@ -259,9 +259,9 @@ def schema_of(columns: dict[str, list], entries: list[Entry]) -> pa.Schema:
 
 
 class PartStore:
-    """Finished chunks beside the table-to-be: `NAME.parts/`, each file whole or absent.
+    """Finished chunks beside the future table: `NAME.parts/`, each written atomically.
 
-    stamps: of every entry's file; a part with a file that was changed since is thrown away, so that it is scored anew.
+    stamps: of every entry's file; a part with a file that has changed since is discarded, so that it is scored again.
     """
 
     def __init__(self, out: Path, settings: dict, stamps: list[str], rank: int):
@@ -294,7 +294,7 @@ class PartStore:
         return sorted(self.folder.glob("part-*.parquet"))
 
     def done(self) -> set[int]:
-        """Numbers of the entries that earlier runs scored."""
+        """Indices of the entries that earlier runs scored."""
         return {i for part in self.parts() for i in read_table(part, columns=["index"]).column(0).to_pylist()}
 
     def write(self, table: pa.Table) -> None:
@@ -318,5 +318,5 @@ class PartStore:
         return table
 
     def close(self) -> None:
-        """Remove the parts: nothing remains to be done."""
+        """Remove the parts, once the table is complete."""
         shutil.rmtree(self.folder)

@@ -18,8 +18,8 @@ from visalign.validation.ranges import BatchSize, Ranged
 class Scores:
     """A reward's scores of n samples in D dimensions.
 
-    values: float32 [n, D], NaN where there is no annotation. remarks: by sample, why its values are NaN, or a note such
-    as a prompt that was cut. spread: the reward's own standard deviation, float32 [n, D], where it knows one.
+    values: float32 [n, D], NaN where it has no score. remarks: by sample, why its values are NaN, or a note such
+    as a truncated prompt. spread: the reward's own standard deviation, float32 [n, D], where it gives one.
     """
 
     values: Tensor
@@ -75,8 +75,8 @@ class RewardModel(Ranged, ABC):
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
         if not self.name.isprintable():
-            raise ValueError(f"name is {self.name!r}; it stands over columns and in messages, so only letters, figures "
-                             "and signs that print")
+            raise ValueError(f"name is {self.name!r}; it is used in columns and messages, so only letters, digits "
+                             "and printable signs are allowed")
         try:
             torch.device(self.device)
         except RuntimeError:
@@ -86,7 +86,7 @@ class RewardModel(Ranged, ABC):
         """Raise UserError when something this reward needs is missing; loads nothing."""
 
     def load(self) -> Any:
-        """The networks, in evaluation mode; a reward without any has none."""
+        """The networks, in evaluation mode; a reward without networks does not define it."""
         return None
 
     @abstractmethod
@@ -102,7 +102,7 @@ class RewardModel(Ranged, ABC):
         return self._network
 
     def to(self, device: str) -> None:
-        """Where the networks live from now on; `to("cpu")` frees an accelerator until the next `to`."""
+        """Move the networks; `to("cpu")` frees an accelerator until the next `to`."""
         self.device = str(device)
         if isinstance(self._network, torch.nn.Module):
             self._network.to(self.device)
@@ -140,7 +140,7 @@ class RewardModel(Ranged, ABC):
 
 
 def in_rgb(sample: Sample) -> Sample:
-    """The sample with RGB images, as reading a file gives them. Raises ValueError where there is no way to RGB."""
+    """The sample with RGB images, as read from a file. Raises ValueError where no conversion to RGB exists."""
     frames = sample.video.frames if sample.video else [sample.media]
     if all(frame is None or frame.mode == "RGB" for frame in frames):
         return sample
@@ -162,7 +162,7 @@ def fitting(rows: list[int], run: Callable[[list[int]], Any]):
 
 
 def gather(count: int, dimensions: int, refused: dict[int, str], answers) -> Scores:
-    """One Scores from the answers of batches, given as (rows, Tensor or Scores) pairs."""
+    """One Scores from those of batches, given as (rows, Tensor or Scores) pairs."""
     values = torch.full((count, dimensions), float("nan"))
     spread, remarks = None, dict(refused)
     for rows, answer in answers:
@@ -189,5 +189,5 @@ def finite_scores(reward: Reward, samples: list[Sample]) -> Tensor:
     if bad:
         reason = answer.remarks.get(bad[0], "not a finite number")
         raise UserError(f"reward {reward.name}: {len(bad)} of {len(samples)} scores are not finite, the first for "
-                        f"prompt '{samples[bad[0]].prompt}' ({reason}); training on them would teach noise")
+                        f"prompt '{samples[bad[0]].prompt}' ({reason}); training on them would fit noise")
     return scores if reward.higher_is_better else -scores

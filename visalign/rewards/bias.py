@@ -1,4 +1,5 @@
-"""Bias removal: what a reward pays for brightness, sharpness or a long prompt is fitted on base samples and subtracted.
+"""Bias removal: a reward's preference for brightness, sharpness or long prompts is fitted on base samples and
+subtracted.
 
 Features are standardised; the fit is ridge regression on them and their squares, so that a preferred middle (neither
 too dark nor too bright) can be expressed. Correlations are measured on samples that the fit did not see.
@@ -44,12 +45,12 @@ class BiasModel:
     samples: int
 
     def bias(self, features: np.ndarray) -> np.ndarray:
-        """What the features alone would earn, [n], of features [n, F]; its mean over the fitted samples is 0."""
+        """The reward that the features [n, F] alone predict, [n]; its mean over the fitted samples is 0."""
         return design(features, np.array(self.mean), np.array(self.std)) @ np.array(self.coefficients)
 
 
 def design(features: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
-    """Standardised features (cut at +-3) and their squares less 1, [n, 2F]."""
+    """Standardised features (clipped at +-3) and their squares less 1, [n, 2F]."""
     z = np.clip((features - mean) / std, -3, 3)
     return np.concatenate([z, z**2 - 1], 1)
 
@@ -94,7 +95,7 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 @dataclass
 class Debiased(Combination):
-    """A reward less what it pays for brightness, saturation, contrast, sharpness, file size and prompt length.
+    """A reward minus its bias for brightness, saturation, contrast, sharpness, file size and prompt length.
 
     model: the JSON file that `visalign reward debias` wrote for this reward on samples of the base model.
     """
@@ -122,7 +123,7 @@ class Debiased(Combination):
             try:
                 self._bias = BiasModel(**json.loads(path.read_text("utf-8"))["bias"])
             except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:
-                raise UserError(f"reward {self.name}: {self.model} is no bias model ({error}); write one "
+                raise UserError(f"reward {self.name}: {self.model} is not a bias model ({error}); write one "
                                 "with `visalign reward debias`") from None
         return self._bias
 

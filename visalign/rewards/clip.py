@@ -16,7 +16,7 @@ from visalign.rewards.openclip import check_clip_source, cut_prompts, load_open_
 SCALES = {"cosine": lambda cosine: cosine, "percent": lambda cosine: 100 * cosine,
           "hessel": lambda cosine: 2.5 * cosine.clamp(min=0)}
 PROMPTS_KEPT, FRAMES = 4096, 8
-"""Prompts whose embeddings are remembered (generations of one prompt come in many batches); frames seen of a video."""
+"""Prompts whose embeddings are cached (generations of one prompt come in many batches); frames used of a video."""
 
 
 @dataclass
@@ -57,13 +57,13 @@ class ClipScore(RewardModel):
         return torch.cat(parts)
 
     def sample_features(self, samples: list[Sample]) -> Tensor:
-        """Unit features [n, D] of images; of videos the mean over 8 frames, beside the change from first to last and
-        the summed size of the changes between, so that videos of one look but another motion differ.
+        """Unit features [n, D] of images; of videos the mean over 8 frames, concatenated with the change from first to
+        last and the summed size of the changes between, so that videos of equal look but different motion differ.
 
-        Raises UserError when there are images and videos.
+        Raises UserError for a mixture of images and videos.
         """
         if len({sample.modality for sample in samples}) > 1:
-            raise UserError("images and videos cannot be compared with each other; measure them apart")
+            raise UserError("images and videos cannot be compared with each other; measure them separately")
         frames = [sample.frames(FRAMES) for sample in samples]
         found = self.features([frame for each in frames for frame in each]).split([len(each) for each in frames])
         if samples[0].modality == "image":
@@ -80,10 +80,10 @@ class ClipScore(RewardModel):
         return F.normalize(network.encode_text(tokens).float(), dim=-1).cpu()
 
     def prompt_features(self, prompts: list[str]) -> tuple[Tensor, list[str | None]]:
-        """Embeddings of the prompts, and a note where one was cut; each is computed once as long as it is met again.
+        """Embeddings of the prompts, and a note where one was truncated; recent ones are cached.
 
-        Each alone: in a batch its last digit would depend on which prompts were already known, and so on whether the
-        program was started anew in between.
+        Each is embedded alone: in a batch its last digit would depend on which prompts were cached, and so on whether
+        the program was restarted in between.
         """
         unknown = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._known]
         if unknown:

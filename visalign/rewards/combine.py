@@ -1,7 +1,7 @@
 """Combinations: each wraps rewards (`of`) and is itself a reward, so they nest.
 
-Every dimension of every inner reward is one column, turned so that larger is better. A column of weight 0
-takes no part. A sample that one inner reward could not score is NaN in the combination, with that reward's reason.
+Every dimension of every inner reward is one column, with its sign chosen so that larger is better. A column of weight 0
+is ignored. A sample that one inner reward could not score is NaN in the combination, with that reward's reason.
 """
 
 from abc import abstractmethod
@@ -71,13 +71,13 @@ class Combination(RewardModel):
         """[n] from values and spreads [n, C'] of the C' columns whose weight is not 0."""
 
     def combined_spread(self, spreads: Tensor) -> Tensor | None:
-        """The combination's own standard deviation [n, 1], where that is known."""
+        """The combination's own standard deviation [n, 1], where it is known."""
         return None
 
     def weights_of(self, weights: dict[str, float]) -> Tensor:
         """[C] from names of columns, or of rewards with one dimension, or of dimensions that only one reward has.
 
-        What is not named weighs 0; without any name all weigh 1.
+        Columns that are not named have weight 0; without names all have weight 1.
         """
         found = torch.zeros(len(self.columns)) if weights else torch.ones(len(self.columns))
         for key, weight in weights.items():
@@ -160,7 +160,7 @@ class Centred(Referenced):
 class LogSigmoid(Centred):
     """Weighted sum of log sigmoid(r - r_ref), r_ref a quantile of the base model's rewards for that prompt.
 
-    Sums of it act like AND: raising what is already high adds little.
+    Sums of it act like AND: raising an already high reward adds little.
     """
 
     quantile: Portion = 0.5
@@ -208,7 +208,7 @@ class Ensemble(Referenced):
 class UncertaintyWeight(Combination):
     """exp(-penalty u) r - penalty u, with u the inner reward's own spread (Ctrl-U, its loss with L = -r).
 
-    The second term keeps an uncertain annotation from being free.
+    The second term makes uncertainty costly.
     """
 
     penalty: Weight = 1.0

@@ -43,7 +43,7 @@ def published_file(source: str, name: str, who: str) -> Path:
 
     try:
         return Path(hf_hub_download(source, name))
-    except Exception as error:  # the hub raises many kinds; all mean the same to a person
+    except Exception as error:  # the hub raises many kinds of errors; to the user all mean the same
         raise UserError(f"reward {who}: no local file {source}, and the hub did not give {name} "
                         f"({type(error).__name__})") from error
 
@@ -209,7 +209,7 @@ class Aesthetic(RewardModel):
         path = published_file(self.source, self.file_name, self.name)
         weights = published_weights(path, self.name)
         if not weights or not all(key.startswith("layers.") for key in weights):
-            raise UserError(f"reward {self.name}: {path} is no aesthetic predictor, its weights are not named layers.N")
+            raise UserError(f"reward {self.name}: {path} is not such a predictor: its weights are not named layers.N")
         head = nn.ModuleDict({"layers": aesthetic_head(weights)})
         load_weights(head, weights, path, self.name)
         model, self.preprocess, _ = load_open_clip(self.clip, self.name)

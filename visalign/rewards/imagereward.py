@@ -1,8 +1,8 @@
-"""ImageReward (Xu et al. 2023): BLIP reads prompt and image together, an MLP scores its first token.
+"""ImageReward (Xu et al. 2023): BLIP encodes prompt and image together, an MLP scores its first token.
 
 The published checkpoint (`ImageReward.pt`, `med_config.json`) names its weights as the original BLIP code does; they
-are renamed for the BLIP classes of transformers, so that none of that code is needed. One difference there: original
-BLIP starts a text with the tokenizer's [CLS], and so do we.
+are renamed for the BLIP classes of transformers, so that none of that code is needed. One difference: the original
+BLIP starts a text with the tokenizer's [CLS], and so does this one.
 """
 
 import json

@@ -17,7 +17,7 @@ QUOTED = re.compile(r'"([^"]+)"|“([^”]+)”|(?<!\w)\'([^\']+)\'(?!\w)')
 
 
 def quoted_text(prompt: str) -> str | None:
-    """What stands in quotes in the prompt, parts joined by a space; None where there is none."""
+    """The quoted text in the prompt, parts joined by a space; None where there is none."""
     parts = [next(filter(None, groups)) for groups in QUOTED.findall(prompt)]
     return " ".join(parts) or None
 

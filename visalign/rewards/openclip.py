@@ -36,7 +36,7 @@ def model_name(source: str | Path) -> tuple[str, str | None]:
 
 
 def check_clip_source(source: str | Path, who: str) -> None:
-    """Raise UserError when `source` can name no open_clip model; a hub id is believed until it is loaded."""
+    """Raise UserError when `source` cannot be an open_clip model; a hub id is checked only on loading."""
     text = str(EMBEDDED_CLIPS.get(str(source), source))
     folder = Path(text).expanduser()
     if folder.is_dir():
@@ -59,7 +59,7 @@ def check_clip_source(source: str | Path, who: str) -> None:
 
 
 def check_own_tokenizer(folder: Path, where: str) -> None:
-    """Raise UserError starting with `where` when an open_clip folder's settings want a tokenizer that is not there."""
+    """Raise UserError starting with `where` when an open_clip folder's settings name a tokenizer that is missing."""
     file = folder / "open_clip_config.json"
     text = read_json(file, f"{where}: {file}").get("model_cfg", {}).get("text_cfg", {})
     if text.get("hf_tokenizer_name"):
@@ -70,7 +70,7 @@ def check_own_tokenizer(folder: Path, where: str) -> None:
 
 
 BUILT_IN_WORDS = 49408
-"""Of the tokenizer inside open_clip, which is used where a model names none."""
+"""Vocabulary size of open_clip's own tokenizer, which is used where a model names none."""
 
 
 def load_open_clip(source: str | Path, who: str):
@@ -82,7 +82,7 @@ def load_open_clip(source: str | Path, who: str):
     try:
         model, _, preprocess = open_clip.create_model_and_transforms(name, pretrained=tag, weights_only=True)
         tokenizer = open_clip.get_tokenizer(name)
-    except Exception as error:  # hub, file and shape errors of many kinds; all mean the same to a person
+    except Exception as error:  # hub, file and shape errors of many kinds; to the user all mean the same
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"reward {who}: open_clip could not load {source} ({reason})") from error
     check_loaded(model, f"reward {who}: {source}")
@@ -90,7 +90,7 @@ def load_open_clip(source: str | Path, who: str):
 
 
 def to_batch(preprocess, images: list[Image.Image]) -> Tensor:
-    """float32 [n, 3, H, W]: what `preprocess` makes of each image.
+    """float32 [n, 3, H, W]: each image through `preprocess`.
 
     Images that already have the model's size skip its resizing and are normalised together, to the same numbers.
     """
@@ -104,9 +104,9 @@ def to_batch(preprocess, images: list[Image.Image]) -> Tensor:
 def letterboxed(preprocess, images: list[Image.Image], who: str) -> Tensor:
     """float32 [n, 3, S, S]: whole images, the longer side resized to the model's S, centred on black, normalised.
 
-    As HPS v2's own code does it: bicubic on pixels in [0, 1] that are not rounded or clamped (its ResizeMaxSize; one
-    side fits already: it pads nothing there, and its model then fails on what is not square).
-    Raises UserError when the model's own transform has a form that is not known here.
+    As in HPS v2's own code: bicubic on pixels in [0, 1] that are not rounded or clamped (its ResizeMaxSize; where one
+    side already fits, that code pads nothing, and its model then fails on images that are not square).
+    Raises UserError when the model's own transform has an unknown form.
     """
     from torchvision.transforms.functional import InterpolationMode, pad, resize, to_tensor
 
@@ -128,7 +128,7 @@ def letterboxed(preprocess, images: list[Image.Image], who: str) -> Tensor:
 def pixels_to_batch(preprocess, pixels: Tensor, who: str) -> Tensor:
     """As `to_batch`, of pixels [B, 3, H, W] in [0, 1] and with gradients; resizing is bicubic and antialiased.
 
-    Raises UserError when the model's own transform has a form that is not known here.
+    Raises UserError when the model's own transform has an unknown form.
     """
     size, mean, std = _resize_and_norm(preprocess)
     if size is None:
@@ -155,6 +155,6 @@ def cut_prompts(tokenizer, prompts: list[str]) -> dict[int, str]:
     length = tokenizer.context_length
     longer = tokenizer(prompts, context_length=4 * length)
     empty = tokenizer([""], context_length=4 * length)[0]
-    # by the last place in use, since some tokenizers pad with a token that words have too
+    # by the last used position, since some tokenizers pad with a token that also occurs in text
     counts = ((longer != empty[-1]) * torch.arange(1, longer.shape[1] + 1)).amax(1).tolist()
     return {i: f"prompt cut to the model's {length} tokens" for i, n in enumerate(counts) if n > length}

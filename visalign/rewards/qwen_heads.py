@@ -1,8 +1,8 @@
 """HPSv3 and VideoReward: Qwen2-VL with special tokens whose last hidden states a small head turns into rewards.
 
-Their authors trained with one exact instruction text. It is theirs and is not in this package: put it into a text
-file with `{prompt}` where the prompt goes and the special tokens where they stood, and name it as `template`. Another
-wording runs, and gives other numbers than the published ones.
+Their authors trained with one exact instruction text, which is not in this package: put it into a text file with
+`{prompt}` for the prompt and the special tokens in their places, and name it as `template`. Another wording runs, but
+gives other numbers than the published ones.
 """
 
 import json
@@ -25,10 +25,10 @@ from visalign.storage.pretrained import check_processor, load_whole
 from visalign.storage.text_files import read_text
 
 PATCH = 28
-"""Qwen2-VL's patch of 14 pixels times its merge of 2: picture sides are multiples of it."""
+"""Qwen2-VL's patch of 14 pixels times its merge of 2: image sides are multiples of it."""
 LEAST_PIXELS = 128 * PATCH * PATCH
 LEAST_FRAMES, MOST_FRAMES = 4, 768
-"""Bounds of a clip's frames in VideoReward's own code: 100,352 pixels a frame at least."""
+"""Bounds of a video's frames in VideoReward's own code: at least 100,352 pixels per frame."""
 
 
 def smart_size(width: int, height: int, least: int, most: int) -> tuple[int, int]:
@@ -47,7 +47,7 @@ def smart_size(width: int, height: int, least: int, most: int) -> tuple[int, int
 
 
 def fit_frame(frame: Image.Image, least: int, most: int) -> Image.Image:
-    """As `fit`, but as a tensor: Pillow clips between its two passes, which moves sharp edges by up to 25 of 255."""
+    """As `fit_to_budget`, but as a tensor: Pillow clips between its two passes, which moves sharp edges (25 of 255)."""
     from torchvision.transforms.functional import InterpolationMode, pil_to_tensor, resize, to_pil_image
 
     width, height = smart_size(*frame.size, least, most)
@@ -56,9 +56,9 @@ def fit_frame(frame: Image.Image, least: int, most: int) -> Image.Image:
 
 
 def even_count(total: int, fps: float, rate: float, asked: int | None) -> int:
-    """How many of a clip's `total` frames VideoReward looks at: `asked`, or `rate` a second and at least 4.
+    """How many of a video's `total` frames VideoReward uses: `asked`, or `rate` per second and at least 4.
 
-    Rounded to even as Python rounds (2.5 pairs are 2, 3.5 are 4), and never more than the clip has.
+    Rounded to even as Python rounds (2.5 pairs are 2, 3.5 are 4), and never more than the video has.
     """
     if asked:
         return min(total, max(2, 2 * round(asked / 2)))
@@ -165,7 +165,7 @@ class TokenReward(RewardModel):
         state = model.state_dict()
         for key, value in weights.items():
             name = key.removesuffix("+")
-            if name.startswith(("rm_head.", "lm_head.")):  # the language head takes no part in a reward
+            if name.startswith(("rm_head.", "lm_head.")):  # the language head is not used by a reward
                 continue
             if name not in state or state[name].shape != value.shape:
                 raise UserError(f"reward {self.name}: {source} does not fit {self.base_source()}, {name} is missing or "
@@ -176,7 +176,7 @@ class TokenReward(RewardModel):
 
     @abstractmethod
     def inputs(self, samples: list[Sample]) -> dict[str, Tensor]:
-        """What the processor makes of samples and instruction."""
+        """The processor's inputs for samples and instruction."""
 
     def message(self, sample: Sample, kind: str) -> str:
         text = self.instruction.replace("{prompt}", sample.prompt)
@@ -257,7 +257,7 @@ class VideoReward(TokenReward):
 
         try:
             return Path(snapshot_download(self.source))
-        except Exception as error:  # the hub raises many kinds; all mean the same to a person
+        except Exception as error:  # the hub raises many kinds of errors; to the user all mean the same
             raise UserError(f"reward {self.name}: no local folder {self.source}, and the hub did not give it "
                             f"({type(error).__name__})") from error
 
@@ -303,10 +303,10 @@ class VideoReward(TokenReward):
 
     def refusal(self, sample: Sample) -> str | None:
         few = sample.video is not None and len(sample.video.frames) < 2
-        return super().refusal(sample) or ("a clip of one frame does not move; at least 2 are needed" if few else None)
+        return super().refusal(sample) or ("a video of one frame has no motion; at least 2 are needed" if few else None)
 
     def frames_of(self, sample: Sample) -> list[Image.Image]:
-        """Frames at even distances, their area between the authors' least and the configured most."""
+        """Evenly spaced frames, their area between the authors' minimum and the configured maximum."""
         data, video = self.settings["data_config"], sample.video
         total = len(video.frames)
         count = even_count(total, video.fps, data.get("fps") or 2.0, data.get("num_frames"))

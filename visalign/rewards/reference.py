@@ -1,4 +1,4 @@
-"""The base model's own rewards, as `visalign score` wrote them: what a combination standardises or centres with."""
+"""The base model's rewards, as `visalign score` wrote them, with which a combination standardises or centres."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Rewards by name: what a recipe, `--rewards` or a Python call may say, and what it builds.
+"""Rewards by name: what a recipe, `--rewards` or a Python call may name, and what that builds.
 
 A specification is one of
     a name                      tiny-clip, ocr, sharpness
@@ -68,13 +68,13 @@ ALIASES: dict[str, dict[str, Any]] = {
     "tiny-clip": {"kind": "clip", "source": str(EMBEDDED_CLIPS["tiny-clip"])},
     "tiny-reward": {"kind": "joint", "source": str(CLIP_ASSETS / "tiny-reward")},
 }
-"""Short names for whole specifications; the embedded rewards are among them."""
+"""Short names for whole specifications, including the embedded rewards."""
 DEEPEST = 12
-"""Rewards may stand in each other so deep; a file that names itself goes deeper."""
+"""How deep rewards may be nested; a file that names itself goes deeper."""
 
 
 def build_reward(spec: RewardSpec, device: str = "cpu", depth: int = 0) -> Reward:
-    """The reward a specification describes; nothing is loaded yet. depth: how many specifications it stands in.
+    """The reward a specification describes; nothing is loaded yet. depth: how many specifications it is nested in.
 
     Raises UserError naming the part that is wrong and what is allowed.
     """
@@ -98,7 +98,7 @@ def build_reward(spec: RewardSpec, device: str = "cpu", depth: int = 0) -> Rewar
 
 
 def load_reward(spec: RewardSpec | Reward, device: str = "cpu") -> Reward:
-    """As `build_reward`, after checking that everything it needs is there; a reward is given back as it is."""
+    """As `build_reward`, after checking that everything it needs is there; a reward is returned as it is."""
     reward = spec if hasattr(spec, "score") else build_reward(spec, device)
     reward.check()
     return reward
@@ -128,16 +128,16 @@ def check_reward(spec: RewardSpec | Reward) -> None:
 def expand(spec: RewardSpec, depth: int = 0) -> dict[str, Any]:
     """A specification as a mapping with `kind`. Raises UserError as `build_reward` does."""
     if depth > DEEPEST:
-        raise UserError(f"reward {spec}: stands in more than {DEEPEST} others; does a file name itself?")
+        raise UserError(f"reward {spec}: is nested in more than {DEEPEST} others; does a file name itself?")
     if isinstance(spec, dict):
         odd = next((key for key in spec if not isinstance(key, str)), None)
         if odd is not None:
-            raise UserError(f"reward: the key {odd!r} is no text; settings have names such as kind and source")
+            raise UserError(f"reward: the key {odd!r} is not text; settings have names such as kind and source")
         kind = spec.get("kind") if isinstance(spec.get("kind"), str) else repr(spec.get("kind"))
         if kind in ALIASES:
             return ALIASES[kind] | {"name": kind} | {k: v for k, v in spec.items() if k != "kind"}
         if kind not in REWARDS:
-            raise UserError(f"reward: kind is {spec.get('kind')!r}, which is no reward"
+            raise UserError(f"reward: kind is {spec.get('kind')!r}, which is not a reward"
                             f"{nearest(kind, [*REWARDS, *ALIASES])}")
         return dict(spec)
     if not isinstance(spec, str) or not spec.strip():

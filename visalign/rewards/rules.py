@@ -1,4 +1,4 @@
-"""Rewards that are measurements: no network, exact, quick. Good for tests and for catching what a model misses.
+"""Rewards that are measurements: without a network, exact, fast. Useful for tests and for what a model misses.
 
 Pixel values are in [0, 1]; luma is Rec. 601 (0.299 R + 0.587 G + 0.114 B).
 """

@@ -58,7 +58,7 @@ class Motion(VideoRule):
 
 @dataclass
 class Flicker(VideoRule):
-    """How far brightness jumps back and forth, in [-1, 0]: minus the mean |second difference| of mean luma.
+    """How much brightness jumps back and forth, in [-1, 0]: minus the mean |second difference| of mean luma.
 
     Steady motion, fades included, has none; a frame that is suddenly dark has much.
     """
@@ -75,7 +75,7 @@ class Flicker(VideoRule):
 
 @dataclass
 class SubjectConsistency(VideoRule):
-    """Mean cosine of consecutive frames' open_clip embeddings, in [-1, 1]; 1: the subject stays what it is."""
+    """Mean cosine of consecutive frames' open_clip embeddings, in [-1, 1]; 1: the subject does not change."""
 
     source: str = "tiny-clip"
     frames: Few = 16
@@ -109,16 +109,15 @@ _WORDS = {"left": r"left(wards?)?", "right": r"right(wards?)?", "up": r"up(wards
 
 
 def motions_in(prompt: str) -> list[str]:
-    """Motions of visalign.media.motion_tracking that a prompt asks for."""
+    """The motions of `media.motion_tracking` named in a prompt."""
     return [name for name, words in _WORDS.items() if re.search(rf"\b({words})\b", prompt.lower())]
 
 
 @dataclass
 class PromptMotion(VideoRule):
-    """Whether the one object on a plain background moves as its prompt says, in [-1, 1]
-    (media/motion_tracking.py).
+    """Whether the one object on a plain background moves as its prompt says, in [-1, 1].
 
-    Prompts are searched for words of direction, growth, turning, bouncing, blinking; of several the worst fit counts.
+    Prompts are searched for words of direction, growth, turning, bouncing, blinking; of several the worst one counts.
     """
 
     least_frames = 3
@@ -130,7 +129,7 @@ class PromptMotion(VideoRule):
 
     def measure(self, sample: Sample) -> float:
         found = tracking.components(sample.video)
-        if found is None:  # nothing is drawn, so nothing moves as it should
+        if found is None:  # nothing is drawn, so nothing moves
             return -1.0
         return min(tracking.motion_agreement(found, motion) for motion in motions_in(sample.prompt))
 

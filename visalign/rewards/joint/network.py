@@ -5,7 +5,7 @@
     vlm:        prompt, frames and one special token a dimension -> last hidden states            features [B, D, d]
     heads:      E members of D two-layer heads                                                    rewards [B, E, D]
 
-Hierarchical pooling is SoliReward's HPQA: one learned query attends to the shallowest chosen layer, its answer is the
+Hierarchical pooling is SoliReward's HPQA: one learned query attends to the shallowest chosen layer, its output is the
 query of the next, and a second learned query attends to the last layer; the two are added.
 Differs from it in: the layers' tokens are projected to one width first, and frame differences enter the temporal
 pooling, since a pooled set of frames has no order of its own.
@@ -153,7 +153,7 @@ class JointNetwork(nn.Module):
         super().__init__()
         self.backbone, self.settings = backbone, settings
         self.heads = Heads(backbone.features, len(settings.dimensions), settings.members, settings.width)
-        # open_clip's own temperature, and what lies after the last chosen layer, take no part in a reward
+        # open_clip's temperature, and what follows the last chosen layer, are not used by the reward
         self.unused_weights = (r"\.logit_(scale|bias)$", *getattr(backbone, "unused_weights", ()))
 
     def collate(self, samples: list[Sample]) -> dict[str, Tensor]:
@@ -164,7 +164,7 @@ class JointNetwork(nn.Module):
 
 
 def add_backbone_lora(module: nn.Module, rank: int, targets: list[str]) -> None:
-    """Put LoRA adapters into `module`; only they learn."""
+    """Add LoRA adapters to `module`; only they are trained."""
     from peft import LoraConfig, inject_adapter_in_model
     from peft.tuners.lora.layer import MultiheadAttention
 
@@ -175,10 +175,10 @@ def add_backbone_lora(module: nn.Module, rank: int, targets: list[str]) -> None:
 
 
 def _same_weights_again(attention: nn.MultiheadAttention) -> Callable:
-    """A hook that puts an attention layer's own weights back.
+    """A hook that restores an attention layer's own weights.
 
-    peft adds an adapter to them for each pass and takes it off again, and what rounding leaves behind would grow from
-    pass to pass: a reward would learn, and be saved, on towers that are not those it is loaded with.
+    peft adds an adapter to them for each pass and subtracts it again, and rounding errors would accumulate from pass to
+    pass: a reward would be trained, and saved, on towers that differ from those it is loaded with.
     """
     projection = attention.out_proj.get_base_layer()
     inward, outward = attention.in_proj_weight, projection.weight

@@ -50,7 +50,7 @@ BACKBONES: dict[str, Callable] = {"open_clip": open_clip_backbone, "vlm": vlm_ba
 
 
 def check_backbone(settings: JointSettings) -> None:
-    """Raise UserError when the backbone's source cannot be what it should be; loads nothing."""
+    """Raise UserError when the backbone's source cannot be right; loads nothing."""
     if settings.backbone == "open_clip":
         check_clip_source(settings.source, "joint")
     elif Path(settings.source).expanduser().is_dir() and not (Path(settings.source) / "config.json").is_file():
@@ -130,7 +130,7 @@ class JointReward(RewardModel):
 
     @torch.no_grad()
     def member_values(self, samples: list[Sample]) -> Tensor:
-        """What each of the E members says of one batch, [n, E, D], NaN for an image in a dimension of videos only."""
+        """Values of each of the E members for one batch, [n, E, D], NaN for an image in a dimension of videos only."""
         inputs = {name: tensor.to(self.device) for name, tensor in self.network.backbone.collate(samples).items()}
         standard = self._saved["standard"]
         values = (self.network(**inputs).cpu() - torch.tensor(standard["mean"])) / torch.tensor(standard["std"])
@@ -159,9 +159,9 @@ def trained_weights(network: JointNetwork) -> dict[str, Tensor]:
 
 def save_reward(folder: Path, network: JointNetwork, settings: JointSettings, standard: dict[str, list[float]],
                 about: dict) -> None:
-    """Write a reward's folder: settings, what is known of it (`about`), and the weights that training changed.
+    """Write a reward's folder: settings, metadata (`about`), and the weights that training changed.
 
-    A fully tuned open_clip reward takes its tower's configuration and tokenizer along and needs no other file.
+    A fully tuned open_clip reward includes its tower's configuration and tokenizer and needs no other file.
     """
     folder.mkdir(parents=True, exist_ok=True)
     weights = trained_weights(network)
@@ -198,7 +198,7 @@ def copy_tower_files(source: str, folder: Path, network: JointNetwork) -> None:
         shutil.copy(hf_hub_download(name.removeprefix("hf-hub:"), "open_clip_config.json"), folder)
         return
     clip = network.backbone.clip
-    # some weights of an architecture (OpenAI's) go with another activation than its configuration says
+    # some weights (OpenAI's) need another activation than the architecture's configuration says
     quick = any(isinstance(module, open_clip.transformer.QuickGELU) for module in clip.modules())
     config = {"model_cfg": architecture | {"quick_gelu": quick}, "preprocess_cfg": clip.visual.preprocess_cfg}
     (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
