@@ -157,7 +157,7 @@ def sampling_plan_of(asked: EvaluationRequest, config: OfflineConfig | OnlineCon
 
 
 def options_of(asked: EvaluationRequest, config: OfflineConfig | OnlineConfig | None) -> Options:
-    """Rewards, which of them was optimised, and features. Without a run, the first reward counts as the optimised one."""
+    """Rewards, which of them was optimised, and features. Without a run, the first reward counts as that one."""
     from visalign.rewards import load_reward
 
     settings = config.eval if config else None
