@@ -276,8 +276,8 @@ def prepare_evaluate(root: Path) -> None:
 
 
 def evaluate(root: Path, out: Path, again: bool) -> list[str]:
-    return ["evaluate", str(root / "run"), "--out", str(out), "--seeds", "2", "--max-prompts", "4", "--steps", "2",
-            "--cache", f"{out}-features.sqlite", "--device", "cpu"]
+    return ["evaluate", str(root / "run"), "--out", str(out), "--samples-per-prompt", "2", "--max-prompts", "4",
+            "--steps", "2", "--cache", f"{out}-features.sqlite", "--device", "cpu"]
 
 
 def compared_evaluate(out: Path) -> dict[str, object]:

@@ -31,7 +31,7 @@ def test_dry_run_prints_sizes_and_writes_nothing(recipe, tmp_path):
 
 @pytest.mark.parametrize("kind", ["gif", "frames", "webm"])
 def test_generated_videos_are_scored_in_every_format(pipelines, tmp_path, kind):
-    done = invoke("generate", pipelines("wan"), "a red square moves right", "--samples", 2, "--steps", 2,
+    done = invoke("generate", pipelines("wan"), "a red square moves right", "--samples-per-prompt", 2, "--steps", 2,
                   "--video-format", kind, "--set", "resolution=16", "--set", "frames=5", "--set", "prompt_tokens=8",
                   "-o", tmp_path / "out")
     assert done.exit_code == 0, done.output
@@ -63,7 +63,7 @@ def test_dry_run_counts_the_real_adapter(recipe, pipelines):
 
 
 def test_generate_writes_images_a_grid_and_their_prompts(pipelines, tmp_path):
-    result = invoke("generate", pipelines("sdxl"), "a cat face", "a bus", "--samples", 2, "--steps", 2, "-o",
+    result = invoke("generate", pipelines("sdxl"), "a cat face", "a bus", "--samples-per-prompt", 2, "--steps", 2, "-o",
                     tmp_path / "out")
     assert result.exit_code == 0, result.output
     rows = [json.loads(line) for line in (tmp_path / "out" / "samples.jsonl").read_text().splitlines()]
@@ -74,7 +74,7 @@ def test_generate_writes_images_a_grid_and_their_prompts(pipelines, tmp_path):
 
 
 def test_an_interrupted_generation_continues_with_the_same_images(pipelines, tmp_path):
-    command = ("generate", pipelines("sdxl"), "a cat face", "a bus", "--samples", 2, "--steps", 2, "-o")
+    command = ("generate", pipelines("sdxl"), "a cat face", "a bus", "--samples-per-prompt", 2, "--steps", 2, "-o")
     assert invoke(*command, tmp_path / "whole").exit_code == 0
     assert invoke(*command, tmp_path / "cut").exit_code == 0
     for name in ("samples.jsonl", "00001.png", "00003.png"):  # as after a kill
@@ -90,8 +90,8 @@ def test_an_interrupted_generation_continues_with_the_same_images(pipelines, tmp
 def test_generate_with_an_exported_lora_changes_the_image(pipelines, recipe, tmp_path):
     assert invoke("train", recipe("sd3", optim={"lr": 0.05})).exit_code == 0
     for name, extra in (("plain", []), ("tuned", ["--lora", tmp_path / "run" / "export"])):
-        result = invoke("generate", pipelines("sd3"), "a bus", "--samples", 1, "--steps", 2, "-o", tmp_path / name,
-                        "--precision", "fp32", *extra)
+        result = invoke("generate", pipelines("sd3"), "a bus", "--samples-per-prompt", 1, "--steps", 2, "-o",
+                        tmp_path / name, "--precision", "fp32", *extra)
         assert result.exit_code == 0, result.output
     assert (tmp_path / "plain" / "00000.png").read_bytes() != (tmp_path / "tuned" / "00000.png").read_bytes()
 

@@ -3,7 +3,8 @@
 import pytest
 import yaml
 
-from visalign.config.load import load_config, recipe_path
+from visalign.config.load import load_config
+from visalign.config.recipes import find_recipe
 from visalign.errors import UserError
 
 MINIMAL = {"model": {"source": "tiny-sd3"}, "data": {"path": "pairs.jsonl"}, "objective": {"name": "flow_dpo"}}
@@ -39,7 +40,6 @@ def test_overrides_nest_and_read_numbers(tmp_path):
     ({"objective": {"name": "flow_dpo", "beta": "strong"}}, (), ["objective.beta", "'strong'"]),
     ({"objective": {"name": "flow_dpo", "beta": -1}}, (), ["beta", "greater than 0", "-1"]),
     ({"objective": {"name": "sft", "beta": 1}}, (), ["objective.beta", "sft"]),
-    ({"data": {}}, (), ["data.path", "data.feedback"]),
     ({"data": {"path": "x", "rerank": True}}, (), ["data.rerank", "data.score_with"]),
     ({}, ("optim.lr",), ["optim.lr", "key=value"]),
     ({}, ("model.source.x=1",), ["source"]),
@@ -72,7 +72,34 @@ def test_yaml_cannot_run_code(tmp_path):
         load_config(tmp_path / "evil.yaml")
 
 
-def test_shipped_recipe_is_found_by_name():
-    assert recipe_path("quickstart.yaml").is_file()
-    with pytest.raises(UserError, match="nothing"):
-        recipe_path("nothing.yaml")
+@pytest.mark.parametrize("name", ["sdxl_dpo", "sdxl_dpo.yaml", "configs/sdxl_dpo.yaml"])
+def test_a_shipped_recipe_is_found_by_its_name_anywhere(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_recipe(name).read_text().startswith("# Diffusion-DPO on SDXL")
+
+
+def test_a_recipe_in_a_subfolder_is_found_by_its_last_part(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_recipe("sdxl_ddpo") == find_recipe("online/sdxl_ddpo")
+
+
+def test_a_path_wins_over_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sdxl_dpo").write_text("mine: 1")
+    assert find_recipe("sdxl_dpo").read_text() == "mine: 1"
+
+
+@pytest.mark.parametrize("name, says", [
+    ("sdxl_dop", "did you mean 'sdxl_dpo'"), ("nothing.yaml", "no shipped recipe has that name"),
+    ("flow_grpo", "write online/flow_grpo or video/flow_grpo")])
+def test_an_unknown_recipe_is_answered_with_what_helps(name, says):
+    with pytest.raises(UserError, match=says):
+        find_recipe(name)
+
+
+@pytest.mark.parametrize("old, new", [("reward.of=tiny-clip", "reward.of is called reward.models now"),
+                                      ("data.image_root=x", "data.image_root is called data.media_root now")])
+def test_a_key_of_old_is_answered_with_the_new_one(old, new):
+    recipe = "online/flow_grpo" if old.startswith("reward") else "sft"
+    with pytest.raises(UserError, match=new):
+        load_config(find_recipe(recipe), (old,))

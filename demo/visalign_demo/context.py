@@ -23,7 +23,7 @@ from visalign.errors import UserError
 from visalign.evaluation.held_out import load_features
 from visalign.evaluation.sources import SampleSource
 from visalign.generators import locate_model
-from visalign.generators.loading import EMBEDDED_MODELS, pick_device
+from visalign.generators.loading import EMBEDDED_MODELS, pick_device, sampling_for
 from visalign.jobs.evaluate import sources_of
 from visalign.reports import render_page as render_page
 from visalign.rewards import ClipScore, Reward
@@ -45,8 +45,8 @@ UPLOAD_ROOM = 4 * 2**30
 @dataclass(frozen=True)
 class DemoSettings:
     """models: {name: source}; model_settings: `key=value` of all of them. folder: votes and their media. runs: where
-    run folders lie. pairs: matchups generated ahead of voting. rollouts: folders of `visalign rollout` to vote
-    on. steps, guidance_scale, prompts: None means a run's. keep: models held in memory at once.
+    run folders lie. pairs: matchups generated ahead of voting. rollouts: folders of `visalign votes draw` to
+    vote on. steps, guidance_scale, prompts: None means a run's. keep: models held in memory at once.
     allowed_hosts: names by which this server may be reached beside its own. trusted_proxies: addresses and networks
     whose X-Forwarded headers are believed. root_path: where a proxy shows it, such as /demo."""
 
@@ -96,9 +96,7 @@ class Demo:
         self.prompts = self._prompts(found, config)
         if not self.prompts:
             raise UserError("demo: no generation here has a prompt; give --prompts FILE with one a line")
-        self.steps = settings.steps or (config.eval.steps if config else 28)
-        scale = config.eval.guidance_scale if config else 4.5
-        self.guidance_scale = scale if settings.guidance_scale is None else settings.guidance_scale
+        self.steps, self.guidance_scale = self._sampling(found, config)
         self.book = VoteDatabase(settings.folder)
         self.model_worker = ModelWorker(settings.device, settings.keep)
         self.limits = RequestLimits(time.monotonic)
@@ -118,6 +116,18 @@ class Demo:
         embedded = any(source.model and source.model.source in EMBEDDED_MODELS for source in sources)
         default = {"image": "emoji:held_out", "video": "videos:held_out"}[self.modality] if embedded else "families:all"
         return list(dict.fromkeys(read_prompts(chosen or default)))
+
+    def _sampling(self, sources: list[SampleSource], config) -> tuple[int, float]:
+        """As the command says, else as the run was measured, else as the first model was made for."""
+        settings, known = self.settings, config.eval if config else None
+        steps = settings.steps or (known.steps if known else None)
+        scale = settings.guidance_scale if settings.guidance_scale is not None else \
+            known.guidance_scale if known else None
+        model = config.model if config else next((source.model for source in sources if source.model), None)
+        if model is None:  # stored generations alone: what a training started here is measured with
+            return steps or 28, 4.5 if scale is None else scale
+        sampling = sampling_for(model, steps, scale)
+        return sampling.steps, sampling.guidance_scale
 
     def recipe(self) -> PairPlan:
         """How matchups are made for voting."""

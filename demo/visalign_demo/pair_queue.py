@@ -149,10 +149,10 @@ def entries_by_prompt(source: SampleSource) -> dict[str, list[Path]]:
 
 
 def drawn_matchups(folder: Path, book: VoteDatabase, known: set[str]) -> Iterator[Matchup]:
-    """Pairs that `visalign rollout` drew and are not in the database yet. Raises UserError naming a wrong folder."""
+    """Pairs that `visalign votes draw` drew and are not in the database yet. Raises UserError for a wrong folder."""
     table = folder / "votes.csv"
     if not table.is_file():
-        raise UserError(f"rollout {folder}: has no votes.csv; `visalign rollout RECIPE --out {folder}` makes one")
+        raise UserError(f"rollout {folder}: has no votes.csv; `visalign votes draw RECIPE --out {folder}` makes one")
     for number, (where, row) in enumerate(table_rows(str(table)), 1):
         prompt = row_prompt(row, "prompt", where)
         name = hashlib.sha256(f"{folder.resolve()} {number} {prompt}".encode()).hexdigest()[:32]

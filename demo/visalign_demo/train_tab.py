@@ -9,7 +9,7 @@ from pathlib import Path
 
 import gradio as gr
 
-from visalign.config.load import recipe_path
+from visalign.config.recipes import find_recipe
 from visalign.errors import UserError
 from visalign.generators import locate_model
 from visalign.storage.run_folder import write_atomically
@@ -48,7 +48,7 @@ def recipe_of(demo: Demo, exported: Exported) -> dict:
                         "base=tiny-sd3.")
     model = source.model
     shipped = EMBEDDED_SOURCES.get(model.source) or BY_PROCESS[locate_model(model).family.process_kind]
-    like = read_mapping(recipe_path(shipped), "recipe")
+    like = read_mapping(find_recipe(shipped), "recipe")
     data = {"path": str(exported.comparisons.resolve())} | ({"holdout": 0.1} if exported.decided >= 20 else {})
     steps = max(60, min(like["train"]["steps"], 4 * exported.decided))
     rewards = demo.settings.rewards

@@ -66,7 +66,7 @@ def main() -> None:
     modules = pretrain(modules, loss_of, ClipLatents(vae, args.videos if args.minutes else 1), args)
     save_pipeline(WanPipeline(vae=vae, scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0), tokenizer=tokenizer,
                               **modules), args.output)
-    shape = {"height": SIZE, "width": SIZE, "frames": FRAMES, "fps": FPS}
+    shape = {"height": SIZE, "width": SIZE, "frames": FRAMES, "fps": FPS, "steps": 20, "guidance_scale": 3.0}
     (args.output / "visalign.json").write_text(json.dumps(shape) + "\n")
 
 

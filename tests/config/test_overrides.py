@@ -51,7 +51,7 @@ def test_words_of_a_choice():
 
 @pytest.mark.parametrize("text", ["null", "~", ""])
 def test_an_optional_text_can_be_left_out(text):
-    assert offline(f"data.image_root={text}").data.image_root is None
+    assert offline(f"data.media_root={text}").data.media_root is None
 
 
 def test_numbers_lists_and_mappings_are_yaml():

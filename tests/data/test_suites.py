@@ -30,8 +30,8 @@ def made(tmp_path):
     return folder
 
 
-def invoke(*arguments):
-    return CliRunner().invoke(main, [*map(str, arguments)])
+def lay_out(*arguments):
+    return CliRunner().invoke(main, ["benchmark", "layout", *map(str, arguments)])
 
 
 def test_geneval(made, tmp_path):
@@ -40,7 +40,7 @@ def test_geneval(made, tmp_path):
             {"tag": "colors", "include": [], "prompt": "a photo of nothing made"}, {"tag": "x", "prompt": PROMPTS[1]}]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert read_prompts(f"geneval:{file}") == [row["prompt"] for row in rows]
-    result = invoke("layout", made, "--suite", f"geneval:{file}", "-o", tmp_path / "out")
+    result = lay_out(made, "--suite", f"geneval:{file}", "-o", tmp_path / "out")
     assert result.exit_code == 0, result.output
     assert "1 prompts of the suite have too few" in result.output
     assert json.loads((tmp_path / "out" / "00000" / "metadata.jsonl").read_text()) == rows[0]
@@ -56,17 +56,17 @@ def test_t2i_compbench_names_files_by_prompt(made, tmp_path, monkeypatch):
 
     file = tmp_path / "color_val.txt"
     file.write_text(f"{PROMPTS[1]}\n")
-    refused = invoke("layout", made, "--suite", f"t2i-compbench:{file}", "-o", tmp_path / "out")
+    refused = lay_out(made, "--suite", f"t2i-compbench:{file}", "-o", tmp_path / "out")
     assert refused.exit_code == 1 and "has 10 generations" in refused.output
     monkeypatch.setitem(suites.SUITES, "t2i-compbench", replace(suites.SUITES["t2i-compbench"], needed=5))
-    assert invoke("layout", made, "--suite", f"t2i-compbench:{file}", "-o", tmp_path / "out").exit_code == 0
+    assert lay_out(made, "--suite", f"t2i-compbench:{file}", "-o", tmp_path / "out").exit_code == 0
     assert (tmp_path / "out" / "samples" / "a red cup and a blue cup_000004.png").is_file()
 
 
 def test_dpg_bench_puts_four_in_a_square(made, tmp_path):
     (tmp_path / "prompts").mkdir()
     (tmp_path / "prompts" / "partiprompts12.txt").write_text(PROMPTS[0] + "\n")
-    result = invoke("layout", made, "--suite", f"dpg-bench:{tmp_path / 'prompts'}", "-o", tmp_path / "out")
+    result = lay_out(made, "--suite", f"dpg-bench:{tmp_path / 'prompts'}", "-o", tmp_path / "out")
     assert result.exit_code == 0, result.output
     with Image.open(tmp_path / "out" / "partiprompts12.png") as image:
         assert image.size == (32, 32)
@@ -84,7 +84,7 @@ def test_vbench_takes_videos(tmp_path):
         (tmp_path / f"{k}.mp4").write_bytes(to_video_bytes(video))
         lines.append(json.dumps({"prompt": "a cat runs", "video": f"{k}.mp4", "seed": k}))
     (tmp_path / "clips.jsonl").write_text("\n".join(lines))
-    result = invoke("layout", tmp_path / "clips.jsonl", "--suite", f"vbench:{file}", "-o", tmp_path / "out")
+    result = lay_out(tmp_path / "clips.jsonl", "--suite", f"vbench:{file}", "-o", tmp_path / "out")
     assert result.exit_code == 0, result.output
     assert sorted(f.name for f in (tmp_path / "out").iterdir()) == [f"a cat runs-{k}.mp4" for k in range(5)]
 
@@ -95,14 +95,14 @@ def test_wrong_suites_files_and_folders_end_in_one_sentence(made, tmp_path):
     for suite, message in ((f"genevall:{broken}", "did you mean 'geneval'"),
                            (f"geneval:{tmp_path / 'no'}", "there is no such file"),
                            (f"geneval:{broken}", "line 1 has no 'prompt'")):
-        result = invoke("layout", made, "--suite", suite, "-o", tmp_path / "out")
+        result = lay_out(made, "--suite", suite, "-o", tmp_path / "out")
         assert result.exit_code == 1 and message in result.output and "Traceback" not in result.output
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").write_text("")
     good = tmp_path / "good.txt"
     good.write_text(PROMPTS[0])
-    assert "is not empty" in invoke("layout", made, "--suite", f"vbench:{good}", "-o", tmp_path / "full").output
-    assert "is no video" in invoke("layout", made, "--suite", f"vbench:{good}", "-o", tmp_path / "new").output
+    assert "is not empty" in lay_out(made, "--suite", f"vbench:{good}", "-o", tmp_path / "full").output
+    assert "is no video" in lay_out(made, "--suite", f"vbench:{good}", "-o", tmp_path / "new").output
 
 
 def test_families_leave_something_open():

@@ -164,7 +164,8 @@ def test_results_are_not_overwritten(invoke, tmp_path):
     assert "already holds results" in invoke("evaluate", base, "-r", "contrast", "-o", tmp_path / "out").output
 
 
-OPTIONS = ("--seeds", 2, "--max-prompts", 2, "-r", "contrast,saturation", "--steps", 2, "--guidance-scale", 1)
+OPTIONS = ("--samples-per-prompt", 2, "--max-prompts", 2, "-r", "contrast,saturation", "--steps", 2,
+           "--guidance-scale", 1)
 
 
 @pytest.mark.parametrize("kind", ["recipe", "online_recipe"])

@@ -168,7 +168,7 @@ CASES = [
     changed("advantage-clip", "advantage.clip=0", "advantage.clip", "greater than 0", of="online.yaml"),
     changed("history-lone", "advantage.history=4 advantage.scale=mad", "history", of="online.yaml"),
     changed("epochs-0", "train.epochs=0", "train.epochs", "at least 1", of="online.yaml"),
-    Case("generate-no-samples", "generate tiny-sd3 'a cat' --samples 0", ("--samples",)),
+    Case("generate-no-samples", "generate tiny-sd3 'a cat' --samples-per-prompt 0", ("--samples-per-prompt",)),
     Case("generate-many-steps", "generate tiny-sd3 'a cat' --steps 100000", ("--steps", "1000")),
     Case("generate-seed", f"generate tiny-sd3 'a cat' --seed {2**70}", ("--seed",)),
     Case("generate-guidance", "generate tiny-sd3 'a cat' --guidance-scale nan", ("--guidance-scale",)),

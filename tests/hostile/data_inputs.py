@@ -53,7 +53,7 @@ def folder(files: dict[str, list[dict]]):
 
 
 def splits(id: str, files: dict[str, list[dict]], *says: str, split: str = "train", succeeds: bool = True) -> Case:
-    return Case(f"split-{id}", f"data check set --split {split} --image-root . --sheet sheet.png", says, succeeds,
+    return Case(f"split-{id}", f"data check set --split {split} --media-root . --sheet sheet.png", says, succeeds,
                 folder(files))
 
 
@@ -209,7 +209,7 @@ CASES = [
     splits("no-table", {"set/readme.txt": []}, "holds no file ending in", succeeds=False),
     Case("split-of-a-file", "data check pairs.jsonl --split test", ("one file", "no splits"),
          given=PNGS | {"pairs.jsonl": lines()}),
-    Case("split-saved", "data check set --image-root . --split train", ("3 pairs",), True, saved_by_datasets),
+    Case("split-saved", "data check set --media-root . --split train", ("3 pairs",), True, saved_by_datasets),
     Case("split-saved-absent", "data check set --split val", ("no such split", "test, train"), given=saved_by_datasets),
 
     trained("broken", lines({}, {"chosen": "half.png"}), "pairs.jsonl line 2", "data.on_error=skip"),

@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.hostile.case import Case
 
 ASSETS = Path(__file__).resolve().parents[2] / "visalign" / "assets"
-GENERATE = "generate m 'red apple' --samples 1 --steps 1 --precision fp32 -o out"
+GENERATE = "generate m 'red apple' --samples-per-prompt 1 --steps 1 --precision fp32 -o out"
 FINE = ("out/samples.jsonl",)
 
 
@@ -52,7 +52,7 @@ def scheduler(name: str, **settings) -> Callable[[Path], None]:
 
 
 def single(base: str) -> str:
-    return f"generate mine.safetensors 'red apple' --samples 1 --steps 1 --set base={base} -o out"
+    return f"generate mine.safetensors 'red apple' --samples-per-prompt 1 --steps 1 --set base={base} -o out"
 
 
 RECIPE = ("model: {source: m}\ndata: {path: pairs.jsonl}\nobjective: {name: diffusion_dpo, beta: 200}\n"
@@ -151,7 +151,7 @@ CASES = [
     Case("file-without-base", "generate mine.safetensors 'x' -o out", ("model.base",),
          given={"mine.safetensors": header("label_emb.0.0.weight")}),
     # sizes
-    *(Case(f"resolution-{size}-{name}", f"generate {{{name}}} 'x' --samples 1 --steps 1 --set resolution={size} -o out",
+    *(Case(f"resolution-{size}-{name}", f"generate {{{name}}} 'x' --steps 1 --set resolution={size} -o out",
            ("model.resolution", "multiple of"))
       for name, size in (("sdxl", 60), ("sd15", 63), ("flux", 30), ("sd3", "[16,18]"), ("wan", 40),
                          ("cogvideox", 20))),
@@ -163,6 +163,7 @@ CASES = [
     Case("t5-beyond-flux", "generate {flux} 'x' --set prompt_tokens=513 -o out", ("tokens is 513", "at most 512")),
     Case("t5-beyond-cogvideox", "generate {cogvideox} 'x' --set prompt_tokens=226 -o out", ("prompt_tokens 226", "8")),
     # prompts
-    Case("long-prompt", f"generate {{sdxl}} '{'red apple and ' * 60}' --samples 1 --steps 1 --set resolution=16 -o out",
+    Case("long-prompt", f"generate {{sdxl}} '{'red apple and ' * 60}' --samples-per-prompt 1 --steps 1 "
+         "--set resolution=16 -o out",
          ("1 of 1 prompts", "tokens", "cut off"), succeeds=True, writes=FINE),
 ]

@@ -9,7 +9,7 @@ from safetensors.torch import save
 from tests.hostile.case import Case
 
 Q = "transformer_blocks.0.attn.to_q"
-GENERATE = "generate {sd3} apple --samples 1 --steps 1 -o out --lora "
+GENERATE = "generate {sd3} apple --samples-per-prompt 1 --steps 1 -o out --lora "
 A, B = torch.ones(2, 16), torch.ones(16, 2)
 
 
@@ -38,8 +38,8 @@ def adapter(name, settings, *says, file="adapter_model.safetensors", **options) 
 
 
 def model(name, source, given, *says) -> Case:
-    return Case(f"model-{name}", f"generate {source} apple --samples 1 --steps 1 -o out", (f"model {source}", *says),
-                given=given)
+    return Case(f"model-{name}", f"generate {source} apple --samples-per-prompt 1 --steps 1 -o out",
+                (f"model {source}", *says), given=given)
 
 
 def tiny_clip_without(*names):

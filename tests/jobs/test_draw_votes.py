@@ -64,23 +64,23 @@ def test_people_fill_in_the_choices_and_no_folder_is_overwritten(online_recipe, 
 
 
 def test_best_of_does_not_take_another_command_s_candidates(pipelines, tmp_path):
-    command = ["generate", str(pipelines("sd15")), "a red fruit", "--samples", "1", "--best-of", "2", "--reward",
-               "contrast", "-o", str(tmp_path / "out"), "--precision", "fp32", "--steps"]
+    command = ["generate", str(pipelines("sd15")), "a red fruit", "--samples-per-prompt", "1", "--best-of", "2",
+               "--reward", "contrast", "-o", str(tmp_path / "out"), "--precision", "fp32", "--steps"]
     assert CliRunner().invoke(main, [*command, "2"]).exit_code == 0
     refused = CliRunner().invoke(main, [*command, "3"])
     assert refused.exit_code == 1 and "holds the candidates of another command" in refused.output
 
 
 def test_votes_are_not_drawn_with_a_sampler_of_another_process(online_recipe, tmp_path):
-    result = CliRunner().invoke(main, ["rollout", str(online_recipe("sdxl", "d3po")), "rollout.sampler=cps", "--out",
-                                       str(tmp_path / "votes")])
+    result = CliRunner().invoke(main, ["votes", "draw", str(online_recipe("sdxl", "d3po")), "rollout.sampler=cps",
+                                       "--out", str(tmp_path / "votes")])
     assert result.exit_code == 1 and "rollout.sampler cps is not for diffusion models" in result.output
 
 
 def test_best_of_keeps_the_candidate_the_reward_likes_best(pipelines, tmp_path):
     result = CliRunner().invoke(main, [
-        "--debug", "generate", str(pipelines("sd15")), "a red fruit", "a cat", "--samples", "2", "--best-of", "3",
-        "--reward", "contrast", "--steps", "2", "-o", str(tmp_path / "out"), "--precision", "fp32"],
+        "--debug", "generate", str(pipelines("sd15")), "a red fruit", "a cat", "--samples-per-prompt", "2",
+        "--best-of", "3", "--reward", "contrast", "--steps", "2", "-o", str(tmp_path / "out"), "--precision", "fp32"],
         catch_exceptions=False)
     assert result.exit_code == 0, result.output
     kept = [json.loads(line) for line in (tmp_path / "out" / "samples.jsonl").read_text().splitlines()]

@@ -67,7 +67,7 @@ def test_it_learns_is_followed_and_swept(guide_recipe, tmp_path, pipelines):
     head = json.loads((run / "guide" / "guide.json").read_text())
     assert head["network"] == "WanPipeline" and head["accuracy"] == accuracy
     shape = ("--set", "resolution=[16,32]", "--set", "frames=5", "--set", "prompt_tokens=8", "--precision", "fp32")
-    common = ("generate", pipelines("wan"), "a red square", "--samples", 2, "--steps", 6, *shape)
+    common = ("generate", pipelines("wan"), "a red square", "--samples-per-prompt", 2, "--steps", 6, *shape)
     assert invoke(*common, "-o", tmp_path / "plain").exit_code == 0
     guided = invoke(*common, "-o", tmp_path / "guided", "--guide", "VQ=8,MQ=0", "--guide-from", run,
                     "--guide-range", "1:0")
@@ -76,8 +76,8 @@ def test_it_learns_is_followed_and_swept(guide_recipe, tmp_path, pipelines):
     assert json.loads((tmp_path / "guided" / "settings.json").read_text())["weights"] == {"VQ": 8.0, "MQ": 0.0}
     (tmp_path / "p.txt").write_text("a red square\na blue square\n")
     swept = invoke("guide", "sweep", pipelines("wan"), run, "--weights", "0,4,16", "--prompts", tmp_path / "p.txt",
-                   "--seeds", 2, "--steps", 4, *shape[:-2], "--set", "precision=fp32", "-r", "saturation,motion",
-                   "-o", tmp_path / "sweep")
+                   "--samples-per-prompt", 2, "--steps", 4, *shape[:-2], "--set", "precision=fp32",
+                   "-r", "saturation,motion", "-o", tmp_path / "sweep")
     assert swept.exit_code == 0, swept.output
     assert "weight 16" in swept.output
     page = (tmp_path / "sweep" / "report.html").read_text()

@@ -1,4 +1,4 @@
-"""`visalign pairs`: generations become a preference set that `train` reads."""
+"""`visalign data pairs`: generations become a preference set that `train` reads."""
 
 import json
 
@@ -37,7 +37,7 @@ def generations(tmp_path):
     ],
 )
 def test_strategies_choose_ties_are_counted_and_the_sheet_is_drawn(generations, tmp_path, options, expected):
-    result = invoke("pairs", tmp_path / "out", "--from", generations, "-r", "saturation", *options)
+    result = invoke("data", "pairs", generations, "-o", tmp_path / "out", "-r", "saturation", *options)
     assert result.exit_code == 0, result.output
     rows = pq.read_table(tmp_path / "out" / "pairs.parquet").to_pylist()
     assert [tuple(row[k].split("/")[-1][:-4] for k in ("chosen", "rejected")) for row in rows] == expected
@@ -48,7 +48,7 @@ def test_strategies_choose_ties_are_counted_and_the_sheet_is_drawn(generations, 
 
 
 def test_sifting_pairs_the_best_winner_with_the_worst_loser(generations, tmp_path):
-    result = invoke("pairs", tmp_path / "out", "--from", generations, "-r", "saturation", "--strategy", "sifted")
+    result = invoke("data", "pairs", generations, "-o", tmp_path / "out", "-r", "saturation", "--strategy", "sifted")
     assert result.exit_code == 0, result.output
     rows = pq.read_table(tmp_path / "out" / "pairs.parquet").to_pylist()
     assert {row["prompt"] for row in rows} == {"x", "y"} and all(row["chosen"].endswith("3.png") for row in rows)
@@ -58,13 +58,15 @@ def test_from_a_model_to_pairs_to_training(recipe, pipelines, tmp_path):
     (tmp_path / "p.txt").write_text("a red fruit\na cat face\n")
     out = tmp_path / "out"
     result = invoke(
+        "data",
         "pairs",
+        "-o",
         out,
         "--model",
         pipelines("sd3"),
         "--prompts",
         tmp_path / "p.txt",
-        "--per-prompt",
+        "--samples-per-prompt",
         3,
         "--steps",
         2,
@@ -93,11 +95,11 @@ def test_from_a_model_to_pairs_to_training(recipe, pipelines, tmp_path):
         (["--dimension", "style"], "no dimension 'style'"),
         (["--strategy", "sifted", "--ranker", "tiny-clip"], "does not compare"),
         (["--min-gap", 9], "nothing to learn"),
-        (["--model", "x", "--prompts", "y"], "--from"),
+        (["--model", "x", "--prompts", "y"], "give SOURCE"),
     ],
 )
 def test_mistakes_and_empty_sets_end_in_one_sentence(generations, tmp_path, options, word):
-    result = invoke("pairs", tmp_path / "out", "--from", generations, "-r", "saturation", *options)
+    result = invoke("data", "pairs", generations, "-o", tmp_path / "out", "-r", "saturation", *options)
     sentence = result.output.strip().splitlines()[-1]
     assert result.exit_code == 1 and sentence.startswith("visalign: ") and word in sentence
 
@@ -105,7 +107,7 @@ def test_mistakes_and_empty_sets_end_in_one_sentence(generations, tmp_path, opti
 def test_a_ranker_that_cannot_be_reached_stops_with_its_reason(generations, tmp_path):
     (tmp_path / "ranker.yaml").write_text("{kind: vlm_pairs, url: 'http://127.0.0.1:9/v1', retries: 0, cache: null}")
     result = invoke(
-        "pairs", tmp_path / "out", "--from", generations, "-r", "saturation", "--strategy", "sifted", "--ranker",
+        "data", "pairs", generations, "-o", tmp_path / "out", "-r", "saturation", "--strategy", "sifted", "--ranker",
         tmp_path / "ranker.yaml",
     )
     sentence = result.output.strip().splitlines()[-1]
@@ -113,6 +115,6 @@ def test_a_ranker_that_cannot_be_reached_stops_with_its_reason(generations, tmp_
 
 
 def test_an_existing_set_is_not_overwritten(generations, tmp_path):
-    arguments = ("pairs", tmp_path / "out", "--from", generations, "-r", "saturation")
+    arguments = ("data", "pairs", generations, "-o", tmp_path / "out", "-r", "saturation")
     assert invoke(*arguments).exit_code == 0
     assert "already holds pairs" in invoke(*arguments).output

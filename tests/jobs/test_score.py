@@ -55,6 +55,20 @@ def test_every_file_gets_a_row_every_reward_a_column_and_what_failed_a_reason(fo
     assert "tiny-clip.alignment" in page and "data:image/webp" in page and "http" not in page.replace("http-equiv", "")
 
 
+@pytest.mark.parametrize("ending", [".csv", ".jsonl"])
+def test_csv_and_jsonl_hold_the_rows_of_the_parquet(folder, tmp_path, ending):
+    from visalign.data.readers import file_rows
+
+    for suffix in (".parquet", ending):
+        done = invoke(folder, "-r", "saturation", "-o", tmp_path / f"s{suffix}", "--no-gallery")
+        assert done.exit_code == 0, done.output
+    wanted, found = pq.read_table(tmp_path / "s.parquet").to_pylist(), [
+        row for _, row in file_rows(tmp_path / f"s{ending}")]
+    assert [row["path"] for row in found] == [row["path"] for row in wanted]
+    values = [None if row.get("saturation.score") in (None, "") else float(row["saturation.score"]) for row in found]
+    assert values == pytest.approx([row["saturation.score"] for row in wanted])
+
+
 def test_values_are_those_of_the_reward_itself_and_videos_are_means_over_frames(folder, tmp_path):
     from visalign.data.generations import find_generations
 
@@ -132,7 +146,7 @@ def test_prompts_that_are_missing_are_a_failure_with_a_name(tmp_path):
     [
         (["nowhere"], "nowhere"),
         ([".", "-r", "tiny-clp"], "tiny-clip"),
-        ([".", "-o", "x.csv"], ".parquet"),
+        ([".", "-o", "x.xlsx"], "x.xlsx: a table ends in .parquet, .csv, .jsonl"),
         ([".", "-r", "saturation,saturation"], "two are named saturation"),
         ([], "SOURCE"),
     ],
@@ -231,7 +245,7 @@ def test_rewards_that_compare_see_whole_prompts():
 
 
 def test_list_names_every_reward():
-    output = invoke("--list").output
+    output = CliRunner().invoke(main, ["list", "rewards"]).output
     assert "pickscore" in output and "tiny-reward" in output and "flicker" in output
 
 

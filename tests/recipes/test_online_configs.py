@@ -42,8 +42,8 @@ def test_recipe_runs_on_a_tiny_network(file, pipelines, tmp_path):
         overrides.append("rollout.steps=6")
     if config.rollout.votes:
         drawn = CliRunner().invoke(main, [
-            "--debug", "rollout", str(file), *[o for o in overrides if not o.startswith(("output", "eval"))],
-            "--out", str(tmp_path / "votes"), "--pairs", "3", "--vote-by", "contrast"], catch_exceptions=False)
+            "--debug", "votes", "draw", str(file), *[o for o in overrides if not o.startswith(("output", "eval"))],
+            "--out", str(tmp_path / "votes"), "--pairs", "3", "--reward", "contrast"], catch_exceptions=False)
         assert drawn.exit_code == 0, drawn.output
         overrides += [f"rollout.votes={tmp_path / 'votes' / 'votes.csv'}"]
     else:

@@ -6,20 +6,12 @@ from typing import Any, get_args
 
 import click
 
-from visalign.validation.ranges import intervals
+from visalign.errors import UserError
+from visalign.validation.ranges import Few, GuidanceScale, SamplingSteps, intervals
 
-
-class Overridable(click.Command):
-    """A verb that takes `key=value`; settings typed like options are answered with the form that is meant."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        known = {word for param in self.get_params(ctx) for word in (*param.opts, *param.secondary_opts)}
-        for i, word in enumerate(args):
-            name, equals, value = word.partition("=")
-            if word.startswith("--") and name not in known and (equals or "." in name):
-                value = value if equals else (args[i + 1] if i + 1 < len(args) else "VALUE")
-                raise click.UsageError(f"settings are written without dashes: write {name[2:]}={value}", ctx)
-        return super().parse_args(ctx, args)
+DEVICES = ("auto", "cpu", "cuda")
+SAMPLING_DEFAULTS = ("the model's own: SD1.5 50 and 7.5, SDXL 30 and 5, SD3 28 and 4.5, FLUX 28 and 3.5, Wan 50 and 5, "
+                     "LTX 50 and 3, HunyuanVideo and CogVideoX 50 and 6")
 
 
 class _Real(click.FloatRange):
@@ -33,7 +25,7 @@ class _Real(click.FloatRange):
 
 
 def ranged(hint: Any) -> click.ParamType:
-    """The option type of a ranged number of visalign/ranges.py."""
+    """The option type of a ranged number of validation/ranges.py."""
     interval, kind = next(intervals(hint)), click.IntRange if get_args(hint)[0] is int else _Real
     low = interval.gt if interval.ge is None else interval.ge
     high = interval.lt if interval.le is None else interval.le
@@ -57,12 +49,88 @@ class Names(click.ParamType):
         return names
 
 
-def read_recipe(path: Path, overrides: tuple[str, ...], kind: type | None = None):
-    """A recipe's settings; what is probably not meant is said on the way."""
+class RecipeName(click.ParamType):
+    """A recipe: a file, or the name of a shipped one, which the shell completes."""
+
+    name = "recipe"
+
+    def shell_complete(self, ctx, param, incomplete: str):
+        from click.shell_completion import CompletionItem
+
+        from visalign.config.recipes import recipes
+
+        names = [CompletionItem(name) for name in recipes() if name.startswith(incomplete)]
+        return names or [CompletionItem(incomplete, type="file")]
+
+
+def together(*options):
+    """One decorator of several, which stand in the help in this order."""
+    def decorate(command):
+        for option in reversed(options):
+            command = option(command)
+        return command
+    return decorate
+
+
+def recipe_arguments(command):
+    """CONFIG and its overrides."""
+    return together(click.argument("config", type=RecipeName()), click.argument("overrides", nargs=-1))(command)
+
+
+def out_option(default: str | None, help: str | None = None):
+    """-o/--out: where the results go."""
+    return click.option("--out", "-o", type=click.Path(path_type=Path), default=default and Path(default),
+                        show_default=default is not None, help=help)
+
+
+def device_option(command):
+    return click.option("--device", default="auto", show_default=True, type=click.Choice(DEVICES))(command)
+
+
+def set_option(command):
+    return click.option("--set", "settings", multiple=True, metavar="KEY=VALUE",
+                        help="A setting of the model, such as frames=33 or resolution=[480,832]; may be repeated.")(
+                            command)
+
+
+def samples_option(default: int, least: Any = Few):
+    return click.option("--samples-per-prompt", default=default, show_default=True, type=ranged(least))
+
+
+def sampling_options(otherwise: str = SAMPLING_DEFAULTS):
+    """--steps and --guidance-scale; otherwise: what they are where they are not given, in words."""
+    return together(
+        click.option("--steps", type=ranged(SamplingSteps), help=f"Sampling steps (default: {otherwise})."),
+        click.option("--guidance-scale", type=ranged(GuidanceScale), help="Classifier-free guidance (default: as for "
+                                                                          "steps); 1 is none."))
+
+
+def read_recipe(name: str | Path, overrides: tuple[str, ...], kind: type | None = None):
+    """A recipe's settings; what is probably not meant is said on the way.
+
+    Raises UserError also for a generator that cannot be found, before the slow imports of whatever would load it.
+    """
+    from visalign.config import ModelSettings
     from visalign.config.load import load_config
     from visalign.config.notes import notes
+    from visalign.config.recipes import find_recipe
 
-    settings = load_config(path, overrides, kind)
+    settings = load_config(find_recipe(name), overrides, kind)
+    if isinstance(settings.model, ModelSettings):
+        from visalign.generators import locate_model
+
+        locate_model(settings.model)
     for note in notes(settings):
         click.echo(f"note: {note}", err=True)
     return settings
+
+
+def read_numbers(text: str, what: str) -> list[float]:
+    """Numbers with commas between them. Raises UserError starting with `what`."""
+    try:
+        numbers = [float(number) for number in text.split(",")]
+    except ValueError:
+        numbers = [math.nan]
+    if not all(map(math.isfinite, numbers)):
+        raise UserError(f"{what} {text} must be numbers with commas, such as 0,1,2,4")
+    return numbers

@@ -117,21 +117,34 @@ class OptimSettings(Settings):
 class EvaluationSettings(Settings):
     """Samples and rewards on held-out prompts with fixed seeds; `every` in steps of the loop (0: only before/after).
 
+    prompts: a text file (one a line), a set such as `emoji:held_out`, or a list of prompts, which are not trained on;
+    null or `data`: those that data.holdout (online: rollout.holdout) keeps from training. steps, guidance_scale: null
+    is the model's own.
     reward scores the images (any reward; its first dimension counts), features measures their diversity (an open_clip
     model); null leaves either out; `also` names more rewards to report, such as one not trained on. The embedded
     tiny-clip and tiny-reward know emoji only.
     """
 
     every: Often = 0
-    prompts: Text = "emoji:held_out"
+    prompts: Text | tuple[Text, ...] | None = None
     max_prompts: Limit | None = 16
     samples_per_prompt: Few = 2
     reward: RewardSpec | None = None
     also: tuple[RewardSpec, ...] = ()
     features: Text | None = None
-    steps: SamplingSteps = 28
-    guidance_scale: GuidanceScale = 4.5
+    steps: SamplingSteps | None = None
+    guidance_scale: GuidanceScale | None = None
     seed: Seed = 1000
+
+    @field_validator("prompts", mode="before")
+    @classmethod
+    def _of_data(cls, value):
+        return None if value == "data" else value
+
+    @property
+    def listed(self) -> tuple[str, ...]:
+        """The prompts that are named one by one, which nothing is learnt from."""
+        return self.prompts if isinstance(self.prompts, tuple) else ()
 
 
 class GuardSettings(Settings):

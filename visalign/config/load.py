@@ -13,6 +13,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from visalign.config import ModelSettings, OfflineConfig, OnlineConfig, Settings
 from visalign.config.common import switch_for_number
 from visalign.config.overrides import apply_overrides
+from visalign.config.renamed import KEYS
 from visalign.errors import UserError, nearest
 from visalign.storage.yaml_files import read_mapping
 from visalign.validation.ranges import RANGE_WORDS
@@ -118,6 +119,8 @@ def _explain(errors: ValidationError, kind: type[BaseModel]) -> str:
                                                    -len(each["loc"])))
     location = tuple(part for part in error["loc"] if not _ALTERNATIVE.fullmatch(str(part)))
     key = ".".join(str(part) for part in location)
+    if error["type"] == "extra_forbidden" and key in KEYS:
+        return f"{key} is called {KEYS[key]} now"
     if error["type"] == "extra_forbidden":
         section = _section(location[:-1], kind)
         return f"unknown key {key}{nearest(str(location[-1]), section.model_fields if section else ())}"
@@ -147,12 +150,3 @@ def _message(key: str, error: dict) -> str:
         if end in error.get("ctx", {}):
             message = f"it must be {words} {error['ctx'][end]}"
     return f"{key} is {repr(error['input'])[:100]}: {message}"
-
-
-def recipe_path(name: str) -> Path:
-    """A recipe shipped with visalign, from a source checkout or from an installed package."""
-    here = Path(__file__).resolve().parents[1]
-    for folder in (here / "configs", here.parent / "configs"):
-        if (folder / name).is_file():
-            return folder / name
-    raise UserError(f"recipe {name}: not found beside the package; install visalign from a source checkout")

@@ -55,7 +55,8 @@ class FeedbackSettings(Settings):
 class DataSettings(Settings):
     """Where preference pairs come from.
 
-    path: a file or folder of a public format, or a `datasets` hub id; or leave it out and set `feedback`.
+    path: a file or folder of a public format, a folder of images or videos with captions (for `sft`), or a `datasets`
+    hub id; or leave it out and set `feedback`.
     split: of a folder or hub set; found in the names of files and folders (train-00000-of-00001.parquet, test/...).
     on_error: what a row that cannot be used does: `stop` the run before it trains, or `skip`: it is left out, counted
     and listed in the run's skipped.jsonl; more than the share max_skipped end the run all the same.
@@ -63,16 +64,17 @@ class DataSettings(Settings):
     prefers less of it (null: its `Overall`, else all in equal parts).
     score_with: a reward that scores both images of a pair (needed by reward-weighted objectives).
     rerank: flip pairs where that reward disagrees with the label (AI feedback).
-    holdout: share of the prompts kept for measuring implicit accuracy.
+    holdout: share of the prompts kept for measuring: implicit accuracy on their pairs, and samples of them where
+    eval.prompts names no others.
     cache: folder for latents and text embeddings; safe to share between runs and processes.
     """
 
     path: Text | None = None
     format: Literal["auto", "pickapic", "hpd", "hpdv3", "imagereward", "table", "comparisons", "ratings",
-                    "hub"] = "auto"
+                    "captioned", "hub"] = "auto"
     dimensions: Annotated[dict[Text, Signed], Field(min_length=1)] | None = None
     split: Text = "train"
-    image_root: Text | None = None
+    media_root: Text | None = None
     on_error: Literal["stop", "skip"] = "stop"
     max_skipped: Fraction = 0.05
     feedback: FeedbackSettings | None = None
@@ -114,7 +116,7 @@ class OfflineConfig(Settings):
 
     @model_validator(mode="after")
     def _consistent(self):
-        if bool(self.data.path) == bool(self.data.feedback):
+        if self.data.path and self.data.feedback:
             raise ValueError("set exactly one of data.path (pairs to read) and data.feedback (pairs to make)")
         if self.data.rerank and not self.data.score_with:
             raise ValueError("data.rerank needs data.score_with, the reward that decides")
@@ -124,6 +126,11 @@ class OfflineConfig(Settings):
             raise ValueError(f"train.timestep_shift {self.train.timestep_shift:g} does nothing with "
                              "train.timestep_sampling uniform; choose shifted or logit_normal")
         return self
+
+    @property
+    def holdout(self) -> tuple[str, float]:
+        """The setting that keeps prompts from training, and their share."""
+        return "data.holdout", self.data.holdout
 
     def taught_by(self) -> str:
         """What the model learnt from, in words."""

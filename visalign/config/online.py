@@ -18,6 +18,7 @@ from visalign.validation.ranges import (
     BatchSize,
     Few,
     FewOrNone,
+    Fraction,
     GuidanceScale,
     Limit,
     NoiseLevel,
@@ -56,7 +57,8 @@ class WindowSettings(Settings):
 class RolloutSettings(Settings):
     """How the generator's own samples are drawn, and which of their sampling steps are trained on.
 
-    prompts: a text file (one a line) or `emoji:train`. votes: instead, a table of votes on two own images of a prompt
+    prompts: a text file (one a line) or a set such as `emoji:train`. holdout: share of them that is kept from training
+    and measured on where eval.prompts names no others. votes: instead, a table of votes on two own images of a prompt
     (see data/votes.py); then no reward is needed and the frozen reference draws the samples anew from their seeds.
     prompts_per_epoch x group_size samples make an epoch, batch_size of them at a time in each process.
     sampler: `ode`, `flow_sde`, `dance_sde` and `cps` for flows, `ode` and `ddim` for diffusion; noise_level is its own.
@@ -68,8 +70,9 @@ class RolloutSettings(Settings):
     guidance_scale: of sampling and of training alike. detach_negative: no gradient through the unguided branch.
     """
 
-    prompts: Text = "emoji:train"
+    prompts: Text | None = None
     max_prompts: Limit | None = None
+    holdout: Fraction = 0.1
     votes: Text | None = None
     prompts_per_epoch: Few = 8
     group_size: Few = 8
@@ -208,6 +211,11 @@ class OnlineConfig(Settings):
         if rollout.same_noise and rollout.sampler == "ode":
             raise ValueError("rollout.same_noise with sampler ode makes all samples of a prompt the same")
         return self
+
+    @property
+    def holdout(self) -> tuple[str, float]:
+        """The setting that keeps prompts from training, and their share."""
+        return "rollout.holdout", self.rollout.holdout
 
     def taught_by(self) -> str:
         """What the model learnt from, in words."""

@@ -63,7 +63,7 @@ class AnnotationDataSettings(Settings):
 
     path: Text
     holdout_path: Text | None = None
-    image_root: Text | None = None
+    media_root: Text | None = None
     holdout: Fraction = 0.1
     max_annotations: Limit | None = None
 

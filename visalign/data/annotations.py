@@ -78,19 +78,19 @@ class Annotation:
         return self.a.prompt
 
 
-def read_annotations(path: str, dimensions: tuple[str, ...], image_root: str | None = None,
+def read_annotations(path: str, dimensions: tuple[str, ...], media_root: str | None = None,
                     seed: int = 0) -> list[Annotation]:
     """Every annotation of a table; single items are paired across prompts, good with bad, `seed` choosing partners.
 
     Raises BadRow naming the row, or UserError when the table holds nothing usable.
     """
-    root = Path(image_root).expanduser() if image_root else default_root(path)
+    root = Path(media_root).expanduser() if media_root else default_root(path)
     found: list[Annotation] = []
     singles: list[tuple[AnnotatedMedia, dict[str, float], str, str]] = []
     if is_preference_set(path):
         return [Annotation(AnnotatedMedia(p.prompt, p.chosen), AnnotatedMedia(p.prompt, p.rejected),
                            {dimensions[0]: 1.0}, p.where, p.strength, user=p.user)
-                for p in read_pairs(DataSettings(path=path, image_root=image_root))]
+                for p in read_pairs(DataSettings(path=path, media_root=media_root))]
     for where, row in table_rows(path):
         check_row(row)
         row |= {side: row[key] for side, key in (("a", "path_A"), ("b", "path_B")) if key in row}

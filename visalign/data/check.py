@@ -28,6 +28,7 @@ class Summary:
 
     source: str
     pairs: int = 0
+    captioned: int = 0
     ties: int = 0
     prompts: set[str] = field(default_factory=set)
     duplicates: int = 0
@@ -41,7 +42,8 @@ class Summary:
 
     def text(self) -> str:
         common = ", ".join(f"{w}x{h} ({n})" for (w, h), n in self.sizes.most_common(4))
-        lines = [f"{self.source}: {self.pairs} pairs of {len(self.prompts)} prompts, {self.ties} ties dropped",
+        alone = f"{self.captioned} images or videos with captions, for objective sft; " if self.captioned else ""
+        lines = [f"{self.source}: {alone}{self.pairs} pairs of {len(self.prompts)} prompts, {self.ties} ties dropped",
                  f"sizes: {common or 'none'}",
                  f"duplicate pairs: {self.duplicates}; pairs whose two images are the same: {self.same_image}",
                  f"prompts that CLIP encoders cut (more than {CLIP_TOKENS} tokens): {self.long_prompts}",
@@ -58,7 +60,7 @@ def _listed(what: str, sentences: list[str]) -> list[str]:
     return [f"{what}: {len(sentences)}", *(f"  {sentence}" for sentence in sentences[:SHOWN]), *more]
 
 
-def check_pairs(source: str, kind: str = "auto", image_root: str | None = None, sheet: Path | None = None,
+def check_pairs(source: str, kind: str = "auto", media_root: str | None = None, sheet: Path | None = None,
                 split: str = "train") -> Summary:
     """Read every row, decode every image and video. Raises UserError only when the source itself cannot be read."""
     summary, counts = Summary(source), RowCounts()
@@ -68,25 +70,28 @@ def check_pairs(source: str, kind: str = "auto", image_root: str | None = None, 
     def note(error: UserError) -> None:
         summary.broken.append(str(error))
 
-    settings = DataSettings(path=source, format=kind, image_root=image_root, split=split)
+    settings = DataSettings(path=source, format=kind, media_root=media_root, split=split)
     try:
-        for pair in read_pairs(settings, counts, on_bad_row=note):
+        for pair in read_pairs(settings, counts, on_bad_row=note, compared=False):
             try:
-                chosen, rejected = pair.media()
+                media = pair.media()
             except UserError as error:
                 note(error)
                 continue
-            first, second = (pair_digest(media) for media in (chosen, rejected))
-            summary.pairs += 1
             summary.prompts.add(pair.prompt)
-            summary.sizes.update([frames_of(chosen, 1)[0].size, frames_of(rejected, 1)[0].size])
+            summary.sizes.update(frames_of(each, 1)[0].size for each in media)
+            if len(shown) < SHEET_ROWS:
+                shown.append((pair.prompt, list(media)))
+            if len(media) == 1:
+                summary.captioned += 1
+                continue
+            first, second = map(pair_digest, media)
+            summary.pairs += 1
             summary.same_image += first == second
             preferred, there = earlier.setdefault((pair.prompt, *sorted((first, second))), (first, pair.where))
             summary.duplicates += preferred == first and there != pair.where
             if preferred != first:
                 summary.contradictory.append(f"{pair.where} prefers the opposite of {there}")
-            if len(shown) < SHEET_ROWS:
-                shown.append((pair.prompt, [chosen, rejected]))
     except UserError as error:
         if not summary.broken and not counts.ties:
             raise

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from visalign.data.captions import CAPTION_KEYS, from_captioned, is_captioned
 from visalign.data.dimensions import Ratings, from_comparison, is_comparison, is_rating
+from visalign.data.generations import MEDIA_KEYS
 from visalign.data.preference_pair import PreferencePair
 from visalign.data.rows import (
     BadRow,
@@ -26,36 +28,49 @@ from visalign.data.rows import (
     shortened,
     take,
 )
-from visalign.errors import nearest
+from visalign.errors import UserError, nearest
 
 Roots = Sequence[Path]
 Converter = Callable[[dict, str, Roots], list[PreferencePair] | None]
 IMAGE_LISTS = ("file_path", "image_path", "image_paths", "images", "image")
 TIES = {"tie", "same", "draw", "equal"}
 NAMES = frozenset(("prompt", "chosen", "rejected", "tie", "label", "strength", "chosen_reward", "rejected_reward",
-                   "user", "caption", "path1", "path2", "rank", "human_preference", *IMAGE_LISTS))
+                   "user", "path1", "path2", "rank", "human_preference", *IMAGE_LISTS, *CAPTION_KEYS, *MEDIA_KEYS))
 
 
 @dataclass(frozen=True)
 class Format:
-    """fits(row, weights): whether a row has its columns, which `columns` names; build(weights) gives the converter."""
+    """fits(row, weights): whether a row has its columns, which `columns` names; build(weights) gives the converter.
+
+    compares: whether its rows say which of two is better.
+    """
 
     columns: str
     fits: Callable[[dict, dict | None], bool]
     build: Callable[[dict | None], Converter]
+    compares: bool = True
 
 
 class Converters:
-    """Turns rows into pairs by one format, or by the one that each row's columns fit (`auto`)."""
+    """Turns rows into pairs by one format, or by the one that each row's columns fit (`auto`).
 
-    def __init__(self, name: str, weights: dict[str, float] | None):
-        self.name, self.weights = name, weights
+    compared: whether a pair without its rejected half is refused.
+    """
+
+    def __init__(self, name: str, weights: dict[str, float] | None, compared: bool = True):
+        self.name, self.weights, self.compared = name, weights, compared
         self._built = {each: FORMATS[each].build(weights) for each in FORMATS}
 
     def __call__(self, row: dict, where: str, roots: Roots) -> list[PreferencePair] | None:
         row = plain_names(row, NAMES)
+        pairs = self._convert(row, where, roots)
+        if self.compared and any(pair.rejected is None for pair in pairs or ()):
+            take(row, "rejected", where)
+        return pairs
+
+    def _convert(self, row: dict, where: str, roots: Roots) -> list[PreferencePair] | None:
         if self.name in FORMATS and FORMATS[self.name].fits(row, self.weights):
-            return self._built[self.name](row, where, roots)
+            return self._by(self.name, row, where, roots)
         fitting = next((name for name, each in FORMATS.items() if each.fits(row, self.weights)), None)
         if self.name in FORMATS:
             if fitting:
@@ -65,7 +80,14 @@ class Converters:
         if not fitting:
             raise BadRow(f"{where}: its columns ({_names(row)}) are those of no preference set that is known: "
                          + "; ".join(f"{name} has {each.columns}" for name, each in FORMATS.items()))
-        return self._built[fitting](row, where, roots)
+        return self._by(fitting, row, where, roots)
+
+    def _by(self, name: str, row: dict, where: str, roots: Roots) -> list[PreferencePair] | None:
+        if self.compared and not FORMATS[name].compares:
+            raise UserError(f"{where}: is one image or video with its caption, which objective.name=sft alone learns "
+                            "from; preference methods and data.score_with need two of a prompt, such as the columns "
+                            "prompt, chosen, rejected")
+        return self._built[name](row, where, roots)
 
 
 def _names(row: dict) -> str:
@@ -174,8 +196,8 @@ def _from_table(row: dict, where: str, roots: Roots) -> list[PreferencePair]:
     prompt = row_prompt(row, "prompt", where)
     if str(row.get("label")).strip().lower() in TIES or says_yes(row, "tie", where):
         return []
-    return [PreferencePair(prompt, media_reference(take(row, "chosen", where), "chosen", where, roots),
-                 media_reference(take(row, "rejected", where), "rejected", where, roots), where,
+    rejected = None if row.get("rejected") in (None, "") else media_reference(row["rejected"], "rejected", where, roots)
+    return [PreferencePair(prompt, media_reference(take(row, "chosen", where), "chosen", where, roots), rejected, where,
                  row_strength(row, where), row_number(row, "chosen_reward", where),
                  row_number(row, "rejected_reward", where), row_user(row, where))]
 
@@ -205,6 +227,8 @@ FORMATS: dict[str, Format] = {
                           lambda row, _: is_comparison(row),
                           lambda weights: functools.partial(from_comparison, weights=weights)),
     "ratings": Format("prompt, a file, and a number in each dimension", is_rating, Ratings),
+    "captioned": Format(f"{' or '.join(CAPTION_KEYS)}, and one image or video", lambda row, _: is_captioned(row),
+                        lambda _: from_captioned, compares=False),
     "table": Format("prompt, chosen, rejected", _is_table, lambda _: _from_table),
 }
 """By the setting's word, in the order in which `auto` tries them."""

@@ -5,13 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from visalign.config import DataSettings
+from visalign.data.captions import folder_rows, holds_captions
 from visalign.data.dimensions import check_weights
 from visalign.data.formats import Converters
 from visalign.data.preference_pair import PreferencePair
 from visalign.data.readers import checked
 from visalign.data.rows import BadRow, check_row, shortened, table_rows
-from visalign.data.sources import default_root, is_table, local_path, table_files
+from visalign.data.sources import default_root, has_tables, is_table, local_path, table_files
 from visalign.errors import UserError, nearest
+from visalign.storage.hub_files import check_hub_dataset, hub_reason
 
 
 @dataclass
@@ -23,8 +25,8 @@ class RowCounts:
 
 
 def read_pairs(settings: DataSettings, counts: RowCounts | None = None,
-               on_bad_row: Callable[[BadRow], None] | None = None) -> Iterator[PreferencePair]:
-    """Stream pairs from `settings.path`.
+               on_bad_row: Callable[[BadRow], None] | None = None, compared: bool = True) -> Iterator[PreferencePair]:
+    """Stream pairs from `settings.path`. compared: whether pairs without a rejected half are refused.
 
     A broken row raises BadRow, or is handed to `on_bad_row`. Raises UserError when nothing usable is found.
     """
@@ -32,7 +34,7 @@ def read_pairs(settings: DataSettings, counts: RowCounts | None = None,
     source = str(settings.path)
     check_weights(settings.dimensions)
     rows, roots = _open(settings, source)
-    convert = Converters(settings.format, settings.dimensions)
+    convert = Converters(settings.format, settings.dimensions, compared)
     columns: set[str] = set()
     for where, row in rows:
         columns |= row.keys()
@@ -80,12 +82,18 @@ def is_local(settings: DataSettings) -> bool:
 def _open(settings: DataSettings, source: str) -> tuple[Iterator[tuple[str, dict]], list[Path]]:
     """The rows, and the folders that their paths may start from."""
     if not is_local(settings):
-        return _hub_rows(source, settings.split), [Path(settings.image_root or ".").expanduser()]
+        return _hub_rows(source, settings.split), [Path(settings.media_root or ".").expanduser()]
+    folder = local_path(source)
+    if folder.is_dir() and (settings.format == "captioned" or not has_tables(folder)) and holds_captions(folder):
+        if settings.split != "train":
+            raise UserError(f"data.split {settings.split}: {source} is a folder of media, which has no splits; name "
+                            "one of its subfolders as data.path")
+        return folder_rows(source, folder), [folder]
     files = table_files(source, settings.split)
-    if settings.image_root:
-        root = Path(settings.image_root).expanduser()
+    if settings.media_root:
+        root = Path(settings.media_root).expanduser()
         if not root.is_dir():
-            raise UserError(f"data.image_root {root}: there is no such folder")
+            raise UserError(f"data.media_root {root}: there is no such folder")
         return table_rows(source, settings.split), [root]
     return table_rows(source, settings.split), list(dict.fromkeys([default_root(source), *(f.parent for f in files)]))
 
@@ -95,10 +103,11 @@ def _hub_rows(source: str, split: str) -> Iterator[tuple[str, dict]]:
 
     number = 0
     try:
+        check_hub_dataset(source)
         for row in datasets.load_dataset(source, split=split, streaming=True).decode(False):
             number += 1
             yield f"{source} row {number}", checked(f"{source} row {number}", row)
     except Exception as error:  # the hub raises many kinds; all mean the same to a person
-        reason = f"{type(error).__name__}: {shortened(' '.join(str(error).split()), 160)}"
+        reason = hub_reason(error)
         raise UserError(f"data {source}: no local file, and the hub did not give it ({reason})" if not number else
                         f"data {source}: the hub broke off after row {number} ({reason})") from error

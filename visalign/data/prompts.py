@@ -1,7 +1,9 @@
 """Prompt sets: a text file, one a line; captions of the embedded emoji and videos; families of diversity; suites."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from visalign.config.renamed import PROMPT_SETS
 from visalign.data.diversity_prompts import family_prompts
 from visalign.data.embedded_images import emoji_captions
 from visalign.data.embedded_videos import video_captions
@@ -15,13 +17,17 @@ from visalign.storage.text_files import is_whole, read_lines
 PROMPT_COLUMNS = ("prompt", "prompts", "caption", "text")
 
 
-def read_prompts(source: str, limit: int | None = None) -> list[str]:
+def read_prompts(source: str | Sequence[str], limit: int | None = None) -> list[str]:
     """Prompts of a text file, a table with a column of prompts, `emoji:train`, `videos:train`, `families:layout`
-    (data/families.py) or `geneval:FILE` (data/suites.py).
+    (data/families.py) or `geneval:FILE` (data/suites.py); or those that are given one by one.
 
     Raises UserError when the file is missing, no text or empty.
     """
+    if not isinstance(source, str):
+        return list(source)[:limit]
     kind, _, rest = source.partition(":")
+    if kind in PROMPT_SETS and rest:
+        raise UserError(f"prompts {source}: is called {PROMPT_SETS[kind]}:{rest} now")
     if kind in _SETS:
         prompts = _SETS[kind](source, rest)
     elif is_table(local_path(source)):
@@ -31,6 +37,11 @@ def read_prompts(source: str, limit: int | None = None) -> list[str]:
     if not prompts:
         raise UserError(f"prompts {source}: the file holds no prompt; one a line is expected")
     return prompts[:limit]
+
+
+def count_prompts(source: str | Sequence[str] | None, limit: int | None) -> int:
+    """How many `read_prompts` gives; about that many where the source is not known yet (None)."""
+    return (limit or 1000) if source is None else len(read_prompts(source, limit))
 
 
 def prompt_lines(path: str | Path, where: str) -> list[str]:

@@ -1,7 +1,7 @@
 """Votes on the generator's own images, by seed: what offline D3PO learns from.
 
 A table (JSONL, CSV or parquet) with `prompt, a_seed, b_seed, choice`; choice is a, b, or tie or empty (not used).
-`visalign rollout` draws the images and writes the table with empty choices.
+`visalign votes draw` draws the images and writes the table with empty choices.
 """
 
 from dataclasses import dataclass

@@ -87,6 +87,15 @@ def _no_split(source: str, split: str, found) -> list[Path]:
     raise UserError(f"data.split {split}: {source} holds no such split; it has {', '.join(sorted(found))}")
 
 
+def has_tables(folder: Path) -> bool:
+    """Whether a folder holds tables, lists (.json) aside, which other programs lay beside media."""
+    try:
+        return any(file.suffix.lower() != ".json" for file in _tables_in(str(folder), folder)) or any(
+            (folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
+    except UserError:
+        return False
+
+
 def _tables_in(source: str, folder: Path) -> list[Path]:
     """Tables of the folder itself, or else those below it; lists (.json) only where there is no other kind."""
     for names in (folder.iterdir(), folder.rglob("*")):
@@ -95,7 +104,8 @@ def _tables_in(source: str, folder: Path) -> list[Path]:
         rows = [p for p in files if p.suffix.lower() != ".json"]
         if rows or files:
             return rows or files
-    raise UserError(f"data {source}: the folder holds no file ending in {', '.join(READERS)}")
+    raise UserError(f"data {source}: the folder holds no table (a file ending in {', '.join(READERS)}), and no image "
+                    "or video with its caption in NAME.txt beside it")
 
 
 def _saved(folder: Path) -> list[Path]:

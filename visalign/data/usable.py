@@ -58,11 +58,11 @@ def check_pair_source(settings: DataSettings, compared: bool = True) -> list[str
     both images. Raises UserError for whatever can be known to be wrong before anything is loaded.
     """
     broken, prompts, pairs, same, local = BrokenRows(settings, 20), {}, 0, 0, is_local(settings)
-    found = itertools.islice(read_pairs(settings, RowCounts(), broken.note), None if local else 1)
+    found = itertools.islice(read_pairs(settings, RowCounts(), broken.note, compared), None if local else 1)
     try:
         for pair in tqdm(found, desc="looking at the pairs", unit="pair", leave=False, delay=2):
             try:
-                for data in (pair.chosen, pair.rejected):
+                for data in pair.stored():
                     _probe(data, pair.where)
             except UserError as error:
                 broken.note(error)

@@ -7,6 +7,7 @@ from tqdm import tqdm
 
 from visalign.generators.base import Generator, Guidance
 from visalign.processes.steps import draw
+from visalign.sampling.seeds import rng_at
 
 
 @torch.no_grad()
@@ -24,7 +25,7 @@ def path_kl(generator: Generator, prompts: list[str], seeds: int = 2, *, steps: 
     parts = []
     for start in tqdm(range(0, len(places), batch_size), desc="KL of sampling paths", unit="batch", leave=False):
         part = places[start:start + batch_size]
-        sources = [torch.Generator().manual_seed(seed * 1_000_003 + start + i) for i in range(len(part))]
+        sources = [rng_at(seed, start + i) for i in range(len(part))]
         conditioning = generator.encode_prompts([prompt for prompt, _ in part])
         guidance = None
         if guidance_scale != 1:

@@ -29,8 +29,8 @@ class SamplingPlan:
 
     prompts: list[str]
     seeds: int
-    steps: int = 28
-    guidance_scale: float = 4.5
+    steps: int
+    guidance_scale: float
     seed: int = 0
 
 

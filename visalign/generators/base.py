@@ -52,13 +52,15 @@ class Generator(Sized):
     """One loaded pipeline, ready to sample and, after `make_trainable`, to learn.
 
     A family defines `pipeline_class`, `process_kind`, `denoiser_name`, `lora_targets`, `process_of`,
-    `encode_prompts`, `_call_network` and `_sampling_options`.
+    `default_steps`, `default_guidance_scale`, `encode_prompts`, `_call_network` and `_sampling_options`.
     """
 
     process_kind: ClassVar[str]
     denoiser_name: ClassVar[str]
     denoiser_class: ClassVar[str]
     lora_targets: ClassVar[tuple[str, ...]]
+    default_steps: ClassVar[int]  # as its authors sample it
+    default_guidance_scale: ClassVar[float]
     embedded_guidance: ClassVar[float | None] = None  # a guidance-distilled family's default scale
     unneeded: ClassVar[dict] = {}  # parts of the pipeline that are never loaded, and their settings
     droppable: ClassVar[tuple[str, ...]] = ()  # parts that the pipeline can run without, all or none

@@ -21,6 +21,7 @@ class CogVideoXGenerator(VideoGenerator):
     denoiser_class = "CogVideoXTransformer3DModel"
     lora_targets = ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0")
     made_for = Shape(480, 720, 49, 8.0)
+    default_steps, default_guidance_scale = 50, 6.0
     sides_multiple_of = 8
 
     def patch(self) -> tuple[int, int, int]:

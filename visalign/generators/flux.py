@@ -20,6 +20,7 @@ class FluxGenerator(Generator):
                     "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out")
     unneeded = {"image_encoder": None, "feature_extractor": None}
     embedded_guidance = 3.5
+    default_steps, default_guidance_scale = 28, embedded_guidance
 
     @classmethod
     def interface_name(cls, module: str) -> str:

@@ -20,6 +20,7 @@ class HunyuanVideoGenerator(VideoGenerator):
     lora_targets = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
                     "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out")
     embedded_guidance = 6.0
+    default_steps, default_guidance_scale = 50, embedded_guidance
     made_for = Shape(720, 1280, 129, 15.0)
 
     def patch(self) -> tuple[int, int, int]:

@@ -21,6 +21,7 @@ from visalign.generators.flux import FluxGenerator
 from visalign.generators.hunyuan import HunyuanVideoGenerator
 from visalign.generators.lora_files import fit_lora
 from visalign.generators.ltx import LTXGenerator
+from visalign.generators.made_for import Sampling, sampling_of, told_shape
 from visalign.generators.parts import left_out, parts_of, variant_of
 from visalign.generators.schedulers import check_agrees
 from visalign.generators.sd3 import SD3Generator
@@ -30,6 +31,7 @@ from visalign.generators.unet import SDGenerator, SDXLGenerator
 from visalign.generators.wan import WanGenerator
 from visalign.generators.wan_image import WanImageGenerator
 from visalign.generators.wrong_models import refuse_wrong_file, refuse_wrong_folder
+from visalign.storage.hub_files import hub_file, hub_reason
 from visalign.storage.text_files import read_text
 from visalign.storage.weights import check_finite, check_present, read_tensors
 
@@ -108,14 +110,12 @@ def _local_index(folder: Path) -> dict:
 
 
 def _hub_index(source: str) -> dict:
-    from huggingface_hub import hf_hub_download
-
     try:
-        return json.loads(Path(hf_hub_download(source, "model_index.json")).read_text())
-    except Exception as error:  # the hub raises many kinds of errors; to the user all mean the same
+        return json.loads(hub_file(source, "model_index.json").read_text())
+    except Exception as error:  # the hub raises many kinds of errors; `hub_reason` has the words
         known = ", ".join(EMBEDDED_MODELS)
         raise UserError(f"model {source}: neither a local folder nor an embedded model ({known}), and the hub "
-                        f"did not give its model_index.json ({type(error).__name__})") from error
+                        f"did not give its model_index.json ({hub_reason(error)})") from error
 
 
 def _family(index: dict, source: str) -> type[Generator]:
@@ -188,23 +188,17 @@ def _explained(source: str) -> Iterator[None]:
         raise UserError(f"model {source}: could not be loaded ({type(error).__name__}: {reason})") from error
 
 
-SHAPE_FILE = "visalign.json"
-"""Beside model_index.json: the {"height", "width", "frames", "fps"} a model was trained for, where its own
-configuration does not state them."""
-
-
 def shape_of(settings: ModelSettings, checkpoint: ModelLocation) -> Shape:
     """The shape from the settings, else from the model's folder. Raises UserError for an unusable file."""
     side = settings.resolution
     height, width = (side, side) if isinstance(side, int) or side is None else side
-    asked = Shape(height, width, settings.frames, settings.fps)
-    file = Path(checkpoint.folder) / SHAPE_FILE
-    if not file.is_file():
-        return asked
-    try:
-        return asked.or_else(Shape(**json.loads(file.read_text())))
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"model {file}: not readable as {{height, width, frames, fps}} ({error})") from None
+    return Shape(height, width, settings.frames, settings.fps).or_else(told_shape(checkpoint.folder))
+
+
+def sampling_for(settings: ModelSettings, steps: int | None = None, guidance_scale: float | None = None) -> Sampling:
+    """Steps and guidance as asked for, and else as this model has them; nothing is loaded."""
+    checkpoint = locate_model(settings)
+    return sampling_of(checkpoint.folder, checkpoint.family, steps, guidance_scale)
 
 
 def _quiet_transformers() -> None:

@@ -20,6 +20,7 @@ class LTXGenerator(VideoGenerator):
     lora_targets = ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0",
                     "attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0")
     made_for = Shape(512, 704, 161, 25.0)
+    default_steps, default_guidance_scale = 50, 3.0
     sides_multiple_of = 32
 
     @classmethod

@@ -20,6 +20,7 @@ class SD3Generator(Generator):
                     "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out")
     unneeded = {"image_encoder": None, "feature_extractor": None}
     droppable = ("text_encoder_3", "tokenizer_3")
+    default_steps, default_guidance_scale = 28, 4.5
 
     @classmethod
     def interface_name(cls, module: str) -> str:

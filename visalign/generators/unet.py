@@ -20,6 +20,7 @@ class SDGenerator(Generator):
     unneeded = {"safety_checker": None, "feature_extractor": None, "image_encoder": None,
                 "requires_safety_checker": False}
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0")
+    default_steps, default_guidance_scale = 50, 7.5
 
     @classmethod
     def process_of(cls, scheduler) -> Diffusion:
@@ -53,6 +54,7 @@ class SDXLGenerator(SDGenerator):
 
     pipeline_class = "StableDiffusionXLPipeline"
     unneeded = {"image_encoder": None, "feature_extractor": None}
+    default_steps, default_guidance_scale = 30, 5.0
 
     @torch.no_grad()
     def encode_prompts(self, prompts: list[str]) -> Conditioning:

@@ -36,6 +36,7 @@ class WanGenerator(VideoGenerator):
     lora_targets = ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0",
                     "attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0")
     used_apart = ("high.", "low.")
+    default_steps, default_guidance_scale = 50, 5.0
     made_for = Shape(480, 832, 81, 16.0)
 
     def find_denoiser(self, pipeline) -> nn.Module:

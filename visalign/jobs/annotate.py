@@ -44,7 +44,7 @@ class Annotated:
     mean_strength: float
 
 
-def annotate(spec, path: str, dimensions: tuple[str, ...], out: Path, *, image_root: str | None = None,
+def annotate(spec, path: str, dimensions: tuple[str, ...], out: Path, *, media_root: str | None = None,
              most: float = 3.0, device: str = "cpu") -> Annotated:
     """Write the table at `path` with the reward's columns to the parquet file `out`.
 
@@ -57,8 +57,8 @@ def annotate(spec, path: str, dimensions: tuple[str, ...], out: Path, *, image_r
     reward = load_reward(spec, device)
     if is_preference_set(path):
         dimensions = reward.dimensions[:1]
-    items = read_annotations(path, dimensions, image_root)
-    rows = list(pair_rows(path, image_root) if is_preference_set(path) else comparison_rows(path, items))
+    items = read_annotations(path, dimensions, media_root)
+    rows = list(pair_rows(path, media_root) if is_preference_set(path) else comparison_rows(path, items))
     found = reward_columns(reward, items, most)
     for row, item, columns in zip(rows, items, found, strict=True):
         for name, media in zip(("chosen", "rejected") if "chosen" in row else "ab", (item.a.media, item.b.media),
@@ -73,9 +73,9 @@ def annotate(spec, path: str, dimensions: tuple[str, ...], out: Path, *, image_r
     return Annotated(out, len(rows), len(margins), int((margins < 0).sum()), float(margins.clip(0, most).mean()))
 
 
-def pair_rows(path: str, image_root: str | None) -> Iterator[dict]:
+def pair_rows(path: str, media_root: str | None) -> Iterator[dict]:
     """A preference set's rows as visalign's own table has them, in the order of `read_annotations`."""
-    for pair in read_pairs(DataSettings(path=path, image_root=image_root)):
+    for pair in read_pairs(DataSettings(path=path, media_root=media_root)):
         yield {"prompt": pair.prompt, "chosen": None, "rejected": None, "strength": pair.strength,
                "chosen_reward": pair.chosen_reward, "rejected_reward": pair.rejected_reward}
 

@@ -1,4 +1,4 @@
-"""`visalign layout`: generations in the folders that a public suite's own scripts read."""
+"""`visalign benchmark layout`: generations in the folders that a public suite's own scripts read."""
 
 import os
 import shutil
@@ -44,7 +44,7 @@ def lay_out(source: str, suite: str, out: Path) -> LaidOut:
     ready = [item for item in items if len(of[item]) >= kind.needed]
     if not ready:
         raise UserError(f"input {source}: no prompt of {suite} has {kind.needed} generations; make them with `visalign "
-                        f"generate MODEL @{suite} --samples {kind.needed}`"
+                        f"generate MODEL @{suite} --samples-per-prompt {kind.needed}`"
                         + (f" ({len(refused)} files cannot be used: {refused[0]})" if refused else ""))
     beside = out.with_name(f".tmp-{out.name}")
     shutil.rmtree(beside, ignore_errors=True)

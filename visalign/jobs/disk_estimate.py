@@ -5,7 +5,7 @@ from pathlib import Path
 
 from visalign.config import OfflineConfig, OnlineConfig
 from visalign.config.load import build_objective
-from visalign.data.prompts import read_prompts
+from visalign.data.prompts import count_prompts
 from visalign.generators.base import Generator
 from visalign.generators.loading import empty_generator, locate_model
 from visalign.storage.files import check_space, size_in_words
@@ -32,7 +32,7 @@ def room(config: OfflineConfig | OnlineConfig, generator: Generator) -> dict[str
     kept = _checkpoints(config) + 1  # the next is written before the oldest goes
     evaluation, shape = config.eval, generator.shape
     looks = 2 + (config.train.steps // evaluation.every if evaluation.every else 0)
-    prompts = len(read_prompts(evaluation.prompts, evaluation.max_prompts))
+    prompts = count_prompts(evaluation.prompts, evaluation.max_prompts)
     pixels = 3 * shape.height * shape.width * (shape.frames or 1)
     export = whole if config.model.tuning == "full" else learning
     best = 4 * learning * (config.guard.action == "rollback")

@@ -1,4 +1,4 @@
-"""`visalign rollout`: pairs of the model's samples to vote on, which training will draw again exactly."""
+"""`visalign votes draw`: pairs of the model's samples to vote on, which training will draw again exactly."""
 
 import csv
 import io
@@ -8,12 +8,11 @@ import torch
 from tqdm import tqdm
 
 from visalign.config import OnlineConfig
-from visalign.data.prompts import read_prompts
 from visalign.errors import UserError
 from visalign.generators import load_generator
 from visalign.generators.loading import locate_model, pick_device
 from visalign.generators.prompt_length import say_what_is_cut
-from visalign.jobs.training_setup import check_sampler
+from visalign.jobs.training_setup import check_sampler, rollout_prompts
 from visalign.media.samples import Sample
 from visalign.media.video_files import media_file, save_sheet
 from visalign.rewards import finite_scores, for_modality, load_reward
@@ -38,7 +37,7 @@ def draw_for_votes(config: OnlineConfig, out: Path, pairs: int, reward: str | No
     family = locate_model(config.model).family
     check_sampler(config, family)
     reward_model = for_modality(load_reward(reward), family.modality) if reward else None
-    prompts = read_prompts(config.rollout.prompts, config.rollout.max_prompts)
+    prompts = rollout_prompts(config)
     generator = load_generator(config.model, pick_device(config.train.device))
     say_what_is_cut(generator, prompts, "drawing pairs")
     sampler = Sampler(generator, config.rollout, keep_mean=False)

@@ -5,7 +5,7 @@ from visalign.config.load import build_objective
 from visalign.generators.base import Generator
 from visalign.generators.loading import empty_generator, locate_model, pick_device, pick_dtype
 from visalign.jobs.disk_estimate import room
-from visalign.jobs.train import check_training
+from visalign.jobs.train import check_training, completed, measured_on
 from visalign.storage.files import size_in_words
 from visalign.storage.yaml_files import dump_yaml
 from visalign.trainers.cost import sample_passes
@@ -15,7 +15,8 @@ from visalign.trainers.optim import MOMENTS
 
 def describe_run(config: OfflineConfig | OnlineConfig) -> str:
     """Resolved settings, trainable parameters, batches, passes and a memory estimate. Raises UserError on mistakes."""
-    check_training(config)
+    config = completed(config)
+    config = measured_on(config, check_training(config))
     objective = build_objective(config.objective, loop=config.loop)
     generator = empty_generator(locate_model(config.model), config.model)
     denoiser = generator.denoiser

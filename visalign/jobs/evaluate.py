@@ -1,9 +1,9 @@
 """Which models a command names, and the defaults for sampling and scoring them."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from visalign.config import OfflineConfig, OnlineConfig
+from visalign.config import ModelSettings, OfflineConfig, OnlineConfig
 from visalign.config.load import model_of
 from visalign.data.prompts import read_prompts
 from visalign.errors import UserError
@@ -18,6 +18,7 @@ from visalign.evaluation.sources import (
     source_of,
 )
 from visalign.evaluators.statistics import Estimate
+from visalign.generators.loading import sampling_for
 from visalign.storage.run_folder import read_metrics
 from visalign.storage.text_files import file_name
 
@@ -27,7 +28,10 @@ DEFAULT_REWARDS = ("tiny-reward", "tiny-clip")
 
 @dataclass(frozen=True)
 class EvaluationRequest:
-    """What a user may leave out (None): then a run's own settings apply, or the defaults."""
+    """What a user may leave open (None): then a run's own settings are taken, or the defaults.
+
+    settings: `key=value` of models that no run brings its own settings for.
+    """
 
     prompts: str | None = None
     max_prompts: int | None = None
@@ -42,6 +46,7 @@ class EvaluationRequest:
     lpips: str | None = None
     cache: str | None = "~/.cache/visalign/features.sqlite"
     device: str = "cpu"
+    settings: tuple[str, ...] = ()
 
 
 def evaluate_source(source: str, asked: EvaluationRequest, out: Path, checkpoints: str = "last") -> Results:
@@ -53,8 +58,9 @@ def evaluate_source(source: str, asked: EvaluationRequest, out: Path, checkpoint
     run = run_of(path)
     if checkpoints == "all" and (run is None or run != path):
         raise UserError(f"evaluate {source}: --checkpoints all needs the folder of a run")
+    like = model_for([source], asked.settings)
     if run is None:
-        sources = [source_of(path.name if path.exists() else source, source)]
+        sources = [source_of(path.name if path.exists() else source, source, like)]
     elif checkpoints == "all":
         sources = [base_source("base", run), *checkpoint_sources(run)]
     else:
@@ -73,7 +79,7 @@ def compare_sources(named: dict[str, str], asked: EvaluationRequest, out: Path) 
     """Models by name, the first the base; writes the results and the page. Raises UserError."""
     if len(named) < 2:
         raise UserError("compare: name at least two models, such as base=tiny-sd3 aligned=runs/quickstart")
-    sources, config = sources_of(named)
+    sources, config = sources_of(named, asked.settings)
     return _finish(sources, asked, out, config)
 
 
@@ -84,11 +90,19 @@ def sources_of(named: dict[str, str],
     settings: `key=value` of the models, where no run brings its own. Raises UserError.
     """
     runs = [run for source in named.values() if (run := run_of(Path(source).expanduser()))]
-    config = run_config(runs[0]) if runs else None
-    if config and settings:
-        raise UserError(f"set {settings[0]}: {runs[0]} is a run and brings its own model settings; leave --set out")
-    like = config.model if config else model_of(next(iter(named.values())), settings) if settings else None
-    return [source_of(name, source, like) for name, source in named.items()], config
+    like = model_for(list(named.values()), settings)
+    return [source_of(name, source, like) for name, source in named.items()], run_config(runs[0]) if runs else None
+
+
+def model_for(sources: list[str], settings: tuple[str, ...]) -> ModelSettings | None:
+    """The settings as which pipelines are loaded: of the first run among the sources, or those given as `key=value`.
+
+    None where nothing is said. Raises UserError when both say something.
+    """
+    run = next((run for source in sources if (run := run_of(Path(source).expanduser()))), None)
+    if run and settings:
+        raise UserError(f"set {settings[0]}: {run} is a run and brings its own model settings; leave --set out")
+    return run_config(run).model if run else model_of(sources[0], settings) if settings else None
 
 
 def read_names(given: tuple[str, ...], verb: str) -> dict[str, str]:
@@ -123,7 +137,8 @@ def _finish(sources: list[SampleSource], asked: EvaluationRequest, out: Path,
     if (out / "results.json").exists():
         raise UserError(f"out {out}: already holds results; choose another folder with --out")
     options = options_of(asked, config)
-    plan = sampling_plan_of(asked, config) if any(source.load for source in sources) else None
+    sampled = next((source for source in sources if source.load), None)
+    plan = sampling_plan_of(asked, config, sampled.model) if sampled else None
     results = compare_models(sources, plan, out, options)
     if asked.proxy is None and results.verdicts and (asked.rewards is not None or config is None) and options.proxy:
         results.notes.append(f"{options.proxy}, the first reward, was taken for the optimised one (--proxy NAME)")
@@ -141,19 +156,22 @@ def likelihoods_of(run: Path) -> dict[str, Estimate]:
             if isinstance(value, list)} if logged else {}
 
 
-def sampling_plan_of(asked: EvaluationRequest, config: OfflineConfig | OnlineConfig | None) -> SamplingPlan:
-    """Prompts and sampling. Raises UserError when there are no prompts."""
+def sampling_plan_of(asked: EvaluationRequest, config: OfflineConfig | OnlineConfig | None,
+                     model: ModelSettings | None) -> SamplingPlan:
+    """Prompts and sampling; what nobody says is as the run has it, or else the model (the first that is sampled).
+
+    Raises UserError when no prompts are known.
+    """
     settings = config.eval if config else None
     source = asked.prompts or (settings.prompts if settings else None)
     if source is None:
         raise UserError("prompts: give --prompts with a text file, one a line, or emoji:held_out")
     prompts = read_prompts(source, asked.max_prompts or (settings.max_prompts if settings and not asked.prompts
                                                          else None))
-    plan = SamplingPlan(list(dict.fromkeys(prompts)), asked.seeds, seed=asked.seed)
-    if settings:
-        plan = replace(plan, steps=settings.steps, guidance_scale=settings.guidance_scale)
-    given = {"steps": asked.steps, "guidance_scale": asked.guidance_scale}
-    return replace(plan, **{name: value for name, value in given.items() if value is not None})
+    sampling = sampling_for(config.model if config else model,
+                            *(value if value is not None or settings is None else getattr(settings, name)
+                              for name, value in (("steps", asked.steps), ("guidance_scale", asked.guidance_scale))))
+    return SamplingPlan(list(dict.fromkeys(prompts)), asked.seeds, sampling.steps, sampling.guidance_scale, asked.seed)
 
 
 def options_of(asked: EvaluationRequest, config: OfflineConfig | OnlineConfig | None) -> Options:

@@ -1,4 +1,4 @@
-"""`visalign pairs`: prompts -> generations -> scores -> a preference set that `train` reads.
+"""`visalign data pairs`: prompts -> generations -> scores -> a preference set that `train` reads.
 
     OUT/samples/         generations (unless they existed before)
     OUT/scores.parquet   the reward of each

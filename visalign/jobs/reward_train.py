@@ -27,10 +27,10 @@ def check_reward_training(config: RewardConfig) -> None:
 
 def annotations_of(data: AnnotationDataSettings, dimensions: tuple[str, ...],
                   seed: int) -> tuple[list[Annotation], list[Annotation]]:
-    """Annotations for training and for the report."""
-    items = read_annotations(data.path, dimensions, data.image_root, seed)
+    """Annotations to learn from and to report on."""
+    items = read_annotations(data.path, dimensions, data.media_root, seed)
     if data.holdout_path:
-        held_out = read_annotations(data.holdout_path, dimensions, data.image_root, seed)
+        held_out = read_annotations(data.holdout_path, dimensions, data.media_root, seed)
     else:
         items, held_out = split_by_prompt(items, data.holdout)
     return items[:data.max_annotations], held_out

@@ -9,13 +9,14 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 from accelerate import PartialState
 from tqdm import tqdm
@@ -84,7 +85,7 @@ class ScoreSummary:
 def score_generations(source: str, specs: list, out: Path, *, device: str = "cpu", max_failures: float = 0.05,
                       prompts_from: PromptsFrom = "auto", media_root: str | None = None, workers: int | None = None,
                       gallery: bool = True) -> ScoreSummary:
-    """Score every generation of `source` into the parquet file `out`, and a page beside it.
+    """Score every generation of `source` into the table `out` (see WRITERS), and a page beside it.
 
     Raises UserError when a reward fails too often, or when `out` exists.
     """
@@ -116,16 +117,16 @@ def score_generations(source: str, specs: list, out: Path, *, device: str = "cpu
             store.write(table)  # only now, so that a chunk that stopped the run is scored again when it continues
             progress.update(len(chunk))
     state.wait_for_everyone()
-    page = None
+    page, table = None, store.table()
+    state.wait_for_everyone()
     if state.is_main_process:
-        table = store.finish()
+        write_scores(table, out)
         if gallery and table.column("error").null_count:
             from visalign.reports.gallery import write_gallery
 
             page = write_gallery(table, entries, rewards, out.with_suffix(".html"))
         store.close()
     state.wait_for_everyone()
-    table = read_table(out)
     broken = table.filter(pc.is_valid(table.column("error")))
     unread = [f"unreadable: {reason}" for reason in broken.column("error").to_pylist()[:3]]
     if len(broken) == len(table):
@@ -142,6 +143,30 @@ def read_table(file: Path, columns: list[str] | None = None) -> pa.Table:
     """A table of scores. Raises ArrowException or OSError."""
     with file.open("rb") as data:  # pyarrow treats names as URIs, and takes only UTF-8
         return pq.read_table(data, columns=columns)
+
+
+def _as_parquet(table: pa.Table, sink) -> None:
+    pq.write_table(table, sink, compression="zstd")
+
+
+def _as_csv(table: pa.Table, sink) -> None:
+    pa_csv.write_csv(table, sink)
+
+
+def _as_jsonl(table: pa.Table, sink) -> None:
+    for row in table.to_pylist():
+        sink.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
+
+
+WRITERS: dict[str, Callable] = {".parquet": _as_parquet, ".csv": _as_csv, ".jsonl": _as_jsonl}
+"""By the file's ending. Only parquet keeps what the table is of (MARK), which `visalign data pairs` asks for."""
+
+
+def write_scores(table: pa.Table, out: Path) -> None:
+    """The table of scores in the format that the ending of `out` names."""
+    sink = pa.BufferOutputStream()
+    WRITERS[out.suffix.lower()](table, sink)
+    write_atomically(out, sink.getvalue().to_pybytes())
 
 
 def identity_of(source: str, specs: list, entries: Generations) -> dict:
@@ -272,8 +297,8 @@ class PartStore:
     def open(self) -> None:
         """Raise UserError when the table exists, without parts of a command that ended before its gallery, or when the
         parts belong to another command."""
-        if self.out.suffix != ".parquet":
-            raise UserError(f"out {self.out}: the table is a .parquet file")
+        if self.out.suffix.lower() not in WRITERS:
+            raise UserError(f"out {self.out}: a table ends in {', '.join(WRITERS)}")
         if self.out.exists() and not self.folder.exists():
             raise UserError(f"out {self.out}: exists already; choose another name or delete it")
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -305,17 +330,13 @@ class PartStore:
                          sink.getvalue().to_pybytes())
         self._written += 1
 
-    def finish(self) -> pa.Table:
-        """All parts as one table in the source's order, written to `out`."""
+    def table(self) -> pa.Table:
+        """All parts as one table in the source's order."""
         tables = [read_table(part).replace_schema_metadata() for part in self.parts()]
         # a column such as a spread may be missing from a chunk in which no file could be read
         table = pa.concat_tables(tables, promote_options="default").sort_by("index").drop_columns("index")
-        table = table.replace_schema_metadata({MARK: json.dumps(self.settings
-                                                                | {"stamps": scoring_digest(self.stamps)})})
-        sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd")
-        write_atomically(self.out, sink.getvalue().to_pybytes())
-        return table
+        mark = self.settings | {"stamps": scoring_digest(self.stamps)}
+        return table.replace_schema_metadata({MARK: json.dumps(mark)})
 
     def close(self) -> None:
         """Remove the parts, once the table is complete."""

@@ -18,16 +18,18 @@ from visalign.evaluation.held_out import check_same, load_held_out_rewards, meas
 from visalign.evaluators import Estimate, Verdict, VerdictLimits, mean_with_interval, verdict_of
 from visalign.generators import load_generator, locate_model
 from visalign.generators.export import export, versions
-from visalign.generators.loading import load_scheduler, pick_device, pick_dtype
+from visalign.generators.loading import load_scheduler, pick_device, pick_dtype, sampling_for
 from visalign.jobs.disk_estimate import check_room
 from visalign.jobs.training_setup import LOOPS
 from visalign.objectives import REGISTRIES
 from visalign.rewards import check_reward
 from visalign.storage.files import full_disk_told
 from visalign.storage.run_folder import RunFolder
+from visalign.storage.yaml_files import read_mapping
 from visalign.trainers.checkpoint import CONTINUE, check_model
 from visalign.trainers.guard import Guard, check_guard
 from visalign.trainers.optim import check_optimizer
+from visalign.trainers.order import prompts_to_measure
 from visalign.trainers.stopping import heard
 
 
@@ -48,8 +50,53 @@ class Result:
     ended: str | None = None
 
 
-def check_training(config: OfflineConfig | OnlineConfig) -> None:
-    """Find every mistake that can be known before a model is loaded. Raises UserError."""
+def completed(config: OfflineConfig | OnlineConfig, resume: bool = False) -> OfflineConfig | OnlineConfig:
+    """The settings with what the run that is resumed, or the model, says where the user does not. Raises UserError."""
+    earlier = Path(config.output.folder).expanduser() / "config.yaml"
+    known = (read_mapping(earlier, "run").get("eval") or {}) if resume and earlier.is_file() else {}
+    told = {name: value if value is not None else known.get(name)
+            for name in ("prompts", "steps", "guidance_scale") for value in [getattr(config.eval, name)]}
+    if isinstance(told["prompts"], list):
+        told["prompts"] = tuple(told["prompts"])
+    sampling = sampling_for(config.model, told["steps"], told["guidance_scale"])
+    return with_evaluation(config, told | vars(sampling))
+
+
+def with_evaluation(config: OfflineConfig | OnlineConfig, changes: dict) -> OfflineConfig | OnlineConfig:
+    """The settings with other ones of `eval`."""
+    return config.model_copy(update={"eval": config.eval.model_copy(update=changes)})
+
+
+def measured_on(config: OfflineConfig | OnlineConfig, prompts: list[str]) -> OfflineConfig | OnlineConfig:
+    """The settings with the prompts to measure on: as the user names them, or those that are held out of `prompts`.
+
+    Unchanged where the prompts of the data are not known yet ([]). Raises UserError when none can be held out.
+    """
+    if config.eval.prompts is not None or not prompts:
+        return config
+    return with_evaluation(config, {"prompts": prompts_to_measure(prompts, *config.holdout)[:most_measured(config)]})
+
+
+def most_measured(config: OfflineConfig | OnlineConfig) -> int | None:
+    """The most prompts that are ever measured on together, None for no limit."""
+    limits = [config.eval.max_prompts, config.guard.max_prompts]
+    return None if None in limits else max(limits)
+
+
+def measured_on_pairs(config: OfflineConfig, held_out: list) -> OfflineConfig:
+    """As `measured_on`, once the pairs of the hub's set are known. Raises UserError when none is held out."""
+    prompts = tuple(dict.fromkeys(pair.prompt for pair in held_out))
+    if not prompts:
+        raise UserError(f"eval.prompts: no pair of {config.data.path} is held out to measure on (data.holdout "
+                        f"{config.data.holdout:g}); take a larger share, or name prompts with eval.prompts=FILE")
+    return with_evaluation(config, {"prompts": prompts[:most_measured(config)]})
+
+
+def check_training(config: OfflineConfig | OnlineConfig) -> list[str]:
+    """Find every mistake that can be known before a model is loaded; the prompts of the data, where they are known.
+
+    Raises UserError.
+    """
     checkpoint = locate_model(config.model)
     family = checkpoint.family
     objective = build_objective(config.objective, loop=config.loop)
@@ -67,8 +114,9 @@ def check_training(config: OfflineConfig | OnlineConfig) -> None:
     check_optimizer(config.optim)
     check_packages(config)
     pick_device(config.train.device)
-    family.check_prompts(read_prompts(config.eval.prompts, config.eval.max_prompts), "eval.prompts")
-    LOOPS[config.loop].check(config, family)
+    if config.eval.prompts is not None:
+        family.check_prompts(read_prompts(config.eval.prompts, config.eval.max_prompts), "eval.prompts")
+    return LOOPS[config.loop].check(config, family)
 
 
 def check_packages(config: OfflineConfig | OnlineConfig) -> None:
@@ -97,7 +145,8 @@ def train(config: OfflineConfig | OnlineConfig, resume: bool = False) -> Result:
     """Run a recipe. Raises UserError for anything the user can mend, Stopped when a signal ends it; the run folder then
     holds all there was."""
     started = time.time()
-    check_training(config)
+    config = completed(config, resume)
+    config = measured_on(config, check_training(config))
     check_room(config)
     accelerator = open_accelerator(config)
     run = RunFolder(config.output.folder, config, resume, accelerator.is_main_process)
@@ -107,6 +156,9 @@ def train(config: OfflineConfig | OnlineConfig, resume: bool = False) -> Result:
     check_model(run, [generator.denoiser, *generator.frozen_modules()], f"model.source {config.model.source}")
     judges = load_held_out_rewards(config.eval, str(accelerator.device), generator.modality)
     trainer, counts = LOOPS[config.loop].build(config, generator, run, accelerator)
+    if config.eval.prompts is None:
+        config = measured_on_pairs(config, trainer.held_out)
+        run.keep_settings(config)
     guard = Guard(config, trainer.objective, generator, judges, run, trainer.state, accelerator)
     trainer.checkpoints.resume()
     run.log({"kind": "start", "step": trainer.state.step, "processes": accelerator.num_processes})

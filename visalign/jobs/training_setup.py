@@ -31,24 +31,36 @@ from visalign.trainers.order import check_holdout, keep_digest, split_by_prompt
 
 
 class Loop(NamedTuple):
-    """check(config, family) raises UserError for what is wrong; build(...) gives the trainer and what it learns from.
+    """check(config, family) raises UserError for what is wrong and gives the prompts of the data, none where they are
+    not known yet; build(...) gives the trainer and what it learns from.
 
-    A trainer has `state`, `checkpoints`, `objective`, `fit(on_step)` and `held_out_metrics()`.
+    A trainer has `state`, `checkpoints`, `objective`, `fit(on_step)` and `held_out_metrics()`; `held_out` pairs where
+    the prompts of the data were not known before.
     """
 
     check: Callable
     build: Callable[..., tuple]
 
 
-def check_offline(config: OfflineConfig, family: type[Generator]) -> None:
+def check_offline(config: OfflineConfig, family: type[Generator]) -> list[str]:
     feedback = config.data.feedback
+    if not (feedback or config.data.path):
+        raise UserError("data.path: name the data to learn from with data.path=FILE_OR_FOLDER, or let the model make "
+                        "pairs with data.feedback")
     for reward in filter(None, (config.data.score_with, feedback and feedback.reward)):
         for_modality(load_reward(reward), family.modality)
     if feedback:
-        family.check_prompts(read_prompts(feedback.prompts, feedback.max_prompts), "data.feedback.prompts")
-    else:
-        compared = "rejected" in build_objective(config.objective).needs
-        check_holdout(check_pair_source(config.data, compared), config.data.holdout)
+        prompts = read_prompts(feedback.prompts, feedback.max_prompts)
+        family.check_prompts(prompts, "data.feedback.prompts")
+        return prompts
+    prompts = check_pair_source(config.data, compares(config))
+    check_holdout(prompts, config.data.holdout, config.eval.listed)
+    return prompts
+
+
+def compares(config: OfflineConfig) -> bool:
+    """Whether a run needs two media of a prompt: its objective, or the reward that scores both."""
+    return "rejected" in build_objective(config.objective).needs or bool(config.data.score_with)
 
 
 def build_offline(config: OfflineConfig, generator: Generator, run: RunFolder, accelerator: Accelerator):
@@ -62,7 +74,7 @@ def build_offline(config: OfflineConfig, generator: Generator, run: RunFolder, a
         broken.write(run.path / "skipped.jsonl")
     if "rewards" in objective.needs:
         items = standardised(items, objective.standardise)
-    train_items, held_out = split_by_prompt(items, config.data.holdout)
+    train_items, held_out = split_by_prompt(items, config.data.holdout, config.eval.listed)
     trainer = OfflineTrainer(config, generator, train_items, held_out, cache, run, accelerator)
     return trainer, {"training pairs": len(train_items), "held-out pairs": len(held_out),
                      **{what: count for what, count in (
@@ -81,18 +93,18 @@ def prepare_pairs(config: OfflineConfig, generator: Generator, run: RunFolder, a
             save_pairs(feedback_pairs(generator, data.feedback, reward, config.train.seed), file)
         accelerator.wait_for_everyone()
         return read_saved_pairs(file)
-    pairs = read_pairs(data, on_bad_row=broken.note)
+    pairs = read_pairs(data, on_bad_row=broken.note, compared=compares(config))
     if data.score_with:
         pairs = rescored(pairs, for_modality(load_reward(data.score_with, str(accelerator.device)), generator.modality),
                        data.rerank, generator.shape.frames, broken.note)
     return pairs
 
 
-def check_online(config: OnlineConfig, family: type[Generator]) -> None:
-    rollout = config.rollout
+def check_online(config: OnlineConfig, family: type[Generator]) -> list[str]:
+    rollout, prompts = config.rollout, [asked.prompt for asked in read_prompt_tasks(config)]
     check_sampler(config, family)
     check_arithmetic(config, int(os.environ.get("WORLD_SIZE", "1")))
-    family.check_prompts([asked.prompt for asked in read_prompt_tasks(config)], "rollout.prompts")
+    family.check_prompts(prompts, "rollout.prompts")
     reward_set = RewardSet(config.reward, "cpu", family.modality)
     rule, objective = build_advantage(config.advantage), build_objective(config.objective, loop="online")
     if rule.gate is not None and rule.gate not in reward_set.names:
@@ -106,6 +118,7 @@ def check_online(config: OnlineConfig, family: type[Generator]) -> None:
         if objective.last_steps > rollout.steps:
             raise UserError(f"objective.last_steps {objective.last_steps} are more than rollout.steps {rollout.steps}")
         reward_set.check_differentiable()
+    return prompts
 
 
 def check_sampler(config: OnlineConfig, family: type[Generator]) -> None:
@@ -117,10 +130,26 @@ def check_sampler(config: OnlineConfig, family: type[Generator]) -> None:
 
 
 def read_prompt_tasks(config: OnlineConfig) -> list[PromptTask]:
-    """The prompts to sample, or those that were voted on."""
-    if config.rollout.votes:
-        return prompt_tasks_of(read_seed_preferences(config.rollout.votes))
-    return [PromptTask(prompt) for prompt in read_prompts(config.rollout.prompts, config.rollout.max_prompts)]
+    """The prompts to sample, or those that were voted on, but for those that the run measures on.
+
+    Raises UserError when none is left.
+    """
+    rollout, measured = config.rollout, config.eval.listed
+    every = prompt_tasks_of(read_seed_preferences(rollout.votes)) if rollout.votes else [
+        PromptTask(prompt) for prompt in rollout_prompts(config)]
+    asked = [each for each in every if each.prompt not in measured]
+    if not asked:
+        raise UserError(f"eval.prompts: names all prompts of {rollout.votes or rollout.prompts}, so none is left to "
+                        "train on")
+    return asked
+
+
+def rollout_prompts(config: OnlineConfig) -> list[str]:
+    """The prompts that may be sampled. Raises UserError when nobody names any."""
+    if config.rollout.prompts is None:
+        raise UserError("rollout.prompts: name the prompts to sample with rollout.prompts=FILE, one a line "
+                        "(emoji:train or videos:train for the embedded models)")
+    return read_prompts(config.rollout.prompts, config.rollout.max_prompts)
 
 
 def build_online(config: OnlineConfig, generator: Generator, run: RunFolder, accelerator: Accelerator):

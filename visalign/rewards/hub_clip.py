@@ -12,6 +12,7 @@ from visalign.errors import UserError
 from visalign.media.samples import Sample, middle
 from visalign.rewards.base import RewardModel, Scores
 from visalign.rewards.openclip import check_clip_source, cut_prompts, letterboxed, load_open_clip, to_batch
+from visalign.storage.hub_files import hub_file, hub_reason
 from visalign.storage.pretrained import check_processor, load_whole
 from visalign.storage.weights import check_finite
 
@@ -39,13 +40,11 @@ def published_file(source: str, name: str, who: str) -> Path:
             return path / name
         raise UserError(f"reward {who}: {source} holds no {name}")
     check_hub_or_folder(source, name, who)
-    from huggingface_hub import hf_hub_download
-
     try:
-        return Path(hf_hub_download(source, name))
-    except Exception as error:  # the hub raises many kinds of errors; to the user all mean the same
+        return hub_file(source, name)
+    except Exception as error:  # the hub raises many kinds; all mean the same to a person
         raise UserError(f"reward {who}: no local file {source}, and the hub did not give {name} "
-                        f"({type(error).__name__})") from error
+                        f"({hub_reason(error)})") from error
 
 
 def published_weights(path: Path, who: str) -> dict[str, Tensor]:
@@ -185,28 +184,26 @@ def aesthetic_head(weights: dict[str, Tensor]) -> nn.Sequential:
 class Aesthetic(RewardModel):
     """LAION aesthetic predictor v2 (Schuhmann 2022): an MLP on the normalised CLIP ViT-L/14 embedding, about 1 to 10.
 
-    source: the file `sac+logos+ava1-l14-linearMSE.pth` (or .safetensors), or the folder or hub repository that holds
-    it; the original is in the GitHub repository christophschuhmann/improved-aesthetic-predictor. clip: an open_clip
-    source.
+    source: the file `sac+logos+ava1-l14-linearMSE.pth` (or .safetensors) of the GitHub repository
+    christophschuhmann/improved-aesthetic-predictor, the folder or hub repository that holds it, or the hub's mirror of
+    it under another name. clip: an open_clip source.
     """
 
-    source: str = ""
+    source: str = "trl-lib/ddpo-aesthetic-predictor"
     clip: str = "ViT-L-14/openai"
 
     dimensions = ("aesthetics",)
-    file_name = "sac+logos+ava1-l14-linearMSE.pth"
+    file_name, mirrored_name = "sac+logos+ava1-l14-linearMSE.pth", "aesthetic-model.pth"
 
     def check(self) -> None:
-        if not self.source:
-            raise UserError(f"reward {self.name}: name the file {self.file_name} as aesthetic:FILE (it is published in "
-                            "the GitHub repository christophschuhmann/improved-aesthetic-predictor)")
         path = Path(self.source).expanduser()
         if not path.is_file():
             check_hub_or_folder(self.source, self.file_name, self.name)
         check_clip_source(self.clip, self.name)
 
     def load(self) -> nn.Module:
-        path = published_file(self.source, self.file_name, self.name)
+        named = self.mirrored_name if self.source == Aesthetic.source else self.file_name
+        path = published_file(self.source, named, self.name)
         weights = published_weights(path, self.name)
         if not weights or not all(key.startswith("layers.") for key in weights):
             raise UserError(f"reward {self.name}: {path} is not such a predictor: its weights are not named layers.N")

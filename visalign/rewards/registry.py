@@ -179,7 +179,7 @@ def _from_yaml(path: Path, depth: int) -> dict[str, Any]:
 
 
 def describe_rewards() -> list[tuple[str, str, str]]:
-    """(name, modalities and needs, one line) of every reward, for `visalign score --list`."""
+    """(name, modalities and needs, one line) of every reward, for `visalign list rewards`."""
     rows = []
     for name, kind in REWARDS.items():
         what = ", ".join(sorted(kind.modalities)) + (" + prompt" if kind.needs_prompt else "")

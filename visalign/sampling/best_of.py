@@ -36,11 +36,11 @@ def best_of_to_folder(model: ModelSettings, prompts: list[str], folder: Path, *,
                 **{name: str(value) for name, value in options.items()}}
     if started.exists() and written(started) != settings:
         raise UserError(f"output {folder}: holds the candidates of another command; choose another folder with "
-                        "--output")
+                        "--out")
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(started, json.dumps(settings).encode())
     if not (candidates / "samples.jsonl").exists():
-        generate_to_folder(model, prompts, candidates, samples=samples * best_of, **options)
+        generate_to_folder(model, prompts, candidates, samples=samples * best_of, device=device, **options)
     rows = [json.loads(line) for line in (candidates / "samples.jsonl").read_text().splitlines()]
     kept, sheet = [], {}
     for first in tqdm(range(0, len(rows), best_of), desc=f"best of {best_of}", unit="sample"):

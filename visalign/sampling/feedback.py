@@ -15,6 +15,7 @@ from visalign.generators.prompt_length import say_what_is_cut
 from visalign.media.samples import Sample
 from visalign.media.video_files import media_file
 from visalign.rewards import Reward, finite_scores
+from visalign.sampling.seeds import place_seed
 
 
 def make_samples(generator: Generator, prompts: list[str], per_prompt: int, *, steps: int, guidance_scale: float,
@@ -29,7 +30,7 @@ def samples_at(generator: Generator, prompts: list[str], per_prompt: int, places
                guidance_scale: float, seed: int, label: str, quiet: bool = False) -> Iterator[tuple[int, Sample]]:
     """(place, sample) as they are generated; place p is sample p mod per_prompt of prompt p div per_prompt."""
     chosen = [prompts[place // per_prompt] for place in places]
-    seeds = [seed * 1_000_003 + place for place in places]
+    seeds = [place_seed(seed, place) for place in places]
     numbers = iter(range(len(chosen)))
     say_what_is_cut(generator, chosen, label)
     with tqdm(total=len(chosen), desc=label, unit="sample", disable=quiet) as progress:

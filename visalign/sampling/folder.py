@@ -11,13 +11,14 @@ from visalign.data.prompts import read_prompts
 from visalign.errors import UserError
 from visalign.generators import load_generator, locate_model
 from visalign.generators.base import Generator
-from visalign.generators.loading import check_adapter
+from visalign.generators.loading import check_adapter, sampling_for
 from visalign.guidance import Guided, Guiding, load_guide
 from visalign.guidance.network import GUIDE_FILES, find_guide, read_head
 from visalign.media.kinds import is_image_name, is_video_name
 from visalign.media.samples import Media
 from visalign.media.video_files import read_media, save_sheet, write_media
 from visalign.sampling.feedback import samples_at
+from visalign.sampling.seeds import place_seed
 from visalign.storage.files import write_atomically, written
 
 GRID_ROWS = 100
@@ -47,10 +48,13 @@ class Following:
 
 
 def generate_to_folder(model: ModelSettings, prompts: list[str], folder: Path, *, lora: Path | None = None,
-                       samples: int = 4,
-                       steps: int = 28, guidance_scale: float = 4.5, seed: int = 0,
-                       following: Following | None = None, video_format: str | None = None) -> int:
-    """Sample a model (with a LoRA, following a guide) into a folder; see `write_generations`."""
+                       samples: int = 4, steps: int | None = None, guidance_scale: float | None = None, seed: int = 0,
+                       following: Following | None = None, video_format: str | None = None,
+                       device: str = "auto") -> int:
+    """Sample a model (with a LoRA, following a guide) into a folder; see `write_generations`.
+
+    Steps and guidance are the model's own where they are None.
+    """
     if len(prompts) == 1 and prompts[0].startswith("@"):
         prompts = read_prompts(prompts[0][1:])
     locate_model(model).family.check_prompts(prompts, "prompt")
@@ -60,7 +64,7 @@ def generate_to_folder(model: ModelSettings, prompts: list[str], folder: Path, *
         check_adapter(model, lora)
 
     def load() -> Generator:
-        generator = load_generator(model)
+        generator = load_generator(model, device)
         if lora:
             generator.load_adapter(lora)
         return Guided(generator, load_guide(following.guide, generator), following.guiding) if following else generator
@@ -68,8 +72,9 @@ def generate_to_folder(model: ModelSettings, prompts: list[str], folder: Path, *
     identity = {"model": model.model_dump(mode="json"), "lora": str(lora), "video_format": video_format}
     if following:
         identity |= following.identity()
-    return write_generations(load, prompts, folder, identity, samples=samples, steps=steps,
-                             guidance_scale=guidance_scale, seed=seed, video_format=video_format)
+    sampling = sampling_for(model, steps, guidance_scale)
+    return write_generations(load, prompts, folder, identity, samples=samples, steps=sampling.steps,
+                             guidance_scale=sampling.guidance_scale, seed=seed, video_format=video_format)
 
 
 def write_generations(load: Callable[[], Generator], prompts: list[str], folder: Path, identity: dict, *, samples: int,
@@ -84,10 +89,10 @@ def write_generations(load: Callable[[], Generator], prompts: list[str], folder:
                            "seed": seed}
     file = folder / "settings.json"
     if (folder / "samples.jsonl").exists():
-        raise UserError(f"output {folder}: already holds generations; choose another folder with --output")
+        raise UserError(f"output {folder}: already holds generations; choose another folder with --out")
     if file.exists() and written(file) != settings:
         raise UserError(f"output {folder}: holds unfinished generations of another command; finish that one, delete "
-                        "them, or choose another folder with --output")
+                        "them, or choose another folder with --out")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(file, json.dumps(settings).encode())
@@ -106,6 +111,6 @@ def write_generations(load: Callable[[], Generator], prompts: list[str], folder:
         rows.setdefault(prompts[number // samples], []).append(read_media(folder / names[number], "grid"))
     save_sheet(list(rows.items()), folder / "grid.png")
     lines = [json.dumps({"prompt": prompts[number // samples], "file": names[number],
-                         "seed": seed * 1_000_003 + number}) for number in range(count)]
+                         "seed": place_seed(seed, number)}) for number in range(count)]
     write_atomically(folder / "samples.jsonl", ("\n".join(lines) + "\n").encode())
     return count

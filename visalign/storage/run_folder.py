@@ -56,15 +56,19 @@ class RunFolder:
         if used:
             check_settings(self.path, config)
             self.metrics()
-        settings = dump_yaml(config.model_dump(mode="json"))
         try:
             for name in ("checkpoints", "samples"):
                 (self.path / name).mkdir(parents=True, exist_ok=True)
-            write_atomically(self.path / "config.yaml", settings.encode())
+            self.keep_settings(config)
         except OSError as error:
             raise UserError(f"output.folder {self.path}: cannot be written ({error.strerror})") from None
         for leftover in (self.path / "checkpoints").glob(".tmp-*"):
             shutil.rmtree(leftover, ignore_errors=True)
+
+    def keep_settings(self, config: BaseModel) -> None:
+        """Write config.yaml, of which everything is known now."""
+        if self.is_main:
+            write_atomically(self.path / "config.yaml", dump_yaml(config.model_dump(mode="json")).encode())
 
     def started_from(self, name: str, value: str) -> str:
         """A value recorded at the run's first start: the one recorded then."""

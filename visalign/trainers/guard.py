@@ -17,18 +17,18 @@ from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
 
 from visalign.config import OfflineConfig, OnlineConfig
-from visalign.data.prompts import read_prompts
+from visalign.data.prompts import count_prompts
 from visalign.errors import UserError
 from visalign.evaluation.held_out import HeldOutRewards, check_same, measure, prompt_metrics_of, samples_by_prompt
 from visalign.evaluators.verdict import DIVERSITY, VerdictLimits, best_point, verdict_of
 from visalign.generators.base import Generator
 from visalign.media.video_files import save_sheet
+from visalign.sampling.seeds import second_seed
 from visalign.storage.run_folder import RunFolder
 from visalign.storage.weights import write_tensors
 from visalign.trainers.checkpoint import TrainingState
 from visalign.trainers.cost import passes_of_look, passes_of_step
 
-OTHER_SEEDS = 7919
 PROMPTS_DRAWN = 8
 
 
@@ -40,7 +40,7 @@ def interval_of(config: OfflineConfig | OnlineConfig, objective, world: int = 1)
     guard, settings = config.guard, config.eval
     if guard.every:
         return guard.every
-    prompts = len(read_prompts(settings.prompts, guard.max_prompts))
+    prompts = count_prompts(settings.prompts, guard.max_prompts)
     look = passes_of_look(prompts, guard.samples_per_prompt, settings.steps, settings.guidance_scale)
     step = passes_of_step(config, objective) / (world if config.loop == "online" else 1)
     return max(1, math.ceil(look / (guard.cost * step)))
@@ -65,7 +65,7 @@ class Guard:
         self.every, self.last = interval_of(config, objective, accelerator.num_processes), config.train.steps
         self.look_at = config.eval.model_copy(update={
             "max_prompts": self.settings.max_prompts, "samples_per_prompt": self.settings.samples_per_prompt,
-            "seed": config.eval.seed + OTHER_SEEDS})
+            "seed": second_seed(config.eval.seed)})
         self.folder = run.path / "guard"
 
     @property

@@ -2,12 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Generic, Protocol, TypeVar
 
 import torch
 
 from visalign.errors import UserError
+from visalign.sampling.seeds import epoch_seed
 from visalign.storage.files import write_atomically
 from visalign.storage.run_folder import RunFolder
 
@@ -20,24 +21,42 @@ class HasPrompt(Protocol):
 Prompted = TypeVar("Prompted", bound=HasPrompt)
 
 
-def is_held_out(prompt: str, holdout: float) -> bool:
-    """Whether a prompt is among the share that is held out, chosen by the hash of its text."""
-    return int(hashlib.sha256(f"held out {prompt}".encode()).hexdigest()[:8], 16) / 2**32 < holdout
+def place_of(prompt: str) -> float:
+    """Where in [0, 1) the hash of a prompt's text puts it."""
+    return int(hashlib.sha256(f"held out {prompt}".encode()).hexdigest()[:8], 16) / 2**32
 
 
-def check_holdout(prompts: Iterable[str], holdout: float) -> None:
+def is_held_out(prompt: str, holdout: float, measured: Collection[str] = ()) -> bool:
+    """Whether a prompt is among the share that is held out, chosen by its place, or one that the run measures on."""
+    return place_of(prompt) < holdout or prompt in measured
+
+
+def prompts_to_measure(prompts: Iterable[str], setting: str, holdout: float) -> tuple[str, ...]:
+    """The prompts that are held out, at least one. Raises UserError when none may be."""
+    unique = list(dict.fromkeys(prompts))
+    if not holdout or len(unique) < 2:
+        why = f"{setting} is 0" if not holdout else f"all of the data has the one prompt {unique[0][:60]!r}"
+        raise UserError(f"eval.prompts: no prompt can be held out to measure on, since {why}; name some with "
+                        "eval.prompts=FILE, one a line")
+    held = [prompt for prompt in unique if is_held_out(prompt, holdout)] or [min(unique, key=place_of)]
+    return tuple(held)
+
+
+def check_holdout(prompts: Iterable[str], holdout: float, measured: Collection[str] = ()) -> None:
     """Raise UserError when every prompt is held out."""
     prompts = set(prompts)
-    if prompts and all(is_held_out(prompt, holdout) for prompt in prompts):
+    if prompts and all(is_held_out(prompt, holdout, measured) for prompt in prompts):
         raise UserError(f"data.holdout {holdout}: leaves nothing to train on, since the set has {len(prompts)} "
                         f"prompt{'s' * (len(prompts) != 1)}; take a smaller share, or 0 for none")
 
 
-def split_by_prompt(items: list[Prompted], holdout: float) -> tuple[list[Prompted], list[Prompted]]:
+def split_by_prompt(items: list[Prompted], holdout: float,
+                    measured: Collection[str] = ()) -> tuple[list[Prompted], list[Prompted]]:
     """Training and held-out items; a prompt is wholly on one side. Raises UserError when none is left to train on."""
-    check_holdout((item.prompt for item in items), holdout)
-    return ([item for item in items if not is_held_out(item.prompt, holdout)],
-            [item for item in items if is_held_out(item.prompt, holdout)])
+    check_holdout((item.prompt for item in items), holdout, measured)
+    held_out = [is_held_out(item.prompt, holdout, measured) for item in items]
+    return ([item for item, held in zip(items, held_out, strict=True) if not held],
+            [item for item, held in zip(items, held_out, strict=True) if held])
 
 
 def keep_digest(run: RunFolder, entries: list[tuple], what: str) -> None:
@@ -74,6 +93,6 @@ class DataOrder(Generic[Prompted]):
         """The number of the item at `place`."""
         epoch, offset = divmod(place, len(self.items))
         if epoch != self._epoch:
-            generator = torch.Generator().manual_seed(self.seed * 7919 + epoch)
+            generator = torch.Generator().manual_seed(epoch_seed(self.seed, epoch))
             self._epoch, self._order = epoch, torch.randperm(len(self.items), generator=generator).tolist()
         return self._order[offset]

@@ -53,7 +53,7 @@ class MatchupSide:
 
 @dataclass(frozen=True)
 class Matchup:
-    """Two media of one prompt. settings: how they were made; `rollout` in it names the folder of `visalign rollout`."""
+    """Two media of one prompt. settings: how they were made; `rollout` in it names the folder of `votes draw`."""
 
     prompt: str
     a: MatchupSide

@@ -2,7 +2,7 @@
 
     OUT/comparisons.csv   path_A, path_B, prompt, Overall and every dimension voted in: A, B or same. `visalign train`
                           (data.path), `visalign reward train` and `visalign guide train` read it.
-    OUT/ROLLOUT.csv       prompt, a_seed, b_seed, choice, for matchups that came from `visalign rollout`: what D3PO
+    OUT/ROLLOUT.csv       prompt, a_seed, b_seed, choice, for matchups that came from `visalign votes draw`: what D3PO
                           learns from (rollout.votes)
 
 A matchup that several people voted on is one row, by majority; an even split, or a majority of ties, is a tie. With

@@ -10,8 +10,8 @@ from visalign.errors import UserError
 from visalign.generators import load_generator
 from visalign.generators.base import Guidance
 from visalign.processes.steps import normal_log_prob
+from visalign.sampling.seeds import stable_seed
 from visalign.trainers.online.rollout import Sampler, Start
-from visalign.trainers.online.seeds import stable_seed
 from visalign.trainers.online.step_selection import check_noise, check_steps, noisy_steps, plan_steps, window_start
 
 PROMPTS = ["a red fruit", "a cat face", "a red fruit"]

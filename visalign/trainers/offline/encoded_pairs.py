@@ -20,12 +20,12 @@ from visalign.sampling.encoding_cache import EncodingCache
 
 @dataclass(frozen=True)
 class EncodedPair:
-    """A pair as cache keys."""
+    """A pair as cache keys; of a captioned medium alone, rejected_key is None."""
 
     prompt: str
     prompt_key: str
     chosen_key: str
-    rejected_key: str
+    rejected_key: str | None
     where: str
     strength: float
     chosen_reward: float | None
@@ -40,7 +40,7 @@ class PairBatch:
 
     items: list[EncodedPair]
     chosen: Tensor
-    rejected: Tensor
+    rejected: Tensor | None
     conditioning: Conditioning
     strength: Tensor
     chosen_reward: Tensor | None
@@ -61,18 +61,18 @@ def encode_pairs(pairs: Iterable[PreferencePair], cache: EncodingCache, accelera
         failed: list[tuple[int, str]] = []
         for number, pair in held:
             try:
-                chosen, rejected = pair.media(cache.generator.shape.frames)
-                cache.generator.check_media((chosen, rejected), pair.where)
+                found = pair.media(cache.generator.shape.frames)
+                cache.generator.check_media(found, pair.where)
             except UserError as error:
                 failed.append((number, str(error)))
                 continue
-            item = EncodedPair(pair.prompt, cache.prompt_key(pair.prompt), cache.media_key(chosen),
-                               cache.media_key(rejected),
-                        pair.where, pair.strength, pair.chosen_reward, pair.rejected_reward,
-                        max(map(cache.generator.speed_of, (chosen, rejected)), key=how_wrong), pair.user)
-            media |= {item.chosen_key: chosen, item.rejected_key: rejected}
+            keys = [cache.media_key(each) for each in found]
+            item = EncodedPair(pair.prompt, cache.prompt_key(pair.prompt), keys[0], keys[1] if len(keys) > 1 else None,
+                               pair.where, pair.strength, pair.chosen_reward, pair.rejected_reward,
+                               max(map(cache.generator.speed_of, found), key=how_wrong), pair.user)
+            media |= dict(zip(keys, found, strict=True))
             prompts[item.prompt_key] = pair.prompt
-            numbered.append((number, item))
+            numbered.extend([(number, item)] * pair.repeats)
         for _, reason in sorted(gather_object(failed) if world > 1 else failed):
             broken.note(UserError(reason))
         cache.add_media(media)
@@ -130,10 +130,11 @@ def load_batch(items: list[EncodedPair], cache: EncodingCache, prompt_keys: list
         values = [getattr(item, name) for item in items]
         return None if None in values else torch.tensor(values, dtype=torch.float32)
 
+    rejected = [i.rejected_key for i in items]
     return PairBatch(items, cache.latents([i.chosen_key for i in items]),
-                     cache.latents([i.rejected_key for i in items]),
-                 cache.conditioning(prompt_keys or [i.prompt_key for i in items]), tensor("strength"),
-                 tensor("chosen_reward"), tensor("rejected_reward"))
+                     None if None in rejected else cache.latents(rejected),
+                     cache.conditioning(prompt_keys or [i.prompt_key for i in items]), tensor("strength"),
+                     tensor("chosen_reward"), tensor("rejected_reward"))
 
 
 def untrained_cause(generator: Generator, batch: PairBatch) -> str:
@@ -142,7 +143,7 @@ def untrained_cause(generator: Generator, batch: PairBatch) -> str:
     if weight:
         return f", since the model's own weights are not ({weight} first); nothing was learnt yet"
     for name, latents in (("chosen", batch.chosen), ("rejected", batch.rejected)):
-        for item, each in zip(batch.items, latents, strict=True):
+        for item, each in zip(batch.items, latents, strict=True) if latents is not None else ():
             if not each.isfinite().all():
                 return f", since what the VAE made of the {name} sample of {item.where} is not"
     for name, embedding in batch.conditioning.items():

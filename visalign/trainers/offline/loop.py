@@ -26,6 +26,7 @@ from visalign.evaluation.held_out import FIXED_FRACTIONS
 from visalign.generators.base import Generator
 from visalign.objectives import Outcome, PairErrors
 from visalign.sampling.encoding_cache import EncodingCache
+from visalign.sampling.seeds import place_seed, rng_at
 from visalign.storage.files import write_atomically
 from visalign.storage.run_folder import RunFolder
 from visalign.trainers.checkpoint import Checkpoints, TrainingState
@@ -90,7 +91,7 @@ class OfflineTrainer:
 
     def _step(self) -> dict[str, float]:
         settings, accelerator = self.config.train, self.accelerator
-        torch.manual_seed(settings.seed * 1_000_003 + self.state.step)  # LoRA dropout
+        torch.manual_seed(place_seed(settings.seed, self.state.step))  # LoRA dropout
         per_micro = settings.batch_size * accelerator.num_processes
         collected = []
         for micro in range(settings.gradient_accumulation):
@@ -116,7 +117,7 @@ class OfflineTrainer:
 
     def _loss(self, places: range) -> tuple[Outcome, PairErrors, list[EncodedPair]]:
         items = [self.order[place] for place in places]
-        sources = [torch.Generator().manual_seed(self.config.train.seed * 1_000_003 + place) for place in places]
+        sources = [rng_at(self.config.train.seed, place) for place in places]
         dropped = [torch.rand((), generator=g).item() < self.config.data.caption_dropout for g in sources]
         batch = load_batch(items, self.cache, [self.empty_key if d else item.prompt_key
                                                for d, item in zip(dropped, items, strict=True)])
@@ -133,7 +134,7 @@ class OfflineTrainer:
         twice = "rejected" in self.objective.needs
         copies = 2 if twice else 1
 
-        def both(chosen: Tensor, rejected: Tensor) -> Tensor:
+        def both(chosen: Tensor, rejected: Tensor | None) -> Tensor:
             return (torch.cat([chosen, rejected]) if twice else chosen).to(device)
 
         x0, noise, times = both(batch.chosen, batch.rejected), both(noise, noise), both(t, t)

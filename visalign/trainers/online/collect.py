@@ -15,9 +15,9 @@ from visalign.errors import UserError
 from visalign.generators.base import Conditioning, Generator, Guidance
 from visalign.media.samples import Sample
 from visalign.sampling.encoding_cache import EncodingCache
+from visalign.sampling.seeds import stable_seed
 from visalign.trainers.online.rollout import Sampler, Start, Trajectory
 from visalign.trainers.online.scoring import AsyncScorer, RewardBatch, RewardSet
-from visalign.trainers.online.seeds import stable_seed
 from visalign.trainers.online.step_selection import StepPlan
 from visalign.trainers.order import DataOrder
 

@@ -25,6 +25,7 @@ from visalign.generators.base import Generator
 from visalign.media.video_files import save_sheet
 from visalign.objectives.advantages import Advantages, History
 from visalign.sampling.encoding_cache import EncodingCache
+from visalign.sampling.seeds import rng_for
 from visalign.storage.run_folder import RunFolder
 from visalign.trainers.checkpoint import Checkpoints, TrainingState
 from visalign.trainers.metrics import MetricLog
@@ -33,7 +34,6 @@ from visalign.trainers.online.metrics import StepTable, epoch_metrics, peak_memo
 from visalign.trainers.online.old_policy import OldPolicy
 from visalign.trainers.online.rollout import Sampler
 from visalign.trainers.online.scoring import RewardSet
-from visalign.trainers.online.seeds import source
 from visalign.trainers.online.self_check import check_ratio
 from visalign.trainers.online.step_selection import noisy_steps, plan_steps
 from visalign.trainers.online.views import VIEWS, Context, MicroBatch
@@ -180,7 +180,7 @@ class OnlineTrainer:
         """The units of each update (is it the first?, units), divided by whole sampling batches in a random order."""
         updates = self.config.train.updates_per_epoch
         batches = self.collector.batch_of(self.collector.size - 1) + 1
-        order = torch.randperm(batches, generator=source(self.config.train.seed, epoch, "updates"))
+        order = torch.randperm(batches, generator=rng_for(self.config.train.seed, epoch, "updates"))
         part_of = {batch: i * updates // batches for i, batch in enumerate(order.tolist())}
         parts = [[unit for unit in units if part_of[self.collector.batch_of(unit[0])] == i] for i in range(updates)]
         return [(i == 0, part) for i, part in enumerate(parts)]

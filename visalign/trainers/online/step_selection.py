@@ -8,7 +8,7 @@ from torch import Tensor
 
 from visalign.config import RolloutSettings, WindowSettings
 from visalign.errors import UserError
-from visalign.trainers.online.seeds import source
+from visalign.sampling.seeds import rng_for
 
 
 class StepPlan(NamedTuple):
@@ -37,7 +37,7 @@ def plan_steps(settings: RolloutSettings, noisy: list[int], epoch: int, seed: in
     rows = [noisy[:count]] * len(places)
     if settings.train_choice == "random":
         rows = [sorted(noisy[i] for i in torch.randperm(
-            len(noisy), generator=source(seed, epoch, place, "steps"))[:count].tolist()) for place in places]
+            len(noisy), generator=rng_for(seed, epoch, place, "steps"))[:count].tolist()) for place in places]
     return StepPlan(frozenset(noisy), _table(rows, count))
 
 
@@ -78,7 +78,7 @@ def window_start(window: WindowSettings, steps: int, epoch: int, seed: int) -> i
     last = window_last(window, steps)
     first = min(window.first, last)
     if window.schedule == "random":
-        return int(torch.randint(first, last + 1, (), generator=source(seed, epoch, "window")))
+        return int(torch.randint(first, last + 1, (), generator=rng_for(seed, epoch, "window")))
     places = range(first, last + 1, window.stride)
     cycle = [place for place in places for _ in range(_dwell(window, place, first, last))]
     return cycle[epoch % len(cycle)]

@@ -14,10 +14,10 @@ from visalign.config import RolloutSettings
 from visalign.generators.base import Conditioning, Generator, Guidance
 from visalign.objectives.online import NoisedTerms, OnlineObjective, RewardTerms, StepTerms
 from visalign.processes.steps import LOG_PROBS, sensitivity
+from visalign.sampling.seeds import rng_for
 from visalign.trainers.online.old_policy import OldPolicy
 from visalign.trainers.online.rollout import Trajectory
 from visalign.trainers.online.scoring import RewardSet
-from visalign.trainers.online.seeds import source
 from visalign.trainers.online.step_selection import StepPlan, check_steps, trained_count
 
 
@@ -143,14 +143,14 @@ class NoisedView(_WithPredictions):
         """Time and noise of one term of one sample."""
         method, seed = self.context.objective, self.context.seed
         if method.time_sampling == "grid":
-            order = torch.randperm(len(self.grid), generator=source(seed, epoch, place, "times"))
+            order = torch.randperm(len(self.grid), generator=rng_for(seed, epoch, place, "times"))
             time = self.grid[order[term]]
         else:
             from dataclasses import replace
 
             shifted = replace(self.process, shift=method.time_shift)
-            time = shifted.sample_times(1, method.time_sampling, source(seed, epoch, place, term, "time"))[0]
-        return time, torch.randn(shape, generator=source(seed, epoch, place, term, "noise"))
+            time = shifted.sample_times(1, method.time_sampling, rng_for(seed, epoch, place, term, "time"))[0]
+        return time, torch.randn(shape, generator=rng_for(seed, epoch, place, term, "noise"))
 
 
 class SamplingView(_WithPredictions):

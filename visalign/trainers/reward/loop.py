@@ -26,6 +26,7 @@ from visalign.errors import UserError
 from visalign.generators.loading import pick_dtype
 from visalign.objectives.base import Outcome
 from visalign.objectives.reward_model import Comparison, bootstrap
+from visalign.sampling.seeds import place_seed, rng_at
 from visalign.storage.files import full_disk_told
 from visalign.storage.run_folder import RunFolder
 from visalign.trainers.checkpoint import CONTINUE, Checkpoints, TrainingState
@@ -157,7 +158,7 @@ class RewardTrainer:
                         torch.tensor([sample.modality == "video" for sample in samples]))
 
     def _step(self, batch: Prepared) -> dict[str, float]:
-        torch.manual_seed(self.config.train.seed * 1_000_003 + self.state.step)
+        torch.manual_seed(place_seed(self.config.train.seed, self.state.step))
         outcome = self._loss(batch)
         self._stop_if_not_finite(outcome.loss, batch)
         self.accelerator.backward(outcome.loss)
@@ -218,5 +219,5 @@ class RewardTrainer:
 
 def bootstrap_weight(index: int, members: int, seed: int) -> Tensor:
     """How often each ensemble member's bootstrap holds item `index`: Poisson(1) draws, float32 [members]."""
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + index)
+    generator = rng_at(seed, index)
     return torch.poisson(torch.ones(members), generator=generator)

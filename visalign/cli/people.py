@@ -1,15 +1,24 @@
-"""`visalign demo`: the comparison app; and `visalign votes`: what people said in it."""
+"""`visalign demo`: the comparison app; and `visalign votes`: what people are asked and say."""
 
 from pathlib import Path
 
 import click
 
-from visalign.cli.options import Names, ranged
+from visalign.cli.options import (
+    Names,
+    device_option,
+    out_option,
+    ranged,
+    read_recipe,
+    recipe_arguments,
+    sampling_options,
+)
+from visalign.cli.verbs import Verb, Verbs
 from visalign.errors import UserError, nearest
-from visalign.validation.ranges import Few, FewOrNone, GuidanceScale, Port, SamplingSteps
+from visalign.validation.ranges import Few, FewOrNone, Limit, Port, Seed
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.argument("models", nargs=-1)
 @click.option("--set", "model_settings", multiple=True, metavar="KEY=VALUE", help="As for `generate`.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Other addresses let others in.")
@@ -25,16 +34,15 @@ from visalign.validation.ranges import Few, FewOrNone, GuidanceScale, Port, Samp
               help="Where votes and their media are kept.")
 @click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True)
 @click.option("--prompts", help="A text file, one a line, or emoji:held_out, videos:held_out ... (default: the run's).")
-@click.option("--steps", type=ranged(SamplingSteps))
-@click.option("--guidance-scale", type=ranged(GuidanceScale))
+@sampling_options("the run's, or the model's own")
 @click.option("--rewards", "-r", default="tiny-reward,tiny-clip", show_default=True, type=Names(may_be_none=True),
               help="As for `score`.")
 @click.option("--features", default="tiny-clip", show_default=True, help="open_clip model that measures diversity.")
 @click.option("--pairs", default=60, show_default=True, type=ranged(FewOrNone), help="Pairs made ahead for voting.")
-@click.option("--rollout", "rollouts", multiple=True, type=click.Path(exists=True, path_type=Path),
-              help="A folder of `visalign rollout` to vote on (D3PO); may be repeated.")
+@click.option("--drawn", "rollouts", multiple=True, type=click.Path(exists=True, path_type=Path),
+              help="A folder of `visalign votes draw` to vote on (D3PO); may be repeated.")
 @click.option("--allow-train", is_flag=True, help="Let the page start trainings on this machine.")
-@click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
+@device_option
 @click.option("--keep", default=2, show_default=True, type=ranged(Few), help="Models held in memory at once.")
 @click.option("--upload-megabytes", default=64, show_default=True, type=ranged(Few), help="Of one file.")
 def demo(models: tuple[str, ...], **given) -> None:
@@ -81,14 +89,33 @@ def embedded_pair(given: dict) -> dict:
                 key: given[key] for key in ("model_settings", "steps", "guidance_scale") if key in given}
 
 
-@click.group()
+@click.group(cls=Verbs)
 def votes() -> None:
-    """Votes given in `visalign demo`: count them, and hand them on to training."""
+    """Draw pairs to vote on, count the votes given in `visalign demo`, and hand them on to training."""
+
+
+@votes.command("draw")
+@recipe_arguments
+@out_option("votes")
+@click.option("--pairs", default=64, show_default=True, type=ranged(Limit), help="Pairs of samples to draw.")
+@click.option("--reward", "-r", help="Let a reward fill in the choices instead of leaving them to people.")
+@click.option("--seed", default=0, show_default=True, type=ranged(Seed))
+def votes_draw(config: str, overrides: tuple[str, ...], out: Path, pairs: int, reward: str | None, seed: int) -> None:
+    """Draw pairs of samples with the sampler of online CONFIG, and a table to vote in (D3PO).
+
+    \b
+    visalign votes draw online/d3po_votes -o votes
+    """
+    from visalign.config import OnlineConfig
+    from visalign.jobs.draw_votes import draw_for_votes
+
+    count = draw_for_votes(read_recipe(config, overrides, OnlineConfig), out, pairs, reward, seed)
+    click.echo(f"{count} pairs in {out / 'votes.csv'}, contact sheet {out / 'sheet.png'}")
 
 
 @votes.command("export")
 @click.argument("folder", type=click.Path(exists=True, path_type=Path))
-@click.option("--out", "-o", type=click.Path(path_type=Path), help="Default: FOLDER/export.")
+@out_option(None, "Default: FOLDER/export.")
 @click.option("--per-voter", is_flag=True, help="A row for every vote, with a hash of who gave it, instead of the "
               "majority's.")
 def votes_export(folder: Path, out: Path | None, per_voter: bool) -> None:

@@ -5,27 +5,38 @@ from pathlib import Path
 
 import click
 
-from visalign.cli.options import Names, Overridable, ranged, read_recipe
+from visalign.cli.options import (
+    Names,
+    device_option,
+    out_option,
+    ranged,
+    read_numbers,
+    read_recipe,
+    recipe_arguments,
+    samples_option,
+    sampling_options,
+    set_option,
+)
+from visalign.cli.verbs import Verb, Verbs
 from visalign.errors import UserError
-from visalign.validation.ranges import Few, GuidanceScale, Limit, Positive, SamplingSteps, Seed
+from visalign.validation.ranges import Few, Limit, Positive, Seed
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.argument("model")
 @click.argument("prompts", nargs=-1, required=True)
-@click.option("--output", "-o", type=click.Path(path_type=Path), default=Path("generated"), show_default=True)
+@out_option("generated", "Folder for media, grid and samples.jsonl.")
 @click.option("--lora", type=click.Path(exists=True, path_type=Path), help="A LoRA folder or file to load first.")
-@click.option("--samples", default=4, show_default=True, type=ranged(Few), help="Of each prompt.")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE",
-              help="A setting of the model, such as frames=33 or resolution=[480,832]; may be repeated.")
-@click.option("--steps", default=28, show_default=True, type=ranged(SamplingSteps))
-@click.option("--guidance-scale", default=4.5, show_default=True, type=ranged(GuidanceScale))
+@samples_option(4)
+@set_option
+@sampling_options()
 @click.option("--seed", default=0, show_default=True, type=ranged(Seed))
 @click.option("--precision", default="auto", type=click.Choice(["auto", "fp32", "bf16", "fp16"]))
+@device_option
 @click.option("--video-format", type=click.Choice(["mp4", "webm", "mkv", "gif", "frames"]),
               help="How videos are written (default: mp4; mkv and frames are lossless).")
 @click.option("--best-of", default=1, show_default=True, type=ranged(Few),
-              help="Draw this many candidates of each image and keep the one --reward likes best.")
+              help="Draw this many candidates of each sample and keep the one --reward likes best.")
 @click.option("--reward", "-r", default="tiny-reward", show_default=True, help="What chooses, with --best-of.")
 @click.option("--guide", "weights", metavar="NAME=WEIGHT,...",
               help="Follow the dimensions of a latent reward with these weights, such as VQ=1,MQ=0.5 (Flow-NRG).")
@@ -35,27 +46,33 @@ from visalign.validation.ranges import Few, GuidanceScale, Limit, Positive, Samp
               help="The part of the noise range in which the guide is followed.")
 @click.option("--guide-clip", default=1.0, show_default=True, type=ranged(Positive),
               help="Most that the guide adds, relative to the model.")
-def generate(model: str, prompts: tuple[str, ...], output: Path, lora: Path | None, samples: int,
-             settings: tuple[str, ...], steps: int, guidance_scale: float, seed: int, precision: str, best_of: int,
-             reward: str, weights: str | None, guide_from: Path | None, guide_range: str, guide_clip: float,
-             video_format: str | None) -> None:
-    """Sample MODEL on PROMPTS (texts, or one @file with a prompt a line) into media files, a grid and samples.jsonl."""
-    from visalign.config.load import model_of
+def generate(model: str, prompts: tuple[str, ...], out: Path, lora: Path | None, samples_per_prompt: int,
+             settings: tuple[str, ...], steps: int | None, guidance_scale: float | None, seed: int, precision: str,
+             device: str, best_of: int, reward: str, weights: str | None, guide_from: Path | None, guide_range: str,
+             guide_clip: float, video_format: str | None) -> None:
+    """Sample MODEL on PROMPTS (texts, or one @file with a prompt a line) into media files, a grid and samples.jsonl.
 
-    options = {"lora": lora, "samples": samples, "steps": steps, "guidance_scale": guidance_scale, "seed": seed,
-               "following": _following(weights, guide_from, guide_range, guide_clip), "video_format": video_format}
-    model = model_of(model, (f"precision={precision}", *settings))
+    \b
+    visalign generate stabilityai/stable-diffusion-xl-base-1.0 "a lighthouse in fog" -o lighthouse
+    visalign generate SDXL_FOLDER @prompts.txt --lora runs/sdxl-dpo/export --samples-per-prompt 8
+    """
+    from visalign.config.load import model_of
+    from visalign.generators.loading import pick_device
+
+    options = {"lora": lora, "samples": samples_per_prompt, "steps": steps, "guidance_scale": guidance_scale,
+               "seed": seed, "following": _following(weights, guide_from, guide_range, guide_clip),
+               "video_format": video_format}
+    loaded, device = model_of(model, (f"precision={precision}", *settings)), str(pick_device(device))
     if best_of > 1:
-        from visalign.generators.loading import pick_device
         from visalign.sampling.best_of import best_of_to_folder
 
-        written = best_of_to_folder(model, list(prompts), output, best_of=best_of, reward=reward,
-                                    device=str(pick_device()), **options)
+        written = best_of_to_folder(loaded, list(prompts), out, best_of=best_of, reward=reward, device=device,
+                                    **options)
     else:
         from visalign.sampling.folder import generate_to_folder
 
-        written = generate_to_folder(model, list(prompts), output, **options)
-    click.echo(f"{written} files in {output}, overview in {output / 'grid.png'}")
+        written = generate_to_folder(loaded, list(prompts), out, device=device, **options)
+    click.echo(f"{written} files in {out}, overview in {out / 'grid.png'}")
 
 
 def _following(weights: str | None, source: Path | None, span: str, most: float):
@@ -91,17 +108,20 @@ def parse_guide_weights(text: str) -> dict[str, float]:
     return weights
 
 
-@click.group()
+@click.group(cls=Verbs)
 def guide() -> None:
     """Train a reward on noisy latents that `generate --guide` follows, and see how far it can be followed."""
 
 
-@guide.command("train", cls=Overridable)
-@click.argument("config", type=click.Path(path_type=Path))
-@click.argument("overrides", nargs=-1)
+@guide.command("train")
+@recipe_arguments
 @click.option("--resume", is_flag=True, help="Continue the run in output.folder from its last checkpoint.")
-def guide_train(config: Path, overrides: tuple[str, ...], resume: bool) -> None:
-    """Train a latent reward as CONFIG says; KEY=VALUE pairs override it."""
+def guide_train(config: str, overrides: tuple[str, ...], resume: bool) -> None:
+    """Train a latent reward as CONFIG says; KEY=VALUE pairs override it.
+
+    \b
+    visalign guide train guide/wan21 data.path=videogen-rewardbench.csv
+    """
     from visalign.config import GuideConfig
     from visalign.jobs.guide_train import train_guide
 
@@ -116,38 +136,34 @@ def guide_train(config: Path, overrides: tuple[str, ...], resume: bool) -> None:
 @click.option("--weights", default="0,1,2,4,8,16", show_default=True, help="Weights to try; 0 is the model alone.")
 @click.option("--prompts", required=True, help="A text file, one prompt a line, or videos:held_out, emoji:held_out ...")
 @click.option("--max-prompts", default=32, show_default=True, type=ranged(Limit))
-@click.option("--seeds", default=4, show_default=True, type=ranged(Few), help="Generations of a prompt.")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="As for `generate`.")
-@click.option("--steps", default=20, show_default=True, type=ranged(SamplingSteps))
-@click.option("--guidance-scale", default=3.0, show_default=True, type=ranged(GuidanceScale))
+@samples_option(4)
+@set_option
+@sampling_options()
 @click.option("--guide-range", default="0.95:0.05", show_default=True, metavar="FIRST:LAST")
 @click.option("--guide-clip", default=1.0, show_default=True, type=ranged(Positive))
 @click.option("--rewards", "-r", default="tiny-reward,tiny-clip", show_default=True, type=Names(),
-              help="Judges, as for `score`.")
+              help="As for `score`.")
 @click.option("--features", default="tiny-clip", show_default=True, help="open_clip model that measures diversity.")
-@click.option("--out", "-o", type=click.Path(path_type=Path), default=Path("guide-sweep"), show_default=True)
-@click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
+@out_option("guide-sweep")
+@device_option
 def guide_sweep(model: str, guide_from: Path, dimension: str | None, weights: str, prompts: str, max_prompts: int,
-                seeds: int, settings: tuple[str, ...], steps: int, guidance_scale: float, guide_range: str,
-                guide_clip: float, rewards: tuple[str, ...], features: str, out: Path, device: str) -> None:
-    """Follow a latent reward ever harder: what judges say, what becomes of diversity, and where it breaks."""
+                samples_per_prompt: int, settings: tuple[str, ...], steps: int | None, guidance_scale: float | None,
+                guide_range: str, guide_clip: float, rewards: tuple[str, ...], features: str, out: Path,
+                device: str) -> None:
+    """Follow a latent reward ever harder: what rewards say, what becomes of diversity, and where it breaks."""
     from visalign.config.load import model_of
     from visalign.data.prompts import read_prompts
-    from visalign.generators.loading import pick_device
+    from visalign.generators.loading import pick_device, sampling_for
     from visalign.guidance.network import find_guide, read_head
     from visalign.jobs.guide_sweep import Sweep, run_sweep
 
-    try:
-        tried = [float(weight) for weight in weights.split(",")]
-    except ValueError:
-        tried = [math.nan]
-    if not all(map(math.isfinite, tried)):
-        raise UserError(f"sweep: --weights {weights} must be numbers with commas, such as 0,1,2,4")
+    tried, loaded = read_numbers(weights, "sweep: --weights"), model_of(model, settings)
     dimension = dimension or read_head(find_guide(guide_from)).dimensions[0]
-    plan = Sweep(dimension, tried, read_prompts(prompts, max_prompts), seeds, steps, guidance_scale,
+    sampled = sampling_for(loaded, steps, guidance_scale)
+    plan = Sweep(dimension, tried, read_prompts(prompts, max_prompts), samples_per_prompt, sampled.steps,
+                 sampled.guidance_scale,
                  lambda weight: _following(f"{dimension}={weight}", guide_from, guide_range, guide_clip))
-    report = run_sweep(model_of(model, settings), plan, list(rewards), features, out,
-                   str(pick_device(device)))
+    report = run_sweep(loaded, plan, list(rewards), features, out, str(pick_device(device)))
     for line in report.lines:
         click.echo(line)
     click.echo(f"report {report.page}")

@@ -1,0 +1,86 @@
+"""Every recipe runs with no more than what the command in its header gives."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from tests.families import TINY as PIPELINES
+from visalign.cli import main
+from visalign.config.load import load_config
+
+from .test_online_configs import TINY as IMAGES
+from .test_video_configs import TINY as VIDEOS
+
+ROOT = Path(__file__).resolve().parents[2] / "configs"
+TINY = IMAGES | VIDEOS | {"Wan-AI/Wan2.2-T2V-A14B-Diffusers": "wan"}
+RECIPES = [file for file in sorted(ROOT.rglob("*.yaml")) if file.parent.name in (ROOT.name, "online", "video")]
+FULL_SIZE = [file for file in RECIPES if not load_config(file).model.source.startswith("tiny-")]
+
+
+def given(file: Path) -> dict[str, str]:
+    """What the header's command for this recipe overrides."""
+    name = file.relative_to(ROOT).with_suffix("").as_posix()
+    [command] = re.findall(rf"^#   visalign train {re.escape(name)}( .*)?$", file.read_text(), re.MULTILINE)
+    return dict(word.split("=", 1) for word in shlex.split(command))
+
+
+def stand_in(key: str, value: str, first: Path, folder: Path, pairs: Path, video_pairs: Path) -> Path:
+    """A file or folder of the kind that a header names."""
+    if key == "rollout.prompts":
+        suffix = f"@@{first}" if "I2V" in value else ""
+        file = folder / "prompts.txt"
+        file.write_text("".join(f"a {colour} fruit{suffix}\n" for colour in ("red", "blue", "green", "pink", "black")))
+        return file
+    return video_pairs if value.endswith(".csv") else folder / value if (folder / value).is_dir() else pairs
+
+
+@pytest.mark.parametrize("file", FULL_SIZE, ids=lambda file: file.relative_to(ROOT).with_suffix("").as_posix())
+def test_a_full_size_recipe_needs_what_its_header_gives_and_nothing_else(file, pipelines, pairs_file, video_pairs_file,
+                                                                         captioned, tmp_path, monkeypatch):
+    config = load_config(file)
+    kind = TINY[config.model.source]
+    first = tmp_path / "first.png"
+    Image.new("RGB", (32, 16), "red").save(first)
+    image = {"rollout.prompts": "I2V"} if kind == "wan-image" else {}
+    overrides = [f"{key}={stand_in(key, image.get(key, value), first, captioned, pairs_file, video_pairs_file)}"
+                 for key, value in given(file).items()]
+    if config.loop == "offline" and not given(file):  # a set of the hub
+        overrides = [f"data.path={pairs_file}"]
+    shape = PIPELINES[kind].settings or {"resolution": 16}
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(main, ["train", str(file), "--dry-run", f"model={pipelines(kind)}",
+                                     "model.prompt_tokens=8", "train.device=cpu", *overrides,
+                                     *(f"model.{key}={json.dumps(value)}" for key, value in shape.items())])
+    assert done.exit_code == 0, done.output
+
+
+@pytest.fixture
+def captioned(tmp_path):
+    """The folders my_images and my_videos, of two captioned media each."""
+    from visalign.media.samples import Video
+    from visalign.media.video_files import to_video_bytes
+
+    for name in ("my_images", "my_videos"):
+        (tmp_path / name).mkdir()
+        for number in range(2):
+            image = Image.new("RGB", (16, 16), (90 * number, 40, 40))
+            if name == "my_images":
+                image.save(tmp_path / name / f"{number}.png")
+            else:
+                (tmp_path / name / f"{number}.mp4").write_bytes(to_video_bytes(Video([image] * 5, 8.0)))
+            (tmp_path / name / f"{number}.txt").write_text(f"caption {number}")
+    return tmp_path
+
+
+@pytest.mark.parametrize("file", [file for file in RECIPES if file not in FULL_SIZE],
+                         ids=lambda file: file.relative_to(ROOT).with_suffix("").as_posix())
+def test_an_embedded_recipe_names_no_file_that_is_not_made_by_what_its_header_says(file):
+    config, header = load_config(file), file.read_text().split("\nmodel:")[0]
+    named = [source for source in (getattr(config.data, "path", None) if config.loop == "offline"
+                                   else config.rollout.votes, config.eval.prompts) if source and ":" not in source]
+    assert all(Path(source).parts[0] in header for source in named)

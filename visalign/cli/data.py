@@ -1,0 +1,110 @@
+"""`visalign data`: look at preference data, or make some; and `visalign benchmark`."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from visalign.cli.options import device_option, out_option, ranged, samples_option, sampling_options, set_option
+from visalign.cli.reading import how_to_read, reading_options
+from visalign.cli.verbs import Verbs
+from visalign.errors import UserError
+from visalign.validation.ranges import AtLeastTwo, Few, Fraction, Limit, Seed, Weight
+
+
+@click.group(cls=Verbs)
+def data() -> None:
+    """Look at preference data before training on it, or make some."""
+
+
+@data.command("check")
+@click.argument("path")
+@click.option("--format", "kind", default="auto", type=click.Choice(
+    ["auto", "pickapic", "hpd", "hpdv3", "imagereward", "table", "comparisons", "ratings", "captioned", "hub"]))
+@click.option("--split", default="train", show_default=True, help="Which split of a folder or hub set.")
+@click.option("--media-root", type=click.Path(), help="Folder that relative paths start from.")
+@click.option("--sheet", type=click.Path(path_type=Path), default=Path("contact_sheet.png"), show_default=True)
+def data_check(path: str, kind: str, split: str, media_root: str | None, sheet: Path) -> None:
+    """Count pairs, ties, duplicates, contradictions and broken rows in PATH, and draw a contact sheet.
+
+    PATH is what data.path takes: a table, a folder of tables, or a folder of images or videos with captions.
+    """
+    from visalign.data.check import check_pairs
+
+    summary = check_pairs(path, kind, media_root, sheet, split)
+    click.echo(summary.text())
+    if summary.broken or summary.problem:
+        sys.exit(1)
+
+
+@data.command("pairs")
+@click.argument("source", required=False)
+@out_option("pairs", "Folder for pairs.parquet, scores and a contact sheet.")
+@reading_options
+@click.option("--model", help="Instead of SOURCE: a model to make the generations with, from --prompts.")
+@click.option("--prompts", help="A text file, one prompt a line, or emoji:train.")
+@click.option("--max-prompts", type=ranged(Limit))
+@samples_option(8, AtLeastTwo)
+@set_option
+@sampling_options()
+@click.option("--reward", "-r", default="tiny-reward", show_default=True)
+@click.option("--dimension", help="Of the reward; its first by default.")
+@click.option("--strategy", default="best_worst", show_default=True,
+              type=click.Choice(["best_worst", "top_k", "margin", "sifted"]))
+@click.option("--ranker", help="A comparing reward that ranks the pairs of strategy sifted.")
+@click.option("--top", default=1, show_default=True, type=ranged(Few), help="Pairs a prompt of strategy top_k.")
+@click.option("--min-gap", default=0.0, show_default=True, type=ranged(Weight), help="Smaller differences are ties.")
+@click.option("--min-confidence", default=0.0, show_default=True, type=ranged(Fraction),
+              help="By the reward's own spread; 0.5 is a guess.")
+@click.option("--seed", default=0, show_default=True, type=ranged(Seed))
+@device_option
+def data_pairs(source: str | None, out: Path, model: str | None, prompts: str | None, max_prompts: int | None,
+               samples_per_prompt: int, settings: tuple[str, ...], steps: int | None, guidance_scale: float | None,
+               reward: str, dimension: str | None, strategy: str, ranker: str | None, top: int, min_gap: float,
+               min_confidence: float, seed: int, device: str, **reading) -> None:
+    """Turn the generations of SOURCE (a folder, a run, or a manifest) into a preference set.
+
+    They are scored and paired; ties and doubtful pairs are left out and counted.
+
+    \b
+    visalign data pairs generated -r pickscore -o my_pairs
+    visalign data pairs --model tiny-sd3 --prompts emoji:train -o my_pairs
+    """
+    if bool(source) == bool(model and prompts):
+        raise UserError("pairs: give SOURCE, the generations to pair, or --model with --prompts")
+    from visalign.config.load import model_of
+    from visalign.data.prompts import read_prompts
+    from visalign.generators.loading import pick_device
+    from visalign.jobs.make_pairs import PairSettings, make_pairs
+    from visalign.sampling.folder import generate_to_folder
+
+    plan, device = PairSettings(strategy, dimension, ranker, top, min_gap, min_confidence, seed), pick_device(device)
+    if model:
+        source = str(out / "samples")
+        if not (out / "samples" / "samples.jsonl").exists():
+            generate_to_folder(model_of(model, settings), read_prompts(prompts, max_prompts), out / "samples",
+                               samples=samples_per_prompt, steps=steps, guidance_scale=guidance_scale, seed=seed,
+                               device=str(device))
+    counts, notes = make_pairs(source, reward, out, plan, str(device), **how_to_read(**reading))
+    click.echo("\n".join([counts.text(), *(f"note: {note}" for note in notes)]))
+    click.echo(f"{out / 'pairs.parquet'}, contact sheet {out / 'sheet.png'}")
+
+
+@click.group(cls=Verbs)
+def benchmark() -> None:
+    """Hand generations over to the scripts of public suites."""
+
+
+@benchmark.command("layout")
+@click.argument("source")
+@click.option("--suite", required=True, help="geneval:FILE, t2i-compbench:FILE, dpg-bench:FOLDER or vbench:FILE.")
+@click.option("--out", "-o", type=click.Path(path_type=Path), required=True)
+def benchmark_layout(source: str, suite: str, out: Path) -> None:
+    """Lay generations of a public suite's prompts out as that suite's own scripts expect them."""
+    from visalign.jobs.benchmark_layout import lay_out
+
+    done = lay_out(source, suite, out)
+    click.echo(f"{done.files} files for {done.prompts} prompts in {out}"
+               + (f"; {done.missing} prompts of the suite have too few generations" if done.missing else ""))
+    for reason in done.refused[:20]:
+        click.echo(f"left out: {reason}")

@@ -1,0 +1,85 @@
+"""What is installed: `visalign doctor`, `visalign list` and `visalign completion`."""
+
+import sys
+
+import click
+
+from visalign.cli.verbs import Verb, Verbs
+
+
+@click.command(cls=Verb)
+def doctor() -> None:
+    """Versions, devices, attention kernels; what is missing and the command that fixes it."""
+    from visalign.jobs.doctor import diagnose
+
+    lines, healthy = diagnose()
+    click.echo("\n".join(lines))
+    if not healthy:
+        sys.exit(1)
+
+
+@click.group("list", cls=Verbs)
+def list_group() -> None:
+    """Name the rewards, objectives, generators or recipes that there are."""
+
+
+@list_group.command("rewards")
+def list_rewards() -> None:
+    """Every reward, what it scores, and one line about it."""
+    from visalign.rewards.registry import describe_rewards
+
+    _print_rows(describe_rewards())
+
+
+@list_group.command("objectives")
+def list_objectives() -> None:
+    """Every training objective by loop, for which models it is, and one line about it."""
+    from visalign.objectives import REGISTRIES
+
+    _print_rows((name, f"{loop}, {getattr(method, 'process', 'any')} models", first_sentence(method))
+                for loop, methods in REGISTRIES.items() for name, method in methods.items())
+
+
+@list_group.command("generators")
+def list_generators() -> None:
+    """Every model family by its diffusers pipeline, and how its samples are drawn; and the embedded models."""
+    from visalign.generators.loading import EMBEDDED_MODELS, FAMILIES
+
+    _print_rows((name, f"{family.modality}, {family.process_kind}",
+                 f"{family.default_steps} steps, guidance {family.default_guidance_scale:g}")
+                for name, family in FAMILIES.items())
+    _print_rows((name, "embedded", "knows emoji drawings only") for name in EMBEDDED_MODELS)
+
+
+@list_group.command("recipes")
+def list_recipes() -> None:
+    """Every recipe that `train`, `reward train` and `guide train` find by name."""
+    from visalign.config.recipes import recipe_summary, recipes
+
+    _print_rows((name, "", recipe_summary(file)) for name, file in recipes().items())
+
+
+def first_sentence(thing) -> str:
+    """Of its docstring, on one line."""
+    return " ".join((thing.__doc__ or "").split("\n\n")[0].split())
+
+
+def _print_rows(rows) -> None:
+    for name, what, line in rows:
+        click.echo(f"{name:32} {what + ' ' * max(1, 24 - len(what)) if what else ''}{line}")
+
+
+@click.command(cls=Verb)
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print what makes SHELL complete commands, options and recipes.
+
+    \b
+    bash:  visalign completion bash >> ~/.bashrc
+    zsh:   visalign completion zsh >> ~/.zshrc
+    fish:  visalign completion fish > ~/.config/fish/completions/visalign.fish
+    """
+    from click.shell_completion import get_completion_class
+
+    root = click.get_current_context().find_root().command
+    click.echo(get_completion_class(shell)(root, {}, "visalign", "_VISALIGN_COMPLETE").source())

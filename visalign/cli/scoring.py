@@ -1,0 +1,218 @@
+"""`visalign score`, `evaluate`, `compare`, and `visalign reward`: what is said of samples, and of what says it."""
+
+from pathlib import Path
+
+import click
+
+from visalign.cli.options import (
+    Names,
+    device_option,
+    out_option,
+    ranged,
+    read_recipe,
+    recipe_arguments,
+    samples_option,
+    sampling_options,
+    set_option,
+    together,
+)
+from visalign.cli.reading import how_to_read, reading_options
+from visalign.cli.verbs import Verb, Verbs
+from visalign.validation.ranges import Few, Limit, Portion, Positive, Seed
+
+
+@click.command(cls=Verb)
+@click.argument("source")
+@click.option("--rewards", "-r", default="tiny-reward,tiny-clip", show_default=True, type=Names(),
+              help="Names, KIND:SOURCE, folders or YAML files, separated by commas (`visalign list rewards`).")
+@out_option("scores.parquet", "The table: .parquet, .csv or .jsonl.")
+@reading_options
+@click.option("--max-failures", default=0.05, show_default=True, type=ranged(Portion),
+              help="Stop when a reward cannot score more than this share.")
+@click.option("--workers", type=ranged(Few), help="Threads that decode files (default: half the cores).")
+@device_option
+@click.option("--no-gallery", is_flag=True, help="Write the table only.")
+def score(source: str, rewards: tuple[str, ...], out: Path, max_failures: float, workers: int | None, device: str,
+          no_gallery: bool, **reading) -> None:
+    """Score every image and video of SOURCE (a folder, a run, or a manifest) into a table and a gallery.
+
+    A run that was stopped continues when the same command is given again.
+
+    \b
+    visalign score my_images -r pickscore,aesthetic,sharpness -o scores.csv
+    """
+    from visalign.generators.loading import pick_device
+    from visalign.jobs.score import score_generations
+
+    done = score_generations(source, list(rewards), out,
+                             device=str(pick_device(device)), max_failures=max_failures,
+                             workers=workers, gallery=not no_gallery, **how_to_read(**reading))
+    click.echo("\n".join([*done.lines, *(f"note: {note}" for note in done.notes)]))
+    click.echo(f"{done.rows} rows in {done.table} (of {done.kinds}), {done.broken} files unreadable"
+               + (f", gallery in {done.gallery}" if done.gallery else ""))
+
+
+measuring_options = together(
+    click.option("--prompts", help="A text file, one prompt a line, or emoji:held_out, families:layout, "
+                                   "geneval:FILE ... (default: the run's own)."),
+    click.option("--max-prompts", type=ranged(Limit)),
+    samples_option(16),
+    set_option,
+    sampling_options("the run's, or the model's own"),
+    click.option("--seed", default=0, show_default=True, type=ranged(Seed)),
+    click.option("--rewards", "-r", type=Names(may_be_none=True),
+                 help="As for `score` (default: the run's, or tiny-reward,tiny-clip)."),
+    click.option("--proxy", help="The reward that was optimised (default: the run's, or the first)."),
+    click.option("--features", help="open_clip model that measures diversity (default: the run's, or tiny-clip)."),
+    click.option("--reference", help="Real images, for fidelity and coverage (default: the base's samples)."),
+    click.option("--lpips", help="AlexNet of torchvision, .safetensors or .pth, for LPIPS."),
+    click.option("--cache", default="~/.cache/visalign/features.sqlite", show_default=True,
+                 help="Where features are kept."),
+    device_option)
+"""What both measuring verbs may be told."""
+
+
+def request_of(device: str, samples_per_prompt: int, **given):
+    from visalign.generators.loading import pick_device
+    from visalign.jobs.evaluate import EvaluationRequest
+
+    return EvaluationRequest(device=str(pick_device(device)), seeds=samples_per_prompt, **given)
+
+
+@click.command(cls=Verb)
+@click.argument("source")
+@click.option("--checkpoints", default="last", show_default=True, type=click.Choice(["last", "all"]),
+              help="Of a run: its end, or every checkpoint it kept, with curves against the KL.")
+@out_option(None, "Default: evaluations/ and the source's name.")
+@measuring_options
+def evaluate(source: str, checkpoints: str, out: Path | None, **given) -> None:
+    """What did alignment cost? SOURCE is a run, a checkpoint, a folder of generations, a manifest or a pipeline.
+
+    A run and a checkpoint are compared with the untrained model. A command that was stopped continues when given again.
+
+    \b
+    visalign evaluate runs/sdxl-dpo --samples-per-prompt 8 -r pickscore,aesthetic
+    """
+    from visalign.jobs.evaluate import default_folder, evaluate_source
+
+    if out is None:
+        out = default_folder(source)
+        out = out.with_name(f"{out.name}-checkpoints") if checkpoints == "all" else out
+    report(evaluate_source(source, request_of(**given), out, checkpoints), out)
+
+
+@click.command(cls=Verb)
+@click.argument("models", nargs=-1, required=True)
+@out_option("comparison")
+@measuring_options
+def compare(models: tuple[str, ...], out: Path, **given) -> None:
+    """Compare MODELS, given as NAME=SOURCE, on the same prompts and seeds; the first is the base.
+
+    \b
+    visalign compare base=tiny-sd3 dpo=runs/quickstart grpo=runs/flow-grpo
+    """
+    from visalign.jobs.evaluate import compare_sources, read_names
+
+    report(compare_sources(read_names(models, "compare"), request_of(**given), out), out)
+
+
+def report(results, out: Path) -> None:
+    """The verdict, what it rests on, and where the rest is."""
+    for name, verdict in results.verdicts.items():
+        click.echo(f"{name}: {verdict.word}")
+        for reason in verdict.reasons if len(results.verdicts) < 5 or name == results.models[-1] else ():
+            click.echo(f"  {reason}")
+    if not results.verdicts:
+        for metric in ("diversity/vendi", "diversity/distance", *(f"reward/{name}" for name in
+                                                                  results.measured[results.base].rewards)):
+            if metric in results.figures[results.base]:
+                click.echo(f"{metric:28} {results.figures[results.base][metric]}")
+    for note in results.notes:
+        click.echo(f"note: {note}")
+    click.echo(f"report in {out / 'report.html'}, every number in {out / 'results.parquet'} and {out / 'results.json'}")
+
+
+@click.group(cls=Verbs)
+def reward() -> None:
+    """Train the unified reward, measure any reward, take its biases out."""
+
+
+@reward.command("train")
+@recipe_arguments
+@click.option("--resume", is_flag=True, help="Continue the run in output.folder from its last checkpoint.")
+def reward_train(config: str, overrides: tuple[str, ...], resume: bool) -> None:
+    """Train the unified reward as CONFIG says; KEY=VALUE pairs override it.
+
+    \b
+    visalign reward train reward_model/open_clip data.path=annotations.parquet
+    """
+    from visalign.config import RewardConfig
+    from visalign.jobs.reward_train import train_reward
+
+    folder = train_reward(read_recipe(config, overrides, RewardConfig), resume)
+    click.echo(f"the reward is in {folder / 'reward'}, its report in {folder / 'eval' / 'report.html'}")
+
+
+@reward.command("eval")
+@click.argument("reward_spec", metavar="REWARD")
+@click.argument("data_path", metavar="DATA")
+@click.option("--dimensions", default="alignment,quality,aesthetics,motion", show_default=True, type=Names(),
+              help="Labelled columns to look for.")
+@out_option("reward-eval")
+@click.option("--media-root", type=click.Path(), help="Folder that relative paths start from.")
+@click.option("--no-edits", is_flag=True, help="Leave out the robustness test, which triples the work.")
+@device_option
+def reward_eval(reward_spec: str, data_path: str, dimensions: tuple[str, ...], out: Path, media_root: str | None,
+                no_edits: bool, device: str) -> None:
+    """How far REWARD agrees with the annotations in DATA, with intervals, and what it gets most wrong."""
+    from visalign.data.annotations import read_annotations
+    from visalign.evaluation.reward_eval import summary_lines
+    from visalign.generators.loading import pick_device
+    from visalign.jobs.reward_eval import evaluate_reward
+
+    reports = evaluate_reward(reward_spec, read_annotations(data_path, dimensions, media_root), out,
+                              str(pick_device(device)), edits=not no_edits)
+    click.echo("\n".join([*summary_lines(reports), f"report in {out / 'report.html'}"]))
+
+
+@reward.command("annotate")
+@click.argument("reward_spec", metavar="RUN")
+@click.argument("data_path", metavar="DATA")
+@out_option("annotated.parquet")
+@click.option("--dimensions", default="alignment,quality,aesthetics,motion", show_default=True, type=Names(),
+              help="Labelled columns to look for.")
+@click.option("--most", default=3.0, show_default=True, type=ranged(Positive),
+              help="Strengths are kept below this many log-odds.")
+@click.option("--media-root", type=click.Path(), help="Folder that relative paths start from.")
+@device_option
+def reward_annotate(reward_spec: str, data_path: str, out: Path, dimensions: tuple[str, ...], most: float,
+                    media_root: str | None, device: str) -> None:
+    """Write DATA with what the reward of RUN says of each comparison: strength, flip_chance, margin, source.
+
+    Training reads the table as it reads DATA. RUN should not have learnt from DATA: a reward takes the labels it has
+    seen for clearer than they are.
+    """
+    from visalign.generators.loading import pick_device
+    from visalign.jobs.annotate import annotate
+
+    done = annotate(reward_spec, data_path, dimensions, out, media_root=media_root, most=most,
+                    device=str(pick_device(device)))
+    click.echo(f"{done.rows} rows in {done.table}: {done.scored} scored, mean strength {done.mean_strength:.3f}; the "
+               f"reward disagrees with {done.disagreeing} labels")
+
+
+@reward.command("debias")
+@click.argument("reward_spec", metavar="REWARD")
+@click.argument("source")
+@out_option("bias.json")
+@device_option
+def reward_debias(reward_spec: str, source: str, out: Path, device: str) -> None:
+    """Fit what REWARD pays for brightness, sharpness and the like on SOURCE, samples of the base model."""
+    from visalign.generators.loading import pick_device
+    from visalign.jobs.debias import debias
+
+    model = debias(reward_spec, source, out, str(pick_device(device)))
+    click.echo(f"{'feature':18} {'before':>7} {'after':>7}   correlation with the reward, on {model.samples} samples")
+    for name in model.before:
+        click.echo(f"{name:18} {model.before[name]:+7.3f} {model.after[name]:+7.3f}")
+    click.echo(f"use it as {{kind: debiased, of: [{reward_spec}], model: {out}}}")

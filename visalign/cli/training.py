@@ -1,0 +1,61 @@
+"""`visalign quickstart` and `visalign train`."""
+
+import click
+
+from visalign.cli.options import read_recipe, recipe_arguments
+from visalign.cli.verbs import Verb
+from visalign.errors import UserError, nearest
+
+QUICKSTARTS = {"tiny-sd3": "quickstart", "tiny-sdxl": "quickstart_sdxl"}
+
+
+@click.command(cls=Verb)
+@recipe_arguments
+@click.option("--dry-run", is_flag=True, help="Print settings, sizes and a memory estimate; load nothing.")
+@click.option("--resume", is_flag=True, help="Continue the run in output.folder from its last checkpoint.")
+def train(config: str, overrides: tuple[str, ...], dry_run: bool, resume: bool) -> None:
+    """Fine-tune a generator as CONFIG says.
+
+    CONFIG is a file, or the name of a shipped recipe (`visalign list recipes`); KEY=VALUE pairs override it.
+
+    \b
+    visalign train sdxl_dpo data.path=pairs.jsonl model=my_sdxl.safetensors model.base=SDXL_FOLDER
+    visalign train sft_folder data.path=my_images optim.lr=1e-5
+    visalign train online/sdxl_ddpo rollout.prompts=prompts.txt --dry-run
+    """
+    settings = read_recipe(config, overrides)
+    if dry_run:
+        from visalign.jobs.dry_run import describe_run
+
+        click.echo(describe_run(settings))
+        return
+    from visalign.jobs.train import train as run_recipe
+
+    print_result(run_recipe(settings, resume=resume))
+
+
+@click.command(cls=Verb)
+@click.argument("overrides", nargs=-1)
+@click.option("--resume", is_flag=True, help="Continue an interrupted quickstart.")
+def quickstart(overrides: tuple[str, ...], resume: bool) -> None:
+    """Align an embedded model in minutes on a CPU: model=tiny-sd3 (Flow-DPO) or model=tiny-sdxl (Diffusion-DPO)."""
+    from visalign.jobs.train import train as run_recipe
+
+    models = [o.removeprefix("model=") for o in overrides if o.startswith("model=")]
+    model = models[-1] if models else "tiny-sd3"
+    if model not in QUICKSTARTS:
+        raise UserError(f"quickstart model={model}: no quickstart for it{nearest(model, QUICKSTARTS)}; use "
+                        "`visalign train` with a recipe of your own for other checkpoints")
+    rest = tuple(o for o in overrides if not o.startswith("model="))
+    print_result(run_recipe(read_recipe(QUICKSTARTS[model], rest), resume=resume))
+
+
+def print_result(result) -> None:
+    from visalign.jobs.train import result_figures
+
+    for name, text in result_figures(result).items():
+        click.echo(f"{name:36} {text}")
+    for reason in result.verdict.reasons:
+        click.echo(f"{'':36} {reason}")
+    click.echo(f"{'time':36} {result.seconds:.0f} s")
+    click.echo(f"{'report':36} {result.folder / 'report.html'}")

@@ -1,0 +1,84 @@
+"""Groups and verbs: errors as one sentence, help in sections, old words answered with the new ones."""
+
+import sys
+
+import click
+
+from visalign.config.renamed import OPTIONS, VERBS
+from visalign.errors import UserError, nearest
+from visalign.trainers.stopping import heard
+
+_RESUMED = "; the same command with --resume continues, or starts again where nothing was kept yet"
+_GO_ON = dict.fromkeys(("train", "quickstart", "reward", "guide"), _RESUMED) | dict.fromkeys(
+    ("score", "generate", "evaluate", "compare", "data", "votes"), "; the same command continues")
+"""How to go on after a signal, by command, where the work itself has not said so."""
+
+
+class Verb(click.Command):
+    """One job. Options that are called otherwise now, and settings typed like options, are answered with the form that
+    is meant."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        known = {word for param in self.get_params(ctx) for word in (*param.opts, *param.secondary_opts)}
+        for i, word in enumerate(args):
+            name, equals, value = word.partition("=")
+            if word == "--":
+                break
+            if not word.startswith("--") or name in known:
+                continue
+            if name in OPTIONS:
+                raise click.UsageError(f"{name} is no option any more: write {OPTIONS[name]}", ctx)
+            if "overrides" in {param.name for param in self.get_params(ctx)} and (equals or "." in name):
+                value = value if equals else (args[i + 1] if i + 1 < len(args) else "VALUE")
+                raise click.UsageError(f"settings are written without dashes: write {name[2:]}={value}", ctx)
+        return super().parse_args(ctx, args)
+
+
+class Verbs(click.Group):
+    """A group whose unknown verbs are answered with the nearest one."""
+
+    command_class = Verb
+
+    def resolve_command(self, ctx: click.Context, args: list[str]):
+        name = str(args[0])
+        if self.get_command(ctx, name) is None and not name.startswith("-"):
+            if name in VERBS and ctx.parent is None:
+                ctx.fail(f"`visalign {name}` is no command any more: write `visalign {VERBS[name]}`")
+            ctx.fail(f"no such command: {name}{nearest(name, self.commands)}")
+        return super().resolve_command(ctx, args)
+
+
+Verbs.group_class = Verbs
+
+
+class Root(Verbs):
+    """Turns what a user can fix into one sentence and exit code 1; `--debug` shows the traceback."""
+
+    sections: dict[str, tuple[str, ...]] = {}
+
+    def invoke(self, ctx: click.Context):
+        try:
+            with heard():
+                return super().invoke(ctx)
+        except UserError as error:
+            if ctx.params.get("debug"):
+                raise
+            click.echo(f"visalign: {error}", err=True)
+            sys.exit(1)
+        except KeyboardInterrupt as stop:
+            how = _GO_ON.get(ctx.invoked_subcommand, "")
+            click.echo(f"visalign: {getattr(stop, 'message', '') or 'stopped' + how}", err=True)
+            sys.exit(getattr(stop, "exit_code", 130))
+        except OSError as error:
+            if ctx.params.get("debug"):
+                raise
+            from visalign.storage.files import refusal
+
+            click.echo(f"visalign: {refusal(error)}", err=True)
+            sys.exit(1)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """By section, each verb with the first sentence of its help."""
+        for title, names in self.sections.items():
+            with formatter.section(title):
+                formatter.write_dl([(name, self.commands[name].get_short_help_str(200)) for name in names])
