@@ -85,7 +85,7 @@ def test_a_weight_for_what_no_row_has_is_refused(bench, tmp_path):
 
 def test_columns_that_nobody_knows_need_weights(bench, tmp_path):
     path = bench([("A",)], ("smoothness",))
-    with pytest.raises(BadRow, match="which columns are dimensions is not known"):
+    with pytest.raises(BadRow, match="the dimensions are not recognised"):
         chosen(path)
     assert chosen(path, dimensions={"smoothness": 1})[0] == [("A", 1.0)]
 

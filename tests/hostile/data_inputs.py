@@ -147,7 +147,7 @@ CASES = [
     check("bucket", "p.jsonl", lines(chosen="s3://bucket/a.png"), "line 1", "web address"),
     check("base64", "p.jsonl", lines(chosen="iVBORw0KGgo" * 500), "line 1", "'chosen' holds an image as text"),
     check("data-url", "p.jsonl", lines(chosen="data:image/png;base64,iVBOR"), "line 1", "image as text"),
-    check("drive", "p.jsonl", lines(chosen="C:\\sets\\a.png"), "line 1", "path of Windows"),
+    check("drive", "p.jsonl", lines(chosen="C:\\sets\\a.png"), "line 1", "Windows path"),
     check("long-name", "p.jsonl", lines(chosen="x" * 900), "line 1", "does not exist", lacks=("File name too long",)),
     check("missing", "p.jsonl", lines(chosen="gone.png"), "line 1", "gone.png", "does not exist"),
     check("excel", "p.xlsx", b"PK\x03\x04", "unknown kind of file '.xlsx'", ".csv"),

@@ -1,4 +1,4 @@
-"""Every setting of a run: typed, documented, validated before a model is loaded (configfile.py reads the YAML)."""
+"""Every setting of a run: typed, documented, validated before a model is loaded (load.py reads the YAML)."""
 
 from visalign.config.common import (
            EvaluationSettings,

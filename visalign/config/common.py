@@ -1,4 +1,4 @@
-"""Settings that several loops share: the model, the optimiser, what is measured and what is kept."""
+"""Settings shared by several loops: model, optimiser, evaluation, guard and output."""
 
 from typing import Annotated, Any, Literal, get_args
 
@@ -35,7 +35,7 @@ RewardSpec = Text | Annotated[dict[str, Any], Field(min_length=1)]
 
 
 def switch_for_number(annotation: Any, value: Any) -> bool:
-    """Whether true or false, which Python takes for 1 and 0, was given where neither is expected."""
+    """Whether true or false, which Python treats as 1 and 0, was given where a number is expected."""
     def leaves(each):
         return {each} if not get_args(each) else set().union(*map(leaves, get_args(each)))
 
@@ -121,7 +121,7 @@ class EvaluationSettings(Settings):
     null or `data`: those that data.holdout (online: rollout.holdout) keeps from training. steps, guidance_scale: null
     is the model's own.
     reward scores the images (any reward; its first dimension counts), features measures their diversity (an open_clip
-    model); null leaves either out; `also` names more rewards to report, such as one not trained on. The embedded
+    model); null omits either; `also` names more rewards to report, such as one not trained on. The embedded
     tiny-clip and tiny-reward know emoji only.
     """
 
@@ -151,9 +151,9 @@ class GuardSettings(Settings):
     """The collapse guard: compares the run with its start, on the prompts and with the rewards of `eval`.
 
     action: `off`; `warn`; `stop` training when the model has collapsed or its reward is being hacked; `rollback` to
-    the best acceptable point as well. every: steps of the loop between looks; 0 takes the fewest that keep looking
-    within the share `cost` of training's network passes. budget: share of diversity that may go; drift, tolerance:
-    standard deviations by which style may move and other rewards may fall.
+    the best acceptable point as well. every: steps of the loop between measurements; 0 chooses the fewest that
+    keep their cost within the share `cost` of training's network passes. budget: share of diversity that may be lost;
+    drift, tolerance: standard deviations by which style may move and other rewards may fall.
     """
 
     action: Literal["off", "warn", "stop", "rollback"] = "off"
@@ -169,8 +169,8 @@ class GuardSettings(Settings):
 class OutputSettings(Settings):
     """The run's folder and what is kept in it.
 
-    checkpoint_every: in optimiser steps, 0: by the clock alone. checkpoint_minutes: one is due, too, when the last is
-    so old, 0: never. There is always one at the end. keep_checkpoints: the newest so many, 0: all of them (for
+    checkpoint_every: in optimiser steps, 0: by time only. checkpoint_minutes: also one whenever the last is this old,
+    0: never. There is always one at the end. keep_checkpoints: how many of the newest to keep, 0: all of them (for
     `visalign evaluate RUN --checkpoints all`).
     """
 

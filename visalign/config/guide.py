@@ -10,10 +10,10 @@ from visalign.validation.ranges import Few, FewOrNone, Width
 
 
 class GuideHeadSettings(Settings):
-    """What is put on the generator's first blocks.
+    """The network on the generator's first blocks.
 
     dimensions: what is scored; the columns of the annotations. blocks: whose tokens are read, ascending; the last one
-    sets the price of a step. members: heads in the ensemble, whose mean is followed.
+    determines the cost of a step. members: heads in the ensemble, whose mean is followed.
     """
 
     dimensions: Annotated[tuple[Text, ...], Field(min_length=1)] = ("VQ", "MQ", "TA")

@@ -75,7 +75,7 @@ def build_objective(settings: dict[str, Any], where: str = "config", loop: str =
     name = settings.pop("name", None)
     if not isinstance(name, str) or name not in objectives:
         hint = nearest(str(name), objectives)
-        raise UserError(f"{where}: objective.name is '{name}', which is no objective{hint}")
+        raise UserError(f"{where}: objective.name is '{name}', which is not an objective{hint}")
     return build_dataclass(objectives[name], settings, f"{where}: unknown key objective.{{key}} for {name}",
                            f"{where}: objective")
 
@@ -114,7 +114,7 @@ def _section(location: tuple, kind: Any) -> type[BaseModel] | None:
 
 def _explain(errors: ValidationError, kind: type[BaseModel]) -> str:
     """One mistake: a key that is unknown before one that is missing, since it is often the same, misspelt; a value
-    before its type, since the other alternatives of a setting complain of types."""
+    before its type, since the other alternatives of a setting report types."""
     error = min(errors.errors(), key=lambda each: (each["type"] != "extra_forbidden", each["type"].endswith("_type"),
                                                    -len(each["loc"])))
     location = tuple(part for part in error["loc"] if not _ALTERNATIVE.fullmatch(str(part)))
@@ -124,13 +124,13 @@ def _explain(errors: ValidationError, kind: type[BaseModel]) -> str:
     if error["type"] == "extra_forbidden":
         section = _section(location[:-1], kind)
         return f"unknown key {key}{nearest(str(location[-1]), section.model_fields if section else ())}"
-    if error["type"] == "value_error":  # the sentence of a check in config.py names its keys itself
+    if error["type"] == "value_error":  # a validator's own sentence names its keys
         return error["msg"].removeprefix("Value error, ")
     return _message(key, error)
 
 
 _ALTERNATIVE = re.compile(r"(constrained-)?(int|str)|(tuple|dict)\[.*\]")
-"""How pydantic names the alternatives of a type among the keys."""
+"""How pydantic names the alternatives of a type in an error's location."""
 
 _EXPECTED = {"string_pattern_mismatch": "it must not be empty", "too_short": "it must not be empty",
              "string_type": "text is expected; put it in quotes", "bool_parsing": "true or false is expected",

@@ -1,4 +1,4 @@
-"""Preference pairs and prompts: where they come from and how they are kept."""
+"""Preference pairs, annotations and prompts: reading, checking and storing them."""
 
 from visalign.data.preference_pair import PreferencePair
 from visalign.data.preferences import read_pairs

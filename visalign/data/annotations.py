@@ -1,11 +1,11 @@
-"""What people (or rules) said about images and videos: comparisons and single items, in named dimensions.
+"""Annotations of images and videos by people (or rules): comparisons and single items, in named dimensions.
 
 A table (as rows.py reads it; media as paths or bytes, prompts as text) in one of these shapes:
 
     prompt, a, b, <dimension>: "a", "b" or "tie"     a comparison; a dimension left out or null is not labelled
                                                      (also path_A, path_B and "A", "B", "same")
-        optional: strength (how clear), <dimension>_a and <dimension>_b (ratings), kind (a name to report by),
-                  user (who judged; kept as a hash)
+        optional: strength (how clear), <dimension>_a and <dimension>_b (ratings), kind (a name in reports),
+                  user (the annotator; stored as a hash)
     prompt, media, <dimension>: "good" or "bad"      one item; good ones are compared with bad ones of any prompt
     a preference set that `train` reads              its chosen side is preferred in the first dimension
 """
@@ -48,7 +48,7 @@ class AnnotatedMedia:
     media: MediaReference
 
     def digest(self) -> str:
-        """Tells the medium from others: a hash of its bytes, or its path."""
+        """Identifies the medium: a hash of its bytes, or its path."""
         return hashlib.sha256(self.media).hexdigest() if isinstance(self.media, bytes) else self.media
 
     def sample(self, where: str, frames: int) -> Sample:
@@ -60,7 +60,7 @@ class AnnotatedMedia:
 class Annotation:
     """Two items and, by dimension, who won (1: a, 0: b, 0.5: tie) and how each was rated.
 
-    where: names its row. user: who judged, hashed; None where that is not known.
+    where: names its row. user: the annotator, hashed; None where unknown.
     """
 
     a: AnnotatedMedia
@@ -121,7 +121,7 @@ def cross_prompt_pairs(singles: list[tuple[AnnotatedMedia, dict[str, float], str
     """SoliReward's pairing: each good item against a bad one of the same dimension, whatever their prompts.
 
     Good items are also paired with each other, and bad ones likewise, as ties (the win-tie loss uses them). Each item
-    opens one pair of either sort in each dimension it is labelled in, so the number of pairs stays linear.
+    starts one pair of either kind in each dimension it is labelled in, so the number of pairs stays linear.
     """
     rng = random.Random(seed)
     for dimension in sorted({name for _, labels, _, _ in singles for name in labels}):

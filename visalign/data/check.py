@@ -15,15 +15,15 @@ from visalign.media.video_files import save_sheet
 
 SHEET_ROWS, SHOWN = 12, 20
 CLIP_TOKENS = 75
-"""Beside the marks of beginning and end."""
+"""Tokens without those that mark beginning and end."""
 
 
 @dataclass
 class Summary:
     """Counts of one preference set.
 
-    broken: a sentence for each row that cannot be used; contradictory: for each that prefers what an earlier one did
-    not; problem: why nothing could be learnt from the set as it is.
+    broken: a sentence for each row that cannot be used; contradictory: one for each that reverses an earlier pair;
+    problem: why the set as it is cannot be trained on.
     """
 
     source: str
@@ -46,7 +46,7 @@ class Summary:
         lines = [f"{self.source}: {alone}{self.pairs} pairs of {len(self.prompts)} prompts, {self.ties} ties dropped",
                  f"sizes: {common or 'none'}",
                  f"duplicate pairs: {self.duplicates}; pairs whose two images are the same: {self.same_image}",
-                 f"prompts that CLIP encoders cut (more than {CLIP_TOKENS} tokens): {self.long_prompts}",
+                 f"prompts that CLIP encoders truncate (more than {CLIP_TOKENS} tokens): {self.long_prompts}",
                  *_listed("contradictory pairs", self.contradictory), *_listed("broken rows", self.broken)]
         if self.problem:
             lines.append(self.problem)
@@ -106,8 +106,8 @@ def check_pairs(source: str, kind: str = "auto", media_root: str | None = None, 
 
 
 def count_long(prompts: Iterable[str]) -> int:
-    """How many prompts CLIP's own tokenizer makes more tokens of than its text encoders read."""
-    candidates = [prompt for prompt in prompts if len(prompt.encode()) > CLIP_TOKENS]  # no token is less than a byte
+    """How many prompts have more tokens, by CLIP's tokenizer, than its text encoders read."""
+    candidates = [prompt for prompt in prompts if len(prompt.encode()) > CLIP_TOKENS]  # a token has at least one byte
     if not candidates:
         return 0
     from open_clip.tokenizer import SimpleTokenizer

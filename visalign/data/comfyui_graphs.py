@@ -1,7 +1,7 @@
-"""The prompt and seed in a ComfyUI graph: what a node that samples is told, followed back along its links.
+"""The prompt and seed in a ComfyUI graph: the inputs of a sampling node, followed back along its links.
 
 Two forms of a graph are read: `prompt` ({id: {class_type, inputs}}, a link is [id, slot]) and `workflow` (nodes and
-links as the editor draws them). Both are data from strangers: of any shape, deep, in circles.
+links as the editor draws them). Both are untrusted data: of any shape, deep, with cycles.
 """
 
 from collections import deque
@@ -38,7 +38,7 @@ def _of_prompt(raw: dict) -> Graph:
 
 
 def _of_workflow(raw: dict) -> Graph:
-    """The editor's form as the other: widgets have no names there, so a node's first text is its text."""
+    """The editor's form converted to the other: widgets have no names there, so a node's first text is its text."""
     links = raw["links"] if isinstance(raw.get("links"), list) else []
     sources = {str(link[0]): [str(link[1]), 0] for link in links if isinstance(link, list) and len(link) > 1}
     graph: Graph = {}
@@ -69,7 +69,7 @@ def _says(kind: str, words: tuple[str, ...]) -> bool:
 
 
 def _samplers(graph: Graph) -> list[str]:
-    """Nodes that are told a prompt; first those that a saved image comes from, nearest to it first."""
+    """Nodes with a prompt input; first those that lead to a saved image, the nearest first."""
     ends = [number for number, node in graph.items() if _says(node["class_type"], _ENDS)]
     reached = [number for number, _ in _behind(graph, [[number, 0] for number in ends])]
     return [number for number in dict.fromkeys([*reached, *graph]) if not graph[number]["inputs"].keys().isdisjoint(

@@ -1,6 +1,6 @@
-"""Preferences in several dimensions, such as VQ, MQ and TA, made into one by the user's weights.
+"""Preferences in several dimensions, such as VQ, MQ and TA, combined into one by the user's weights.
 
-A direction is a weight for each dimension; a negative one prefers less of it. Two kinds of table have dimensions:
+A direction is a weight for each dimension; a negative weight prefers less. Two kinds of table have dimensions:
 
     comparisons   two media (path_A and path_B, or a and b), a prompt, and who won each dimension: A, B or same
                   (VideoGen-RewardBench's CSV)
@@ -31,7 +31,7 @@ def is_rating(row: dict, weights: dict[str, float] | None) -> bool:
 
 
 def from_comparison(row: dict, where: str, root: Path, weights: dict[str, float] | None) -> list[PreferencePair]:
-    """The pair of one comparison; none where the weighted votes are even. Raises BadRow for labels that are none."""
+    """The pair of one comparison; none where the weighted votes are even. Raises BadRow for invalid labels."""
     keys = ("path_A", "path_B") if "path_A" in row else ("a", "b")
     weights = directions(row, where, weights)
     votes = {name: vote for name in weights if (vote := _vote(row, name, where)) is not None}
@@ -70,14 +70,14 @@ class Ratings:
 
 
 def directions(row: dict, where: str, weights: dict[str, float] | None) -> dict[str, float]:
-    """The user's weights, or else `Overall` where the row has it, or all the dimensions known here in equal parts."""
+    """The user's weights, or else `Overall` where the row has it, or all known dimensions with equal weight."""
     if weights:
         return weights
     if row.get("Overall") not in (None, ""):
         return {"Overall": 1.0}
     found = [name for name in KNOWN if name in row]
     if not found:
-        raise BadRow(f"{where}: which columns are dimensions is not known; name them and their weights in "
+        raise BadRow(f"{where}: the dimensions are not recognised; name columns and their weights in "
                      "data.dimensions")
     return dict.fromkeys(found, 1.0)
 
@@ -95,7 +95,7 @@ def _refuse_unlabelled(labels: dict[str, float], weights: dict[str, float], row:
 
 
 def check_weights(weights: dict[str, float] | None) -> None:
-    """Raise UserError when no weight counts."""
+    """Raise UserError when all weights are 0."""
     if weights is not None and not any(weights.values()):
         raise UserError("data.dimensions: all weights are 0; give at least one dimension a weight")
 

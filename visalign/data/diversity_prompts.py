@@ -1,7 +1,7 @@
-"""Prompts that leave one thing open on purpose, so that diversity along it can be seen: identity, style, layout, tone.
+"""Prompts that leave one aspect open, so that diversity along it can be measured: identity, style, layout, tone.
 
-After the four axes of DivGenBench (arXiv 2512.24146); the prompts are our own. `families:AXIS` is for models of any
-kind of image, `families:tiny-AXIS` for the embedded ones, which know emoji drawings only.
+After the four axes of DivGenBench (arXiv 2512.24146); the prompts are our own. `families:AXIS` is for general
+models, `families:tiny-AXIS` for the embedded ones, which know emoji drawings only.
 """
 
 import itertools
@@ -54,7 +54,7 @@ def family_prompts(axis: str) -> list[str]:
 
 
 def family_rows(prompts: list[str], axis: str) -> list[int]:
-    """Numbers of the prompts that are of this family; of all prompts unless every one is of some family."""
+    """Indices of the prompts of this family; of all prompts unless each belongs to some family."""
     of = {name: {*FAMILIES[name], *_tiny(name)} for name in FAMILIES}
     if set(prompts) <= set.union(*of.values()):
         return [p for p, prompt in enumerate(prompts) if prompt in of[axis]]

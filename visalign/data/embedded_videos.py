@@ -1,8 +1,8 @@
-"""Captioned videos drawn from the embedded emoji: one thing on white that moves, grows, shrinks, turns, bounces,
-blinks.
+"""Captioned videos drawn from the embedded emoji: one object on white that moves, grows, shrinks, turns,
+bounces, blinks.
 
-A video has 9 frames of 48x48 at 8 frames a second. Every chance in it (style, place, size, pace) comes from the
-caller's `random.Random`, so a video is known by its caption and its seed.
+A video has 9 frames of 48x48 at 8 frames a second. All randomness (style, place, size, speed) comes from the
+caller's `random.Random`, so a video is determined by its caption and its seed.
 """
 
 import functools
@@ -37,7 +37,7 @@ class Place:
 
 
 def places(motion: str, rng: random.Random, frames: int = FRAMES) -> list[Place]:
-    """The path of one video; `motion` is one of MOTIONS."""
+    """The path of one video; `motion` is one of DRAWN_MOTIONS."""
     side, reach = rng.uniform(26, 32), rng.uniform(7.5, 10)
     x, y = rng.uniform(-3, 3), rng.uniform(-3, 3)
     turn, lean = rng.choice((-1, 1)) * rng.uniform(150, 210), rng.uniform(-8, 8)
@@ -59,8 +59,8 @@ def places(motion: str, rng: random.Random, frames: int = FRAMES) -> list[Place]
 
 
 def draw_frame(image: Image.Image, path: list[Place]) -> Video:
-    """The video in which `image`, a drawing on white, takes the places of `path`."""
-    scale = 2  # drawn at twice the size and averaged down
+    """The video in which `image`, a drawing on white, follows `path`."""
+    scale = 2  # drawn at twice the size and downsampled
     frames = []
     for place in path:
         ratio = image.width / (place.side * scale)
@@ -76,7 +76,7 @@ def draw_frame(image: Image.Image, path: list[Place]) -> Video:
 
 
 def make_video(thing: str, motion: str, rng: random.Random) -> Video:
-    """A video of `thing` (of THINGS) in one of its styles. Drawings kept out of pre-training are not used."""
+    """A video of `thing` (one of THINGS) in one of its styles, without the drawings held out of pre-training."""
     return draw_frame(rng.choice(_drawings()[thing][1]), places(motion, rng))
 
 
@@ -99,14 +99,14 @@ def _drawings() -> dict[str, tuple[str, list[Image.Image]]]:
 
 
 def is_unseen(thing: str, motion: str) -> bool:
-    """Whether this pair was kept out of pre-training (about one in twelve)."""
+    """Whether this pair was held out of pre-training (about one in twelve)."""
     return _fraction(f"unseen {thing} {motion}") < 1 / 12
 
 
 def video_captions(split: str) -> list[str]:
     """Captions with `split` train or held_out, for alignment, in a fixed mixed order.
 
-    Named things with their motion, 30 % held out and unseen pairs among them; general captions ("a fruit bounces")
+    Named things with their motion, 30 % of them held out, including unseen pairs; general captions ("a fruit bounces")
     are in train.
     """
     captions = set()
@@ -122,7 +122,7 @@ def video_captions(split: str) -> list[str]:
 
 
 def all_video_captions() -> list[str]:
-    """Every caption the embedded video generator was shown, and the unseen pairs."""
+    """Every caption the embedded video generator was trained on, and the unseen pairs."""
     bare = {text for thing in THINGS for text in (thing, kind_of(thing))}
     return sorted(bare | {f"{text} {motion}" for text in bare for motion in DRAWN_MOTIONS})
 

@@ -1,4 +1,4 @@
-"""One generation on disk, and many of them with what was left out of their source."""
+"""One generation on disk, and many of them with notes on what was left out."""
 
 import hashlib
 import os
@@ -16,7 +16,7 @@ from visalign.storage.text_files import printable
 class Entry:
     """One generation: its path as the source names it, the file, its prompt ('' if unknown) and seed.
 
-    problem: why it cannot be read, known before it is opened.
+    problem: why it cannot be read, where that is known before opening it.
     """
 
     path: str
@@ -26,7 +26,7 @@ class Entry:
     problem: str | None = None
 
     def files(self) -> list[Path]:
-        """What it consists of: itself, or the frames of a folder."""
+        """Its files: itself, or the frames of a folder."""
         return sorted(self.file.iterdir()) if self.file.is_dir() else [self.file]
 
     def digest(self) -> str:
@@ -37,7 +37,7 @@ class Entry:
         return digest.hexdigest()
 
     def stamp(self) -> str:
-        """Sizes and times of its files, which change when it is made anew; '' where it is not there."""
+        """Sizes and times of its files, which change when it is regenerated; '' where it does not exist."""
         try:
             return " ".join(f"{stat.st_size}-{stat.st_mtime_ns}" for stat in map(Path.stat, self.files()))
         except OSError:
@@ -50,7 +50,7 @@ class Entry:
         return modality_of(self.file)
 
     def sample(self, frames: int = 64) -> Sample:
-        """Decoded; known["remarks"] says what of the file was not used. Raises UserError when that fails."""
+        """Decoded; known["remarks"] says which parts of the file were not used. Raises UserError when that fails."""
         if self.problem:
             raise UserError(self.problem)
         remarks: list[str] = []
@@ -70,8 +70,8 @@ class Generations(list[Entry]):
         """How to give prompts, where some have none; else ''."""
         missing = sum(not entry.prompt and not entry.problem for entry in self)
         return "" if not missing else (
-            f"{missing} of {len(self)} files have no prompt; write it into NAME.txt beside each NAME.png, take the "
-            "names of the files with --prompts-from names, or name a manifest with the columns prompt and image")
+            f"{missing} of {len(self)} files have no prompt; write it into NAME.txt beside each NAME.png, use the "
+            "file names with --prompts-from names, or name a manifest with the columns prompt and image")
 
 
 def outside(file: Path, root: str) -> str | None:
@@ -79,7 +79,7 @@ def outside(file: Path, root: str) -> str | None:
     try:
         real = os.path.realpath(file)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        return f"{printable(str(file))!r}: is no usable path ({error})"
+        return f"{printable(str(file))!r}: is not a usable path ({error})"
     if real != root and not real.startswith(root.rstrip(os.sep) + os.sep):
         return f"{printable(str(file))}: lies outside {root}; refused (name another folder with --media-root)"
     return None

@@ -1,4 +1,4 @@
-"""Any folder of images and videos: what in it is a generation, and where its prompt stands."""
+"""Any folder of images and videos: which files are generations, and where their prompts are."""
 
 import os
 import re
@@ -17,11 +17,11 @@ from visalign.media.video_files import FRAMES_FILE, SHEET_MARK
 from visalign.storage.text_files import decode_text, normal_form, printable, read_text
 
 PromptsFrom = Literal["auto", "sidecar", "metadata", "names", "auto+names"]
-"""auto: a text beside the file, else what stands in the file itself; auto+names: and the file's name after that."""
+"""auto: a text beside the file, else the file's metadata; auto+names: else also the file's name."""
 PROMPTS_FROM = get_args(PromptsFrom)
 SIDECARS = (".txt", ".caption")
 _NAMED = 3
-"""Files of an ending that are named where it was left out."""
+"""Files of a suffix that are named where they were left out."""
 
 
 def folder_entries(folder: Path, prompts_from: PromptsFrom) -> Generations:
@@ -47,7 +47,7 @@ def folder_entries(folder: Path, prompts_from: PromptsFrom) -> Generations:
 
 def prompt_of(file: Path, prompts_from: PromptsFrom,
               posters: dict[Path, Path] | None = None) -> tuple[PromptFound, str | None]:
-    """What is told of a file (prompt '' where nothing is), and why its prompt cannot be read.
+    """The prompt known for a file ('' where there is none), and why it cannot be read.
 
     posters: images that show a video, whose metadata are the video's.
     """
@@ -68,12 +68,12 @@ def prompt_of(file: Path, prompts_from: PromptsFrom,
 
 
 def stem_of(file: Path) -> str:
-    """The name without its ending; a folder of frames has none."""
+    """The name without its suffix; a folder of frames has none."""
     return file.name if file.is_dir() else file.stem
 
 
 def sidecars_of(file: Path) -> Iterator[Path]:
-    """Where the prompt of a file may stand: NAME.txt, NAME.png.txt, NAME.caption."""
+    """Files that may hold the prompt of a file: NAME.txt, NAME.png.txt, NAME.caption."""
     for suffix in SIDECARS:
         yield file.with_name(stem_of(file) + suffix)
         yield file.with_name(file.name + suffix)
@@ -86,7 +86,7 @@ def prompt_of_name(stem: str) -> str:
 
 
 def is_own_sheet(file: Path) -> bool:
-    """Whether visalign drew it as an overview: it says so itself, or it is the grid beside a samples.jsonl."""
+    """Whether it is one of visalign's contact sheets: by its own mark, or as the grid beside a samples.jsonl."""
     if file.stem not in ("grid", "sheet", "contact_sheet") or file.suffix not in (".png", ".webp"):
         return False
     if file.stem == "grid" and (file.parent / "samples.jsonl").is_file():
@@ -100,14 +100,14 @@ def is_own_sheet(file: Path) -> bool:
 
 
 def posters_of(media: list[Path]) -> dict[Path, Path]:
-    """Images with the name of a video beside them, which show that video: {image: clip}."""
+    """Images with the name of a video beside them, which show that video: {image: video}."""
     videos = {(file.parent, file.stem): file for file in media if is_video_name(file)}
     return {file: videos[file.parent, file.stem] for file in media
             if not is_video_name(file) and (file.parent, file.stem) in videos}
 
 
 def _left_out(files: list[Path]) -> Iterator[str]:
-    """By ending: how many, the first names, and what helps."""
+    """By suffix: how many, the first names, and what to do."""
     by_ending: dict[str, list[str]] = defaultdict(list)
     for file in sorted(files):
         by_ending[file.suffix.lower()].append(printable(file.name))
@@ -119,14 +119,14 @@ def _left_out(files: list[Path]) -> Iterator[str]:
 
 def _sheets(files: set[Path]) -> Iterator[str]:
     if files:
-        yield f"left out {len(files)} overviews that visalign drew ({', '.join(sorted({f.name for f in files}))})"
+        yield f"left out {len(files)} contact sheets of visalign ({', '.join(sorted({f.name for f in files}))})"
 
 
 def _posters(posters: dict[Path, Path]) -> Iterator[str]:
     if posters:
         shown = _some(sorted(printable(file.name) for file in posters))
         yield (f"left out {len(posters)} {'image' if len(posters) == 1 else 'images'} with the name of a video "
-               f"({shown}): each shows that video and is no generation of its own")
+               f"({shown}): each shows that video and is not a generation of its own")
 
 
 def _some(names: list[str]) -> str:

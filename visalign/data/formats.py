@@ -1,4 +1,4 @@
-"""The public shapes of preference data: which columns each has, and how a row becomes pairs.
+"""The public formats of preference data: the columns of each, and how a row becomes pairs.
 
 A converter is called with (row, where, roots) for the rows in turn; roots: folders that relative paths may start from.
 It returns the pairs, [] where there is no preference (a tie, or no label), or None where the row only adds to later
@@ -78,7 +78,7 @@ class Converters:
                              f"are {_names(row)}, those of data.format={fitting}")
             return self._built[self.name](row, where, roots)
         if not fitting:
-            raise BadRow(f"{where}: its columns ({_names(row)}) are those of no preference set that is known: "
+            raise BadRow(f"{where}: its columns ({_names(row)}) are not those of a known preference set: "
                          + "; ".join(f"{name} has {each.columns}" for name, each in FORMATS.items()))
         return self._by(fitting, row, where, roots)
 
@@ -116,7 +116,7 @@ def _from_pickapic(row: dict, where: str, roots: Roots) -> list[PreferencePair]:
 
 def _from_hpd(row: dict, where: str, roots: Roots) -> list[PreferencePair]:
     """Several images of a prompt: `human_preference` holds 1 for the preferred one of two (HPD v2's train.json),
-    `rank` the place of each (its test.json, ImageRewardDB's groups), or `raw_annotations` each annotator's ranks."""
+    `rank` the rank of each (its test.json, ImageRewardDB's groups), or `raw_annotations` each annotator's ranks."""
     prompt = row_prompt(row, "prompt", where)
     key = next((key for key in IMAGE_LISTS if row.get(key)), IMAGE_LISTS[0])
     paths, preferred = take(row, key, where), row.get("human_preference")
@@ -203,7 +203,7 @@ def _from_table(row: dict, where: str, roots: Roots) -> list[PreferencePair]:
 
 
 def _is_table(row: dict, weights: dict | None) -> bool:
-    """Also what was meant to be one: a misspelt column is named by the reader."""
+    """Includes tables meant to be one: a misspelt column is named by the reader."""
     return bool({"chosen", "rejected", "tie"} & row.keys()) or any(
         "did you mean" in nearest(name, row) for name in ("chosen", "rejected") if row)
 
@@ -231,4 +231,4 @@ FORMATS: dict[str, Format] = {
                         lambda _: from_captioned, compares=False),
     "table": Format("prompt, chosen, rejected", _is_table, lambda _: _from_table),
 }
-"""By the setting's word, in the order in which `auto` tries them."""
+"""By the setting's value, in the order in which `auto` tries them."""

@@ -1,4 +1,4 @@
-"""Sources of generated images and videos: which files there are, for which prompts, and what was left out.
+"""Sources of generated images and videos: their files, their prompts, and what was left out.
 
 A source is one of
     a manifest     JSONL, JSON, CSV or parquet with prompt (or caption, text), image (or video, path, file, file_name,
@@ -29,7 +29,7 @@ MEDIA_KEYS = ("file", "file_name", "image", "video", "path", "media", "file_path
 PROMPT_KEYS = ("prompt", "caption", "text")
 MANIFESTS = tuple(READERS)
 LISTS = ("samples.jsonl", "metadata.jsonl", "metadata.csv", "metadata.parquet")
-"""Manifests that a folder itself brings: our own, and those of the imagefolder layout."""
+"""Manifests inside a folder: visalign's own, and those of the imagefolder layout."""
 
 
 def find_generations(source: str | Path, prompts_from: PromptsFrom = "auto",
@@ -50,7 +50,7 @@ def find_generations(source: str | Path, prompts_from: PromptsFrom = "auto",
                             f"({', '.join(READERS)})")
         else:
             raise UserError(f"input {named}: there is no such file or folder")
-    except (OSError, ValueError, RuntimeError) as error:  # too long a name, a NUL, ~ of nobody
+    except (OSError, ValueError, RuntimeError) as error:  # too long a name, a NUL, ~ of an unknown user
         raise UserError(f"input {named}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
     if not found:
         raise UserError(". ".join([f"input {named}: holds no image and no video", *found.notes]))
@@ -67,7 +67,7 @@ def _of_folder(path: Path, prompts_from: PromptsFrom, media_root: str | Path | N
 
 
 def _names_files(file: Path) -> bool:
-    """Whether a table of metadata is about files; a suite's metadata.jsonl (suites.py) is not."""
+    """Whether a metadata table is about files; a suite's metadata.jsonl (suites.py) is not."""
     _, row = next(table_rows(str(file), "train"), ("", {}))
     return any(row.get(key) for key in MEDIA_KEYS)
 
@@ -85,7 +85,7 @@ def _manifest(file: Path, media_root: str | Path | None) -> Iterator[Entry]:
         if key is None or not isinstance(row[key], str):
             hint = nearest("image", map(str, row)) if row else ""
             why = f"names no file in any of {', '.join(MEDIA_KEYS)}{hint}" if key is None else \
-                f"'{key}' is no path of a file; images inside a table are read by `train` and `data check` alone"
+                f"'{key}' is not a path of a file; images inside a table are read by `train` and `data check` only"
             yield Entry(printable(where), file, "", None, printable(f"{where}: {why}"))
             continue
         media = find_file(row[key], [root]) or root / row[key]

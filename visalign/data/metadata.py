@@ -1,8 +1,8 @@
-"""The prompt and seed that programs write into the images and videos they make, or into a text beside them.
+"""The prompt and seed that programs write into the images and videos they generate, or into a text beside them.
 
-Read: the web UI of AUTOMATIC1111 and its kin (`parameters`, EXIF UserComment, NAME.txt), ComfyUI (graphs.py), InvokeAI,
-Midjourney, NovelAI, SwarmUI, Fooocus, Draw Things. Everything in there is data from strangers: nothing of it is ever
-run, and whatever it is, reading it never raises.
+Supported: AUTOMATIC1111's web UI and its forks (`parameters`, EXIF UserComment, NAME.txt), ComfyUI
+(comfyui_graphs.py), InvokeAI, Midjourney, NovelAI, SwarmUI, Fooocus, Draw Things. All of it is untrusted data: nothing
+is ever executed, and reading it never raises.
 """
 
 import contextlib
@@ -45,7 +45,7 @@ _KEYS = ("parameters", "invokeai_metadata", "sd-metadata", "dream", "prompt", "u
 
 
 def prompt_in_text(key: str, text: str) -> PromptFound | None:
-    """What one text says; `key` is the name it stands under, in small letters."""
+    """The prompt in one text; `key` is the text's name, in lower case."""
     text = re.sub(r"^(prompt|workflow)\s*:\s*(?=\{)", "", text.strip(), flags=re.I)  # ComfyUI in a WebP's EXIF
     if text[:1] in ("{", "["):
         return _of_json(_json(text))
@@ -65,7 +65,7 @@ _CUT = re.compile(r"^(?:Negative prompt:|Steps: *\d+(?:,|\s*$))", re.M)
 
 
 def prompt_in_parameters(text: str) -> PromptFound:
-    """The web UI's form: the prompt, then lines that begin with `Negative prompt:` and `Steps:`."""
+    """The web UI's format: the prompt, then lines that begin with `Negative prompt:` and `Steps:`."""
     cut = _CUT.search(text)
     if cut is None:
         return PromptFound(normal_form(text))
@@ -73,7 +73,7 @@ def prompt_in_parameters(text: str) -> PromptFound:
 
 
 def seed_of(value) -> int | None:
-    """A seed as tables and files have it (7, "7", 7.0); None for what is none or has more than 64 bits."""
+    """A seed as tables and files store it (7, "7", 7.0); None for anything else or more than 64 bits."""
     if isinstance(value, float) and not value.is_integer():
         return None
     with contextlib.suppress(TypeError, ValueError, OverflowError):
@@ -107,7 +107,7 @@ def _seed_in(text: str) -> int | None:
 
 
 def _of_json(value, depth: int = 4) -> PromptFound | None:
-    """By its shape: every program has its own, and the same text stands under several names."""
+    """Recognised by its shape: every program has its own, and the same text occurs under several names."""
     if not isinstance(value, dict) or not depth:
         return None
     small = {str(key).lower(): each for key, each in value.items()}
@@ -132,7 +132,7 @@ def _of_json(value, depth: int = 4) -> PromptFound | None:
 def _texts(file: Path) -> Iterator[tuple[str, str]]:
     """(name, text) of everything written in a file that may hold a prompt."""
     reader = _texts_of_video if is_video(file) else _texts_of_image
-    with contextlib.suppress(*BROKEN_IMAGE):  # whoever decodes the file says what is wrong with it
+    with contextlib.suppress(*BROKEN_IMAGE):  # decoding the file reports what is wrong with it
         yield from reader(file)
 
 
@@ -165,7 +165,7 @@ def _texts_of_image(file: Path) -> Iterator[tuple[str, str]]:
 
 
 def _graph(value) -> str | None:
-    """ComfyUI puts its graphs where a camera names itself."""
+    """ComfyUI puts its graphs into the tags of the camera's name."""
     return value if isinstance(value, str) and re.match(r"\w+\s*:\s*\{", value) else None
 
 

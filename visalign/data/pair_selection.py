@@ -9,7 +9,7 @@ from statistics import NormalDist
 
 @dataclass(frozen=True)
 class Candidate:
-    """One generation: its number, score (larger is better) and the reward's own standard deviation, 0 if unknown."""
+    """One generation: its index, score (larger is better) and the reward's own standard deviation, 0 if unknown."""
 
     number: int
     score: float
@@ -18,7 +18,7 @@ class Candidate:
 
 @dataclass
 class PairCounts:
-    """What became of the candidates' pairs. Every pair that a strategy proposed is in exactly one of these."""
+    """Outcomes of the candidates' pairs. Every pair that a strategy proposed is in exactly one of them."""
 
     kept: int = 0
     ties: int = 0
@@ -43,7 +43,7 @@ def best_worst(candidates: list[Candidate], top: int = 1) -> list[Chosen]:
 
 
 def all_pairs(candidates: list[Candidate], top: int = 1) -> list[Chosen]:
-    """Every pair, the better one first; a smallest gap then decides which are kept. `top` is not used."""
+    """Every pair, the better one first; a minimum gap then decides which are kept. `top` is not used."""
     ranked = sorted(candidates, key=lambda c: (-c.score, c.number))
     return [(a, b) for i, a in enumerate(ranked) for b in ranked[i + 1:]]
 
@@ -52,7 +52,7 @@ def sifted(candidates: list[Candidate], first_wins: Callable[[list[Chosen]], lis
            seed: int = 0) -> list[Chosen]:
     """Pair ranking, then point sifting (UnifiedReward): best of the winners, worst of the losers.
 
-    first_wins: for each pair whether its first is better, None for a tie; ties take no part.
+    first_wins: for each pair whether its first is better, None for a tie; ties are ignored.
     """
     mixed = sorted(candidates, key=lambda c: c.number)
     random.Random(seed).shuffle(mixed)
@@ -68,7 +68,7 @@ def sifted(candidates: list[Candidate], first_wins: Callable[[list[Chosen]], lis
 
 
 def confidence(better: Candidate, worse: Candidate) -> float:
-    """Probability that the first is truly better, were both scores normal with their spreads; 1 without spreads."""
+    """Probability that the first is truly better, assuming normal scores with their spreads; 1 without spreads."""
     spread = math.hypot(better.spread, worse.spread)
     gap = better.score - worse.score
     return NormalDist().cdf(gap / spread) if spread > 0 else float(gap > 0)

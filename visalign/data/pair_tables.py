@@ -1,4 +1,4 @@
-"""Pairs as one parquet file that `train` reads again."""
+"""Pairs as one parquet file that `train` reads."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +15,7 @@ PAIR_COLUMNS = ("prompt", "chosen", "rejected", "strength", "chosen_reward", "re
 
 
 def save_pairs(pairs: list[PreferencePair], file: Path) -> None:
-    """Write pairs whose images are bytes; the file appears whole or not at all."""
+    """Write pairs whose images are bytes, atomically."""
     columns = PAIR_COLUMNS + ("user",) * any(pair.user for pair in pairs)
     table = pa.Table.from_pylist([{name: getattr(pair, name) for name in columns} for pair in pairs])
     sink = pa.BufferOutputStream()

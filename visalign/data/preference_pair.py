@@ -7,15 +7,15 @@ from visalign.media.samples import Media
 from visalign.media.video_files import read_media
 
 PAIR_FRAMES = 16
-"""Frames that stand for a video where nobody says how many are wanted."""
+"""Frames taken of a video where no number is given."""
 
 
 @dataclass(frozen=True)
 class PreferencePair:
     """A prompt and two images or videos (bytes or paths), the chosen one preferred; `where` names its row.
 
-    rejected: None where there is nothing but a captioned medium. user: who preferred it, hashed; None where that is not
-    known. repeats: how often it stands in the data.
+    rejected: None for a captioned medium alone. user: the annotator, hashed; None where unknown. repeats: how often it
+    occurs in the data.
     """
 
     prompt: str
@@ -29,9 +29,9 @@ class PreferencePair:
     repeats: int = 1
 
     def stored(self) -> tuple[MediaReference, ...]:
-        """The chosen one, and the rejected one where there is one."""
+        """The chosen medium, and the rejected one where there is one."""
         return (self.chosen,) if self.rejected is None else (self.chosen, self.rejected)
 
     def media(self, frames: int | None = None) -> tuple[Media, ...]:
-        """`stored` decoded, of a video `frames` at most. Raises UserError naming the row."""
+        """`stored` decoded, of a video at most `frames`. Raises UserError naming the row."""
         return tuple(read_media(data, self.where, frames or PAIR_FRAMES) for data in self.stored())

@@ -1,4 +1,4 @@
-"""Preference data, one row at a time, so that sets may be larger than memory: from tables (formats.py) or the hub."""
+"""Preference data, streamed row by row, so that sets may be larger than memory: from tables (formats.py) or the hub."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from visalign.storage.hub_files import check_hub_dataset, hub_reason
 
 @dataclass
 class RowCounts:
-    """What a reader met besides usable pairs."""
+    """Rows that are not usable pairs."""
 
     pairs: int = 0
     ties: int = 0
@@ -28,7 +28,7 @@ def read_pairs(settings: DataSettings, counts: RowCounts | None = None,
                on_bad_row: Callable[[BadRow], None] | None = None, compared: bool = True) -> Iterator[PreferencePair]:
     """Stream pairs from `settings.path`. compared: whether pairs without a rejected half are refused.
 
-    A broken row raises BadRow, or is handed to `on_bad_row`. Raises UserError when nothing usable is found.
+    A broken row raises BadRow, or is passed to `on_bad_row`. Raises UserError when nothing usable is found.
     """
     counts = counts if counts is not None else RowCounts()
     source = str(settings.path)
@@ -107,7 +107,7 @@ def _hub_rows(source: str, split: str) -> Iterator[tuple[str, dict]]:
         for row in datasets.load_dataset(source, split=split, streaming=True).decode(False):
             number += 1
             yield f"{source} row {number}", checked(f"{source} row {number}", row)
-    except Exception as error:  # the hub raises many kinds; all mean the same to a person
+    except Exception as error:  # the hub raises many kinds of errors; to the user all mean the same
         reason = hub_reason(error)
-        raise UserError(f"data {source}: no local file, and the hub did not give it ({reason})" if not number else
+        raise UserError(f"data {source}: no local file, and the hub did not provide it ({reason})" if not number else
                         f"data {source}: the hub broke off after row {number} ({reason})") from error

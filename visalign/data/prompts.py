@@ -1,4 +1,4 @@
-"""Prompt sets: a text file, one a line; captions of the embedded emoji and videos; families of diversity; suites."""
+"""Prompt sets: a text file, one per line; captions of the embedded emoji and videos; diversity prompts; suites."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,9 +19,9 @@ PROMPT_COLUMNS = ("prompt", "prompts", "caption", "text")
 
 def read_prompts(source: str | Sequence[str], limit: int | None = None) -> list[str]:
     """Prompts of a text file, a table with a column of prompts, `emoji:train`, `videos:train`, `families:layout`
-    (data/families.py) or `geneval:FILE` (data/suites.py); or those that are given one by one.
+    (data/diversity_prompts.py) or `geneval:FILE` (data/suites.py); or prompts given as a sequence.
 
-    Raises UserError when the file is missing, no text or empty.
+    Raises UserError when the file is missing, empty or not text.
     """
     if not isinstance(source, str):
         return list(source)[:limit]
@@ -35,7 +35,7 @@ def read_prompts(source: str | Sequence[str], limit: int | None = None) -> list[
     else:
         prompts = prompt_lines(source, f"prompts {source}")
     if not prompts:
-        raise UserError(f"prompts {source}: the file holds no prompt; one a line is expected")
+        raise UserError(f"prompts {source}: the file holds no prompt; one per line is expected")
     return prompts[:limit]
 
 
@@ -45,7 +45,7 @@ def count_prompts(source: str | Sequence[str] | None, limit: int | None) -> int:
 
 
 def prompt_lines(path: str | Path, where: str) -> list[str]:
-    """One prompt a line; empty lines and comments (`# ...`) are left out. Raises UserError as `read_text` does."""
+    """One prompt per line; empty lines and comments (`# ...`) are left out. Raises UserError as `read_text` does."""
     prompts = []
     for number, line in enumerate(read_lines(path, where), 1):
         text = line.strip()

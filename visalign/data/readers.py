@@ -1,7 +1,7 @@
-"""Rows of one table, as people's programs write it: JSONL, a JSON list, CSV of any dialect, parquet, arrow.
+"""Rows of one table, as other programs write it: JSONL, a JSON list, CSV of any dialect, parquet, arrow.
 
-A reader gives (where, row); a row that cannot be used is {BROKEN: a sentence}, so that it can be named and the others
-read. Only what makes a file unreadable as a whole raises UserError.
+A reader gives (where, row); a row that cannot be used is {BROKEN_TABLE: a sentence}, so that it can be named and the
+others read. Only what makes a file unreadable as a whole raises UserError.
 """
 
 import csv
@@ -19,14 +19,14 @@ Rows = Iterator[tuple[str, Any]]
 
 
 def file_rows(file: Path) -> Iterator[tuple[str, dict]]:
-    """Every row of a table by its ending (see READERS). Raises UserError when the file is none."""
+    """Every row of a table, by its suffix (see READERS). Raises UserError when the file is not a table."""
     _refuse_placeholder(file)
     for where, row in READERS[file.suffix.lower()](file):
         yield where, checked(where, row)
 
 
 def _refuse_placeholder(file: Path) -> None:
-    """Raise UserError for what a download left in the file's place."""
+    """Raise UserError for what a failed download left in place of the file."""
     try:
         with file.open("rb") as opened:
             head = opened.read(100).lstrip().lower()
@@ -39,7 +39,7 @@ def _refuse_placeholder(file: Path) -> None:
 
 
 def checked(where: str, row: Any) -> dict:
-    """The row, or a broken one where it is no object or holds what cannot be written down."""
+    """The row, or a broken one where it is not an object or holds text that cannot be encoded."""
     if not isinstance(row, dict):
         return {BROKEN_TABLE: f"{where}: expected an object of named fields, found {type(row).__name__}"}
     for name, value in row.items():
@@ -50,7 +50,7 @@ def checked(where: str, row: Any) -> dict:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """Every text in a value, however deep; not by recursion, which deep JSON would exhaust."""
+    """Every text in a value, at any depth; without recursion, which deep JSON would exhaust."""
     left = [value]
     while left:
         each = left.pop()
@@ -71,7 +71,7 @@ def _fields(pairs: list[tuple[str, Any]]) -> dict:
 
 
 def parse_json(text: str) -> Any:
-    """The value of a JSON text. Raises ValueError, also for what is nested too deep or names a field twice."""
+    """The value of a JSON text. Raises ValueError, also for too deep nesting or a field named twice."""
     try:
         return json.loads(text, object_pairs_hook=_fields)
     except RecursionError:
@@ -96,13 +96,13 @@ def _jsonl(file: Path) -> Rows:
 
 
 def _json(file: Path) -> Rows:
-    """The objects of a list (or of {"data": a list}); or one object a line, which many call .json too."""
+    """The objects of a list (or of {"data": a list}); or one object per line, which is often named .json too."""
     for number, row in enumerate(json_list(file), 1):
         yield f"{file} entry {number}", row
 
 
 def json_list(file: Path) -> list:
-    """What a JSON file lists: its entries, those of the one list in it, its lines, or itself."""
+    """The entries of a JSON file: of its list, of the one list in it, its lines, or itself."""
     text = read_text(file, f"data {file}")
     try:
         value = parse_json(text)
@@ -127,7 +127,7 @@ def _is_object(line: str) -> bool:
 
 
 def _csv(file: Path) -> Rows:
-    """Fields parted as the header says: by comma, semicolon (Excel in Europe), tab or bar."""
+    """Fields separated as in the header: by comma, semicolon (Excel in Europe), tab or bar."""
     csv.field_size_limit(2**31 - 1)  # images as text are longer than the default allows
     with open_text(file, f"data {file}") as lines:
         first, before = lines.readline(), 0
@@ -201,7 +201,7 @@ def _arrow(file: Path) -> Rows:
 
 
 def _wanted(schema) -> list[str]:
-    """Columns without dates and times, which no reader needs and Python cannot always hold (nanoseconds)."""
+    """Columns without dates and times, which no reader needs and Python cannot always represent (nanoseconds)."""
     import pyarrow as pa
 
     return [field.name for field in schema if not pa.types.is_temporal(field.type)]
@@ -222,4 +222,4 @@ def _arrow_rows(file: Path, kind: str, batches: Callable) -> Rows:
 READERS: dict[str, Callable[[Path], Rows]] = {
     ".jsonl": _jsonl, ".ndjson": _jsonl, ".json": _json, ".csv": _csv, ".tsv": _csv, ".parquet": _parquet,
     ".arrow": _arrow}
-"""By the file's ending in small letters."""
+"""By the file's suffix in lower case."""

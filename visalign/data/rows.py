@@ -1,4 +1,4 @@
-"""Rows of tables and their fields, for every verb that reads one; every error names the file and line."""
+"""Rows of tables and their fields, for every command that reads one; every error names the file and line."""
 
 import hashlib
 import re
@@ -46,7 +46,7 @@ def take(row: dict, key: str, where: str) -> Any:
 
 
 def media_reference(value: Any, key: str, where: str, roots: Path | Sequence[Path]) -> MediaReference:
-    """The bytes, or the path of a file that is there; `roots`: folders that a relative path may start from."""
+    """The bytes, or the path of an existing file; `roots`: folders that a relative path may start from."""
     if isinstance(value, dict):  # how `datasets` stores an Image column
         value = value.get("bytes") or value.get("path")
     if isinstance(value, Image.Image):
@@ -66,7 +66,7 @@ def media_reference(value: Any, key: str, where: str, roots: Path | Sequence[Pat
     roots = [roots] if isinstance(roots, Path) else roots
     found = find_file(value, roots)
     if found is None:
-        hint = "; it is a path of Windows, so give paths relative to the table" if PureWindowsPath(value).drive else ""
+        hint = "; it is a Windows path; give paths relative to the table" if PureWindowsPath(value).drive else ""
         raise BadRow(f"{where}: '{key}' names {roots[0] / shortened(value)}, which does not exist{hint}")
     return str(found)
 
@@ -74,7 +74,7 @@ def media_reference(value: Any, key: str, where: str, roots: Path | Sequence[Pat
 def find_file(value: str, roots: Sequence[Path]) -> Path | None:
     """The file (or folder of frames) that a table names, whatever system wrote it.
 
-    Tried as written, with slashes for backslashes, and in both Unicode forms (macOS parts letters from accents).
+    Tried as written, with slashes for backslashes, and in both Unicode forms (macOS separates letters and accents).
     """
     forms = dict.fromkeys(text for written in (value, value.strip(), value.strip().replace("\\", "/"))
                           for text in (written, *(unicodedata.normalize(form, written) for form in ("NFC", "NFD"))))
@@ -84,25 +84,25 @@ def find_file(value: str, roots: Sequence[Path]) -> Path | None:
                 path = root / Path(form).expanduser()
                 if path.is_file() or (path / FRAMES_FILE).is_file():
                     return path
-            except (OSError, ValueError, RuntimeError):  # too long a name, or ~ of nobody: no such file either
+            except (OSError, ValueError, RuntimeError):  # too long a name, or ~ of an unknown user: no such file either
                 continue
     return None
 
 
 def shortened(value: Any, length: int = 80) -> str:
-    """A value as a sentence may hold it."""
+    """A value shortened for a message."""
     text = str(value)
     return text if len(text) <= length else f"{text[:length]}..."
 
 
 def plain_names(row: dict, known: frozenset[str]) -> dict:
-    """The row with columns that differ from a known one in capitals only named as that one (Prompt, CHOSEN)."""
+    """The row, with columns that differ from a known one only in case renamed to it (Prompt, CHOSEN)."""
     odd = {name: name.lower() for name in row if name.lower() != name and name.lower() in known - row.keys()}
     return {odd.get(name, name): value for name, value in row.items()} if odd else row
 
 
 def row_strength(row: dict, where: str) -> float:
-    """How clear a preference is; 1 where nothing is said."""
+    """How clear a preference is; 1 where not given."""
     strength = row_number(row, "strength", where, 1.0)
     if strength < 0:
         raise BadRow(f"{where}: 'strength' is {strength:g} (allowed: 0 or more)")
@@ -126,7 +126,7 @@ def row_number(row: dict, key: str, where: str, default: float | None = None) ->
 
 
 def row_user(row: dict, where: str, key: str = "user") -> str | None:
-    """Who judged the row, hashed; None where nothing is said."""
+    """The annotator of a row, hashed; None where not given."""
     value = row.get(key)
     if value is None or value == "" or value != value:
         return None
@@ -138,16 +138,16 @@ def row_user(row: dict, where: str, key: str = "user") -> str | None:
 
 
 def hashed_user(name: str) -> str:
-    """A name as visalign keeps it: the same for the same name, and what is hashed already stays as it is.
+    """A name as visalign stores it: equal names give equal hashes, and a hash stays as it is.
 
-    A hash keeps names out of tables and pages; whoever has a list of names can still find which one it stands for.
+    A hash keeps names out of tables and pages; anyone with a list of names can still find which one it stands for.
     """
     name = name.strip()
     return name if _HASHED.fullmatch(name) else f"user-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
 
 
 def says_yes(row: dict, key: str, where: str) -> bool:
-    """Whether a yes-or-no column says yes, in a spreadsheet's words too; no where it is empty or not there."""
+    """Whether a yes-or-no column says yes, also in a spreadsheet's words; no where it is empty or missing."""
     word = str(row.get(key) if row.get(key) is not None else "").strip().lower()
     if word not in _YES | _NO:
         raise BadRow(f"{where}: '{key}' is '{shortened(word)}' (allowed: true or false, yes or no, 1 or 0)")

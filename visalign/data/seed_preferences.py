@@ -1,4 +1,4 @@
-"""Votes on the generator's own images, by seed: what offline D3PO learns from.
+"""Votes on the generator's own images, by seed, from which offline D3PO learns.
 
 A table (JSONL, CSV or parquet) with `prompt, a_seed, b_seed, choice`; choice is a, b, or tie or empty (not used).
 `visalign votes draw` draws the images and writes the table with empty choices.
@@ -34,7 +34,7 @@ def read_seed_preferences(path: str) -> list[SeedPreference]:
         row = plain_names(row, SEED_COLUMNS)
         choice = str(row.get("choice") or "").strip().lower()
         if choice not in SEED_CHOICES:
-            raise UserError(f"{where}: choice is '{shortened(choice)}'; allowed are a, b, tie and nothing")
+            raise UserError(f"{where}: choice is '{shortened(choice)}'; allowed are a, b, tie and empty")
         missing = next((name for name in ("prompt", "a_seed", "b_seed") if row.get(name) is None), None)
         if missing:
             raise UserError(f"{where}: column {missing} is missing; a vote has prompt, a_seed, b_seed and choice (it "
@@ -45,7 +45,7 @@ def read_seed_preferences(path: str) -> list[SeedPreference]:
         if choice in ("a", "b"):
             other = "b" if choice == "a" else "a"
             if seeds["a"] == seeds["b"]:
-                raise UserError(f"{where}: a_seed and b_seed are the same, so there is nothing to prefer")
+                raise UserError(f"{where}: a_seed and b_seed are the same, so there is no preference")
             votes.append(SeedPreference(prompt, seeds[choice], seeds[other]))
     if not votes:
         raise UserError(f"votes {path}: no row has a choice of a or b yet")

@@ -1,8 +1,8 @@
-"""Which tables a source holds: one file, or those of a folder that belong to a split.
+"""The tables of a source: one file, or those of a folder that belong to a split.
 
 A split is found in the names of files and folders, as hub repositories write them: train-00000-of-00001.parquet,
-metadata-test.parquet, validation.jsonl, test/part-1.csv. A file of no split counts as `train`. Folders that `datasets`
-saved (save_to_disk) are read by what they say of themselves.
+metadata-test.parquet, validation.jsonl, test/part-1.csv. A file of no split counts as `train`. Folders saved by
+`datasets` (save_to_disk) are read by their own state.
 """
 
 import json
@@ -21,7 +21,7 @@ _SHARD = re.compile(r"(\w+)-\d{5}-of-\d{5}")
 
 
 def is_table(path: Path) -> bool:
-    """Whether the file's ending is one that is read as a table, in small letters or capitals."""
+    """Whether the file's suffix, in any case, is one that is read as a table."""
     return path.suffix.lower() in READERS
 
 
@@ -56,7 +56,7 @@ def table_files(source: str, split: str) -> list[Path]:
 
 
 def split_of(name: str) -> str | None:
-    """The split that a relative path names, the file's own name before its folders'."""
+    """The split named in a relative path, in the file's name before its folders' names."""
     for part in reversed(Path(name).parts):
         shard = _SHARD.match(part)
         words = [word for word in re.split(r"[\W_\d]+", part.lower()) if word in SPLITS]
@@ -118,5 +118,5 @@ def _saved(folder: Path) -> list[Path]:
         raise UserError(f"data {folder}: its state.json is not one that datasets.save_to_disk writes") from None
     if state.get("_indices_data_files"):
         raise UserError(f"data {folder}: was saved by an old version of `datasets` with an index beside it; save it "
-                        "anew with its flatten_indices().save_to_disk(...)")
+                        "again with its flatten_indices().save_to_disk(...)")
     return [folder / Path(name).name for name in names]

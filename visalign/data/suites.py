@@ -25,12 +25,12 @@ from visalign.media.samples import fit_square
 from visalign.storage.text_files import is_whole, read_lines, read_text
 
 MOST_BYTES = 240
-"""Of a prompt in a file's name, so that its number and ending still fit in 255."""
+"""Bytes of a prompt in a file's name, so that its number and suffix still fit in 255."""
 
 
 @dataclass(frozen=True)
 class SuitePrompt:
-    """One prompt of a suite: its number or name there, and what else its scripts want to find beside the images."""
+    """One prompt of a suite: its number or name there, and the metadata that its scripts expect beside the images."""
 
     prompt: str
     key: str
@@ -53,9 +53,9 @@ def _lines(path: Path) -> list[tuple[str, str]]:
 
 
 def _item(where: str, prompt: object, key: str, metadata: str = "") -> SuitePrompt:
-    """Raises UserError when the prompt is no text, or none that can be written down."""
+    """Raises UserError when the prompt is not text that can be encoded."""
     if not isinstance(prompt, str) or not prompt.strip() or not is_whole(prompt):
-        raise UserError(f"{where} has no prompt that is text")
+        raise UserError(f"{where} has no text as its prompt")
     return SuitePrompt(prompt.strip(), key, metadata)
 
 
@@ -100,7 +100,7 @@ def _read_vbench(path: Path) -> list[SuitePrompt]:
 
 
 def _as_png(entry: Entry, file: Path) -> None:
-    """An image under a name that ends in .png: its own bytes where it is one. Raises UserError when it is none."""
+    """An image under a name that ends in .png: as it is if a PNG. Raises UserError when it is not an image."""
     file.parent.mkdir(parents=True, exist_ok=True)
     image = read_image(entry.file, entry.path)
     with open_image(entry.file) as opened:
@@ -137,7 +137,7 @@ def _write_dpg(folder: Path, item: SuitePrompt, entries: list[Entry]) -> int:
 def _write_vbench(folder: Path, item: SuitePrompt, entries: list[Entry]) -> int:
     for k, entry in enumerate(entries):
         if entry.file.is_dir() or entry.modality() != "video":
-            raise UserError(f"suite vbench: {entry.path} is no video in one file")
+            raise UserError(f"suite vbench: {entry.path} is not a single video file")
         file = folder / f"{_file_name(item.prompt)}-{k}{entry.file.suffix.lower()}"
         if file.exists():
             raise UserError(f"suite vbench: two prompts would be named {file.name}")
@@ -146,7 +146,7 @@ def _write_vbench(folder: Path, item: SuitePrompt, entries: list[Entry]) -> int:
 
 
 def _file_name(prompt: str) -> str:
-    """A prompt as a file name; a slash is the one character that cannot stay. Raises UserError when it is too long."""
+    """A prompt as a file name; only a slash must be replaced. Raises UserError when it is too long."""
     if len(prompt.encode()) > MOST_BYTES:
         raise UserError(f"suite: the prompt '{shortened(prompt)}' is longer than a file's name may be ({MOST_BYTES} "
                         "bytes), and the suite's scripts read it from there")

@@ -1,4 +1,4 @@
-"""Which rows of a preference set can be used, and what becomes of the others (data.on_error)."""
+"""Which rows of a preference set are usable, and what happens to the others (data.on_error)."""
 
 import itertools
 import json
@@ -16,9 +16,9 @@ from visalign.storage.files import write_atomically
 
 
 class BrokenRows:
-    """What is done about rows that cannot be used: `stop` ends the run, `skip` counts, lists and bounds them.
+    """How unusable rows are handled: `stop` ends the run, `skip` counts, lists and bounds them.
 
-    patience: how many are looked for before a run ends, so that they can be mended together.
+    patience: how many are collected before a run ends, so that they can be fixed together.
     """
 
     def __init__(self, settings: DataSettings, patience: int = 1):
@@ -26,18 +26,18 @@ class BrokenRows:
         self.found: dict[str, None] = {}
 
     def note(self, error: UserError) -> None:
-        """Take down one row. Raises UserError where the run is to end."""
+        """Record one row. Raises UserError where the run has to end."""
         self.found[str(error)] = None
         if self.settings.on_error == "stop" and len(self.found) >= self.patience:
             self.check(0)
 
     def check(self, usable: int) -> None:
-        """Raise UserError when there may be no broken row, or too large a share is broken."""
+        """Raise UserError when broken rows are not allowed, or too many are broken."""
         broken, first = len(self.found), list(self.found)[:5]
         if broken and self.settings.on_error == "stop":
             at_least = "at least " * (broken >= self.patience)
             more = f" (the first of {at_least}{broken})" if broken > len(first) else ""
-            raise UserError(f"{'; '.join(first)}{more}; mend or remove such rows, or leave them out with "
+            raise UserError(f"{'; '.join(first)}{more}; fix or remove such rows, or leave them out with "
                             "data.on_error=skip")
         if broken and broken / (broken + usable) > self.settings.max_skipped:
             raise UserError(f"data {self.settings.path}: {broken} of {broken + usable} rows cannot be used, more than "
@@ -52,15 +52,15 @@ class BrokenRows:
 
 
 def check_pair_source(settings: DataSettings, compared: bool = True) -> list[str]:
-    """The prompts of a source, once each, after every row was read and every image's beginning.
+    """The distinct prompts of a source, after reading every row and the beginning of every image.
 
-    Of a hub set only the first pair is looked at, and no prompts are known. compared: whether the objective learns from
-    both images. Raises UserError for whatever can be known to be wrong before anything is loaded.
+    Of a hub set only the first pair is checked, and no prompts are known. compared: whether the objective learns from
+    both images. Raises UserError for every mistake that can be found before anything is loaded.
     """
     broken, prompts, pairs, same, local = BrokenRows(settings, 20), {}, 0, 0, is_local(settings)
     found = itertools.islice(read_pairs(settings, RowCounts(), broken.note, compared), None if local else 1)
     try:
-        for pair in tqdm(found, desc="looking at the pairs", unit="pair", leave=False, delay=2):
+        for pair in tqdm(found, desc="checking the pairs", unit="pair", leave=False, delay=2):
             try:
                 for data in pair.stored():
                     _probe(data, pair.where)
@@ -70,7 +70,7 @@ def check_pair_source(settings: DataSettings, compared: bool = True) -> list[str
             prompts[pair.prompt] = None
             pairs, same = pairs + 1, same + (pair.chosen == pair.rejected)
     except UserError:
-        broken.check(pairs)  # that no pair is left is explained by what is wrong with each
+        broken.check(pairs)  # where no pair is left, the faults of the rows explain it
         raise
     broken.check(pairs)
     if compared:
@@ -90,10 +90,10 @@ def check_different(source: str, pairs: int, same: int) -> None:
 
 
 def _probe(data: MediaReference, where: str) -> None:
-    """Raise UserError for what is no image by its beginning; nothing is decoded, and videos are not opened."""
+    """Raise UserError for what does not begin like an image; nothing is decoded, and videos are not opened."""
     if isinstance(data, str) and Path(data).is_dir() or is_video(data):
         return
     try:
         open_image(data).close()
     except BROKEN_IMAGE:
-        decode_image(data, where, 1)  # says what is wrong
+        decode_image(data, where, 1)  # raises with the reason

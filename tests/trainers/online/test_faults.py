@@ -231,7 +231,7 @@ def _then_training(collect):
     (["reward.models=[]"], "set exactly one of reward.models"), (["reward.models=colour_fulness"],
                                                                  "did you mean 'colourfulness'"),
     (["reward.models=[{reward: tiny-reward, dimension: beauty}]"], "has no dimension beauty"),
-    (["reward.models=[jpeg, jpeg]"], "are not distinct"), (["objective.name=flow_dpo"], "which is no objective"),
+    (["reward.models=[jpeg, jpeg]"], "are not distinct"), (["objective.name=flow_dpo"], "which is not an objective"),
     (["rollout.window={size: 9}"], "rollout.window.size 9 does not fit"),
     (["rollout.same_noise=true", "rollout.sampler=ode"], "all samples of a prompt the same"),
     (["rollout.prompts=missing.txt"], "prompts missing.txt: there is no such file"),
