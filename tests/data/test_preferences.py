@@ -2,6 +2,9 @@
 
 import io
 import json
+import re
+from dataclasses import replace
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -207,3 +210,34 @@ def test_users_by_number_are_the_same_in_any_kind_of_table(tmp_path):
     assert row_user({"user": float("nan")}, "row 1") is None
     with pytest.raises(BadRow, match="row 1: 'user' is neither text nor a whole number"):
         row_user({"user": ["Ann"]}, "row 1")
+
+
+@pytest.mark.parametrize("given, said", [("0.3", "'chance' is 0.3 (allowed: 0.5"), ("1.2", "'chance' is 1.2"),
+                                         ("sure", "'chance' is 'sure', not a number")])
+def test_a_chance_that_is_none_is_refused(tmp_path, pairs_file, given, said):
+    row = json.loads(pairs_file.read_text().splitlines()[0]) | {"chance": given}
+    pairs_file.write_text(json.dumps(row))
+    with pytest.raises(UserError, match=re.escape(said)):
+        list(read_pairs(DataSettings(path=str(pairs_file))))
+
+
+def test_a_chance_comes_through_the_table_of_pairs(tmp_path, pairs_file):
+    rows = [json.loads(line) for line in pairs_file.read_text().splitlines()]
+    pairs_file.write_text("\n".join(json.dumps(row | {"Chance": chance}) for row, chance in
+                                    zip(rows, (0.5, 0.7, 1, None, "", 0.9), strict=True)))
+    pairs = list(read_pairs(DataSettings(path=str(pairs_file))))
+    assert [pair.chance for pair in pairs] == [0.5, 0.7, 1, 1, 1, 0.9]
+    held = [replace(pair, chosen=Path(pair.chosen).read_bytes(), rejected=Path(pair.rejected).read_bytes())
+            for pair in pairs]
+    save_pairs(held, tmp_path / "pairs.parquet")
+    assert [replace(pair, where="") for pair in read_saved_pairs(tmp_path / "pairs.parquet")] == \
+        [replace(pair, where="") for pair in held]
+
+
+def test_a_chance_speaks_of_the_overall_vote_only(tmp_path, video_pairs_file):
+    lines = video_pairs_file.read_text().splitlines()
+    video_pairs_file.write_text("\n".join([f"{lines[0]},Overall,chance", f"{lines[1]},B,0.75"]))
+    [pair] = read_pairs(DataSettings(path=str(video_pairs_file)))
+    assert pair.chance == 0.75 and pair.chosen.endswith("red-B.mp4")
+    with pytest.raises(UserError, match="'chance' speaks of Overall, and this pair is decided by VQ"):
+        list(read_pairs(DataSettings(path=str(video_pairs_file), dimensions={"VQ": 1.0})))

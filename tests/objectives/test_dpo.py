@@ -1,5 +1,6 @@
 """Diffusion-DPO and Flow-DPO: numbers worked out by hand."""
 
+import dataclasses
 import math
 
 import pytest
@@ -91,3 +92,56 @@ def test_mean_over_pairs():
 def test_impossible_settings_are_refused(settings, named):
     with pytest.raises(ValueError, match=named):
         DiffusionDPO(**settings)
+
+
+def soft(chance, **given):
+    return dataclasses.replace(errors(**HAND | given), chance=torch.tensor([chance]))
+
+
+@pytest.mark.parametrize("settings", [{}, {"link": "hinge"}, {"link": "ipo"}, {"label_smoothing": 0.1},
+                                      {"flip_rate": 0.2, "sft_weight": 0.3}, {"margin": 0.7}])
+def test_a_certain_label_is_the_loss_without_a_chance_to_the_bit(settings):
+    method = DiffusionDPO(beta=2000, **settings)
+    for chosen in (0.9, 1.0, 1.17, 1.3):
+        plain, certain = errors(chosen, 1.2), dataclasses.replace(errors(chosen, 1.2), chance=torch.ones(1))
+        losses = [method(each).loss for each in (plain, certain)]
+        gradients = [torch.autograd.grad(loss, each.chosen)[0]
+                     for loss, each in zip(losses, (plain, certain), strict=True)]
+        assert torch.equal(*losses) and torch.equal(*gradients)
+
+
+def test_a_soft_label_mixes_both_directions():
+    # 0.7 * 0.313262 + 0.3 * 1.313262 = 0.613262
+    assert DiffusionDPO(beta=10)(soft(0.7)).loss.item() == pytest.approx(0.613262, abs=1e-6)
+
+
+@pytest.mark.parametrize("method", [DiffusionDPO, FlowDPO])
+def test_label_smoothing_is_one_chance_for_all(method):
+    expected = method(beta=10, label_smoothing=0.1)(errors(**HAND)).loss.item()
+    assert method(beta=10)(soft(0.9)).loss.item() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("chance", [0.5, 0.8, 1.0])
+def test_at_the_reference_a_soft_label_scales_the_gradient(chance):
+    # d/dE_w = (2p - 1) * sigmoid(0) * beta / 2
+    pair = soft(chance, chosen=0.9, rejected=1.3, ref_chosen=0.9, ref_rejected=1.3)
+    gradient = torch.autograd.grad(DiffusionDPO(beta=5000)(pair).loss, pair.chosen)[0]
+    assert gradient.item() == pytest.approx(1250 * (2 * chance - 1), abs=1e-3)
+
+
+def test_the_best_margin_under_a_soft_label_is_its_log_odds():
+    p, z = 0.8, torch.tensor([math.log(0.8 / 0.2)], requires_grad=True)
+    zero = torch.zeros(1)
+    pair = PairErrors(-2 * z / 10, zero, zero, zero, zero, zero, chance=torch.tensor([p]))
+    assert torch.autograd.grad(DiffusionDPO(beta=10)(pair).loss, z)[0].item() == pytest.approx(0, abs=1e-6)
+
+
+def test_ipo_under_a_soft_label_aims_at_a_smaller_margin():
+    # h 0.1, c = 1 / (2 tau) = 0.5, p 0.8: 0.8 * 0.16 + 0.2 * 0.36 = 0.2 = (h - 0.6 c)^2 + c^2 (1 - 0.36)
+    loss = DiffusionDPO(beta=10, link="ipo", ipo_tau=1.0)(soft(0.8)).loss.item()
+    assert loss == pytest.approx(0.2, abs=1e-6) and loss == pytest.approx(0.2**2 + 0.25 * 0.64, abs=1e-6)
+
+
+def test_hinge_under_a_soft_label():
+    # z 0.5: 0.8 * 0.5 + 0.2 * 1.5 = 0.7
+    assert DiffusionDPO(beta=5, link="hinge")(soft(0.8)).loss.item() == pytest.approx(0.7, abs=1e-6)

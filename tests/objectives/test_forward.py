@@ -8,6 +8,7 @@ import torch
 from visalign.objectives.backprop import DRaFT
 from visalign.objectives.forward import AWM, RAFT, DiffusionNFT
 from visalign.objectives.online import NoisedTerms, RewardTerms
+from visalign.objectives.policy import D3PO
 from visalign.processes import Flow
 
 FLOW = Flow()
@@ -114,6 +115,16 @@ def test_raft_takes_the_best_above_the_mean():
     assert RAFT(keep=2).select(advantages, trained, groups) == [(0,), (2,)]
 
 
+def test_group_draws_keep_groups_whole():
+    advantages = torch.tensor([0.5, -1.0, 0.0, 0.0, 1.0, math.nan, -1.0, 1.0])
+    groups, trained = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3]), advantages.nan_to_num(0.0) != 0
+    grouped = DiffusionNFT(draws="group")
+    # group 1 teaches nothing, and group 2 lacks a reward
+    assert grouped.select(advantages, trained, groups) == [(0, 1), (6, 7)] and grouped.unit_size(2) == 2
+    assert DiffusionNFT().select(advantages, trained, groups) == [(0,), (1,), (4,), (6,), (7,)]
+    assert DiffusionNFT().unit_size(2) == 1 and D3PO().unit_size(8) == 2
+
+
 def test_draft_is_the_reward_s_own_gradient():
     weights = torch.randn(6, dtype=torch.float64)
     x = torch.randn(2, 6, dtype=torch.float64, requires_grad=True)
@@ -123,7 +134,8 @@ def test_draft_is_the_reward_s_own_gradient():
 
 @pytest.mark.parametrize("build", [lambda: DiffusionNFT(mixing=0), lambda: AWM(clip=0), lambda: AWM(decay_max=1),
                                    lambda: RAFT(keep=0), lambda: DRaFT(last_steps=0), lambda: RAFT(times=0),
-                                   lambda: RAFT(noisiest=0), lambda: RAFT(time_shift=0)])
+                                   lambda: RAFT(noisiest=0), lambda: RAFT(time_shift=0), lambda: RAFT(draws="group"),
+                                   lambda: AWM(draws="group", best_of=2)])
 def test_settings_that_make_no_sense_are_refused(build):
-    with pytest.raises(ValueError):
+    with pytest.raises((ValueError, TypeError)):
         build()

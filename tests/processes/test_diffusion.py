@@ -108,3 +108,28 @@ def test_the_step_to_clean_data_has_no_log_prob():
     x = torch.randn(2, 1, 2, 2)
     mean, std = process().moments(x, x, torch.tensor([10, 10]), torch.tensor([-1, -1]), "ddim", 1.0)
     assert (std == 0).all() and normal_log_prob(x, mean, std).isnan().all()
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("dtype, atol", [(torch.float64, 1e-13), (torch.float32, 1e-5)])
+def test_target_at_a_noised_point_is_the_target(kind, dtype, atol):
+    x0, noise, t = make()
+    x0, noise, diffusion = x0.to(dtype), noise.to(dtype), process(kind)
+    found = diffusion.target_at(x0, diffusion.add_noise(x0, noise, t), t)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found, diffusion.target(x0, noise, t), atol=atol, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_target_at_any_point_leads_straight_to_the_data(kind):
+    x0, x_t, t = make()
+    diffusion = process(kind)
+    torch.testing.assert_close(diffusion.x0_from(diffusion.target_at(x0, x_t, t), x_t, t), x0, atol=1e-4, rtol=1e-4)
+
+
+def test_target_at_by_hand():
+    # alphas_cumprod 0.64: alpha 0.8, sigma 0.6; x0 1, x_t 1.4 -> eps = (1.4 - 0.8) / 0.6 = 1, v = 0.8 - 0.6
+    x0, x_t, t = torch.ones(1, 1), torch.full((1, 1), 1.4), torch.tensor([0])
+    for kind, expected in (("epsilon", 1.0), ("v_prediction", 0.2)):
+        found = Diffusion(torch.tensor([0.64]), kind).target_at(x0, x_t, t).item()
+        assert found == pytest.approx(expected, abs=1e-6)

@@ -102,3 +102,20 @@ def test_shifted_logit_normal_has_the_quantiles_worked_out_by_hand():
 def test_unknown_sampler_is_named():
     with pytest.raises(ValueError, match="cosine"):
         sample_unit_times(1, "cosine", 1.0, torch.Generator())
+
+
+@pytest.mark.parametrize("dtype, atol", [(torch.float64, 1e-13), (torch.float32, 1e-5)])
+def test_target_at_a_noised_point_is_the_target(dtype, atol):
+    x0, noise, t = (each.to(dtype) for each in make())
+    flow = Flow()
+    found = flow.target_at(x0, flow.add_noise(x0, noise, t), t)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found, flow.target(x0, noise, t), atol=atol, rtol=0)
+
+
+def test_target_at_any_point_leads_straight_to_the_data():
+    # by hand: x0 1, x_t 0.4, t 0.4 -> (0.4 - 1) / 0.4 = -1.5, and 0.4 - 0.4 * -1.5 = 1
+    flow, x0, x_t, t = Flow(), torch.ones(1, 1), torch.full((1, 1), 0.4), torch.tensor([0.4])
+    assert flow.target_at(x0, x_t, t).item() == pytest.approx(-1.5)
+    assert flow.x0_from(flow.target_at(x0, x_t, t), x_t, t).item() == pytest.approx(1.0)
+    assert flow.step(flow.target_at(x0, x_t, t), x_t, t, torch.zeros(1)).item() == pytest.approx(1.0)

@@ -11,7 +11,7 @@ from visalign.data.rows import hashed_user
 from visalign.data.seed_preferences import read_seed_preferences
 from visalign.errors import UserError
 from visalign.votes import Matchup, MatchupSide, Vote, VoteDatabase, export_votes
-from visalign.votes.export import majority
+from visalign.votes.export import majority, majority_share
 
 
 @pytest.fixture
@@ -82,3 +82,22 @@ def test_each_voter_s_rows_name_him_by_a_hash_alone(book, tmp_path):
     pairs = read_pairs(DataSettings(path=str(done.comparisons)))
     assert [pair.user for pair in pairs] == [ann.user, bob.user, ann.user]
     assert "user" not in export_votes(book, tmp_path / "majority").comparisons.read_text()
+
+
+@pytest.mark.parametrize("choices, share", [
+    (["a", "a", "b"], 2 / 3), (["b", "b", "tie", "a"], 0.625), (["a", "skip"], 1), (["a", "b"], None), (["tie"], None),
+    ([None], None)])
+def test_majority_share(choices, share):
+    assert majority_share(choices) == (None if share is None else pytest.approx(share))
+
+
+def test_how_many_agreed_becomes_the_chance_of_the_label(book, tmp_path):
+    for i, choices in enumerate((("a", "a", "b"), ("b", "b", "b"), ("tie", "tie", "a"))):
+        for voter, choice in zip(("ann", "ben", "cem"), choices, strict=True):
+            book.vote(Vote(f"c{i}", voter, choice, "b"))
+    done = {chance: export_votes(book, tmp_path / str(chance), chance=chance) for chance in (False, True)}
+    read = {chance: list(read_pairs(DataSettings(path=str(each.comparisons)))) for chance, each in done.items()}
+    assert [pair.chance for pair in read[True]] == pytest.approx([2 / 3, 1])
+    assert [pair.chance for pair in read[False]] == [1, 1]
+    with pytest.raises(UserError, match="choose one of them"):
+        export_votes(book, tmp_path / "both", per_voter=True, chance=True)

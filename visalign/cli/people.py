@@ -118,11 +118,13 @@ def votes_draw(config: str, overrides: tuple[str, ...], out: Path, pairs: int, r
 @out_option(None, "Default: FOLDER/export.")
 @click.option("--per-voter", is_flag=True, help="A row for every vote, with a hash of who gave it, instead of the "
               "majority's.")
-def votes_export(folder: Path, out: Path | None, per_voter: bool) -> None:
+@click.option("--chance", is_flag=True, help="Add the share that voted with the majority: for DPO, the chance that "
+              "it is right.")
+def votes_export(folder: Path, out: Path | None, per_voter: bool, chance: bool) -> None:
     """Write comparisons.csv, which `train` and `reward train` read, and D3PO's tables, from a demo's FOLDER."""
     from visalign.votes import VoteDatabase, export_votes
 
-    done = export_votes(existing(folder, VoteDatabase), out or folder / "export", per_voter)
+    done = export_votes(existing(folder, VoteDatabase), out or folder / "export", per_voter, chance)
     click.echo(f"{done.decided} decided pairs, {done.ties} ties, {done.skipped} only skipped: {done.comparisons}")
     for table in done.rollouts:
         click.echo(f"for D3PO: {table}")

@@ -12,11 +12,12 @@ from pathlib import Path
 
 from visalign.data.generations import MEDIA_KEYS
 from visalign.data.preference_pair import PreferencePair
-from visalign.data.rows import BadRow, media_reference, row_number, row_prompt, row_user, take
+from visalign.data.rows import BadRow, media_reference, row_chance, row_number, row_prompt, row_user, take
 from visalign.errors import UserError, nearest
 
 KNOWN = ("VQ", "MQ", "TA", "visual quality", "temporal consistency", "dynamic degree", "text-to-video alignment",
          "factual consistency")
+_OVERALL = "Overall"
 SIDES = {"a": 1.0, "b": -1.0, "same": 0.0, "tie": 0.0}
 _PROMPTS = ("prompt", "text prompt")
 
@@ -39,7 +40,11 @@ def from_comparison(row: dict, where: str, root: Path, weights: dict[str, float]
     margin = weighed(votes, weights)
     media = [media_reference(take(row, key, where), key, where, root) for key in keys]
     prompt = row_prompt(row, _prompt_key(row), where)
-    return [] if margin == 0 else [_pair(prompt, *media, margin, where, row_user(row, where))]
+    chance = row_chance(row, where)
+    if chance < 1 and set(votes) != {_OVERALL}:
+        raise BadRow(f"{where}: 'chance' speaks of {_OVERALL}, and this pair is decided by {', '.join(votes)}; leave "
+                     "out the column, or data.dimensions")
+    return [] if margin == 0 else [_pair(prompt, *media, margin, where, chance, row_user(row, where))]
 
 
 class Ratings:
@@ -73,8 +78,8 @@ def directions(row: dict, where: str, weights: dict[str, float] | None) -> dict[
     """The user's weights, or else `Overall` where the row has it, or all known dimensions with equal weight."""
     if weights:
         return weights
-    if row.get("Overall") not in (None, ""):
-        return {"Overall": 1.0}
+    if row.get(_OVERALL) not in (None, ""):
+        return {_OVERALL: 1.0}
     found = [name for name in KNOWN if name in row]
     if not found:
         raise BadRow(f"{where}: the dimensions are not recognised; name columns and their weights in "
@@ -114,6 +119,7 @@ def _prompt_key(row: dict) -> str:
     return next((key for key in _PROMPTS if key in row), _PROMPTS[0])
 
 
-def _pair(prompt: str, first, second, margin: float, where: str, user: str | None = None) -> PreferencePair:
+def _pair(prompt: str, first, second, margin: float, where: str, chance: float = 1.0,
+          user: str | None = None) -> PreferencePair:
     chosen, rejected = (first, second) if margin > 0 else (second, first)
-    return PreferencePair(prompt, chosen, rejected, where, abs(margin), user=user)
+    return PreferencePair(prompt, chosen, rejected, where, abs(margin), chance=chance, user=user)

@@ -20,6 +20,7 @@ from visalign.data.rows import (
     BadRow,
     media_reference,
     plain_names,
+    row_chance,
     row_number,
     row_prompt,
     row_strength,
@@ -35,7 +36,8 @@ Converter = Callable[[dict, str, Roots], list[PreferencePair] | None]
 IMAGE_LISTS = ("file_path", "image_path", "image_paths", "images", "image")
 TIES = {"tie", "same", "draw", "equal"}
 NAMES = frozenset(("prompt", "chosen", "rejected", "tie", "label", "strength", "chosen_reward", "rejected_reward",
-                   "user", "path1", "path2", "rank", "human_preference", *IMAGE_LISTS, *CAPTION_KEYS, *MEDIA_KEYS))
+                   "chance", "user", "path1", "path2", "rank", "human_preference", *IMAGE_LISTS, *CAPTION_KEYS,
+                   *MEDIA_KEYS))
 
 
 @dataclass(frozen=True)
@@ -199,7 +201,7 @@ def _from_table(row: dict, where: str, roots: Roots) -> list[PreferencePair]:
     rejected = None if row.get("rejected") in (None, "") else media_reference(row["rejected"], "rejected", where, roots)
     return [PreferencePair(prompt, media_reference(take(row, "chosen", where), "chosen", where, roots), rejected, where,
                  row_strength(row, where), row_number(row, "chosen_reward", where),
-                 row_number(row, "rejected_reward", where), row_user(row, where))]
+                 row_number(row, "rejected_reward", where), row_chance(row, where), row_user(row, where))]
 
 
 def _is_table(row: dict, weights: dict | None) -> bool:

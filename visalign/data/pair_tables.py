@@ -11,7 +11,7 @@ from visalign.data.preference_pair import PreferencePair
 from visalign.data.preferences import read_pairs
 from visalign.storage.files import write_atomically
 
-PAIR_COLUMNS = ("prompt", "chosen", "rejected", "strength", "chosen_reward", "rejected_reward", "where")
+PAIR_COLUMNS = ("prompt", "chosen", "rejected", "strength", "chosen_reward", "rejected_reward", "chance", "where")
 
 
 def save_pairs(pairs: list[PreferencePair], file: Path) -> None:

@@ -14,8 +14,9 @@ PAIR_FRAMES = 16
 class PreferencePair:
     """A prompt and two images or videos (bytes or paths), the chosen one preferred; `where` names its row.
 
-    rejected: None for a captioned medium alone. user: the annotator, hashed; None where unknown. repeats: how often it
-    occurs in the data.
+    rejected: None for a captioned medium alone. strength: how much better the chosen one is. chance: the probability
+    that it is better at all (1: certain). user: the annotator, hashed; None where unknown. repeats: how often it occurs
+    in the data.
     """
 
     prompt: str
@@ -25,6 +26,7 @@ class PreferencePair:
     strength: float = 1.0
     chosen_reward: float | None = None
     rejected_reward: float | None = None
+    chance: float = 1.0
     user: str | None = None
     repeats: int = 1
 

@@ -109,6 +109,15 @@ def row_strength(row: dict, where: str) -> float:
     return strength
 
 
+def row_chance(row: dict, where: str) -> float:
+    """How probable it is that the preference is right; 1 where nothing is said."""
+    chance = row_number(row, "chance", where, 1.0)
+    if not 0.5 <= chance <= 1:
+        raise BadRow(f"{where}: 'chance' is {chance:g} (allowed: 0.5, nobody knows, to 1, certain; below 0.5 the other "
+                     "sample is the preferred one)")
+    return chance
+
+
 def row_number(row: dict, key: str, where: str, default: float | None = None) -> float | None:
     value = row.get(key)
     if value is None or value == "":

@@ -91,12 +91,13 @@ def _carried(process: Diffusion | Flow, scheduler) -> tuple[Tensor, bool]:
         first, second = own.timesteps[:2]
         t, t_next = (process.time_of(torch.as_tensor([float(time)])) for time in (first, second))
         scale = getattr(own, "scale_model_input", lambda sample, time: sample)
-        seen, nothing = process.add_noise(x0, torch.zeros_like(x0), t), torch.zeros_like(x0)
+        nothing = torch.zeros_like(x0)
+        seen = process.add_noise(x0, nothing, t)
         options = {name: None for name in ("old_pred_original_sample", "timestep_back")
                    if name in inspect.signature(own.step).parameters}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            after = own.step(model_output=process.target(x0, nothing, t), timestep=first,
+            after = own.step(model_output=process.target_at(x0, seen, t), timestep=first,
                              sample=seen / scale(torch.ones(1), first), return_dict=False, **options)[0]
         ends.append(scale(after, second))
         expected.append(process.add_noise(x0, nothing, t_next))

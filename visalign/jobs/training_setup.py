@@ -21,7 +21,7 @@ from visalign.rewards import for_modality, load_reward
 from visalign.sampling.encoding_cache import EncodingCache
 from visalign.sampling.feedback import feedback_pairs, rescored
 from visalign.storage.run_folder import RunFolder
-from visalign.trainers.offline.encoded_pairs import check_items, encode_pairs, standardised
+from visalign.trainers.offline.encoded_pairs import check_items, digest_entry, encode_pairs, standardised
 from visalign.trainers.offline.loop import OfflineTrainer
 from visalign.trainers.online.collect import PromptTask, prompt_tasks_of
 from visalign.trainers.online.loop import OnlineTrainer, check_arithmetic
@@ -68,8 +68,7 @@ def build_offline(config: OfflineConfig, generator: Generator, run: RunFolder, a
     objective, broken = build_objective(config.objective), BrokenRows(config.data)
     items = encode_pairs(prepare_pairs(config, generator, run, accelerator, broken), cache, accelerator, broken)
     check_items(config.taught_by(), items, broken, "rejected" in objective.needs)
-    keep_digest(run, [(i.prompt, i.chosen_key, i.rejected_key, i.strength, *((i.user,) if i.user else ()))
-                      for i in items], "pairs")
+    keep_digest(run, [digest_entry(item) for item in items], "pairs")
     if accelerator.is_main_process:
         broken.write(run.path / "skipped.jsonl")
     if "rewards" in objective.needs:

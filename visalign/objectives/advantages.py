@@ -23,12 +23,18 @@ from visalign.validation.ranges import FewOrNone, Portion, Positive, Ranged, Rew
 
 class Advantages(NamedTuple):
     """advantages: float64 [n], NaN where a sample has no reward. trained: bool [n], which samples the update may use.
-    clipped: bool [n]. zero_std: share of the groups in which all rewards are alike."""
+    clipped: bool [n]. zero_std: share of the groups in which all rewards are alike. by_term: float64 [n, T] where a
+    rule tells a sample's terms apart, column k for the view's k-th term; samples are still selected by `advantages`."""
 
     advantages: Tensor
     trained: Tensor
     clipped: Tensor
     zero_std: float
+    by_term: Tensor | None = None
+
+    def of_terms(self) -> Tensor:
+        """What the terms of the samples are taught: [n], every term the same, or [n, T]."""
+        return self.advantages if self.by_term is None else self.by_term
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ from typing import ClassVar, NamedTuple, Protocol
 
 from torch import Tensor
 
+from visalign.validation.ranges import Ranged
+
 
 @dataclass(frozen=True)
 class PairErrors:
@@ -13,7 +15,7 @@ class PairErrors:
     An error is the squared distance between prediction and target, averaged over all non-batch dimensions. `chosen`
     and `rejected` are the policy's, `ref_*` the frozen reference's; what an objective does not need is None.
     `noise_fraction` is 0 at data and 1 at pure noise. `strength` says how much better the chosen sample is (1 where
-    the data do not say). Rewards are standardised.
+    the data do not say), `chance` how probable it is that it is better at all (1: certain). Rewards are standardised.
     """
 
     chosen: Tensor
@@ -24,6 +26,7 @@ class PairErrors:
     ref_rejected: Tensor | None = None
     chosen_reward: Tensor | None = None
     rejected_reward: Tensor | None = None
+    chance: Tensor | float = 1.0
 
 
 class Outcome(NamedTuple):
@@ -34,9 +37,23 @@ class Outcome(NamedTuple):
 
 
 class Objective(Protocol):
-    """Settings and loss of one method. `needs` is a subset of {"rejected", "reference", "rewards"}."""
+    """Settings and loss of one method.
 
-    process: ClassVar[str]  # "diffusion", "flow" or "any"
+    process: "diffusion", "flow" or "any". needs: subset of {"rejected", "reference", "rewards"}. states: where the
+    noised latents come from at which the errors are taken, a name in `trainers.offline.states.STATES`.
+    """
+
+    process: ClassVar[str]
     needs: ClassVar[frozenset[str]]
+    states: ClassVar[str]
 
     def __call__(self, errors: PairErrors) -> Outcome: ...
+
+
+@dataclass(frozen=True)
+class OfflineBase(Ranged):
+    """What most offline methods share: any process, the chosen samples alone, noised at a random time."""
+
+    process: ClassVar[str] = "any"
+    needs: ClassVar[frozenset[str]] = frozenset()
+    states: ClassVar[str] = "noised"

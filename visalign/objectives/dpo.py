@@ -6,8 +6,12 @@ Diffusion-DPO: Wallace et al. 2023 (arXiv 2311.12908), eq. 14. Flow-DPO: Liu et 
 
 where E = mean squared prediction error, at the same time and noise for both samples of a pair.
 
-Differs from the papers in: nothing with the default settings. The options are cDPO and rDPO label noise, IPO and
-hinge (SLiC) links, the RPO regulariser, and a margin that grows with the strength of the preference.
+Differs from the papers in: nothing with the default settings and certain labels. The options are cDPO and rDPO label
+noise, IPO and hinge (SLiC) links, the RPO regulariser, and a margin that grows with the strength of the preference.
+
+A soft label, the chance p that the chosen sample is really better, takes the loss's mean over both labels,
+p l(z) + (1 - p) l(-z), with every link: p = 1 is the loss above, p = 1 - e for all pairs is cDPO with e, p = 1/2 pulls
+to the reference, and IPO's target 1/(2 tau) becomes (2p - 1)/(2 tau) up to a constant.
 Recipes: configs/sdxl_dpo.yaml, configs/sd3_flow_dpo.yaml.
 """
 
@@ -18,14 +22,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from visalign.objectives.base import Outcome, PairErrors
+from visalign.objectives.base import OfflineBase, Outcome, PairErrors
 from visalign.objectives.label_noise import check_label_noise, noisy_label_loss
 from visalign.objectives.registry import register
-from visalign.validation.ranges import Positive, Ranged, UnderHalf, Weight
+from visalign.validation.ranges import Positive, UnderHalf, Weight
 
 
 @dataclass(frozen=True)
-class PreferenceOptions(Ranged):
+class PreferenceOptions(OfflineBase):
     """Options both methods share.
 
     beta: strength of the pull towards the reference; errors are means over dimensions, hence thousands.
@@ -58,7 +62,7 @@ class PreferenceOptions(Ranged):
     def __call__(self, errors: PairErrors) -> Outcome:
         h = unscaled_margin(errors) * self.time_weight(errors.noise_fraction)
         z = self.beta * h
-        loss = self._link_loss(z - self.margin * errors.strength, h).mean()
+        loss = self._expected_loss(z - self.margin * errors.strength, h, errors.chance).mean()
         if self.sft_weight:
             loss = loss + self.sft_weight * errors.chosen.mean()
         scale = -0.5 * self.beta * self.time_weight(errors.noise_fraction)
@@ -68,6 +72,10 @@ class PreferenceOptions(Ranged):
             "reward_chosen": (scale * (errors.chosen - errors.ref_chosen)).detach(),
             "reward_rejected": (scale * (errors.rejected - errors.ref_rejected)).detach(),
         })
+
+    def _expected_loss(self, z: Tensor, h: Tensor, chance: Tensor | float) -> Tensor:
+        """Mean of the loss over the label, which is right with probability `chance`, [B]."""
+        return chance * self._link_loss(z, h) + (1 - chance) * self._link_loss(-z, -h)
 
     def _link_loss(self, z: Tensor, h: Tensor) -> Tensor:
         if self.link == "hinge":

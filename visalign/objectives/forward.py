@@ -30,12 +30,15 @@ from visalign.validation.ranges import Few, Fraction, Positive, SamplingSteps, S
 class ForwardMethod(OnlineBase):
     """times: how many times are drawn for each sample. time_sampling: `grid` takes a random choice of the sampler's own
     times without repetition, its last one excepted; the others are as in offline training, shifted by time_shift.
-    noisiest: keep to this share of the grid, from pure noise down."""
+    noisiest: keep to this share of the grid, from pure noise down.
+    draws: `group` takes the same times and noise for all samples of a prompt, so that only the samples differ; groups
+    are then trained on whole."""
 
     times: SamplingSteps = 4
     time_sampling: Literal["grid", "uniform", "logit_normal", "shifted"] = "grid"
     time_shift: Shift = 3.0
     noisiest: Share = 1.0
+    draws: Literal["sample", "group"] = "sample"
 
     view: ClassVar[str] = "noised"
 
@@ -150,6 +153,8 @@ class RAFT(ForwardMethod):
 
     keep: Few = 1
     beta_kl: Weight = 0.0
+
+    draws: ClassVar[str] = "sample"  # it takes groups apart
 
     def __post_init__(self):
         super().__post_init__()

@@ -67,19 +67,22 @@ class RewardTerms:
 class OnlineObjective(Protocol):
     """Settings and loss of one method. needs: subset of {"reference", "old_mean", "old"}.
 
-    `select` picks the samples of an update as units of `unit` indices; a unit is never torn apart. The loss must be a
-    mean over the micro-batch, so that the loop can weigh micro-batches by their size.
+    `select` picks the samples of an update as units of `unit_size` indices; a unit is never torn apart. The loss must
+    be a mean over the micro-batch, so that the loop can weigh micro-batches by their size. draws: whose own the times
+    and the noise of a `noised` view are, a "sample"'s or a "group"'s.
     """
 
     process: ClassVar[str]
     view: ClassVar[str]
-    unit: ClassVar[int]
+    draws: ClassVar[str]
 
     @property
     def least_group(self) -> int: ...
 
     @property
     def needs(self) -> frozenset[str]: ...
+
+    def unit_size(self, group_size: int) -> int: ...
 
     def select(self, advantages: Tensor, trained: Tensor, groups: Tensor) -> list[tuple[int, ...]]: ...
 
@@ -94,12 +97,20 @@ class OnlineBase(Ranged):
 
     best_of: keep only this many samples of each group, half of them the best and half the worst (DanceGRPO's
     best-of-n); 0 keeps all.
+
+    A method with draws "group" sees whole groups, each at the same times with the same noise, so that what differs
+    between samples of a prompt is not blurred by what was drawn: a group is then a unit.
     """
 
     best_of: FewOrNone = 0
 
     process: ClassVar[str] = "any"
     unit: ClassVar[int] = 1
+    draws: ClassVar[str] = "sample"
+
+    def unit_size(self, group_size: int) -> int:
+        """Samples that the loss compares, and that one process therefore holds."""
+        return group_size if self.draws == "group" else self.unit
 
     @property
     def least_group(self) -> int:
@@ -110,8 +121,13 @@ class OnlineBase(Ranged):
         super().__post_init__()
         if self.best_of % 2:
             raise ValueError(f"best_of must be an even number, half best and half worst, got {self.best_of}")
+        if self.best_of and self.draws == "group":
+            raise ValueError(f"best_of {self.best_of} leaves samples out, and draws group trains on whole groups: set "
+                             "one of them")
 
     def select(self, advantages: Tensor, trained: Tensor, groups: Tensor) -> list[tuple[int, ...]]:
+        if self.draws == "group":
+            return whole_groups(advantages, trained, groups)
         if not self.best_of:
             return [(i,) for i in trained.nonzero().flatten().tolist()]
         kept: list[int] = []
@@ -130,6 +146,12 @@ class OnlineBase(Ranged):
 def members_of(groups: Tensor) -> list[Tensor]:
     """Indices of each group's samples, in order of first appearance."""
     return [(groups == g).nonzero().flatten() for g in dict.fromkeys(groups.tolist())]
+
+
+def whole_groups(advantages: Tensor, trained: Tensor, groups: Tensor) -> list[tuple[int, ...]]:
+    """The groups of which every sample has an advantage and at least one is trained on."""
+    return [tuple(members.tolist()) for members in members_of(groups)
+            if trained[members].any() and not advantages[members].isnan().any()]
 
 
 def mean_square(a: Tensor, b: Tensor) -> Tensor:

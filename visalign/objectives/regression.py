@@ -14,18 +14,15 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from visalign.objectives.base import Outcome, PairErrors
+from visalign.objectives.base import OfflineBase, Outcome, PairErrors
 from visalign.objectives.registry import register
-from visalign.validation.ranges import Exponent, Positive, Ranged
+from visalign.validation.ranges import Exponent, Positive
 
 
 @register("offline", "sft")
 @dataclass(frozen=True)
-class SFT:
+class SFT(OfflineBase):
     """Denoising loss on the chosen samples; works with every process."""
-
-    process: ClassVar[str] = "any"
-    needs: ClassVar[frozenset[str]] = frozenset()
 
     def __call__(self, errors: PairErrors) -> Outcome:
         return Outcome(errors.chosen.mean(), {"chosen_error": errors.chosen.detach()})
@@ -33,7 +30,7 @@ class SFT:
 
 @register("offline", "flow_rwr")
 @dataclass(frozen=True)
-class FlowRWR(Ranged):
+class FlowRWR(OfflineBase):
     """tau: temperature; clip: largest r / tau; standardise: rewards over the whole data set or within a prompt."""
 
     tau: Positive = 1.0

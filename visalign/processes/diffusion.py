@@ -69,6 +69,15 @@ class Diffusion:
         alpha, sigma = self._alpha_sigma(t, x0)
         return alpha * noise - sigma * x0
 
+    def target_at(self, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """The prediction that leads from x_t, however it was reached, straight to x0: eps = (x_t - alpha x0) / sigma,
+        or v of that eps.
+
+        `target` where x_t is `add_noise` of x0.
+        """
+        alpha, sigma = self._alpha_sigma(t, x_t)
+        return self.target(x0, (x_t - alpha * x0) / sigma, t)
+
     def x0_from(self, prediction: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         alpha, sigma = self._alpha_sigma(t, x_t)
         if self.prediction_type == "epsilon":

@@ -51,6 +51,13 @@ class Flow:
     def target(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         return noise - x0
 
+    def target_at(self, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """The velocity that leads from x_t, however it was reached, straight to x0: (x_t - x0) / t, for t > 0.
+
+        `target` where x_t is `add_noise` of x0. Its rounding errors grow as 1 / t.
+        """
+        return (x_t - x0) / per_sample(t, x_t)
+
     def x0_from(self, prediction: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         return x_t - per_sample(t, x_t) * prediction
 

@@ -76,6 +76,7 @@ def rescored(pairs: Iterator[PreferencePair], reward: Reward, rerank: bool, fram
            on_broken: Callable[[UserError], None], batch: int = 32) -> Iterator[PreferencePair]:
     """The same pairs with both rewards filled in; with `rerank`, flipped where the reward disagrees.
 
+    A chance that came with the label is that of the label, so it goes where the reward decides in its place.
     on_broken: called for a pair that cannot be read, which is then left out.
     """
     held: list[PreferencePair] = []
@@ -102,6 +103,7 @@ def _score(held: list[PreferencePair], reward: Reward, rerank: bool, frames: int
         return
     scores = finite_scores(reward, samples).view(-1, 2).tolist()
     for pair, (chosen, rejected) in zip(pairs, scores, strict=True):
+        pair = replace(pair, chance=1.0) if rerank else pair
         if rerank and chosen < rejected:
             yield replace(pair, chosen=pair.rejected, rejected=pair.chosen, chosen_reward=rejected,
                           rejected_reward=chosen)

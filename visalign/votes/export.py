@@ -6,7 +6,9 @@
                           learns from (rollout.votes)
 
 A matchup that several people voted on is one row, by majority; an even split, or a majority of ties, is a tie. With
-`per_voter` comparisons.csv has a row for every vote instead, and says in `user` (hashed) whose it is.
+`chance` a column says which share voted for the side that won Overall, ties half to each: the chance that the label is
+right, for `visalign train`. With `per_voter` comparisons.csv has a row for every vote instead, and says in `user`
+(hashed) whose it is.
 """
 
 import csv
@@ -39,8 +41,11 @@ class Exported:
     skipped: int
 
 
-def export_votes(book: VoteDatabase, out: Path, per_voter: bool = False) -> Exported:
+def export_votes(book: VoteDatabase, out: Path, per_voter: bool = False, chance: bool = False) -> Exported:
     """Write the tables, over earlier ones. Raises UserError when nothing was decided yet."""
+    if per_voter and chance:
+        raise UserError("votes export: --chance is how many agreed, and with --per-voter every row is one vote; choose "
+                        "one of them")
     votes, matchups = book.votes(), {matchup.id: matchup for matchup in book.matchups()}
     by_matchup: dict[str, list[Vote]] = defaultdict(list)
     for vote in votes:
@@ -57,7 +62,9 @@ def export_votes(book: VoteDatabase, out: Path, per_voter: bool = False) -> Expo
             if any(choice is not None for choice in choices.values()):
                 rows.append({**media, "prompt": matchup.prompt,
                              **{_COLUMNS.get(name, name): _LETTERS[choice] for name, choice in choices.items()},
-                             **({"user": hashed_user(together[0].voter)} if per_voter else {})})
+                             **({"user": hashed_user(together[0].voter)} if per_voter else {}),
+                             **({"chance": majority_share([choice_in(vote, OVERALL) for vote in given])}
+                                if chance else {})})
         if "rollout" in matchup.settings and overall is not None:
             drawn[matchup.settings["rollout"]].append(_seeds(matchup, overall))
     if not counts["a"] + counts["b"]:
@@ -89,6 +96,14 @@ def majority(choices: list[str | None]) -> str | None:
     if cast["a"] == cast["b"] or cast["tie"] > cast["a"] + cast["b"]:
         return "tie"
     return "a" if cast["a"] > cast["b"] else "b"
+
+
+def majority_share(choices: list[str | None]) -> float | None:
+    """The share of those who chose that the majority's side has, ties half to each; None where no side has won."""
+    side, cast = majority(choices), Counter(choices)
+    if side not in ("a", "b"):
+        return None
+    return (cast[side] + cast["tie"] / 2) / (cast["a"] + cast["b"] + cast["tie"])
 
 
 def _relative(book: VoteDatabase, file: str, out: Path) -> str:

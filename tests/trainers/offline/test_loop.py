@@ -14,6 +14,8 @@ from safetensors.torch import load_file
 from tests.programs import VISALIGN, Program
 from tests.trainers.commands import ENVIRONMENT, WITHOUT_GRADIENT, fails, rows, run, weights
 
+UNMEASURED = {"reward": None, "features": None, "max_prompts": 1, "samples_per_prompt": 1}
+
 
 @pytest.mark.parametrize("model, method", [("sd3", "flow_dpo"), ("sd3", "flow_rwr"), ("sd3", "sft"),
                                            ("sdxl", "diffusion_dpo"), ("sdxl", "sft"), ("sd15", "diffusion_dpo"),
@@ -188,3 +190,22 @@ def test_what_may_not_change_at_a_resume_is_said_before_training(recipe, tmp_pat
     run(file)
     message = fails(file, "--resume", "train.steps=3", "eval.samples_per_prompt=3", "guard.max_prompts=1")
     assert "eval.samples_per_prompt was 2 and is 3" in message and "guard.max_prompts" in message
+
+
+def test_soft_labels_reach_the_loss_and_certain_ones_change_no_bit(recipe, pairs_file, tmp_path):
+    lines = [json.loads(line) for line in pairs_file.read_text().splitlines()]
+
+    def ended(name, chance, **options):
+        pairs_file.write_text("\n".join(json.dumps(row | chance) for row in lines))
+        run(recipe("sd3", output={"folder": str(tmp_path / name)}, eval=UNMEASURED, train={"steps": 2}, **options))
+        return weights(tmp_path / name, 2)
+
+    plain, certain, soft = ended("plain", {}), ended("certain", {"chance": 1.0}), ended("soft", {"chance": 0.8})
+    smoothed = ended("smoothed", {}, objective={"label_smoothing": 0.2})
+    assert all(torch.equal(plain[name], certain[name]) for name in plain)
+    assert not all(torch.equal(plain[name], soft[name]) for name in plain)
+    for name in soft:
+        torch.testing.assert_close(soft[name], smoothed[name], atol=1e-6, rtol=1e-4)
+    message = fails(recipe("sd3", output={"folder": str(tmp_path / "soft")}, eval=UNMEASURED, train={"steps": 2}),
+                    "--resume")
+    assert "the data changed" in message

@@ -64,6 +64,7 @@ def test_every_method_changes_every_trainable_weight_and_leaves_a_complete_run(o
     ("grpo", {"reward": {"models": ["contrast", "jpeg"]}, "advantage": {"gate": "contrast", "gate_threshold": 0.1}}),
     ("grpo", {"reward": {"models": [{"reward": "tiny-reward", "dimension": "quality"}], "offload": True}}),
     ("nft", {"objective": {"time_sampling": "logit_normal", "times": 2, "decay": "late"}} | ODE),
+    ("awm", {"objective": {"draws": "group", "time_sampling": "shifted"}} | ODE),
     ("raft", {"objective": {"beta_kl": 0.1, "keep": 2, "noisiest": 0.5}} | ODE),
     ("draft", {"objective": {"last_steps": 2, "beta": 0.1}, "reward": {"models": "tiny-reward"}} | ODE),
     ("draft", {"reward": {"models": ["tiny-clip", "saturation", "contrast"]}} | ODE),
@@ -94,7 +95,8 @@ def test_the_old_policy_of_nft_follows_its_schedule(online_recipe, tmp_path):
 
 
 STATEFUL = [("grpo", {"optim": {"ema_decay": 0.9, "schedule": "cosine"}, "train": {"updates_per_epoch": 2}}),
-            ("nft", {"objective": {"decay": "slow", "mixing": 0.5}} | ODE), ("grpo", {"advantage": {"history": 8}})]
+            ("nft", {"objective": {"decay": "slow", "mixing": 0.5}} | ODE), ("grpo", {"advantage": {"history": 8}}),
+            ("nft", {"objective": {"draws": "group", "times": 2}} | ODE)]
 
 
 @pytest.mark.parametrize("method, sections", STATEFUL)
@@ -168,7 +170,8 @@ except SystemExit as end:
 
 
 @pytest.mark.parametrize("method, sections", [
-    ("grpo", {"train": {"updates_per_epoch": 2}}), ("nft", {"advantage": {"drop_zero": False}} | ODE)])
+    ("grpo", {"train": {"updates_per_epoch": 2}}), ("nft", {"advantage": {"drop_zero": False}} | ODE),
+    ("nft", {"objective": {"draws": "group"}, "rollout": {"sampler": "ode", "group_size": 2}})])
 def test_two_processes_learn_what_one_does_with_twice_the_batch(online_recipe, two_processes, tmp_path, method,
                                                                 sections):
     quiet = {"eval": {"reward": None, "also": [], "features": None}}

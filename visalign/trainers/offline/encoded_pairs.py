@@ -30,13 +30,14 @@ class EncodedPair:
     strength: float
     chosen_reward: float | None
     rejected_reward: float | None
+    chance: float = 1.0
     speed: float = 1.0  # at which what moves in its videos is learnt, whichever of them is further from 1
     user: str | None = None
 
 
 @dataclass(frozen=True)
 class PairBatch:
-    """Latents [B, C, (F,) H, W], conditioning, strength and rewards [B] on the CPU, and the items they came from."""
+    """Latents [B, C, (F,) H, W], conditioning, strength, chance and rewards [B] on the CPU, and their items."""
 
     items: list[EncodedPair]
     chosen: Tensor
@@ -45,6 +46,7 @@ class PairBatch:
     strength: Tensor
     chosen_reward: Tensor | None
     rejected_reward: Tensor | None
+    chance: Tensor
 
 
 def encode_pairs(pairs: Iterable[PreferencePair], cache: EncodingCache, accelerator: Accelerator, broken: BrokenRows,
@@ -68,7 +70,7 @@ def encode_pairs(pairs: Iterable[PreferencePair], cache: EncodingCache, accelera
                 continue
             keys = [cache.media_key(each) for each in found]
             item = EncodedPair(pair.prompt, cache.prompt_key(pair.prompt), keys[0], keys[1] if len(keys) > 1 else None,
-                               pair.where, pair.strength, pair.chosen_reward, pair.rejected_reward,
+                               pair.where, pair.strength, pair.chosen_reward, pair.rejected_reward, pair.chance,
                                max(map(cache.generator.speed_of, found), key=how_wrong), pair.user)
             media |= dict(zip(keys, found, strict=True))
             prompts[item.prompt_key] = pair.prompt
@@ -124,6 +126,13 @@ def standardised(items: list[EncodedPair], within: str) -> list[EncodedPair]:
                     rejected_reward=scaled(item, item.rejected_reward)) for item in items]
 
 
+def digest_entry(item: EncodedPair) -> tuple:
+    """What a resumed run must find again of a pair; what most data do not say adds nothing, as in earlier runs."""
+    known = [item.user] if item.user else []
+    uncertain = [item.chance] if item.chance < 1 else []
+    return (item.prompt, item.chosen_key, item.rejected_key, item.strength, *known, *uncertain)
+
+
 def load_batch(items: list[EncodedPair], cache: EncodingCache, prompt_keys: list[str] | None = None) -> PairBatch:
     """Read a batch from the cache; `prompt_keys` replaces the items' own (caption dropout)."""
     def tensor(name: str) -> Tensor | None:
@@ -134,7 +143,7 @@ def load_batch(items: list[EncodedPair], cache: EncodingCache, prompt_keys: list
     return PairBatch(items, cache.latents([i.chosen_key for i in items]),
                      None if None in rejected else cache.latents(rejected),
                      cache.conditioning(prompt_keys or [i.prompt_key for i in items]), tensor("strength"),
-                     tensor("chosen_reward"), tensor("rejected_reward"))
+                     tensor("chosen_reward"), tensor("rejected_reward"), tensor("chance"))
 
 
 def untrained_cause(generator: Generator, batch: PairBatch) -> str:

@@ -32,6 +32,7 @@ from visalign.storage.run_folder import RunFolder
 from visalign.trainers.checkpoint import Checkpoints, TrainingState
 from visalign.trainers.metrics import MetricLog, pair_likelihoods, pair_metrics
 from visalign.trainers.offline.encoded_pairs import EncodedPair, PairBatch, load_batch, untrained_cause
+from visalign.trainers.offline.states import STATES, sample_errors
 from visalign.trainers.optim import build_ema, build_optimizer, build_schedule
 from visalign.trainers.order import DataOrder
 from visalign.trainers.reach import GradientReach
@@ -56,10 +57,11 @@ class OfflineTrainer:
         parameters = generator.make_trainable(
             config.model.tuning, rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout, targets=lora.targets,
             gradient_checkpointing=config.model.gradient_checkpointing)
+        self.states = STATES[self.objective.states](generator, self.objective, cache)
         optimizer = build_optimizer(config.optim, parameters)
         self.state = TrainingState(generator.trainable_parameters(), optimizer,
                                    build_schedule(config.optim, optimizer, config.train.steps),
-                                   build_ema(config.optim, parameters))
+                                   build_ema(config.optim, parameters), extras=self.states.extras)
         self.checkpoints = Checkpoints(self.state, run, accelerator, config.output, config.train.steps)
         self.reach = GradientReach(self.state.parameters, apart=generator.used_apart)
         self.log = MetricLog(run, accelerator)
@@ -80,6 +82,7 @@ class OfflineTrainer:
                 with postponed():
                     row = self._step()
                     self.state.step += 1
+                    self.states.after_step(self.state.step)
                     self.log.write(self.state.step, row | {"seconds": time.perf_counter() - started})
                     progress.update()
                     progress.set_postfix_str(self.log.smoothed())
@@ -125,35 +128,23 @@ class OfflineTrainer:
         process = replace(self.generator.process, shift=train.timestep_shift)
         t = torch.cat([process.sample_times(1, train.timestep_sampling, g) for g in sources])
         noise = torch.stack([torch.randn(batch.chosen.shape[1:], generator=g) for g in sources])
-        errors = self.errors(batch, t, noise)
+        errors = self.errors(batch, t, noise, sources)
         return self.objective(errors), errors, items
 
-    def errors(self, batch: PairBatch, t: Tensor, noise: Tensor) -> PairErrors:
-        """Errors of policy and reference that the objective needs, at the same t [B] and noise for both samples."""
-        device, process = self.generator.device, self.generator.process
-        twice = "rejected" in self.objective.needs
-        copies = 2 if twice else 1
-
-        def both(chosen: Tensor, rejected: Tensor | None) -> Tensor:
-            return (torch.cat([chosen, rejected]) if twice else chosen).to(device)
-
-        x0, noise, times = both(batch.chosen, batch.rejected), both(noise, noise), both(t, t)
-        conditioning = {k: v.to(device).repeat(copies, *[1] * (v.ndim - 1)) for k, v in batch.conditioning.items()}
-        x_t, target = process.add_noise(x0, noise, times), process.target(x0, noise, times)
-
-        def error() -> tuple[Tensor, ...]:
-            prediction = self.generator.predict(x_t, times, conditioning)
-            return (prediction - target).square().flatten(1).mean(1).chunk(copies)
-
-        reference: tuple[Tensor, ...] = ()
+    def errors(self, batch: PairBatch, t: Tensor, noise: Tensor, rngs: list[torch.Generator]) -> PairErrors:
+        """Errors of policy and reference that the objective needs, at the states it names; t [B], noise [B, ...]."""
+        device = self.generator.device
+        states = self.states.draw(batch, t, noise, rngs)
+        conditioning = {name: value.to(device) for name, value in batch.conditioning.items()}
+        reference: dict[str, Tensor] = {}
         if "reference" in self.objective.needs:
-            with self.generator.reference():
-                reference = error()
-        policy = error()
+            with torch.no_grad(), self.states.reference():
+                reference = sample_errors(self.generator, states, conditioning)
+        policy = sample_errors(self.generator, states, conditioning)
         return PairErrors(
-            chosen=policy[0], rejected=policy[1] if twice else None,
-            ref_chosen=reference[0] if reference else None, ref_rejected=reference[1] if reference and twice else None,
-            noise_fraction=process.noise_fraction(t).to(device), strength=batch.strength.to(device),
+            chosen=policy["chosen"], rejected=policy.get("rejected"), ref_chosen=reference.get("chosen"),
+            ref_rejected=reference.get("rejected"), noise_fraction=self.generator.process.noise_fraction(t).to(device),
+            strength=batch.strength.to(device), chance=batch.chance.to(device),
             chosen_reward=None if batch.chosen_reward is None else batch.chosen_reward.to(device),
             rejected_reward=None if batch.rejected_reward is None else batch.rejected_reward.to(device))
 
@@ -174,7 +165,7 @@ class OfflineTrainer:
                 generator = torch.Generator().manual_seed(start + int(fraction * 100))
                 noise = torch.randn(batch.chosen.shape, generator=generator)
                 t = self.generator.process.times_at(fraction.repeat(len(batch.items)))
-                errors = self.errors(batch, t, noise)
+                errors = self.errors(batch, t, noise, [generator] * len(batch.items))
                 seen.append(errors)
                 for name, values in pair_metrics(self.objective(errors), errors).items():
                     totals.setdefault(name, []).append(values.float().cpu())

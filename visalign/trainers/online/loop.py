@@ -58,6 +58,7 @@ class OnlineTrainer:
             config.model.tuning, rank=lora.rank, alpha=lora.alpha, targets=lora.targets,
             gradient_checkpointing=config.model.gradient_checkpointing)
         optimizer = build_optimizer(config.optim, parameters)
+        self.unit = self.objective.unit_size(config.rollout.group_size)
         self.updates_a_run = config.train.epochs * config.train.updates_per_epoch
         self.old = OldPolicy(parameters) if "old" in self.objective.needs else None
         self.history = History(self.rule.history) if self.rule.history else None
@@ -191,7 +192,7 @@ class OnlineTrainer:
         if not units:
             return {}
         mine = [unit for unit in units if unit[0] in collected.samples]
-        size = max(1, self.config.train.batch_size // self.objective.unit)
+        size = max(1, self.config.train.batch_size // self.unit)
         table = StepTable()
         for first in tqdm(range(0, len(mine), size), desc=f"epoch {epoch + 1}: training", unit="batch", leave=False,
                           disable=not self.accelerator.is_main_process):
@@ -199,7 +200,7 @@ class OnlineTrainer:
             batch = self._micro_batch(epoch, mine[first:first + size], collected, advantages)
             if check and not first:
                 self._self_check(batch)
-            share = len(batch.samples) / self.objective.unit / len(units)
+            share = len(batch.samples) / self.unit / len(units)
             for term in range(self.view.terms):
                 terms, steps = self.view.build(batch, term)
                 outcome = self.objective(terms)
@@ -215,7 +216,7 @@ class OnlineTrainer:
         places = [place for unit in units for place in unit]
         samples = [collected.samples[place] for place in places]
         conditioning, guidance = self.conditions.of([sample.start for sample in samples])
-        advantage = advantages.advantages[places].float().to(self.generator.device)
+        advantage = advantages.of_terms()[places].float().to(self.generator.device)
         return MicroBatch(samples, advantage, conditioning, guidance, epoch)
 
     def _step(self, epoch: int) -> dict:
@@ -314,12 +315,13 @@ def check_arithmetic(config: OnlineConfig, world: int) -> None:
     if size // together < train.updates_per_epoch or (size // together) % train.updates_per_epoch:
         raise UserError(f"{product} make {size // together} sampling batches of {together}, which cannot be divided "
                         f"among train.updates_per_epoch {train.updates_per_epoch}; change one of these numbers")
-    whole = objective.unit > 1 or bool(rule.unlikeliness)
+    unit = objective.unit_size(rollout.group_size)
+    whole = unit > 1 or bool(rule.unlikeliness)
     if whole and rollout.batch_size % rollout.group_size:
         raise UserError(f"rollout.batch_size {rollout.batch_size} must be a multiple of rollout.group_size "
                         f"{rollout.group_size}: this method needs each group in one process")
-    if objective.unit > train.batch_size:
-        raise UserError(f"train.batch_size {train.batch_size} must be at least {objective.unit}, the samples that this "
+    if unit > train.batch_size:
+        raise UserError(f"train.batch_size {train.batch_size} must be at least {unit}, the samples that this "
                         "objective compares")
     if rollout.group_size < objective.least_group:
         raise UserError(f"rollout.group_size {rollout.group_size}: {config.objective['name']} chooses from at least "

@@ -23,13 +23,20 @@ from visalign.trainers.online.step_selection import StepPlan, check_steps, train
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Samples that pass through the network together, on the device; advantage [B] float32."""
+    """Samples that pass through the network together, on the device.
+
+    advantage: float32 [B], or [B, T] where each of a view's T terms has its own.
+    """
 
     samples: list[Trajectory]
     advantage: Tensor
     conditioning: Conditioning
     guidance: Guidance | None
     epoch: int
+
+    def advantage_of(self, term: int) -> Tensor:
+        """What a term is taught, [B]."""
+        return self.advantage if self.advantage.ndim == 1 else self.advantage[:, term]
 
 
 @dataclass
@@ -103,7 +110,7 @@ class StepView(_WithPredictions):
         log_prob = LOG_PROBS[self.settings.log_prob]
         ref_mean = None if reference is None else self.process.moments(reference, *where).mean
         return StepTerms(
-            advantage=batch.advantage, log_prob=log_prob(after, mean, std), old_log_prob=stored("log_prob"),
+            advantage=batch.advantage_of(term), log_prob=log_prob(after, mean, std), old_log_prob=stored("log_prob"),
             sample=after, mean=mean, old_mean=stored("mean") if "old_mean" in self.needs else None, std=std,
             h=self.process.noise_fraction(t) - self.process.noise_fraction(t_next),
             sensitivity=sensitivity(self.process, *where), prediction=prediction, ref_mean=ref_mean,
@@ -112,7 +119,7 @@ class StepView(_WithPredictions):
 
 
 class NoisedView(_WithPredictions):
-    """Clean latents noised anew; a time and a noise belong to a sample of an epoch."""
+    """Clean latents noised anew; a time and a noise belong to a sample of an epoch, or to its group."""
 
     def prepare(self, noisy: list[int]) -> None:
         method = self.context.objective
@@ -121,36 +128,37 @@ class NoisedView(_WithPredictions):
         usable = [j for j in range(max(1, len(grid) - 1)) if fraction[j] >= (1 - method.noisiest) * fraction[0]]
         self.grid = grid[usable]
         self.terms = min(method.times, len(usable)) if method.time_sampling == "grid" else method.times
+        self.sharing = self.settings.group_size if method.draws == "group" else 1  # samples that share what is drawn
 
     def kept(self, plan: StepPlan) -> Tensor:
         return torch.empty(len(plan.trained), 0, dtype=torch.int64)
 
     def build(self, batch: MicroBatch, term: int) -> tuple[NoisedTerms, Tensor]:
         x0 = torch.stack([s.latents for s in batch.samples]).to(self.generator.device)
-        drawn = [self._draw(batch.epoch, s.start.place, term, x0.shape[1:]) for s in batch.samples]
+        drawn = [self._draw(batch.epoch, s.start.place // self.sharing, term, x0.shape[1:]) for s in batch.samples]
         t = torch.stack([time for time, _ in drawn]).to(x0.device)
         noise = torch.stack([noise for _, noise in drawn]).to(x0.device)
         x_t = self.process.add_noise(x0, noise, t)
         prediction, old, reference = self.predictions(x_t, t, batch)
         fraction = self.process.noise_fraction(t)
         terms = NoisedTerms(
-            advantage=batch.advantage, x0=x0, x_t=x_t, noise_fraction=fraction,
+            advantage=batch.advantage_of(term), x0=x0, x_t=x_t, noise_fraction=fraction,
             target=self.process.target(x0, noise, t), prediction=prediction, old_prediction=old,
             ref_prediction=reference, x0_of=lambda predicted: self.process.x0_from(predicted, x_t, t))
         return terms, (10 * (1 - fraction)).long().clamp(0, 9).cpu()
 
-    def _draw(self, epoch: int, place: int, term: int, shape) -> tuple[Tensor, Tensor]:
-        """Time and noise of one term of one sample."""
+    def _draw(self, epoch: int, owner: int, term: int, shape) -> tuple[Tensor, Tensor]:
+        """Time and noise of one term of one owner: a sample by its place in the epoch, or a group by its slot."""
         method, seed = self.context.objective, self.context.seed
         if method.time_sampling == "grid":
-            order = torch.randperm(len(self.grid), generator=rng_for(seed, epoch, place, "times"))
+            order = torch.randperm(len(self.grid), generator=rng_for(seed, epoch, owner, "times"))
             time = self.grid[order[term]]
         else:
             from dataclasses import replace
 
             shifted = replace(self.process, shift=method.time_shift)
-            time = shifted.sample_times(1, method.time_sampling, rng_for(seed, epoch, place, term, "time"))[0]
-        return time, torch.randn(shape, generator=rng_for(seed, epoch, place, term, "noise"))
+            time = shifted.sample_times(1, method.time_sampling, rng_for(seed, epoch, owner, term, "time"))[0]
+        return time, torch.randn(shape, generator=rng_for(seed, epoch, owner, term, "noise"))
 
 
 class SamplingView(_WithPredictions):

@@ -1,0 +1,88 @@
+"""What an update sees: advantages of samples and of terms, and draws of samples and of groups."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from visalign.config import ModelSettings, RolloutSettings
+from visalign.generators import load_generator
+from visalign.objectives.forward import DiffusionNFT
+from visalign.objectives.policy import GRPO
+from visalign.trainers.online.rollout import Sampler, Start
+from visalign.trainers.online.step_selection import noisy_steps
+from visalign.trainers.online.views import VIEWS, Context, MicroBatch
+
+SETTINGS = RolloutSettings(steps=4, group_size=2, sampler="flow_sde")
+
+
+def viewed(pipelines, objective, settings=SETTINGS):
+    """A view, and a batch of two groups of two."""
+    model = ModelSettings(source=str(pipelines("sd3")), precision="fp32", prompt_tokens=8, resolution=16)
+    generator = load_generator(model, "cpu")
+    noisy = noisy_steps(generator.process, generator.schedule(settings.steps), settings)
+    view = VIEWS[objective.view](Context(generator, settings, objective, None, None, 5), noisy)
+    starts = [Start(place, "a red fruit", "key", place, 10 + place) for place in range(4)]
+    conditioning = generator.encode_prompts([start.prompt for start in starts])
+    samples = Sampler(generator, settings, keep_mean=False).draw(starts, conditioning, None, frozenset(noisy),
+                                                                 torch.tensor([noisy] * 4))
+    return view, MicroBatch(samples, torch.tensor([1.0, -1.0, 0.5, 2.0]), conditioning, None, 3)
+
+
+@pytest.mark.parametrize("objective", [GRPO(), DiffusionNFT(times=2, beta_kl=0.0)])
+def test_an_advantage_for_all_terms_is_one_for_each_of_them(pipelines, objective):
+    view, batch = viewed(pipelines, objective)
+    view.needs = frozenset()
+    constant = replace(batch, advantage=batch.advantage[:, None].expand(-1, view.terms))
+    falling = replace(batch, advantage=batch.advantage[:, None] / torch.arange(1, view.terms + 1))
+    assert view.terms >= 2
+    for term in range(view.terms):
+        terms, steps = view.build(batch, term)
+        same, same_steps = view.build(constant, term)
+        assert torch.equal(terms.advantage, same.advantage) and torch.equal(steps, same_steps)
+        assert torch.equal(terms.prediction, same.prediction)
+        assert torch.equal(view.build(falling, term)[0].advantage, batch.advantage / (term + 1))
+
+
+def drawn(view, batch, term=1):
+    terms, _ = view.build(batch, term)
+    return terms.noise_fraction, (terms.target + terms.x0)  # a flow's target is noise - x0
+
+
+@pytest.mark.parametrize("sampling", ["grid", "logit_normal"])
+def test_a_group_shares_its_draws_and_a_sample_keeps_its_own(pipelines, sampling):
+    method = DiffusionNFT(times=2, beta_kl=0.0, time_sampling=sampling)
+    view, batch = viewed(pipelines, method)
+    grouped, _ = viewed(pipelines, replace(method, draws="group"))
+    view.needs = grouped.needs = frozenset()
+    _, alone = drawn(view, batch)
+    times, noise = drawn(grouped, batch)
+    assert all(not torch.allclose(alone[i], alone[j]) for i in range(4) for j in range(i))
+    for a, b in ((0, 1), (2, 3)):
+        assert times[a] == times[b]
+        torch.testing.assert_close(noise[a], noise[b])
+    assert not torch.allclose(noise[0], noise[2])
+    # it is the slot that decides, not the company: a group alone sees what it sees among others
+    half = replace(batch, samples=batch.samples[2:], advantage=batch.advantage[2:],
+                   conditioning={name: value[2:] for name, value in batch.conditioning.items()})
+    torch.testing.assert_close(drawn(grouped, half)[1], noise[2:])
+
+
+def test_the_loop_passes_on_what_a_rule_gives_each_term(online_recipe, tmp_path, monkeypatch):
+    """Advantages [n, T] that are alike for all terms train to the same bits as [n]."""
+    from visalign.objectives.advantages import AdvantageRule
+
+    from ..commands import run, weights
+
+    quiet = {"eval": {"reward": None, "also": [], "features": None, "max_prompts": 1, "samples_per_prompt": 1}}
+    run(online_recipe("sd3", "grpo", **quiet), "train.epochs=2", f"output.folder={tmp_path / 'one'}")
+    plain = AdvantageRule.__call__
+
+    def each_term(*arguments):
+        found = plain(*arguments)
+        return found._replace(by_term=found.advantages[:, None].expand(-1, 4))
+
+    monkeypatch.setattr(AdvantageRule, "__call__", each_term)
+    run(online_recipe("sd3", "grpo", **quiet), "train.epochs=2", f"output.folder={tmp_path / 'each'}")
+    a, b = weights(tmp_path / "one", 2), weights(tmp_path / "each", 2)
+    assert all(torch.equal(a[name], b[name]) for name in a)

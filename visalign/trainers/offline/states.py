@@ -1,0 +1,84 @@
+"""Where the noised latents of an offline step come from. An objective names its `states`; the loop asks nothing else.
+
+To add some: a subclass of `States` with `draw`, and its name in STATES. The settings it needs are the objective's.
+"""
+
+import contextlib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from visalign.generators.base import Conditioning, Generator
+from visalign.objectives import Objective
+from visalign.sampling.encoding_cache import EncodingCache
+from visalign.trainers.offline.encoded_pairs import PairBatch
+
+
+@dataclass(frozen=True)
+class Noised:
+    """What one pass of the network sees of a batch of B pairs, and what it should predict there; on its device.
+
+    sides: whose latents these are, ("chosen",), ("rejected",) or both one after the other: there are R = B len(sides)
+    rows. x_t, target: [R, ...]. t: [R]. weight: of a row's error in that of its sample, [R] or one number for all.
+    """
+
+    x_t: Tensor
+    t: Tensor
+    target: Tensor
+    sides: tuple[str, ...]
+    weight: Tensor | float = 1.0
+
+
+class States:
+    """Makes a batch's noised latents, and may keep what belongs to the run: `extras`, objects with state_dict, are
+    saved with every checkpoint and put back, so that a continued run ends in the same bits."""
+
+    def __init__(self, generator: Generator, objective: Objective, cache: EncodingCache):
+        self.generator, self.objective, self.cache = generator, objective, cache
+        self.extras: dict[str, Any] = {}
+
+    def draw(self, batch: PairBatch, t: Tensor, noise: Tensor, rngs: list[torch.Generator]) -> list[Noised]:
+        """The passes of one step, from each pair's time t [B] and noise [B, ...].
+
+        Further randomness comes from `rngs`, one a pair and its own at each place in the data order.
+        """
+        raise NotImplementedError
+
+    def reference(self) -> contextlib.AbstractContextManager:
+        """Within: the generator is what the policy is compared with, without gradients."""
+        return self.generator.reference()
+
+    def after_step(self, step: int) -> None:
+        """Called once an optimiser step is done, before a checkpoint may be written."""
+
+
+class NoisedStates(States):
+    """`add_noise`, with the same time and noise for both samples of a pair."""
+
+    def draw(self, batch: PairBatch, t: Tensor, noise: Tensor, rngs: list[torch.Generator]) -> list[Noised]:
+        sides = ("chosen", "rejected") if "rejected" in self.objective.needs else ("chosen",)
+        device, process = self.generator.device, self.generator.process
+        x0 = torch.cat([getattr(batch, side) for side in sides]).to(device)
+        noise, times = (torch.cat([each] * len(sides)).to(device) for each in (noise, t))
+        return [Noised(process.add_noise(x0, noise, times), times, process.target(x0, noise, times), sides)]
+
+
+STATES: dict[str, type[States]] = {"noised": NoisedStates}
+
+
+def sample_errors(generator: Generator, states: list[Noised], conditioning: Conditioning) -> dict[str, Tensor]:
+    """The prediction error of each side's samples, summed over its states by their weights: {side: [B]}.
+
+    conditioning: of the batch, on the generator's device.
+    """
+    errors: dict[str, Tensor] = {}
+    for state in states:
+        repeated = {name: value.repeat(len(state.sides), *[1] * (value.ndim - 1))
+                    for name, value in conditioning.items()}
+        prediction = generator.predict(state.x_t, state.t, repeated)
+        error = state.weight * (prediction - state.target).square().flatten(1).mean(1)
+        for side, part in zip(state.sides, error.chunk(len(state.sides)), strict=True):
+            errors[side] = errors[side] + part if side in errors else part
+    return errors
