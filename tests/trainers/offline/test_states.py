@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from tests.trainers.commands import rows, run, weights
-from visalign.objectives import OBJECTIVES, FlowDPO
+from visalign.objectives import REGISTRIES
+from visalign.objectives.dpo import FlowDPO
 from visalign.trainers.offline import states as module
 from visalign.trainers.offline.states import STATES, Noised, NoisedStates, sample_errors
 from visalign.trainers.snapshots import Snapshots
@@ -54,7 +55,7 @@ def states(monkeypatch):
 
 
 def test_every_objective_names_states_there_are():
-    assert {objective.states for objective in OBJECTIVES.values()} <= STATES.keys()
+    assert {objective.states for objective in REGISTRIES["offline"].values()} <= STATES.keys()
 
 
 def test_errors_are_summed_by_side_and_weight():
