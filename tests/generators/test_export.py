@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from tests.families import each_family
 from visalign.config.load import load_config
 from visalign.generators import load_generator
 from visalign.generators.export import export
@@ -21,33 +22,33 @@ def trained(recipe, model, tuning):
     return config, generator
 
 
-def sample_plainly(pipeline, model):
-    extra = {"max_sequence_length": 8} if model == "sd3" else {}
+def sample_plainly(pipeline, extra):
     return np.asarray(pipeline("a cat face", num_inference_steps=3, guidance_scale=2.0, height=16, width=16,
                                generator=torch.Generator().manual_seed(5), **extra).images[0], dtype=int)
 
 
-@pytest.mark.parametrize("model", ["sd3", "sdxl", "sd15"])
+@each_family("image")
 @pytest.mark.parametrize("tuning", ["lora", "full"])
-def test_export_reproduces_samples_without_visalign(recipe, pipelines, tmp_path, model, tuning):
+def test_export_reproduces_samples_without_visalign(recipe, pipelines, tmp_path, name, tuning):
     from diffusers import DiffusionPipeline
 
-    config, generator = trained(recipe, model, tuning)
+    config, generator = trained(recipe, name, tuning)
+    options = generator._sampling_options()
     [[mine]] = generator.sample(["a cat face"], [5], steps=3, guidance_scale=2.0)
     written = export(generator, tmp_path / "export", config, {"reward change": "+0.1"})
     if tuning == "lora":
-        plain = DiffusionPipeline.from_pretrained(pipelines(model))
-        untrained = sample_plainly(plain, model)
+        plain = DiffusionPipeline.from_pretrained(pipelines(name))
+        untrained = sample_plainly(plain, options)
         files = ["pytorch_lora_weights.safetensors", *(f for f in written if f == "lora_kohya.safetensors")]
-        assert len(files) == (1 if model == "sd3" else 2)
+        assert len(files) == 1 + generator.has_kohya_names
     else:
         plain, files = DiffusionPipeline.from_pretrained(tmp_path / "export" / "pipeline"), [None]
-        untrained = sample_plainly(DiffusionPipeline.from_pretrained(pipelines(model)), model)
+        untrained = sample_plainly(DiffusionPipeline.from_pretrained(pipelines(name)), options)
     for file in files:
         if file:
             plain.unload_lora_weights()
             plain.load_lora_weights(str(tmp_path / "export"), weight_name=file)
-        theirs = sample_plainly(plain, model)
+        theirs = sample_plainly(plain, options)
         assert np.abs(np.asarray(mine, dtype=int) - theirs).max() <= 2
     assert np.abs(theirs - untrained).max() > 5
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.families import each_family
 from visalign.config.load import load_config
 from visalign.jobs.train import check_training
 
@@ -14,17 +15,15 @@ from .commands import fails, rows, run, weights
 ODE = {"rollout": {"sampler": "ode"}}
 
 
-@pytest.mark.parametrize("model, method", [
-    ("wan", "flow_dpo"), ("wan", "sft"), ("ltx", "flow_dpo"), ("hunyuan", "flow_dpo"), ("cogvideox", "diffusion_dpo")])
-def test_every_family_learns_from_pairs_of_videos(recipe, tmp_path, model, method):
-    run(recipe(model, method, data={"dimensions": {"VQ": 1, "MQ": 0.5, "TA": 1}}))
+@each_family("video")
+def test_every_family_learns_from_pairs_of_videos(recipe, tmp_path, name):
+    run(recipe(name, data={"dimensions": {"VQ": 1, "MQ": 0.5, "TA": 1}}))
     folder = tmp_path / "run"
     first, last = weights(folder, 2), weights(folder, 4)
     still = {name for name in first if torch.equal(first[name], last[name])}
     # a text stream that ends with its block has parts that never get a gradient
     assert all("add_" in name or "refiner" in name for name in still) and len(still) <= 4
-    if method != "sft":
-        assert rows(folder)[0]["loss"] == pytest.approx(0.693147, abs=1e-4)
+    assert rows(folder)[0]["loss"] == pytest.approx(0.693147, abs=1e-4)
     held = rows(folder, "held_out")[0]
     assert "diversity/motion" in held["values"] and len(held["values"]["diversity/motion"]) == 2
     assert len(list((folder / "samples" / "step-00000000").glob("*.mp4"))) == 4
@@ -32,8 +31,9 @@ def test_every_family_learns_from_pairs_of_videos(recipe, tmp_path, model, metho
     assert (folder / "report.html").read_text().count("data:image/webp") >= 8
 
 
-def test_reward_weighting_scores_the_videos(recipe, tmp_path):
-    run(recipe("wan", "flow_rwr", data={"score_with": "tiny-reward"}))
+@pytest.mark.parametrize("method, data", [("flow_rwr", {"score_with": "tiny-reward"}), ("sft", {})])
+def test_other_methods_learn_from_videos(recipe, tmp_path, method, data):
+    run(recipe("wan", method, data=data))
     assert len(rows(tmp_path / "run")) == 4
 
 

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from visalign.config import DataSettings
 from visalign.data.annotations import Annotation, is_preference_set, read_annotations
+from visalign.data.pair_tables import PAIR_COLUMNS
 from visalign.data.preferences import read_pairs
 from visalign.data.rows import table_rows
 from visalign.errors import UserError
@@ -76,8 +77,7 @@ def annotate(spec, path: str, dimensions: tuple[str, ...], out: Path, *, media_r
 def pair_rows(path: str, media_root: str | None) -> Iterator[dict]:
     """A preference set's rows as visalign's own table has them, in the order of `read_annotations`."""
     for pair in read_pairs(DataSettings(path=path, media_root=media_root)):
-        yield {"prompt": pair.prompt, "chosen": None, "rejected": None, "strength": pair.strength,
-               "chosen_reward": pair.chosen_reward, "rejected_reward": pair.rejected_reward}
+        yield {name: getattr(pair, name) for name in PAIR_COLUMNS if name != "where"}
 
 
 def comparison_rows(path: str, items: list[Annotation]) -> Iterator[dict]:
