@@ -161,7 +161,7 @@ class ModelWorker:
             while len(self._held) >= self.keep:
                 self._held.popitem(last=False)
                 free()
-            held = _Held(load_generator(source.model, self.device) if source.model else source.load())
+            held = _Held(load_generator(source.model, self.device) if source.model else source.load(self.device))
         self._held[key] = held
         held.wear(source, strength)
         return held.generator

@@ -29,6 +29,13 @@ def given(file: Path) -> dict[str, str]:
     return dict(word.split("=", 1) for word in shlex.split(command))
 
 
+def write_what_the_header_says(file: Path, folder: Path) -> None:
+    """The reward's YAML file that a header asks for, and the text that it names."""
+    for name, content in re.findall(r"^# Write (\S+) first: (\{.*\})$", file.read_text(), re.MULTILINE):
+        (folder / name).write_text(content)
+        (folder / "instruction.txt").write_text("{prompt} <|VQ_reward|> <|MQ_reward|> <|TA_reward|>")
+
+
 def stand_in(key: str, value: str, first: Path, folder: Path, pairs: Path, video_pairs: Path) -> Path:
     """A file or folder of the kind that a header names."""
     if key == "rollout.prompts":
@@ -51,6 +58,7 @@ def test_a_full_size_recipe_needs_what_its_header_gives_and_nothing_else(file, p
                  for key, value in given(file).items()]
     if config.loop == "offline" and not given(file):  # a set of the hub
         overrides = [f"data.path={pairs_file}"]
+    write_what_the_header_says(file, tmp_path)
     shape = PIPELINES[kind].settings or {"resolution": 16}
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(main, ["train", str(file), "--dry-run", f"model={pipelines(kind)}",

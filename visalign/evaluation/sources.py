@@ -3,6 +3,7 @@
 Generations are used as they are. The others are sampled on the same prompts and seeds.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,17 +33,18 @@ class SamplingPlan:
     steps: int
     guidance_scale: float
     seed: int = 0
+    device: str = "auto"
 
 
 @dataclass(frozen=True)
 class SampleSource:
-    """One side of a comparison. load: loads its generator; None for existing generations. identity: what determines its
-    samples. step: of a run's checkpoint. model, adapter: what `load` loads, where that is a model with or
-    without a LoRA, so that several sources may share one model in memory."""
+    """One side of a comparison. load(device): loads its generator; None for existing generations. identity: what
+    determines its samples. step: of a run's checkpoint. model, adapter: what `load` loads, where that is a model with
+    or without a LoRA, so that several sources may share one model in memory."""
 
     name: str
     source: str
-    load: Callable[[], Generator] | None
+    load: Callable[[str], Generator] | None
     identity: dict
     step: int | None = None
     model: ModelSettings | None = None
@@ -53,8 +55,8 @@ class SampleSource:
         if self.load is None:
             return find_generations(self.source)
         if not (folder / "samples.jsonl").is_file() or not _same(folder, self.identity, plan):
-            write_generations(self.load, plan.prompts, folder, self.identity, samples=plan.seeds, steps=plan.steps,
-                              guidance_scale=plan.guidance_scale, seed=plan.seed)
+            write_generations(functools.partial(self.load, plan.device), plan.prompts, folder, self.identity,
+                              samples=plan.seeds, steps=plan.steps, guidance_scale=plan.guidance_scale, seed=plan.seed)
         return find_generations(folder)
 
 
@@ -93,8 +95,8 @@ def source_of(name: str, source: str, like: ModelSettings | None = None) -> Samp
 
 def model_source(name: str, model: ModelSettings, adapter: Path | None = None) -> SampleSource:
     """A model, or one with a LoRA file or folder."""
-    def load() -> Generator:
-        generator = load_generator(model)
+    def load(device: str) -> Generator:
+        generator = load_generator(model, device)
         if adapter:
             generator.load_adapter(adapter)
         return generator
@@ -131,8 +133,8 @@ def checkpoint_source(name: str, folder: Path) -> SampleSource:
     """One checkpoint, its moving average where the run kept one."""
     config, step = run_config(folder.parents[1]), step_of(folder)
 
-    def load() -> Generator:
-        generator = load_generator(config.model)
+    def load(device: str) -> Generator:
+        generator = load_generator(config.model, device)
         lora = config.model.lora
         generator.make_trainable(config.model.tuning, rank=lora.rank, alpha=lora.alpha, targets=lora.targets)
         load_policy(generator.trainable_parameters(), folder)

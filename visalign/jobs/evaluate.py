@@ -171,7 +171,8 @@ def sampling_plan_of(asked: EvaluationRequest, config: OfflineConfig | OnlineCon
     sampling = sampling_for(config.model if config else model,
                             *(value if value is not None or settings is None else getattr(settings, name)
                               for name, value in (("steps", asked.steps), ("guidance_scale", asked.guidance_scale))))
-    return SamplingPlan(list(dict.fromkeys(prompts)), asked.seeds, sampling.steps, sampling.guidance_scale, asked.seed)
+    return SamplingPlan(list(dict.fromkeys(prompts)), asked.seeds, sampling.steps, sampling.guidance_scale, asked.seed,
+                        asked.device)
 
 
 def options_of(asked: EvaluationRequest, config: OfflineConfig | OnlineConfig | None) -> Options:

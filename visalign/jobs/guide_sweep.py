@@ -54,7 +54,7 @@ def run_sweep(model: ModelSettings, plan: Sweep, rewards: list, features: str, o
     ordered = sorted(set(plan.weights), key=abs)
     for weight in ordered:
         plan.follow(weight).check()
-    loaded, guide = Once(model), plan.follow(0).guide
+    loaded, guide = Once(model, device), plan.follow(0).guide
     own = GuideReward(lambda: load_guide(guide, loaded()), plan.dimension, locate_model(model).family.modality,
                      name=f"guide {plan.dimension}", batch_size=16)
     sources = [guided_source(model, plan.follow(weight), f"weight {weight:g}", loaded) for weight in ordered]
@@ -71,17 +71,17 @@ def run_sweep(model: ModelSettings, plan: Sweep, rewards: list, features: str, o
 class Once:
     """Loads a generator on first use and keeps it."""
 
-    def __init__(self, model: ModelSettings):
-        self.model, self._generator = model, None
+    def __init__(self, model: ModelSettings, device: str):
+        self.model, self.device, self._generator = model, device, None
 
     def __call__(self) -> Generator:
-        self._generator = self._generator or load_generator(self.model)
+        self._generator = self._generator or load_generator(self.model, self.device)
         return self._generator
 
 
 def guided_source(model: ModelSettings, following: Following, name: str, load: Once) -> SampleSource:
     return SampleSource(name, model.source,
-                   lambda: Guided(load(), load_guide(following.guide, load()), following.guiding),
+                   lambda device: Guided(load(), load_guide(following.guide, load()), following.guiding),
                    {"model": model.model_dump(mode="json"), **following.identity()})
 
 
