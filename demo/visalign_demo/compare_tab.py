@@ -148,7 +148,7 @@ class CompareView:
     measured: dict[str, dict[str, float]]
 
     def html(self) -> str:
-        template = "wall.html.j2" if self.wish.wall else "compare.html.j2"
+        template = "wall.html.j2" if self.request.wall else "compare.html.j2"
         rows = [dict(zip(self.columns, row, strict=False)) for row in zip(*self.columns.values(), strict=False)]
         return render_fragment(template, view=self, rows=rows, names=list(self.columns))
 

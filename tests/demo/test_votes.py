@@ -135,4 +135,4 @@ def test_a_pool_that_fails_says_why(demo, monkeypatch):
     pool = PairQueue(demo.model_worker, VoteDatabase(demo.settings.folder / "new"), demo.recipe(), 3)
     pool.start()
     pool.join(30)
-    assert pool.problem == "No more pairs are made: plain: memory did not suffice"
+    assert pool.problem == "No more pairs are generated: plain: memory did not suffice"

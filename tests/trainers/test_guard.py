@@ -31,11 +31,11 @@ def scripted(monkeypatch):
     real = module.measure
 
     def install(script: dict[int, tuple[float, float]]):
-        def measure(generator, settings, judges, label):
+        def measure(generator, settings, rewards, label):
             step = int(label.removeprefix("guard, step "))
             seen.append(step)
-            _, samples = real(generator, settings.model_copy(update={"max_prompts": 1}), judges, label)
-            return made_up(*script.get(step, (1.0, 0.01 * step)), judges.proxy_name), samples
+            _, samples = real(generator, settings.model_copy(update={"max_prompts": 1}), rewards, label)
+            return made_up(*script.get(step, (1.0, 0.01 * step)), rewards.proxy_name), samples
 
         monkeypatch.setattr(module, "measure", measure)
         return seen
@@ -149,7 +149,7 @@ def test_a_run_killed_while_the_guard_looks_continues_to_the_same_decisions(reci
         assert first == second
     first, second = (rows(folder, "held_out")[-1] for folder in (whole, tmp_path / "cut"))
     assert first["folder"] == second["folder"] == "step-00000003-returned"
-    for metric, values in first["values"].items():  # a judge may embed prompts in other batches: the last bits differ
+    for metric, values in first["values"].items():  # a reward may embed prompts in other batches: the last bits differ
         assert second["values"][metric] == pytest.approx(values, rel=1e-5, abs=1e-6)
 
 
@@ -164,7 +164,7 @@ def test_lost_or_strange_best_weights_end_in_one_sentence(recipe, tmp_path, scri
     assert "best.safetensors: cannot be read" in fails(file, "--resume")
 
 
-def test_other_judges_or_prompts_than_at_the_start_are_refused(recipe, tmp_path):
+def test_other_rewards_or_prompts_than_at_the_start_are_refused(recipe, tmp_path):
     file = recipe(guard={"action": "warn", "every": 2, "max_prompts": 1}, train={"steps": 2})
     assert run(file).exit_code == 0
     for change, name in (({"also": ["contrast"]}, "eval.also"), ({"max_prompts": 1}, "eval.max_prompts")):
@@ -197,14 +197,15 @@ def test_points_are_acceptable_when_not_bad_and_within_the_budget():
 SCRIPT = """
 import sys
 from visalign.trainers import guard
-from visalign.evaluators.prompt_metrics import Measured
+from visalign.evaluators.prompt_metrics import PromptMetrics
 from visalign.evaluators.style import STYLE
 
-def measure(generator, settings, judges, label, real=guard.measure):
+def measure(generator, settings, rewards, label, real=guard.measure):
     extra = 0.2 if label.endswith("2") else 1.0
-    values = {f"reward/{judges.proxy_name}": [1.0] * 4, "diversity/extra": [extra] * 4}
+    values = {f"reward/{rewards.proxy_name}": [1.0] * 4, "diversity/extra": [extra] * 4}
     values |= {f"style/{name}": [0.5] * 4 for name in STYLE}
-    return Measured(list("abcd"), 4, values, dict.fromkeys(values, 1.0)), real(generator, settings, judges, label)[1]
+    made_up = PromptMetrics(list("abcd"), 4, values, dict.fromkeys(values, 1.0))
+    return made_up, real(generator, settings, rewards, label)[1]
 
 guard.measure = measure
 from visalign.cli import main

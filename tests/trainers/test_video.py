@@ -75,8 +75,8 @@ def test_a_reward_that_needs_gradients_is_refused_for_videos(online_recipe):
     assert "has no gradient" in said
 
 
-def test_judges_of_the_other_kind_are_refused_before_anything_is_loaded(online_recipe):
-    assert "reward flicker: judges videos only, and this model makes images" in fails(
+def test_rewards_of_the_other_kind_are_refused_before_anything_is_loaded(online_recipe):
+    assert "reward flicker: scores videos only, and this model makes images" in fails(
         online_recipe("sd3", "grpo", reward={"models": "flicker"}))
 
 

@@ -13,8 +13,8 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from visalign.config import ModelSettings, OfflineConfig, OnlineConfig, Settings
 from visalign.config.common import switch_for_number
 from visalign.config.overrides import apply_overrides
-from visalign.config.renamed import KEYS
 from visalign.errors import UserError, nearest
+from visalign.storage.old_names import OLD_SETTINGS
 from visalign.storage.yaml_files import read_mapping
 from visalign.validation.ranges import RANGE_WORDS
 
@@ -119,8 +119,8 @@ def _explain(errors: ValidationError, kind: type[BaseModel]) -> str:
                                                    -len(each["loc"])))
     location = tuple(part for part in error["loc"] if not _ALTERNATIVE.fullmatch(str(part)))
     key = ".".join(str(part) for part in location)
-    if error["type"] == "extra_forbidden" and key in KEYS:
-        return f"{key} is called {KEYS[key]} now"
+    if error["type"] == "extra_forbidden" and key in OLD_SETTINGS:
+        return f"{key} is called {OLD_SETTINGS[key]} now"
     if error["type"] == "extra_forbidden":
         section = _section(location[:-1], kind)
         return f"unknown key {key}{nearest(str(location[-1]), section.model_fields if section else ())}"

@@ -1,4 +1,4 @@
-"""What is called otherwise than it was: an old word is answered with the new one, and does nothing."""
+"""Old names of commands and options: each is answered with the new one, and does nothing (see storage/old_names.py)."""
 
 VERBS = {"rollout": "votes draw", "layout": "benchmark layout", "pairs": "data pairs SOURCE -o OUT"}
 """Commands."""
@@ -9,10 +9,3 @@ OPTIONS = {
     "--image-root": "--media-root", "--clip-format": "--video-format", "--rollout": "--drawn",
     "--from": "SOURCE as an argument (visalign data pairs SOURCE -o OUT)", "--list": "`visalign list rewards`"}
 """Options of any command."""
-
-KEYS = {"reward.of": "reward.models", "data.image_root": "data.media_root",
-        "data.max_judgements": "data.max_annotations"}
-"""Keys of recipes."""
-
-PROMPT_SETS = {"clips": "videos"}
-"""Prompts that come with visalign."""

@@ -109,5 +109,5 @@ def _hub_rows(source: str, split: str) -> Iterator[tuple[str, dict]]:
             yield f"{source} row {number}", checked(f"{source} row {number}", row)
     except Exception as error:  # the hub raises many kinds of errors; to the user all mean the same
         reason = hub_reason(error)
-        raise UserError(f"data {source}: no local file, and the hub did not provide it ({reason})" if not number else
+        raise UserError(f"data {source}: no local file, and the hub did not give it ({reason})" if not number else
                         f"data {source}: the hub broke off after row {number} ({reason})") from error

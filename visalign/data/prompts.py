@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from visalign.config.renamed import PROMPT_SETS
 from visalign.data.diversity_prompts import family_prompts
 from visalign.data.embedded_images import emoji_captions
 from visalign.data.embedded_videos import video_captions
@@ -12,6 +11,7 @@ from visalign.data.rows import check_row, row_prompt, shortened, table_rows
 from visalign.data.sources import is_table, local_path, table_files
 from visalign.data.suites import read_suite
 from visalign.errors import UserError
+from visalign.storage.old_names import PROMPT_SETS
 from visalign.storage.text_files import is_whole, read_lines
 
 PROMPT_COLUMNS = ("prompt", "prompts", "caption", "text")

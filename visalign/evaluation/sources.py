@@ -21,7 +21,7 @@ from visalign.media.kinds import is_image_name, is_video_name
 from visalign.sampling.folder import write_generations
 from visalign.storage.checkpoint_files import load_policy, step_of
 from visalign.storage.files import written
-from visalign.storage.yaml_files import read_mapping
+from visalign.storage.old_names import read_run_settings
 
 
 @dataclass(frozen=True)
@@ -109,8 +109,7 @@ def model_source(name: str, model: ModelSettings, adapter: Path | None = None) -
 
 def run_config(folder: Path) -> OfflineConfig | OnlineConfig:
     """The settings a run was made with. Raises UserError naming a file that is missing or not a recipe."""
-    file = folder / "config.yaml"
-    return parse_config(read_mapping(file, "run"), str(file))
+    return parse_config(read_run_settings(folder), str(folder / "config.yaml"))
 
 
 def base_source(name: str, run: Path) -> SampleSource:

@@ -73,14 +73,14 @@ class AdvantageRule(Ranged):
 
     def __call__(self, rewards: Tensor, weights: Tensor, groups: Tensor, names: tuple[str, ...] = (),
                  likelihood: Tensor | None = None, history: "History | None" = None) -> Advantages:
-        """rewards [n, K] (NaN: does not apply or could not be judged), weights [K], groups int64 [n].
+        """rewards [n, K] (NaN: does not apply or could not be scored), weights [K], groups int64 [n].
 
         A reward that is NaN for a whole group drops out of it; a sample that lacks one which others of its group have
         is left out. likelihood [n]: larger is more usual.
         Raises ValueError when a penalty would reward: unlikeliness with a negative reward.
         """
         index = torch.unique(groups, return_inverse=True)[1]
-        rewards = without_partly_judged(rewards.double(), index)
+        rewards = without_partly_scored(rewards.double(), index)
         weights = weights.double()
         if self.gate is not None:
             return self._finish(self._one(self._gated(rewards, weights, index, names), index), index)
@@ -187,7 +187,7 @@ class History:
         self.rewards = state["rewards"]
 
 
-def without_partly_judged(rewards: Tensor, index: Tensor) -> Tensor:
+def without_partly_scored(rewards: Tensor, index: Tensor) -> Tensor:
     """Rows that lack a reward which others of their group have become NaN: their sum could not be compared."""
     lacking = torch.zeros(len(rewards), dtype=torch.bool)
     for column in rewards.unbind(1):

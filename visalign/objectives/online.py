@@ -3,7 +3,7 @@
 A method names its `view`: which terms the loop makes of its own samples.
     steps     one term per trained sampling step: log-probabilities of the stored transition (StepTerms)
     noised    one term per drawn time: predictions at the noised final latents (NoisedTerms)
-    sampling  one term: the end of the sampling run with gradients, judged by a differentiable reward (RewardTerms)
+    sampling  one term: the end of the sampling run with gradients, scored by a differentiable reward (RewardTerms)
 """
 
 from dataclasses import dataclass

@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 
 from visalign.errors import UserError
-from visalign.storage.yaml_files import read_mapping
+from visalign.storage.old_names import read_run_settings
 
 MAY_CHANGE = frozenset({
     "train.steps", "train.epochs", "train.device", "train.workers", "train.patience", "data.cache", "rollout.cache",
@@ -37,9 +37,8 @@ def check_settings(folder: Path, config: BaseModel) -> None:
 
 def _earlier(folder: Path, kind: type[BaseModel]) -> BaseModel:
     """The settings kept in a run's folder; settings that an older version did not have take their defaults."""
-    file = folder / "config.yaml"
     try:
-        return kind.model_validate(read_mapping(file, "run"))
+        return kind.model_validate(read_run_settings(folder))
     except ValidationError as error:
         key = ".".join(map(str, error.errors()[0]["loc"]))
         raise UserError(f"output.folder {folder}: cannot resume, its config.yaml is of another kind of run ({key}: "

@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 
 from visalign.errors import UserError
 from visalign.storage.files import free_space, is_full, size_in_words, sync, write_atomically
+from visalign.storage.old_names import with_new_metrics
 from visalign.storage.resuming import check_settings, nothing_there
 from visalign.storage.yaml_files import dump_yaml
 
@@ -205,7 +206,7 @@ def read_metrics(folder: Path) -> list[dict]:
             row = json.loads(line)
             if not isinstance(row, dict) or not isinstance(row["step"], int) or not isinstance(row["kind"], str):
                 raise ValueError
-            rows.append(row)
+            rows.append(with_new_metrics(row))
         except (ValueError, KeyError, RecursionError):
             if number < len(lines):
                 raise UserError(f"run {file}: line {number} is not a row of metrics; delete that line") from None

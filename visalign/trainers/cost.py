@@ -1,6 +1,6 @@
 """What a step of training and a look at held-out samples cost, in passes of one sample through the network.
 
-A pass with gradient counts as three, an image that is decoded and judged as four, and everything in a look by a third
+A pass with gradient counts as three, an image that is decoded and scored as four, and everything in a look by a third
 more, since nothing overlaps there: on small networks that is what it costs, on large ones somewhat less.
 """
 

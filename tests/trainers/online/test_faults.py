@@ -55,27 +55,27 @@ def test_a_reward_that_is_nan_for_some_samples_leaves_them_out_and_counts_them(o
     scripted(some)
     run(online_recipe("sd3", **QUIET), "train.epochs=1", "reward.max_failures=0.5")
     row = rows(tmp_path / "run")[0]
-    assert row["unjudged"] == 2 and row["trained_samples"] == 6
+    assert row["unscored"] == 2 and row["trained_samples"] == 6
 
 
-def test_too_many_unjudged_samples_stop_the_run_with_the_reason(online_recipe, scripted):
+def test_too_many_unscored_samples_stop_the_run_with_the_reason(online_recipe, scripted):
     scripted(lambda samples: torch.full((len(samples), 1), float("nan")))
     message = fails(online_recipe("sd3", **QUIET))
-    assert "reward scripted: 100% of the epoch's samples have no annotation" in message and "finite number" in message
+    assert "reward scripted: 100% of the epoch's samples have no score" in message and "finite number" in message
 
 
-def test_one_of_several_judges_that_judges_nothing_stops_the_run(online_recipe, scripted):
+def test_one_of_several_rewards_that_scores_nothing_stops_the_run(online_recipe, scripted):
     scripted(lambda samples: torch.full((len(samples), 1), float("nan")))
     message = fails(online_recipe("sd3", **{"eval": QUIET["eval"], "reward": {"models": ["contrast", "scripted"]}}))
-    assert "100% of the epoch's samples have no annotation or lack one" in message and "scripted" in message
+    assert "100% of the epoch's samples have no score or lack one" in message and "scripted" in message
 
 
 def test_a_reward_that_does_not_apply_drops_out_without_being_asked_again(online_recipe, tmp_path):
-    # `colour` refuses prompts that name no colour: cat face is judged by contrast alone, and nobody waits
+    # `colour` refuses prompts that name no colour: cat face is scored by contrast alone, and nobody waits
     started = time.perf_counter()
     run(online_recipe("sd3", **{"eval": QUIET["eval"], "reward": {"models": ["contrast", "colour"], "retry_wait": 60}}),
         "train.epochs=2")
-    assert time.perf_counter() - started < 50 and rows(tmp_path / "run")[0]["unjudged"] == 0
+    assert time.perf_counter() - started < 50 and rows(tmp_path / "run")[0]["unscored"] == 0
 
 
 def test_a_constant_reward_changes_nothing_and_stops_after_a_while(online_recipe, tmp_path, scripted):
@@ -98,11 +98,11 @@ def test_a_reward_of_the_wrong_shape_is_named(online_recipe, monkeypatch, script
 
 def test_a_reward_that_raises_is_asked_again_and_then_named(online_recipe, scripted):
     def broken(samples):
-        raise RuntimeError("the judge\nis tired")
+        raise RuntimeError("the reward\nis tired")
 
     kind = scripted(broken)
     message = fails(online_recipe("sd3", **QUIET), "rollout.batch_size=8")
-    assert "reward scripted: failed 3 times, last with RuntimeError: the judge is tired" in message
+    assert "reward scripted: failed 3 times, last with RuntimeError: the reward is tired" in message
     assert kind.asked == 3
 
 
@@ -114,7 +114,7 @@ def test_a_reward_that_raises_once_is_forgiven(online_recipe, tmp_path, scripted
 
     kind = scripted(once)
     run(online_recipe("sd3", **QUIET), "train.epochs=1")
-    assert rows(tmp_path / "run")[0]["unjudged"] == 0
+    assert rows(tmp_path / "run")[0]["unscored"] == 0
 
 
 def test_a_reward_that_hangs_ends_the_run_in_time(online_recipe, scripted):
@@ -127,7 +127,7 @@ def test_a_reward_that_hangs_ends_the_run_in_time(online_recipe, scripted):
 
 
 @pytest.mark.parametrize("comes_back", [True, False])
-def test_a_judge_server_that_dies_during_the_run(online_recipe, tmp_path, comes_back):
+def test_a_reward_server_that_dies_during_the_run(online_recipe, tmp_path, comes_back):
     from ...rewards.vlm.server import ChatServer
 
     def reply(text, images, count):
@@ -136,20 +136,20 @@ def test_a_judge_server_that_dies_during_the_run(online_recipe, tmp_path, comes_
         return str(1 + len(images[0]) % 5)
 
     with ChatServer(reply) as server:
-        judge = {"kind": "vlm", "url": server.url, "retries": 0, "cache": None, "concurrency": 1,
+        reward = {"kind": "vlm", "url": server.url, "retries": 0, "cache": None, "concurrency": 1,
                  "principles": {"alignment": "Does it fit?"}}
-        recipe = online_recipe("sd3", **{"eval": QUIET["eval"], "reward": {"models": [judge], "retries": 3},
+        recipe = online_recipe("sd3", **{"eval": QUIET["eval"], "reward": {"models": [reward], "retries": 3},
                                          "train": {"epochs": 2, "patience": 9}})
         if comes_back:
             run(recipe)
             assert len(rows(tmp_path / "run")) == 2
         else:
             message = fails(recipe)
-            assert "no annotation" in message and server.url in message and "--resume" in message
+            assert "no score" in message and server.url in message and "--resume" in message
             assert len(rows(tmp_path / "run")) == 1 and weights(tmp_path / "run", 1)
 
 
-def test_judges_work_while_the_next_batch_is_sampled(online_recipe, tmp_path, scripted):
+def test_rewards_score_while_the_next_batch_is_sampled(online_recipe, tmp_path, scripted):
     who = set()
 
     def note(samples):

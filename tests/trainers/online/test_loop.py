@@ -116,7 +116,7 @@ def test_a_continued_run_ends_with_the_same_bits(online_recipe, tmp_path, method
 
 KILLED = """
 import os, signal, sys
-from visalign.trainers.online import judging, loop as online
+from visalign.trainers.online import scoring, loop as online
 from visalign.cli import main
 
 phase, left = sys.argv[1], [int(sys.argv[2])]
@@ -131,8 +131,8 @@ def dying(function):
 
 if phase == "sampling":
     online.Sampler.draw = dying(online.Sampler.draw)
-elif phase == "judging":
-    judging.Panel.judge = dying(judging.Panel.judge)
+elif phase == "scoring":
+    scoring.RewardSet.score = dying(scoring.RewardSet.score)
 elif phase == "update":
     online.OnlineTrainer._step = dying(online.OnlineTrainer._step)
 elif phase == "saving":
@@ -142,7 +142,7 @@ main(["train", *sys.argv[3:]])
 """
 
 
-@pytest.mark.parametrize("phase, call", [("sampling", 4), ("judging", 4), ("update", 4), ("saving", 2)])
+@pytest.mark.parametrize("phase, call", [("sampling", 4), ("scoring", 4), ("update", 4), ("saving", 2)])
 def test_a_kill_in_any_phase_loses_at_most_the_epoch(online_recipe, tmp_path, phase, call):
     sections = {"train": {"updates_per_epoch": 2, "epochs": 3}, "eval": {"reward": None, "also": [], "features": None}}
     whole = online_recipe("sd3", "grpo", name="whole.yaml", **sections)
@@ -208,7 +208,7 @@ def test_processes_share_an_epoch_in_whole_batches(world):
         assert sorted(together) == list(range(number * 4 * world, (number + 1) * 4 * world))
 
 
-def test_dimensions_of_one_judge_are_terms_that_share_it(online_recipe):
+def test_dimensions_of_one_reward_are_terms_that_share_it(online_recipe):
     from PIL import Image
 
     from visalign.config import RewardSettings

@@ -199,10 +199,10 @@ def test_single_items_with_good_and_bad_labels_train(tmp_path, recipe):
     assert result.exit_code == 0, result.output
 
 
-def test_eval_takes_any_reward_and_says_which_dimension_judged(table, tmp_path):
+def test_eval_takes_any_reward_and_says_which_dimension_scored(table, tmp_path):
     result = invoke("eval", "tiny-clip", table, "-o", tmp_path / "eval", "--no-edits")
     assert result.exit_code == 0, result.output
-    assert "alignment" in result.output and "judged by alignment" in (tmp_path / "eval" / "report.html").read_text()
+    assert "alignment" in result.output and "scored by alignment" in (tmp_path / "eval" / "report.html").read_text()
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_a_set_of_ties_only_is_reported_without_accuracy(tmp_path):
     (tmp_path / "j.jsonl").write_text("\n".join(map(json.dumps, rows)))
     result = invoke("eval", "tiny-clip", tmp_path / "j.jsonl", "-o", tmp_path / "eval")
     assert result.exit_code == 0, result.output
-    assert "judged by alignment, 0 not judged" in result.output and (tmp_path / "eval" / "report.html").exists()
+    assert "scored by alignment, 0 not scored" in result.output and (tmp_path / "eval" / "report.html").exists()
 
 
 def test_bootstrap_weights_have_mean_one_differ_by_member_and_repeat():

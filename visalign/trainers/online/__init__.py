@@ -1,1 +1,1 @@
-"""The online loop and its parts: drawing, judging, terms, updates."""
+"""The online loop and its parts: drawing, scoring, terms, updates."""

@@ -1,4 +1,4 @@
-"""One epoch of own samples: prompts times group, drawn in batches, judged in the background, told across processes."""
+"""One epoch of rollouts: prompts times group, sampled in batches, scored in the background, gathered."""
 
 import time
 from concurrent.futures import Future
@@ -17,14 +17,14 @@ from visalign.media.samples import Sample
 from visalign.sampling.encoding_cache import EncodingCache
 from visalign.sampling.seeds import stable_seed
 from visalign.trainers.online.rollout import Sampler, Start, Trajectory
-from visalign.trainers.online.scoring import AsyncScorer, RewardBatch, RewardSet
+from visalign.trainers.online.scoring import AsyncScorer, RewardSet
 from visalign.trainers.online.step_selection import StepPlan
 from visalign.trainers.order import DataOrder
 
 
 @dataclass
 class RolloutBatch:
-    """samples: this process's, by place. rewards: float32 [n, K] of all places in order, NaN where unjudged.
+    """samples: this process's, by place. rewards: float32 [n, K] of all places in order, NaN where unscored.
     groups: int64 [n]. prompts: [n]. images: this process's first groups, for the grid. seconds: by phase.
     stochastic: the sampling steps that added noise."""
 
@@ -82,15 +82,15 @@ class PromptEmbeddings:
 
 
 class RolloutCollector:
-    """Draws and judges epochs. Sample `place` of an epoch belongs to prompt place // group_size of that epoch."""
+    """Samples and scores epochs. Sample `place` of an epoch belongs to prompt place // group_size of that epoch."""
 
-    def __init__(self, config: OnlineConfig, generator: Generator, asked: list[PromptTask],
+    def __init__(self, config: OnlineConfig, generator: Generator, tasks: list[PromptTask],
                  reward_set: RewardSet | None,
                  conditions: PromptEmbeddings, accelerator: Accelerator, sampler: Sampler):
         self.config, self.generator, self.sampler = config, generator, sampler
         self.reward_set, self.conditions, self.accelerator = reward_set, conditions, accelerator
-        self.order = DataOrder(asked, config.train.seed)
-        self.judge = AsyncScorer(reward_set) if reward_set else None
+        self.order = DataOrder(tasks, config.train.seed)
+        self.scorer = AsyncScorer(reward_set) if reward_set else None
 
     @property
     def size(self) -> int:
@@ -107,58 +107,57 @@ class RolloutCollector:
         return [place for start in range(first, self.size, size * world) for place in range(start, start + size)]
 
     def collect(self, epoch: int, plan: StepPlan, kept: Tensor) -> RolloutBatch:
-        """Raises UserError when too many samples have no annotation or a judge fails for good."""
+        """Raises UserError when too many samples have no score or a reward fails for good."""
         rollout, places = self.config.rollout, self.places()
-        asked = [self.order[epoch * rollout.prompts_per_epoch + slot] for slot in range(rollout.prompts_per_epoch)]
-        self.conditions.load([each.prompt for each in asked])
-        started, decoding, judged_before = time.perf_counter(), 0.0, self.judge.seconds if self.judge else 0.0
+        tasks = [self.order[epoch * rollout.prompts_per_epoch + slot] for slot in range(rollout.prompts_per_epoch)]
+        self.conditions.load([each.prompt for each in tasks])
+        started, decoding, scoring_before = time.perf_counter(), 0.0, self.scorer.seconds if self.scorer else 0.0
         samples: dict[int, Trajectory] = {}
-        judging: list[tuple[list[int], Future]] = []
+        scoring: list[tuple[list[int], Future]] = []
         images: list[tuple[int, Sample]] = []
         size = rollout.batch_size
         batches = tqdm(range(0, len(places), size), desc=f"epoch {epoch + 1}: sampling", unit="batch", leave=False,
                        disable=not self.accelerator.is_main_process)
         for b in batches:
-            starts = [self._start(epoch, place, asked) for place in places[b:b + size]]
+            starts = [self._start(epoch, place, tasks) for place in places[b:b + size]]
             drawn = self.sampler.draw(starts, *self.conditions.of(starts), plan.stochastic, kept[b:b + size])
             samples |= {sample.start.place: sample for sample in drawn}
-            if self.judge:
+            if self.scorer:
                 before = time.perf_counter()
                 decoded = self.generator.decode(torch.stack([s.latents for s in drawn]).to(self.generator.device))
                 made = [Sample(self.generator.text_of(s.start.prompt), media, s.start.place,
                                {"source_prompt": s.start.prompt}) for s, media in zip(drawn, decoded, strict=True)]
                 decoding += time.perf_counter() - before
                 images += [(s.start.place, sample) for s, sample in zip(drawn, made, strict=True)][:size]
-                judging.append((places[b:b + size], self.judge.submit(made)))
+                scoring.append((places[b:b + size], self.scorer.submit(made)))
         sampled = time.perf_counter()
-        rewards = self._annotations(judging) if self.judge else self._votes(asked)
+        rewards = self._gathered(scoring) if self.scorer else self._votes(tasks)
         seconds = {"sampling": sampled - started - decoding, "decoding": decoding,
-                   "waiting_for_judges": time.perf_counter() - sampled,
-                   "judging": (self.judge.seconds if self.judge else 0.0) - judged_before}
+                   "waiting_for_rewards": time.perf_counter() - sampled,
+                   "scoring": (self.scorer.seconds if self.scorer else 0.0) - scoring_before}
         slots = torch.arange(self.size) // rollout.group_size
-        return RolloutBatch(samples, rewards, slots, [asked[slot].prompt for slot in slots.tolist()], images, seconds,
-                     plan.stochastic)
+        return RolloutBatch(samples, rewards, slots, [tasks[slot].prompt for slot in slots.tolist()], images, seconds,
+                            plan.stochastic)
 
-    def _start(self, epoch: int, place: int, asked: list[PromptTask]) -> Start:
+    def _start(self, epoch: int, place: int, tasks: list[PromptTask]) -> Start:
         rollout, seed = self.config.rollout, self.config.train.seed
         slot, copy = divmod(place, rollout.group_size)
-        prompt = asked[slot].prompt
-        if asked[slot].seeds is not None:
-            own = asked[slot].seeds[copy]
+        prompt = tasks[slot].prompt
+        if tasks[slot].seeds is not None:
+            own = tasks[slot].seeds[copy]
             return Start(place, prompt, self.conditions.key(prompt), *voted_seeds(own))
         noise = (seed, epoch, slot, "shared noise") if rollout.same_noise else (seed, epoch, place, "noise")
         return Start(place, prompt, self.conditions.key(prompt), stable_seed(*noise),
                      stable_seed(seed, epoch, place, "steps of sampling"))
 
-    def _annotations(self, judging: list[tuple[list[int], Future]]) -> Tensor:
-        """Rewards of all places, gathered. Raises UserError when too few samples could be judged."""
-        rows, verdicts = [], []
-        for places, future in judging:
-            verdict: RewardBatch = self.judge.result(future)
+    def _gathered(self, scoring: list[tuple[list[int], Future]]) -> Tensor:
+        """Rewards of all places, gathered. Raises UserError when too few samples could be scored."""
+        rows, batches = [], []
+        for places, future in scoring:
+            batches.append(self.scorer.result(future))
             rows += places
-            verdicts.append(verdict)
-        values = torch.cat([torch.cat([v.values, v.failed[:, None].float()], 1) for v in verdicts])
-        reason = next((text for verdict in verdicts for text in verdict.reasons.values()), "")
+        values = torch.cat([torch.cat([batch.values, batch.failed[:, None].float()], 1) for batch in batches])
+        reason = next((text for batch in batches for text in batch.reasons.values()), "")
         mine = torch.cat([torch.tensor(rows, dtype=torch.float64)[:, None], values.double()], 1)
         gathered = self.accelerator.gather(mine.to(self.accelerator.device, torch.float64)).cpu()
         *columns, failed = gathered[gathered[:, 0].argsort(), 1:].float().unbind(1)
@@ -166,13 +165,13 @@ class RolloutCollector:
         missing = ((failed > 0) | rewards.isnan().all(1)).double().mean().item()
         if missing > self.config.reward.max_failures:
             raise UserError(f"reward {', '.join(self.reward_set.names)}: {missing:.0%} of the epoch's samples have no "
-                            f"annotation or lack one, more than reward.max_failures {self.config.reward.max_failures:g}"
+                            f"score or lack one, more than reward.max_failures {self.config.reward.max_failures:g}"
                             f"{f' ({reason})' if reason else ''}; the run stops here, continue it with --resume")
         return rewards
 
-    def _votes(self, asked: list[PromptTask]) -> Tensor:
+    def _votes(self, tasks: list[PromptTask]) -> Tensor:
         """1 for the preferred image of each vote, which comes first, and 0 for the other."""
-        return torch.tensor([[1.0], [0.0]]).repeat(len(asked), 1)
+        return torch.tensor([[1.0], [0.0]]).repeat(len(tasks), 1)
 
 
 def voted_seeds(seed: int) -> tuple[int, int]:

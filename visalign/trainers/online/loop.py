@@ -1,4 +1,4 @@
-"""The online loop: the generator's own samples, judged, teach it; for every family and every method.
+"""The online loop: the generator learns from its own scored samples; for every family and every method.
 
     prompts x group -> sampling run -> rewards (in the background) -> advantages -> terms -> objective -> step
 
@@ -45,7 +45,7 @@ from visalign.trainers.stopping import postponed
 class OnlineTrainer:
     """Teaches `generator` from its own samples of `asked`. The caller decides what to measure (`on_epoch`)."""
 
-    def __init__(self, config: OnlineConfig, generator: Generator, asked: list[PromptTask],
+    def __init__(self, config: OnlineConfig, generator: Generator, tasks: list[PromptTask],
                  reward_set: RewardSet | None,
                  run: RunFolder, accelerator: Accelerator):
         check_arithmetic(config, accelerator.num_processes)
@@ -74,7 +74,7 @@ class OnlineTrainer:
         self.view = VIEWS[self.objective.view](
             Context(generator, config.rollout, self.objective, self.old, reward_set, config.train.seed), self.noisy)
         self.conditions = PromptEmbeddings(EncodingCache(config.rollout.cache, generator), config, generator.device)
-        self.collector = RolloutCollector(config, generator, asked, reward_set, self.conditions, accelerator,
+        self.collector = RolloutCollector(config, generator, tasks, reward_set, self.conditions, accelerator,
                                           self.sampler)
         self.reach = GradientReach(self.state.parameters, apart=generator.used_apart)
         self.log = MetricLog(run, accelerator, {"reward": "reward", "zero_std_ratio": "zero", "loss": "loss"})
@@ -136,7 +136,7 @@ class OnlineTrainer:
             save_sheet(rollout_rows(collected, self.config.rollout.group_size), folder / f"epoch-{epoch + 1:06d}.png")
 
     def _collect(self, epoch: int) -> RolloutBatch:
-        """One epoch's samples, judged."""
+        """One epoch's samples, scored."""
         plan = plan_steps(self.config.rollout, self.noisy, epoch, self.config.train.seed, self.collector.places())
         place_rewards(self.reward_set, self.config, str(self.generator.device))
         with self._sampling_policy():

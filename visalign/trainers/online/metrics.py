@@ -29,15 +29,15 @@ def epoch_metrics(collected: RolloutBatch, advantages: Advantages, reward_set: R
                              ("max", known.max())):
             row[f"reward/{name}/{label}"] = value.item()
     if reward_set:
-        judged = ~collected.rewards.isnan().all(1)
-        total = (collected.rewards.nan_to_num(0.0).double() * reward_set.weights).sum(1)[judged]
-        groups = collected.groups[judged]
+        scored = ~collected.rewards.isnan().all(1)
+        total = (collected.rewards.nan_to_num(0.0).double() * reward_set.weights).sum(1)[scored]
+        groups = collected.groups[scored]
         row["reward"] = total.mean().item()
         row |= {f"reward_top_{share}": top_mean(total, groups, share) for share in TOP_SHARES}
         stds = torch.stack([total[groups == g].std(correction=0) for g in groups.unique()])
         row["group_std"] = stds.mean().item()
     known = advantages.advantages[~advantages.advantages.isnan()]
-    row |= {"zero_std_ratio": advantages.zero_std, "unjudged": int(collected.rewards.isnan().all(1).sum()),
+    row |= {"zero_std_ratio": advantages.zero_std, "unscored": int(collected.rewards.isnan().all(1).sum()),
             "unique_prompts": len(set(collected.prompts)), "advantage_abs": known.abs().mean().item(),
             "advantage_clipped": advantages.clipped.double().mean().item()}
     row["latent_rms"] = torch.stack([s.latents for s in collected.samples.values()]).square().mean().sqrt().item()

@@ -1,4 +1,4 @@
-"""The rewards of an online run, judging in the background while the next batch is sampled."""
+"""The rewards of an online run, which score in the background while the next batch is sampled."""
 
 import queue
 import threading
@@ -18,9 +18,9 @@ from visalign.rewards import Reward, for_modality, load_reward
 
 @dataclass(frozen=True)
 class RewardBatch:
-    """values: float32 [n, K], larger is better, NaN where there is no annotation; reasons by sample.
+    """values: float32 [n, K], larger is better, NaN where there is no score; reasons by sample.
 
-    failed: bool [n], samples that a reward should have judged and did not; what a reward refuses does not apply to it.
+    failed: bool [n], samples that a reward should have scored but did not; samples that it refuses do not count.
     """
 
     values: Tensor
@@ -49,7 +49,7 @@ class RewardSet:
         self.weights = torch.tensor([term.weight for term in settings.models], dtype=torch.float64)
 
     def _term(self, spec, dimension: str | None) -> _Term:
-        key = repr(spec)  # dimensions of one judge are terms that share it
+        key = repr(spec)  # dimensions of one reward are terms that share it
         if key not in self._loaded:
             self._loaded[key] = for_modality(load_reward(spec, self.device), self.modality)
         reward = self._loaded[key]
@@ -60,7 +60,7 @@ class RewardSet:
         return _Term(reward, column, reward.name if dimension is None else f"{reward.name}.{dimension}")
 
     def score(self, samples: list[Sample]) -> RewardBatch:
-        """All rewards on one batch, each asked once. A judge that raises, or judges nothing, is asked again.
+        """All rewards on one batch, each called once. A reward that raises, or scores nothing, is called again.
 
         Raises UserError naming the reward that keeps raising or whose answer has the wrong shape.
         """
@@ -81,7 +81,7 @@ class RewardSet:
             last = attempt == self.settings.retries
             try:
                 answer = reward.score(samples)
-            except Exception as error:  # a judge may be anybody's code; all failures are told in one way
+            except Exception as error:  # a reward may be anyone's code; all failures are reported alike
                 if last:
                     said = " ".join(str(error).split())[:200]
                     raise UserError(f"reward {reward.name}: failed {attempt + 1} times, last with "
@@ -118,17 +118,17 @@ class RewardSet:
 
 
 def applies(reward: Reward, sample: Sample) -> bool:
-    """Whether a reward means to judge this sample; judges of another kind than `Judge` mean to judge all."""
+    """Whether a reward applies to this sample; one that is not a `RewardModel` applies to all."""
     refusal = getattr(reward, "refusal", None)
     return refusal is None or refusal(sample) is None
 
 
 class AsyncScorer:
-    """One thread that judges batches in order. It is a daemon: a judge that hangs cannot keep the program alive."""
+    """One thread that scores batches in order. It is a daemon: a reward that hangs cannot keep the program alive."""
 
     def __init__(self, reward_set: RewardSet):
         self.reward_set = reward_set
-        self.seconds = 0.0  # spent judging so far
+        self.seconds = 0.0  # spent scoring so far
         self._waiting: queue.SimpleQueue = queue.SimpleQueue()
         threading.Thread(target=self._work, daemon=True).start()
 

@@ -162,7 +162,7 @@ class NoisedView(_WithPredictions):
 
 
 class SamplingView(_WithPredictions):
-    """The last K sampling steps with gradients, decoded and judged by rewards that have gradients."""
+    """The last K sampling steps with gradients, decoded and scored by rewards that have gradients."""
 
     terms = 1
 
