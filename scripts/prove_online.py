@@ -13,37 +13,28 @@ samples of the untrained model. What is done is not done again.
 
 import argparse
 import json
-import sys
 import tempfile
 import time
 from collections import defaultdict
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).parent / "embedded"))
-from check_samples import build_classifier, train_classifier  # noqa: E402
-from common import load_rows  # noqa: E402
-
-from visalign.config.load import parse_config  # noqa: E402
-from visalign.data.prompts import read_prompts  # noqa: E402
+from visalign.config.load import parse_config
+from visalign.data.prompts import read_prompts
 from visalign.evaluators import (
-    diversity,  # noqa: E402
-    mean_with_interval,  # noqa: E402
+    diversity,
+    mean_with_interval,
 )
-from visalign.generators import load_generator  # noqa: E402
-from visalign.jobs.train import open_accelerator  # noqa: E402
-from visalign.jobs.training_setup import build_online  # noqa: E402
-from visalign.media.samples import Sample, to_pixels  # noqa: E402
-from visalign.rewards import finite_scores, load_reward  # noqa: E402
-from visalign.rewards.base import RewardModel  # noqa: E402
-from visalign.rewards.registry import REWARDS  # noqa: E402
-from visalign.sampling.feedback import make_samples  # noqa: E402
-from visalign.storage.run_folder import RunFolder  # noqa: E402
-from visalign.storage.yaml_files import parse_yaml, read_mapping  # noqa: E402
+from visalign.generators import load_generator
+from visalign.jobs.train import open_accelerator
+from visalign.jobs.training_setup import build_online
+from visalign.media.samples import Sample
+from visalign.rewards import finite_scores, load_reward
+from visalign.sampling.feedback import make_samples
+from visalign.storage.run_folder import RunFolder
+from visalign.storage.yaml_files import parse_yaml, read_mapping
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "online"
 METHODS = {name: (name, {}) for name in ("flow_grpo", "flow_grpo_fast", "dance_grpo", "mix_grpo", "grpo_guard",
@@ -74,75 +65,39 @@ REWARDS_PROVED = {"tiny-reward": 8, "colourfulness": 4, "emoji_group": 8}
 EVAL = {"prompts": 64, "samples": 4, "steps": 4, "seed": 1000}
 
 
-@dataclass
-class EmojiGroup(RewardModel):
-    """Probability of the prompt's group of emoji by a small classifier that saw real drawings only."""
-
-    source: str = ""
-
-    needs_prompt = True
-
-    def load(self) -> nn.Module:
-        network, self.groups = build_classifier()
-        network.load_state_dict(load_file(self.source))
-        self.of_prompt = defaultdict(set)
-        for row in load_rows(None):
-            for caption in row["captions"]:
-                self.of_prompt[caption["text"]].add(self.groups.index(row["group"]))
-        return network.eval().requires_grad_(False)
-
-    def score_pixels(self, pixels: Tensor, prompts: list[str]) -> Tensor:
-        chances = self.network(pixels * 2 - 1).softmax(1)
-        right = [chances[i, sorted(self.of_prompt[prompt])].sum() for i, prompt in enumerate(prompts)]
-        return torch.stack(right)[:, None]
-
-    def score_batch(self, samples: list[Sample]) -> Tensor:
-        return self.score_pixels(to_pixels([s.image for s in samples], 64) / 2 + 0.5, [s.prompt for s in samples])
-
-
-REWARDS["emoji_group"] = EmojiGroup
-
-
-def spec_of(reward: str, out: Path) -> str:
-    return f"emoji_group:{out / 'classifier.safetensors'}" if reward == "emoji_group" else reward
-
-
 def prepare(out: Path) -> None:
-    """The classifier, and the untrained model's samples scored by everything."""
+    """The untrained model's samples scored by everything."""
     out.mkdir(parents=True, exist_ok=True)
-    if not (out / "classifier.safetensors").exists():
-        torch.manual_seed(0)
-        save_file(train_classifier(500)[0].state_dict(), out / "classifier.safetensors")
     if not (out / "base.json").exists():
-        generator = load_generator(recipe("flow_grpo", "tiny-reward", 0, out, {}).model, "cpu")
-        held = measured(generator, out)
+        generator = load_generator(recipe("flow_grpo", "tiny-reward", 0, {}).model, "cpu")
+        held = measured(generator)
         samples = make_samples(generator, read_prompts("emoji:held_out", EVAL["prompts"]), 8, steps=EVAL["steps"],
                                guidance_scale=1.0, seed=2000, label="best of 8")
-        best = {reward: scores_of(reward, samples, out).view(-1, 8).amax(1).tolist() for reward in REWARDS_PROVED}
+        best = {reward: scores_of(reward, samples).view(-1, 8).amax(1).tolist() for reward in REWARDS_PROVED}
         (out / "base.json").write_text(json.dumps(held | {"best_of_8": best}))
 
 
-def scores_of(reward: str, samples: list[Sample], out: Path) -> Tensor:
-    return finite_scores(load_reward(spec_of(reward, out)), samples)
+def scores_of(reward: str, samples: list[Sample]) -> Tensor:
+    return finite_scores(load_reward(reward), samples)
 
 
-def measured(generator, out: Path) -> dict:
+def measured(generator) -> dict:
     """Per-prompt means on held-out prompts and fixed seeds: every reward, tiny-clip, and diversity."""
     prompts = read_prompts("emoji:held_out", EVAL["prompts"])
     samples = make_samples(generator, prompts, EVAL["samples"], steps=EVAL["steps"], guidance_scale=1.0,
                            seed=EVAL["seed"], label="held-out samples", quiet=True)
-    found = {reward: scores_of(reward, samples, out).view(len(prompts), -1).mean(1).tolist()
+    found = {reward: scores_of(reward, samples).view(len(prompts), -1).mean(1).tolist()
              for reward in (*REWARDS_PROVED, "tiny-clip")}
     features = load_reward("tiny-clip").features([s.image for s in samples])
     return found | {"diversity": diversity.distance(features.view(len(prompts), EVAL["samples"], -1)).tolist()}
 
 
-def recipe(method: str, reward: str, seed: int, out: Path, changes: dict, folder: str = "unused"):
+def recipe(method: str, reward: str, seed: int, changes: dict, folder: str = "unused"):
     """The recipe of a method with another reward, seed and folder; `changes` go into its sections."""
     name, own = VARIANTS[method]
     raw = read_mapping(CONFIGS / f"{name}.yaml", "recipe")
     raw["model"]["source"] = "tiny-sd3"
-    raw["reward"] = {"models": spec_of(reward, out)}
+    raw["reward"] = {"models": reward}
     raw["output"] = {"folder": folder, "trackers": [], "checkpoint_every": 0, "keep_checkpoints": 1}
     for section in own | changes:
         raw[section] = raw.get(section, {}) | own.get(section, {}) | changes.get(section, {})
@@ -151,9 +106,9 @@ def recipe(method: str, reward: str, seed: int, out: Path, changes: dict, folder
     return parse_config(raw)
 
 
-def run(method: str, reward: str, seed: int, out: Path, changes: dict) -> dict:
+def run(method: str, reward: str, seed: int, changes: dict) -> dict:
     with tempfile.TemporaryDirectory() as folder:
-        config = recipe(method, reward, seed, out, changes, folder)
+        config = recipe(method, reward, seed, changes, folder)
         accelerator = open_accelerator(config)
         generator = load_generator(config.model, "cpu")
         folder = RunFolder(folder, config)
@@ -164,7 +119,7 @@ def run(method: str, reward: str, seed: int, out: Path, changes: dict) -> dict:
         rows = [row for row in folder.metrics() if row["kind"] == "train"]
         passes = dict(generator.passes)
         with trainer.state.averaged():
-            held = measured(generator, out)
+            held = measured(generator)
     curve = [row.get("reward") for row in rows]
     tables = [row["by_step"] for row in rows if "by_step" in row]
     return {"method": method, "reward": reward, "seed": seed, "updates": trainer.counts.updates, "passes": passes,
@@ -276,7 +231,7 @@ def main() -> None:
     for method, reward, seed in jobs(args)[mine::of]:
         if (method, reward, seed) in known:
             continue
-        result = run(method, reward, seed, args.out, changes)
+        result = run(method, reward, seed, changes)
         with (args.out / f"runs-{mine}.jsonl").open("a") as file:
             file.write(json.dumps(result) + "\n")
         base = json.loads((args.out / "base.json").read_text())

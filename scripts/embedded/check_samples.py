@@ -20,6 +20,7 @@ from train_clip import augment
 from visalign.config import ModelSettings
 from visalign.generators import load_generator
 from visalign.media.samples import grid, to_pixels
+from visalign.rewards.emoji_group import group_classifier
 
 SHOWN = ["red apple", "banana", "pizza", "cat face", "panda", "penguin", "octopus", "sunflower", "red heart",
          "grinning face", "rainbow", "soccer ball", "bus", "a green vegetable", "an animal", "a purple heart"]
@@ -28,11 +29,7 @@ SHOWN = ["red apple", "banana", "pizza", "cat face", "panda", "penguin", "octopu
 def build_classifier() -> tuple[torch.nn.Module, list[str]]:
     """An untrained classifier and the groups it tells apart."""
     groups = sorted({row["group"] for row in load_rows()})
-    layers = []
-    for cin, cout in ((3, 24), (24, 48), (48, 96), (96, 128)):
-        layers += [torch.nn.Conv2d(cin, cout, 3, 2, 1), torch.nn.BatchNorm2d(cout), torch.nn.GELU()]
-    return torch.nn.Sequential(*layers, torch.nn.Flatten(), torch.nn.Dropout(0.3),
-                               torch.nn.Linear(2048, len(groups))), groups
+    return group_classifier(len(groups)), groups
 
 
 def train_classifier(steps: int) -> tuple[torch.nn.Module, list[str]]:

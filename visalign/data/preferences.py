@@ -7,6 +7,7 @@ from pathlib import Path
 from visalign.config import DataSettings
 from visalign.data.captions import folder_rows, holds_captions
 from visalign.data.dimensions import check_weights
+from visalign.data.embedded_pairs import PAIRS, drawing_rows
 from visalign.data.formats import Converters
 from visalign.data.preference_pair import PreferencePair
 from visalign.data.readers import checked
@@ -65,6 +66,8 @@ def is_local(settings: DataSettings) -> bool:
     """Whether the source is on this machine; raises UserError for what can be neither a file nor a hub id."""
     source = str(settings.path)
     path = local_path(source)
+    if source == PAIRS:
+        return True
     if settings.format == "hub":
         return False
     try:
@@ -81,6 +84,8 @@ def is_local(settings: DataSettings) -> bool:
 
 def _open(settings: DataSettings, source: str) -> tuple[Iterator[tuple[str, dict]], list[Path]]:
     """The rows, and the folders that their paths may start from."""
+    if source == PAIRS:
+        return drawing_rows(), []
     if not is_local(settings):
         return _hub_rows(source, settings.split), [Path(settings.media_root or ".").expanduser()]
     folder = local_path(source)

@@ -20,6 +20,7 @@ from visalign.rewards import combine, rules, video_rules, vlm
 from visalign.rewards.base import Reward
 from visalign.rewards.bias import Debiased
 from visalign.rewards.clip import ClipScore
+from visalign.rewards.emoji_group import EmojiGroup
 from visalign.rewards.hub_clip import Aesthetic, HPSv2, PickScore
 from visalign.rewards.imagereward import ImageReward
 from visalign.rewards.joint import JointReward
@@ -55,6 +56,7 @@ REWARDS: dict[str, type] = {
     "prompt_motion": video_rules.PromptMotion,
     "subject_consistency": video_rules.SubjectConsistency,
     "frames": video_rules.OnFrames,
+    "emoji_group": EmojiGroup,
     "weighted_sum": combine.WeightedSum,
     "log_sigmoid": combine.LogSigmoid,
     "par": combine.PAR,
@@ -67,6 +69,7 @@ REWARDS: dict[str, type] = {
 ALIASES: dict[str, dict[str, Any]] = {
     "tiny-clip": {"kind": "clip", "source": str(EMBEDDED_CLIPS["tiny-clip"])},
     "tiny-reward": {"kind": "joint", "source": str(CLIP_ASSETS / "tiny-reward")},
+    "tiny-group": {"kind": "emoji_group"},
 }
 """Short names for whole specifications, including the embedded rewards."""
 DEEPEST = 12
