@@ -6,6 +6,7 @@ import click
 
 from visalign import __version__
 from visalign.cli import data, doctor, people, sampling, scoring, training
+from visalign.cli.init import init
 from visalign.cli.verbs import Root
 from visalign.errors import notice
 
@@ -48,7 +49,7 @@ def quiet_libraries() -> None:
 
 
 SECTIONS = {
-    "Train": (training.quickstart, training.train, scoring.reward, sampling.guide),
+    "Train": (training.quickstart, init, training.train, scoring.reward, sampling.guide),
     "Sample": (sampling.generate,),
     "Score and evaluate": (scoring.score, scoring.evaluate, scoring.compare, data.benchmark),
     "Data": (data.data,),

@@ -1,7 +1,10 @@
 """`visalign quickstart` and `visalign train`."""
 
+import shlex
+
 import click
 
+from visalign.cli.after_run import print_result
 from visalign.cli.options import read_recipe, recipe_arguments
 from visalign.cli.verbs import Verb
 from visalign.errors import UserError, nearest
@@ -31,7 +34,9 @@ def train(config: str, overrides: tuple[str, ...], dry_run: bool, resume: bool) 
         return
     from visalign.jobs.train import train as run_recipe
 
-    print_result(run_recipe(settings, resume=resume))
+    result = run_recipe(settings, resume=resume)
+    print_result(settings, result, f"visalign demo base={shlex.quote(settings.model.source)} "
+                                   f"aligned={shlex.quote(str(result.folder))}")
 
 
 @click.command(cls=Verb)
@@ -47,15 +52,5 @@ def quickstart(overrides: tuple[str, ...], resume: bool) -> None:
         raise UserError(f"quickstart model={model}: no quickstart for it{nearest(model, QUICKSTARTS)}; use "
                         "`visalign train` with a recipe of your own for other checkpoints")
     rest = tuple(o for o in overrides if not o.startswith("model="))
-    print_result(run_recipe(read_recipe(QUICKSTARTS[model], rest), resume=resume))
-
-
-def print_result(result) -> None:
-    from visalign.jobs.train import result_figures
-
-    for name, text in result_figures(result).items():
-        click.echo(f"{name:36} {text}")
-    for reason in result.verdict.reasons:
-        click.echo(f"{'':36} {reason}")
-    click.echo(f"{'time':36} {result.seconds:.0f} s")
-    click.echo(f"{'report':36} {result.folder / 'report.html'}")
+    settings = read_recipe(QUICKSTARTS[model], rest)
+    print_result(settings, run_recipe(settings, resume=resume), "visalign init recipe.yaml")

@@ -7,9 +7,9 @@ from visalign.config import OfflineConfig, OnlineConfig
 from visalign.evaluators.statistics import mean_with_interval
 from visalign.media.video_files import read_media
 from visalign.reports import charts, media_uri, render_page, svg
+from visalign.reports.before_after import FILE, first_and_last, save_before_after
 from visalign.storage.run_folder import RunFolder, write_atomically
 
-PROMPTS_SHOWN = 16
 CURVES = (("loss", "loss"), ("implicit_accuracy", "implicit accuracy"),
           ("chosen_error_minus_ref", "error on chosen minus reference"), ("reward", "reward of the policy's samples"),
           ("group_std", "spread of rewards within a prompt"), ("zero_std_ratio", "share of groups with equal rewards"),
@@ -20,14 +20,16 @@ UNITS = {"offline": "optimiser step", "online": "epoch"}
 
 def write_report(run: RunFolder, config: OfflineConfig | OnlineConfig, result, versions: dict[str, str],
                  counts: dict[str, int]) -> Path:
-    """Write a self-contained report.html into the run's folder and return its path."""
+    """Write a self-contained report.html and before_after.png into the run's folder; returns the page's path."""
     rows = run.metrics()
     held = [row for row in rows if row["kind"] == "held_out"]
     trained = [row for row in rows if row["kind"] == "train"]
+    shown = first_and_last(run.path, held)
+    save_before_after(shown, run.path / FILE)
     page = render_page(
         "run.html.j2", title=f"{config.model.source} · {config.objective['name']}", result=result, counts=counts,
         before=held[0], after=held[-1], proxy=result.verdict.proxy,
-        images=before_and_after(run, held, result.verdict.proxy),
+        images=before_and_after(shown, held, result.verdict.proxy),
         curves=run_curves(trained, held, UNITS[config.loop]), unit=UNITS[config.loop], tables=step_tables(trained),
         own_samples=[embedded(path, 900) for path in newest_sheet(run.path / "rollouts")],
         guard=guard_looks([row for row in rows if row["kind"] == "guard"], UNITS[config.loop]),
@@ -59,15 +61,13 @@ def tail_mean(rows: list[dict], name: str, last: int = 50) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def before_and_after(run: RunFolder, held: list[dict], proxy: str | None) -> list[dict]:
+def before_and_after(rows: list[tuple], held: list[dict], proxy: str | None) -> list[dict]:
     """Per prompt: its text, embedded images before and after, and the optimised reward before and after."""
-    folders = [run.path / "samples" / row["folder"] for row in (held[0], held[-1])]
-    shown = []
-    for i, prompt in enumerate(held[0]["prompts"][:PROMPTS_SHOWN]):
-        before, after = ([embedded(path) for path in sorted(folder.glob(f"{i:03d}-*.*"))[:4]] for folder in folders)
-        rewards = [row["values"][f"reward/{proxy}"][i] if proxy else None for row in (held[0], held[-1])]
-        shown.append({"prompt": prompt, "before": before, "after": after, "rewards": rewards})
-    return shown
+    rewards = [row["values"][f"reward/{proxy}"] if proxy else None for row in (held[0], held[-1])]
+    return [{"prompt": prompt, "before": [media_uri(each, 256) for each in before],
+             "after": [media_uri(each, 256) for each in after],
+             "rewards": [values[i] if values else None for values in rewards]}
+            for i, (prompt, before, after) in enumerate(rows)]
 
 
 def embedded(path: Path, side: int = 256) -> str:

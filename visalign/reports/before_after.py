@@ -1,0 +1,36 @@
+"""Samples of the same prompts and seeds before and after a run: rows for its page, and one image to look at."""
+
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from visalign.media.samples import Media, grid, to_bytes
+from visalign.media.video_files import read_media
+from visalign.storage.files import write_atomically
+
+FILE = "before_after.png"
+PROMPTS, SAMPLES = 16, 4
+"""Shown at most: the first held-out prompts and the first samples of each, never a choice of good ones."""
+
+
+def first_and_last(run: Path, held: list[dict]) -> list[tuple[str, list[Media], list[Media]]]:
+    """Per prompt its text, and its samples at the first and the last of the run's held-out rows."""
+    folders = [run / "samples" / row["folder"] for row in (held[0], held[-1])]
+    return [(prompt, *([read_media(path, path.name) for path in sorted(folder.glob(f"{i:03d}-*.*"))[:SAMPLES]]
+                       for folder in folders)) for i, prompt in enumerate(held[0]["prompts"][:PROMPTS])]
+
+
+def save_before_after(rows: list[tuple[str, list[Media], list[Media]]], file: Path) -> Path:
+    """Write the rows as one PNG, before on the left and after on the right."""
+    sides = [grid([(prompt, before) for prompt, before, _ in rows], label_width=150),
+             grid([("", after) for _, _, after in rows], label_width=24)]
+    top = 24
+    canvas = Image.new("RGB", (sum(side.width for side in sides), top + sides[0].height), "white")
+    draw, font, left = ImageDraw.Draw(canvas), ImageFont.load_default(14), 0
+    for side, title, indent in zip(sides, ("before", "after, same seeds"), (150, 24), strict=True):
+        draw.text((left + indent, 4), title, fill="black", font=font)
+        canvas.paste(side, (left, top))
+        left += side.width
+    draw.line([(sides[0].width + 12, 4), (sides[0].width + 12, canvas.height - 4)], fill="#bbbbbb")
+    write_atomically(file, to_bytes(canvas))
+    return file
