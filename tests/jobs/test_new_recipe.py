@@ -41,7 +41,7 @@ def test_a_reward_makes_an_online_recipe(model, objective, tmp_path):
     result = init(tmp_path, "--checkpoint", model, "--learn-from", "tiny-reward", "--memory", 0)
     assert result.exit_code == 0, result.output
     raw = yaml.safe_load((tmp_path / "recipe.yaml").read_text())
-    assert raw["objective"]["name"] == objective and raw["reward"]["of"] == "tiny-reward"
+    assert raw["objective"]["name"] == objective and raw["reward"]["models"] == "tiny-reward"
     done = dry_run(tmp_path)
     assert done.exit_code == 0, done.output
 

@@ -38,7 +38,8 @@ def init(recipe: Path, checkpoint: str, learn_from: str, memory: float, prompts:
 
     local_source(checkpoint)  # before another question is asked
     if prompts is None and is_reward(learn_from):
-        prompts = "emoji:train" if checkpoint in EMBEDDED_MODELS else click.prompt("A file of prompts to sample, one a line")
+        prompts = "emoji:train" if checkpoint in EMBEDDED_MODELS else click.prompt(
+            "A file of prompts to sample, one a line")
     plan = write_recipe(Answers(checkpoint, learn_from, memory, prompts, base), recipe)
     click.echo(f"{recipe}: {plan.family}, {plan.at_once} samples at once, LoRA of rank {plan.rank}\n\nnext:\n"
                f"  visalign train {recipe} --dry-run\n  visalign train {recipe}")

@@ -77,6 +77,8 @@ def verdict_of(base: PromptMetrics, after: PromptMetrics, proxy: str | None = No
     lost = diversity is not None and diversity.high < -limits.budget
     moved = [name for name, change in style.items() if change.low > limits.drift or change.high < -limits.drift]
     reasons = [_proxy_sentence(proxy, rewards)]
+    reasons += [f"{name}, which was not optimised, rose by {rewards[name].value:.2f} standard deviations "
+                f"[{rewards[name].low:.2f}, {rewards[name].high:.2f}]" for name in others if rewards[name].low > 0]
     reasons += [f"{name}, which was not optimised, fell by {-rewards[name].value:.2f} standard deviations "
                 f"[{-rewards[name].high:.2f}, {-rewards[name].low:.2f}]" for name in fell]
     if diversity is None:
@@ -119,7 +121,7 @@ def _reward_change(base: PromptMetrics, after: PromptMetrics, name: str, shared_
 
 def _proxy_sentence(proxy: str | None, rewards: dict[str, Estimate]) -> str:
     if proxy not in rewards:
-        return "no optimised reward was measured"
+        return "no reward is named as the optimised one" if proxy is None else "the optimised reward was not measured"
     change = rewards[proxy]
     what = "rose" if change.low > 0 else "fell" if change.high < 0 else "did not clearly change"
     return (f"{proxy}, the optimised reward, {what}: {change.value:+.2f} standard deviations "

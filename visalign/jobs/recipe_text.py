@@ -25,7 +25,7 @@ def online_text(plan, name: str) -> str:
     batch = plan.at_once
     return "\n".join([
         _heading(plan, name), _model(plan), _rollout(plan),
-        "reward:", f"  of: {_quoted(plan.answers.learn_from)}",
+        "reward:", f"  models: {_quoted(plan.answers.learn_from)}",
         *_ONLINE[plan.process], _optim(plan),
         "train:",
         f"  epochs: {12 if plan.small else 300}",
@@ -101,7 +101,7 @@ _ONLINE = {
              "objective:", "  name: nft                # DiffusionNFT: any sampler, no guidance",
              "  times: 2", "  decay: slow"],
     "diffusion": ["advantage:", "  history: 24              # a prompt is compared with what it scored before",
-                  "objective:", "  name: grpo               # DDPO", "  video: 1.0e-4"],
+                  "objective:", "  name: grpo               # DDPO", "  clip: 1.0e-4"],
 }
 
 

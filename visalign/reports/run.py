@@ -29,7 +29,7 @@ def write_report(run: RunFolder, config: OfflineConfig | OnlineConfig, result, v
     page = render_page(
         "run.html.j2", title=f"{config.model.source} · {config.objective['name']}", result=result, counts=counts,
         before=held[0], after=held[-1], proxy=result.verdict.proxy,
-        images=before_and_after(shown, held, result.verdict.proxy),
+        images=before_and_after(shown, held, (reward := shown_reward(held[0], result.verdict.proxy))), reward=reward,
         curves=run_curves(trained, held, UNITS[config.loop]), unit=UNITS[config.loop], tables=step_tables(trained),
         own_samples=[embedded(path, 900) for path in newest_sheet(run.path / "rollouts")],
         guard=guard_looks([row for row in rows if row["kind"] == "guard"], UNITS[config.loop]),
@@ -61,12 +61,18 @@ def tail_mean(rows: list[dict], name: str, last: int = 50) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def before_and_after(rows: list[tuple], held: list[dict], proxy: str | None) -> list[dict]:
-    """Per prompt: its text, embedded images before and after, and the optimised reward before and after."""
-    rewards = [row["values"][f"reward/{proxy}"] if proxy else None for row in (held[0], held[-1])]
+def shown_reward(row: dict, proxy: str | None) -> str | None:
+    """The optimised reward, or where none is named the first that was measured."""
+    measured = (name.removeprefix("reward/") for name in row["values"] if name.startswith("reward/"))
+    return proxy or next(measured, None)
+
+
+def before_and_after(rows: list[tuple], held: list[dict], reward: str | None) -> list[dict]:
+    """Per prompt: its text, embedded images before and after, and its mean reward before and after."""
+    means = [row["values"][f"reward/{reward}"] if reward else None for row in (held[0], held[-1])]
     return [{"prompt": prompt, "before": [media_uri(each, 256) for each in before],
              "after": [media_uri(each, 256) for each in after],
-             "rewards": [values[i] if values else None for values in rewards]}
+             "rewards": [values[i] if values else None for values in means]}
             for i, (prompt, before, after) in enumerate(rows)]
 
 
