@@ -1,4 +1,4 @@
-"""The embedded models align for real: on held-out prompts the reward rises with an interval clear of zero."""
+"""The embedded models align for real: more samples of held-out prompts are of the right group of drawings."""
 
 import json
 
@@ -6,48 +6,55 @@ import pytest
 from click.testing import CliRunner
 
 from visalign.cli import main
+from visalign.data.embedded_pairs import drawing_rows
 from visalign.evaluators import mean_with_interval
 
 MODELS = ["tiny-sd3", "tiny-sdxl"]
-SHORT = ["data.feedback.max_prompts=4", "train.steps=3", "optim.warmup_steps=0", "eval.max_prompts=3", "eval.steps=4"]
+SHORT = ["data.max_pairs=40", "train.steps=3", "optim.warmup_steps=0", "eval.max_prompts=3", "eval.steps=4"]
+LEAST_GAIN = {"tiny-sd3": 0.0, "tiny-sdxl": 0.1}
+"""Points of right group that a quickstart gains at least."""
 
 
 def quickstart(model, tmp_path, *overrides):
-    """Runs the command; its run's held-out rows, first and last."""
+    """Runs the command; what it printed, and its run's held-out rows, first and last."""
     result = CliRunner().invoke(main, [
         "--debug", "quickstart", f"model={model}", f"output.folder={tmp_path / 'run'}",
-        f"data.cache={tmp_path / 'cache'}", "eval.every=0", *overrides], catch_exceptions=False)
+        f"data.cache={tmp_path / 'cache'}", *overrides], catch_exceptions=False)
     assert result.exit_code == 0, result.output
-    assert "report.html" in result.output and (tmp_path / "run" / "report.html").stat().st_size > 20_000
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     before, after = (row for row in rows if row["kind"] == "held_out")
-    assert set(before["prompts"]).isdisjoint(row["prompt"] for row in pairs(tmp_path / "run" / "pairs.parquet"))
-    return before, after
+    assert set(before["prompts"]).isdisjoint(row["prompt"] for _, row in drawing_rows())
+    return result.output, before, after
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_quickstart_makes_pairs_trains_and_reports(model, tmp_path):
-    before, after = quickstart(model, tmp_path, *SHORT)
-    assert before["values"].keys() == after["values"].keys() >= {"reward/tiny-clip", "diversity/distance"}
+def test_quickstart_trains_and_says_where_to_look_and_what_to_type(model, tmp_path):
+    output, before, after = quickstart(model, tmp_path, *SHORT)
+    assert before["values"].keys() == after["values"].keys() >= {"reward/tiny-clip", "reward/tiny-group",
+                                                                 "diversity/distance"}
     assert before["values"]["reward/tiny-clip"] != after["values"]["reward/tiny-clip"]
+    lines = output.splitlines()
+    assert sum(line.startswith("verdict ") for line in lines) == 1
+    for name, file in (("before and after", "before_after.png"), ("report", "report.html")):
+        assert any(line.startswith(f"{name} ") and line.endswith(file) for line in lines), output
+        assert (tmp_path / "run" / file).stat().st_size > 5_000
+    after_next = [line.strip() for line in lines[lines.index("next:") + 1:]]
+    assert [line.split()[:2] for line in after_next] == [["python", "-m"], ["visalign", "generate"],
+                                                         ["visalign", "init"]]
+    assert "tiny-group on held-out prompts, not optimised" in (tmp_path / "run" / "report.html").read_text()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
-def test_quickstart_raises_the_reward_on_held_out_prompts(model, tmp_path, capsys):
-    before, after = quickstart(model, tmp_path, "eval.max_prompts=64")
-    reward, diversity = (mean_with_interval([b - a for a, b in zip(before["values"][name], after["values"][name],
-                                                                 strict=True)])
-                       for name in ("reward/tiny-clip", "diversity/distance"))
+def test_quickstart_shows_more_of_the_right_group_on_held_out_prompts(model, tmp_path, capsys):
+    output, before, after = quickstart(model, tmp_path)
+    group, diversity = (mean_with_interval([b - a for a, b in zip(before["values"][name], after["values"][name],
+                                                                  strict=True)])
+                        for name in ("reward/tiny-group", "diversity/distance"))
     with capsys.disabled():
-        print(f"\n{model}: reward {reward}, diversity {diversity}")
-    assert reward.low > 0
-
-
-def pairs(file):
-    import pyarrow.parquet as pq
-
-    return pq.read_table(file, columns=["prompt"]).to_pylist()
+        print(f"\n{model}: right group {group}, diversity {diversity}\n{output}")
+    assert len(before["prompts"]) == 96 and group.low > 0 and group.value >= LEAST_GAIN[model]
+    assert "diversity within a prompt" in output
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -24,12 +24,14 @@ def print_result(config, result, own: str) -> None:
 
 def commands_of(config, folder) -> list[str]:
     """To open the page, and to sample the aligned model as it was measured."""
-    from visalign.data.prompts import read_prompts
+    from visalign.storage.run_folder import read_metrics
 
-    model = config.model.source if config.model.tuning == "lora" else str(folder / "export" / "pipeline")
-    words = ["visalign", "generate", model, read_prompts(config.eval.prompts, 1)[0]]
-    words += ["--lora", str(folder)] if config.model.tuning == "lora" else []
-    words += ["--set", f"base={config.model.base}"] if config.model.base and config.model.tuning == "lora" else []
-    words += ["--steps", str(config.eval.steps), "--guidance-scale", f"{config.eval.guidance_scale:g}"]
+    adapter = config.model.tuning == "lora"
+    prompt = next(row["prompts"][0] for row in read_metrics(folder) if row["kind"] == "held_out")
+    options = {"--lora": folder if adapter else None,
+               "--set": f"base={config.model.base}" if adapter and config.model.base else None,
+               "--steps": config.eval.steps, "--guidance-scale": config.eval.guidance_scale, "-o": folder / "more"}
+    given = [str(word) for pair in options.items() if pair[1] is not None for word in pair]
+    model = config.model.source if adapter else str(folder / "export" / "pipeline")
     return [shlex.join(["python", "-m", "webbrowser", str(folder / "report.html")]),
-            shlex.join([*words, "-o", str(folder / "more")])]
+            shlex.join(["visalign", "generate", model, prompt, *given])]
