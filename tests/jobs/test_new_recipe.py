@@ -3,6 +3,7 @@
 import pytest
 import yaml
 from click.testing import CliRunner
+from PIL import Image
 
 from visalign.cli import main
 
@@ -49,8 +50,8 @@ def test_a_reward_makes_an_online_recipe(model, objective, tmp_path):
 @pytest.mark.parametrize("options, words", [
     (["--checkpoint", "nowhere"], "visalign init --checkpoint tiny-sd3"),
     (["--checkpoint", "someone/no-such-model"], "hf download someone/no-such-model"),
-    (["--learn-from", "no_such_pairs.jsonl"], "visalign score --list"),
-    (["--learn-from", "tiny-rewrd"], "visalign score --list"),
+    (["--learn-from", "no_such_pairs.jsonl"], "visalign list rewards"),
+    (["--learn-from", "tiny-rewrd"], "visalign list rewards"),
 ])
 def test_what_is_refused_names_the_next_command(options, words, tmp_path):
     given = dict(zip(["--checkpoint", "--learn-from", "--memory"], ["tiny-sd3", "tiny-reward", 0], strict=True))
@@ -73,3 +74,16 @@ def test_a_reward_without_prompts_asks_for_them(tmp_path, pipelines):
                   answers=f"{tmp_path / 'prompts.txt'}\n")
     assert result.exit_code == 0, result.output
     assert yaml.safe_load((tmp_path / "recipe.yaml").read_text())["rollout"]["prompts"].endswith("prompts.txt")
+
+
+def test_a_folder_of_captioned_images_is_learnt_from_without_pairs(tmp_path, pipelines):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for number, colour in enumerate(("red", "blue", "green", "yellow")):
+        Image.new("RGB", (16, 16), colour).save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text(f"a {colour} square")
+    result = init(tmp_path, "--checkpoint", pipelines("sdxl"), "--learn-from", folder, "--memory", 24)
+    assert result.exit_code == 0, result.output
+    assert yaml.safe_load((tmp_path / "recipe.yaml").read_text())["objective"]["name"] == "sft"
+    done = dry_run(tmp_path)
+    assert done.exit_code == 0, done.output

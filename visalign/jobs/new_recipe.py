@@ -118,7 +118,7 @@ def is_reward(learn_from: str) -> bool:
         if learn_from.count("/") == 1 and not path.suffix and not learn_from.startswith((".", "/", "~")):
             return False  # a data set of the hub
         raise UserError(f"learn from {learn_from}: is neither a file or folder here nor a reward that can be used "
-                        f"({error}); to see the rewards: visalign score --list") from None
+                        f"({error}); to see the rewards: visalign list rewards") from None
 
 
 def check_training_prompts(answers: Answers) -> None:
@@ -133,7 +133,7 @@ def shows_only_chosen(source: str) -> bool:
     data = DataSettings(path=source)
     if not is_local(data):
         return False
-    return next(iter(read_pairs(data))).rejected is None
+    return next(iter(read_pairs(data, compared=False))).rejected is None
 
 
 def room(generator: Generator, answers: Answers, small: bool) -> tuple[float, int]:
