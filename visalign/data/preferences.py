@@ -78,7 +78,8 @@ def is_local(settings: DataSettings) -> bool:
     if "://" in source:
         raise UserError(f"data {source}: is a web address, which is not downloaded; give a file, a folder or a hub id")
     if is_table(path) or path.suffix or source.startswith((".", "/", "~")) or source.count("/") != 1:
-        raise UserError(f"data {source}: there is no such file or folder")
+        raise UserError(f"data {source}: there is no such file or folder; when the path is right, look at it with: "
+                        "visalign data check PATH")
     return False
 
 

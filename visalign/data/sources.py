@@ -47,7 +47,8 @@ def table_files(source: str, split: str) -> list[Path]:
     if found[0]:
         return _of_split(source, path, split)
     if not found[1]:
-        raise UserError(f"data {source}: there is no such file or folder")
+        raise UserError(f"data {source}: there is no such file or folder; when the path is right, look at it with: "
+                        "visalign data check PATH")
     if not is_table(path):
         raise UserError(f"data {source}: unknown kind of file '{path.suffix}' (allowed: {', '.join(READERS)})")
     if split != "train" and split_of(path.name) != _named(split):

@@ -74,7 +74,7 @@ def locate_model(settings: ModelSettings) -> ModelLocation:
         return _inspect_single_file(path, settings)
     folder = EMBEDDED_MODELS.get(source, path)
     if not folder.exists() and path.is_absolute():
-        raise UserError(f"model {source}: there is no such folder")
+        raise UserError(f"model {source}: there is no such folder; what can be named: visalign list generators")
     if not folder.exists():
         return ModelLocation(source, None, _family(_hub_index(source), source))
     index = _local_index(folder)
@@ -115,7 +115,8 @@ def _hub_index(source: str) -> dict:
     except Exception as error:  # the hub raises many kinds of errors; `hub_reason` has the words
         known = ", ".join(EMBEDDED_MODELS)
         raise UserError(f"model {source}: neither a local folder nor an embedded model ({known}), and the hub "
-                        f"did not give its model_index.json ({hub_reason(error)})") from error
+                        f"did not give its model_index.json ({hub_reason(error)}); to download it: hf download {source}"
+                        ) from error
 
 
 def _family(index: dict, source: str) -> type[Generator]:

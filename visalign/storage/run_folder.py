@@ -50,8 +50,8 @@ class RunFolder:
     def _open(self, config: BaseModel, resume: bool) -> None:
         used = (self.path / "config.yaml").exists()
         if used and not resume:
-            raise UserError(f"output.folder {self.path}: already holds a run; continue it with --resume, or choose "
-                            "another folder with output.folder=...")
+            raise UserError(f"output.folder {self.path}: already holds a run; continue it with --resume, or begin "
+                            f"another with output.folder={self.path}-2")
         if resume and not used:
             raise nothing_there(self.path)
         if used:
