@@ -38,7 +38,7 @@ def test_quickstart_trains_and_says_where_to_look_and_what_to_type(model, tmp_pa
     for name, file in (("before and after", "before_after.png"), ("report", "report.html")):
         assert any(line.startswith(f"{name} ") and line.endswith(file) for line in lines), output
         assert (tmp_path / "run" / file).stat().st_size > 5_000
-    after_next = [line.strip() for line in lines[lines.index("next:") + 1:]]
+    after_next = [line.strip() for line in lines[lines.index("next:") + 1:] if line.startswith("  ")]
     assert [line.split()[:2] for line in after_next] == [["python", "-m"], ["visalign", "generate"],
                                                          ["visalign", "init"]]
     assert "tiny-group on held-out prompts, not optimised" in (tmp_path / "run" / "report.html").read_text()

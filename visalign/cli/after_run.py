@@ -8,12 +8,12 @@ import click
 def print_result(config, result, own: str) -> None:
     """config: of the run. own: the last of the three commands, which leads to a model or data of one's own."""
     from visalign.jobs.train import result_figures
-    from visalign.reports.before_after import FILE
+    from visalign.reports.before_after import BEFORE_AFTER
 
     lines = result_figures(result)
     lines["verdict"] = f"{result.verdict.word}: {'; '.join(result.verdict.reasons)}"
     lines["time"] = f"{result.seconds:.0f} s"
-    lines["before and after"] = result.folder / FILE
+    lines["before and after"] = result.folder / BEFORE_AFTER
     lines["report"] = result.folder / "report.html"
     for name, text in lines.items():
         click.echo(f"{name:36} {text}")

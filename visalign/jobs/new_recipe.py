@@ -83,7 +83,7 @@ def plan_of(answers: Answers) -> Plan:
     if from_reward:
         check_training_prompts(answers)
     small = _parameters(generator.denoiser) <= SMALL
-    weights, at_once = room(generator, answers, small)
+    weights, at_once = card_room(generator, answers, small)
     rank = 16 if small else next(rank for least, rank in RANKS if answers.memory >= least)
     return Plan(answers, generator.pipeline_class, generator.process_kind, small, rank, at_once, weights, from_reward,
                 not from_reward and shows_only_chosen(answers.learn_from))
@@ -136,7 +136,7 @@ def shows_only_chosen(source: str) -> bool:
     return next(iter(read_pairs(data, compared=False))).rejected is None
 
 
-def room(generator: Generator, answers: Answers, small: bool) -> tuple[float, int]:
+def card_room(generator: Generator, answers: Answers, small: bool) -> tuple[float, int]:
     """(GiB of the weights, samples at once). Raises UserError when the card does not hold one sample's training."""
     frozen = sum(_parameters(module) for module in generator.frozen_modules())
     weights = 2 * (_parameters(generator.denoiser) + frozen) / GIB

@@ -8,7 +8,7 @@ from visalign.media.samples import Media, grid, to_bytes
 from visalign.media.video_files import read_media
 from visalign.storage.files import write_atomically
 
-FILE = "before_after.png"
+BEFORE_AFTER = "before_after.png"
 PROMPTS, SAMPLES = 16, 4
 """Shown at most: the first held-out prompts and the first samples of each, never a choice of good ones."""
 

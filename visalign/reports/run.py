@@ -7,7 +7,7 @@ from visalign.config import OfflineConfig, OnlineConfig
 from visalign.evaluators.statistics import mean_with_interval
 from visalign.media.video_files import read_media
 from visalign.reports import charts, media_uri, render_page, svg
-from visalign.reports.before_after import FILE, first_and_last, save_before_after
+from visalign.reports.before_after import BEFORE_AFTER, first_and_last, save_before_after
 from visalign.storage.run_folder import RunFolder, write_atomically
 
 CURVES = (("loss", "loss"), ("implicit_accuracy", "implicit accuracy"),
@@ -25,7 +25,7 @@ def write_report(run: RunFolder, config: OfflineConfig | OnlineConfig, result, v
     held = [row for row in rows if row["kind"] == "held_out"]
     trained = [row for row in rows if row["kind"] == "train"]
     shown = first_and_last(run.path, held)
-    save_before_after(shown, run.path / FILE)
+    save_before_after(shown, run.path / BEFORE_AFTER)
     page = render_page(
         "run.html.j2", title=f"{config.model.source} · {config.objective['name']}", result=result, counts=counts,
         before=held[0], after=held[-1], proxy=result.verdict.proxy,
