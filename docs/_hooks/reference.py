@@ -17,7 +17,6 @@ from annotated_types import Interval
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-RECIPES = Path("configs")
 MARKER = re.compile(r"^\{\{ (\w+)(?: (\w+))? \}\}$", re.MULTILINE)
 ITEM = re.compile(r"(?:^|(?<=[.;)] ))([a-z]\w*(?:, [a-z]\w*)*): ")
 
@@ -139,8 +138,10 @@ def methods(loop: str) -> str:
 
 
 def _objective(name: str, objective: type) -> str:
-    shipped = [recipe for recipe, text in _recipes() if re.search(rf"^objective:\s*\{{?\s*name: {name}\b", text,
-                                                                  re.MULTILINE)]
+    from visalign.config.recipes import recipes
+
+    named = re.compile(rf"^objective:\s*\{{?\s*name: {name}\b", re.MULTILINE)
+    shipped = [recipe for recipe, file in recipes().items() if named.search(file.read_text(encoding="utf-8"))]
     return "\n".join([
         f"### `{name}`", "", _described(objective), "",
         *([f"Models: {PROCESSES[objective.process]}.", ""] if hasattr(objective, "process") else []),
@@ -156,12 +157,6 @@ def _described(settings: type) -> str:
                                 for field in fields(settings))]
     table = ["", "| setting | allowed | default |", "|---|---|---|", *rows] if rows else []
     return "\n".join(["\n\n".join(map(_prose, texts)), *table])
-
-
-def _recipes() -> list[tuple[str, str]]:
-    """(name, text) of every recipe that is shipped."""
-    return [(str(file.relative_to(RECIPES).with_suffix("")), file.read_text(encoding="utf-8"))
-            for file in sorted(RECIPES.rglob("*.yaml"))]
 
 
 def advantages() -> str:
