@@ -173,8 +173,8 @@ def test_limits_forget_after_their_time():
 
 
 def test_what_nobody_expected_tells_no_details():
-    assert sentence_of(ValueError("/secret/path")) == ("Something unexpected went wrong (ValueError); the server's log "
-                                                       "says what.")
+    assert (sentence_of(ValueError("/secret/path"))
+            == "Something unexpected went wrong (ValueError); see the server's log.")
     assert sentence_of(UserError("say this")) == "say this"
 
 
