@@ -2,8 +2,8 @@
 
     python scripts/build_reward_data.py build/reward --train 32000 --held-out 2400
 
-Writes train.parquet and held_out.parquet (prompt, a, b, alignment, quality, motion, strength, kind). Nobody was asked:
-a label is what the corruption implies and nothing else. The side that is preferred is drawn by lot.
+Writes train.parquet and held_out.parquet (prompt, a, b, alignment, quality, motion, strength, kind). Nobody annotated
+anything: a label is what the corruption implies and nothing else. Which side is preferred is random.
 
     kind                    corruption of the worse side                      labels
     wrong_image           another drawing, of which the caption is untrue   alignment; quality: tie
@@ -130,7 +130,7 @@ def image_annotation(drawings: Drawings, rng) -> tuple[str, str, object, object,
         other = drawings.wrong(caption, row, rng, close) or drawings.wrong(caption, row, rng)
         kind = "wrong_image_close" if other["group"] == row["group"] else "wrong_image"
         wrong = jittered(other["image"], rng)
-        if rng.random() < 0.3:  # alignment must not be read off quality
+        if rng.random() < 0.3:  # alignment must not be inferable from quality
             name = rng.choice(list(CORRUPTIONS))
             return "conflict", caption, CORRUPTIONS[name](image, rng.random(), rng), wrong, \
                 {"alignment": "better", "quality": "worse"}, 1.0
@@ -175,7 +175,7 @@ def video_annotation(drawings: Drawings, rng):
         worse, labels = [frames[i] for i in order], {"motion": "better"}
     else:
         worse, labels = [CORRUPTIONS[kind](f, degree, rng) for f in frames], {"quality": "better"}
-    return f"clip_{kind}", prompt, frames, worse, labels, 0.5 + degree
+    return f"video_{kind}", prompt, frames, worse, labels, 0.5 + degree
 
 
 def encoded(media) -> bytes:

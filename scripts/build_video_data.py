@@ -3,9 +3,10 @@
     python scripts/build_video_data.py build/videos                     800 + 200 comparisons, half a minute
     python scripts/build_video_data.py build/videos --train 3000        for a latent reward
 
-Writes clips/NNNNN.mp4 (9 frames of 48x48), samples.jsonl (prompt and file of every right video), train.csv and
+Writes videos/NNNNN.mp4 (9 frames of 48x48), samples.jsonl (prompt and file of every right video), train.csv and
 held_out.csv in VideoGen-RewardBench's columns: path_A, path_B, prompt, VQ (visual quality), MQ (motion quality) and
-TA (text alignment), each A, B, same or empty, and kind. Nobody was asked: a label is what the corruption implies.
+TA (text alignment), each A, B, same or empty, and kind. Nobody annotated anything: a label is what the corruption
+implies.
 
     kind           the worse side                                     labels
     wrong_motion   moves otherwise than the caption says              TA; VQ and MQ: same
@@ -14,7 +15,7 @@ TA (text alignment), each A, B, same or empty, and kind. Nobody was asked: a lab
     shuffled       frames in random order                             MQ; VQ: same
     flicker        brightness jumps between frames                    VQ, MQ; TA: same
     blurred        every frame alike                                  VQ; MQ and TA: same
-    noisy          every frame anew                                   VQ; TA: same
+    noisy          noise drawn anew for every frame                                   VQ; TA: same
 
 Held-out comparisons use captions of videos:held_out, the others those of videos:train.
 """
@@ -87,7 +88,7 @@ def build(split: str, count: int, out: Path, first: int, rng: random.Random) -> 
         kind = rng.choices(list(KINDS), list(KINDS.values()))[0]
         right = make_video(thing, motion, rng)
         wrong, labels = worse_side(kind, thing, motion, right, rng)
-        files = [f"clips/{first + 2 * number + side:05d}.mp4" for side in (0, 1)]
+        files = [f"videos/{first + 2 * number + side:05d}.mp4" for side in (0, 1)]
         for file, video in zip(files, (right, wrong), strict=True):
             (out / file).write_bytes(to_video_bytes(video))
         is_second = rng.random() < 0.5
@@ -105,7 +106,7 @@ def main() -> None:
     parser.add_argument("--held-out", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    (args.output / "clips").mkdir(parents=True, exist_ok=True)
+    (args.output / "videos").mkdir(parents=True, exist_ok=True)
     rng, samples, first = random.Random(args.seed), [], 0
     for split, count in (("train", args.train), ("held_out", args.held_out)):
         rows = build(split, count, args.output, first, rng)

@@ -1,10 +1,10 @@
-"""From looking to learning and back: images, blind votes, training on them, and whether the voter likes it better.
+"""From samples to votes to training and back: images, blind votes, training on them, and the voter's score afterwards.
 
     python scripts/close_the_loop.py loop                     tiny-sd3, 300 pairs, about ten minutes on 2 CPU cores
 
 Starts `visalign demo` on one model, votes on its pairs through the page's own interface, lets the page write the
-recipe, trains by it, and measures on held-out prompts. The voter is a reward here (tiny-clip), asked about the very
-images that the page showed; put people in its place and the rest stays as it is.
+recipe, trains by it, and measures on held-out prompts. The voter is a reward here (tiny-clip), applied to the
+images that the page shows; people can take its place without other changes.
 """
 
 import argparse

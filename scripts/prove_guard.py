@@ -2,11 +2,11 @@
 
     python scripts/prove_guard.py --out guard                  every setting and seed (about two hours on one core)
     python scripts/prove_guard.py --out guard --worker 0/2     one of two processes that share the work
-    python scripts/prove_guard.py --out guard --table          the tables and the image of what is done so far
+    python scripts/prove_guard.py --out guard --table          tables and plot of the finished runs
 
-Each setting is a recipe of configs/online/ with a reward, a learning rate and what it should be called. The guard looks
-after every epoch at 64 or 96 held-out prompts x 4 seeds and stops the run. What had really happened by then is measured
-on other seeds of the same prompts, which the guard never saw. What is done is not done again.
+Each setting is a recipe of configs/online/ with a reward, a learning rate and what it should be called. The guard
+measures after every epoch on 64 or 96 held-out prompts x 4 seeds and stops the run. What really happened by then is
+measured on other seeds of the same prompts, which the guard never saw. Finished runs are not repeated.
 """
 
 import argparse
@@ -29,7 +29,7 @@ CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "online"
 class Setting:
     """A recipe with another reward; what the guard should find; how many seeds; changes of the recipe's sections.
 
-    prompts: held-out prompts the guard looks at, 4 seeds of each.
+    prompts: held-out prompts of the guard, 4 seeds of each.
     """
 
     recipe: str
@@ -101,7 +101,7 @@ def done(out: Path) -> list[dict]:
 
 
 def table(runs: list[dict]) -> str:
-    """One line a setting: what the guard said, when, and what had happened by then."""
+    """One line per setting: the guard's verdict, when, and what had happened by then."""
     lines = ["| reward and method | should be | runs | called | stopped after epoch | Vendi score had fallen by "
              "| Vendi score less 1 by |", "|---|---|---|---|---|---|---|"]
     groups = defaultdict(list)
@@ -160,7 +160,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--worker", default="0/1", help="I/N: take every N-th run, from the I-th on")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--table", action="store_true", help="only show what is known")
+    parser.add_argument("--table", action="store_true", help="only show finished runs")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     if args.table:

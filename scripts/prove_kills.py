@@ -1,4 +1,4 @@
-"""Does a killed command end with what it would have ended with? kill -9 at random moments, then the same command again.
+"""Does a killed command end with the same results? kill -9 at random moments, then the same command again.
 
     python scripts/prove_kills.py offline online reward score evaluate demo
     python scripts/prove_kills.py online --kills 100 --out kills         # KIND.json and KIND.md in kills/
@@ -6,8 +6,8 @@
 For each kind: the command is run whole, twice, and both must be the same to the bit (weights, optimiser, metrics,
 export, tables). Then it is started in new folders, killed after a random time, continued, killed again ..., until
 --kills kills were made; whatever it ends with is compared with the whole run. The demo is killed while voters vote:
-every vote that the server had answered must be in the book, once. Commands run in forks of a process that has imported
-everything, so that a kill costs less than an import. Threads are as the environment says (OMP_NUM_THREADS).
+every vote that the server had answered must be in the database, once. Commands run in forks of a process that has
+imported everything, so that a kill costs less than an import. Threads are as the environment says (OMP_NUM_THREADS).
 """
 
 import argparse
@@ -35,7 +35,7 @@ OF_TIME = ("seconds", "samples_a_second", "peak_memory", "passes/")
 
 @dataclass
 class Found:
-    """What the kills of one kind came to."""
+    """The outcome of the kills of one kind."""
 
     kind: str
     kills: int = 0
@@ -299,7 +299,7 @@ KINDS = {
 
 
 def prove_demo(kills: int, root: Path, chance: random.Random) -> Found:
-    """Kill the demo while voters vote; every vote that was answered must be in the book, once, with what was said."""
+    """Kill the demo while voters vote; every vote that was answered must be in the database once, unchanged."""
     sys.path.insert(0, str(Path(__file__).parent / "bench"))
     import httpx
     from votes import SAID, Voter, answers, write_folder
@@ -347,7 +347,7 @@ def prove_demo(kills: int, root: Path, chance: random.Random) -> Found:
         double = len(votes) - len({(vote.voter, vote.matchup) for vote in votes})
         if lost or double:
             found.differing.append(f"kill {kill}: {lost} lost, {double} double")
-        print(f"demo: {found.kills} kills, {given} votes answered, {len(votes)} in the book, {len(found.differing)} "
+        print(f"demo: {found.kills} kills, {given} votes answered, {len(votes)} stored, {len(found.differing)} "
               "times one was lost or double", flush=True)
     found.seconds = time.monotonic() - begun
     return found

@@ -3,12 +3,12 @@
     python scripts/prove_online.py --out proof                    every method, 3 rewards, 3 seeds (hours on 2 cores)
     python scripts/prove_online.py --out proof --worker 0/2       one of two processes that share the work
     python scripts/prove_online.py --out proof --methods groups,ratios --rewards colourfulness
-    python scripts/prove_online.py --out proof --table            the table and the plots of what is done so far
+    python scripts/prove_online.py --out proof --table            table and plots of the finished runs
 
 Each run is a recipe of configs/online/ with the reward replaced, from the same start. Its reward, within-prompt
 diversity and a reward it was not trained on are measured on the same held-out prompts and seeds as the untrained
 model's. The interval of a row is a bootstrap over prompts of the mean change over seeds. Best-of-8 picks among 8
-samples of the untrained model. What is done is not done again.
+samples of the untrained model. Finished runs are not repeated.
 """
 
 import argparse
@@ -61,7 +61,7 @@ RATIOS = {f"ratios of {name}": (name, EVERY_STEP) for name in ("flow_grpo", "grp
 FAMILIES = {"all": METHODS, "groups": GROUPS, "ratios": RATIOS}
 VARIANTS = METHODS | GROUPS | RATIOS
 REWARDS_PROVED = {"tiny-reward": 8, "colourfulness": 4, "emoji_group": 8}
-"""Epochs for each: a rule is learnt sooner than a reward's taste."""
+"""Epochs for each: a rule is learnt faster than a learned reward."""
 EVAL = {"prompts": 64, "samples": 4, "steps": 4, "seed": 1000}
 
 
@@ -211,7 +211,7 @@ def main() -> None:
     parser.add_argument("--worker", default="0/1", help="I/N: take every N-th run, from the I-th on")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change every recipe")
-    parser.add_argument("--table", action="store_true", help="only print what is known")
+    parser.add_argument("--table", action="store_true", help="only print finished runs")
     args = parser.parse_args()
     if args.table:
         from prove_plots import draw

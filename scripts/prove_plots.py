@@ -1,4 +1,4 @@
-"""The images of prove_online.py: ratios by sampling step, group sizes, and gain against passes and diversity."""
+"""The plots of prove_online.py: ratios by sampling step, group sizes, and gain against passes and diversity."""
 
 from pathlib import Path
 

@@ -26,7 +26,7 @@ from visalign.storage.run_folder import read_metrics
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "video"
 RECIPES = ("flow_grpo", "dance_grpo", "grpo_guard", "nft", "flow_dpo", "flow_rwr", "sft")
-COLUMNS = {"prompt_motion": "motion as told", "tiny-clip": "alignment", "tiny-reward": "tiny-reward (held out)"}
+COLUMNS = {"prompt_motion": "motion of the prompt", "tiny-clip": "alignment", "tiny-reward": "tiny-reward (held out)"}
 
 
 def run(recipe: str, seed: int, out: Path, overrides: list[str]) -> None:
@@ -115,7 +115,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change every recipe")
-    parser.add_argument("--table", action="store_true", help="only print and draw what is done")
+    parser.add_argument("--table", action="store_true", help="only print and draw finished runs")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if not args.table:

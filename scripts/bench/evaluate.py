@@ -2,10 +2,11 @@
 
     python scripts/bench/evaluate.py files --count 10000     measure twice, the second time from the cache
     python scripts/bench/evaluate.py vendi                   1,000 prompts of 64 generations
-    python scripts/bench/evaluate.py guard                   a look over the steps between two looks, for each recipe
+    python scripts/bench/evaluate.py guard                   a measurement against the steps between two, for each
+    recipe
 
 Files are distinct 64x64 PNGs in prompts of 16. The guard is measured inside real runs of tiny recipes on the CPU, and
-set against the interval it chooses itself: seconds of a look over seconds of training between two looks.
+compared with the interval it chooses itself: seconds of a measurement over seconds of training between two.
 """
 
 import argparse

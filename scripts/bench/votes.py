@@ -4,7 +4,7 @@
     python scripts/bench/votes.py --pause 2        with two seconds to look at each pair
 
 Starts `visalign demo` on two folders of images, lets all voters vote at once, each vote sent twice as an impatient
-finger would, and counts what the book holds. A round trip is the time from sending a vote
+finger would, and counts what the database holds. A round trip is the time from sending a vote
 to having the next pair; the images of the next pair were fetched with the pair before it.
 """
 

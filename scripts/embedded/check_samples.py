@@ -3,7 +3,7 @@
     python scripts/embedded/check_samples.py visalign/assets/tiny-sd3 --grid docs/pictures/tiny-sd3.webp
 
 The classifier is a small convolutional net trained here on real drawings and their *group* only (15 groups); it has
-never seen a generated image. Printed: its accuracy on drawings nobody trained on, on samples for name captions and
+never seen a generated image. Printed: its accuracy on held-out drawings, on samples for name captions and
 on samples for general captions, and the mean pairwise pixel distance of samples of one general caption.
 """
 

@@ -2,7 +2,7 @@
 
     python scripts/embedded/check_videos.py visalign/assets/tiny-wan --sheet docs/pictures/tiny-wan.png
 
-Tracking (visalign/media/motion_tracking.py) follows the thing in each video and names the motion that fits best;
+Tracking (visalign/media/motion_tracking.py) follows the object in each video and names the motion that fits best;
 printed is how often that is the prompt's, of all nine motions and of the four directions alone, for captions the
 model was trained on, for pairs of thing and motion that it never saw, and for real videos. tiny-clip names the thing
 among all of them, from the mean over frames.

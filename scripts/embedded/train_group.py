@@ -2,7 +2,7 @@
 
     python scripts/embedded/train_group.py visalign/assets/tiny-group
 
-Half a minute on one core. Printed: its accuracy on drawings nobody trained on.
+Half a minute on one core. Printed: its accuracy on held-out drawings.
 """
 
 import argparse

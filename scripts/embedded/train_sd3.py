@@ -1,11 +1,11 @@
-"""Train tiny-sd3: a complete StableDiffusion3Pipeline for 64x64 emoji, text encoders and all, from nothing.
+"""Train tiny-sd3: a complete StableDiffusion3Pipeline for 64x64 emoji, text encoders included, from scratch.
 
     python scripts/embedded/train_sd3.py build/tiny-sd3 --vae build/vae --minutes 40
     python scripts/embedded/train_sd3.py visalign/assets/tiny-sd3 --vae build/vae --minutes 30 \\
         --start-from build/tiny-sd3 --lr 8e-4 --ema 0.999 --seed 1
 
 The shipped weights were trained so, on one busy core (about 3,000 and 2,300 steps). Minutes, not steps, are set, so a
-quicker machine makes a better model.
+faster machine gives a better model.
 
 Rectified flow with logit-normal times (Esser et al. 2024); 10 % of captions dropped for guidance. The T5 encoder is
 trained on token lengths from 8 to the pipeline's default of 256, so that a plain call works as it stands.

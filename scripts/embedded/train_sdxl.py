@@ -1,4 +1,4 @@
-"""Train tiny-sdxl: a complete StableDiffusionXLPipeline for 64x64 emoji, from nothing.
+"""Train tiny-sdxl: a complete StableDiffusionXLPipeline for 64x64 emoji, from scratch.
 
     python scripts/embedded/train_sdxl.py visalign/assets/tiny-sdxl --vae build/vae --minutes 40
 

@@ -1,4 +1,4 @@
-"""Train tiny-wan: a complete WanPipeline for 48x48 emoji videos of 9 frames, text encoder and all, from nothing.
+"""Train tiny-wan: a complete WanPipeline for 48x48 emoji videos of 9 frames, text encoder included, from scratch.
 
     python scripts/embedded/train_wan.py visalign/assets/tiny-wan --vae build/wan-vae --minutes 45
     python scripts/embedded/train_wan.py visalign/assets/tiny-wan --vae build/wan-vae-final --minutes 0 \\
@@ -22,8 +22,8 @@ from visalign.data.embedded_videos import FPS, FRAMES, SIZE, all_video_captions
 LENGTHS, LENGTH_WEIGHTS = (8, 16, 64, 512), (0.9, 0.05, 0.04, 0.01)
 
 
-class ClipLatents:
-    """Clips drawn once, as normalised latents, with a way to draw a caption of each."""
+class VideoLatents:
+    """Videos drawn once, as normalised latents, with a way to draw a caption of each."""
 
     def __init__(self, vae, count: int):
         videos, self.pairs = draw_videos(count, seed=2)
@@ -57,13 +57,13 @@ def main() -> None:
 
     def loss_of(modules, x0, texts, rng):
         hidden = encode(modules, texts, rng.choices(LENGTHS, LENGTH_WEIGHTS)[0])
-        t = torch.sigmoid(torch.randn(len(x0)) + 0.5)  # what moves where is settled among the noisier times
+        t = torch.sigmoid(torch.randn(len(x0)) + 0.5)  # motion is decided at the noisier times
         noise = torch.randn_like(x0)
         x_t = torch.lerp(x0, noise, t.view(-1, 1, 1, 1, 1))
         velocity = modules["transformer"](x_t, 1000 * t, hidden, return_dict=False)[0]
         return F.mse_loss(velocity.float(), noise - x0)
 
-    modules = pretrain(modules, loss_of, ClipLatents(vae, args.videos if args.minutes else 1), args)
+    modules = pretrain(modules, loss_of, VideoLatents(vae, args.videos if args.minutes else 1), args)
     save_pipeline(WanPipeline(vae=vae, scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0), tokenizer=tokenizer,
                               **modules), args.output)
     shape = {"height": SIZE, "width": SIZE, "frames": FRAMES, "fps": FPS, "steps": 20, "guidance_scale": 3.0}

@@ -28,7 +28,7 @@ def build() -> AutoencoderKLWan:
 
 
 def channels_last(vae: AutoencoderKLWan) -> AutoencoderKLWan:
-    """Convolutions over time run a third faster so."""
+    """Convolutions over time run a third faster this way."""
     for module in vae.modules():
         if isinstance(module, torch.nn.Conv3d | torch.nn.Conv2d):
             layout = torch.channels_last_3d if module.weight.ndim == 5 else torch.channels_last
