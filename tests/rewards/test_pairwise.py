@@ -67,6 +67,6 @@ def test_reward_eval_takes_its_margins_from_the_comparison():
     margins = torch.tensor(judged.a - judged.b)[:, 0]
     assert margins[:2].tolist() == pytest.approx([math.log(4), -math.log(4)]) and margins[2:].isnan().all()
     report = report_dimension(Brighter(), "quality", items, judged)
-    assert report.overall.accuracy.value == 0.5 and report.not_judged == 2
+    assert report.overall.accuracy.value == 0.5 and report.not_scored == 2
     assert report.calibration.predicted == pytest.approx([0.8])
     assert all(edit.flipped == 0 for edit in report.robustness)

@@ -136,7 +136,7 @@ def test_videoreward_standardises_each_token_and_sums(base, tmp_path, lora):
     )
     frames = [IMAGE.rotate(10 * i) for i in range(8)]
     answer = reward.score([Sample("a cat runs", Video(frames, 4.0)), Sample("a cat", IMAGE)])
-    assert "judges videos only" in answer.remarks[1] and answer.values[1].isnan().all()
+    assert "scores videos only" in answer.remarks[1] and answer.values[1].isnan().all()
 
     # a frame of 60 x 40 grows to the least area: 100,352 / 2,400 is 6.4664 squared, 388 x 258.7 in steps of 28 upwards
     shown = [resize(pil_to_tensor(frames[i]), [280, 392], InterpolationMode.BICUBIC) for i in (0, 2, 5, 7)]
