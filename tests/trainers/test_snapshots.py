@@ -1,4 +1,4 @@
-"""Earlier selves: what is put in place, what is put back, and what a checkpoint keeps of them."""
+"""Snapshots of the policy: what stands in, what is put back, and what a checkpoint keeps."""
 
 import pytest
 import torch

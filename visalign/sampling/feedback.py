@@ -76,7 +76,7 @@ def rescored(pairs: Iterator[PreferencePair], reward: Reward, rerank: bool, fram
            on_broken: Callable[[UserError], None], batch: int = 32) -> Iterator[PreferencePair]:
     """The same pairs with both rewards filled in; with `rerank`, flipped where the reward disagrees.
 
-    A chance that came with the label is that of the label, so it goes where the reward decides in its place.
+    A chance belongs to the label that came with it, and is dropped where the reward's label takes its place.
     on_broken: called for a pair that cannot be read, which is then left out.
     """
     held: list[PreferencePair] = []

@@ -1,8 +1,8 @@
-"""Earlier selves of the policy: float32 copies of the trainable tensors, put in their place while they are needed.
+"""Snapshots of the policy: float32 copies of the trainable tensors, which stand in for the current ones while needed.
 
 One `Snapshot` is what DiffusionNFT and AWM call the old policy; `Snapshots` is a bounded pool of them, for references
-that are drawn from a run's own past. Both have a state_dict, so that as `TrainingState.extras` they are restored to the
-bit. With LoRA a snapshot takes a few MB.
+drawn from a run's own past. Both have a state_dict, so that as `TrainingState.extras` they are restored to the bit.
+With LoRA a snapshot takes a few MB.
 """
 
 import contextlib
