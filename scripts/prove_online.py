@@ -28,13 +28,13 @@ from visalign.evaluators import (
     mean_with_interval,
 )
 from visalign.generators import load_generator
-from visalign.jobs.train import open_accelerator
 from visalign.jobs.training_setup import build_online
 from visalign.media.samples import Sample
 from visalign.rewards import finite_scores, load_reward
 from visalign.sampling.feedback import make_samples
 from visalign.storage.run_folder import RunFolder
 from visalign.storage.yaml_files import parse_yaml, read_mapping
+from visalign.trainers.opening import open_accelerator
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "online"
 METHODS = {name: (name, {}) for name in ("flow_grpo", "flow_grpo_fast", "dance_grpo", "mix_grpo", "grpo_guard",

@@ -11,7 +11,7 @@ import gradio as gr
 from visalign.config import OfflineConfig, OnlineConfig
 from visalign.config.load import parse_config
 from visalign.errors import UserError
-from visalign.evaluation.held_out import prompt_metrics_of
+from visalign.evaluators.prompt_metrics import known_mean, prompt_metrics_of
 from visalign.evaluators.verdict import Verdict, VerdictLimits, verdict_of
 from visalign.media.video_files import read_media
 from visalign.reports import media_uri
@@ -84,7 +84,7 @@ def overview_html(run: Run, root: str = "") -> str:
     config = parse_config(read_mapping(run.path / "config.yaml", "run"), str(run.path / "config.yaml"))
     unit = UNITS[config.loop]
     drawn = run_curves(trained, held, unit) if trained and held and "values" in held[0] else None
-    means = [{name: sum(values) / len(values) for name, values in row["values"].items()
+    means = [{name: known_mean(values) for name, values in row["values"].items()
               if name.startswith("reward/") or name in ("diversity/vendi", "diversity/motion")} for row in
              (held[0], held[-1])] if held and "values" in held[0] else []
     return render_fragment("run.html.j2", run=run, root=root, unit=unit, steps=trained[-1]["step"] if trained else 0,

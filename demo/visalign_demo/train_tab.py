@@ -88,7 +88,7 @@ def plan_training(demo: Demo) -> VoteTrainingPlan:
         return VoteTrainingPlan(exported, text, file)
 
 
-class Trainer:
+class TrainingProcess:
     """At most one training run at a time, as a process of its own."""
 
     def __init__(self, log: Path):
@@ -124,7 +124,7 @@ class Trainer:
 
 def build_train_tab(demo: Demo, tab: gr.Tab) -> None:
     """The tab."""
-    trainer = Trainer(demo.settings.folder / "training.log")
+    trainer = TrainingProcess(demo.settings.folder / "training.log")
     refresh = gr.Button("Count the votes and write the recipe", variant="primary", elem_id="train-plan")
     shown = gr.HTML(elem_id="train-shown")
     recipe = gr.Code(language=None, label="Recipe", interactive=False)

@@ -48,8 +48,6 @@ def build_trainer(model: str, batch: int, folder: str) -> OfflineTrainer:
     cache = EncodingCache(Path(folder) / "cache", generator)
     items = encode_pairs(pairs, cache, accelerator, BrokenRows(config.data))
     trainer = OfflineTrainer(config, generator, items, [], cache, RunFolder(folder, config), accelerator)
-    generator.policy, trainer.optimizer = accelerator.prepare(generator.denoiser, trainer.state.optimizer)
-    generator.denoiser.train()
     return trainer
 
 
@@ -88,13 +86,14 @@ def bench_tiny(model: str, batch: int, repeats: int) -> dict:
         bare = bare_passes(trainer, batch)
 
         def step() -> None:
-            row = trainer._step()
+            row = trainer.train_unit(trainer.state.step, trainer.batch(trainer.state.step))
             trainer.state.step += 1
             trainer.log.write(trainer.state.step, row)
 
-        for _ in range(3):
-            step(), bare()
-        steps, passes = zip(*[(seconds(step), seconds(bare)) for _ in range(repeats)], strict=True)
+        with trainer.learning():
+            for _ in range(3):
+                step(), bare()
+            steps, passes = zip(*[(seconds(step), seconds(bare)) for _ in range(repeats)], strict=True)
     step_s, bare_s = statistics.median(steps), statistics.median(passes)
     return {"model": model, "batch": batch, "step_s": round(step_s, 4), "bare_passes_s": round(bare_s, 4),
             "ratio": round(step_s / bare_s, 3),

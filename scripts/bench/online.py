@@ -25,12 +25,12 @@ from offline import seconds, sized_network  # noqa: E402
 from visalign.config.load import parse_config  # noqa: E402
 from visalign.data.prompts import read_prompts  # noqa: E402
 from visalign.generators import load_generator  # noqa: E402
-from visalign.jobs.train import open_accelerator  # noqa: E402
 from visalign.jobs.training_setup import build_online  # noqa: E402
 from visalign.media.samples import Sample  # noqa: E402
 from visalign.storage.run_folder import RunFolder  # noqa: E402
 from visalign.storage.yaml_files import read_mapping  # noqa: E402
 from visalign.trainers.online.loop import OnlineTrainer  # noqa: E402
+from visalign.trainers.opening import open_accelerator  # noqa: E402
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 METHODS = ("online/flow_grpo", "online/grpo_guard", "online/nft", "video/flow_grpo", "video/nft")
@@ -46,8 +46,6 @@ def build_trainer(method: str, folder: str) -> OnlineTrainer:
     config = parse_config(raw)
     trainer, _ = build_online(config, load_generator(config.model, "cpu"), RunFolder(folder, config),
                               open_accelerator(config))
-    trainer.optimizer = trainer.accelerator.prepare(trainer.state.optimizer)
-    trainer.generator.denoiser.eval()
     return trainer
 
 
@@ -90,12 +88,13 @@ def bench_tiny(method: str, repeats: int) -> dict:
         bare = bare_passes(trainer)
 
         def epoch() -> None:
-            rows.append(trainer._epoch(trainer.state.step, is_first=False))
+            rows.append(trainer.train_unit(trainer.state.step, trainer.batch(trainer.state.step)))
             trainer.state.step += 1
             trainer.log.write(trainer.state.step, rows[-1])
 
-        epoch(), bare()
-        epochs, passes = zip(*[(seconds(epoch), seconds(bare)) for _ in range(repeats)], strict=True)
+        with trainer.learning():
+            epoch(), bare()
+            epochs, passes = zip(*[(seconds(epoch), seconds(bare)) for _ in range(repeats)], strict=True)
     took = statistics.median(epochs)
     shares = {name: round(statistics.median(row[f"seconds/{name}"] for row in rows[1:]) / took, 3)
               for name in ("sampling", "decoding", "scoring", "waiting_for_rewards", "training")}

@@ -16,7 +16,7 @@ from visalign.errors import UserError
 from visalign.votes import Vote
 from visalign_demo.context import Demo
 from visalign_demo.runs_tab import find_runs, overview_html, run_named, sample_steps, samples_html
-from visalign_demo.train_tab import Trainer, plan_training
+from visalign_demo.train_tab import TrainingProcess, plan_training
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_diffusion_models_get_a_diffusion_objective(voted, pipelines, settings):
 
 
 def test_one_training_at_a_time_and_its_end_is_told(tmp_path):
-    trainer = Trainer(tmp_path / "training.log")
+    trainer = TrainingProcess(tmp_path / "training.log")
     assert trainer.status() == "" and not trainer.running
     trainer.start(tmp_path / "gone.yaml")
     with pytest.raises(UserError, match="in progress already"):

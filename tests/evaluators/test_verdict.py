@@ -1,10 +1,12 @@
 """The verdict on measurements made up for each word of it."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
-from visalign.evaluators.prompt_metrics import PromptMetrics, reduce
+from visalign.evaluators.prompt_metrics import PromptMetrics, prompt_metrics_of, reduce
 from visalign.evaluators.statistics import Estimate
 from visalign.evaluators.style import STYLE
 from visalign.evaluators.verdict import VerdictLimits, best_point, front, percent, verdict_of
@@ -106,8 +108,11 @@ def test_reduce_gives_means_spreads_and_diversity():
     rewards = {"r": torch.tensor([[1.0, 3.0], [5.0, float("nan")]])}
     features = torch.tensor([[[1.0, 0], [0, 1]], [[1.0, 0], [1, 0]]])
     style = np.zeros((2, 2, len(STYLE)))
-    found = reduce(["a", "b"], rewards, features, style, {"motion": np.array([0.5, 0.2]), "lpips": np.full(2, np.nan)})
+    found = reduce(["a", "b"], rewards, features, style, {"motion": np.array([0.5, 0.2]), "lpips": np.full(2, np.nan)},
+                   {"r": "no face"})
     assert found.values["reward/r"] == [2.0, 5.0]
     assert found.spread["reward/r"] == pytest.approx(np.std([1, 3, 5]))
+    assert found.notes() == ["r could not score 1 of 4 generations (no face)"]
+    assert prompt_metrics_of(json.loads(json.dumps(found.as_dict()))).notes() == found.notes()
     assert found.values["diversity/vendi"] == pytest.approx([2.0, 1.0])
-    assert reduce(["a", "b"], rewards, None, style, {}).names("diversity") == []
+    assert reduce(["a", "b"], rewards, None, style, {}, {"r": ""}).names("diversity") == []

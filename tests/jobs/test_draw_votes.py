@@ -16,11 +16,11 @@ from visalign.data.seed_preferences import read_seed_preferences
 from visalign.errors import UserError
 from visalign.generators import load_generator
 from visalign.jobs.draw_votes import draw_for_votes
-from visalign.jobs.train import open_accelerator
 from visalign.sampling.encoding_cache import EncodingCache
 from visalign.trainers.online.collect import PromptEmbeddings, RolloutCollector, prompt_tasks_of
 from visalign.trainers.online.rollout import Sampler
 from visalign.trainers.online.step_selection import noisy_steps, plan_steps
+from visalign.trainers.opening import open_accelerator
 
 
 @pytest.mark.parametrize("base", ["sdxl", "sd3"])

@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from visalign.cli import main
 from visalign.config.load import load_config
-from visalign.trainers.online.loop import check_arithmetic
+from visalign.trainers.online.epoch_shape import check_arithmetic
 
 from .test_configs import TINY
 

@@ -12,7 +12,7 @@ from tests.video_pipelines import build_wan, wan_transformer
 from visalign.cli import main
 from visalign.config import GuideConfig
 from visalign.config.load import load_config
-from visalign.trainers.online.loop import check_arithmetic
+from visalign.trainers.online.epoch_shape import check_arithmetic
 
 ROOT = Path(__file__).resolve().parents[2] / "configs"
 CONFIGS, GUIDES = sorted((ROOT / "video").glob("*.yaml")), sorted((ROOT / "guide").glob("*.yaml"))

@@ -1,5 +1,7 @@
 """The collapse guard: when it looks, what it does, and that it disturbs nothing."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import yaml
@@ -7,6 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from visalign.config.load import build_objective, load_config
+from visalign.evaluation.held_out import HeldOut
 from visalign.evaluators.prompt_metrics import PromptMetrics
 from visalign.evaluators.style import STYLE
 from visalign.trainers import guard as module
@@ -28,16 +31,18 @@ def made_up(extra: float, proxy: float, name: str) -> PromptMetrics:
 def scripted(monkeypatch):
     """Replaces what the guard sees by {step: (diversity, reward)}; other steps see a healthy rise."""
     seen = []
-    real = module.measure
+    real = HeldOut.look
 
     def install(script: dict[int, tuple[float, float]]):
-        def measure(generator, settings, rewards, label):
+        def look(self, generator, label):
+            if not label.startswith("guard, step "):
+                return real(self, generator, label)
             step = int(label.removeprefix("guard, step "))
             seen.append(step)
-            _, samples = real(generator, settings.model_copy(update={"max_prompts": 1}), rewards, label)
-            return made_up(*script.get(step, (1.0, 0.01 * step)), rewards.proxy_name), samples
+            short = replace(self, settings=self.settings.model_copy(update={"max_prompts": 1}))
+            return made_up(*script.get(step, (1.0, 0.01 * step)), self.proxy), real(short, generator, label)[1]
 
-        monkeypatch.setattr(module, "measure", measure)
+        monkeypatch.setattr(HeldOut, "look", look)
         return seen
 
     return install
@@ -196,18 +201,20 @@ def test_points_are_acceptable_when_not_bad_and_within_the_budget():
 
 SCRIPT = """
 import sys
-from visalign.trainers import guard
+from visalign.evaluation.held_out import HeldOut
 from visalign.evaluators.prompt_metrics import PromptMetrics
 from visalign.evaluators.style import STYLE
 
-def measure(generator, settings, rewards, label, real=guard.measure):
+def look(self, generator, label, real=HeldOut.look):
+    found, samples = real(self, generator, label)
+    if not label.startswith("guard"):
+        return found, samples
     extra = 0.2 if label.endswith("2") else 1.0
-    values = {f"reward/{rewards.proxy_name}": [1.0] * 4, "diversity/extra": [extra] * 4}
+    values = {f"reward/{self.proxy}": [1.0] * 4, "diversity/extra": [extra] * 4}
     values |= {f"style/{name}": [0.5] * 4 for name in STYLE}
-    made_up = PromptMetrics(list("abcd"), 4, values, dict.fromkeys(values, 1.0))
-    return made_up, real(generator, settings, rewards, label)[1]
+    return PromptMetrics(list("abcd"), 4, values, dict.fromkeys(values, 1.0)), samples
 
-guard.measure = measure
+HeldOut.look = look
 from visalign.cli import main
 main(["train", sys.argv[1]])
 """

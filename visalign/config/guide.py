@@ -51,3 +51,8 @@ class GuideConfig(Settings):
     optim: OptimSettings = OptimSettings()
     train: RewardTrainSettings = RewardTrainSettings()
     output: OutputSettings = OutputSettings()
+
+    @property
+    def learning_precision(self) -> str:
+        """The arithmetic in which gradients are computed."""
+        return self.train.precision

@@ -114,6 +114,11 @@ class OfflineConfig(Settings):
     guard: GuardSettings = GuardSettings()
     output: OutputSettings = OutputSettings()
 
+    @property
+    def learning_precision(self) -> str:
+        """The arithmetic in which gradients are computed."""
+        return self.model.precision
+
     @model_validator(mode="after")
     def _consistent(self):
         if self.data.path and self.data.feedback:

@@ -187,6 +187,11 @@ class OnlineConfig(Settings):
     guard: GuardSettings = GuardSettings()
     output: OnlineOutputSettings = OnlineOutputSettings()
 
+    @property
+    def learning_precision(self) -> str:
+        """The arithmetic in which gradients are computed."""
+        return self.model.precision
+
     @model_validator(mode="after")
     def _consistent(self):
         rollout = self.rollout

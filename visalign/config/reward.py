@@ -94,3 +94,8 @@ class RewardConfig(Settings):
     optim: OptimSettings = OptimSettings()
     train: RewardTrainSettings = RewardTrainSettings()
     output: OutputSettings = OutputSettings()
+
+    @property
+    def learning_precision(self) -> str:
+        """The arithmetic in which gradients are computed."""
+        return self.train.precision

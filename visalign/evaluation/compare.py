@@ -114,7 +114,7 @@ def compare_models(sources: list[SampleSource], plan: SamplingPlan | None, out: 
                  | ({} if reference is None else {"the reference": reference}))
     notes += [f"{name}: {metrics.alike} of {metrics.features[..., 0].numel()} generations are the same file as another "
               "of their prompt" for name, metrics in measured.items() if metrics.alike]
-    notes += _unscored(measured)
+    notes += [f"{name}: {note}" for name, metrics in measured.items() for note in metrics.measured.notes()]
     base = sources[0].name
     figures = {name: figures_of(name, metrics, measured[base], reference, matched.prompts, notes)
                for name, metrics in measured.items()}
@@ -150,12 +150,6 @@ def refuse_mixed(features: dict[str, torch.Tensor]) -> None:
     odd = next((name for name in others if sizes[name] != sizes[first]), None)
     if odd:
         raise UserError(f"{first} and {odd}: one holds images and the other videos, which cannot be compared")
-
-
-def _unscored(measured: dict[str, GenerationMetrics]) -> list[str]:
-    return [f"{reward} could not score {int((~scores.isfinite()).sum())} of {scores.numel()} generations of {name}"
-            for name, metrics in measured.items() for reward, scores in metrics.rewards.items()
-            if (~scores.isfinite()).any()]
 
 
 def reference_features(source: str, tools: MetricSuite) -> torch.Tensor:

@@ -1,55 +1,63 @@
-"""Measurements during a run: the same held-out prompts and seeds each time, judged, and reduced to numbers."""
+"""Held-out samples: the same prompts and seeds at every look, scored, and reduced to numbers."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
+from tqdm import tqdm
 
 from visalign.config import EvaluationSettings
 from visalign.data.prompts import read_prompts
 from visalign.errors import UserError
-from visalign.evaluators.motion import motion_diversity
-from visalign.evaluators.prompt_metrics import PromptMetrics, reduce
-from visalign.evaluators.style import style_of
+from visalign.evaluation.measure import MetricSuite, metrics_of
+from visalign.evaluators.prompt_metrics import PromptMetrics
 from visalign.generators.base import Generator
 from visalign.media.samples import Media, Sample
 from visalign.media.video_files import media_file, save_sheet
-from visalign.rewards import ClipScore, Reward, finite_scores, for_modality, load_reward
+from visalign.rewards import ClipScore, Reward, for_modality, load_reward
 from visalign.sampling.feedback import make_samples
 from visalign.storage.files import write_atomically
 
 
 @dataclass(frozen=True)
-class HeldOutRewards:
-    """What looks at held-out samples: the optimised reward (None: unknown), others, and the features of diversity."""
+class HeldOut:
+    """Which prompts and seeds are sampled, what looks at the samples, and which reward was optimised, if known."""
 
-    proxy: Reward | None
-    others: tuple[Reward, ...]
-    features: ClipScore | None
+    settings: EvaluationSettings
+    tools: MetricSuite
+    proxy: str | None
 
-    @property
-    def rewards(self) -> list[Reward]:
-        return [judge for judge in (self.proxy, *self.others) if judge]
+    def look(self, generator: Generator, label: str) -> tuple[PromptMetrics, list[Sample]]:
+        """Sample and measure; a reward that cannot score a sample is named, and the sample counted.
 
-    @property
-    def proxy_name(self) -> str | None:
-        return self.proxy.name if self.proxy else None
+        Raises UserError when the features of a sample are not finite.
+        """
+        settings = self.settings
+        prompts = read_prompts(settings.prompts, settings.max_prompts)
+        samples = make_samples(generator, prompts, settings.samples_per_prompt, steps=settings.steps,
+                               guidance_scale=settings.guidance_scale, seed=settings.seed, label=label)
+        try:
+            found = metrics_of(prompts, samples, self.tools)
+        except ValueError as error:
+            raise UserError(f"eval.features {settings.features}: {error}") from None
+        for note in found.notes():
+            tqdm.write(f"{label}: {note}")
+        return found, samples
 
 
-def load_held_out_rewards(settings: EvaluationSettings, device: str, modality: str) -> HeldOutRewards:
-    """Raises UserError when two rewards have one name, judge another modality, or `features` is no open_clip model."""
+def load_held_out(settings: EvaluationSettings, device: str, modality: str) -> HeldOut:
+    """Raises UserError when two rewards have one name, score another modality, or `features` is no open_clip model."""
     def load(spec) -> Reward:
         return for_modality(load_reward(spec, device), modality)
 
-    judges = HeldOutRewards(load(settings.reward) if settings.reward else None, tuple(map(load, settings.also)),
-                    load_features(settings.features, device) if settings.features else None)
-    names = [judge.name for judge in judges.rewards]
+    proxy = [load(settings.reward)] if settings.reward else []
+    tools = MetricSuite([*proxy, *map(load, settings.also)],
+                        load_features(settings.features, device) if settings.features else None)
+    names = [reward.name for reward in tools.rewards]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
         raise UserError(f"eval.reward and eval.also: two rewards are named {twice}; leave one out or give it a name "
                         "with {kind: ..., name: ...}")
-    return judges
+    return HeldOut(settings, tools, proxy[0].name if proxy else None)
 
 
 def load_features(source: str, device: str = "cpu", setting: str = "eval.features") -> ClipScore:
@@ -61,34 +69,18 @@ def load_features(source: str, device: str = "cpu", setting: str = "eval.feature
     return features
 
 
-def measure(generator: Generator, settings: EvaluationSettings, judges: HeldOutRewards,
-            label: str) -> tuple[PromptMetrics, list[Sample]]:
-    """Sample the prompts of `settings` on its seeds, and judge the samples."""
-    prompts = read_prompts(settings.prompts, settings.max_prompts)
-    samples = make_samples(generator, prompts, settings.samples_per_prompt, steps=settings.steps,
-                           guidance_scale=settings.guidance_scale, seed=settings.seed, label=label)
-    shape = (len(prompts), settings.samples_per_prompt)
-    rewards = {judge.name: finite_scores(judge, samples).view(shape) for judge in judges.rewards}
-    features = None
-    if judges.features and settings.samples_per_prompt > 1:
-        features = judges.features.sample_features(samples).view(*shape, -1)
-    style = np.stack([style_of(sample) for sample in samples]).reshape(*shape, -1)
-    motion = [motion_diversity(samples[i:i + shape[1]]) for i in range(0, len(samples), shape[1])]
-    try:
-        return reduce(prompts, rewards, features, style, {"motion": np.array(motion)}), samples
-    except ValueError as error:
-        raise UserError(f"eval.features {settings.features}: {error}") from None
-
-
-def prompt_metrics_of(row: dict) -> PromptMetrics:
-    """What was measured, from a row of metrics.jsonl."""
-    return PromptMetrics(**{name: row[name] for name in ("prompts", "seeds", "values", "spread")})
+def refuse_blind(first: PromptMetrics) -> None:
+    """Raise UserError when a reward scores none of the untrained model's samples: it would say nothing all the run."""
+    for name, (count, reason) in first.unscored.items():
+        if count == len(first.prompts) * first.seeds:
+            raise UserError(f"eval: reward {name} could score none of the {count} held-out samples ({reason}); leave "
+                            "it out of eval.reward and eval.also, or choose other eval.prompts")
 
 
 def check_same(first: PromptMetrics, now: PromptMetrics, setting: str) -> None:
     """Raise UserError when a resumed run measures something else than it did at its start."""
     if first.prompts != now.prompts or first.seeds != now.seeds or first.values.keys() != now.values.keys():
-        raise UserError(f"{setting}: the prompts, the number of samples or the judges are not those of the run's "
+        raise UserError(f"{setting}: the prompts, the number of samples or the rewards are not those of the run's "
                         "start, so nothing can be compared; resume with the settings it was started with")
 
 
@@ -108,7 +100,3 @@ def samples_by_prompt(samples: list[Sample]) -> list[tuple[str, list[Media]]]:
     for sample in samples:
         rows.setdefault(sample.source_prompt, []).append(sample.media)
     return list(rows.items())
-
-
-FIXED_FRACTIONS = torch.tensor([0.1, 0.3, 0.5, 0.7, 0.9])
-"""Noise levels at which held-out pairs are compared."""

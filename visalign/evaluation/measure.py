@@ -1,4 +1,4 @@
-"""Every number of one model's generations, in memory that does not grow with the images.
+"""Every number of one model's generations: of samples in memory, or of files in memory that does not grow with them.
 
 Files are decoded in threads, a few prompts at a time. What depends on an image alone (features, style, boxes) and on a
 prompt's images together (pixel distances) is cached by the content of the files, so that it is computed
@@ -26,7 +26,7 @@ from visalign.evaluators.prompt_metrics import PromptMetrics, reduce
 from visalign.evaluators.style import STYLE, style_of
 from visalign.media.kinds import may_be_video
 from visalign.media.samples import Sample
-from visalign.rewards import ClipScore, Reward
+from visalign.rewards import ClipScore, Reward, scores_of
 from visalign.storage.sqlite_cache import SqliteCache
 
 FILES_AT_ONCE, VIDEOS_AT_ONCE = 64, 8
@@ -36,12 +36,12 @@ VERSION = "2"
 
 @dataclass(frozen=True)
 class MetricSuite:
-    """What measures generations. lpips is None where its weights are not available."""
+    """What measures generations. features: None only for samples in memory. lpips: None without its weights."""
 
     rewards: list[Reward]
-    features: ClipScore
-    lpips: Lpips | None
-    store: SqliteCache | None
+    features: ClipScore | None
+    lpips: Lpips | None = None
+    store: SqliteCache | None = None
     workers: int = max(1, (os.cpu_count() or 2) // 2)
 
 
@@ -78,9 +78,29 @@ class _Record:
                    numbers[last:])
 
 
+def metrics_of(prompts: list[str], samples: list[Sample], tools: MetricSuite) -> PromptMetrics:
+    """Measure samples in memory, as many of each prompt, one prompt after the other.
+
+    Raises ValueError when their features are not finite.
+    """
+    shape = (len(prompts), len(samples) // len(prompts))
+    scored = {reward.name: scores_of(reward, samples) for reward in tools.rewards}
+    features = None
+    if tools.features and shape[1] > 1:
+        features = tools.features.sample_features(samples).view(*shape, -1)
+    style = np.stack([style_of(sample) for sample in samples]).reshape(*shape, -1)
+    motion = [motion_diversity(samples[i:i + shape[1]]) for i in range(0, len(samples), shape[1])]
+    return reduce(prompts, {name: scores.view(shape) for name, (scores, _) in scored.items()}, features, style,
+                  {"motion": np.array(motion)},
+                  {name: next(iter(reasons.values())) for name, (_, reasons) in scored.items() if reasons})
+
+
 def measure_generations(name: str, prompts: list[str], entries: list[list[Entry]],
                         tools: MetricSuite) -> GenerationMetrics:
-    """Measure entries [P][K]. Raises UserError naming a file that cannot be read, or whose features are not finite."""
+    """Measure entries [P][K]; what a reward cannot score is counted as in `metrics_of`.
+
+    Raises UserError naming a file that cannot be read, or whose features are not finite.
+    """
     count, seeds = len(prompts), len(entries[0])
     digests = _digests(name, entries, tools.workers)
     extractor, lpips = _identity(tools.features), tools.lpips.fingerprint if tools.lpips else None
@@ -90,6 +110,7 @@ def measure_generations(name: str, prompts: list[str], entries: list[list[Entry]
     records = _known(tools.store, [key for row in keys for key in row])
     pixels = _known_pixels(tools.store, pair_keys)
     rewards = {reward.name: torch.full((count, seeds), float("nan")) for reward in tools.rewards}
+    why: dict[str, str] = {}
     needed = [p for p in range(count) if rewards or pair_keys[p] not in pixels or any(key not in records
                                                                                       for key in keys[p])]
     with tqdm(total=len(needed) * seeds, desc=f"measuring {name}", unit="file") as progress:
@@ -104,14 +125,17 @@ def measure_generations(name: str, prompts: list[str], entries: list[list[Entry]
             records |= fresh
             pixels |= distances
             for reward in tools.rewards:
-                rewards[reward.name][part] = _scored(reward, [s for row in decoded for s in row]).view(len(part), seeds)
+                scores, reasons = scores_of(reward, [sample for row in decoded for sample in row])
+                rewards[reward.name][part] = scores.view(len(part), seeds)
+                if reasons:
+                    why.setdefault(reward.name, next(iter(reasons.values())))
             progress.update(len(part) * seeds)
     rows = [[records[key] for key in row] for row in keys]
     features = torch.from_numpy(np.stack([np.stack([record.features for record in row]) for row in rows]))
     style = np.stack([np.stack([record.style for record in row]) for row in rows])
     _refuse_bad_features(name, features, entries)
     table = np.array([pixels[key] for key in pair_keys])
-    measured = reduce(prompts, rewards, features, style, dict(zip(PIXEL_DISTANCES, table.T, strict=True)))
+    measured = reduce(prompts, rewards, features, style, dict(zip(PIXEL_DISTANCES, table.T, strict=True)), why)
     return GenerationMetrics(measured, rewards, features, style,
                 [[record.boxes for record in row] for row in rows],
                 sum(len(row) - len(set(row)) for row in digests))
@@ -196,12 +220,6 @@ def _pixel_distances(samples: list[Sample], lpips: Lpips | None) -> tuple[float,
     images = [(frames := sample.frames(3))[len(frames) // 2] for sample in samples]
     batch = as_batch(images)
     return ms_ssim_distance(batch), lpips.distance(batch) if lpips else float("nan"), motion_diversity(samples)
-
-
-def _scored(reward: Reward, samples: list[Sample]) -> Tensor:
-    """First dimension, larger is better; NaN where the reward could not score."""
-    values = reward.score(samples).values[:, 0]
-    return values if reward.higher_is_better else -values
 
 
 def _refuse_bad_features(name: str, features: Tensor, entries: list[list[Entry]]) -> None:

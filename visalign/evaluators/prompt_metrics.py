@@ -1,6 +1,7 @@
 """One model's generations reduced to numbers: per prompt, and the spread of single generations."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import torch
@@ -17,13 +18,14 @@ class PromptMetrics:
 
     values: {metric: [P]}; metrics are `reward/NAME` (means, larger is better), `diversity/NAME` (none when K is 1),
     `style/NAME` (means). NaN where unknown. spread: standard deviation of single generations, for rewards
-    and style.
+    and style. unscored: {reward: how many generations it could not score, and why the first}, where there are any.
     """
 
     prompts: list[str]
     seeds: int
     values: dict[str, list[float]]
     spread: dict[str, float]
+    unscored: dict[str, tuple[int, str]] = field(default_factory=dict)
 
     def names(self, kind: str) -> list[str]:
         """Names of one kind: `reward`, `diversity` or `style`."""
@@ -34,30 +36,52 @@ class PromptMetrics:
         known = [value for value in self.values[metric] if np.isfinite(value)]
         return mean_with_interval(known) if known else None
 
+    def notes(self) -> list[str]:
+        """What is not known, one sentence a reward."""
+        total = len(self.prompts) * self.seeds
+        return [f"{name} could not score {count} of {total} generations ({reason})"
+                for name, (count, reason) in self.unscored.items()]
+
     def as_dict(self) -> dict:
-        return asdict(self)
+        """As logged; without `unscored` where every generation was scored."""
+        return {name: value for name, value in asdict(self).items() if name != "unscored" or value}
+
+
+def prompt_metrics_of(row: dict) -> PromptMetrics:
+    """What was measured, from a row of metrics.jsonl."""
+    return PromptMetrics(*(row[name] for name in ("prompts", "seeds", "values", "spread")), row.get("unscored", {}))
 
 
 def reduce(prompts: list[str], rewards: dict[str, Tensor], features: Tensor | None, style: np.ndarray,
-           distances: dict[str, np.ndarray]) -> PromptMetrics:
+           distances: dict[str, np.ndarray], reasons: dict[str, str]) -> PromptMetrics:
     """Per-prompt metrics from rewards {name: [P, K]}, features [P, K, D], style [P, K, S] and distances {name: [P]}, of
-    which one that is NaN everywhere is left out.
+    which one that is NaN everywhere is left out. reasons: why the first generation that a reward could not score has
+    no score; such generations are NaN, count in no mean, and are counted.
 
     Raises ValueError when features are not finite.
     """
     values: dict[str, list[float]] = {}
     spread: dict[str, float] = {}
+    unscored: dict[str, tuple[int, str]] = {}
     for name, scores in rewards.items():
         values[f"reward/{name}"] = torch.nanmean(scores.double(), 1).tolist()
         known = scores[scores.isfinite()].double()
         spread[f"reward/{name}"] = known.std(correction=0).item() if len(known) else float("nan")
+        if len(known) < scores.numel():
+            unscored[name] = scores.numel() - len(known), reasons[name]
     if features is not None and features.shape[1] > 1:
         values |= {f"diversity/{name}": column.tolist() for name, column in diversity.per_prompt(features).items()}
     values |= {f"diversity/{name}": column.tolist() for name, column in distances.items() if np.isfinite(column).any()}
     for j, name in enumerate(STYLE):
         values[f"style/{name}"] = style[:, :, j].mean(1).tolist()
         spread[f"style/{name}"] = float(style[:, :, j].std())
-    return PromptMetrics(list(prompts), style.shape[1], values, spread)
+    return PromptMetrics(list(prompts), style.shape[1], values, spread, unscored)
+
+
+def known_mean(values: Sequence[float]) -> float:
+    """Mean of the values that are known, NaN when none is."""
+    known = [value for value in values if np.isfinite(value)]
+    return sum(known) / len(known) if known else float("nan")
 
 
 def paired(base: PromptMetrics, after: PromptMetrics, metric: str) -> tuple[np.ndarray, np.ndarray]:

@@ -3,15 +3,13 @@
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
 
 from visalign.config import AnnotationDataSettings, GuideConfig, RewardConfig
 from visalign.data.annotations import Annotation, read_annotations
 from visalign.generators.loading import pick_device
 from visalign.jobs.reward_eval import evaluate_reward
 from visalign.rewards.joint.reward import build_network, check_backbone, save_reward
-from visalign.storage.run_folder import RunFolder
+from visalign.trainers.opening import open_run
 from visalign.trainers.optim import check_optimizer
 from visalign.trainers.order import split_by_prompt
 from visalign.trainers.reward.loop import RewardTrainer
@@ -36,15 +34,10 @@ def annotations_of(data: AnnotationDataSettings, dimensions: tuple[str, ...],
     return items[:data.max_annotations], held_out
 
 
-def open_run(config: RewardConfig | GuideConfig, resume: bool) -> tuple[Accelerator, RunFolder]:
-    device = pick_device(config.train.device)
-    accelerator = Accelerator(cpu=device.type == "cpu", log_with=list(config.output.trackers) or None,
-                              project_dir=config.output.folder,
-                              kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
-    run = RunFolder(config.output.folder, config, resume, accelerator.is_main_process)
-    accelerator.wait_for_everyone()
-    accelerator.init_trackers("logs")
-    return accelerator, run
+def trained_on(config: RewardConfig | GuideConfig, items: list[Annotation]) -> dict:
+    """What a reward learnt from, kept beside its weights."""
+    return {"trained on": {"annotations": len(items), "prompts": len({item.prompt for item in items}),
+                           "objective": config.objective, "steps": config.train.steps}}
 
 
 @heard()
@@ -59,9 +52,8 @@ def train_reward(config: RewardConfig, resume: bool = False) -> Path:
     with trainer.started():
         trainer.fit()
         if accelerator.is_main_process:
-            about = {"trained on": {"annotations": len(items), "prompts": len({item.prompt for item in items}),
-                                    "objective": config.objective, "steps": config.train.steps}}
-            save_reward(run.path / "reward", network, config.model, trainer.standard(), about)
+            with trainer.state.averaged():
+                save_reward(run.path / "reward", network, config.model, trainer.standard(), trained_on(config, items))
             if held_out:
                 evaluate_reward(str(run.path / "reward"), held_out, run.path / "eval", str(accelerator.device))
         accelerator.wait_for_everyone()

@@ -2,32 +2,30 @@
 
 import importlib.util
 import time
-from dataclasses import dataclass
-from datetime import timedelta
+from dataclasses import dataclass, replace
 from pathlib import Path
-
-import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
 from visalign.config import OfflineConfig, OnlineConfig
 from visalign.config.load import build_objective
 from visalign.data.prompts import read_prompts
 from visalign.errors import UserError
-from visalign.evaluation.held_out import check_same, load_held_out_rewards, measure, prompt_metrics_of, save_samples
+from visalign.evaluation.held_out import load_held_out
 from visalign.evaluators import Estimate, Verdict, VerdictLimits, mean_with_interval, verdict_of
+from visalign.evaluators.prompt_metrics import paired, prompt_metrics_of
 from visalign.generators import load_generator, locate_model
 from visalign.generators.export import export, versions
-from visalign.generators.loading import load_scheduler, pick_device, pick_dtype, sampling_for
+from visalign.generators.loading import load_scheduler, pick_device, sampling_for
 from visalign.jobs.disk_estimate import check_room
 from visalign.jobs.training_setup import LOOPS
 from visalign.objectives import REGISTRIES
 from visalign.rewards import check_reward
-from visalign.storage.files import full_disk_told
 from visalign.storage.run_folder import RunFolder
 from visalign.storage.yaml_files import read_mapping
-from visalign.trainers.checkpoint import CONTINUE, check_model
-from visalign.trainers.guard import Guard, check_guard
+from visalign.trainers.base import GeneratorTrainer
+from visalign.trainers.cadence import Cadence
+from visalign.trainers.checkpoint import check_model
+from visalign.trainers.guard import check_guard
+from visalign.trainers.opening import open_run
 from visalign.trainers.optim import check_optimizer
 from visalign.trainers.order import prompts_to_measure
 from visalign.trainers.stopping import heard
@@ -109,7 +107,7 @@ def check_training(config: OfflineConfig | OnlineConfig) -> list[str]:
     load_scheduler(checkpoint)
     for reward in filter(None, (config.eval.reward, *config.eval.also)):
         check_reward(reward)
-    load_held_out_rewards(config.eval, "cpu", family.modality)
+    load_held_out(config.eval, "cpu", family.modality)
     check_guard(config)
     check_optimizer(config.optim)
     check_packages(config)
@@ -129,80 +127,42 @@ def check_packages(config: OfflineConfig | OnlineConfig) -> None:
             raise UserError(f"{setting} needs the package {package}: pip install 'visalign[{extra}]'")
 
 
-def open_accelerator(config: OfflineConfig | OnlineConfig) -> Accelerator:
-    device = pick_device(config.train.device)
-    compute_dtype = pick_dtype(config.model.precision, device)
-    # SD3's last block discards the text stream, so part of an adapter there never gets a gradient
-    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
-    patience = InitProcessGroupKwargs(timeout=timedelta(hours=3))  # the others wait while one process samples
-    return Accelerator(cpu=device.type == "cpu", kwargs_handlers=[unused, patience],
-                       mixed_precision="fp16" if compute_dtype == torch.float16 else "no",
-                       log_with=list(config.output.trackers) or None, project_dir=config.output.folder)
-
-
 @heard()
 def train(config: OfflineConfig | OnlineConfig, resume: bool = False) -> Result:
-    """Run a recipe. Raises UserError for anything the user can mend, Stopped when a signal ends it; the run folder then
+    """Run a recipe. Raises UserError for anything the user can fix, Stopped when a signal ends it; the run folder then
     holds all there was."""
     started = time.time()
     config = completed(config, resume)
     config = measured_on(config, check_training(config))
     check_room(config)
-    accelerator = open_accelerator(config)
-    run = RunFolder(config.output.folder, config, resume, accelerator.is_main_process)
-    accelerator.wait_for_everyone()
-    accelerator.init_trackers("logs")
+    accelerator, run = open_run(config, resume)
     generator = load_generator(config.model, accelerator.device)
     check_model(run, [generator.denoiser, *generator.frozen_modules()], f"model.source {config.model.source}")
-    judges = load_held_out_rewards(config.eval, str(accelerator.device), generator.modality)
+    held_out = load_held_out(config.eval, str(accelerator.device), generator.modality)
     trainer, counts = LOOPS[config.loop].build(config, generator, run, accelerator)
     if config.eval.prompts is None:
-        config = measured_on_pairs(config, trainer.held_out)
+        config = trainer.config = measured_on_pairs(config, trainer.held_out)
         run.keep_settings(config)
-    guard = Guard(config, trainer.objective, generator, judges, run, trainer.state, accelerator)
-    trainer.checkpoints.resume()
-    run.log({"kind": "start", "step": trainer.state.step, "processes": accelerator.num_processes})
-    done = {row["folder"] for row in run.metrics() if row["kind"] == "held_out"}
-
-    def evaluate(step: int, returned_to: int | None = None) -> None:
-        folder = f"step-{step:08d}" + ("" if returned_to is None else "-returned")
-        if accelerator.is_main_process and folder not in done:
-            done.add(folder)
-            with generator.measuring(), trainer.state.averaged():
-                held, samples = measure(generator, config.eval, judges, f"samples, step {step}")
-                first = next((row for row in run.metrics() if row["kind"] == "held_out"), None)
-                check_same(prompt_metrics_of(first) if first else held, held, "eval")
-                save_samples(samples, run.path / "samples" / folder)
-                run.log({"kind": "held_out", "step": step, "folder": folder, **held.as_dict(),
-                         **trainer.held_out_metrics(), "seconds_so_far": time.time() - started})
-        accelerator.wait_for_everyone()
-
-    def on_step(step: int) -> bool:
-        """What is due after a step; whether the guard ends the run."""
-        if step == 0 or (config.eval.every and step % config.eval.every == 0 and step < config.train.steps):
-            evaluate(step)
-        return guard.check(step)
-
-    with trainer.checkpoints.kept_on_stop(), full_disk_told(f"run {run.path}", run.path, CONTINUE):
-        ended = back = None
-        if on_step(trainer.state.step) or trainer.fit(on_step):
-            trainer.checkpoints.save_if_new()
-            back = guard.roll_back()
-            ended = f"the guard stopped the run at step {trainer.state.step}" + (
-                "" if back is None else f" and returned to step {back}")
-        evaluate(trainer.state.step, back)
-        with trainer.state.averaged():
-            result = summarise(run, started, judges.proxy_name, guard.limits, ended)
-            if accelerator.is_main_process:
-                export(generator, run.path / "export", config,
-                       result_figures(result) | {"evidence": "; ".join(result.verdict.reasons)})
+    with trainer.started():
+        cadence = Cadence(trainer, replace(held_out, settings=config.eval), started)
+        ended = cadence.follow()
+        result = summarise(run, started, held_out.proxy, cadence.guard.limits, ended)
         if accelerator.is_main_process:
-            from visalign.reports.run import write_report
-
-            write_report(run, config, result, versions(), counts)
+            leave(trainer, result, counts)
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return result
+
+
+def leave(trainer: GeneratorTrainer, result: Result, counts: dict[str, int]) -> None:
+    """Write what a finished run leaves: the weights for other programs, and its page."""
+    from visalign.reports.run import write_report
+
+    run, config = trainer.run, trainer.config
+    with trainer.state.averaged():
+        export(trainer.generator, run.path / "export", config,
+               result_figures(result) | {"evidence": "; ".join(result.verdict.reasons)})
+    write_report(run, config, result, versions(), counts)
 
 
 def summarise(run: RunFolder, started: float, proxy: str | None, limits: VerdictLimits, ended: str | None) -> Result:
@@ -213,7 +173,8 @@ def summarise(run: RunFolder, started: float, proxy: str | None, limits: Verdict
     def change(metric: str) -> Estimate | None:
         if metric not in before.values:
             return None
-        return mean_with_interval([b - a for a, b in zip(before.values[metric], after.values[metric], strict=True)])
+        first, last = paired(before, after, metric)
+        return mean_with_interval(last - first) if len(first) else None
 
     others = {name: change(f"reward/{name}") for name in before.names("reward") if name != proxy}
     return Result(run.path, change(f"reward/{proxy}"), change("diversity/distance"), others,

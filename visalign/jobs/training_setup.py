@@ -24,7 +24,8 @@ from visalign.storage.run_folder import RunFolder
 from visalign.trainers.offline.encoded_pairs import check_items, digest_entry, encode_pairs, standardised
 from visalign.trainers.offline.loop import OfflineTrainer
 from visalign.trainers.online.collect import PromptTask, prompt_tasks_of
-from visalign.trainers.online.loop import OnlineTrainer, check_arithmetic
+from visalign.trainers.online.epoch_shape import check_arithmetic
+from visalign.trainers.online.loop import OnlineTrainer
 from visalign.trainers.online.scoring import RewardSet
 from visalign.trainers.online.step_selection import check_noise
 from visalign.trainers.order import check_holdout, keep_digest, split_by_prompt
@@ -32,10 +33,9 @@ from visalign.trainers.order import check_holdout, keep_digest, split_by_prompt
 
 class Loop(NamedTuple):
     """check(config, family) raises UserError for what is wrong and gives the prompts of the data, none where they are
-    not known yet; build(...) gives the trainer and what it learns from.
+    not known yet; build(...) gives a GeneratorTrainer and what it learns from, counted.
 
-    A trainer has `state`, `checkpoints`, `objective`, `fit(on_step)` and `held_out_metrics()`; `held_out` pairs where
-    the prompts of the data were not known before.
+    The trainer has `held_out` pairs where the prompts of the data were not known before.
     """
 
     check: Callable

@@ -1,10 +1,11 @@
 """The page of a run: before and after on the same seeds, curves, gains and costs."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from visalign.config import OfflineConfig, OnlineConfig
-from visalign.evaluators.statistics import mean_with_interval
+from visalign.evaluators.prompt_metrics import known_mean, prompt_metrics_of
 from visalign.media.video_files import read_media
 from visalign.reports import charts, media_uri, render_page, svg
 from visalign.reports.before_after import BEFORE_AFTER, first_and_last, save_before_after
@@ -35,7 +36,8 @@ def write_report(run: RunFolder, config: OfflineConfig | OnlineConfig, result, v
         guard=guard_looks([row for row in rows if row["kind"] == "guard"], UNITS[config.loop]),
         versions=versions, settings=(run.path / "config.yaml").read_text(), steps=len(trained),
         step_seconds=sum(r["seconds"] for r in trained) / max(1, len(trained)),
-        displaced=tail_mean(trained, "displaced"))
+        displaced=tail_mean(trained, "displaced"), known_mean=known_mean,
+        notes={when: prompt_metrics_of(row).notes() for when, row in (("before", held[0]), ("after", held[-1]))})
     write_atomically(run.path / "report.html", page)
     return run.path / "report.html"
 
@@ -48,11 +50,11 @@ def guard_looks(looks: list[dict], unit: str) -> dict | None:
     proxy = looks[-1]["verdict"]["proxy"]
     chart = None
     if proxy and "diversity/vendi" in looks[0]["values"]:
-        names = [str(row["step"]) for row in looks]
-        rewards, diversity = ({name: mean_with_interval(row["values"][metric]) for name, row in zip(names, looks,
-                                                                                                   strict=True)}
-                            for metric in (f"reward/{proxy}", "diversity/vendi"))
-        chart = charts.front_chart(rewards, diversity, names[0], proxy)
+        seen = {str(row["step"]): prompt_metrics_of(row) for row in looks}
+        rewards, diversity = ({name: metrics.mean(metric) for name, metrics in seen.items()}
+                              for metric in (f"reward/{proxy}", "diversity/vendi"))
+        if all(rewards.values()):
+            chart = charts.front_chart(rewards, diversity, next(iter(seen)), proxy)
     return {"words": words, "chart": chart}
 
 
@@ -68,12 +70,16 @@ def shown_reward(row: dict, proxy: str | None) -> str | None:
 
 
 def before_and_after(rows: list[tuple], held: list[dict], reward: str | None) -> list[dict]:
-    """Per prompt: its text, embedded images before and after, and its mean reward before and after."""
+    """Per prompt: its text, embedded images before and after, and its mean reward before and after, where known."""
     means = [row["values"][f"reward/{reward}"] if reward else None for row in (held[0], held[-1])]
     return [{"prompt": prompt, "before": [media_uri(each, 256) for each in before],
              "after": [media_uri(each, 256) for each in after],
-             "rewards": [values[i] if values else None for values in means]}
+             "rewards": [known(values[i]) if values else None for values in means]}
             for i, (prompt, before, after) in enumerate(rows)]
+
+
+def known(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def embedded(path: Path, side: int = 256) -> str:
@@ -128,8 +134,8 @@ def run_curves(trained: list[dict], held: list[dict], unit: str) -> str:
     known = {name for row in trained for name in row}
     reward_sets = [(name, title) for name, title in CURVES if name in known]
     shown = [name for name in held[0]["values"] if name.startswith("reward/") or name == "diversity/distance"]
-    measured = [(f"held-out {name.replace('/', ': ')}", [sum(row["values"][name]) / len(row["values"][name])
-                                                         for row in held]) for name in shown]
+    measured = [(f"held-out {name.replace('/', ': ')}", [known_mean(row["values"][name]) for row in held])
+                for name in shown]
     total = len(reward_sets) + len(measured)
     columns, lines = 3, -(-total // 3)
     height = 2.9 * lines

@@ -178,16 +178,23 @@ def gather(count: int, dimensions: int, refused: dict[int, str], answers) -> Sco
     return Scores(values, remarks, spread)
 
 
+def scores_of(reward: Reward, samples: list[Sample]) -> tuple[Tensor, dict[int, str]]:
+    """First dimension of the scores, larger is better, float32 [n]: NaN, and why by sample, where there is none."""
+    answer = reward.score(samples)
+    scores = answer.values[:, 0] if reward.higher_is_better else -answer.values[:, 0]
+    known = scores.isfinite()
+    return torch.where(known, scores, float("nan")), {
+        i: answer.remarks.get(i, "not a finite number") for i in (~known).nonzero().flatten().tolist()}
+
+
 def finite_scores(reward: Reward, samples: list[Sample]) -> Tensor:
     """First dimension of the scores, larger is better, float32 [n].
 
-    Raises UserError naming a prompt when a score is NaN or infinite.
+    Raises UserError naming a prompt when a sample has no score.
     """
-    answer = reward.score(samples)
-    scores = answer.values[:, 0]
-    bad = (~scores.isfinite()).nonzero().flatten().tolist()
-    if bad:
-        reason = answer.remarks.get(bad[0], "not a finite number")
-        raise UserError(f"reward {reward.name}: {len(bad)} of {len(samples)} scores are not finite, the first for "
-                        f"prompt '{samples[bad[0]].prompt}' ({reason}); training on them would fit noise")
-    return scores if reward.higher_is_better else -scores
+    scores, reasons = scores_of(reward, samples)
+    if reasons:
+        first, reason = next(iter(reasons.items()))
+        raise UserError(f"reward {reward.name}: {len(reasons)} of {len(samples)} scores are not finite, the first for "
+                        f"prompt '{samples[first].prompt}' ({reason}); training on them would fit noise")
+    return scores

@@ -9,9 +9,9 @@ Everything it knows is in metrics.jsonl and guard/, so a run that is killed cont
 
 import math
 import time
+from dataclasses import replace
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
@@ -19,14 +19,13 @@ from tqdm import tqdm
 from visalign.config import OfflineConfig, OnlineConfig
 from visalign.data.prompts import count_prompts
 from visalign.errors import UserError
-from visalign.evaluation.held_out import HeldOutRewards, check_same, measure, prompt_metrics_of, samples_by_prompt
+from visalign.evaluation.held_out import HeldOut, check_same, samples_by_prompt
+from visalign.evaluators.prompt_metrics import known_mean, prompt_metrics_of
 from visalign.evaluators.verdict import DIVERSITY, VerdictLimits, best_point, verdict_of
-from visalign.generators.base import Generator
 from visalign.media.video_files import save_sheet
 from visalign.sampling.seeds import second_seed
-from visalign.storage.run_folder import RunFolder
 from visalign.storage.weights import write_tensors
-from visalign.trainers.checkpoint import TrainingState
+from visalign.trainers.base import GeneratorTrainer
 from visalign.trainers.cost import passes_of_look, passes_of_step
 
 PROMPTS_DRAWN = 8
@@ -56,17 +55,16 @@ def check_guard(config: OfflineConfig | OnlineConfig) -> None:
 class Guard:
     """Compares a run with its start when it is due, and says when to stop."""
 
-    def __init__(self, config: OfflineConfig | OnlineConfig, objective, generator: Generator, judges: HeldOutRewards,
-                 run: RunFolder,
-                 state: TrainingState, accelerator: Accelerator):
-        self.settings, self.generator, self.judges = config.guard, generator, judges
-        self.run, self.state, self.accelerator = run, state, accelerator
+    def __init__(self, trainer: GeneratorTrainer, held_out: HeldOut):
+        config, self.settings = trainer.config, trainer.config.guard
+        self.trainer, self.run, self.state, self.accelerator = trainer, trainer.run, trainer.state, trainer.accelerator
         self.limits = VerdictLimits(self.settings.budget, self.settings.drift, self.settings.tolerance)
-        self.every, self.last = interval_of(config, objective, accelerator.num_processes), config.train.steps
-        self.look_at = config.eval.model_copy(update={
+        self.every = interval_of(config, trainer.objective, self.accelerator.num_processes)
+        self.last = config.train.steps
+        self.held_out = replace(held_out, settings=config.eval.model_copy(update={
             "max_prompts": self.settings.max_prompts, "samples_per_prompt": self.settings.samples_per_prompt,
-            "seed": second_seed(config.eval.seed)})
-        self.folder = run.path / "guard"
+            "seed": second_seed(config.eval.seed)}))
+        self.folder = self.run.path / "guard"
 
     @property
     def rows(self) -> list[dict]:
@@ -91,11 +89,11 @@ class Guard:
 
     def _look(self, step: int, rows: list[dict]) -> dict:
         started = time.perf_counter()
-        with self.generator.measuring(), self.state.averaged():
-            held, samples = measure(self.generator, self.look_at, self.judges, f"guard, step {step}")
+        with self.trainer.measuring() as generator:
+            held, samples = self.held_out.look(generator, f"guard, step {step}")
         base = prompt_metrics_of(rows[0]) if rows else held
         check_same(base, held, "guard")
-        verdict = verdict_of(base, held, self.judges.proxy_name, self.limits)
+        verdict = verdict_of(base, held, self.held_out.proxy, self.limits)
         row = {"kind": "guard", "step": step, "verdict": verdict.as_dict(), **held.as_dict()}
         points = points_of([*rows, row], self.limits.budget)
         if best_point(points) == len(points) - 1:
@@ -106,7 +104,7 @@ class Guard:
             tqdm.write(f"guard, step {step}: {verdict.word}; {'; '.join(verdict.reasons)}")
         row["seconds"] = time.perf_counter() - started
         self.run.log(row)
-        self.accelerator.log({f"guard/{name}": mean_of(values) for name, values in held.values.items()}, step=step)
+        self.accelerator.log({f"guard/{name}": known_mean(values) for name, values in held.values.items()}, step=step)
         return row
 
     def _keep_weights(self, step: int) -> None:
@@ -152,12 +150,9 @@ def points_of(rows: list[dict], budget: float) -> list[tuple[float, float, bool]
     points = []
     for i, row in enumerate(rows):
         verdict, values = row["verdict"], row["values"]
-        reward = mean_of(values[f"reward/{verdict['proxy']}"]) if verdict["proxy"] else float(i)
+        reward = known_mean(values[f"reward/{verdict['proxy']}"]) if verdict["proxy"] else float(i)
         lost = -verdict["diversity"][0] if verdict["diversity"] else 0.0
         acceptable = verdict["word"] not in ("collapsed", "hacked") and lost <= budget
-        points.append((reward, mean_of(values.get(DIVERSITY, [0.0])), acceptable))
+        reward = -math.inf if math.isnan(reward) else reward
+        points.append((reward, known_mean(values.get(DIVERSITY, [0.0])), acceptable))
     return points
-
-
-def mean_of(values: list[float]) -> float:
-    return sum(values) / len(values)

@@ -1,6 +1,7 @@
-"""Optimiser, learning-rate schedule and moving average, from settings."""
+"""Optimiser, learning-rate schedule and moving average, from settings; gradients of several processes."""
 
 import torch
+from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 from torch import nn
 
@@ -60,3 +61,15 @@ class Average(EMAModel):
 def build_ema(settings: OptimSettings, parameters: list[nn.Parameter]) -> Average | None:
     """The average of the trainable parameters, or None when ema_decay is 0."""
     return Average(parameters, settings.ema_decay, settings.ema_every) if settings.ema_decay else None
+
+
+def sum_gradients(parameters: list[nn.Parameter], accelerator: Accelerator) -> None:
+    """Every process ends with the sum of all processes' gradients."""
+    if accelerator.num_processes == 1:
+        return
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    flat = accelerator.reduce(torch.cat([p.grad.flatten() for p in parameters]), "sum")
+    for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+        parameter.grad.copy_(part.view_as(parameter))

@@ -124,10 +124,10 @@ def test_a_used_folder_needs_resume_and_the_same_settings(recipe, tmp_path):
 
 
 def test_loss_that_is_not_finite_stops_with_rows_and_last_checkpoint(recipe, tmp_path, monkeypatch):
-    from visalign.trainers.offline import loop as offline
+    from visalign.trainers import base
 
-    build = offline.build_optimizer  # a recipe's learning rate is at most 1
-    monkeypatch.setattr(offline, "build_optimizer", lambda settings, parameters: build(
+    build = base.build_optimizer  # a recipe's learning rate is at most 1
+    monkeypatch.setattr(base, "build_optimizer", lambda settings, parameters: build(
         settings.model_copy(update={"lr": 1e30}), parameters))
     message = fails(recipe("sd3", output={"checkpoint_every": 1}))
     assert "not finite" in message and "step-00000001" in message

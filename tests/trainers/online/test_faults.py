@@ -165,15 +165,15 @@ def test_gradients_that_are_not_finite_are_skipped_counted_and_end_the_run(onlin
     from visalign.trainers.online import loop as online
 
     calls = []
-    honest = online.sum_gradients
+    honest = online.OnlineTrainer.reduce_gradients
 
-    def poisoned(parameters, accelerator):
-        honest(parameters, accelerator)
+    def poisoned(self):
+        honest(self)
         calls.append(1)
         if len(calls) >= 2:
-            parameters[0].grad.fill_(float("nan"))
+            self.parameters[0].grad.fill_(float("nan"))
 
-    monkeypatch.setattr(online, "sum_gradients", poisoned)
+    monkeypatch.setattr(online.OnlineTrainer, "reduce_gradients", poisoned)
     message = fails(online_recipe("sd3", **{"eval": QUIET["eval"]}), "train.epochs=9", "train.patience=3")
     assert "3 updates in a row had a gradient that is not finite" in message and "step-00000003" in message
     assert [row["bad_updates"] for row in rows(tmp_path / "run")] == [0, 1, 2]
@@ -199,8 +199,8 @@ def test_the_self_check_blames_dropout_and_coarse_arithmetic(online_recipe, monk
     from visalign.trainers.online import loop as online
     from visalign.trainers.online import self_check
 
-    monkeypatch.setattr(self_check, "TOLERANCE", dict.fromkeys(self_check.RATIO_TOLERANCE, -1.0))
-    monkeypatch.setattr(online.OnlineTrainer, "_collect", _then_training(online.OnlineTrainer._collect))
+    monkeypatch.setattr(self_check, "RATIO_TOLERANCE", dict.fromkeys(self_check.RATIO_TOLERANCE, -1.0))
+    monkeypatch.setattr(online.OnlineTrainer, "batch", _then_training(online.OnlineTrainer.batch))
     assert "training mode" in fails(online_recipe("sd3"))
 
 

@@ -141,8 +141,8 @@ def test_a_killed_training_continues_to_the_same_weights(recipe, tmp_path):
     assert invoke("train", recipe("whole.yaml", output={"folder": str(tmp_path / "whole")})).exit_code == 0
     cut = recipe("cut.yaml", output={"folder": str(tmp_path / "cut")})
     code = (
-        "import sys, time; from visalign.trainers.reward.loop import RewardTrainer as T; step = T._step\n"
-        "T._step = lambda self, batch: (time.sleep(0.3), step(self, batch))[1]\n"
+        "import sys, time; from visalign.trainers.reward.loop import RewardTrainer as T; learn = T.train_unit\n"
+        "T.train_unit = lambda self, *given: (time.sleep(0.3), learn(self, *given))[1]\n"
         "from visalign.cli import main; main(['reward', 'train', sys.argv[1]])"
     )
     process = Program(code, cut, output=tmp_path / "said")

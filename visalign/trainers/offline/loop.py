@@ -11,112 +11,72 @@ Run on several:      torchrun --nproc_per_node 4 -m visalign train configs/sdxl_
 
 import contextlib
 import json
-import time
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from tqdm import tqdm
 
 from visalign.config import OfflineConfig
-from visalign.config.load import build_objective
-from visalign.errors import UserError
-from visalign.evaluation.held_out import FIXED_FRACTIONS
 from visalign.generators.base import Generator
 from visalign.objectives import Outcome, PairErrors
 from visalign.sampling.encoding_cache import EncodingCache
-from visalign.sampling.seeds import place_seed, rng_at
+from visalign.sampling.seeds import rng_at
 from visalign.storage.files import write_atomically
 from visalign.storage.run_folder import RunFolder
-from visalign.trainers.checkpoint import Checkpoints, TrainingState
-from visalign.trainers.metrics import MetricLog, pair_likelihoods, pair_metrics
+from visalign.trainers.base import GeneratorTrainer
+from visalign.trainers.metrics import pair_likelihoods, pair_metrics
 from visalign.trainers.offline.encoded_pairs import EncodedPair, PairBatch, load_batch, untrained_cause
 from visalign.trainers.offline.states import STATES, sample_errors
-from visalign.trainers.optim import build_ema, build_optimizer, build_schedule
 from visalign.trainers.order import DataOrder
-from visalign.trainers.reach import GradientReach
-from visalign.trainers.stopping import postponed
+
+FIXED_FRACTIONS = torch.tensor([0.1, 0.3, 0.5, 0.7, 0.9])
+"""Noise levels at which held-out pairs are compared."""
 
 
-class OfflineTrainer:
-    """Teaches `generator` from encoded `items`. The caller decides what to measure at which step (`on_step`)."""
+class OfflineTrainer(GeneratorTrainer):
+    """Teaches `generator` from encoded `items`. The caller decides what to measure at which step."""
 
     def __init__(self, config: OfflineConfig, generator: Generator, items: list[EncodedPair],
                  held_out: list[EncodedPair],
                  cache: EncodingCache, run: RunFolder, accelerator: Accelerator):
-        self.config, self.generator, self.cache = config, generator, cache
-        self.run, self.accelerator = run, accelerator
-        self.objective = build_objective(config.objective)
-        self.order, self.held_out = DataOrder(items, config.train.seed), held_out
+        self.cache, self.order, self.held_out = cache, DataOrder(items, config.train.seed), held_out
         self.empty_key = cache.prompt_key("")
         if config.data.caption_dropout:
             cache.add_prompts({self.empty_key: ""})
-        torch.manual_seed(config.train.seed)  # the adapter's start must be the same on every process and after a kill
-        lora = config.model.lora
-        parameters = generator.make_trainable(
-            config.model.tuning, rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout, targets=lora.targets,
-            gradient_checkpointing=config.model.gradient_checkpointing)
+        super().__init__(config, generator, run, accelerator)
         self.states = STATES[self.objective.states](generator, self.objective, cache)
-        optimizer = build_optimizer(config.optim, parameters)
-        self.state = TrainingState(generator.trainable_parameters(), optimizer,
-                                   build_schedule(config.optim, optimizer, config.train.steps),
-                                   build_ema(config.optim, parameters), extras=self.states.extras)
-        self.checkpoints = Checkpoints(self.state, run, accelerator, config.output, config.train.steps)
-        self.reach = GradientReach(self.state.parameters, apart=generator.used_apart)
-        self.log = MetricLog(run, accelerator)
+        self.state.extras |= self.states.extras
 
-    def fit(self, on_step=lambda step: False) -> bool:
-        """Train to config.train.steps; `on_step(step)` is called after each optimiser step, and may end the run.
+    @contextlib.contextmanager
+    def learning(self) -> Iterator[None]:
+        generator, accelerator = self.generator, self.accelerator
+        generator.policy, self.optimizer = accelerator.prepare(generator.denoiser, self.state.optimizer)
+        generator.denoiser.train()
+        yield
+        generator.policy = generator.denoiser.eval()
 
-        Returns whether it did. Raises UserError on a loss that is not finite, with the rows saved to failure.json.
-        """
+    def batch(self, step: int) -> list[range]:
+        """The places in the data order of each of this process's micro-batches."""
         settings, accelerator = self.config.train, self.accelerator
-        self.generator.policy, self.optimizer = accelerator.prepare(self.generator.denoiser, self.state.optimizer)
-        self.generator.denoiser.train()
-        with tqdm(total=settings.steps, initial=self.state.step, desc="training", unit="step",
-                  disable=not accelerator.is_main_process) as progress:
-            ended = False
-            while self.state.step < settings.steps and not ended:
-                started = time.perf_counter()
-                with postponed():
-                    row = self._step()
-                    self.state.step += 1
-                    self.states.after_step(self.state.step)
-                    self.log.write(self.state.step, row | {"seconds": time.perf_counter() - started})
-                    progress.update()
-                    progress.set_postfix_str(self.log.smoothed())
-                    self.checkpoints.after_step()
-                ended = on_step(self.state.step)
-        self.generator.policy = self.generator.denoiser
-        self.generator.denoiser.eval()
-        return ended
+        size, many = settings.batch_size, settings.gradient_accumulation
+        firsts = [((step * many + micro) * accelerator.num_processes + accelerator.process_index) * size
+                  for micro in range(many)]
+        return [range(first, first + size) for first in firsts]
 
-    def _step(self) -> dict[str, float]:
-        settings, accelerator = self.config.train, self.accelerator
-        torch.manual_seed(place_seed(settings.seed, self.state.step))  # LoRA dropout
-        per_micro = settings.batch_size * accelerator.num_processes
+    def train_unit(self, step: int, batch: list[range]) -> dict[str, float]:
         collected = []
-        for micro in range(settings.gradient_accumulation):
-            first = (self.state.step * settings.gradient_accumulation + micro) * per_micro
-            first += accelerator.process_index * settings.batch_size
-            places = range(first, first + settings.batch_size)
-            last = micro == settings.gradient_accumulation - 1
-            with contextlib.nullcontext() if last else accelerator.no_sync(self.generator.policy):
+        for places in batch:
+            last = places is batch[-1]
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.generator.policy):
                 outcome, errors, items = self._loss(places)
-                self._stop_if_not_finite(outcome.loss, items)
-                accelerator.backward(outcome.loss / settings.gradient_accumulation)
+                self.stop_unless_finite(outcome.loss, items)
+                self.backward(outcome.loss / len(batch))
             collected.append(pair_metrics(outcome, errors))
-        self.reach.check()
-        parameters = [p for _, p in self.state.parameters]
-        norm = accelerator.clip_grad_norm_(parameters, self.config.optim.grad_clip)
-        if accelerator.scaler is None:  # with fp16 an infinite norm is how the loss scale finds its level
-            self._stop_if_not_finite(norm, items)
-        learning_rate = self.state.schedule.get_last_lr()[0]
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        self.state.advance(self.optimizer.step_was_skipped)
-        return self.log.reduce(collected) | {"grad_norm": float(norm), "lr": learning_rate}
+        report = self.optimizer_step(items)
+        self.states.after_step(step + 1)
+        return self.log.reduce(collected) | report.as_row()
 
     def _loss(self, places: range) -> tuple[Outcome, PairErrors, list[EncodedPair]]:
         items = [self.order[place] for place in places]
@@ -172,19 +132,11 @@ class OfflineTrainer:
         found = {f"held_out/{k}": torch.cat(v).mean().item() for k, v in totals.items() if not k.startswith("noise")}
         return found | pair_likelihoods(seen, len(FIXED_FRACTIONS), [item.prompt for item in items])
 
-    def _stop_if_not_finite(self, value: Tensor, items: list[EncodedPair]) -> None:
-        finite = torch.as_tensor(value).isfinite().all().float().reshape(1).to(self.accelerator.device)
-        if self.accelerator.gather(finite).min() > 0:
-            return
-        step = self.state.step + 1
+    def blame(self, items: list[EncodedPair]) -> str:
+        """Before the first step nothing that was learnt can be to blame."""
         rows = [{"prompt": item.prompt, "where": item.where} for item in items]
         failure = self.run.path / f"failure-rank{self.accelerator.process_index}.json"
-        write_atomically(failure, json.dumps({"step": step, "rows": rows}, indent=2).encode())
-        raise UserError(f"step {step}: the loss or its gradient is not finite{self._cause(items)}; the batch's rows "
-                        f"are in {failure}, {self.checkpoints.last_good()}")
-
-    def _cause(self, items: list[EncodedPair]) -> str:
-        """Why a loss may not be finite, in words: before the first step nothing that was learnt can be to blame."""
-        if self.state.step:
-            return " (a lower optim.lr or model.precision=fp32 usually helps)"
-        return untrained_cause(self.generator, load_batch(items, self.cache))
+        write_atomically(failure, json.dumps({"step": self.state.step + 1, "rows": rows}, indent=2).encode())
+        cause = " (a lower optim.lr or model.precision=fp32 usually helps)" if self.state.step else \
+            untrained_cause(self.generator, load_batch(items, self.cache))
+        return f"{cause}; the batch's rows are in {failure}"

@@ -1,4 +1,4 @@
-"""The third loop: annotations to a unified reward, or (trainers/guide.py) to a reward on noisy latents.
+"""The third loop: annotations to a unified reward, or (noisy_latents.py) to a reward on noisy latents.
 
     annotations -> both sides decoded and prepared in threads -> one pass over all frames -> loss -> step
 
@@ -9,32 +9,27 @@ Run:  visalign reward train configs/reward_model/open_clip.yaml data.path=annota
 """
 
 import contextlib
-import time
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from tqdm import tqdm
 
 from visalign.config import GuideConfig, RewardConfig
 from visalign.config.load import build_objective
 from visalign.data.annotations import Annotation
-from visalign.errors import UserError
 from visalign.generators.loading import pick_dtype
 from visalign.objectives.base import Outcome
 from visalign.objectives.reward_model import Comparison, bootstrap
-from visalign.sampling.seeds import place_seed, rng_at
-from visalign.storage.files import full_disk_told
+from visalign.sampling.seeds import rng_at
 from visalign.storage.run_folder import RunFolder
-from visalign.trainers.checkpoint import CONTINUE, Checkpoints, TrainingState
+from visalign.trainers.base import Trainer
 from visalign.trainers.offline.encoded_pairs import first_not_finite
-from visalign.trainers.optim import build_ema, build_optimizer, build_schedule
 from visalign.trainers.order import DataOrder, keep_digest
+from visalign.trainers.prefetch import Prefetch
 from visalign.trainers.reach import GradientReach
-from visalign.trainers.stopping import postponed
 
 STANDARD_SAMPLE = 1000
 """Training annotations whose items fix the reward's zero and unit."""
@@ -55,87 +50,48 @@ class Prepared:
     is_video: Tensor
 
 
-class RewardTrainer:
+class RewardTrainer(Trainer):
     """Teaches a network from annotations.
 
     The network has `settings` (dimensions, members, frames) and `collate(samples)`; `forward(**collated)` gives
     rewards [2B, E, D], of all first sides and then of all second ones.
     """
 
+    label = "training the reward"
+    shown = {"loss": "loss", "accuracy": "acc"}
+
     def __init__(self, config: RewardConfig | GuideConfig, network: torch.nn.Module, items: list[Annotation],
                  run: RunFolder, accelerator: Accelerator):
-        self.config, self.network, self.run, self.accelerator = config, network, run, accelerator
-        self.settings = network.settings
+        self.network, self.settings = network, network.settings
         self.order = DataOrder(items, config.train.seed)
         keep_digest(run, [(side.prompt, side.digest(), sorted(item.outcome.items()), item.strength,
                            *((item.user,) if item.user else ()))
                           for item in items for side in (item.a, item.b)], "sides of annotations")
         self.objective = build_objective(config.objective, loop="reward")
         named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
-        parameters = [p for _, p in named]
-        optimizer = build_optimizer(config.optim, self._groups(named))
-        self.state = TrainingState(named, optimizer, build_schedule(config.optim, optimizer, config.train.steps),
-                                   build_ema(config.optim, parameters))
-        self.checkpoints = Checkpoints(self.state, run, accelerator, config.output, config.train.steps)
-        self.reach = GradientReach(named, getattr(network, "unused_weights", ()))
+        super().__init__(config, named, run, accelerator, groups=groups_of(named, config),
+                         reach=GradientReach(named, getattr(network, "unused_weights", ())))
         self.dtype = pick_dtype(config.train.precision, accelerator.device)
 
-    def _groups(self, named: list[tuple[str, torch.nn.Parameter]]) -> list[dict]:
-        """Parameter groups: what the backbone brought along learns at its own rate."""
-        towers = ("backbone.clip.", "backbone.model.")
-        lr = self.config.optim.lr
-        groups = [{"params": [p for name, p in named if name.startswith(towers)],
-                   "lr": lr * self.config.train.backbone_lr_scale},
-                  {"params": [p for name, p in named if not name.startswith(towers)], "lr": lr}]
-        return [group for group in groups if group["params"]]
-
     @contextlib.contextmanager
-    def started(self) -> Iterator[None]:
-        """Within: the run goes on from its newest checkpoint, and a signal or a full disk ends it with what to do."""
-        self.checkpoints.resume()
-        self.run.log({"kind": "start", "step": self.state.step, "processes": self.accelerator.num_processes})
-        with self.checkpoints.kept_on_stop(), full_disk_told(f"run {self.run.path}", self.run.path, CONTINUE):
-            yield
-
-    def fit(self) -> None:
-        """Train to config.train.steps.
-
-        Raises UserError when a loss is not finite or an item cannot be read.
-        """
-        steps = self.config.train.steps
+    def learning(self) -> Iterator[None]:
         self.policy, self.optimizer = self.accelerator.prepare(self.network, self.state.optimizer)
         self.policy.train()
-        with ThreadPoolExecutor(self.config.train.workers) as pool, tqdm(
-                total=steps, initial=self.state.step, desc="training the reward", unit="step",
-                disable=not self.accelerator.is_main_process) as progress:
-            ahead = [self._submit(pool, step) for step in range(self.state.step, min(steps, self.state.step + 3))]
-            average = None
-            while self.state.step < steps:
-                started = time.perf_counter()
-                prepared = ahead.pop(0).result()
-                if self.state.step + 3 < steps:
-                    ahead.append(self._submit(pool, self.state.step + 3))
-                with postponed():
-                    row = self._step(prepared)
-                    self.state.step += 1
-                    row["seconds"] = time.perf_counter() - started
-                    self.run.log({"kind": "train", "step": self.state.step, **row})
-                    self.accelerator.log(row, step=self.state.step)
-                    average = row if average is None else {k: average.get(k, v) + 0.05 * (v - average.get(k, v))
-                                                           for k, v in row.items()}
-                    progress.update()
-                    progress.set_postfix_str(f"loss {average['loss']:.3f} acc {average['accuracy']:.3f}")
-                    self.checkpoints.after_step()
+        train = self.config.train
+        with Prefetch(self._plan, train.steps, train.workers) as self.batches:
+            yield
         self.network.eval()
-        if self.state.ema:
-            self.state.ema.copy_to([p for _, p in self.state.parameters])
 
-    def _submit(self, pool: ThreadPoolExecutor, step: int) -> Future:
-        """Prepare the batch of one step in a thread; which items it holds is settled here."""
+    def batch(self, step: int) -> Prepared:
+        """Raises UserError when an item cannot be read."""
+        return self.batches[step]
+
+    def _plan(self, step: int) -> Callable[[], Prepared]:
+        """Which items the batch of one step holds; the call reads them."""
         size = self.config.train.batch_size
         first = (step * self.accelerator.num_processes + self.accelerator.process_index) * size
         indices = [self.order.index(place) for place in range(first, first + size)]
-        return pool.submit(self.prepare, indices, self.config.train.bootstrap)
+        return partial(self.prepare, indices, self.config.train.bootstrap)
 
     def prepare(self, indices: list[int], bootstrap: bool = False) -> Prepared:
         """Annotations by number, from files to tensors on the CPU."""
@@ -157,27 +113,14 @@ class RewardTrainer:
                         torch.tensor([item.strength for item in items]), weight,
                         torch.tensor([sample.modality == "video" for sample in samples]))
 
-    def _step(self, batch: Prepared) -> dict[str, float]:
-        torch.manual_seed(place_seed(self.config.train.seed, self.state.step))
+    def train_unit(self, step: int, batch: Prepared) -> dict[str, float]:
         outcome = self._loss(batch)
-        self._stop_if_not_finite(outcome.loss, batch)
-        self.accelerator.backward(outcome.loss)
-        self.reach.check()
-        parameters = [p for _, p in self.state.parameters]
-        norm = self.accelerator.clip_grad_norm_(parameters, self.config.optim.grad_clip)
-        self._stop_if_not_finite(norm, batch)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        learning_rate = self.state.schedule.get_last_lr()[-1]
-        self.state.advance()
+        self.stop_unless_finite(outcome.loss, batch)
+        self.backward(outcome.loss)
+        report = self.optimizer_step(batch)
         loss = self.accelerator.gather(outcome.loss.detach().reshape(1)).mean().item()
-        row = {"loss": loss, "grad_norm": float(norm), "lr": learning_rate}
         correct = self.accelerator.gather(outcome.metrics["accuracy"])
-        row["accuracy"] = correct.nanmean().item() if (~correct.isnan()).any() else 0.5
-        for name, column in zip(self.settings.dimensions, correct.unbind(1), strict=True):
-            if (~column.isnan()).any():
-                row[f"accuracy/{name}"] = column.nanmean().item()
-        return row
+        return {"loss": loss, **report.as_row(), **accuracies(correct, self.settings.dimensions)}
 
     def _loss(self, batch: Prepared) -> Outcome:
         device = self.accelerator.device
@@ -206,15 +149,31 @@ class RewardTrainer:
         return {"mean": [column.mean().item() for column in columns],
                 "std": [max(column.std().item(), 1e-6) for column in columns]}
 
-    def _stop_if_not_finite(self, value, batch: Prepared) -> None:
-        if torch.as_tensor(value).isfinite().all():
-            return
+    def blame(self, batch: Prepared) -> str:
         cause = "a lower optim.lr or train.precision=fp32 usually helps"
         if not self.state.step:
             weight = first_not_finite(self.network)
             cause = f"nothing was learnt yet; {f'the weight {weight} is not' if weight else 'look at what it reads'}"
-        raise UserError(f"step {self.state.step + 1}: the loss or its gradient is not finite in the batch that begins "
-                        f"with {batch.items[0].where} ({cause}); {self.checkpoints.last_good()}")
+        return f" in the batch that begins with {batch.items[0].where} ({cause})"
+
+
+def groups_of(named: list[tuple[str, torch.nn.Parameter]], config: RewardConfig | GuideConfig) -> list[dict]:
+    """Parameter groups: what the backbone brought along learns at its own rate."""
+    towers = ("backbone.clip.", "backbone.model.")
+    lr, scale = config.optim.lr, config.train.backbone_lr_scale
+    groups = [{"params": [p for name, p in named if name.startswith(towers)], "lr": lr * scale},
+              {"params": [p for name, p in named if not name.startswith(towers)], "lr": lr}]
+    return [group for group in groups if group["params"]]
+
+
+def accuracies(correct: Tensor, dimensions: tuple[str, ...]) -> dict[str, float]:
+    """Shares of right answers from correct [B, D], NaN where there is no label: over all, and by dimension."""
+    def share(values: Tensor) -> float | None:
+        return values.nanmean().item() if (~values.isnan()).any() else None
+
+    overall = share(correct)
+    by_name = {f"accuracy/{name}": share(column) for name, column in zip(dimensions, correct.unbind(1), strict=True)}
+    return {"accuracy": 0.5 if overall is None else overall} | {k: v for k, v in by_name.items() if v is not None}
 
 
 def bootstrap_weight(index: int, members: int, seed: int) -> Tensor:

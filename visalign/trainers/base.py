@@ -1,0 +1,198 @@
+"""The skeleton of every training loop: what learns, the only loop over units, the optimiser step, resuming.
+
+    fit:  batch -> train_unit (losses -> backward -> optimizer_step) -> log row -> checkpoint -> on_unit
+
+Loops differ in what they call a batch and a loss. A new one is a subclass with
+
+    batch(index)                what a unit learns from; nothing has changed yet, so a signal may interrupt it
+    train_unit(index, batch)    losses, `backward`, `optimizer_step`; returns what is logged
+    learning()                  a context in which the network is handed to the accelerator, in its training mode
+
+and inherits checkpoints, resuming to the same bits, postponed signals, averaged weights and what is done about losses
+that are not finite. Whatever a unit draws must depend on the seed and its index alone: torch's own generator is seeded
+with them before each unit.
+"""
+
+import contextlib
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, ClassVar
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from visalign.config.load import build_objective
+from visalign.errors import UserError
+from visalign.generators.base import Generator
+from visalign.sampling.seeds import place_seed
+from visalign.storage.files import full_disk_told
+from visalign.storage.run_folder import RunFolder
+from visalign.trainers.checkpoint import CONTINUE, Checkpoints, TrainingState
+from visalign.trainers.metrics import SHOWN_METRICS, MetricLog
+from visalign.trainers.optim import build_ema, build_optimizer, build_schedule
+from visalign.trainers.reach import GradientReach
+from visalign.trainers.stopping import postponed
+
+
+class NonFinite(Enum):
+    """What a gradient that is not finite does: it ends the run, or its step is left out."""
+
+    STOP = "stop"
+    SKIP = "skip"
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """One optimiser step: norm of the gradient before clipping, learning rate, and whether the norm was finite."""
+
+    grad_norm: float
+    lr: float
+    finite: bool
+
+    def as_row(self) -> dict[str, float]:
+        return {"grad_norm": self.grad_norm, "lr": self.lr}
+
+
+class Trainer(ABC):
+    """What learns (`state`), where it is kept (`checkpoints`, `log`), and how it goes through units (`fit`).
+
+    config: has `train` (seed, steps), `optim` and `output`. named: what learns, by name. groups: the same with learning
+    rates of their own. updates: optimiser steps of the whole run, when a unit is not one. reach: where gradients are
+    expected, when not everywhere.
+    """
+
+    unit: ClassVar[str] = "step"
+    """What progress, `eval.every` and checkpoints count."""
+    label: ClassVar[str] = "training"
+    shown: ClassVar[dict[str, str]] = SHOWN_METRICS
+    """Metrics of the progress bar: {name: label}."""
+    non_finite: ClassVar[NonFinite] = NonFinite.STOP
+
+    def __init__(self, config, named: list[tuple[str, nn.Parameter]], run: RunFolder, accelerator: Accelerator, *,
+                 groups: list[dict] | None = None, updates: int | None = None, reach: GradientReach | None = None):
+        self.config, self.run, self.accelerator = config, run, accelerator
+        self.parameters = [parameter for _, parameter in named]
+        optimizer = build_optimizer(config.optim, groups or self.parameters)
+        self.state = TrainingState(named, optimizer,
+                                   build_schedule(config.optim, optimizer, updates or config.train.steps),
+                                   build_ema(config.optim, self.parameters))
+        self.checkpoints = Checkpoints(self.state, run, accelerator, config.output, config.train.steps)
+        self.reach = reach or GradientReach(named)
+        self.log = MetricLog(run, accelerator, self.shown)
+        self._has_gradients = False
+
+    @abstractmethod
+    def batch(self, index: int) -> Any:
+        """What unit `index` learns from."""
+
+    @abstractmethod
+    def train_unit(self, index: int, batch: Any) -> dict:
+        """Learn from one batch; returns the row that is logged."""
+
+    @contextlib.contextmanager
+    def learning(self) -> Iterator[None]:
+        """Within: the optimiser is the accelerator's. A loop whose network is wrapped, or has modes, does that too."""
+        self.optimizer = self.accelerator.prepare(self.state.optimizer)
+        yield
+
+    def held_out_metrics(self) -> dict[str, Any]:
+        """What is logged beside the metrics of held-out samples."""
+        return {}
+
+    def blame(self, batch: Any) -> str:
+        """Why the loss of a batch may not be finite, to be read after "is not finite"."""
+        return " (a lower optim.lr usually helps)"
+
+    def reduce_gradients(self) -> None:  # noqa: B027  a wrapped network has done it during backward
+        """Give every process the gradients of all."""
+
+    @contextlib.contextmanager
+    def started(self) -> Iterator[None]:
+        """Within: the run goes on from its newest checkpoint, and a signal or a full disk ends it with what to do."""
+        self.checkpoints.resume()
+        self.run.log({"kind": "start", "step": self.state.step, "processes": self.accelerator.num_processes})
+        with self.checkpoints.kept_on_stop(), full_disk_told(f"run {self.run.path}", self.run.path, CONTINUE):
+            yield
+
+    def fit(self, on_unit: Callable[[int], bool] = lambda done: False) -> bool:
+        """Train to config.train.steps; `on_unit(n)` is called after n units, with their checkpoint written.
+
+        It may end the run; returns whether it did. Raises Stopped when a signal asks for the end.
+        """
+        last, ended = self.config.train.steps, False
+        progress = tqdm(total=last, initial=self.state.step, desc=self.label, unit=self.unit,
+                        disable=not self.accelerator.is_main_process)
+        with self.learning(), progress:
+            while self.state.step < last and not ended:
+                started = time.perf_counter()
+                batch = self.batch(self.state.step)
+                with postponed():
+                    torch.manual_seed(place_seed(self.config.train.seed, self.state.step))
+                    row = self.train_unit(self.state.step, batch)
+                    self.state.step += 1
+                    self.log.write(self.state.step, row | {"seconds": time.perf_counter() - started})
+                    progress.update()
+                    progress.set_postfix_str(self.log.smoothed())
+                    self.checkpoints.after_step()
+                ended = on_unit(self.state.step)
+        return ended
+
+    def backward(self, loss: Tensor) -> None:
+        """Add a loss's gradients to those of this unit."""
+        self.accelerator.backward(loss)
+        self._has_gradients = True
+
+    def optimizer_step(self, batch: Any = None) -> StepReport:
+        """Reduce and video the gradients, step, and move schedule and average on; `batch` is named when it is at fault.
+
+        Raises UserError when no gradient reaches a parameter, or as `non_finite` says.
+        """
+        if self._has_gradients:
+            self.reach.check()
+            self._has_gradients = False
+        self.reduce_gradients()
+        norm = self.accelerator.clip_grad_norm_(self.parameters, self.config.optim.grad_clip)
+        scaled = self.accelerator.scaler is not None  # with fp16 an infinite norm is how the loss scale finds its level
+        if self.non_finite is NonFinite.STOP and not scaled:
+            self.stop_unless_finite(norm, batch)
+        finite, rate, skipped = bool(torch.as_tensor(norm).isfinite()), self.state.schedule.get_last_lr()[-1], True
+        if finite or scaled:
+            self.optimizer.step()
+            skipped = self.optimizer.step_was_skipped
+        self.optimizer.zero_grad()
+        self.state.advance(skipped)
+        return StepReport(float(norm), rate, finite)
+
+    def stop_unless_finite(self, value: Any, batch: Any) -> None:
+        """Raise UserError, in all processes together, when a loss or a gradient's norm is not finite in one of them."""
+        finite = torch.as_tensor(value).isfinite().all().float().reshape(1).to(self.accelerator.device)
+        if self.accelerator.gather(finite).min() > 0:
+            return
+        raise UserError(f"{self.unit} {self.state.step + 1}: the loss or its gradient is not finite"
+                        f"{self.blame(batch)}; {self.checkpoints.last_good()}")
+
+
+class GeneratorTrainer(Trainer):
+    """A loop that teaches `generator` as `config.model` and `config.objective` say."""
+
+    def __init__(self, config, generator: Generator, run: RunFolder, accelerator: Accelerator,
+                 updates: int | None = None):
+        self.generator, self.objective = generator, build_objective(config.objective, loop=config.loop)
+        torch.manual_seed(config.train.seed)  # the adapter's start must be the same on every process and after a kill
+        lora = config.model.lora
+        generator.make_trainable(config.model.tuning, rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout,
+                                 targets=lora.targets, gradient_checkpointing=config.model.gradient_checkpointing)
+        named = generator.trainable_parameters()
+        super().__init__(config, named, run, accelerator, updates=updates,
+                         reach=GradientReach(named, apart=generator.used_apart))
+
+    @contextlib.contextmanager
+    def measuring(self) -> Iterator[Generator]:
+        """Within: the generator as it is measured and exported, with averaged weights and without dropout."""
+        with self.generator.measuring(), self.state.averaged():
+            yield self.generator
