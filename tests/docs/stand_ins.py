@@ -17,15 +17,20 @@ STAND_INS = {"/models/my-sdxl": "tiny-sdxl", "/models/my-sd35": "tiny-sd3", "/mo
              "yuvalkirstain/pickapic_v2": "pairs.jsonl"}
 """A checkpoint that is named: an embedded model, or a random one of tests/conftest.py; a data set: a small one here."""
 
+OWN = """
+model: {source: tiny-sd3}
+data: {path: pairs.jsonl, holdout: 0}
+objective: {name: flow_dpo}
+eval: {prompts: "emoji:held_out"}
+"""
 LINES = {"prompts.txt": "a red fruit\na cat face\n", "my_prompts.txt": "a red fruit\na cat face\n",
          "my_train_prompts.txt": "a red fruit\na cat face\n",
          "evaluation_metadata.jsonl": '{"prompt": "a photo of a bench", "tag": "single_object"}\n',
          "votes/votes.csv": "prompt,a_seed,b_seed,choice\na red fruit,1,2,a\n",
-         "demo-votes/train_on_votes.yaml": "model: {source: tiny-sd3}\ndata: {path: pairs.jsonl, holdout: 0}\n"
-                                           "objective: {name: flow_dpo}\n"}
+         "mine.yaml": OWN, "demo-votes/train_on_votes.yaml": OWN}
 COLOURS = ("red", "green", "blue", "yellow")
 FOLDERS = ("samples", "my-images", "photos", "mine", "raw", "base-samples")
-RUNS = ("quickstart", "flow-grpo", "nft", "curve", "sft", "sdxl-dpo", "video-flow-grpo", "guide-tiny-wan")
+RUNS = ("quickstart", "flow-grpo", "nft", "curve", "sft-folder", "sdxl-dpo", "video-flow-grpo", "guide-tiny-wan")
 
 
 def lay_out(folder: Path) -> None:
@@ -35,8 +40,9 @@ def lay_out(folder: Path) -> None:
         (folder / name).write_text(text)
     for name in FOLDERS:
         (folder / name).mkdir(exist_ok=True)
-        Image.new("RGB", (24, 24), "red").save(folder / name / "0001.png")
-        (folder / name / "0001.txt").write_text("a red square\n")
+        for colour in COLOURS:
+            Image.new("RGB", (24, 24), colour).save(folder / name / f"{colour}.png")
+            (folder / name / f"{colour}.txt").write_text(f"a {colour} square\n")
     for name in RUNS:
         (folder / "runs" / name / "export").mkdir(parents=True)
     shutil.copytree(CLIP_ASSETS / "tiny-reward", folder / "runs" / "reward")
@@ -64,6 +70,9 @@ def write_videos(folder: Path) -> None:
         for side in "AB":
             frames = [Image.new("RGB", (16, 16), colour if side == "A" else "black") for _ in range(3)]
             frames[0].save(folder / f"{colour}-{side}.gif", save_all=True, append_images=frames[1:], duration=125)
+        (folder / "my-videos").mkdir(exist_ok=True)
+        shutil.copy(folder / f"{colour}-A.gif", folder / "my-videos" / f"{colour}.gif")
+        (folder / "my-videos" / f"{colour}.txt").write_text(f"a {colour} square\n")
         rows.append(f"{folder / colour}-A.gif,{folder / colour}-B.gif,a {colour} square,A,A,A")
     for name in ("videogen-rewardbench.csv", "build/videos/train.csv"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
