@@ -18,7 +18,7 @@ from visalign.votes import Exported, export_votes
 from visalign_demo.compare_tab import problem_html
 from visalign_demo.context import Demo, client_of, render_fragment, sentence_of
 
-EMBEDDED_SOURCES = {"tiny-sd3": "quickstart.yaml", "tiny-sdxl": "quickstart_sdxl.yaml",
+EMBEDDED_SOURCES = {"tiny-sd3": "ai_feedback.yaml", "tiny-sdxl": "quickstart.yaml",
                     "tiny-wan": "video/flow_dpo.yaml"}
 BY_PROCESS = {"flow": "sd3_flow_dpo.yaml", "diffusion": "sdxl_dpo.yaml"}
 """Shipped recipes whose objective and optimiser are used."""

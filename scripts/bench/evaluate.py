@@ -97,7 +97,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["files", "vendi", "guard"])
     parser.add_argument("--count", type=int, default=10_000)
-    parser.add_argument("--recipes", default="online/flow_grpo,online/nft,quickstart")
+    parser.add_argument("--recipes", default="online/flow_grpo,online/nft,ai_feedback")
     parser.add_argument("--length", type=int, default=6, help="epochs of training, or tens of steps")
     args = parser.parse_args()
     if args.what == "files":

@@ -9,7 +9,7 @@ from visalign.cli.options import read_recipe, recipe_arguments
 from visalign.cli.verbs import Verb
 from visalign.errors import UserError, nearest
 
-QUICKSTARTS = {"tiny-sd3": "quickstart", "tiny-sdxl": "quickstart_sdxl"}
+QUICKSTARTS = {"tiny-sdxl": "quickstart", "tiny-sd3": "quickstart_sd3"}
 
 
 @click.command(cls=Verb)
@@ -43,11 +43,11 @@ def train(config: str, overrides: tuple[str, ...], dry_run: bool, resume: bool) 
 @click.argument("overrides", nargs=-1)
 @click.option("--resume", is_flag=True, help="Continue an interrupted quickstart.")
 def quickstart(overrides: tuple[str, ...], resume: bool) -> None:
-    """Align an embedded model in minutes on a CPU: model=tiny-sd3 (Flow-DPO) or model=tiny-sdxl (Diffusion-DPO)."""
+    """Align an embedded model in minutes on a CPU: model=tiny-sdxl (Diffusion-DPO) or model=tiny-sd3 (Flow-DPO)."""
     from visalign.jobs.train import train as run_recipe
 
     models = [o.removeprefix("model=") for o in overrides if o.startswith("model=")]
-    model = models[-1] if models else "tiny-sd3"
+    model = models[-1] if models else "tiny-sdxl"
     if model not in QUICKSTARTS:
         raise UserError(f"quickstart model={model}: no quickstart for it{nearest(model, QUICKSTARTS)}; use "
                         "`visalign train` with a recipe of your own for other checkpoints")

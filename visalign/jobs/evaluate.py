@@ -78,7 +78,7 @@ def default_folder(source: str) -> Path:
 def compare_sources(named: dict[str, str], asked: EvaluationRequest, out: Path) -> Results:
     """Models by name, the first the base; writes the results and the page. Raises UserError."""
     if len(named) < 2:
-        raise UserError("compare: name at least two models, such as base=tiny-sd3 aligned=runs/quickstart")
+        raise UserError("compare: name at least two models, such as base=tiny-sdxl aligned=runs/quickstart")
     sources, config = sources_of(named, asked.settings)
     return _finish(sources, asked, out, config)
 
