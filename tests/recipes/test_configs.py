@@ -22,7 +22,7 @@ def test_recipe_validates(file):
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
 def test_recipe_runs_on_a_tiny_network(file, pipelines, pairs_file, tmp_path):
     config = load_config(file)
-    (tmp_path / "prompts.txt").write_text("a red fruit\na cat face\n")
+    (tmp_path / "prompts.txt").write_text("a red fruit\ncat face\n")
     overrides = [f"model={pipelines(TINY[config.model.source])}", "model.precision=fp32", "model.prompt_tokens=8",
                  f"data.cache={tmp_path / 'cache'}", "data.holdout=0", "train.steps=2", "train.batch_size=2",
                  "train.gradient_accumulation=1", "train.device=cpu", f"eval.prompts={tmp_path / 'prompts.txt'}",
