@@ -148,7 +148,7 @@ class Trainer(ABC):
         self._has_gradients = True
 
     def optimizer_step(self, batch: Any = None) -> StepReport:
-        """Reduce and video the gradients, step, and move schedule and average on; `batch` is named when it is at fault.
+        """Reduce and clip the gradients, step, and move schedule and average on; `batch` is named when it is at fault.
 
         Raises UserError when no gradient reaches a parameter, or as `non_finite` says.
         """
