@@ -95,6 +95,7 @@ def test_the_family_does_what_every_family_must(added, tmp_path):
     assert name in families.family_names("image")
     folder = families.TINY[name].build(tmp_path / "pipeline")
     every_family.test_has_a_tiny_pipeline("AuraFlowPipeline")
+    every_family.test_says_all_of_itself("AuraFlowPipeline")
     for check in (every_family.test_is_told_by_the_index_before_anything_is_loaded,
                   every_family.test_predictions_have_the_shape_of_latents_and_depend_on_prompt_and_time,
                   every_family.test_sampling_is_the_pipeline_s_own):

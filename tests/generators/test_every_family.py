@@ -6,12 +6,20 @@ import torch
 
 from tests.families import TINY, each_family, first_of, load_tiny
 from visalign.config import ModelSettings
-from visalign.generators import FAMILIES, locate_model
+from visalign.generators import FAMILIES, Generator, locate_model
+from visalign.generators.sizes import Sized
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_has_a_tiny_pipeline(family):
     assert first_of(family), f"{family} is in FAMILIES and has no tiny pipeline: add one to TINY in tests/families.py"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_says_all_of_itself(family):
+    asked = [name for base in (Generator, Sized) for name in base.__annotations__]
+    missing = [name for name in asked if not hasattr(FAMILIES[family], name)]
+    assert not missing, f"{family} does not set {', '.join(missing)}; see visalign/generators/base.py"
 
 
 @pytest.mark.parametrize("name", TINY)
