@@ -94,7 +94,7 @@ class ModelWorker:
         self._jobs: queue.PriorityQueue = queue.PriorityQueue()
         self._order, self._people, self._lock = itertools.count(), 0, threading.Lock()
         self._held: OrderedDict[str, _Held] = OrderedDict()
-        self._thread = threading.Thread(target=self._work, name="studio", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="models", daemon=True)
         self._thread.start()
 
     def submit(self, work: Callable[[Job], Any], urgency: int = PEOPLE) -> Job:

@@ -195,7 +195,7 @@ def rewards() -> str:
     """One row for each reward, as `visalign list rewards` prints it."""
     from visalign.rewards.registry import describe_rewards
 
-    return "\n".join(["| reward | judges | what it is |", "|---|---|---|",
+    return "\n".join(["| reward | scores | what it is |", "|---|---|---|",
                       *(f"| `{name}` | {what} | {_plain(line)} |" for name, what, line in describe_rewards())])
 
 

@@ -111,7 +111,7 @@ def test_our_own_overviews_are_known_by_what_they_are_and_not_by_their_name(tmp_
     (tmp_path / "made" / "samples.jsonl").write_text('{"prompt": "x", "file": "00000.png"}\n')
     save_sheet([("x", [Image.new("RGB", (8, 8))])], tmp_path / "drawn" / "sheet.png")
     found = find_generations(tmp_path)
-    assert [entry.path for entry in found] == ["grid.png", "made/00000.png"] and "2 overviews" in found.notes[0]
+    assert [entry.path for entry in found] == ["grid.png", "made/00000.png"] and "2 contact sheets" in found.notes[0]
 
 
 def test_every_place_of_a_prompt_in_its_order(tmp_path):
@@ -141,7 +141,7 @@ def test_the_imagefolder_layout_names_of_windows_and_a_single_image(tmp_path):
     (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
     good, embedded = find_generations(tmp_path)
     assert (good.prompt, good.sample().image.size) == ("caf\u00e9", (8, 8))
-    assert "'image' is no path of a file" in embedded.problem
+    assert "'image' is not a path of a file" in embedded.problem
     (tmp_path / "sub" / "a.txt").write_text("one")
     assert [(e.path, e.prompt) for e in find_generations(tmp_path / "sub" / "a.png")] == [("a.png", "one")]
     (tmp_path / "list.json").write_text(json.dumps([{"caption": "z", "path": "sub/a.png", "seed": "7.0"}]))

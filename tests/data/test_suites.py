@@ -102,7 +102,7 @@ def test_wrong_suites_files_and_folders_end_in_one_sentence(made, tmp_path):
     good = tmp_path / "good.txt"
     good.write_text(PROMPTS[0])
     assert "is not empty" in lay_out(made, "--suite", f"vbench:{good}", "-o", tmp_path / "full").output
-    assert "is no video" in lay_out(made, "--suite", f"vbench:{good}", "-o", tmp_path / "new").output
+    assert "is not a single video file" in lay_out(made, "--suite", f"vbench:{good}", "-o", tmp_path / "new").output
 
 
 def test_families_leave_something_open():

@@ -94,7 +94,7 @@ def test_from_a_model_to_pairs_to_training(recipe, pipelines, tmp_path):
         (["--ranker", "tiny-clip"], "sifted"),
         (["--dimension", "style"], "no dimension 'style'"),
         (["--strategy", "sifted", "--ranker", "tiny-clip"], "does not compare"),
-        (["--min-gap", 9], "nothing to learn"),
+        (["--min-gap", 9], "no pair to train on"),
         (["--model", "x", "--prompts", "y"], "give SOURCE"),
     ],
 )

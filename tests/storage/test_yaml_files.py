@@ -51,7 +51,7 @@ BOMB = "a: &a [l,l,l,l,l,l,l,l,l]\n" + "".join(
     ("a: " + "x" * 1_000_001, ("1,000,004 characters",)),
     ("a: " + "9" * 6000, ("digits",)),
     ("1: 2\n", ("the key 1", "quotes")),
-    ("? [a, b]\n: 2\n", ("no name",)),
+    ("? [a, b]\n: 2\n", ("not a name",)),
     ("a: {b: .inf}\n", ("a.b is inf", "finite")),
     ("a: 1e999\n", ("a is inf",)),
     ('a: "\\ud83d"\n', ("a", "cannot occur in text")),

@@ -108,7 +108,7 @@ class Generator(Sized):
 
     @classmethod
     def check_pipeline(cls, settings: dict) -> None:
-        """Raise UserError for a checkpoint of an unsupported kind, judging by its model_index.json."""
+        """Raise UserError for a checkpoint of an unsupported kind, by its model_index.json."""
 
     def encode_prompts(self, prompts: list[str]) -> Conditioning:
         """Embeddings of prompts, each tensor [B, ...], in float32 on the device."""

@@ -132,7 +132,7 @@ class D3PO(OnlineBase):
 
     R = clip(p / p_ref, 1 - clip, 1 + clip). Pairs are the best and the worst of a group, then the second best and the
     second worst, `pairs_per_group` of them; with votes, the two images that were voted on.
-    Differs from the paper in: nothing known. A clip that is reached stops the gradient of that sample.
+    Differs from the paper in: nothing known. A bound that is reached stops the gradient of that sample.
     """
 
     beta: Positive = 0.1

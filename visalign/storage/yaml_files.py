@@ -134,7 +134,8 @@ def _check_plain(value: Any, where: str) -> None:
         if isinstance(each, dict):
             for name in each:
                 if not isinstance(name, str) or not name.isprintable():
-                    raise UserError(f"{where}: the key {name!r:.80} is not a name; quote it if it is meant as one")
+                    raise UserError(f"{where}: the key {name!r:.80} is not a name; put it in quotes if it is meant as "
+                                    "one")
             waiting += [(f"{key}.{name}" if key else name, inner) for name, inner in each.items()]
         elif isinstance(each, list):
             waiting += [(key, inner) for inner in each]

@@ -3,7 +3,7 @@
     warn       say so and go on          stop       end the run, keep its last weights
     rollback   end the run and return to the best point on the reward-diversity front that was still acceptable
 
-It looks at other seeds than the run's evaluation, so that what it chooses is still judged by samples it did not see.
+It uses other seeds than the run's evaluation, so that its choice is still evaluated on samples it has not seen.
 Everything it knows is in metrics.jsonl and guard/, so a run that is killed continues to the same decisions.
 """
 

@@ -92,7 +92,7 @@ class HttpAsker:
             raise UserError(f"reward {who}: {error}") from None
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise UserError(f"reward {who}: {self.url} cannot be reached ({self._cause(error)}); start the server, or "
-                            "mend url") from None
+                            "correct url") from None
         except httpx.HTTPError:  # it is there; what it makes of questions will show
             return
         if status == 401:

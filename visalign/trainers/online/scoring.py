@@ -85,7 +85,7 @@ class RewardSet:
                 if last:
                     said = " ".join(str(error).split())[:200]
                     raise UserError(f"reward {reward.name}: failed {attempt + 1} times, last with "
-                                    f"{type(error).__name__}: {said}; mend it and continue with --resume") from error
+                                    f"{type(error).__name__}: {said}; fix it and continue with --resume") from error
             else:
                 expected = (len(samples), len(reward.dimensions))
                 if tuple(answer.values.shape) != expected:
