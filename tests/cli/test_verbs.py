@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from visalign.cli import main
 from visalign.cli.options import SAMPLING_DEFAULTS
-from visalign.config.renamed import OPTIONS, VERBS
+from visalign.cli.renamed import OPTIONS, VERBS
 
 
 def verbs(group=main, path=()):

@@ -4,7 +4,7 @@ import sys
 
 import click
 
-from visalign.config.renamed import OPTIONS, VERBS
+from visalign.cli.renamed import OPTIONS, VERBS
 from visalign.errors import UserError, nearest
 from visalign.trainers.stopping import heard
 
