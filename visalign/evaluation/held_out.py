@@ -1,4 +1,4 @@
-"""Held-out samples: the same prompts and seeds at every look, scored, and reduced to numbers."""
+"""Held-out samples: the same prompts and seeds at every measurement, scored, and reduced to numbers."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from visalign.storage.files import write_atomically
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Which prompts and seeds are sampled, what looks at the samples, and which reward was optimised, if known."""
+    """The sampled prompts and seeds, what measures the samples, and which reward was optimised, if known."""
 
     settings: EvaluationSettings
     tools: MetricSuite

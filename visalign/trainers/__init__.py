@@ -1,1 +1,1 @@
-"""The loops that learn."""
+"""The training loops."""

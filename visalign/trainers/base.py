@@ -1,14 +1,14 @@
-"""The skeleton of every training loop: what learns, the only loop over units, the optimiser step, resuming.
+"""The skeleton of every training loop: the trained parameters, the loop over units, the optimiser step, resuming.
 
     fit:  batch -> train_unit (losses -> backward -> optimizer_step) -> log row -> checkpoint -> on_unit
 
 Loops differ in what they call a batch and a loss. A new one is a subclass with
 
-    batch(index)                what a unit learns from; nothing has changed yet, so a signal may interrupt it
-    train_unit(index, batch)    losses, `backward`, `optimizer_step`; returns what is logged
+    batch(index)                the data of a unit; nothing has changed yet, so a signal may interrupt it
+    train_unit(index, batch)    losses, `backward`, `optimizer_step`; returns the row that is logged
     learning()                  a context in which the network is handed to the accelerator, in its training mode
 
-and inherits checkpoints, resuming to the same bits, postponed signals, averaged weights and what is done about losses
+and inherits checkpoints, resuming to the same bits, postponed signals, averaged weights and the handling of losses
 that are not finite. Whatever a unit draws must depend on the seed and its index alone: torch's own generator is seeded
 with them before each unit.
 """
@@ -40,7 +40,7 @@ from visalign.trainers.stopping import postponed
 
 
 class NonFinite(Enum):
-    """What a gradient that is not finite does: it ends the run, or its step is left out."""
+    """What happens at a gradient that is not finite: the run ends, or the step is skipped."""
 
     STOP = "stop"
     SKIP = "skip"
@@ -59,15 +59,15 @@ class StepReport:
 
 
 class Trainer(ABC):
-    """What learns (`state`), where it is kept (`checkpoints`, `log`), and how it goes through units (`fit`).
+    """The trained state (`state`), where it is stored (`checkpoints`, `log`), and the loop over units (`fit`).
 
-    config: has `train` (seed, steps), `optim` and `output`. named: what learns, by name. groups: the same with learning
-    rates of their own. updates: optimiser steps of the whole run, when a unit is not one. reach: where gradients are
-    expected, when not everywhere.
+    config: has `train` (seed, steps), `optim` and `output`. named: trained parameters by name. groups: the same with
+    learning rates of their own. updates: optimiser steps of the whole run, when a unit is not one. reach: where
+    gradients are expected, when not everywhere.
     """
 
     unit: ClassVar[str] = "step"
-    """What progress, `eval.every` and checkpoints count."""
+    """The unit of progress, `eval.every` and checkpoints."""
     label: ClassVar[str] = "training"
     shown: ClassVar[dict[str, str]] = SHOWN_METRICS
     """Metrics of the progress bar: {name: label}."""
@@ -88,7 +88,7 @@ class Trainer(ABC):
 
     @abstractmethod
     def batch(self, index: int) -> Any:
-        """What unit `index` learns from."""
+        """The data of unit `index`."""
 
     @abstractmethod
     def train_unit(self, index: int, batch: Any) -> dict:
@@ -96,24 +96,24 @@ class Trainer(ABC):
 
     @contextlib.contextmanager
     def learning(self) -> Iterator[None]:
-        """Within: the optimiser is the accelerator's. A loop whose network is wrapped, or has modes, does that too."""
+        """A context in which the optimiser is the accelerator's; a loop may also wrap its network or set its mode."""
         self.optimizer = self.accelerator.prepare(self.state.optimizer)
         yield
 
     def held_out_metrics(self) -> dict[str, Any]:
-        """What is logged beside the metrics of held-out samples."""
+        """Metrics logged beside those of held-out samples."""
         return {}
 
     def blame(self, batch: Any) -> str:
-        """Why the loss of a batch may not be finite, to be read after "is not finite"."""
+        """Why the loss of a batch may not be finite, as the continuation of "is not finite"."""
         return " (a lower optim.lr usually helps)"
 
-    def reduce_gradients(self) -> None:  # noqa: B027  a wrapped network has done it during backward
-        """Give every process the gradients of all."""
+    def reduce_gradients(self) -> None:  # noqa: B027  a wrapped network does it during backward
+        """Give every process the gradients of all processes."""
 
     @contextlib.contextmanager
     def started(self) -> Iterator[None]:
-        """Within: the run goes on from its newest checkpoint, and a signal or a full disk ends it with what to do."""
+        """A context in which the run continues from its newest checkpoint and ends, if it must, with advice."""
         self.checkpoints.resume()
         self.run.log({"kind": "start", "step": self.state.step, "processes": self.accelerator.num_processes})
         with self.checkpoints.kept_on_stop(), full_disk_told(f"run {self.run.path}", self.run.path, CONTINUE):
@@ -148,7 +148,7 @@ class Trainer(ABC):
         self._has_gradients = True
 
     def optimizer_step(self, batch: Any = None) -> StepReport:
-        """Reduce and clip the gradients, step, and move schedule and average on; `batch` is named when it is at fault.
+        """Reduce and clip the gradients, step, and advance schedule and average; `batch` is named when it is at fault.
 
         Raises UserError when no gradient reaches a parameter, or as `non_finite` says.
         """
@@ -157,7 +157,7 @@ class Trainer(ABC):
             self._has_gradients = False
         self.reduce_gradients()
         norm = self.accelerator.clip_grad_norm_(self.parameters, self.config.optim.grad_clip)
-        scaled = self.accelerator.scaler is not None  # with fp16 an infinite norm is how the loss scale finds its level
+        scaled = self.accelerator.scaler is not None  # with fp16 infinite norms are how the loss scale is found
         if self.non_finite is NonFinite.STOP and not scaled:
             self.stop_unless_finite(norm, batch)
         finite, rate, skipped = bool(torch.as_tensor(norm).isfinite()), self.state.schedule.get_last_lr()[-1], True
@@ -178,12 +178,12 @@ class Trainer(ABC):
 
 
 class GeneratorTrainer(Trainer):
-    """A loop that teaches `generator` as `config.model` and `config.objective` say."""
+    """A loop that trains `generator` as `config.model` and `config.objective` say."""
 
     def __init__(self, config, generator: Generator, run: RunFolder, accelerator: Accelerator,
                  updates: int | None = None):
         self.generator, self.objective = generator, build_objective(config.objective, loop=config.loop)
-        torch.manual_seed(config.train.seed)  # the adapter's start must be the same on every process and after a kill
+        torch.manual_seed(config.train.seed)  # the adapter's start must be equal on every process and after a restart
         lora = config.model.lora
         generator.make_trainable(config.model.tuning, rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout,
                                  targets=lora.targets, gradient_checkpointing=config.model.gradient_checkpointing)
@@ -193,6 +193,6 @@ class GeneratorTrainer(Trainer):
 
     @contextlib.contextmanager
     def measuring(self) -> Iterator[Generator]:
-        """Within: the generator as it is measured and exported, with averaged weights and without dropout."""
+        """A context with the generator as measured and exported: with averaged weights and without dropout."""
         with self.generator.measuring(), self.state.averaged():
             yield self.generator

@@ -1,4 +1,4 @@
-"""When a run is measured and guarded: before training, every `eval.every` units, when the guard is due, and after."""
+"""When a run is measured: before training, every `eval.every` units, when the guard is due, and after it."""
 
 import time
 
@@ -9,7 +9,7 @@ from visalign.trainers.guard import Guard
 
 
 class Cadence:
-    """One run from its first measurement to its last; whatever an earlier, stopped session measured is not repeated."""
+    """One run from its first measurement to its last; measurements of an earlier, stopped session are not repeated."""
 
     def __init__(self, trainer: GeneratorTrainer, held_out: HeldOut, started: float):
         self.trainer, self.held_out, self.started = trainer, held_out, started
@@ -21,7 +21,7 @@ class Cadence:
         return [row for row in self.trainer.run.metrics() if row["kind"] == "held_out"]
 
     def follow(self) -> str | None:
-        """Measure, train, measure; returns what the guard did to the run, in words, when it ended it."""
+        """Measure, train, measure; returns, in words, how the guard ended the run, or None."""
         trainer, ended, back = self.trainer, None, None
         if self.after(trainer.state.step) or trainer.fit(self.after):
             trainer.checkpoints.save_if_new()

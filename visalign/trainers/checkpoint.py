@@ -1,4 +1,4 @@
-"""What a checkpoint holds, and putting it back: weights as safetensors, the rest readable with weights_only."""
+"""Writing and restoring checkpoints: weights as safetensors, the rest readable with weights_only."""
 
 import contextlib
 import hashlib
@@ -27,7 +27,7 @@ CONTINUE = "the same command with --resume continues"
 
 @dataclass
 class TrainingState:
-    """Everything that changes while training. Noise and data order depend on the step alone, so no RNG is kept.
+    """Everything that changes while training. Noise and data order depend on the step alone, so no RNG state is stored.
 
     step: optimiser steps of offline training, epochs of online training. extras: further objects with state_dict.
     """
@@ -64,11 +64,11 @@ class TrainingState:
             each.load_state_dict(rest["extras"][name])
 
     def fault(self) -> str | None:
-        """The first trainable weight that is no number, or None."""
+        """The first trainable weight that is not finite, or None."""
         return next((name for name, p in self.parameters if not p.isfinite().all()), None)
 
     def advance(self, skipped: bool = False) -> None:
-        """What follows an optimiser step: schedule and moving average move on, unless the step was left out."""
+        """After an optimiser step: advance schedule and moving average, unless the step was skipped."""
         if skipped:
             return
         self.schedule.step()
@@ -77,7 +77,7 @@ class TrainingState:
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
-        """Within: the trainable weights are the moving average, when the run keeps one."""
+        """A context in which the trainable weights are the moving average, when the run keeps one."""
         if self.ema is None:
             yield
             return
@@ -93,7 +93,7 @@ class TrainingState:
 
 
 def check_model(run: RunFolder, modules: list[nn.Module], name: str) -> None:
-    """Raise UserError, beginning with `name`, when a resumed run meets other weights than it was started with."""
+    """Raise UserError, beginning with `name`, when a resumed run has other weights than it was started with."""
     dtype = str(next(modules[0].parameters()).dtype).removeprefix("torch.")  # it shows in a fingerprint
     found = hashlib.sha256("".join(map(fingerprint, modules)).encode()).hexdigest()
     if run.started_from(f"weights in {dtype}", found) != found:
@@ -114,11 +114,11 @@ class Checkpoints:
 
     def __post_init__(self):
         self._saved = time.monotonic()
-        if self.accelerator.scaler is not None:  # fp16's loss scale finds its level slowly
+        if self.accelerator.scaler is not None:  # fp16's loss scale adapts slowly
             self.state.extras["loss_scale"] = self.accelerator.scaler
 
     def save(self) -> None:
-        """Raises UserError when it cannot be written, or would keep weights that are no numbers."""
+        """Raises UserError when it cannot be written, or would store weights that are not finite."""
         if self.accelerator.is_main_process:
             self._write()
         self.accelerator.wait_for_everyone()
@@ -126,14 +126,14 @@ class Checkpoints:
     def _write(self) -> None:
         fault = self.state.fault()
         if fault:
-            raise UserError(f"step {self.state.step}: the weights that learn are no longer finite, {fault} first; "
+            raise UserError(f"step {self.state.step}: the trained weights are no longer finite, {fault} first; "
                             f"{self.last_good()} (a lower optim.lr usually helps)")
         with postponed():
             self.run.save_checkpoint(self.state.step, self.state.write, self.output.keep_checkpoints)
         self._saved = time.monotonic()
 
     def after_step(self) -> None:
-        """What is due after a step. Raises Stopped, with the step kept, when a signal asked for the end."""
+        """Save what is due after a step. Raises Stopped, with the step kept, when a signal asked for the end."""
         every, step = self.output.checkpoint_every, self.state.step
         late, signal = self._agreed()
         if signal or late or step == self.last or (every and step % every == 0):
@@ -142,7 +142,7 @@ class Checkpoints:
             raise Stopped(signal)
 
     def _agreed(self) -> tuple[bool, int]:
-        """Whether the last checkpoint is too old and which signal came, the same answer in every process."""
+        """Whether the last checkpoint is too old and which signal came, equal in every process."""
         minutes = self.output.checkpoint_minutes
         late = self.accelerator.is_main_process and 0 < 60 * minutes <= time.monotonic() - self._saved
         if self.accelerator.num_processes == 1:
@@ -164,13 +164,13 @@ class Checkpoints:
         self.accelerator.wait_for_everyone()
 
     def stop_in_between(self) -> None:
-        """Raise Stopped in the midst of a step when a signal asked for the end and nothing but this step is lost."""
+        """Raise Stopped within a step when a signal asked for the end and only this step is lost."""
         if asked() and self.is_kept:
             raise Stopped(asked())
 
     @contextlib.contextmanager
     def kept_on_stop(self) -> Iterator[None]:
-        """Within: a signal leaves a checkpoint of the last whole step and says how to go on; raises Stopped then."""
+        """A context in which a signal leaves a checkpoint of the last complete step; raises Stopped then."""
         try:
             yield
         except Stopped as stop:
@@ -185,10 +185,10 @@ class Checkpoints:
             raise
 
     def resume(self) -> None:
-        """Continue from the newest whole checkpoint of the run, if there is one; broken ones are set aside, and named.
+        """Continue from the newest intact checkpoint of the run, if there is one; broken ones are set aside, and named.
 
-        Raises UserError when there are checkpoints and none is whole, or when the run is already longer than it shall
-        become.
+        Raises UserError when there are checkpoints and none is intact, or when the run is already longer than
+        requested.
         """
         broken: list[tuple[Path, BrokenCheckpoint]] = []
         folders = self.run.checkpoint_folders()
@@ -200,11 +200,11 @@ class Checkpoints:
                 broken.append((folder, error))
         self.accelerator.wait_for_everyone()
         if broken and len(broken) == len(folders):
-            older = "no older one is whole either" if broken[1:] else "there is no older one"
+            older = "no older one is intact either" if broken[1:] else "there is no older one"
             raise UserError(f"{broken[0][1]}; {older}; start again in a new folder")
         if self.state.step > self.last:
             raise UserError(f"output.folder {self.run.path}: the run is at step {self.state.step} already, beyond the "
-                            f"{self.last} that are asked for; nothing to resume")
+                            f"{self.last} requested; nothing to resume")
         if self.accelerator.is_main_process:
             for folder, error in broken:
                 tqdm.write(f"visalign: {error}; it is now {self.run.set_aside(folder).name}, and the run goes on from "
@@ -212,5 +212,5 @@ class Checkpoints:
         self.run.forget_after(self.state.step)
 
     def last_good(self) -> str:
-        """Where to go back to, in words."""
+        """Which checkpoint to go back to, in words."""
         return self.run.last_good()

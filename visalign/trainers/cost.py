@@ -1,7 +1,7 @@
-"""What a step of training and a look at held-out samples cost, in passes of one sample through the network.
+"""The cost of a training step and of a held-out measurement, in passes of one sample through the network.
 
-A pass with gradient counts as three, an image that is decoded and scored as four, and everything in a look by a third
-more, since nothing overlaps there: on small networks that is what it costs, on large ones somewhat less.
+A pass with gradient counts as three, an image that is decoded and scored as four, and everything in a measurement a
+third more, since nothing overlaps there: that holds for small networks; on large ones it costs somewhat less.
 """
 
 from visalign.config import OfflineConfig, OnlineConfig
@@ -10,7 +10,7 @@ WITH_GRADIENT, DECODED, LOOKING = 3, 4, 1.3
 
 
 def passes_of_step(config: OfflineConfig | OnlineConfig, objective) -> float:
-    """Of one optimiser step (offline) or one epoch (online) in one process."""
+    """Passes of one optimiser step (offline) or one epoch (online) in one process."""
     return _OF_STEP[config.loop](config, objective)
 
 

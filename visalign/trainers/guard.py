@@ -1,6 +1,6 @@
 """The collapse guard: every n steps the run is compared with its start on fixed held-out prompts.
 
-    warn       say so and go on          stop       end the run, keep its last weights
+    warn       print it and continue    stop       end the run, keep its last weights
     rollback   end the run and return to the best point on the reward-diversity front that was still acceptable
 
 It uses other seeds than the run's evaluation, so that its choice is still evaluated on samples it has not seen.
@@ -32,9 +32,10 @@ PROMPTS_DRAWN = 8
 
 
 def interval_of(config: OfflineConfig | OnlineConfig, objective, world: int = 1) -> int:
-    """Steps between looks: `guard.every`, or the fewest that keep looking within `guard.cost` of training's passes.
+    """Steps between measurements: `guard.every`, or the fewest that keep their cost within `guard.cost` of training's
+    passes.
 
-    Processes share the training but one of them looks, so more processes look more seldom by the clock.
+    Processes share the training but one of them measures, so the interval grows with their number.
     """
     guard, settings = config.guard, config.eval
     if guard.every:
@@ -46,7 +47,7 @@ def interval_of(config: OfflineConfig | OnlineConfig, objective, world: int = 1)
 
 
 def check_guard(config: OfflineConfig | OnlineConfig) -> None:
-    """Raise UserError when the guard is on and has nothing to look with."""
+    """Raise UserError when the guard is on without a model of features."""
     if config.guard.action != "off" and not config.eval.features:
         raise UserError("guard.action is on, but eval.features is not set; name the open_clip model that measures "
                         "diversity, such as tiny-clip or clip:ViT-L-14/openai")
@@ -71,7 +72,7 @@ class Guard:
         return [row for row in self.run.metrics() if row["kind"] == "guard"]
 
     def check(self, step: int) -> bool:
-        """Look if it is due and was not done; whether the run shall stop, the same answer in every process."""
+        """Measure if it is due and not done yet; whether the run is to stop, equal in every process."""
         if self.settings.action == "off" or (step % self.every and step != self.last):
             return False
         answer = [False]
@@ -108,7 +109,7 @@ class Guard:
         return row
 
     def _keep_weights(self, step: int) -> None:
-        """Those of the best acceptable point so far, the start among them."""
+        """Save the weights of the best acceptable point so far, including the start."""
         if self.settings.action != "rollback":
             return
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -143,9 +144,10 @@ class Guard:
 
 
 def points_of(rows: list[dict], budget: float) -> list[tuple[float, float, bool]]:
-    """(reward, diversity, acceptable) of each look; without an optimised reward the later point counts as higher.
+    """(reward, diversity, acceptable) of each measurement; without an optimised reward the later point counts as
+    higher.
 
-    Acceptable is what is not bad and whose diversity, by its middle estimate, is within the budget.
+    A point is acceptable when its verdict is not bad and its diversity, by the point estimate, is within the budget.
     """
     points = []
     for i, row in enumerate(rows):

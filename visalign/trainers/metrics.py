@@ -15,7 +15,7 @@ SHOWN_METRICS = {"loss": "loss", "implicit_accuracy": "acc", "chosen_error": "er
 
 
 def pair_metrics(outcome: Outcome, errors: PairErrors) -> dict[str, Tensor]:
-    """What is logged of a batch, each [B]: the objective's metrics, and how errors moved against the reference.
+    """The logged metrics of a batch, each [B]: the objective's, and how errors moved against the reference.
 
     `displaced` is 1 where the error on the chosen sample rose above the reference's (likelihood displacement).
     """
@@ -45,7 +45,7 @@ def pair_likelihoods(seen: list[PairErrors], levels: int, prompts: list[str]) ->
 
 
 def by_quarter(values: Tensor, noise_fraction: Tensor) -> dict[str, float]:
-    """Means in the four quarters of the noise range, where there are any."""
+    """Means in each non-empty quarter of the noise range."""
     quarter = (noise_fraction * 4).long().clamp(0, 3)
     return {f"q{q + 1}": values[quarter == q].mean().item() for q in range(4) if (quarter == q).any()}
 

@@ -9,7 +9,7 @@ from visalign.config import OptimSettings
 from visalign.errors import UserError
 
 MOMENTS = {"adamw": 8, "adamw8bit": 2, "adafactor": 0.1}
-"""Bytes of an optimiser's state for each weight that learns."""
+"""Bytes of an optimiser's state per trained weight."""
 
 
 def build_optimizer(settings: OptimSettings, parameters: list[nn.Parameter] | list[dict]) -> torch.optim.Optimizer:
@@ -45,7 +45,7 @@ def build_schedule(settings: OptimSettings, optimizer: torch.optim.Optimizer, st
 
 
 class Average(EMAModel):
-    """diffusers' moving average of parameters, renewed at every `every`-th optimiser step only (Flow-GRPO: 8)."""
+    """diffusers' moving average of parameters, updated at every `every`-th optimiser step only (Flow-GRPO: 8)."""
 
     def __init__(self, parameters: list[nn.Parameter], decay: float, every: int):
         super().__init__(parameters, decay=decay)

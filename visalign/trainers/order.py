@@ -1,4 +1,4 @@
-"""Which items a run learns from, and in which order."""
+"""Which items a run is trained on, and in which order."""
 
 import hashlib
 import json
@@ -37,7 +37,7 @@ def prompts_to_measure(prompts: Iterable[str], setting: str, holdout: float) -> 
     if not holdout or len(unique) < 2:
         why = f"{setting} is 0" if not holdout else f"all of the data has the one prompt {unique[0][:60]!r}"
         raise UserError(f"eval.prompts: no prompt can be held out to measure on, since {why}; name some with "
-                        "eval.prompts=FILE, one a line")
+                        "eval.prompts=FILE, one per line")
     held = [prompt for prompt in unique if is_held_out(prompt, holdout)] or [min(unique, key=place_of)]
     return tuple(held)
 
@@ -52,7 +52,7 @@ def check_holdout(prompts: Iterable[str], holdout: float, measured: Collection[s
 
 def split_by_prompt(items: list[Prompted], holdout: float,
                     measured: Collection[str] = ()) -> tuple[list[Prompted], list[Prompted]]:
-    """Training and held-out items; a prompt is wholly on one side. Raises UserError when none is left to train on."""
+    """Training and held-out items; each prompt is entirely on one side. Raises UserError when none is left."""
     check_holdout((item.prompt for item in items), holdout, measured)
     held_out = [is_held_out(item.prompt, holdout, measured) for item in items]
     return ([item for item, held in zip(items, held_out, strict=True) if not held],
@@ -60,9 +60,9 @@ def split_by_prompt(items: list[Prompted], holdout: float,
 
 
 def keep_digest(run: RunFolder, entries: list[tuple], what: str) -> None:
-    """Note in data.json what a run learns from, in its order; a resumed run must find the same.
+    """Record in data.json the run's training data in order; a resumed run must have the same.
 
-    Raises UserError when it does not: the order of the data, and so the weights, would differ without a word.
+    Raises UserError when it does not: the order of the data, and so the weights, would silently differ.
     """
     file = run.path / "data.json"
     now = {what: len(entries), "digest": hashlib.sha256(json.dumps(entries, default=repr).encode()).hexdigest()}
@@ -90,7 +90,7 @@ class DataOrder(Generic[Prompted]):
         return self.items[self.index(place)]
 
     def index(self, place: int) -> int:
-        """The number of the item at `place`."""
+        """The index of the item at `place`."""
         epoch, offset = divmod(place, len(self.items))
         if epoch != self._epoch:
             generator = torch.Generator().manual_seed(epoch_seed(self.seed, epoch))

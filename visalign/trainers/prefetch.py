@@ -1,4 +1,4 @@
-"""Batches prepared in threads, a few units ahead of the one that learns."""
+"""Batches prepared in threads, a few units ahead of training."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -8,8 +8,8 @@ Made = TypeVar("Made")
 
 
 class Prefetch(Generic[Made]):
-    """`prefetch[i]` is what unit i learns from, asked for in order. `plan(i)` settles at once, in the caller's thread,
-    what is to be read, and returns the call that a thread makes. last: the unit before which it ends."""
+    """`prefetch[i]` is the data of unit i, requested in order. `plan(i)` decides at once, in the caller's thread, what
+    to read, and returns the call that a thread makes. last: the unit before which it ends."""
 
     def __init__(self, plan: Callable[[int], Callable[[], Made]], last: int, workers: int, ahead: int = 3):
         self._plan, self._last, self._ahead = plan, last, ahead

@@ -1,8 +1,8 @@
-"""Whether gradients reach what is to be trained; asked once, after the first backward of a run.
+"""Whether gradients reach the trained tensors; checked once, after the first backward of a run.
 
-A layer whose arithmetic has no derivative (int8 with dynamic activations, a detach in a patched module) leaves its
-adapter as it started, without a word and with a falling loss. A matrix that got zeros has been reached: that is what a
-LoRA's first matrix gets while its second is 0.
+A layer whose arithmetic has no derivative (int8 with dynamic activations, a detach in a patched module) silently leaves
+its adapter as it started, with a falling loss. A matrix with a zero gradient has been reached: a
+LoRA's first matrix has one while its second is 0.
 """
 
 import re
@@ -15,10 +15,10 @@ from visalign.storage.weights import some
 
 
 class GradientReach:
-    """named: what is trained, by name. unused: regular expressions of names that the model itself never uses.
+    """named: trained tensors by name. unused: regular expressions of names that the model itself never uses.
 
-    apart: beginnings of names of networks of which a batch may use only some, such as experts for parts of the noise
-    range; those that were not used are looked at when they are.
+    apart: prefixes of names of networks of which a batch may use only some, such as experts for parts of the noise
+    range; those not used yet are checked when they are.
     """
 
     def __init__(self, named: Iterable[tuple[str, nn.Parameter]], unused: Iterable[str] = (),
@@ -31,7 +31,7 @@ class GradientReach:
         self._all = sum(map(len, self._groups.values()))
 
     def check(self) -> None:
-        """Look once at each network that was used; to be called after a backward, while the gradients are there.
+        """Check each used network once; to be called after a backward, while the gradients exist.
 
         Raises UserError naming the tensors that no gradient reached.
         """

@@ -21,7 +21,7 @@ class Snapshot:
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
-        """Within: the generator is this snapshot; after it, the current policy to the bit.
+        """A context in which the generator is this snapshot; afterwards it is the current policy to the bit.
 
         No graph of the current policy may be alive.
         """
@@ -68,7 +68,7 @@ class Snapshots:
             del self.taken[next(iter(self.taken))]
 
     def draw(self, rng: torch.Generator) -> tuple[int, Snapshot]:
-        """One of them by chance, each as likely, and its number."""
+        """A uniformly random one, and its number."""
         numbers = list(self.taken)
         number = numbers[int(torch.randint(len(numbers), (), generator=rng))]
         return number, self.taken[number]

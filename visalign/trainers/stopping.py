@@ -1,7 +1,7 @@
 """SIGINT and SIGTERM: work ends where nothing is lost and says how to go on; a second signal ends it at once.
 
-A signal interrupts what runs, as Ctrl-C does in every Python program, except within `postponed`: there it is only
-noted, and comes at its end, unless whoever postponed it has asked (`asked`) and ended before.
+A signal interrupts the program, as Ctrl-C does in every Python program, except within `postponed`: there it is only
+recorded, and raised at its end, unless the postponing code has checked `asked` and ended before.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 
 _AGAIN = 1.0
-"""Seconds after which a further signal is a second one: launchers pass on what the terminal has already sent."""
+"""Seconds after which a further signal counts as a second one: launchers repeat what the terminal has already sent."""
 
 
 class _Heard:
@@ -23,7 +23,7 @@ _heard = _Heard()
 
 
 class Stopped(KeyboardInterrupt):
-    """Raised by a signal. message: how to go on, where somebody knows it."""
+    """Raised by a signal. message: how to continue, where known."""
 
     def __init__(self, number: int, message: str = ""):
         super().__init__(message)
@@ -37,7 +37,7 @@ class Stopped(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def heard() -> Iterator[None]:
-    """Within: both signals are heard as above; only the main thread can hear them."""
+    """A context in which both signals are handled as above; only in the main thread."""
     if threading.current_thread() is not threading.main_thread() or _handles():
         yield
         return
@@ -64,7 +64,7 @@ def _hear(number: int, frame) -> None:
     _heard.number, _heard.since = number, now
     if not _heard.depth:
         raise Stopped(number)
-    _say("visalign: asked to stop; the step that runs is finished and kept first (again: at once)")
+    _say("visalign: asked to stop; the current step is finished and saved first (again: at once)")
 
 
 def _say(text: str) -> None:
@@ -73,7 +73,7 @@ def _say(text: str) -> None:
 
 @contextlib.contextmanager
 def postponed() -> Iterator[None]:
-    """Within: a signal is noted and interrupts nothing; it comes when this is left."""
+    """A context in which a signal is recorded and interrupts nothing; it is raised on leaving."""
     _heard.depth += 1
     try:
         yield

@@ -182,7 +182,7 @@ def test_a_broken_checkpoint_is_named_set_aside_and_an_older_one_continues_to_th
     assert [row["step"] for row in rows(tmp_path / "run")] == [1, 2, 3, 4]
     for folder in kept.glob("step-*"):
         (folder / "trainable.safetensors").unlink()
-    assert "no older one is whole" in fails(file, "--resume", "train.steps=6")
+    assert "no older one is intact" in fails(file, "--resume", "train.steps=6")
 
 
 def test_what_may_not_change_at_a_resume_is_said_before_training(recipe, tmp_path):

@@ -1,1 +1,1 @@
-"""The offline loop: preference pairs to a fine-tuned generator."""
+"""The offline loop: from preference pairs to a fine-tuned generator."""

@@ -1,4 +1,4 @@
-"""From pairs to the batches a step needs: every pair encoded once, then addressed by its place in the data order."""
+"""From pairs to the batches of a step: every pair is encoded once, then addressed by its place in the data order."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class EncodedPair:
     chosen_reward: float | None
     rejected_reward: float | None
     chance: float = 1.0
-    speed: float = 1.0  # at which what moves in its videos is learnt, whichever of them is further from 1
+    speed: float = 1.0  # at which motion in its videos is learnt, of the one further from 1
     user: str | None = None
 
 
@@ -127,7 +127,7 @@ def standardised(items: list[EncodedPair], within: str) -> list[EncodedPair]:
 
 
 def digest_entry(item: EncodedPair) -> tuple:
-    """What a resumed run must find again of a pair; what most data do not say adds nothing, as in earlier runs."""
+    """What identifies a pair for a resumed run; fields that most data lack add nothing, as in earlier runs."""
     known = [item.user] if item.user else []
     uncertain = [item.chance] if item.chance < 1 else []
     return (item.prompt, item.chosen_key, item.rejected_key, item.strength, *known, *uncertain)
@@ -147,20 +147,20 @@ def load_batch(items: list[EncodedPair], cache: EncodingCache, prompt_keys: list
 
 
 def untrained_cause(generator: Generator, batch: PairBatch) -> str:
-    """Why the loss of a model that has learnt nothing yet may not be finite, in words."""
+    """Why the loss of an untrained model may not be finite, in words."""
     weight = first_not_finite(generator.denoiser)
     if weight:
         return f", since the model's own weights are not ({weight} first); nothing was learnt yet"
     for name, latents in (("chosen", batch.chosen), ("rejected", batch.rejected)):
         for item, each in zip(batch.items, latents, strict=True) if latents is not None else ():
             if not each.isfinite().all():
-                return f", since what the VAE made of the {name} sample of {item.where} is not"
+                return f", since the VAE's latents of the {name} sample of {item.where} are not"
     for name, embedding in batch.conditioning.items():
         if not embedding.float().isfinite().all():
-            return f", since what the text encoder made of the prompts is not ({name})"
+            return f", since the text encoder's embeddings of the prompts are not ({name})"
     return " before anything was learnt, so the learning rate is not to blame (model.precision=fp32 usually helps)"
 
 
 def first_not_finite(network: torch.nn.Module) -> str | None:
-    """The name of the first weight that is no number, or None."""
+    """The name of the first weight that is not finite, or None."""
     return next((name for name, p in network.named_parameters() if not p.isfinite().all()), None)

@@ -3,7 +3,7 @@
     pairs -> latents and text embeddings (cached once) -> noise -> policy and reference errors -> objective -> step
 
 Each place in the data order has its own noise and time, drawn from (seed, place). A run therefore continues to the
-same bits after a kill, and does not depend on how many processes share a batch.
+same bits after being killed, and does not depend on how many processes share a batch.
 
 Run on one device:   visalign train configs/sdxl_dpo.yaml
 Run on several:      torchrun --nproc_per_node 4 -m visalign train configs/sdxl_dpo.yaml
@@ -36,7 +36,7 @@ FIXED_FRACTIONS = torch.tensor([0.1, 0.3, 0.5, 0.7, 0.9])
 
 
 class OfflineTrainer(GeneratorTrainer):
-    """Teaches `generator` from encoded `items`. The caller decides what to measure at which step."""
+    """Trains `generator` on encoded `items`. The caller decides what to measure at which step."""
 
     def __init__(self, config: OfflineConfig, generator: Generator, items: list[EncodedPair],
                  held_out: list[EncodedPair],
@@ -112,7 +112,7 @@ class OfflineTrainer(GeneratorTrainer):
     def held_out_metrics(self, limit: int = 64) -> dict:
         """The objective's metrics on held-out pairs at five fixed noise levels with fixed noise.
 
-        `likelihoods`: what became of both samples' likelihoods, minus the mean error standing for each.
+        `likelihoods`: the change of both samples' likelihoods, each replaced by minus the mean error.
         """
         items = self.held_out[:limit]
         if not items:

@@ -39,7 +39,7 @@ class RolloutBatch:
 
 @dataclass(frozen=True)
 class PromptTask:
-    """A prompt to sample, its reward known from a vote where there was one."""
+    """A prompt to sample, with seeds where it was voted on."""
 
     prompt: str
     seeds: tuple[int, int] | None = None
@@ -58,12 +58,12 @@ class PromptEmbeddings:
     def load(self, prompts: list[str]) -> None:
         """Encode and keep the embeddings of one epoch's prompts.
 
-        What is encoded together is the epoch's alone, whatever was known before, so that a run which is killed and
-        continued meets the same numbers.
+        Only this epoch's prompts are encoded together, whatever was cached before, so that a run which is killed and
+        resumed computes the same numbers.
         """
         negative = self.rollout.negative_prompt
         wanted = {self.key(text): text for text in prompts}
-        # apart: a prompt may hold more than words, the negative one does not
+        # separately: a prompt may hold more than text, the negative one does not
         self.cache.add_prompts({self.key(negative): negative})
         self.cache.add_prompts(wanted)
         self._known = {key: self._known.get(key) or self.cache.conditioning([key])
@@ -101,13 +101,13 @@ class RolloutCollector:
         return place // (self.config.rollout.batch_size * self.accelerator.num_processes)
 
     def places(self) -> list[int]:
-        """The places this process samples, batch after batch."""
+        """The places this process samples, batch by batch."""
         size, world = self.config.rollout.batch_size, self.accelerator.num_processes
         first = self.accelerator.process_index * size
         return [place for start in range(first, self.size, size * world) for place in range(start, start + size)]
 
     def collect(self, epoch: int, plan: StepPlan, kept: Tensor) -> RolloutBatch:
-        """Raises UserError when too many samples have no score or a reward fails for good."""
+        """Sample and score an epoch. Raises UserError when too many samples have no score or a reward keeps failing."""
         rollout, places = self.config.rollout, self.places()
         tasks = [self.order[epoch * rollout.prompts_per_epoch + slot] for slot in range(rollout.prompts_per_epoch)]
         self.conditions.load([each.prompt for each in tasks])

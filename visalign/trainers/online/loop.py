@@ -3,7 +3,7 @@
     prompts x group -> sampling run -> rewards (in the background) -> advantages -> terms -> objective -> step
 
 Methods differ by an objective, an advantage rule, and the sampling steps they use. The loop sums gradients itself, once
-an update, so processes may hold different numbers of samples and a sample weighs the same wherever it lies.
+an update, so processes may hold different numbers of samples, and a sample has the same weight on any of them.
 
 Run on one device:   visalign train configs/online/flow_grpo.yaml
 Run on several:      torchrun --nproc_per_node 4 -m visalign train configs/online/flow_grpo.yaml
@@ -42,7 +42,7 @@ from visalign.trainers.optim import sum_gradients
 
 
 class OnlineTrainer(GeneratorTrainer):
-    """Teaches `generator` from its own samples of `tasks`. The caller decides what to measure after which epoch."""
+    """Trains `generator` on its own samples of `tasks`. The caller decides what to measure after which epoch."""
 
     unit, label = "epoch", "online training"
     shown = {"reward": "reward", "zero_std_ratio": "zero", "loss": "loss"}
@@ -71,7 +71,7 @@ class OnlineTrainer(GeneratorTrainer):
     @contextlib.contextmanager
     def learning(self) -> Iterator[None]:
         self.first = self.state.step
-        self.generator.denoiser.eval()  # no dropout: the policy that learns is the one that sampled
+        self.generator.denoiser.eval()  # no dropout: the trained policy is the one that sampled
         with super().learning():
             yield
 
@@ -96,8 +96,8 @@ class OnlineTrainer(GeneratorTrainer):
                 for first, part in self._parts(epoch, units)]
         self.counts.idle_epochs = 0 if units else self.counts.idle_epochs + 1
         if self.counts.idle_epochs >= self.config.train.patience:
-            raise UserError(f"epoch {epoch + 1}: for {self.counts.idle_epochs} epochs no sample could be learnt from, "
-                            "since all rewards of each prompt were alike; the reward sees no difference between this "
+            raise UserError(f"epoch {epoch + 1}: for {self.counts.idle_epochs} epochs no sample could be trained on, "
+                            "since all rewards of each prompt were equal; the reward sees no difference between this "
                             "model's samples, or rollout.group_size is too small")
         if self.old is not None:
             decay = self.objective.old_decay(self.counts.updates)
@@ -109,7 +109,7 @@ class OnlineTrainer(GeneratorTrainer):
                       **{f"passes/{name}": count for name, count in self.generator.passes.items()}}
 
     def _show(self, epoch: int, collected: RolloutBatch) -> None:
-        """Keep a grid of own samples of the first epoch, of those that are evaluated, and of the last."""
+        """Save a grid of samples of the first epoch, of those that are evaluated, and of the last."""
         every, last = self.config.eval.every, self.config.train.epochs - 1
         if self.run.is_main and self.reward_set and (epoch in (0, last) or (every and (epoch + 1) % every == 0)):
             folder = self.run.path / "rollouts"
@@ -117,7 +117,7 @@ class OnlineTrainer(GeneratorTrainer):
             save_sheet(rollout_rows(collected, self.config.rollout.group_size), folder / f"epoch-{epoch + 1:06d}.png")
 
     def _sampling_policy(self) -> contextlib.AbstractContextManager:
-        """Within: what draws the samples. Images that were voted on are the untrained model's."""
+        """A context with the policy that draws the samples; images that were voted on are the untrained model's."""
         if self.config.rollout.votes:
             return self.generator.reference()
         return contextlib.nullcontext() if self.old is None else self.old.active()
@@ -135,7 +135,7 @@ class OnlineTrainer(GeneratorTrainer):
             raise UserError(f"advantage: {error}") from None
 
     def _likelihood(self, collected: RolloutBatch) -> Tensor | None:
-        """Minus the distance of each sample's latents from its group's centre, [n], where the rule asks for it."""
+        """Minus the distance of each sample's latents from its group's centre, [n], where the rule needs it."""
         if not self.rule.unlikeliness:
             return None
         found = []
@@ -204,7 +204,7 @@ class OnlineTrainer(GeneratorTrainer):
         return row | {"grad_norm": report.grad_norm} if report.finite else row
 
     def _first_weights(self) -> Tensor:
-        """At most the first 100,000 of each tensor that learns."""
+        """At most the first 100,000 values of each trained tensor."""
         return torch.cat([p.detach().flatten()[:100_000] for p in self.parameters])
 
     def reduce_gradients(self) -> None:
@@ -218,7 +218,7 @@ class OnlineTrainer(GeneratorTrainer):
 
 
 class RunCounts:
-    """Updates made, updates left out for their gradient, and how many of either kind came in a row."""
+    """Updates made, updates skipped for their gradient, and how many came in a row."""
 
     def __init__(self):
         self.updates = self.bad_updates = self.bad_in_a_row = self.idle_epochs = 0

@@ -1,4 +1,4 @@
-"""What an online run logs: rewards of an epoch, tables by sampling step, memory, and a grid of own samples."""
+"""The log of an online run: rewards of an epoch, tables by sampling step, memory, and a grid of samples."""
 
 import resource
 
@@ -14,7 +14,7 @@ from visalign.trainers.online.scoring import RewardSet
 
 TOP_SHARES = (100, 50, 25, 10)
 SPREAD = ("ratio", "log_prob")
-"""Metrics of which the table holds the spread, least and largest besides the mean."""
+"""Metrics whose table also holds the spread, minimum and maximum."""
 
 
 def epoch_metrics(collected: RolloutBatch, advantages: Advantages, reward_set: RewardSet | None,
@@ -62,7 +62,7 @@ class StepTable:
         self.rows = rows if rows is not None else []
 
     def add(self, steps: Tensor, outcome: Outcome) -> None:
-        """One term of a micro-batch."""
+        """Add one term of a micro-batch."""
         names = list(outcome.metrics)
         values = torch.stack([outcome.metrics[name].float() for name in names], 1).cpu().tolist()
         loss = outcome.loss.item()
@@ -100,7 +100,7 @@ def peak_memory() -> float:
 
 def rollout_rows(collected: RolloutBatch, group_size: int, groups: int = 6,
                  across: int = 8) -> list[tuple[str, list[Media]]]:
-    """Own samples of the first groups, best reward first."""
+    """Samples of the first groups, highest reward first."""
     total = collected.rewards.nan_to_num(0.0).sum(1)
     rows: dict[int, list] = {}
     for place, sample in collected.images:

@@ -1,7 +1,7 @@
-"""Drawing the generator's own samples, and keeping of each run only what is trained on.
+"""Drawing the generator's own samples, storing only the steps that are trained on.
 
-The sampling run is the diffusers pipeline's: same times, same guidance, same network input. Noise belongs to a sample
-(its place in the epoch), so it does not depend on batches or processes; steps outside the window draw nothing.
+Sampling is the diffusers pipeline's: same times, same guidance, same network input. Noise belongs to a sample
+(its place in the epoch), so it does not depend on batches or processes; steps outside the window draw no noise.
 """
 
 from collections.abc import Callable
@@ -44,7 +44,7 @@ class Trajectory:
 
 
 class Sampler:
-    """Runs sampling of one generator with one recipe's settings."""
+    """Samples one generator with one recipe's settings."""
 
     def __init__(self, generator: Generator, settings: RolloutSettings, keep_mean: bool):
         self.generator, self.settings, self.keep_mean = generator, settings, keep_mean
@@ -73,7 +73,7 @@ class Sampler:
 
     def _shared_beginning(self, noise: Tensor, starts: list[Start], conditioning: Conditioning,
                           guidance: Guidance | None, alone: int) -> tuple[Tensor, int]:
-        """Latents at step `alone`, where samples part or are stored; those that are the same are computed once."""
+        """Latents at step `alone`, where samples diverge or are stored; equal ones are computed once."""
         twins = {(start.prompt, start.noise_seed): i for i, start in reversed(list(enumerate(starts)))}
         x = noise.to(self.generator.device)
         if len(twins) == len(starts) or not alone:
@@ -100,7 +100,7 @@ def trajectory_rows(conditioning: Conditioning, rows: list[int]) -> Conditioning
 
 
 class _Store:
-    """What is kept of a batch's steps, on the CPU."""
+    """The stored steps of a batch, on the CPU."""
 
     def __init__(self, kept: Tensor, shape: tuple[int, ...], keep_mean: bool):
         self.kept = kept

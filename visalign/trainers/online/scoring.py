@@ -36,7 +36,7 @@ class _Term:
 
 
 class RewardSet:
-    """Asks every reward of a recipe about samples of one modality. names and weights belong to the K columns."""
+    """All rewards of a recipe, for samples of one modality. names and weights belong to the K columns."""
 
     def __init__(self, settings: RewardSettings, device: str, modality: str):
         self.settings, self.device, self.modality = settings, device, modality
@@ -62,7 +62,7 @@ class RewardSet:
     def score(self, samples: list[Sample]) -> RewardBatch:
         """All rewards on one batch, each called once. A reward that raises, or scores nothing, is called again.
 
-        Raises UserError naming the reward that keeps raising or whose answer has the wrong shape.
+        Raises UserError naming the reward that keeps raising or returns the wrong shape.
         """
         columns, reasons, failed = [], {}, torch.zeros(len(samples), dtype=torch.bool)
         answers = {id(reward): self._patiently(reward, samples) for reward in self._loaded.values()}
@@ -110,7 +110,7 @@ class RewardSet:
         return total
 
     def check_differentiable(self) -> None:
-        """Raise UserError for a reward that has no gradient to give."""
+        """Raise UserError for a reward without a gradient."""
         for term in self.terms:
             if not hasattr(term.reward, "score_pixels"):
                 raise UserError(f"reward {term.name}: has no gradient with respect to the image, which this "
@@ -138,13 +138,13 @@ class AsyncScorer:
         return future
 
     def result(self, future: Future) -> RewardBatch:
-        """Raises UserError when nothing came within the time a batch may take."""
+        """Raises UserError when no scores arrive within the time limit of a batch."""
         try:
             return future.result(self.reward_set.settings.timeout)
         except Late:
             names = ", ".join(self.reward_set.names)
             limit = f"reward.timeout {self.reward_set.settings.timeout:g} s"
-            raise UserError(f"reward {names}: no answer for a batch within {limit}; the run stops here, continue it "
+            raise UserError(f"reward {names}: no scores for a batch within {limit}; the run stops here, continue it "
                             "with --resume") from None
 
     def _work(self) -> None:

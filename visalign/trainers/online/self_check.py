@@ -8,7 +8,7 @@ from visalign.trainers.offline.encoded_pairs import first_not_finite
 from visalign.trainers.online.views import MicroBatch, StepView
 
 RATIO_TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-3, torch.bfloat16: 2e-2}
-"""Largest |log ratio| by the network's arithmetic; rounding differs with the batch a sample passes in."""
+"""Largest |log ratio| by compute type; rounding differs with the batch a sample is in."""
 
 
 @torch.no_grad()

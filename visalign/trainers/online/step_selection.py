@@ -19,7 +19,7 @@ class StepPlan(NamedTuple):
 
 
 def noisy_steps(process, times: Tensor, settings: RolloutSettings) -> list[int]:
-    """Steps at which the sampler really adds noise: only there is a log-probability."""
+    """Steps at which the sampler adds noise: only these have a log-probability."""
     count = len(times) - 1 - settings.clean_steps
     nothing = torch.zeros(1, 1)
     std = [process.moments(nothing, nothing, times[j:j + 1], times[j + 1:j + 2], settings.sampler,
@@ -51,7 +51,7 @@ def _table(rows: list[list[int]], width: int) -> Tensor:
 
 
 def check_noise(settings: RolloutSettings) -> None:
-    """Raise UserError when the settings alone say that no step adds noise, so that none has a log-probability."""
+    """Raise UserError when by the settings alone no step adds noise, so that none has a log-probability."""
     if settings.sampler == "ode" or not settings.noise_level or settings.clean_steps >= settings.steps:
         raise UserError(f"rollout.sampler {settings.sampler} with noise_level {settings.noise_level:g} and clean_steps "
                         f"{settings.clean_steps} adds no noise in {settings.steps} steps, so there is no "
@@ -68,7 +68,7 @@ def check_steps(settings: RolloutSettings, noisy: list[int]) -> None:
 
 
 def window_last(window: WindowSettings, steps: int) -> int:
-    """The latest start, at which the window is still whole."""
+    """The latest start at which the window still fits."""
     whole = steps - window.size
     return whole if window.last is None else min(window.last, whole)
 

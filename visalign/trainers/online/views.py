@@ -1,4 +1,4 @@
-"""What an update sees of the generator's own samples. An objective names its view; the loop asks nothing else.
+"""Views of the generator's own samples for an update. An objective names its view; the loop needs nothing else.
 
 To add a view: a class with these methods, and its name in VIEWS.
 """
@@ -23,7 +23,7 @@ from visalign.trainers.online.step_selection import StepPlan, check_steps, train
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Samples that pass through the network together, on the device.
+    """Samples in one pass through the network, on the device.
 
     advantage: float32 [B], or [B, T] where each of a view's T terms has its own.
     """
@@ -35,13 +35,13 @@ class MicroBatch:
     epoch: int
 
     def advantage_of(self, term: int) -> Tensor:
-        """What a term is taught, [B]."""
+        """The advantage of a term, [B]."""
         return self.advantage if self.advantage.ndim == 1 else self.advantage[:, term]
 
 
 @dataclass
 class Context:
-    """What views need of a run."""
+    """The parts of a run that views need."""
 
     generator: Generator
     settings: RolloutSettings
@@ -87,7 +87,7 @@ class _WithPredictions:
 
 
 class StepView(_WithPredictions):
-    """Stored transitions of a stochastic sampler, one a term."""
+    """Stored transitions of a stochastic sampler, one per term."""
 
     def prepare(self, noisy: list[int]) -> None:
         check_steps(self.settings, noisy)
@@ -119,7 +119,7 @@ class StepView(_WithPredictions):
 
 
 class NoisedView(_WithPredictions):
-    """Clean latents noised anew; a time and a noise belong to a sample of an epoch, or to its group."""
+    """Clean latents noised afresh; a time and a noise belong to a sample of an epoch, or to its group."""
 
     def prepare(self, noisy: list[int]) -> None:
         method = self.context.objective

@@ -1,1 +1,1 @@
-"""The reward loop: annotations to a unified reward, or to a reward on noisy latents."""
+"""The reward loop: from annotations to a unified reward, or to a reward on noisy latents."""

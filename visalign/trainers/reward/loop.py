@@ -1,4 +1,4 @@
-"""The third loop: annotations to a unified reward, or (noisy_latents.py) to a reward on noisy latents.
+"""The reward loop: from annotations to a unified reward, or (noisy_latents.py) to a reward on noisy latents.
 
     annotations -> both sides decoded and prepared in threads -> one pass over all frames -> loss -> step
 
@@ -32,7 +32,7 @@ from visalign.trainers.prefetch import Prefetch
 from visalign.trainers.reach import GradientReach
 
 STANDARD_SAMPLE = 1000
-"""Training annotations whose items fix the reward's zero and unit."""
+"""Training annotations that determine the reward's zero and unit."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Prepared:
 
 
 class RewardTrainer(Trainer):
-    """Teaches a network from annotations.
+    """Trains a network on annotations.
 
     The network has `settings` (dimensions, members, frames) and `collate(samples)`; `forward(**collated)` gives
     rewards [2B, E, D], of all first sides and then of all second ones.
@@ -87,20 +87,20 @@ class RewardTrainer(Trainer):
         return self.batches[step]
 
     def _plan(self, step: int) -> Callable[[], Prepared]:
-        """Which items the batch of one step holds; the call reads them."""
+        """The items of one step's batch; the returned call reads them."""
         size = self.config.train.batch_size
         first = (step * self.accelerator.num_processes + self.accelerator.process_index) * size
         indices = [self.order.index(place) for place in range(first, first + size)]
         return partial(self.prepare, indices, self.config.train.bootstrap)
 
     def prepare(self, indices: list[int], bootstrap: bool = False) -> Prepared:
-        """Annotations by number, from files to tensors on the CPU."""
+        """Annotations by index, from files to tensors on the CPU."""
         weight = torch.stack([bootstrap_weight(i, self.settings.members, self.config.train.seed) for i in indices]) \
             if bootstrap else None
         return self.prepare_items([self.order.items[i] for i in indices], weight)
 
     def prepare_items(self, items: list[Annotation], weight: Tensor | None = None) -> Prepared:
-        """Annotations to tensors on the CPU; weight: of each for each member, [B, E], None where all weigh alike."""
+        """Annotations to tensors on the CPU; weight: of each for each member, [B, E], None for equal weights."""
         model = self.settings
         samples = [item.a.sample(item.where, model.frames) for item in items]
         samples += [item.b.sample(item.where, model.frames) for item in items]
@@ -158,7 +158,7 @@ class RewardTrainer(Trainer):
 
 
 def groups_of(named: list[tuple[str, torch.nn.Parameter]], config: RewardConfig | GuideConfig) -> list[dict]:
-    """Parameter groups: what the backbone brought along learns at its own rate."""
+    """Parameter groups: the backbone's pretrained weights have their own learning rate."""
     towers = ("backbone.clip.", "backbone.model.")
     lr, scale = config.optim.lr, config.train.backbone_lr_scale
     groups = [{"params": [p for name, p in named if name.startswith(towers)], "lr": lr * scale},
@@ -167,7 +167,7 @@ def groups_of(named: list[tuple[str, torch.nn.Parameter]], config: RewardConfig 
 
 
 def accuracies(correct: Tensor, dimensions: tuple[str, ...]) -> dict[str, float]:
-    """Shares of right answers from correct [B, D], NaN where there is no label: over all, and by dimension."""
+    """Shares of correct predictions from correct [B, D], NaN where there is no label: over all, and by dimension."""
     def share(values: Tensor) -> float | None:
         return values.nanmean().item() if (~values.isnan()).any() else None
 
@@ -177,6 +177,6 @@ def accuracies(correct: Tensor, dimensions: tuple[str, ...]) -> dict[str, float]
 
 
 def bootstrap_weight(index: int, members: int, seed: int) -> Tensor:
-    """How often each ensemble member's bootstrap holds item `index`: Poisson(1) draws, float32 [members]."""
+    """How often each ensemble member's bootstrap contains item `index`: Poisson(1) draws, float32 [members]."""
     generator = rng_at(seed, index)
     return torch.poisson(torch.ones(members), generator=generator)

@@ -1,4 +1,4 @@
-"""A guide as the reward loop trains it: cached latents of both sides, noised afresh at every step.
+"""A guide as the reward loop trains it: on cached latents of both sides, noised afresh at every step.
 
 Both sides of an annotation share one time and one noise, drawn from (seed, step). The generator is not changed.
 """
@@ -22,7 +22,7 @@ FRACTIONS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 @dataclass(frozen=True)
 class HeadSettings:
-    """What the reward loop asks of a network's settings."""
+    """The settings of a network that the reward loop needs."""
 
     dimensions: tuple[str, ...]
     members: int
