@@ -44,6 +44,7 @@ def train(config: str, overrides: tuple[str, ...], dry_run: bool, resume: bool) 
 @click.option("--resume", is_flag=True, help="Continue an interrupted quickstart.")
 def quickstart(overrides: tuple[str, ...], resume: bool) -> None:
     """Align an embedded model in minutes on a CPU: model=tiny-sdxl (Diffusion-DPO) or model=tiny-sd3 (Flow-DPO)."""
+    from visalign.config.recipes import recipes
     from visalign.jobs.train import train as run_recipe
 
     models = [o.removeprefix("model=") for o in overrides if o.startswith("model=")]
@@ -52,5 +53,5 @@ def quickstart(overrides: tuple[str, ...], resume: bool) -> None:
         raise UserError(f"quickstart model={model}: no quickstart for it{nearest(model, QUICKSTARTS)}; use "
                         "`visalign train` with a recipe of your own for other checkpoints")
     rest = tuple(o for o in overrides if not o.startswith("model="))
-    settings = read_recipe(QUICKSTARTS[model], rest)
+    settings = read_recipe(recipes()[QUICKSTARTS[model]], rest)
     print_result(settings, run_recipe(settings, resume=resume), "visalign init recipe.yaml")

@@ -1,11 +1,12 @@
 """The recipes that come with visalign: `configs/` of a checkout, the package `visalign.recipes` of an installation."""
 
+import difflib
 import importlib.util
 import itertools
 import re
 from pathlib import Path
 
-from visalign.errors import UserError, nearest
+from visalign.errors import UserError
 
 
 def recipe_folder() -> Path:
@@ -15,9 +16,13 @@ def recipe_folder() -> Path:
 
 
 def recipes() -> dict[str, Path]:
-    """The file of every shipped recipe by its name, such as sdxl_dpo or online/sdxl_ddpo."""
+    """The file of every shipped recipe by its name, such as sdxl_dpo or online/sdxl_ddpo.
+
+    Combinations of rewards (rewards/NAME.yaml), which lie beside them, are none.
+    """
     folder = recipe_folder()
-    return {file.relative_to(folder).with_suffix("").as_posix(): file for file in sorted(folder.rglob("*.yaml"))}
+    return {file.relative_to(folder).with_suffix("").as_posix(): file for file in sorted(folder.rglob("*.yaml"))
+            if file.parent.name != "rewards"}
 
 
 def find_recipe(text: str | Path) -> Path:
@@ -26,7 +31,7 @@ def find_recipe(text: str | Path) -> Path:
     Raises UserError when there is neither, or several have the name.
     """
     path = Path(text).expanduser()
-    if path.exists():
+    if path.is_file():
         return path
     known, name = recipes(), str(text).removeprefix("configs/").removesuffix(".yaml")
     if name in known:
@@ -34,9 +39,13 @@ def find_recipe(text: str | Path) -> Path:
     ending = [each for each in known if each.rpartition("/")[2] == name]
     if len(ending) > 1:
         raise UserError(f"recipe {text}: {len(ending)} shipped recipes have that name; write {' or '.join(ending)}")
+    if not ending and path.exists():
+        return path  # whoever reads it says why a folder is no recipe
     if not ending:
-        raise UserError(f"config {text}: there is no such file, and no shipped recipe has that name"
-                        f"{nearest(name, known)}; `visalign list recipes` names them")
+        near = difflib.get_close_matches(name, [*known, *(each.rpartition("/")[2] for each in known)], n=1)
+        hint = f" (did you mean '{near[0]}'?)" if near else ""
+        raise UserError(f"config {text}: there is no such file, and no shipped recipe has that name{hint}; `visalign "
+                        "list recipes` names them")
     return known[ending[0]]
 
 
