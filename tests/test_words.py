@@ -15,7 +15,7 @@ NOT_OURS = {
     "visalign/rewards/vlm/unified.py",  # published question texts
     "visalign/rewards/joint/vlm.py",  # the question that saved rewards were trained with
     "visalign/votes/book.py",  # columns of a database that exists
-    "visalign/storage/old_names.py", "visalign/config/renamed.py", "CHANGELOG.md",  # what was renamed
+    "visalign/storage/old_names.py", "visalign/cli/renamed.py", "CHANGELOG.md",  # what was renamed
 }
 
 WORDS = {

@@ -67,7 +67,7 @@ def test_a_verb_of_old_is_answered_with_the_new_one(old, new):
     ("generate a b", "--clip-format", "--video-format")])
 def test_an_option_of_old_is_answered_with_the_new_one(command, old, new):
     done = invoke(*command.split(), old, "1")
-    assert done.exit_code == 2 and f"{old.split('=')[0]} is no option any more: write {new}" in done.output
+    assert done.exit_code == 2 and f"{old.split('=')[0]} is no longer an option: write {new}" in done.output
 
 
 def test_a_misspelt_verb_is_answered_with_the_nearest():

@@ -206,7 +206,7 @@ CASES = [
            split="validation", succeeds=False),
     splits("none", {"set/pairs.jsonl": [GOOD]}, "no such split", "it has train", split="test", succeeds=False),
     splits("metadata-beside", {"set/dataset_infos.json": [{"x": 1}], "set/pairs.jsonl": [GOOD]}, "1 pairs"),
-    splits("no-table", {"set/readme.txt": []}, "holds no file ending in", succeeds=False),
+    splits("no-table", {"set/readme.txt": []}, "the folder holds no table", succeeds=False),
     Case("split-of-a-file", "data check pairs.jsonl --split test", ("one file", "no splits"),
          given=PNGS | {"pairs.jsonl": lines()}),
     Case("split-saved", "data check set --media-root . --split train", ("3 pairs",), True, saved_by_datasets),

@@ -112,7 +112,7 @@ def test_a_killed_training_continues_to_the_same_guide(guide_recipe, tmp_path):
     (("--guide", "VQ=1"), "--guide NAME=WEIGHT,... and --guide-from RUN belong together"),
     (("--guide", "VQ", "--guide-from", "."), "guide 'VQ': NAME=WEIGHT is expected"),
     (("--guide", "VQ=1", "--guide-from", "."), "not a guide's folder"),
-    (("--guide", "VQ=1", "--guide-from", ".", "--guide-range", "1"), "two numbers with a colon"),
+    (("--guide", "VQ=1", "--guide-from", ".", "--guide-range", "1"), "two numbers separated by a colon"),
     (("--set", "frame=3"), "unknown key model.frame (did you mean 'frames'?)"),
 ])
 def test_wrong_guiding_ends_in_one_sentence(pipelines, tmp_path, monkeypatch, arguments, words):

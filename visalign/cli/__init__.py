@@ -1,4 +1,4 @@
-"""The command line: one verb per job. Heavy imports wait until a verb runs."""
+"""The command line. Heavy imports wait until a command runs."""
 
 import sys
 
@@ -21,8 +21,8 @@ def main(debug: bool) -> None:
     visalign quickstart                                     a first run, in minutes on a CPU
     visalign train sdxl_dpo data.path=pairs.jsonl           your pairs, a shipped recipe
     visalign train sft_folder data.path=my_images           a folder of images with captions
-    visalign generate tiny-sd3 "a red heart"                look at what a model makes
-    visalign list recipes                                   what else there is
+    visalign generate tiny-sd3 "a red heart"                sample a model
+    visalign list recipes                                   all shipped recipes
     """
     import os
 

@@ -1,4 +1,4 @@
-"""What the terminal says when a run has ended: figures, the verdict, where to look, and what to type next."""
+"""The terminal's output when a run has ended: numbers, the verdict, where to look, and what to type next."""
 
 import shlex
 
@@ -6,7 +6,7 @@ import click
 
 
 def print_result(config, result, own: str) -> None:
-    """config: of the run. own: the last of the three commands, which leads to a model or data of one's own."""
+    """config: of the run. own: the last of the three commands, for the user's own model or data."""
     from visalign.jobs.train import result_figures
     from visalign.reports.before_after import BEFORE_AFTER
 
@@ -23,7 +23,7 @@ def print_result(config, result, own: str) -> None:
 
 
 def commands_of(config, folder) -> list[str]:
-    """To open the page, and to sample the aligned model as it was measured."""
+    """Commands that open the report, and that sample the aligned model as it was measured."""
     from visalign.storage.run_folder import read_metrics
 
     adapter = config.model.tuning == "lora"

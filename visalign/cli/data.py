@@ -1,4 +1,4 @@
-"""`visalign data`: look at preference data, or make some; and `visalign benchmark`."""
+"""`visalign data`: check or make preference data; and `visalign benchmark`."""
 
 import sys
 from pathlib import Path
@@ -14,7 +14,7 @@ from visalign.validation.ranges import AtLeastTwo, Few, Fraction, Limit, Seed, W
 
 @click.group(cls=Verbs)
 def data() -> None:
-    """Look at preference data before training on it, or make some."""
+    """Check preference data before training on it, or make some."""
 
 
 @data.command("check")
@@ -41,8 +41,8 @@ def data_check(path: str, kind: str, split: str, media_root: str | None, sheet: 
 @click.argument("source", required=False)
 @out_option("pairs", "Folder for pairs.parquet, scores and a contact sheet.")
 @reading_options
-@click.option("--model", help="Instead of SOURCE: a model to make the generations with, from --prompts.")
-@click.option("--prompts", help="A text file, one prompt a line, or emoji:train.")
+@click.option("--model", help="Instead of SOURCE: a model that generates from --prompts.")
+@click.option("--prompts", help="A text file, one prompt per line, or emoji:train.")
 @click.option("--max-prompts", type=ranged(Limit))
 @samples_option(8, AtLeastTwo)
 @set_option
@@ -52,7 +52,7 @@ def data_check(path: str, kind: str, split: str, media_root: str | None, sheet: 
 @click.option("--strategy", default="best_worst", show_default=True,
               type=click.Choice(["best_worst", "top_k", "margin", "sifted"]))
 @click.option("--ranker", help="A comparing reward that ranks the pairs of strategy sifted.")
-@click.option("--top", default=1, show_default=True, type=ranged(Few), help="Pairs a prompt of strategy top_k.")
+@click.option("--top", default=1, show_default=True, type=ranged(Few), help="Pairs per prompt, for strategy top_k.")
 @click.option("--min-gap", default=0.0, show_default=True, type=ranged(Weight), help="Smaller differences are ties.")
 @click.option("--min-confidence", default=0.0, show_default=True, type=ranged(Fraction),
               help="By the reward's own spread; 0.5 is a guess.")
@@ -92,7 +92,7 @@ def data_pairs(source: str | None, out: Path, model: str | None, prompts: str | 
 
 @click.group(cls=Verbs)
 def benchmark() -> None:
-    """Hand generations over to the scripts of public suites."""
+    """Prepare generations for the scripts of public benchmark suites."""
 
 
 @benchmark.command("layout")
@@ -100,7 +100,7 @@ def benchmark() -> None:
 @click.option("--suite", required=True, help="geneval:FILE, t2i-compbench:FILE, dpg-bench:FOLDER or vbench:FILE.")
 @click.option("--out", "-o", type=click.Path(path_type=Path), required=True)
 def benchmark_layout(source: str, suite: str, out: Path) -> None:
-    """Lay generations of a public suite's prompts out as that suite's own scripts expect them."""
+    """Copy generations of a public suite's prompts into the folders that its own scripts expect."""
     from visalign.jobs.benchmark_layout import lay_out
 
     done = lay_out(source, suite, out)

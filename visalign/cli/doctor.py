@@ -20,7 +20,7 @@ def doctor() -> None:
 
 @click.group("list", cls=Verbs)
 def list_group() -> None:
-    """Name the rewards, objectives, generators or recipes that there are."""
+    """List the rewards, objectives, generators or recipes."""
 
 
 @list_group.command("rewards")
@@ -33,7 +33,7 @@ def list_rewards() -> None:
 
 @list_group.command("objectives")
 def list_objectives() -> None:
-    """Every training objective by loop, for which models it is, and one line about it."""
+    """Every training objective by loop, the models it is for, and one line about it."""
     from visalign.objectives import REGISTRIES
 
     _print_rows((name, f"{loop}, {getattr(method, 'process', 'any')} models", first_sentence(method))
@@ -42,7 +42,7 @@ def list_objectives() -> None:
 
 @list_group.command("generators")
 def list_generators() -> None:
-    """Every model family by its diffusers pipeline, and how its samples are drawn; and the embedded models."""
+    """Every model family by its diffusers pipeline, with its sampling defaults; and the embedded models."""
     from visalign.generators.loading import EMBEDDED_MODELS, FAMILIES
 
     _print_rows((name, f"{family.modality}, {family.process_kind}",
@@ -60,7 +60,7 @@ def list_recipes() -> None:
 
 
 def first_sentence(thing) -> str:
-    """Of its docstring, on one line."""
+    """The first sentence of its docstring, on one line."""
     return " ".join((thing.__doc__ or "").split("\n\n")[0].split())
 
 
@@ -72,7 +72,7 @@ def _print_rows(rows) -> None:
 @click.command(cls=Verb)
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    """Print what makes SHELL complete commands, options and recipes.
+    """Print the script that completes commands, options and recipes in SHELL.
 
     \b
     bash:  visalign completion bash >> ~/.bashrc

@@ -1,4 +1,4 @@
-"""What several verbs take in the same way."""
+"""Arguments and options shared by several commands."""
 
 import math
 from pathlib import Path
@@ -15,12 +15,12 @@ SAMPLING_DEFAULTS = ("the model's own: SD1.5 50 and 7.5, SDXL 30 and 5, SD3 28 a
 
 
 class _Real(click.FloatRange):
-    """Numbers of a range; nan, which is neither below nor above anything, is none."""
+    """Numbers in a range; nan, which is neither below nor above anything, is refused."""
 
     def convert(self, value, param, ctx):
         number = super().convert(value, param, ctx)
         if math.isnan(number):
-            self.fail("nan is no number", param, ctx)
+            self.fail("nan is not a number", param, ctx)
         return number
 
 
@@ -45,7 +45,7 @@ class Names(click.ParamType):
             return value
         names = tuple(name.strip() for name in value.split(",") if name.strip())
         if not names and not self.may_be_none:
-            self.fail("names nothing; give at least one name, several with commas between them", param, ctx)
+            self.fail("names nothing; give at least one name, several separated by commas", param, ctx)
         return names
 
 
@@ -64,7 +64,7 @@ class RecipeName(click.ParamType):
 
 
 def together(*options):
-    """One decorator of several, which stand in the help in this order."""
+    """One decorator from several, in the order of the help."""
     def decorate(command):
         for option in reversed(options):
             command = option(command)
@@ -98,7 +98,7 @@ def samples_option(default: int, least: Any = Few):
 
 
 def sampling_options(otherwise: str = SAMPLING_DEFAULTS):
-    """--steps and --guidance-scale; otherwise: what they are where they are not given, in words."""
+    """--steps and --guidance-scale; otherwise: their defaults, in words."""
     return together(
         click.option("--steps", type=ranged(SamplingSteps), help=f"Sampling steps (default: {otherwise})."),
         click.option("--guidance-scale", type=ranged(GuidanceScale), help="Classifier-free guidance (default: as for "
@@ -106,9 +106,9 @@ def sampling_options(otherwise: str = SAMPLING_DEFAULTS):
 
 
 def read_recipe(name: str | Path, overrides: tuple[str, ...], kind: type | None = None):
-    """A recipe's settings; what is probably not meant is said on the way.
+    """A recipe's settings; settings that are probably unintended cause a notice.
 
-    Raises UserError also for a generator that cannot be found, before the slow imports of whatever would load it.
+    Raises UserError also for a generator that cannot be found, before the slow imports of the code that loads it.
     """
     from visalign.config import ModelSettings
     from visalign.config.load import load_config
@@ -126,11 +126,11 @@ def read_recipe(name: str | Path, overrides: tuple[str, ...], kind: type | None 
 
 
 def read_numbers(text: str, what: str) -> list[float]:
-    """Numbers with commas between them. Raises UserError starting with `what`."""
+    """Numbers separated by commas. Raises UserError starting with `what`."""
     try:
         numbers = [float(number) for number in text.split(",")]
     except ValueError:
         numbers = [math.nan]
     if not all(map(math.isfinite, numbers)):
-        raise UserError(f"{what} {text} must be numbers with commas, such as 0,1,2,4")
+        raise UserError(f"{what} {text} must be numbers separated by commas, such as 0,1,2,4")
     return numbers

@@ -1,4 +1,4 @@
-"""`visalign demo`: the comparison app; and `visalign votes`: what people are asked and say."""
+"""`visalign demo`: the comparison app; and `visalign votes`: drawing, counting and exporting votes."""
 
 from pathlib import Path
 
@@ -21,34 +21,34 @@ from visalign.validation.ranges import Few, FewOrNone, Limit, Port, Seed
 @click.command(cls=Verb)
 @click.argument("models", nargs=-1)
 @click.option("--set", "model_settings", multiple=True, metavar="KEY=VALUE", help="As for `generate`.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Other addresses let others in.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Another address opens it to other machines.")
 @click.option("--port", default=7860, show_default=True, type=ranged(Port))
-@click.option("--user", help="Ask for this user and a password.")
-@click.option("--password", envvar="VISALIGN_DEMO_PASSWORD", help="Better given in VISALIGN_DEMO_PASSWORD.")
+@click.option("--user", help="Require this user and a password.")
+@click.option("--password", envvar="VISALIGN_DEMO_PASSWORD", help="Preferably set as VISALIGN_DEMO_PASSWORD.")
 @click.option("--allowed-host", "allowed_hosts", multiple=True, metavar="NAME",
-              help="A name by which it may be reached behind a proxy or tunnel (*.NAME: all below); may be repeated.")
+              help="A name under which it is reached behind a proxy or tunnel (*.NAME: all below); may be repeated.")
 @click.option("--trusted-proxy", "trusted_proxies", multiple=True, metavar="ADDRESS",
-              help="Believe the X-Forwarded headers of this address or network; may be repeated.")
-@click.option("--root-path", default="", metavar="/PATH", help="Where a proxy shows it, if not at the top.")
+              help="Trust the X-Forwarded headers of this address or network; may be repeated.")
+@click.option("--root-path", default="", metavar="/PATH", help="The path under which a proxy serves it.")
 @click.option("--folder", type=click.Path(path_type=Path), default=Path("demo-votes"), show_default=True,
-              help="Where votes and their media are kept.")
+              help="Folder of votes and their media.")
 @click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True)
-@click.option("--prompts", help="A text file, one a line, or emoji:held_out, videos:held_out ... (default: the run's).")
+@click.option("--prompts", help="A file, one per line, or emoji:held_out, videos:held_out ... (default: the run's).")
 @sampling_options("the run's, or the model's own")
 @click.option("--rewards", "-r", default="tiny-reward,tiny-clip", show_default=True, type=Names(may_be_none=True),
               help="As for `score`.")
 @click.option("--features", default="tiny-clip", show_default=True, help="open_clip model that measures diversity.")
-@click.option("--pairs", default=60, show_default=True, type=ranged(FewOrNone), help="Pairs made ahead for voting.")
+@click.option("--pairs", default=60, show_default=True, type=ranged(FewOrNone), help="Pairs generated ahead of voting.")
 @click.option("--drawn", "rollouts", multiple=True, type=click.Path(exists=True, path_type=Path),
               help="A folder of `visalign votes draw` to vote on (D3PO); may be repeated.")
-@click.option("--allow-train", is_flag=True, help="Let the page start trainings on this machine.")
+@click.option("--allow-train", is_flag=True, help="Let the page start training on this machine.")
 @device_option
 @click.option("--keep", default=2, show_default=True, type=ranged(Few), help="Models held in memory at once.")
-@click.option("--upload-megabytes", default=64, show_default=True, type=ranged(Few), help="Of one file.")
+@click.option("--upload-megabytes", default=64, show_default=True, type=ranged(Few), help="Largest uploaded file.")
 def demo(models: tuple[str, ...], **given) -> None:
     """Compare MODELS, given as NAME=SOURCE, in the browser: side by side, blind, and on a leaderboard.
 
-    Without MODELS, the last finished run below --runs meets the model it was trained from; where there is none, an
+    Without MODELS, the last finished run below --runs meets the model it was trained from; otherwise an
     embedded model meets its LoRA. One model alone meets itself on two seeds. Sources are as for `compare`.
     """
     from visalign.jobs.evaluate import read_names
@@ -70,7 +70,7 @@ def demo(models: tuple[str, ...], **given) -> None:
 
 
 def last_run(runs: Path) -> dict[str, str] | None:
-    """The newest run with an export, after its base; None where there is none."""
+    """The base and the newest run with an export; None where there is none."""
     from visalign.evaluation.sources import run_config
 
     exports = sorted(runs.glob("*/export"), key=lambda path: path.stat().st_mtime)
@@ -91,7 +91,7 @@ def embedded_pair(given: dict) -> dict:
 
 @click.group(cls=Verbs)
 def votes() -> None:
-    """Draw pairs to vote on, count the votes given in `visalign demo`, and hand them on to training."""
+    """Draw pairs to vote on, count the votes given in `visalign demo`, and export them for training."""
 
 
 @votes.command("draw")
@@ -101,7 +101,7 @@ def votes() -> None:
 @click.option("--reward", "-r", help="Let a reward fill in the choices instead of leaving them to people.")
 @click.option("--seed", default=0, show_default=True, type=ranged(Seed))
 def votes_draw(config: str, overrides: tuple[str, ...], out: Path, pairs: int, reward: str | None, seed: int) -> None:
-    """Draw pairs of samples with the sampler of online CONFIG, and a table to vote in (D3PO).
+    """Draw pairs of samples with the sampler of online CONFIG, and a table for the votes (D3PO).
 
     \b
     visalign votes draw online/d3po_votes -o votes
@@ -134,7 +134,7 @@ def votes_export(folder: Path, out: Path | None, per_voter: bool, chance: bool) 
 @click.argument("folder", type=click.Path(exists=True, path_type=Path))
 @click.option("--dimension", default="overall", show_default=True)
 def votes_board(folder: Path, dimension: str) -> None:
-    """Print who wins by the votes in a demo's FOLDER, and how far voters agree."""
+    """Print the leaderboard of the votes in a demo's FOLDER, and how far voters agree."""
     from visalign.votes import VoteDatabase, leaderboard
     from visalign.votes.board import dimensions_of
 

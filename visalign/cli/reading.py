@@ -1,4 +1,4 @@
-"""How the verbs that read images and videos are told where prompts and files are."""
+"""Options of the commands that read images and videos: where prompts and files are."""
 
 import click
 
@@ -6,7 +6,7 @@ PROMPT_SOURCES = ("auto", "sidecar", "metadata", "names")
 
 
 def reading_options(command):
-    """What every verb may be told that reads a folder or a manifest."""
+    """Options of every command that reads a folder or a manifest."""
     options = [
         click.option("--prompts-from", default="auto", show_default=True, type=click.Choice(PROMPT_SOURCES),
                      help="A text NAME.txt beside each file, the file's own metadata (of A1111, ComfyUI, InvokeAI, "

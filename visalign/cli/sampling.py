@@ -36,8 +36,8 @@ from visalign.validation.ranges import Few, Limit, Positive, Seed
 @click.option("--video-format", type=click.Choice(["mp4", "webm", "mkv", "gif", "frames"]),
               help="How videos are written (default: mp4; mkv and frames are lossless).")
 @click.option("--best-of", default=1, show_default=True, type=ranged(Few),
-              help="Draw this many candidates of each sample and keep the one --reward likes best.")
-@click.option("--reward", "-r", default="tiny-reward", show_default=True, help="What chooses, with --best-of.")
+              help="Draw this many candidates of each sample and keep the one with the highest --reward.")
+@click.option("--reward", "-r", default="tiny-reward", show_default=True, help="Chooses, with --best-of.")
 @click.option("--guide", "weights", metavar="NAME=WEIGHT,...",
               help="Follow the dimensions of a latent reward with these weights, such as VQ=1,MQ=0.5 (Flow-NRG).")
 @click.option("--guide-from", type=click.Path(exists=True, path_type=Path),
@@ -45,12 +45,12 @@ from visalign.validation.ranges import Few, Limit, Positive, Seed
 @click.option("--guide-range", default="0.95:0.05", show_default=True, metavar="FIRST:LAST",
               help="The part of the noise range in which the guide is followed.")
 @click.option("--guide-clip", default=1.0, show_default=True, type=ranged(Positive),
-              help="Most that the guide adds, relative to the model.")
+              help="Largest size of the guide's term, relative to the model's prediction.")
 def generate(model: str, prompts: tuple[str, ...], out: Path, lora: Path | None, samples_per_prompt: int,
              settings: tuple[str, ...], steps: int | None, guidance_scale: float | None, seed: int, precision: str,
              device: str, best_of: int, reward: str, weights: str | None, guide_from: Path | None, guide_range: str,
              guide_clip: float, video_format: str | None) -> None:
-    """Sample MODEL on PROMPTS (texts, or one @file with a prompt a line) into media files, a grid and samples.jsonl.
+    """Sample MODEL on PROMPTS (texts, or one @file with a prompt per line) into media files, a grid and samples.jsonl.
 
     \b
     visalign generate stabilityai/stable-diffusion-xl-base-1.0 "a lighthouse in fog" -o lighthouse
@@ -76,7 +76,7 @@ def generate(model: str, prompts: tuple[str, ...], out: Path, lora: Path | None,
 
 
 def _following(weights: str | None, source: Path | None, span: str, most: float):
-    """The guide to follow, or None. Raises UserError when only half of it is said."""
+    """The guide to follow, or None. Raises UserError when only half of it is given."""
     from visalign.guidance import Guiding
     from visalign.sampling.folder import Following
 
@@ -88,14 +88,14 @@ def _following(weights: str | None, source: Path | None, span: str, most: float)
     try:
         bounds = float(first), float(last)
     except ValueError:
-        raise UserError(f"guide range {span}: two numbers with a colon are expected, such as 0.95:0.05") from None
+        raise UserError(f"guide range {span}: expected two numbers separated by a colon, such as 0.95:0.05") from None
     following = Following(source, Guiding(parse_guide_weights(weights), *bounds, most))
     following.check()
     return following
 
 
 def parse_guide_weights(text: str) -> dict[str, float]:
-    """`VQ=1,MQ=0.5` as a mapping. Raises UserError naming the part that is none."""
+    """`VQ=1,MQ=0.5` as a mapping. Raises UserError naming the part that is not one."""
     weights = {}
     for part in text.split(","):
         name, equals, value = part.partition("=")
@@ -133,8 +133,8 @@ def guide_train(config: str, overrides: tuple[str, ...], resume: bool) -> None:
 @click.argument("model")
 @click.argument("guide_from", type=click.Path(exists=True, path_type=Path))
 @click.option("--dimension", help="Which dimension to follow; the guide's first by default.")
-@click.option("--weights", default="0,1,2,4,8,16", show_default=True, help="Weights to try; 0 is the model alone.")
-@click.option("--prompts", required=True, help="A text file, one prompt a line, or videos:held_out, emoji:held_out ...")
+@click.option("--weights", default="0,1,2,4,8,16", show_default=True, help="Weights to try; 0 is unguided.")
+@click.option("--prompts", required=True, help="A file, one prompt per line, or videos:held_out, emoji:held_out ...")
 @click.option("--max-prompts", default=32, show_default=True, type=ranged(Limit))
 @samples_option(4)
 @set_option
@@ -150,7 +150,7 @@ def guide_sweep(model: str, guide_from: Path, dimension: str | None, weights: st
                 samples_per_prompt: int, settings: tuple[str, ...], steps: int | None, guidance_scale: float | None,
                 guide_range: str, guide_clip: float, rewards: tuple[str, ...], features: str, out: Path,
                 device: str) -> None:
-    """Follow a latent reward ever harder: what rewards say, what becomes of diversity, and where it breaks."""
+    """Follow a latent reward with rising weight: rewards, diversity, and where it breaks."""
     from visalign.config.load import model_of
     from visalign.data.prompts import read_prompts
     from visalign.generators.loading import pick_device, sampling_for

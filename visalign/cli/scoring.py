@@ -1,4 +1,4 @@
-"""`visalign score`, `evaluate`, `compare`, and `visalign reward`: what is said of samples, and of what says it."""
+"""`visalign score`, `evaluate`, `compare`: measuring samples; and `visalign reward`: training and measuring rewards."""
 
 from pathlib import Path
 
@@ -53,7 +53,7 @@ def score(source: str, rewards: tuple[str, ...], out: Path, max_failures: float,
 
 
 measuring_options = together(
-    click.option("--prompts", help="A text file, one prompt a line, or emoji:held_out, families:layout, "
+    click.option("--prompts", help="A text file, one prompt per line, or emoji:held_out, families:layout, "
                                    "geneval:FILE ... (default: the run's own)."),
     click.option("--max-prompts", type=ranged(Limit)),
     samples_option(16),
@@ -67,9 +67,9 @@ measuring_options = together(
     click.option("--reference", help="Real images, for fidelity and coverage (default: the base's samples)."),
     click.option("--lpips", help="AlexNet of torchvision, .safetensors or .pth, for LPIPS."),
     click.option("--cache", default="~/.cache/visalign/features.sqlite", show_default=True,
-                 help="Where features are kept."),
+                 help="File of cached features."),
     device_option)
-"""What both measuring verbs may be told."""
+"""Options of `evaluate` and `compare`."""
 
 
 def request_of(device: str, samples_per_prompt: int, **given):
@@ -82,7 +82,7 @@ def request_of(device: str, samples_per_prompt: int, **given):
 @click.command(cls=Verb)
 @click.argument("source")
 @click.option("--checkpoints", default="last", show_default=True, type=click.Choice(["last", "all"]),
-              help="Of a run: its end, or every checkpoint it kept, with curves against the KL.")
+              help="For a run: its end, or every checkpoint it kept, with curves against the KL.")
 @out_option(None, "Default: evaluations/ and the source's name.")
 @measuring_options
 def evaluate(source: str, checkpoints: str, out: Path | None, **given) -> None:
@@ -117,7 +117,7 @@ def compare(models: tuple[str, ...], out: Path, **given) -> None:
 
 
 def report(results, out: Path) -> None:
-    """The verdict, what it rests on, and where the rest is."""
+    """Print the verdict, its reasons, and where the rest is."""
     for name, verdict in results.verdicts.items():
         click.echo(f"{name}: {verdict.word}")
         for reason in verdict.reasons if len(results.verdicts) < 5 or name == results.models[-1] else ():
@@ -134,7 +134,7 @@ def report(results, out: Path) -> None:
 
 @click.group(cls=Verbs)
 def reward() -> None:
-    """Train the unified reward, measure any reward, take its biases out."""
+    """Train the unified reward, measure any reward, remove its biases."""
 
 
 @reward.command("train")
@@ -164,7 +164,7 @@ def reward_train(config: str, overrides: tuple[str, ...], resume: bool) -> None:
 @device_option
 def reward_eval(reward_spec: str, data_path: str, dimensions: tuple[str, ...], out: Path, media_root: str | None,
                 no_edits: bool, device: str) -> None:
-    """How far REWARD agrees with the annotations in DATA, with intervals, and what it gets most wrong."""
+    """How far REWARD agrees with the annotations in DATA, with intervals, and its worst mistakes."""
     from visalign.data.annotations import read_annotations
     from visalign.evaluation.reward_eval import summary_lines
     from visalign.generators.loading import pick_device
@@ -187,10 +187,10 @@ def reward_eval(reward_spec: str, data_path: str, dimensions: tuple[str, ...], o
 @device_option
 def reward_annotate(reward_spec: str, data_path: str, out: Path, dimensions: tuple[str, ...], most: float,
                     media_root: str | None, device: str) -> None:
-    """Write DATA with what the reward of RUN says of each comparison: strength, flip_chance, margin, source.
+    """Write DATA with columns from the reward of RUN for each comparison: strength, flip_chance, margin, source.
 
-    Training reads the table as it reads DATA. RUN should not have learnt from DATA: a reward takes the labels it has
-    seen for clearer than they are.
+    Training reads the table as it reads DATA. RUN should not have been trained on DATA: a reward overestimates the
+    clarity of labels it has seen.
     """
     from visalign.generators.loading import pick_device
     from visalign.jobs.annotate import annotate
@@ -207,7 +207,7 @@ def reward_annotate(reward_spec: str, data_path: str, out: Path, dimensions: tup
 @out_option("bias.json")
 @device_option
 def reward_debias(reward_spec: str, source: str, out: Path, device: str) -> None:
-    """Fit what REWARD pays for brightness, sharpness and the like on SOURCE, samples of the base model."""
+    """Fit the bias of REWARD for brightness, sharpness and the like on SOURCE, samples of the base model."""
     from visalign.generators.loading import pick_device
     from visalign.jobs.debias import debias
 

@@ -1,4 +1,4 @@
-"""Groups and verbs: errors as one sentence, help in sections, old words answered with the new ones."""
+"""Groups and commands: errors as one sentence, help in sections, old names answered with the new ones."""
 
 import sys
 
@@ -11,12 +11,11 @@ from visalign.trainers.stopping import heard
 _RESUMED = "; the same command with --resume continues, or starts again where nothing was kept yet"
 _GO_ON = dict.fromkeys(("train", "quickstart", "reward", "guide"), _RESUMED) | dict.fromkeys(
     ("score", "generate", "evaluate", "compare", "data", "votes"), "; the same command continues")
-"""How to go on after a signal, by command, where the work itself has not said so."""
+"""How to continue after a signal, by command, where the work itself has not said so."""
 
 
 class Verb(click.Command):
-    """One job. Options that are called otherwise now, and settings typed like options, are answered with the form that
-    is meant."""
+    """A command. Renamed options, and settings typed like options, are answered with the intended form."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         known = {word for param in self.get_params(ctx) for word in (*param.opts, *param.secondary_opts)}
@@ -27,7 +26,7 @@ class Verb(click.Command):
             if not word.startswith("--") or name in known:
                 continue
             if name in OPTIONS:
-                raise click.UsageError(f"{name} is no option any more: write {OPTIONS[name]}", ctx)
+                raise click.UsageError(f"{name} is no longer an option: write {OPTIONS[name]}", ctx)
             if "overrides" in {param.name for param in self.get_params(ctx)} and (equals or "." in name):
                 value = value if equals else (args[i + 1] if i + 1 < len(args) else "VALUE")
                 raise click.UsageError(f"settings are written without dashes: write {name[2:]}={value}", ctx)
@@ -35,7 +34,7 @@ class Verb(click.Command):
 
 
 class Verbs(click.Group):
-    """A group whose unknown verbs are answered with the nearest one."""
+    """A group that answers unknown commands with the nearest one."""
 
     command_class = Verb
 
@@ -43,7 +42,7 @@ class Verbs(click.Group):
         name = str(args[0])
         if self.get_command(ctx, name) is None and not name.startswith("-"):
             if name in VERBS and ctx.parent is None:
-                ctx.fail(f"`visalign {name}` is no command any more: write `visalign {VERBS[name]}`")
+                ctx.fail(f"`visalign {name}` is no longer a command: write `visalign {VERBS[name]}`")
             ctx.fail(f"no such command: {name}{nearest(name, self.commands)}")
         return super().resolve_command(ctx, args)
 

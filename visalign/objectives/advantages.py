@@ -1,4 +1,4 @@
-"""From rewards to advantages: how much better a sample is than what its prompt usually gets.
+"""From rewards to advantages: how much better a sample is than its prompt's usual reward.
 
     A_i = (r_i - baseline of the group) / (scale + eps), clipped to +-clip
 
@@ -23,7 +23,7 @@ from visalign.validation.ranges import FewOrNone, Portion, Positive, Ranged, Rew
 
 class Advantages(NamedTuple):
     """advantages: float64 [n], NaN where a sample has no reward. trained: bool [n], which samples the update may use.
-    clipped: bool [n]. zero_std: share of the groups in which all rewards are alike. by_term: float64 [n, T] where a
+    clipped: bool [n]. zero_std: share of the groups in which all rewards are equal. by_term: float64 [n, T] where a
     rule tells a sample's terms apart, column k for the view's k-th term; samples are still selected by `advantages`."""
 
     advantages: Tensor
@@ -33,7 +33,7 @@ class Advantages(NamedTuple):
     by_term: Tensor | None = None
 
     def of_terms(self) -> Tensor:
-        """What the terms of the samples are taught: [n], every term the same, or [n, T]."""
+        """The advantages of the samples' terms: [n], equal for every term, or [n, T]."""
         return self.advantages if self.by_term is None else self.by_term
 
 
@@ -76,7 +76,7 @@ class AdvantageRule(Ranged):
         """rewards [n, K] (NaN: does not apply or could not be scored), weights [K], groups int64 [n].
 
         A reward that is NaN for a whole group drops out of it; a sample that lacks one which others of its group have
-        is left out. likelihood [n]: larger is more usual.
+        is left out. likelihood [n]: larger is more likely.
         Raises ValueError when a penalty would reward: unlikeliness with a negative reward.
         """
         index = torch.unique(groups, return_inverse=True)[1]
@@ -115,7 +115,7 @@ class AdvantageRule(Ranged):
         return rewards * (1 - self.unlikeliness * ranks / counts(index))
 
     def _one(self, rewards: Tensor, index: Tensor, history: "History | None" = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Advantages before clipping, which samples may be trained on, and where all rewards of a group are alike."""
+        """Advantages before clipping, which samples may be trained on, and where all rewards of a group are equal."""
         trained, same = torch.ones_like(index, dtype=torch.bool), alike(rewards, index)
         if history is not None:
             mean, std = history.statistics(rewards)
@@ -163,7 +163,7 @@ class History:
         self._prompts: list[str] = []
 
     def add(self, prompts: list[str], rewards: list[float]) -> None:
-        """Remember this epoch's rewards, and whose statistics come next."""
+        """Store this epoch's rewards, and whose statistics come next."""
         self._prompts = prompts
         for prompt, reward in zip(prompts, rewards, strict=True):
             if reward == reward:

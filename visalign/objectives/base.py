@@ -1,4 +1,4 @@
-"""What an offline objective sees and returns."""
+"""Inputs and outputs of an offline objective."""
 
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Protocol
@@ -52,7 +52,7 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class OfflineBase(Ranged):
-    """What most offline methods share: any process, the chosen samples alone, noised at a random time."""
+    """Defaults of offline methods: any process, the chosen samples alone, noised at a random time."""
 
     process: ClassVar[str] = "any"
     needs: ClassVar[frozenset[str]] = frozenset()

@@ -1,4 +1,5 @@
-"""Forward-process methods: own samples are noised afresh, so any solver may draw them and no likelihood is needed.
+"""Forward-process methods: the policy's samples are noised afresh, so any solver may draw them and no likelihood is
+needed.
 
 `nft` is DiffusionNFT (Zheng et al. 2025, arXiv 2509.16117), `awm` advantage weighted matching (Xue et al. 2025, arXiv
 2509.25050), `raft` reward-ranked fine-tuning (Dong et al. 2023, arXiv 2304.06767): SFT on the best of each group.
@@ -52,9 +53,9 @@ class DiffusionNFT(ForwardMethod):
         l(v) = |x0(v) - x0|^2 / sg[max(mean |x0(v) - x0|, 1e-5)]
         L = A_max (r l(v+) + (1-r) l(v-)) / b + beta_kl |v - v_ref|^2
 
-    mixing: b; smaller reaches further and is less stable. decay: what is kept of the old policy after an epoch, by the
-    number of optimiser steps: `none` 0, `slow` min(0.001 n, 0.5), `late` min(0.0075 (n - 75), 0.999) from step 75 on.
-    A sample of advantage 0 pulls towards the old policy; advantage.drop_zero leaves it out.
+    mixing: b; smaller reaches further and is less stable. decay: the share of the old policy kept after an epoch, by
+    the number of optimiser steps: `none` 0, `slow` min(0.001 n, 0.5), `late` min(0.0075 (n - 75), 0.999) from step 75
+    on. A sample of advantage 0 pulls towards the old policy; advantage.drop_zero omits it.
     """
 
     mixing: Positive = 1.0
@@ -101,7 +102,7 @@ class AWM(ForwardMethod):
 
     weighting w: `uniform` E, `linear` t E, `square` t^2 E, `huber` t (sqrt(E + 1e-10) - 1e-5), `ghuber`
     (t/p) ((E + 1e-10)^p - (1e-10)^p) with p = 1/4. With A < 0 the loss has no lower bound, so `clip` and `beta_old`
-    (pull to the old policy) must not both be idle. decay_max, decay_ramp: the old policy keeps
+    (pull to the old policy) must not both be inactive. decay_max, decay_ramp: the old policy keeps
     min(decay_max, n decay_max / decay_ramp) of itself after an epoch, n in optimiser steps.
     """
 
@@ -154,7 +155,7 @@ class RAFT(ForwardMethod):
     keep: Few = 1
     beta_kl: Weight = 0.0
 
-    draws: ClassVar[str] = "sample"  # it takes groups apart
+    draws: ClassVar[str] = "sample"  # it splits groups
 
     def __post_init__(self):
         super().__post_init__()

@@ -1,4 +1,4 @@
-"""What an online objective sees and returns; the loop calls every method in the same way.
+"""Inputs and outputs of an online objective; the loop calls every method in the same way.
 
 A method names its `view`: which terms the loop makes of its own samples.
     steps     one term per trained sampling step: log-probabilities of the stored transition (StepTerms)
@@ -67,7 +67,7 @@ class RewardTerms:
 class OnlineObjective(Protocol):
     """Settings and loss of one method. needs: subset of {"reference", "old_mean", "old"}.
 
-    `select` picks the samples of an update as units of `unit_size` indices; a unit is never torn apart. The loss must
+    `select` picks the samples of an update as units of `unit_size` indices; a unit is never split. The loss must
     be a mean over the micro-batch, so that the loop can weigh micro-batches by their size. draws: whose own the times
     and the noise of a `noised` view are, a "sample"'s or a "group"'s.
     """
@@ -93,7 +93,7 @@ class OnlineObjective(Protocol):
 
 @dataclass(frozen=True)
 class OnlineBase(Ranged):
-    """What most methods share: every sample is a unit, and the old policy is the policy as the epoch began.
+    """Defaults of online methods: every sample is a unit, and the old policy is the policy at the start of the epoch.
 
     best_of: keep only this many samples of each group, half of them the best and half the worst (DanceGRPO's
     best-of-n); 0 keeps all.
@@ -165,7 +165,7 @@ def clipped_surrogate(advantage: Tensor, ratio: Tensor, low: float, high: float)
 
 
 def ratio_metrics(log_ratio: Tensor, low: float, high: float) -> dict[str, Tensor]:
-    """What is logged of ratios, each [B]."""
+    """Metrics of ratios, each [B]."""
     log_ratio = log_ratio.detach()
     ratio = log_ratio.exp()
     return {"ratio": ratio, "clipped_above": (ratio > 1 + high).float(), "clipped_below": (ratio < 1 - low).float(),

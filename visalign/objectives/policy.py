@@ -110,8 +110,8 @@ class GRPOGuard(PolicyGradient):
 @register("online", "flow_dppo")
 @dataclass(frozen=True)
 class FlowDPPO(PolicyGradient):
-    """No ratio clip: a sample stops teaching once its step has diverged from the old policy by more than `divergence`
-    (|mu - mu_old|^2 / (2 std^2)) in the direction its advantage asks for."""
+    """No ratio clip: a sample is ignored once its step has diverged from the old policy by more than `divergence`
+    (|mu - mu_old|^2 / (2 std^2)) in the direction of its advantage."""
 
     divergence: Positive = 1e-5
 
@@ -128,7 +128,7 @@ class FlowDPPO(PolicyGradient):
 @register("online", "d3po")
 @dataclass(frozen=True)
 class D3PO(OnlineBase):
-    """DPO on the steps of two own samples of one prompt: -log sigmoid(beta (log R_w - log R_l)).
+    """DPO on the steps of two samples of one prompt: -log sigmoid(beta (log R_w - log R_l)).
 
     R = clip(p / p_ref, 1 - clip, 1 + clip). Pairs are the best and the worst of a group, then the second best and the
     second worst, `pairs_per_group` of them; with votes, the two images that were voted on.

@@ -1,4 +1,4 @@
-"""SFT and reward-weighted regression: plain denoising, on the chosen samples or on all by their reward.
+"""SFT and reward-weighted regression: plain denoising, on the chosen samples or on all weighted by reward.
 
 SFT is the denoising loss on chosen samples. Flow-RWR (Liu et al. 2025, arXiv 2501.13918):
 

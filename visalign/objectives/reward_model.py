@@ -1,4 +1,4 @@
-"""Losses that teach a reward model from comparisons and ratings, one loss per labelled dimension.
+"""Losses that train a reward model on comparisons and ratings, one per labelled dimension.
 
 With m = r_a - r_b, and z = m - margin * strength for a pair in which a is preferred:
 
@@ -9,7 +9,7 @@ With m = r_a - r_b, and z = m - margin * strength for a pair in which a is prefe
     regression             (r - rating)^2, or binary cross-entropy of s(r) against a good/bad label
 
 Differs from the papers in: dimensions without a label are masked (VideoAlign marks them 22, here NaN) and every
-member of an ensemble has its own weights for the pairs: what the filters say, of which a bootstrap is one.
+member of an ensemble has its own weights for the pairs: the product of filters, of which a bootstrap is one.
 Recipe: configs/reward_model/open_clip.yaml.
 """
 
@@ -41,8 +41,9 @@ class Comparison(NamedTuple):
 
     a, b: rewards [B, E, D] of E ensemble members in D dimensions. outcome: 1 where a is preferred, 0 where b is, 0.5
     for a tie, [B, D]. strength: [B]. rating_a, rating_b: [B, D]. filters: of the batch; each pair's weight for each
-    member is the product of what they say, 1 without any.
-    across: mean of a tensor over the processes that share the batch, so that sparse labels weigh alike on all of them.
+    member is their product, 1 without any.
+    across: mean of a tensor over the processes that share the batch, so that sparse labels have equal weight on all of
+    them.
     """
 
     a: Tensor
@@ -60,8 +61,8 @@ class Comparison(NamedTuple):
 class RewardModelLoss(Ranged):
     """Settings of the loss.
 
-    ties: what tied pairs teach (`drop`: nothing). k, nu: of Rao-Kupper and Davidson. margin: what m must exceed, times
-    the pair's strength. scaled: multiply by the strength (HelpSteer2). label_smoothing, flip_rate: label noise.
+    ties: how tied pairs are used (`drop`: not at all). k, nu: of Rao-Kupper and Davidson. margin: what m must exceed,
+    times the pair's strength. scaled: multiply by the strength (HelpSteer2). label_smoothing, flip_rate: label noise.
     preference_weight, rating_weight: of comparisons and of ratings. rating_loss: `mse` or, for 0/1 labels, `bce`.
     """
 
@@ -119,7 +120,7 @@ class RewardModelLoss(Ranged):
         return -F.logsigmoid(z)
 
     def _tied(self, m: Tensor) -> Tensor:
-        """-log probability of a tie, or what stands for it; NaN where ties are dropped."""
+        """-log probability of a tie, or its substitute; NaN where ties are dropped."""
         if self.ties == "rao_kupper":
             shift = math.log(self.k)
             return -(math.log(self.k**2 - 1) + F.logsigmoid(m - shift) + F.logsigmoid(-m - shift))
