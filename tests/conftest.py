@@ -93,8 +93,8 @@ def video_pairs_file(tmp_path) -> Path:
                 frame.paste(COLOURS[colour], (2 * k, 4, 2 * k + 8, 12))
             (tmp_path / f"{name}-{side}.mp4").write_bytes(to_video_bytes(Video(frames, 8.0)))
         rows.append(f"{name}-A.mp4,{name}-B.mp4,a {name} square moves right,A,{'same' if i % 2 else 'B'},A")
-    (tmp_path / "clips.csv").write_text("\n".join(rows) + "\n")
-    return tmp_path / "clips.csv"
+    (tmp_path / "videos.csv").write_text("\n".join(rows) + "\n")
+    return tmp_path / "videos.csv"
 
 
 @pytest.fixture

@@ -52,12 +52,12 @@ def test_splits_do_not_meet_and_unseen_pairs_are_held_out():
 
 def test_the_script_s_comparisons_are_read_with_weights_and_its_clips_with_captions(tmp_path):
     script = Path(__file__).resolve().parents[2] / "scripts" / "build_video_data.py"
-    subprocess.run([sys.executable, script, tmp_path / "clips", "--train", "24", "--held-out", "6"], check=True,
+    subprocess.run([sys.executable, script, tmp_path / "videos", "--train", "24", "--held-out", "6"], check=True,
                    capture_output=True, timeout=120)
-    pairs = list(read_pairs(DataSettings(path=str(tmp_path / "clips" / "train.csv"), dimensions={"VQ": 1, "MQ": 1,
+    pairs = list(read_pairs(DataSettings(path=str(tmp_path / "videos" / "train.csv"), dimensions={"VQ": 1, "MQ": 1,
                                                                                                  "TA": 2})))
     assert len(pairs) == 24 and all(len(video.frames) == FRAMES for video in pairs[0].media())
-    right = {entry.file.name for entry in find_generations(tmp_path / "clips")}
+    right = {entry.file.name for entry in find_generations(tmp_path / "videos")}
     assert all(Path(pair.chosen).name in right and Path(pair.rejected).name not in right for pair in pairs)
-    held_out = {pair.prompt for pair in read_pairs(DataSettings(path=str(tmp_path / "clips" / "held_out.csv")))}
+    held_out = {pair.prompt for pair in read_pairs(DataSettings(path=str(tmp_path / "videos" / "held_out.csv")))}
     assert held_out <= set(video_captions("held_out")) and not held_out & {pair.prompt for pair in pairs}

@@ -179,14 +179,14 @@ def test_what_nobody_expected_tells_no_details():
 
 
 def test_images_and_videos_are_not_compared(folders, settings, video_pairs_file, tmp_path):
-    videos = tmp_path / "clips"
+    videos = tmp_path / "videos"
     write_folder(videos, 10)
     for number, file in enumerate(videos_of(video_pairs_file)):
         (videos / f"{number}.mp4").write_bytes(file.read_bytes())
     rows = "".join(f'{{"prompt": "p", "file": "{n}.mp4"}}\n' for n in range(len(videos_of(video_pairs_file))))
     (videos / "samples.jsonl").write_text(rows)
     with pytest.raises(UserError, match="images and videos cannot be compared"):
-        Demo(replace(settings, models={"plain": folders["plain"], "clips": str(videos)}))
+        Demo(replace(settings, models={"plain": folders["plain"], "videos": str(videos)}))
 
 
 def videos_of(pairs_file):
@@ -233,7 +233,7 @@ def test_a_cancelled_comparison_says_so_and_ends(demo, monkeypatch):
     assert "Waiting for a free worker" in next(news)[0] and "plain: 1 of 9" in next(news)[0]
     demo.running["mine"].cancel()
     assert "Cancelled." in [pair[0] for pair in news][-1]
-    list(demo.model_worker.submit(lambda job: None))  # the studio is free again
+    list(demo.model_worker.submit(lambda job: None))  # the worker is free again
     assert ended == [True]
 
 

@@ -67,7 +67,7 @@ def votes(id: str, content: str | bytes, *says: str, succeeds: bool = False) -> 
     return Case(f"votes-{id}", "train r.yaml --dry-run", says, succeeds, {"votes.csv": content, "r.yaml": ONLINE})
 
 
-def judged(id: str, name: str, content: str | bytes, *says: str) -> Case:
+def annotated(id: str, name: str, content: str | bytes, *says: str) -> Case:
     return Case(f"annotations-{id}", f"reward eval tiny-clip {name} --dimensions quality -o out", says,
                 given=PNGS | {name: content})
 
@@ -238,13 +238,14 @@ CASES = [
     votes("same-seed", "prompt,a_seed,b_seed,choice\na cat,2,2,a\n", "line 2", "the same"),
     votes("other-columns", "prompt,seed1,seed2,winner\na cat,1,2,a\n", "line 2", "a_seed is missing", "winner"),
 
-    judged("label", "j.csv", "\ufeffprompt;a;b;quality\r\nx;a.png;b.png;better\r\n", "line 2", "'better'", "allowed"),
-    judged("missing", "j.csv", "prompt;a;b;quality\nx;gone.png;b.png;A \n", "line 2", "gone.png"),
-    judged("deep", "j.jsonl", DEEP, "line 1", "too deep"),
-    judged("empty", "j.csv", "", "j.csv", "holds no"),
-    judged("huge", "j.jsonl", json.dumps({"prompt": "x", "a": "a.png", "b": "b.png", "quality": "a",
+    annotated("label", "j.csv", "\ufeffprompt;a;b;quality\r\nx;a.png;b.png;better\r\n", "line 2", "'better'",
+              "allowed"),
+    annotated("missing", "j.csv", "prompt;a;b;quality\nx;gone.png;b.png;A \n", "line 2", "gone.png"),
+    annotated("deep", "j.jsonl", DEEP, "line 1", "too deep"),
+    annotated("empty", "j.csv", "", "j.csv", "holds no"),
+    annotated("huge", "j.jsonl", json.dumps({"prompt": "x", "a": "a.png", "b": "b.png", "quality": "a",
                                           "quality_a": 10**400}) + "\n", "line 1", "too large"),
-    judged("nothing-labelled", "j.jsonl", '{"prompt": "x", "a": "a.png", "b": "b.png"}\n', "line 1", "no label"),
+    annotated("nothing-labelled", "j.jsonl", '{"prompt": "x", "a": "a.png", "b": "b.png"}\n', "line 1", "no label"),
 
     Case("layout-refused", "layout samples --suite t2i-compbench:suite.txt -o out", ("no prompt of", "lies outside"),
          given=LAYOUT),

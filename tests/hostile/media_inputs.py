@@ -54,7 +54,7 @@ PROMPTED = GOOD | {"pics/a.txt": "a red fox", "pics/b.txt": "a blue bird"}
 BOTH = {f"{side}/{name}": content for side in ("x", "y") for name, content in {
     "a.png": image(), "a.txt": "a red fox", "b.png": image("blue"), "b.txt": "a blue bird"}.items()}
 SCORE = "score pics -r contrast --no-gallery"
-JUDGED = "score pics -r tiny-clip --no-gallery"
+SCORED = "score pics -r tiny-clip --no-gallery"
 
 
 def reads(id: str, given: dict, *says: str, command: str = SCORE) -> Case:
@@ -101,28 +101,28 @@ CASES = [
     refuses("nobody-s-home", {}, "nobody", command="score '~nobody-here/pics' -r contrast"),
     reads("one-image", GOOD, "1 rows", command="score pics/a.png -r contrast --no-gallery"),
     reads("caption-and-file-name", GOOD | {"m.jsonl": '{"file_name": "pics/a.png", "caption": "a red fox"}\n'},
-          "judged 1 of 1", command="score m.jsonl -r tiny-clip --no-gallery"),
-    reads("imagefolder", PROMPTED | {"pics/metadata.csv": "file_name,text\na.png,a red fox\n"}, "judged 1 of 1",
-          command=JUDGED),
+          "scored 1 of 1", command="score m.jsonl -r tiny-clip --no-gallery"),
+    reads("imagefolder", PROMPTED | {"pics/metadata.csv": "file_name,text\na.png,a red fox\n"}, "scored 1 of 1",
+          command=SCORED),
     reads("json-list", GOOD | {"m.json": json.dumps([{"image": "pics\\a.png", "prompt": "a red fox"}])},
-          "judged 1 of 1", command="score m.json -r tiny-clip --no-gallery"),
+          "scored 1 of 1", command="score m.json -r tiny-clip --no-gallery"),
     refuses("images-elsewhere", GOOD | {"lists/m.jsonl": '{"image": "../pics/a.png", "prompt": "x"}\n'},
             "lies outside", "--media-root", command="score lists/m.jsonl -r contrast"),
     reads("images-elsewhere-named", GOOD | {"lists/m.jsonl": '{"image": "a.png", "prompt": "x"}\n'}, "1 rows",
           command="score lists/m.jsonl -r contrast --media-root pics --no-gallery"),
     refuses("seeds-that-are-none", GOOD | {"m.csv": "image,prompt,seed\npics/z.png,x,nan\n"}, "none of its 1 files",
             command="score m.csv -r contrast"),
-    refuses("no-prompt", GOOD, "2 of 2 files have no prompt", "NAME.txt", "--prompts-from names", command=JUDGED),
-    reads("prompt-in-the-file", {"pics/00007.png": told(parameters=A1111)}, "judged 1 of 1", command=JUDGED),
+    refuses("no-prompt", GOOD, "2 of 2 files have no prompt", "NAME.txt", "--prompts-from names", command=SCORED),
+    reads("prompt-in-the-file", {"pics/00007.png": told(parameters=A1111)}, "scored 1 of 1", command=SCORED),
     reads("prompt-beside", GOOD | {"pics/a.txt": A1111.encode("utf-16"), "pics/b.caption": b"a bird"},
-          "judged 2 of 2", command=JUDGED),
-    reads("prompts-from-names", GOOD, "judged 2 of 2", command=f"{JUDGED} --prompts-from names"),
+          "scored 2 of 2", command=SCORED),
+    reads("prompts-from-names", GOOD, "scored 2 of 2", command=f"{SCORED} --prompts-from names"),
     reads("metadata-of-any-shape", {
         "pics/a.png": told(prompt="[" * 50_000), "pics/b.png": told(workflow='{"nodes": [1, {"id": {}}], "links": 3}'),
         "pics/c.png": told(prompt='{"1": {"inputs": {"positive": ["1", 0]}}}', parameters="Steps: 1")}, "3 rows"),
     Case("prompts-from-two-places", "score pics --prompts-from sidecar --prompts-from-names", ("exclude",), given=GOOD),
     refuses("sidecar-that-is-no-text", {"pics/a.png": image(), "pics/a.txt": bytes(range(256))},
-            "a.txt", command=JUDGED),
+            "a.txt", command=SCORED),
     refuses("pairs-nothing-read", GOOD | {"lists/m.jsonl": '{"image": "../pics/a.png", "prompt": "x"}\n'},
             "lies outside", command="pairs out --from lists/m.jsonl -r contrast"),
     refuses("pairs-without-prompts", GOOD, "have no prompt", command="pairs out --from pics -r contrast"),

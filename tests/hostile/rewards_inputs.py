@@ -62,12 +62,12 @@ def asked(name: str, **settings):
 
 
 def fails(name: str, *says: str, **settings) -> Case:
-    """One image that such an answer leaves unjudged: the run ends, and says why."""
-    return Case(f"answer-{name}", "score . -r judge.yaml --no-gallery", ("could not judge 1 of 1", *says),
+    """One image that such an answer leaves unscored: the run ends, and says why."""
+    return Case(f"answer-{name}", "score . -r judge.yaml --no-gallery", ("could not score 1 of 1", *says),
                 given=asked(name, **settings))
 
 
-def judges(name: str, mean: str) -> Case:
+def scores(name: str, mean: str) -> Case:
     return Case(f"answer-{name}", "score . -r judge.yaml --no-gallery", (f"mean    {mean}",), succeeds=True,
                 given=asked(name))
 
@@ -98,10 +98,10 @@ CASES = [
     fails("429", "status 429: slow down"),
     fails("500", "status 500: Internal Server Error"),
     fails("moved", "redirects to https://elsewhere.example/v1/chat/completions", "set url to it"),
-    judges("thoughts-then", "5.0000"),
-    judges("json", "4.0000"),
-    judges("parts", "4.0000"),
-    judges("null-logprobs", "4.0000"),
+    scores("thoughts-then", "5.0000"),
+    scores("json", "4.0000"),
+    scores("parts", "4.0000"),
+    scores("null-logprobs", "4.0000"),
     Case("names-with-blanks", "score . -r 'sharpness, contrast ,' --no-gallery", ("sharpness.score", "contrast.score"),
          succeeds=True, given=asked("json")),
     named("typo", "sharpnes", "did you mean 'sharpness'"),

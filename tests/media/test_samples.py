@@ -66,27 +66,27 @@ FRAMES = [Image.new("RGB", (16, 16), (40 * i, 0, 255 - 40 * i)) for i in range(6
 def test_animated_images_are_videos_and_equal_frames_are_not_lost(kind):
     buffer = io.BytesIO()
     FRAMES[0].save(buffer, kind, save_all=True, append_images=[FRAMES[0], *FRAMES[1:]], duration=100)
-    clip = read_media(buffer.getvalue(), "x")
-    assert isinstance(clip, Video) and len(clip.frames) == 7 and clip.fps == pytest.approx(10)
+    video = read_media(buffer.getvalue(), "x")
+    assert isinstance(video, Video) and len(video.frames) == 7 and video.fps == pytest.approx(10)
     with pytest.raises(UserError, match="animated"):
         read_image(buffer.getvalue(), "x")
 
 
 @pytest.mark.parametrize("container", ["mp4", "webm", "matroska"])
 def test_videos_survive_a_round_trip(container, tmp_path):
-    clip = read_media(to_video_bytes(Video(FRAMES, 8.0), container), "x")
-    assert len(clip.frames) == 6 and clip.fps == pytest.approx(8, rel=0.02)
-    error = np.abs(np.asarray(clip.frames[3], int) - np.asarray(FRAMES[3], int)).max()
+    video = read_media(to_video_bytes(Video(FRAMES, 8.0), container), "x")
+    assert len(video.frames) == 6 and video.fps == pytest.approx(8, rel=0.02)
+    error = np.abs(np.asarray(video.frames[3], int) - np.asarray(FRAMES[3], int)).max()
     assert error <= (0 if container == "matroska" else 12)
 
 
 def test_odd_sizes_and_long_videos(tmp_path):
     frames = [Image.new("RGB", (17, 15), (i, i, i)) for i in range(0, 200, 2)]
     (tmp_path / "x.mp4").write_bytes(to_video_bytes(Video(frames, 25.0)))
-    clip = read_media(tmp_path / "x.mp4", "x", max_frames=8)
-    assert clip.frames[0].size == (16, 14) and len(clip.frames) == 8
-    greys = [frame.getpixel((5, 5))[0] for frame in clip.frames]
-    assert greys == sorted(greys) and greys[-1] > 180 and clip.fps == pytest.approx(7 * 25 / 99, rel=0.1)
+    video = read_media(tmp_path / "x.mp4", "x", max_frames=8)
+    assert video.frames[0].size == (16, 14) and len(video.frames) == 8
+    greys = [frame.getpixel((5, 5))[0] for frame in video.frames]
+    assert greys == sorted(greys) and greys[-1] > 180 and video.fps == pytest.approx(7 * 25 / 99, rel=0.1)
 
 
 def test_videos_without_frames_and_broken_ones_are_named(tmp_path):
@@ -105,9 +105,9 @@ def test_videos_without_frames_and_broken_ones_are_named(tmp_path):
 
 
 def test_samples_know_their_modality_and_frames():
-    clip = Sample("x", Video(FRAMES, 8.0))
-    assert clip.modality == "video" and [f.getpixel((0, 0))[0] for f in clip.frames(3)] == [0, 80, 200]
-    assert clip.with_media(FRAMES[0]).modality == "image" and len(clip.with_media(FRAMES[0]).frames(3)) == 1
+    video = Sample("x", Video(FRAMES, 8.0))
+    assert video.modality == "video" and [f.getpixel((0, 0))[0] for f in video.frames(3)] == [0, 80, 200]
+    assert video.with_media(FRAMES[0]).modality == "image" and len(video.with_media(FRAMES[0]).frames(3)) == 1
 
 
 def test_previews_are_small_and_animated():
@@ -133,9 +133,9 @@ def variable_rate_video(path):
 
 
 def test_a_variable_rate_becomes_an_even_one(tmp_path):
-    clip = read_media(variable_rate_video(tmp_path / "x.mp4"), "x", max_frames=19)
-    greys = [frame.getpixel((8, 8))[0] for frame in clip.frames]
-    assert len(clip.frames) == 19 and clip.fps == pytest.approx(18 / 1.78, rel=0.02)
+    video = read_media(variable_rate_video(tmp_path / "x.mp4"), "x", max_frames=19)
+    greys = [frame.getpixel((8, 8))[0] for frame in video.frames]
+    assert len(video.frames) == 19 and video.fps == pytest.approx(18 / 1.78, rel=0.02)
     assert all(grey < 12 for grey in greys[:5])  # the second that nothing changes is half of the video
     assert greys == sorted(greys) and greys[-1] > 185
 
@@ -177,8 +177,8 @@ def test_sound_is_ignored_and_a_file_with_nothing_else_refused(tmp_path):
 
 def test_a_folder_of_frames_is_a_video_bit_by_bit(tmp_path):
     write_frames(Video(FRAMES, 12.0), tmp_path / "clip")
-    clip = read_media(tmp_path / "clip", "x")
-    assert clip.fps == 12 and [f.tobytes() for f in clip.frames] == [f.tobytes() for f in FRAMES]
+    video = read_media(tmp_path / "clip", "x")
+    assert video.fps == 12 and [f.tobytes() for f in video.frames] == [f.tobytes() for f in FRAMES]
     fewer = read_media(tmp_path / "clip", "x", max_frames=3)
     assert len(fewer.frames) == 3 and fewer.fps == pytest.approx(12 * 2 / 5)
     Image.new("RGB", (4, 4)).save(tmp_path / "clip" / "99999.png")
@@ -190,22 +190,22 @@ def test_a_folder_of_frames_is_a_video_bit_by_bit(tmp_path):
 
 
 def test_files_for_images_and_videos(monkeypatch):
-    from visalign.media import video_files as video
+    from visalign.media import video_files
 
-    clip = Video(FRAMES, 8.0)
-    assert media_file(FRAMES[0])[0] == ".png" and media_file(clip)[0] == ".mp4"
-    suffix, content = media_file(clip, lossless=True)
+    video = Video(FRAMES, 8.0)
+    assert media_file(FRAMES[0])[0] == ".png" and media_file(video)[0] == ".mp4"
+    suffix, content = media_file(video, lossless=True)
     assert suffix == ".mkv" and [f.tobytes() for f in read_media(content, "x").frames] == [f.tobytes() for f in FRAMES]
-    monkeypatch.setitem(video.CODECS, "mp4", ("an encoder that is not built in", "yuv420p", {}))
-    video.common_container.cache_clear()
-    assert media_file(clip)[0] == ".webm"  # what browsers play where there is no H.264
-    video.common_container.cache_clear()
+    monkeypatch.setitem(video_files.CODECS, "mp4", ("an encoder that is not built in", "yuv420p", {}))
+    video_files.common_container.cache_clear()
+    assert media_file(video)[0] == ".webm"  # what browsers play where there is no H.264
+    video_files.common_container.cache_clear()
 
 
 @pytest.mark.parametrize("kind", VIDEO_FORMATS)
 def test_every_format_is_written_whole_and_read_back(kind, tmp_path):
-    clip = Video(FRAMES, 10.0)
-    file = write_media(clip, tmp_path / "00000", kind)
+    video = Video(FRAMES, 10.0)
+    file = write_media(video, tmp_path / "00000", kind)
     again = read_media(file, "x")
     assert file.name == ("00000" if kind == "frames" else f"00000.{kind}") and again.fps == pytest.approx(10, rel=0.02)
     assert len(again.frames) == 6 and not list(tmp_path.glob(".tmp*"))

@@ -7,8 +7,8 @@ import pytest
 
 from visalign.config.load import load_config, parse_config
 from visalign.errors import UserError
-from visalign.evaluation.held_out import prompt_metrics_of
 from visalign.evaluation.sources import run_config
+from visalign.evaluators.prompt_metrics import prompt_metrics_of
 from visalign.storage.old_names import with_new_metrics
 from visalign.storage.run_folder import RunFolder, read_metrics
 from visalign.votes.book import VoteDatabase

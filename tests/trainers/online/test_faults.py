@@ -81,7 +81,7 @@ def test_a_reward_that_does_not_apply_drops_out_without_being_asked_again(online
 def test_a_constant_reward_changes_nothing_and_stops_after_a_while(online_recipe, tmp_path, scripted):
     scripted(lambda samples: torch.ones(len(samples), 1))
     message = fails(online_recipe("sd3", **QUIET), "train.epochs=9", "train.patience=2")
-    assert "epoch 2: for 2 epochs no sample could be learnt from" in message
+    assert "epoch 2: for 2 epochs no sample could be trained on" in message
     row = rows(tmp_path / "run")[0]
     assert row["zero_std_ratio"] == 1 and row["trained_samples"] == 0 and row["updates"] == 0
 
@@ -123,7 +123,7 @@ def test_a_reward_that_hangs_ends_the_run_in_time(online_recipe, scripted):
     started = time.perf_counter()
     message = fails(online_recipe("sd3", **QUIET), "reward.timeout=1")
     release.set()
-    assert "no answer for a batch within reward.timeout 1 s" in message and time.perf_counter() - started < 30
+    assert "no scores for a batch within reward.timeout 1 s" in message and time.perf_counter() - started < 30
 
 
 @pytest.mark.parametrize("comes_back", [True, False])
