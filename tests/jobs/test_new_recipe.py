@@ -6,6 +6,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from visalign.cli import main
+from visalign.jobs.new_recipe import is_reward
 
 
 def init(tmp_path, *options, answers=None, file="recipe.yaml"):
@@ -87,3 +88,8 @@ def test_a_folder_of_captioned_images_is_learnt_from_without_pairs(tmp_path, pip
     assert yaml.safe_load((tmp_path / "recipe.yaml").read_text())["objective"]["name"] == "sft"
     done = dry_run(tmp_path)
     assert done.exit_code == 0, done.output
+
+
+def test_data_and_rewards_are_told_apart(tmp_path):
+    assert is_reward("tiny-reward") and is_reward("contrast")
+    assert not is_reward("emoji:pairs") and not is_reward(str(tmp_path)) and not is_reward("someone/a-data-set")

@@ -48,7 +48,7 @@ def _model(plan) -> str:
     lines += ["  tuning: lora             # full learns every weight and needs several times the memory",
               f"  lora: {{rank: {plan.rank}, alpha: {plan.rank}}}"]
     if plan.small:
-        lines += ["  attention: math          # quicker than the fused kernel on short sequences"]
+        lines += ["  attention: math          # faster than the fused kernel on short sequences"]
     else:
         lines += [f"  gradient_checkpointing: true   # the weights alone take {plan.weights:.1f} GiB",
                   "  precision: auto          # bf16 where the card has it"]
@@ -68,7 +68,7 @@ def _offline_objective(plan) -> str:
         return "objective:\n  name: sft                # the data name nothing that their samples are preferred to"
     beta, name = (2000, "diffusion_dpo") if plan.process == "diffusion" else (1000, "flow_dpo")
     beta = beta if plan.small else {"diffusion": 5000, "flow": 2000}[plan.process]
-    return f"objective:\n  name: {name}\n  beta: {beta}".ljust(47) + "# smaller moves further from the start"
+    return f"objective:\n  name: {name}\n" + f"  beta: {beta}".ljust(27) + "# smaller moves further from the start"
 
 
 def _optim(plan) -> str:
@@ -85,7 +85,7 @@ def _times(plan) -> list[str]:
 def _rollout(plan) -> str:
     group = 8 if plan.small else 16
     lines = ["rollout:", f"  prompts: {_quoted(plan.answers.prompts)}", "  prompts_per_epoch: 8",
-             f"  group_size: {group}           # samples of a prompt that are compared with each other",
+             f"  group_size: {group}".ljust(27) + "# samples of a prompt that are compared with each other",
              f"  batch_size: {plan.at_once}"]
     return "\n".join([*lines, *_SAMPLING[plan.process, plan.small]])
 
