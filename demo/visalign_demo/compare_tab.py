@@ -132,8 +132,8 @@ def diversity_of(demo: Demo, prompt: str, media: list[Media]) -> dict[str, float
     """The diversity numbers of one prompt's media."""
     samples = [Sample(prompt, each) for each in media]
     with torch.no_grad():
-        values = {name: float(value[0]) for name, value in per_prompt(demo.features.sample_features(samples)[None]
-                                                                      ).items()}
+        features = demo.features.sample_features(samples)[None]
+        values = {name: float(value[0]) for name, value in per_prompt(features).items()}
     shown = {"Vendi score": values["vendi"], "mean distance": values["distance"]}
     motion = motion_diversity(samples)
     return shown | ({"motion distance": motion} if motion == motion else {})

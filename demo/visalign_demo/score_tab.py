@@ -117,8 +117,8 @@ def build_score_tab(demo: Demo) -> None:
             if len(prompt or "") > LONGEST_PROMPT:
                 raise UserError(f"The prompt has {len(prompt)} characters; at most {LONGEST_PROMPT} are allowed.")
             rewards, rows = [reward for reward in demo.rewards if reward.name in chosen], []
-            for step in demo.model_worker.submit(lambda job: rows.extend(score_files(paths, prompt or "", rewards,
-                                                                                     job))):
+            for step in demo.model_worker.submit(
+                    lambda job: rows.extend(score_files(paths, prompt or "", rewards, job))):
                 yield progress_html(step, 0), *[gr.skip()] * 4
             table = scores_csv(rows, prompt or "").encode("utf-8-sig")  # Excel needs the mark
             columns, file = columns_of(rows), demo.media_store.put_table(table)

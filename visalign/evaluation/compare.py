@@ -250,8 +250,8 @@ def curve_of(sources: list[SampleSource], plan: SamplingPlan | None, measured: d
         rewards = np.stack([np.array(measured[name].measured.values[metric]) - start for name in names])
         known = np.isfinite(rewards).all(0)
         if (distance > 0).sum() >= 3 and known.any():
-            fits[metric.removeprefix("reward/")] = {form: fit_overoptimisation(distance, rewards[:, known],
-                                                                               form) for form in FORMS}
+            fits[metric.removeprefix("reward/")] = {
+                form: fit_overoptimisation(distance, rewards[:, known], form) for form in FORMS}
     return Curve(names, [source.step for source in checkpoints], kls, distance.tolist(), fits)
 
 

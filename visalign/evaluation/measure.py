@@ -111,8 +111,8 @@ def measure_generations(name: str, prompts: list[str], entries: list[list[Entry]
     pixels = _known_pixels(tools.store, pair_keys)
     rewards = {reward.name: torch.full((count, seeds), float("nan")) for reward in tools.rewards}
     why: dict[str, str] = {}
-    needed = [p for p in range(count) if rewards or pair_keys[p] not in pixels or any(key not in records
-                                                                                      for key in keys[p])]
+    needed = [p for p in range(count)
+              if rewards or pair_keys[p] not in pixels or any(key not in records for key in keys[p])]
     with tqdm(total=len(needed) * seeds, desc=f"measuring {name}", unit="file") as progress:
         at_once = VIDEOS_AT_ONCE if any(may_be_video(entry.file) for entry in entries[0]) else FILES_AT_ONCE
         for part in _chunks(needed, seeds, at_once):
@@ -206,8 +206,8 @@ def _records(wanted: list[tuple[str, Sample]], tools: MetricSuite) -> dict[str, 
         style = list(pool.map(style_of, distinct.values()))
         boxes = list(pool.map(lambda sample: boxes_of(sample.frames(1)[0]), distinct.values()))
     # rounded as stored, so that fresh and cached measurements are the same bits
-    return {key: _Record.unpack(_Record(*parts).pack()) for key, *parts in zip(distinct, style, boxes, features,
-                                                                               strict=True)}
+    return {key: _Record.unpack(_Record(*parts).pack())
+            for key, *parts in zip(distinct, style, boxes, features, strict=True)}
 
 
 PIXEL_DISTANCES = ("ms_ssim", "lpips", "motion")

@@ -272,8 +272,8 @@ def _pair(lora: LoraFile, stem: str, sides: dict[str, Tensor], network: str, mod
                         f"this model's layer takes {_sizes(('rank', *wanted[1:]))} and "
                         f"{_sizes((wanted[0], 'rank', *ones))}; the file is for another model")
     settings = lora.settings.get(network) or lora.settings.get("") or {}
-    return LoraMatrices(down, up * (float(sides["alpha"]) / rank if "alpha" in sides else _strength(settings, module,
-                                                                                                    rank)))
+    strength = float(sides["alpha"]) / rank if "alpha" in sides else _strength(settings, module, rank)
+    return LoraMatrices(down, up * strength)
 
 
 def _sizes(sizes: Iterable[int | str]) -> str:

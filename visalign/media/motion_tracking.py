@@ -88,8 +88,8 @@ def _rings(weight: np.ndarray, x: float, y: float, radius: float) -> np.ndarray:
     angles = 2 * math.pi * np.arange(_ANGLES) / _ANGLES
     out = np.linspace(0.5, 1.6, _RINGS)[:, None] * radius
     columns, rows = x + out * np.cos(angles), y + out * np.sin(angles)
-    left, top = (np.clip(np.floor(v).astype(int), 0, n - 2) for v, n in zip((columns, rows), weight.shape[::-1],
-                                                                            strict=True))
+    left, top = (np.clip(np.floor(v).astype(int), 0, n - 2)
+                 for v, n in zip((columns, rows), weight.shape[::-1], strict=True))
     across, down = np.clip(columns - left, 0, 1), np.clip(rows - top, 0, 1)
     ring = ((1 - down) * ((1 - across) * weight[top, left] + across * weight[top, left + 1])
             + down * ((1 - across) * weight[top + 1, left] + across * weight[top + 1, left + 1]))

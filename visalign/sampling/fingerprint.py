@@ -29,8 +29,8 @@ def _sums(tensor: Tensor) -> bytes:
     rows = bits.reshape(bits.shape[0] if bits.ndim > 1 else 1, -1)
     by_row, by_column = rows.sum(1, dtype=torch.int64), rows.sum(0, dtype=torch.int64)
     places = (torch.arange(1, len(sums) + 1, device=sums.device) for sums in (by_row, by_column))
-    return torch.stack([by_row.sum(), *((sums * place).sum() for sums, place in zip((by_row, by_column), places,
-                                                                                   strict=True))]).cpu().numpy().tobytes()
+    weighted = ((sums * place).sum() for sums, place in zip((by_row, by_column), places, strict=True))
+    return torch.stack([by_row.sum(), *weighted]).cpu().numpy().tobytes()
 
 
 def _settings(module: nn.Module) -> str:

@@ -34,8 +34,8 @@ def check_processor(source: str | Path, where: str) -> None:
     """As `check_tokenizer`, and the image processor must be there too."""
     folder = Path(source).expanduser()
     check_tokenizer(folder, where)
-    if folder.is_dir() and not any((folder / name).is_file() for name in ("preprocessor_config.json",
-                                                                          "processor_config.json")):
+    names = ("preprocessor_config.json", "processor_config.json")
+    if folder.is_dir() and not any((folder / name).is_file() for name in names):
         raise UserError(f"{where}: {folder} has no preprocessor_config.json, which says how images are prepared")
 
 

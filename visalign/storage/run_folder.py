@@ -145,9 +145,9 @@ class RunFolder:
             os.replace(temporary, final)
             sync(final.parent)
         except (OSError, RuntimeError, SafetensorError) as error:
-            reason = f"the disk is full, {size_in_words(free_space(self.path))} free" if is_full(error,
-                                                                                                 self.path) else \
-                " ".join(str(error).split())[:200]
+            reason = " ".join(str(error).split())[:200]
+            if is_full(error, self.path):
+                reason = f"the disk is full, {size_in_words(free_space(self.path))} free"
             shutil.rmtree(temporary, ignore_errors=True)
             raise UserError(f"checkpoint {final}: could not be saved ({reason}); {self.last_good()}, fix that and "
                             "continue with --resume") from None

@@ -74,8 +74,8 @@ def leaderboard(book: VoteDatabase, dimension: str = OVERALL) -> Leaderboard:
         voters[vote.voter] += 1
     answers = {voter: {vote.matchup: choice for vote, choice in votes if vote.voter == voter} for voter in voters}
     return Leaderboard(dimension, [models[i] for i in order], total[np.ix_(order, order)], ties[np.ix_(order, order)],
-                 ranking, why, dict(voters), left_share(votes), among(answers), against_rewards(book, matchups,
-                                                                                                answers))
+                       ranking, why, dict(voters), left_share(votes), among(answers),
+                       against_rewards(book, matchups, answers))
 
 
 def choice_in(vote: Vote, dimension: str) -> str | None:
@@ -128,8 +128,8 @@ def among(answers: dict[str, dict[str, str]]) -> list[Kappa]:
     return found
 
 
-def against_rewards(book: VoteDatabase, matchups: dict[str, Matchup], answers: dict[str, dict[str,
-                                                                                              str]]) -> list[Kappa]:
+def against_rewards(book: VoteDatabase, matchups: dict[str, Matchup],
+                    answers: dict[str, dict[str, str]]) -> list[Kappa]:
     """Of every voter with every reward that has scored the media; rewards have no ties, so only decided votes count."""
     found = []
     for reward in book.rewards():
