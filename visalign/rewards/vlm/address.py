@@ -1,4 +1,4 @@
-"""Where a server is and the key for it, checked before anything is sent."""
+"""A server's address and key, checked before anything is sent."""
 
 import os
 import re
@@ -11,9 +11,9 @@ from visalign.errors import UserError
 
 
 def clean_url(url: str) -> str:
-    """The url up to and with `/v1`, without the last part that people paste along.
+    """The url up to and including `/v1`, without a pasted last part.
 
-    Raises ValueError for what is no address of a server, without repeating a secret that may stand in it.
+    Raises ValueError for anything but a server's address, without repeating a secret that it may contain.
     """
     text = url.strip()
     try:
@@ -32,7 +32,7 @@ def clean_url(url: str) -> str:
 
 
 def key_in(variable: str) -> str | None:
-    """The key that an environment variable holds, None where it holds none.
+    """The key in an environment variable, None where there is none.
 
     Raises UserError, without the key, when it holds a character that no key has.
     """
@@ -51,7 +51,7 @@ def same_server(one: httpx.URL, other: httpx.URL) -> bool:
 
 
 def v1_hint(url: str) -> str:
-    """'; ...' where the url has no version in its path, as nearly all servers want."""
+    """'; ...' where the url has no version in its path, as nearly all servers expect."""
     if re.search(r"/v\d", urlsplit(url).path):
         return ""
     return f"; most servers want a url that ends in /v1, try {url}/v1"

@@ -1,4 +1,4 @@
-"""The judges' shared way of asking: the cache first, then the model; and comparing in both orders."""
+"""How all judges ask: the cache first, then the model; and comparing in both orders."""
 
 import json
 import re
@@ -24,10 +24,10 @@ from visalign.validation.ranges import AnswerTokens, Few, Retries, Seconds, Temp
 class AskingJudge(RewardModel):
     """Base of judges that ask a model in words.
 
-    url: of an OpenAI-compatible endpoint, up to and with `/v1`; or source: a transformers model's folder or hub id.
-    model: the name the endpoint knows the model by. key_env: the environment variable that holds the API key; keys are
+    url: of an OpenAI-compatible endpoint, up to and including `/v1`; or source: a transformers model's folder or hub
+    id. model: the endpoint's name of the model. key_env: the environment variable that holds the API key; keys are
     read from nowhere else. timeout: seconds for one whole reply. retries: after the first try. concurrency: questions
-    in flight. logprobs: ask for the choices' probabilities; turn it off for endpoints that refuse to tell.
+    in flight. logprobs: ask for the choices' probabilities; turn it off for endpoints without them.
     cache: an SQLite file that processes may share; null for none. frames: of a video, each sent as an image.
     """
 
@@ -92,7 +92,7 @@ class AskingJudge(RewardModel):
         return SqliteCache(self.cache) if self.cache else None
 
     def ask(self, questions: list[Question], usable: Callable[[Answer], object]) -> list[Answer | Failure]:
-        """One outcome a question; answers for which `usable` does not raise ValueError are kept in the cache."""
+        """One outcome per question; answers for which `usable` does not raise ValueError are kept in the cache."""
         about = {"judge": type(self).__name__, "model": self.model, "source": self.url or contents_of(self.source),
                  "max_tokens": self.max_tokens, "temperature": self.temperature, "logprobs": self.logprobs}
         keys = [question.key(about) for question in questions]
@@ -119,7 +119,7 @@ class AskingJudge(RewardModel):
 
     def read_noted(self, questions: list[Question],
                    read: Callable[[Answer], Any]) -> list[tuple[Any | Failure, str | None]]:
-        """What `read` makes of each answer, and what a person should know of how it was asked (or None).
+        """What `read` makes of each answer, and a note on how it was asked (or None).
 
         A Failure where there is no answer, or where `read` raised ValueError.
         """
@@ -163,7 +163,7 @@ class ComparingJudge(AskingJudge):
         return [outcome for outcome, _ in self.compare_noted(pairs)]
 
     def compare_noted(self, pairs: list[tuple[Sample, Sample]]) -> list[tuple[float | Failure, str | None]]:
-        """As `compare`, with what a person should know of how it was asked, or None."""
+        """As `compare`, with a note on how it was asked, or None."""
         questions = [self.question(*order) for pair in pairs for order in (pair, pair[::-1])]
         read = self.read_noted(questions, self.read)
         return [(both_orders(there, back), noted or noted_back)
@@ -176,7 +176,7 @@ class ComparingJudge(AskingJudge):
 
 
 def contents_of(source: str) -> list:
-    """Names a local model by its folder and what lies in it, so that another one put there is another judge."""
+    """Identifies a local model by its folder and its content, so that another model in it is another judge."""
     folder = Path(source).expanduser()
     files = sorted(file for file in folder.iterdir() if file.is_file()) if folder.is_dir() else []
     return [str(folder.resolve()) if files else source,
@@ -194,7 +194,7 @@ def stored(text: str | None) -> Answer | None:
 def both_orders(there: float | Failure, back: float | Failure) -> float | Failure:
     """Probability that the first is better from its probability in first and the other's in first place.
 
-    A judge that names another winner when the order is turned prefers a place, not a sample: that is a tie.
+    A judge that names another winner when the order is swapped prefers a position, not a sample: that is a tie.
     """
     for outcome in (there, back):
         if isinstance(outcome, Failure):

@@ -1,11 +1,11 @@
-"""What one server understands of the chat-completions API, learnt from what it refuses and remembered."""
+"""The parts of the chat-completions API that a server supports, learnt from its refusals."""
 
 import re
 from dataclasses import dataclass, replace
 from typing import Any
 
 LIKELIEST, FEWER = 20, 5
-"""Likeliest tokens that are asked for, and what servers that refuse so many take."""
+"""Most likely tokens requested, and the number for servers that refuse so many."""
 HINTS = (
     (r"logprob", "set logprobs: false"),
     (r"temperature", "set temperature to what the server takes"),
@@ -14,19 +14,19 @@ HINTS = (
     (r"at most \d+ image|too many images|limit.mm.per.prompt", "lower frames, or let the server take more images"),
     (r"insufficient_quota|billing|credit", "the account has nothing left to spend"),
 )
-"""What helps, by words in a server's refusal."""
+"""Advice by words in a server's refusal."""
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """schema: whether `response_format` is sent. top: likeliest tokens asked for. limit: the token limit's name."""
+    """schema: whether `response_format` is sent. top: most likely tokens requested. limit: the token limit's name."""
 
     schema: bool = True
     top: int = LIKELIEST
     limit: str = "max_tokens"
 
     def fields(self, form, max_tokens: int, logprobs: bool) -> dict[str, Any]:
-        """The parts of a request that servers differ in."""
+        """The parts of a request in which servers differ."""
         found: dict[str, Any] = {self.limit: max_tokens}
         if form and logprobs:
             found |= {"logprobs": True, "top_logprobs": self.top}
@@ -50,5 +50,5 @@ class Dialect:
 
 
 def hint(refusal: str) -> str:
-    """'; set ...' where the words of a refusal tell what helps."""
+    """'; set ...' where a refusal's words suggest a remedy."""
     return next((f"; {remedy}" for words, remedy in HINTS if re.search(words, refusal, re.IGNORECASE)), "")

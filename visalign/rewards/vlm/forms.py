@@ -1,4 +1,4 @@
-"""The one form in which a model must answer, and reading it: what has another form is no answer.
+"""The one form in which a model must answer, and reading it; any other form is not an answer.
 
 A digit somewhere in prose is never taken for a score. Thoughts are left out; of what follows them the JSON object at
 its end counts, or its last line when that is `Mark: N` and nothing else, or N when that is all there is.
@@ -110,7 +110,7 @@ class Form:
 
 
 def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object as a dict, names in small letters. Raises ValueError when a name stands twice."""
+    """A JSON object as a dict, names in lower case. Raises ValueError when a name occurs twice."""
     found = {name.lower(): value for name, value in pairs}
     if len(found) < len(pairs):
         raise ValueError("a name stands twice")
@@ -118,7 +118,7 @@ def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def answer_span(text: str) -> tuple[int, int]:
-    """Start and end of what is said after the thoughts, blanks trimmed, the inside of <answer> where there is one.
+    """Start and end of the text after the thoughts, trimmed; the inside of <answer> where there is one.
 
     Raises ValueError when the thoughts never ended.
     """
@@ -136,13 +136,13 @@ def answer_span(text: str) -> tuple[int, int]:
 
 
 def without_thoughts(text: str) -> str:
-    """What is said after the thoughts; see `answer_span`."""
+    """The text after the thoughts; see `answer_span`."""
     start, stop = answer_span(text)
     return text[start:stop]
 
 
 def last_line(text: str) -> int:
-    """Where the last line begins; one too long for an answer is empty."""
+    """Where the last line begins; a line too long for an answer counts as empty."""
     start = text.rstrip("`\r\n ").rfind("\n") + 1
     return start if len(text) - start <= LONGEST_LINE else len(text)
 

@@ -1,4 +1,4 @@
-"""Asking an OpenAI-compatible chat endpoint (vLLM, SGLang, hosted): bounded, patient, and never trusting its order."""
+"""Asking an OpenAI-compatible chat endpoint (vLLM, SGLang, hosted): bounded, with retries, in any order."""
 
 import asyncio
 import base64
@@ -32,26 +32,26 @@ from visalign.rewards.vlm.replies import (
 )
 
 GIVE_UP_AFTER = 16
-"""Questions in a row that never reached the server, after which the rest are not tried (until the next call)."""
+"""After this many questions in a row that never reached the server the rest are not tried (until the next call)."""
 WORTH_RETRYING = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 REFUSALS = frozenset({400, 422, 501})
 LONGEST_WAIT, MOST_REDIRECTS = 30.0, 3
 LEAST_BODY, BODY_OF_TOKEN = 4 << 20, 4 << 10
-"""A reply may have so many bytes, and so many more for each token (20 log-probabilities take about 3 kB)."""
+"""Bytes allowed in a reply, and further bytes per token (20 log-probabilities take about 3 kB)."""
 LOOK = 10.0
-"""Seconds that looking for a server may take before the work begins."""
+"""Seconds that looking for a server may take before scoring begins."""
 CAUSES = {"RemoteProtocolError": "the connection was closed early, or what came is not HTTP",
           "ReadError": "the connection broke while the answer came", "InvalidURL": "it redirects to what is no address"}
 SMALLER = (None, 2048, 1024, 512)
-"""Longest sides of the JPEGs that are tried one after the other where a server says that a request is too large."""
+"""Longest sides of the JPEGs tried in turn when a server says that a request is too large."""
 
 
 class Unreachable(Exception):
-    """Nothing came back; asking again may help."""
+    """No reply; asking again may help."""
 
 
 class Busy(Exception):
-    """The server asked to come back later, or answered with what is no chat completion."""
+    """The server asked to retry later, or answered with something else than a chat completion."""
 
     def __init__(self, reason: str, after: float | None = None):
         super().__init__(reason)
@@ -59,7 +59,7 @@ class Busy(Exception):
 
 
 class Silence(Failure):
-    """The server was not reached at all."""
+    """The server was not reached."""
 
 
 @dataclass
@@ -93,13 +93,13 @@ class HttpAsker:
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise UserError(f"reward {who}: {self.url} cannot be reached ({self._cause(error)}); start the server, or "
                             "correct url") from None
-        except httpx.HTTPError:  # it is there; what it makes of questions will show
+        except httpx.HTTPError:  # it is there; scoring will show the rest
             return
         if status == 401:
             raise UserError(f"reward {who}: {self.url} {self._refused_key(key)}")
 
     def ask(self, questions: list[Question], on_answer: Callable[[int, Answer], None]) -> list[Answer | Failure]:
-        with ThreadPoolExecutor(1) as pool:  # a loop of its own, since the caller may already run in one
+        with ThreadPoolExecutor(1) as pool:  # a loop of its own, since the caller may run in one
             return pool.submit(asyncio.run, self._ask_all(questions, on_answer)).result()
 
     async def _ask_all(self, questions, on_answer) -> list[Answer | Failure]:
@@ -139,7 +139,7 @@ class HttpAsker:
         return max(min(asked, LONGEST_WAIT), self.wait(state))
 
     async def _agreeing(self, client: httpx.AsyncClient, question: Question) -> Answer | Failure:
-        """Ask in the server's dialect, which its refusals teach, with images no larger than it takes."""
+        """Ask in the server's dialect, learnt from its refusals, with images no larger than it takes."""
         smaller, note = iter(SMALLER), None
         images = [data_url(image) for image in question.images]
         while True:
@@ -192,7 +192,7 @@ class HttpAsker:
 
     async def _why(self, client: httpx.AsyncClient, status: int, said: str, headers: httpx.Headers,
                    key: str | None) -> str:
-        """One sentence about a status that asking again will not change."""
+        """One sentence about a status that retrying will not change."""
         if status in (401, 403):
             return f"{self.url} {self._refused_key(key, status)}: {said[:120]}"
         if status == 413:
@@ -209,7 +209,7 @@ class HttpAsker:
         return f"{self.url} answered with status {status}{words}{hint(said) or remedy}"
 
     async def _models(self, client: httpx.AsyncClient, key: str | None) -> str:
-        """'; ...' with the models the server offers, where ours is not among them; asked once."""
+        """'; ...' with the server's models, where the requested one is not among them; asked once."""
         if self._offered is None:
             try:
                 with anyio.fail_after(LOOK):
@@ -232,7 +232,7 @@ class HttpAsker:
         return f"refused the key in the environment variable {self.key_env} (status {status})"
 
     def _cause(self, error: Exception) -> str:
-        """Why nothing came, in the system's words, which hold no part of the request."""
+        """Why there is no reply, in the system's words, without any part of the request."""
         said = " ".join(str(error).split()) if isinstance(error, httpx.ConnectError) else ""
         return said[:160] or CAUSES.get(type(error).__name__, type(error).__name__)
 

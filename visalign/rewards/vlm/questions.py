@@ -1,4 +1,4 @@
-"""What is asked and answered, and who can be asked."""
+"""Questions, answers, and the interface of whatever answers them."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from visalign.rewards.vlm.forms import Form
 class Question:
     """A text and the images it is about, in order, and the form its answer must have.
 
-    form: None where the text itself says how to answer, as the texts of published judges do.
+    form: None where the text itself says how to answer, as those of published judges do.
     """
 
     text: str
@@ -24,7 +24,7 @@ class Question:
     form: Form | None = None
 
     def key(self, settings: dict[str, Any]) -> str:
-        """Names this question to this judge: its settings, the text, the form, and what the images show."""
+        """The cache key of this question to this judge: its settings, the text, the form, and the images."""
         form = asdict(self.form) if self.form else None
         digest = hashlib.sha256(json.dumps([settings, self.text, form], sort_keys=True).encode())
         for image in self.images:
@@ -38,9 +38,9 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """The model's words and, where it told, the probability of each of the form's choices at the answer's place.
+    """The model's text and, where given, the probability of each of the form's choices at the answer's position.
 
-    note: what a person should know of how it was asked, such as images that were made smaller.
+    note: on how it was asked, such as images that were made smaller.
     """
 
     text: str
@@ -49,6 +49,6 @@ class Answer:
 
 
 class Asker(Protocol):
-    """A way to a model. One outcome a question, in the questions' order; `on_answer(i, answer)` as each arrives."""
+    """Access to a model. One outcome per question, in the questions' order; `on_answer(i, answer)` as each arrives."""
 
     def ask(self, questions: list[Question], on_answer: Callable[[int, Answer], None]) -> list[Answer | Failure]: ...

@@ -1,4 +1,4 @@
-"""Reading what a server sends: never more than a bound, packed or unpacked, and never its own copy of the key."""
+"""Reading a server's replies: bounded in size, compressed or not, and without the key."""
 
 import json
 import math
@@ -15,13 +15,13 @@ from visalign.rewards.vlm.forms import Form, form_shown
 from visalign.rewards.vlm.questions import Answer
 
 LEAST_SECRET = 4
-"""Shorter keys are placeholders such as "x"; taking them out of every text would destroy it."""
+"""Shorter keys are placeholders such as "x"; removing them would destroy every text."""
 WINDOWS = {"gzip": (31,), "x-gzip": (31,), "deflate": (15, -15)}
 """zlib's names for a packing; servers send deflate with its header or without."""
 
 
 class Unreadable(Exception):
-    """What came is no chat completion; asking again may help."""
+    """The reply is not a chat completion; asking again may help."""
 
 
 async def read_body(response: httpx.Response, most: int) -> bytes:
@@ -54,7 +54,7 @@ def unpacked(raw: bytes, encoding: str, most: int) -> bytes:
 
 
 def parsed(body: bytes, key: str | None) -> Any:
-    """The JSON of a body. Raises Unreadable with its first words when it is none."""
+    """The JSON of a body. Raises Unreadable with its first words when it is not JSON."""
     try:
         return json.loads(body)
     except (ValueError, RecursionError):
@@ -62,7 +62,7 @@ def parsed(body: bytes, key: str | None) -> Any:
 
 
 def words_of_page(body: bytes, key: str | None) -> str:
-    """What an error's body says to a person, without the key: its message, or the page without its markup."""
+    """The message in an error's body, without the key, or the page without its markup."""
     text = body[:20_000].decode("utf-8", "replace")
     try:
         said = json.loads(text)
@@ -77,17 +77,17 @@ def words_of_page(body: bytes, key: str | None) -> str:
 
 
 def plain_text(text: str) -> str:
-    """On one line, without what no file of UTF-8 can hold."""
+    """On one line, without what cannot be encoded in UTF-8."""
     return " ".join(text.encode("utf-8", "replace").decode().split())
 
 
 def without_key(text: str, key: str | None) -> str:
-    """The text with the key taken out: some servers repeat what they refuse, and a model may say what it was told."""
+    """The text with the key taken out: some servers repeat what they refuse, and a model may repeat its input."""
     return text.replace(key, "***") if key and len(key) >= LEAST_SECRET else text
 
 
 def seconds_of(header: str | None) -> float | None:
-    """The wait that Retry-After asks for, given in seconds or as a date; None where it asks for none."""
+    """The wait in Retry-After, given in seconds or as a date; None without one."""
     if not header:
         return None
     try:
@@ -101,7 +101,7 @@ def seconds_of(header: str | None) -> float | None:
 
 
 def read_completion(body: bytes, form: Form | None, max_tokens: int, key: str | None) -> Answer | Failure:
-    """The answer of a chat completion. Raises Unreadable for what is none."""
+    """The answer of a chat completion. Raises Unreadable for anything else."""
     said = parsed(body, key)
     try:
         choice = said["choices"][0]
@@ -138,7 +138,7 @@ def text_of(content: Any) -> str:
 
 
 def chances_of(told: Any, text: str, form: Form | None) -> tuple[dict[str, float] | None, str | None]:
-    """(probability of each of the form's choices at the answer's place, a note where what was told is no use)."""
+    """(probability of each of the form's choices at the answer's place, a note where they are not usable)."""
     tokens = told.get("content") if isinstance(told, dict) else None
     if form is None or not tokens:
         return None, None
@@ -159,7 +159,7 @@ def chances_of(told: Any, text: str, form: Form | None) -> tuple[dict[str, float
 
 
 def probability(logprob: Any) -> float:
-    """exp of a log-probability. Raises ValueError or TypeError for what is none."""
+    """exp of a log-probability. Raises ValueError or TypeError for anything else."""
     if isinstance(logprob, bool) or not isinstance(logprob, int | float):
         raise TypeError
     if not logprob <= 0.01:  # NaN among others

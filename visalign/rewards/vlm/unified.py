@@ -1,7 +1,7 @@
 """UnifiedReward and UnifiedReward-Flex (Wang et al. 2025): fine-tuned judges, served by vLLM or SGLang.
 
-They were tuned on their authors' own instructions. The texts below are ours and ask for the same forms of answer; put
-the published ones into a file and name it as `template` (with {prompt}) for the published numbers.
+They were tuned on their authors' own instructions. The texts below are our own and ask for the same forms of answer;
+put the published ones into a file and name it as `template` (with {prompt}) for the published numbers.
 """
 
 import json
