@@ -4,14 +4,13 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 
 import pytest
 import yaml
 from safetensors.torch import load_file, save_file
 
 from tests.demo.conftest import PROMPTS, free_port, server, write_folder
+from tests.trainers.commands import run
 from visalign.votes import VoteDatabase
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -93,11 +92,24 @@ def press(page, key):
                            "b.dataset.ballot !== old }", arg=old, timeout=PATIENCE)
 
 
-@pytest.fixture
-def many(tmp_path):
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("demo")
+
+
+@pytest.fixture(scope="module")
+def many(folder):
     prompts = [f"prompt {i}" for i in range(13)]
-    return [f"{name}={write_folder(tmp_path / name, shade, 2, prompts)}" for name, shade in (("plain", 60),
-                                                                                           ("tuned", 220))]
+    return [f"{name}={write_folder(folder / name, shade, 2, prompts)}" for name, shade in (("plain", 60),
+                                                                                         ("tuned", 220))]
+
+
+@pytest.fixture(scope="module")
+def address(many, folder):
+    """Of a server for tests that leave nothing behind for the next one."""
+    with server(*many, *REWARDS, "--folder", folder / "book", "--pairs", 4, "--upload-megabytes", 1,
+                "--runs", folder / "runs") as (at, _):
+        yield at
 
 
 def test_votes_by_keyboard_survive_a_killed_server(many, open_page, tmp_path):
@@ -170,53 +182,49 @@ def test_generate_compare_vote_export_and_train(pipelines, open_page, tmp_path):
     assert command == f"visalign train {recipe}"
     settings = yaml.safe_load(recipe.read_text())
     assert settings["data"]["path"] == str(tmp_path / "book" / "export" / "comparisons.csv")
-    done = subprocess.run([sys.executable, "-m", "visalign", *command.split()[1:], "train.steps=2", "train.device=cpu",
-                           "eval.max_prompts=1", "model.precision=fp32", f"data.cache={tmp_path / 'cache'}"],
-                          env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    run = tmp_path / "runs" / "votes-1"
-    assert (run / "report.html").exists()
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    done = run(*command.split()[2:], "train.steps=2", "train.device=cpu", "eval.max_prompts=1", "model.precision=fp32",
+               f"data.cache={tmp_path / 'cache'}")
+    assert done.exit_code == 0, done.output
+    trained = tmp_path / "runs" / "votes-1"
+    assert (trained / "report.html").exists()
+    rows = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     assert sum(row["kind"] == "train" for row in rows) == 2
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_every_tab_fits_its_width_has_labels_and_can_be_read(many, open_page, tmp_path, width):
-    with server(*many, *REWARDS, "--folder", tmp_path / "book", "--pairs", 4, "--runs", tmp_path) as (address, _):
-        page = open_page(address, width)
-        for tab in ("Blind vote", "Leaderboard", "Score", "Runs", "Train on my votes", "Compare"):
-            if not page.get_by_role("tab", name=tab).is_visible():  # a narrow page folds its tabs into a menu
-                page.locator(".overflow-menu button").first.click()
-                page.locator(".overflow-dropdown button", has_text=tab).click()
-            else:
-                go_to(page, tab)
-            page.wait_for_timeout(800)
-            overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-            assert overflow <= 1, (tab, overflow)
-            assert not page.evaluate(FAINT), (tab, page.evaluate(FAINT))
-            bare = page.evaluate("""() => [...document.querySelectorAll('input, textarea, button, img, video')]
-                .filter(e => e.offsetParent !== null && !(e.labels && e.labels.length) && !e.getAttribute('aria-label')
-                        && !e.getAttribute('aria-labelledby') && !e.getAttribute('alt') && !e.title
-                        && !e.innerText.trim() && !e.getAttribute('placeholder') && e.type !== 'file')
-                .map(e => e.outerHTML.slice(0, 160))""")
-            assert not bare, (tab, bare)
+def test_every_tab_fits_its_width_has_labels_and_can_be_read(address, open_page, width):
+    page = open_page(address, width)
+    for tab in ("Blind vote", "Leaderboard", "Score", "Runs", "Train on my votes", "Compare"):
+        if not page.get_by_role("tab", name=tab).is_visible():  # a narrow page folds its tabs into a menu
+            page.locator(".overflow-menu button").first.click()
+            page.locator(".overflow-dropdown button", has_text=tab).click()
+        else:
+            go_to(page, tab)
+        page.wait_for_timeout(800)
+        overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        assert overflow <= 1, (tab, overflow)
+        assert not page.evaluate(FAINT), (tab, page.evaluate(FAINT))
+        bare = page.evaluate("""() => [...document.querySelectorAll('input, textarea, button, img, video')]
+            .filter(e => e.offsetParent !== null && !(e.labels && e.labels.length) && !e.getAttribute('aria-label')
+                    && !e.getAttribute('aria-labelledby') && !e.getAttribute('alt') && !e.title
+                    && !e.innerText.trim() && !e.getAttribute('placeholder') && e.type !== 'file')
+            .map(e => e.outerHTML.slice(0, 160))""")
+        assert not bare, (tab, bare)
 
 
-def test_images_are_scored_from_the_page(many, open_page, tmp_path):
-    with server(*many, *REWARDS, "--folder", tmp_path / "book", "--pairs", 0, "--upload-megabytes", 1,
-                "--runs", tmp_path / "runs") as (address, _):
-        page = open_page(address)
-        go_to(page, "Score")
-        files = sorted((tmp_path / "tuned").glob("*.png"))[:3]
-        page.set_input_files("#score-files input[type=file]", [str(file) for file in files])
-        page.wait_for_function("document.querySelectorAll('#score-files .file').length >= 3", timeout=PATIENCE)
-        page.click("#score")
-        page.wait_for_selector("#scores figure >> nth=2", timeout=PATIENCE)
-        with page.expect_download() as saved:
-            page.click("#score-csv")
-        assert saved.value.path().read_text(encoding="utf-8-sig").startswith("file,prompt,saturation score,remarks")
-        large = tmp_path / "large.png"
-        large.write_bytes(os.urandom(2 * 2**20))
-        upload = page.request.post(f"{address}/gradio_api/upload", multipart={
-            "files": {"name": "large.png", "mimeType": "image/png", "buffer": large.read_bytes()}})
-        assert 400 <= upload.status < 500
+def test_images_are_scored_from_the_page(address, folder, open_page, tmp_path):
+    page = open_page(address)
+    go_to(page, "Score")
+    files = sorted((folder / "tuned").glob("*.png"))[:3]
+    page.set_input_files("#score-files input[type=file]", [str(file) for file in files])
+    page.wait_for_function("document.querySelectorAll('#score-files .file').length >= 3", timeout=PATIENCE)
+    page.click("#score")
+    page.wait_for_selector("#scores figure >> nth=2", timeout=PATIENCE)
+    with page.expect_download() as saved:
+        page.click("#score-csv")
+    assert saved.value.path().read_text(encoding="utf-8-sig").startswith("file,prompt,saturation score,remarks")
+    large = tmp_path / "large.png"
+    large.write_bytes(os.urandom(2 * 2**20))
+    upload = page.request.post(f"{address}/gradio_api/upload", multipart={
+        "files": {"name": "large.png", "mimeType": "image/png", "buffer": large.read_bytes()}})
+    assert 400 <= upload.status < 500

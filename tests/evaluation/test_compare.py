@@ -53,7 +53,7 @@ def test_a_collapsed_model_is_called_so_with_its_evidence(invoke, tmp_path):
                   and row["prompt"]]
     assert len(per_prompt) == 12
     assert np.mean(per_prompt) == pytest.approx(found["figures"]["flat"]["diversity/vendi"]["value"])
-    assert (out / "report.html").stat().st_size > 20_000
+    assert (out / "report.html").stat().st_size > 10_000
 
 
 def test_the_same_model_twice_is_healthy_and_wins_half(invoke, tmp_path):

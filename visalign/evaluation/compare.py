@@ -253,5 +253,3 @@ def curve_of(sources: list[SampleSource], plan: SamplingPlan | None, measured: d
             fits[metric.removeprefix("reward/")] = {
                 form: fit_overoptimisation(distance, rewards[:, known], form) for form in FORMS}
     return Curve(names, [source.step for source in checkpoints], kls, distance.tolist(), fits)
-
-

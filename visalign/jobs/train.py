@@ -193,4 +193,3 @@ def result_figures(result: Result) -> dict[str, str]:
     if result.implicit_accuracy is not None:
         numbers["implicit accuracy on held-out pairs"] = f"{result.implicit_accuracy:.3f}"
     return numbers
-
