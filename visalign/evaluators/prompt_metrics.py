@@ -49,7 +49,7 @@ class PromptMetrics:
 
 def prompt_metrics_of(row: dict) -> PromptMetrics:
     """What was measured, from a row of metrics.jsonl."""
-    return PromptMetrics(*(row[name] for name in ("prompts", "seeds", "values", "spread")), row.get("unscored", {}))
+    return PromptMetrics(row["prompts"], row["seeds"], row["values"], row["spread"], row.get("unscored", {}))
 
 
 def reduce(prompts: list[str], rewards: dict[str, Tensor], features: Tensor | None, style: np.ndarray,
