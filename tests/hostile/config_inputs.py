@@ -176,7 +176,7 @@ CASES = [
     Case("generate-set-none", "generate tiny-sd3 'a cat' --set resolution", ("key=value",)),
     Case("generate-set-range", "generate tiny-sd3 'a cat' --set prompt_tokens=100000", ("prompt_tokens", "512")),
     Case("guide-weights", "generate tiny-sd3 'a cat' --guide VQ=nan --guide-from .", ("VQ=nan", "NAME=WEIGHT")),
-    Case("pairs-confidence", "pairs out --from x --min-confidence 1.5", ("--min-confidence",)),
+    Case("pairs-confidence", "data pairs x -o out --min-confidence 1.5", ("--min-confidence",)),
     Case("no-model", "evaluate '+some-lora'", ("model.source", "must not be empty")),
     Case("blank-model", "generate ' ' 'a cat'", ("model.source", "must not be empty")),
 ]
