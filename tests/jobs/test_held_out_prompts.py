@@ -81,6 +81,20 @@ def test_a_missing_caption_stops_a_run_before_it_loads_a_model(recipe, folder):
     assert done.exit_code == 1 and "0.png: has no caption; write it into 0.txt" in done.output
 
 
+def test_the_prompts_of_a_hub_set_are_known_once_it_is_read(recipe, pairs_file, tmp_path, monkeypatch):
+    from visalign.data import preferences
+
+    entries = [json.loads(line) for line in pairs_file.read_text().splitlines()]
+    entries = [entry | {side: str(tmp_path / entry[side]) for side in ("chosen", "rejected")} for entry in entries]
+    monkeypatch.setattr(preferences, "_hub_rows", lambda source, split: ((source, entry) for entry in entries))
+    file = recipe("sd3", data={"path": "someone/pairs"}, eval={"prompts": None}, train={"steps": 1})
+    done = invoke("train", file)
+    assert done.exit_code == 0, done.output
+    measured = read_mapping(tmp_path / "run" / "config.yaml", "run")["eval"]["prompts"]
+    assert measured == [entry["prompt"] for entry in entries if is_held_out(entry["prompt"], 0.5)]
+    assert invoke("train", file, "train.steps=2", "--resume").exit_code == 0
+
+
 def test_an_online_run_measures_on_prompts_that_it_does_not_sample(online_recipe, tmp_path):
     file = online_recipe("sd3", "grpo", eval={"prompts": None, "every": 0}, rollout={"holdout": 0.3},
                          train={"epochs": 1}, guard={"action": "off"})
