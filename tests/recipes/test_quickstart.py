@@ -11,8 +11,8 @@ from visalign.evaluators import mean_with_interval
 
 MODELS = ["tiny-sd3", "tiny-sdxl"]
 SHORT = ["data.max_pairs=40", "train.steps=3", "optim.warmup_steps=0", "eval.max_prompts=3", "eval.steps=4"]
-LEAST_GAIN = {"tiny-sd3": 0.0, "tiny-sdxl": 0.1}
-"""Points of right group that a quickstart gains at least."""
+LEAST_GAIN = {"tiny-sd3": 0.0, "tiny-sdxl": 0.05}
+"""Share of right group that a quickstart gains at least, by the lower end of the interval (measured: 0.077)."""
 
 
 def quickstart(model, tmp_path, *overrides):
@@ -53,7 +53,7 @@ def test_quickstart_shows_more_of_the_right_group_on_held_out_prompts(model, tmp
                         for name in ("reward/tiny-group", "diversity/distance"))
     with capsys.disabled():
         print(f"\n{model}: right group {group}, diversity {diversity}\n{output}")
-    assert len(before["prompts"]) == 96 and group.low > 0 and group.value >= LEAST_GAIN[model]
+    assert len(before["prompts"]) == 96 and group.low > LEAST_GAIN[model]
     assert "diversity within a prompt" in output
 
 
