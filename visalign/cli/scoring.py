@@ -109,7 +109,7 @@ def compare(models: tuple[str, ...], out: Path, **given) -> None:
     """Compare MODELS, given as NAME=SOURCE, on the same prompts and seeds; the first is the base.
 
     \b
-    visalign compare base=tiny-sd3 dpo=runs/quickstart-sd3 grpo=runs/flow-grpo
+    visalign compare base=tiny-sd3 dpo=runs/ai-feedback grpo=runs/flow-grpo
     """
     from visalign.jobs.evaluate import compare_sources, read_names
 

@@ -9,7 +9,7 @@ from visalign.cli.options import read_recipe, recipe_arguments
 from visalign.cli.verbs import Verb
 from visalign.errors import UserError, nearest
 
-QUICKSTARTS = {"tiny-sdxl": "quickstart", "tiny-sd3": "quickstart_sd3"}
+QUICKSTARTS = {"tiny-sdxl": "quickstart", "tiny-sd3": "ai_feedback"}
 
 
 @click.command(cls=Verb)
@@ -43,7 +43,7 @@ def train(config: str, overrides: tuple[str, ...], dry_run: bool, resume: bool) 
 @click.argument("overrides", nargs=-1)
 @click.option("--resume", is_flag=True, help="Continue an interrupted quickstart.")
 def quickstart(overrides: tuple[str, ...], resume: bool) -> None:
-    """Align an embedded model in minutes on a CPU: model=tiny-sdxl (Diffusion-DPO) or model=tiny-sd3 (Flow-DPO)."""
+    """Align an embedded model in minutes on a CPU: model=tiny-sdxl (Diffusion-DPO) or model=tiny-sd3 (Flow-DPO, AI feedback)."""
     from visalign.config.recipes import recipes
     from visalign.jobs.train import train as run_recipe
 
