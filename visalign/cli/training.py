@@ -43,7 +43,7 @@ def train(config: str, overrides: tuple[str, ...], dry_run: bool, resume: bool) 
 @click.argument("overrides", nargs=-1)
 @click.option("--resume", is_flag=True, help="Continue an interrupted quickstart.")
 def quickstart(overrides: tuple[str, ...], resume: bool) -> None:
-    """Align an embedded model in minutes on a CPU: model=tiny-sdxl (Diffusion-DPO) or model=tiny-sd3 (Flow-DPO, AI feedback)."""
+    """Align an embedded model in minutes on a CPU: model=tiny-sdxl (from drawings) or model=tiny-sd3 (AI feedback)."""
     from visalign.config.recipes import recipes
     from visalign.jobs.train import train as run_recipe
 
