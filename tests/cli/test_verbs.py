@@ -1,5 +1,6 @@
 """What every verb has in common: the same options by the same names, help in sections, answers to old words."""
 
+import errno
 import itertools
 
 import click
@@ -110,3 +111,11 @@ def test_the_shell_completes_recipes():
     found = RecipeName().shell_complete(None, None, "sdxl")
     assert [item.value for item in found] == ["sdxl_dpo"]
     assert RecipeName().shell_complete(None, None, "./mine")[0].type == "file"
+
+
+def test_a_reader_that_has_enough_is_no_fault(monkeypatch):
+    def gone():
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr(main.commands["doctor"], "callback", gone)
+    assert CliRunner().invoke(main, ["doctor"]).output == ""

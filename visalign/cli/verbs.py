@@ -68,6 +68,8 @@ class Root(Verbs):
             how = _GO_ON.get(ctx.invoked_subcommand, "")
             click.echo(f"visalign: {getattr(stop, 'message', '') or 'stopped' + how}", err=True)
             sys.exit(getattr(stop, "exit_code", 130))
+        except BrokenPipeError:  # the reader has what it wants, as in `visalign list recipes | head`
+            raise
         except OSError as error:
             if ctx.params.get("debug"):
                 raise
