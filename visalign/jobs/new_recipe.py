@@ -23,7 +23,7 @@ UNET_BYTES = 200_000
 """Activations of a U-Net for each latent position with checkpointing, a rule of thumb: 3 GiB for SDXL at 1024."""
 SMALL = 100_000_000
 """Parameters up to which a denoiser trains on a CPU and needs no saving of memory."""
-REWARD_FILES = ("reward.json", "reward/reward.json", "open_clip_config.json")
+REWARD_MARKERS = ("reward.json", "reward/reward.json", "open_clip_config.json")
 """What tells a reward's folder, or that of the run which trained it, from a folder of data."""
 RANKS = ((40, 64), (20, 32), (0, 16))
 """GiB of the card from which on a LoRA has this rank."""
@@ -112,7 +112,7 @@ def local_source(checkpoint: str) -> str | Path:
 def is_reward(learn_from: str) -> bool:
     """Whether it names a reward rather than data. Raises UserError when it can be neither."""
     path = Path(learn_from).expanduser()
-    model = path.suffix in (".yaml", ".yml") or any((path / name).is_file() for name in REWARD_FILES)
+    model = path.suffix in (".yaml", ".yml") or any((path / name).is_file() for name in REWARD_MARKERS)
     if learn_from == PAIRS or path.exists() and not model:
         return False
     try:
