@@ -20,7 +20,8 @@ HEADER = "prompt,chosen,rejected\n"
 RECIPE = ("model: {source: tiny-sd3}\ndata: {path: pairs.jsonl, holdout: 0}\nobjective: {name: flow_dpo}\n"
           "output: {folder: run}\n")
 ONLINE = ("model: {source: tiny-sd3, resolution: 64}\nrollout: {votes: votes.csv, group_size: 2, batch_size: 2}\n"
-          "reward: {models: []}\nobjective: {name: d3po}\ntrain: {batch_size: 2, device: cpu}\noutput: {folder: run}\n")
+          "reward: {models: []}\nobjective: {name: d3po}\neval: {prompts: 'emoji:held_out'}\n"
+          "train: {batch_size: 2, device: cpu}\noutput: {folder: run}\n")
 
 
 def lines(*rows, **changes) -> str:
@@ -164,7 +165,7 @@ CASES = [
     taken("contradiction", "p.jsonl", lines({}, {"chosen": "b.png", "rejected": "a.png"}), "contradictory pairs: 1",
           "p.jsonl line 2 prefers the opposite of p.jsonl line 1"),
     check("same-image", "p.jsonl", lines(rejected="a.png"), "same image in all"),
-    taken("long-prompts", "p.jsonl", lines(prompt="cat " * 80), "CLIP encoders cut (more than 75 tokens): 1"),
+    taken("long-prompts", "p.jsonl", lines(prompt="cat " * 80), "CLIP encoders truncate (more than 75 tokens): 1"),
 
     Case("pickapic", "data check p.parquet", ("1 pairs", "2 ties"), True, folder({"p.parquet": [
         PICK | {"has_label": True}, PICK | {"label_0": 0.5, "label_1": 0.5, "has_label": True},

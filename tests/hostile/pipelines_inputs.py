@@ -129,7 +129,7 @@ CASES = [
          given=model("tiny-sdxl", without=("unet/config",), more={"unet/config.json": b"{"})),
     Case("size-as-list", GENERATE, succeeds=True, writes=FINE,
          given=model("tiny-sdxl", {"unet/config.json": {"sample_size": [16, 16]}})),
-    Case("size-unknown", GENERATE, ("model.resolution", "give it"),
+    Case("size-unknown", GENERATE, ("model.resolution", "set it"),
          given=model("tiny-sdxl", {"unet/config.json": {"sample_size": None}})),
     # single files
     Case("sd15-file-sdxl-base", single("tiny-sdxl"), ("mine.safetensors", "StableDiffusionPipeline", "model.base"),

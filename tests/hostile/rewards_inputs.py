@@ -132,6 +132,6 @@ CASES = [
     named("no-such-device", "judge.yaml", "device is 'gpu'", judge_yaml="{kind: contrast, device: gpu}\n"),
     named("no-bias-model", "judge.yaml", "set model to the file", judge_yaml="{kind: debiased, of: contrast}\n"),
     Case("training-with-a-dead-judge", "train r.yaml", ("cannot be reached", "start the server"),
-         given={"r.yaml": "model: {source: tiny-sd3}\nobjective: {name: grpo}\nrollout: {}\n"
+         given={"r.yaml": "model: {source: tiny-sd3}\nobjective: {name: grpo}\nrollout: {prompts: 'emoji:train'}\n"
                           f"reward: {{models: [{{reward: {{kind: vlm, url: '{GONE}'}}}}]}}\n"}),
 ]

@@ -22,7 +22,7 @@ def _card() -> float:
               "reward such as pickscore)", help="Data, or the name of a reward.")
 @click.option("--memory", type=click.FloatRange(0), prompt="Memory of your card in GiB (0: no GPU)", default=_card,
               help="GiB of one card; 0 without a GPU.")
-@click.option("--prompts", help="Prompts to sample, with a reward: a file, one a line, or emoji:train.")
+@click.option("--prompts", help="Prompts to sample, with a reward: a file, one per line, or emoji:train.")
 @click.option("--base", help="The diffusers folder that gives a single file its configuration.")
 def init(recipe: Path, checkpoint: str, learn_from: str, memory: float, prompts: str | None, base: str | None) -> None:
     """Ask three questions and write a commented RECIPE that is ready to train.
@@ -39,7 +39,7 @@ def init(recipe: Path, checkpoint: str, learn_from: str, memory: float, prompts:
     local_source(checkpoint)  # before another question is asked
     if prompts is None and is_reward(learn_from):
         prompts = "emoji:train" if checkpoint in EMBEDDED_MODELS else click.prompt(
-            "A file of prompts to sample, one a line")
+            "A file of prompts to sample, one per line")
     plan = write_recipe(Answers(checkpoint, learn_from, memory, prompts, base), recipe)
     click.echo(f"{recipe}: {plan.family}, {plan.at_once} samples at once, LoRA of rank {plan.rank}\n\nnext:\n"
                f"  visalign train {recipe} --dry-run\n  visalign train {recipe}")

@@ -117,7 +117,7 @@ class OptimSettings(Settings):
 class EvaluationSettings(Settings):
     """Samples and rewards on held-out prompts with fixed seeds; `every` in steps of the loop (0: only before/after).
 
-    prompts: a text file (one a line), a set such as `emoji:held_out`, or a list of prompts, which are not trained on;
+    prompts: a text file (one per line), a set such as `emoji:held_out`, or a list of prompts, which are not trained on;
     null or `data`: those that data.holdout (online: rollout.holdout) keeps from training. steps, guidance_scale: null
     is the model's own.
     reward scores the images (any reward; its first dimension counts), features measures their diversity (an open_clip

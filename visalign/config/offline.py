@@ -32,7 +32,7 @@ from visalign.validation.ranges import (
 class FeedbackSettings(Settings):
     """Make the pairs instead of reading them: sample each prompt several times, let a reward pick best and worst.
 
-    prompts: a text file (one a line) or `emoji:train` / `emoji:held_out`.
+    prompts: a text file (one per line) or `emoji:train` / `emoji:held_out`.
     pairs_per_prompt: the best against the worst, then the second best against the second worst, ...
     """
 

@@ -57,9 +57,10 @@ class WindowSettings(Settings):
 class RolloutSettings(Settings):
     """How the generator's own samples are drawn, and which of their sampling steps are trained on.
 
-    prompts: a text file (one a line) or a set such as `emoji:train`. holdout: share of them that is kept from training
-    and measured on where eval.prompts names no others. votes: instead, a table of votes on two own images of a prompt
-    (see data/votes.py); then no reward is needed and the frozen reference draws the samples anew from their seeds.
+    prompts: a text file (one per line) or a set such as `emoji:train`. holdout: share of them that is held out from
+    training and measured on where eval.prompts names no others. votes: instead, a table of votes on two samples of a
+    prompt (see data/seed_preferences.py); then no reward is needed and the frozen reference draws the samples again
+    from their seeds.
     prompts_per_epoch x group_size samples make an epoch, batch_size of them at a time in each process.
     sampler: `ode`, `flow_sde`, `dance_sde` and `cps` for flows, `ode` and `ddim` for diffusion; noise_level is its own.
     log_prob: the density, or `unnormalised` as the published trainers have it with cps.

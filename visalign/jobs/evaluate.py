@@ -165,7 +165,7 @@ def sampling_plan_of(asked: EvaluationRequest, config: OfflineConfig | OnlineCon
     settings = config.eval if config else None
     source = asked.prompts or (settings.prompts if settings else None)
     if source is None:
-        raise UserError("prompts: give --prompts with a text file, one a line, or emoji:held_out")
+        raise UserError("prompts: give --prompts with a text file, one per line, or emoji:held_out")
     prompts = read_prompts(source, asked.max_prompts or (settings.max_prompts if settings and not asked.prompts
                                                          else None))
     sampling = sampling_for(config.model if config else model,

@@ -146,7 +146,7 @@ def read_prompt_tasks(config: OnlineConfig) -> list[PromptTask]:
 def rollout_prompts(config: OnlineConfig) -> list[str]:
     """The prompts that may be sampled. Raises UserError when nobody names any."""
     if config.rollout.prompts is None:
-        raise UserError("rollout.prompts: name the prompts to sample with rollout.prompts=FILE, one a line "
+        raise UserError("rollout.prompts: name the prompts to sample with rollout.prompts=FILE, one per line "
                         "(emoji:train or videos:train for the embedded models)")
     return read_prompts(config.rollout.prompts, config.rollout.max_prompts)
 
