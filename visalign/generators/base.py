@@ -45,7 +45,7 @@ class Guidance:
     negative: Conditioning | None = None
     detach_negative: bool = True
 
-_KINDS = {"image": "image", "video": "video"}
+_KINDS = {"image": "an image", "video": "a video"}
 
 
 class Generator(Sized):
@@ -293,8 +293,8 @@ class Generator(Sized):
         for each in media:
             found = "video" if isinstance(each, Video) else "image"
             if found != self.modality:
-                raise UserError(f"{where}: holds a {_KINDS[found]}, and {self.pipeline_class} makes "
-                                f"{_KINDS[self.modality]}s")
+                raise UserError(f"{where}: holds {_KINDS[found]}, and {self.pipeline_class} makes "
+                                f"{self.modality}s")
 
     def speed_of(self, media: Media) -> float:
         """How many times faster a video plays once resampled to this model's frames and rate; 1 for an image."""
