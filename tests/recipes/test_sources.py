@@ -44,7 +44,7 @@ def test_numbers_of_the_published_code(name, numbers):
 def test_what_differs_on_purpose_is_said(name, word):
     lines = (CONFIGS / f"{name}.yaml").read_text().splitlines()
     header = " ".join(line.removeprefix("# ") for line in lines if line.startswith("#"))
-    assert "On purpose otherwise than" in header and word in header
+    assert "Deliberate differences from" in header and word in header
 
 
 def test_awm_is_five_times_the_published_loss():

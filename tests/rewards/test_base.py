@@ -106,7 +106,7 @@ def test_every_reward_has_a_line_a_modality_and_a_docstring():
         ({"kind": "vlm"}, "exactly one of url"),
         ({"kind": "vlm", "url": "ftp://x"}, "http"),
         ({"kind": "vlm", "url": "http://me:secret@x/v1"}, "password"),
-        ("hpsv3", "template"), ("aesthetic", "aesthetic:FILE"),
+        ("hpsv3", "template"), ("aesthetic:/nowhere.pth", "/nowhere"),
         ("imagereward:/nowhere", "/nowhere"),
     ],
 )
