@@ -126,8 +126,8 @@ def test_cogvideox_follows_its_own_noise_schedule(pipelines):
 
 @pytest.mark.parametrize("name, changes, words", [
     ("wan", {"frames": 6}, r"model.frames 6: WanPipeline makes 1 \+ 2 k frames, such as 5 or 7"),
-    ("wan", {"resolution": 24}, "a height of 24 is no multiple of 16, which WanPipeline needs"),
-    ("ltx", {"resolution": [32, 48]}, "a width of 48 is no multiple of 32"),
+    ("wan", {"resolution": 24}, "a height of 24 is not a multiple of 16, which WanPipeline needs"),
+    ("ltx", {"resolution": [32, 48]}, "a width of 48 is not a multiple of 32"),
 ])
 def test_shapes_that_do_not_fit_are_refused(pipelines, name, changes, words):
     with pytest.raises(UserError, match=words):
