@@ -20,7 +20,7 @@ def _card() -> float:
               "or tiny-sd3 to try)", help="A diffusers folder, .safetensors file, downloaded hub id or embedded model.")
 @click.option("--learn-from", prompt="Learn from what (a file or folder of preference pairs or captioned images, or a "
               "reward such as pickscore)", help="Data, or the name of a reward.")
-@click.option("--memory", type=click.FloatRange(0, 4096), prompt="Memory of your card in GiB (0: no GPU)", default=_card,
+@click.option("--memory", type=click.FloatRange(0, 4096), default=_card, prompt="Memory of your card in GiB (0: none)",
               help="GiB of one card; 0 without a GPU.")
 @click.option("--prompts", help="Prompts to sample, with a reward: a file, one per line, or emoji:train.")
 @click.option("--base", help="The diffusers folder that gives a single file its configuration.")
