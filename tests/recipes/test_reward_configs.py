@@ -20,7 +20,7 @@ from visalign.rewards.bias import FEATURES
 from ..rewards.tiny_vlm import build_tiny_vlm
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-RECIPES = sorted((CONFIGS / "reward").glob("*.yaml"))
+RECIPES = sorted((CONFIGS / "reward_model").glob("*.yaml"))
 REWARDS = sorted((CONFIGS / "rewards").glob("*.yaml"))
 
 

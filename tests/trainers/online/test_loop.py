@@ -213,9 +213,9 @@ def test_dimensions_of_one_reward_are_terms_that_share_it(online_recipe):
     from visalign.trainers.online.scoring import RewardSet
 
     terms = [{"reward": "tiny-reward", "dimension": name} for name in ("alignment", "quality")]
-    reward_set = RewardSet(RewardSettings(of=tuple(terms)), "cpu", "image")
-    assert reward_set.terms[0].reward is reward_set.terms[1].reward and reward_set.names == ("tiny-reward.alignment",
-                                                                              "tiny-reward.quality")
+    reward_set = RewardSet(RewardSettings(models=tuple(terms)), "cpu", "image")
+    assert reward_set.terms[0].reward is reward_set.terms[1].reward
+    assert reward_set.names == ("tiny-reward.alignment", "tiny-reward.quality")
     asked, score = [], reward_set.terms[0].reward.score
     reward_set.terms[0].reward.score = lambda samples: asked.append(1) or score(samples)
     verdict = reward_set.score([Sample("a red fruit", Image.new("RGB", (64, 64), "red"))])
