@@ -81,7 +81,8 @@ def test_a_run_that_was_cut_continues_to_the_same_bits(build, tmp_path):
     whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
     assert [row["loss"] for row in rows(tmp_path / "whole")] == [row["loss"] for row in rows(tmp_path / "cut")]
-    kept = [torch.load(tmp_path / name / "checkpoints" / "step-00000006" / "optimizer.pt") for name in ("whole", "cut")]
+    kept = [torch.load(tmp_path / name / "checkpoints" / "step-00000006" / "optimizer.pt", weights_only=True)
+            for name in ("whole", "cut")]
     for mine, other in zip(*(each["ema"]["shadow_params"] for each in kept), strict=True):
         assert torch.equal(mine, other)
 

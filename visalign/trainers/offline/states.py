@@ -4,6 +4,7 @@ To add some: a subclass of `States` with `draw`, and its name in STATES. The set
 """
 
 import contextlib
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +32,7 @@ class Noised:
     weight: Tensor | float = 1.0
 
 
-class States:
+class States(ABC):
     """Makes a batch's noised latents, and may keep what belongs to the run: `extras`, objects with state_dict, are
     saved with every checkpoint and put back, so that a continued run ends in the same bits."""
 
@@ -39,18 +40,18 @@ class States:
         self.generator, self.objective, self.cache = generator, objective, cache
         self.extras: dict[str, Any] = {}
 
+    @abstractmethod
     def draw(self, batch: PairBatch, t: Tensor, noise: Tensor, rngs: list[torch.Generator]) -> list[Noised]:
         """The passes of one step, from each pair's time t [B] and noise [B, ...].
 
         Further randomness comes from `rngs`, one a pair and its own at each place in the data order.
         """
-        raise NotImplementedError
 
     def reference(self) -> contextlib.AbstractContextManager:
         """Within: the generator is what the policy is compared with, without gradients."""
         return self.generator.reference()
 
-    def after_step(self, step: int) -> None:
+    def after_step(self, step: int) -> None:  # noqa: B027  only states that keep something have to do something
         """Called once an optimiser step is done, before a checkpoint may be written."""
 
 
