@@ -1,8 +1,5 @@
 """Wan image to video: the first frame is given. A prompt is `words@@image file`."""
 
-import hashlib
-from pathlib import Path
-
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -10,16 +7,15 @@ from torch import Tensor, nn
 from visalign.errors import UserError
 from visalign.generators.base import Conditioning
 from visalign.generators.wan import WanGenerator
-from visalign.media.image_files import read_image
 from visalign.media.samples import to_pixels
-
-SEPARATOR = "@@"
-
-
-def split(prompt: str) -> tuple[str, Path | None]:
-    """Words and image of a prompt."""
-    words, separator, file = prompt.partition(SEPARATOR)
-    return words.strip(), Path(file.strip()).expanduser() if separator else None
+from visalign.media.source_images import (
+    SEPARATOR,
+    SourceCount,
+    source_images_of,
+    sources_key,
+    split_prompt,
+    words_of,
+)
 
 
 class WanImageGenerator(WanGenerator):
@@ -35,20 +31,14 @@ class WanImageGenerator(WanGenerator):
 
     @classmethod
     def check_prompts(cls, prompts: list[str], where: str) -> None:
-        for prompt in prompts:
-            _, file = split(prompt)
-            if file is None or not file.is_file():
-                what = "names no image" if file is None else f"names {file}, which does not exist"
-                raise UserError(f"{where} '{prompt}': {what}; image to video takes 'words{SEPARATOR}image file'")
+        SourceCount("image to video").check(prompts, where)
 
     def text_of(self, prompt: str) -> str:
-        return split(prompt)[0]
+        return words_of(prompt)
 
     def prompt_identity(self, prompt: str) -> str:
-        words, file = split(prompt)
-        if file is None:
-            return words
-        return f"{words}{SEPARATOR}{hashlib.sha256(file.read_bytes()).hexdigest()} {self.shape}"
+        words, files = split_prompt(prompt)
+        return f"{words}{SEPARATOR}{sources_key(files)} {self.shape}" if files else words
 
     def prompt_encoders(self) -> dict[str, nn.Module]:
         images = {"vae": self.pipeline.vae, "image_encoder": self.pipeline.image_encoder}
@@ -60,12 +50,11 @@ class WanImageGenerator(WanGenerator):
     @torch.no_grad()
     def encode_prompts(self, prompts: list[str]) -> Conditioning:
         """Text alone (for guidance) has no image part. Raises UserError when only some prompts have one."""
-        words, files = zip(*map(split, prompts), strict=True)
-        texts = super().encode_prompts(list(words))
-        if all(file is None for file in files):
+        texts = super().encode_prompts([words_of(prompt) for prompt in prompts])
+        if not any(split_prompt(prompt)[1] for prompt in prompts):
             return texts
         self.check_prompts(prompts, "prompt")
-        images = [read_image(file, str(file)) for file in files]
+        images = [image for prompt in prompts for image in source_images_of(prompt)]
         return texts | {"condition": self._condition(images)} | self._views(images)
 
     def _condition(self, images: list[Image.Image]) -> Tensor:
@@ -99,5 +88,5 @@ class WanImageGenerator(WanGenerator):
                             "text to video, or an image-to-video checkpoint of 14B")
 
     def _prompt_options(self, prompts: list[str]) -> dict:
-        words, file = split(prompts[0])
-        return {"prompt": [words], "image": read_image(file, str(file))}
+        [image] = source_images_of(prompts[0])
+        return {"prompt": [words_of(prompts[0])], "image": image}
