@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests import image_pipelines, video_pipelines
+from tests.tiny import images, videos
 from visalign.config import ModelSettings
 from visalign.errors import UserError
 from visalign.generators import FAMILIES, Generator, load_generator
@@ -36,21 +36,21 @@ class Tiny:
 
 WAN = {"resolution": [16, 32], "frames": 5}
 TINY: dict[str, Tiny] = {
-    "sd3": Tiny("StableDiffusion3Pipeline", image_pipelines.build_sd3, (4, 8, 8)),
-    "flux": Tiny("FluxPipeline", image_pipelines.build_flux, (4, 8, 8), {"resolution": 16}),
-    "sdxl": Tiny("StableDiffusionXLPipeline", image_pipelines.build_sdxl, (4, 8, 8)),
-    "sd15": Tiny("StableDiffusionPipeline", image_pipelines.build_sd15, (4, 8, 8)),
-    "sdxl-two-widths": Tiny("StableDiffusionXLPipeline", lambda folder: image_pipelines.build_sdxl(folder, 32),
+    "sd3": Tiny("StableDiffusion3Pipeline", images.build_sd3, (4, 8, 8)),
+    "flux": Tiny("FluxPipeline", images.build_flux, (4, 8, 8), {"resolution": 16}),
+    "sdxl": Tiny("StableDiffusionXLPipeline", images.build_sdxl, (4, 8, 8)),
+    "sd15": Tiny("StableDiffusionPipeline", images.build_sd15, (4, 8, 8)),
+    "sdxl-two-widths": Tiny("StableDiffusionXLPipeline", lambda folder: images.build_sdxl(folder, 32),
                             (4, 8, 8)),
-    "sd15-v": Tiny("StableDiffusionPipeline", lambda folder: image_pipelines.build_sd15(folder, "v_prediction"),
+    "sd15-v": Tiny("StableDiffusionPipeline", lambda folder: images.build_sd15(folder, "v_prediction"),
                    (4, 8, 8)),
-    "wan": Tiny("WanPipeline", video_pipelines.build_wan, (4, 3, 8, 16), WAN),
-    "wan-image": Tiny("WanImageToVideoPipeline", video_pipelines.build_wan_image, (4, 3, 8, 16), WAN),
-    "ltx": Tiny("LTXPipeline", video_pipelines.build_ltx, (4, 2, 8, 16),
+    "wan": Tiny("WanPipeline", videos.build_wan, (4, 3, 8, 16), WAN),
+    "wan-image": Tiny("WanImageToVideoPipeline", videos.build_wan_image, (4, 3, 8, 16), WAN),
+    "ltx": Tiny("LTXPipeline", videos.build_ltx, (4, 2, 8, 16),
                 {"resolution": [32, 64], "frames": 5, "fps": 8}),
-    "hunyuan": Tiny("HunyuanVideoPipeline", video_pipelines.build_hunyuan, (4, 2, 2, 2),
+    "hunyuan": Tiny("HunyuanVideoPipeline", videos.build_hunyuan, (4, 2, 2, 2),
                     {"resolution": 16, "frames": 5}),
-    "cogvideox": Tiny("CogVideoXPipeline", video_pipelines.build_cogvideox, (4, 3, 4, 4),
+    "cogvideox": Tiny("CogVideoXPipeline", videos.build_cogvideox, (4, 3, 4, 4),
                       {"resolution": [32, 32], "frames": 9}),
 }
 """By the name that the fixtures `pipelines`, `recipe` and `online_recipe` take; the first of a family stands for it."""

@@ -13,8 +13,9 @@ from click.testing import CliRunner
 import visalign.generators
 import visalign.objectives
 import visalign.rewards
-from tests import families, image_pipelines
+from tests import families
 from tests.generators import test_every_family as every_family
+from tests.tiny import images
 from visalign.cli import main
 from visalign.generators import FAMILIES
 from visalign.objectives import REGISTRIES
@@ -58,10 +59,10 @@ def added(tmp_path, monkeypatch):
         monkeypatch.setitem(REWARDS, name, reward)
     [family] = entry("visalign/generators/loading.py, one entry of FAMILIES", **vars(module(FAMILY)))
     monkeypatch.setitem(FAMILIES, family.pipeline_class, family)
-    builders = dict(vars(image_pipelines))
-    exec(BLOCKS["tests/image_pipelines.py, at its end"], builders)
+    builders = dict(vars(images))
+    exec(BLOCKS["tests/tiny/images.py, at its end"], builders)
     for name, tiny in entry("tests/families.py, one entry of TINY", Tiny=families.Tiny,
-                            image_pipelines=SimpleNamespace(**builders)).items():
+                            images=SimpleNamespace(**builders)).items():
         monkeypatch.setitem(families.TINY, name, tiny)
     yield tmp_path
     for name in imported:
@@ -82,7 +83,7 @@ def test_an_objective_is_forty_five_lines_in_three_files():
     assert lines(*OBJECTIVE) <= 45
     said = [int(figure) for figure in re.findall(r"^\| (?:objective|reward|gen.*?) \|.*?\| (\d+)", TEXT, re.MULTILINE)]
     found = [lines(*OBJECTIVE), lines(*REWARD) + 2,
-             lines(FAMILY, "tests/image_pipelines.py, at its end", "tests/families.py, one entry of TINY") + 2]
+             lines(FAMILY, "tests/tiny/images.py, at its end", "tests/families.py, one entry of TINY") + 2]
     assert said == found
 
 

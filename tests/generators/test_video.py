@@ -135,7 +135,7 @@ def test_shapes_that_do_not_fit_are_refused(pipelines, name, changes, words):
 
 
 def test_latent_frames_that_the_network_takes_two_at_a_time(tmp_path):
-    from tests.video_pipelines import build_cogvideox
+    from tests.tiny.videos import build_cogvideox
 
     build_cogvideox(tmp_path, patch_size_t=2)
     with pytest.raises(UserError, match="gives 3 frames of latents, which the network takes 2 at a time; use 5 or 13"):
@@ -164,7 +164,7 @@ def test_images_for_a_model_of_videos_and_the_other_way_round(pipelines):
 
 @pytest.fixture
 def two_experts(tmp_path):
-    from tests.video_pipelines import build_wan, wan_transformer
+    from tests.tiny.videos import build_wan, wan_transformer
 
     return build_wan(tmp_path / "wan22", transformer_2=wan_transformer(seed=1), boundary_ratio=0.6)
 
@@ -218,7 +218,7 @@ def test_a_guide_on_two_experts_is_refused(two_experts):
 
 
 def test_every_token_has_a_time_in_wan_22_5b(tmp_path):
-    from tests.video_pipelines import build_wan
+    from tests.tiny.videos import build_wan
 
     folder = build_wan(tmp_path / "wan5b", expand_timesteps=True)
     generator = load_tiny(folder, "wan")

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from tests.families import TINY as PIPELINES
-from tests.video_pipelines import build_wan, wan_transformer
+from tests.tiny.videos import build_wan, wan_transformer
 from visalign.cli import main
 from visalign.config import GuideConfig
 from visalign.config.load import load_config

@@ -4,22 +4,7 @@ from pathlib import Path
 
 import torch
 
-ASSETS = Path(__file__).resolve().parents[1] / "visalign" / "assets"
-
-
-def clip_tokenizer():
-    from transformers import CLIPTokenizer
-
-    return CLIPTokenizer.from_pretrained(ASSETS / "tiny-clip")
-
-
-def clip_encoder(kind, tokenizer, width=16, length=16):
-    from transformers import CLIPTextConfig
-
-    return kind(CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
-        max_position_embeddings=length, projection_dim=width, bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id))
+from tests.tiny.texts import clip_encoder, clip_tokenizer, t5
 
 
 def _vae(**changes):
@@ -59,15 +44,8 @@ def build_sd3(folder: Path) -> Path:
         vae=_vae(scaling_factor=1.5, shift_factor=0.06),
         text_encoder=clip_encoder(CLIPTextModelWithProjection, tokenizer), tokenizer=tokenizer,
         text_encoder_2=clip_encoder(CLIPTextModelWithProjection, tokenizer), tokenizer_2=tokenizer,
-        text_encoder_3=_t5(), tokenizer_3=tokenizer).save_pretrained(folder)
+        text_encoder_3=t5(1400), tokenizer_3=tokenizer).save_pretrained(folder)
     return folder
-
-
-def _t5():
-    from transformers import T5Config, T5EncoderModel
-
-    return T5EncoderModel(T5Config(vocab_size=1400, d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2,
-                                   is_encoder_decoder=False))
 
 
 def build_flux(folder: Path) -> Path:
@@ -86,7 +64,7 @@ def build_flux(folder: Path) -> Path:
     FluxPipeline(
         transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
         vae=_vae(scaling_factor=1.5, shift_factor=0.06), text_encoder=clip_encoder(CLIPTextModel, tokenizer),
-        tokenizer=tokenizer, text_encoder_2=_t5(), tokenizer_2=tokenizer).save_pretrained(folder)
+        tokenizer=tokenizer, text_encoder_2=t5(1400), tokenizer_2=tokenizer).save_pretrained(folder)
     return folder
 
 
