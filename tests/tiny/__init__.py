@@ -4,15 +4,34 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
+from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from tests.tiny.parts import Guard
 
 IMAGE = Image.linear_gradient("L").convert("RGB").resize((16, 16))
 
+
+def source_image(width: int, height: int) -> Image.Image:
+    """No two of its pixels are the same."""
+    across, down = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
+    return Image.fromarray(np.stack([across, down, 255 - across], axis=-1).astype(np.uint8))
+
+
 WAN = {"height": 16, "width": 16, "num_frames": 5, "max_sequence_length": 16}
 CALLS: dict[str, dict] = {
+    "z_image": {"height": 16, "width": 24, "max_sequence_length": 32},
+    "qwen_image": {"height": 16, "width": 24, "negative_prompt": " "},
+    "qwen_image_edit": {"height": 16, "width": 24, "negative_prompt": " ", "image": source_image(48, 32)},
+    "qwen_image_edit_plus": {"height": 16, "width": 24, "negative_prompt": " ", "image": source_image(32, 32)},
+    "flux2_klein": {"height": 16, "width": 24, "max_sequence_length": 32},
+    "flux2_dev": {"height": 16, "width": 24, "max_sequence_length": 96},
+    "flux_kontext": {"height": 16, "width": 24, "max_sequence_length": 16, "image": source_image(24, 16),
+                     "max_area": 16 * 24, "_auto_resize": False},
+    "krea2": {"height": 16, "width": 24, "max_sequence_length": 32},
+    "chroma": {"height": 16, "width": 24, "max_sequence_length": 16},
     "hunyuan15": {"height": 16, "width": 16, "num_frames": 5},
     "ltx2": {"height": 32, "width": 64, "num_frames": 5, "max_sequence_length": 16,  # guided by words only
              "stg_scale": 0.0, "modality_scale": 1.0, "guidance_rescale": 0.0, "audio_guidance_scale": 4.0,
@@ -27,6 +46,24 @@ CALLS: dict[str, dict] = {
     "cosmos25": {"height": 16, "width": 16, "num_frames": 5, "max_sequence_length": 128},
 }
 """By NAME of `build_NAME`: what the pipeline's call needs beside prompt, steps and generator to be quick."""
+
+EDIT_CALLS: dict[str, dict] = {
+    "flux2_klein": {"image": source_image(64, 64)},
+    "flux2_dev": {"image": source_image(64, 64)},
+}
+"""By NAME: what an edit needs beside `CALLS`, of pipelines that also make images from words alone."""
+
+
+def _small_sides(area: float, ratio: float) -> tuple[int, int, None]:
+    return (64, 32, None) if ratio > 1 else (32, 64, None) if ratio < 1 else (32, 32, None)
+
+
+_EDIT = "diffusers.pipelines.qwenimage.pipeline_qwenimage_edit"
+SMALL: dict[str, dict[str, Any]] = {
+    "qwen_image_edit": {f"{_EDIT}.calculate_dimensions": _small_sides},
+    "qwen_image_edit_plus": {f"{_EDIT}_plus.CONDITION_IMAGE_SIZE": 32 * 32, f"{_EDIT}_plus.VAE_IMAGE_SIZE": 32 * 32},
+}
+"""By NAME: sizes that a pipeline fixes in its code, for `monkeypatch.setattr(path, value, raising=False)`."""
 
 LOADS: dict[str, dict] = {"cosmos25": {"safety_checker": Guard()}}
 """By NAME: what `from_pretrained` needs beside the folder."""

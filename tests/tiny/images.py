@@ -4,15 +4,8 @@ from pathlib import Path
 
 import torch
 
+from tests.tiny.parts import image_vae
 from tests.tiny.texts import clip_encoder, clip_tokenizer, t5
-
-
-def _vae(**changes):
-    from diffusers import AutoencoderKL
-
-    return AutoencoderKL(block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2,
-                         up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=4, norm_num_groups=4,
-                         layers_per_block=1, sample_size=16, **changes)
 
 
 def _unet(**changes):
@@ -41,7 +34,7 @@ def build_sd3(folder: Path) -> Path:
             parameter.normal_(std=0.1)
     StableDiffusion3Pipeline(
         transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
-        vae=_vae(scaling_factor=1.5, shift_factor=0.06),
+        vae=image_vae(scaling_factor=1.5, shift_factor=0.06),
         text_encoder=clip_encoder(CLIPTextModelWithProjection, tokenizer), tokenizer=tokenizer,
         text_encoder_2=clip_encoder(CLIPTextModelWithProjection, tokenizer), tokenizer_2=tokenizer,
         text_encoder_3=t5(1400), tokenizer_3=tokenizer).save_pretrained(folder)
@@ -63,7 +56,7 @@ def build_flux(folder: Path) -> Path:
             parameter.normal_(std=0.1)
     FluxPipeline(
         transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
-        vae=_vae(scaling_factor=1.5, shift_factor=0.06), text_encoder=clip_encoder(CLIPTextModel, tokenizer),
+        vae=image_vae(scaling_factor=1.5, shift_factor=0.06), text_encoder=clip_encoder(CLIPTextModel, tokenizer),
         tokenizer=tokenizer, text_encoder_2=t5(1400), tokenizer_2=tokenizer).save_pretrained(folder)
     return folder
 
@@ -80,7 +73,7 @@ def build_sdxl(folder: Path, width: int = 16) -> Path:
                    projection_class_embeddings_input_dim=width + 24),
         scheduler=EulerDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
                                          timestep_spacing="leading", steps_offset=1),
-        vae=_vae(), text_encoder=clip_encoder(CLIPTextModel, tokenizer), tokenizer=tokenizer,
+        vae=image_vae(), text_encoder=clip_encoder(CLIPTextModel, tokenizer), tokenizer=tokenizer,
         text_encoder_2=clip_encoder(CLIPTextModelWithProjection, tokenizer, width),
         tokenizer_2=tokenizer).save_pretrained(folder)
     return folder
@@ -93,7 +86,7 @@ def build_sd15(folder: Path, prediction_type: str = "epsilon") -> Path:
     torch.manual_seed(3)
     tokenizer = clip_tokenizer()
     StableDiffusionPipeline(
-        unet=_unet(), vae=_vae(), text_encoder=clip_encoder(CLIPTextModel, tokenizer), tokenizer=tokenizer,
+        unet=_unet(), vae=image_vae(), text_encoder=clip_encoder(CLIPTextModel, tokenizer), tokenizer=tokenizer,
         scheduler=DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
                                 prediction_type=prediction_type, clip_sample=False, set_alpha_to_one=False),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False).save_pretrained(folder)

@@ -17,6 +17,37 @@ def awake(network, std: float = 0.1):
     return network
 
 
+def lively(network, *layers: str):
+    """As `awake`, with larger weights and all of the named layers random.
+
+    Attention is nearly flat as the classes start it, and output layers nearly zero: neither prompt nor position then
+    moves the output by more than a test tolerates.
+    """
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if name.startswith(layers):
+                parameter.normal_(std=0.1)
+            elif parameter.ndim > 1:
+                parameter.mul_(2)
+    return awake(network)
+
+
+def image_vae(**changes):
+    """AutoencoderKL with 4 channels at half of the size."""
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(**({
+        "block_out_channels": (8, 8), "down_block_types": ("DownEncoderBlock2D",) * 2,
+        "up_block_types": ("UpDecoderBlock2D",) * 2, "latent_channels": 4, "norm_num_groups": 4,
+        "layers_per_block": 1, "sample_size": 16} | changes))
+
+
+def flow_euler(**options):
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    return FlowMatchEulerDiscreteScheduler(**options)
+
+
 def chat(tokenizer: Any) -> Any:
     """The same tokenizer, with a chat template that prints the words and nothing else."""
     tokenizer.chat_template = CHAT
@@ -31,13 +62,14 @@ def qwen25_sizes(layers: int = 3) -> dict[str, Any]:
             "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 1e4}}
 
 
-def qwen25_vl(layers: int = 2):
+def qwen25_vl(layers: int = 2, **ids: int):
+    """ids: of the tokens of images, where the pipeline shows images to it."""
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
     return Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(
         text_config=qwen25_sizes(layers),
         vision_config={"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 32,
-                       "patch_size": 14, "fullatt_block_indexes": [0]}))
+                       "patch_size": 14, "fullatt_block_indexes": [0]}, **ids))
 
 
 def qwen_processor(tokenizer):

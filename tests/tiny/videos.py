@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from tests.tiny.texts import clip_encoder, clip_tokenizer, t5, template_tokenizer, word_tokenizer
+from tests.tiny.texts import clip_encoder, clip_tokenizer, t5, template_tokenizer, umt5, word_tokenizer
 
 
 def woken(transformer):
@@ -34,11 +34,9 @@ def wan_transformer(seed: int = 0, channels: int = 4, **changes):
 
 def build_wan(folder: Path, **options) -> Path:
     from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline
-    from transformers import UMT5Config, UMT5EncoderModel
 
     torch.manual_seed(5)
-    encoder = UMT5EncoderModel(UMT5Config(vocab_size=200, d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2,
-                                          is_encoder_decoder=False))
+    encoder = umt5()
     WanPipeline(tokenizer=word_tokenizer(), text_encoder=encoder, vae=wan_vae(), transformer=wan_transformer(),
                 scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0), **options).save_pretrained(folder)
     return folder
@@ -47,11 +45,10 @@ def build_wan(folder: Path, **options) -> Path:
 def build_wan_image(folder: Path) -> Path:
     """With a CLIP view of the image, as Wan 2.1 has it."""
     from diffusers import FlowMatchEulerDiscreteScheduler, WanImageToVideoPipeline
-    from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
+    from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
 
     torch.manual_seed(9)
-    encoder = UMT5EncoderModel(UMT5Config(vocab_size=200, d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2,
-                                          is_encoder_decoder=False))
+    encoder = umt5()
     eyes = CLIPVisionModel(CLIPVisionConfig(hidden_size=16, intermediate_size=16, num_hidden_layers=2,
                                             num_attention_heads=2, image_size=16, patch_size=8))
     WanImageToVideoPipeline(
