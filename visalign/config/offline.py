@@ -66,11 +66,12 @@ class DataSettings(Settings):
     rerank: flip pairs where that reward disagrees with the label (AI feedback).
     holdout: share of the prompts kept for measuring: implicit accuracy on their pairs, and samples of them where
     eval.prompts names no others.
-    cache: folder for latents and text embeddings; safe to share between runs and processes.
+    cache: folder for latents, text embeddings and the source images that a table holds; safe to share between runs and
+    processes.
     """
 
     path: Text | None = None
-    format: Literal["auto", "pickapic", "hpd", "hpdv3", "imagereward", "table", "comparisons", "ratings",
+    format: Literal["auto", "pickapic", "hpd", "hpdv3", "editreward", "imagereward", "table", "comparisons", "ratings",
                     "captioned", "hub"] = "auto"
     dimensions: Annotated[dict[Text, Signed], Field(min_length=1)] | None = None
     split: Text = "train"

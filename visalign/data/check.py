@@ -11,6 +11,7 @@ from visalign.data.preference_pair import PAIR_FRAMES
 from visalign.data.preferences import RowCounts, read_pairs
 from visalign.errors import UserError
 from visalign.media.samples import Media, frames_of
+from visalign.media.source_images import content_of, words_of
 from visalign.media.video_files import save_sheet
 
 SHEET_ROWS, SHOWN = 12, 20
@@ -23,12 +24,13 @@ class Summary:
     """Counts of one preference set.
 
     broken: a sentence for each row that cannot be used; contradictory: one for each that reverses an earlier pair;
-    problem: why the set as it is cannot be trained on.
+    problem: why the set as it is cannot be trained on; edits: pairs and captioned media with source images.
     """
 
     source: str
     pairs: int = 0
     captioned: int = 0
+    edits: int = 0
     ties: int = 0
     prompts: set[str] = field(default_factory=set)
     duplicates: int = 0
@@ -45,13 +47,14 @@ class Summary:
         alone = f"{self.captioned} images or videos with captions, for objective sft; " if self.captioned else ""
         lines = [f"{self.source}: {alone}{self.pairs} pairs of {len(self.prompts)} prompts, {self.ties} ties dropped",
                  f"sizes: {common or 'none'}",
+                 *[f"with source images: {self.edits}; a prompt is its words and those images"] * bool(self.edits),
                  f"duplicate pairs: {self.duplicates}; pairs whose two images are the same: {self.same_image}",
                  f"prompts that CLIP encoders truncate (more than {CLIP_TOKENS} tokens): {self.long_prompts}",
                  *_listed("contradictory pairs", self.contradictory), *_listed("broken rows", self.broken)]
         if self.problem:
             lines.append(self.problem)
         if self.sheet:
-            lines.append(f"contact sheet (chosen left, rejected right): {self.sheet}")
+            lines.append(f"contact sheet ({'source, ' * bool(self.edits)}chosen left, rejected right): {self.sheet}")
         return "\n".join(lines)
 
 
@@ -74,21 +77,23 @@ def check_pairs(source: str, kind: str = "auto", media_root: str | None = None, 
     try:
         for pair in read_pairs(settings, counts, on_bad_row=note, compared=False):
             try:
-                media = pair.media()
+                media, sources = pair.media(), pair.source_images()
             except UserError as error:
                 note(error)
                 continue
-            summary.prompts.add(pair.prompt)
+            asked = content_of(pair.asked)
+            summary.prompts.add(asked)
+            summary.edits += bool(sources)
             summary.sizes.update(frames_of(each, 1)[0].size for each in media)
             if len(shown) < SHEET_ROWS:
-                shown.append((pair.prompt, list(media)))
+                shown.append((pair.prompt, [*sources, *media]))
             if len(media) == 1:
                 summary.captioned += 1
                 continue
             first, second = map(pair_digest, media)
             summary.pairs += 1
             summary.same_image += first == second
-            preferred, there = earlier.setdefault((pair.prompt, *sorted((first, second))), (first, pair.where))
+            preferred, there = earlier.setdefault((asked, *sorted((first, second))), (first, pair.where))
             summary.duplicates += preferred == first and there != pair.where
             if preferred != first:
                 summary.contradictory.append(f"{pair.where} prefers the opposite of {there}")
@@ -98,7 +103,7 @@ def check_pairs(source: str, kind: str = "auto", media_root: str | None = None, 
         summary.problem = str(error)
     if summary.pairs and summary.pairs == summary.same_image:
         summary.problem = "chosen and rejected are the same image in all pairs, so there is nothing to learn"
-    summary.ties, summary.long_prompts = counts.ties, count_long(summary.prompts)
+    summary.ties, summary.long_prompts = counts.ties, count_long(set(map(words_of, summary.prompts)))
     if sheet and shown:
         save_sheet(shown, sheet, cell=128)
         summary.sheet = sheet

@@ -10,6 +10,7 @@ A direction is a weight for each dimension; a negative weight prefers less. Two 
 
 from pathlib import Path
 
+from visalign.data.edits import SOURCES_OF_ROW
 from visalign.data.generations import MEDIA_KEYS
 from visalign.data.preference_pair import PreferencePair
 from visalign.data.rows import BadRow, media_reference, row_chance, row_number, row_prompt, row_user, take
@@ -52,7 +53,7 @@ class Ratings:
 
     def __init__(self, weights: dict[str, float] | None):
         self.weights = weights
-        self._seen: dict[str, list[tuple]] = {}
+        self._seen: dict[tuple, list[tuple]] = {}
 
     def __call__(self, row: dict, where: str, root: Path) -> list[PreferencePair] | None:
         """The new pairs; [] where all are even, None for a prompt's first medium."""
@@ -62,7 +63,7 @@ class Ratings:
         ratings = {name: value for name in weights if (value := row_number(row, name, where)) is not None}
         _refuse_unlabelled(ratings, weights, row, where)
         media = media_reference(take(row, key, where), key, where, root)
-        earlier = self._seen.setdefault(prompt, [])
+        earlier = self._seen.setdefault((prompt, row.get(SOURCES_OF_ROW)), [])
         pairs = []
         for other, theirs, there in earlier:
             both = {name: ratings[name] - theirs[name] for name in ratings.keys() & theirs.keys()}

@@ -8,12 +8,13 @@ ones. It raises BadRow for what it cannot use.
 import functools
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from visalign.data.captions import CAPTION_KEYS, from_captioned, is_captioned
 from visalign.data.dimensions import Ratings, from_comparison, is_comparison, is_rating
+from visalign.data.edits import KEPT_SOURCES, SOURCES_OF_ROW, row_notes, row_sources
 from visalign.data.generations import MEDIA_KEYS
 from visalign.data.preference_pair import PreferencePair
 from visalign.data.rows import (
@@ -30,13 +31,15 @@ from visalign.data.rows import (
     take,
 )
 from visalign.errors import UserError, nearest
+from visalign.media.source_images import EDIT_NOTES
 
 Roots = Sequence[Path]
 Converter = Callable[[dict, str, Roots], list[PreferencePair] | None]
 IMAGE_LISTS = ("file_path", "image_path", "image_paths", "images", "image")
 TIES = {"tie", "same", "draw", "equal"}
 NAMES = frozenset(("prompt", "chosen", "rejected", "tie", "label", "strength", "chosen_reward", "rejected_reward",
-                   "chance", "user", "path1", "path2", "rank", "human_preference", *IMAGE_LISTS, *CAPTION_KEYS,
+                   "chance", "user", "path1", "path2", "path_src", "tie_case", "source",
+                   "sources", *EDIT_NOTES, "rank", "human_preference", *IMAGE_LISTS, *CAPTION_KEYS,
                    *MEDIA_KEYS))
 
 
@@ -56,16 +59,22 @@ class Format:
 class Converters:
     """Turns rows into pairs by one format, or by the one that each row's columns fit (`auto`).
 
-    compared: whether a pair without its rejected half is refused.
+    compared: whether a pair without its rejected half is refused. kept: the folder for source images that are in the
+    table itself.
     """
 
-    def __init__(self, name: str, weights: dict[str, float] | None, compared: bool = True):
-        self.name, self.weights, self.compared = name, weights, compared
+    def __init__(self, name: str, weights: dict[str, float] | None, compared: bool = True,
+                 kept: str | Path = KEPT_SOURCES):
+        self.name, self.weights, self.compared, self.kept = name, weights, compared, kept
         self._built = {each: FORMATS[each].build(weights) for each in FORMATS}
 
     def __call__(self, row: dict, where: str, roots: Roots) -> list[PreferencePair] | None:
         row = plain_names(row, NAMES)
-        pairs = self._convert(row, where, roots)
+        sources = row_sources(row, where, roots, self.kept)
+        pairs = self._convert(row | {SOURCES_OF_ROW: sources} if sources else row, where, roots)
+        if sources and pairs:
+            notes = row_notes(row, where, roots, self.kept)
+            pairs = [replace(pair, sources=sources, notes=notes) for pair in pairs]
         if self.compared and any(pair.rejected is None for pair in pairs or ()):
             take(row, "rejected", where)
         return pairs
@@ -93,7 +102,7 @@ class Converters:
 
 
 def _names(row: dict) -> str:
-    return shortened(", ".join(sorted(row)) or "none", 200)
+    return shortened(", ".join(sorted(row.keys() - {SOURCES_OF_ROW})) or "none", 200)
 
 
 def _from_pickapic(row: dict, where: str, roots: Roots) -> list[PreferencePair]:
@@ -160,6 +169,17 @@ def _from_hpdv3(row: dict, where: str, roots: Roots) -> list[PreferencePair]:
     return [PreferencePair(prompt, first, second, where)]
 
 
+def _from_editreward(row: dict, where: str, roots: Roots) -> list[PreferencePair]:
+    """EditReward-Data: `path1` is the preferred edit of `path_src` but where `tie_case` says that neither is; the
+    annotators' overall marks are the pair's rewards."""
+    if says_yes(row, "tie_case", where):
+        return []
+    take(row, "path_src", where)
+    return [replace(pair, chosen_reward=row_number(row, "model1_overall_score", where),
+                    rejected_reward=row_number(row, "model2_overall_score", where))
+            for pair in _from_hpdv3(row, where, roots)]
+
+
 class _Ranked:
     """ImageRewardDB's rows: one image each with its `rank` (1 is best) among those of its `prompt_id`.
 
@@ -175,7 +195,7 @@ class _Ranked:
         take(row, "rank", where)
         rank = row_number(row, "rank", where)
         media = media_reference(take(row, key, where), key, where, roots)
-        earlier = self._seen.setdefault(row.get("prompt_id") or prompt, [])
+        earlier = self._seen.setdefault((row.get("prompt_id") or prompt, row.get(SOURCES_OF_ROW)), [])
         pairs = [PreferencePair(prompt, *((media, other) if rank < theirs else (other, media)), f"{where} with {there}")
                  for theirs, other, there in earlier if rank != theirs]
         first = not earlier
@@ -212,7 +232,7 @@ def _is_table(row: dict, weights: dict | None) -> bool:
 
 def _is_hpd(row: dict, weights: dict | None) -> bool:
     listed = any(isinstance(row.get(key), list) for key in IMAGE_LISTS)
-    return "human_preference" in row or listed and "prompt" in row
+    return "human_preference" in row or listed and "prompt" in row and "chosen" not in row
 
 
 FORMATS: dict[str, Format] = {
@@ -220,6 +240,8 @@ FORMATS: dict[str, Format] = {
                        lambda _: _from_pickapic),
     "hpd": Format("prompt, file_path or image_path (a list), human_preference or rank (a list)", _is_hpd,
                   lambda _: _from_hpd),
+    "editreward": Format("prompt, path_src, path1 (preferred), path2, tie_case",
+                         lambda row, _: bool({"path_src", "tie_case"} & row.keys()), lambda _: _from_editreward),
     "hpdv3": Format("prompt, path1 (preferred), path2", lambda row, _: {"path1", "path2"} <= row.keys(),
                     lambda _: _from_hpdv3),
     "imagereward": Format("prompt_id, prompt, image_path, rank; or prompt, img_better, img_worse",

@@ -16,8 +16,10 @@ PAIR_COLUMNS = ("prompt", "chosen", "rejected", "strength", "chosen_reward", "re
 
 def save_pairs(pairs: list[PreferencePair], file: Path) -> None:
     """Write pairs whose images are bytes, atomically."""
-    columns = PAIR_COLUMNS + ("user",) * any(pair.user for pair in pairs)
-    table = pa.Table.from_pylist([{name: getattr(pair, name) for name in columns} for pair in pairs])
+    columns = PAIR_COLUMNS + tuple(name for name in ("user", "sources") if any(getattr(pair, name) for pair in pairs))
+    noted = sorted({name for pair in pairs for name in pair.notes})
+    table = pa.Table.from_pylist([{name: getattr(pair, name) for name in columns}
+                                  | {name: pair.notes.get(name) for name in noted} for pair in pairs])
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
     write_atomically(file, sink.getvalue().to_pybytes())

@@ -1,9 +1,13 @@
 """A preference: two images or videos for one prompt, as stored; or one alone, which is to be imitated."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image
 
 from visalign.data.rows import MediaReference
-from visalign.media.samples import Media
+from visalign.media.samples import Media, Sample
+from visalign.media.source_images import notes_of, read_source, split_prompt, with_sources
 from visalign.media.video_files import read_media
 
 PAIR_FRAMES = 16
@@ -16,7 +20,8 @@ class PreferencePair:
 
     rejected: None for a captioned medium alone. strength: how much better the chosen one is. chance: the probability
     that it is better at all (1: certain). user: the annotator, hashed; None where unknown. repeats: how often it occurs
-    in the data.
+    in the data. sources: of an edit, the files of the images that the prompt speaks of; notes: what else is said of it
+    (EDIT_NOTES).
     """
 
     prompt: str
@@ -29,6 +34,22 @@ class PreferencePair:
     chance: float = 1.0
     user: str | None = None
     repeats: int = 1
+    sources: tuple[str, ...] = ()
+    notes: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def asked(self) -> str:
+        """What a generator is given: the prompt with its source images, as `words@@file`."""
+        return with_sources(self.prompt, self.sources, self.notes)
+
+    def source_images(self) -> tuple[Image.Image, ...]:
+        """`sources` decoded. Raises UserError naming the row."""
+        return tuple(read_source(Path(file), self.where) for file in self.sources)
+
+    def sample(self, media: Media) -> Sample:
+        """What rewards see of one of its media."""
+        return Sample(self.prompt, media, known={"source_prompt": self.asked, **self.notes},
+                      sources=self.source_images())
 
     def stored(self) -> tuple[MediaReference, ...]:
         """The chosen medium, and the rejected one where there is one."""
@@ -37,3 +58,11 @@ class PreferencePair:
     def media(self, frames: int | None = None) -> tuple[Media, ...]:
         """`stored` decoded, of a video at most `frames`. Raises UserError naming the row."""
         return tuple(read_media(data, self.where, frames or PAIR_FRAMES) for data in self.stored())
+
+
+def pair_fields(sample: Sample) -> dict:
+    """The fields of a pair that say what a sample was made for."""
+    if sample.prompt == sample.source_prompt:
+        return {"prompt": sample.prompt}
+    _, files = split_prompt(sample.source_prompt)
+    return {"prompt": sample.prompt, "sources": tuple(map(str, files)), "notes": notes_of(sample.source_prompt)}

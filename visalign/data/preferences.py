@@ -35,7 +35,7 @@ def read_pairs(settings: DataSettings, counts: RowCounts | None = None,
     source = str(settings.path)
     check_weights(settings.dimensions)
     rows, roots = _open(settings, source)
-    convert = Converters(settings.format, settings.dimensions, compared)
+    convert = Converters(settings.format, settings.dimensions, compared, Path(settings.cache) / "sources")
     columns: set[str] = set()
     for where, row in rows:
         columns |= row.keys()

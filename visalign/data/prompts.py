@@ -1,27 +1,31 @@
-"""Prompt sets: a text file, one per line; captions of the embedded emoji and videos; diversity prompts; suites."""
+"""Prompt sets: a text file, one per line; tables, with the source images of edits; captions of the embedded emoji and
+videos; diversity prompts; suites."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from visalign.data.diversity_prompts import family_prompts
+from visalign.data.edits import KEPT_SOURCES, row_notes, row_sources
 from visalign.data.embedded_images import emoji_captions
 from visalign.data.embedded_videos import video_captions
-from visalign.data.readers import json_list
-from visalign.data.rows import check_row, row_prompt, shortened, table_rows
-from visalign.data.sources import is_table, local_path, table_files
+from visalign.data.readers import READERS, json_list
+from visalign.data.rows import BadRow, check_row, row_prompt, shortened, table_rows
+from visalign.data.sources import default_root, is_table, local_path, table_files
 from visalign.data.suites import read_suite
 from visalign.errors import UserError
+from visalign.media.source_images import with_sources
 from visalign.storage.old_names import PROMPT_SETS
 from visalign.storage.text_files import is_whole, read_lines
 
-PROMPT_COLUMNS = ("prompt", "prompts", "caption", "text")
+PROMPT_COLUMNS = ("prompt", "prompts", "caption", "text", "instruction")
 
 
 def read_prompts(source: str | Sequence[str], limit: int | None = None) -> list[str]:
-    """Prompts of a text file, a table with a column of prompts, `emoji:train`, `videos:train`, `families:layout`
-    (data/diversity_prompts.py) or `geneval:FILE` (data/suites.py); or prompts given as a sequence.
+    """Prompts of a text file, a table with a column of prompts, `edit:TABLE`, `emoji:train`, `videos:train`,
+    `families:layout` (data/diversity_prompts.py) or `geneval:FILE` (data/suites.py); or prompts given as a sequence.
 
-    Raises UserError when the file is missing, empty or not text.
+    A row's source images (data/edits.py) are carried in its prompt; in `edit:TABLE` every row must have some. Raises
+    UserError when the file is missing, empty or not text.
     """
     if not isinstance(source, str):
         return list(source)[:limit]
@@ -56,10 +60,12 @@ def prompt_lines(path: str | Path, where: str) -> list[str]:
     return prompts
 
 
-def _of_table(source: str) -> list[str]:
-    """Column `prompt` (or prompts, caption, text) of a table; a JSON list may hold the prompts themselves."""
-    files, prompts = table_files(source, "train"), []
-    if files[0].suffix.lower() == ".json" and all(isinstance(entry, str) for entry in json_list(files[0])):
+def _of_table(source: str, edits: bool = False) -> list[str]:
+    """Column `prompt` (or another of PROMPT_COLUMNS) of a table, with the source images that its rows name; a JSON list
+    may hold the prompts themselves. edits: whether every row must have a source image."""
+    files, prompts, root = table_files(source, "train"), [], default_root(source)
+    if files[0].suffix.lower() == ".json" and not edits and all(isinstance(entry, str)
+                                                                for entry in json_list(files[0])):
         return [entry.strip() for entry in json_list(files[0]) if entry.strip()]
     for where, row in table_rows(source):
         check_row(row)
@@ -67,8 +73,21 @@ def _of_table(source: str) -> list[str]:
         if column is None:
             raise UserError(f"prompts {where}: has no column of prompts (allowed: {', '.join(PROMPT_COLUMNS)}; it has "
                             f"{shortened(', '.join(row)) or 'none'})")
-        prompts.append(row_prompt(row, column, where).strip())
+        words = row_prompt(row, column, where).strip()
+        sources = row_sources(row, where, root, KEPT_SOURCES, edits)
+        if edits and not sources:
+            raise BadRow(f"{where}: names no source image, which every edit has (allowed: source, sources, image, "
+                         f"images; it has {shortened(', '.join(row))})")
+        notes = row_notes(row, where, root, KEPT_SOURCES) if sources else {}
+        prompts.append(with_sources(words, sources, notes))
     return prompts
+
+
+def _of_edits(source: str, table: str) -> list[str]:
+    if not is_table(local_path(table)):
+        raise UserError(f"prompts {source}: edits are a table with the columns prompt and source (a file ending in "
+                        f"{', '.join(READERS)})")
+    return _of_table(table, edits=True)
 
 
 def _of_emoji(source: str, split: str) -> list[str]:
@@ -91,5 +110,5 @@ def _of_suite(source: str, path: str) -> list[str]:
     return list(dict.fromkeys(item.prompt for item in read_suite(source)[1]))
 
 
-_SETS = {"emoji": _of_emoji, "videos": _of_embedded_videos, "families": _of_families, "geneval": _of_suite,
-         "t2i-compbench": _of_suite, "dpg-bench": _of_suite, "vbench": _of_suite}
+_SETS = {"edit": _of_edits, "emoji": _of_emoji, "videos": _of_embedded_videos, "families": _of_families,
+         "geneval": _of_suite, "t2i-compbench": _of_suite, "dpg-bench": _of_suite, "vbench": _of_suite}

@@ -62,12 +62,12 @@ def check_pair_source(settings: DataSettings, compared: bool = True) -> list[str
     try:
         for pair in tqdm(found, desc="checking the pairs", unit="pair", leave=False, delay=2):
             try:
-                for data in pair.stored():
+                for data in (*pair.stored(), *pair.sources):
                     _probe(data, pair.where)
             except UserError as error:
                 broken.note(error)
                 continue
-            prompts[pair.prompt] = None
+            prompts[pair.asked] = None
             pairs, same = pairs + 1, same + (pair.chosen == pair.rejected)
     except UserError:
         broken.check(pairs)  # where no pair is left, the faults of the rows explain it

@@ -13,7 +13,7 @@ from visalign.generators import load_generator
 from visalign.generators.loading import locate_model, pick_device
 from visalign.generators.prompt_length import say_what_is_cut
 from visalign.jobs.training_setup import check_sampler, rollout_prompts
-from visalign.media.samples import Sample
+from visalign.media.source_images import sample_of
 from visalign.media.video_files import media_file, save_sheet
 from visalign.rewards import finite_scores, for_modality, load_reward
 from visalign.sampling.encoding_cache import EncodingCache
@@ -56,7 +56,8 @@ def draw_for_votes(config: OnlineConfig, out: Path, pairs: int, reward: str | No
         nothing = torch.empty(len(starts), 0, dtype=torch.int64)
         drawn = sampler.draw(starts, *conditions.of(starts), noisy, nothing)
         drawn_media = generator.decode(torch.stack([sample.latents for sample in drawn]).to(generator.device))
-        samples = [Sample(generator.text_of(s.prompt), media) for s, media in zip(starts, drawn_media, strict=True)]
+        samples = [sample_of(s.prompt, generator.text_of(s.prompt), media)
+                   for s, media in zip(starts, drawn_media, strict=True)]
         scores = finite_scores(reward_model, samples).tolist() if reward_model else None
         for i, number in enumerate(numbers):
             files = [media_file(media) for media in drawn_media[2 * i:2 * i + 2]]

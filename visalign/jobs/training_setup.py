@@ -16,10 +16,12 @@ from visalign.data.usable import BrokenRows, check_pair_source
 from visalign.errors import UserError
 from visalign.generators import Generator
 from visalign.generators.prompt_length import say_what_is_cut
+from visalign.media.source_images import content_of
 from visalign.processes import PROCESSES
 from visalign.rewards import for_modality, load_reward
 from visalign.sampling.encoding_cache import EncodingCache
 from visalign.sampling.feedback import feedback_pairs, rescored
+from visalign.sampling.source_check import check_takes_sources
 from visalign.storage.run_folder import RunFolder
 from visalign.trainers.offline.encoded_pairs import check_items, digest_entry, encode_pairs, standardised
 from visalign.trainers.offline.loop import OfflineTrainer
@@ -54,6 +56,7 @@ def check_offline(config: OfflineConfig, family: type[Generator]) -> list[str]:
         family.check_prompts(prompts, "data.feedback.prompts")
         return prompts
     prompts = check_pair_source(config.data, compares(config))
+    family.check_prompts(prompts, f"data {config.data.path}")
     check_holdout(prompts, config.data.holdout, config.eval.listed)
     return prompts
 
@@ -133,10 +136,11 @@ def read_prompt_tasks(config: OnlineConfig) -> list[PromptTask]:
 
     Raises UserError when none is left.
     """
-    rollout, measured = config.rollout, config.eval.listed
+    rollout = config.rollout
     every = prompt_tasks_of(read_seed_preferences(rollout.votes)) if rollout.votes else [
         PromptTask(prompt) for prompt in rollout_prompts(config)]
-    asked = [each for each in every if each.prompt not in measured]
+    measured = frozenset(map(content_of, config.eval.listed))
+    asked = [each for each in every if content_of(each.prompt) not in measured]
     if not asked:
         raise UserError(f"eval.prompts: names all prompts of {rollout.votes or rollout.prompts}, so none is left to "
                         "train on")
@@ -153,7 +157,9 @@ def rollout_prompts(config: OnlineConfig) -> list[str]:
 
 def build_online(config: OnlineConfig, generator: Generator, run: RunFolder, accelerator: Accelerator):
     asked = read_prompt_tasks(config)
-    keep_digest(run, [(each.prompt, each.seeds) for each in asked], "votes" if config.rollout.votes else "prompts")
+    keep_digest(run, [(content_of(each.prompt), each.seeds) for each in asked],
+                "votes" if config.rollout.votes else "prompts")
+    check_takes_sources(generator, (each.prompt for each in asked), "rollout.prompts")
     say_what_is_cut(generator, [each.prompt for each in asked], "training prompts")
     reward_set = RewardSet(config.reward, str(accelerator.device), generator.modality) if config.reward.models else None
     trainer = OnlineTrainer(config, generator, asked, reward_set, run, accelerator)

@@ -32,12 +32,16 @@ Media = Image.Image | Video
 
 @dataclass
 class Sample:
-    """One generation: prompt ('' where there is none), image or video, seed, and other metadata."""
+    """One generation: prompt ('' where there is none), image or video, seed, and other metadata.
+
+    sources: of an edit, the images that the prompt speaks of.
+    """
 
     prompt: str
     media: Media | None = None
     seed: int | None = None
     known: dict[str, Any] = field(default_factory=dict)
+    sources: tuple[Image.Image, ...] = ()
 
     @property
     def source_prompt(self) -> str:

@@ -1,10 +1,13 @@
 """Source images of a prompt, carried in its text: `words@@image file`, or `words@@first file@@second file`.
 
-One string goes wherever a prompt goes (lists, caches, sample folders), and the model that needs the images reads them.
+One string goes wherever a prompt goes (lists, caches, settings, sample folders), and the model that needs the images
+reads them. What else a row of data says of an edit, for rewards, comes last, as JSON: `words@@file@@{"mask": ...}`.
 """
 
+import functools
 import hashlib
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +16,18 @@ from PIL import Image
 
 from visalign.errors import UserError
 from visalign.media.image_files import read_image
+from visalign.media.samples import Media, Sample
 
 SEPARATOR = "@@"
+EDIT_NOTES = ("requirement", "source_caption", "target_caption", "mask")
+"""What may be said of an edit: what to look for in it; captions of the source and of the wanted result; the file of an
+image that is white where the edit belongs."""
 
 
 def split_prompt(prompt: str) -> tuple[str, tuple[Path, ...]]:
     """Words and image files of a prompt; no files where it names none."""
-    words, *files = prompt.split(SEPARATOR)
-    return words.strip(), tuple(Path(file.strip()).expanduser() for file in files)
+    words, *parts = prompt.split(SEPARATOR)
+    return words.strip(), tuple(Path(part.strip()).expanduser() for part in parts if not _are_notes(part))
 
 
 def words_of(prompt: str) -> str:
@@ -28,24 +35,94 @@ def words_of(prompt: str) -> str:
     return split_prompt(prompt)[0]
 
 
-def with_sources(words: str, files: Iterable[Path | str]) -> str:
-    """The prompt that `split_prompt` takes apart again. Raises UserError where a part holds the separator itself."""
+def notes_of(prompt: str) -> dict[str, str]:
+    """What a prompt says beside its words and images, by EDIT_NOTES. Raises UserError where it is not readable."""
+    *_, last = prompt.split(SEPARATOR)
+    if last == prompt or not _are_notes(last):
+        return {}
+    try:
+        return {str(name): str(value) for name, value in json.loads(last).items()}
+    except ValueError as error:
+        raise UserError(f"prompt '{prompt}': what follows the last {SEPARATOR} is not readable as JSON ({error})"
+                        ) from None
+
+
+def _are_notes(part: str) -> bool:
+    return part.lstrip().startswith("{")
+
+
+def with_sources(words: str, files: Iterable[Path | str], notes: Mapping[str, str] | None = None) -> str:
+    """The prompt that `split_prompt` takes apart again; the words alone where there are no files.
+
+    Raises UserError where a part holds the separator itself.
+    """
     parts = [words, *map(str, files)]
-    for part in parts if len(parts) > 1 else []:
+    if len(parts) == 1:
+        return words
+    for part in parts:
         if SEPARATOR in part:
             raise UserError(f"'{part}' holds {SEPARATOR}, which stands between a prompt and its source images; write "
                             "it otherwise")
+    if notes:
+        text = json.dumps(dict(sorted(notes.items())), ensure_ascii=False)
+        parts.append(text.replace(SEPARATOR, "@\\u0040"))
     return SEPARATOR.join(parts)
 
 
 def sources_key(files: Iterable[Path]) -> str:
-    """What the images are, whatever they are called: SHA-256 of each file's bytes, in order."""
-    return SEPARATOR.join(hashlib.sha256(file.read_bytes()).hexdigest() for file in files)
+    """What the images are, whatever they are called: SHA-256 of each file's bytes, in order. Raises OSError."""
+    return SEPARATOR.join(_digest(file, *_stamp(file)) for file in files)
 
 
-def source_images_of(prompt: str, where: str = "prompt") -> list[Image.Image]:
+def content_of(prompt: str) -> str:
+    """What makes a prompt that prompt wherever its files lie: its words and what its images hold.
+
+    The prompt itself where it names no images, or some that are not there.
+    """
+    words, files = split_prompt(prompt)
+    try:
+        return f"{words}{SEPARATOR}{sources_key(files)}" if files else prompt
+    except OSError:
+        return prompt
+
+
+def source_images_of(prompt: str, where: str = "prompt") -> tuple[Image.Image, ...]:
     """The source images of a prompt as RGB, in order. Raises UserError as `read_image` does."""
-    return [read_image(file, f"{where} '{words_of(prompt)}'") for file in split_prompt(prompt)[1]]
+    words, files = split_prompt(prompt)
+    return tuple(read_source(file, f"{where} '{words}'") for file in files)
+
+
+def read_source(file: Path, where: str) -> Image.Image:
+    """A source image as RGB; those read last are kept. Raises UserError as `read_image` does."""
+    try:
+        stamp = _stamp(file)
+    except OSError:
+        return read_image(file, where)
+    return _read(file, where, *stamp)
+
+
+def sample_of(prompt: str, text: str, media: Media, seed: int | None = None) -> Sample:
+    """What rewards see of a medium made for `prompt`, whose words are `text`, with its source images where it has some.
+    """
+    known = {"source_prompt": prompt}
+    if text == prompt:
+        return Sample(text, media, seed, known)
+    return Sample(text, media, seed, known | notes_of(prompt), source_images_of(prompt))
+
+
+def _stamp(file: Path) -> tuple[int, int]:
+    state = file.stat()
+    return state.st_size, state.st_mtime_ns
+
+
+@functools.lru_cache(65536)
+def _digest(file: Path, size: int, changed: int) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+@functools.lru_cache(32)
+def _read(file: Path, where: str, size: int, changed: int) -> Image.Image:
+    return read_image(file, where)
 
 
 @dataclass(frozen=True)
@@ -75,9 +152,5 @@ class SourceCount:
                 raise UserError(f"{where} '{prompt}': names {missing}, which does not exist; {self.form}")
             of_file |= dict.fromkeys(files, prompt)
         with ThreadPoolExecutor() as pool:  # decoders run beside each other
-            for _ in pool.map(_read, of_file, (f"{where} '{words_of(prompt)}'" for prompt in of_file.values())):
+            for _ in pool.map(read_image, of_file, (f"{where} '{words_of(prompt)}'" for prompt in of_file.values())):
                 pass
-
-
-def _read(file: Path, where: str) -> None:
-    read_image(file, where)

@@ -7,15 +7,17 @@ from tqdm import tqdm
 
 from visalign.config import FeedbackSettings
 from visalign.data.pair_selection import Candidate, PairCounts, best_worst, keep
-from visalign.data.preference_pair import PreferencePair
+from visalign.data.preference_pair import PreferencePair, pair_fields
 from visalign.data.prompts import read_prompts
 from visalign.errors import UserError
 from visalign.generators.base import Generator
 from visalign.generators.prompt_length import say_what_is_cut
 from visalign.media.samples import Sample
+from visalign.media.source_images import sample_of
 from visalign.media.video_files import media_file
 from visalign.rewards import Reward, finite_scores
 from visalign.sampling.seeds import place_seed
+from visalign.sampling.source_check import check_takes_sources
 
 
 def make_samples(generator: Generator, prompts: list[str], per_prompt: int, *, steps: int, guidance_scale: float,
@@ -32,12 +34,13 @@ def samples_at(generator: Generator, prompts: list[str], per_prompt: int, places
     chosen = [prompts[place // per_prompt] for place in places]
     seeds = [place_seed(seed, place) for place in places]
     numbers = iter(range(len(chosen)))
+    check_takes_sources(generator, dict.fromkeys(chosen), label)
     say_what_is_cut(generator, chosen, label)
     with tqdm(total=len(chosen), desc=label, unit="sample", disable=quiet) as progress:
         for batch in generator.sample(chosen, seeds, steps=steps, guidance_scale=guidance_scale):
             for media in batch:
                 k = next(numbers)
-                yield places[k], Sample(generator.text_of(chosen[k]), media, seeds[k], {"source_prompt": chosen[k]})
+                yield places[k], sample_of(chosen[k], generator.text_of(chosen[k]), media, seeds[k])
             progress.update(len(batch))
 
 
@@ -47,10 +50,11 @@ def rank_pairs(samples: list[Sample], scores: list[float], pairs_per_prompt: int
     for i, sample in enumerate(samples):
         groups.setdefault(sample.source_prompt, []).append(Candidate(i, scores[i]))
     counts = PairCounts()
-    return [PreferencePair(prompt, media_file(samples[a.number].media, lossless=True)[1],
-                 media_file(samples[b.number].media, lossless=True)[1],
-                 f"prompt '{prompt}', seeds {samples[a.number].seed} and {samples[b.number].seed}",
-                 a.score - b.score, a.score, b.score)
+    return [PreferencePair(chosen=media_file(samples[a.number].media, lossless=True)[1],
+                           rejected=media_file(samples[b.number].media, lossless=True)[1],
+                           where=f"prompt '{prompt}', seeds {samples[a.number].seed} and {samples[b.number].seed}",
+                           strength=a.score - b.score, chosen_reward=a.score, rejected_reward=b.score,
+                           **pair_fields(samples[a.number]))
             for prompt, candidates in groups.items()
             for a, b in keep(best_worst(candidates, pairs_per_prompt), counts)]
 
@@ -93,12 +97,12 @@ def _score(held: list[PreferencePair], reward: Reward, rerank: bool, frames: int
     pairs, samples = [], []
     for pair in held:
         try:
-            media = pair.media(frames)
+            both = [pair.sample(each) for each in pair.media(frames)]
         except UserError as error:
             on_broken(error)
             continue
         pairs.append(pair)
-        samples += [Sample(pair.prompt, each) for each in media]
+        samples += both
     if not pairs:
         return
     scores = finite_scores(reward, samples).view(-1, 2).tolist()

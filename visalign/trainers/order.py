@@ -8,6 +8,7 @@ from typing import Generic, Protocol, TypeVar
 import torch
 
 from visalign.errors import UserError
+from visalign.media.source_images import content_of
 from visalign.sampling.seeds import epoch_seed
 from visalign.storage.files import write_atomically
 from visalign.storage.run_folder import RunFolder
@@ -22,13 +23,16 @@ Prompted = TypeVar("Prompted", bound=HasPrompt)
 
 
 def place_of(prompt: str) -> float:
-    """Where in [0, 1) the hash of a prompt's text puts it."""
-    return int(hashlib.sha256(f"held out {prompt}".encode()).hexdigest()[:8], 16) / 2**32
+    """Where in [0, 1) the hash of a prompt's text and source images puts it."""
+    return int(hashlib.sha256(f"held out {content_of(prompt)}".encode()).hexdigest()[:8], 16) / 2**32
 
 
 def is_held_out(prompt: str, holdout: float, measured: Collection[str] = ()) -> bool:
-    """Whether a prompt is among the share that is held out, chosen by its place, or one that the run measures on."""
-    return place_of(prompt) < holdout or prompt in measured
+    """Whether a prompt is among the share that is held out, chosen by its place, or one that the run measures on.
+
+    measured: what those prompts hold (`content_of`).
+    """
+    return place_of(prompt) < holdout or content_of(prompt) in measured
 
 
 def prompts_to_measure(prompts: Iterable[str], setting: str, holdout: float) -> tuple[str, ...]:
@@ -44,7 +48,7 @@ def prompts_to_measure(prompts: Iterable[str], setting: str, holdout: float) -> 
 
 def check_holdout(prompts: Iterable[str], holdout: float, measured: Collection[str] = ()) -> None:
     """Raise UserError when every prompt is held out."""
-    prompts = set(prompts)
+    prompts, measured = set(prompts), frozenset(map(content_of, measured))
     if prompts and all(is_held_out(prompt, holdout, measured) for prompt in prompts):
         raise UserError(f"data.holdout {holdout}: leaves nothing to train on, since the set has {len(prompts)} "
                         f"prompt{'s' * (len(prompts) != 1)}; take a smaller share, or 0 for none")
@@ -54,7 +58,8 @@ def split_by_prompt(items: list[Prompted], holdout: float,
                     measured: Collection[str] = ()) -> tuple[list[Prompted], list[Prompted]]:
     """Training and held-out items; each prompt is entirely on one side. Raises UserError when none is left."""
     check_holdout((item.prompt for item in items), holdout, measured)
-    held_out = [is_held_out(item.prompt, holdout, measured) for item in items]
+    known = frozenset(map(content_of, measured))
+    held_out = [is_held_out(item.prompt, holdout, known) for item in items]
     return ([item for item, held in zip(items, held_out, strict=True) if not held],
             [item for item, held in zip(items, held_out, strict=True) if held])
 

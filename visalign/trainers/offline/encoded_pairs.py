@@ -15,12 +15,14 @@ from visalign.errors import UserError
 from visalign.generators.base import Conditioning, Generator
 from visalign.generators.prompt_length import say_what_is_cut
 from visalign.generators.video_speed import how_wrong, say_speeds
+from visalign.media.source_images import content_of
 from visalign.sampling.encoding_cache import EncodingCache
+from visalign.sampling.source_check import check_takes_sources
 
 
 @dataclass(frozen=True)
 class EncodedPair:
-    """A pair as cache keys; of a captioned medium alone, rejected_key is None."""
+    """A pair as cache keys; of a captioned medium alone, rejected_key is None. prompt: with its source images."""
 
     prompt: str
     prompt_key: str
@@ -64,16 +66,18 @@ def encode_pairs(pairs: Iterable[PreferencePair], cache: EncodingCache, accelera
         for number, pair in held:
             try:
                 found = pair.media(cache.generator.shape.frames)
+                pair.source_images()  # read where a broken one can still be left out
+                check_takes_sources(cache.generator, [pair.asked], pair.where)
                 cache.generator.check_media(found, pair.where)
             except UserError as error:
                 failed.append((number, str(error)))
                 continue
             keys = [cache.media_key(each) for each in found]
-            item = EncodedPair(pair.prompt, cache.prompt_key(pair.prompt), keys[0], keys[1] if len(keys) > 1 else None,
+            item = EncodedPair(pair.asked, cache.prompt_key(pair.asked), keys[0], keys[1] if len(keys) > 1 else None,
                                pair.where, pair.strength, pair.chosen_reward, pair.rejected_reward, pair.chance,
                                max(map(cache.generator.speed_of, found), key=how_wrong), pair.user)
             media |= dict(zip(keys, found, strict=True))
-            prompts[item.prompt_key] = pair.prompt
+            prompts[item.prompt_key] = pair.asked
             numbered.extend([(number, item)] * pair.repeats)
         for _, reason in sorted(gather_object(failed) if world > 1 else failed):
             broken.note(UserError(reason))
@@ -130,7 +134,7 @@ def digest_entry(item: EncodedPair) -> tuple:
     """What identifies a pair for a resumed run; fields that most data lack add nothing, as in earlier runs."""
     known = [item.user] if item.user else []
     uncertain = [item.chance] if item.chance < 1 else []
-    return (item.prompt, item.chosen_key, item.rejected_key, item.strength, *known, *uncertain)
+    return (content_of(item.prompt), item.chosen_key, item.rejected_key, item.strength, *known, *uncertain)
 
 
 def load_batch(items: list[EncodedPair], cache: EncodingCache, prompt_keys: list[str] | None = None) -> PairBatch:

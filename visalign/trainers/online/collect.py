@@ -14,6 +14,7 @@ from visalign.data.seed_preferences import SeedPreference
 from visalign.errors import UserError
 from visalign.generators.base import Conditioning, Generator, Guidance
 from visalign.media.samples import Sample
+from visalign.media.source_images import sample_of
 from visalign.sampling.encoding_cache import EncodingCache
 from visalign.sampling.seeds import stable_seed
 from visalign.trainers.online.rollout import Sampler, Start, Trajectory
@@ -125,8 +126,8 @@ class RolloutCollector:
             if self.scorer:
                 before = time.perf_counter()
                 decoded = self.generator.decode(torch.stack([s.latents for s in drawn]).to(self.generator.device))
-                made = [Sample(self.generator.text_of(s.start.prompt), media, s.start.place,
-                               {"source_prompt": s.start.prompt}) for s, media in zip(drawn, decoded, strict=True)]
+                made = [sample_of(s.start.prompt, self.generator.text_of(s.start.prompt), media, s.start.place)
+                        for s, media in zip(drawn, decoded, strict=True)]
                 decoding += time.perf_counter() - before
                 images += [(s.start.place, sample) for s, sample in zip(drawn, made, strict=True)][:size]
                 scoring.append((places[b:b + size], self.scorer.submit(made)))
