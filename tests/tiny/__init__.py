@@ -32,6 +32,16 @@ CALLS: dict[str, dict] = {
                      "max_area": 16 * 24, "_auto_resize": False},
     "krea2": {"height": 16, "width": 24, "max_sequence_length": 32},
     "chroma": {"height": 16, "width": 24, "max_sequence_length": 16},
+    "qwen_image21": {"height": 64, "width": 96, "negative_prompt": " ", "use_kv_cache": False},
+    "sana": {"height": 32, "width": 64, "max_sequence_length": 16, "use_resolution_binning": False,
+             "complex_human_instruction": None},
+    "lumina2": {"height": 64, "width": 96, "max_sequence_length": 48},
+    "aura_flow": {"height": 16, "width": 24, "max_sequence_length": 16},
+    "cogview4": {"height": 16, "width": 32},
+    "kandinsky5_image": {"height": 32, "width": 48},
+    "hidream": {"height": 16, "width": 64, "max_sequence_length": 16},
+    "pixart_sigma": {"height": 16, "width": 24, "max_sequence_length": 16, "use_resolution_binning": False,
+                     "clean_caption": False},
     "hunyuan15": {"height": 16, "width": 16, "num_frames": 5},
     "ltx2": {"height": 32, "width": 64, "num_frames": 5, "max_sequence_length": 16,  # guided by words only
              "stg_scale": 0.0, "modality_scale": 1.0, "guidance_rescale": 0.0, "audio_guidance_scale": 4.0,
@@ -50,6 +60,7 @@ CALLS: dict[str, dict] = {
 EDIT_CALLS: dict[str, dict] = {
     "flux2_klein": {"image": source_image(64, 64)},
     "flux2_dev": {"image": source_image(64, 64)},
+    "qwen_image21": {"image": source_image(64, 64).convert("RGBA"), "output_resolution": 64},
 }
 """By NAME: what an edit needs beside `CALLS`, of pipelines that also make images from words alone."""
 
@@ -58,10 +69,20 @@ def _small_sides(area: float, ratio: float) -> tuple[int, int, None]:
     return (64, 32, None) if ratio > 1 else (32, 64, None) if ratio < 1 else (32, 32, None)
 
 
-_EDIT = "diffusers.pipelines.qwenimage.pipeline_qwenimage_edit"
+def _kept(value: Any) -> property:
+    """Of a class whose instances set another."""
+    return property(lambda self: value, lambda self, other: None)
+
+
+_PIPELINES = "diffusers.pipelines"
+_EDIT = f"{_PIPELINES}.qwenimage.pipeline_qwenimage_edit"
 SMALL: dict[str, dict[str, Any]] = {
     "qwen_image_edit": {f"{_EDIT}.calculate_dimensions": _small_sides},
     "qwen_image_edit_plus": {f"{_EDIT}_plus.CONDITION_IMAGE_SIZE": 32 * 32, f"{_EDIT}_plus.VAE_IMAGE_SIZE": 32 * 32},
+    "kandinsky5_image": {f"{_PIPELINES}.kandinsky5.pipeline_kandinsky_t2i.Kandinsky5T2IPipeline.resolutions":
+                         _kept([(48, 32), (32, 32), (32, 48)])},
+    "hidream": {f"{_PIPELINES}.hidream_image.pipeline_hidream_image.HiDreamImagePipeline.default_sample_size":
+                _kept(16)},
 }
 """By NAME: sizes that a pipeline fixes in its code, for `monkeypatch.setattr(path, value, raising=False)`."""
 

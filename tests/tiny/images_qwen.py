@@ -6,7 +6,15 @@ from pathlib import Path
 import torch
 
 from tests.tiny.parts import chat, flow_euler, image_vae, lively, qwen25_vl, qwen_processor
-from tests.tiny.texts import chat_tokenizer, qwen3, qwen3_vl, seeing, template_tokenizer
+from tests.tiny.texts import (
+    chat_tokenizer,
+    qwen3,
+    qwen3_processor,
+    qwen3_vl,
+    qwen3_vl_writer,
+    seeing,
+    template_tokenizer,
+)
 
 
 def build_z_image(folder: Path) -> Path:
@@ -100,4 +108,24 @@ def build_krea2(folder: Path) -> Path:
                                  max_image_seq_len=6400),
         vae=_qwen_vae(), text_encoder=qwen3_vl(), tokenizer=template_tokenizer(template, 34),
         transformer=lively(transformer, "final_layer"), text_encoder_select_layers=(0, 1, 2)).save_pretrained(folder)
+    return folder
+
+
+def build_qwen_image21(folder: Path) -> Path:
+    """Of images with transparency, and words and source images that are read before the noisy image."""
+    from diffusers import AutoencoderKLQwenImage21, QwenImage21Pipeline, QwenImage21Transformer2DModel
+
+    torch.manual_seed(29)
+    vae = AutoencoderKLQwenImage21(
+        base_dim=8, decoder_base_dim=8, z_dim=4, dim_mult=[1] * 5, num_res_blocks=1,
+        latents_mean=[0.1, -0.2, 0.3, 0.05], latents_std=[1.5, 0.5, 1.2, 2.0])
+    transformer = QwenImage21Transformer2DModel(
+        in_channels=4, out_channels=4, num_layers=2, attention_head_dim=16, num_attention_heads=2, context_in_dim=16,
+        axes_dims_rope=(4, 6, 6))
+    tokenizer, ids = seeing(chat_tokenizer(
+        "<|im_start|>system Comprehend and analyze the provided prompt.<|im_end|> <|im_start|>user "
+        "<|im_start|>assistant <image1>"))
+    QwenImage21Pipeline(
+        scheduler=_qwen_scheduler(), vae=vae, text_encoder=qwen3_vl_writer(**ids), processor=qwen3_processor(tokenizer),
+        transformer=lively(transformer, "proj_out", "norm_out")).save_pretrained(folder)
     return folder

@@ -10,6 +10,10 @@ WORDS = ("a", "the", "red", "blue", "green", "yellow", "black", "pink", "square"
          "tree", "animal", "flower", "moves", "left", "right")
 VISION = {"vision_start_token_id": "<|vision_start|>", "vision_end_token_id": "<|vision_end|>",
           "image_token_id": "<|image_pad|>", "video_token_id": "<|video_pad|>"}
+SYSTEM = """{%- for message in messages %}<|im_start|>{{ message.role }}
+{% if message.content is string %}{{ message.content }}{% else %}{% for part in message.content %}{{ part.text }}
+{%- endfor %}{% endif %}<|im_end|>
+{% endfor %}"""  # a chat template that prints roles as Qwen's does
 
 
 def clip_tokenizer():
@@ -114,11 +118,32 @@ def mistral3(layers: int, width: int):
         spatial_merge_size=1, image_token_index=10))
 
 
-def qwen3_vl(layers: int = 2):
-    from transformers import Qwen3VLConfig, Qwen3VLModel
+def _qwen3_vl_config(layers: int, **ids: int):
+    from transformers import Qwen3VLConfig
 
-    return Qwen3VLModel(Qwen3VLConfig(
+    return Qwen3VLConfig(
         text_config=_decoder(hidden_size=16, head_dim=8, num_hidden_layers=layers, rope_parameters={
             "rope_type": "default", "mrope_section": [2, 1, 1], "mrope_interleaved": True, "rope_theta": 1e4}),
         vision_config={"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 16,
-                       "patch_size": 14, "num_position_embeddings": 16, "deepstack_visual_indexes": [0]}))
+                       "patch_size": 16, "num_position_embeddings": 16, "deepstack_visual_indexes": [0]}, **ids)
+
+
+def qwen3_vl(layers: int = 2):
+    from transformers import Qwen3VLModel
+
+    return Qwen3VLModel(_qwen3_vl_config(layers))
+
+
+def qwen3_vl_writer(layers: int = 2, **ids: int):
+    """With the head that writes words. ids: of the tokens of images."""
+    from transformers import Qwen3VLForConditionalGeneration
+
+    return Qwen3VLForConditionalGeneration(_qwen3_vl_config(layers, **ids))
+
+
+def qwen3_processor(tokenizer):
+    """A token of an image is 32 x 32 pixels, so that it has as many as a fourth of its latents."""
+    from transformers import Qwen2VLImageProcessor, Qwen3VLProcessor, Qwen3VLVideoProcessor
+
+    eyes = Qwen2VLImageProcessor(patch_size=16, min_pixels=32 * 32, max_pixels=128 * 128)
+    return Qwen3VLProcessor(eyes, tokenizer, Qwen3VLVideoProcessor(), chat_template=SYSTEM)
