@@ -54,6 +54,21 @@ CALLS: dict[str, dict] = {
     "wan22_small_image": {"image": IMAGE, **WAN},
     "kandinsky5_video": {"height": 16, "width": 16, "num_frames": 5, "max_sequence_length": 32},
     "cosmos25": {"height": 16, "width": 16, "num_frames": 5, "max_sequence_length": 128},
+    "mochi": {"height": 32, "width": 32, "num_frames": 7, "max_sequence_length": 16},
+    "allegro": {"height": 32, "width": 32, "num_frames": 8, "max_sequence_length": 16, "clean_caption": False},
+    "latte": {"height": 16, "width": 16, "video_length": 2, "clean_caption": False},
+    "skyreels2": WAN,
+    "skyreels2_forcing": WAN,
+    "easyanimate": {"height": 32, "width": 32, "num_frames": 5, "negative_prompt": ""},
+    "pixart_alpha": {"height": 16, "width": 16, "max_sequence_length": 16, "clean_caption": False,
+                     "use_resolution_binning": False},
+    "cogview3": {"height": 16, "width": 16, "max_sequence_length": 16},
+    "lumina": {"height": 64, "width": 64, "max_sequence_length": 16, "clean_caption": False},
+    "bria": {"height": 16, "width": 16, "max_sequence_length": 16},
+    "longcat": {"height": 16, "width": 16, "enable_prompt_rewrite": False},
+    "hunyuan_image": {"height": 16, "width": 16},
+    "hunyuan_dit": {"height": 16, "width": 16, "use_resolution_binning": False},
+    "omnigen": {"height": 64, "width": 64},
 }
 """By NAME of `build_NAME`: what the pipeline's call needs beside prompt, steps and generator to be quick."""
 
