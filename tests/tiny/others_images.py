@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from tests.tiny.parts import awake, chat, image_vae, qwen25_vl, qwen_processor
+from tests.tiny.parts import awake, chat, image_vae, lively, qwen25_vl, qwen_processor
 from tests.tiny.texts import t5, template_tokenizer, word_tokenizer
 
 
@@ -26,7 +26,7 @@ def build_cogview3(folder: Path) -> Path:
     from diffusers import CogVideoXDDIMScheduler, CogView3PlusPipeline, CogView3PlusTransformer2DModel
 
     torch.manual_seed(61)
-    transformer = awake(CogView3PlusTransformer2DModel(
+    transformer = lively(CogView3PlusTransformer2DModel(
         patch_size=2, in_channels=4, num_layers=2, attention_head_dim=8, num_attention_heads=2, out_channels=4,
         text_embed_dim=32, time_embed_dim=8, condition_dim=4, pos_embed_max_size=16, sample_size=8))
     CogView3PlusPipeline(
@@ -43,7 +43,7 @@ def build_lumina(folder: Path) -> Path:
     from transformers import GemmaConfig, GemmaModel
 
     torch.manual_seed(62)
-    transformer = awake(LuminaNextDiT2DModel(
+    transformer = lively(LuminaNextDiT2DModel(
         sample_size=8, patch_size=2, in_channels=4, hidden_size=32, num_layers=2, num_attention_heads=2,
         num_kv_heads=1, multiple_of=8, learn_sigma=True, qk_norm=True, cross_attention_dim=32))
     encoder = GemmaModel(GemmaConfig(
@@ -59,7 +59,7 @@ def build_bria(folder: Path) -> Path:
     from diffusers import BriaPipeline, BriaTransformer2DModel, FlowMatchEulerDiscreteScheduler
 
     torch.manual_seed(63)
-    transformer = awake(BriaTransformer2DModel(
+    transformer = lively(BriaTransformer2DModel(
         patch_size=1, in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16,
         num_attention_heads=2, joint_attention_dim=32, axes_dims_rope=[4, 4, 8]))
     BriaPipeline(
@@ -74,7 +74,7 @@ def build_longcat(folder: Path) -> Path:
     from diffusers import FlowMatchEulerDiscreteScheduler, LongCatImagePipeline, LongCatImageTransformer2DModel
 
     torch.manual_seed(64)
-    transformer = awake(LongCatImageTransformer2DModel(
+    transformer = lively(LongCatImageTransformer2DModel(
         patch_size=1, in_channels=64, num_layers=1, num_single_layers=1, attention_head_dim=16,
         num_attention_heads=2, joint_attention_dim=32, pooled_projection_dim=32, axes_dims_rope=[4, 4, 8]))
     tokenizer = chat(word_tokenizer())
@@ -97,7 +97,7 @@ def build_hunyuan_image(folder: Path) -> Path:
     from transformers import ByT5Tokenizer, T5Config, T5EncoderModel
 
     torch.manual_seed(65)
-    transformer = awake(HunyuanImageTransformer2DModel(
+    transformer = lively(HunyuanImageTransformer2DModel(
         in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=8, num_layers=1, num_single_layers=1,
         num_refiner_layers=1, mlp_ratio=2.0, text_embed_dim=32, text_embed_2_dim=32, rope_axes_dim=(4, 4)))
     vae = AutoencoderKLHunyuanImage(
@@ -121,7 +121,7 @@ def build_hunyuan_dit(folder: Path) -> Path:
     from transformers import BertConfig, BertModel
 
     torch.manual_seed(66)
-    transformer = awake(HunyuanDiT2DModel(
+    transformer = lively(HunyuanDiT2DModel(
         sample_size=8, num_layers=2, patch_size=2, attention_head_dim=8, num_attention_heads=2, hidden_size=16,
         mlp_ratio=2.0, cross_attention_dim=32, cross_attention_dim_t5=32, pooled_projection_dim=16, in_channels=4,
         activation_fn="gelu-approximate"))
@@ -137,11 +137,14 @@ def build_hunyuan_dit(folder: Path) -> Path:
 
 
 def build_omnigen(folder: Path) -> Path:
-    """Reads words in the transformer itself, and counts on a VAE that makes sides 8 times smaller."""
+    """Reads words in the transformer itself, and counts on a VAE that makes sides 8 times smaller.
+
+    Prompts of unequal length in one batch get the positions of the first: the class's own mistake.
+    """
     from diffusers import FlowMatchEulerDiscreteScheduler, OmniGenPipeline, OmniGenTransformer2DModel
 
     torch.manual_seed(67)
-    transformer = awake(OmniGenTransformer2DModel(
+    transformer = lively(OmniGenTransformer2DModel(
         hidden_size=16, num_attention_heads=4, num_key_value_heads=4, intermediate_size=32, num_layers=2,
         in_channels=4, time_step_dim=8, vocab_size=200, pad_token_id=0, pos_embed_max_size=16,
         rope_scaling={"long_factor": [1, 2], "short_factor": [1, 2]}))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from tests.tiny.parts import awake, chat, flow_unipc, image_vae, qwen25_sizes
+from tests.tiny.parts import chat, flow_unipc, image_vae, lively, qwen25_sizes
 from tests.tiny.texts import t5, word_tokenizer
 from tests.tiny.videos import wan_vae
 
@@ -22,7 +22,7 @@ def build_mochi(folder: Path) -> Path:
     vae = AutoencoderKLMochi(
         encoder_block_out_channels=(32,) * 4, decoder_block_out_channels=(32,) * 4,
         layers_per_block=(0,) * 5, add_attention_block=(False,) * 5, scaling_factor=0.8)
-    transformer = awake(MochiTransformer3DModel(
+    transformer = lively(MochiTransformer3DModel(
         patch_size=2, num_attention_heads=2, attention_head_dim=8, num_layers=2, pooled_projection_dim=16,
         in_channels=12, text_embed_dim=32, time_embed_dim=8))
     MochiPipeline(
@@ -43,7 +43,7 @@ def build_allegro(folder: Path) -> Path:
     torch.manual_seed(51)
     vae = AutoencoderKLAllegro(
         block_out_channels=(8,) * 4, latent_channels=4, layers_per_block=1, norm_num_groups=4, scaling_factor=0.6)
-    transformer = awake(AllegroTransformer3DModel(
+    transformer = lively(AllegroTransformer3DModel(
         num_attention_heads=2, attention_head_dim=24, in_channels=4, out_channels=4, num_layers=2,
         cross_attention_dim=48, caption_channels=32, sample_height=4, sample_width=4, sample_frames=2))
     AllegroPipeline(
@@ -58,7 +58,7 @@ def build_latte(folder: Path) -> Path:
     from diffusers import DDIMScheduler, LattePipeline, LatteTransformer3DModel
 
     torch.manual_seed(52)
-    transformer = awake(LatteTransformer3DModel(
+    transformer = lively(LatteTransformer3DModel(
         num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=8, num_layers=2,
         cross_attention_dim=16, attention_bias=True, sample_size=8, patch_size=2, activation_fn="gelu-approximate",
         num_embeds_ada_norm=1000, norm_type="ada_norm_single", norm_elementwise_affine=False, norm_eps=1e-6,
@@ -73,7 +73,7 @@ def build_latte(folder: Path) -> Path:
 def _skyreels(**options):
     from diffusers import SkyReelsV2Transformer3DModel
 
-    return awake(SkyReelsV2Transformer3DModel(
+    return lively(SkyReelsV2Transformer3DModel(
         patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4,
         text_dim=32, freq_dim=16, ffn_dim=32, num_layers=2, rope_max_seq_len=1024, **options))
 
@@ -113,7 +113,7 @@ def build_easyanimate(folder: Path) -> Path:
         down_block_types=("SpatialDownBlock3D", *("SpatialTemporalDownBlock3D",) * 3),
         up_block_types=("SpatialUpBlock3D", *("SpatialTemporalUpBlock3D",) * 3), spatial_group_norm=False,
         scaling_factor=0.6)
-    transformer = awake(EasyAnimateTransformer3DModel(
+    transformer = lively(EasyAnimateTransformer3DModel(
         num_attention_heads=2, attention_head_dim=16, in_channels=4, out_channels=4, time_embed_dim=8,
         text_embed_dim=32, num_layers=2, mmdit_layers=2, sample_width=16, sample_height=16, patch_size=2))
     encoder = Qwen2VLForConditionalGeneration(Qwen2VLConfig(
