@@ -73,6 +73,8 @@ def test_reward_can_be_built_and_scores_where_it_needs_no_server(file, tmp_path,
         "tiny-clip.alignment",
         "sharpness.score",
         "contrast.score",
+        "clip_direction.direction",
+        "background_kept.score",
     ]
     pq.write_table(pa.table({"prompt": ["a red fruit"] * 3, **{c: [0.0, 0.5, 1.0] for c in columns}}), "base.parquet")
     (tmp_path / "bias.json").write_text(
@@ -94,5 +96,6 @@ def test_reward_can_be_built_and_scores_where_it_needs_no_server(file, tmp_path,
     if "url" in file.read_text():
         return
     reward.check()
-    answer = reward.score([Sample("a red fruit", Image.new("RGB", (64, 64), "red"))])
+    source = Image.new("RGB", (64, 64), "blue")
+    answer = reward.score([Sample("a red fruit", Image.new("RGB", (64, 64), "red"), sources=(source,))])
     assert answer.values.isfinite().all(), answer.remarks

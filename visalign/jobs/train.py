@@ -18,7 +18,7 @@ from visalign.generators.loading import load_scheduler, pick_device, sampling_fo
 from visalign.jobs.disk_estimate import check_room
 from visalign.jobs.training_setup import LOOPS
 from visalign.objectives import REGISTRIES
-from visalign.rewards import check_reward
+from visalign.rewards import check_reward, check_sources_given
 from visalign.storage.run_folder import RunFolder
 from visalign.storage.yaml_files import read_mapping
 from visalign.trainers.base import GeneratorTrainer
@@ -107,13 +107,15 @@ def check_training(config: OfflineConfig | OnlineConfig) -> list[str]:
     load_scheduler(checkpoint)
     for reward in filter(None, (config.eval.reward, *config.eval.also)):
         check_reward(reward)
-    load_held_out(config.eval, "cpu", family.modality)
+    held_out = load_held_out(config.eval, "cpu", family.modality)
     check_guard(config)
     check_optimizer(config.optim)
     check_packages(config)
     pick_device(config.train.device)
     if config.eval.prompts is not None:
-        family.check_prompts(read_prompts(config.eval.prompts, config.eval.max_prompts), "eval.prompts")
+        prompts = read_prompts(config.eval.prompts, config.eval.max_prompts)
+        family.check_prompts(prompts, "eval.prompts")
+        check_sources_given(held_out.tools.rewards, prompts, "eval.prompts")
     return LOOPS[config.loop].check(config, family)
 
 

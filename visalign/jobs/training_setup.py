@@ -18,7 +18,7 @@ from visalign.generators import Generator
 from visalign.generators.prompt_length import say_what_is_cut
 from visalign.media.source_images import content_of
 from visalign.processes import PROCESSES
-from visalign.rewards import for_modality, load_reward
+from visalign.rewards import check_sources_given, for_modality, load_reward
 from visalign.sampling.encoding_cache import EncodingCache
 from visalign.sampling.feedback import feedback_pairs, rescored
 from visalign.sampling.source_check import check_takes_sources
@@ -49,14 +49,16 @@ def check_offline(config: OfflineConfig, family: type[Generator]) -> list[str]:
     if not (feedback or config.data.path):
         raise UserError("data.path: name the data to learn from with data.path=FILE_OR_FOLDER, or let the model make "
                         "pairs with data.feedback")
-    for reward in filter(None, (config.data.score_with, feedback and feedback.reward)):
-        for_modality(load_reward(reward), family.modality)
+    rewards = [for_modality(load_reward(reward), family.modality)
+               for reward in filter(None, (config.data.score_with, feedback and feedback.reward))]
     if feedback:
         prompts = read_prompts(feedback.prompts, feedback.max_prompts)
         family.check_prompts(prompts, "data.feedback.prompts")
+        check_sources_given(rewards, prompts, "data.feedback.prompts")
         return prompts
     prompts = check_pair_source(config.data, compares(config))
     family.check_prompts(prompts, f"data {config.data.path}")
+    check_sources_given(rewards, prompts, f"data {config.data.path}")
     check_holdout(prompts, config.data.holdout, config.eval.listed)
     return prompts
 
@@ -108,6 +110,7 @@ def check_online(config: OnlineConfig, family: type[Generator]) -> list[str]:
     check_arithmetic(config, int(os.environ.get("WORLD_SIZE", "1")))
     family.check_prompts(prompts, "rollout.prompts")
     reward_set = RewardSet(config.reward, "cpu", family.modality)
+    check_sources_given([term.reward for term in reward_set.terms], prompts, "rollout.prompts")
     rule, objective = build_advantage(config.advantage), build_objective(config.objective, loop="online")
     if rule.gate is not None and rule.gate not in reward_set.names:
         raise UserError(f"advantage.gate {rule.gate}: names no reward; the rewards are {', '.join(reward_set.names)}")

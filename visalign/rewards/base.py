@@ -1,7 +1,7 @@
 """What scores a sample: the protocol, what a reward returns, and the base class of the rewards here."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from visalign.errors import UserError
 from visalign.media.image_files import to_rgb
 from visalign.media.samples import Sample
+from visalign.media.source_images import split_prompt
 from visalign.validation.ranges import BatchSize, Ranged
 
 
@@ -54,7 +55,8 @@ class RewardModel(Ranged, ABC):
     """Base of the rewards here: loads on first use, scores in batches that fit memory, turns refusals into NaN.
 
     A subclass is a dataclass whose fields are its settings; it writes `score_batch` and, when it has networks,
-    `load` (returns them as one module). `check` finds what is missing before anything is loaded.
+    `load` (returns them as one module). `check` finds what is missing before anything is loaded. needs_sources: whether
+    a sample without source images is NaN.
     """
 
     name: str = field(default="", kw_only=True)
@@ -65,6 +67,7 @@ class RewardModel(Ranged, ABC):
     dimensions: ClassVar[tuple[str, ...]] = ("score",)
     higher_is_better: ClassVar[bool] = True
     needs_prompt: ClassVar[bool] = False
+    needs_sources: ClassVar[bool] = False
     needs_group: ClassVar[bool] = False
     score_range: ClassVar[tuple[float, float]] = (float("-inf"), float("inf"))
 
@@ -117,6 +120,8 @@ class RewardModel(Ranged, ABC):
             return "the video has no frames" if not sizes else "the video's frames differ in size"
         if self.needs_prompt and not sample.prompt.strip():
             return "no prompt"
+        if self.needs_sources and not sample.sources:
+            return "no source image, which this reward compares the result with"
         return None
 
     @torch.no_grad()
@@ -139,8 +144,20 @@ class RewardModel(Ranged, ABC):
                                                    lambda part: self.score_batch([samples[i] for i in part]))))
 
 
+def check_sources_given(rewards: Iterable[Reward], prompts: Iterable[str], where: str) -> None:
+    """Raise UserError for a reward that compares with source images where a prompt names none."""
+    prompts = list(prompts)
+    for reward in rewards:
+        bare = next((prompt for prompt in prompts if not split_prompt(prompt)[1]), None)
+        if bare is not None and getattr(reward, "needs_sources", False):
+            raise UserError(f"reward {reward.name}: compares results with their source images, and {where} '{bare}' "
+                            "has none; give edits a column `source`, or leave the reward out")
+
+
 def in_rgb(sample: Sample) -> Sample:
     """The sample with RGB images, as read from a file. Raises ValueError where no conversion to RGB exists."""
+    if any(source.mode != "RGB" for source in sample.sources):
+        sample = replace(sample, sources=tuple(to_rgb(source, []) for source in sample.sources))
     frames = sample.video.frames if sample.video else [sample.media]
     if all(frame is None or frame.mode == "RGB" for frame in frames):
         return sample

@@ -34,6 +34,7 @@ class Combination(RewardModel):
         if not self.modalities:
             raise ValueError("of: these rewards have no modality in common")
         self.needs_group = any(reward.needs_group for reward in self.inner)
+        self.needs_sources = any(getattr(reward, "needs_sources", False) for reward in self.inner)
         self.columns = tuple(f"{reward.name}.{name}" for reward in self.inner for name in reward.dimensions)
         self.signs = torch.tensor([1.0 if reward.higher_is_better else -1.0
                                    for reward in self.inner for _ in reward.dimensions])

@@ -39,7 +39,7 @@ def matches(samples: list[Sample], opponents: int) -> list[tuple[int, int]]:
     """Which samples meet: those of one prompt, each about `opponents` others of it."""
     groups: dict[str, list[int]] = {}
     for i, sample in enumerate(samples):
-        groups.setdefault(sample.prompt, []).append(i)
+        groups.setdefault(sample.source_prompt, []).append(i)
     return [(rows[a], rows[b]) for rows in groups.values() for a, b in ring(len(rows), opponents)]
 
 

@@ -20,6 +20,7 @@ from visalign.rewards import combine, rules, video_rules, vlm
 from visalign.rewards.base import Reward
 from visalign.rewards.bias import Debiased
 from visalign.rewards.clip import ClipScore
+from visalign.rewards.edits import BackgroundKept, ClipDirection, SourceChange
 from visalign.rewards.emoji_group import EmojiGroup
 from visalign.rewards.hub_clip import Aesthetic, HPSv2, PickScore
 from visalign.rewards.imagereward import ImageReward
@@ -40,9 +41,14 @@ REWARDS: dict[str, type] = {
     "joint": JointReward,
     "vlm": vlm.VlmJudge,
     "vlm_pairs": vlm.VlmComparison,
+    "vlm_edit": vlm.VlmEdit,
+    "vlm_edit_pairs": vlm.VlmEditComparison,
     "unifiedreward": vlm.UnifiedReward,
     "unifiedreward_pairs": vlm.UnifiedRewardPairs,
     "unifiedreward_flex": vlm.UnifiedRewardFlex,
+    "clip_direction": ClipDirection,
+    "background_kept": BackgroundKept,
+    "source_change": SourceChange,
     "ocr": OcrText,
     "jpeg": rules.JpegSize,
     "sharpness": rules.Sharpness,
@@ -185,7 +191,8 @@ def describe_rewards() -> list[tuple[str, str, str]]:
     """(name, modalities and needs, one line) of every reward, for `visalign list rewards`."""
     rows = []
     for name, kind in REWARDS.items():
-        what = ", ".join(sorted(kind.modalities)) + (" + prompt" if kind.needs_prompt else "")
+        what = ", ".join(sorted(kind.modalities)) + (" + prompt" if kind.needs_prompt else "") + (
+            " + source" if kind.needs_sources else "")
         if "of" in kind.__dataclass_fields__:
             what = "wraps rewards"
         rows.append((name, what, " ".join(kind.__doc__.split("\n\n")[0].split())))

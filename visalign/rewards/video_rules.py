@@ -166,6 +166,7 @@ class OnFrames(RewardModel):
         self.inner: Reward = self.of[0]
         self.dimensions, self.higher_is_better = self.inner.dimensions, self.inner.higher_is_better
         self.needs_prompt, self.score_range = self.inner.needs_prompt, self.inner.score_range
+        self.needs_sources = getattr(self.inner, "needs_sources", False)
 
     def check(self) -> None:
         self.inner.check()
@@ -176,7 +177,7 @@ class OnFrames(RewardModel):
 
     def score_batch(self, samples: list[Sample]) -> Scores:
         frames = [sample.frames(self.frames) for sample in samples]
-        flat = [Sample(sample.prompt, image, sample.seed) for sample, each in zip(samples, frames, strict=True)
+        flat = [sample.with_media(image) for sample, each in zip(samples, frames, strict=True)
                 for image in each]
         answer = self.inner.score(flat)
         values, remarks, start = [], {}, 0

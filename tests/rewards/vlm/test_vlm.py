@@ -293,3 +293,41 @@ def test_templates_are_read_and_checked(tmp_path):
         (tmp_path / "t.txt").write_text("nothing")
         with pytest.raises(UserError, match="{prompt}"):
             judge(server, "unifiedreward", template=str(tmp_path / "t.txt"))
+
+
+def edit(colour, requirement=None, source=RED):
+    known = {"requirement": requirement} if requirement else {}
+    return Sample("make it blue", Image.new("RGB", (8, 8), colour), known=known, sources=(source,))
+
+
+def test_an_edit_s_mark_is_the_mean_of_0_to_5_under_the_answer_s_chances_over_5():
+    tops = [{"token": token, "logprob": math.log(chance)} for token, chance in (("5", 0.5), ("2", 0.25), ("0", 0.25))]
+    token = {"token": "5", "logprob": math.log(0.5), "top_logprobs": tops}
+    body = {"choices": [{"message": {"content": "5"}, "logprobs": {"content": [token]}}]}
+    seen = []
+
+    def reply(text, images, count):
+        seen.append((text, images))
+        return body
+
+    with ChatServer(reply) as server:
+        answer = judge(server, "vlm_edit", principles={"instruction": "Is it done?"}).score([edit("blue", "all of it")])
+    assert answer.values.item() == pytest.approx((0.5 * 5 + 0.25 * 2) / 5, abs=1e-6)
+    [(text, images)] = seen
+    assert "make it blue" in text and "What to look for:\nall of it" in text and len(images) == 2
+    assert images[0] != images[1]
+
+
+def test_edits_of_one_source_are_compared_and_those_of_another_are_not():
+    seen = []
+
+    def reply(text, images, count):
+        seen.append(images)
+        return "1"
+
+    first, second, other = edit("blue"), edit("green"), edit("blue", source=BLUE)
+    other.known["source_prompt"] = "make it blue@@other.png"
+    with ChatServer(reply) as server:  # who comes first always wins
+        answer = judge(server, "vlm_edit_pairs").score([first, second, other])
+    assert answer.values[:2].flatten().tolist() == [0.5, 0.5] and answer.values[2].isnan()
+    assert [len(images) for images in seen] == [3, 3] and seen[0] != seen[1]
