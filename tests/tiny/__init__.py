@@ -22,6 +22,10 @@ def source_image(width: int, height: int) -> Image.Image:
 
 WAN = {"height": 16, "width": 16, "num_frames": 5, "max_sequence_length": 16}
 CALLS: dict[str, dict] = {
+    "sd15": {"height": 16, "width": 24},
+    "sdxl": {"height": 16, "width": 24},
+    "sd3": {"height": 16, "width": 16, "max_sequence_length": 16},
+    "flux": {"height": 16, "width": 24, "max_sequence_length": 16},
     "z_image": {"height": 16, "width": 24, "max_sequence_length": 32},
     "qwen_image": {"height": 16, "width": 24, "negative_prompt": " "},
     "qwen_image_edit": {"height": 16, "width": 24, "negative_prompt": " ", "image": source_image(48, 32)},
@@ -42,6 +46,11 @@ CALLS: dict[str, dict] = {
     "hidream": {"height": 16, "width": 64, "max_sequence_length": 16},
     "pixart_sigma": {"height": 16, "width": 24, "max_sequence_length": 16, "use_resolution_binning": False,
                      "clean_caption": False},
+    "wan": WAN,
+    "wan_image": {"image": IMAGE, **WAN},
+    "ltx": {"height": 32, "width": 64, "num_frames": 9, "max_sequence_length": 16},
+    "hunyuan": {"height": 16, "width": 16, "num_frames": 5, "max_sequence_length": 16},
+    "cogvideox": {"height": 32, "width": 32, "num_frames": 9, "max_sequence_length": 8},
     "hunyuan15": {"height": 16, "width": 16, "num_frames": 5},
     "ltx2": {"height": 32, "width": 64, "num_frames": 5, "max_sequence_length": 16,  # guided by words only
              "stg_scale": 0.0, "modality_scale": 1.0, "guidance_rescale": 0.0, "audio_guidance_scale": 4.0,
