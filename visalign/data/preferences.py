@@ -7,6 +7,7 @@ from pathlib import Path
 from visalign.config import DataSettings
 from visalign.data.captions import folder_rows, holds_captions
 from visalign.data.dimensions import check_weights
+from visalign.data.embedded_edits import EDIT_PAIRS, edit_pair_rows
 from visalign.data.embedded_pairs import PAIRS, drawing_rows
 from visalign.data.formats import Converters
 from visalign.data.preference_pair import PreferencePair
@@ -15,6 +16,9 @@ from visalign.data.rows import BadRow, check_row, shortened, table_rows
 from visalign.data.sources import default_root, has_tables, is_table, local_path, table_files
 from visalign.errors import UserError, nearest
 from visalign.storage.hub_files import check_hub_dataset, hub_reason
+
+EMBEDDED_PAIRS = {PAIRS: drawing_rows, EDIT_PAIRS: edit_pair_rows}
+"""Sets of pairs that come with visalign."""
 
 
 @dataclass
@@ -66,7 +70,7 @@ def is_local(settings: DataSettings) -> bool:
     """Whether the source is on this machine; raises UserError for what can be neither a file nor a hub id."""
     source = str(settings.path)
     path = local_path(source)
-    if source == PAIRS:
+    if source in EMBEDDED_PAIRS:
         return True
     if settings.format == "hub":
         return False
@@ -85,8 +89,8 @@ def is_local(settings: DataSettings) -> bool:
 
 def _open(settings: DataSettings, source: str) -> tuple[Iterator[tuple[str, dict]], list[Path]]:
     """The rows, and the folders that their paths may start from."""
-    if source == PAIRS:
-        return drawing_rows(), []
+    if source in EMBEDDED_PAIRS:
+        return EMBEDDED_PAIRS[source](), []
     if not is_local(settings):
         return _hub_rows(source, settings.split), [Path(settings.media_root or ".").expanduser()]
     folder = local_path(source)

@@ -1,11 +1,12 @@
 """Prompt sets: a text file, one per line; tables, with the source images of edits; captions of the embedded emoji and
-videos; diversity prompts; suites."""
+videos, and edits of them; diversity prompts; suites."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from visalign.data.diversity_prompts import family_prompts
 from visalign.data.edits import KEPT_SOURCES, row_notes, row_sources
+from visalign.data.embedded_edits import edit_prompts
 from visalign.data.embedded_images import emoji_captions
 from visalign.data.embedded_videos import video_captions
 from visalign.data.readers import READERS, json_list
@@ -22,7 +23,8 @@ PROMPT_COLUMNS = ("prompt", "prompts", "caption", "text", "instruction")
 
 def read_prompts(source: str | Sequence[str], limit: int | None = None) -> list[str]:
     """Prompts of a text file, a table with a column of prompts, `edit:TABLE`, `emoji:train`, `videos:train`,
-    `families:layout` (data/diversity_prompts.py) or `geneval:FILE` (data/suites.py); or prompts given as a sequence.
+    `emoji-edits:train`, `families:layout` (data/diversity_prompts.py) or `geneval:FILE` (data/suites.py); or prompts
+    given as a sequence.
 
     A row's source images (data/edits.py) are carried in its prompt; in `edit:TABLE` every row must have some. Raises
     UserError when the file is missing, empty or not text.
@@ -96,6 +98,12 @@ def _of_emoji(source: str, split: str) -> list[str]:
     return emoji_captions(split)
 
 
+def _of_embedded_edits(source: str, split: str) -> list[str]:
+    if split not in ("train", "held_out"):
+        raise UserError(f"prompts {source}: the embedded edits have the splits train and held_out")
+    return edit_prompts(split)
+
+
 def _of_embedded_videos(source: str, split: str) -> list[str]:
     if split not in ("train", "held_out"):
         raise UserError(f"prompts {source}: the embedded videos have the splits train and held_out")
@@ -110,5 +118,6 @@ def _of_suite(source: str, path: str) -> list[str]:
     return list(dict.fromkeys(item.prompt for item in read_suite(source)[1]))
 
 
-_SETS = {"edit": _of_edits, "emoji": _of_emoji, "videos": _of_embedded_videos, "families": _of_families,
-         "geneval": _of_suite, "t2i-compbench": _of_suite, "dpg-bench": _of_suite, "vbench": _of_suite}
+_SETS = {"edit": _of_edits, "emoji": _of_emoji, "emoji-edits": _of_embedded_edits, "videos": _of_embedded_videos,
+         "families": _of_families, "geneval": _of_suite, "t2i-compbench": _of_suite, "dpg-bench": _of_suite,
+         "vbench": _of_suite}

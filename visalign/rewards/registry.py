@@ -21,6 +21,7 @@ from visalign.rewards.base import Reward
 from visalign.rewards.bias import Debiased
 from visalign.rewards.clip import ClipScore
 from visalign.rewards.edits import BackgroundKept, ClipDirection, SourceChange
+from visalign.rewards.emoji_edit import EmojiEdit
 from visalign.rewards.emoji_group import EmojiGroup
 from visalign.rewards.hub_clip import Aesthetic, HPSv2, PickScore
 from visalign.rewards.imagereward import ImageReward
@@ -63,6 +64,7 @@ REWARDS: dict[str, type] = {
     "subject_consistency": video_rules.SubjectConsistency,
     "frames": video_rules.OnFrames,
     "emoji_group": EmojiGroup,
+    "emoji_edit": EmojiEdit,
     "weighted_sum": combine.WeightedSum,
     "log_sigmoid": combine.LogSigmoid,
     "par": combine.PAR,
@@ -76,6 +78,7 @@ ALIASES: dict[str, dict[str, Any]] = {
     "tiny-clip": {"kind": "clip", "source": str(EMBEDDED_CLIPS["tiny-clip"])},
     "tiny-reward": {"kind": "joint", "source": str(CLIP_ASSETS / "tiny-reward")},
     "tiny-group": {"kind": "emoji_group"},
+    "tiny-edit": {"kind": "emoji_edit"},
 }
 """Short names for whole specifications, including the embedded rewards."""
 DEEPEST = 12
