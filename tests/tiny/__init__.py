@@ -78,6 +78,23 @@ CALLS: dict[str, dict] = {
     "hunyuan_image": {"height": 16, "width": 16},
     "hunyuan_dit": {"height": 16, "width": 16, "use_resolution_binning": False},
     "omnigen": {"height": 64, "width": 64},
+    "cosmos1": {"height": 16, "width": 16, "num_frames": 9, "max_sequence_length": 16},
+    "cosmos2_image": {"height": 16, "width": 16, "max_sequence_length": 16},
+    "ovis": {"height": 16, "width": 16, "max_sequence_length": 32},
+    "ernie": {"height": 16, "width": 16},
+    "nucleus": {"height": 16, "width": 16},
+    "ideogram4": {"height": 16, "width": 16, "max_sequence_length": 64, "guidance_scale": 4.0,
+                  "guidance_schedule": None},
+    "bria_fibo": {"height": 64, "width": 64, "max_sequence_length": 32, "negative_prompt": "a face"},
+    "anyflow": {**WAN, "guidance_scale": 4.0},
+    "motif_video": WAN,
+    "helios": {**WAN, "num_latent_frames_per_chunk": 3},
+    "animatediff": {"height": 16, "width": 16, "num_frames": 2},
+    "latent_consistency": {"height": 16, "width": 16},
+    "pixels_if": {"height": 16, "width": 16, "clean_caption": False},
+    "kandinsky3": {"height": 16, "width": 16},
+    "text_to_video_sd": {"height": 16, "width": 16, "num_frames": 2},
+    "prx": {"height": 16, "width": 16, "use_resolution_binning": False},
 }
 """By NAME of `build_NAME`: what the pipeline's call needs beside prompt, steps and generator to be quick."""
 
@@ -110,7 +127,7 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 """By NAME: sizes that a pipeline fixes in its code, for `monkeypatch.setattr(path, value, raising=False)`."""
 
-LOADS: dict[str, dict] = {"cosmos25": {"safety_checker": Guard()}}
+LOADS: dict[str, dict] = {name: {"safety_checker": Guard()} for name in ("cosmos25", "cosmos1", "cosmos2_image")}
 """By NAME: what `from_pretrained` needs beside the folder."""
 
 

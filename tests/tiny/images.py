@@ -8,7 +8,7 @@ from tests.tiny.parts import image_vae
 from tests.tiny.texts import clip_encoder, clip_tokenizer, t5
 
 
-def _unet(**changes):
+def unet(**changes):
     from diffusers import UNet2DConditionModel
 
     return UNet2DConditionModel(**({
@@ -69,7 +69,7 @@ def build_sdxl(folder: Path, width: int = 16) -> Path:
     torch.manual_seed(2)
     tokenizer = clip_tokenizer()
     StableDiffusionXLPipeline(
-        unet=_unet(cross_attention_dim=16 + width, addition_embed_type="text_time", addition_time_embed_dim=4,
+        unet=unet(cross_attention_dim=16 + width, addition_embed_type="text_time", addition_time_embed_dim=4,
                    projection_class_embeddings_input_dim=width + 24),
         scheduler=EulerDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
                                          timestep_spacing="leading", steps_offset=1),
@@ -86,7 +86,7 @@ def build_sd15(folder: Path, prediction_type: str = "epsilon") -> Path:
     torch.manual_seed(3)
     tokenizer = clip_tokenizer()
     StableDiffusionPipeline(
-        unet=_unet(), vae=image_vae(), text_encoder=clip_encoder(CLIPTextModel, tokenizer), tokenizer=tokenizer,
+        unet=unet(), vae=image_vae(), text_encoder=clip_encoder(CLIPTextModel, tokenizer), tokenizer=tokenizer,
         scheduler=DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
                                 prediction_type=prediction_type, clip_sample=False, set_alpha_to_one=False),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False).save_pretrained(folder)

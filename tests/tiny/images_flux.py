@@ -8,7 +8,7 @@ from tests.tiny.parts import flow_euler, image_vae, lively
 from tests.tiny.texts import chat_tokenizer, clip_encoder, clip_tokenizer, mistral3, qwen3, t5, word_tokenizer
 
 
-def _flux2_vae():
+def flux2_vae():
     """Latents are normalised by the statistics of a batch normalisation, over 2x2 patches: 16 channels here."""
     from diffusers import AutoencoderKLFlux2
 
@@ -39,7 +39,7 @@ def build_flux2_klein(folder: Path) -> Path:
 
     torch.manual_seed(24)
     Flux2KleinPipeline(
-        scheduler=_flux2_scheduler(), vae=_flux2_vae(), text_encoder=qwen3(28, 16), tokenizer=chat_tokenizer(),
+        scheduler=_flux2_scheduler(), vae=flux2_vae(), text_encoder=qwen3(28, 16), tokenizer=chat_tokenizer(),
         transformer=_flux2_transformer(guidance_embeds=False)).save_pretrained(folder)
     return folder
 
@@ -51,7 +51,7 @@ def build_flux2_dev(folder: Path) -> Path:
 
     torch.manual_seed(25)
     Flux2Pipeline(
-        scheduler=_flux2_scheduler(), vae=_flux2_vae(), text_encoder=mistral3(31, 16),
+        scheduler=_flux2_scheduler(), vae=flux2_vae(), text_encoder=mistral3(31, 16),
         tokenizer=chat_tokenizer(SYSTEM_MESSAGE),
         transformer=_flux2_transformer(guidance_embeds=True)).save_pretrained(folder)
     return folder
