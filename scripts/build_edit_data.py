@@ -3,8 +3,8 @@
     python scripts/build_edit_data.py visalign/assets/emoji/edits.parquet
 
 A row is one edit: `prompt` (an instruction), `source` (WebP, lossless, 64x64) and `split`. Sources of `train` are 120
-training drawings, those of `held_out` all held-out ones; every other source stands on a colour. Instructions that
-would change too little to be seen on a source are left out, and those of UNSEEN_EDITS are in `held_out` only.
+training drawings, those of `held_out` all held-out ones. Instructions that would change too little to be seen on a
+source are left out, and those of UNSEEN_EDITS are in `held_out` only.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from common import load_rows
 from edit_data import drawing
 
 from visalign.data.embedded_edits import UNSEEN_EDITS
-from visalign.media.emoji_edits import COLOURS, EDITS, apply_edit, score_edit
+from visalign.media.emoji_edits import EDITS, score_edit
 
 TRAIN_SOURCES, TRAIN_EDITS = 120, 4
 
@@ -38,16 +38,10 @@ def lossless(image: Image.Image) -> bytes:
 
 
 def sources_of(split: str) -> list[tuple[str, Image.Image]]:
-    """(name, image) of the split's sources, on white and on a colour."""
-    rows = sorted(load_rows(split), key=lambda row: order(f"{row['name']} {row['style']}"))
-    found = []
-    for number, row in enumerate(rows[:TRAIN_SOURCES] if split == "train" else rows):
-        name, plain = f"{row['name']} {row['style']}", drawing(row)
-        colour = list(COLOURS)[number % len(COLOURS)]
-        coloured = apply_edit(f"put it on a {colour} background", plain)
-        both = [(f"{name} plain", plain), (f"{name} {colour}", coloured)]
-        found += both if split == "held_out" else [both[number % 2]]
-    return found
+    """(name, image) of the split's sources."""
+    named = sorted(((f"{row['name']} {row['style']}", drawing(row)) for row in load_rows(split)),
+                   key=lambda each: order(each[0]))
+    return named[:TRAIN_SOURCES] if split == "train" else named
 
 
 def edits_of(split: str) -> list[dict]:

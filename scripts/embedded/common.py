@@ -185,7 +185,7 @@ def train_for(minutes: float, module: torch.nn.Module, trained: list[torch.nn.Pa
         if step % 100 == 0:
             shown = " ".join(f"{name} {value:.4f}" for name, value in numbers.items())
             print(f"{step} {time.time() - start:.0f}s loss {running:.4f} {shown}", flush=True)
-            if partial and step % 2000 == 0:
+            if partial and step % 500 == 0:
                 torch.save(average.average.state_dict(), partial)
     return average.average
 

@@ -10,7 +10,7 @@ from common import load_rows
 from PIL import Image, ImageOps
 
 from visalign.data.embedded_edits import UNSEEN_EDITS
-from visalign.media.emoji_edits import COLOURS, EDITS, apply_edit, score_edit
+from visalign.media.emoji_edits import EDITS, apply_edit, score_edit
 
 SIZE = 64
 SCALES, SCALE_WEIGHTS = (64, 54, 44), (0.6, 0.2, 0.2)
@@ -27,15 +27,13 @@ def as_pixels(images: list[Image.Image]) -> torch.Tensor:
 
 
 def draw_source(image: Image.Image, rng: random.Random) -> Image.Image:
-    """A drawing mirrored, smaller, elsewhere or on a colour: what a source may look like."""
+    """A drawing mirrored, smaller or elsewhere: what a source may look like."""
     side = rng.choices(SCALES, SCALE_WEIGHTS)[0]
     canvas = Image.new("RGB", (SIZE, SIZE), "white")
     image = image if rng.random() < 0.5 else ImageOps.mirror(image)
     canvas.paste(image.resize((side, side), Image.Resampling.LANCZOS),
                  (rng.randint(0, SIZE - side), rng.randint(0, SIZE - side)))
-    if rng.random() < 0.5:
-        return canvas
-    return apply_edit(f"put it on a {rng.choice(list(COLOURS))} background", canvas)
+    return canvas
 
 
 def draw_edits(per_drawing: int, per_source: int, seed: int) -> tuple[list, list, list[tuple[int, int, str]]]:

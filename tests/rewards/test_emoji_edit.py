@@ -9,6 +9,7 @@ from visalign.rewards import load_reward
 
 SOURCE = Image.new("RGB", (64, 64), "white")
 SOURCE.paste("orange", (8, 16, 32, 56))
+GREY = SOURCE.convert("L").convert("RGB")
 
 
 def test_score_is_what_was_done_times_what_was_kept():
@@ -22,6 +23,6 @@ def test_score_is_what_was_done_times_what_was_kept():
 def test_what_it_cannot_measure_gets_no_value():
     answer = load_reward("tiny-edit").score([
         Sample("mirror it", SOURCE), Sample("make it dance", SOURCE, sources=(SOURCE,)),
-        Sample("remove the background", SOURCE, sources=(SOURCE,))])
+        Sample("make it grey", GREY, sources=(GREY,))])
     assert answer.values.isnan().all()
     assert "no source" in answer.remarks[0] and "embedded edits" in answer.remarks[1] and answer.remarks[2]

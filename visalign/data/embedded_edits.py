@@ -20,8 +20,8 @@ from visalign.media.source_images import with_sources
 EDIT_ROWS = Path(__file__).resolve().parents[1] / "assets" / "emoji" / "edits.parquet"
 """Columns: prompt (an instruction), source (an image's bytes), split."""
 EDIT_PAIRS = "emoji-edits:pairs"
-UNSEEN_EDITS = ("make it yellow", "put it on a green background")
-"""In no training of the embedded edit model, which saw either colour in the other form."""
+UNSEEN_EDITS = ("make it dark green", "make it light blue")
+"""In no training of the embedded edit model, which saw the other colours dark and light."""
 
 
 def _rows(split: str) -> list[dict]:

@@ -13,11 +13,12 @@ from scipy import ndimage
 
 COLOURS = {"red": (220, 45, 45), "green": (45, 160, 65), "blue": (45, 95, 220), "yellow": (245, 205, 45),
            "purple": (145, 65, 190)}
-WHITE = (255, 255, 255)
+TINTED = ("red", "green", "blue")
+"""The colours that also come dark and light."""
 SHRUNK = 0.6
 VISIBLE = 0.08
 """The least change, as a root mean square of pixels in [0, 1], that counts as an edit: a grey thing is grey already."""
-TOLERANCE = 0.25
+TOLERANCE = 0.4
 """How far from the edit (root mean square) a result is when nothing of the rest counts as kept."""
 COMPARED_SIDE = 32
 
@@ -75,14 +76,17 @@ def _background(image: Image.Image) -> tuple[tuple[int, ...], Image.Image]:
     return tuple(map(int, colour)), Image.fromarray((mask * 255).astype(np.uint8))
 
 
-def _on(image: Image.Image, colour: tuple[int, int, int]) -> Image.Image:
-    return Image.composite(Image.new("RGB", image.size, colour), image, _background(image)[1])
-
-
-def _coloured(image: Image.Image, colour: tuple[int, int, int]) -> Image.Image:
-    dark, light = (tuple(round(0.35 * part + 0.65 * end) for part in colour) for end in (0, 255))
-    shades = ImageOps.colorize(image.convert("L"), dark, light, colour)
+def _coloured(image: Image.Image, colour: str, tint: float = 0.0) -> Image.Image:
+    """The drawing in shades of one colour; tint: how far these are moved towards black (-1) or white (1)."""
+    end = (255 if tint > 0 else 0,) * 3
+    middle = _between(COLOURS[colour], end, abs(tint))
+    dark, light = (_between(middle, (value,) * 3, 0.65) for value in (0, 255))
+    shades = ImageOps.colorize(image.convert("L"), dark, light, middle)
     return Image.composite(image, shades, _background(image)[1])
+
+
+def _between(first: tuple[int, ...], last: tuple[int, ...], share: float) -> tuple[int, ...]:
+    return tuple(round(a + share * (b - a)) for a, b in zip(first, last, strict=True))
 
 
 def _grey(image: Image.Image) -> Image.Image:
@@ -96,13 +100,21 @@ def _smaller(image: Image.Image) -> Image.Image:
     return canvas
 
 
+def _without_half(image: Image.Image, top: bool) -> Image.Image:
+    rest, middle = image.copy(), image.height // 2
+    rest.paste(_background(image)[0], (0, 0 if top else middle, image.width, middle if top else image.height))
+    return rest
+
+
 EDITS: dict[str, Callable[[Image.Image], Image.Image]] = {
-    **{f"make it {name}": partial(_coloured, colour=colour) for name, colour in COLOURS.items()},
+    **{f"make it {colour}": partial(_coloured, colour=colour) for colour in COLOURS},
+    **{f"make it {word} {colour}": partial(_coloured, colour=colour, tint=tint)
+       for word, tint in (("dark", -0.5), ("light", 0.5)) for colour in TINTED},
     "make it grey": _grey,
     "make it smaller": _smaller,
     "mirror it": ImageOps.mirror,
     "turn it upside down": ImageOps.flip,
-    **{f"put it on a {name} background": partial(_on, colour=colour) for name, colour in COLOURS.items()},
-    "remove the background": partial(_on, colour=WHITE),
+    "remove the top half": partial(_without_half, top=True),
+    "remove the bottom half": partial(_without_half, top=False),
 }
 """What each instruction does."""
