@@ -95,7 +95,19 @@ CALLS: dict[str, dict] = {
     "kandinsky3": {"height": 16, "width": 16},
     "text_to_video_sd": {"height": 16, "width": 16, "num_frames": 2},
     "prx": {"height": 16, "width": 16, "use_resolution_binning": False},
+    "kandinsky6": {"height": 16, "width": 16, "num_frames": 5, "max_sequence_length": 32},
+    "sana_sprint": {"height": 32, "width": 64, "max_sequence_length": 16, "use_resolution_binning": False,
+                    "complex_human_instruction": None, "intermediate_timesteps": None},
+    "prx_pixel": {"height": 16, "width": 16, "use_resolution_binning": False},
+    "bria_fibo2": {"height": 16, "width": 16},
+    "dreamlite": {"height": 16, "width": 16, "max_sequence_length": 32},
+    "hunyuan15_image": {"image": IMAGE, "num_frames": 5},
 }
+_OF = {"ltx_image": "ltx", "ltx2_image": "ltx2", "kandinsky5_video_image": "kandinsky5_video",
+       "sana_video_image": "sana_video", "flux2_klein_kv": "flux2_klein", "sd15_pag": "sd15", "sdxl_pag": "sdxl",
+       "sd3_pag": "sd3", "sana_pag": "sana", "pixart_sigma_pag": "pixart_sigma", "hunyuan_dit_pag": "hunyuan_dit"}
+CALLS |= {name: CALLS[other] | ({"image": IMAGE} if name.endswith("_image") else {}) for name, other in _OF.items()}
+CALLS["kandinsky5_video_image"]["num_frames"] = 21  # its first four latent frames take on the statistics of the next
 """By NAME of `build_NAME`: what the pipeline's call needs beside prompt, steps and generator to be quick."""
 
 EDIT_CALLS: dict[str, dict] = {

@@ -5,9 +5,11 @@ from pathlib import Path
 import torch
 
 from tests.tiny.images_flux import flux2_vae
-from tests.tiny.parts import Guard, chat, flow_euler, image_vae, lively
+from tests.tiny.parts import Guard, chat, flow_euler, image_vae, lively, qwen25_vl, qwen_processor
 from tests.tiny.texts import (
     chat_tokenizer,
+    clip_encoder,
+    clip_tokenizer,
     mistral3,
     qwen3,
     qwen3_processor,
@@ -195,4 +197,49 @@ def build_motif_video(folder: Path) -> Path:
     MotifVideoPipeline(
         scheduler=flow_euler(shift=5.0), vae=wan_vae(), text_encoder=encoder, tokenizer=word_tokenizer(),
         transformer=transformer, guider=ClassifierFreeGuidance(guidance_scale=6.0)).save_pretrained(folder)
+    return folder
+
+
+def build_kandinsky6(folder: Path) -> Path:
+    """Video and sound from one network; the sound has a copy of the scheduler."""
+    from diffusers import AutoencoderKLHunyuanVideo, Kandinsky6TI2VAPipeline, Kandinsky6Transformer3DModel
+    from diffusers.models.autoencoders.autoencoder_mmaudio import MMAudioVAE
+    from diffusers.models.autoencoders.mmaudio_vocoder import MMAudioVocoder
+    from diffusers.pipelines.kandinsky6.pipeline_kandinsky6_ti2va import _PROMPT_TEMPLATE, _QWEN_CROP_START
+    from transformers import CLIPTextModel
+
+    torch.manual_seed(90)
+    transformer = lively(Kandinsky6Transformer3DModel(
+        in_visual_dim=4, out_visual_dim=4, in_text_dim=32, in_text_dim2=16, time_dim=16, model_dim=16, ff_dim=32,
+        num_text_blocks=1, num_visual_blocks=2, axes_dims=(2, 2, 4), visual_cond=True, in_audio_dim=4,
+        out_audio_dim=4))
+    vae = AutoencoderKLHunyuanVideo(
+        latent_channels=4, block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=4,
+        down_block_types=("HunyuanVideoDownBlock3D",) * 4, up_block_types=("HunyuanVideoUpBlock3D",) * 4,
+        mid_block_add_attention=False, scaling_factor=0.6)
+    sound = MMAudioVAE(mel_bins=8, latent_channels=4, hidden_channels=8, channel_multipliers=(1, 1, 1),
+                       layers_per_block=1, sample_rate=4000, n_fft=64, hop_length=32)
+    vocoder = MMAudioVocoder(num_mels=8, upsample_initial_channel=8, upsample_rates=(2, 2),
+                             upsample_kernel_sizes=(4, 4), resblock_kernel_sizes=(3,),
+                             resblock_dilation_sizes=((1, 3, 5),))
+    tokenizer = template_tokenizer(_PROMPT_TEMPLATE, _QWEN_CROP_START)
+    Kandinsky6TI2VAPipeline(
+        transformer=transformer, vae=vae, text_encoder=qwen25_vl(), tokenizer=qwen_processor(chat(tokenizer)),
+        text_encoder_2=clip_encoder(CLIPTextModel, clip_tokenizer(), length=77), tokenizer_2=clip_tokenizer(),
+        scheduler=flow_euler(shift=5.0), audio_vae=sound, vocoder=vocoder).save_pretrained(folder)
+    return folder
+
+
+def build_bria_fibo2(folder: Path) -> Path:
+    """Without source images: an edit takes `image` beside the prompt. Prompts may be JSON."""
+    from diffusers import BriaFibo2Pipeline, BriaFibo2Transformer2DModel
+
+    torch.manual_seed(91)
+    transformer = lively(BriaFibo2Transformer2DModel(
+        in_channels=4, patch_size=2, dim=24, n_layers=6, n_refiner_layers=1, n_heads=2, cap_feat_dim=48,
+        injection_layer_ids=(1, 2, 3, 4, 5), perceiver_num_layers=1, min_num_gist_tokens=4, max_num_gist_tokens=8,
+        gist_step=2, gist_min_text_len=8, gist_max_text_len=64, axes_dims=(4, 4, 4), axes_lens=(256, 64, 64)))
+    BriaFibo2Pipeline(
+        transformer=transformer, scheduler=flow_euler(use_dynamic_shifting=True), vae=flux2_vae(),
+        text_encoder=qwen3_vl_writer(36), processor=qwen3_processor(chat_tokenizer())).save_pretrained(folder)
     return folder

@@ -6,7 +6,17 @@ import torch
 
 from tests.tiny.images import unet
 from tests.tiny.parts import flow_euler, image_vae, lively
-from tests.tiny.texts import clip_encoder, clip_tokenizer, t5, word_tokenizer
+from tests.tiny.texts import (
+    chat_tokenizer,
+    clip_encoder,
+    clip_tokenizer,
+    qwen3_processor,
+    qwen3_vl,
+    qwen3_vl_writer,
+    t5,
+    template_tokenizer,
+    word_tokenizer,
+)
 
 
 def build_animatediff(folder: Path) -> Path:
@@ -105,6 +115,7 @@ def _t5_gemma():
 
 
 def build_prx(folder: Path) -> Path:
+    """Its own class does not load it where nothing else has imported its package; `DiffusionPipeline` does."""
     from diffusers import PRXPipeline, PRXTransformer2DModel
 
     torch.manual_seed(85)
@@ -115,4 +126,40 @@ def build_prx(folder: Path) -> Path:
         transformer=transformer, scheduler=flow_euler(shift=3.0), text_encoder=_t5_gemma(),
         tokenizer=word_tokenizer(), vae=image_vae(scaling_factor=1.5, shift_factor=0.06),
         default_sample_size=16).save_pretrained(folder)
+    return folder
+
+
+def build_prx_pixel(folder: Path) -> Path:
+    """Pixels without a VAE; the network predicts the image itself, and noise is larger than one."""
+    from diffusers import PRXPixelPipeline, PRXTransformer2DModel
+
+    torch.manual_seed(86)
+    transformer = lively(PRXTransformer2DModel(
+        in_channels=3, patch_size=4, context_in_dim=16, hidden_size=32, mlp_ratio=2.0, num_heads=2, depth=2,
+        axes_dim=[8, 8], bottleneck_size=8))
+    PRXPixelPipeline(
+        transformer=transformer, scheduler=flow_euler(shift=3.0), text_encoder=qwen3_vl().language_model,
+        tokenizer=word_tokenizer(), default_sample_size=16, prompt_max_tokens=16).save_pretrained(folder)
+    return folder
+
+
+def build_dreamlite(folder: Path) -> Path:
+    """The source image, or zeros, stands at the right of the latents; one prompt at a time."""
+    from diffusers import AutoencoderTiny, DreamLitePipeline, DreamLiteUNetModel
+
+    torch.manual_seed(87)
+    network = lively(DreamLiteUNetModel(
+        in_channels=4, out_channels=4, block_out_channels=(8, 16, 16), layers_per_block=1, norm_num_groups=4,
+        cross_attention_dim=16, attention_head_dim=4, addition_embed_type="time", addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=16))
+    vae = AutoencoderTiny(
+        encoder_block_out_channels=(8, 8), decoder_block_out_channels=(8, 8), num_encoder_blocks=(1, 1),
+        num_decoder_blocks=(1, 1), latent_channels=4, scaling_factor=0.6)
+    pipeline = DreamLitePipeline(
+        text_encoder=qwen3_vl_writer(), tokenizer=chat_tokenizer(), processor=qwen3_processor(chat_tokenizer()),
+        vae=vae, unet=network, scheduler=flow_euler(use_dynamic_shifting=True))
+    header = template_tokenizer(pipeline.prompt_template_encode_generate,
+                                pipeline.prompt_template_encode_generate_start_idx)
+    pipeline.register_modules(tokenizer=header)
+    pipeline.save_pretrained(folder)
     return folder
