@@ -15,7 +15,7 @@ def test_pairs_are_all_of_few_and_a_fixed_choice_of_many():
     assert len(many) == len(set(many)) == 28 and many == pairs_of(16)
 
 
-@pytest.mark.parametrize("side", [16, 64, 192])
+@pytest.mark.parametrize("side", [175, 98, 43, 16, 64, 192])
 def test_ms_ssim_of_equal_and_different_images(side):
     noise = torch.rand(3, 3, side, side)
     assert ms_ssim_distance(noise[:1].repeat(3, 1, 1, 1)) == pytest.approx(0, abs=1e-4)

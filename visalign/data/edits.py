@@ -28,19 +28,24 @@ SHARED_COLUMNS = ("images", "image")
 
 
 def row_sources(row: dict, where: str, roots: Path | Sequence[Path], kept: str | Path,
-                shared: bool = False) -> tuple[str, ...]:
+                columns: tuple[str, ...] = OWN_COLUMNS) -> tuple[str, ...]:
     """The files of a row's source images, () where it has none; embedded ones are written into the folder `kept`.
 
-    shared: whether `image` and `images` are meant. Raises BadRow for one that is missing or not an image.
+    columns: where they may be; the first that is filled counts. Raises BadRow for one that is missing or not an image.
     """
-    shared = shared or "requirement" in row or {"chosen", "rejected"} <= row.keys()
-    for key in (*OWN_COLUMNS, *SHARED_COLUMNS * shared):
+    for key in columns:
         given = row.get(key)
         if given is None or given == "" or key in ("source", "sources") and _is_origin(given):
             continue
         each = given if isinstance(given, list) else given.split(SEPARATOR) if isinstance(given, str) else [given]
         return tuple(_file_of(one, key, where, roots, kept) for one in each)
     return ()
+
+
+def source_columns(row: dict) -> tuple[str, ...]:
+    """Where a row of pairs or prompts may name source images: in `image` only where it can mean nothing else."""
+    meant = "requirement" in row or {"chosen", "rejected"} <= row.keys()
+    return OWN_COLUMNS + SHARED_COLUMNS * meant
 
 
 def _is_origin(value: Any) -> bool:

@@ -1,13 +1,16 @@
-"""One generation on disk, and many of them with notes on what was left out."""
+"""One generation on disk, with the source images of an edit, and many of them with notes on what was left out."""
 
 import hashlib
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from PIL import Image
 
 from visalign.errors import UserError
 from visalign.media.samples import Sample
+from visalign.media.source_images import prompt_group, read_source, with_sources
 from visalign.media.video_files import modality_of, read_media
 from visalign.storage.text_files import printable
 
@@ -16,7 +19,8 @@ from visalign.storage.text_files import printable
 class Entry:
     """One generation: its path as the source names it, the file, its prompt ('' if unknown) and seed.
 
-    problem: why it cannot be read, where that is known before opening it.
+    problem: why it cannot be read, where that is known before opening it. sources: the images that an edit's prompt
+    speaks of; notes: what else is said of the edit (EDIT_NOTES).
     """
 
     path: str
@@ -24,6 +28,18 @@ class Entry:
     prompt: str
     seed: int | None = None
     problem: str | None = None
+    sources: tuple[Path, ...] = ()
+    notes: dict[str, str] = field(default_factory=dict, hash=False)
+
+    @property
+    def asked(self) -> str:
+        """What its generator was given: the prompt with its source images."""
+        return with_sources(self.prompt, self.sources, self.notes)
+
+    @property
+    def group(self) -> str:
+        """What it has in common with other generations of the same prompt and source images, wherever those lie."""
+        return prompt_group(self.asked) if self.sources else self.prompt
 
     def files(self) -> list[Path]:
         """Its files: itself, or the frames of a folder."""
@@ -39,7 +55,8 @@ class Entry:
     def stamp(self) -> str:
         """Sizes and times of its files, which change when it is regenerated; '' where it does not exist."""
         try:
-            return " ".join(f"{stat.st_size}-{stat.st_mtime_ns}" for stat in map(Path.stat, self.files()))
+            return " ".join(f"{stat.st_size}-{stat.st_mtime_ns}"
+                            for stat in map(Path.stat, (*self.files(), *self.sources)))
         except OSError:
             return ""
 
@@ -55,7 +72,13 @@ class Entry:
             raise UserError(self.problem)
         remarks: list[str] = []
         media = read_media(self.file, self.path, frames, remarks)
-        return Sample(self.prompt, seed=self.seed, known={"remarks": remarks} if remarks else {}).with_media(media)
+        known = {"source_prompt": self.asked, **self.notes} if self.sources else {}
+        return Sample(self.prompt, media, self.seed, known | ({"remarks": remarks} if remarks else {}),
+                      self.source_images())
+
+    def source_images(self) -> tuple[Image.Image, ...]:
+        """`sources` decoded. Raises UserError when one cannot be read."""
+        return tuple(read_source(file, self.path) for file in self.sources)
 
 
 class Generations(list[Entry]):

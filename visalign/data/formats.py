@@ -14,7 +14,7 @@ from typing import Any
 
 from visalign.data.captions import CAPTION_KEYS, from_captioned, is_captioned
 from visalign.data.dimensions import Ratings, from_comparison, is_comparison, is_rating
-from visalign.data.edits import KEPT_SOURCES, SOURCES_OF_ROW, row_notes, row_sources
+from visalign.data.edits import KEPT_SOURCES, SOURCES_OF_ROW, row_notes, row_sources, source_columns
 from visalign.data.generations import MEDIA_KEYS
 from visalign.data.preference_pair import PreferencePair
 from visalign.data.rows import (
@@ -70,7 +70,7 @@ class Converters:
 
     def __call__(self, row: dict, where: str, roots: Roots) -> list[PreferencePair] | None:
         row = plain_names(row, NAMES)
-        sources = row_sources(row, where, roots, self.kept)
+        sources = row_sources(row, where, roots, self.kept, source_columns(row))
         pairs = self._convert(row | {SOURCES_OF_ROW: sources} if sources else row, where, roots)
         if sources and pairs:
             notes = row_notes(row, where, roots, self.kept)

@@ -2,7 +2,7 @@
 
 A source is one of
     a manifest     JSONL, JSON, CSV or parquet with prompt (or caption, text), image (or video, path, file, file_name,
-                   media) and optionally seed
+                   media) and optionally seed; of edits also source or sources (edits.py)
     a folder       that `visalign generate` wrote (its samples.jsonl), one in the imagefolder layout (its metadata.jsonl
                    or .csv), or any folder of media (folder.py)
     a file         one image or video
@@ -14,6 +14,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from visalign.data.edits import KEPT_SOURCES, row_notes, row_sources
 from visalign.data.entry import Entry, Generations, outside
 from visalign.data.folder import PromptsFrom, folder_entries, prompt_of
 from visalign.data.metadata import seed_of
@@ -22,6 +23,7 @@ from visalign.data.rows import find_file, table_rows
 from visalign.data.sources import is_table
 from visalign.errors import UserError, nearest
 from visalign.media.kinds import in_order, is_image_name, is_video_name
+from visalign.media.source_images import is_edit, notes_of, split_prompt, with_sources
 from visalign.storage.run_folder import read_metrics
 from visalign.storage.text_files import normal_form, printable
 
@@ -90,8 +92,23 @@ def _manifest(file: Path, media_root: str | Path | None) -> Iterator[Entry]:
             continue
         media = find_file(row[key], [root]) or root / row[key]
         prompt = next((row[name] for name in PROMPT_KEYS if isinstance(row.get(name), str) and row[name].strip()), "")
+        sources, notes, problem = _edit_of(row, where, root, real)
         yield Entry(printable(row[key]), media, normal_form(printable(prompt)), seed_of(row.get("seed")),
-                    outside(media, real))
+                    outside(media, real) or problem, sources, notes)
+
+
+def _edit_of(row: dict, where: str, root: Path, real: str) -> tuple[tuple[Path, ...], dict[str, str], str | None]:
+    """A row's source images and what else it says of its edit, or why they cannot be used."""
+    try:
+        sources = tuple(map(Path, row_sources(row, where, root, KEPT_SOURCES)))
+        notes = row_notes(row, where, root, KEPT_SOURCES) if sources else {}
+        with_sources(str(row.get("prompt", "")), sources)
+    except UserError as error:
+        return (), {}, printable(str(error))
+    kept = os.path.realpath(Path(KEPT_SOURCES).expanduser())
+    used = [*sources, *(Path(notes[name]) for name in notes if name == "mask")]
+    problem = next((why for file in used if (why := outside(file, real)) and outside(file, kept)), None)
+    return ((), {}, problem) if problem else (sources, notes, None)
 
 
 def _run(folder: Path) -> Iterator[Entry]:
@@ -102,5 +119,7 @@ def _run(folder: Path) -> Iterator[Entry]:
         raise UserError(f"input {folder}: this run has not written samples yet")
     for file in sorted(steps[-1].glob("[0-9]*-*.*"), key=lambda file: in_order(file.name)):
         number = int(file.stem.split("-")[0])
-        yield Entry(str(file.relative_to(folder)), file,
-                    normal_form(prompts[number]) if number < len(prompts) else "")
+        prompt = prompts[number] if number < len(prompts) else ""
+        words, files = split_prompt(prompt) if is_edit(prompt) else (prompt, ())
+        yield Entry(str(file.relative_to(folder)), file, normal_form(words), sources=files,
+                    notes=notes_of(prompt) if files else {})

@@ -35,7 +35,7 @@ class PreferencePair:
     user: str | None = None
     repeats: int = 1
     sources: tuple[str, ...] = ()
-    notes: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict, hash=False)
 
     @property
     def asked(self) -> str:

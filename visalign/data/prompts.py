@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from visalign.data.diversity_prompts import family_prompts
-from visalign.data.edits import KEPT_SOURCES, row_notes, row_sources
+from visalign.data.edits import KEPT_SOURCES, OWN_COLUMNS, SHARED_COLUMNS, row_notes, row_sources, source_columns
 from visalign.data.embedded_edits import edit_prompts
 from visalign.data.embedded_images import emoji_captions
 from visalign.data.embedded_videos import video_captions
@@ -76,7 +76,8 @@ def _of_table(source: str, edits: bool = False) -> list[str]:
             raise UserError(f"prompts {where}: has no column of prompts (allowed: {', '.join(PROMPT_COLUMNS)}; it has "
                             f"{shortened(', '.join(row)) or 'none'})")
         words = row_prompt(row, column, where).strip()
-        sources = row_sources(row, where, root, KEPT_SOURCES, edits)
+        columns = OWN_COLUMNS + SHARED_COLUMNS if edits else source_columns(row)
+        sources = row_sources(row, where, root, KEPT_SOURCES, columns)
         if edits and not sources:
             raise BadRow(f"{where}: names no source image, which every edit has (allowed: source, sources, image, "
                          f"images; it has {shortened(', '.join(row))})")

@@ -11,7 +11,8 @@ from visalign.errors import UserError
 from visalign.evaluation.measure import MetricSuite, metrics_of
 from visalign.evaluators.prompt_metrics import PromptMetrics
 from visalign.generators.base import Generator
-from visalign.media.samples import Media, Sample
+from visalign.media.samples import Sample
+from visalign.media.source_images import sheet_row
 from visalign.media.video_files import media_file, save_sheet
 from visalign.rewards import ClipScore, Reward, for_modality, load_reward
 from visalign.sampling.feedback import make_samples
@@ -88,15 +89,15 @@ def save_samples(samples: list[Sample], folder: Path) -> None:
     """One file a sample, named by prompt number and sample number, and a labelled grid."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = samples_by_prompt(samples)
-    for i, (_, media) in enumerate(rows):
-        for j, each in enumerate(media):
-            suffix, content = media_file(each)
+    for i, row in enumerate(rows):
+        for j, each in enumerate(row):
+            suffix, content = media_file(each.media)
             write_atomically(folder / f"{i:03d}-{j}{suffix}", content)
-    save_sheet(rows, folder / "grid.png")
+    save_sheet(list(map(sheet_row, rows)), folder / "grid.png")
 
 
-def samples_by_prompt(samples: list[Sample]) -> list[tuple[str, list[Media]]]:
-    rows: dict[str, list[Media]] = {}
+def samples_by_prompt(samples: list[Sample]) -> list[list[Sample]]:
+    rows: dict[str, list[Sample]] = {}
     for sample in samples:
-        rows.setdefault(sample.source_prompt, []).append(sample.media)
-    return list(rows.items())
+        rows.setdefault(sample.source_prompt, []).append(sample)
+    return list(rows.values())

@@ -77,7 +77,7 @@ def _most_kept(counts: list[int], least: int) -> int:
 def _by_prompt(name: str, entries: list[Entry]) -> dict[str, list[Entry]]:
     groups: dict[str, list[Entry]] = {}
     for entry in entries:
-        groups.setdefault(entry.prompt, []).append(entry)
+        groups.setdefault(entry.group, []).append(entry)
     if _NONE in groups:
         raise UserError(f"{name}: {groups[_NONE][0].path} has no prompt (so {len(groups[_NONE])} of {len(entries)}); "
                         "write it into NAME.txt beside NAME.png, or name a manifest with the columns prompt and image")

@@ -18,6 +18,7 @@ from visalign.generators.base import Generator
 from visalign.generators.loading import check_adapter
 from visalign.generators.lora_files import find_lora
 from visalign.media.kinds import is_image_name, is_video_name
+from visalign.media.source_images import content_of
 from visalign.sampling.folder import write_generations
 from visalign.storage.checkpoint_files import load_policy, step_of
 from visalign.storage.files import written
@@ -63,7 +64,7 @@ class SampleSource:
 def _same(folder: Path, identity: dict, plan: SamplingPlan) -> bool:
     """Whether a finished folder holds this plan. Raises UserError when it holds another one."""
     known = folder / "settings.json"
-    wanted = identity | {"prompts": plan.prompts, "samples": plan.seeds, "steps": plan.steps,
+    wanted = identity | {"prompts": list(map(content_of, plan.prompts)), "samples": plan.seeds, "steps": plan.steps,
                          "guidance_scale": plan.guidance_scale, "seed": plan.seed}
     if written(known) == wanted:
         return True

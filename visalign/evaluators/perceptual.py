@@ -37,12 +37,13 @@ def as_batch(images: list[Image.Image]) -> Tensor:
 def ms_ssim_distance(images: Tensor) -> float:
     """Mean 1 - MS-SSIM of luma (Wang et al. 2003) over pairs of one prompt's images [K, 3, S, S] in [0, 1].
 
-    Images below 161 pixels have fewer scales, with the published weights of those scales made to sum to 1. NaN below
-    11 pixels.
+    Images below 176 pixels have fewer scales (torchmetrics' own bound lies above the window's), with the published
+    weights of those scales made to sum to 1. NaN below 11 pixels.
     """
     from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
-    scales = sum(1 for j in range(len(_BETAS)) if images.shape[-1] > (_KERNEL - 1) * 2**j)
+    side = images.shape[-1]
+    scales = sum(side > (_KERNEL - 1) * 2**j and side // max(1, j) ** 2 >= _KERNEL for j in range(len(_BETAS)))
     if not scales:
         return float("nan")
     weights = np.array(_BETAS[:scales]) / sum(_BETAS[:scales])

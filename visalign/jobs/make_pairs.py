@@ -21,6 +21,7 @@ from visalign.data.generations import find_generations
 from visalign.data.pair_selection import Candidate, Chosen, PairCounts, all_pairs, best_worst, keep, sifted
 from visalign.errors import UserError, nearest
 from visalign.jobs.score import LEAST_FOR_SHARE, belongs, identity_of, read_table, score_generations
+from visalign.media.source_images import sheet_row
 from visalign.media.video_files import save_sheet
 from visalign.rewards import load_reward
 from visalign.rewards.pairwise import Failure, PairReward
@@ -121,7 +122,7 @@ def candidates_by_prompt(scores: Path, column: str, sign: int, entries: list[Ent
     groups: dict[str, list[Candidate]] = {}
     for i, (score, deviation) in enumerate(zip(table.column(column).to_pylist(), spreads, strict=True)):
         if score is not None and entries[i].prompt:
-            groups.setdefault(entries[i].prompt, []).append(Candidate(i, sign * score, deviation or 0.0))
+            groups.setdefault(entries[i].group, []).append(Candidate(i, sign * score, deviation or 0.0))
     return groups
 
 
@@ -169,13 +170,21 @@ def propose(candidates: list[Candidate], settings: PairSettings, rank: Ranking) 
 
 def write_pairs(chosen: list[tuple[str, Candidate, Candidate]], entries: list[Entry], out: Path) -> None:
     """pairs.parquet with paths relative to `out`, and the contact sheet."""
-    def place(candidate: Candidate) -> str:
-        return os.path.relpath(entries[candidate.number].file.resolve(), out.resolve())
+    def place(file: Path) -> str:
+        return os.path.relpath(file.resolve(), out.resolve())
 
-    rows = [{"prompt": prompt, "chosen": place(a), "rejected": place(b), "strength": a.score - b.score,
-             "chosen_reward": a.score, "rejected_reward": b.score} for prompt, a, b in chosen]
+    def edit(entry: Entry) -> dict:
+        notes = {name: place(Path(value)) if name == "mask" else value for name, value in entry.notes.items()}
+        return {"sources": [place(file) for file in entry.sources], **notes} if entry.sources else {}
+
+    rows = [{"prompt": entries[a.number].prompt, "chosen": place(entries[a.number].file),
+             "rejected": place(entries[b.number].file), "strength": a.score - b.score, "chosen_reward": a.score,
+             "rejected_reward": b.score, **edit(entries[a.number])} for _, a, b in chosen]
+    noted = sorted({name for row in rows for name in row} - rows[0].keys())
+    rows[0] |= dict.fromkeys(noted)  # the first row's names become the columns
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(rows), sink)
     write_atomically(out / "pairs.parquet", sink.getvalue().to_pybytes())
-    save_sheet([(f"{prompt} ({a.score:.2f} / {b.score:.2f})", [entries[c.number].sample(16).media for c in (a, b)])
-                for prompt, a, b in chosen[:SHEET_ROWS]], out / "sheet.png", cell=128, label_width=240)
+    drawn = [(a, b, sheet_row([entries[c.number].sample(16) for c in (a, b)])) for _, a, b in chosen[:SHEET_ROWS]]
+    save_sheet([(f"{label} ({a.score:.2f} / {b.score:.2f})", media) for a, b, (label, media) in drawn],
+               out / "sheet.png", cell=128, label_width=240)

@@ -28,6 +28,7 @@ from visalign.errors import UserError
 from visalign.media.kinds import may_be_video
 from visalign.media.samples import Sample
 from visalign.rewards import Reward, expand
+from visalign.rewards.reference import GROUP
 from visalign.rewards.registry import load_rewards
 from visalign.storage.files import write_atomically, written
 from visalign.storage.text_files import printable
@@ -171,7 +172,7 @@ def write_scores(table: pa.Table, out: Path) -> None:
 
 def identity_of(source: str, specs: list, entries: Generations) -> dict:
     """What identifies a table of scores, apart from the files' contents (`files_of`)."""
-    listing = json.dumps([(entry.path, entry.prompt) for entry in entries])
+    listing = json.dumps([(entry.path, entry.group) for entry in entries])
     return {"source": printable(str(Path(source).resolve())), "rewards": [expand(spec) for spec in specs],
             "files": hashlib.sha256(listing.encode()).hexdigest()}
 
@@ -207,7 +208,7 @@ def in_chunks(entries: list[Entry], rewards: list[Reward]) -> Iterator[list[int]
     if any(reward.needs_group for reward in rewards):
         groups: dict[str, list[int]] = {}
         for i, entry in enumerate(entries):
-            groups.setdefault(entry.prompt, []).append(i)
+            groups.setdefault(entry.group, []).append(i)
         rows = list(groups.values())
     else:
         rows = [[i] for i in range(len(entries))]
@@ -259,6 +260,8 @@ def score_chunk(entries: list[Entry], chunk: list[int], samples: list[Sample | s
         "seed": [entries[i].seed for i in chunk],
         "modality": [s.modality if isinstance(s, Sample) else None for s in samples],
         "error": [s if isinstance(s, str) else None for s in samples]}
+    if any(entry.sources for entry in entries):
+        columns[GROUP] = [entries[i].group for i in chunk]
     remarks: list[list[str]] = [list(s.known.get("remarks", ())) if isinstance(s, Sample) else [] for s in samples]
     for reward in rewards:
         answer = reward.score(given)
@@ -279,7 +282,7 @@ def schema_of(columns: dict[str, list], entries: list[Entry]) -> pa.Schema:
     """Seeds above 2^63, which ComfyUI draws, need the unsigned type."""
     large = any(entry.seed is not None and entry.seed >= 2**63 for entry in entries)
     kinds = {"index": pa.int64(), "seed": pa.uint64() if large else pa.int64(), "path": pa.string(),
-             "prompt": pa.string(), "modality": pa.string(), "error": pa.string(), "remarks": pa.string()}
+             **dict.fromkeys(("prompt", GROUP, "modality", "error", "remarks"), pa.string())}
     return pa.schema([(name, kinds.get(name, pa.float32())) for name in columns])
 
 

@@ -86,6 +86,31 @@ def content_of(prompt: str) -> str:
         return prompt
 
 
+def is_edit(prompt: str) -> bool:
+    """Whether a prompt names source images, all of which are there."""
+    files = split_prompt(prompt)[1]
+    return bool(files) and all(file.is_file() for file in files)
+
+
+def prompt_group(prompt: str) -> str:
+    """As `content_of`, short enough to be read: what samples are grouped by, and models are matched on."""
+    if not is_edit(prompt):
+        return prompt
+    return f"{words_of(prompt)}{SEPARATOR}{hashlib.sha256(content_of(prompt).encode()).hexdigest()[:12]}"
+
+
+def group_of(sample: Sample) -> str:
+    """The group that a sample belongs to, as tables of scores name it."""
+    return prompt_group(sample.source_prompt) if sample.sources else sample.prompt
+
+
+def sheet_row(samples: list[Sample]) -> tuple[str, list[Media]]:
+    """A row of a contact sheet: samples of one prompt, after its source images."""
+    first = samples[0]
+    label = first.prompt if first.sources else first.source_prompt
+    return label, [*first.sources, *(sample.media for sample in samples)]
+
+
 def source_images_of(prompt: str, where: str = "prompt") -> tuple[Image.Image, ...]:
     """The source images of a prompt as RGB, in order. Raises UserError as `read_image` does."""
     words, files = split_prompt(prompt)

@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections.abc import Iterable
 from pathlib import Path
 
 import jinja2
@@ -41,6 +42,11 @@ def media_uri(media: Media, side: int = 192, frames: int = 16) -> str:
     for frame in shown:
         frame.thumbnail((side, side))
     return data_uri("image/webp", to_webp(Video(shown, media.fps * len(shown) / len(media.frames))))
+
+
+def source_uris(sources: Iterable[Image.Image], side: int = 144) -> list[str]:
+    """Data URIs of the source images of an edit, which pages show before its results; [] of other samples."""
+    return [image_uri(source, side) for source in sources]
 
 
 def svg(figure) -> str:

@@ -1,10 +1,12 @@
 """Samples of the same prompts and seeds before and after a run: rows for its page, and one image to look at."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
 from visalign.media.samples import Media, grid, to_bytes
+from visalign.media.source_images import is_edit, source_images_of, words_of
 from visalign.media.video_files import read_media
 from visalign.storage.files import write_atomically
 
@@ -13,24 +15,43 @@ PROMPTS, SAMPLES = 16, 4
 """Shown at most: the first held-out prompts and the first samples of each, never a choice of good ones."""
 
 
-def first_and_last(run: Path, held: list[dict]) -> list[tuple[str, list[Media], list[Media]]]:
-    """Per prompt its text, and its samples at the first and the last of the run's held-out rows."""
+@dataclass(frozen=True)
+class BeforeAfter:
+    """A held-out prompt's words, its source images where it is an edit, and its samples before and after a run."""
+
+    prompt: str
+    sources: tuple[Image.Image, ...]
+    before: list[Media]
+    after: list[Media]
+
+
+def first_and_last(run: Path, held: list[dict]) -> list[BeforeAfter]:
+    """Per prompt, what was sampled at the first and the last of the run's held-out rows."""
     folders = [run / "samples" / row["folder"] for row in (held[0], held[-1])]
-    return [(prompt, *([read_media(path, path.name) for path in sorted(folder.glob(f"{i:03d}-*.*"))[:SAMPLES]]
-                       for folder in folders)) for i, prompt in enumerate(held[0]["prompts"][:PROMPTS])]
+    rows = []
+    for i, prompt in enumerate(held[0]["prompts"][:PROMPTS]):
+        edit = is_edit(prompt)
+        rows.append(BeforeAfter(words_of(prompt) if edit else prompt, source_images_of(prompt) if edit else (), *(
+            [read_media(path, path.name) for path in sorted(folder.glob(f"{i:03d}-*.*"))[:SAMPLES]]
+            for folder in folders)))
+    return rows
 
 
-def save_before_after(rows: list[tuple[str, list[Media], list[Media]]], file: Path) -> Path:
-    """Write the rows as one PNG, before on the left and after on the right."""
-    sides = [grid([(prompt, before) for prompt, before, _ in rows], label_width=150),
-             grid([("", after) for _, _, after in rows], label_width=24)]
+def save_before_after(rows: list[BeforeAfter], file: Path) -> Path:
+    """Write the rows as one PNG, before on the left, after the source images of edits, and after on the right."""
+    sides = [grid([(row.prompt, [*row.sources, *row.before]) for row in rows], label_width=150),
+             grid([("", row.after) for row in rows], label_width=24)]
     top = 24
     canvas = Image.new("RGB", (sum(side.width for side in sides), top + sides[0].height), "white")
     draw, font, left = ImageDraw.Draw(canvas), ImageFont.load_default(14), 0
-    for side, title, indent in zip(sides, ("before", "after, same seeds"), (150, 24), strict=True):
+    for side, title, indent in zip(sides, (titled_before(rows), "after, same seeds"), (150, 24), strict=True):
         draw.text((left + indent, 4), title, fill="black", font=font)
         canvas.paste(side, (left, top))
         left += side.width
     draw.line([(sides[0].width + 12, 4), (sides[0].width + 12, canvas.height - 4)], fill="#bbbbbb")
     write_atomically(file, to_bytes(canvas))
     return file
+
+
+def titled_before(rows: list[BeforeAfter]) -> str:
+    return "source, then before" if any(row.sources for row in rows) else "before"

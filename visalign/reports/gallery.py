@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from visalign.data.generations import Entry
 from visalign.errors import UserError
-from visalign.reports import media_uri, render_page, svg
+from visalign.reports import media_uri, render_page, source_uris, svg
 from visalign.storage.files import write_atomically
 
 EXTREMES, MOST_SHOWN = 24, 240
@@ -25,11 +25,12 @@ def write_gallery(table: pa.Table, entries: list[Entry], rewards: list, file: Pa
     cards = []
     for i in shown:
         try:
-            uri = media_uri(entries[i].sample(16).media, 144)
+            sample = entries[i].sample(16)
         except UserError:
             continue
-        cards.append({**rows[i], "uri": uri, "scores": [None if np.isnan(columns[c][i]) else float(columns[c][i])
-                                                        for c in columns]})
+        scores = [None if np.isnan(columns[c][i]) else float(columns[c][i]) for c in columns]
+        cards.append({**rows[i], "uri": media_uri(sample.media, 144), "sources": source_uris(sample.sources),
+                      "scores": scores})
     broken = [row for row in rows if row["error"]]
     write_atomically(file, render_page(
         "gallery.html.j2", title="Scores", total=len(rows), cards=cards, columns=list(columns), broken=broken[:100],

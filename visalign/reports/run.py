@@ -7,8 +7,8 @@ from pathlib import Path
 from visalign.config import OfflineConfig, OnlineConfig
 from visalign.evaluators.prompt_metrics import known_mean, prompt_metrics_of
 from visalign.media.video_files import read_media
-from visalign.reports import charts, media_uri, render_page, svg
-from visalign.reports.before_after import BEFORE_AFTER, first_and_last, save_before_after
+from visalign.reports import charts, media_uri, render_page, source_uris, svg
+from visalign.reports.before_after import BEFORE_AFTER, BeforeAfter, first_and_last, save_before_after
 from visalign.storage.run_folder import RunFolder, write_atomically
 
 CURVES = (("loss", "loss"), ("implicit_accuracy", "implicit accuracy"),
@@ -69,13 +69,13 @@ def shown_reward(row: dict, proxy: str | None) -> str | None:
     return proxy or next(measured, None)
 
 
-def before_and_after(rows: list[tuple], held: list[dict], reward: str | None) -> list[dict]:
+def before_and_after(rows: list[BeforeAfter], held: list[dict], reward: str | None) -> list[dict]:
     """Per prompt: its text, embedded images before and after, and its mean reward before and after, where known."""
     means = [row["values"][f"reward/{reward}"] if reward else None for row in (held[0], held[-1])]
-    return [{"prompt": prompt, "before": [media_uri(each, 256) for each in before],
-             "after": [media_uri(each, 256) for each in after],
-             "rewards": [known(values[i]) if values else None for values in means]}
-            for i, (prompt, before, after) in enumerate(rows)]
+    return [{"prompt": row.prompt, "sources": source_uris(row.sources),
+             "before": [media_uri(each, 256) for each in row.before],
+             "after": [media_uri(each, 256) for each in row.after],
+             "rewards": [known(values[i]) if values else None for values in means]} for i, row in enumerate(rows)]
 
 
 def known(value: float) -> float | None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from visalign.errors import UserError, nearest
 from visalign.media.samples import Sample
+from visalign.media.source_images import group_of
 from visalign.rewards.base import Reward, RewardModel, Scores
 from visalign.rewards.reference import ReferenceScores, read_reference
 from visalign.validation.ranges import Few, Portion, RewardValue, Signed, Weight
@@ -147,10 +148,11 @@ class Centred(Referenced):
 
     def combine(self, values: Tensor, spreads: Tensor, samples: list[Sample]) -> Tensor:
         values = self.standardise(values)
-        known = {prompt: self.references(prompt) for prompt in {sample.prompt for sample in samples}}
-        return torch.stack([torch.tensor(float("nan")) if known[sample.prompt] is None
-                            else self.centred(value, known[sample.prompt])
-                            for sample, value in zip(samples, values, strict=True)])
+        prompts = [group_of(sample) for sample in samples]
+        known = {prompt: self.references(prompt) for prompt in set(prompts)}
+        return torch.stack([torch.tensor(float("nan")) if known[prompt] is None
+                            else self.centred(value, known[prompt])
+                            for prompt, value in zip(prompts, values, strict=True)])
 
     @abstractmethod
     def centred(self, value: Tensor, references: Tensor) -> Tensor:

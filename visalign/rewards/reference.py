@@ -8,6 +8,9 @@ from torch import Tensor
 
 from visalign.errors import UserError, nearest
 
+GROUP = "group"
+"""The column of a table of scores that tells prompts with their source images apart, where there are any."""
+
 
 @dataclass(frozen=True)
 class ReferenceScores:
@@ -57,10 +60,11 @@ def read_reference(file: str, columns: tuple[str, ...], signs: Tensor) -> Refere
             if column not in names:
                 scored = [name for name in names if "." in name]
                 raise UserError(f"reference {file}: has no column {column}{nearest(column, scored)}")
-        table = pq.read_table(path, columns=["prompt", *columns])
+        prompts = GROUP if GROUP in names else "prompt"
+        table = pq.read_table(path, columns=[prompts, *columns])
     except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())[:120]
         raise UserError(f"reference {file}: not a readable parquet file ({reason})") from None
     values = [[float("nan") if v is None else v for v in table.column(c).to_pylist()] for c in columns]
     return ReferenceScores(file, columns, torch.tensor(values, dtype=torch.float32).T * signs,
-                           tuple(p or "" for p in table.column("prompt").to_pylist()))
+                           tuple(p or "" for p in table.column(prompts).to_pylist()))

@@ -10,11 +10,12 @@ import torch
 from tqdm import tqdm
 
 from visalign.config import ModelSettings
+from visalign.data.generations import find_generations
 from visalign.data.prompts import read_prompts
 from visalign.errors import UserError
 from visalign.generators import locate_model
-from visalign.media.samples import Sample
-from visalign.media.video_files import read_media, save_sheet
+from visalign.media.source_images import sheet_row
+from visalign.media.video_files import save_sheet
 from visalign.rewards import finite_scores, for_modality, load_reward
 from visalign.sampling.folder import generate_to_folder
 from visalign.storage.files import copy_atomically, write_atomically, written
@@ -42,18 +43,21 @@ def best_of_to_folder(model: ModelSettings, prompts: list[str], folder: Path, *,
     if not (candidates / "samples.jsonl").exists():
         generate_to_folder(model, prompts, candidates, samples=samples * best_of, device=device, **options)
     rows = [json.loads(line) for line in (candidates / "samples.jsonl").read_text().splitlines()]
+    entries = find_generations(candidates)
     kept, sheet = [], {}
     for first in tqdm(range(0, len(rows), best_of), desc=f"best of {best_of}", unit="sample"):
         group = rows[first:first + best_of]
-        drawn = [Sample(row["prompt"], read_media(candidates / row["file"], "candidate")) for row in group]
+        drawn = [entry.sample() for entry in entries[first:first + best_of]]
         scores = finite_scores(reward_model, drawn)
         best = int(torch.argmax(scores))
         source = candidates / group[best]["file"]
         name = f"{first // best_of:05d}{'' if source.is_dir() else source.suffix}"
         copy_atomically(source, folder / name)
-        sheet.setdefault(group[best]["prompt"], []).append(drawn[best].media)
-        kept.append(group[best] | {"file": name, "candidates": best_of, "chosen_by": reward_model.name,
+        sheet.setdefault(entries[first].group, []).append(drawn[best])
+        own = {key: f"candidates/{value}" if key == "mask" else [f"candidates/{each}" for each in value]
+               for key, value in group[best].items() if key in ("mask", "sources")}
+        kept.append(group[best] | own | {"file": name, "candidates": best_of, "chosen_by": reward_model.name,
                                    "reward": scores[best].item(), "candidates_mean": scores.mean().item()})
-    save_sheet(list(sheet.items())[:100], folder / "grid.png")
+    save_sheet([sheet_row(samples) for samples in sheet.values()][:100], folder / "grid.png")
     write_atomically(folder / "samples.jsonl", "".join(json.dumps(row) + "\n" for row in kept).encode())
     return len(kept)

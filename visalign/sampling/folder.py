@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from visalign.config import ModelSettings
+from visalign.data.edits import kept_source
 from visalign.data.prompts import read_prompts
 from visalign.errors import UserError
 from visalign.generators import load_generator, locate_model
@@ -16,6 +17,7 @@ from visalign.guidance import Guided, Guiding, load_guide
 from visalign.guidance.network import GUIDE_FILES, find_guide, read_head
 from visalign.media.kinds import is_image_name, is_video_name
 from visalign.media.samples import Media
+from visalign.media.source_images import content_of, is_edit, notes_of, split_prompt
 from visalign.media.video_files import read_media, save_sheet, write_media
 from visalign.sampling.feedback import samples_at
 from visalign.sampling.seeds import place_seed
@@ -25,6 +27,8 @@ GRID_ROWS = 100
 """Prompts in the overview; a taller one helps nobody."""
 
 
+SOURCES = "sources"
+"""The folder in a sample folder for the source images of edits."""
 TOGETHER = 32
 """Samples that are drawn again together when one of them is missing: the batch in which a sample is drawn may change
 its last digit, so a command that was killed draws whole batches, as it would have done."""
@@ -79,14 +83,15 @@ def generate_to_folder(model: ModelSettings, prompts: list[str], folder: Path, *
 
 def write_generations(load: Callable[[], Generator], prompts: list[str], folder: Path, identity: dict, *, samples: int,
                       steps: int, guidance_scale: float, seed: int, video_format: str | None = None) -> int:
-    """Write media files, `grid.png`, `settings.json` and `samples.jsonl` (prompt, file, seed); returns how many.
+    """Write media files, `grid.png`, `settings.json` and `samples.jsonl` (prompt, file, seed, and of edits the copies
+    of their source images); returns how many.
 
     The same call continues where an earlier one was killed; `samples.jsonl` appears when all are there. identity: what
     makes the generator that `load` gives what it is. Raises UserError when the folder holds other generations.
     """
     prompts = list(dict.fromkeys(prompts))
-    settings = identity | {"prompts": prompts, "samples": samples, "steps": steps, "guidance_scale": guidance_scale,
-                           "seed": seed}
+    settings = identity | {"prompts": list(map(content_of, prompts)), "samples": samples, "steps": steps,
+                           "guidance_scale": guidance_scale, "seed": seed}
     file = folder / "settings.json"
     if (folder / "samples.jsonl").exists():
         raise UserError(f"output {folder}: already holds generations; choose another folder with --out")
@@ -106,11 +111,28 @@ def write_generations(load: Callable[[], Generator], prompts: list[str], folder:
     for number, sample in samples_at(load(), prompts, samples, missing, steps=steps, guidance_scale=guidance_scale,
                                      seed=seed, label="generating"):
         names[number] = write_media(sample.media, folder / f"{number:05d}", video_format).name
-    rows: dict[str, list[Media]] = {}
-    for number in range(min(count, GRID_ROWS * samples)):
-        rows.setdefault(prompts[number // samples], []).append(read_media(folder / names[number], "grid"))
-    save_sheet(list(rows.items()), folder / "grid.png")
-    lines = [json.dumps({"prompt": prompts[number // samples], "file": names[number],
-                         "seed": place_seed(seed, number)}) for number in range(count)]
+    rows = [sample_row(prompt, folder) for prompt in prompts]
+    sheet: list[tuple[str, list[Media]]] = []
+    for i, row in enumerate(rows[:GRID_ROWS]):
+        files = [*row.get("sources", ()), *(names[i * samples + k] for k in range(samples))]
+        sheet.append((row["prompt"], [read_media(folder / file, "grid") for file in files]))
+    save_sheet(sheet, folder / "grid.png")
+    lines = [json.dumps(rows[number // samples] | {"file": names[number], "seed": place_seed(seed, number)})
+             for number in range(count)]
     write_atomically(folder / "samples.jsonl", ("\n".join(lines) + "\n").encode())
     return count
+
+
+def sample_row(prompt: str, folder: Path) -> dict:
+    """What samples.jsonl says of a prompt; source images and masks are copied into the folder, which may then be moved
+    and scored elsewhere."""
+    if not is_edit(prompt):
+        return {"prompt": prompt}
+
+    def copied(file: Path) -> str:
+        ending = file.suffix.lower().removeprefix(".") or "png"
+        return str(kept_source(file.read_bytes(), ending, folder / SOURCES).relative_to(folder))
+
+    words, files = split_prompt(prompt)
+    notes = {name: copied(Path(value)) if name == "mask" else value for name, value in notes_of(prompt).items()}
+    return {"prompt": words, "sources": [copied(file) for file in files], **notes}

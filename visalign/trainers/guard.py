@@ -22,6 +22,7 @@ from visalign.errors import UserError
 from visalign.evaluation.held_out import HeldOut, check_same, samples_by_prompt
 from visalign.evaluators.prompt_metrics import known_mean, prompt_metrics_of
 from visalign.evaluators.verdict import DIVERSITY, VerdictLimits, best_point, verdict_of
+from visalign.media.source_images import sheet_row
 from visalign.media.video_files import save_sheet
 from visalign.sampling.seeds import second_seed
 from visalign.storage.weights import write_tensors
@@ -100,7 +101,8 @@ class Guard:
         if best_point(points) == len(points) - 1:
             self._keep_weights(step)
         self.folder.mkdir(parents=True, exist_ok=True)
-        save_sheet(samples_by_prompt(samples)[:PROMPTS_DRAWN], self.folder / f"step-{step:08d}.png")
+        rows = samples_by_prompt(samples)[:PROMPTS_DRAWN]
+        save_sheet(list(map(sheet_row, rows)), self.folder / f"step-{step:08d}.png")
         if verdict.bad:
             tqdm.write(f"guard, step {step}: {verdict.word}; {'; '.join(verdict.reasons)}")
         row["seconds"] = time.perf_counter() - started

@@ -7,6 +7,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from visalign.media.samples import Media
+from visalign.media.source_images import sheet_row
 from visalign.objectives import Outcome
 from visalign.objectives.advantages import Advantages
 from visalign.trainers.online.collect import RolloutBatch
@@ -108,5 +109,5 @@ def rollout_rows(collected: RolloutBatch, group_size: int, groups: int = 6,
     lines = []
     for members in list(rows.values())[:groups]:
         members.sort(key=lambda entry: -entry[0])
-        lines.append((members[0][1].source_prompt, [sample.media for _, sample in members[:across]]))
+        lines.append(sheet_row([sample for _, sample in members[:across]]))
     return lines
