@@ -102,6 +102,9 @@ CALLS: dict[str, dict] = {
     "bria_fibo2": {"height": 16, "width": 16},
     "dreamlite": {"height": 16, "width": 16, "max_sequence_length": 32},
     "hunyuan15_image": {"image": IMAGE, "num_frames": 5},
+    "amused": {"height": 16, "width": 16},
+    "sd15_inpaint": {"height": 16, "width": 16, "image": IMAGE, "mask_image": IMAGE},
+    "sd15_control": {"height": 16, "width": 16, "image": IMAGE},
 }
 _OF = {"ltx_image": "ltx", "ltx2_image": "ltx2", "kandinsky5_video_image": "kandinsky5_video",
        "sana_video_image": "sana_video", "flux2_klein_kv": "flux2_klein", "sd15_pag": "sd15", "sdxl_pag": "sdxl",

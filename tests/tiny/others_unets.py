@@ -163,3 +163,24 @@ def build_dreamlite(folder: Path) -> Path:
     pipeline.register_modules(tokenizer=header)
     pipeline.save_pretrained(folder)
     return folder
+
+
+def build_amused(folder: Path) -> Path:
+    """To be refused: it fills in tokens of a codebook, and has neither noise nor velocity."""
+    from diffusers import AmusedPipeline, AmusedScheduler, UVit2DModel, VQModel
+    from transformers import CLIPTextModelWithProjection
+
+    torch.manual_seed(88)
+    tokenizer = clip_tokenizer()
+    network = lively(UVit2DModel(
+        hidden_size=16, cond_embed_dim=16, micro_cond_encode_dim=4, micro_cond_embed_dim=20, encoder_hidden_size=16,
+        vocab_size=32, codebook_size=24, in_channels=16, block_out_channels=16, num_res_blocks=1, block_num_heads=2,
+        num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, sample_size=8))
+    codes = VQModel(
+        block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=8, num_vq_embeddings=24, norm_num_groups=4,
+        mid_block_add_attention=False, lookup_from_codebook=True)
+    AmusedPipeline(
+        vqvae=codes, tokenizer=tokenizer, text_encoder=clip_encoder(CLIPTextModelWithProjection, tokenizer),
+        transformer=network, scheduler=AmusedScheduler(mask_token_id=31)).save_pretrained(folder)
+    return folder

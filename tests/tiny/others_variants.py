@@ -90,3 +90,18 @@ def build_pixart_sigma_pag(folder: Path) -> Path:
 
 def build_hunyuan_dit_pag(folder: Path) -> Path:
     return _recast(folder, build_hunyuan_dit, "HunyuanDiTPAGPipeline", pag_applied_layers="blocks.1")
+
+
+def build_sd15_inpaint(folder: Path) -> Path:
+    """To be refused: it wants an image and a mask."""
+    return _recast(folder, build_sd15, "StableDiffusionInpaintPipeline")
+
+
+def build_sd15_control(folder: Path) -> Path:
+    """To be refused: it wants an image of edges or the like."""
+    from diffusers import ControlNetModel, UNet2DConditionModel
+
+    with TemporaryDirectory() as first:
+        network = UNet2DConditionModel.from_pretrained(build_sd15(Path(first)), subfolder="unet")
+    return _recast(folder, build_sd15, "StableDiffusionControlNetPipeline",
+                   controlnet=ControlNetModel.from_unet(network, conditioning_embedding_out_channels=(8, 8)))
