@@ -105,13 +105,19 @@ CALLS: dict[str, dict] = {
     "amused": {"height": 16, "width": 16},
     "sd15_inpaint": {"height": 16, "width": 16, "image": IMAGE, "mask_image": IMAGE},
     "sd15_control": {"height": 16, "width": 16, "image": IMAGE},
+    "anyflow_far": {**WAN, "guidance_scale": 4.0},
+    "cosmos2_video": {"image": IMAGE, "height": 16, "width": 16, "num_frames": 5, "max_sequence_length": 16},
+    "stable_audio": {"audio_end_in_s": 2.0},
+    "cascade_prior": {"height": 128, "width": 128},
 }
-_OF = {"ltx_image": "ltx", "ltx2_image": "ltx2", "kandinsky5_video_image": "kandinsky5_video",
-       "sana_video_image": "sana_video", "flux2_klein_kv": "flux2_klein", "sd15_pag": "sd15", "sdxl_pag": "sdxl",
-       "sd3_pag": "sd3", "sana_pag": "sana", "pixart_sigma_pag": "pixart_sigma", "hunyuan_dit_pag": "hunyuan_dit"}
+"""By NAME of `build_NAME`: what the pipeline's call needs beside prompt, steps and generator to be quick."""
+
+_OF = {"cogvideox_image": "cogvideox", "ltx_image": "ltx", "ltx2_image": "ltx2", "sana_video_image": "sana_video",
+       "kandinsky5_video_image": "kandinsky5_video", "flux2_klein_kv": "flux2_klein", "sd15_pag": "sd15",
+       "sdxl_pag": "sdxl", "sd3_pag": "sd3", "sana_pag": "sana", "pixart_sigma_pag": "pixart_sigma",
+       "hunyuan_dit_pag": "hunyuan_dit"}  # these take what the pipelines take that they are made of
 CALLS |= {name: CALLS[other] | ({"image": IMAGE} if name.endswith("_image") else {}) for name, other in _OF.items()}
 CALLS["kandinsky5_video_image"]["num_frames"] = 21  # its first four latent frames take on the statistics of the next
-"""By NAME of `build_NAME`: what the pipeline's call needs beside prompt, steps and generator to be quick."""
 
 EDIT_CALLS: dict[str, dict] = {
     "flux2_klein": {"image": source_image(64, 64)},
@@ -142,7 +148,8 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 """By NAME: sizes that a pipeline fixes in its code, for `monkeypatch.setattr(path, value, raising=False)`."""
 
-LOADS: dict[str, dict] = {name: {"safety_checker": Guard()} for name in ("cosmos25", "cosmos1", "cosmos2_image")}
+LOADS: dict[str, dict] = {name: {"safety_checker": Guard()}
+                          for name in ("cosmos25", "cosmos1", "cosmos2_image", "cosmos2_video")}
 """By NAME: what `from_pretrained` needs beside the folder."""
 
 

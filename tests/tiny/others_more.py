@@ -26,9 +26,10 @@ from tests.tiny.videos import wan_vae
 def _cosmos_transformer(**options):
     from diffusers import CosmosTransformer3DModel
 
-    return lively(CosmosTransformer3DModel(
-        in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=16, num_layers=2, mlp_ratio=2,
-        text_embed_dim=32, adaln_lora_dim=4, max_size=(4, 32, 32), patch_size=(1, 2, 2), **options))
+    return lively(CosmosTransformer3DModel(**({
+        "in_channels": 4, "out_channels": 4, "num_attention_heads": 2, "attention_head_dim": 16, "num_layers": 2,
+        "mlp_ratio": 2, "text_embed_dim": 32, "adaln_lora_dim": 4, "max_size": (4, 32, 32),
+        "patch_size": (1, 2, 2)} | options)))
 
 
 def _save_unguarded(pipeline, folder: Path) -> Path:
@@ -242,4 +243,74 @@ def build_bria_fibo2(folder: Path) -> Path:
     BriaFibo2Pipeline(
         transformer=transformer, scheduler=flow_euler(use_dynamic_shifting=True), vae=flux2_vae(),
         text_encoder=qwen3_vl_writer(36), processor=qwen3_processor(chat_tokenizer())).save_pretrained(folder)
+    return folder
+
+
+def build_anyflow_far(folder: Path) -> Path:
+    """As AnyFlow, chunk after chunk."""
+    from diffusers import AnyFlowFARPipeline, AnyFlowFARTransformer3DModel, FlowMapEulerDiscreteScheduler
+
+    torch.manual_seed(92)
+    transformer = lively(AnyFlowFARTransformer3DModel(
+        patch_size=(1, 2, 2), compressed_patch_size=(1, 4, 4), num_attention_heads=2, attention_head_dim=12,
+        in_channels=4, out_channels=4, text_dim=32, freq_dim=16, ffn_dim=32, num_layers=2, rope_max_seq_len=1024,
+        chunk_partition=(1, 2)))
+    AnyFlowFARPipeline(
+        tokenizer=word_tokenizer(), text_encoder=umt5(), transformer=transformer, vae=wan_vae(),
+        scheduler=FlowMapEulerDiscreteScheduler(shift=5.0)).save_pretrained(folder)
+    return folder
+
+
+def build_cosmos2_video(folder: Path) -> Path:
+    """From an image, which stands in the first latent frame beside a mask."""
+    from diffusers import Cosmos2VideoToWorldPipeline
+
+    torch.manual_seed(93)
+    return _save_unguarded(Cosmos2VideoToWorldPipeline(
+        text_encoder=t5(), tokenizer=word_tokenizer(), vae=wan_vae(), safety_checker=Guard(),
+        transformer=_cosmos_transformer(rope_scale=(1, 1, 1), extra_pos_embed_type=None, in_channels=5),
+        scheduler=flow_euler(use_karras_sigmas=True)), folder)
+
+
+def build_stable_audio(folder: Path) -> Path:
+    """To be refused: sound."""
+    from diffusers import (
+        AutoencoderOobleck,
+        EDMDPMSolverMultistepScheduler,
+        StableAudioDiTModel,
+        StableAudioPipeline,
+        StableAudioProjectionModel,
+    )
+
+    torch.manual_seed(94)
+    vae = AutoencoderOobleck(
+        encoder_hidden_size=6, downsampling_ratios=[1, 2], decoder_channels=3, decoder_input_channels=3,
+        audio_channels=2, channel_multiples=[2, 4], sampling_rate=4)
+    transformer = lively(StableAudioDiTModel(
+        sample_size=4, in_channels=3, num_layers=2, attention_head_dim=4, num_attention_heads=2,
+        num_key_value_attention_heads=2, out_channels=3, cross_attention_dim=4, time_proj_dim=8,
+        global_states_input_dim=8, cross_attention_input_dim=4))
+    StableAudioPipeline(
+        vae=vae, text_encoder=t5(), tokenizer=word_tokenizer(), transformer=transformer,
+        projection_model=StableAudioProjectionModel(32, 4, 0, 32),
+        scheduler=EDMDPMSolverMultistepScheduler(
+            solver_order=2, prediction_type="v_prediction", sigma_data=1.0,
+            sigma_schedule="exponential")).save_pretrained(folder)
+    return folder
+
+
+def build_cascade_prior(folder: Path) -> Path:
+    """To be refused: the first of two models, which makes embeddings of images for the second."""
+    from diffusers import DDPMWuerstchenScheduler, StableCascadePriorPipeline, StableCascadeUNet
+    from transformers import CLIPTextModelWithProjection
+
+    torch.manual_seed(95)
+    tokenizer = clip_tokenizer()
+    prior = lively(StableCascadeUNet(
+        in_channels=4, out_channels=4, conditioning_dim=16, block_out_channels=(16, 16), num_attention_heads=(2, 2),
+        down_num_layers_per_block=(1, 1), up_num_layers_per_block=(1, 1), clip_text_in_channels=16,
+        clip_text_pooled_in_channels=16, clip_image_in_channels=16, switch_level=(False,)))
+    StableCascadePriorPipeline(
+        tokenizer=tokenizer, text_encoder=clip_encoder(CLIPTextModelWithProjection, tokenizer), prior=prior,
+        scheduler=DDPMWuerstchenScheduler()).save_pretrained(folder)
     return folder

@@ -12,7 +12,7 @@ from tests.tiny.images_flux import build_flux2_klein
 from tests.tiny.images_more import build_pixart_sigma, build_sana
 from tests.tiny.others_images import build_hunyuan_dit
 from tests.tiny.parts import flow_euler, lively
-from tests.tiny.videos import build_ltx
+from tests.tiny.videos import build_cogvideox, build_ltx
 from tests.tiny.videos_large import build_hunyuan15, build_ltx2
 from tests.tiny.videos_more import build_kandinsky5_video, build_sana_video
 
@@ -62,6 +62,17 @@ def build_sana_sprint(folder: Path) -> Path:
         num_cross_attention_heads=2, cross_attention_head_dim=8, cross_attention_dim=16, caption_channels=32,
         sample_size=8, patch_size=1, qk_norm="rms_norm_across_heads", guidance_embeds=True))
     return _recast(folder, build_sana, "SanaSprintPipeline", transformer=transformer, scheduler=SCMScheduler())
+
+
+def build_cogvideox_image(folder: Path) -> Path:
+    """The image's latents stand in further channels of the first frame."""
+    from diffusers import CogVideoXTransformer3DModel
+
+    with TemporaryDirectory() as first:
+        sizes = CogVideoXTransformer3DModel.load_config(build_cogvideox(Path(first)), subfolder="transformer")
+    torch.manual_seed(97)
+    transformer = lively(CogVideoXTransformer3DModel.from_config(sizes | {"in_channels": 8}))
+    return _recast(folder, build_cogvideox, "CogVideoXImageToVideoPipeline", transformer=transformer)
 
 
 def build_flux2_klein_kv(folder: Path) -> Path:
