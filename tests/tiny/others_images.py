@@ -45,7 +45,8 @@ def build_lumina(folder: Path) -> Path:
     torch.manual_seed(62)
     transformer = lively(LuminaNextDiT2DModel(
         sample_size=8, patch_size=2, in_channels=4, hidden_size=32, num_layers=2, num_attention_heads=2,
-        num_kv_heads=1, multiple_of=8, learn_sigma=True, qk_norm=True, cross_attention_dim=32))
+        num_kv_heads=1, multiple_of=8, learn_sigma=True, qk_norm=True, cross_attention_dim=32),
+        "pad_token")  # the class leaves it as it finds the memory
     encoder = GemmaModel(GemmaConfig(
         vocab_size=200, hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
         num_key_value_heads=1, head_dim=16, initializer_range=0.2))
