@@ -3,11 +3,12 @@
 import gradio as gr
 
 from visalign.errors import UserError
+from visalign.media.image_files import read_image
 from visalign.media.samples import Sample
 from visalign.media.video_files import read_media
 from visalign.reports.charts import ladder_chart
 from visalign.rewards import Reward
-from visalign.votes import VoteDatabase, leaderboard
+from visalign.votes import Matchup, VoteDatabase, leaderboard
 from visalign.votes.board import OVERALL, dimensions_of
 from visalign_demo.compare_tab import problem_html, progress_html
 from visalign_demo.context import Demo, client_of, render_fragment, sentence_of
@@ -26,11 +27,19 @@ def board_html(book: VoteDatabase, dimension: str) -> str:
                   and not board.left.low <= 0.5 <= board.left.high)
 
 
-def unscored(book: VoteDatabase, reward: Reward) -> list[tuple[str, str]]:
-    """(prompt, file) of matchups' media that a reward has not scored yet."""
+def unscored(book: VoteDatabase, reward: Reward) -> list[tuple[str, Matchup]]:
+    """Files of matchups' media that a reward has not scored yet, with their matchup."""
     known = book.scores(reward.name)
-    return list(dict.fromkeys((matchup.prompt, side.file) for matchup in book.matchups()
-                              for side in (matchup.a, matchup.b) if side.file not in known))
+    return list({side.file: matchup for matchup in book.matchups()
+                 for side in (matchup.a, matchup.b) if side.file not in known}.items())
+
+
+def sample_in(book: VoteDatabase, file: str, matchup: Matchup) -> Sample:
+    """One side of a matchup as rewards see it."""
+    sources = tuple(read_image(book.media / each, each) for each in matchup.sources)
+    notes = {name: str(book.media / value) if name == "mask" else value for name, value in matchup.notes.items()}
+    known = {"source_prompt": matchup.asked, **notes} if sources else {}
+    return Sample(matchup.prompt, read_media(book.media / file, file, LADDER_FRAMES), known=known, sources=sources)
 
 
 def score_matchups(book: VoteDatabase, rewards: list[Reward], job: Job, batch: int = 16) -> None:
@@ -40,12 +49,10 @@ def score_matchups(book: VoteDatabase, rewards: list[Reward], job: Job, batch: i
         for start in range(0, len(todo), batch):
             job.tell(Step(f"{reward.name} scores", start, len(todo)))
             part = todo[start:start + batch]
-            samples = [Sample(prompt).with_media(read_media(book.media / file, file, LADDER_FRAMES)) for prompt,
-                       file in part]
-            values = reward.score(samples).values[:, 0].tolist()
+            values = reward.score([sample_in(book, *each) for each in part]).values[:, 0].tolist()
             sign = 1 if reward.higher_is_better else -1
             book.add_scores(reward.name, {file: None if value != value else sign * value
-                                        for (_, file), value in zip(part, values, strict=True)})
+                                        for (file, _), value in zip(part, values, strict=True)})
 
 
 def build_board_tab(demo: Demo, tab: gr.Tab) -> None:

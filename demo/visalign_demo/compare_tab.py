@@ -12,6 +12,7 @@ from visalign.evaluation.sources import SampleSource
 from visalign.evaluators.diversity import per_prompt
 from visalign.evaluators.motion import motion_diversity
 from visalign.media.samples import Media, Sample
+from visalign.media.source_images import prompt_group, sample_of
 from visalign.media.video_files import read_media
 from visalign.rewards import Reward
 from visalign_demo.context import Demo, client_of, number_within, render_fragment, sentence_of, whole_in
@@ -40,7 +41,8 @@ class Shown:
 
 @dataclass(frozen=True)
 class CompareRequest:
-    """What a user wants to see. wall: many seeds and their diversity, instead of a few with their rewards."""
+    """What a user wants to see. wall: many seeds and their diversity, instead of a few with their rewards. source: the
+    key of an edit's source images, '' for none (source_choice.py)."""
 
     prompt: str
     models: list[str]
@@ -51,6 +53,7 @@ class CompareRequest:
     strength: float
     rewards: list[str]
     wall: bool = False
+    source: str = ""
 
     def checked(self, known: dict[str, SampleSource]) -> "CompareRequest":
         """The request with its numbers converted. Raises UserError for what cannot be generated."""
@@ -76,37 +79,40 @@ class CompareRequest:
 
 def make(demo: Demo, request: CompareRequest, job: Job) -> None:
     """Sample and score, on the worker's thread; reports every step, and the state after every model and the rewards."""
+    asked = demo.edits.asked(request.prompt, request.source)
+    sources = [demo.media_url(file) for file in demo.edits.media(asked)]
     columns: dict[str, list[Shown]] = {}
     measured: dict[str, dict[str, float]] = {}
     media: dict[str, list[Media]] = {}
     seeds = list(range(request.first_seed, request.first_seed + request.seeds))
     for name in request.models:
         source = demo.sources[name]
-        media[name] = media_of(demo, job, source, request, seeds)
+        media[name] = media_of(demo, job, source, asked, request, seeds)
         files = [demo.media_store.put(each) for each in media[name]]
         columns[name] = [Shown(name, seed, demo.media_url(file), shows_video(file))
                          for seed, file in zip(seeds, files, strict=False)]
         if request.wall and len(media[name]) > 1:
             job.tell(Step("features", 0, 1))
             measured[name] = diversity_of(demo, request.prompt, media[name])
-        job.tell(CompareView(request, dict(columns), dict(measured)))
+        job.tell(CompareView(request, dict(columns), dict(measured), sources))
     rewards = [] if request.wall else [reward for reward in demo.rewards if reward.name in (request.rewards or ())]
     for number, reward in enumerate(rewards):
         job.tell(Step(reward.name, number, len(rewards)))
         for name, shown in columns.items():
-            add_scores(reward, [Sample(request.prompt, each) for each in media[name]], shown)
+            add_scores(reward, [sample_of(asked, request.prompt, each) for each in media[name]], shown)
     for row in zip(*columns.values(), strict=False):
         mark_best(row, {f"{reward.name} {dimension}": reward.higher_is_better for reward in rewards
                     for dimension in reward.dimensions})
-    job.tell(CompareView(request, columns, measured))
+    job.tell(CompareView(request, columns, measured, sources))
 
 
-def media_of(demo: Demo, job: Job, source: SampleSource, request: CompareRequest, seeds: list[int]) -> list[Media]:
+def media_of(demo: Demo, job: Job, source: SampleSource, asked: str, request: CompareRequest,
+             seeds: list[int]) -> list[Media]:
     """Sampled; of a folder, those it has. Raises UserError when a folder has none for the prompt."""
     if source.load is not None:
-        return demo.model_worker.sample(job, source, request.prompt, seeds, steps=request.steps,
+        return demo.model_worker.sample(job, source, asked, seeds, steps=request.steps,
                                         strength=request.strength, guidance_scale=request.guidance_scale)
-    files = entries_by_prompt(source).get(request.prompt, [])
+    files = entries_by_prompt(source).get(prompt_group(asked), [])
     if not files:
         raise UserError(f"{source.name} is a folder without media for this prompt; use a random prompt.")
     return [read_media(file, str(file), 64) for file in files[:len(seeds)]]
@@ -146,6 +152,7 @@ class CompareView:
     request: CompareRequest
     columns: dict[str, list[Shown]]
     measured: dict[str, dict[str, float]]
+    sources: list[str] = field(default_factory=list)
 
     def html(self) -> str:
         template = "wall.html.j2" if self.request.wall else "compare.html.j2"
@@ -193,14 +200,35 @@ def stream(demo: Demo, request: CompareRequest, session: str, client: str) -> It
             demo.running.pop(session, None)
 
 
+def source_choice(demo: Demo, key: str) -> list[gr.Dropdown]:
+    """A list of the source images that prompts here have, beside the chosen one; [] where none has any."""
+    if not demo.edits.options:
+        return []
+
+    def preview(key):
+        try:
+            urls = [demo.media_url(file) for file in demo.edits.media(demo.edits.asked("", key or ""))]
+            return render_fragment("source.html.j2", urls=urls)
+        except Exception as error:
+            return problem_html(sentence_of(error))
+
+    with gr.Row():
+        source = gr.Dropdown(demo.edits.options, value=key or None, label="Source image", elem_id="source")
+        shown = gr.HTML(preview(key), elem_id="source-shown")
+    source.change(preview, source, shown, queue=False, show_progress="hidden", api_visibility="private")
+    return [source]
+
+
 def build_compare_tab(demo: Demo) -> None:
     """The tab."""
     names, rewards = list(demo.sources), [reward.name for reward in demo.rewards]
     with gr.Row():
         with gr.Column(scale=3):
-            prompt = gr.Textbox(label="Prompt", lines=2, max_length=LONGEST_PROMPT, value=demo.prompts[0],
-                                elem_id="prompt")
-            gr.Examples([[each] for each in demo.prompts[:6]], prompt, label="Examples", examples_per_page=6)
+            words, key = demo.edits.parts(demo.prompts[0])
+            prompt = gr.Textbox(label="Prompt", lines=2, max_length=LONGEST_PROMPT, value=words, elem_id="prompt")
+            asked = [prompt, *source_choice(demo, key)]
+            gr.Examples([list(demo.edits.parts(each))[:len(asked)] for each in demo.prompts[:6]], asked,
+                        label="Examples", examples_per_page=6)
             models = gr.CheckboxGroup(names, value=names, label="Models")
         with gr.Column(scale=2), gr.Accordion("Settings", open=True):
             with gr.Row():
@@ -218,15 +246,21 @@ def build_compare_tab(demo: Demo) -> None:
         stop = gr.Button("Cancel", elem_id="cancel")
     progress = gr.HTML(elem_id="compare-progress")
     shown = gr.HTML(elem_id="compare-shown")
-    inputs = [prompt, models, first, seeds, steps, scale, strength, chosen]
+    inputs = [prompt, models, first, seeds, steps, scale, strength, chosen, *asked[1:]]
 
-    def generate(prompt, models, first, seeds, steps, scale, strength, chosen, request: gr.Request):
-        wanted = CompareRequest(prompt or "", models or [], first, seeds, steps, scale, strength, chosen or [])
+    def generate(request: gr.Request, prompt, models, first, seeds, steps, scale, strength, chosen, source=""):
+        wanted = CompareRequest(prompt or "", models or [], first, seeds, steps, scale, strength, chosen or [],
+                                source=source or "")
         yield from stream(demo, wanted, request.session_hash, client_of(request))
 
-    def generate_wall(prompt, models, first, seeds, steps, scale, strength, chosen, request: gr.Request):
-        wanted = CompareRequest(prompt or "", models or [], first, WALL, steps, scale, strength, [], wall=True)
+    def generate_wall(request: gr.Request, prompt, models, first, seeds, steps, scale, strength, chosen, source=""):
+        wanted = CompareRequest(prompt or "", models or [], first, WALL, steps, scale, strength, [], wall=True,
+                                source=source or "")
         yield from stream(demo, wanted, request.session_hash, client_of(request))
+
+    def roll(prompt, source=""):
+        found = demo.edits.parts(demo.random_prompt(demo.edits.known(prompt, source)))
+        return found if len(asked) > 1 else found[0]
 
     def cancel(request: gr.Request) -> None:
         if (job := demo.running.get(request.session_hash)) is not None:
@@ -235,5 +269,5 @@ def build_compare_tab(demo: Demo) -> None:
     go.click(generate, inputs, [progress, shown], show_progress="hidden", api_name="generate")
     prompt.submit(generate, inputs, [progress, shown], show_progress="hidden", api_visibility="private")
     wall.click(generate_wall, inputs, [progress, shown], show_progress="hidden", api_name="wall")
-    dice.click(demo.random_prompt, prompt, prompt, queue=False, show_progress="hidden", api_visibility="private")
+    dice.click(roll, asked, asked, queue=False, show_progress="hidden", api_visibility="private")
     stop.click(cancel, None, None, queue=False, api_name="cancel")

@@ -33,6 +33,7 @@ from visalign_demo.claims import Claims, client_in
 from visalign_demo.media_store import MediaStore
 from visalign_demo.model_worker import Job, ModelWorker
 from visalign_demo.pair_queue import PairPlan, PairQueue
+from visalign_demo.source_choice import SourceChoice
 
 _log = logging.getLogger("visalign.demo")
 HERE = Path(__file__).parent
@@ -105,6 +106,7 @@ class Demo:
         self._scratch = tempfile.TemporaryDirectory(prefix="visalign-demo-")
         self.scratch = Path(self._scratch.name)
         self.media_store = MediaStore(self.scratch / "shown", self.book.media)
+        self.edits = SourceChoice(self.prompts, self.media_store)
         self.claims = Claims(self.scratch / "uploads", UPLOAD_ROOM)
         self.pool = PairQueue(self.model_worker, self.book, self.recipe(), settings.pairs, settings.rollouts)
 
@@ -112,7 +114,8 @@ class Demo:
         chosen = self.settings.prompts or (config.eval.prompts if config else None)
         stored = [source for source in sources if source.load is None]
         if chosen is None and stored:
-            return list(dict.fromkeys(entry.prompt for entry in find_generations(stored[0].source) if entry.prompt))
+            return list({entry.group: entry.asked for entry in find_generations(stored[0].source)
+                         if entry.prompt}.values())
         embedded = any(source.model and source.model.source in EMBEDDED_MODELS for source in sources)
         default = {"image": "emoji:held_out", "video": "videos:held_out"}[self.modality] if embedded else "families:all"
         return list(dict.fromkeys(read_prompts(chosen or default)))

@@ -18,6 +18,7 @@ from visalign.evaluation.sources import SampleSource
 from visalign.generators import load_generator
 from visalign.generators.base import Generator
 from visalign.media.samples import Media
+from visalign.sampling.source_check import check_takes_sources
 
 PEOPLE, BACKGROUND = 0, 1
 _log = logging.getLogger("visalign.demo")
@@ -139,6 +140,7 @@ class ModelWorker:
         try:
             generator = self.generator(source, strength)
             generator.check_prompts([prompt], "prompt")
+            check_takes_sources(generator, [prompt], source.name)
             for start in range(0, len(seeds), 8):
                 part = seeds[start:start + 8]
                 size = len(part)

@@ -14,6 +14,7 @@ from visalign.data.metadata import seed_of
 from visalign.data.rows import row_prompt, table_rows, take
 from visalign.errors import UserError
 from visalign.evaluation.sources import SampleSource
+from visalign.media.source_images import content_of, is_edit, notes_of, prompt_group, split_prompt
 from visalign.votes import Matchup, MatchupSide, VoteDatabase
 from visalign_demo.media_store import opaque_copy, put_for_good
 from visalign_demo.model_worker import BACKGROUND, Job, ModelWorker
@@ -52,7 +53,7 @@ class PairPlan:
     def name_of(self, queued: "QueuedPair") -> str:
         """The same matchup has the same id after a restart."""
         sides = [(side.name, side.identity, seed) for side, seed in queued.sides()]
-        said = json.dumps([queued.prompt, sides, self.settings()], sort_keys=True, default=str)
+        said = json.dumps([content_of(queued.prompt), sides, self.settings()], sort_keys=True, default=str)
         return hashlib.sha256(said.encode()).hexdigest()[:32]
 
 
@@ -78,6 +79,7 @@ class PairQueue:
         self.model_worker, self.book, self.recipe, self.count = model_worker, book, recipe, count
         self.problem = ""
         self._known = {matchup.id for matchup in book.matchups()}
+        self._sources: dict[Path, str] = {}
         for folder in rollouts:
             for matchup in drawn_matchups(folder, book, self._known):
                 book.add(matchup)
@@ -112,7 +114,7 @@ class PairQueue:
         for queued in self.recipe.matchups():
             if min(queued.a_seed, queued.b_seed) >= most:
                 return
-            if all(len(stored[side.name].get(queued.prompt, [])) > seed for side, seed in queued.sides()
+            if all(len(stored[side.name].get(prompt_group(queued.prompt), [])) > seed for side, seed in queued.sides()
                    if side.name in stored):
                 yield queued
 
@@ -127,12 +129,13 @@ class PairQueue:
         while len(sides) < 2:
             for _ in self.model_worker.submit(work, BACKGROUND):
                 pass
-        self.book.add(Matchup(queued.prompt, *sides, self.recipe.settings(), name))
+        words, edit = kept_edit(queued.prompt, self.book, self._sources)
+        self.book.add(Matchup(words, *sides, self.recipe.settings() | edit, name))
         self._known.add(name)
 
     def file_of(self, job: Job, source: SampleSource, prompt: str, seed: int) -> str:
         if source.load is None:
-            return opaque_copy(entries_by_prompt(source)[prompt][seed], self.book.media)
+            return opaque_copy(entries_by_prompt(source)[prompt_group(prompt)][seed], self.book.media)
         recipe = self.recipe
         [medium] = self.model_worker.sample(job, source, prompt, [seed], steps=recipe.steps,
                                       guidance_scale=recipe.guidance_scale)
@@ -140,12 +143,30 @@ class PairQueue:
 
 
 def entries_by_prompt(source: SampleSource) -> dict[str, list[Path]]:
-    """Files of a folder of generations, by prompt."""
+    """Files of a folder of generations, by prompt and source images (`prompt_group`)."""
     found: dict[str, list[Path]] = {}
     for entry in find_generations(source.source):
         if not entry.problem:
-            found.setdefault(entry.prompt, []).append(entry.file)
+            found.setdefault(entry.group, []).append(entry.file)
     return found
+
+
+def kept_edit(prompt: str, book: VoteDatabase, known: dict[Path, str]) -> tuple[str, dict]:
+    """The words of a prompt and, of an edit, what its matchup keeps beside them; images are copied into the book.
+
+    known: files that were copied before, with their names, to which new ones are added.
+    """
+    if not is_edit(prompt):
+        return prompt, {}
+    words, files = split_prompt(prompt)
+
+    def copied(file: Path) -> str:
+        if file not in known:
+            known[file] = opaque_copy(file, book.media)
+        return known[file]
+
+    notes = {name: copied(Path(value)) if name == "mask" else value for name, value in notes_of(prompt).items()}
+    return words, {"sources": [copied(file) for file in files], "notes": notes, "asked": prompt}
 
 
 def drawn_matchups(folder: Path, book: VoteDatabase, known: set[str]) -> Iterator[Matchup]:
@@ -153,6 +174,7 @@ def drawn_matchups(folder: Path, book: VoteDatabase, known: set[str]) -> Iterato
     table = folder / "votes.csv"
     if not table.is_file():
         raise UserError(f"rollout {folder}: has no votes.csv; `visalign votes draw RECIPE --out {folder}` makes one")
+    copied: dict[Path, str] = {}
     for number, (where, row) in enumerate(table_rows(str(table)), 1):
         prompt = row_prompt(row, "prompt", where)
         name = hashlib.sha256(f"{folder.resolve()} {number} {prompt}".encode()).hexdigest()[:32]
@@ -166,4 +188,5 @@ def drawn_matchups(folder: Path, book: VoteDatabase, known: set[str]) -> Iterato
                           opaque_copy(folder / Path(take(row, side, where)).name, book.media)) for side in "ab"]
         except (TypeError, ValueError, OSError) as error:
             raise UserError(f"rollout {where}: cannot be used ({error})") from None
-        yield Matchup(prompt, *sides, {"rollout": str(folder.resolve())}, name)
+        words, edit = kept_edit(prompt, book, copied)
+        yield Matchup(words, *sides, {"rollout": str(folder.resolve())} | edit, name)

@@ -13,8 +13,9 @@ from visalign.config.load import parse_config
 from visalign.errors import UserError
 from visalign.evaluators.prompt_metrics import known_mean, prompt_metrics_of
 from visalign.evaluators.verdict import Verdict, VerdictLimits, verdict_of
+from visalign.media.source_images import parts_shown
 from visalign.media.video_files import read_media
-from visalign.reports import media_uri
+from visalign.reports import media_uri, source_uris
 from visalign.reports.run import UNITS, run_curves
 from visalign.rewards import load_reward
 from visalign.storage.run_folder import read_metrics
@@ -121,8 +122,9 @@ def samples_html(run: Run, place: int) -> str:
     for number in range(PROMPTS):
         files = sorted((run.path / "samples" / step).glob(f"{number:03d}-*.*"))[:EACH]
         if files:
-            rows.append((prompts[number] if number < len(prompts) else f"prompt {number + 1}",
-                         [media_uri(read_media(file, file.name, 16), 128) for file in files]))
+            words, sources = parts_shown(prompts[number]) if number < len(prompts) else (f"prompt {number + 1}", ())
+            rows.append((words, source_uris(sources), [media_uri(read_media(file, file.name, 16), 128)
+                                                       for file in files]))
     return render_fragment("samples.html.j2", step=step, rows=rows)
 
 

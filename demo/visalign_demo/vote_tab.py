@@ -88,7 +88,9 @@ class Booth:
             return [] if ballot is None else [{"url": self.demo.media_url(side.file), "video": shows_video(side.file)}
                                               for side in ballot.sides]
 
-        return render_fragment("ballot.html.j2", table=table, sides=sides(table.current), ahead=sides(table.upcoming))
+        sources = [self.demo.media_url(file) for file in table.current.matchup.sources] if table.current else []
+        return render_fragment("ballot.html.j2", table=table, sides=sides(table.current), ahead=sides(table.upcoming),
+                               sources=sources)
 
 
 def voter_of(name: str | None) -> str:

@@ -99,6 +99,12 @@ def prompt_group(prompt: str) -> str:
     return f"{words_of(prompt)}{SEPARATOR}{hashlib.sha256(content_of(prompt).encode()).hexdigest()[:12]}"
 
 
+def parts_shown(prompt: str) -> tuple[str, tuple[Image.Image, ...]]:
+    """The words of a prompt and its source images, as pages show them; the prompt itself where it names none that are
+    there. Raises UserError for one that cannot be read."""
+    return (words_of(prompt), source_images_of(prompt)) if is_edit(prompt) else (prompt, ())
+
+
 def group_of(sample: Sample) -> str:
     """The group that a sample belongs to, as tables of scores name it."""
     return prompt_group(sample.source_prompt) if sample.sources else sample.prompt

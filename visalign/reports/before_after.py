@@ -6,7 +6,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from visalign.media.samples import Media, grid, to_bytes
-from visalign.media.source_images import is_edit, source_images_of, words_of
+from visalign.media.source_images import parts_shown
 from visalign.media.video_files import read_media
 from visalign.storage.files import write_atomically
 
@@ -30,8 +30,7 @@ def first_and_last(run: Path, held: list[dict]) -> list[BeforeAfter]:
     folders = [run / "samples" / row["folder"] for row in (held[0], held[-1])]
     rows = []
     for i, prompt in enumerate(held[0]["prompts"][:PROMPTS]):
-        edit = is_edit(prompt)
-        rows.append(BeforeAfter(words_of(prompt) if edit else prompt, source_images_of(prompt) if edit else (), *(
+        rows.append(BeforeAfter(*parts_shown(prompt), *(
             [read_media(path, path.name) for path in sorted(folder.glob(f"{i:03d}-*.*"))[:SAMPLES]]
             for folder in folders)))
     return rows

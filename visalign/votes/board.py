@@ -91,10 +91,10 @@ def dimensions_of(votes: Iterable[Vote]) -> list[str]:
 def tally(between: list[tuple[Matchup, str]], models: list[str]) -> tuple[np.ndarray, np.ndarray]:
     """Wins by prompt, ties half to each side, [P, n, n], and ties [n, n]."""
     place = {model: i for i, model in enumerate(models)}
-    prompts = {prompt: p for p, prompt in enumerate(dict.fromkeys(matchup.prompt for matchup, _ in between))}
+    prompts = {prompt: p for p, prompt in enumerate(dict.fromkeys(matchup.asked for matchup, _ in between))}
     wins, ties = np.zeros((max(1, len(prompts)), len(models), len(models))), np.zeros((len(models), len(models)))
     for matchup, choice in between:
-        p, a, b = prompts[matchup.prompt], place[matchup.a.model], place[matchup.b.model]
+        p, a, b = prompts[matchup.asked], place[matchup.a.model], place[matchup.b.model]
         won = {"a": 1.0, "tie": 0.5, "b": 0.0}[choice]
         wins[p, a, b] += won
         wins[p, b, a] += 1 - won

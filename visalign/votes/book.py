@@ -53,13 +53,29 @@ class MatchupSide:
 
 @dataclass(frozen=True)
 class Matchup:
-    """Two media of one prompt. settings: how they were made; `rollout` in it names the folder of `votes draw`."""
+    """Two media of one prompt. settings: how they were made; `rollout` in it names the folder of `votes draw`. Of edits
+    also `sources`, files of the source images in the book's folder; `notes`, what else was said (EDIT_NOTES); `asked`,
+    the prompt as the models were given it."""
 
     prompt: str
     a: MatchupSide
     b: MatchupSide
     settings: dict = field(default_factory=dict)
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Files of its source images in the book's folder."""
+        return tuple(self.settings.get("sources", ()))
+
+    @property
+    def notes(self) -> dict[str, str]:
+        return self.settings.get("notes", {})
+
+    @property
+    def asked(self) -> str:
+        """The prompt as the models were given it, with the source images of edits."""
+        return self.settings.get("asked", self.prompt)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Votes as data that training reads.
 
     OUT/comparisons.csv   path_A, path_B, prompt, Overall and every dimension voted in: A, B or same. `visalign train`
-                          (data.path), `visalign reward train` and `visalign guide train` read it.
+                          (data.path), `visalign reward train` and `visalign guide train` read it. Of edits also
+                          source (several joined by @@), and what else was said of them.
     OUT/ROLLOUT.csv       prompt, a_seed, b_seed, choice, for matchups that came from `visalign votes draw`: what D3PO
                           learns from (rollout.votes)
 
@@ -22,6 +23,7 @@ from pathlib import Path
 
 from visalign.data.rows import hashed_user
 from visalign.errors import UserError
+from visalign.media.source_images import SEPARATOR
 from visalign.storage.files import write_atomically
 from visalign.votes.board import OVERALL, choice_in, dimensions_of
 from visalign.votes.book import Matchup, Vote, VoteDatabase
@@ -51,12 +53,14 @@ def export_votes(book: VoteDatabase, out: Path, per_voter: bool = False, chance:
     for vote in votes:
         by_matchup[vote.matchup].append(vote)
     names = dimensions_of(votes)
+    edited = list(dict.fromkeys(name for number in by_matchup for name in edit_columns(book, matchups[number], out)))
     counts, rows, drawn = Counter(), [], defaultdict(list)
     for number, given in by_matchup.items():
         matchup = matchups[number]
         overall = majority([choice_in(vote, OVERALL) for vote in given])
         counts[overall] += 1
-        media = {"path_A": _relative(book, matchup.a.file, out), "path_B": _relative(book, matchup.b.file, out)}
+        media = {"path_A": _relative(book, matchup.a.file, out), "path_B": _relative(book, matchup.b.file, out),
+                 **{name: edit_columns(book, matchup, out).get(name, "") for name in edited}}
         for together in [[vote] for vote in given] if per_voter else [given]:
             choices = {name: majority([choice_in(vote, name) for vote in together]) for name in names}
             if any(choice is not None for choice in choices.values()):
@@ -80,6 +84,14 @@ def export_votes(book: VoteDatabase, out: Path, per_voter: bool = False, chance:
         raise UserError(f"votes export: {out} cannot be written ({error.strerror})") from None
     comparisons, *rollouts = tables
     return Exported(comparisons, tuple(rollouts), counts["a"] + counts["b"], counts["tie"], counts[None])
+
+
+def edit_columns(book: VoteDatabase, matchup: Matchup, out: Path) -> dict[str, str]:
+    """The columns of an edit: its source images and what else was said of it; {} of other matchups."""
+    if not matchup.sources:
+        return {}
+    notes = {name: _relative(book, value, out) if name == "mask" else value for name, value in matchup.notes.items()}
+    return {"source": SEPARATOR.join(_relative(book, file, out) for file in matchup.sources), **notes}
 
 
 def free_name(file: Path, taken: Iterable[Path]) -> Path:
@@ -114,7 +126,7 @@ def _relative(book: VoteDatabase, file: str, out: Path) -> str:
 
 
 def _seeds(matchup: Matchup, choice: str) -> dict:
-    return {"prompt": matchup.prompt, "a_seed": matchup.a.seed, "b_seed": matchup.b.seed, "choice": choice}
+    return {"prompt": matchup.asked, "a_seed": matchup.a.seed, "b_seed": matchup.b.seed, "choice": choice}
 
 
 def votes_csv(rows: list[dict]) -> bytes:
