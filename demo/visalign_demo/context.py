@@ -97,6 +97,8 @@ class Demo:
         self.prompts = self._prompts(found, config)
         if not self.prompts:
             raise UserError("demo: no generation here has a prompt; give --prompts FILE with one a line")
+        for source in found:
+            source.check_prompts(self.prompts, f"demo: {source.name}: prompt")
         self.steps, self.guidance_scale = self._sampling(found, config)
         self.book = VoteDatabase(settings.folder)
         self.model_worker = ModelWorker(settings.device, settings.keep)

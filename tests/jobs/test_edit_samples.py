@@ -15,7 +15,7 @@ from visalign.errors import UserError
 from visalign.evaluation.matching import match
 from visalign.jobs.make_pairs import PairSettings, make_pairs
 from visalign.jobs.score import score_generations
-from visalign.media.source_images import prompt_group, source_images_of, with_sources, words_of
+from visalign.media.source_images import SourceCount, prompt_group, source_images_of, with_sources, words_of
 from visalign.rewards.reference import read_reference
 from visalign.sampling.folder import write_generations
 
@@ -41,6 +41,7 @@ class Copier:
     """A model of edits that does nothing."""
 
     text_of, text_encoders = staticmethod(words_of), dict
+    check_prompts = SourceCount("an edit").check
 
     def sample(self, prompts, seeds, steps, guidance_scale):
         yield [source_images_of(prompt)[0] for prompt in prompts]

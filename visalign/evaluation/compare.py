@@ -27,6 +27,7 @@ from visalign.evaluators.ranking import NoRanking, WinRate, elo, win_rate, wins_
 from visalign.evaluators.statistics import Estimate, TooFew, mean_with_interval, unknown
 from visalign.evaluators.style import STYLE, entropies
 from visalign.evaluators.verdict import Verdict, VerdictLimits, verdict_of
+from visalign.rewards import check_sources_given
 from visalign.rewards.registry import check_reward, load_rewards
 from visalign.storage.sqlite_cache import SqliteCache
 from visalign.storage.text_files import file_name
@@ -98,6 +99,10 @@ def check_comparable(options: Options) -> None:
 def compare_models(sources: list[SampleSource], plan: SamplingPlan | None, out: Path, options: Options) -> Results:
     """Measure and compare. Raises UserError for what the user can fix."""
     check_comparable(options)
+    if plan:
+        check_sources_given(load_rewards(options.rewards), plan.prompts, "prompts")
+        for source in sources:
+            source.check_prompts(plan.prompts, f"{source.name}: prompt")
     out.mkdir(parents=True, exist_ok=True)
     found = {source.name: source.entries(plan, out / "generations" / file_name(source.name))
              for source in sources}

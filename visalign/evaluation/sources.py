@@ -51,6 +51,11 @@ class SampleSource:
     model: ModelSettings | None = None
     adapter: Path | None = None
 
+    def check_prompts(self, prompts: list[str], where: str) -> None:
+        """Raise UserError for a prompt that its model cannot take, where that is known before it is loaded."""
+        if self.model:
+            locate_model(self.model).family.check_prompts(prompts, where)
+
     def entries(self, plan: SamplingPlan | None, folder: Path) -> list[Entry]:
         """Its generations; missing ones are sampled into `folder`, continuing what is there."""
         if self.load is None:

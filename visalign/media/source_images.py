@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
+from tqdm import tqdm
 
 from visalign.errors import UserError
 from visalign.media.image_files import read_image
@@ -168,7 +169,7 @@ class SourceCount:
     def form(self) -> str:
         """How such a prompt is written."""
         several = "" if self.most == 1 else f", at most {self.most} files"
-        return f"{self.use} takes 'words{SEPARATOR}image file'{several}"
+        return f"{self.use} takes 'words{SEPARATOR}image file'{several}, or a table with a column source"
 
     def check(self, prompts: Iterable[str], where: str) -> None:
         """Raises UserError for a prompt with too few or too many images, or one that is missing or unreadable."""
@@ -182,6 +183,8 @@ class SourceCount:
             if missing is not None:
                 raise UserError(f"{where} '{prompt}': names {missing}, which does not exist; {self.form}")
             of_file |= dict.fromkeys(files, prompt)
+        places = (f"{where} '{words_of(prompt)}'" for prompt in of_file.values())
         with ThreadPoolExecutor() as pool:  # decoders run beside each other
-            for _ in pool.map(read_image, of_file, (f"{where} '{words_of(prompt)}'" for prompt in of_file.values())):
+            for _ in tqdm(pool.map(read_image, of_file, places), desc="checking source images", total=len(of_file),
+                          unit="image", leave=False, delay=2):
                 pass

@@ -108,7 +108,9 @@ def write_generations(load: Callable[[], Generator], prompts: list[str], folder:
              and (file.is_dir() or is_image_name(file) or is_video_name(file))}
     broken = {number // TOGETHER for number in range(count) if number not in names}
     missing = [number for number in range(count) if number // TOGETHER in broken]
-    for number, sample in samples_at(load(), prompts, samples, missing, steps=steps, guidance_scale=guidance_scale,
+    generator = load()
+    generator.check_prompts(prompts, "prompt")
+    for number, sample in samples_at(generator, prompts, samples, missing, steps=steps, guidance_scale=guidance_scale,
                                      seed=seed, label="generating"):
         names[number] = write_media(sample.media, folder / f"{number:05d}", video_format).name
     rows = [sample_row(prompt, folder) for prompt in prompts]
