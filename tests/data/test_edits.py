@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from visalign.config import DataSettings
+from visalign.data.annotations import read_annotations
 from visalign.data.check import check_pairs
 from visalign.data.pair_tables import read_saved_pairs, save_pairs
 from visalign.data.preferences import RowCounts, read_pairs
@@ -147,3 +148,13 @@ def test_prompt_tables_carry_their_sources(folder):
 def test_edit_prompts_need_sources(folder, rows, words):
     with pytest.raises(UserError, match=words):
         read_prompts(f"edit:{table(folder, *rows)}")
+
+
+@pytest.mark.parametrize("row", [EDITREWARD, PAIR | {"source": "green.png"},
+                                 {"prompt": "make it red", "a": "red.png", "b": "blue.png", "quality": "a",
+                                  "source": "green.png"}])
+def test_annotations_of_edits_are_scored_with_their_source(folder, row):
+    [item] = read_annotations(str(table(folder, row)), ("quality",))
+    a, b = (side.sample(item.where, 1) for side in (item.a, item.b))
+    assert a.sources[0].getpixel((0, 0)) == b.sources[0].getpixel((0, 0)) == (0, 128, 0)
+    assert a.source_prompt == f"make it red@@{folder / 'green.png'}" and item.outcome == {"quality": 1.0}

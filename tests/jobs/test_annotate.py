@@ -98,3 +98,18 @@ def test_mistakes_end_in_one_sentence(table, tmp_path, rows, out, word):
     result = invoke("exposure", table(*rows), "-o", tmp_path / out)
     assert result.exit_code == 1
     assert result.output.splitlines()[-1].startswith("visalign: ") and word in result.output.splitlines()[-1]
+
+
+@pytest.mark.parametrize("columns", [{"chosen": "bright.png", "rejected": "grey.png"},
+                                     {"a": "bright.png", "b": "grey.png", "quality": "a"}])
+def test_edits_keep_their_sources_though_source_names_the_reward(table, tmp_path, columns):
+    data = table(columns | {"source": "grey.png", "requirement": "brighter"})
+    (tmp_path / "elsewhere").mkdir()
+    out = tmp_path / "elsewhere" / "out.parquet"
+    result = invoke("source_change", data, "-o", out)
+    assert result.exit_code == 0, result.output
+    [row] = pq.read_table(out).to_pylist()
+    assert row["source"] == "source_change" and row["sources"] == ["../grey.png"]
+    assert row["margin"] == pytest.approx(122 / 255, abs=1e-4) and row["requirement"] == "brighter"
+    [item] = read_annotations(str(out), ("quality",))
+    assert item.a.sample("row", 1).sources[0].getpixel((0, 0)) == (128, 128, 128)

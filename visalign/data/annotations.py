@@ -5,7 +5,7 @@ A table (as rows.py reads it; media as paths or bytes, prompts as text) in one o
     prompt, a, b, <dimension>: "a", "b" or "tie"     a comparison; a dimension left out or null is not labelled
                                                      (also path_A, path_B and "A", "B", "same")
         optional: strength (how clear), <dimension>_a and <dimension>_b (ratings), kind (a name in reports),
-                  user (the annotator; stored as a hash)
+                  user (the annotator; stored as a hash), source images of edits (edits.py)
     prompt, media, <dimension>: "good" or "bad"      one item; good ones are compared with bad ones of any prompt
     a preference set that `train` reads              its chosen side is preferred in the first dimension
 """
@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from visalign.config import DataSettings
+from visalign.data.edits import KEPT_SOURCES, row_notes, row_sources
+from visalign.data.preference_pair import edit_sample
 from visalign.data.preferences import read_pairs
 from visalign.data.readers import BROKEN_TABLE
 from visalign.data.rows import (
@@ -42,10 +44,13 @@ GOODNESS = {"good": 1.0, "bad": 0.0}
 
 @dataclass(frozen=True)
 class AnnotatedMedia:
-    """A prompt and one image or video, as bytes or a path."""
+    """A prompt and one image or video, as bytes or a path; of an edit also the files of its source images, and what
+    else is said of it (EDIT_NOTES)."""
 
     prompt: str
     media: MediaReference
+    sources: tuple[str, ...] = ()
+    notes: dict[str, str] = field(default_factory=dict, hash=False)
 
     def digest(self) -> str:
         """Identifies the medium: a hash of its bytes, or its path."""
@@ -53,7 +58,7 @@ class AnnotatedMedia:
 
     def sample(self, where: str, frames: int) -> Sample:
         """Decoded. Raises UserError naming `where`."""
-        return Sample(self.prompt).with_media(read_media(self.media, where, frames))
+        return edit_sample(self.prompt, read_media(self.media, where, frames), self.sources, self.notes, where)
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,7 @@ def read_annotations(path: str, dimensions: tuple[str, ...], media_root: str | N
     found: list[Annotation] = []
     singles: list[tuple[AnnotatedMedia, dict[str, float], str, str]] = []
     if is_preference_set(path):
-        return [Annotation(AnnotatedMedia(p.prompt, p.chosen), AnnotatedMedia(p.prompt, p.rejected),
+        return [Annotation(*(AnnotatedMedia(p.prompt, media, p.sources, p.notes) for media in (p.chosen, p.rejected)),
                            {dimensions[0]: 1.0}, p.where, p.strength, user=p.user)
                 for p in read_pairs(DataSettings(path=path, media_root=media_root))]
     for where, row in table_rows(path):
@@ -162,4 +167,6 @@ def _labels(row: dict, where: str, dimensions: tuple[str, ...], allowed: dict[st
 
 def _item(row: dict, key: str, where: str, root: Path) -> AnnotatedMedia:
     prompt = row_prompt(row, f"prompt_{key}" if row.get(f"prompt_{key}") else "prompt", where)
-    return AnnotatedMedia(prompt, media_reference(take(row, key, where), key, where, root))
+    sources = row_sources(row, where, root, KEPT_SOURCES)
+    return AnnotatedMedia(prompt, media_reference(take(row, key, where), key, where, root), sources,
+                          row_notes(row, where, root, KEPT_SOURCES) if sources else {})

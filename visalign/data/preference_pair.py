@@ -48,8 +48,7 @@ class PreferencePair:
 
     def sample(self, media: Media) -> Sample:
         """What rewards see of one of its media."""
-        return Sample(self.prompt, media, known={"source_prompt": self.asked, **self.notes},
-                      sources=self.source_images())
+        return edit_sample(self.prompt, media, self.sources, self.notes, self.where)
 
     def stored(self) -> tuple[MediaReference, ...]:
         """The chosen medium, and the rejected one where there is one."""
@@ -58,6 +57,12 @@ class PreferencePair:
     def media(self, frames: int | None = None) -> tuple[Media, ...]:
         """`stored` decoded, of a video at most `frames`. Raises UserError naming the row."""
         return tuple(read_media(data, self.where, frames or PAIR_FRAMES) for data in self.stored())
+
+
+def edit_sample(prompt: str, media: Media, sources: tuple[str, ...], notes: dict[str, str], where: str) -> Sample:
+    """What rewards see of a stored medium, with the source images of an edit. Raises UserError naming `where`."""
+    known = {"source_prompt": with_sources(prompt, sources, notes), **notes} if sources else {}
+    return Sample(prompt, media, None, known, tuple(read_source(Path(file), where) for file in sources))
 
 
 def pair_fields(sample: Sample) -> dict:

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from visalign.config import DataSettings
-from visalign.data.annotations import Annotation, is_preference_set, read_annotations
+from visalign.data.annotations import AnnotatedMedia, Annotation, is_preference_set, read_annotations
 from visalign.data.pair_tables import PAIR_COLUMNS
 from visalign.data.preferences import read_pairs
 from visalign.data.rows import table_rows
@@ -64,14 +64,26 @@ def annotate(spec, path: str, dimensions: tuple[str, ...], out: Path, *, media_r
     for row, item, columns in zip(rows, items, found, strict=True):
         for name, media in zip(("chosen", "rejected") if "chosen" in row else "ab", (item.a.media, item.b.media),
                                strict=True):
-            row[name] = media if isinstance(media, bytes) else os.path.relpath(Path(media).resolve(),
-                                                                               out.resolve().parent)
-        row |= columns | ({"user": item.user} if item.user else {})
+            row[name] = media if isinstance(media, bytes) else beside(media, out)
+        row |= columns | edit_columns_of(item.a, out) | ({"user": item.user} if item.user else {})
     margins = np.array([columns["margin"] for columns in found if columns["margin"] is not None])
     if not len(margins):
         raise UserError(f"reward {reward.name}: could not score a single decided annotation of {path}")
     write_table(rows, path, out)
     return Annotated(out, len(rows), len(margins), int((margins < 0).sum()), float(margins.clip(0, most).mean()))
+
+
+def beside(file: str, out: Path) -> str:
+    """The path of a file as a table at `out` names it."""
+    return os.path.relpath(Path(file).resolve(), out.resolve().parent)
+
+
+def edit_columns_of(media: AnnotatedMedia, out: Path) -> dict:
+    """The columns of an edit; {} of others. `source` is taken: it says which reward gave the strength."""
+    if not media.sources:
+        return {}
+    notes = {name: beside(value, out) if name == "mask" else value for name, value in media.notes.items()}
+    return {"sources": [beside(file, out) for file in media.sources], **notes}
 
 
 def pair_rows(path: str, media_root: str | None) -> Iterator[dict]:

@@ -152,7 +152,7 @@ def _digest(file: Path, size: int, changed: int) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-@functools.lru_cache(32)
+@functools.lru_cache(8)
 def _read(file: Path, where: str, size: int, changed: int) -> Image.Image:
     return read_image(file, where)
 
