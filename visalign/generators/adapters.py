@@ -1,5 +1,6 @@
 """Additions to a network: LoRA adapters, and hooks that read the outputs of its blocks."""
 
+import re
 from collections.abc import Callable
 
 from torch import nn
@@ -47,6 +48,26 @@ def check_targets(denoiser: nn.Module, targets: tuple[str, ...]) -> None:
                             f"of several layers{nearest(target, ends)}")
         if not found:
             raise UserError(f"model.lora.targets {target}: no layer of this model has that name{nearest(target, ends)}")
+
+
+def found_targets(denoiser: nn.Module) -> tuple[str, ...]:
+    """The attention and feed-forward layers inside the network's repeated blocks, by their full names.
+
+    Layers that turn time or text into scales and shifts are left out.
+    """
+    blocks = [f"{name}.{number}." for name, module in denoiser.named_modules() if isinstance(module, nn.ModuleList)
+              for number in range(len(module))]
+    found = [name for name, module in denoiser.named_modules()
+             if isinstance(module, nn.Linear) and any(name.startswith(block) for block in blocks)
+             and _LEARNT.search(name) and not _MODULATION.search(name)]
+    if not found:
+        raise UserError("model.lora.targets: this model has no attention or feed-forward layers inside repeated "
+                        "blocks; name the layers to adapt")
+    return tuple(found)
+
+
+_LEARNT = re.compile(r"(^|\.)(\w*attn\w*|\w*attention\w*|ff\w*|\w*feed_forward\w*|\w*mlp\w*)\.|\.proj_mlp$|\.to_")
+_MODULATION = re.compile(r"norm|modulation|\bmod\b|_mod\.|ada|time|embed")
 
 
 def add_lora(denoiser: nn.Module, rank: int, alpha: float, dropout: float, targets: tuple[str, ...]) -> None:

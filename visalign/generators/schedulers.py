@@ -20,6 +20,20 @@ _OF_SAMPLING = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"
 PREDICTIONS = ("epsilon", "v_prediction")
 
 
+def trained_process(kind: str, scheduler) -> Diffusion | Flow:
+    """The process of a model of this kind (`diffusion` or `flow`) that has this scheduler.
+
+    A diffusion's noise levels are rebuilt as it was trained, whatever sampler the checkpoint comes with; a scheduler
+    that alters the levels itself (CogVideoX) is its own authority.
+    """
+    import diffusers
+
+    if kind == "flow":
+        return trained_flow(scheduler)
+    own = diffusers.CogVideoXDDIMScheduler if "snr_shift_scale" in scheduler.config else diffusers.DDPMScheduler
+    return trained_diffusion(scheduler, own)
+
+
 def trained_diffusion(scheduler, trainer: type) -> Diffusion:
     """The process of a variance-preserving scheduler, with noise levels rebuilt by `trainer`, a scheduler class.
 

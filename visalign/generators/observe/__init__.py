@@ -1,0 +1,1 @@
+"""Learning a pipeline's conventions by watching it run a short call with its network replaced."""

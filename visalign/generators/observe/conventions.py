@@ -1,0 +1,75 @@
+"""What is to be known of a pipeline to train it."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from visalign.generators.observe.arguments import Layout, Path
+from visalign.generators.observe.guidance import GuidanceRule
+from visalign.generators.observe.latents import Selection
+from visalign.generators.observe.times import TimeRule
+
+
+@dataclass(frozen=True)
+class VaeMap:
+    """z = offset + scale x latents, z being what the VAE decodes, in z's own shape.
+
+    scale, offset: [1, ...], shortened along axes where they are constant. arguments, options: the rest of that call.
+    """
+
+    scale: Tensor
+    offset: Tensor
+    arguments: tuple
+    options: dict[str, Any]
+
+    def encoded(self, vae: nn.Module, pixels: Tensor) -> Tensor:
+        """Latents [B, ...] of pixels [B, 3, (F,) H, W]: the posterior's mean; one frame for a VAE of videos."""
+        pixels = pixels.to(vae.dtype)
+        output = vae.encode(pixels if pixels.ndim == self.scale.ndim else pixels[:, :, None])
+        z = output.latent_dist.mode() if hasattr(output, "latent_dist") else output.latent
+        return (z.float() - self.offset) / self.scale
+
+    def decoded(self, vae: nn.Module, latents: Tensor, flat: bool) -> Tensor:
+        """Pixels [B, 3, (F,) H, W] of latents [B, ...]. flat: without an axis of frames."""
+        z = (latents.float() * self.scale + self.offset).to(vae.dtype)
+        arguments = [_of_batch(value, len(z)) for value in self.arguments]
+        output = vae.decode(z, *arguments, **{name: _of_batch(value, len(z)) for name, value in self.options.items()})
+        pixels = (output[0] if isinstance(output, tuple) else getattr(output, "sample", output)).float()
+        return pixels.squeeze(2) if flat and pixels.ndim == 5 else pixels
+
+
+def _of_batch(value: Any, count: int) -> Any:
+    """An argument for one sample, for `count` of them."""
+    return value.expand(count, *value.shape[1:]) if isinstance(value, Tensor) and value.shape[:1] == (1,) else value
+
+
+@dataclass
+class Conventions:
+    """Latents are [B, *shape], in the order of what the VAE decodes, with the scheduler's values.
+
+    latents: path of the argument that they are; to_network: from latents to it. from_output: from the network's output
+    to latents, in the process's sign. to_rule: from latents to the scheduler's own order, in which guidance is combined;
+    from_rule: back. times: the arguments that depend on time. embedded: arguments that are a multiple
+    of the guidance scale. wanted_place: of the conditional prediction among the two of a step. off: options without
+    guidance. template: a recorded output of the network for template_rows samples. blank: the
+    negative prompt of those who give none.
+    """
+
+    shape: tuple[int, ...]
+    latents: Path
+    to_network: Selection
+    from_output: Selection
+    to_rule: Selection
+    from_rule: Selection
+    layout: Layout
+    times: dict[Path, TimeRule]
+    vae: VaeMap
+    as_list: bool = False
+    embedded: dict[Path, float] = field(default_factory=dict)
+    guidance: GuidanceRule | None = None
+    wanted_place: int = 1
+    off: dict[str, float] = field(default_factory=dict)
+    template: Any = None
+    template_rows: int = 1
+    blank: str | None = None

@@ -1,0 +1,100 @@
+"""Where latents go: into the network's arguments, out of its prediction, and on to the VAE.
+
+Numbers that name their own position are sent through the pipeline, a few digits at a time, since half precision holds
+only integers up to 256; what arrives says which element went where, with which scale and offset.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+BASE = 128
+"""Of the digits; every integer below is exact in bfloat16."""
+ONE = 64.0
+"""The value of the probe that measures scales: as large as exact arithmetic allows, for their accuracy."""
+
+
+def probes(count: int) -> list[Tensor]:
+    """Vectors [count]: zeros, ONE, and the digits of 0..count-1, least first."""
+    places, number = [], torch.arange(count)
+    while len(places) == 0 or BASE ** len(places) < count:
+        places.append((number // BASE ** len(places) % BASE).float())
+    return [torch.zeros(count), torch.full((count,), ONE), *places]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What became of probes: element i is offset[i] + scale[i] times element index[i], or constant where index is -1.
+
+    All are flat, [number of elements that arrived].
+    """
+
+    index: Tensor
+    scale: Tensor
+    offset: Tensor
+
+
+def read_probes(seen: Sequence[Tensor], factors: Sequence[float] | None = None) -> Reading | None:
+    """From what arrived for each of `probes`; None where that is no selection of them, element by element.
+
+    factors: by which the pipeline scales each probe, where it scales them differently.
+    """
+    factors = factors or [1.0] * len(seen)
+    flat = [each.detach().double().flatten() for each in seen]
+    offset = flat[0]
+    scale = (flat[1] - offset) / (ONE * factors[1])
+    depends = scale.abs() > 1e-6
+    index = torch.zeros(len(offset), dtype=torch.long)
+    for place, (each, factor) in enumerate(zip(flat[2:], factors[2:], strict=True)):
+        digit = (each - offset) / (torch.where(depends, scale, 1.0) * factor)
+        whole = digit.round()
+        if bool(((digit - whole).abs() > 0.05)[depends].any()):
+            return None
+        index += whole.long() * BASE**place
+    return Reading(torch.where(depends, index, -1), torch.where(depends, scale, 0.0), offset)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Picks elements of a sample: [B, ...] to [B, *shape], by `index` [elements], None for a change of shape only.
+
+    signs: what the elements are multiplied by. fixed: for elements that do not come from the sample, where there are
+    any: which ones, bool [elements]; their values belong to each sample's conditioning.
+    """
+
+    shape: tuple[int, ...]
+    index: Tensor | None
+    sign: float = 1.0
+    fixed: Tensor | None = None
+
+    def __call__(self, samples: Tensor, values: Tensor | None = None) -> Tensor:
+        """values: [B, *shape], of which the fixed elements are taken."""
+        flat = samples.flatten(1)
+        if self.index is not None:
+            flat = flat.index_select(1, self.index)
+        if self.sign != 1:
+            flat = flat * self.sign
+        if self.fixed is not None:
+            assert values is not None
+            flat = torch.where(self.fixed, values.flatten(1).to(flat), flat)
+        return flat.view(len(samples), *self.shape)
+
+
+def selection(shape: tuple[int, ...], index: Tensor, source: int, device: torch.device, sign: float = 1.0) -> Selection:
+    """As simple as it can be. index: -1 for fixed elements. source: number of elements selected from."""
+    fixed = index < 0
+    identical = len(index) == source and torch.equal(index, torch.arange(source))
+    return Selection(tuple(shape), None if identical else index.clamp(min=0).to(device), sign,
+                     fixed.to(device) if fixed.any() else None)
+
+
+def by_axis(values: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Values of one sample's elements [elements] as [1, *shape], with axes along which they are all equal shortened."""
+    grid = values.view(1, *shape)
+    for axis in range(1, grid.ndim):
+        first = grid.narrow(axis, 0, 1)
+        if torch.allclose(grid, first.expand_as(grid), rtol=1e-6, atol=1e-9):
+            grid = grid.mean(axis, keepdim=True)
+    return grid.float()

@@ -1,0 +1,284 @@
+"""Finding a pipeline's conventions from a few short calls, all but the first with its network replaced."""
+
+import hashlib
+import json
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from visalign.errors import UserError
+from visalign.generators.observe.arguments import Layout, Path, assumed_layout, layout_of, leaves, name_of, same
+from visalign.generators.observe.calling import PipelineCall
+from visalign.generators.observe.conventions import Conventions, VaeMap
+from visalign.generators.observe.guidance import TOLERANCE, GuidanceRule, fit_guidance
+from visalign.generators.observe.latents import ONE, Reading, Selection, by_axis, probes, read_probes, selection
+from visalign.generators.observe.running import ShortCalls, only
+from visalign.generators.observe.times import TimeRule, fit_times
+from visalign.generators.observe.watching import Step, primary
+
+SCALES = (3.0, 5.0)
+"""Of the pipeline, at which its guidance is observed."""
+
+
+_KNOWN: dict[str, Conventions] = {}
+"""What was found in this process, by all that it depends on."""
+
+
+def observed(pipeline, process, networks: dict[str, nn.Module], call: PipelineCall) -> Conventions:
+    """The conventions of a pipeline at one shape. Raises UserError naming the one that is not understood."""
+    key = identity(pipeline, call)
+    if key not in _KNOWN:
+        _KNOWN[key] = Observer(pipeline, process, networks, call).observe()
+    found = _KNOWN[key]
+    call.guidance, call.blank = found.guidance, found.blank
+    return found
+
+
+class Observer(ShortCalls):
+    """Finds the conventions of one pipeline. process: of its scheduler."""
+
+    def __init__(self, pipeline, process, networks: dict[str, nn.Module], call: PipelineCall):
+        super().__init__(pipeline, networks, call, {})
+        self.process = process
+
+    def observe(self) -> Conventions:
+        self.first = self._real_step()
+        self.off = self._switched_off()
+        embedded = self._embedded()
+        guidance, place = (GuidanceRule("guidance_scale", embedded=True), 1) if embedded else self._guidance()
+        seen = self._probed()
+        layout = self._layout(seen[0].calls[0].arguments)
+        return _assembled(self, seen, layout, embedded, guidance, place)
+
+    def _real_step(self) -> Step:
+        """A step with the network's own answer, of which the kind of output is learnt."""
+        step = only(self.run([self.prompt], dict.fromkeys(self.call.guidance_names(), 1.0), stop_at=1))
+        self.template, self.template_rows = step.calls[0].output, step.calls[0].rows()
+        return step
+
+    def _switched_off(self) -> dict[str, float]:
+        """Options with which a step is one pass of one sample."""
+        for value in (1.0, 0.0):
+            options = dict.fromkeys(self.call.guidance_names(), value)
+            if _rows(self.first_step([self.prompt], options)) == 1:
+                return options
+        raise UserError("its guidance cannot be switched off: a step is more than one pass of the network, whatever "
+                        "the scale")
+
+    def _embedded(self) -> dict[Path, float]:
+        """Arguments that are a multiple of the guidance scale, with the factor."""
+        if "guidance_scale" not in self.off:
+            return {}
+        two = [dict(leaves(self.first_step([self.prompt], self.off | {"guidance_scale": scale}).calls[0].arguments))
+               for scale in SCALES]
+        if two[0].keys() != two[1].keys():
+            return {}
+        found = {}
+        for path in two[0]:
+            if isinstance(two[0][path], Tensor) and two[0][path].numel() == 1 and not same(two[0][path], two[1][path]):
+                low, high = (float(values[path]) for values in two)
+                if not math.isclose(high / low, SCALES[1] / SCALES[0], rel_tol=1e-2):
+                    raise UserError(f"the argument {name_of(path)} depends on the guidance scale in a way that is not "
+                                    "understood")
+                found[path] = float(f"{high / SCALES[1]:.3g}")
+        return found
+
+    def _guidance(self) -> tuple[GuidanceRule | None, int]:
+        """The rule, and the place of the conditional prediction among the two of a step; None without guidance."""
+        for blank in dict.fromkeys((self.call.blank, "")):
+            for name in self.call.guidance_names():
+                step = self.first_step([self.prompt], self.off | {name: SCALES[0]} | self.call.words(1, blank))
+                if _rows(step) == 2:
+                    self.call.blank = blank
+                    return self._fitted(name, blank)
+        return None, 1
+
+    def _fitted(self, name: str, blank: str | None) -> tuple[GuidanceRule, int]:
+        fits = []
+        for scale in SCALES:
+            step = self.first_step([self.prompt], self.off | {name: scale} | self.call.words(1, blank))
+            outputs = [part for call in step.calls for part in _parts(call.output, call.rows())]
+            outputs = [like_scheduler(each, step.model_output) for each in outputs]
+            fits.append(min((fit_guidance((sign * outputs[0], sign * outputs[1]), step.model_output, scale)
+                             for sign in (1, -1)), key=lambda fit: fit[-1]))
+        if any(fit[-1] > TOLERANCE for fit in fits) or len({fit[:-1] for fit in fits}) > 1:
+            raise UserError(f"its guidance combines two predictions in a way that is not understood ({fits[0][-1]:.1e} "
+                            "is left over)")
+        place, shift, rule, _ = fits[0]
+        return GuidanceRule(name, shift, self.off[name], rule), place
+
+    def _probed(self) -> list[Step]:
+        """Steps in which the network answers with probes and the scheduler returns probes."""
+        sample = self.first.sample
+        count = max(sample.numel(), *(each.numel() for each in _parts(self.template, self.template_rows)))
+        content = probes(count)
+        self.number = len(content)
+        factors = [1.0]
+
+        def answer(call):
+            at = content[min(len(record_steps), self.number - 1)]
+            return self.answer(call, lambda shape: _filled(at, shape))
+
+        record_steps: list[Step] = []
+
+        def replace(step: Step, number: int) -> Tensor:
+            record_steps.append(step)
+            factors.append(self._factor(number + 1))
+            return _filled(content[min(number, self.number - 1)], sample.shape).to(sample)
+
+        record = self.run([self.prompt], steps=max(self.number + 1, 8), answer=answer, replace=replace)
+        self.factors = factors
+        return record.steps
+
+    def _factor(self, number: int) -> float:
+        """By what the scheduler scales the network's input at its step of this number."""
+        scheduler = self.pipeline.scheduler
+        if not hasattr(scheduler, "scale_model_input") or number >= len(scheduler.timesteps):
+            return 1.0
+        return float(scheduler.scale_model_input(torch.ones(1), scheduler.timesteps[number]))
+
+    def _layout(self, _: dict) -> Layout:
+        one = self.first_step([self.prompt]).calls[0].arguments
+        if self.call.takes_sources:
+            return assumed_layout(one)
+        return layout_of(one, self.first_step([self.prompt] * 2).calls[0].arguments)
+
+    def decoded(self, values: Tensor) -> tuple[Tensor, tuple, dict]:
+        """What the VAE is given where the last step ends in these values."""
+        def replace(step: Step, number: int) -> Tensor:
+            return values.view(step.sample.shape).to(step.sample.device, torch.float32)
+
+        record = self.run([self.prompt], decode=True, replace=replace,
+                          answer=lambda call: self.answer(call, torch.zeros))
+        if not record.decoded:
+            raise UserError("its VAE was given nothing to decode")
+        return record.decoded[0]
+
+
+def identity(pipeline, call: PipelineCall) -> str:
+    """Names everything that a pipeline's conventions depend on: its configuration, its VAE's statistics, the call."""
+    configs = {name: str(getattr(part, "config", type(part))) for name, part in sorted(pipeline.components.items())}
+    digest = hashlib.sha256(json.dumps([type(pipeline).__name__, configs, str(dict(pipeline.config))]).encode())
+    digest.update(repr((call.shape, call.prompt_tokens, call.extra, call.blank, call.takes_sources)).encode())
+    for name, module in sorted(pipeline.components.items()):
+        if isinstance(module, nn.Module):
+            first = next(module.parameters(), None)
+            digest.update(f"{name} {None if first is None else (first.dtype, first.device)}".encode())
+    for name, statistic in pipeline.vae.named_buffers():
+        digest.update(name.encode() + statistic.detach().cpu().float().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _rows(step: Step) -> int:
+    return sum(call.rows() for call in step.calls)
+
+
+def _parts(output: Any, rows: int) -> list[Tensor]:
+    """The predictions of each of a call's samples, [1, ...] each."""
+    first = primary(output)
+    return [each[None] for each in first] if isinstance(first, list) else list(first.split(len(first) // rows))
+
+
+def like_scheduler(output: Tensor, wanted: Tensor) -> Tensor:
+    """One sample's output cut and shaped as the scheduler was given it."""
+    if output.ndim == wanted.ndim:
+        for axis in range(1, wanted.ndim):
+            if output.shape[axis] > wanted.shape[axis]:
+                output = output.narrow(axis, 0, wanted.shape[axis])
+    return output.reshape(wanted.shape)
+
+
+def _filled(values: Tensor, shape: tuple[int, ...]) -> Tensor:
+    count = math.prod(shape)
+    return values[:count].view(shape) if count <= len(values) else values.new_zeros(shape)
+
+
+def _assembled(observer: Observer, steps: list[Step], layout: Layout, embedded: dict[Path, float],
+               guidance: GuidanceRule | None, place: int) -> Conventions:
+    number, size = observer.number, observer.first.sample.numel()
+    outputs = read_probes([step.model_output for step in steps[:number]])
+    if outputs is None or bool((outputs.index < 0).any()) or outputs.scale.abs().sub(1).abs().max() > 1e-3:
+        raise UserError("what its scheduler is given is no selection of the network's output")
+    sign = float(outputs.scale[0].sign())
+    path, reading, shape, as_list = _latents_argument(steps[1:number + 1], observer.factors[1:number + 1], size)
+    times = _times(observer.process, steps, path, embedded)
+    sample_shape = tuple(observer.first.sample.shape[1:])
+    z, scale, offset, index, arguments, options = _to_vae(observer, size)
+    back = torch.empty_like(index)
+    back[index] = torch.arange(len(index))
+    device = observer.first.sample.device
+    inside = torch.where(reading.index < 0, -1, back[reading.index.clamp(min=0)])
+    return Conventions(
+        shape=z, latents=path, as_list=as_list, layout=layout, times=times, embedded=embedded, guidance=guidance,
+        wanted_place=place, to_network=selection(shape, inside, size, device),
+        from_output=selection(z, outputs.index[index], _size(observer), device, sign),
+        to_rule=selection(sample_shape, back, size, device),
+        from_rule=selection(z, index, size, device),
+        vae=VaeMap(scale.to(device), offset.to(device), arguments, {**options, "generator": None}
+                   if "generator" in options else options),
+        off=observer.off, template=observer.template, template_rows=observer.template_rows, blank=observer.call.blank)
+
+
+def _size(observer: Observer) -> int:
+    return _parts(observer.template, observer.template_rows)[0].numel()
+
+
+def _latents_argument(steps: list[Step], factors: list[float], size: int) -> tuple[Path, Reading, tuple, bool]:
+    for path, value in leaves(steps[0].calls[0].arguments):
+        as_list = isinstance(value, list) and bool(value) and isinstance(value[0], Tensor)
+        if not isinstance(value, Tensor) and not as_list:
+            continue
+        seen = [dict(leaves(step.calls[0].arguments))[path] for step in steps]
+        tensors = [each[0] if as_list else each for each in seen]
+        if tensors[0].numel() < size or any(each.shape != tensors[0].shape for each in tensors):
+            continue
+        reading = read_probes(tensors, factors)
+        if reading is not None and len(reading.index[reading.index >= 0].unique()) > size // 2:
+            return path, reading, tuple(tensors[0].shape if as_list else tensors[0].shape[1:]), as_list
+    raise UserError("none of its network's arguments is the noisy latents")
+
+
+def _times(process, steps: list[Step], latents: Path, embedded: dict[Path, float]) -> dict[Path, TimeRule]:
+    found = {}
+    told = [dict(leaves(step.calls[0].arguments)) for step in steps]
+    for path, value in told[0].items():
+        if path == latents or path in embedded or all(same(value, each.get(path)) for each in told[1:]):
+            continue
+        if not isinstance(value, Tensor | float | int):
+            raise UserError(f"the argument {name_of(path)} changes from step to step")
+        found[path] = _time_rule(process, steps, [torch.as_tensor(each[path]) for each in told], path)
+    return found
+
+
+def _time_rule(process, steps: list[Step], values: list[Tensor], path: Path) -> TimeRule:
+    shape = tuple(values[0].shape[1:])
+    flat = torch.stack([value.double().flatten() for value in values])  # [steps, elements]
+    moving = (flat != flat[:1]).any(0)
+    told = flat[:, moving]
+    if bool((told != told[:, :1]).any()):
+        raise UserError(f"the argument {name_of(path)} depends on time in more than one way")
+    given, exact = told[:, 0], values[0].dtype in (torch.float32, torch.float64)
+    constant = float(flat[0, ~moving][0]) if not moving.all() else 0.0
+    fixed = None if moving.all() else ~moving.view(shape).to(values[0].device)
+    if process.kind == "diffusion":
+        if any(abs(float(value) - float(step.timestep)) > 1e-3 * max(1.0, abs(float(value)))
+               for value, step in zip(given, steps, strict=True)):
+            raise UserError(f"the argument {name_of(path)} is not the scheduler's time")
+        return TimeRule(0.0, 1.0, None, shape, fixed, constant)
+    times = torch.tensor([step.sigma for step in steps])
+    fit = fit_times(times, given, exact)
+    if fit is None:
+        raise UserError(f"the argument {name_of(path)} depends on time in a way that is not understood")
+    return TimeRule(*fit, shape, fixed, constant)
+
+
+def _to_vae(observer: Observer, size: int) -> tuple:
+    seen = [observer.decoded(values) for values in probes(size)]
+    reading = read_probes([each[0] for each in seen])
+    if reading is None or len(reading.index) != size or not torch.equal(reading.index.sort().values,
+                                                                       torch.arange(size)):
+        raise UserError("what its VAE decodes is not the latents in another order, scaled and shifted")
+    z = tuple(seen[0][0].shape[1:])
+    return (z, by_axis(reading.scale, z), by_axis(reading.offset, z), reading.index, *seen[0][1:])

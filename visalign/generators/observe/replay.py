@@ -1,0 +1,93 @@
+"""Calling a network as its pipeline does, with other latents, times and prompts."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from visalign.generators.observe.arguments import Path, name_of
+from visalign.generators.observe.conventions import Conventions
+from visalign.generators.observe.guidance import combine
+from visalign.generators.observe.rows import alike, is_ragged, stack, unstack
+from visalign.generators.observe.watching import NetworkCall, Step, primary
+
+Call = Callable[[dict[str, Any]], Any]
+"""A network, given its arguments by name."""
+
+
+class Replay:
+    """The network's arguments for any batch, and its predictions from its output."""
+
+    def __init__(self, conventions: Conventions):
+        self.conventions = conventions
+        self.computed: set[Path] = {conventions.latents, *conventions.times, *conventions.embedded}
+
+    def rows(self, step: Step, wanted: bool) -> list[dict[str, Tensor]]:
+        """The conditioning of each sample in a recorded first step. wanted: else the negative of a guided one."""
+        rows = [row for call in step.calls for row in self.rows_of(call)]
+        if self.conventions.guidance is None or len(rows) == 1:
+            return rows
+        half = len(rows) // 2
+        first = self.conventions.wanted_place == 0
+        return rows[:half] if first == wanted else rows[half:]
+
+    def rows_of(self, call: NetworkCall) -> list[dict[str, Tensor]]:
+        own, count = self.conventions, call.rows()
+        fixed = own.to_network.fixed
+        rows = own.layout.rows(call.arguments, count, self.computed if fixed is None else self.computed - {own.latents})
+        if fixed is not None:
+            for row in rows:
+                given = row[name_of(own.latents)]
+                row[name_of(own.latents)] = torch.where(fixed.view(given.shape), given, 0)
+        return rows
+
+    def predictions(self, network: Call, latents: Tensor, t: Tensor, conditioning: dict[str, Tensor],
+                    scale: Tensor | None, dtype: torch.dtype) -> Tensor:
+        """Predictions [B, *output] as the network gives them, for latents [B, ...] and times [B]."""
+        if not is_ragged(conditioning):
+            return self._output(network(self.arguments(latents, t, conditioning, scale, dtype)))
+        rows, parts, order = unstack(conditioning), [], []
+        for places in alike(conditioning):
+            batch = stack([rows[place] for place in places.tolist()])
+            where = places.to(latents.device)
+            own = None if scale is None else scale[where]
+            parts.append(self._output(network(self.arguments(latents[where], t[where], batch, own, dtype))))
+            order.append(where)
+        return torch.cat(parts)[torch.cat(order).argsort()]
+
+    def arguments(self, latents: Tensor, t: Tensor, conditioning: dict[str, Tensor], scale: Tensor | None,
+                  dtype: torch.dtype) -> dict[str, Any]:
+        """scale: [B] of guidance, for networks that take it as an input. dtype: of the network."""
+        own, device = self.conventions, latents.device
+        name = name_of(own.latents)
+        given = own.to_network(latents.to(dtype), conditioning.get(name))
+        others: dict[Path, Any] = {own.latents: list(given) if own.as_list else given}
+        others |= {path: rule(t.to(device)) for path, rule in own.times.items()}
+        others |= {path: factor * scale for path, factor in own.embedded.items() if scale is not None}
+        rows = {key: self._cast(key, value, dtype) for key, value in conditioning.items() if key != name}
+        return own.layout.joined(rows, len(latents), others)
+
+    def _cast(self, name: str, value: Tensor, dtype: torch.dtype) -> Tensor:
+        """In the network's type, unless the pipeline gives it in single precision."""
+        if not value.is_floating_point():
+            return value
+        recorded = self.conventions.layout.known.get(self.conventions.layout.paths.get(name))
+        first = recorded[0] if isinstance(recorded, list) else recorded
+        return value.to(first.dtype if isinstance(first, Tensor) and first.dtype == torch.float32 else dtype)
+
+    @staticmethod
+    def _output(output: Any) -> Tensor:
+        first = primary(output)
+        return torch.stack(first) if isinstance(first, list) else first
+
+    def as_latents(self, predictions: Tensor) -> Tensor:
+        """[B, *shape] in float32, in the process's sign."""
+        return self.conventions.from_output(predictions).float()
+
+    def combined(self, unguided: Tensor, wanted: Tensor, scale: float) -> Tensor:
+        """The guided prediction [B, *shape] of two such predictions."""
+        own = self.conventions
+        if own.guidance is None or own.guidance.renormalise == "none":
+            return unguided + scale * (wanted - unguided)
+        return own.from_rule(combine(own.to_rule(unguided), own.to_rule(wanted), scale, own.guidance.renormalise))

@@ -1,0 +1,111 @@
+"""What of a generator is trained: an adapter or all weights, beside the frozen reference; adapters loaded to sample."""
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from visalign.generators.adapters import add_lora, check_targets, found_targets, scale_lora
+from visalign.generators.kernels import recomputing
+from visalign.generators.lora_files import attach, changes_nothing, fit_lora
+
+
+class Tunable:
+    """The part of a generator that concerns its weights.
+
+    policy: what is called while training, the denoiser or its wrapper. lora_targets: None for what `found_targets`
+    finds.
+    """
+
+    denoiser_name: ClassVar[str]
+    lora_targets: ClassVar[tuple[str, ...] | None] = None
+    pipeline: object
+    denoiser: nn.Module
+    policy: nn.Module
+    compute_dtype: torch.dtype
+    attention: str
+    tuning: str | None = None
+    _frozen_copy: nn.Module | None = None
+    _in_reference = False
+
+    def networks(self) -> dict[str, nn.Module]:
+        """The denoiser's networks by their names in the pipeline; more than one where experts share the noise range."""
+        return {self.denoiser_name: self.denoiser}
+
+    def text_encoders(self) -> dict[str, nn.Module]:
+        """By their names in the pipeline."""
+        return {name: m for name, m in self.pipeline.components.items()
+                if name.startswith("text_encoder") and isinstance(m, nn.Module)}
+
+    @contextlib.contextmanager
+    def reference(self) -> Iterator[None]:
+        """In this context `predict` is the frozen reference (adapter off, or the frozen copy), without gradients."""
+        if self.tuning == "lora":
+            self.denoiser.disable_adapters()
+        self._in_reference = True
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self._in_reference = False
+            if self.tuning == "lora":
+                self.denoiser.enable_adapters()
+
+    @contextlib.contextmanager
+    def measuring(self) -> Iterator[None]:
+        """In this context: no dropout, the unwrapped network, so that one process may measure while others wait."""
+        policy, training = self.policy, self.denoiser.training
+        self.policy = self.denoiser.eval()
+        try:
+            yield
+        finally:
+            self.policy = policy
+            self.denoiser.train(training)
+
+    def make_trainable(self, tuning: str, *, rank: int = 16, alpha: float = 16.0, dropout: float = 0.0,
+                       targets: tuple[str, ...] | None = None, gradient_checkpointing: bool = False) -> list[Tensor]:
+        """Add a LoRA adapter, or unfreeze all weights and keep a frozen copy; returns the trainable parameters.
+
+        Raises UserError when no module matches `targets`.
+        """
+        self.tuning = tuning
+        if tuning == "lora":
+            if targets is not None:
+                check_targets(self.denoiser, targets)
+            add_lora(self.denoiser, rank, alpha, dropout, targets or self.lora_targets or found_targets(self.denoiser))
+        else:
+            self._frozen_copy = copy.deepcopy(self.denoiser).to(self.compute_dtype).requires_grad_(False).eval()
+            self.denoiser.to(torch.float32).requires_grad_(True)
+        if gradient_checkpointing:
+            self.denoiser.enable_gradient_checkpointing(recomputing(self.attention))
+        return [p for _, p in self.trainable_parameters()]
+
+    def trainable_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        return [(name, p) for name, p in self.denoiser.named_parameters() if p.requires_grad]
+
+    def load_adapter(self, path: Path) -> None:
+        """Load a LoRA's folder or file for sampling.
+
+        Raises UserError, leaving the model unchanged, unless every tensor of it fits this model.
+        """
+        parts = self.networks() | {name: module for name, module in self.pipeline.components.items()
+                                   if name in self.pipeline._lora_loadable_modules and name.startswith("text_encoder")}
+        found = fit_lora(path, parts, type(self.pipeline), self.denoiser_name)
+        for name, pairs in found.items():
+            attach(parts[name], pairs)
+        if changes_nothing(found):
+            tqdm.write(f"lora {path}: all its products are 0, so it changes nothing")
+
+    def unload_adapter(self) -> None:
+        """Remove what `load_adapter` loaded."""
+        self.pipeline.unload_lora_weights()
+
+    def set_adapter_strength(self, strength: float) -> None:
+        """Scale every adapter: 1 is as trained, 0 the model without it."""
+        for module in (self.denoiser, *self.text_encoders().values()):
+            scale_lora(module, strength)
