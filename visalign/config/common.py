@@ -73,7 +73,9 @@ class ModelSettings(Settings):
     attention: `native` lets torch choose; `math` is its plain kernel, `flash` its fused one; xformers is optional.
     resolution: side of images and videos in pixels, or [height, width] (None: the model's own).
     frames, fps: of videos (None: the model's own).
-    prompt_tokens: length of the T5 prompt for families that have one (None: 256, or what the model takes).
+    prompt_tokens: length of the prompt for families that pad it (None: as the pipeline's call has it, 256 for FLUX.1,
+        Wan and LTX).
+    call: further arguments of the pipeline's call, given whenever it is called, by name.
     """
 
     source: Text
@@ -89,6 +91,7 @@ class ModelSettings(Settings):
     frames: Frames | None = None
     fps: FrameRate | None = None
     prompt_tokens: PromptTokens | None = None
+    call: dict[str, Any] = {}
 
 
 class OptimSettings(Settings):

@@ -29,7 +29,7 @@ def path_kl(generator: Generator, prompts: list[str], seeds: int = 2, *, steps: 
         conditioning = generator.encode_prompts([prompt for prompt, _ in part])
         guidance = None
         if guidance_scale != 1:
-            guidance = Guidance(guidance_scale, generator.encode_prompts([""] * len(part)))
+            guidance = Guidance(guidance_scale, generator.encode_negatives([prompt for prompt, _ in part]))
         x = _noise(generator, sources)
         total = torch.zeros(len(part), dtype=torch.float64)
         for j in range(steps - 1):

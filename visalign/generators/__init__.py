@@ -1,6 +1,7 @@
 """Generators: diffusers pipelines that can be sampled, trained and exported. To add a family, see docs/extending.md."""
 
 from visalign.generators.base import Conditioning, Generator
-from visalign.generators.loading import FAMILIES, ModelLocation, load_generator, locate_model
+from visalign.generators.families import FAMILIES
+from visalign.generators.loading import ModelLocation, load_generator, locate_model
 
 __all__ = ["FAMILIES", "ModelLocation", "Conditioning", "Generator", "locate_model", "load_generator"]

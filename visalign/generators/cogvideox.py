@@ -2,18 +2,13 @@
 
 from dataclasses import astuple
 
-from torch import Tensor, nn
-
 from visalign.errors import UserError
-from visalign.generators.base import Conditioning
-from visalign.generators.schedulers import trained_diffusion
 from visalign.generators.shape import Shape
 from visalign.generators.video import VideoGenerator
-from visalign.processes import Diffusion
 
 
 class CogVideoXGenerator(VideoGenerator):
-    """The network has frames before channels, [B, f, C, h, w]."""
+    """Sizes alone: its network has learnt positions."""
 
     pipeline_class = "CogVideoXPipeline"
     process_kind = "diffusion"
@@ -55,22 +50,3 @@ class CogVideoXGenerator(VideoGenerator):
         if asked not in (None, most) and not config.use_rotary_positional_embeddings:
             raise UserError(f"model.prompt_tokens {asked}: this CogVideoX takes exactly {most}")
         return super().check_prompt_tokens(asked or most)
-
-    @classmethod
-    def process_of(cls, scheduler) -> Diffusion:
-        """CogVideoX shifts its noise schedule and rescales it to zero signal; its own scheduler does both."""
-        from diffusers import CogVideoXDDIMScheduler
-
-        return trained_diffusion(scheduler, CogVideoXDDIMScheduler)
-
-    def _call_network(self, network: nn.Module, latents: Tensor, time: Tensor, conditioning: Conditioning) -> Tensor:
-        rotary = None
-        if self.denoiser.config.use_rotary_positional_embeddings:
-            rotary = self.pipeline._prepare_rotary_positional_embeddings(
-                self.shape.height, self.shape.width, latents.shape[2], latents.device)
-        return network(hidden_states=latents.transpose(1, 2), timestep=time, image_rotary_emb=rotary,
-                       encoder_hidden_states=conditioning["prompt_embeds"].to(latents.dtype),
-                       return_dict=False)[0].transpose(1, 2)
-
-    def _unpack(self, latents: Tensor) -> Tensor:
-        return latents.transpose(1, 2)

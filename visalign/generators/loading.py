@@ -15,31 +15,19 @@ from visalign.config import ModelSettings
 from visalign.errors import UserError
 from visalign.generators.adapters import check_targets
 from visalign.generators.base import Generator
-from visalign.generators.cogvideox import CogVideoXGenerator
 from visalign.generators.completeness import check_part, check_words, tell_what_is_beside
-from visalign.generators.flux import FluxGenerator
-from visalign.generators.hunyuan import HunyuanVideoGenerator
+from visalign.generators.families import family_of
 from visalign.generators.lora_files import fit_lora
-from visalign.generators.ltx import LTXGenerator
 from visalign.generators.made_for import Sampling, sampling_of, told_shape
 from visalign.generators.parts import left_out, parts_of, variant_of
 from visalign.generators.schedulers import check_agrees
-from visalign.generators.sd3 import SD3Generator
 from visalign.generators.shape import Shape
 from visalign.generators.single_file import PREDICTION_MARKS, SingleFile, read_single_file
-from visalign.generators.unet import SDGenerator, SDXLGenerator
-from visalign.generators.wan import WanGenerator
-from visalign.generators.wan_image import WanImageGenerator
 from visalign.generators.wrong_models import refuse_wrong_file, refuse_wrong_folder
 from visalign.storage.hub_files import hub_file, hub_reason
 from visalign.storage.text_files import read_text
 from visalign.storage.weights import check_finite, check_present, read_tensors
 
-FAMILIES: dict[str, type[Generator]] = {
-    family.pipeline_class: family for family in (
-        SD3Generator, FluxGenerator, SDXLGenerator, SDGenerator,
-        WanGenerator, WanImageGenerator, LTXGenerator, HunyuanVideoGenerator, CogVideoXGenerator)
-}
 MODEL_ASSETS = Path(__file__).resolve().parents[1] / "assets"
 EMBEDDED_MODELS = {name: MODEL_ASSETS / name for name in ("tiny-sd3", "tiny-sdxl", "tiny-wan")}
 
@@ -121,10 +109,10 @@ def _hub_index(source: str) -> dict:
 
 def _family(index: dict, source: str) -> type[Generator]:
     name = index.get("_class_name")
-    if name not in FAMILIES:
-        raise UserError(f"model {source}: its pipeline class {name} is not supported (supported: "
-                        f"{', '.join(sorted(FAMILIES))})")
-    return FAMILIES[name]
+    try:
+        return family_of(str(name))
+    except UserError as error:
+        raise UserError(f"model {source}: its pipeline class {name} is not supported ({error})") from None
 
 
 def pick_device(device: str = "auto") -> torch.device:
@@ -175,8 +163,14 @@ def load_generator(source: str | ModelSettings, device: str | torch.device = "au
         pipeline.vae.enable_slicing()
     if settings.vae_tiling:
         pipeline.vae.enable_tiling()
-    return checkpoint.family(pipeline, device=device, compute_dtype=compute_dtype, attention=settings.attention,
-                             shape=shape_of(settings, checkpoint), prompt_tokens=settings.prompt_tokens)
+    generator = checkpoint.family(pipeline, device=device, compute_dtype=compute_dtype, attention=settings.attention,
+                                  shape=shape_of(settings, checkpoint), prompt_tokens=settings.prompt_tokens,
+                                  call=settings.call)
+    try:
+        generator.observe()
+    except UserError as error:
+        raise UserError(f"model {settings.source} ({checkpoint.family.pipeline_class}): {error}") from error
+    return generator
 
 
 @contextlib.contextmanager
@@ -334,7 +328,7 @@ def sketch(checkpoint: ModelLocation, settings: ModelSettings) -> Generator:
                          not isinstance(value, list)}
     pipeline = getattr(diffusers, checkpoint.family.pipeline_class)(**settings_of_index | parts)
     generator = checkpoint.family(pipeline, device=torch.device("meta"), shape=shape_of(settings, checkpoint),
-                                  prompt_tokens=settings.prompt_tokens)
+                                  prompt_tokens=settings.prompt_tokens, call=settings.call)
     if settings.tuning == "lora" and settings.lora.targets is not None:
         check_targets(generator.denoiser, settings.lora.targets)
     return generator

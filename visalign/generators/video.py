@@ -1,54 +1,41 @@
 """What video generators share: frames, the latents' time axis, and encoding and decoding videos."""
 
 import math
-from typing import ClassVar
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
 from visalign.errors import UserError
-from visalign.generators.base import Conditioning, Generator
+from visalign.generators.base import Generator
 from visalign.generators.shape import Shape
 from visalign.media.samples import Media, Video, video_pixels
 
 
 class VideoGenerator(Generator):
-    """A pipeline of videos; latents are [B, C, f, h, w] here, whatever the pipeline's own order.
+    """A pipeline of videos; latents are [B, C, f, h, w].
 
-    A family also defines `made_for`, the shape that its first checkpoint was trained for, and `sides_multiple_of`, what
-    its pipeline requires of height and width.
+    `made_for` has what the pipeline's call does not say, at least the frame rate.
     """
 
     modality = "video"
-    made_for: ClassVar[Shape]
     sides_multiple_of = 16
-
-    def spatial_factor(self) -> int:
-        return self.pipeline.vae_scale_factor_spatial
-
-    @torch.no_grad()
-    def encode_prompts(self, prompts: list[str]) -> Conditioning:
-        with self.arithmetic():
-            hidden, _ = self.pipeline.encode_prompt(prompts, do_classifier_free_guidance=False, device=self.device,
-                                                    max_sequence_length=self.prompt_tokens)
-        return {"prompt_embeds": hidden.float()}
 
     def temporal_factor(self) -> int:
         """Frames per latent frame, after the first."""
-        return self.pipeline.vae_scale_factor_temporal
-
-    def patch(self) -> tuple[int, int, int]:
-        """Latents for each of the network's tokens: (frames, height, width)."""
-        size = self.denoiser.config.patch_size
-        return tuple(size) if isinstance(size, list | tuple) else (1, size, size)
+        names = ("vae_scale_factor_temporal", "vae_temporal_compression_ratio")
+        return next(getattr(self.pipeline, name) for name in names if hasattr(self.pipeline, name))
 
     def default_shape(self) -> Shape:
-        return self.made_for
+        frames = self._default("num_frames") or self._default("frames")
+        rate = self._default("frame_rate") or self._default("fps")
+        return self.made_for.or_else(Shape(None, None, frames, rate and float(rate))).or_else(super().default_shape())
 
     def check_shape(self, shape: Shape) -> Shape:
         super().check_shape(shape)
+        if shape.frames is None or shape.fps is None:
+            missing = "frames" if shape.frames is None else "fps"
+            raise UserError(f"model.{missing}: this model's configuration does not say what it was trained for; set it")
         time = self.temporal_factor()
         if (shape.frames - 1) % time:
             near = (shape.frames - 1) // time * time + 1
@@ -57,6 +44,8 @@ class VideoGenerator(Generator):
         return shape
 
     def latent_shape(self) -> tuple[int, ...]:
+        if self.conventions is not None:
+            return self.conventions.shape
         channels, height, width = super().latent_shape()
         return channels, (self.shape.frames - 1) // self.temporal_factor() + 1, height, width
 
@@ -73,6 +62,3 @@ class VideoGenerator(Generator):
     def _to_media(self, pixels: Tensor) -> list[Media]:
         frames = ((pixels / 2 + 0.5).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 4, 1).numpy()
         return [Video([Image.fromarray(frame) for frame in video], self.shape.fps) for video in frames]
-
-    def _sampling_options(self) -> dict:
-        return {"num_frames": self.shape.frames, "max_sequence_length": self.prompt_tokens}

@@ -7,10 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from visalign.errors import UserError
-from visalign.generators.base import Conditioning
-from visalign.generators.flow_times import scheduler_times
 from visalign.generators.shape import Shape
 from visalign.generators.video import VideoGenerator
+from visalign.media.source_images import SourceCount
 
 SECOND = "transformer_2"
 _PUBLISHED = {
@@ -33,11 +32,13 @@ class WanGenerator(VideoGenerator):
     process_kind = "flow"
     denoiser_name = "transformer"
     denoiser_class = "WanTransformer3DModel"
+    # attention alone, as the published recipes train it
     lora_targets = ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0",
                     "attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0")
     used_apart = ("high.", "low.")
     default_steps, default_guidance_scale = 50, 5.0
     made_for = Shape(480, 832, 81, 16.0)
+    usual_prompt_tokens = 256  # half of what the pipeline pads to: padding is paid for in every step
 
     def find_denoiser(self, pipeline) -> nn.Module:
         boundary = pipeline.config.boundary_ratio
@@ -66,22 +67,23 @@ class WanGenerator(VideoGenerator):
                             f"which has {most} for each side and for time")
         return shape
 
-    def _call_network(self, network: nn.Module, latents: Tensor, time: Tensor, conditioning: Conditioning) -> Tensor:
-        if self.pipeline.config.expand_timesteps:  # Wan 2.2 5B: every token has its own time
-            time = time[:, None].expand(-1, self.tokens())
-        return network(timestep=time, return_dict=False, **self._inputs(latents, conditioning))[0]
-
-    def _inputs(self, latents: Tensor, conditioning: Conditioning) -> dict[str, Tensor]:
-        """The network's inputs besides the time."""
-        return {"hidden_states": latents, "encoder_hidden_states": conditioning["prompt_embeds"].to(latents.dtype)}
-
-    def schedule(self, steps: int) -> Tensor:
-        return scheduler_times(self.pipeline.scheduler, steps, tokens=self.tokens())
-
     def blocks(self) -> list[nn.Module]:
         if isinstance(self.denoiser, Experts):
             raise UserError("model: a latent reward reads one network's blocks, and this model has two")
         return super().blocks()
+
+
+class WanImageGenerator(WanGenerator):
+    """Image to video: Wan 2.1 (with a CLIP view of the image) and Wan 2.2 14B. The first frame is given."""
+
+    pipeline_class = "WanImageToVideoPipeline"
+    sources = SourceCount("image to video")
+
+    @classmethod
+    def check_pipeline(cls, settings: dict) -> None:
+        if settings.get("expand_timesteps"):
+            raise UserError("Wan 2.2 5B's way from image to video (a time for each token) is not supported; use it as "
+                            "text to video, or an image-to-video checkpoint of 14B")
 
 
 class Experts(nn.Module):
@@ -102,15 +104,15 @@ class Experts(nn.Module):
     def dtype(self) -> torch.dtype:
         return self.high.dtype
 
-    def forward(self, timestep: Tensor, return_dict: bool = False, **inputs: Tensor) -> tuple[Tensor]:
+    def forward(self, timestep: Tensor, return_dict: bool = False, **inputs) -> tuple[Tensor]:
         noisy = timestep.flatten(1)[:, 0] >= self.boundary if timestep.ndim > 1 else timestep >= self.boundary
         order, parts = [], []
         for expert, chosen in ((self.high, noisy), (self.low, ~noisy)):
             rows = chosen.nonzero().flatten()
             if len(rows):
                 order.append(rows)
-                parts.append(expert(timestep=timestep[rows], return_dict=False,
-                                    **{name: tensor[rows] for name, tensor in inputs.items()})[0])
+                own = {name: value[rows] if isinstance(value, Tensor) else value for name, value in inputs.items()}
+                parts.append(expert(timestep=timestep[rows], return_dict=False, **own)[0])
         return (torch.cat(parts)[torch.cat(order).argsort()],)
 
     def _both(self, name: str, *arguments, **options) -> None:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from visalign.errors import UserError, nearest
-from visalign.generators.base import Conditioning, Generator, Guidance, OnStep
+from visalign.generators.base import Conditioning, Generator, Guidance
+from visalign.generators.observe.sampling import OnStep
 from visalign.guidance.network import LatentReward
 from visalign.media.samples import Media
 
@@ -60,7 +61,7 @@ class Guided:
         for start in range(0, len(prompts), batch_size):
             batch, own = prompts[start:start + batch_size], seeds[start:start + batch_size]
             texts = self.generator.encode_prompts(batch)
-            negative = self.generator.encode_prompts([negative_prompt or ""] * len(batch))
+            negative = self.generator.encode_negatives(batch, negative_prompt)
             shape = self.generator.latent_shape()
             noise = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in own]
             yield self.generator.decode(self.latents(torch.stack(noise).to(self.generator.device), texts,

@@ -16,11 +16,13 @@ from torch import Tensor
 
 from visalign.errors import UserError
 from visalign.generators.base import Conditioning, Generator
+from visalign.generators.observe.rows import stack
 from visalign.media.samples import Media, Video, frames_of
+from visalign.media.source_images import split_prompt, with_sources
 from visalign.sampling.fingerprint import fingerprint, of_pipeline, words
 from visalign.storage.weights import write_tensors
 
-WAY = 2
+WAY = 3
 """Incremented whenever pixels or prompts are prepared differently."""
 
 
@@ -55,6 +57,11 @@ class EncodingCache:
     def prompt_key(self, prompt: str) -> str:
         return hashlib.sha256(f"{self._text}{self.generator.prompt_identity(prompt)}".encode()).hexdigest()
 
+    def negative_key(self, prompt: str, negative_prompt: str | None) -> str:
+        """Of what guidance leads a prompt away from: the same for all prompts without source images."""
+        identity = self.generator.prompt_identity(with_sources(negative_prompt or "", split_prompt(prompt)[1]))
+        return hashlib.sha256(f"negative {negative_prompt is None} {self._text}{identity}".encode()).hexdigest()
+
     def add_media(self, media: dict[str, Media]) -> None:
         """Encode images or videos, by key, that are not cached yet."""
         for key, each in media.items():
@@ -69,13 +76,19 @@ class EncodingCache:
                 conditioning = self.generator.encode_prompts([prompt])
                 self._write(key, {name: tensor[0].cpu() for name, tensor in conditioning.items()})
 
+    def add_negatives(self, prompts: dict[str, str], negative_prompt: str | None) -> None:
+        """Encode, by `negative_key`, what guidance leads these prompts away from."""
+        for key, prompt in prompts.items():
+            if self._read(key) is None:
+                conditioning = self.generator.encode_negatives([prompt], negative_prompt)
+                self._write(key, {name: tensor[0].cpu() for name, tensor in conditioning.items()})
+
     def latents(self, keys: list[str]) -> Tensor:
         """float32 [B, C, (F,) H, W] on the CPU."""
         return torch.stack([self._need(key)["latents"] for key in keys])
 
     def conditioning(self, keys: list[str]) -> Conditioning:
-        rows = [self._need(key) for key in keys]
-        return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+        return stack([self._need(key) for key in keys])
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.safetensors"

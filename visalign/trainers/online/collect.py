@@ -13,6 +13,7 @@ from visalign.config import OnlineConfig
 from visalign.data.seed_preferences import SeedPreference
 from visalign.errors import UserError
 from visalign.generators.base import Conditioning, Generator, Guidance
+from visalign.generators.observe.rows import join
 from visalign.media.samples import Sample
 from visalign.media.source_images import sample_of
 from visalign.sampling.encoding_cache import EncodingCache
@@ -51,10 +52,14 @@ class PromptEmbeddings:
 
     def __init__(self, cache: EncodingCache, config: OnlineConfig, device: torch.device):
         self.cache, self.rollout, self.device = cache, config.rollout, device
+        self.negative = self.rollout.negative_prompt or None
         self._known: dict[str, Conditioning] = {}
 
     def key(self, prompt: str) -> str:
         return self.cache.prompt_key(prompt)
+
+    def negative_key(self, prompt: str) -> str:
+        return self.cache.negative_key(prompt, self.negative)
 
     def load(self, prompts: list[str]) -> None:
         """Encode and keep the embeddings of one epoch's prompts.
@@ -62,24 +67,18 @@ class PromptEmbeddings:
         Only this epoch's prompts are encoded together, whatever was cached before, so that a run which is killed and
         resumed computes the same numbers.
         """
-        negative = self.rollout.negative_prompt
         wanted = {self.key(text): text for text in prompts}
-        # separately: a prompt may hold more than text, the negative one does not
-        self.cache.add_prompts({self.key(negative): negative})
+        negatives = {self.negative_key(text): text for text in prompts}
+        self.cache.add_negatives(negatives, self.negative)
         self.cache.add_prompts(wanted)
-        self._known = {key: self._known.get(key) or self.cache.conditioning([key])
-                       for key in (*wanted, self.key(negative))}
+        self._known = {key: self._known.get(key) or self.cache.conditioning([key]) for key in (*wanted, *negatives)}
 
     def of(self, starts: list[Start]) -> tuple[Conditioning, Guidance | None]:
-        return self._stack([s.prompt_key for s in starts]), self._guidance(len(starts))
+        negative = self._joined([self.negative_key(s.prompt) for s in starts])
+        return self._joined([s.prompt_key for s in starts]), Guidance(self.rollout.guidance_scale, negative, self.rollout.detach_negative)
 
-    def _guidance(self, count: int) -> Guidance | None:
-        negative = self._stack([self.key(self.rollout.negative_prompt)] * count)
-        return Guidance(self.rollout.guidance_scale, negative, self.rollout.detach_negative)
-
-    def _stack(self, keys: list[str]) -> Conditioning:
-        rows = [self._known[key] for key in keys]
-        return {name: torch.cat([row[name] for row in rows]).to(self.device) for name in rows[0]}
+    def _joined(self, keys: list[str]) -> Conditioning:
+        return {name: each.to(self.device) for name, each in join([self._known[key] for key in keys]).items()}
 
 
 class RolloutCollector:

@@ -1,0 +1,91 @@
+"""Which pipelines can be trained, by their class: those with hints, and any other whose call makes images or videos.
+
+A hint says what cannot be observed, and why; a pipeline without one is learnt from its own signature.
+"""
+
+import inspect
+import re
+from typing import Any, get_args
+
+from torch import nn
+
+from visalign.errors import UserError
+from visalign.generators.base import Generator
+from visalign.generators.cogvideox import CogVideoXGenerator
+from visalign.generators.flux import FluxGenerator, FluxKontextGenerator
+from visalign.generators.hints import HINTS
+from visalign.generators.hunyuan import HunyuanVideoGenerator
+from visalign.generators.ltx import LTXGenerator
+from visalign.generators.sd3 import SD3Generator
+from visalign.generators.unet import SDGenerator, SDXLGenerator
+from visalign.generators.video import VideoGenerator
+from visalign.generators.wan import WanGenerator, WanImageGenerator
+
+_WRITTEN: dict[str, type[Generator]] = {family.pipeline_class: family for family in (
+    SD3Generator, FluxGenerator, FluxKontextGenerator, SDXLGenerator, SDGenerator, WanGenerator, WanImageGenerator,
+    LTXGenerator, HunyuanVideoGenerator, CogVideoXGenerator)}
+
+_OTHER_USES = {
+    r"ControlNet|Control(?!Net)|Adapter|GLIGEN|VACE": "it needs control images, which are not supported",
+    r"Inpaint|Fill|PaintBy|RePaint": "it fills in masked parts of a given image, which is not supported",
+    r"Upscale|SuperRes|Upsample|SRPipeline|Refiner": "it enlarges or refines a given sample, which is not supported",
+    r"Img2Img|VideoToVideo|I2I": "it varies a given sample; train the family's pipeline that starts from noise",
+    r"Prior|Decoder|Cascade|Combined|Wuerstchen|UnCLIP": "it is a stage of a cascade, which is not supported",
+    r"Audio|Music|Spectrogram|Speech|AceStep|Dance": "it makes sound, which is not supported",
+    r"Modular": "it is a modular pipeline, whose call cannot be watched; give the checkpoint's standard pipeline",
+    r"Onnx|PAG|Panorama|Paradigms|AttendAndExcite|SAG|DiffEdit|Semantic|ModelEditing":
+        "it alters how another family samples; train that family's plain pipeline"}
+"""Parts of class names, as regular expressions, of pipelines that are no generators from text, and what to say."""
+
+
+def family_of(name: str) -> type[Generator]:
+    """The family of a pipeline class of the installed diffusers. Raises UserError, with the reason, for others."""
+    if name in FAMILIES:
+        return FAMILIES[name]
+    return made(name, {})
+
+
+def made(name: str, hints: dict[str, Any]) -> type[Generator]:
+    """A family from a pipeline's signature and hints. Raises UserError for what is no generator from text."""
+    import diffusers
+
+    kind = getattr(diffusers, name, None)
+    if kind is None:
+        raise UserError(f"there is no {name} in diffusers {diffusers.__version__}; a newer version may have it")
+    for pattern, reason in _OTHER_USES.items():
+        if re.search(pattern, name):
+            raise UserError(f"{name}: {reason}")
+    call, parts = (inspect.signature(method).parameters for method in (kind.__call__, kind.__init__))
+    for needed, where in (("prompt", call), ("scheduler", parts), ("vae", parts)):
+        if needed not in where:
+            raise UserError(f"{name}: it has no {needed}, so it is no generator from text through latents")
+    denoiser = next((each for each in ("transformer", "unet") if each in parts), None)
+    if denoiser is None:
+        raise UserError(f"{name}: it has neither a transformer nor a U-Net")
+    is_video = bool({"num_frames", "frames", "video_length"} & call.keys())
+    scale = _number(call, "true_cfg_scale") or _number(call, "guidance_scale") or 1.0
+    about = {"pipeline_class": name, "denoiser_name": denoiser, "denoiser_class": _class_of(parts[denoiser].annotation),
+             "process_kind": _process_kind(parts["scheduler"].annotation), "default_guidance_scale": float(scale),
+             "default_steps": _number(call, "num_inference_steps") or 50,
+             "unneeded": {part: None for part in kind._optional_components
+                          if part in ("safety_checker", "image_encoder", "feature_extractor")}}
+    return type(name.removesuffix("Pipeline") + "Generator", (VideoGenerator if is_video else Generator,),
+                about | hints | {"__module__": __name__})
+
+
+def _number(parameters: dict, name: str) -> Any:
+    default = parameters[name].default if name in parameters else None
+    return None if default is inspect.Parameter.empty else default
+
+
+def _class_of(annotation: Any) -> str:
+    """The network's class in an annotation, which may allow for others or None."""
+    kinds = [each for each in get_args(annotation) or (annotation,) if isinstance(each, type) and issubclass(each, nn.Module)]
+    return kinds[0].__name__ if kinds else ""
+
+
+def _process_kind(annotation: Any) -> str:
+    return "flow" if "FlowMatch" in str(annotation) else "diffusion"
+
+
+FAMILIES: dict[str, type[Generator]] = _WRITTEN | {name: made(name, hints) for name, hints in HINTS.items()}
