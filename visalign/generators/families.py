@@ -85,7 +85,7 @@ def _class_of(annotation: Any) -> str:
 
 
 def _process_kind(annotation: Any) -> str:
-    return "flow" if "FlowMatch" in str(annotation) else "diffusion"
+    return "flow" if re.search("FlowMatch|UniPCMultistep", str(annotation)) else "diffusion"
 
 
 FAMILIES: dict[str, type[Generator]] = _WRITTEN | {name: made(name, hints) for name, hints in HINTS.items()}

@@ -24,10 +24,10 @@ HINTS: dict[str, dict[str, Any]] = {
     },
     "ChromaPipeline": {},
     "SanaPipeline": {
-        "process_kind": "flow",  # its scheduler solves flows and diffusions alike
+        "process_kind": "flow",  # its scheduler's class solves flows and diffusions alike
     },
     "SanaVideoPipeline": {
-        "process_kind": "flow",  # its scheduler solves flows and diffusions alike
+        "process_kind": "flow",  # its scheduler's class solves flows and diffusions alike
         "made_for": Shape(fps=16.0),  # its call has no frame rate
     },
     "Lumina2Pipeline": {},
@@ -53,7 +53,6 @@ HINTS: dict[str, dict[str, Any]] = {
     },
     "Kandinsky5T2VPipeline": {"made_for": Shape(fps=24.0)},  # its call has no frame rate
     "Cosmos2_5_PredictBasePipeline": {
-        "process_kind": "flow",  # its scheduler solves flows and diffusions alike
         "default_guidance_scale": 8.0,  # its call's scale is 1 less
         "made_for": Shape(fps=16.0),  # its call has no frame rate
     },

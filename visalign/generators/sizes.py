@@ -31,7 +31,8 @@ class Sized:
 
     def spatial_factor(self) -> int:
         """Pixels per latent along a side."""
-        names = ("vae_scale_factor_spatial", "vae_spatial_compression_ratio", "vae_scale_factor")
+        names = ("vae_scale_factor_spatial", "vae_spatial_compression_ratio", "vae_spatial_scale_factor",
+                 "vae_scale_factor")
         return next(getattr(self.pipeline, name) for name in names if hasattr(self.pipeline, name))
 
     def default_shape(self) -> Shape:

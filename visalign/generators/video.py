@@ -23,7 +23,7 @@ class VideoGenerator(Generator):
 
     def temporal_factor(self) -> int:
         """Frames per latent frame, after the first."""
-        names = ("vae_scale_factor_temporal", "vae_temporal_compression_ratio")
+        names = ("vae_scale_factor_temporal", "vae_temporal_compression_ratio", "vae_temporal_scale_factor")
         return next(getattr(self.pipeline, name) for name in names if hasattr(self.pipeline, name))
 
     def default_shape(self) -> Shape:

@@ -51,7 +51,7 @@ class Conventions:
     latents: path of the argument that they are; to_network: from latents to it. from_output: from the network's output
     to latents, in the process's sign. to_rule: from latents to the scheduler's own order, in which guidance is combined;
     from_rule: back. times: the arguments that depend on time. embedded: arguments that are a multiple
-    of the guidance scale. wanted_place: of the conditional prediction among the two of a step. off: options without
+    of the guidance scale. companions: further latents, which follow the noise level and are not trained. wanted_place: of the conditional prediction among the two of a step. off: options without
     guidance. template: a recorded output of the network for template_rows samples. blank: the
     negative prompt of those who give none.
     """
@@ -67,6 +67,7 @@ class Conventions:
     vae: VaeMap
     as_list: bool = False
     embedded: dict[Path, float] = field(default_factory=dict)
+    companions: frozenset[Path] = frozenset()
     guidance: GuidanceRule | None = None
     wanted_place: int = 1
     off: dict[str, float] = field(default_factory=dict)

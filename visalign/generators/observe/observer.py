@@ -129,7 +129,7 @@ class Observer(ShortCalls):
             return _filled(content[min(number, self.number - 1)], sample.shape).to(sample)
 
         record = self.run([self.prompt], steps=max(self.number + 1, 8), answer=answer, replace=replace)
-        self.factors = factors
+        self.factors, self.beside = factors, record.beside
         return record.steps
 
     def _factor(self, number: int) -> float:
@@ -203,7 +203,8 @@ def _assembled(observer: Observer, steps: list[Step], layout: Layout, embedded: 
         raise UserError("what its scheduler is given is no selection of the network's output")
     sign = float(outputs.scale[0].sign())
     path, reading, shape, as_list = _latents_argument(steps[1:number + 1], observer.factors[1:number + 1], size)
-    times = _times(observer.process, steps, path, embedded)
+    companions = _companions(steps[0], observer.beside)
+    times = _times(observer.process, steps, {path, *embedded, *companions})
     sample_shape = tuple(observer.first.sample.shape[1:])
     z, scale, offset, index, arguments, options = _to_vae(observer, size)
     back = torch.empty_like(index)
@@ -211,7 +212,8 @@ def _assembled(observer: Observer, steps: list[Step], layout: Layout, embedded: 
     device = observer.first.sample.device
     inside = torch.where(reading.index < 0, -1, back[reading.index.clamp(min=0)])
     return Conventions(
-        shape=z, latents=path, as_list=as_list, layout=layout, times=times, embedded=embedded, guidance=guidance,
+        shape=z, latents=path, as_list=as_list, layout=layout, times=times, embedded=embedded,
+        companions=companions, guidance=guidance,
         wanted_place=place, to_network=selection(shape, inside, size, device),
         from_output=selection(z, outputs.index[index], _size(observer), device, sign),
         to_rule=selection(sample_shape, back, size, device),
@@ -240,11 +242,17 @@ def _latents_argument(steps: list[Step], factors: list[float], size: int) -> tup
     raise UserError("none of its network's arguments is the noisy latents")
 
 
-def _times(process, steps: list[Step], latents: Path, embedded: dict[Path, float]) -> dict[Path, TimeRule]:
+def _companions(step: Step, beside: list[Tensor]) -> frozenset[Path]:
+    """Arguments that are further latents, which a copy of the scheduler steps (a video's sound)."""
+    return frozenset(path for path, value in leaves(step.calls[0].arguments) for other in beside[:1]
+                     if isinstance(value, Tensor) and same(value, other.to(value.dtype)))
+
+
+def _times(process, steps: list[Step], others: set[Path]) -> dict[Path, TimeRule]:
     found = {}
     told = [dict(leaves(step.calls[0].arguments)) for step in steps]
     for path, value in told[0].items():
-        if path == latents or path in embedded or all(same(value, each.get(path)) for each in told[1:]):
+        if path in others or all(same(value, each.get(path)) for each in told[1:]):
             continue
         if not isinstance(value, Tensor | float | int):
             raise UserError(f"the argument {name_of(path)} changes from step to step")
@@ -259,7 +267,8 @@ def _time_rule(process, steps: list[Step], values: list[Tensor], path: Path) -> 
     told = flat[:, moving]
     if bool((told != told[:, :1]).any()):
         raise UserError(f"the argument {name_of(path)} depends on time in more than one way")
-    given, exact = told[:, 0], values[0].dtype in (torch.float32, torch.float64)
+    given = told[:, 0]
+    exact = values[0].dtype in (torch.float32, torch.float64) and bool((given != given.round()).any())
     constant = float(flat[0, ~moving][0]) if not moving.all() else 0.0
     fixed = None if moving.all() else ~moving.view(shape).to(values[0].device)
     if process.kind == "diffusion":

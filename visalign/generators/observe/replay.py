@@ -65,6 +65,9 @@ class Replay:
         others: dict[Path, Any] = {own.latents: list(given) if own.as_list else given}
         others |= {path: rule(t.to(device)) for path, rule in own.times.items()}
         others |= {path: factor * scale for path, factor in own.embedded.items() if scale is not None}
+        for path in own.companions:  # its own noise at the level of the latents', over the mean of all data
+            noise = conditioning[name_of(path)]
+            others[path] = (noise * t.to(noise).view(-1, *[1] * (noise.ndim - 1))).to(dtype)
         rows = {key: self._cast(key, value, dtype) for key, value in conditioning.items() if key != name}
         return own.layout.joined(rows, len(latents), others)
 

@@ -46,9 +46,11 @@ class Step:
 
 @dataclass
 class Record:
-    """What was seen: steps of the pipeline's own scheduler in order, and what the VAE was given to decode."""
+    """What was seen: steps of the pipeline's own scheduler in order, the samples that copies of the scheduler stepped,
+    and what the VAE was given to decode."""
 
     steps: list[Step] = field(default_factory=list)
+    beside: list[Tensor] = field(default_factory=list)
     decoded: list[tuple[Tensor, tuple, dict]] = field(default_factory=list)
 
 
@@ -97,7 +99,12 @@ def watching(pipeline, networks: dict[str, nn.Module], *, answer: Answer | None 
         for name, module in networks.items():
             stack.enter_context(_network_seen(name, module, pending, answer))
         seen = _recorded(pipeline.scheduler, record, pending, replace, stop_at)
-        stack.enter_context(scheduler_replaced(pipeline.scheduler, seen))
+
+        def beside(own: Callable, arguments: tuple, named: dict):
+            record.beside.append(kept(named["sample"] if "sample" in named else arguments[2]))
+            return own(*arguments, **named)
+
+        stack.enter_context(scheduler_replaced(pipeline.scheduler, seen, beside))
         if decode:
             stack.enter_context(_decoding_seen(pipeline.vae, record))
         stack.enter_context(torch.no_grad())
@@ -130,17 +137,20 @@ def _network_seen(name: str, module: nn.Module, pending: list[NetworkCall], answ
 
 
 @contextlib.contextmanager
-def scheduler_replaced(scheduler, seen: Callable[[Callable, tuple, dict], Any]) -> Iterator[None]:
+def scheduler_replaced(scheduler, seen: Callable[[Callable, tuple, dict], Any],
+                       beside: Callable[[Callable, tuple, dict], Any] | None = None) -> Iterator[None]:
     """Within it each step of this scheduler is `seen(its own step, arguments, named)`.
 
-    Its class is exchanged for a subclass, so that a pipeline may copy it; the copy's steps are its own.
+    Its class is exchanged for a subclass, so that a pipeline may copy it. beside: the same for steps of copies.
     """
     kind, watched = type(scheduler), id(scheduler)
 
     class Seen(kind):
         def step(self, *arguments, **named):
             own = super().step
-            return seen(own, arguments, named) if id(self) == watched else own(*arguments, **named)
+            if id(self) == watched:
+                return seen(own, arguments, named)
+            return own(*arguments, **named) if beside is None else beside(own, arguments, named)
 
     Seen.__name__, Seen.__qualname__, Seen.__module__ = kind.__name__, kind.__qualname__, kind.__module__
     scheduler.__class__ = Seen
