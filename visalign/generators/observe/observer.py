@@ -14,6 +14,7 @@ from visalign.generators.observe.calling import PipelineCall
 from visalign.generators.observe.conventions import Conventions, VaeMap
 from visalign.generators.observe.guidance import TOLERANCE, GuidanceRule, fit_guidance
 from visalign.generators.observe.latents import ONE, Reading, Selection, by_axis, probes, read_probes, selection
+from visalign.generators.observe.proof import prove
 from visalign.generators.observe.running import ShortCalls, only
 from visalign.generators.observe.times import TimeRule, fit_times
 from visalign.generators.observe.watching import Step, primary
@@ -50,7 +51,9 @@ class Observer(ShortCalls):
         guidance, place = (GuidanceRule("guidance_scale", embedded=True), 1) if embedded else self._guidance()
         seen = self._probed()
         layout = self._layout(seen[0].calls[0].arguments)
-        return _assembled(self, seen, layout, embedded, guidance, place)
+        found = _assembled(self, seen, layout, embedded, guidance, place)
+        prove(self, self.process, found)
+        return found
 
     def _real_step(self) -> Step:
         """A step with the network's own answer, of which the kind of output is learnt."""
@@ -144,17 +147,6 @@ class Observer(ShortCalls):
         if self.call.takes_sources:
             return assumed_layout(one)
         return layout_of(one, self.first_step([self.prompt] * 2).calls[0].arguments)
-
-    def decoded(self, values: Tensor) -> tuple[Tensor, tuple, dict]:
-        """What the VAE is given where the last step ends in these values."""
-        def replace(step: Step, number: int) -> Tensor:
-            return values.view(step.sample.shape).to(step.sample.device, torch.float32)
-
-        record = self.run([self.prompt], decode=True, replace=replace,
-                          answer=lambda call: self.answer(call, torch.zeros))
-        if not record.decoded:
-            raise UserError("its VAE was given nothing to decode")
-        return record.decoded[0]
 
 
 def identity(pipeline, call: PipelineCall) -> str:

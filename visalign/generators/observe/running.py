@@ -34,6 +34,17 @@ class ShortCalls:
         return only(self.run(prompts, options, steps=steps, stop_at=1,
                              answer=lambda call: self.answer(call, lambda shape: torch.randn(shape, generator=rng))))
 
+    def decoded(self, values: Tensor) -> tuple[Tensor, tuple, dict]:
+        """What the VAE is given where the last step ends in these values."""
+        def replace(step: Step, number: int) -> Tensor:
+            return values.view(step.sample.shape).to(step.sample.device, torch.float32)
+
+        record = self.run([self.prompt], decode=True, replace=replace,
+                          answer=lambda call: self.answer(call, torch.zeros))
+        if not record.decoded:
+            raise UserError("its VAE was given nothing to decode")
+        return record.decoded[0]
+
     def answer(self, call: NetworkCall, content: Callable[[tuple[int, ...]], Tensor]) -> Any:
         """An output for this call, of which every tensor is `content` of its shape."""
         return answered(self.template, max(1, call.rows() // self.template_rows), content)

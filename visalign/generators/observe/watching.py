@@ -34,13 +34,14 @@ class NetworkCall:
 
 @dataclass
 class Step:
-    """One step of the scheduler, and the network calls that led to it. sigma: None where the scheduler has none."""
+    """One step of the scheduler, and the network calls that led to it. sigma, next_sigma: None where it has none."""
 
     calls: list[NetworkCall]
     model_output: Tensor
     timestep: Tensor | float
     sample: Tensor
     sigma: float | None = None
+    next_sigma: float | None = None
     after: Tensor | None = None
 
 
@@ -168,8 +169,10 @@ def _recorded(scheduler, record: Record, pending: list[NetworkCall], replace: Re
         bound = signature.bind(scheduler, *arguments, **named).arguments
         model_output, timestep, sample = (bound[name] for name in ("model_output", "timestep", "sample"))
         index = _index(scheduler, timestep)
-        sigma = float(scheduler.sigmas[index]) if index is not None and hasattr(scheduler, "sigmas") else None
-        step = Step(pending[:], kept(model_output), kept(timestep), kept(sample), sigma)
+        sigmas = [None, None]
+        if index is not None and hasattr(scheduler, "sigmas"):
+            sigmas = [float(each) for each in scheduler.sigmas[index:index + 2]]
+        step = Step(pending[:], kept(model_output), kept(timestep), kept(sample), *sigmas)
         pending.clear()
         output = own(*arguments, **named)
         tupled = isinstance(output, tuple)
