@@ -1,5 +1,7 @@
 """What every generator family must do; a new one is found in FAMILIES and needs an entry in tests/families.py."""
 
+from typing import ClassVar, get_origin
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from tests.families import TINY, each_family, first_of, load_tiny
 from visalign.config import ModelSettings
 from visalign.generators import FAMILIES, Generator, locate_model
 from visalign.generators.sizes import Sized
+from visalign.generators.tunable import Tunable
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -17,7 +20,8 @@ def test_has_a_tiny_pipeline(family):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_says_all_of_itself(family):
-    asked = [name for base in (Generator, Sized) for name in base.__annotations__]
+    asked = [name for base in (Generator, Sized, Tunable) for name, kind in base.__annotations__.items()
+             if get_origin(kind) is ClassVar]
     missing = [name for name in asked if not hasattr(FAMILIES[family], name)]
     assert not missing, f"{family} does not set {', '.join(missing)}; see visalign/generators/base.py"
 
@@ -49,6 +53,6 @@ def test_sampling_is_the_pipeline_s_own(pipelines, name):
     [[mine]] = generator.sample(["a cat face"], [7], steps=3, guidance_scale=2.0)
     plain = DiffusionPipeline.from_pretrained(pipelines(name))
     plain.set_progress_bar_config(disable=True)
-    theirs = plain("a cat face", num_inference_steps=3, guidance_scale=2.0, height=mine.height, width=mine.width,
-                   generator=torch.Generator().manual_seed(7), **generator._sampling_options()).images[0]
+    theirs = plain("a cat face", num_inference_steps=3, guidance_scale=2.0, generator=torch.Generator().manual_seed(7),
+                   **generator.call.shaped()).images[0]
     assert np.abs(np.asarray(mine, dtype=int) - np.asarray(theirs, dtype=int)).max() <= 1

@@ -62,10 +62,10 @@ def test_a_run_without_noise_is_the_pipeline_s_own(pipelines, name):
     ours = Sampler(generator, RolloutSettings(steps=4, sampler="ode"), False).draw(
         starts, generator.encode_prompts(PROMPTS), guidance, frozenset(), torch.empty(3, 0, dtype=torch.int64))
     theirs = generator.pipeline(prompt=PROMPTS, num_inference_steps=4, guidance_scale=3.0, output_type="latent",
-                                height=generator.shape.height, width=generator.shape.width, return_dict=False,
-                                generator=[torch.Generator().manual_seed(seed) for seed in (1, 2, 3)],
-                                **generator._sampling_options())[0]
-    torch.testing.assert_close(torch.stack([s.latents for s in ours]), generator._unpack(theirs), atol=5e-5, rtol=1e-4)
+                                return_dict=False, **generator.call.shaped(),
+                                generator=[torch.Generator().manual_seed(seed) for seed in (1, 2, 3)])[0]
+    theirs = generator.conventions.from_rule(theirs)
+    torch.testing.assert_close(torch.stack([s.latents for s in ours]), theirs, atol=5e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name, sampler, level", [("wan", "flow_sde", 0.7), ("hunyuan", "dance_sde", 0.3),

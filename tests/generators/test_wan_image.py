@@ -29,7 +29,7 @@ def prompts(tmp_path):
 
 def test_a_run_without_noise_is_the_pipeline_s_own(generator, prompts):
     starts = [Start(i, prompt, prompt, i + 1, 0) for i, prompt in enumerate(prompts)]
-    guidance = Guidance(3.0, generator.encode_prompts([""] * 2))
+    guidance = Guidance(3.0, generator.encode_negatives(prompts))
     ours = Sampler(generator, RolloutSettings(steps=4, sampler="ode"), False).draw(
         starts, generator.encode_prompts(prompts), guidance, frozenset(), torch.empty(2, 0, dtype=torch.int64))
     theirs = [video for [video] in generator.sample(prompts, [1, 2], steps=4, guidance_scale=3.0)]

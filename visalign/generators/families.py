@@ -80,7 +80,8 @@ def _number(parameters: dict, name: str) -> Any:
 
 def _class_of(annotation: Any) -> str:
     """The network's class in an annotation, which may allow for others or None."""
-    kinds = [each for each in get_args(annotation) or (annotation,) if isinstance(each, type) and issubclass(each, nn.Module)]
+    kinds = [each for each in get_args(annotation) or (annotation,)
+             if isinstance(each, type) and issubclass(each, nn.Module)]
     return kinds[0].__name__ if kinds else ""
 
 

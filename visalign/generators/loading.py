@@ -16,7 +16,7 @@ from visalign.errors import UserError
 from visalign.generators.adapters import check_targets
 from visalign.generators.base import Generator
 from visalign.generators.completeness import check_part, check_words, tell_what_is_beside
-from visalign.generators.families import family_of
+from visalign.generators.families import FAMILIES, family_of
 from visalign.generators.lora_files import fit_lora
 from visalign.generators.made_for import Sampling, sampling_of, told_shape
 from visalign.generators.parts import left_out, parts_of, variant_of
@@ -112,7 +112,8 @@ def _family(index: dict, source: str) -> type[Generator]:
     try:
         return family_of(str(name))
     except UserError as error:
-        raise UserError(f"model {source}: its pipeline class {name} is not supported ({error})") from None
+        raise UserError(f"model {source}: its pipeline class {name} is not supported ({error}); supported and tested "
+                        f"are {', '.join(sorted(FAMILIES))}") from None
 
 
 def pick_device(device: str = "auto") -> torch.device:

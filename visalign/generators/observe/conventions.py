@@ -48,12 +48,15 @@ def _of_batch(value: Any, count: int) -> Any:
 class Conventions:
     """Latents are [B, *shape], in the order of what the VAE decodes, with the scheduler's values.
 
-    latents: path of the argument that they are; to_network: from latents to it. from_output: from the network's output
-    to latents, in the process's sign. to_rule: from latents to the scheduler's own order, in which guidance is combined;
-    from_rule: back. times: the arguments that depend on time. embedded: arguments that are a multiple
-    of the guidance scale. companions: further latents, which follow the noise level and are not trained. wanted_place: of the conditional prediction among the two of a step. off: options without
-    guidance. template: a recorded output of the network for template_rows samples. blank: the
-    negative prompt of those who give none.
+    latents: path of the argument that they are; to_network: from latents to it.
+    from_output: from the network's output to latents, in the process's sign.
+    to_rule: from latents to the scheduler's own order, in which guidance is combined; from_rule: back.
+    times: the arguments that depend on time.
+    embedded: arguments that are a multiple of the guidance scale.
+    companions: further latents (a video's sound), which follow the noise level and are not trained.
+    wanted_place: of the conditional prediction among the two of a step.
+    off: options without guidance. blank: the negative prompt of those who give none.
+    template: a recorded output of the network for template_rows samples.
     """
 
     shape: tuple[int, ...]

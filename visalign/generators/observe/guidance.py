@@ -6,7 +6,6 @@ In every rule the house's scale means u + scale (c - u), c and u in the sign of 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 TOLERANCE = 1e-4

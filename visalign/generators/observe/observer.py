@@ -13,7 +13,8 @@ from visalign.generators.observe.arguments import Layout, Path, assumed_layout, 
 from visalign.generators.observe.calling import PipelineCall
 from visalign.generators.observe.conventions import Conventions, VaeMap
 from visalign.generators.observe.guidance import TOLERANCE, GuidanceRule, fit_guidance
-from visalign.generators.observe.latents import ONE, Reading, Selection, by_axis, probes, read_probes, selection
+from visalign.generators.observe.latents import Reading, by_axis, probes, read_probes, selection
+from visalign.generators.observe.memory import remembered
 from visalign.generators.observe.proof import prove
 from visalign.generators.observe.running import ShortCalls, only
 from visalign.generators.observe.times import TimeRule, fit_times
@@ -31,7 +32,8 @@ def observed(pipeline, process, networks: dict[str, nn.Module], call: PipelineCa
     """The conventions of a pipeline at one shape. Raises UserError naming the one that is not understood."""
     key = identity(pipeline, call)
     if key not in _KNOWN:
-        _KNOWN[key] = Observer(pipeline, process, networks, call).observe()
+        with remembered(pipeline, networks):
+            _KNOWN[key] = Observer(pipeline, process, networks, call).observe()
     found = _KNOWN[key]
     call.guidance, call.blank = found.guidance, found.blank
     return found

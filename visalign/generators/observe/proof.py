@@ -71,7 +71,7 @@ def _check_step(process, own: Conventions, step, latents: Tensor, time: Tensor) 
     """That our deterministic step with the scheduler's own input is the scheduler's."""
     velocity, after = own.from_rule(step.model_output.float()), own.from_rule(step.after.float())
     expected = process.step(velocity, latents, time, torch.tensor([step.next_sigma], device=latents.device))
-    if difference(expected - latents, after - latents) > STEP + _most(step.sample):
+    if difference(expected - latents, after - latents) > STEP + max(_most(step.after), _most(step.model_output)):
         raise UserError("its scheduler's step is not that of a rectified flow from the noise level it names to the "
                         "next, so such a model cannot be trained here")
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from visalign.generators.observe.arguments import Path, name_of
 from visalign.generators.observe.conventions import Conventions

@@ -63,8 +63,8 @@ Replace = Callable[[Step, int], Tensor | None]
 
 def primary(output: Any) -> Tensor | list[Tensor]:
     """The prediction in a network's output: a tensor, or a list with a tensor for each sample."""
-    if isinstance(output, dict) or hasattr(output, "sample"):
-        return output["sample"] if "sample" in output else output.sample
+    if hasattr(output, "sample"):
+        return output.sample
     return output[0] if isinstance(output, tuple) else output
 
 

@@ -75,7 +75,8 @@ class PromptEmbeddings:
 
     def of(self, starts: list[Start]) -> tuple[Conditioning, Guidance | None]:
         negative = self._joined([self.negative_key(s.prompt) for s in starts])
-        return self._joined([s.prompt_key for s in starts]), Guidance(self.rollout.guidance_scale, negative, self.rollout.detach_negative)
+        guidance = Guidance(self.rollout.guidance_scale, negative, self.rollout.detach_negative)
+        return self._joined([s.prompt_key for s in starts]), guidance
 
     def _joined(self, keys: list[str]) -> Conditioning:
         return {name: each.to(self.device) for name, each in join([self._known[key] for key in keys]).items()}
