@@ -33,7 +33,7 @@ def test_export_reproduces_samples_without_visalign(recipe, pipelines, tmp_path,
     from diffusers import DiffusionPipeline
 
     config, generator = trained(recipe, name, tuning)
-    options = generator.call.shaped()
+    options = {name: value for name, value in generator.call.shaped().items() if name not in ("height", "width")}
     [[mine]] = generator.sample(["a cat face"], [5], steps=3, guidance_scale=2.0)
     written = export(generator, tmp_path / "export", config, {"reward change": "+0.1"})
     if tuning == "lora":

@@ -13,30 +13,29 @@ from torch import Tensor
 
 from visalign.errors import UserError
 
-Path = tuple[str | int, ...]
+ArgumentPath = tuple[str | int, ...]
 Row = dict[str, Tensor]
 """One sample's part of the arguments, by name."""
-LENGTH = "#length"
-"""Ends the name of the tensor [B] of lengths that goes with a padded one."""
 
 
-def name_of(path: Path) -> str:
+
+def path_name(path: ArgumentPath) -> str:
     return ".".join(map(str, path))
 
 
-def leaves(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+def argument_leaves(value: Any, path: ArgumentPath = ()) -> Iterator[tuple[ArgumentPath, Any]]:
     """Tensors, lists of samples and other values of nested arguments, with their paths."""
     if isinstance(value, dict):
         for key, each in value.items():
-            yield from leaves(each, (*path, key))
+            yield from argument_leaves(each, (*path, key))
     elif isinstance(value, tuple) and any(isinstance(each, Tensor) for each in value):
         for number, each in enumerate(value):
-            yield from leaves(each, (*path, number))
+            yield from argument_leaves(each, (*path, number))
     else:
         yield path, value
 
 
-def replaced(value: Any, others: dict[Path, Any], path: Path = ()) -> Any:
+def replaced(value: Any, others: dict[ArgumentPath, Any], path: ArgumentPath = ()) -> Any:
     """The nested arguments with other values at some paths."""
     if path in others:
         return others[path]
@@ -60,7 +59,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 @dataclass(frozen=True)
-class Place:
+class SamplePlace:
     """Where the samples are in one argument.
 
     axis: of a tensor; None for a list with an entry for each sample. each: entries of that axis for one sample.
@@ -92,19 +91,19 @@ class Layout:
     """
 
     shared: dict[str, Any]
-    places: dict[Path, Place] = field(default_factory=dict)
+    places: dict[ArgumentPath, SamplePlace] = field(default_factory=dict)
 
     def __post_init__(self):
-        self.known = dict(leaves(self.shared))
-        self.paths = {name_of(path): path for path in self.known}
+        self.known = dict(argument_leaves(self.shared))
+        self.paths = {path_name(path): path for path in self.known}
 
-    def rows(self, arguments: dict[str, Any], count: int, without: set[Path]) -> list[Row]:
+    def rows(self, arguments: dict[str, Any], count: int, without: set[ArgumentPath]) -> list[Row]:
         """The parts of each of `count` samples, by name; shared arguments that differ from `shared` are in each.
 
         Raises UserError for an argument that differs between prompts and is no tensor or number.
         """
         found: list[Row] = [{} for _ in range(count)]
-        for path, value in leaves(arguments):
+        for path, value in argument_leaves(arguments):
             if path in without or value is None:
                 continue
             place = self.places.get(path)
@@ -115,19 +114,19 @@ class Layout:
                 own = self.known.get(path)
                 if place is not None and isinstance(own, list) and all(same(part, own[0]) for part in parts):
                     continue
-                raise UserError(f"the argument {name_of(path)} differs from prompt to prompt and is neither a tensor "
+                raise UserError(f"the argument {path_name(path)} differs from prompt to prompt and is neither a tensor "
                                 "nor a number")
             for row, part in zip(found, parts, strict=True):
-                row[name_of(path)] = torch.as_tensor(part)
+                row[path_name(path)] = torch.as_tensor(part)
         return found
 
-    def joined(self, rows: Row, count: int, others: dict[Path, Any]) -> dict[str, Any]:
+    def joined(self, rows: Row, count: int, others: dict[ArgumentPath, Any]) -> dict[str, Any]:
         """Arguments of `count` rows, each tensor [B, ...]. others: arguments by path that are not in rows."""
-        values: dict[Path, Any] = {}
+        values: dict[ArgumentPath, Any] = {}
         for path, place in self.places.items():
             if path in others:
                 continue
-            own, name = self.known[path], name_of(path)
+            own, name = self.known[path], path_name(path)
             if name in rows:
                 values[path] = place.join(rows[name])
             else:
@@ -142,37 +141,37 @@ class Layout:
 
 def layout_of(one: dict[str, Any], two: dict[str, Any]) -> Layout:
     """From the arguments for a sample, and for that sample twice. Raises UserError naming what is not understood."""
-    places: dict[Path, Place] = {}
-    doubled = dict(leaves(two))
-    for path, value in leaves(one):
+    places: dict[ArgumentPath, SamplePlace] = {}
+    doubled = dict(argument_leaves(two))
+    for path, value in argument_leaves(one):
         if path not in doubled:
-            raise UserError(f"the argument {name_of(path)} disappears when there are two prompts")
+            raise UserError(f"the argument {path_name(path)} disappears when there are two prompts")
         place = _place(value, doubled[path], path)
         if place is not None:
             places[path] = place
     return Layout(one, places)
 
 
-def _place(one: Any, two: Any, path: Path) -> Place | None:
+def _place(one: Any, two: Any, path: ArgumentPath) -> SamplePlace | None:
     if isinstance(one, Tensor) and isinstance(two, Tensor):
         if one.shape == two.shape:
             return None
         axes = [axis for axis, (a, b) in enumerate(zip(one.shape, two.shape, strict=True)) if a != b] \
             if one.ndim == two.ndim else []
         if len(axes) != 1 or two.shape[axes[0]] != 2 * one.shape[axes[0]]:
-            raise UserError(f"the argument {name_of(path)} is {tuple(one.shape)} for a prompt and {tuple(two.shape)} "
+            raise UserError(f"the argument {path_name(path)} is {tuple(one.shape)} for a prompt and {tuple(two.shape)} "
                             "for two")
-        return Place(axes[0], one.shape[axes[0]])
+        return SamplePlace(axes[0], one.shape[axes[0]])
     if isinstance(one, list) and isinstance(two, list) and len(one) == 1 and len(two) == 2:
-        return Place(None)
+        return SamplePlace(None)
     if not same(one, two):
-        raise UserError(f"the argument {name_of(path)} is another for two prompts than for one")
+        raise UserError(f"the argument {path_name(path)} is another for two prompts than for one")
     return None
 
 
 def assumed_layout(one: dict[str, Any]) -> Layout:
     """For a pipeline that takes one prompt at a time: tensors and lists of one entry are the sample's."""
-    places = {path: Place(0 if isinstance(value, Tensor) else None) for path, value in leaves(one)
+    places = {path: SamplePlace(0 if isinstance(value, Tensor) else None) for path, value in argument_leaves(one)
               if (isinstance(value, Tensor) and value.ndim and value.shape[0] == 1) or
               (isinstance(value, list) and len(value) == 1)}
     return Layout(one, places)

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from visalign.generators.observe.arguments import Layout, Path
+from visalign.generators.observe.arguments import ArgumentPath, Layout
 from visalign.generators.observe.guidance import GuidanceRule
 from visalign.generators.observe.latents import Selection
 from visalign.generators.observe.times import TimeRule
@@ -60,17 +60,17 @@ class Conventions:
     """
 
     shape: tuple[int, ...]
-    latents: Path
+    latents: ArgumentPath
     to_network: Selection
     from_output: Selection
     to_rule: Selection
     from_rule: Selection
     layout: Layout
-    times: dict[Path, TimeRule]
+    times: dict[ArgumentPath, TimeRule]
     vae: VaeMap
     as_list: bool = False
-    embedded: dict[Path, float] = field(default_factory=dict)
-    companions: frozenset[Path] = frozenset()
+    embedded: dict[ArgumentPath, float] = field(default_factory=dict)
+    companions: frozenset[ArgumentPath] = frozenset()
     guidance: GuidanceRule | None = None
     wanted_place: int = 1
     off: dict[str, float] = field(default_factory=dict)

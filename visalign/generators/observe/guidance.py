@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-TOLERANCE = 1e-4
+GUIDANCE_TOLERANCE = 1e-4
 """Relative; single precision leaves 1e-7, sums in half precision 1e-3 times as much."""
 
 

@@ -9,18 +9,26 @@ import torch
 from torch import Tensor, nn
 
 from visalign.errors import UserError
-from visalign.generators.observe.arguments import Layout, Path, assumed_layout, layout_of, leaves, name_of, same
+from visalign.generators.observe.arguments import (
+    ArgumentPath,
+    Layout,
+    argument_leaves,
+    assumed_layout,
+    layout_of,
+    path_name,
+    same,
+)
 from visalign.generators.observe.calling import PipelineCall
 from visalign.generators.observe.conventions import Conventions, VaeMap
-from visalign.generators.observe.guidance import TOLERANCE, GuidanceRule, fit_guidance
+from visalign.generators.observe.guidance import GUIDANCE_TOLERANCE, GuidanceRule, fit_guidance
 from visalign.generators.observe.latents import Reading, by_axis, probes, read_probes, selection
 from visalign.generators.observe.memory import remembered
 from visalign.generators.observe.proof import prove
 from visalign.generators.observe.running import ShortCalls, only
 from visalign.generators.observe.times import TimeRule, fit_times
-from visalign.generators.observe.watching import Step, primary
+from visalign.generators.observe.watching import SchedulerStep, primary
 
-SCALES = (3.0, 5.0)
+OBSERVED_SCALES = (3.0, 5.0)
 """Of the pipeline, at which its guidance is observed."""
 
 
@@ -57,7 +65,7 @@ class Observer(ShortCalls):
         prove(self, self.process, found)
         return found
 
-    def _real_step(self) -> Step:
+    def _real_step(self) -> SchedulerStep:
         """A step with the network's own answer, of which the kind of output is learnt."""
         step = only(self.run([self.prompt], dict.fromkeys(self.call.guidance_names(), 1.0), stop_at=1))
         self.template, self.template_rows = step.calls[0].output, step.calls[0].rows()
@@ -72,29 +80,29 @@ class Observer(ShortCalls):
         raise UserError("its guidance cannot be switched off: a step is more than one pass of the network, whatever "
                         "the scale")
 
-    def _embedded(self) -> dict[Path, float]:
+    def _embedded(self) -> dict[ArgumentPath, float]:
         """Arguments that are a multiple of the guidance scale, with the factor."""
         if "guidance_scale" not in self.off:
             return {}
-        two = [dict(leaves(self.first_step([self.prompt], self.off | {"guidance_scale": scale}).calls[0].arguments))
-               for scale in SCALES]
+        steps = [self.first_step([self.prompt], self.off | {"guidance_scale": scale}) for scale in OBSERVED_SCALES]
+        two = [dict(argument_leaves(step.calls[0].arguments)) for step in steps]
         if two[0].keys() != two[1].keys():
             return {}
         found = {}
         for path in two[0]:
             if isinstance(two[0][path], Tensor) and two[0][path].numel() == 1 and not same(two[0][path], two[1][path]):
                 low, high = (float(values[path]) for values in two)
-                if not math.isclose(high / low, SCALES[1] / SCALES[0], rel_tol=1e-2):
-                    raise UserError(f"the argument {name_of(path)} depends on the guidance scale in a way that is not "
-                                    "understood")
-                found[path] = float(f"{high / SCALES[1]:.3g}")
+                if not math.isclose(high / low, OBSERVED_SCALES[1] / OBSERVED_SCALES[0], rel_tol=1e-2):
+                    raise UserError(f"the argument {path_name(path)} depends on the guidance scale in a way that is "
+                                    "not understood")
+                found[path] = float(f"{high / OBSERVED_SCALES[1]:.3g}")
         return found
 
     def _guidance(self) -> tuple[GuidanceRule | None, int]:
         """The rule, and the place of the conditional prediction among the two of a step; None without guidance."""
         for blank in dict.fromkeys((self.call.blank, "")):
             for name in self.call.guidance_names():
-                step = self.first_step([self.prompt], self.off | {name: SCALES[0]} | self.call.words(1, blank))
+                step = self.first_step([self.prompt], self.off | {name: OBSERVED_SCALES[0]} | self.call.words(1, blank))
                 if _rows(step) == 2:
                     self.call.blank = blank
                     return self._fitted(name, blank)
@@ -102,19 +110,19 @@ class Observer(ShortCalls):
 
     def _fitted(self, name: str, blank: str | None) -> tuple[GuidanceRule, int]:
         fits = []
-        for scale in SCALES:
+        for scale in OBSERVED_SCALES:
             step = self.first_step([self.prompt], self.off | {name: scale} | self.call.words(1, blank))
             outputs = [part for call in step.calls for part in _parts(call.output, call.rows())]
             outputs = [like_scheduler(each, step.model_output) for each in outputs]
             fits.append(min((fit_guidance((sign * outputs[0], sign * outputs[1]), step.model_output, scale)
                              for sign in (1, -1)), key=lambda fit: fit[-1]))
-        if any(fit[-1] > TOLERANCE for fit in fits) or len({fit[:-1] for fit in fits}) > 1:
+        if any(fit[-1] > GUIDANCE_TOLERANCE for fit in fits) or len({fit[:-1] for fit in fits}) > 1:
             raise UserError(f"its guidance combines two predictions in a way that is not understood ({fits[0][-1]:.1e} "
                             "is left over)")
         place, shift, rule, _ = fits[0]
         return GuidanceRule(name, shift, self.off[name], rule), place
 
-    def _probed(self) -> list[Step]:
+    def _probed(self) -> list[SchedulerStep]:
         """Steps in which the network answers with probes and the scheduler returns probes."""
         sample = self.first.sample
         count = max(sample.numel(), *(each.numel() for each in _parts(self.template, self.template_rows)))
@@ -126,9 +134,9 @@ class Observer(ShortCalls):
             at = content[min(len(record_steps), self.number - 1)]
             return self.answer(call, lambda shape: _filled(at, shape))
 
-        record_steps: list[Step] = []
+        record_steps: list[SchedulerStep] = []
 
-        def replace(step: Step, number: int) -> Tensor:
+        def replace(step: SchedulerStep, number: int) -> Tensor:
             record_steps.append(step)
             factors.append(self._factor(number + 1))
             return _filled(content[min(number, self.number - 1)], sample.shape).to(sample)
@@ -165,7 +173,7 @@ def identity(pipeline, call: PipelineCall) -> str:
     return digest.hexdigest()
 
 
-def _rows(step: Step) -> int:
+def _rows(step: SchedulerStep) -> int:
     return sum(call.rows() for call in step.calls)
 
 
@@ -189,7 +197,7 @@ def _filled(values: Tensor, shape: tuple[int, ...]) -> Tensor:
     return values[:count].view(shape) if count <= len(values) else values.new_zeros(shape)
 
 
-def _assembled(observer: Observer, steps: list[Step], layout: Layout, embedded: dict[Path, float],
+def _assembled(observer: Observer, steps: list[SchedulerStep], layout: Layout, embedded: dict[ArgumentPath, float],
                guidance: GuidanceRule | None, place: int) -> Conventions:
     number, size = observer.number, observer.first.sample.numel()
     outputs = read_probes([step.model_output for step in steps[:number]])
@@ -221,12 +229,13 @@ def _size(observer: Observer) -> int:
     return _parts(observer.template, observer.template_rows)[0].numel()
 
 
-def _latents_argument(steps: list[Step], factors: list[float], size: int) -> tuple[Path, Reading, tuple, bool]:
-    for path, value in leaves(steps[0].calls[0].arguments):
+def _latents_argument(steps: list[SchedulerStep], factors: list[float],
+                      size: int) -> tuple[ArgumentPath, Reading, tuple, bool]:
+    for path, value in argument_leaves(steps[0].calls[0].arguments):
         as_list = isinstance(value, list) and bool(value) and isinstance(value[0], Tensor)
         if not isinstance(value, Tensor) and not as_list:
             continue
-        seen = [dict(leaves(step.calls[0].arguments))[path] for step in steps]
+        seen = [dict(argument_leaves(step.calls[0].arguments))[path] for step in steps]
         tensors = [each[0] if as_list else each for each in seen]
         if tensors[0].numel() < size or any(each.shape != tensors[0].shape for each in tensors):
             continue
@@ -236,31 +245,31 @@ def _latents_argument(steps: list[Step], factors: list[float], size: int) -> tup
     raise UserError("none of its network's arguments is the noisy latents")
 
 
-def _companions(step: Step, beside: list[Tensor]) -> frozenset[Path]:
+def _companions(step: SchedulerStep, beside: list[Tensor]) -> frozenset[ArgumentPath]:
     """Arguments that are further latents, which a copy of the scheduler steps (a video's sound)."""
-    return frozenset(path for path, value in leaves(step.calls[0].arguments) for other in beside[:1]
+    return frozenset(path for path, value in argument_leaves(step.calls[0].arguments) for other in beside[:1]
                      if isinstance(value, Tensor) and same(value, other.to(value.dtype)))
 
 
-def _times(process, steps: list[Step], others: set[Path]) -> dict[Path, TimeRule]:
+def _times(process, steps: list[SchedulerStep], others: set[ArgumentPath]) -> dict[ArgumentPath, TimeRule]:
     found = {}
-    told = [dict(leaves(step.calls[0].arguments)) for step in steps]
+    told = [dict(argument_leaves(step.calls[0].arguments)) for step in steps]
     for path, value in told[0].items():
         if path in others or all(same(value, each.get(path)) for each in told[1:]):
             continue
         if not isinstance(value, Tensor | float | int):
-            raise UserError(f"the argument {name_of(path)} changes from step to step")
+            raise UserError(f"the argument {path_name(path)} changes from step to step")
         found[path] = _time_rule(process, steps, [torch.as_tensor(each[path]) for each in told], path)
     return found
 
 
-def _time_rule(process, steps: list[Step], values: list[Tensor], path: Path) -> TimeRule:
+def _time_rule(process, steps: list[SchedulerStep], values: list[Tensor], path: ArgumentPath) -> TimeRule:
     shape = tuple(values[0].shape[1:])
     flat = torch.stack([value.double().flatten() for value in values])  # [steps, elements]
     moving = (flat != flat[:1]).any(0)
     told = flat[:, moving]
     if bool((told != told[:, :1]).any()):
-        raise UserError(f"the argument {name_of(path)} depends on time in more than one way")
+        raise UserError(f"the argument {path_name(path)} depends on time in more than one way")
     given = told[:, 0]
     exact = values[0].dtype in (torch.float32, torch.float64) and bool((given != given.round()).any())
     constant = float(flat[0, ~moving][0]) if not moving.all() else 0.0
@@ -268,12 +277,12 @@ def _time_rule(process, steps: list[Step], values: list[Tensor], path: Path) -> 
     if process.kind == "diffusion":
         if any(abs(float(value) - float(step.timestep)) > 1e-3 * max(1.0, abs(float(value)))
                for value, step in zip(given, steps, strict=True)):
-            raise UserError(f"the argument {name_of(path)} is not the scheduler's time")
+            raise UserError(f"the argument {path_name(path)} is not the scheduler's time")
         return TimeRule(0.0, 1.0, None, shape, fixed, constant)
     times = torch.tensor([step.sigma for step in steps])
     fit = fit_times(times, given, exact)
     if fit is None:
-        raise UserError(f"the argument {name_of(path)} depends on time in a way that is not understood")
+        raise UserError(f"the argument {path_name(path)} depends on time in a way that is not understood")
     return TimeRule(*fit, shape, fixed, constant)
 
 

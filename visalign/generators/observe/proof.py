@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from visalign.errors import UserError
-from visalign.generators.observe.arguments import leaves, name_of
+from visalign.generators.observe.arguments import argument_leaves, path_name
 from visalign.generators.observe.conventions import Conventions
 from visalign.generators.observe.replay import Replay
 from visalign.generators.observe.running import ShortCalls
@@ -34,7 +34,7 @@ def prove(calls: ShortCalls, process, conventions: Conventions) -> None:
 
 def _as_network_sees(own: Conventions, step, latents: Tensor) -> Tensor:
     """Latents at the scale that a scheduler of diffusions gives them for the network."""
-    given = dict(leaves(step.calls[0].arguments))[own.latents]
+    given = dict(argument_leaves(step.calls[0].arguments))[own.latents]
     theirs = (given[0][None] if own.as_list else given).double()
     mine = own.to_network(latents, theirs.float()).double()
     return latents * float((mine * theirs).sum() / mine.square().sum())
@@ -52,9 +52,9 @@ def _most(value: Tensor) -> float:
 def _check_arguments(replay: Replay, step, row: dict[str, Tensor], latents: Tensor, time: Tensor) -> None:
     own, call = replay.conventions, step.calls[0]
     conditioning = {name: value[None] for name, value in row.items()}
-    recorded = dict(leaves(call.arguments))
+    recorded = dict(argument_leaves(call.arguments))
     scales = torch.full((1,), 1.0, device=latents.device)
-    for path, value in leaves(replay.arguments(latents, time, conditioning, scales, step.sample.dtype)):
+    for path, value in argument_leaves(replay.arguments(latents, time, conditioning, scales, step.sample.dtype)):
         if path in own.embedded or path in own.companions:
             continue
         pairs = list(zip(value, recorded[path], strict=True)) if isinstance(value, list) else [(value, recorded[path])]
@@ -63,8 +63,8 @@ def _check_arguments(replay: Replay, step, row: dict[str, Tensor], latents: Tens
                 theirs = theirs.expand(mine.shape) if theirs.numel() == 1 else theirs
                 if mine.shape != theirs.shape or difference(mine, theirs) > max(_most(theirs), _most(step.sample)) \
                         + (STEP if path in own.times else 0):
-                    raise UserError(f"the argument {name_of(path)} of its network could not be reproduced, so what it "
-                                    "means here is not understood")
+                    raise UserError(f"the argument {path_name(path)} of its network could not be reproduced, so what "
+                                    "it means here is not understood")
 
 
 def _check_step(process, own: Conventions, step, latents: Tensor, time: Tensor) -> None:

@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from visalign.generators.observe.arguments import Path, name_of
+from visalign.generators.observe.arguments import ArgumentPath, path_name
 from visalign.generators.observe.conventions import Conventions
 from visalign.generators.observe.guidance import combine
-from visalign.generators.observe.rows import alike, is_ragged, stack, unstack
-from visalign.generators.observe.watching import NetworkCall, Step, primary
+from visalign.generators.observe.rows import equally_long, is_ragged, stack, unstack
+from visalign.generators.observe.watching import NetworkCall, SchedulerStep, primary
 
 Call = Callable[[dict[str, Any]], Any]
 """A network, given its arguments by name."""
@@ -21,9 +21,9 @@ class Replay:
 
     def __init__(self, conventions: Conventions):
         self.conventions = conventions
-        self.computed: set[Path] = {conventions.latents, *conventions.times, *conventions.embedded}
+        self.computed: set[ArgumentPath] = {conventions.latents, *conventions.times, *conventions.embedded}
 
-    def rows(self, step: Step, wanted: bool) -> list[dict[str, Tensor]]:
+    def rows(self, step: SchedulerStep, wanted: bool) -> list[dict[str, Tensor]]:
         """The conditioning of each sample in a recorded first step. wanted: else the negative of a guided one."""
         rows = [row for call in step.calls for row in self.rows_of(call)]
         if self.conventions.guidance is None or len(rows) == 1:
@@ -38,8 +38,8 @@ class Replay:
         rows = own.layout.rows(call.arguments, count, self.computed if fixed is None else self.computed - {own.latents})
         if fixed is not None:
             for row in rows:
-                given = row[name_of(own.latents)]
-                row[name_of(own.latents)] = torch.where(fixed.view(given.shape), given, 0)
+                given = row[path_name(own.latents)]
+                row[path_name(own.latents)] = torch.where(fixed.view(given.shape), given, 0)
         return rows
 
     def predictions(self, network: Call, latents: Tensor, t: Tensor, conditioning: dict[str, Tensor],
@@ -48,7 +48,7 @@ class Replay:
         if not is_ragged(conditioning):
             return self._output(network(self.arguments(latents, t, conditioning, scale, dtype)))
         rows, parts, order = unstack(conditioning), [], []
-        for places in alike(conditioning):
+        for places in equally_long(conditioning):
             batch = stack([rows[place] for place in places.tolist()])
             where = places.to(latents.device)
             own = None if scale is None else scale[where]
@@ -60,13 +60,13 @@ class Replay:
                   dtype: torch.dtype) -> dict[str, Any]:
         """scale: [B] of guidance, for networks that take it as an input. dtype: of the network."""
         own, device = self.conventions, latents.device
-        name = name_of(own.latents)
+        name = path_name(own.latents)
         given = own.to_network(latents.to(dtype), conditioning.get(name))
-        others: dict[Path, Any] = {own.latents: list(given) if own.as_list else given}
+        others: dict[ArgumentPath, Any] = {own.latents: list(given) if own.as_list else given}
         others |= {path: rule(t.to(device)) for path, rule in own.times.items()}
         others |= {path: factor * scale for path, factor in own.embedded.items() if scale is not None}
         for path in own.companions:  # its own noise at the level of the latents', over the mean of all data
-            noise = conditioning[name_of(path)]
+            noise = conditioning[path_name(path)]
             others[path] = (noise * t.to(noise).view(-1, *[1] * (noise.ndim - 1))).to(dtype)
         rows = {key: self._cast(key, value, dtype) for key, value in conditioning.items() if key != name}
         return own.layout.joined(rows, len(latents), others)

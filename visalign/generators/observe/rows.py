@@ -11,7 +11,7 @@ from torch import Tensor
 
 from visalign.errors import UserError
 
-MARK = "#"
+LENGTH_MARK = "#"
 
 
 def stack(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -43,18 +43,18 @@ def _padded(name: str, tensors: list[Tensor]) -> dict[str, Tensor]:
     for row, tensor in zip(padded, tensors, strict=True):
         row.narrow(axes[0], 0, tensor.shape[axes[0]]).copy_(tensor)
     lengths = torch.tensor([tensor.shape[axes[0]] for tensor in tensors], device=padded.device)
-    return {name: padded, f"{name}{MARK}{axes[0]}": lengths}
+    return {name: padded, f"{name}{LENGTH_MARK}{axes[0]}": lengths}
 
 
 def unstack(batch: dict[str, Tensor]) -> list[dict[str, Tensor]]:
     """The samples of a batch without padding."""
-    lengths = {name.split(MARK)[0]: (int(name.split(MARK)[1]), values.tolist())
-               for name, values in batch.items() if MARK in name}
+    lengths = {name.split(LENGTH_MARK)[0]: (int(name.split(LENGTH_MARK)[1]), values.tolist())
+               for name, values in batch.items() if LENGTH_MARK in name}
     rows = []
     for number in range(len(next(iter(batch.values())))):
         row = {}
         for name, values in batch.items():
-            if MARK in name:
+            if LENGTH_MARK in name:
                 continue
             axis, own = lengths.get(name, (0, None))
             row[name] = values[number] if own is None else values[number].narrow(axis, 0, own[number])
@@ -65,19 +65,18 @@ def unstack(batch: dict[str, Tensor]) -> list[dict[str, Tensor]]:
 def join(batches: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Several batches as one."""
     first = batches[0]
-    alike = all(batch.keys() == first.keys() and all(batch[name].shape[1:] == first[name].shape[1:] for name in first)
-                for batch in batches)
-    if alike:
+    if all(batch.keys() == first.keys() and all(batch[name].shape[1:] == first[name].shape[1:] for name in first)
+           for batch in batches):
         return {name: torch.cat([batch[name] for batch in batches]) for name in first}
     return stack([row for batch in batches for row in unstack(batch)])
 
 
 def is_ragged(batch: dict[str, Tensor]) -> bool:
-    return any(MARK in name for name in batch)
+    return any(LENGTH_MARK in name for name in batch)
 
 
-def alike(batch: dict[str, Tensor]) -> list[Tensor]:
+def equally_long(batch: dict[str, Tensor]) -> list[Tensor]:
     """Numbers of the samples that have equal lengths in everything, group by group."""
-    lengths = torch.stack([values for name, values in sorted(batch.items()) if MARK in name], 1).cpu()
+    lengths = torch.stack([values for name, values in sorted(batch.items()) if LENGTH_MARK in name], 1).cpu()
     _, group = lengths.unique(dim=0, return_inverse=True)
     return [(group == number).nonzero().flatten() for number in range(int(group.max()) + 1)]

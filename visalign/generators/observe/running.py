@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from visalign.errors import UserError
 from visalign.generators.observe.calling import EXAMPLE, PipelineCall
-from visalign.generators.observe.watching import NetworkCall, Record, Step, answered, watching
+from visalign.generators.observe.watching import NetworkCall, Record, SchedulerStep, answered, watching
 
 
 class ShortCalls:
@@ -28,7 +28,7 @@ class ShortCalls:
             self.pipeline(**arguments)
         return record
 
-    def first_step(self, prompts: list[str], options: dict | None = None, steps: int = 2) -> Step:
+    def first_step(self, prompts: list[str], options: dict | None = None, steps: int = 2) -> SchedulerStep:
         """The first step of a call without a network pass; its answers are random, seeded."""
         rng = torch.Generator().manual_seed(7)
         return only(self.run(prompts, options, steps=steps, stop_at=1,
@@ -36,7 +36,7 @@ class ShortCalls:
 
     def decoded(self, values: Tensor) -> tuple[Tensor, tuple, dict]:
         """What the VAE is given where the last step ends in these values."""
-        def replace(step: Step, number: int) -> Tensor:
+        def replace(step: SchedulerStep, number: int) -> Tensor:
             return values.view(step.sample.shape).to(step.sample.device, torch.float32)
 
         record = self.run([self.prompt], decode=True, replace=replace,
@@ -50,7 +50,7 @@ class ShortCalls:
         return answered(self.template, max(1, call.rows() // self.template_rows), content)
 
 
-def only(record: Record) -> Step:
+def only(record: Record) -> SchedulerStep:
     """Its first step."""
     if not record.steps:
         raise UserError("its scheduler took no step")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from visalign.generators.observe.watching import Stop, scheduler_replaced
+from visalign.generators.observe.watching import EnoughSeen, scheduler_replaced
 
 OnStep = Callable[[int, int], None]
 """Called with (steps done, steps) after each sampling step of a batch."""
@@ -32,10 +32,10 @@ def final_latents(pipeline, on_step: OnStep | None) -> Iterator[Last]:
             on_step(done, len(scheduler.timesteps))
         if done == len(scheduler.timesteps):
             last.latents = output[0] if isinstance(output, tuple) else output.prev_sample
-            raise Stop
+            raise EnoughSeen
         return output
 
-    with scheduler_replaced(scheduler, seen), contextlib.suppress(Stop):
+    with scheduler_replaced(scheduler, seen), contextlib.suppress(EnoughSeen):
         yield last
     if last.latents is None:
         raise RuntimeError(f"the pipeline took {done} of {len(scheduler.timesteps)} steps of its scheduler")

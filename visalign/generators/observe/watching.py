@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 
-class Stop(Exception):
+class EnoughSeen(Exception):
     """What was to be seen has been seen."""
 
 
@@ -33,7 +33,7 @@ class NetworkCall:
 
 
 @dataclass
-class Step:
+class SchedulerStep:
     """One step of the scheduler, and the network calls that led to it. sigma, next_sigma: None where it has none."""
 
     calls: list[NetworkCall]
@@ -50,14 +50,14 @@ class Record:
     """What was seen: steps of the pipeline's own scheduler in order, the samples that copies of the scheduler stepped,
     and what the VAE was given to decode."""
 
-    steps: list[Step] = field(default_factory=list)
+    steps: list[SchedulerStep] = field(default_factory=list)
     beside: list[Tensor] = field(default_factory=list)
     decoded: list[tuple[Tensor, tuple, dict]] = field(default_factory=list)
 
 
-Answer = Callable[[NetworkCall], Any]
+NetworkAnswer = Callable[[NetworkCall], Any]
 """A network's output for a call, in place of the network's own."""
-Replace = Callable[[Step, int], Tensor | None]
+Replace = Callable[[SchedulerStep, int], Tensor | None]
 """Called after each step with its number; latents to go on with, None for the scheduler's own."""
 
 
@@ -88,9 +88,9 @@ def kept(tree: Any) -> Any:
 
 
 @contextlib.contextmanager
-def watching(pipeline, networks: dict[str, nn.Module], *, answer: Answer | None = None,
+def watching(pipeline, networks: dict[str, nn.Module], *, answer: NetworkAnswer | None = None,
              replace: Replace | None = None, stop_at: int | None = None, decode: bool = False) -> Iterator[Record]:
-    """Within it the pipeline is seen; `Stop` raised inside ends it quietly.
+    """Within it the pipeline is seen; `EnoughSeen` raised inside ends it quietly.
 
     stop_at: number of steps after which the call is stopped. decode: stop at the VAE rather than run it.
     """
@@ -109,12 +109,13 @@ def watching(pipeline, networks: dict[str, nn.Module], *, answer: Answer | None 
         if decode:
             stack.enter_context(_decoding_seen(pipeline.vae, record))
         stack.enter_context(torch.no_grad())
-        stack.enter_context(contextlib.suppress(Stop))
+        stack.enter_context(contextlib.suppress(EnoughSeen))
         yield record
 
 
 @contextlib.contextmanager
-def _network_seen(name: str, module: nn.Module, pending: list[NetworkCall], answer: Answer | None) -> Iterator[None]:
+def _network_seen(name: str, module: nn.Module, pending: list[NetworkCall],
+                  answer: NetworkAnswer | None) -> Iterator[None]:
     original, own = module.forward, module.__dict__.get("forward")
     signature = inspect.signature(type(module).forward)
 
@@ -172,7 +173,7 @@ def _recorded(scheduler, record: Record, pending: list[NetworkCall], replace: Re
         sigmas = [None, None]
         if index is not None and hasattr(scheduler, "sigmas"):
             sigmas = [float(each) for each in scheduler.sigmas[index:index + 2]]
-        step = Step(pending[:], kept(model_output), kept(timestep), kept(sample), *sigmas)
+        step = SchedulerStep(pending[:], kept(model_output), kept(timestep), kept(sample), *sigmas)
         pending.clear()
         output = own(*arguments, **named)
         tupled = isinstance(output, tuple)
@@ -180,7 +181,7 @@ def _recorded(scheduler, record: Record, pending: list[NetworkCall], replace: Re
         record.steps.append(step)
         other = replace(step, len(record.steps) - 1) if replace else None
         if stop_at is not None and len(record.steps) >= stop_at:
-            raise Stop
+            raise EnoughSeen
         if other is None:
             return output
         if tupled:
@@ -205,7 +206,7 @@ def _decoding_seen(vae: nn.Module, record: Record) -> Iterator[None]:
 
     def decode(latents: Tensor, *arguments, **named):
         record.decoded.append((kept(latents), arguments, named))
-        raise Stop
+        raise EnoughSeen
 
     vae.decode = decode
     try:
