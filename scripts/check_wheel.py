@@ -19,8 +19,10 @@ ROOT = Path(__file__).resolve().parents[1]
 HELD = {
     "py.typed": ("visalign/py.typed", "visalign_demo/py.typed"),
     "embedded models": ("visalign/assets/tiny-sd3/", "visalign/assets/tiny-sdxl/", "visalign/assets/tiny-wan/",
-                        "visalign/assets/tiny-clip/", "visalign/assets/tiny-reward/", "visalign/assets/tiny-group/"),
-    "emoji and their licences": ("visalign/assets/emoji/emoji.parquet", "visalign/assets/emoji/LICENSES.md"),
+                        "visalign/assets/tiny-edit/", "visalign/assets/tiny-clip/", "visalign/assets/tiny-reward/",
+                        "visalign/assets/tiny-group/"),
+    "emoji and their licences": ("visalign/assets/emoji/emoji.parquet", "visalign/assets/emoji/edits.parquet",
+                                 "visalign/assets/emoji/LICENSES.md"),
     "templates": ("visalign/reports/templates/", "visalign_demo/templates/"),
     "the demo's styles and scripts": ("visalign_demo/static/",),
     "recipes": ("quickstart.yaml", "sdxl_dpo.yaml", "online/flow_grpo.yaml", "reward_model/tiny_reward.yaml"),

@@ -146,7 +146,9 @@ def pretrain(modules: torch.nn.ModuleDict, loss_of, data, args) -> torch.nn.Modu
     `data` has `latents` [N, ...] and `caption(index, rng)`; one caption in ten is dropped for guidance.
     """
     rng = random.Random(args.seed)
-    if args.start_from:
+    if args.start_from and args.start_from.suffix == ".pt":
+        modules.load_state_dict(torch.load(args.start_from, weights_only=True))
+    elif args.start_from:
         for name, module in modules.items():
             file = next((args.start_from / name).glob("*.safetensors"))
             module.load_state_dict({k: v.float() for k, v in load_file(file).items()}, strict=False)
@@ -200,7 +202,8 @@ def arguments(description: str, **defaults):
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, help="the pipeline folder to write")
     parser.add_argument("--vae", type=Path, required=True, help="folder from train_vae.py")
-    parser.add_argument("--start-from", type=Path, help="a pipeline folder whose weights are trained further")
+    parser.add_argument("--start-from", type=Path, help="a pipeline folder, or the .partial.pt of an earlier run; its "
+                                                        "weights are trained further")
     for name, value in {"minutes": 60.0, "threads": 1, "batch": 32, "lr": 1e-3, "ema": 0.9993, "seed": 0,
                         **defaults}.items():
         parser.add_argument(f"--{name}", type=type(value), default=value)

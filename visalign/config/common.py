@@ -67,7 +67,7 @@ class ModelSettings(Settings):
     """Which checkpoint, and how it is held in memory.
 
     source: hub id, local diffusers folder, single `.safetensors` file, or an embedded model (tiny-sd3, tiny-sdxl,
-        tiny-wan).
+        tiny-wan, tiny-edit).
     base: the diffusers folder or hub id that gives a single file its configuration and missing parts.
     precision: arithmetic of the denoiser; `auto` is bf16 where the hardware has it, else fp32.
     attention: `native` lets torch choose; `math` is its plain kernel, `flash` its fused one; xformers is optional.

@@ -29,7 +29,7 @@ from visalign.storage.text_files import read_text
 from visalign.storage.weights import check_finite, check_present, read_tensors
 
 MODEL_ASSETS = Path(__file__).resolve().parents[1] / "assets"
-EMBEDDED_MODELS = {name: MODEL_ASSETS / name for name in ("tiny-sd3", "tiny-sdxl", "tiny-wan")}
+EMBEDDED_MODELS = {name: MODEL_ASSETS / name for name in ("tiny-sd3", "tiny-sdxl", "tiny-wan", "tiny-edit")}
 
 
 @dataclass(frozen=True)
