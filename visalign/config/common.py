@@ -75,6 +75,8 @@ class ModelSettings(Settings):
     frames, fps: of videos (None: the model's own).
     prompt_tokens: length of the prompt for families that pad it (None: as the pipeline's call has it, 256 for FLUX.1,
         Wan and LTX).
+    guidance: `none` goes on without guidance where a pipeline combines its predictions in a way that is not understood.
+    edit: whether prompts have source images, for pipelines that make images with and without one (FLUX.2).
     call: further arguments of the pipeline's call, given whenever it is called, by name.
     """
 
@@ -91,6 +93,8 @@ class ModelSettings(Settings):
     frames: Frames | None = None
     fps: FrameRate | None = None
     prompt_tokens: PromptTokens | None = None
+    guidance: Literal["observed", "none"] = "observed"
+    edit: bool = False
     call: dict[str, Any] = {}
 
 

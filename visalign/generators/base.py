@@ -68,7 +68,7 @@ class Generator(Tunable, Sized):
 
     def __init__(self, pipeline, *, device: torch.device, compute_dtype: torch.dtype = torch.float32,
                  attention: str = "native", shape: Shape | None = None, prompt_tokens: int | None = None,
-                 call: Mapping[str, Any] | None = None):
+                 call: Mapping[str, Any] | None = None, guided: bool = True):
         self.pipeline = pipeline
         self.device = device
         self.compute_dtype = compute_dtype
@@ -81,7 +81,8 @@ class Generator(Tunable, Sized):
         self.passes: Counter[str] = Counter()
         self.process: Diffusion | Flow = self.process_of(pipeline.scheduler)
         self.call = PipelineCall(pipeline, self.shape, self.prompt_tokens, self.sources is not None,
-                                 dict(self.call_options) | dict(call or {}), self.blank_prompt)
+                                 dict(self.call_options) | dict(call or {}), self.blank_prompt, guided,
+                                 type(self).at_size)
         pipeline.set_progress_bar_config(disable=True)
         for module in self.frozen_modules():
             module.requires_grad_(False)
@@ -95,8 +96,16 @@ class Generator(Tunable, Sized):
         """Learn the pipeline's conventions. Raises UserError naming one that is not understood."""
         with self.arithmetic():
             self.conventions = observed(self.pipeline, self.process, self.networks(), self.call)
+        self._check_observed_shape()
         self.replay = Replay(self.conventions)
         self.encoder = Encoder(self.pipeline, self.networks(), self.call, self.replay)
+
+    def _check_observed_shape(self) -> None:
+        """Raise UserError where the pipeline works at another size than it was asked for."""
+        rows, columns = (side * self.vae_factor for side in self.conventions.shape[-2:])
+        if (rows, columns) != self.shape.size:
+            raise UserError(f"model.resolution: {self.pipeline_class} was asked for {self.shape.size[0]}x"
+                            f"{self.shape.size[1]} and works at {rows}x{columns}; ask for that, or for another")
 
     def find_denoiser(self, pipeline) -> nn.Module:
         """The module that is trained."""
@@ -106,6 +115,11 @@ class Generator(Tunable, Sized):
     def process_of(cls, scheduler) -> Diffusion | Flow:
         """The process a checkpoint with this scheduler was trained with; UserError for one that is not supported."""
         return trained_process(cls.process_kind, scheduler)
+
+    @staticmethod
+    def at_size(pipeline, shape: Shape) -> contextlib.AbstractContextManager:
+        """Within it the pipeline works at a shape that its call does not take as arguments."""
+        return contextlib.nullcontext()
 
     @classmethod
     def check_pipeline(cls, settings: dict) -> None:
@@ -265,5 +279,5 @@ class Generator(Tunable, Sized):
             options = self.call.options(prompts[start:start + batch_size], seeds=seeds[start:start + batch_size],
                                         steps=steps, scale=guidance_scale, negative=negative_prompt)
             with self.arithmetic(), final_latents(self.pipeline, on_step) as last:
-                self.pipeline(**options)
+                self.call(**options)
             yield self.decode(self.conventions.from_rule(last.latents.float()))

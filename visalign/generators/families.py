@@ -20,6 +20,7 @@ from visalign.generators.sd3 import SD3Generator
 from visalign.generators.unet import SDGenerator, SDXLGenerator
 from visalign.generators.video import VideoGenerator
 from visalign.generators.wan import WanGenerator, WanImageGenerator
+from visalign.media.source_images import SourceCount
 
 _WRITTEN: dict[str, type[Generator]] = {family.pipeline_class: family for family in (
     SD3Generator, FluxGenerator, FluxKontextGenerator, SDXLGenerator, SDGenerator, WanGenerator, WanImageGenerator,
@@ -70,7 +71,11 @@ def made(name: str, hints: dict[str, Any]) -> type[Generator]:
              "unneeded": {part: None for part in kind._optional_components
                           if part in ("safety_checker", "image_encoder", "feature_extractor")}}
     return type(name.removesuffix("Pipeline") + "Generator", (VideoGenerator if is_video else Generator,),
-                about | hints | {"__module__": __name__})
+                about | _as_methods(hints) | {"__module__": __name__})
+
+
+def _as_methods(hints: dict[str, Any]) -> dict[str, Any]:
+    return {name: staticmethod(value) if inspect.isfunction(value) else value for name, value in hints.items()}
 
 
 def _number(parameters: dict, name: str) -> Any:
@@ -87,6 +92,18 @@ def _class_of(annotation: Any) -> str:
 
 def _process_kind(annotation: Any) -> str:
     return "flow" if re.search("FlowMatch|UniPCMultistep", str(annotation)) else "diffusion"
+
+
+def editing(family: type[Generator]) -> type[Generator]:
+    """The same family where each prompt has a source image. Raises UserError where its call takes none."""
+    import diffusers
+
+    if family.sources is not None:
+        return family
+    call = inspect.signature(getattr(diffusers, family.pipeline_class).__call__).parameters
+    if "image" not in call:
+        raise UserError(f"model.edit: {family.pipeline_class} takes no source image")
+    return type(family.__name__, (family,), {"sources": SourceCount("an edit"), "__module__": __name__})
 
 
 FAMILIES: dict[str, type[Generator]] = _WRITTEN | {name: made(name, hints) for name, hints in HINTS.items()}

@@ -3,10 +3,47 @@
 An entry without hints is a family that is proved as it is: tests run on a small pipeline of it.
 """
 
+import contextlib
+import math
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from visalign.generators.shape import Shape
 from visalign.media.source_images import SourceCount
+
+AtSize = Callable[[Any, Shape], contextlib.AbstractContextManager]
+
+
+def _attribute(name: str, value: Callable[[Any, Any, Shape], Any], of_module: bool = False) -> AtSize:
+    """Sets something that a pipeline, or the module of its class, fixes for one size.
+
+    value: of (pipeline, value before, shape).
+    """
+    @contextlib.contextmanager
+    def at_size(pipeline, shape: Shape) -> Iterator[None]:
+        owner = sys.modules[type(pipeline).__module__] if of_module else pipeline
+        before = getattr(owner, name)
+        setattr(owner, name, value(pipeline, before, shape))
+        try:
+            yield
+        finally:
+            setattr(owner, name, before)
+
+    return at_size
+
+
+def _area(shape: Shape) -> int:
+    height, width = shape.size
+    return max(height * width, 64 * 64)  # the least that its sides of 32 pixels can have
+
+
+# Editors scale a source image to a megapixel, whatever size is asked for, and a small recipe would pay for it.
+_SOURCE_AT_SIZE = _attribute("calculate_dimensions", lambda pipeline, before, shape: lambda area, ratio: before(
+    _area(shape), ratio), of_module=True)
+_PLUS_SOURCE_AT_SIZE = _attribute("VAE_IMAGE_SIZE", lambda pipeline, before, shape: _area(shape), of_module=True)
+_AREA_IN_LATENTS = _attribute("default_sample_size", lambda pipeline, before, shape: (
+    math.sqrt(math.prod(shape.size)) + 1e-3) / pipeline.vae_scale_factor)
 
 HINTS: dict[str, dict[str, Any]] = {
     "ZImagePipeline": {
@@ -15,8 +52,9 @@ HINTS: dict[str, dict[str, Any]] = {
     "QwenImagePipeline": {
         "blank_prompt": " ",  # it is guided only where a negative prompt is given, and was trained with this one
     },
-    "QwenImageEditPipeline": {"blank_prompt": " ", "sources": SourceCount("an edit")},
-    "QwenImageEditPlusPipeline": {"blank_prompt": " ", "sources": SourceCount("an edit", most=3)},
+    "QwenImageEditPipeline": {"blank_prompt": " ", "sources": SourceCount("an edit"), "at_size": _SOURCE_AT_SIZE},
+    "QwenImageEditPlusPipeline": {"blank_prompt": " ", "sources": SourceCount("an edit"),
+                                  "at_size": _PLUS_SOURCE_AT_SIZE},
     "Flux2KleinPipeline": {},
     "Flux2Pipeline": {},
     "Krea2Pipeline": {
@@ -33,8 +71,10 @@ HINTS: dict[str, dict[str, Any]] = {
     "Lumina2Pipeline": {},
     "AuraFlowPipeline": {},
     "CogView4Pipeline": {},
-    "Kandinsky5T2IPipeline": {},
-    "HiDreamImagePipeline": {},
+    "Kandinsky5T2IPipeline": {  # it takes the nearest of its seven sizes
+        "at_size": _attribute("resolutions", lambda pipeline, before, shape: [shape.size[::-1]]),
+    },
+    "HiDreamImagePipeline": {"at_size": _AREA_IN_LATENTS},  # it scales every size to one area
     "PixArtSigmaPipeline": {},
     "HunyuanVideo15Pipeline": {
         "default_guidance_scale": 6.0,  # its scale is its guider's

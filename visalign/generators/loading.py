@@ -16,7 +16,7 @@ from visalign.errors import UserError
 from visalign.generators.adapters import check_targets
 from visalign.generators.base import Generator
 from visalign.generators.completeness import check_part, check_words, tell_what_is_beside
-from visalign.generators.families import FAMILIES, family_of
+from visalign.generators.families import FAMILIES, editing, family_of
 from visalign.generators.lora_files import fit_lora
 from visalign.generators.made_for import Sampling, sampling_of, told_shape
 from visalign.generators.parts import left_out, parts_of, variant_of
@@ -64,10 +64,11 @@ def locate_model(settings: ModelSettings) -> ModelLocation:
     if not folder.exists() and path.is_absolute():
         raise UserError(f"model {source}: there is no such folder; what can be named: visalign list generators")
     if not folder.exists():
-        return ModelLocation(source, None, _family(_hub_index(source), source))
+        return ModelLocation(source, None, _family(_hub_index(source), source, settings.edit))
     index = _local_index(folder)
-    left_out(index, folder, _family(index, source))
-    return ModelLocation(str(folder), None, _family(index, source))
+    family = _family(index, source, settings.edit)
+    left_out(index, folder, family)
+    return ModelLocation(str(folder), None, family)
 
 
 def _inspect_single_file(path: Path, settings: ModelSettings) -> ModelLocation:
@@ -107,13 +108,14 @@ def _hub_index(source: str) -> dict:
                         ) from error
 
 
-def _family(index: dict, source: str) -> type[Generator]:
+def _family(index: dict, source: str, edit: bool) -> type[Generator]:
     name = index.get("_class_name")
     try:
-        return family_of(str(name))
+        family = family_of(str(name))
     except UserError as error:
         raise UserError(f"model {source}: its pipeline class {name} is not supported ({error}); supported and tested "
                         f"are {', '.join(sorted(FAMILIES))}") from None
+    return editing(family) if edit else family
 
 
 def pick_device(device: str = "auto") -> torch.device:
@@ -166,7 +168,7 @@ def load_generator(source: str | ModelSettings, device: str | torch.device = "au
         pipeline.vae.enable_tiling()
     generator = checkpoint.family(pipeline, device=device, compute_dtype=compute_dtype, attention=settings.attention,
                                   shape=shape_of(settings, checkpoint), prompt_tokens=settings.prompt_tokens,
-                                  call=settings.call)
+                                  call=settings.call, guided=settings.guidance == "observed")
     try:
         generator.observe()
     except UserError as error:
@@ -329,7 +331,8 @@ def sketch(checkpoint: ModelLocation, settings: ModelSettings) -> Generator:
                          not isinstance(value, list)}
     pipeline = getattr(diffusers, checkpoint.family.pipeline_class)(**settings_of_index | parts)
     generator = checkpoint.family(pipeline, device=torch.device("meta"), shape=shape_of(settings, checkpoint),
-                                  prompt_tokens=settings.prompt_tokens, call=settings.call)
+                                  prompt_tokens=settings.prompt_tokens, call=settings.call,
+                                  guided=settings.guidance == "observed")
     if settings.tuning == "lora" and settings.lora.targets is not None:
         check_targets(generator.denoiser, settings.lora.targets)
     return generator

@@ -1,7 +1,8 @@
 """The arguments of a pipeline's call, by what its signature has."""
 
+import contextlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,7 @@ from PIL import Image
 from visalign.errors import UserError
 from visalign.generators.observe.guidance import GuidanceRule
 from visalign.generators.shape import Shape
+from visalign.media.samples import fit_image
 from visalign.media.source_images import source_images_of, split_prompt
 
 GUIDANCE_OPTIONS = ("true_cfg_scale", "guidance_scale")
@@ -21,13 +23,19 @@ EXAMPLE = "a"
 _NEGATIVE, _IMAGE = "negative_prompt", "image"
 
 
+@contextlib.contextmanager
+def _as_it_is(pipeline, shape: Shape) -> Iterator[None]:
+    yield
+
+
 @dataclass
 class PipelineCall:
     """Calls one pipeline at one shape.
 
     extra: arguments from the family's hints and the user's model.call, which override all others. blank: the negative
-    prompt of those who give none, None to give none. guidance: once it is known. takes_sources: whether a prompt has
-    source images.
+    prompt of those who give none, None to give none. guided_at_all: False to go on without guidance, whatever the
+    pipeline has. at_size: within it the pipeline works at a shape that it does not take as arguments. guidance: once it
+    is known. takes_sources: whether a prompt has source images; they are cropped to the shape.
     """
 
     pipeline: Any
@@ -36,6 +44,8 @@ class PipelineCall:
     takes_sources: bool
     extra: Mapping[str, Any] = field(default_factory=dict)
     blank: str | None = None
+    guided_at_all: bool = True
+    at_size: Callable[[Any, Shape], contextlib.AbstractContextManager] = _as_it_is
     guidance: GuidanceRule | None = None
 
     def __post_init__(self):
@@ -49,6 +59,11 @@ class PipelineCall:
                     parameter.kind is not inspect.Parameter.VAR_KEYWORD and not (name == _IMAGE and self.takes_sources):
                 raise UserError(f"model.call: {type(self.pipeline).__name__} needs the argument '{name}', which is not "
                                 f"known here; give it as model.call: {{{name}: ...}}")
+
+    def __call__(self, **options: Any) -> None:
+        """Run the pipeline with these arguments at the shape."""
+        with self.at_size(self.pipeline, self.shape):
+            self.pipeline(**options)
 
     def shaped(self) -> dict[str, Any]:
         """Size, length and the like, as far as the pipeline takes them."""
@@ -73,7 +88,9 @@ class PipelineCall:
         return options | dict(self.extra)
 
     def _sources(self, prompt: str) -> list[Image.Image]:
-        return [Image.new("RGB", self.shape.size[::-1], "grey")] if prompt == EXAMPLE else source_images_of(prompt)
+        height, width = self.shape.size
+        images = [Image.new("RGB", (width, height), "grey")] if prompt == EXAMPLE else source_images_of(prompt)
+        return [fit_image(image, width, height) for image in images]
 
     @property
     def takes_negative(self) -> bool:

@@ -58,7 +58,8 @@ class Observer(ShortCalls):
         self.first = self._real_step()
         self.off = self._switched_off()
         embedded = self._embedded()
-        guidance, place = (GuidanceRule("guidance_scale", embedded=True), 1) if embedded else self._guidance()
+        guidance, place = (GuidanceRule("guidance_scale", embedded=True), 1) if embedded else self._guidance() \
+            if self.call.guided_at_all else (None, 1)
         seen = self._probed()
         layout = self._layout(seen[0].calls[0].arguments)
         found = _assembled(self, seen, layout, embedded, guidance, place)
@@ -118,7 +119,7 @@ class Observer(ShortCalls):
                              for sign in (1, -1)), key=lambda fit: fit[-1]))
         if any(fit[-1] > GUIDANCE_TOLERANCE for fit in fits) or len({fit[:-1] for fit in fits}) > 1:
             raise UserError(f"its guidance combines two predictions in a way that is not understood ({fits[0][-1]:.1e} "
-                            "is left over)")
+                            "is left over); model.guidance=none goes on without guidance")
         place, shift, rule, _ = fits[0]
         return GuidanceRule(name, shift, self.off[name], rule), place
 
@@ -163,7 +164,8 @@ def identity(pipeline, call: PipelineCall) -> str:
     """Names everything that a pipeline's conventions depend on: its configuration, its VAE's statistics, the call."""
     configs = {name: str(getattr(part, "config", type(part))) for name, part in sorted(pipeline.components.items())}
     digest = hashlib.sha256(json.dumps([type(pipeline).__name__, configs, str(dict(pipeline.config))]).encode())
-    digest.update(repr((call.shape, call.prompt_tokens, call.extra, call.blank, call.takes_sources)).encode())
+    asked = (call.shape, call.prompt_tokens, call.extra, call.blank, call.takes_sources, call.guided_at_all)
+    digest.update(repr(asked).encode())
     for name, module in sorted(pipeline.components.items()):
         if isinstance(module, nn.Module):
             first = next(module.parameters(), None)

@@ -25,7 +25,7 @@ class ShortCalls:
         told = self.call.told(self.off if options is None else options)
         arguments = self.call.options(prompts, steps=steps, seeds=[0] * len(prompts)) | told
         with watching(self.pipeline, self.networks, **watched) as record:
-            self.pipeline(**arguments)
+            self.call(**arguments)
         return record
 
     def first_step(self, prompts: list[str], options: dict | None = None, steps: int = 2) -> SchedulerStep:
