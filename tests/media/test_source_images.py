@@ -6,7 +6,17 @@ import pytest
 from PIL import Image
 
 from visalign.errors import UserError
-from visalign.media.source_images import SourceCount, source_images_of, sources_key, split_prompt, with_sources
+from visalign.media.source_images import (
+    SourceCount,
+    content_of,
+    is_edit,
+    prompt_group,
+    sample_of,
+    source_images_of,
+    sources_key,
+    split_prompt,
+    with_sources,
+)
 
 EDIT = SourceCount("an edit model", 1, 2)
 
@@ -40,6 +50,13 @@ def test_the_images_are_read_in_order_and_their_key_is_their_bytes(files, tmp_pa
     copy.write_bytes(files[0].read_bytes())
     assert sources_key([copy]) == sources_key(files[:1]) != sources_key(files[1:])
     assert sources_key(files) != sources_key(files[::-1])
+
+
+@pytest.mark.parametrize("prompt", ["a @@ b", "an email to me@@ ~nobody-here/x", "a @@ " + "long " * 100, "@@", "x@@{"])
+def test_words_that_only_look_like_it_are_words(prompt):
+    split_prompt(prompt)
+    assert not is_edit(prompt) and content_of(prompt) == prompt_group(prompt) == prompt
+    assert sample_of(prompt, prompt, None).sources == ()
 
 
 @pytest.mark.parametrize("given, words", [

@@ -13,7 +13,7 @@ from visalign.generators import load_generator
 from visalign.generators.loading import locate_model, pick_device
 from visalign.generators.prompt_length import say_what_is_cut
 from visalign.jobs.training_setup import check_sampler, rollout_prompts
-from visalign.media.source_images import sample_of
+from visalign.media.source_images import sample_of, sheet_row
 from visalign.media.video_files import media_file, save_sheet
 from visalign.rewards import finite_scores, for_modality, load_reward
 from visalign.sampling.encoding_cache import EncodingCache
@@ -66,7 +66,7 @@ def draw_for_votes(config: OnlineConfig, out: Path, pairs: int, reward: str | No
                 write_atomically(out / name, content)
             choice = "" if scores is None else choice_of(*scores[2 * i:2 * i + 2])
             rows.append(dict(zip(VOTE_COLUMNS, (chosen[i], *seeds[2 * i:2 * i + 2], choice, *names), strict=True)))
-            sheet.append((chosen[i], drawn_media[2 * i:2 * i + 2]))
+            sheet.append(sheet_row(samples[2 * i:2 * i + 2]))
     save_sheet(sheet[:100], out / "sheet.png")
     text = io.StringIO()
     writer = csv.DictWriter(text, VOTE_COLUMNS)

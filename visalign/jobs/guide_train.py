@@ -18,6 +18,7 @@ from visalign.generators.video_speed import say_speeds
 from visalign.guidance.network import LatentReward, save_guide
 from visalign.jobs.reward_train import annotations_of, trained_on
 from visalign.sampling.encoding_cache import EncodingCache
+from visalign.sampling.source_check import check_takes_sources
 from visalign.storage.run_folder import write_atomically
 from visalign.trainers.opening import open_run
 from visalign.trainers.optim import check_optimizer
@@ -71,7 +72,8 @@ def encode(items: list[Annotation], cache: EncodingCache, rank: int, world: int,
                 generator.check_media([sample.media], item.where)
                 speeds.append((generator.speed_of(sample.media), item.where))
                 media[cache.media_key(sample.media)] = sample.media
-                prompts[cache.prompt_key(sample.prompt)] = sample.prompt
+                check_takes_sources(generator, [sample.source_prompt], item.where)
+                prompts[cache.prompt_key(sample.source_prompt)] = sample.source_prompt
         cache.add_media(media)
         cache.add_prompts(prompts)
     say_speeds(speeds, generator.shape)

@@ -28,7 +28,7 @@ image that is white where the edit belongs."""
 def split_prompt(prompt: str) -> tuple[str, tuple[Path, ...]]:
     """Words and image files of a prompt; no files where it names none."""
     words, *parts = prompt.split(SEPARATOR)
-    return words.strip(), tuple(Path(part.strip()).expanduser() for part in parts if not _are_notes(part))
+    return words.strip(), tuple(_path(part.strip()) for part in parts if not _are_notes(part))
 
 
 def words_of(prompt: str) -> str:
@@ -46,6 +46,20 @@ def notes_of(prompt: str) -> dict[str, str]:
     except ValueError as error:
         raise UserError(f"prompt '{prompt}': what follows the last {SEPARATOR} is not readable as JSON ({error})"
                         ) from None
+
+
+def _path(part: str) -> Path:
+    try:
+        return Path(part).expanduser()
+    except RuntimeError:  # ~ of a user who does not exist: words, or a file that is not there
+        return Path(part)
+
+
+def _is_there(file: Path) -> bool:
+    try:
+        return file.is_file()
+    except (OSError, ValueError):  # too long for a name, such as words between two marks
+        return False
 
 
 def _are_notes(part: str) -> bool:
@@ -83,14 +97,14 @@ def content_of(prompt: str) -> str:
     words, files = split_prompt(prompt)
     try:
         return f"{words}{SEPARATOR}{sources_key(files)}" if files else prompt
-    except OSError:
+    except (OSError, ValueError):
         return prompt
 
 
 def is_edit(prompt: str) -> bool:
     """Whether a prompt names source images, all of which are there."""
     files = split_prompt(prompt)[1]
-    return bool(files) and all(file.is_file() for file in files)
+    return bool(files) and all(map(_is_there, files))
 
 
 def prompt_group(prompt: str) -> str:
@@ -176,7 +190,7 @@ class SourceCount:
         of_file: dict[Path, str] = {}
         for prompt in prompts:
             files = split_prompt(prompt)[1]
-            missing = next((file for file in files if not file.is_file()), None)
+            missing = next((file for file in files if not _is_there(file)), None)
             if not self.least <= len(files) <= self.most:
                 what = f"names {len(files)} images" if files else "names no image"
                 raise UserError(f"{where} '{prompt}': {what}; {self.form}")

@@ -183,7 +183,8 @@ class SamplingView(_WithPredictions):
             frozen.append(reference)
             x = self.process.moments(prediction, x, t, t_next).mean
         pixels = (self.generator.decode_pixels(x) / 2 + 0.5).clamp(0, 1)
-        reward = self.context.reward_set.differentiable(pixels, [s.start.prompt for s in batch.samples])
+        words = [self.generator.text_of(s.start.prompt) for s in batch.samples]
+        reward = self.context.reward_set.differentiable(pixels, words)
         terms = RewardTerms(reward, torch.stack(seen, 1), torch.stack(frozen, 1) if frozen[0] is not None else None)
         return terms, torch.full((len(x),), self.start)
 

@@ -41,7 +41,7 @@ class NoisyPairs(nn.Module):
     def collate(self, samples: list[Sample]) -> dict[str, Tensor]:
         cache = self.cache
         return {"latents": cache.latents([cache.media_key(sample.media) for sample in samples]),
-                **cache.conditioning([cache.prompt_key(sample.prompt) for sample in samples])}
+                **cache.conditioning([cache.prompt_key(sample.source_prompt) for sample in samples])}
 
     def forward(self, latents: Tensor, fraction: float | None = None, **conditioning: Tensor) -> Tensor:
         """Rewards [2B, E, D]; `fraction` fixes the share of noise for all."""
