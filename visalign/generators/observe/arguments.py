@@ -87,11 +87,12 @@ class Layout:
     """How a network's arguments are made of rows.
 
     shared: the arguments of one recorded call with one sample, which has everything that does not depend on the sample.
-    places: by the path of each argument that does; dtypes: of the floating ones.
+    places: by the path of each argument that does. of_length: arguments that samples share where they are equally long.
     """
 
     shared: dict[str, Any]
     places: dict[ArgumentPath, SamplePlace] = field(default_factory=dict)
+    of_length: frozenset[ArgumentPath] = frozenset()
 
     def __post_init__(self):
         self.known = dict(argument_leaves(self.shared))
@@ -108,7 +109,7 @@ class Layout:
                 continue
             place = self.places.get(path)
             parts = [value] * count if place is None else place.split(value, count)
-            if place is None and same(value, self.known.get(path)):
+            if place is None and path not in self.of_length and same(value, self.known.get(path)):
                 continue
             if not all(isinstance(part, Tensor | int | float) for part in parts):
                 own = self.known.get(path)

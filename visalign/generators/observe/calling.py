@@ -19,7 +19,8 @@ GUIDANCE_OPTIONS = ("true_cfg_scale", "guidance_scale")
 """By which pipelines are told a scale, in the order in which they are tried; others have a `guider`."""
 GUIDER = "guider"
 EXAMPLE = "a"
-"""The prompt with which conventions are observed; one that needs a source image gets a grey one."""
+LONGER = "a face of many colours between two trees, and a house behind it"
+"""The prompts with which conventions are observed; those that need a source image get a grey one."""
 _NEGATIVE, _IMAGE = "negative_prompt", "image"
 
 
@@ -89,7 +90,8 @@ class PipelineCall:
 
     def _sources(self, prompt: str) -> list[Image.Image]:
         height, width = self.shape.size
-        images = [Image.new("RGB", (width, height), "grey")] if prompt == EXAMPLE else source_images_of(prompt)
+        grey = prompt in (EXAMPLE, LONGER)
+        images = [Image.new("RGB", (width, height), "grey")] if grey else source_images_of(prompt)
         return [fit_image(image, width, height) for image in images]
 
     @property

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from visalign.generators.observe.arguments import ArgumentPath, Layout
 from visalign.generators.observe.guidance import GuidanceRule
 from visalign.generators.observe.latents import Selection
+from visalign.generators.observe.rows import Padding
 from visalign.generators.observe.times import TimeRule
 
 
@@ -57,6 +58,7 @@ class Conventions:
     wanted_place: of the conditional prediction among the two of a step.
     off: options without guidance. blank: the negative prompt of those who give none.
     template: a recorded output of the network for template_rows samples.
+    padding: None where prompts of different lengths cannot share a pass.
     """
 
     shape: tuple[int, ...]
@@ -77,3 +79,4 @@ class Conventions:
     template: Any = None
     template_rows: int = 1
     blank: str | None = None
+    padding: Padding | None = None

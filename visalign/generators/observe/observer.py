@@ -1,5 +1,6 @@
 """Finding a pipeline's conventions from a few short calls, all but the first with its network replaced."""
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -18,11 +19,12 @@ from visalign.generators.observe.arguments import (
     path_name,
     same,
 )
-from visalign.generators.observe.calling import PipelineCall
+from visalign.generators.observe.calling import LONGER, PipelineCall
 from visalign.generators.observe.conventions import Conventions, VaeMap
 from visalign.generators.observe.guidance import GUIDANCE_TOLERANCE, GuidanceRule, fit_guidance
 from visalign.generators.observe.latents import Reading, by_axis, probes, read_probes, selection
 from visalign.generators.observe.memory import remembered
+from visalign.generators.observe.padding import find_padding
 from visalign.generators.observe.proof import prove
 from visalign.generators.observe.running import ShortCalls, only
 from visalign.generators.observe.times import TimeRule, fit_times
@@ -61,10 +63,10 @@ class Observer(ShortCalls):
         guidance, place = (GuidanceRule("guidance_scale", embedded=True), 1) if embedded else self._guidance() \
             if self.call.guided_at_all else (None, 1)
         seen = self._probed()
-        layout = self._layout(seen[0].calls[0].arguments)
+        layout = self._layout()
         found = _assembled(self, seen, layout, embedded, guidance, place)
         prove(self, self.process, found)
-        return found
+        return dataclasses.replace(found, padding=find_padding(self, found, self.short, self.long))
 
     def _real_step(self) -> SchedulerStep:
         """A step with the network's own answer, of which the kind of output is learnt."""
@@ -153,11 +155,14 @@ class Observer(ShortCalls):
             return 1.0
         return float(scheduler.scale_model_input(torch.ones(1), scheduler.timesteps[number]))
 
-    def _layout(self, _: dict) -> Layout:
-        one = self.first_step([self.prompt]).calls[0].arguments
-        if self.call.takes_sources:
-            return assumed_layout(one)
-        return layout_of(one, self.first_step([self.prompt] * 2).calls[0].arguments)
+    def _layout(self) -> Layout:
+        self.short, self.long = self.first_step([self.prompt]), self.first_step([LONGER])
+        one, longer = self.short.calls[0].arguments, dict(argument_leaves(self.long.calls[0].arguments))
+        layout = assumed_layout(one) if self.call.takes_sources else \
+            layout_of(one, self.first_step([self.prompt] * 2).calls[0].arguments)
+        of_length = frozenset(path for path, value in argument_leaves(one)
+                              if path not in layout.places and not same(value, longer.get(path)))
+        return dataclasses.replace(layout, of_length=of_length)
 
 
 def identity(pipeline, call: PipelineCall) -> str:

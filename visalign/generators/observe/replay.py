@@ -9,7 +9,7 @@ from torch import Tensor
 from visalign.generators.observe.arguments import ArgumentPath, path_name
 from visalign.generators.observe.conventions import Conventions
 from visalign.generators.observe.guidance import combine
-from visalign.generators.observe.rows import equally_long, is_ragged, stack, unstack
+from visalign.generators.observe.rows import Lengths, equally_long, is_ragged, lengths_of, stack, trimmed, unstack
 from visalign.generators.observe.watching import NetworkCall, SchedulerStep, primary
 
 Call = Callable[[dict[str, Any]], Any]
@@ -45,7 +45,7 @@ class Replay:
     def predictions(self, network: Call, latents: Tensor, t: Tensor, conditioning: dict[str, Tensor],
                     scale: Tensor | None, dtype: torch.dtype) -> Tensor:
         """Predictions [B, *output] as the network gives them, for latents [B, ...] and times [B]."""
-        if not is_ragged(conditioning):
+        if self.conventions.padding is not None or not is_ragged(conditioning):
             return self._output(network(self.arguments(latents, t, conditioning, scale, dtype)))
         rows, parts, order = unstack(conditioning), [], []
         for places in equally_long(conditioning):
@@ -68,8 +68,27 @@ class Replay:
         for path in own.companions:  # its own noise at the level of the latents', over the mean of all data
             noise = conditioning[path_name(path)]
             others[path] = (noise * t.to(noise).view(-1, *[1] * (noise.ndim - 1))).to(dtype)
-        rows = {key: self._cast(key, value, dtype) for key, value in conditioning.items() if key != name}
-        return own.layout.joined(rows, len(latents), others)
+        lengths = lengths_of(conditioning)
+        rows = {key: self._cast(key, value, dtype) for key, value in trimmed(conditioning, lengths).items()
+                if key != name}
+        return own.layout.joined(rows, len(latents), others | self._of_lengths(rows, lengths))
+
+    def _of_lengths(self, rows: dict[str, Tensor], lengths: Lengths) -> dict[ArgumentPath, Any]:
+        """The arguments that depend on the samples' lengths, and on more than their padded rows."""
+        own, found = self.conventions, {}
+        for name, (axis, each) in lengths.items():
+            path = own.layout.paths[name]
+            place = own.layout.places.get(path)
+            if place is None:
+                found[path] = rows[name][each.index(max(each))]
+            elif place.axis is None:
+                found[path] = [row.narrow(axis, 0, length) for row, length in zip(rows[name], each, strict=True)]
+        for path, name in own.padding.masks.items() if own.padding else ():
+            each = lengths[name][1] if name in lengths else []
+            if len(set(each)) > 1:
+                mask = torch.arange(max(each)) < torch.tensor(each)[:, None]
+                found[path] = mask.long().to(rows[name].device)
+        return found
 
     def _cast(self, name: str, value: Tensor, dtype: torch.dtype) -> Tensor:
         """In the network's type, unless the pipeline gives it in single precision."""

@@ -5,6 +5,7 @@ and `NAME#AXIS` [B] has the lengths along that axis of a sample.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,6 +13,20 @@ from torch import Tensor
 from visalign.errors import UserError
 
 LENGTH_MARK = "#"
+
+Lengths = dict[str, tuple[int, list[int]]]
+"""By the name of a tensor that is longer in some samples: the axis of a sample, and each one's length along it."""
+
+
+@dataclass(frozen=True)
+class Padding:
+    """How prompts of different lengths pass through the network together.
+
+    masks: arguments, None where all are equally long, that say which tokens [B, n] are no padding; each with the name
+    of the tensor whose tokens they are.
+    """
+
+    masks: dict[tuple[str | int, ...], str]
 
 
 def stack(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -46,11 +61,14 @@ def _padded(name: str, tensors: list[Tensor]) -> dict[str, Tensor]:
     return {name: padded, f"{name}{LENGTH_MARK}{axes[0]}": lengths}
 
 
+def lengths_of(batch: dict[str, Tensor]) -> Lengths:
+    return {name.split(LENGTH_MARK)[0]: (int(name.split(LENGTH_MARK)[1]), values.tolist())
+            for name, values in batch.items() if LENGTH_MARK in name}
+
+
 def unstack(batch: dict[str, Tensor]) -> list[dict[str, Tensor]]:
     """The samples of a batch without padding."""
-    lengths = {name.split(LENGTH_MARK)[0]: (int(name.split(LENGTH_MARK)[1]), values.tolist())
-               for name, values in batch.items() if LENGTH_MARK in name}
-    rows = []
+    lengths, rows = lengths_of(batch), []
     for number in range(len(next(iter(batch.values())))):
         row = {}
         for name, values in batch.items():
@@ -60,6 +78,12 @@ def unstack(batch: dict[str, Tensor]) -> list[dict[str, Tensor]]:
             row[name] = values[number] if own is None else values[number].narrow(axis, 0, own[number])
         rows.append(row)
     return rows
+
+
+def trimmed(batch: dict[str, Tensor], lengths: Lengths) -> dict[str, Tensor]:
+    """The batch no longer than its longest sample, without the lengths."""
+    return {name: values.narrow(lengths[name][0] + 1, 0, max(lengths[name][1])) if name in lengths else values
+            for name, values in batch.items() if LENGTH_MARK not in name}
 
 
 def join(batches: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
