@@ -182,8 +182,8 @@ class SourceCount:
     @property
     def form(self) -> str:
         """How such a prompt is written."""
-        several = "" if self.most == 1 else f", at most {self.most} files"
-        return f"{self.use} takes 'words{SEPARATOR}image file'{several}, or a table with a column source"
+        count = "one image" if self.most == 1 else f"at most {self.most} images"
+        return f"{self.use} takes 'words{SEPARATOR}image file', or a row with a column source, of {count}"
 
     def check(self, prompts: Iterable[str], where: str) -> None:
         """Raises UserError for a prompt with too few or too many images, or one that is missing or unreadable."""
