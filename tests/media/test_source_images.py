@@ -60,8 +60,8 @@ def test_words_that_only_look_like_it_are_words(prompt):
 
 
 @pytest.mark.parametrize("given, words", [
-    ("make it red", "'make it red': names no image; an edit model takes 'words@@image file', or a row with a column source, "
-                    "of at most 2 images"),
+    ("make it red", "'make it red': names no image; an edit model takes 'words@@image file', or a row with a column "
+                    "source, of at most 2 images"),
     ("x@@a.png@@b.png@@a.png", "names 3 images; an edit model takes"),
     ("x@@a.png@@gone.png", "names gone.png, which does not exist"),
     ("x@@notes.txt", "p 'x': notes.txt is not a readable image"),
