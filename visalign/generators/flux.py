@@ -21,9 +21,6 @@ class FluxGenerator(Generator):
     def interface_name(cls, module: str) -> str:
         return f"transformer.{module}"
 
-    def patch(self) -> tuple[int, int, int]:
-        return 1, 2, 2  # packed by the pipeline; the network's own patch is 1
-
 
 class FluxKontextGenerator(FluxGenerator):
     """FLUX.1 that edits a source image, whose tokens follow the noisy ones."""

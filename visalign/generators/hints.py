@@ -48,6 +48,7 @@ _AREA_IN_LATENTS = _attribute("default_sample_size", lambda pipeline, before, sh
 HINTS: dict[str, dict[str, Any]] = {
     "ZImagePipeline": {
         "default_guidance_scale": 5.0,  # its call's scale is 1 less, and its authors' 4 is not the call's default
+        "made_for": Shape(1024, 1024),  # its call leaves the size to its code
     },
     "QwenImagePipeline": {
         "blank_prompt": " ",  # it is guided only where a negative prompt is given, and was trained with this one

@@ -20,6 +20,7 @@ class Sized:
     conventions: Conventions | None = None
     modality: ClassVar[str] = "image"
     pipeline_class: ClassVar[str]
+    denoiser_name: ClassVar[str]
     sides_multiple_of: ClassVar[int] = 1
     made_for: ClassVar[Shape] = Shape()  # where the pipeline's call and its network's configuration do not say it
     usual_prompt_tokens: ClassVar[int | None] = None  # None: as the pipeline's call has it
@@ -43,11 +44,25 @@ class Sized:
         return self.made_for.or_else(Shape(self._default("height"), self._default("width"))).or_else(of_network)
 
     def patch(self) -> tuple[int, int, int]:
-        """Latents for each of the network's tokens: (frames, height, width)."""
-        size = getattr(self.denoiser.config, "patch_size", None) or 1
-        time = getattr(self.denoiser.config, "patch_size_t", None) or 1
-        return tuple(size) if isinstance(size, list | tuple) and len(size) == 3 else \
-            (time, *(size if isinstance(size, list | tuple) else (size, size))[-2:])
+        """Latents for each of the network's tokens, packed by it or by the pipeline: (frames, height, width)."""
+        config = self.denoiser.config
+        size = config.get("patch_size") or next(iter(config.get("all_patch_size") or ()), 1)
+        size = tuple(size) if isinstance(size, list | tuple) else (size, size)
+        time, height, width = size if len(size) == 3 else (config.get("patch_size_t") or 1, *size[-2:])
+        packed = self._packed()
+        return time, height * packed, width * packed
+
+    def _packed(self) -> int:
+        """Latents along a side that the pipeline makes one token of, by the channels that the network returns."""
+        config = self.denoiser.config
+        channels = config.get("out_channels") or config.get("in_channels") or 0
+        side = math.isqrt(channels // self.latent_channels())
+        return side if side and side**2 * self.latent_channels() == channels else 1
+
+    def latent_channels(self) -> int:
+        """Channels of the VAE's latents."""
+        config = self.pipeline.vae.config
+        return config.get("latent_channels") or config.get("z_dim")
 
     def check_shape(self, shape: Shape) -> Shape:
         """The shape it will generate. Raises UserError for an impossible one."""
@@ -80,13 +95,11 @@ class Sized:
         """(C, h, w) of one sample at the working resolution; (C, f, h, w) of a video, or where the VAE has frames."""
         if self.conventions is not None:
             return self.conventions.shape
-        config = self.pipeline.vae.config
-        return (config.get("latent_channels") or config.get("z_dim"), self.shape.height // self.vae_factor,
-                self.shape.width // self.vae_factor)
+        return self.latent_channels(), self.shape.height // self.vae_factor, self.shape.width // self.vae_factor
 
     def tokens(self) -> int | None:
         """Tokens of one sample in the network; None where it has no tokens (U-Nets)."""
-        if not hasattr(self.denoiser.config, "patch_size"):
+        if self.denoiser_name == "unet":
             return None
         _, height, width = self.patch()
         return math.prod(self.latent_shape()[-2:]) // (height * width)

@@ -1,5 +1,9 @@
 """`--dry-run`: what a recipe would do, without loading any weights."""
 
+from collections import Counter
+
+from torch import nn
+
 from visalign.config import OfflineConfig, OnlineConfig
 from visalign.config.load import build_objective
 from visalign.generators.base import Generator
@@ -58,14 +62,23 @@ def activations(config: OfflineConfig | OnlineConfig, generator: Generator, obje
     tokens = generator.tokens()
     if tokens is None:
         return ["activations           not estimated for U-Nets"]
-    settings = generator.denoiser.config
-    width = settings.num_attention_heads * settings.attention_head_dim
-    layers = sum(getattr(settings, name, 0) or 0 for name in ("num_layers", "num_single_layers"))
+    layers, width = depth_and_width(next(iter(generator.networks().values())))
+    if not layers:
+        return ["activations           not estimated for networks without repeated blocks"]
     together = config.train.batch_size * (2 if config.loop == "offline" and "rejected" in objective.needs else 1)
     kept = layers + 17 if config.model.gradient_checkpointing else 17 * layers
     size = together * (tokens + generator.prompt_tokens) * width * kept * bytes_each
     return [f"activations           about {size / 2**30:.2f} GiB for {together} samples at once"
             + ("" if config.model.gradient_checkpointing else ", less with model.gradient_checkpointing")]
+
+
+def depth_and_width(network: nn.Module) -> tuple[int, int]:
+    """Repeated blocks that tokens pass through, and the numbers of a token: what most of the blocks' layers take."""
+    blocks = [block for part in network.children() if isinstance(part, nn.ModuleList) for block in part]
+    sizes = [sum(p.numel() for p in block.parameters()) for block in blocks]
+    blocks = [block for block, size in zip(blocks, sizes, strict=True) if size > max(sizes) / 10]  # no embeddings
+    widths = Counter(layer.in_features for block in blocks for layer in block.modules() if isinstance(layer, nn.Linear))
+    return len(blocks), max(widths, key=widths.__getitem__, default=0)
 
 
 def _offline_work(config: OfflineConfig, objective) -> list[str]:
