@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from visalign.errors import UserError, notice
-from visalign.storage.weights import check_keys, check_loaded, quiet_reports, some
+from visalign.storage.weights import check_keys, check_loaded, quiet_reports, read_json, some
 
 SETTINGS = "tokenizer_config.json"
 VOCABULARIES = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("vocab.txt",), ("spiece.model",),
@@ -23,11 +23,17 @@ def check_tokenizer(source: str | Path, where: str) -> None:
     folder = Path(source).expanduser()
     if not folder.is_dir():
         return  # a hub id
-    if not any(all((folder / name).is_file() for name in names) for names in VOCABULARIES):
+    if not any(all((folder / name).is_file() for name in names) for names in VOCABULARIES) and not _of_bytes(folder):
         raise UserError(f"{where}: {folder} has no tokenizer; of its files, tokenizer.json (or "
                         f"{' with '.join(VOCABULARIES[1])}) is missing")
     if not (folder / SETTINGS).is_file():
         raise UserError(f"{where}: {folder} has no {SETTINGS}, which says how its tokenizer pads and cuts")
+
+
+def _of_bytes(folder: Path) -> bool:
+    """Whether the tokenizer's settings say that its tokens are bytes, for which there is no vocabulary."""
+    file = folder / SETTINGS
+    return file.is_file() and read_json(file, f"tokenizer {file}").get("tokenizer_class") == "ByT5Tokenizer"
 
 
 def check_processor(source: str | Path, where: str) -> None:

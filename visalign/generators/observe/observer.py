@@ -28,7 +28,7 @@ from visalign.generators.observe.padding import find_padding
 from visalign.generators.observe.proof import prove
 from visalign.generators.observe.running import ShortCalls, only
 from visalign.generators.observe.times import TimeRule, fit_times
-from visalign.generators.observe.watching import SchedulerStep, primary
+from visalign.generators.observe.watching import NetworkCall, SchedulerStep, primary
 
 OBSERVED_SCALES = (3.0, 5.0)
 """Of the pipeline, at which its guidance is observed."""
@@ -55,6 +55,7 @@ class Observer(ShortCalls):
     def __init__(self, pipeline, process, networks: dict[str, nn.Module], call: PipelineCall):
         super().__init__(pipeline, networks, call, {})
         self.process = process
+        self.guided_calls: list[NetworkCall] = []
 
     def observe(self) -> Conventions:
         self.first = self._real_step()
@@ -115,6 +116,7 @@ class Observer(ShortCalls):
         fits = []
         for scale in OBSERVED_SCALES:
             step = self.first_step([self.prompt], self.off | {name: scale} | self.call.words(1, blank))
+            self.guided_calls = step.calls
             outputs = [part for call in step.calls for part in _parts(call.output, call.rows())]
             outputs = [like_scheduler(each, step.model_output) for each in outputs]
             fits.append(min((fit_guidance((sign * outputs[0], sign * outputs[1]), step.model_output, scale)
@@ -160,8 +162,9 @@ class Observer(ShortCalls):
         one, longer = self.short.calls[0].arguments, dict(argument_leaves(self.long.calls[0].arguments))
         layout = assumed_layout(one) if self.call.takes_sources else \
             layout_of(one, self.first_step([self.prompt] * 2).calls[0].arguments)
-        of_length = frozenset(path for path, value in argument_leaves(one)
-                              if path not in layout.places and not same(value, longer.get(path)))
+        others = [longer, *(dict(argument_leaves(call.arguments)) for call in self.guided_calls)]
+        of_length = frozenset(path for path, value in argument_leaves(one) if path not in layout.places
+                              and any(not same(value, other.get(path)) for other in others))
         return dataclasses.replace(layout, of_length=of_length)
 
 
