@@ -246,8 +246,12 @@ class Generator(Tunable, Sized):
     def encode_media(self, pixels: Tensor) -> Tensor:
         """Latents of pixels [B, 3, (F,) H, W] in [-1, 1]: the posterior's mean, scaled as the network expects."""
         vae = self.conventions.vae
-        return torch.cat([vae.encoded(self.pipeline.vae, part.to(self.device))
-                          for part in pixels.split(self._at_once())])
+        latents = torch.cat([vae.encoded(self.pipeline.vae, part.to(self.device))
+                             for part in pixels.split(self._at_once())])
+        if tuple(latents.shape[1:]) != self.conventions.shape:
+            raise UserError(f"model: its VAE encodes {self.shape} to latents of {tuple(latents.shape[1:])}, and the "
+                            f"pipeline samples {self.conventions.shape}")
+        return latents
 
     def decode_pixels(self, latents: Tensor) -> Tensor:
         """Pixels [B, 3, (F,) H, W] in [-1, 1] up to the VAE's overshoot, in its own precision, with gradients."""
