@@ -181,7 +181,8 @@ class Generator(Tunable, Sized):
         """
         if self.conventions.embedded:
             return self._pass(latents, t, conditioning, guidance.scale if guidance else None)
-        if guidance is None or guidance.scale == 1 or guidance.negative is None:
+        unguided_family = self.conventions.guidance is None
+        if guidance is None or guidance.scale == 1 or guidance.negative is None or unguided_family:
             return self._pass(latents, t, conditioning)
         both = join([guidance.negative, conditioning])
         unguided, wanted = self._pass(torch.cat([latents, latents]), torch.cat([t, t]), both).chunk(2)
