@@ -5,7 +5,7 @@
     python scripts/embedded/train_edit.py visalign/assets/tiny-edit --vae visalign/assets/tiny-sd3/vae --minutes 0 \\
         --start-from build/tiny-edit.partial.pt
 
-The shipped weights are the averages after 2,000 steps, 27 minutes on half of a busy core: four edits of five come out
+The shipped weights are the averages after 2,000 steps, 27 minutes on half of a busy core: three edits of four come out
 right (check_edits.py), and alignment has room. The whole run learns mirroring and turning better.
 
 Rectified flow with logit-normal times; the source image's tokens follow the noisy ones, as in FLUX.1 Kontext. Channels
