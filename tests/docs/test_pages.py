@@ -76,9 +76,10 @@ def said() -> list[str]:
             if isinstance(node, ast.Constant) and isinstance(node.value, str)]
 
 
-def test_troubleshooting_quotes_what_is_said():
+@pytest.mark.parametrize("name, least", [("troubleshooting", 30), ("pipelines", 15)])
+def test_what_is_quoted_is_what_is_said(name, least):
     texts = "\n".join(said())
-    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
     quoted = [part.strip() for sentence in QUOTED.findall(page) for part in sentence.split("…")]
-    assert len(quoted) > 30
+    assert len(quoted) > least
     assert not [part for part in quoted if len(part) > 3 and part not in texts]

@@ -12,13 +12,17 @@ from PIL import Image
 from tests.families import TINY as PIPELINES
 from visalign.cli import main
 from visalign.config.load import load_config
+from visalign.generators import FAMILIES
+from visalign.rewards.vlm import VlmEdit
 
 from .test_online_configs import TINY as IMAGES
 from .test_video_configs import TINY as VIDEOS
 
 ROOT = Path(__file__).resolve().parents[2] / "configs"
-TINY = IMAGES | VIDEOS | {"Wan-AI/Wan2.2-T2V-A14B-Diffusers": "wan"}
-RECIPES = [file for file in sorted(ROOT.rglob("*.yaml")) if file.parent.name in (ROOT.name, "online", "video")]
+TINY = IMAGES | VIDEOS | {
+    "Wan-AI/Wan2.2-T2V-A14B-Diffusers": "wan", "black-forest-labs/FLUX.1-Kontext-dev": "flux_kontext",
+    "Qwen/Qwen-Image-Edit-2509": "qwen_image_edit_plus", "Qwen/Qwen-Image-Edit-2511": "qwen_image_edit_plus"}
+RECIPES = [file for file in sorted(ROOT.rglob("*.yaml")) if file.parent.name in (ROOT.name, "online", "video", "edit")]
 FULL_SIZE = [file for file in RECIPES if not load_config(file).model.source.startswith("tiny-")]
 
 
@@ -38,6 +42,10 @@ def write_what_the_header_says(file: Path, folder: Path) -> None:
 
 def stand_in(key: str, value: str, first: Path, folder: Path, pairs: Path, video_pairs: Path) -> Path:
     """A file or folder of the kind that a header names."""
+    if value.startswith("edit:"):
+        file = folder / "edits.csv"
+        file.write_text("prompt,source\n" + "".join(f"make it {each},{first}\n" for each in ("red", "blue", "green")))
+        return Path(f"edit:{file}")
     if key == "rollout.prompts":
         suffix = f"@@{first}" if "I2V" in value else ""
         file = folder / "prompts.txt"
@@ -56,11 +64,15 @@ def test_a_full_size_recipe_needs_what_its_header_gives_and_nothing_else(file, p
     image = {"rollout.prompts": "I2V"} if kind == "wan-image" else {}
     overrides = [f"{key}={stand_in(key, image.get(key, value), first, captioned, pairs_file, video_pairs_file)}"
                  for key, value in given(file).items()]
+    if FAMILIES[PIPELINES[kind].family].sources and config.loop == "offline":
+        pairs_file.write_text("".join(json.dumps(json.loads(line) | {"source": str(first)}) + "\n"
+                                      for line in pairs_file.read_text().splitlines()))
     if config.loop == "offline" and not given(file):  # a set of the hub
         overrides = [f"data.path={pairs_file}"]
     write_what_the_header_says(file, tmp_path)
     shape = PIPELINES[kind].settings or {"resolution": 16}
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(VlmEdit, "check", lambda self: None)  # a header asks for its server
     done = CliRunner().invoke(main, ["train", str(file), "--dry-run", f"model={pipelines(kind)}",
                                      "model.prompt_tokens=8", "train.device=cpu", *overrides,
                                      *(f"model.{key}={json.dumps(value)}" for key, value in shape.items())])

@@ -28,6 +28,12 @@ def value(config, key):
     ("online/sdxl_ddpo", {"rollout.detach_negative": False, "rollout.train_fraction": 1.0, "optim.weight_decay": 1e-4}),
     ("video/wan21_flow_grpo", {"objective.kl": "closed", "objective.beta": 0.004}),
     ("video/wan21_i2v_flow_grpo", {"objective.kl": "closed", "objective.beta": 0.004}),
+    ("online/z_image_grpo", {"optim.ema_every": 4, "rollout.guidance_scale": 5.0, "rollout.window.size": 1,
+                             "advantage": {}, "rollout.steps": 10, "rollout.prompts_per_epoch": 48}),
+    ("online/sana_nft", {"model.lora.rank": 4, "objective.beta_kl": 1e-4, "objective.times": 9}),
+    ("video/ltx2_grpo", {"rollout.sampler": "cps", "rollout.noise_level": 0.8, "rollout.window.last": 7}),
+    ("video/hunyuan15_grpo", {"optim.lr": 1e-5, "rollout.noise_level": 0.25, "rollout.clean_steps": 7}),
+    ("edit/qwen_edit_nft", {"rollout.group_size": 12, "rollout.steps": 6, "objective.beta_kl": 1e-4}),
     ("sdxl_dpo", {"data.caption_dropout": 0.2}), ("sd15_dpo", {"data.caption_dropout": 0.2}),
     ("video/cogvideox_diffusion_dpo", {"data.caption_dropout": 0.2}),
     ("sd3_flow_dpo", {"train.timestep_sampling": "logit_normal", "train.timestep_shift": 3.0}),
@@ -40,7 +46,9 @@ def test_numbers_of_the_published_code(name, numbers):
 @pytest.mark.parametrize("name, word", [
     ("online/sdxl_ddpo", "sampling times"), ("online/sdxl_d3po", "sampling times"),
     ("online/sd35_grpo_guard", "first step"), ("online/sd35_nft", "last time"), ("online/flux_dance_grpo", "n - 1"),
-    ("online/flux_mix_grpo", "shift"), ("video/hunyuan_dance_grpo", "VQ alone"), ("sd3_flow_rwr", "mean 1")])
+    ("online/flux_mix_grpo", "shift"), ("video/hunyuan_dance_grpo", "VQ alone"),
+    ("video/ltx2_grpo", "follow one another"), ("edit/qwen_edit_nft", "second order"), ("video/wan22_grpo", "4 and 3"),
+    ("edit/kontext_grpo", "forgets"), ("online/z_image_nft", "half"), ("sd3_flow_rwr", "mean 1")])
 def test_what_differs_on_purpose_is_said(name, word):
     lines = (CONFIGS / f"{name}.yaml").read_text().splitlines()
     header = " ".join(line.removeprefix("# ") for line in lines if line.startswith("#"))
