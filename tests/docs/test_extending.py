@@ -111,7 +111,7 @@ def test_all_three_train_together(added, tmp_path, pairs_file):
     (tmp_path / "prompts.txt").write_text("a red fruit\na cat face\n")
     result = CliRunner().invoke(main, [
         "--debug", "train", str(added / OBJECTIVE[1]), f"model={folder}", "model.precision=fp32",
-        "model.prompt_tokens=32", "model.resolution=16", f"data.path={pairs_file}",
+        "model.tuning=full", "model.prompt_tokens=32", "model.resolution=16", f"data.path={pairs_file}",
         f"data.cache={tmp_path / 'cache'}", "data.holdout=0",
         "train.steps=3", "train.batch_size=2", "train.device=cpu", f"eval.prompts={tmp_path / 'prompts.txt'}",
         "eval.max_prompts=2", "eval.steps=2", "eval.reward=brightness", "eval.also=[]", "eval.features=tiny-clip",
@@ -120,7 +120,7 @@ def test_all_three_train_together(added, tmp_path, pairs_file):
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     trained = [row for row in rows if row["kind"] == "train"]
     assert len(trained) == 3 and all(0 <= row["violated"] <= 1 and row["grad_norm"] > 0 for row in trained)
-    assert (tmp_path / "run" / "export" / "pytorch_lora_weights.safetensors").is_file()
+    assert (tmp_path / "run" / "export" / "pipeline" / "model_index.json").is_file()
     assert "brightness" in result.output
 
 
