@@ -4,6 +4,7 @@ Numbers that name their own position are sent through the pipeline, a few digits
 only integers up to 256; what arrives says which element went where, with which scale and offset.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -57,10 +58,50 @@ def read_probes(seen: Sequence[Tensor], factors: Sequence[float] | None = None) 
 
 
 @dataclass(frozen=True)
+class AxisOrder:
+    """The elements of a sample from `start` on, as axes of these sizes in another order: what takes no gather.
+
+    axes: the numbers of the axes in their new order, outermost first.
+    """
+
+    start: int
+    sizes: tuple[int, ...]
+    axes: tuple[int, ...]
+
+    def __call__(self, flat: Tensor) -> Tensor:
+        """[B, elements] to [B, elements that are picked]."""
+        grid = flat.narrow(1, self.start, math.prod(self.sizes)).unflatten(1, self.sizes)
+        return grid.permute(0, *(axis + 1 for axis in self.axes)).flatten(1)
+
+
+def axis_order(index: Tensor) -> AxisOrder | None:
+    """The order of axes that picks the elements `index`; None where there is none."""
+    start = int(index.min())
+    rest, strides = index - start, []
+    while len(rest) > 1:
+        stride = int(rest[1] - rest[0])
+        differs = (rest != rest[0] + stride * torch.arange(len(rest))).nonzero()
+        size = int(differs[0]) if len(differs) else len(rest)
+        if len(rest) % size or bool((rest.view(-1, size) != rest[::size, None] + stride * torch.arange(size)).any()):
+            return None
+        strides.append((stride, size))
+        rest = rest[::size]
+    inner = 1
+    for stride, size in sorted(strides):
+        if stride != inner:
+            return None
+        inner *= size
+    by_stride = sorted(strides, reverse=True)
+    return AxisOrder(start, tuple(size for _, size in by_stride),
+                     tuple(by_stride.index(each) for each in reversed(strides)))
+
+
+@dataclass(frozen=True)
 class Selection:
     """Picks elements of a sample: [B, ...] to [B, *shape], by `index` [elements], None for a change of shape only.
 
-    signs: what the elements are multiplied by. fixed: for elements that do not come from the sample, where there are
+    order: in place of the index where the elements are axes in another order.
+    sign: what the elements are multiplied by. fixed: for elements that do not come from the sample, where there are
     any: which ones, bool [elements]; their values belong to each sample's conditioning.
     """
 
@@ -68,10 +109,13 @@ class Selection:
     index: Tensor | None
     sign: float = 1.0
     fixed: Tensor | None = None
+    order: AxisOrder | None = None
 
     def __call__(self, samples: Tensor, values: Tensor | None = None) -> Tensor:
         """values: [B, *shape], of which the fixed elements are taken."""
         flat = samples.flatten(1)
+        if self.order is not None:
+            flat = self.order(flat)
         if self.index is not None:
             flat = flat.index_select(1, self.index)
         if self.sign != 1:
@@ -84,10 +128,13 @@ class Selection:
 
 def selection(shape: tuple[int, ...], index: Tensor, source: int, device: torch.device, sign: float = 1.0) -> Selection:
     """As simple as it can be. index: -1 for fixed elements. source: number of elements selected from."""
+    if torch.equal(index, torch.arange(source)):
+        return Selection(tuple(shape), None, sign)
+    order = axis_order(index)
+    if order is not None and order.start >= 0:
+        return Selection(tuple(shape), None, sign, order=order)
     fixed = index < 0
-    identical = len(index) == source and torch.equal(index, torch.arange(source))
-    return Selection(tuple(shape), None if identical else index.clamp(min=0).to(device), sign,
-                     fixed.to(device) if fixed.any() else None)
+    return Selection(tuple(shape), index.clamp(min=0).to(device), sign, fixed.to(device) if fixed.any() else None)
 
 
 def by_axis(values: Tensor, shape: tuple[int, ...]) -> Tensor:
