@@ -15,6 +15,7 @@ from PIL import Image
 
 from tests.families import TINY
 from tests.programs import together
+from visalign.generators.observe import keeping
 from visalign.media.samples import Video
 from visalign.media.video_files import to_video_bytes
 
@@ -24,6 +25,14 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", os.environ.get("CUDA_VISIBLE_DEVIC
 @pytest.fixture(autouse=True)
 def _fixed_seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _conventions_of_this_session(tmp_path_factory):
+    """What is learnt of tiny pipelines is not kept in the user's own folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(keeping, "FOLDER", tmp_path_factory.mktemp("conventions"))
+        yield
 
 
 def pytest_collection_modifyitems(items):

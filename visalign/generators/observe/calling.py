@@ -19,7 +19,7 @@ GUIDANCE_OPTIONS = ("true_cfg_scale", "guidance_scale")
 """By which pipelines are told a scale, in the order in which they are tried; others have a `guider`."""
 GUIDER = "guider"
 EXAMPLE = "a"
-LONGER = "a face of many colours between two trees, and a house behind it"
+LONGER = "a cat and two trees"
 """The prompts with which conventions are observed; those that need a source image get a grey one."""
 _NEGATIVE, _IMAGE = "negative_prompt", "image"
 

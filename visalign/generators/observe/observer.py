@@ -22,10 +22,11 @@ from visalign.generators.observe.arguments import (
 from visalign.generators.observe.calling import LONGER, PipelineCall
 from visalign.generators.observe.conventions import Conventions, VaeMap
 from visalign.generators.observe.guidance import GUIDANCE_TOLERANCE, GuidanceRule, fit_guidance
+from visalign.generators.observe.keeping import keep_conventions, kept_conventions
 from visalign.generators.observe.latents import Reading, by_axis, probes, read_probes, selection
 from visalign.generators.observe.memory import remembered
 from visalign.generators.observe.padding import find_padding
-from visalign.generators.observe.proof import prove
+from visalign.generators.observe.proof import prove, prove_step
 from visalign.generators.observe.running import ShortCalls, only
 from visalign.generators.observe.times import TimeRule, fit_times
 from visalign.generators.observe.watching import NetworkCall, SchedulerStep, primary
@@ -43,9 +44,24 @@ def observed(pipeline, process, networks: dict[str, nn.Module], call: PipelineCa
     key = identity(pipeline, call)
     if key not in _KNOWN:
         with remembered(pipeline, networks):
-            _KNOWN[key] = Observer(pipeline, process, networks, call).observe()
+            _KNOWN[key] = _still_true(pipeline, process, networks, call, kept_conventions(key)) or \
+                Observer(pipeline, process, networks, call).observe()
+            keep_conventions(key, _KNOWN[key])
     found = _KNOWN[key]
     call.guidance, call.blank = found.guidance, found.blank
+    return found
+
+
+def _still_true(pipeline, process, networks: dict[str, nn.Module], call: PipelineCall,
+                found: Conventions | None) -> Conventions | None:
+    """Conventions of an earlier process if one short call is as they say, else None."""
+    if found is None:
+        return None
+    calls = ShortCalls(pipeline, networks, call, found.off, found.template, found.template_rows)
+    try:
+        prove_step(calls, process, found)
+    except Exception:  # another pipeline's: whatever that led to, this one is observed anew
+        return None
     return found
 
 
@@ -170,17 +186,26 @@ class Observer(ShortCalls):
 
 def identity(pipeline, call: PipelineCall) -> str:
     """Names everything that a pipeline's conventions depend on: its configuration, its VAE's statistics, the call."""
-    configs = {name: str(getattr(part, "config", type(part))) for name, part in sorted(pipeline.components.items())}
-    digest = hashlib.sha256(json.dumps([type(pipeline).__name__, configs, str(dict(pipeline.config))]).encode())
+    configs = {name: f"{type(part).__name__} {_settings(getattr(part, 'config', None))}"
+               for name, part in sorted(pipeline.components.items())}
+    digest = hashlib.sha256(json.dumps([type(pipeline).__name__, configs, _settings(pipeline.config)]).encode())
     asked = (call.shape, call.prompt_tokens, call.extra, call.blank, call.takes_sources, call.guided_at_all)
     digest.update(repr(asked).encode())
     for name, module in sorted(pipeline.components.items()):
         if isinstance(module, nn.Module):
             first = next(module.parameters(), None)
             digest.update(f"{name} {None if first is None else (first.dtype, first.device)}".encode())
+    kind = pipeline.device.type
+    digest.update(f"{torch.is_autocast_enabled(kind)} {torch.get_autocast_dtype(kind)}".encode())
     for name, statistic in pipeline.vae.named_buffers():
         digest.update(name.encode() + statistic.detach().cpu().float().numpy().tobytes())
     return digest.hexdigest()
+
+
+def _settings(config: Any) -> str:
+    """A configuration wherever it lies."""
+    return str({key: value for key, value in config.items() if key != "_name_or_path"} if isinstance(config, dict)
+               else config)
 
 
 def _rows(step: SchedulerStep) -> int:

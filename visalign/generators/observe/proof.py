@@ -19,6 +19,11 @@ STEP = 2e-3
 
 def prove(calls: ShortCalls, process, conventions: Conventions) -> None:
     """Raise UserError naming the first convention that does not reproduce what the pipeline did."""
+    _check_vae(calls, conventions, prove_step(calls, process, conventions))
+
+
+def prove_step(calls: ShortCalls, process, conventions: Conventions) -> Tensor:
+    """The same of one step; returns its latents [1, ...]."""
     replay, step = Replay(conventions), calls.first_step([calls.prompt])
     [row] = replay.rows(step, True)
     latents = conventions.from_rule(step.sample.float())
@@ -29,7 +34,7 @@ def prove(calls: ShortCalls, process, conventions: Conventions) -> None:
         time = torch.as_tensor(step.timestep, device=latents.device).reshape(1)
         latents = _as_network_sees(conventions, step, latents)
     _check_arguments(replay, step, row, latents, time)
-    _check_vae(calls, conventions, latents)
+    return latents
 
 
 def _as_network_sees(own: Conventions, step, latents: Tensor) -> Tensor:
