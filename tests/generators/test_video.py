@@ -228,3 +228,12 @@ def test_every_token_has_a_time_in_wan_22_5b(tmp_path):
         Guidance(2.0, generator.encode_prompts([""])), frozenset(), torch.empty(1, 0, dtype=torch.int64))
     again = generator.decode(ours[0].latents[None])[0]
     assert np.abs(np.asarray(mine.frames[4], int) - np.asarray(again.frames[4], int)).max() <= 1
+
+
+def test_a_vae_that_takes_one_video_at_a_time_decodes_and_encodes_several(pipelines):
+    generator = load_tiny(pipelines("hunyuan15"), "hunyuan15")
+    latents = torch.randn(2, *generator.latent_shape())
+    together, alone = generator.decode(latents), generator.decode(latents[1:])
+    pixels = generator.to_pixels([together[1], alone[0]])
+    assert torch.equal(pixels[0], pixels[1])
+    assert torch.equal(*generator.encode_media(pixels))

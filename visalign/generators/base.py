@@ -60,6 +60,7 @@ class Generator(Tunable, Sized):
     call_options: ClassVar[dict[str, Any]] = {}  # arguments of the pipeline's call, always given
     blank_prompt: ClassVar[str | None] = None  # the negative prompt of those who give none
     sources: ClassVar[SourceCount | None] = None  # of source images in a prompt
+    vae_batch: ClassVar[int | None] = None  # samples that its VAE takes together, None: as many as memory allows
     unneeded: ClassVar[dict] = {}  # parts of the pipeline that are never loaded, and their settings
     droppable: ClassVar[tuple[str, ...]] = ()  # parts that the pipeline can run without, all or none
     used_apart: ClassVar[tuple[str, ...]] = ()  # networks of which a batch may use only some
@@ -270,7 +271,7 @@ class Generator(Tunable, Sized):
     def _at_once(self) -> int:
         """Samples that pass through the VAE together."""
         height, width = self.shape.size
-        return max(1, VAE_PIXELS // (height * width * (self.shape.frames or 1)))
+        return max(1, min(self.vae_batch or VAE_PIXELS, VAE_PIXELS // (height * width * (self.shape.frames or 1))))
 
     @torch.no_grad()
     def sample(self, prompts: list[str], seeds: list[int], *, steps: int, guidance_scale: float, batch_size: int = 32,

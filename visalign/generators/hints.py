@@ -80,6 +80,7 @@ HINTS: dict[str, dict[str, Any]] = {
     "HunyuanVideo15Pipeline": {
         "default_guidance_scale": 6.0,  # its scale is its guider's
         "made_for": Shape(480, 848, fps=24.0),  # its call has neither a size nor a frame rate
+        "vae_batch": 1,  # its VAE's attention masks one video's frames only
     },
     "LTX2Pipeline": {
         # Of its four passes a step the one that leads away from the negative prompt is kept: the others are for
