@@ -29,11 +29,11 @@ from tests.families import TINY, load_tiny
 
 DEPTHS = ("num_layers", "n_layers", "num_single_layers", "num_visual_blocks", "num_attention_layers")
 """By which the networks are told how many blocks they have."""
-LAYERS = 16
+LAYERS, FEW = 16, 2  # blocks of the networks; few for many tokens
 WORDS = ("a", "red", "cat", "face", "with", "blue", "tree", "and", "house")
 
 
-def loaded(name: str, folder: Path, enlarged: int, **settings):
+def loaded(name: str, folder: Path, enlarged: int, layers: int = LAYERS, **settings):
     """The generator of a tiny pipeline with a deeper network, at a size so many times its quick one."""
     from visalign.generators import Generator
 
@@ -41,7 +41,7 @@ def loaded(name: str, folder: Path, enlarged: int, **settings):
         for part in ("transformer", "transformer_2"):
             network = getattr(pipeline, part, None)
             if network is not None:
-                depth = {key: LAYERS for key in DEPTHS if isinstance(network.config.get(key), int)}
+                depth = {key: layers for key in DEPTHS if isinstance(network.config.get(key), int)}
                 setattr(pipeline, part, type(network).from_config(dict(network.config) | depth))
 
     own = Generator.__init__
@@ -105,7 +105,7 @@ def bench_replay(name: str, folder: Path, repeats: int) -> dict:
 
 
 def bench_mixed(name: str, folder: Path, repeats: int) -> dict:
-    generator = loaded(name, folder, 8, prompt_tokens=512)
+    generator = loaded(name, folder, 6, FEW, prompt_tokens=512)
     lengths = torch.linspace(5, 77, 32).long()[torch.randperm(32)].tolist()
     prompts = [" ".join(WORDS[place % len(WORDS)] for place in range(length)) for length in lengths]
     same = " ".join(WORDS[place % len(WORDS)] for place in range(sum(lengths) // len(lengths)))

@@ -80,6 +80,7 @@ class Generator(Tunable, Sized):
         self.vae_factor = self.spatial_factor()
         self.shape = self.check_shape((shape or Shape()).or_else(self.default_shape()))
         self.passes: Counter[str] = Counter()
+        self._dtypes: dict[tuple[int, torch.dtype], torch.dtype] = {}
         self.process: Diffusion | Flow = self.process_of(pipeline.scheduler)
         self.call = PipelineCall(pipeline, self.shape, self.prompt_tokens, self.sources is not None,
                                  dict(self.call_options) | dict(call or {}), self.blank_prompt, guided,
@@ -200,7 +201,14 @@ class Generator(Tunable, Sized):
                 scale: float | None = None) -> Tensor:
         scales = torch.full((len(t),), self.default_guidance_scale if scale is None else scale, device=latents.device)
         return self.replay.predictions(lambda arguments: network(**arguments), latents, t, conditioning, scales,
-                                       getattr(network, "module", network).dtype)
+                                       self._dtype_of(getattr(network, "module", network)))
+
+    def _dtype_of(self, network: nn.Module) -> torch.dtype:
+        """Of its weights; looked up once, since its own property walks through all of its modules."""
+        key = id(network), next(network.parameters()).dtype
+        if key not in self._dtypes:
+            self._dtypes[key] = network.dtype
+        return self._dtypes[key]
 
     def blocks(self) -> list[nn.Module]:
         """The network's blocks in the order in which latents pass through them."""
