@@ -65,6 +65,11 @@ def trained_flow(scheduler) -> Flow:
     return Flow(shift=config.get("flow_shift") or config.get("shift") or 1.0)
 
 
+def rises(scheduler) -> bool:
+    """Whether its noise levels are 0 for pure noise and 1 for data, against ours; its velocity then leads to data."""
+    return bool(scheduler.config.get("invert_sigmas"))
+
+
 def check_agrees(process: Diffusion | Flow, scheduler) -> None:
     """Raise UserError unless `scheduler` takes data without noise where `process` does, in its first step.
 
@@ -103,7 +108,9 @@ def _carried(process: Diffusion | Flow, scheduler) -> tuple[Tensor, bool]:
         own = type(scheduler).from_config(scheduler.config, **changes)
         own.set_timesteps(STEPS, **({"mu": 1.0} if own.config.get("use_dynamic_shifting") else {}))
         first, second = own.timesteps[:2]
-        t, t_next = (process.time_of(torch.as_tensor([float(time)])) for time in (first, second))
+        backwards = rises(own)
+        t, t_next = (process.time_of(torch.as_tensor([1000 - float(time) if backwards else float(time)]))
+                     for time in (first, second))
         scale = getattr(own, "scale_model_input", lambda sample, time: sample)
         nothing = torch.zeros_like(x0)
         seen = process.add_noise(x0, nothing, t)
@@ -111,9 +118,9 @@ def _carried(process: Diffusion | Flow, scheduler) -> tuple[Tensor, bool]:
                    if name in inspect.signature(own.step).parameters}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            after = own.step(model_output=process.target_at(x0, seen, t), timestep=first,
+            after = own.step(model_output=process.target_at(x0, seen, t) * (-1 if backwards else 1), timestep=first,
                              sample=seen / scale(torch.ones(1), first), return_dict=False, **options)[0]
         ends.append(scale(after, second))
         expected.append(process.add_noise(x0, nothing, t_next))
-        falls = falls and bool(first > second) and bool(process.noise_fraction(t) > 0.25)
+        falls = falls and bool(t > t_next) and bool(process.noise_fraction(t) > 0.25)
     return (ends[0] - ends[1]) - (expected[0] - expected[1]), falls

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from visalign.generators.observe.calling import PipelineCall
 from visalign.generators.observe.replay import Replay
 from visalign.generators.observe.running import ShortCalls
+from visalign.generators.observe.watching import noise_levels
 from visalign.media.source_images import split_prompt, with_sources
 
 GUIDED = 2.0
@@ -43,5 +44,5 @@ class Encoder:
         """Noise levels from the first to 0, float32 [steps + 1], as the pipeline sets them."""
         if steps not in self._sigmas:
             self.calls.first_step([self.calls.prompt], steps=steps)
-            self._sigmas[steps] = self.calls.pipeline.scheduler.sigmas.to(torch.float32).cpu().clone()
+            self._sigmas[steps] = noise_levels(self.calls.pipeline.scheduler)
         return self._sigmas[steps]

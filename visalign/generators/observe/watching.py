@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from visalign.generators.schedulers import rises
+
 
 class EnoughSeen(Exception):
     """What was to be seen has been seen."""
@@ -34,7 +36,10 @@ class NetworkCall:
 
 @dataclass
 class SchedulerStep:
-    """One step of the scheduler, and the network calls that led to it. sigma, next_sigma: None where it has none."""
+    """One step of the scheduler, and the network calls that led to it.
+
+    model_output: as it would lead a flow towards noise. sigma, next_sigma: None where it has none.
+    """
 
     calls: list[NetworkCall]
     model_output: Tensor
@@ -172,8 +177,9 @@ def _recorded(scheduler, record: Record, pending: list[NetworkCall], replace: Re
         index = _index(scheduler, timestep)
         sigmas = [None, None]
         if index is not None and hasattr(scheduler, "sigmas"):
-            sigmas = [float(each) for each in scheduler.sigmas[index:index + 2]]
-        step = SchedulerStep(pending[:], kept(model_output), kept(timestep), kept(sample), *sigmas)
+            sigmas = noise_levels(scheduler)[index:index + 2].tolist()
+        towards_noise = -model_output if rises(scheduler) else model_output
+        step = SchedulerStep(pending[:], kept(towards_noise), kept(timestep), kept(sample), *sigmas)
         pending.clear()
         output = own(*arguments, **named)
         tupled = isinstance(output, tuple)
@@ -190,6 +196,12 @@ def _recorded(scheduler, record: Record, pending: list[NetworkCall], replace: Re
         return output
 
     return seen
+
+
+def noise_levels(scheduler) -> Tensor:
+    """Of its times, float32 on the CPU: 1 is pure noise, whichever way it counts."""
+    sigmas = scheduler.sigmas.to(torch.float32).cpu()
+    return 1 - sigmas if rises(scheduler) else sigmas.clone()
 
 
 def _index(scheduler, timestep) -> int | None:
