@@ -4,19 +4,16 @@
 through a stochastic rollout and its adapter read back by plain diffusers.
 """
 
-import contextlib
 import json
 import re
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from unittest import mock
 
 import torch
 
-from tests.tiny import CALLS, SMALL, builders, source_image
+from tests.tiny import CALLS, builders, source_image
 from visalign.config import ModelSettings
 from visalign.errors import UserError
 from visalign.generators import FAMILIES, Generator, load_generator
@@ -70,19 +67,10 @@ def walked(name: str, folder: Path) -> Row | Refusal | None:
         return None
     torch.manual_seed(0)
     try:
-        with _small_sizes(name):
-            return _proved(pipeline, name, load_generator(_settings(name, family, folder), "cpu"), folder)
+        return _proved(pipeline, name, load_generator(_settings(name, family, folder), "cpu"), folder)
     except UserError as error:
         reason = str(error).replace(f"model {folder} ({pipeline}): ", "").replace(str(folder), "it")
         return Refusal(pipeline, name, reason)
-
-
-@contextlib.contextmanager
-def _small_sizes(name: str) -> Iterator[None]:
-    with contextlib.ExitStack() as stack:
-        for path, value in SMALL.get(name, {}).items():
-            stack.enter_context(mock.patch(path, value, create=True))
-        yield
 
 
 def _settings(name: str, family: type[Generator], folder: Path) -> ModelSettings:

@@ -27,14 +27,23 @@ _WRITTEN: dict[str, type[Generator]] = {family.pipeline_class: family for family
     LTXGenerator, HunyuanVideoGenerator, CogVideoXGenerator)}
 
 _OTHER_USES = {
-    r"ControlNet|Control(?!Net)|Adapter|GLIGEN|VACE": "it needs control images, which are not supported",
-    r"Inpaint|Fill|PaintBy|RePaint": "it fills in masked parts of a given image, which is not supported",
-    r"Upscale|SuperRes|Upsample|SRPipeline|Refiner": "it enlarges or refines a given sample, which is not supported",
-    r"Img2Img|VideoToVideo|I2I": "it varies a given sample; train the family's pipeline that starts from noise",
-    r"Prior|Decoder|Cascade|Combined|Wuerstchen|UnCLIP": "it is a stage of a cascade, which is not supported",
     r"Audio|Music|Spectrogram|Speech|AceStep|Dance": "it makes sound, which is not supported",
+    r"Gemma|LLaDA": "it writes text, which is not supported",
     r"Modular": "it is a modular pipeline, whose call cannot be watched; give the checkpoint's standard pipeline",
-    r"Onnx|PAG|Panorama|Paradigms|AttendAndExcite|SAG|DiffEdit|Semantic|ModelEditing":
+    r"Control|Adapter|GLIGEN|VACE|Transfer": "it needs control images, boxes or videos, which are not supported",
+    r"Inpaint|Fill|PaintBy|RePaint": "it fills in masked parts of a given image, which is not supported",
+    r"Upscale|SuperRes|Upsample|SRPipeline|Refine": "it enlarges or refines a given sample, which is not supported",
+    r"Img2Img|VideoToVideo|I2I|Depth2|CycleDiff|Pix2PixZero|LEdits|LucyEdit":
+        "it varies a given sample; train the family's pipeline that starts from noise",
+    r"InstructPix2Pix": "it guides by an image and by words with three predictions a step, which is not supported",
+    r"Blip|ConsisID|WanAnimate|InContext|HDR|SanaWM|PIA":
+        "it needs references or motions beside a prompt and its image, which are not supported",
+    r"Layered|LDM3D|UniDiffuser|VersatileDiffusion": "it makes more than one image or video, which is not supported",
+    r"Framepack|Helios|Forcing|FAR|MultiPrompt": "it makes a video piece by piece, each at a noise level of its own, "
+                                                 "which is not supported",
+    r"Prior|Decoder|Cascade|Combined|Wuerstchen|UnCLIP|Kandinsky(V22)?Pipeline":
+        "it is a stage of a cascade, which is not supported",
+    r"Onnx|PAG|Panorama|Paradigms|AttendAndExcite|SAG|DiffEdit|Semantic|ModelEditing|VideoZero":
         "it alters how another family samples; train that family's plain pipeline"}
 """Parts of class names, as regular expressions, of pipelines that are no generators from text, and what to say."""
 
@@ -63,6 +72,8 @@ def made(name: str, hints: dict[str, Any]) -> type[Generator]:
     denoiser = next((each for each in ("transformer", "unet") if each in parts), None)
     if denoiser is None:
         raise UserError(f"{name}: it has neither a transformer nor a U-Net")
+    if "image" in call and (call["image"].default is inspect.Parameter.empty or re.search(r"ToVideo|I2V|Edit", name)):
+        hints = {"sources": SourceCount("an edit" if "Edit" in name else "image to video")} | hints
     is_video = bool({"num_frames", "frames", "video_length"} & call.keys())
     scale = _number(call, "true_cfg_scale") or _number(call, "guidance_scale") or 1.0
     about = {"pipeline_class": name, "denoiser_name": denoiser, "denoiser_class": _class_of(parts[denoiser].annotation),
@@ -91,7 +102,8 @@ def _class_of(annotation: Any) -> str:
 
 
 def _process_kind(annotation: Any) -> str:
-    return "flow" if re.search("FlowMatch|UniPCMultistep", str(annotation)) else "diffusion"
+    """Where a pipeline takes any scheduler it is of the years in which all new ones are flows."""
+    return "flow" if re.search(r"Flow|UniPCMultistep|SchedulerMixin|Helios", str(annotation)) else "diffusion"
 
 
 def editing(family: type[Generator]) -> type[Generator]:

@@ -9,6 +9,9 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
+from torch import nn
+
 from visalign.generators.shape import Shape
 from visalign.media.source_images import SourceCount
 
@@ -44,6 +47,24 @@ _SOURCE_AT_SIZE = _attribute("calculate_dimensions", lambda pipeline, before, sh
 _PLUS_SOURCE_AT_SIZE = _attribute("VAE_IMAGE_SIZE", lambda pipeline, before, shape: _area(shape), of_module=True)
 _AREA_IN_LATENTS = _attribute("default_sample_size", lambda pipeline, before, shape: (
     math.sqrt(math.prod(shape.size)) + 1e-3) / pipeline.vae_scale_factor)
+
+
+class PassAll(nn.Module):
+    """In place of Cosmos's safety checker, without which its pipelines do not run.
+
+    It is of a further package and of further networks, and blurs faces and refuses prompts, which no reward may see.
+    """
+
+    dtype, device = torch.float32, torch.device("cpu")
+
+    def check_text_safety(self, prompt: str) -> bool:
+        return True
+
+    def check_video_safety(self, frames: Any) -> Any:
+        return frames
+
+
+_UNCHECKED = {"safety_checker": PassAll()}
 
 HINTS: dict[str, dict[str, Any]] = {
     "ZImagePipeline": {
@@ -95,6 +116,7 @@ HINTS: dict[str, dict[str, Any]] = {
     },
     "Kandinsky5T2VPipeline": {"made_for": Shape(fps=24.0)},  # its call has no frame rate
     "Cosmos2_5_PredictBasePipeline": {
+        "unneeded": _UNCHECKED,
         "default_guidance_scale": 8.0,  # its call's scale is 1 less
         "made_for": Shape(fps=16.0),  # its call has no frame rate
     },

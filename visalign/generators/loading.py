@@ -327,6 +327,10 @@ def sketch(checkpoint: ModelLocation, settings: ModelSettings) -> Generator:
     for name, kind in _models(index).items():
         if name not in given:
             parts[name] = _empty_part(kind, checkpoint.folder, name)
+    for name, (library, kind) in parts_of(index).items():
+        if name == "processor" and kind is not None:  # some pipelines use it as soon as they are made
+            parts[name] = getattr(importlib.import_module(library), kind).from_pretrained(checkpoint.folder,
+                                                                                          subfolder=name)
     settings_of_index = {key: value for key, value in index.items() if not key.startswith("_") and
                          not isinstance(value, list)}
     pipeline = getattr(diffusers, checkpoint.family.pipeline_class)(**settings_of_index | parts)

@@ -109,7 +109,8 @@ def _carried(process: Diffusion | Flow, scheduler) -> tuple[Tensor, bool]:
         own.set_timesteps(STEPS, **({"mu": 1.0} if own.config.get("use_dynamic_shifting") else {}))
         first, second = own.timesteps[:2]
         backwards = rises(own)
-        t, t_next = (process.time_of(torch.as_tensor([1000 - float(time) if backwards else float(time)]))
+        most = own.config.num_train_timesteps
+        t, t_next = (process.time_of(torch.as_tensor([1000 * (1 - float(time) / most) if backwards else float(time)]))
                      for time in (first, second))
         scale = getattr(own, "scale_model_input", lambda sample, time: sample)
         nothing = torch.zeros_like(x0)

@@ -22,12 +22,12 @@ class VideoGenerator(Generator):
     sides_multiple_of = 16
 
     def temporal_factor(self) -> int:
-        """Frames per latent frame, after the first."""
+        """Frames per latent frame, after the first; 1 where the VAE knows no frames."""
         names = ("vae_scale_factor_temporal", "vae_temporal_compression_ratio", "vae_temporal_scale_factor")
-        return next(getattr(self.pipeline, name) for name in names if hasattr(self.pipeline, name))
+        return next((getattr(self.pipeline, name) for name in names if hasattr(self.pipeline, name)), 1)
 
     def default_shape(self) -> Shape:
-        frames = self._default("num_frames") or self._default("frames")
+        frames = next(filter(None, map(self._default, ("num_frames", "frames", "video_length"))), None)
         rate = self._default("frame_rate") or self._default("fps")
         return self.made_for.or_else(Shape(None, None, frames, rate and float(rate))).or_else(super().default_shape())
 
@@ -37,10 +37,11 @@ class VideoGenerator(Generator):
             missing = "frames" if shape.frames is None else "fps"
             raise UserError(f"model.{missing}: this model's configuration does not say what it was trained for; set it")
         time = self.temporal_factor()
-        if (shape.frames - 1) % time:
-            near = (shape.frames - 1) // time * time + 1
-            raise UserError(f"model.frames {shape.frames}: {self.pipeline_class} makes 1 + {time} k frames, "
-                            f"such as {near} or {near + time}")
+        over = (self.default_shape().frames or 1) % time  # mostly 1; some VAEs do not set the first frame apart
+        if (shape.frames - over) % time:
+            near = (shape.frames - over) // time * time + over
+            raise UserError(f"model.frames {shape.frames}: {self.pipeline_class} makes {f'{over} + ' if over else ''}"
+                            f"{time} k frames, such as {near} or {near + time}")
         return shape
 
     def latent_shape(self) -> tuple[int, ...]:

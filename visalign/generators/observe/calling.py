@@ -35,8 +35,8 @@ class PipelineCall:
 
     extra: arguments from the family's hints and the user's model.call, which override all others. blank: the negative
     prompt of those who give none, None to give none. guided_at_all: False to go on without guidance, whatever the
-    pipeline has. at_size: within it the pipeline works at a shape that it does not take as arguments. guidance: once it
-    is known. takes_sources: whether a prompt has source images; they are cropped to the shape.
+    pipeline has. at_size: within it the pipeline works at a shape that it does not take as arguments. guidance, off: the rule,
+    and options without it, once they are known. takes_sources: whether a prompt has source images; they are cropped to the shape.
     """
 
     pipeline: Any
@@ -48,6 +48,7 @@ class PipelineCall:
     guided_at_all: bool = True
     at_size: Callable[[Any, Shape], contextlib.AbstractContextManager] = _as_it_is
     guidance: GuidanceRule | None = None
+    off: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self):
         self.parameters = inspect.signature(type(self.pipeline).__call__).parameters
@@ -70,6 +71,7 @@ class PipelineCall:
         """Size, length and the like, as far as the pipeline takes them."""
         shape = self.shape
         known = {"height": shape.height, "width": shape.width, "num_frames": shape.frames, "frames": shape.frames,
+                 "video_length": shape.frames,
                  "frame_rate": shape.fps, "fps": shape.fps, "max_sequence_length": self.prompt_tokens,
                  "use_resolution_binning": False, "max_area": (shape.height or 0) * (shape.width or 0),
                  "_auto_resize": False}
@@ -84,8 +86,9 @@ class PipelineCall:
         if self.takes_sources:
             images = self._sources(prompts[0])
             options[_IMAGE] = images[0] if len(images) == 1 else images
-        if scale is not None and self.guidance is not None:
-            options |= self.told(self.guided(self.guidance, scale, len(prompts), negative))
+        if scale is not None:
+            options |= self.told(self.off if self.guidance is None else
+                                 self.guided(self.guidance, scale, len(prompts), negative))
         return options | dict(self.extra)
 
     def _sources(self, prompt: str) -> list[Image.Image]:

@@ -48,7 +48,7 @@ def observed(pipeline, process, networks: dict[str, nn.Module], call: PipelineCa
                 Observer(pipeline, process, networks, call).observe()
             keep_conventions(key, _KNOWN[key])
     found = _KNOWN[key]
-    call.guidance, call.blank = found.guidance, found.blank
+    call.guidance, call.blank, call.off = found.guidance, found.blank, found.off
     return found
 
 
@@ -104,15 +104,18 @@ class Observer(ShortCalls):
         """Arguments that are a multiple of the guidance scale, with the factor."""
         if "guidance_scale" not in self.off:
             return {}
-        steps = [self.first_step([self.prompt], self.off | {"guidance_scale": scale}) for scale in OBSERVED_SCALES]
+        words = self.call.words(1, self.call.blank or "")  # some pipelines cannot be guided without
+        steps = [self.first_step([self.prompt], self.off | {"guidance_scale": scale} | words)
+                 for scale in OBSERVED_SCALES]
         two = [dict(argument_leaves(step.calls[0].arguments)) for step in steps]
         if two[0].keys() != two[1].keys():
             return {}
         found = {}
         for path in two[0]:
-            if isinstance(two[0][path], Tensor) and two[0][path].numel() == 1 and not same(two[0][path], two[1][path]):
-                low, high = (float(values[path]) for values in two)
-                if not math.isclose(high / low, OBSERVED_SCALES[1] / OBSERVED_SCALES[0], rel_tol=1e-2):
+            if isinstance(two[0][path], Tensor) and not same(two[0][path], two[1][path]):
+                low, high = (float(values[path].flatten()[0]) for values in two)
+                ratio = OBSERVED_SCALES[1] / OBSERVED_SCALES[0]
+                if two[0][path].numel() != 1 or not math.isclose(high, low * ratio, rel_tol=1e-2):
                     raise UserError(f"the argument {path_name(path)} depends on the guidance scale in a way that is "
                                     "not understood")
                 found[path] = float(f"{high / OBSERVED_SCALES[1]:.3g}")
@@ -126,7 +129,15 @@ class Observer(ShortCalls):
                 if _rows(step) == 2:
                     self.call.blank = blank
                     return self._fitted(name, blank)
+                self._check_unguided(step)
         return None, 1
+
+    def _check_unguided(self, step: SchedulerStep) -> None:
+        """Raise UserError where a scale changes what the scheduler is given in a step that is not of two passes."""
+        plain = self.first_step([self.prompt])
+        if _rows(step) != 1 or not same(step.model_output, plain.model_output):
+            raise UserError("its guidance is not made of two predictions of its denoiser; model.guidance=none goes on "
+                            "without guidance")
 
     def _fitted(self, name: str, blank: str | None) -> tuple[GuidanceRule, int]:
         fits = []

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from visalign.errors import UserError
 from visalign.generators.observe.calling import EXAMPLE, PipelineCall
-from visalign.generators.observe.watching import NetworkCall, Record, SchedulerStep, answered, watching
+from visalign.generators.observe.watching import EnoughSeen, NetworkCall, Record, SchedulerStep, answered, watching
 
 
 class ShortCalls:
@@ -25,8 +25,18 @@ class ShortCalls:
         told = self.call.told(self.off if options is None else options)
         arguments = self.call.options(prompts, steps=steps, seeds=[0] * len(prompts)) | told
         with watching(self.pipeline, self.networks, **watched) as record:
-            self.call(**arguments)
+            self._called(arguments)
         return record
+
+    def _called(self, arguments: dict[str, Any]) -> None:
+        try:
+            self.call(**arguments)
+        except (EnoughSeen, UserError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # a pipeline's own code may raise anything
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"its own call fails with what it is given ({type(error).__name__}: {reason}); what it "
+                            "needs beside can be given as model.call") from error
 
     def first_step(self, prompts: list[str], options: dict | None = None, steps: int = 2) -> SchedulerStep:
         """The first step of a call without a network pass; its answers are random, seeded."""
