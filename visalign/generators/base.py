@@ -16,7 +16,7 @@ from visalign.generators.observe.calling import PipelineCall
 from visalign.generators.observe.encoding import Encoder
 from visalign.generators.observe.observer import observed
 from visalign.generators.observe.replay import Replay
-from visalign.generators.observe.rows import join, stack
+from visalign.generators.observe.rows import join, share_inputs, stack
 from visalign.generators.observe.sampling import OnStep, final_latents
 from visalign.generators.schedulers import trained_process
 from visalign.generators.shape import Shape
@@ -62,6 +62,7 @@ class Generator(Tunable, Sized):
     sources: ClassVar[SourceCount | None] = None  # of source images in a prompt
     vae_batch: ClassVar[int | None] = None  # samples that its VAE takes together, None: as many as memory allows
     unneeded: ClassVar[dict] = {}  # parts of the pipeline that are never loaded, and their settings
+    needs_tiling: ClassVar[bool] = False  # whether the VAE works on tiles only
     droppable: ClassVar[tuple[str, ...]] = ()  # parts that the pipeline can run without, all or none
     used_apart: ClassVar[tuple[str, ...]] = ()  # networks of which a batch may use only some
     text_first: ClassVar[bool] = False  # whether a block returns the text's tokens before the latents'
@@ -186,8 +187,11 @@ class Generator(Tunable, Sized):
         unguided_family = self.conventions.guidance is None
         if guidance is None or guidance.scale == 1 or guidance.negative is None or unguided_family:
             return self._pass(latents, t, conditioning)
-        both = join([guidance.negative, conditioning])
-        unguided, wanted = self._pass(torch.cat([latents, latents]), torch.cat([t, t]), both).chunk(2)
+        if share_inputs(guidance.negative, conditioning):
+            both = join([guidance.negative, conditioning])
+            unguided, wanted = self._pass(torch.cat([latents, latents]), torch.cat([t, t]), both).chunk(2)
+        else:
+            unguided, wanted = (self._pass(latents, t, each) for each in (guidance.negative, conditioning))
         unguided = unguided.detach() if guidance.detach_negative else unguided
         return self.replay.combined(unguided, wanted, guidance.scale)
 

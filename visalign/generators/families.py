@@ -13,7 +13,7 @@ from visalign.errors import UserError
 from visalign.generators.base import Generator
 from visalign.generators.cogvideox import CogVideoXGenerator
 from visalign.generators.flux import FluxGenerator, FluxKontextGenerator
-from visalign.generators.hints import HINTS
+from visalign.generators.hints import HINTS, STAND_INS
 from visalign.generators.hunyuan import HunyuanVideoGenerator
 from visalign.generators.ltx import LTXGenerator
 from visalign.generators.sd3 import SD3Generator
@@ -72,14 +72,15 @@ def made(name: str, hints: dict[str, Any]) -> type[Generator]:
     denoiser = next((each for each in ("transformer", "unet") if each in parts), None)
     if denoiser is None:
         raise UserError(f"{name}: it has neither a transformer nor a U-Net")
-    if "image" in call and (call["image"].default is inspect.Parameter.empty or re.search(r"ToVideo|I2V|Edit", name)):
+    image = call.get("image")
+    if image is not None and (image.default is inspect.Parameter.empty or re.search(r"ToVideo|(?<!T)I2V|Edit", name)):
         hints = {"sources": SourceCount("an edit" if "Edit" in name else "image to video")} | hints
     is_video = bool({"num_frames", "frames", "video_length"} & call.keys())
     scale = _number(call, "true_cfg_scale") or _number(call, "guidance_scale") or 1.0
     about = {"pipeline_class": name, "denoiser_name": denoiser, "denoiser_class": _class_of(parts[denoiser].annotation),
              "process_kind": _process_kind(parts["scheduler"].annotation), "default_guidance_scale": float(scale),
              "default_steps": _number(call, "num_inference_steps") or 50,
-             "unneeded": {part: None for part in kind._optional_components
+             "unneeded": {part: _stand_in(parts, part) for part in kind._optional_components
                           if part in ("safety_checker", "image_encoder", "feature_extractor")}}
     return type(name.removesuffix("Pipeline") + "Generator", (VideoGenerator if is_video else Generator,),
                 about | _as_methods(hints) | {"__module__": __name__})
@@ -87,6 +88,11 @@ def made(name: str, hints: dict[str, Any]) -> type[Generator]:
 
 def _as_methods(hints: dict[str, Any]) -> dict[str, Any]:
     return {name: staticmethod(value) if inspect.isfunction(value) else value for name, value in hints.items()}
+
+
+def _stand_in(parts: dict, name: str) -> Any:
+    asked = str(parts[name].annotation) if name in parts else ""
+    return next((other for kind, other in STAND_INS.items() if kind in asked), None)
 
 
 def _number(parameters: dict, name: str) -> Any:

@@ -64,7 +64,8 @@ class PassAll(nn.Module):
         return frames
 
 
-_UNCHECKED = {"safety_checker": PassAll()}
+STAND_INS = {"CosmosSafetyChecker": PassAll()}
+"""For parts without which a pipeline does not run, by the class that it asks for."""
 
 HINTS: dict[str, dict[str, Any]] = {
     "ZImagePipeline": {
@@ -77,6 +78,10 @@ HINTS: dict[str, dict[str, Any]] = {
     "QwenImageEditPipeline": {"blank_prompt": " ", "sources": SourceCount("an edit"), "at_size": _SOURCE_AT_SIZE},
     "QwenImageEditPlusPipeline": {"blank_prompt": " ", "sources": SourceCount("an edit"),
                                   "at_size": _PLUS_SOURCE_AT_SIZE},
+    "QwenImage21Pipeline": {
+        "blank_prompt": " ",  # as Qwen-Image
+        "call_options": {"use_kv_cache": False},  # what it keeps between steps would hide the prompt from all but one
+    },
     "Flux2KleinPipeline": {},
     "Flux2Pipeline": {},
     "Krea2Pipeline": {
@@ -115,8 +120,16 @@ HINTS: dict[str, dict[str, Any]] = {
         "made_for": Shape(frames=121),  # its call leaves the length to the model
     },
     "Kandinsky5T2VPipeline": {"made_for": Shape(fps=24.0)},  # its call has no frame rate
+    "MochiPipeline": {"made_for": Shape(fps=30.0)},  # its call has no frame rate
+    "AllegroPipeline": {
+        "made_for": Shape(720, 1280, 88, 15.0),  # its call leaves size and length to the network, and has no frame rate
+        "needs_tiling": True,  # its VAE has no other way
+    },
+    "EasyAnimatePipeline": {
+        "blank_prompt": "",  # its call fails without a negative prompt
+        "made_for": Shape(fps=8.0),  # its call has no frame rate
+    },
     "Cosmos2_5_PredictBasePipeline": {
-        "unneeded": _UNCHECKED,
         "default_guidance_scale": 8.0,  # its call's scale is 1 less
         "made_for": Shape(fps=16.0),  # its call has no frame rate
     },

@@ -164,7 +164,7 @@ def load_generator(source: str | ModelSettings, device: str | torch.device = "au
         check_finite(part.state_dict().items(), where)
     if settings.vae_slicing:
         pipeline.vae.enable_slicing()
-    if settings.vae_tiling:
+    if settings.vae_tiling or checkpoint.family.needs_tiling:
         pipeline.vae.enable_tiling()
     generator = checkpoint.family(pipeline, device=device, compute_dtype=compute_dtype, attention=settings.attention,
                                   shape=shape_of(settings, checkpoint), prompt_tokens=settings.prompt_tokens,

@@ -23,7 +23,7 @@ def left_out(index: dict, folder: Path | None, family) -> dict:
     folder: None for a hub id. Raises UserError for a part that is needed and missing, or holds pickled weights only.
     """
     parts = parts_of(index)
-    given = dict(family.unneeded) | {name: None for name, (_, kind) in parts.items() if kind is None}
+    given = {name: None for name, (_, kind) in parts.items() if kind is None} | dict(family.unneeded)
     if folder is not None:
         missing = {name for name in parts.keys() - given.keys() if not any((folder / name).glob("*"))}
         for name in sorted(missing - set(family.droppable)):

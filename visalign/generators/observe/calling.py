@@ -35,8 +35,9 @@ class PipelineCall:
 
     extra: arguments from the family's hints and the user's model.call, which override all others. blank: the negative
     prompt of those who give none, None to give none. guided_at_all: False to go on without guidance, whatever the
-    pipeline has. at_size: within it the pipeline works at a shape that it does not take as arguments. guidance, off: the rule,
-    and options without it, once they are known. takes_sources: whether a prompt has source images; they are cropped to the shape.
+    pipeline has. at_size: within it the pipeline works at a shape that it does not take as arguments. guidance, off:
+    the rule, and options without it, once they are known. takes_sources: whether a prompt has source images; they are
+    cropped to the shape.
     """
 
     pipeline: Any
@@ -71,8 +72,8 @@ class PipelineCall:
         """Size, length and the like, as far as the pipeline takes them."""
         shape = self.shape
         known = {"height": shape.height, "width": shape.width, "num_frames": shape.frames, "frames": shape.frames,
-                 "video_length": shape.frames,
-                 "frame_rate": shape.fps, "fps": shape.fps, "max_sequence_length": self.prompt_tokens,
+                 "video_length": shape.frames, "decode_chunk_size": shape.frames, "frame_rate": shape.fps,
+                 "fps": shape.fps, "max_sequence_length": self.prompt_tokens,
                  "use_resolution_binning": False, "max_area": (shape.height or 0) * (shape.width or 0),
                  "_auto_resize": False}
         return {name: value for name, value in known.items() if name in self.parameters and value is not None}
@@ -104,10 +105,12 @@ class PipelineCall:
     def guidance_names(self) -> list[str]:
         """The options by which this pipeline may be told a scale.
 
-        true_cfg_scale counts where it is on by default; elsewhere it adds a second guidance to a distilled one.
+        true_cfg_scale counts where it is on by default or the only one; elsewhere it adds a second guidance to a
+        distilled one.
         """
         names = [name for name in GUIDANCE_OPTIONS if name in self.parameters and
-                 (name != GUIDANCE_OPTIONS[0] or self.parameters[name].default > 1)]
+                 (name != GUIDANCE_OPTIONS[0] or self.parameters[name].default > 1 or
+                  GUIDANCE_OPTIONS[1] not in self.parameters)]
         return [*names, GUIDER] if hasattr(self.pipeline, GUIDER) else names
 
     def told(self, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from visalign.generators.observe.arguments import ArgumentPath, Layout
@@ -17,26 +18,45 @@ class VaeMap:
     """z = offset + scale x latents, z being what the VAE decodes, in z's own shape.
 
     scale, offset: [1, ...], shortened along axes where they are constant. arguments, options: the rest of that call.
+    frames: of a VAE of images that decodes a video's frames as a batch; z is then [B x frames, ...].
     """
 
     scale: Tensor
     offset: Tensor
     arguments: tuple
     options: dict[str, Any]
+    frames: int | None = None
+
+    def to_vae(self, latents: Tensor) -> Tensor:
+        """z of latents [B, ...], float32."""
+        z = latents.float() * self.scale + self.offset
+        return z if self.frames is None else z.movedim(2, 1).flatten(0, 1)
+
+    def from_vae(self, z: Tensor) -> Tensor:
+        """Latents [B, ...] of z, float32."""
+        z = z.float() if self.frames is None else z.float().unflatten(0, (-1, self.frames)).movedim(1, 2)
+        return (z - self.offset) / self.scale
 
     def encoded(self, vae: nn.Module, pixels: Tensor) -> Tensor:
         """Latents [B, ...] of pixels [B, 3, (F,) H, W]: the posterior's mean; one frame for a VAE of videos."""
         pixels = pixels.to(vae.dtype)
-        output = vae.encode(pixels if pixels.ndim == self.scale.ndim else pixels[:, :, None])
-        z = output.latent_dist.mode() if hasattr(output, "latent_dist") else output.latent
-        return (z.float() - self.offset) / self.scale
+        if vae.config.get("in_channels") == 4:  # of images with transparency: nothing is transparent
+            pixels = torch.cat([pixels, torch.ones_like(pixels[:, :1])], 1)
+        if self.frames is not None:
+            pixels = pixels.movedim(2, 1).flatten(0, 1)
+        elif pixels.ndim != self.scale.ndim:
+            pixels = pixels[:, :, None]
+        output = vae.encode(pixels)
+        return self.from_vae(output.latent_dist.mode() if hasattr(output, "latent_dist") else output.latent)
 
     def decoded(self, vae: nn.Module, latents: Tensor, flat: bool) -> Tensor:
         """Pixels [B, 3, (F,) H, W] of latents [B, ...]. flat: without an axis of frames."""
-        z = (latents.float() * self.scale + self.offset).to(vae.dtype)
+        z = self.to_vae(latents).to(vae.dtype)
         arguments = [_of_batch(value, len(z)) for value in self.arguments]
         output = vae.decode(z, *arguments, **{name: _of_batch(value, len(z)) for name, value in self.options.items()})
-        pixels = (output[0] if isinstance(output, tuple) else getattr(output, "sample", output)).float()
+        pixels = (output[0] if isinstance(output, tuple) else getattr(output, "sample", output)).float()[:, :3]
+        if self.frames is not None:
+            return pixels.unflatten(0, (-1, self.frames)).movedim(1, 2)
         return pixels.squeeze(2) if flat and pixels.ndim == 5 else pixels
 
 

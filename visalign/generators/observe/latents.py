@@ -100,7 +100,8 @@ def axis_order(index: Tensor) -> AxisOrder | None:
 class Selection:
     """Picks elements of a sample: [B, ...] to [B, *shape], by `index` [elements], None for a change of shape only.
 
-    order: in place of the index where the elements are axes in another order.
+    order: in place of the index where the elements are axes in another order. last: entries of the first axis, at its
+    end, from which is picked; None for all.
     sign: what the elements are multiplied by. fixed: for elements that do not come from the sample, where there are
     any: which ones, bool [elements]; their values belong to each sample's conditioning.
     """
@@ -110,10 +111,15 @@ class Selection:
     sign: float = 1.0
     fixed: Tensor | None = None
     order: AxisOrder | None = None
+    last: int | None = None
+
+    def cut(self, samples: Tensor) -> Tensor:
+        """What of samples [B, ...] is picked from, which is as long for all prompts."""
+        return samples if self.last is None else samples[:, -self.last:]
 
     def __call__(self, samples: Tensor, values: Tensor | None = None) -> Tensor:
         """values: [B, *shape], of which the fixed elements are taken."""
-        flat = samples.flatten(1)
+        flat = self.cut(samples).flatten(1)
         if self.order is not None:
             flat = self.order(flat)
         if self.index is not None:
@@ -126,15 +132,21 @@ class Selection:
         return flat.view(len(samples), *self.shape)
 
 
-def selection(shape: tuple[int, ...], index: Tensor, source: int, device: torch.device, sign: float = 1.0) -> Selection:
-    """As simple as it can be. index: -1 for fixed elements. source: number of elements selected from."""
-    if torch.equal(index, torch.arange(source)):
-        return Selection(tuple(shape), None, sign)
+def selection(shape: tuple[int, ...], index: Tensor, source: tuple[int, ...], device: torch.device,
+              sign: float = 1.0) -> Selection:
+    """As simple as it can be. index: -1 for fixed elements. source: shape of the sample selected from."""
+    each, last = math.prod(source[1:]), None
+    before = max(0, int(index.min())) // each
+    if before and len(index) == (source[0] - before) * each:  # words come before the latents
+        index, last = index - before * each, source[0] - before
+    if torch.equal(index, torch.arange((last or source[0]) * each)):
+        return Selection(tuple(shape), None, sign, last=last)
     order = axis_order(index)
     if order is not None and order.start >= 0:
-        return Selection(tuple(shape), None, sign, order=order)
+        return Selection(tuple(shape), None, sign, order=order, last=last)
     fixed = index < 0
-    return Selection(tuple(shape), index.clamp(min=0).to(device), sign, fixed.to(device) if fixed.any() else None)
+    return Selection(tuple(shape), index.clamp(min=0).to(device), sign, fixed.to(device) if fixed.any() else None,
+                     last=last)
 
 
 def by_axis(values: Tensor, shape: tuple[int, ...]) -> Tensor:

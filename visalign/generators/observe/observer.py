@@ -23,7 +23,7 @@ from visalign.generators.observe.calling import LONGER, PipelineCall
 from visalign.generators.observe.conventions import Conventions, VaeMap
 from visalign.generators.observe.guidance import GUIDANCE_TOLERANCE, GuidanceRule, fit_guidance
 from visalign.generators.observe.keeping import keep_conventions, kept_conventions
-from visalign.generators.observe.latents import Reading, by_axis, probes, read_probes, selection
+from visalign.generators.observe.latents import Reading, Selection, by_axis, probes, read_probes, selection
 from visalign.generators.observe.memory import remembered
 from visalign.generators.observe.padding import find_padding
 from visalign.generators.observe.proof import prove, prove_step
@@ -77,9 +77,10 @@ class Observer(ShortCalls):
         self.first = self._real_step()
         self.off = self._switched_off()
         embedded = self._embedded()
+        seen = self._probed()
+        self.given = self._given(seen)
         guidance, place = (GuidanceRule("guidance_scale", embedded=True), 1) if embedded else self._guidance() \
             if self.call.guided_at_all else (None, 1)
-        seen = self._probed()
         layout = self._layout()
         found = _assembled(self, seen, layout, embedded, guidance, place)
         prove(self, self.process, found)
@@ -145,9 +146,7 @@ class Observer(ShortCalls):
             step = self.first_step([self.prompt], self.off | {name: scale} | self.call.words(1, blank))
             self.guided_calls = step.calls
             outputs = [part for call in step.calls for part in _parts(call.output, call.rows())]
-            outputs = [like_scheduler(each, step.model_output) for each in outputs]
-            fits.append(min((fit_guidance((sign * outputs[0], sign * outputs[1]), step.model_output, scale)
-                             for sign in (1, -1)), key=lambda fit: fit[-1]))
+            fits.append(fit_guidance((self.given(outputs[0])[0], self.given(outputs[1])[0]), step.model_output, scale))
         if any(fit[-1] > GUIDANCE_TOLERANCE for fit in fits) or len({fit[:-1] for fit in fits}) > 1:
             raise UserError(f"its guidance combines two predictions in a way that is not understood ({fits[0][-1]:.1e} "
                             "is left over); model.guidance=none goes on without guidance")
@@ -176,6 +175,16 @@ class Observer(ShortCalls):
         record = self.run([self.prompt], steps=max(self.number + 1, 8), answer=answer, replace=replace)
         self.factors, self.beside = factors, record.beside
         return record.steps
+
+    def _given(self, steps: list[SchedulerStep]) -> Selection:
+        """From the network's output [1, ...] to what the scheduler is given, in the process's sign."""
+        outputs = read_probes([step.model_output for step in steps[:self.number]])
+        if outputs is None or bool((outputs.index < 0).any()) or outputs.scale.abs().sub(1).abs().max() > 1e-3:
+            raise UserError("what its scheduler is given is no selection of the network's output")
+        self.picked = outputs.index
+        self.output_shape = tuple(_parts(self.template, self.template_rows)[0].shape[1:])
+        given = steps[0].model_output
+        return Selection(tuple(given.shape), outputs.index.to(given.device), float(outputs.scale[0].sign()))
 
     def _factor(self, number: int) -> float:
         """By what the scheduler scales the network's input at its step of this number."""
@@ -229,15 +238,6 @@ def _parts(output: Any, rows: int) -> list[Tensor]:
     return [each[None] for each in first] if isinstance(first, list) else list(first.split(len(first) // rows))
 
 
-def like_scheduler(output: Tensor, wanted: Tensor) -> Tensor:
-    """One sample's output cut and shaped as the scheduler was given it."""
-    if output.ndim == wanted.ndim:
-        for axis in range(1, wanted.ndim):
-            if output.shape[axis] > wanted.shape[axis]:
-                output = output.narrow(axis, 0, wanted.shape[axis])
-    return output.reshape(wanted.shape)
-
-
 def _filled(values: Tensor, shape: tuple[int, ...]) -> Tensor:
     count = math.prod(shape)
     return values[:count].view(shape) if count <= len(values) else values.new_zeros(shape)
@@ -246,15 +246,13 @@ def _filled(values: Tensor, shape: tuple[int, ...]) -> Tensor:
 def _assembled(observer: Observer, steps: list[SchedulerStep], layout: Layout, embedded: dict[ArgumentPath, float],
                guidance: GuidanceRule | None, place: int) -> Conventions:
     number, size = observer.number, observer.first.sample.numel()
-    outputs = read_probes([step.model_output for step in steps[:number]])
-    if outputs is None or bool((outputs.index < 0).any()) or outputs.scale.abs().sub(1).abs().max() > 1e-3:
-        raise UserError("what its scheduler is given is no selection of the network's output")
-    sign = float(outputs.scale[0].sign())
     path, reading, shape, as_list = _latents_argument(steps[1:number + 1], observer.factors[1:number + 1], size)
     companions = _companions(steps[0], observer.beside)
     times = _times(observer.process, steps, {path, *embedded, *companions})
+    if len(observer.first.sample) != 1:
+        raise UserError("its scheduler steps a video's frames as a batch, which is not supported")
     sample_shape = tuple(observer.first.sample.shape[1:])
-    z, scale, offset, index, arguments, options = _to_vae(observer, size)
+    z, scale, offset, index, frames, arguments, options = _to_vae(observer, size)
     back = torch.empty_like(index)
     back[index] = torch.arange(len(index))
     device = observer.first.sample.device
@@ -262,17 +260,13 @@ def _assembled(observer: Observer, steps: list[SchedulerStep], layout: Layout, e
     return Conventions(
         shape=z, latents=path, as_list=as_list, layout=layout, times=times, embedded=embedded,
         companions=companions, guidance=guidance,
-        wanted_place=place, to_network=selection(shape, inside, size, device),
-        from_output=selection(z, outputs.index[index], _size(observer), device, sign),
-        to_rule=selection(sample_shape, back, size, device),
-        from_rule=selection(z, index, size, device),
+        wanted_place=place, to_network=selection(shape, inside, z, device),
+        from_output=selection(z, observer.picked[index], observer.output_shape, device, observer.given.sign),
+        to_rule=selection(sample_shape, back, z, device),
+        from_rule=selection(z, index, sample_shape, device),
         vae=VaeMap(scale.to(device), offset.to(device), arguments, {**options, "generator": None}
-                   if "generator" in options else options),
+                   if "generator" in options else options, frames),
         off=observer.off, template=observer.template, template_rows=observer.template_rows, blank=observer.call.blank)
-
-
-def _size(observer: Observer) -> int:
-    return _parts(observer.template, observer.template_rows)[0].numel()
 
 
 def _latents_argument(steps: list[SchedulerStep], factors: list[float],
@@ -338,5 +332,10 @@ def _to_vae(observer: Observer, size: int) -> tuple:
     if reading is None or len(reading.index) != size or not torch.equal(reading.index.sort().values,
                                                                        torch.arange(size)):
         raise UserError("what its VAE decodes is not the latents in another order, scaled and shifted")
-    z = tuple(seen[0][0].shape[1:])
-    return (z, by_axis(reading.scale, z), by_axis(reading.offset, z), reading.index, *seen[0][1:])
+    z, values = seen[0][0].shape, (reading.scale, reading.offset, reading.index)
+    frames = z[0] if z[0] > 1 else None
+    if frames is not None:  # a video's, as a batch: put beside the channels
+        values = tuple(value.view(z).movedim(0, 1).flatten() for value in values)
+        z = (1, z[1], frames, *z[2:])
+    shape, (scale, offset, index) = tuple(z[1:]), values
+    return shape, by_axis(scale, shape), by_axis(offset, shape), index, frames, *seen[0][1:]

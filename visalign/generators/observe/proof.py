@@ -86,7 +86,6 @@ def _check_vae(calls: ShortCalls, own: Conventions, like: Tensor) -> None:
     rng = torch.Generator().manual_seed(11)
     latents = torch.randn(like.shape, generator=rng).to(like)
     z = calls.decoded(own.to_rule(latents))[0].float()
-    expected = latents * own.vae.scale + own.vae.offset
-    back = (z - own.vae.offset) / own.vae.scale
+    expected, back = own.vae.to_vae(latents), own.vae.from_vae(z)
     if z.shape != expected.shape or max(difference(expected, z), difference(back, latents)) > ROUND_OFF:
         raise UserError("what its VAE is given of random latents is not what was observed of others")

@@ -98,10 +98,9 @@ class Replay:
         first = recorded[0] if isinstance(recorded, list) else recorded
         return value.to(first.dtype if isinstance(first, Tensor) and first.dtype == torch.float32 else dtype)
 
-    @staticmethod
-    def _output(output: Any) -> Tensor:
+    def _output(self, output: Any) -> Tensor:
         first = primary(output)
-        return torch.stack(first) if isinstance(first, list) else first
+        return self.conventions.from_output.cut(torch.stack(first) if isinstance(first, list) else first)
 
     def as_latents(self, predictions: Tensor) -> Tensor:
         """[B, *shape] in float32, in the process's sign."""

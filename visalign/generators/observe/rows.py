@@ -95,6 +95,11 @@ def join(batches: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     return stack([row for batch in batches for row in unstack(batch)])
 
 
+def share_inputs(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    """Whether two batches have the same inputs, of whatever lengths."""
+    return {name.split(LENGTH_MARK)[0] for name in one} == {name.split(LENGTH_MARK)[0] for name in other}
+
+
 def is_ragged(batch: dict[str, Tensor]) -> bool:
     return any(LENGTH_MARK in name for name in batch)
 
