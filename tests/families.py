@@ -64,6 +64,7 @@ TINY |= {name: Tiny(family, builders()[name], latents, settings, stands_for_all=
     ("qwen_image", "QwenImagePipeline", (4, 1, 8, 12), {"resolution": [16, 24]}),
     ("qwen_image_edit", "QwenImageEditPipeline", (4, 1, 8, 12), {"resolution": [16, 24]}),
     ("qwen_image_edit_plus", "QwenImageEditPlusPipeline", (4, 1, 8, 12), {"resolution": [16, 24]}),
+    ("qwen_image21", "QwenImage21Pipeline", (4, 1, 4, 6), {"resolution": [64, 96]}),
     ("flux2_klein", "Flux2KleinPipeline", (4, 8, 12), {"resolution": [16, 24], "prompt_tokens": 32}),
     ("flux2_dev", "Flux2Pipeline", (4, 8, 12), {"resolution": [16, 24], "prompt_tokens": 96}),
     ("krea2", "Krea2Pipeline", (4, 1, 8, 12), {"resolution": [16, 24], "prompt_tokens": 32}),
@@ -89,6 +90,10 @@ TINY |= {name: Tiny(family, builders()[name], latents, settings, stands_for_all=
      {"resolution": 16, "frames": 5, "prompt_tokens": 16}),
     ("kandinsky5_video", "Kandinsky5T2VPipeline", (4, 2, 2, 2),
      {"resolution": 16, "frames": 5, "prompt_tokens": 32}),
+    ("mochi", "MochiPipeline", (12, 2, 4, 4), {"resolution": 32, "frames": 7, "prompt_tokens": 16}),
+    ("allegro", "AllegroPipeline", (4, 2, 4, 4),
+     {"resolution": 32, "frames": 8, "prompt_tokens": 16, "call": {"clean_caption": False}}),
+    ("easyanimate", "EasyAnimatePipeline", (4, 2, 4, 4), {"resolution": 32, "frames": 5}),
     ("cosmos25", "Cosmos2_5_PredictBasePipeline", (4, 3, 8, 8),
      {"resolution": 16, "frames": 5, "prompt_tokens": 128}))}
 """By the name that the fixtures `pipelines`, `recipe` and `online_recipe` take; the first of a family stands for it."""

@@ -1,14 +1,14 @@
 """What becomes of every pipeline that the installed diffusers exports, as `docs/models.md` says it.
 
-`python -m tests.models` writes that page: each small pipeline is loaded, observed, trained for a step, followed
-through a stochastic rollout and its adapter read back by plain diffusers.
+`python -m tests.models [NAME ...]` writes that page: each small pipeline is loaded, observed, trained for a step, and
+followed through a stochastic rollout.
 """
 
 import json
 import re
+import sys
 import tempfile
 from collections import defaultdict
-from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import torch
@@ -16,7 +16,7 @@ import torch
 from tests.tiny import CALLS, builders, source_image
 from visalign.config import ModelSettings
 from visalign.errors import UserError
-from visalign.generators import FAMILIES, Generator, load_generator
+from visalign.generators import Generator, load_generator
 from visalign.generators.base import Guidance
 from visalign.generators.families import family_of
 from visalign.media.source_images import with_sources
@@ -27,37 +27,12 @@ _NOT_OF_SETTINGS = ("image", "mask_image", "negative_prompt", "max_area", "_auto
 _LENGTHS = ("num_frames", "frames", "video_length")
 
 
-@dataclass(frozen=True)
-class Row:
-    """One small pipeline. offline, online: 'yes' or a reason why not; guidance, lora: what was found."""
-
-    pipeline: str
-    tiny: str
-    makes: str
-    process: str
-    guidance: str
-    offline: str
-    online: str
-    lora: str
-
-    def __str__(self) -> str:
-        return "| " + " | ".join([f"`{self.pipeline}`", f"`{self.tiny}`", *astuple(self)[2:]]) + " |"
+TRAINED, REFUSED = 8, 3
+"""Cells of a row about a small pipeline: that is trained, or refused when it is loaded."""
 
 
-@dataclass(frozen=True)
-class Refusal:
-    """One small pipeline that is refused when it is loaded, in these words."""
-
-    pipeline: str
-    tiny: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"| `{self.pipeline}` | `{self.tiny}` | {self.reason} |"
-
-
-def walked(name: str, folder: Path) -> Row | Refusal | None:
-    """What becomes of a small pipeline, built in `folder`; None where its class alone is refused."""
+def walked(name: str, folder: Path) -> str | None:
+    """The row about a small pipeline, built in `folder`; None where its class alone is refused."""
     if not (folder / "model_index.json").exists():
         builders()[name](folder)
     pipeline = json.loads((folder / "model_index.json").read_text())["_class_name"]
@@ -70,7 +45,11 @@ def walked(name: str, folder: Path) -> Row | Refusal | None:
         return _proved(pipeline, name, load_generator(_settings(name, family, folder), "cpu"), folder)
     except UserError as error:
         reason = str(error).replace(f"model {folder} ({pipeline}): ", "").replace(str(folder), "it")
-        return Refusal(pipeline, name, reason)
+        return _row(f"`{pipeline}`", f"`{name}`", re.sub(r" \(\S+ is left over\)", "", reason))
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def _settings(name: str, family: type[Generator], folder: Path) -> ModelSettings:
@@ -83,7 +62,7 @@ def _settings(name: str, family: type[Generator], folder: Path) -> ModelSettings
                          prompt_tokens=call.pop("max_sequence_length", None), call=call)
 
 
-def _proved(pipeline: str, name: str, generator: Generator, folder: Path) -> Row:
+def _proved(pipeline: str, name: str, generator: Generator, folder: Path) -> str:
     own = generator.conventions
     guidance = "an input of the network" if own.embedded else "none" if own.guidance is None else \
         "two predictions" if own.guidance.renormalise == "none" else \
@@ -93,14 +72,15 @@ def _proved(pipeline: str, name: str, generator: Generator, folder: Path) -> Row
         source_image(*generator.shape.size[::-1]).save(folder / "source.png")
         prompt = with_sources(prompt, [folder / "source.png"])
     offline = _trained(generator, prompt)
-    online = _rolled_out(generator, prompt) if offline == "yes" else offline
-    return Row(pipeline, name, f"{generator.modality}s", generator.process.kind, guidance, offline, online,
-               _read_back(generator, folder))
+    online = _rolled_out(generator, prompt) if offline in ("yes", "all weights only") else offline
+    return _row(f"`{pipeline}`", f"`{name}`", f"{generator.modality}s", generator.process.kind, guidance, offline,
+                online, _export(generator))
 
 
 def _trained(generator: Generator, prompt: str) -> str:
     """A step of gradient descent on a LoRA adapter."""
-    parameters = generator.make_trainable("lora", rank=2, alpha=2.0)
+    tuning = "lora" if hasattr(generator.denoiser, "add_adapter") else "full"
+    parameters = generator.make_trainable(tuning, rank=2, alpha=2.0)
     conditioning, t = generator.encode_prompts([prompt]), generator.process.times_at(torch.tensor([0.6]))
     height, width = generator.shape.size
     frames = (generator.shape.frames,) if generator.modality == "video" else ()
@@ -116,7 +96,9 @@ def _trained(generator: Generator, prompt: str) -> str:
         after = generator.predict(x, t, conditioning)
     if not after.isfinite().all():
         return "its prediction is not finite"
-    return "yes" if (after - before).abs().max() > 0 else "a step on its adapter changes nothing"
+    if not (after - before).abs().max() > 0:
+        return "a step changes nothing"
+    return "yes" if tuning == "lora" else "all weights only"
 
 
 def _rolled_out(generator: Generator, prompt: str) -> str:
@@ -134,8 +116,8 @@ def _rolled_out(generator: Generator, prompt: str) -> str:
     return "yes" if x.isfinite().all() else "its guided prediction is not finite"
 
 
-def _read_back(generator: Generator, folder: Path) -> str:
-    return "yes" if hasattr(type(generator.pipeline), "save_lora_weights") else "its pipeline reads none"
+def _export(generator: Generator) -> str:
+    return "yes" if hasattr(type(generator.pipeline), "load_lora_weights") else "its pipeline reads none"
 
 
 def pipeline_classes() -> list[str]:
@@ -156,26 +138,34 @@ def refused_classes() -> dict[str, list[str]]:
     return dict(sorted(found.items()))
 
 
-def page(rows: list[Row], refusals: list[Refusal]) -> str:
-    """Markdown of the whole page."""
-    refused = refused_classes()
-    known = {row.pipeline for row in (*rows, *refusals)} | {name for names in refused.values() for name in names}
-    untried = [name for name in pipeline_classes() if name not in known]
-    table = "\n".join(map(str, sorted(rows, key=lambda row: (row.pipeline not in FAMILIES, row.pipeline, row.tiny))))
-    others = "\n".join(map(str, sorted(refusals, key=lambda row: (row.pipeline, row.tiny))))
+def rows_of(text: str) -> dict[str, str]:
+    """The rows about small pipelines in a page, by their names."""
+    return {found[1]: found[0] for found in re.finditer(r"^\| `\w+` \| `(\w+)` \|.*$", text, re.MULTILINE)}
+
+
+def page(rows: dict[str, str]) -> str:
+    """Markdown of the whole page, with these rows about small pipelines."""
+    refused, cells = refused_classes(), {name: row.strip("| ").split(" | ") for name, row in rows.items()}
+    tried = {each[0].strip("`") for each in cells.values()}
+    untried = [name for name in pipeline_classes() if name not in tried and
+               not any(name in names for names in refused.values())]
+    ordered = sorted(cells, key=lambda name: cells[name][:2])
+    table, others = ("\n".join(rows[name] for name in ordered if len(cells[name]) == width)
+                     for width in (TRAINED, REFUSED))
     classes = "\n".join(f"- {reason}: {_listed(names)}" for reason, names in refused.items())
     return f"""# Models
 
 Every pipeline class that diffusers exports, and what becomes of it here. A pipeline needs no code of its own: how it
 encodes prompts, packs latents, tells the network the time and guides is learnt from one short call, and proved before
-anything is trained ([Design](design.md)). This page is written by `python -m tests.models`, which tries each on a
-small pipeline of the real class with random weights.
+anything is trained. This page is written by `python -m tests.models`, which tries each on a small pipeline of the real
+class with random weights.
 
 ## Trained
 
-*offline*: a step on a LoRA adapter changes a prediction as its gradient says. *online*: a guided stochastic rollout
-is finite, its likelihood has a gradient and its end can be decoded. *LoRA export*: diffusers' pipeline reads the
-exported file with `load_lora_weights`.
+*offline*: after a step of gradient descent a LoRA adapter changes the prediction. *online*: a guided stochastic rollout
+is finite, its last step has a gradient, and what it leads to is decoded. *LoRA export*: `load_lora_weights` of the
+pipeline reads the exported file. Cosmos's safety checker is never run here; its licence asks for it where such a model
+is used, and an exported pipeline loads it as before.
 
 | pipeline | tried on | makes | process | guidance | offline | online | LoRA export |
 |---|---|---|---|---|---|---|---|
@@ -204,20 +194,16 @@ def _listed(names: list[str]) -> str:
     return ", ".join(f"`{name}`" for name in names)
 
 
-def lines_of(name: str, text: str) -> list[str]:
-    """The rows of a page that are about a small pipeline."""
-    return [line for line in text.splitlines() if re.match(rf"\| `\w+` \| `{name}` \|", line)]
-
-
-def main() -> None:
-    found = []
+def main(names: list[str]) -> None:
+    """Try these small pipelines, or all, and write the page."""
+    rows = rows_of(PAGE.read_text()) if names else {}
     with tempfile.TemporaryDirectory() as folder:
-        for name in sorted(builders()):
-            found.append(walked(name, Path(folder) / name))
-            print(found[-1], flush=True)
-    PAGE.write_text(page([row for row in found if isinstance(row, Row)],
-                         [row for row in found if isinstance(row, Refusal)]))
+        for name in names or sorted(builders()):
+            row = walked(name, Path(folder) / name)
+            print(row or f"{name}: refused by its class", flush=True)
+            rows = {key: value for key, value in rows.items() if key != name} | ({name: row} if row else {})
+    PAGE.write_text(page(rows))
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -106,7 +106,8 @@ class Generator(Tunable, Sized):
     def _check_observed_shape(self) -> None:
         """Raise UserError where the pipeline works at another size than it was asked for."""
         rows, columns = (side * self.vae_factor for side in self.conventions.shape[-2:])
-        if (rows, columns) != self.shape.size:
+        halvings = len(self.pipeline.vae.config.get("block_out_channels") or [0]) - 1  # some factors count patches too
+        if self.shape.size not in ((rows, columns), tuple(side * 2**halvings for side in self.conventions.shape[-2:])):
             raise UserError(f"model.resolution: {self.pipeline_class} was asked for {self.shape.size[0]}x"
                             f"{self.shape.size[1]} and works at {rows}x{columns}; ask for that, or for another")
 

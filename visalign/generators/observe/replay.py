@@ -63,7 +63,7 @@ class Replay:
         name = path_name(own.latents)
         given = own.to_network(latents.to(dtype), conditioning.get(name))
         others: dict[ArgumentPath, Any] = {own.latents: list(given) if own.as_list else given}
-        others |= {path: rule(t.to(device)) for path, rule in own.times.items()}
+        others |= {path: self._as_given(path, rule(t.to(device))) for path, rule in own.times.items()}
         others |= {path: factor * scale for path, factor in own.embedded.items() if scale is not None}
         for path in own.companions:  # its own noise at the level of the latents', over the mean of all data
             noise = conditioning[path_name(path)]
@@ -89,6 +89,12 @@ class Replay:
                 mask = torch.arange(max(each)) < torch.tensor(each)[:, None]
                 found[path] = mask.long().to(rows[name].device)
         return found
+
+    def _as_given(self, path: ArgumentPath, time: Tensor) -> Tensor:
+        """Whole times as fractions where the pipeline gives them so."""
+        recorded = self.conventions.layout.known.get(path)
+        fractions = isinstance(recorded, Tensor) and recorded.is_floating_point()
+        return time.to(recorded.dtype) if fractions and not time.is_floating_point() else time
 
     def _cast(self, name: str, value: Tensor, dtype: torch.dtype) -> Tensor:
         """In the network's type, unless the pipeline gives it in single precision."""
