@@ -72,8 +72,8 @@ def made(name: str, hints: dict[str, Any]) -> type[Generator]:
     denoiser = next((each for each in ("transformer", "unet") if each in parts), None)
     if denoiser is None:
         raise UserError(f"{name}: it has neither a transformer nor a U-Net")
-    image = call.get("image")
-    if image is not None and (image.default is inspect.Parameter.empty or re.search(r"ToVideo|VideoToWorld|(?<!T)I2V|Edit", name)):
+    image, starts_with_it = call.get("image"), re.search(r"ToVideo|VideoToWorld|(?<!T)I2V|Edit", name)
+    if image is not None and (image.default is inspect.Parameter.empty or starts_with_it):
         hints = {"sources": SourceCount("an edit" if "Edit" in name else "image to video")} | hints
     is_video = bool({"num_frames", "frames", "video_length"} & call.keys())
     scale = _number(call, "true_cfg_scale") or _number(call, "guidance_scale") or 1.0
