@@ -44,7 +44,7 @@ def walked(name: str, folder: Path) -> str | None:
     try:
         return _proved(pipeline, name, load_generator(_settings(name, family, folder), "cpu"), folder)
     except UserError as error:
-        reason = str(error).replace(f"model {folder} ({pipeline}): ", "").replace(str(folder), "it")
+        reason = re.sub(rf"^model {re.escape(str(folder))}( \({pipeline}\))?: ", "", str(error))
         return _row(f"`{pipeline}`", f"`{name}`", re.sub(r" \(\S+ is left over\)", "", reason))
 
 

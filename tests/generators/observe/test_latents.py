@@ -39,7 +39,7 @@ def test_scales_that_differ_from_probe_to_probe_are_taken_out():
 
 
 def test_a_selection_keeps_fixed_elements_from_each_sample():
-    pick = selection((2, 2), torch.tensor([1, -1, 0, -1]), 2, torch.device("cpu"), sign=-1.0)
+    pick = selection((2, 2), torch.tensor([1, -1, 0, -1]), (2,), torch.device("cpu"), sign=-1.0)
     samples = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
     values = torch.tensor([[[9.0, 10.0], [9.0, 11.0]], [[9.0, 12.0], [9.0, 13.0]]])
     assert pick(samples, values).tolist() == [[[-2.0, 10.0], [-1.0, 11.0]], [[-4.0, 12.0], [-3.0, 13.0]]]
@@ -49,3 +49,9 @@ def test_statistics_are_kept_along_the_axes_where_they_differ():
     by_channel = torch.tensor([1.0, 2.0]).view(2, 1, 1).expand(2, 3, 4)
     assert by_axis(by_channel.flatten().double(), (2, 3, 4)).shape == (1, 2, 1, 1)
     assert by_axis(torch.full((24,), 0.5).double(), (2, 3, 4)).flatten().tolist() == [0.5]
+
+
+def test_what_is_picked_from_the_end_of_an_output_is_found_there_whatever_comes_before():
+    pick = selection((2,), torch.tensor([7, 6]), (4, 2), torch.device("cpu"))
+    assert pick.last == 1
+    assert pick(torch.arange(14.0).view(1, 7, 2)).tolist() == [[13, 12]]
