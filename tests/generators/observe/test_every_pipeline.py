@@ -14,7 +14,8 @@ from tests.families import TINY, load_tiny
 from tests.tiny import source_image
 from visalign.generators import FAMILIES, Generator
 from visalign.generators.base import Guidance
-from visalign.generators.observe.watching import scheduler_replaced
+from visalign.generators.observe.watching import noise_levels, scheduler_replaced
+from visalign.generators.schedulers import rises
 
 PROMPTS = ["a red fruit", "a cat face and a blue tree"]
 WHOLE_TIMES = {"sana", "sana_video", "wan22", "wan22_image", "wan22_small", "cosmos25"}
@@ -53,12 +54,12 @@ def steps_of(generator: Generator, prompt: str, scale: float) -> list[tuple]:
     def seen(own, arguments, named):
         given = dict(zip(names, arguments, strict=False)) | named
         index = getattr(scheduler, "step_index", None) or 0
-        time = scheduler.sigmas[index] if generator.process.kind == "flow" else given["timestep"]
+        time = noise_levels(scheduler)[index] if generator.process.kind == "flow" else given["timestep"]
         scaled = given["sample"]
         if generator.process.kind == "diffusion" and hasattr(scheduler, "scale_model_input"):
             scaled = scheduler.scale_model_input(scaled, given["timestep"])
         times = (torch.as_tensor(each).reshape(1) for each in (time, given["timestep"]))
-        steps.append((scaled.clone(), given["model_output"].clone(), *times))
+        steps.append((scaled.clone(), given["model_output"] * (-1 if rises(scheduler) else 1), *times))
         return own(*arguments, **named)
 
     made = generator.sample([prompt], [0], steps=3, guidance_scale=scale)

@@ -9,8 +9,8 @@ from visalign.generators.observe.running import ShortCalls
 from visalign.generators.observe.watching import noise_levels
 from visalign.media.source_images import split_prompt, with_sources
 
-GUIDED = 2.0
-"""A scale at which guidance is on, whatever the pipeline counts as off."""
+GUIDED = 3.0
+"""A scale at which guidance is on, whatever the pipeline counts as off: its own may be 1 less."""
 
 
 class Encoder:
