@@ -18,7 +18,7 @@ from visalign.generators.observe.watching import noise_levels, scheduler_replace
 from visalign.generators.schedulers import rises
 
 PROMPTS = ["a red fruit", "a cat face and a blue tree"]
-WHOLE_TIMES = {"sana", "sana_video", "wan22", "wan22_image", "wan22_small", "cosmos25"}
+WHOLE_TIMES = {"sana", "sana_video", "wan22", "wan22_image", "wan22_small"}
 """Their scheduler cuts the network's time to whole numbers, which are compared at the time they name."""
 WITH_SOUND = {"ltx2"}
 """Their sound is sampled along by the pipeline, and follows the noise level here: alike in the first step alone,
