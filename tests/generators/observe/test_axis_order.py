@@ -13,7 +13,7 @@ PACKED = GRID.view(2, 2, 2, 3, 2).permute(1, 3, 0, 2, 4)  # patches of 2x2 as to
 @pytest.mark.parametrize("picked", [PACKED, GRID.permute(1, 2, 0), GRID.flatten().view(6, 8).T, GRID[1:],
                                     GRID.view(8, 6)[2:6].T])
 def test_an_order_of_axes_takes_no_gather(picked):
-    found = selection(tuple(picked.shape), picked.flatten(), GRID.numel(), CPU)
+    found = selection(tuple(picked.shape), picked.flatten(), (1, GRID.numel()), CPU)
     assert found.index is None
     samples = torch.randn(3, *GRID.shape, requires_grad=True)
     expected = samples.flatten(1)[:, picked.flatten()].view(3, *picked.shape)
@@ -27,6 +27,6 @@ def test_an_order_of_axes_takes_no_gather(picked):
                                     torch.tensor([0, 1, 2, 3, 3, 4, 5, 6])])
 def test_any_other_order_is_gathered(picked):
     assert axis_order(picked.flatten()) is None
-    found = selection(tuple(picked.shape), picked.flatten(), GRID.numel(), CPU)
+    found = selection(tuple(picked.shape), picked.flatten(), (1, GRID.numel()), CPU)
     samples = torch.randn(3, *GRID.shape)
     assert torch.equal(found(samples), samples.flatten(1)[:, picked.flatten()].view(3, *picked.shape))
