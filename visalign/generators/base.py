@@ -16,7 +16,7 @@ from visalign.generators.observe.calling import PipelineCall
 from visalign.generators.observe.encoding import Encoder
 from visalign.generators.observe.observer import observed
 from visalign.generators.observe.replay import Replay
-from visalign.generators.observe.rows import join, share_inputs, stack
+from visalign.generators.observe.rows import by_length, join, share_inputs, stack
 from visalign.generators.observe.sampling import OnStep, final_latents
 from visalign.generators.schedulers import trained_process
 from visalign.generators.shape import Shape
@@ -229,6 +229,11 @@ class Generator(Tunable, Sized):
 
         Gradients flow to the latents and, where they are trained, to the weights.
         """
+        if not self.replay.in_one_pass(conditioning):
+            parts = by_length(conditioning)
+            found = [self.features(latents[places], t[places], batch, blocks) for places, batch in parts]
+            order = torch.cat([places for places, _ in parts]).argsort()
+            return [torch.cat(tokens)[order.to(latents.device)] for tokens in zip(*found, strict=True)]
         modules = self.blocks()
 
         def run() -> None:

@@ -43,3 +43,14 @@ def test_gradients_of_a_padded_batch_are_those_of_the_prompts_alone(pipelines):
 
     alone = gradient([0]) + gradient([1])
     torch.testing.assert_close(gradient([0, 1]), alone, rtol=1e-4, atol=1e-5 * float(alone.abs().max()))
+
+
+def test_features_of_a_batch_in_parts_are_those_of_the_prompts_alone(pipelines):
+    generator = load_tiny(pipelines("cogview4"), "cogview4", prompt_tokens=64)
+    prompts = ["a cat", "a cat face and a blue tree beside a red fruit on a green hill, seen from far away"]
+    x, t = torch.randn(2, *generator.latent_shape()), torch.tensor([0.3, 0.7])
+    with torch.no_grad():
+        [both] = generator.features(x, t, generator.encode_prompts(prompts), (0,))
+        for i, prompt in enumerate(prompts):
+            [alone] = generator.features(x[i:i + 1], t[i:i + 1], generator.encode_prompts([prompt]), (0,))
+            torch.testing.assert_close(both[i:i + 1], alone, atol=1e-5, rtol=1e-4)

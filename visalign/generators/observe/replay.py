@@ -9,7 +9,7 @@ from torch import Tensor
 from visalign.generators.observe.arguments import ArgumentPath, path_name
 from visalign.generators.observe.conventions import Conventions
 from visalign.generators.observe.guidance import combine
-from visalign.generators.observe.rows import Lengths, equally_long, is_ragged, lengths_of, stack, trimmed, unstack
+from visalign.generators.observe.rows import Lengths, by_length, is_ragged, lengths_of, trimmed
 from visalign.generators.observe.watching import NetworkCall, SchedulerStep, primary
 
 Call = Callable[[dict[str, Any]], Any]
@@ -42,14 +42,17 @@ class Replay:
                 row[path_name(own.latents)] = torch.where(fixed.view(given.shape), given, 0)
         return rows
 
+    def in_one_pass(self, conditioning: dict[str, Tensor]) -> bool:
+        """Whether the network takes these samples together, whatever their lengths."""
+        return self.conventions.padding is not None or not is_ragged(conditioning)
+
     def predictions(self, network: Call, latents: Tensor, t: Tensor, conditioning: dict[str, Tensor],
                     scale: Tensor | None, dtype: torch.dtype) -> Tensor:
         """Predictions [B, *output] as the network gives them, for latents [B, ...] and times [B]."""
-        if self.conventions.padding is not None or not is_ragged(conditioning):
+        if self.in_one_pass(conditioning):
             return self._output(network(self.arguments(latents, t, conditioning, scale, dtype)))
-        rows, parts, order = unstack(conditioning), [], []
-        for places in equally_long(conditioning):
-            batch = stack([rows[place] for place in places.tolist()])
+        parts, order = [], []
+        for places, batch in by_length(conditioning):
             where = places.to(latents.device)
             own = None if scale is None else scale[where]
             parts.append(self._output(network(self.arguments(latents[where], t[where], batch, own, dtype))))

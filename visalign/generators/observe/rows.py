@@ -109,3 +109,9 @@ def equally_long(batch: dict[str, Tensor]) -> list[Tensor]:
     lengths = torch.stack([values for name, values in sorted(batch.items()) if LENGTH_MARK in name], 1).cpu()
     _, group = lengths.unique(dim=0, return_inverse=True)
     return [(group == number).nonzero().flatten() for number in range(int(group.max()) + 1)]
+
+
+def by_length(batch: dict[str, Tensor]) -> list[tuple[Tensor, dict[str, Tensor]]]:
+    """The batch in parts of equally long samples: their numbers, and each part without padding."""
+    rows = unstack(batch)
+    return [(places, stack([rows[place] for place in places.tolist()])) for places in equally_long(batch)]
