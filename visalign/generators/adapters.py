@@ -1,9 +1,10 @@
-"""Additions to a network: LoRA adapters, and hooks that read the outputs of its blocks."""
+"""Additions to a network: LoRA adapters, and hooks that read or change the outputs of its parts."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from visalign.errors import UserError, nearest
 
@@ -74,11 +75,73 @@ def add_lora(denoiser: nn.Module, rank: int, alpha: float, dropout: float, targe
     """Attach a LoRA adapter with float32 weights; B starts at zero, so the policy starts as the reference."""
     from peft import LoraConfig
 
-    denoiser.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(targets),
-                                    init_lora_weights="gaussian"))
+    inject(denoiser, LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(targets),
+                                init_lora_weights="gaussian"), "default")
     for parameter in denoiser.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+
+
+def inject(network: nn.Module, settings, name: str) -> None:
+    """Attach an adapter of these settings of peft, also where diffusers has no way to for this network."""
+    if hasattr(network, "add_adapter"):
+        network.add_adapter(settings, name)
+    else:
+        from peft import inject_adapter_in_model
+
+        inject_adapter_in_model(settings, network, name)
+
+
+def remove_adapters(network: nn.Module) -> None:
+    """Leave the network as it was before adapters were attached, where diffusers has no way to."""
+    from diffusers.utils.peft_utils import recurse_remove_peft_layers
+
+    if hasattr(network, "peft_config"):
+        recurse_remove_peft_layers(network)
+        del network.peft_config
+
+
+def switch_adapters(network: nn.Module, on: bool) -> None:
+    """With or without every adapter."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for module in network.modules():
+        if isinstance(module, BaseTunerLayer):
+            module.enable_adapters(on)
+
+
+def switch_dropout(network: nn.Module, on: bool) -> None:
+    """Training mode for dropout alone: some networks compute otherwise, or give another output, in training mode."""
+    for module in network.modules():
+        if isinstance(module, nn.Dropout):
+            module.train(on)
+
+
+def put_in_training_mode(network: nn.Module, kinds: tuple[str, ...]) -> None:
+    """Layers of these classes, and none of what they are made of."""
+    for module in network.modules():
+        if type(module).__name__ in kinds:
+            module.training = True
+
+
+def layer_of(network: nn.Module, parameter: str) -> nn.Module:
+    """The layer that a parameter, perhaps of its adapter, belongs to."""
+    return network.get_submodule(parameter.partition(".lora_")[0] if ".lora_" in parameter else
+                                 parameter.rpartition(".")[0])
+
+
+def change_with(layers: Iterable[nn.Module], run: Callable[[], Tensor]) -> float:
+    """The largest change of what `run` gives when noise is added to the outputs of these layers."""
+    def disturb(module, arguments, output):
+        return output + torch.randn_like(output)
+
+    before = run()
+    handles = [layer.register_forward_hook(disturb) for layer in layers]
+    try:
+        return float((run() - before).abs().max())
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def scale_lora(denoiser: nn.Module, strength: float) -> None:

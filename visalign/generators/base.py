@@ -66,6 +66,7 @@ class Generator(Tunable, Sized):
     droppable: ClassVar[tuple[str, ...]] = ()  # parts that the pipeline can run without, all or none
     used_apart: ClassVar[tuple[str, ...]] = ()  # networks of which a batch may use only some
     text_first: ClassVar[bool] = False  # whether a block returns the text's tokens before the latents'
+    interface_prefix: ClassVar[str | None] = None  # of layer names in user interfaces that else have diffusers'
     has_kohya_names: ClassVar[bool] = False  # whether user interfaces use kohya names for this family's LoRA
 
     def __init__(self, pipeline, *, device: torch.device, compute_dtype: torch.dtype = torch.float32,
@@ -158,7 +159,7 @@ class Generator(Tunable, Sized):
     @classmethod
     def interface_name(cls, module: str) -> str | None:
         """The name of a layer's LoRA in user interfaces (ComfyUI, Forge), where it has one."""
-        return None
+        return None if cls.interface_prefix is None else f"{cls.interface_prefix}{module}"
 
     def frozen_modules(self) -> list[nn.Module]:
         """Everything that is never trained: the VAE and the text encoders."""
@@ -199,6 +200,8 @@ class Generator(Tunable, Sized):
     def _pass(self, latents: Tensor, t: Tensor, conditioning: Conditioning, scale: float | None = None) -> Tensor:
         network = self.policy if not self._in_reference else (self._frozen_copy or self.denoiser)
         self.passes["with gradient" if torch.is_grad_enabled() else "without gradient"] += len(latents)
+        if torch.is_grad_enabled():
+            self._last_pass = latents.detach(), t, conditioning
         with self.arithmetic():
             return self.replay.as_latents(self._called(network, latents, t, conditioning, scale))
 

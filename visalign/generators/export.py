@@ -1,8 +1,8 @@
 """Writing what was learned in formats that plain diffusers and common user interfaces read.
 
-LoRA: `pytorch_lora_weights.safetensors` for `pipeline.load_lora_weights(folder)`, with alpha / rank in its weights, so
-that readers without alpha apply it at the same strength. Beside it, under the names of user interfaces and with
-`.alpha`: `lora_kohya.safetensors` for U-Nets, `lora_comfyui.safetensors` for transformers whose names are known.
+LoRA: `pytorch_lora_weights.safetensors` for `pipeline.load_lora_weights(folder)`, or what lora_export.py has for
+pipelines without that. Beside it, under the names of user interfaces and with `.alpha`: `lora_kohya.safetensors` for
+U-Nets, `lora_comfyui.safetensors` for transformers whose names are known.
 Full fine-tuning: a folder for `from_pretrained`, its CLIP encoders under the published names.
 """
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from visalign.config import OfflineConfig
 from visalign.generators.base import Generator
+from visalign.generators.lora_export import loading_lines, lora_weights, write_lora
 from visalign.storage.run_folder import write_atomically
 from visalign.storage.weights import read_json, read_tensors, share_storage, write_tensors
 
@@ -29,26 +30,15 @@ def export(generator: Generator, folder: Path, config: OfflineConfig, figures: d
 
 
 def _export_lora(generator: Generator, folder: Path) -> list[str]:
-    from peft.utils import get_peft_model_state_dict
-
-    name, written = generator.denoiser_name, []
+    written = []
     for part, network in generator.networks().items():
-        weights = {k: v.detach().cpu().contiguous() for k, v in get_peft_model_state_dict(network).items()}
-        adapter = network.peft_config["default"]
-        place = folder if part == name else folder / part
-        type(generator.pipeline).save_lora_weights(place, **{
-            f"{name}_lora_layers": _scaled(weights, adapter.lora_alpha / adapter.r),
-            f"{name}_lora_adapter_metadata": adapter.to_dict() | {"lora_alpha": adapter.r}})
-        share_storage(place)
-        written.append(place / "pytorch_lora_weights.safetensors")
-        for file, tensors in for_interfaces(generator, weights, float(adapter.lora_alpha)).items():
+        place = folder if part == generator.denoiser_name else folder / part
+        written.append(write_lora(generator, network, place))
+        weights, alpha, _ = lora_weights(network)
+        for file, tensors in for_interfaces(generator, weights, alpha).items():
             write_tensors(place / file, tensors, {"format": "pt"})
             written.append(place / file)
     return [str(file.relative_to(folder)) for file in written]
-
-
-def _scaled(weights: dict[str, Tensor], scale: float) -> dict[str, Tensor]:
-    return {key: value * scale if ".lora_B." in key else value for key, value in weights.items()}
 
 
 def for_interfaces(generator: Generator, weights: dict[str, Tensor], alpha: float) -> dict[str, dict[str, Tensor]]:
@@ -108,10 +98,7 @@ def model_card(config: OfflineConfig, generator: Generator, figures: dict[str, s
     """Markdown: what this is, how to load it, settings, figures, versions."""
     pipeline = type(generator.pipeline).__name__
     if generator.tuning == "lora":
-        load = (f'pipeline = {pipeline}.from_pretrained("{config.model.source}")\n'
-                'pipeline.load_lora_weights("path/to/this/folder")')
-        load += "".join(f'\npipeline.load_lora_weights("path/to/this/folder/{part}", load_into_{part}=True)'
-                        for part in generator.networks() if part != generator.denoiser_name)
+        load = f'pipeline = {pipeline}.from_pretrained("{config.model.source}")\n{loading_lines(generator)}'
     else:
         load = f'pipeline = {pipeline}.from_pretrained("path/to/this/folder/pipeline")'
     rows = "\n".join(f"| {name} | {value} |" for name, value in figures.items())

@@ -16,10 +16,7 @@ class FluxGenerator(Generator):
     default_steps, default_guidance_scale = 28, 3.5
     usual_prompt_tokens = 256  # half of what the pipeline pads to: padding is paid for in every step
     text_first = True
-
-    @classmethod
-    def interface_name(cls, module: str) -> str:
-        return f"transformer.{module}"
+    interface_prefix = "transformer."
 
 
 class FluxKontextGenerator(FluxGenerator):

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from visalign.generators.ltx import LTXGenerator
 from visalign.generators.shape import Shape
 from visalign.media.source_images import SourceCount
 
@@ -67,17 +68,23 @@ class PassAll(nn.Module):
 STAND_INS = {"CosmosSafetyChecker": PassAll()}
 """For parts without which a pipeline does not run, by the class that it asks for."""
 
+_COMFYUI = "diffusion_model."
+"""Before diffusers' layer names, in ComfyUI and what reads its files."""
+
 HINTS: dict[str, dict[str, Any]] = {
     "ZImagePipeline": {
         "default_guidance_scale": 5.0,  # its call's scale is 1 less, and its authors' 4 is not the call's default
         "made_for": Shape(1024, 1024),  # its call leaves the size to its code
+        "interface_prefix": _COMFYUI,
     },
     "QwenImagePipeline": {
         "blank_prompt": " ",  # it is guided only where a negative prompt is given, and was trained with this one
+        "interface_prefix": _COMFYUI,
     },
-    "QwenImageEditPipeline": {"blank_prompt": " ", "sources": SourceCount("an edit"), "at_size": _SOURCE_AT_SIZE},
+    "QwenImageEditPipeline": {"blank_prompt": " ", "sources": SourceCount("an edit"), "at_size": _SOURCE_AT_SIZE,
+                              "interface_prefix": _COMFYUI},
     "QwenImageEditPlusPipeline": {"blank_prompt": " ", "sources": SourceCount("an edit"),
-                                  "at_size": _PLUS_SOURCE_AT_SIZE},
+                                  "at_size": _PLUS_SOURCE_AT_SIZE, "interface_prefix": _COMFYUI},
     "QwenImage21Pipeline": {
         "blank_prompt": " ",  # as Qwen-Image
         "call_options": {"use_kv_cache": False},  # what it keeps between steps would hide the prompt from all but one
@@ -87,7 +94,9 @@ HINTS: dict[str, dict[str, Any]] = {
     "Krea2Pipeline": {
         "default_guidance_scale": 5.5,  # its call's scale is 1 less
     },
-    "ChromaPipeline": {},
+    "ChromaPipeline": {
+        "recomputes_wrongly": True,  # diffusers' checkpointing leaves the mask of its single blocks out
+    },
     "SanaPipeline": {
         "process_kind": "flow",  # its scheduler's class solves flows and diffusions alike
     },
@@ -101,7 +110,15 @@ HINTS: dict[str, dict[str, Any]] = {
     "Kandinsky5T2IPipeline": {  # it takes the nearest of its seven sizes
         "at_size": _attribute("resolutions", lambda pipeline, before, shape: [shape.size[::-1]]),
     },
-    "HiDreamImagePipeline": {"at_size": _AREA_IN_LATENTS},  # it scales every size to one area
+    "HiDreamImagePipeline": {
+        "at_size": _AREA_IN_LATENTS,  # it scales every size to one area
+        "interface_prefix": _COMFYUI,
+        # Its experts alone: the network itself gives its output in another order in that mode.
+        "trained_in_training_mode": ("MOEFeedForwardSwiGLU",),
+        # attention alone, as the published recipes train it: an expert may see no token of a sample
+        "lora_targets": ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out",
+                         "attn1.to_q_t", "attn1.to_k_t", "attn1.to_v_t", "attn1.to_out_t"),
+    },
     "PixArtSigmaPipeline": {},
     "HunyuanVideo15Pipeline": {
         "default_guidance_scale": 6.0,  # its scale is its guider's
@@ -114,6 +131,7 @@ HINTS: dict[str, dict[str, Any]] = {
         "call_options": {"stg_scale": 0.0, "modality_scale": 1.0, "guidance_rescale": 0.0,
                          "audio_guidance_scale": None, "audio_stg_scale": 0.0, "audio_modality_scale": 1.0,
                          "audio_guidance_rescale": 0.0},
+        "interface_name": LTXGenerator.interface_name,
         # The video's own layers: sound is sampled along, and not trained.
         "lora_targets": ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0",
                          "attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0"),

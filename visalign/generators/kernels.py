@@ -6,7 +6,7 @@ the calling thread alone.
 """
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
@@ -80,8 +80,18 @@ def recomputing(attention: str) -> Callable:
 
     The kernel is chosen by a `with` that has exited when gradients flow, so the recomputation needs its own.
     """
-    def run(block: torch.nn.Module, *inputs):
+    def run(block: Callable, *inputs, **options):
         return checkpoint(block, *inputs, use_reentrant=False,
-                          context_fn=lambda: (contextlib.nullcontext(), kernel(attention)))
+                          context_fn=lambda: (contextlib.nullcontext(), kernel(attention)), **options)
 
     return run
+
+
+def recompute_blocks(blocks: Iterable[torch.nn.Module], attention: str) -> None:
+    """The same for networks whose own checkpointing gives a block less than it is given otherwise."""
+    run = recomputing(attention)
+    for block in blocks:
+        def recomputed(*inputs, forward=block.forward, **options):
+            return run(forward, *inputs, **options) if torch.is_grad_enabled() else forward(*inputs, **options)
+
+        block.forward = recomputed

@@ -310,7 +310,7 @@ def check_adapter(settings: ModelSettings, path: Path) -> None:
     given = left_out(index, checkpoint.local, checkpoint.family)
     with _explained(settings.source):
         parts = {name: _empty_part(kind, checkpoint.folder, name) for name, kind in _models(index).items()
-                 if name in pipeline._lora_loadable_modules and name not in given}
+                 if name in checkpoint.family.adapted_parts(pipeline) and name not in given}
     fit_lora(path, parts, pipeline, checkpoint.family.denoiser_name)
 
 

@@ -19,11 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from visalign.errors import UserError
+from visalign.generators.adapters import inject
 from visalign.storage.weights import PICKLES, read_json, read_metadata, read_tensors, some
 
 LORA_FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
-_SETTINGS = "adapter_config.json"
-_HEADER = "lora_adapter_metadata"  # where diffusers stores peft's settings
+ADAPTER_SETTINGS = "adapter_config.json"
+ADAPTER_METADATA = "lora_adapter_metadata"  # where diffusers stores peft's settings
 
 _ENDINGS = (re.compile(r"^(.+)\.(lora_A|lora_B|lora_down|lora_up)(?:\.\w+)?\.weight$"),
             re.compile(r"^(.+?)[._]lora(?:_linear_layer)?\.(down|up)\.weight$"))
@@ -90,9 +91,10 @@ def _of_run(run: Path) -> Path:
     export = run / "export"
     if (export / "pipeline").is_dir():
         raise UserError(f"lora {run}: the run trained all weights; give {export / 'pipeline'} as the model")
-    if not (export / LORA_FILES[0]).is_file():
+    found = next((export / name for name in LORA_FILES if (export / name).is_file()), None)
+    if found is None:
         raise UserError(f"lora {run}: the run has no {export / LORA_FILES[0]}; it has not finished")
-    return export / LORA_FILES[0]
+    return found
 
 
 def _only_one(folder: Path) -> Path:
@@ -127,19 +129,19 @@ def read_lora(path: Path) -> LoraFile:
 
 
 def _settings_of(file: Path, where: str) -> dict[str, dict]:
-    beside = file.parent / _SETTINGS
+    beside = file.parent / ADAPTER_SETTINGS
     if file.name == LORA_FILES[1]:
         settings = read_json(beside, f"lora {beside}")
         _check_settings(settings, f"lora {beside}")
         return {"": settings}
     try:
-        flat = json.loads(read_metadata(file, where).get(_HEADER, "{}"))
+        flat = json.loads(read_metadata(file, where).get(ADAPTER_METADATA, "{}"))
         found: dict[str, dict] = {}
         for key, value in flat.items():
-            network, _, name = key.partition(".")
+            network, _, name = key.rpartition(".")
             found.setdefault(network, {})[name] = value
     except (ValueError, AttributeError):
-        raise UserError(f"{where}: its header's {_HEADER} is not readable as JSON") from None
+        raise UserError(f"{where}: its header's {ADAPTER_METADATA} is not readable as JSON") from None
     for settings in found.values():
         _check_settings(settings, where)
     return found
@@ -306,8 +308,8 @@ def attach(network: nn.Module, pairs: dict[str, LoraMatrices]) -> None:
     name = f"lora_{len(getattr(network, 'peft_config', None) or {})}"
     ranks = {"^" + re.escape(module): pair.down.shape[0] for module, pair in pairs.items()}
     most = max(ranks.values())
-    network.add_adapter(LoraConfig(r=most, lora_alpha=most, rank_pattern=ranks, alpha_pattern=ranks,
-                                   target_modules="|".join(map(re.escape, pairs))), adapter_name=name)
+    inject(network, LoraConfig(r=most, lora_alpha=most, rank_pattern=ranks, alpha_pattern=ranks,
+                               target_modules="|".join(map(re.escape, pairs))), name)
     for module, pair in pairs.items():
         layer = network.get_submodule(module)
         for side, matrix in ((layer.lora_A[name], pair.down), (layer.lora_B[name], pair.up)):

@@ -11,10 +11,16 @@ def limits(generator: Generator) -> dict[str, int]:
     found = {}
     for name, encoder in generator.text_encoders().items():
         tokenizer = name.replace("text_encoder", "tokenizer")
-        is_clip = type(encoder).__name__.startswith("CLIP")
-        own = getattr(generator.pipeline, tokenizer).model_max_length
-        found[tokenizer] = own if is_clip else generator.prompt_tokens
+        if hasattr(generator.pipeline, tokenizer):
+            is_clip = type(encoder).__name__.startswith("CLIP")
+            found[tokenizer] = _tokenizer(generator, tokenizer).model_max_length if is_clip else generator.prompt_tokens
     return found
+
+
+def _tokenizer(generator: Generator, name: str):
+    """A tokenizer of the pipeline, perhaps inside a processor of texts and images."""
+    part = getattr(generator.pipeline, name)
+    return getattr(part, "tokenizer", part)
 
 
 def say_what_is_cut(generator: Generator, prompts: Iterable[str], where: str) -> int:
@@ -24,7 +30,7 @@ def say_what_is_cut(generator: Generator, prompts: Iterable[str], where: str) ->
         return 0
     missed = [0] * len(prompts)
     for place, (name, limit) in enumerate(most.items()):
-        rows = getattr(generator.pipeline, name)(prompts, truncation=False, verbose=False).input_ids
+        rows = _tokenizer(generator, name)(prompts, truncation=False, verbose=False).input_ids
         over = [max(0, len(row) - limit) for row in rows]
         missed = over if place == 0 else [min(a, b) for a, b in zip(missed, over, strict=True)]
     cut = sum(number > 0 for number in missed)

@@ -17,10 +17,7 @@ class SD3Generator(Generator):
     droppable = ("text_encoder_3", "tokenizer_3")
     default_steps, default_guidance_scale = 28, 4.5
     text_first = True
-
-    @classmethod
-    def interface_name(cls, module: str) -> str:
-        return f"transformer.{module}"
+    interface_prefix = "transformer."
 
     def check_shape(self, shape: Shape) -> Shape:
         super().check_shape(shape)

@@ -10,8 +10,19 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from visalign.generators.adapters import add_lora, check_targets, found_targets, scale_lora
-from visalign.generators.kernels import recomputing
+from visalign.generators.adapters import (
+    add_lora,
+    change_with,
+    check_targets,
+    found_targets,
+    layer_of,
+    put_in_training_mode,
+    remove_adapters,
+    scale_lora,
+    switch_adapters,
+    switch_dropout,
+)
+from visalign.generators.kernels import recompute_blocks, recomputing
 from visalign.generators.lora_files import attach, changes_nothing, fit_lora
 
 
@@ -24,6 +35,8 @@ class Tunable:
 
     denoiser_name: ClassVar[str]
     lora_targets: ClassVar[tuple[str, ...] | None] = None
+    trained_in_training_mode: ClassVar[tuple[str, ...]] = ()  # classes of layers that else give no gradient
+    recomputes_wrongly: ClassVar[bool] = False  # whether diffusers' gradient checkpointing changes its output
     pipeline: object
     denoiser: nn.Module
     policy: nn.Module
@@ -31,7 +44,9 @@ class Tunable:
     attention: str
     tuning: str | None = None
     _frozen_copy: nn.Module | None = None
+    _last_pass: tuple | None = None  # arguments of the newest prediction with gradients
     _in_reference = False
+    _dropout = False
 
     def networks(self) -> dict[str, nn.Module]:
         """The denoiser's networks by their names in the pipeline; more than one where experts share the noise range."""
@@ -46,7 +61,7 @@ class Tunable:
     def reference(self) -> Iterator[None]:
         """In this context `predict` is the frozen reference (adapter off, or the frozen copy), without gradients."""
         if self.tuning == "lora":
-            self.denoiser.disable_adapters()
+            switch_adapters(self.denoiser, False)
         self._in_reference = True
         try:
             with torch.no_grad():
@@ -54,18 +69,24 @@ class Tunable:
         finally:
             self._in_reference = False
             if self.tuning == "lora":
-                self.denoiser.enable_adapters()
+                switch_adapters(self.denoiser, True)
 
     @contextlib.contextmanager
     def measuring(self) -> Iterator[None]:
         """In this context: no dropout, the unwrapped network, so that one process may measure while others wait."""
-        policy, training = self.policy, self.denoiser.training
-        self.policy = self.denoiser.eval()
+        policy, dropout = self.policy, self._dropout
+        self.policy = self.denoiser
+        self.set_dropout(False)
         try:
             yield
         finally:
             self.policy = policy
-            self.denoiser.train(training)
+            self.set_dropout(dropout)
+
+    def set_dropout(self, on: bool) -> None:
+        """With dropout, as offline training wants it, or without; the network stays in the mode it is sampled in."""
+        self._dropout = on
+        switch_dropout(self.denoiser, on)
 
     def make_trainable(self, tuning: str, *, rank: int = 16, alpha: float = 16.0, dropout: float = 0.0,
                        targets: tuple[str, ...] | None = None, gradient_checkpointing: bool = False) -> list[Tensor]:
@@ -81,12 +102,29 @@ class Tunable:
         else:
             self._frozen_copy = copy.deepcopy(self.denoiser).to(self.compute_dtype).requires_grad_(False).eval()
             self.denoiser.to(torch.float32).requires_grad_(True)
-        if gradient_checkpointing:
+        put_in_training_mode(self.denoiser, self.trained_in_training_mode)
+        if gradient_checkpointing and self.recomputes_wrongly:
+            recompute_blocks(self.blocks(), self.attention)
+        elif gradient_checkpointing:
             self.denoiser.enable_gradient_checkpointing(recomputing(self.attention))
         return [p for _, p in self.trainable_parameters()]
 
     def trainable_parameters(self) -> list[tuple[str, nn.Parameter]]:
         return [(name, p) for name, p in self.denoiser.named_parameters() if p.requires_grad]
+
+    def ignores(self, names: list[str]) -> bool:
+        """Whether the newest prediction with gradients is the same whatever the layers of these parameters give out.
+
+        The last block's stream of text in some networks: nothing reads it.
+        """
+        layers = [layer_of(self.denoiser, name) for name in names]
+        with torch.no_grad(), self.measuring(), torch.random.fork_rng():
+            return change_with(layers, lambda: self.predict(*self._last_pass)) == 0
+
+    @classmethod
+    def adapted_parts(cls, pipeline_class: type) -> tuple[str, ...]:
+        """Names of the pipeline's parts that a LoRA may be for."""
+        return tuple(getattr(pipeline_class, "_lora_loadable_modules", None) or (cls.denoiser_name,))
 
     def load_adapter(self, path: Path) -> None:
         """Load a LoRA's folder or file for sampling.
@@ -94,7 +132,8 @@ class Tunable:
         Raises UserError, leaving the model unchanged, unless every tensor of it fits this model.
         """
         parts = self.networks() | {name: module for name, module in self.pipeline.components.items()
-                                   if name in self.pipeline._lora_loadable_modules and name.startswith("text_encoder")}
+                                   if name in self.adapted_parts(type(self.pipeline)) and
+                                   name.startswith("text_encoder")}
         found = fit_lora(path, parts, type(self.pipeline), self.denoiser_name)
         for name, pairs in found.items():
             attach(parts[name], pairs)
@@ -103,7 +142,10 @@ class Tunable:
 
     def unload_adapter(self) -> None:
         """Remove what `load_adapter` loaded."""
-        self.pipeline.unload_lora_weights()
+        if hasattr(self.pipeline, "unload_lora_weights"):
+            self.pipeline.unload_lora_weights()
+        else:
+            remove_adapters(self.denoiser)
 
     def set_adapter_strength(self, strength: float) -> None:
         """Scale every adapter: 1 is as trained, 0 the model without it."""

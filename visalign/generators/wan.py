@@ -119,14 +119,8 @@ class Experts(nn.Module):
         for expert in (self.high, self.low):
             getattr(expert, name)(*arguments, **options)
 
-    def add_adapter(self, settings) -> None:
-        self._both("add_adapter", settings)
-
-    def disable_adapters(self) -> None:
-        self._both("disable_adapters")
-
-    def enable_adapters(self) -> None:
-        self._both("enable_adapters")
+    def add_adapter(self, settings, name: str) -> None:
+        self._both("add_adapter", settings, name)
 
     def enable_gradient_checkpointing(self, how: Callable) -> None:
         self._both("enable_gradient_checkpointing", how)

@@ -189,7 +189,7 @@ class GeneratorTrainer(Trainer):
                                  targets=lora.targets, gradient_checkpointing=config.model.gradient_checkpointing)
         named = generator.trainable_parameters()
         super().__init__(config, named, run, accelerator, updates=updates,
-                         reach=GradientReach(named, apart=generator.used_apart))
+                         reach=GradientReach(named, apart=generator.used_apart, idle=generator.ignores))
 
     @contextlib.contextmanager
     def measuring(self) -> Iterator[Generator]:

@@ -6,7 +6,7 @@ LoRA's first matrix has one while its second is 0.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from torch import nn
 
@@ -18,11 +18,13 @@ class GradientReach:
     """named: trained tensors by name. unused: regular expressions of names that the model itself never uses.
 
     apart: prefixes of names of networks of which a batch may use only some, such as experts for parts of the noise
-    range; those not used yet are checked when they are.
+    range; those not used yet are checked when they are. idle: whether the model's output is the same whatever the
+    layers of these tensors give out; asked only where a gradient is missing.
     """
 
     def __init__(self, named: Iterable[tuple[str, nn.Parameter]], unused: Iterable[str] = (),
-                 apart: Iterable[str] = ()):
+                 apart: Iterable[str] = (), idle: Callable[[list[str]], bool] = lambda names: False):
+        self._idle = idle
         self._unused = tuple(unused)
         self._groups: dict[str, list[tuple[str, nn.Parameter]]] = {}
         for name, parameter in named:
@@ -41,7 +43,7 @@ class GradientReach:
                 continue
             del self._groups[group]
             missed = [name for name in missed if not any(re.search(pattern, name) for pattern in self._unused)]
-            if missed:
+            if missed and not self._idle(missed):
                 raise UserError(f"training: no gradient reaches {len(missed)} of {self._all} trainable tensors: "
                                 f"{some(missed)}; a layer after them has no derivative (quantised arithmetic, a "
                                 "patched module), or the loss does not use them: change model.lora.targets or the "

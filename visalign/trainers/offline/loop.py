@@ -53,9 +53,10 @@ class OfflineTrainer(GeneratorTrainer):
     def learning(self) -> Iterator[None]:
         generator, accelerator = self.generator, self.accelerator
         generator.policy, self.optimizer = accelerator.prepare(generator.denoiser, self.state.optimizer)
-        generator.denoiser.train()
+        generator.set_dropout(True)
         yield
-        generator.policy = generator.denoiser.eval()
+        generator.policy = generator.denoiser
+        generator.set_dropout(False)
 
     def batch(self, step: int) -> list[range]:
         """The places in the data order of each of this process's micro-batches."""

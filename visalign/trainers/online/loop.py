@@ -71,7 +71,7 @@ class OnlineTrainer(GeneratorTrainer):
     @contextlib.contextmanager
     def learning(self) -> Iterator[None]:
         self.first = self.state.step
-        self.generator.denoiser.eval()  # no dropout: the trained policy is the one that sampled
+        self.generator.set_dropout(False)  # the trained policy is the one that sampled
         with super().learning():
             yield
 
