@@ -73,7 +73,7 @@ def _plainly(pipeline, generator, prompt: str) -> np.ndarray:
         pipeline.guider = generator.pipeline.guider
     with type(generator).at_size(pipeline, generator.shape):
         output = pipeline(**generator.call.options([prompt], steps=2, seeds=[5], scale=2.0))
-    return _levels(output.images[0] if hasattr(output, "images") else output.frames[0])
+    return _levels(next(getattr(output, name)[0] for name in ("images", "image", "frames") if hasattr(output, name)))
 
 
 @pytest.mark.usefixtures("undrawn")
