@@ -58,6 +58,7 @@ def loading_lines(generator: Generator) -> str:
             f'\npipeline.load_lora_weights("path/to/this/folder/{part}", load_into_{part}=True)'
             for part in generator.networks() if part != name)
     if hasattr(network, "load_lora_adapter"):
-        return f'pipeline.{name}.load_lora_adapter("path/to/this/folder", prefix=None)'
+        return (f'pipeline.{name}.load_lora_adapter("path/to/this/folder", prefix=None, '
+                f'weight_name="{LORA_FILES[0]}")')
     return ("from peft import PeftModel\n\n"
             f'pipeline.{name} = PeftModel.from_pretrained(pipeline.{name}, "path/to/this/folder")')
