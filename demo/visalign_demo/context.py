@@ -23,7 +23,7 @@ from visalign.errors import UserError
 from visalign.evaluation.held_out import load_features
 from visalign.evaluation.sources import SampleSource
 from visalign.generators import locate_model
-from visalign.generators.loading import EMBEDDED_MODELS, pick_device, sampling_for
+from visalign.generators.loading import EMBEDDED_PROMPTS, pick_device, sampling_for
 from visalign.jobs.evaluate import sources_of
 from visalign.reports import render_page as render_page
 from visalign.rewards import ClipScore, Reward
@@ -118,9 +118,9 @@ class Demo:
         if chosen is None and stored:
             return list({entry.group: entry.asked for entry in find_generations(stored[0].source)
                          if entry.prompt}.values())
-        embedded = any(source.model and source.model.source in EMBEDDED_MODELS for source in sources)
-        default = {"image": "emoji:held_out", "video": "videos:held_out"}[self.modality] if embedded else "families:all"
-        return list(dict.fromkeys(read_prompts(chosen or default)))
+        own = [EMBEDDED_PROMPTS[source.model.source] for source in sources
+               if source.model and source.model.source in EMBEDDED_PROMPTS]
+        return list(dict.fromkeys(read_prompts(chosen or (f"{own[0]}:held_out" if own else "families:all"))))
 
     def _sampling(self, sources: list[SampleSource], config) -> tuple[int, float]:
         """As the command says, else as the run was measured, else as the first model was made for."""

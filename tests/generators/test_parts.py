@@ -75,7 +75,7 @@ def test_sd3_without_its_t5(copy, how, capsys):
             del index[part]
     (folder / "model_index.json").write_text(json.dumps(index))
     generator = load(folder, prompt_tokens=8)
-    hidden = generator.encode_prompts(["a bus"])["prompt_embeds"]
+    hidden = generator.encode_prompts(["a bus"])["encoder_hidden_states"]
     assert generator.pipeline.text_encoder_3 is None and not hidden[:, -8:].any() and hidden.any()
     assert "text_encoder_3" in capsys.readouterr().err
 

@@ -104,8 +104,8 @@ def test_every_sampler_of_a_flow_is_taken(name, settings, shift):
 
 
 @pytest.mark.parametrize("name, settings", [
-    ("DDIM", BETAS), ("EulerDiscrete", BETAS), ("EDMEuler", {}), ("FlowMatchEulerDiscrete", {"num_train_timesteps": 10}),
-    ("UniPCMultistep", BETAS)])
+    ("DDIM", BETAS), ("EulerDiscrete", BETAS), ("EDMEuler", {}), ("UniPCMultistep", BETAS),
+    ("FlowMatchEulerDiscrete", {"num_train_timesteps": 10})])
 def test_another_flow_is_refused(name, settings):
     own = getattr(diffusers, f"{name}Scheduler").from_config(settings)
     with pytest.raises(UserError, match=f"{name}Scheduler"):

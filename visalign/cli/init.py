@@ -33,12 +33,13 @@ def init(recipe: Path, checkpoint: str, learn_from: str, memory: float, prompts:
     visalign init
     visalign init mine.yaml --checkpoint SDXL_FOLDER --learn-from pairs.jsonl --memory 24
     """
-    from visalign.generators.loading import EMBEDDED_MODELS
+    from visalign.generators.loading import EMBEDDED_PROMPTS
     from visalign.jobs.new_recipe import Answers, is_reward, local_source, write_recipe
 
     local_source(checkpoint)  # before another question is asked
     if prompts is None and is_reward(learn_from):
-        prompts = "emoji:train" if checkpoint in EMBEDDED_MODELS else click.prompt(
+        own = EMBEDDED_PROMPTS.get(checkpoint)
+        prompts = f"{own}:train" if own else click.prompt(
             "A file of prompts to sample, one per line")
     plan = write_recipe(Answers(checkpoint, learn_from, memory, prompts, base), recipe)
     click.echo(f"{recipe}: {plan.family}, {plan.at_once} samples at once, LoRA of rank {plan.rank}\n\nnext:\n"

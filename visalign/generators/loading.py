@@ -29,7 +29,9 @@ from visalign.storage.text_files import read_text
 from visalign.storage.weights import check_finite, check_present, read_tensors
 
 MODEL_ASSETS = Path(__file__).resolve().parents[1] / "assets"
-EMBEDDED_MODELS = {name: MODEL_ASSETS / name for name in ("tiny-sd3", "tiny-sdxl", "tiny-wan", "tiny-edit")}
+EMBEDDED_PROMPTS = {"tiny-sd3": "emoji", "tiny-sdxl": "emoji", "tiny-wan": "videos", "tiny-edit": "emoji-edits"}
+"""By the name of an embedded model, the set of prompts that it was trained on, of which a part was held out."""
+EMBEDDED_MODELS = {name: MODEL_ASSETS / name for name in EMBEDDED_PROMPTS}
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from visalign.data.preferences import is_local, read_pairs
 from visalign.data.prompts import read_prompts
 from visalign.errors import UserError
 from visalign.generators.base import Generator
-from visalign.generators.loading import EMBEDDED_MODELS, empty_generator, locate_model
+from visalign.generators.loading import EMBEDDED_PROMPTS, empty_generator, locate_model
 from visalign.jobs.recipe_text import offline_text, online_text
 from visalign.rewards.registry import check_reward
 from visalign.storage.files import write_atomically
@@ -62,8 +62,9 @@ class Plan:
     chosen_only: bool
 
     @property
-    def embedded(self) -> bool:
-        return self.answers.checkpoint in EMBEDDED_MODELS
+    def embedded(self) -> str | None:
+        """The set of prompts that goes with an embedded model, None for a user's."""
+        return EMBEDDED_PROMPTS.get(self.answers.checkpoint)
 
 
 def write_recipe(answers: Answers, file: Path) -> Plan:
@@ -95,7 +96,7 @@ def plan_of(answers: Answers) -> Plan:
 def local_source(checkpoint: str) -> str | Path:
     """Where the checkpoint lies on this machine; a hub id must have been downloaded. Raises UserError else."""
     path = Path(checkpoint).expanduser()
-    if checkpoint in EMBEDDED_MODELS or path.exists():
+    if checkpoint in EMBEDDED_PROMPTS or path.exists():
         return checkpoint
     if checkpoint.count("/") == 1 and not checkpoint.startswith((".", "/", "~")):
         from huggingface_hub import try_to_load_from_cache
@@ -106,7 +107,7 @@ def local_source(checkpoint: str) -> str | Path:
         raise UserError(f"checkpoint {checkpoint}: there is no such folder, and the hub's cache has no such model; "
                         f"download it first: hf download {checkpoint}")
     raise UserError(f"checkpoint {checkpoint}: there is no such folder or file; to try an embedded model: "
-                    f"visalign init --checkpoint {next(iter(EMBEDDED_MODELS))}")
+                    f"visalign init --checkpoint {next(iter(EMBEDDED_PROMPTS))}")
 
 
 def is_reward(learn_from: str) -> bool:

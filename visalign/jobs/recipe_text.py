@@ -109,7 +109,8 @@ def _eval(plan, every: int) -> str:
     lines = ["eval:", f"  every: {every}"]
     if plan.embedded:
         also = "[tiny-clip, tiny-group]" if plan.answers.learn_from != "tiny-clip" else "[tiny-reward, tiny-group]"
-        lines += ["  prompts: emoji:held_out", "  max_prompts: 32", "  samples_per_prompt: 4", "  guidance_scale: 1.0",
+        lines += [f"  prompts: {plan.embedded}:held_out", "  max_prompts: 32", "  samples_per_prompt: 4",
+                  "  guidance_scale: 1.0",
                   *([f"  reward: {_quoted(plan.answers.learn_from)}"] if plan.from_reward else []),
                   f"  also: {also}   # rewards that nothing is trained on", "  features: tiny-clip"]
         return "\n".join(lines)

@@ -27,8 +27,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from visalign.config.load import build_objective
-from visalign.errors import UserError
+from visalign.errors import UserError, notice
 from visalign.generators.base import Generator
+from visalign.generators.remarks import remarks
 from visalign.sampling.seeds import place_seed
 from visalign.storage.files import full_disk_told
 from visalign.storage.run_folder import RunFolder
@@ -187,6 +188,9 @@ class GeneratorTrainer(Trainer):
         lora = config.model.lora
         generator.make_trainable(config.model.tuning, rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout,
                                  targets=lora.targets, gradient_checkpointing=config.model.gradient_checkpointing)
+        on_noised = "noised" in (getattr(self.objective, "view", None), getattr(self.objective, "states", None))
+        for remark in remarks(generator, config.model.source, on_noised):
+            notice(remark)
         named = generator.trainable_parameters()
         super().__init__(config, named, run, accelerator, updates=updates,
                          reach=GradientReach(named, apart=generator.used_apart, idle=generator.ignores))
