@@ -5,7 +5,6 @@ import math
 from typing import Any, ClassVar
 
 from visalign.errors import UserError
-from visalign.generators.observe.conventions import Conventions
 from visalign.generators.shape import Shape
 
 
@@ -17,7 +16,7 @@ class Sized:
 
     pipeline: Any
     denoiser: Any
-    conventions: Conventions | None = None
+    conventions: Any = None  # observe.Conventions, once they are known
     modality: ClassVar[str] = "image"
     pipeline_class: ClassVar[str]
     denoiser_name: ClassVar[str]

@@ -4,7 +4,7 @@ import contextlib
 import copy
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +37,7 @@ class Tunable:
     lora_targets: ClassVar[tuple[str, ...] | None] = None
     trained_in_training_mode: ClassVar[tuple[str, ...]] = ()  # classes of layers that else give no gradient
     recomputes_wrongly: ClassVar[bool] = False  # whether diffusers' gradient checkpointing changes its output
-    pipeline: object
+    pipeline: Any
     denoiser: nn.Module
     policy: nn.Module
     compute_dtype: torch.dtype

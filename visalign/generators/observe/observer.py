@@ -42,26 +42,27 @@ _KNOWN: dict[str, Conventions] = {}
 def observed(pipeline, process, networks: dict[str, nn.Module], call: PipelineCall) -> Conventions:
     """The conventions of a pipeline at one shape. Raises UserError naming the one that is not understood."""
     key = identity(pipeline, call)
-    if key not in _KNOWN:
-        with remembered(pipeline, networks):
-            _KNOWN[key] = _still_true(pipeline, process, networks, call, kept_conventions(key)) or \
-                Observer(pipeline, process, networks, call).observe()
-            keep_conventions(key, _KNOWN[key])
-    found = _KNOWN[key]
+    known = _KNOWN.get(key) or kept_conventions(key)
+    with remembered(pipeline, networks):
+        found = _still_true(pipeline, process, networks, call, known) or \
+            Observer(pipeline, process, networks, call).observe()
+    if found is not _KNOWN.get(key):
+        _KNOWN[key] = found
+        keep_conventions(key, found)
     call.guidance, call.blank, call.off = found.guidance, found.blank, found.off
     return found
 
 
 def _still_true(pipeline, process, networks: dict[str, nn.Module], call: PipelineCall,
                 found: Conventions | None) -> Conventions | None:
-    """Conventions of an earlier process if one short call is as they say, else None."""
+    """Conventions found before if one short call is as they say, else None."""
     if found is None:
         return None
     calls = ShortCalls(pipeline, networks, call, found.off, found.template, found.template_rows)
     try:
         prove_step(calls, process, found)
-    except Exception:  # another pipeline's: whatever that led to, this one is observed anew
-        return None
+    except (UserError, RuntimeError, LookupError, TypeError, ValueError, AttributeError):
+        return None  # another pipeline's: whatever that led to, this one is observed anew
     return found
 
 

@@ -1,10 +1,12 @@
 """Proof that what was observed is what the pipeline does, before anything is trained on it."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from visalign.errors import UserError
-from visalign.generators.observe.arguments import argument_leaves, path_name
+from visalign.generators.observe.arguments import argument_leaves, path_name, same
 from visalign.generators.observe.conventions import Conventions
 from visalign.generators.observe.replay import Replay
 from visalign.generators.observe.running import ShortCalls
@@ -63,13 +65,18 @@ def _check_arguments(replay: Replay, step, row: dict[str, Tensor], latents: Tens
         if path in own.embedded or path in own.companions:
             continue
         pairs = list(zip(value, recorded[path], strict=True)) if isinstance(value, list) else [(value, recorded[path])]
-        for mine, theirs in pairs:
-            if isinstance(mine, Tensor) and isinstance(theirs, Tensor) and theirs.is_floating_point():
-                theirs = theirs.expand(mine.shape) if theirs.numel() == 1 else theirs
-                if mine.shape != theirs.shape or difference(mine, theirs) > max(_most(theirs), _most(step.sample)) \
-                        + (STEP if path in own.times else 0):
-                    raise UserError(f"the argument {path_name(path)} of its network could not be reproduced, so what "
-                                    "it means here is not understood")
+        most = _most(step.sample) + (STEP if path in own.times else 0)
+        if not all(_reproduced(mine, theirs, most) for mine, theirs in pairs):
+            raise UserError(f"the argument {path_name(path)} of its network could not be reproduced, so what it means "
+                            "here is not understood")
+
+
+def _reproduced(mine: Any, theirs: Any, most: float) -> bool:
+    """Whether an argument is the recorded one, up to round-off; one number stands for a sample's."""
+    if not isinstance(mine, Tensor) or not isinstance(theirs, Tensor):
+        return same(mine, theirs)
+    theirs = theirs.expand(mine.shape) if theirs.numel() == 1 else theirs
+    return mine.shape == theirs.shape and difference(mine, theirs) <= max(most, _most(theirs))
 
 
 def _check_step(process, own: Conventions, step, latents: Tensor, time: Tensor) -> None:

@@ -3,8 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-
-from torch import Tensor
+from typing import Any
 
 from visalign.generators.observe.watching import EnoughSeen, scheduler_replaced
 
@@ -16,7 +15,7 @@ OnStep = Callable[[int, int], None]
 class Last:
     """The latents after the last step, in the scheduler's own layout."""
 
-    latents: Tensor | None = None
+    latents: Any = None
 
 
 @contextlib.contextmanager
