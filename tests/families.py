@@ -88,6 +88,8 @@ TINY |= {name: Tiny(family, builders()[name], latents, settings, stands_for_all=
      {"resolution": 16, "frames": 5, "prompt_tokens": 16}),
     ("wan22_small", "WanPipeline", (4, 3, 4, 4),
      {"resolution": 16, "frames": 5, "prompt_tokens": 16}),
+    ("wan22_small_image", "WanImageToVideoPipeline", (4, 3, 4, 4),
+     {"resolution": 16, "frames": 5, "prompt_tokens": 16}),
     ("kandinsky5_video", "Kandinsky5T2VPipeline", (4, 2, 2, 2),
      {"resolution": 16, "frames": 5, "prompt_tokens": 32}),
     ("mochi", "MochiPipeline", (12, 2, 4, 4), {"resolution": 32, "frames": 7, "prompt_tokens": 16}),

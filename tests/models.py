@@ -19,6 +19,7 @@ from visalign.errors import UserError
 from visalign.generators import Generator, load_generator
 from visalign.generators.base import Guidance
 from visalign.generators.families import family_of
+from visalign.generators.lora_export import loading_lines
 from visalign.media.source_images import with_sources
 from visalign.processes.steps import draw
 
@@ -72,15 +73,14 @@ def _proved(pipeline: str, name: str, generator: Generator, folder: Path) -> str
         source_image(*generator.shape.size[::-1]).save(folder / "source.png")
         prompt = with_sources(prompt, [folder / "source.png"])
     offline = _trained(generator, prompt)
-    online = _rolled_out(generator, prompt) if offline in ("yes", "all weights only") else offline
+    online = _rolled_out(generator, prompt) if offline == "yes" else offline
     return _row(f"`{pipeline}`", f"`{name}`", f"{generator.modality}s", generator.process.kind, guidance, offline,
                 online, _export(generator))
 
 
 def _trained(generator: Generator, prompt: str) -> str:
     """A step of gradient descent on a LoRA adapter."""
-    tuning = "lora" if hasattr(generator.denoiser, "add_adapter") else "full"
-    parameters = generator.make_trainable(tuning, rank=2, alpha=2.0)
+    parameters = generator.make_trainable("lora", rank=2, alpha=2.0)
     conditioning, t = generator.encode_prompts([prompt]), generator.process.times_at(torch.tensor([0.6]))
     height, width = generator.shape.size
     frames = (generator.shape.frames,) if generator.modality == "video" else ()
@@ -98,7 +98,7 @@ def _trained(generator: Generator, prompt: str) -> str:
         return "its prediction is not finite"
     if not (after - before).abs().max() > 0:
         return "a step changes nothing"
-    return "yes" if tuning == "lora" else "all weights only"
+    return "yes"
 
 
 def _rolled_out(generator: Generator, prompt: str) -> str:
@@ -117,7 +117,10 @@ def _rolled_out(generator: Generator, prompt: str) -> str:
 
 
 def _export(generator: Generator) -> str:
-    return "yes" if hasattr(type(generator.pipeline), "load_lora_weights") else "its pipeline reads none"
+    """What reads the exported file in plain diffusers."""
+    lines = loading_lines(generator)
+    return next(reader for word, reader in (("load_lora_weights", "the pipeline"), ("load_lora_adapter", "the network"),
+                                            ("PeftModel", "peft")) if word in lines)
 
 
 def pipeline_classes() -> list[str]:
@@ -163,9 +166,9 @@ class with random weights.
 ## Trained
 
 *offline*: after a step of gradient descent a LoRA adapter changes the prediction. *online*: a guided stochastic rollout
-is finite, its last step has a gradient, and what it leads to is decoded. *LoRA export*: `load_lora_weights` of the
-pipeline reads the exported file. Cosmos's safety checker is never run here; its licence asks for it where such a model
-is used, and an exported pipeline loads it as before.
+is finite, its last step has a gradient, and what it leads to is decoded. *LoRA export*: what reads the exported file in
+plain diffusers; the run's model card has the lines. Cosmos's safety checker is never run here; its licence asks for it
+where such a model is used, and an exported pipeline loads it as before.
 
 | pipeline | tried on | makes | process | guidance | offline | online | LoRA export |
 |---|---|---|---|---|---|---|---|

@@ -307,4 +307,7 @@ class Generator(Tunable, Sized):
                                         steps=steps, scale=guidance_scale, negative=negative_prompt)
             with self.arithmetic(), final_latents(self.pipeline, on_step) as last:
                 self.call(**options)
-            yield self.decode(self.conventions.from_rule(last.latents.float()))
+            latents = self.conventions.from_rule(last.latents.float())
+            if self.conventions.given is not None:
+                latents = self.replay.finished(latents, self.encode_prompts(prompts[start:start + batch_size]))
+            yield self.decode(latents)

@@ -74,16 +74,10 @@ class WanGenerator(VideoGenerator):
 
 
 class WanImageGenerator(WanGenerator):
-    """Image to video: Wan 2.1 (with a CLIP view of the image) and Wan 2.2 14B. The first frame is given."""
+    """Image to video: Wan 2.1 (with a CLIP view of the image) and Wan 2.2. The first frame is given."""
 
     pipeline_class = "WanImageToVideoPipeline"
     sources = SourceCount("image to video")
-
-    @classmethod
-    def check_pipeline(cls, settings: dict) -> None:
-        if settings.get("expand_timesteps"):
-            raise UserError("Wan 2.2 5B's way from image to video (a time for each token) is not supported; use it as "
-                            "text to video, or an image-to-video checkpoint of 14B")
 
 
 class Experts(nn.Module):

@@ -81,7 +81,7 @@ class Guided:
             x = process.moments(prediction, x, t, t_next).mean
             if on_step:
                 on_step(number, steps)
-        return x
+        return generator.replay.finished(x, texts)
 
     def term(self, x: Tensor, t: Tensor, texts: Conditioning, prediction: Tensor) -> Tensor:
         """What the guide adds to the prediction at latents [B, ...]."""

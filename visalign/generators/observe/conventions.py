@@ -75,6 +75,7 @@ class Conventions:
     times: the arguments that depend on time.
     embedded: arguments that are a multiple of the guidance scale.
     companions: further latents (a video's sound), which follow the noise level and are not trained.
+    given: latents, bool [*shape], in whose place the network sees the prompt's own (a first frame); None without any.
     wanted_place: of the conditional prediction among the two of a step.
     off: options without guidance. blank: the negative prompt of those who give none.
     template: a recorded output of the network for template_rows samples.
@@ -93,6 +94,7 @@ class Conventions:
     as_list: bool = False
     embedded: dict[ArgumentPath, float] = field(default_factory=dict)
     companions: frozenset[ArgumentPath] = frozenset()
+    given: Tensor | None = None
     guidance: GuidanceRule | None = None
     wanted_place: int = 1
     off: dict[str, float] = field(default_factory=dict)

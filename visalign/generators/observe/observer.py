@@ -258,9 +258,10 @@ def _assembled(observer: Observer, steps: list[SchedulerStep], layout: Layout, e
     back[index] = torch.arange(len(index))
     device = observer.first.sample.device
     inside = torch.where(reading.index < 0, -1, back[reading.index.clamp(min=0)])
+    given = (inside < 0).view(shape).to(device) if shape == z and bool((inside < 0).any()) else None
     return Conventions(
         shape=z, latents=path, as_list=as_list, layout=layout, times=times, embedded=embedded,
-        companions=companions, guidance=guidance,
+        companions=companions, guidance=guidance, given=given,
         wanted_place=place, to_network=selection(shape, inside, z, device),
         from_output=selection(z, observer.picked[index], observer.output_shape, device, observer.given.sign),
         to_rule=selection(sample_shape, back, z, device),
@@ -329,9 +330,8 @@ def _time_rule(process, steps: list[SchedulerStep], values: list[Tensor], path: 
 
 def _to_vae(observer: Observer, size: int) -> tuple:
     seen = [observer.decoded(values) for values in probes(size)]
-    reading = read_probes([each[0] for each in seen])
-    if reading is None or len(reading.index) != size or not torch.equal(reading.index.sort().values,
-                                                                       torch.arange(size)):
+    reading = _completed(read_probes([each[0] for each in seen]), seen[0][0].shape, size)
+    if reading is None or not torch.equal(reading.index.sort().values, torch.arange(size)):
         raise UserError("what its VAE decodes is not the latents in another order, scaled and shifted")
     z, values = seen[0][0].shape, (reading.scale, reading.offset, reading.index)
     frames = z[0] if z[0] > 1 else None
@@ -340,3 +340,24 @@ def _to_vae(observer: Observer, size: int) -> tuple:
         z = (1, z[1], frames, *z[2:])
     shape, (scale, offset, index) = tuple(z[1:]), values
     return shape, by_axis(scale, shape), by_axis(offset, shape), index, frames, *seen[0][1:]
+
+
+def _completed(reading: Reading | None, z: tuple[int, ...], size: int) -> Reading | None:
+    """With elements that the pipeline gives the VAE itself (a first frame) at the latents' unused places, in order.
+
+    Their scale and offset are those of their channel; None where what is left does not fit.
+    """
+    if reading is None or len(reading.index) != size or bool((reading.index >= 0).all()):
+        return reading if reading is not None and len(reading.index) == size else None
+    given, unused = reading.index < 0, torch.ones(size, dtype=torch.bool)
+    unused[reading.index[~given]] = False
+    if int(unused.sum()) != int(given.sum()):
+        return None
+    index, channels = reading.index.clone(), torch.arange(size) // (size // z[1])
+    index[given] = unused.nonzero().flatten()
+    scale, offset = reading.scale.clone(), reading.offset.clone()
+    for channel in range(z[1]):
+        own = channels == channel
+        known = (own & ~given).nonzero().flatten()[:1]
+        scale[own & given], offset[own & given] = scale[known], offset[known]
+    return Reading(index, scale, offset)

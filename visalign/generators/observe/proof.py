@@ -93,6 +93,8 @@ def _check_vae(calls: ShortCalls, own: Conventions, like: Tensor) -> None:
     rng = torch.Generator().manual_seed(11)
     latents = torch.randn(like.shape, generator=rng).to(like)
     z = calls.decoded(own.to_rule(latents))[0].float()
+    if own.given is not None:
+        latents = torch.where(own.given, own.vae.from_vae(z), latents)
     expected, back = own.vae.to_vae(latents), own.vae.from_vae(z)
     if z.shape != expected.shape or max(difference(expected, z), difference(back, latents)) > ROUND_OFF:
         raise UserError("what its VAE is given of random latents is not what was observed of others")

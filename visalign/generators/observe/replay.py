@@ -112,8 +112,16 @@ class Replay:
         return self.conventions.from_output.cut(torch.stack(first) if isinstance(first, list) else first)
 
     def as_latents(self, predictions: Tensor) -> Tensor:
-        """[B, *shape] in float32, in the process's sign."""
-        return self.conventions.from_output(predictions).float()
+        """[B, *shape] in float32, in the process's sign; 0 for latents that are given."""
+        latents, given = self.conventions.from_output(predictions).float(), self.conventions.given
+        return latents if given is None else latents.masked_fill(given, 0)
+
+    def finished(self, latents: Tensor, conditioning: dict[str, Tensor]) -> Tensor:
+        """Sampled latents with those that are given, which sampling leaves as noise."""
+        own = self.conventions
+        if own.given is None:
+            return latents
+        return torch.where(own.given, conditioning[path_name(own.latents)].to(latents), latents)
 
     def combined(self, unguided: Tensor, wanted: Tensor, scale: float) -> Tensor:
         """The guided prediction [B, *shape] of two such predictions."""

@@ -4,6 +4,7 @@ A replaced network answers at once, so that all but the first short call cost no
 """
 
 import contextlib
+import functools
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -153,6 +154,7 @@ def scheduler_replaced(scheduler, seen: Callable[[Callable, tuple, dict], Any],
     kind, watched = type(scheduler), id(scheduler)
 
     class Seen(kind):
+        @functools.wraps(kind.step)  # one may be within another, and looks at the signature
         def step(self, *arguments, **named):
             own = super().step
             if id(self) == watched:

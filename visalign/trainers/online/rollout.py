@@ -68,6 +68,7 @@ class Sampler:
             after = draw(moments, fresh)
             store.add(j, x, after, moments, LOG_PROBS[self.settings.log_prob])
             x = after
+        x = self.generator.replay.finished(x, conditioning)
         return [Trajectory(start, latents, *store.row(i))
                 for i, (start, latents) in enumerate(zip(starts, x.cpu(), strict=True))]
 
