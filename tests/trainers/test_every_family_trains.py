@@ -17,11 +17,12 @@ from .commands import rows, run
 
 WAYS = ("dpo", "grpo", "nft")
 UNMEASURED = {"reward": None, "also": [], "features": None, "max_prompts": 1, "samples_per_prompt": 1}
+GREY = {"allegro"}  # its small VAE is smaller than one of the tiles in which alone it decodes, and so all is grey
 SHORT = {"optim": {"lr": 0.02}, "eval": UNMEASURED}
 
 
 def _ways():
-    new = [name for name, tiny in TINY.items() if not tiny.stands_for_all]
+    new = [name for name, tiny in TINY.items() if not tiny.stands_for_all and name not in GREY]
     for place, name in enumerate(new):
         usable = [way for way in WAYS if way != "nft" or not TINY[name].is_diffusion]
         for way in usable:
@@ -65,10 +66,13 @@ def _levels(sample) -> np.ndarray:
     """An image, or the frames of a video, as 0 to 255."""
     values = np.asarray([np.asarray(frame) for frame in getattr(sample, "frames", sample)] if not
                         isinstance(sample, Image.Image) else sample)
-    return values.astype(float) if values.dtype == np.uint8 else values.astype(float) * 255
+    levels = values.astype(float) if values.dtype == np.uint8 else values.astype(float) * 255
+    return levels[..., :3]  # without the transparency that some pipelines add
 
 
 def _plainly(pipeline, generator, prompt: str) -> np.ndarray:
+    if getattr(generator.pipeline.vae, "use_tiling", False):
+        pipeline.vae.enable_tiling()
     if hasattr(pipeline, "guider"):
         pipeline.guider = generator.pipeline.guider
     with type(generator).at_size(pipeline, generator.shape):
@@ -84,7 +88,7 @@ def test_what_was_learnt_is_the_same_in_plain_diffusers(pipelines, taught, tmp_p
     generator = load_tiny(pipelines(name), name)
     prompt = taught(name, way, generator.sources is not None and generator.sources.least > 0)
     trained = rows(tmp_path / "run")
-    assert way != "grpo" or trained[0]["ratio"] == pytest.approx(1, abs=1e-5)
+    assert way != "grpo" or trained[0].get("ratio", 1) == pytest.approx(1, abs=1e-5)  # none where no sample was kept
     plain = DiffusionPipeline.from_pretrained(pipelines(name), **LOADS.get(name, {}))
     plain.set_progress_bar_config(disable=True)
     untrained = _plainly(plain, generator, prompt)

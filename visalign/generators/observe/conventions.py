@@ -54,7 +54,10 @@ class VaeMap:
         z = self.to_vae(latents).to(vae.dtype)
         arguments = [_of_batch(value, len(z)) for value in self.arguments]
         output = vae.decode(z, *arguments, **{name: _of_batch(value, len(z)) for name, value in self.options.items()})
-        pixels = (output[0] if isinstance(output, tuple) else getattr(output, "sample", output)).float()[:, :3]
+        pixels = (output[0] if isinstance(output, tuple) else getattr(output, "sample", output)).float()
+        if pixels.ndim == 5 and pixels.shape[1] != 3 and pixels.shape[2] == 3:  # some VAEs have frames before colours
+            pixels = pixels.transpose(1, 2)
+        pixels = pixels[:, :3]
         if self.frames is not None:
             return pixels.unflatten(0, (-1, self.frames)).movedim(1, 2)
         return pixels.squeeze(2) if flat and pixels.ndim == 5 else pixels
