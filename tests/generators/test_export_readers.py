@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from tests.families import family_names
 from tests.generators.test_export import trained
+from visalign.config import ModelSettings
 from visalign.generators import load_generator
 from visalign.generators.export import export
 from visalign.generators.lora_files import fit_lora
@@ -82,7 +83,9 @@ def test_every_reader_applies_the_strength_that_was_trained(exported):
 def test_our_own_loader_and_diffusers_read_every_file(exported):
     _, generator, folder, written = exported
     truth, name = products(generator.denoiser), generator.denoiser_name
-    fresh = load_generator(generator.pipeline.config._name_or_path, "cpu")
+    shape = generator.shape
+    fresh = load_generator(ModelSettings(source=generator.pipeline.config._name_or_path, resolution=list(shape.size),
+                                         frames=shape.frames, fps=shape.fps, precision="fp32"), "cpu")
     for file in (f for f in written if f.endswith(".safetensors")):
         found = fit_lora(folder / file, {name: fresh.denoiser}, type(fresh.pipeline), name)[name]
         assert found.keys() == truth.keys()

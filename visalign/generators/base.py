@@ -65,6 +65,7 @@ class Generator(Tunable, Sized):
     needs_tiling: ClassVar[bool] = False  # whether the VAE works on tiles only
     droppable: ClassVar[tuple[str, ...]] = ()  # parts that the pipeline can run without, all or none
     used_apart: ClassVar[tuple[str, ...]] = ()  # networks of which a batch may use only some
+    rises: ClassVar[bool] = False  # whether its noise levels run from 0 for noise to 1 for data
     text_first: ClassVar[bool] = False  # whether a block returns the text's tokens before the latents'
     interface_prefix: ClassVar[str | None] = None  # of layer names in user interfaces that else have diffusers'
     has_kohya_names: ClassVar[bool] = False  # whether user interfaces use kohya names for this family's LoRA

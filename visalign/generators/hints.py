@@ -138,7 +138,10 @@ HINTS: dict[str, dict[str, Any]] = {
         "made_for": Shape(frames=121),  # its call leaves the length to the model
     },
     "Kandinsky5T2VPipeline": {"made_for": Shape(fps=24.0)},  # its call has no frame rate
-    "MochiPipeline": {"made_for": Shape(fps=30.0)},  # its call has no frame rate
+    "MochiPipeline": {
+        "made_for": Shape(fps=30.0),  # its call has no frame rate
+        "rises": True,  # trained with noise levels from noise to data, which elsewhere would be a mistake
+    },
     "AllegroPipeline": {
         "made_for": Shape(720, 1280, 88, 15.0),  # its call leaves size and length to the network, and has no frame rate
         "needs_tiling": True,  # its VAE has no other way

@@ -20,7 +20,7 @@ from visalign.generators.families import FAMILIES, editing, family_of
 from visalign.generators.lora_files import fit_lora
 from visalign.generators.made_for import Sampling, sampling_of, told_shape
 from visalign.generators.parts import left_out, parts_of, variant_of
-from visalign.generators.schedulers import check_agrees
+from visalign.generators.schedulers import check_agrees, rises
 from visalign.generators.shape import Shape
 from visalign.generators.single_file import PREDICTION_MARKS, SingleFile, read_single_file
 from visalign.generators.wrong_models import refuse_wrong_file, refuse_wrong_folder
@@ -236,6 +236,9 @@ def _load_scheduler(checkpoint: ModelLocation):
         if not settings.keys() <= inspect.signature(kind.__init__).parameters.keys():
             kind = diffusers.EulerDiscreteScheduler  # knows them all
         scheduler = kind.from_config(scheduler.config, **settings)
+    if rises(scheduler) and not checkpoint.family.rises:
+        raise UserError(f"its scheduler {name} (invert_sigmas True) counts noise levels from noise to data, which its "
+                        "family was not trained with")
     process = checkpoint.family.process_of(scheduler)
     check_agrees(process, scheduler)
     if written != name and hasattr(diffusers, written):  # the index decides, but both must describe the same training

@@ -33,8 +33,8 @@ def test_a_mixture_of_elements_is_no_selection():
 
 
 def test_scales_that_differ_from_probe_to_probe_are_taken_out():
-    factors = [1.0, 0.5, 0.25]
-    seen = [probe * factor for probe, factor in zip(probes(100), factors, strict=True)]
+    factors = [1.0, 0.5, 0.25, 0.3]
+    seen = [(probe * factor).bfloat16() for probe, factor in zip(probes(100), factors, strict=True)]
     assert torch.equal(read_probes(seen, factors).index, torch.arange(100))
 
 

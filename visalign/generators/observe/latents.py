@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-BASE = 128
-"""Of the digits; every integer below is exact in bfloat16."""
+BASE = 16
+"""Of the digits: so few that a scale in bfloat16, good to 1 in 250, still leaves the digit plain."""
 ONE = 64.0
 """The value of the probe that measures scales: as large as exact arithmetic allows, for their accuracy."""
 
@@ -51,7 +51,7 @@ def read_probes(seen: Sequence[Tensor], factors: Sequence[float] | None = None) 
     for place, (each, factor) in enumerate(zip(flat[2:], factors[2:], strict=True)):
         digit = (each - offset) / (torch.where(depends, scale, 1.0) * factor)
         whole = digit.round()
-        if bool(((digit - whole).abs() > 0.05)[depends].any()):
+        if bool(((digit - whole).abs() > 0.2)[depends].any()):
             return None
         index += whole.long() * BASE**place
     return Reading(torch.where(depends, index, -1), torch.where(depends, scale, 0.0), offset)

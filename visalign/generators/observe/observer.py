@@ -21,7 +21,7 @@ from visalign.generators.observe.arguments import (
 )
 from visalign.generators.observe.calling import LONGER, PipelineCall
 from visalign.generators.observe.conventions import Conventions, VaeMap
-from visalign.generators.observe.guidance import GUIDANCE_TOLERANCE, GuidanceRule, fit_guidance
+from visalign.generators.observe.guidance import COARSE_TOLERANCE, GUIDANCE_TOLERANCE, GuidanceRule, fit_guidance
 from visalign.generators.observe.keeping import keep_conventions, kept_conventions
 from visalign.generators.observe.latents import Reading, Selection, by_axis, probes, read_probes, selection
 from visalign.generators.observe.memory import remembered
@@ -148,7 +148,9 @@ class Observer(ShortCalls):
             self.guided_calls = step.calls
             outputs = [part for call in step.calls for part in _parts(call.output, call.rows())]
             fits.append(fit_guidance((self.given(outputs[0])[0], self.given(outputs[1])[0]), step.model_output, scale))
-        if any(fit[-1] > GUIDANCE_TOLERANCE for fit in fits) or len({fit[:-1] for fit in fits}) > 1:
+        coarse = any(each.dtype in (torch.float16, torch.bfloat16) for each in (step.model_output, *outputs))
+        most = COARSE_TOLERANCE if coarse else GUIDANCE_TOLERANCE
+        if any(fit[-1] > most for fit in fits) or len({fit[:-1] for fit in fits}) > 1:
             raise UserError(f"its guidance combines two predictions in a way that is not understood ({fits[0][-1]:.1e} "
                             "is left over); model.guidance=none goes on without guidance")
         place, shift, rule, _ = fits[0]

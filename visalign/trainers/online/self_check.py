@@ -35,7 +35,7 @@ def check_ratio(view: StepView, batch: MicroBatch, generator: Generator) -> floa
 
 def _cause(view: StepView, batch: MicroBatch, generator: Generator, allowed: float) -> str:
     """Try what usually differs, one thing at a time."""
-    if any(module.training for module in generator.denoiser.modules()):
+    if any(module.training for module in generator.denoiser.modules() if isinstance(module, torch.nn.Dropout)):
         return "the network is in training mode, so dropout is on in one of them"
     exact, generator.compute_dtype = generator.compute_dtype, torch.float32
     try:
