@@ -87,7 +87,7 @@ def test_editreward_pairs_and_its_ties_first(folder):
     ({k: v for k, v in EDITREWARD.items() if k != "path2"}, "entry 1: 'path2' is missing"),
     (EDITREWARD | {"tie_case": "perhaps"}, "'tie_case' is 'perhaps'"),
     (EDITREWARD | {"path_src": "gone.png"}, "gone.png, which does not exist"),
-    (PAIR | {"source": "notes.png"}, "'source' names .*, which is not a readable image"),
+    (PAIR | {"source": "notes.png"}, r"'source' names .*notes\.p.*, which is not a readable image"),
     (PAIR | {"source": "green.png", "requirement": 3}, "'requirement' is not text but int")])
 def test_broken_rows_are_named(folder, row, words):
     (folder / "notes.png").write_text("no image")
