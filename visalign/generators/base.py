@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from visalign.errors import UserError
+from visalign.errors import UserError, notice
 from visalign.generators.adapters import outputs_of
 from visalign.generators.kernels import kernel
 from visalign.generators.observe.calling import PipelineCall
@@ -188,6 +188,9 @@ class Generator(Tunable, Sized):
         if self.conventions.embedded:
             return self._pass(latents, t, conditioning, guidance.scale if guidance else None)
         unguided_family = self.conventions.guidance is None
+        if unguided_family and guidance is not None and guidance.scale != 1:
+            notice(f"model: {self.pipeline_class} is without guidance here, so guidance_scale {guidance.scale:g} is "
+                   "not followed")
         if guidance is None or guidance.scale == 1 or guidance.negative is None or unguided_family:
             return self._pass(latents, t, conditioning)
         if share_inputs(guidance.negative, conditioning):

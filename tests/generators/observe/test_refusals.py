@@ -56,7 +56,7 @@ def lumina(tmp_path):
     return builders()["lumina"](folder)
 
 
-def test_guidance_of_an_unknown_form_is_given_up_only_if_the_user_says_so(lumina):
+def test_guidance_of_an_unknown_form_is_given_up_only_if_the_user_says_so(lumina, capsys):
     """Lumina-Next guides some channels alone, which is none of the rules."""
     asked = {"resolution": 64, "prompt_tokens": 16, "call": {"clean_caption": False}}
     with pytest.raises(UserError, match="combines two predictions in a way that is not.*model.guidance=none"):
@@ -67,7 +67,7 @@ def test_guidance_of_an_unknown_form_is_given_up_only_if_the_user_says_so(lumina
     with torch.no_grad():
         plain = generator.predict(x, t, texts)
         guided = generator.predict(x, t, texts, Guidance(4.0, generator.encode_negatives(["a cat"])))
-    assert torch.equal(plain, guided)
+    assert torch.equal(plain, guided) and "guidance_scale 4 is not followed" in capsys.readouterr().err
 
 
 def test_an_argument_that_the_call_lacks_is_named(pipelines):
