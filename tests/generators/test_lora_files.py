@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 from visalign.config import ModelSettings
 from visalign.errors import UserError
 from visalign.generators import load_generator
-from visalign.generators.loading import check_adapter
 from visalign.generators.lora_files import attach, find_lora, fit_lora
+from visalign.generators.sketching import check_adapter
 
 Q = "transformer_blocks.0.attn.to_q"
 RANK = 2

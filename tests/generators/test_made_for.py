@@ -8,7 +8,7 @@ import pytest
 from visalign.config import ModelSettings
 from visalign.errors import UserError
 from visalign.generators import FAMILIES
-from visalign.generators.loading import sampling_for
+from visalign.generators.locating import sampling_for
 
 
 def sampling(source, *asked):

@@ -124,7 +124,7 @@ def test_sample_size_may_be_a_list(copy, size, height, width):
 def test_what_a_model_cannot_make_is_said_before_weights_are_read(pipelines, monkeypatch, name, settings, words):
     from visalign.generators import loading
 
-    monkeypatch.setattr(loading, "_load_pipeline", lambda *arguments: pytest.fail("weights were read"))
+    monkeypatch.setattr(loading, "load_pipeline", lambda *arguments: pytest.fail("weights were read"))
     with pytest.raises(UserError) as caught:
         load(pipelines(name), **settings)
     assert all(word in str(caught.value) for word in words)

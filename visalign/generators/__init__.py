@@ -2,6 +2,7 @@
 
 from visalign.generators.base import Conditioning, Generator
 from visalign.generators.families import FAMILIES
-from visalign.generators.loading import ModelLocation, load_generator, locate_model
+from visalign.generators.loading import load_generator
+from visalign.generators.locating import ModelLocation, locate_model
 
 __all__ = ["FAMILIES", "ModelLocation", "Conditioning", "Generator", "locate_model", "load_generator"]

@@ -1,5 +1,6 @@
 """The parts of a pipeline in diffusers layout: which are omitted, and which of several files each is read from."""
 
+import importlib
 import re
 from pathlib import Path
 
@@ -10,11 +11,25 @@ _WEIGHTS = re.compile(r"(?:diffusion_pytorch_model|pytorch_model|model)(?:\.(?P<
                       r"(?:\.(?P<older>[^.]+))?\.safetensors")
 _PREFERRED = (None, "fp32", "bf16", "fp16")
 """Variants of weights, of which the first one present is read; None is the plain one."""
+_MODELS = ("transformer", "unet", "vae", "text_encoder", "image_encoder")
+_LIBRARIES = ("diffusers", "transformers")
 
 
 def parts_of(index: dict) -> dict[str, tuple[str | None, str | None]]:
     """(library, class) of every part that a model_index.json names; (None, None) for one that was omitted."""
     return {name: tuple(value) for name, value in index.items() if isinstance(value, list) and len(value) == 2}
+
+
+def networks_of(index: dict) -> dict[str, type]:
+    """The classes of the networks that an index names, by part. Raises UserError for an unknown one."""
+    found = {}
+    for name, (library, kind) in parts_of(index).items():
+        if kind is not None and name.startswith(_MODELS):
+            found[name] = getattr(importlib.import_module(library), kind, None) if library in _LIBRARIES else None
+            if found[name] is None:
+                raise UserError(f"model_index.json names {library}.{kind} as its {name}, which is not a class of "
+                                f"{' or '.join(_LIBRARIES)} here; a newer version may have it")
+    return found
 
 
 def left_out(index: dict, folder: Path | None, family) -> dict:

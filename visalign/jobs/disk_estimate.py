@@ -7,7 +7,8 @@ from visalign.config import OfflineConfig, OnlineConfig
 from visalign.config.load import build_objective
 from visalign.data.prompts import count_prompts
 from visalign.generators.base import Generator
-from visalign.generators.loading import empty_generator, locate_model
+from visalign.generators.locating import locate_model
+from visalign.generators.sketching import empty_generator
 from visalign.storage.files import check_space, size_in_words
 from visalign.trainers.optim import MOMENTS
 

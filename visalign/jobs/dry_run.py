@@ -7,7 +7,9 @@ from torch import nn
 from visalign.config import OfflineConfig, OnlineConfig
 from visalign.config.load import build_objective
 from visalign.generators.base import Generator
-from visalign.generators.loading import empty_generator, locate_model, pick_device, pick_dtype
+from visalign.generators.devices import pick_device, pick_dtype
+from visalign.generators.locating import locate_model
+from visalign.generators.sketching import empty_generator
 from visalign.jobs.disk_estimate import room
 from visalign.jobs.train import check_training, completed, measured_on
 from visalign.storage.files import size_in_words

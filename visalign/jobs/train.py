@@ -13,8 +13,10 @@ from visalign.evaluation.held_out import load_held_out
 from visalign.evaluators import Estimate, Verdict, VerdictLimits, mean_with_interval, verdict_of
 from visalign.evaluators.prompt_metrics import paired, prompt_metrics_of
 from visalign.generators import load_generator, locate_model
+from visalign.generators.devices import pick_device
 from visalign.generators.export import export, versions
-from visalign.generators.loading import load_scheduler, pick_device, sampling_for
+from visalign.generators.locating import sampling_for
+from visalign.generators.scheduler_files import load_scheduler
 from visalign.jobs.disk_estimate import check_room
 from visalign.jobs.training_setup import LOOPS
 from visalign.objectives import REGISTRIES

@@ -1,0 +1,49 @@
+"""From a checkpoint's files to the scheduler that it was trained with."""
+
+import inspect
+
+from visalign.errors import UserError
+from visalign.generators.locating import ModelLocation
+from visalign.generators.parts import parts_of
+from visalign.generators.schedulers import check_agrees, rises
+
+
+def load_scheduler(checkpoint: ModelLocation):
+    """The pipeline's scheduler, configured as a single file states. Raises UserError when training cannot follow it."""
+    try:
+        return _load_scheduler(checkpoint)
+    except UserError as error:
+        raise UserError(f"model {checkpoint.file.path if checkpoint.file else checkpoint.folder}: {error}") from error
+    except OSError as error:
+        raise UserError(f"model {checkpoint.folder}: its scheduler_config.json cannot be read "
+                        f"({' '.join(str(error).split())[:160]})") from None
+
+
+def _load_scheduler(checkpoint: ModelLocation):
+    import diffusers
+
+    index = checkpoint.index()
+    checkpoint.family.check_pipeline(index)
+    _, name = parts_of(index).get("scheduler", (None, None))
+    kind = getattr(diffusers, str(name), None)
+    if kind is None:
+        raise UserError(f"its scheduler {name} is not a scheduler of diffusers {diffusers.__version__}")
+    config = kind.load_config(checkpoint.folder, subfolder="scheduler")
+    written = config.get("_class_name", name)
+    scheduler = kind.from_config(config)
+    settings = checkpoint.file.noise_settings() if checkpoint.file and checkpoint.family.process_kind == "diffusion" \
+        else {}
+    if settings:
+        if not settings.keys() <= inspect.signature(kind.__init__).parameters.keys():
+            kind = diffusers.EulerDiscreteScheduler  # knows them all
+        scheduler = kind.from_config(scheduler.config, **settings)
+    if rises(scheduler) and not checkpoint.family.rises:
+        raise UserError(f"its scheduler {name} (invert_sigmas True) counts noise levels from noise to data, which its "
+                        "family was not trained with")
+    process = checkpoint.family.process_of(scheduler)
+    check_agrees(process, scheduler)
+    if written != name and hasattr(diffusers, written):  # the index decides, but both must describe the same training
+        other = getattr(diffusers, written).from_config(config)
+        checkpoint.family.process_of(other)
+        check_agrees(process, other)
+    return scheduler

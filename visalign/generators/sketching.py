@@ -1,0 +1,99 @@
+"""A generator without weights: its sizes and shapes, and every mistake that they reveal."""
+
+import contextlib
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from visalign.config import ModelSettings
+from visalign.errors import UserError
+from visalign.generators.adapters import check_targets
+from visalign.generators.base import Generator
+from visalign.generators.locating import ModelLocation, locate_model
+from visalign.generators.lora_files import fit_lora
+from visalign.generators.made_for import told_shape
+from visalign.generators.parts import left_out, networks_of, parts_of
+from visalign.generators.scheduler_files import load_scheduler
+from visalign.generators.shape import Shape
+
+
+@contextlib.contextmanager
+def explained(source: str) -> Iterator[None]:
+    """Turns whatever the loading libraries raise into one sentence; `--debug` shows the rest."""
+    try:
+        yield
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"model {source}: could not be loaded ({type(error).__name__}: {reason})") from error
+
+
+def shape_of(settings: ModelSettings, checkpoint: ModelLocation) -> Shape:
+    """The shape from the settings, else from the model's folder. Raises UserError for an unusable file."""
+    side = settings.resolution
+    height, width = (side, side) if isinstance(side, int) or side is None else side
+    return Shape(height, width, settings.frames, settings.fps).or_else(told_shape(checkpoint.folder))
+
+
+def check_adapter(settings: ModelSettings, path: Path) -> None:
+    """Raise UserError unless a LoRA file or folder fits the model, whose weights are not read."""
+    import diffusers
+
+    checkpoint = locate_model(settings)
+    pipeline, index = getattr(diffusers, checkpoint.family.pipeline_class), checkpoint.index()
+    given = left_out(index, checkpoint.local, checkpoint.family)
+    with explained(settings.source):
+        parts = {name: _empty_part(kind, checkpoint.folder, name) for name, kind in networks_of(index).items()
+                 if name in checkpoint.family.adapted_parts(pipeline) and name not in given}
+    fit_lora(path, parts, pipeline, checkpoint.family.denoiser_name)
+
+
+def sketch(checkpoint: ModelLocation, settings: ModelSettings) -> Generator:
+    """The generator on the meta device: sizes and shapes without memory, and every mistake they reveal.
+
+    Raises UserError for settings that this model cannot follow.
+    """
+    import diffusers
+
+    index = checkpoint.index()
+    given = left_out(index, checkpoint.local, checkpoint.family)
+    parts = dict.fromkeys(parts_of(index)) | {"scheduler": load_scheduler(checkpoint)} | given
+    for name, kind in networks_of(index).items():
+        if name not in given:
+            parts[name] = _empty_part(kind, checkpoint.folder, name)
+    for name, (library, kind) in parts_of(index).items():
+        if name == "processor" and kind is not None:  # some pipelines use it as soon as they are made
+            parts[name] = getattr(importlib.import_module(library), kind).from_pretrained(checkpoint.folder,
+                                                                                          subfolder=name)
+    settings_of_index = {key: value for key, value in index.items() if not key.startswith("_") and
+                         not isinstance(value, list)}
+    pipeline = getattr(diffusers, checkpoint.family.pipeline_class)(**settings_of_index | parts)
+    generator = checkpoint.family(pipeline, device=torch.device("meta"), shape=shape_of(settings, checkpoint),
+                                  prompt_tokens=settings.prompt_tokens, call=settings.call,
+                                  guided=settings.guidance == "observed")
+    if settings.tuning == "lora" and settings.lora.targets is not None:
+        check_targets(generator.denoiser, settings.lora.targets)
+    return generator
+
+
+def empty_generator(checkpoint: ModelLocation, settings: ModelSettings) -> Generator:
+    """The sketch with its adapter, for `--dry-run`."""
+    with explained(settings.source):
+        generator = sketch(checkpoint, settings)
+    with torch.device("meta"):
+        if settings.tuning == "full":
+            generator.denoiser.requires_grad_(True)
+        else:
+            lora = settings.lora
+            generator.make_trainable("lora", rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout,
+                                     targets=lora.targets)
+    return generator
+
+
+def _empty_part(kind: type, folder: str, name: str):
+    if hasattr(kind, "load_config"):  # of diffusers
+        with torch.device("meta"):
+            return kind.from_config(kind.load_config(folder, subfolder=name))
+    with torch.device("meta"):
+        return kind._from_config(kind.config_class.from_pretrained(folder, subfolder=name))
