@@ -12,6 +12,7 @@ from visalign.errors import UserError
 from visalign.media.samples import Sample
 from visalign.media.source_images import prompt_group, read_source, with_sources
 from visalign.media.video_files import modality_of, read_media
+from visalign.storage.files import stamp_of
 from visalign.storage.text_files import printable
 
 
@@ -55,8 +56,7 @@ class Entry:
     def stamp(self) -> str:
         """Sizes and times of its files, which change when it is regenerated; '' where it does not exist."""
         try:
-            return " ".join(f"{stat.st_size}-{stat.st_mtime_ns}"
-                            for stat in map(Path.stat, (*self.files(), *self.sources)))
+            return " ".join(map(stamp_of, (self.file, *self.sources)))
         except OSError:
             return ""
 

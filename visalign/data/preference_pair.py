@@ -1,14 +1,17 @@
 """A preference: two images or videos for one prompt, as stored; or one alone, which is to be imitated."""
 
+import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image
 
 from visalign.data.rows import MediaReference
+from visalign.errors import UserError
 from visalign.media.samples import Media, Sample
 from visalign.media.source_images import notes_of, read_source, split_prompt, with_sources
 from visalign.media.video_files import read_media
+from visalign.storage.files import stamp_of
 
 PAIR_FRAMES = 16
 """Frames taken of a video where no number is given."""
@@ -21,7 +24,8 @@ class PreferencePair:
     rejected: None for a captioned medium alone. strength: how much better the chosen one is. chance: the probability
     that it is better at all (1: certain). user: the annotator, hashed; None where unknown. repeats: how often it occurs
     in the data. sources: of an edit, the files of the images that the prompt speaks of; notes: what else is said of it
-    (EDIT_NOTES).
+    (EDIT_NOTES). captions: further prompts of the same media; each visit learns from one of them or from `prompt`.
+    origin: the place of its source in `data.sources`.
     """
 
     prompt: str
@@ -36,11 +40,18 @@ class PreferencePair:
     repeats: int = 1
     sources: tuple[str, ...] = ()
     notes: dict[str, str] = field(default_factory=dict, hash=False)
+    captions: tuple[str, ...] = ()
+    origin: int = 0
 
     @property
     def asked(self) -> str:
         """What a generator is given: the prompt with its source images, as `words@@file`."""
         return with_sources(self.prompt, self.sources, self.notes)
+
+    @property
+    def asked_otherwise(self) -> tuple[str, ...]:
+        """`captions` with the source images."""
+        return tuple(with_sources(caption, self.sources, self.notes) for caption in self.captions)
 
     def source_images(self) -> tuple[Image.Image, ...]:
         """`sources` decoded. Raises UserError naming the row."""
@@ -54,9 +65,24 @@ class PreferencePair:
         """The chosen medium, and the rejected one where there is one."""
         return (self.chosen,) if self.rejected is None else (self.chosen, self.rejected)
 
+    def identity(self) -> tuple[str, ...]:
+        """What tells each of `stored` from other media without decoding it: its bytes' hash; of a file its path, size
+        and time of change. Raises UserError naming the row for a file that is gone."""
+        return tuple(_identity_of(data, self.where) for data in self.stored())
+
     def media(self, frames: int | None = None) -> tuple[Media, ...]:
         """`stored` decoded, of a video at most `frames`. Raises UserError naming the row."""
         return tuple(read_media(data, self.where, frames or PAIR_FRAMES) for data in self.stored())
+
+
+def _identity_of(data: MediaReference, where: str) -> str:
+    if isinstance(data, bytes):
+        return hashlib.sha256(data).hexdigest()
+    file = Path(data).absolute()
+    try:
+        return f"{file} {stamp_of(file)}"
+    except OSError as error:
+        raise UserError(f"{where}: {file} cannot be read ({error.strerror})") from None
 
 
 def edit_sample(prompt: str, media: Media, sources: tuple[str, ...], notes: dict[str, str], where: str) -> Sample:

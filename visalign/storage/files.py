@@ -36,6 +36,12 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise
 
 
+def stamp_of(file: Path) -> str:
+    """The size and time of change of a file, or of all files of a folder. Raises OSError where there is none."""
+    files = sorted(file.iterdir()) if file.is_dir() else [file]
+    return " ".join(f"{stat.st_size}-{stat.st_mtime_ns}" for stat in map(Path.stat, files))
+
+
 def copy_atomically(source: Path, place: Path) -> None:
     """Copy a file or a folder atomically."""
     temporary = place.with_name(f".tmp-{place.name}")

@@ -12,6 +12,7 @@ from visalign.media.source_images import content_of
 from visalign.sampling.seeds import epoch_seed
 from visalign.storage.files import write_atomically
 from visalign.storage.run_folder import RunFolder
+from visalign.trainers.mixture import Mixture
 
 
 class HasPrompt(Protocol):
@@ -85,10 +86,15 @@ def keep_digest(run: RunFolder, entries: list[tuple], what: str) -> None:
 
 
 class DataOrder(Generic[Prompted]):
-    """An endless shuffled order over items in which place `p` always holds the same item, whatever the world size."""
+    """An endless shuffled order over items in which place `p` always holds the same item, whatever the world size.
 
-    def __init__(self, items: list[Prompted], seed: int):
+    mixture: how often an epoch visits each (None: once).
+    """
+
+    def __init__(self, items: list[Prompted], seed: int, mixture: Mixture | None = None):
         self.items, self.seed = items, seed
+        self.length = len(items) if mixture is None else mixture.length
+        self.mixture = mixture
         self._epoch, self._order = -1, []
 
     def __getitem__(self, place: int) -> Prompted:
@@ -96,8 +102,10 @@ class DataOrder(Generic[Prompted]):
 
     def index(self, place: int) -> int:
         """The index of the item at `place`."""
-        epoch, offset = divmod(place, len(self.items))
+        epoch, offset = divmod(place, self.length)
         if epoch != self._epoch:
             generator = torch.Generator().manual_seed(epoch_seed(self.seed, epoch))
-            self._epoch, self._order = epoch, torch.randperm(len(self.items), generator=generator).tolist()
+            order = torch.randperm(self.length, generator=generator).tolist()
+            visits = None if self.mixture is None else self.mixture.visits(epoch)
+            self._epoch, self._order = epoch, order if visits is None else [visits[k] for k in order]
         return self._order[offset]
