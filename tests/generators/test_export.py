@@ -1,6 +1,7 @@
 """Exports load without visalign and reproduce the trained model's samples."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,12 +10,15 @@ from safetensors import safe_open
 
 from tests.families import each_family
 from visalign.config.load import load_config
+from visalign.errors import UserError
 from visalign.generators import load_generator
 from visalign.generators.export import export
+from visalign.generators.ldm_export import DTYPES, one_file_holds, write_single_file
+from visalign.generators.single_file import read_single_file
 
 
-def trained(recipe, model, tuning):
-    config = load_config(recipe(model, model={"tuning": tuning, "lora": {"rank": 2, "alpha": 6}}))
+def trained(recipe, model, tuning, **changes):
+    config = load_config(recipe(model, model={"tuning": tuning, "lora": {"rank": 2, "alpha": 6}} | changes))
     generator = load_generator(config.model, "cpu")
     for parameter in generator.make_trainable(tuning, rank=2, alpha=6):
         with torch.no_grad():
@@ -67,5 +71,54 @@ def test_model_card_names_settings_data_figures_and_versions(recipe, tmp_path):
     config, generator = trained(recipe, "sd3", "lora")
     export(generator, tmp_path, config, {"reward change": "+0.1234"})
     card = (tmp_path / "README.md").read_text()
-    for word in ("flow_dpo", "+0.1234", "load_lora_weights", "torch 2", config.data.path, json.dumps("fp32")):
+    for word in ("flow_dpo", "+0.1234", "load_lora_weights", "torch 2", Path(config.data.path).name,
+                 json.dumps("fp32"), "pipeline_tag: text-to-image", "- lora"):
         assert word in card
+    assert str(tmp_path.parent) not in card
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("name", ["sd15", "sdxl"])
+def test_a_full_fine_tune_is_one_file_that_diffusers_reads_to_the_last_bit(recipe, tmp_path, name, precision):
+    from diffusers import DiffusionPipeline
+
+    from tests.tiny import builders
+
+    builders()[name](tmp_path / "base", **({"width": 24} if name == "sdxl" else {}))
+    config, generator = trained(recipe, name, "full", source=str(tmp_path / "base"))
+    config = config.model_copy(update={"output": config.output.model_copy(update={"single_file": precision})})
+    written = export(generator, tmp_path / "export", config, {})
+    assert "model.safetensors" in written
+    whole = DiffusionPipeline.from_pretrained(tmp_path / "export" / "pipeline")
+    one = type(whole).from_single_file(tmp_path / "export" / "model.safetensors", config=str(tmp_path / "base"),
+                                       local_files_only=True, torch_dtype=DTYPES[precision])
+    for part, module in one.components.items():
+        if isinstance(module, torch.nn.Module):
+            expected = {key: value.to(DTYPES[precision]) for key, value in whole.components[part].state_dict().items()}
+            found = module.state_dict()
+            assert found.keys() == expected.keys()
+            assert all(torch.equal(found[key], value) for key, value in expected.items())
+
+
+def test_one_file_says_how_it_predicts_and_sd2_has_none(pipelines, tmp_path):
+    from diffusers import DiffusionPipeline
+
+    pipeline = DiffusionPipeline.from_pretrained(pipelines("sd15"))
+    pipeline.scheduler.register_to_config(prediction_type="v_prediction", rescale_betas_zero_snr=True)
+    write_single_file(pipeline, tmp_path / "v.safetensors", "bf16", "mine")
+    file = read_single_file(tmp_path / "v.safetensors")
+    assert file.noise_settings() == {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True,
+                                     "timestep_spacing": "trailing"}
+    assert file.metadata["modelspec.architecture"] == "stable-diffusion-v1"
+    pipeline.text_encoder.config.hidden_act = "gelu"
+    assert not one_file_holds(pipeline)
+
+
+@torch.no_grad()
+def test_a_weight_too_large_for_half_precision_is_named(pipelines, tmp_path):
+    from diffusers import DiffusionPipeline
+
+    pipeline = DiffusionPipeline.from_pretrained(pipelines("sd15"))
+    pipeline.unet.conv_in.bias[0] = 1e6
+    with pytest.raises(UserError, match="output.single_file fp16: 1 of .* not finite .*input_blocks.0.0.bias"):
+        write_single_file(pipeline, tmp_path / "v.safetensors", "fp16", "mine")

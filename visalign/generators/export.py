@@ -3,12 +3,11 @@
 LoRA: `pytorch_lora_weights.safetensors` for `pipeline.load_lora_weights(folder)`, or what lora_export.py has for
 pipelines without that. Beside it, under the names of user interfaces and with `.alpha`: `lora_kohya.safetensors` for
 U-Nets, `lora_comfyui.safetensors` for transformers whose names are known.
-Full fine-tuning: a folder for `from_pretrained`, its CLIP encoders under the published names.
+Full fine-tuning: a folder for `from_pretrained`, its CLIP encoders under the published names; and `model.safetensors`
+where user interfaces take a whole model as one file (ldm_export.py).
 """
 
 import json
-import platform
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -16,7 +15,9 @@ from torch import Tensor
 
 from visalign.config import OfflineConfig
 from visalign.generators.base import Generator
-from visalign.generators.lora_export import loading_lines, lora_weights, write_lora
+from visalign.generators.ldm_export import one_file_holds, write_single_file
+from visalign.generators.lora_export import lora_weights, write_lora
+from visalign.generators.model_card import model_card
 from visalign.storage.run_folder import write_atomically
 from visalign.storage.weights import read_json, read_tensors, share_storage, write_tensors
 
@@ -24,7 +25,8 @@ from visalign.storage.weights import read_json, read_tensors, share_storage, wri
 def export(generator: Generator, folder: Path, config: OfflineConfig, figures: dict[str, str]) -> list[str]:
     """Write weights and a model card; returns the names of the files or folders written."""
     folder.mkdir(parents=True, exist_ok=True)
-    written = _export_lora(generator, folder) if generator.tuning == "lora" else _export_full(generator, folder)
+    written = _export_lora(generator, folder) if generator.tuning == "lora" else _export_full(
+        generator, folder, config)
     write_atomically(folder / "README.md", model_card(config, generator, figures).encode())
     return [*written, "README.md"]
 
@@ -59,7 +61,7 @@ def for_interfaces(generator: Generator, weights: dict[str, Tensor], alpha: floa
     return {"lora_comfyui.safetensors": found}
 
 
-def _export_full(generator: Generator, folder: Path) -> list[str]:
+def _export_full(generator: Generator, folder: Path, config: OfflineConfig) -> list[str]:
     place = folder / "pipeline"
     generator.pipeline.save_pretrained(place)
     for name, module in generator.pipeline.components.items():
@@ -67,7 +69,14 @@ def _export_full(generator: Generator, folder: Path) -> list[str]:
         if prefix:
             _put_prefix(place / name, prefix)
     share_storage(place)
-    return ["pipeline"]
+    precision = config.output.single_file
+    if precision == "none" or not one_file_holds(generator.pipeline):
+        return ["pipeline"]
+    write_single_file(generator.pipeline, folder / SINGLE_FILE, precision, Path(config.output.folder).name)
+    return ["pipeline", SINGLE_FILE]
+
+
+SINGLE_FILE = "model.safetensors"
 
 
 PUBLISHED_PREFIX = {"CLIPTextModel": "text_model.", "CLIPVisionModel": "vision_model."}
@@ -86,45 +95,3 @@ def _put_prefix(folder: Path, prefix: str) -> None:
         index = read_json(file, f"export {file}")
         index["weight_map"] = {published(name): shard for name, shard in index["weight_map"].items()}
         write_atomically(file, (json.dumps(index, indent=2) + "\n").encode())
-
-
-def versions() -> dict[str, str]:
-    """Versions that decide whether a run can be reproduced."""
-    packages = ("visalign", "torch", "diffusers", "transformers", "accelerate", "peft", "open_clip_torch")
-    return {"python": platform.python_version()} | {name: version(name) for name in packages}
-
-
-def model_card(config: OfflineConfig, generator: Generator, figures: dict[str, str]) -> str:
-    """Markdown: what this is, how to load it, settings, figures, versions."""
-    pipeline = type(generator.pipeline).__name__
-    if generator.tuning == "lora":
-        load = f'pipeline = {pipeline}.from_pretrained("{config.model.source}")\n{loading_lines(generator)}'
-    else:
-        load = f'pipeline = {pipeline}.from_pretrained("path/to/this/folder/pipeline")'
-    rows = "\n".join(f"| {name} | {value} |" for name, value in figures.items())
-    return f"""---
-base_model: {config.model.source}
-tags: [diffusers, preference-alignment, {config.objective['name']}]
----
-# {config.model.source} aligned with {config.objective['name']}
-
-```python
-from diffusers import {pipeline}
-
-{load}
-```
-
-Data: {config.taught_by()}.
-
-| measured on held-out prompts | |
-|---|---|
-{rows}
-
-## Settings
-```json
-{json.dumps(config.model_dump(mode='json'), indent=2)}
-```
-
-## Versions
-{', '.join(f'{name} {number}' for name, number in versions().items())}
-"""

@@ -7,6 +7,7 @@ from visalign.config import OfflineConfig, OnlineConfig
 from visalign.config.load import build_objective
 from visalign.data.prompts import count_prompts
 from visalign.generators.base import Generator
+from visalign.generators.ldm_export import DTYPES
 from visalign.generators.locating import locate_model
 from visalign.generators.sketching import empty_generator
 from visalign.storage.files import check_space, size_in_words
@@ -37,8 +38,15 @@ def room(config: OfflineConfig | OnlineConfig, generator: Generator) -> dict[str
     pixels = 3 * shape.height * shape.width * (shape.frames or 1)
     export = whole if config.model.tuning == "full" else learning
     best = 4 * learning * (config.guard.action == "rollback")
-    return {"for checkpoints": math.ceil(kept * each * learning), "for the export": 4 * export + best,
+    one_file = whole * single_file_width(config) if config.model.tuning == "full" else 0
+    return {"for checkpoints": math.ceil(kept * each * learning), "for the export": 4 * export + best + one_file,
             "for samples": looks * prompts * evaluation.samples_per_prompt * pixels}
+
+
+def single_file_width(config: OfflineConfig | OnlineConfig) -> int:
+    """Bytes a weight of the one file for user interfaces, 0 where none is wanted."""
+    dtype = DTYPES.get(config.output.single_file)
+    return dtype.itemsize if dtype else 0
 
 
 def _checkpoints(config: OfflineConfig | OnlineConfig) -> int:

@@ -14,8 +14,9 @@ from visalign.evaluators import Estimate, Verdict, VerdictLimits, mean_with_inte
 from visalign.evaluators.prompt_metrics import paired, prompt_metrics_of
 from visalign.generators import load_generator, locate_model
 from visalign.generators.devices import pick_device
-from visalign.generators.export import export, versions
+from visalign.generators.export import export
 from visalign.generators.locating import sampling_for
+from visalign.generators.model_card import versions
 from visalign.generators.scheduler_files import load_scheduler
 from visalign.jobs.disk_estimate import check_room
 from visalign.jobs.training_setup import LOOPS

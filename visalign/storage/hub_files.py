@@ -39,6 +39,7 @@ def hub_reason(error: Exception) -> str:
 
 
 _REASONS = {
+    "LocalTokenNotFoundError": "nobody is signed in; `hf auth login` does that",
     "GatedRepoError": "its licence must be accepted on its page first, then `hf auth login`",
     "RepositoryNotFoundError": "it has no such repository, or a private one; then `hf auth login` helps",
     "RevisionNotFoundError": "it has no such revision",
