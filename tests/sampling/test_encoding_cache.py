@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 
 import pytest
 import torch
@@ -9,9 +10,10 @@ from PIL import Image
 
 from tests.families import TINY
 from visalign.config import ModelSettings
+from visalign.errors import UserError
 from visalign.generators import load_generator
 from visalign.media.samples import Video
-from visalign.sampling.encoding_cache import EncodingCache
+from visalign.sampling.encoding_cache import EncodingCache, KnownMedia
 
 
 def generator(folder, **settings):
@@ -29,8 +31,8 @@ def sd3(pipelines):
     return generator(pipelines("sd3"))
 
 
-def keys(tmp_path, generator, prompt="grapes", media=None):
-    cache = EncodingCache(tmp_path, generator)
+def keys(tmp_path, generator, prompt="grapes", media=None, dtype="fp32"):
+    cache = EncodingCache(tmp_path, generator, dtype)
     return cache.prompt_key(prompt), cache.media_key(media or Image.new("RGB", (16, 16), "red"))
 
 
@@ -112,6 +114,14 @@ def test_settings_of_the_model_are_in_a_prompts_key(tmp_path, pipelines, sd3, se
     assert keys(tmp_path, other)[1] == keys(tmp_path, sd3)[1]
 
 
+def test_how_numbers_are_kept_is_in_every_key_and_follows_the_arithmetic(tmp_path, pipelines, sd3):
+    exact, rounded = (keys(tmp_path, sd3, dtype=dtype) for dtype in ("fp32", "bf16"))
+    assert not set(exact) & set(rounded)
+    assert keys(tmp_path, sd3, dtype="auto") == exact
+    half = generator(pipelines("sd3"), precision="bf16")
+    assert keys(tmp_path, half, dtype="auto")[1] == keys(tmp_path, half, dtype="bf16")[1] == rounded[1]
+
+
 def test_a_pipeline_without_its_t5_has_another_key(tmp_path, sd3):
     other = changed(sd3)
     other.pipeline.register_modules(text_encoder_3=None)
@@ -164,3 +174,49 @@ def test_what_was_cached_before_does_not_show_in_what_is_encoded_now(tmp_path, s
         found.append((cache.latents(list(media)), cache.conditioning(list(texts))))
     assert torch.equal(found[0][0], found[1][0])
     assert all(torch.equal(found[0][1][name], found[1][1][name]) for name in found[0][1])
+
+
+@pytest.mark.parametrize("dtype, error", [("fp32", 0), ("bf16", 2**-8)])
+def test_encodings_come_back_as_they_were_computed_or_rounded(tmp_path, sd3, dtype, error):
+    image, cache = Image.effect_noise((16, 16), 80).convert("RGB"), EncodingCache(tmp_path, sd3, dtype)
+    media, prompt = cache.media_key(image), cache.prompt_key("grapes")
+    cache.add_media({media: image})
+    cache.add_prompts({prompt: "grapes"})
+    assert cache.holds([media, prompt]) and not cache.holds([media, "else"])
+    cache.share()
+    again = EncodingCache(tmp_path, sd3, dtype)
+    computed = {"latents": sd3.encode_media(sd3.to_pixels([image]))} | sd3.encode_prompts(["grapes"])
+    for name, kept in ({"latents": again.latents([media])} | again.conditioning([prompt])).items():
+        assert kept.dtype == computed[name].dtype == torch.float32
+        torch.testing.assert_close(kept, computed[name], rtol=error, atol=0)
+        assert torch.equal(kept, computed[name]) == (not error)
+
+
+def test_media_seen_before_are_known_until_the_file_changes(tmp_path, sd3):
+    file = tmp_path / "a.png"
+    Image.new("RGB", (16, 16), "red").save(file)
+    cache = EncodingCache(tmp_path / "cache", sd3)
+    for stored in (str(file), file.read_bytes()):
+        assert cache.known(stored) is None
+        cache.remember(stored, KnownMedia("key", 1.5))
+        assert cache.known(stored) == KnownMedia("key", 1.5)
+    cache.share()
+    again = EncodingCache(tmp_path / "cache", sd3)
+    assert again.known(str(file)) == KnownMedia("key", 1.5)
+    os.utime(file, ns=(1, 1))
+    assert again.known(str(file)) is None and again.known(str(tmp_path / "none.png")) is None
+
+
+def test_older_files_are_not_read_and_named(tmp_path, sd3, capsys):
+    (tmp_path / "ab").mkdir()
+    (tmp_path / "ab" / "abc.safetensors").write_bytes(b"old")
+    EncodingCache(tmp_path, sd3)
+    assert f"rm -r {tmp_path}/[0-9a-f][0-9a-f]" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, sd3):
+    cache = EncodingCache(tmp_path / "cache", sd3)
+    cache.add_prompts({"key": "grapes"})
+    (tmp_path / "cache").rmdir()
+    with pytest.raises(UserError, match=r"data\.cache .*cannot be written"):
+        cache.share()

@@ -68,6 +68,8 @@ class DataSettings(Settings):
     eval.prompts names no others.
     cache: folder for latents, text embeddings and the source images that a table holds; safe to share between runs and
     processes.
+    cache_dtype: how latents and embeddings are kept: `bf16` (half the size), `fp32` (as they were computed), or `auto`,
+    which is bf16 where the arithmetic is.
     """
 
     path: Text | None = None
@@ -85,6 +87,7 @@ class DataSettings(Settings):
     holdout: Fraction = 0.05
     caption_dropout: Fraction = 0.0
     cache: Text = "~/.cache/visalign/latents"
+    cache_dtype: Literal["auto", "bf16", "fp32"] = "auto"
 
 
 class TrainSettings(Settings):

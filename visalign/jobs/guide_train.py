@@ -42,7 +42,9 @@ def train_guide(config: GuideConfig, resume: bool = False) -> Path:
     guide = LatentReward(generator, config.head).to(accelerator.device)
     pairs = NoisyPairs(guide, EncodingCache(config.data.cache, generator))
     encode(items + held_out, pairs.cache, accelerator.process_index, accelerator.num_processes)
+    pairs.cache.share()
     accelerator.wait_for_everyone()
+    pairs.cache.find_shared()
     trainer = RewardTrainer(config, pairs, items, run, accelerator)
     with trainer.started():
         trainer.fit()

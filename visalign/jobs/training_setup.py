@@ -69,7 +69,7 @@ def compares(config: OfflineConfig) -> bool:
 
 
 def build_offline(config: OfflineConfig, generator: Generator, run: RunFolder, accelerator: Accelerator):
-    cache = EncodingCache(config.data.cache, generator)
+    cache = EncodingCache(config.data.cache, generator, config.data.cache_dtype)
     objective, broken = build_objective(config.objective), BrokenRows(config.data)
     items = encode_pairs(prepare_pairs(config, generator, run, accelerator, broken), cache, accelerator, broken)
     check_items(config.taught_by(), items, broken, "rejected" in objective.needs)

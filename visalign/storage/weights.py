@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from visalign.errors import UserError
+from visalign.storage.files import sync
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 NAMED = 3
@@ -150,14 +151,16 @@ def quiet_reports() -> Iterator[None]:
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write .safetensors atomically, with the permissions of the umask. Raises OSError."""
+    """Write .safetensors atomically, also before a power loss, with the permissions of the umask. Raises OSError."""
     temporary = path.with_name(f".tmp-{uuid.uuid4().hex[:8]}-{path.name}")  # other processes may write the same file
     temporary.touch(exist_ok=False)
     mode = temporary.stat().st_mode
     try:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary, metadata)
         temporary.chmod(mode)  # the library writes for the owner only
+        sync(temporary)
         os.replace(temporary, path)
+        sync(path.parent)
     except SafetensorError as error:  # the library wraps the system's error
         number = re.search(r"os error (\d+)", str(error))
         code = int(number[1]) if number else errno.EIO

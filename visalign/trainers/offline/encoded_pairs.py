@@ -16,7 +16,7 @@ from visalign.generators.base import Conditioning, Generator
 from visalign.generators.prompt_length import say_what_is_cut
 from visalign.generators.video_speed import how_wrong, say_speeds
 from visalign.media.source_images import content_of
-from visalign.sampling.encoding_cache import EncodingCache
+from visalign.sampling.encoding_cache import EncodingCache, KnownMedia
 from visalign.sampling.source_check import check_takes_sources
 
 
@@ -61,28 +61,16 @@ def encode_pairs(pairs: Iterable[PreferencePair], cache: EncodingCache, accelera
     numbered: list[tuple[int, EncodedPair]] = []
 
     def encode(held: list[tuple[int, PreferencePair]]) -> None:
-        media, prompts = {}, {}
         failed: list[tuple[int, str]] = []
         for number, pair in held:
             try:
-                found = pair.media(cache.generator.shape.frames)
-                pair.source_images()  # read where a broken one can still be left out
-                check_takes_sources(cache.generator, [pair.asked], pair.where)
-                cache.generator.check_media(found, pair.where)
+                item = encode_media(pair, cache)
             except UserError as error:
                 failed.append((number, str(error)))
                 continue
-            keys = [cache.media_key(each) for each in found]
-            item = EncodedPair(pair.asked, cache.prompt_key(pair.asked), keys[0], keys[1] if len(keys) > 1 else None,
-                               pair.where, pair.strength, pair.chosen_reward, pair.rejected_reward, pair.chance,
-                               max(map(cache.generator.speed_of, found), key=how_wrong), pair.user)
-            media |= dict(zip(keys, found, strict=True))
-            prompts[item.prompt_key] = pair.asked
             numbered.extend([(number, item)] * pair.repeats)
         for _, reason in sorted(gather_object(failed) if world > 1 else failed):
             broken.note(UserError(reason))
-        cache.add_media(media)
-        cache.add_prompts(prompts)
 
     progress = tqdm(pairs, desc="encoding pairs", unit="pair", disable=not accelerator.is_main_process)
     together: list[tuple[int, PreferencePair]] = []
@@ -92,12 +80,47 @@ def encode_pairs(pairs: Iterable[PreferencePair], cache: EncodingCache, accelera
             encode([entry for entry in together if entry[1]])
             together.clear()
     encode([entry for entry in together if entry[1]])
+    cache.share()
     if world > 1:
         numbered = gather_object(numbered)
     items = [item for _, item in sorted(numbered, key=lambda entry: entry[0])]
+    encode_prompts({item.prompt_key: item.prompt for item in items}, cache, accelerator)
     say_what_is_cut(cache.generator, [item.prompt for item in items], "training pairs")
     say_speeds([(item.speed, item.where) for item in items], cache.generator.shape)
     return items
+
+
+def encode_media(pair: PreferencePair, cache: EncodingCache) -> EncodedPair:
+    """The pair with its media in the cache; they are decoded only where it does not know them.
+
+    Raises UserError for a pair that cannot be read.
+    """
+    found = [cache.known(stored) for stored in pair.stored()]
+    pair.source_images()  # read where a broken one can still be left out
+    check_takes_sources(cache.generator, [pair.asked], pair.where)
+    if not all(known and cache.holds([known.key]) for known in found):
+        media = pair.media(cache.generator.shape.frames)
+        cache.generator.check_media(media, pair.where)
+        found = [KnownMedia(cache.media_key(each), cache.generator.speed_of(each)) for each in media]
+        cache.add_media({known.key: each for known, each in zip(found, media, strict=True)})
+        for stored, known in zip(pair.stored(), found, strict=True):
+            cache.remember(stored, known)
+    keys = [known.key for known in found]
+    return EncodedPair(pair.asked, cache.prompt_key(pair.asked), keys[0], keys[1] if len(keys) > 1 else None,
+                       pair.where, pair.strength, pair.chosen_reward, pair.rejected_reward, pair.chance,
+                       max((known.speed for known in found), key=how_wrong), pair.user)
+
+
+def encode_prompts(prompts: dict[str, str], cache: EncodingCache, accelerator: Accelerator) -> None:
+    """Put prompts, by key, into the cache, each in one process alone; afterwards all processes know what is cached."""
+    cache.find_shared()
+    mine = [key for key in sorted(prompts)[accelerator.process_index::accelerator.num_processes]
+            if not cache.holds([key])]
+    for key in tqdm(mine, desc="encoding prompts", unit="prompt", disable=not accelerator.is_main_process or not mine):
+        cache.add_prompts({key: prompts[key]})
+    cache.share()
+    accelerator.wait_for_everyone()
+    cache.find_shared()
 
 
 def check_items(source: str, items: list[EncodedPair], broken: BrokenRows, compared: bool) -> None:
