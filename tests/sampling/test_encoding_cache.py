@@ -2,7 +2,6 @@
 
 import copy
 import json
-import os
 
 import pytest
 import torch
@@ -192,19 +191,14 @@ def test_encodings_come_back_as_they_were_computed_or_rounded(tmp_path, sd3, dty
         assert torch.equal(kept, computed[name]) == (not error)
 
 
-def test_media_seen_before_are_known_until_the_file_changes(tmp_path, sd3):
-    file = tmp_path / "a.png"
-    Image.new("RGB", (16, 16), "red").save(file)
-    cache = EncodingCache(tmp_path / "cache", sd3)
-    for stored in (str(file), file.read_bytes()):
-        assert cache.known(stored) is None
-        cache.remember(stored, KnownMedia("key", 1.5))
-        assert cache.known(stored) == KnownMedia("key", 1.5)
+def test_media_seen_before_are_known_to_caches_of_the_same_keys(tmp_path, sd3):
+    cache, known = EncodingCache(tmp_path, sd3), KnownMedia("key", 1.5)
+    assert cache.known("a.png 1-2") is None
+    cache.remember("a.png 1-2", known)
+    assert cache.known("a.png 1-2") == known and cache.known("a.png 1-3") is None
     cache.share()
-    again = EncodingCache(tmp_path / "cache", sd3)
-    assert again.known(str(file)) == KnownMedia("key", 1.5)
-    os.utime(file, ns=(1, 1))
-    assert again.known(str(file)) is None and again.known(str(tmp_path / "none.png")) is None
+    assert EncodingCache(tmp_path, sd3).known("a.png 1-2") == known
+    assert EncodingCache(tmp_path, sd3, "bf16").known("a.png 1-2") is None
 
 
 def test_older_files_are_not_read_and_named(tmp_path, sd3, capsys):

@@ -19,7 +19,6 @@ from torch import Tensor
 from visalign.errors import UserError, notice
 from visalign.generators.base import Conditioning, Generator
 from visalign.generators.observe.rows import stack
-from visalign.media.identity import stored_identity
 from visalign.media.samples import Media, Video, frames_of
 from visalign.media.source_images import split_prompt, with_sources
 from visalign.sampling.compact import compact, restored
@@ -88,20 +87,17 @@ class EncodingCache:
         identity = self.generator.prompt_identity(with_sources(negative_prompt or "", split_prompt(prompt)[1]))
         return hashlib.sha256(f"negative {negative_prompt is None} {self._text}{identity}".encode()).hexdigest()
 
-    def known(self, stored: bytes | str) -> KnownMedia | None:
-        """What was remembered of media as they are stored; None where they have to be decoded."""
-        try:
-            text = self.store.noted(self._note(stored))
-        except OSError:  # there is no such file, which whoever decodes it explains
-            return None
+    def known(self, identity: str) -> KnownMedia | None:
+        """What was remembered of stored media; None where they have to be decoded."""
+        text = self.store.noted(self._note(identity))
         return KnownMedia(**json.loads(text)) if text else None
 
-    def remember(self, stored: bytes | str, known: KnownMedia) -> None:
-        """Know these media without decoding them next time."""
-        self.store.note(self._note(stored), json.dumps(asdict(known)))
+    def remember(self, identity: str, known: KnownMedia) -> None:
+        """Know media without decoding them next time. identity: tells them from others as they are stored."""
+        self.store.note(self._note(identity), json.dumps(asdict(known)))
 
-    def _note(self, stored: bytes | str) -> str:
-        return hashlib.sha256(f"{self._vae} {stored_identity(stored)}".encode()).hexdigest()
+    def _note(self, identity: str) -> str:
+        return hashlib.sha256(f"{self._vae} {identity}".encode()).hexdigest()
 
     def holds(self, keys: Iterable[str]) -> bool:
         """Whether all of these are cached, so that nothing has to be encoded for them."""

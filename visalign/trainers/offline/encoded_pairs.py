@@ -95,7 +95,8 @@ def encode_media(pair: PreferencePair, cache: EncodingCache) -> EncodedPair:
 
     Raises UserError for a pair that cannot be read.
     """
-    found = [cache.known(stored) for stored in pair.stored()]
+    identities = pair.identity()
+    found = [cache.known(identity) for identity in identities]
     pair.source_images()  # read where a broken one can still be left out
     check_takes_sources(cache.generator, [pair.asked], pair.where)
     if not all(known and cache.holds([known.key]) for known in found):
@@ -103,8 +104,8 @@ def encode_media(pair: PreferencePair, cache: EncodingCache) -> EncodedPair:
         cache.generator.check_media(media, pair.where)
         found = [KnownMedia(cache.media_key(each), cache.generator.speed_of(each)) for each in media]
         cache.add_media({known.key: each for known, each in zip(found, media, strict=True)})
-        for stored, known in zip(pair.stored(), found, strict=True):
-            cache.remember(stored, known)
+        for identity, known in zip(identities, found, strict=True):
+            cache.remember(identity, known)
     keys = [known.key for known in found]
     return EncodedPair(pair.asked, cache.prompt_key(pair.asked), keys[0], keys[1] if len(keys) > 1 else None,
                        pair.where, pair.strength, pair.chosen_reward, pair.rejected_reward, pair.chance,
