@@ -101,24 +101,55 @@ class ModelSettings(Settings):
 class OptimSettings(Settings):
     """Optimiser and learning rate; warm-up in optimiser steps, grad_clip the largest gradient norm.
 
+    name: the first three and `adafactor` are AdamW with less and less state; `lion` wants a tenth of AdamW's learning
+    rate; `prodigy` finds the rate itself and multiplies it by lr; `adamw_schedulefree` averages its weights instead of
+    having a schedule; `muon` is for matrices of a full fine-tune.
+    lr: left out, it is the optimiser's own: 1 for prodigy, 1e-5 for lion, else 1e-4. betas: of those that have any.
+    options: further arguments of the optimiser's constructor, by name.
     ema_decay: of the moving average that is measured and exported (0: none), renewed every `ema_every` optimiser steps.
     """
 
-    name: Literal["adamw", "adamw8bit", "adafactor"] = "adamw"
+    name: Literal["adamw", "adamw8bit", "paged_adamw8bit", "adafactor", "lion", "lion8bit", "came", "prodigy",
+                  "adamw_schedulefree", "muon"] = "adamw"
     lr: Rate = 1e-4
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     weight_decay: Weight = 0.01
+    options: dict[Text, Any] = {}
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup_steps: Often = 0
     grad_clip: Positive = 1.0
     ema_decay: Fraction = 0.0
     ema_every: Few = 1
 
+    @model_validator(mode="before")
+    @classmethod
+    def _own_defaults(cls, raw):
+        return _OWN_DEFAULTS.get(raw.get("name"), {}) | raw if isinstance(raw, dict) else raw
+
     @model_validator(mode="after")
     def _consistent(self):
         if self.ema_every > 1 and not self.ema_decay:
             raise ValueError(f"optim.ema_every {self.ema_every} does nothing without optim.ema_decay")
+        if self.name == "prodigy" and not 0.1 <= self.lr <= 1:
+            raise ValueError(f"optim.lr {self.lr:g}: prodigy finds the learning rate itself and multiplies it by this; "
+                             "leave it out, or set optim.lr=1")
+        if self.name == "adamw_schedulefree" and self.schedule != "constant":
+            raise ValueError(f"optim.schedule {self.schedule}: adamw_schedulefree takes the place of a schedule; set "
+                             "optim.schedule=constant")
+        if self.name == "adamw_schedulefree" and self.ema_decay:
+            raise ValueError(f"optim.ema_decay {self.ema_decay:g}: adamw_schedulefree averages its weights itself; "
+                             "leave it out")
         return self
+
+
+_OWN_DEFAULTS = {"prodigy": {"lr": 1.0}, "lion": {"lr": 1e-5, "betas": (0.9, 0.99)},
+                 "lion8bit": {"lr": 1e-5, "betas": (0.9, 0.99)}}
+
+
+def check_tuned(model: ModelSettings, optim: OptimSettings) -> None:
+    """Raise ValueError when the optimiser is for another kind of tuning."""
+    if optim.name == "muon" and model.tuning != "full":
+        raise ValueError("optim.name muon is for the matrices of a full fine-tune; with model.tuning lora use adamw")
 
 
 class EvaluationSettings(Settings):

@@ -13,6 +13,7 @@ from visalign.config.common import (
     RewardSpec,
     Settings,
     Text,
+    check_tuned,
 )
 from visalign.validation.ranges import (
     AtLeastTwo,
@@ -125,6 +126,7 @@ class OfflineConfig(Settings):
 
     @model_validator(mode="after")
     def _consistent(self):
+        check_tuned(self.model, self.optim)
         if self.data.path and self.data.feedback:
             raise ValueError("set exactly one of data.path (pairs to read) and data.feedback (pairs to make)")
         if self.data.rerank and not self.data.score_with:

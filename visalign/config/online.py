@@ -13,6 +13,7 @@ from visalign.config.common import (
     RewardSpec,
     Settings,
     Text,
+    check_tuned,
 )
 from visalign.validation.ranges import (
     BatchSize,
@@ -195,6 +196,7 @@ class OnlineConfig(Settings):
 
     @model_validator(mode="after")
     def _consistent(self):
+        check_tuned(self.model, self.optim)
         rollout = self.rollout
         if bool(rollout.votes) == bool(self.reward.models):
             raise ValueError("set exactly one of reward.models (rewards to raise) and rollout.votes (votes to follow)")

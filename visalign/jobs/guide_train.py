@@ -34,7 +34,7 @@ def train_guide(config: GuideConfig, resume: bool = False) -> Path:
     Raises UserError for anything the user can fix.
     """
     locate_model(config.model)
-    check_optimizer(config.optim)
+    check_optimizer(config.optim, (1.0, config.train.backbone_lr_scale))
     items, held_out = annotations_of(config.data, config.head.dimensions, config.train.seed)
     accelerator, run = open_run(config, resume)
     generator = load_generator(config.model, accelerator.device)

@@ -19,7 +19,7 @@ from visalign.trainers.stopping import heard
 def check_reward_training(config: RewardConfig) -> None:
     """Find mistakes before a model is loaded. Raises UserError."""
     check_backbone(config.model)
-    check_optimizer(config.optim)
+    check_optimizer(config.optim, (1.0, config.train.backbone_lr_scale))
     pick_device(config.train.device)
 
 

@@ -81,7 +81,7 @@ class Trainer(ABC):
         optimizer = build_optimizer(config.optim, groups or self.parameters)
         self.state = TrainingState(named, optimizer,
                                    build_schedule(config.optim, optimizer, updates or config.train.steps),
-                                   build_ema(config.optim, self.parameters))
+                                   build_ema(config.optim, self.parameters, optimizer))
         self.checkpoints = Checkpoints(self.state, run, accelerator, config.output, config.train.steps)
         self.reach = reach or GradientReach(named)
         self.log = MetricLog(run, accelerator, self.shown)
