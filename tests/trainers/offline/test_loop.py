@@ -1,5 +1,6 @@
 """The offline loop through the command line a user types: every family and method, resume, processes, faults."""
 
+import itertools
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 
 from tests.programs import VISALIGN, Program
 from tests.trainers.commands import ENVIRONMENT, WITHOUT_GRADIENT, fails, rows, run, weights
+from visalign.storage.shards import ShardStore
 
 UNMEASURED = {"reward": None, "features": None, "max_prompts": 1, "samples_per_prompt": 1}
 
@@ -215,3 +217,13 @@ def test_soft_labels_reach_the_loss_and_certain_ones_change_no_bit(recipe, pairs
     message = fails(recipe("sd3", output={"folder": str(tmp_path / "soft")}, eval=UNMEASURED, train={"steps": 2}),
                     "--resume")
     assert "the data changed" in message
+
+
+def test_slow_reading_does_not_change_what_is_learnt(recipe, tmp_path, monkeypatch):
+    options = {"train": {"gradient_accumulation": 2}, "data": {"caption_dropout": 0.3}, "eval": UNMEASURED}
+    run(recipe("sd3", output={"folder": str(tmp_path / "quick")}, **options))
+    read, seconds = ShardStore.get, itertools.cycle([0.05, 0.0, 0.01])
+    monkeypatch.setattr(ShardStore, "get", lambda store, key: time.sleep(next(seconds)) or read(store, key))
+    run(recipe("sd3", output={"folder": str(tmp_path / "slow")}, **options))
+    quick, slow = weights(tmp_path / "quick", 4), weights(tmp_path / "slow", 4)
+    assert all(torch.equal(quick[name], slow[name]) for name in quick)

@@ -1,7 +1,8 @@
 """From pairs to the batches of a step: every pair is encoded once, then addressed by its place in the data order."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -49,6 +50,24 @@ class PairBatch:
     chosen_reward: Tensor | None
     rejected_reward: Tensor | None
     chance: Tensor
+
+
+class PreparedPairs(NamedTuple):
+    """What the network is shown of a batch of B pairs, on the CPU: times [B], noise [B, C, (F,) H, W], and the random
+    numbers of each pair for all else that is drawn."""
+
+    batch: PairBatch
+    t: Tensor
+    noise: Tensor
+    rngs: list[torch.Generator]
+
+    def pinned(self) -> "PreparedPairs":
+        """The same in memory from which a GPU reads while it computes."""
+        batch = self.batch
+        rejected = None if batch.rejected is None else batch.rejected.pin_memory()
+        conditioning = {name: value.pin_memory() for name, value in batch.conditioning.items()}
+        return self._replace(noise=self.noise.pin_memory(), batch=replace(
+            batch, chosen=batch.chosen.pin_memory(), rejected=rejected, conditioning=conditioning))
 
 
 def encode_pairs(pairs: Iterable[PreferencePair], cache: EncodingCache, accelerator: Accelerator, broken: BrokenRows,
@@ -133,8 +152,6 @@ def check_items(source: str, items: list[EncodedPair], broken: BrokenRows, compa
 
 def standardised(items: list[EncodedPair], within: str) -> list[EncodedPair]:
     """The items with rewards shifted to mean 0 and scaled to std 1, over the data set or within each prompt."""
-    from dataclasses import replace
-
     missing = next((item for item in items if item.chosen_reward is None or item.rejected_reward is None), None)
     if missing:
         raise UserError(f"{missing.where}: this objective needs rewards; give columns chosen_reward and "

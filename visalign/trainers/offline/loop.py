@@ -11,8 +11,9 @@ Run on several:      torchrun --nproc_per_node 4 -m visalign train configs/sdxl_
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import torch
 from accelerate import Accelerator
@@ -20,19 +21,23 @@ from torch import Tensor
 
 from visalign.config import OfflineConfig
 from visalign.generators.base import Generator
-from visalign.objectives import Outcome, PairErrors
+from visalign.objectives import PairErrors
 from visalign.sampling.encoding_cache import EncodingCache
 from visalign.sampling.seeds import rng_at
 from visalign.storage.files import write_atomically
 from visalign.storage.run_folder import RunFolder
 from visalign.trainers.base import GeneratorTrainer
 from visalign.trainers.metrics import pair_likelihoods, pair_metrics
-from visalign.trainers.offline.encoded_pairs import EncodedPair, PairBatch, load_batch, untrained_cause
+from visalign.trainers.offline.encoded_pairs import EncodedPair, PairBatch, PreparedPairs, load_batch, untrained_cause
 from visalign.trainers.offline.states import STATES, sample_errors
 from visalign.trainers.order import DataOrder
+from visalign.trainers.prefetch import Prefetch
 
 FIXED_FRACTIONS = torch.tensor([0.1, 0.3, 0.5, 0.7, 0.9])
 """Noise levels at which held-out pairs are compared."""
+
+READERS = 2
+"""Threads that read the next micro-batches from the cache."""
 
 
 class OfflineTrainer(GeneratorTrainer):
@@ -51,27 +56,35 @@ class OfflineTrainer(GeneratorTrainer):
 
     @contextlib.contextmanager
     def learning(self) -> Iterator[None]:
-        generator, accelerator = self.generator, self.accelerator
+        generator, accelerator, train = self.generator, self.accelerator, self.config.train
         generator.policy, self.optimizer = accelerator.prepare(generator.denoiser, self.state.optimizer)
         generator.set_dropout(True)
-        yield
+        with Prefetch(self._plan, train.steps * train.gradient_accumulation, READERS) as self.prepared:
+            yield
         generator.policy = generator.denoiser
         generator.set_dropout(False)
 
-    def batch(self, step: int) -> list[range]:
-        """The places in the data order of each of this process's micro-batches."""
-        settings, accelerator = self.config.train, self.accelerator
-        size, many = settings.batch_size, settings.gradient_accumulation
-        firsts = [((step * many + micro) * accelerator.num_processes + accelerator.process_index) * size
-                  for micro in range(many)]
-        return [range(first, first + size) for first in firsts]
+    def batch(self, step: int) -> range:
+        """The numbers of this process's micro-batches."""
+        many = self.config.train.gradient_accumulation
+        return range(step * many, (step + 1) * many)
 
-    def train_unit(self, step: int, batch: list[range]) -> dict[str, float]:
+    def _plan(self, number: int) -> Callable[[], PreparedPairs]:
+        """The items of a micro-batch; the returned call reads them."""
+        size, accelerator = self.config.train.batch_size, self.accelerator
+        first = (number * accelerator.num_processes + accelerator.process_index) * size
+        places = range(first, first + size)
+        return partial(self.prepare, places, [self.order[place] for place in places])
+
+    def train_unit(self, step: int, batch: range) -> dict[str, float]:
         collected = []
-        for places in batch:
-            last = places is batch[-1]
+        for number in batch:
+            last = number == batch[-1]
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.generator.policy):
-                outcome, errors, items = self._loss(places)
+                prepared = self.prepared[number]
+                items = prepared.batch.items
+                errors = self.errors(*prepared)
+                outcome = self.objective(errors)
                 self.stop_unless_finite(outcome.loss, items)
                 self.backward(outcome.loss / len(batch))
             collected.append(pair_metrics(outcome, errors))
@@ -79,24 +92,24 @@ class OfflineTrainer(GeneratorTrainer):
         self.states.after_step(step + 1)
         return self.log.reduce(collected) | report.as_row()
 
-    def _loss(self, places: range) -> tuple[Outcome, PairErrors, list[EncodedPair]]:
-        items = [self.order[place] for place in places]
-        sources = [rng_at(self.config.train.seed, place) for place in places]
+    def prepare(self, places: range, items: list[EncodedPair]) -> PreparedPairs:
+        """All that a micro-batch needs beside the network, drawn for the items' places in the order."""
+        train = self.config.train
+        sources = [rng_at(train.seed, place) for place in places]
         dropped = [torch.rand((), generator=g).item() < self.config.data.caption_dropout for g in sources]
         batch = load_batch(items, self.cache, [self.empty_key if d else item.prompt_key
                                                for d, item in zip(dropped, items, strict=True)])
-        train = self.config.train
         process = replace(self.generator.process, shift=train.timestep_shift)
         t = torch.cat([process.sample_times(1, train.timestep_sampling, g) for g in sources])
         noise = torch.stack([torch.randn(batch.chosen.shape[1:], generator=g) for g in sources])
-        errors = self.errors(batch, t, noise, sources)
-        return self.objective(errors), errors, items
+        prepared = PreparedPairs(batch, t, noise, sources)
+        return prepared.pinned() if self.generator.device.type == "cuda" else prepared
 
     def errors(self, batch: PairBatch, t: Tensor, noise: Tensor, rngs: list[torch.Generator]) -> PairErrors:
         """Errors of policy and reference that the objective needs, at the states it names; t [B], noise [B, ...]."""
         device = self.generator.device
         states = self.states.draw(batch, t, noise, rngs)
-        conditioning = {name: value.to(device) for name, value in batch.conditioning.items()}
+        conditioning = {name: value.to(device, non_blocking=True) for name, value in batch.conditioning.items()}
         reference: dict[str, Tensor] = {}
         if "reference" in self.objective.needs:
             with torch.no_grad(), self.states.reference():

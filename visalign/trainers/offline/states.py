@@ -61,8 +61,8 @@ class NoisedStates(States):
     def draw(self, batch: PairBatch, t: Tensor, noise: Tensor, rngs: list[torch.Generator]) -> list[Noised]:
         sides = ("chosen", "rejected") if "rejected" in self.objective.needs else ("chosen",)
         device, process = self.generator.device, self.generator.process
-        x0 = torch.cat([getattr(batch, side) for side in sides]).to(device)
-        noise, times = (torch.cat([each] * len(sides)).to(device) for each in (noise, t))
+        x0 = torch.cat([getattr(batch, side).to(device, non_blocking=True) for side in sides])
+        noise, times = (torch.cat([each.to(device, non_blocking=True)] * len(sides)) for each in (noise, t))
         return [Noised(process.add_noise(x0, noise, times), times, process.target(x0, noise, times), sides)]
 
 
