@@ -8,7 +8,9 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tests.families import each_family, load_tiny
-from visalign.generators.kernels import kernel
+from visalign.config import ModelSettings
+from visalign.errors import UserError
+from visalign.generators.kernels import check_attention, kernel
 
 
 def gradients(folder, name, tuning: str, attention: str, checkpointing: bool, precision: str = "fp32"):
@@ -71,3 +73,58 @@ def test_a_kernel_is_chosen_for_its_own_thread_alone():
         beside = pool.submit(F.scaled_dot_product_attention, query, key, value).result()
     assert torch.equal(alone, beside)
     assert not torch.equal(alone, chosen)  # else this test would see nothing
+
+
+@pytest.mark.parametrize("mask", [False, True])
+@pytest.mark.parametrize("name", ["_native_math", "flex"])
+def test_a_back_end_of_diffusers_serves_any_network(name, mask):
+    query, key, value = torch.randn(3, 2, 4, 17, 20).unbind(0)
+    key, value = key[:, :2], value[:, :2]  # two heads of the query share each
+    bias = torch.randn(2, 1, 17, 17) if mask else None
+    wanted = F.scaled_dot_product_attention(query, key, value, bias, enable_gqa=True)
+    with kernel(name):
+        torch.testing.assert_close(F.scaled_dot_product_attention(query, key, value, bias, enable_gqa=True), wanted)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["flash", "_native_efficient", "_native_cudnn"])
+def test_a_kernel_of_the_card_has_the_gradients_of_the_plain_one(name):
+    inputs = torch.randn(3, 2, 4, 77, 64, device="cuda", dtype=torch.bfloat16)
+    found = []
+    for each in (name, "math"):
+        leaf = inputs.clone().requires_grad_()
+        with kernel(each):
+            output = F.scaled_dot_product_attention(*leaf.unbind(0))
+        output.square().sum().backward()
+        found.append((output.float(), leaf.grad.float()))
+    torch.testing.assert_close(found[0], found[1], rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("attention, device, dtype, words", [
+    ("_native_cudnn", "cpu", torch.bfloat16, ["_native_cudnn", "needs a GPU", "flash"]),
+    ("_native_cudnn", "cuda", torch.float32, ["no single precision", "model.precision=bf16"]),
+    ("flash_hub", "cuda", torch.bfloat16, ["flash_hub needs the package kernels", "model.attention=native"])])
+def test_a_kernel_that_is_not_there_is_said_before_loading(monkeypatch, attention, device, dtype, words):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError) as told:
+        check_attention(attention, torch.device(device), dtype)
+    assert all(word in str(told.value) for word in words), told.value
+
+
+def test_a_back_end_that_diffusers_cannot_use_leaves_others_as_they_were(monkeypatch):
+    from diffusers.models import attention_dispatch
+
+    before = attention_dispatch._AttentionBackendRegistry.get_active_backend()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    with pytest.raises(UserError, match="flash_varlen: diffusers .* cannot use it here .*flash-attn"):
+        check_attention("flash_varlen", torch.device("cuda"), torch.bfloat16)
+    check_attention("flex", torch.device("cuda"), torch.bfloat16)
+    assert attention_dispatch._AttentionBackendRegistry.get_active_backend() == before
+
+
+@pytest.mark.parametrize("settings, words", [
+    ({"attention": "sage"}, "sage is for sampling only"), ({"attention": "_flash_3"}, "no gradient passes"),
+    ({"attention": "flex"}, "set model.compile: true"), ({"attention": "fast"}, "'_native_cudnn'")])
+def test_kernels_that_cannot_train_are_refused_by_the_settings(settings, words):
+    with pytest.raises(ValueError, match=words):
+        ModelSettings(source="tiny-sd3", **settings)

@@ -54,6 +54,13 @@ class Settings(BaseModel):
         return value
 
 
+Attention = Literal["native", "math", "flash", "xformers", "flex", "_native_math", "_native_flash", "_native_efficient",
+                    "_native_cudnn", "flash_hub", "flash_varlen", "flash_varlen_hub", "_flash_3_hub",
+                    "_flash_3_varlen_hub", "_flash_varlen_3"]
+_WITHOUT_GRADIENTS = ("_flash_3", "flash_4_hub", "aiter_fa2_hub")
+"""diffusers' wrapper of the first has no backward pass; of the others nothing says that they have one."""
+
+
 class LoraSettings(Settings):
     """Low-rank adapter: rank, alpha (scale is alpha / rank), dropout, and module names (None: the family's own)."""
 
@@ -70,7 +77,9 @@ class ModelSettings(Settings):
         tiny-wan, tiny-edit).
     base: the diffusers folder or hub id that gives a single file its configuration and missing parts.
     precision: arithmetic of the denoiser; `auto` is bf16 where the hardware has it, else fp32.
-    attention: `native` lets torch choose; `math` is its plain kernel, `flash` its fused one; xformers is optional.
+    attention: `native` lets torch choose; `math` is its plain kernel, `flash` its fused one; xformers is optional; the
+        others are diffusers' back ends that gradients pass through.
+    compile: whether repeated blocks are compiled for training: minutes at the start, faster steps.
     resolution: side of images and videos in pixels, or [height, width] (None: the model's own).
     frames, fps: of videos (None: the model's own).
     prompt_tokens: length of the prompt for families that pad it (None: as the pipeline's call has it, 256 for FLUX.1,
@@ -85,7 +94,8 @@ class ModelSettings(Settings):
     tuning: Literal["lora", "full"] = "lora"
     lora: LoraSettings = LoraSettings()
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    attention: Literal["native", "math", "flash", "xformers"] = "native"
+    attention: Attention = "native"
+    compile: bool = False
     gradient_checkpointing: bool = False
     vae_slicing: bool = False
     vae_tiling: bool = False
@@ -96,6 +106,20 @@ class ModelSettings(Settings):
     guidance: Literal["observed", "none"] = "observed"
     edit: bool = False
     call: dict[str, Any] = {}
+
+    @field_validator("attention", mode="before")
+    @classmethod
+    def _has_gradients(cls, value):
+        if isinstance(value, str) and (value.lstrip("_").startswith("sage") or value in _WITHOUT_GRADIENTS):
+            raise PydanticCustomError("no_gradients", "diffusers' attention {name} is for sampling only: no gradient "
+                                      "passes through it; use native", {"name": value})
+        return value
+
+    @model_validator(mode="after")
+    def _fused(self):
+        if self.attention == "flex" and not self.compile:
+            raise ValueError("model.attention flex is slow unless it is compiled; set model.compile: true")
+        return self
 
 
 class OptimSettings(Settings):

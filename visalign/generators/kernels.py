@@ -6,7 +6,9 @@ the calling thread alone.
 """
 
 import contextlib
+import importlib.util
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -23,11 +25,15 @@ def _math(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropou
                                                              scale=scale, enable_gqa=grouped)[0]
 
 
+def _ungrouped(query: Tensor, key: Tensor, value: Tensor, grouped: bool) -> tuple[Tensor, Tensor]:
+    """Keys and values [..., heads, N, width], repeated where several heads of the query share them."""
+    shared = query.shape[-3] // key.shape[-3] if grouped else 1
+    return (key.repeat_interleave(shared, -3), value.repeat_interleave(shared, -3)) if shared > 1 else (key, value)
+
+
 def _flash(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, causal: bool,
            scale: float | None, grouped: bool) -> Tensor:
-    if grouped:
-        shared = query.shape[-3] // key.shape[-3]
-        key, value = key.repeat_interleave(shared, -3), value.repeat_interleave(shared, -3)
+    key, value = _ungrouped(query, key, value, grouped)
     if query.device.type == "cpu":
         return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, dropout, causal,
                                                                           attn_mask=mask, scale=scale)[0]
@@ -40,7 +46,86 @@ def _flash(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropo
                                                               scale=scale)[0][..., :width]
 
 
-_KERNELS = {"math": _math, "flash": _flash}
+def _efficient(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, causal: bool,
+               scale: float | None, grouped: bool) -> Tensor:
+    key, value = _ungrouped(query, key, value, grouped)
+    if mask is not None:
+        tokens = key.shape[-2]
+        rows = mask.expand(*query.shape[:-1], tokens)
+        mask = F.pad(rows, (0, -tokens % 8))[..., :tokens]  # its rows must begin at multiples of 16 bytes
+    return torch.ops.aten._scaled_dot_product_efficient_attention(query, key, value, mask, torch.is_grad_enabled(),
+                                                                  dropout, causal, scale=scale)[0]
+
+
+def _cudnn(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, causal: bool,
+           scale: float | None, grouped: bool) -> Tensor:
+    key, value = _ungrouped(query, key, value, grouped)
+    query, key, value = (each.contiguous() for each in (query, key, value))  # others give wrong values
+    return torch.ops.aten._scaled_dot_product_cudnn_attention(query, key, value, mask, torch.is_grad_enabled(),
+                                                              dropout, causal, False, scale=scale)[0]
+
+
+def _of_diffusers(name: str, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float,
+                  causal: bool, scale: float | None, grouped: bool) -> Tensor:
+    """One of diffusers' back ends, which have tokens before heads, for networks of any kind."""
+    from diffusers.models.attention_dispatch import dispatch_attention_fn
+
+    if mask is not None and name != "flex":
+        raise UserError(f"model.attention {name}: this kernel takes no mask, which this model's prompts need; use "
+                        "model.attention=native")
+    key, value = _ungrouped(query, key, value, grouped)
+    query, key, value = (each.transpose(-2, -3) for each in (query, key, value))
+    return dispatch_attention_fn(query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=causal, scale=scale,
+                                 backend=name).transpose(-2, -3)
+
+
+_PACKAGES = {"flash_varlen": "flash_attn", "_flash_varlen_3": "flash_attn_interface", "flash_hub": "kernels",
+             "flash_varlen_hub": "kernels", "_flash_3_hub": "kernels", "_flash_3_varlen_hub": "kernels"}
+"""What diffusers' back ends need beside torch."""
+
+_KERNELS = {"math": _math, "_native_math": _math, "flash": _flash, "_native_flash": _flash,
+            "_native_efficient": _efficient, "_native_cudnn": _cudnn,
+            **{name: partial(_of_diffusers, name) for name in ("flex", *_PACKAGES)}}
+
+_ANYWHERE = ("native", "math", "_native_math", "flash", "_native_flash")
+"""Kernels that run without a GPU."""
+
+
+_HALF = ("_native_cudnn", *_PACKAGES)
+"""Kernels without single precision."""
+
+
+def check_attention(attention: str, device: torch.device, dtype: torch.dtype) -> None:
+    """Raise UserError for a kernel that this machine lacks; compiled ones of the hub are fetched now.
+
+    xformers is diffusers' own to find.
+    """
+    if attention not in _KERNELS:
+        return
+    if device.type != "cuda" and attention not in _ANYWHERE:
+        raise UserError(f"model.attention {attention}: this kernel needs a GPU; without one there are "
+                        f"{', '.join(_ANYWHERE)}")
+    if dtype == torch.float32 and attention in _HALF:
+        raise UserError(f"model.attention {attention}: this kernel has no single precision; set model.precision=bf16, "
+                        "or use model.attention=native")
+    package = _PACKAGES.get(attention)
+    if package and importlib.util.find_spec(package) is None:
+        raise UserError(f"model.attention {attention} needs the package {package}, which is not installed; use "
+                        "model.attention=native, or install it as its authors say for your card")
+    if package or attention == "flex":
+        _known_to_diffusers(attention)
+
+
+def _known_to_diffusers(attention: str) -> None:
+    import diffusers
+    from diffusers.models.attention_dispatch import attention_backend
+
+    try:
+        with attention_backend(attention):  # fetches it, and leaves what other networks use as it was
+            pass
+    except (RuntimeError, ValueError, OSError, ImportError) as error:
+        raise UserError(f"model.attention {attention}: diffusers {diffusers.__version__} cannot use it here "
+                        f"({' '.join(str(error).split())[:200]})") from error
 
 
 class _Chosen(TorchFunctionMode):

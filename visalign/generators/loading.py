@@ -8,6 +8,7 @@ from visalign.errors import UserError
 from visalign.generators.assembling import load_pipeline
 from visalign.generators.base import Generator
 from visalign.generators.devices import pick_device, pick_dtype
+from visalign.generators.kernels import check_attention
 from visalign.generators.locating import locate_model
 from visalign.generators.sketching import explained, shape_of, sketch
 from visalign.storage.weights import check_finite, check_present
@@ -25,6 +26,7 @@ def load_generator(source: str | ModelSettings, device: str | torch.device = "au
     checkpoint = locate_model(settings)
     device = pick_device(device) if isinstance(device, str) else device
     compute_dtype = pick_dtype(settings.precision, device)
+    check_attention(settings.attention, device, compute_dtype)
     held = compute_dtype if device.type == "cuda" else torch.float32
     pipeline_class = getattr(diffusers, checkpoint.family.pipeline_class)
     diffusers.utils.logging.disable_progress_bar()

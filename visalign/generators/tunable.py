@@ -22,6 +22,7 @@ from visalign.generators.adapters import (
     switch_adapters,
     switch_dropout,
 )
+from visalign.generators.compiling import compile_blocks
 from visalign.generators.kernels import recompute_blocks, recomputing
 from visalign.generators.lora_files import attach, changes_nothing, fit_lora
 
@@ -89,7 +90,8 @@ class Tunable:
         switch_dropout(self.denoiser, on)
 
     def make_trainable(self, tuning: str, *, rank: int = 16, alpha: float = 16.0, dropout: float = 0.0,
-                       targets: tuple[str, ...] | None = None, gradient_checkpointing: bool = False) -> list[Tensor]:
+                       targets: tuple[str, ...] | None = None, gradient_checkpointing: bool = False,
+                       compiled: bool = False) -> list[Tensor]:
         """Add a LoRA adapter, or unfreeze all weights and keep a frozen copy; returns the trainable parameters.
 
         Raises UserError when no module matches `targets`.
@@ -103,6 +105,9 @@ class Tunable:
             self._frozen_copy = copy.deepcopy(self.denoiser).to(self.compute_dtype).requires_grad_(False).eval()
             self.denoiser.to(torch.float32).requires_grad_(True)
         put_in_training_mode(self.denoiser, self.trained_in_training_mode)
+        for network in (self.denoiser, self._frozen_copy) if compiled else ():
+            if network is not None:
+                compile_blocks(network)
         if gradient_checkpointing and self.recomputes_wrongly:
             recompute_blocks(self.blocks(), self.attention)
         elif gradient_checkpointing:

@@ -187,7 +187,8 @@ class GeneratorTrainer(Trainer):
         torch.manual_seed(config.train.seed)  # the adapter's start must be equal on every process and after a restart
         lora = config.model.lora
         generator.make_trainable(config.model.tuning, rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout,
-                                 targets=lora.targets, gradient_checkpointing=config.model.gradient_checkpointing)
+                                 targets=lora.targets, gradient_checkpointing=config.model.gradient_checkpointing,
+                                 compiled=config.model.compile)
         on_noised = "noised" in (getattr(self.objective, "view", None), getattr(self.objective, "states", None))
         for remark in remarks(generator, config.model.source, on_noised):
             notice(remark)
