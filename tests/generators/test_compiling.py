@@ -25,7 +25,8 @@ def learnt(folder, name, compiled: bool, sizes=(2,), checkpointing=True):
             torch.nn.init.normal_(parameter.data, std=0.1)
     predictions = []
     for count in sizes:
-        place = torch.randn(count, *generator.latent_shape()), generator.process.times_at(torch.linspace(0.3, 0.8, count))
+        latents, t = torch.randn(count, *generator.latent_shape()), torch.linspace(0.3, 0.8, count)
+        place = latents, generator.process.times_at(t)
         conditioning = generator.encode_prompts(["a red fruit"] * count)
         with generator.reference():
             predictions.append(generator.predict(*place, conditioning))
