@@ -15,7 +15,7 @@ from visalign.data.check import check_pairs
 from visalign.data.pair_tables import read_saved_pairs, save_pairs
 from visalign.data.preferences import RowCounts, read_pairs
 from visalign.data.prompts import read_prompts
-from visalign.data.usable import check_pair_source
+from visalign.data.usable import check_pair_sources
 from visalign.errors import UserError
 from visalign.media.source_images import content_of, notes_of, sample_of, split_prompt
 from visalign.trainers.order import prompts_to_measure, split_by_prompt
@@ -102,12 +102,12 @@ def test_prompt_and_source_together_are_the_prompt_wherever_they_lie(folder, tmp
     assert (summary.pairs, summary.edits, len(summary.prompts)) == (4, 4, 2)
     assert summary.duplicates == 1 and len(summary.contradictory) == 1
     assert "with source images: 4" in summary.text()
-    prompts = check_pair_source(DataSettings(path=str(folder / "edits.jsonl")))
+    prompts = check_pair_sources(DataSettings(path=str(folder / "edits.jsonl"))).prompts
     [measured] = prompts_to_measure(prompts, "data.holdout", 1e-9)
     train, held_out = split_by_prompt([Asked(prompt) for prompt in prompts], 0.0, (measured,))
     assert [item.prompt for item in held_out] == [measured] and len(train) == 1
     shutil.copytree(folder, tmp_path / "elsewhere" / "copy")
-    moved = check_pair_source(DataSettings(path=str(tmp_path / "elsewhere" / "copy" / "edits.jsonl")))
+    moved = check_pair_sources(DataSettings(path=str(tmp_path / "elsewhere" / "copy" / "edits.jsonl"))).prompts
     assert prompts_to_measure(moved, "data.holdout", 1e-9)[0].endswith(measured[-9:])
     assert split_by_prompt([Asked(prompt) for prompt in moved], 0.0, (measured,))[1]
 

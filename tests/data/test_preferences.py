@@ -15,7 +15,7 @@ from visalign.config import DataSettings
 from visalign.data.pair_tables import read_saved_pairs, save_pairs
 from visalign.data.preferences import BadRow, RowCounts, read_pairs
 from visalign.data.rows import hashed_user, row_user
-from visalign.data.usable import check_pair_source
+from visalign.data.usable import check_pair_sources
 from visalign.errors import UserError
 
 
@@ -115,13 +115,13 @@ def test_all_ties_and_empty_sets_are_errors(tmp_path):
 @pytest.mark.parametrize("name", ["nowhere.jsonl", "./nowhere", "folder/deep/nowhere"])
 def test_missing_source_is_named(name):
     with pytest.raises(UserError, match="nowhere"):
-        check_pair_source(DataSettings(path=name))
+        check_pair_sources(DataSettings(path=name))
 
 
 def test_unknown_kind_of_file_lists_the_known(tmp_path):
     (tmp_path / "pairs.xlsx").write_text("")
     with pytest.raises(UserError, match=r"\.xlsx.*\.parquet"):
-        check_pair_source(DataSettings(path=str(tmp_path / "pairs.xlsx")))
+        check_pair_sources(DataSettings(path=str(tmp_path / "pairs.xlsx")))
 
 
 def test_corrupt_parquet_is_one_sentence(tmp_path):

@@ -22,10 +22,10 @@ from visalign.config.online import (
            WindowSettings,
 )
 from visalign.config.reward import AnnotationDataSettings, JointSettings, RewardConfig, RewardTrainSettings
+from visalign.config.sources import CaptionSettings, SourceSettings
 
-__all__ = ["OfflineConfig", "DataSettings", "EvaluationSettings", "FeedbackSettings", "GuardSettings", "GuideConfig",
-           "GuideHeadSettings", "JointSettings",
-           "AnnotationDataSettings", "RewardSettings", "LoraSettings",
-           "ModelSettings", "OnlineConfig", "OnlineOutputSettings", "OnlineTrainSettings", "OptimSettings",
-           "OutputSettings", "RewardConfig", "RewardSpec",
-           "RewardTerm", "RewardTrainSettings", "RolloutSettings", "Settings", "TrainSettings", "WindowSettings"]
+__all__ = ["AnnotationDataSettings", "CaptionSettings", "DataSettings", "EvaluationSettings", "FeedbackSettings",
+           "GuardSettings", "GuideConfig", "GuideHeadSettings", "JointSettings", "LoraSettings", "ModelSettings",
+           "OfflineConfig", "OnlineConfig", "OnlineOutputSettings", "OnlineTrainSettings", "OptimSettings",
+           "OutputSettings", "RewardConfig", "RewardSettings", "RewardSpec", "RewardTerm", "RewardTrainSettings",
+           "RolloutSettings", "Settings", "SourceSettings", "TrainSettings", "WindowSettings"]

@@ -15,6 +15,7 @@ from visalign.config.common import (
     Text,
     check_tuned,
 )
+from visalign.config.sources import CaptionSettings, DataFormat, SourceSettings, check_shares
 from visalign.validation.ranges import (
     AtLeastTwo,
     BatchSize,
@@ -53,11 +54,16 @@ class FeedbackSettings(Settings):
         return self
 
 
+OF_A_SOURCE = ("path", "format", "split", "media_root", "max_pairs")
+"""What each of several sources says for itself."""
+
+
 class DataSettings(Settings):
     """Where preference pairs come from.
 
     path: a file or folder of a public format, a folder of images or videos with captions (for `sft`), or a `datasets`
-    hub id; or leave it out and set `feedback`.
+    hub id; or leave it out and set `feedback`, or `sources` for several of them in one run.
+    captions: how captions become prompts, and where they are.
     split: of a folder or hub set; found in the names of files and folders (train-00000-of-00001.parquet, test/...).
     on_error: what a row that cannot be used does: `stop` the run before it trains, or `skip`: it is left out, counted
     and listed in the run's skipped.jsonl; more than the share max_skipped end the run all the same.
@@ -65,6 +71,7 @@ class DataSettings(Settings):
     prefers less of it (null: its `Overall`, else all in equal parts).
     score_with: a reward that scores both images of a pair (needed by reward-weighted objectives).
     rerank: flip pairs where that reward disagrees with the label (AI feedback).
+    caption_dropout: share of the visits that learn without a prompt, which keeps guidance working.
     holdout: share of the prompts kept for measuring: implicit accuracy on their pairs, and samples of them where
     eval.prompts names no others.
     cache: folder for latents, text embeddings and the source images that a table holds; safe to share between runs and
@@ -74,8 +81,9 @@ class DataSettings(Settings):
     """
 
     path: Text | None = None
-    format: Literal["auto", "pickapic", "hpd", "hpdv3", "editreward", "imagereward", "table", "comparisons", "ratings",
-                    "captioned", "hub"] = "auto"
+    sources: Annotated[tuple[SourceSettings, ...], Field(min_length=1)] | None = None
+    captions: CaptionSettings = CaptionSettings()
+    format: DataFormat = "auto"
     dimensions: Annotated[dict[Text, Signed], Field(min_length=1)] | None = None
     split: Text = "train"
     media_root: Text | None = None
@@ -89,6 +97,32 @@ class DataSettings(Settings):
     caption_dropout: Fraction = 0.0
     cache: Text = "~/.cache/visalign/latents"
     cache_dtype: Literal["auto", "bf16", "fp32"] = "auto"
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        given = [name for name in OF_A_SOURCE if getattr(self, name) != type(self).model_fields[name].default]
+        if self.sources and given:
+            raise ValueError(f"data.{given[0]}: does not go with data.sources; give each source its own {given[0]}")
+        if self.sources:
+            check_shares(self.sources)
+        return self
+
+    @property
+    def each(self) -> "tuple[DataSettings, ...]":
+        """The settings of each source as if it were the only one."""
+        if not self.sources:
+            return (self,)
+        return tuple(self.model_copy(update={"sources": None, "captions": one.captions_of(self.captions)}
+                                     | {name: getattr(one, name) for name in OF_A_SOURCE}) for one in self.sources)
+
+    def is_prior(self, place: int) -> bool:
+        """Whether the source at a place of `sources` is a prior set."""
+        return bool(self.sources) and self.sources[place].prior
+
+    @property
+    def named(self) -> str:
+        """The sources in words."""
+        return " and ".join(str(one.path) for one in self.each)
 
 
 class TrainSettings(Settings):
@@ -127,8 +161,9 @@ class OfflineConfig(Settings):
     @model_validator(mode="after")
     def _consistent(self):
         check_tuned(self.model, self.optim)
-        if self.data.path and self.data.feedback:
-            raise ValueError("set exactly one of data.path (pairs to read) and data.feedback (pairs to make)")
+        if sum(map(bool, (self.data.path, self.data.sources, self.data.feedback))) > 1:
+            raise ValueError("set exactly one of data.path (pairs to read), data.sources (several of them) and "
+                             "data.feedback (pairs to make)")
         if self.data.rerank and not self.data.score_with:
             raise ValueError("data.rerank needs data.score_with, the reward that decides")
         if self.data.dimensions and not any(self.data.dimensions.values()):
@@ -145,4 +180,6 @@ class OfflineConfig(Settings):
 
     def taught_by(self) -> str:
         """What the model learnt from, in words."""
-        return self.data.path or f"pairs made by the model itself, ranked by {self.data.feedback.reward}"
+        if self.data.path or self.data.sources:
+            return self.data.named
+        return f"pairs made by the model itself, ranked by {self.data.feedback.reward}"

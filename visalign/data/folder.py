@@ -5,10 +5,10 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, get_args
 
 from PIL import Image
 
+from visalign.config.sources import PromptsFrom
 from visalign.data.entry import Entry, Generations, outside
 from visalign.data.metadata import PromptFound, prompt_in_file, prompt_in_parameters
 from visalign.errors import UserError
@@ -16,9 +16,6 @@ from visalign.media.kinds import BESIDE, NOT_READ, in_order, is_hidden, is_image
 from visalign.media.video_files import FRAMES_FILE, SHEET_MARK
 from visalign.storage.text_files import decode_text, normal_form, printable, read_text
 
-PromptsFrom = Literal["auto", "sidecar", "metadata", "names", "auto+names"]
-"""auto: a text beside the file, else the file's metadata; auto+names: else also the file's name."""
-PROMPTS_FROM = get_args(PromptsFrom)
 SIDECARS = (".txt", ".caption")
 _NAMED = 3
 """Files of a suffix that are named where they were left out."""

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from visalign.data.captions import CAPTION_KEYS, from_captioned, is_captioned
+from visalign.config.sources import CaptionSettings
+from visalign.data.captions import from_captioned, is_captioned
 from visalign.data.dimensions import Ratings, from_comparison, is_comparison, is_rating
 from visalign.data.edits import KEPT_SOURCES, SOURCES_OF_ROW, row_notes, row_sources, source_columns
 from visalign.data.generations import MEDIA_KEYS
@@ -30,6 +31,7 @@ from visalign.data.rows import (
     shortened,
     take,
 )
+from visalign.data.wordings import CAPTION_KEYS, row_captions, wordings
 from visalign.errors import UserError, nearest
 from visalign.media.source_images import EDIT_NOTES
 
@@ -64,20 +66,33 @@ class Converters:
     """
 
     def __init__(self, name: str, weights: dict[str, float] | None, compared: bool = True,
-                 kept: str | Path = KEPT_SOURCES):
+                 kept: str | Path = KEPT_SOURCES, captions: CaptionSettings | None = None):
         self.name, self.weights, self.compared, self.kept = name, weights, compared, kept
+        self.captions = captions or CaptionSettings()
         self._built = {each: FORMATS[each].build(weights) for each in FORMATS}
 
     def __call__(self, row: dict, where: str, roots: Roots) -> list[PreferencePair] | None:
         row = plain_names(row, NAMES)
+        captions = row_captions(row, where, self.captions)
+        if captions or not any(row.get(key) for key in CAPTION_KEYS) and self.captions.default:
+            row = {name: value for name, value in row.items() if name not in CAPTION_KEYS} | dict.fromkeys(
+                CAPTION_KEYS[:2], captions[0] if captions else self.captions.default)
         sources = row_sources(row, where, roots, self.kept, source_columns(row))
         pairs = self._convert(row | {SOURCES_OF_ROW: sources} if sources else row, where, roots)
         if sources and pairs:
             notes = row_notes(row, where, roots, self.kept)
             pairs = [replace(pair, sources=sources, notes=notes) for pair in pairs]
+        pairs = pairs and [self._worded(pair, captions) for pair in pairs]
         if self.compared and any(pair.rejected is None for pair in pairs or ()):
             take(row, "rejected", where)
         return pairs
+
+    def _worded(self, pair: PreferencePair, captions: tuple[str, ...]) -> PreferencePair:
+        """The pair with every prompt that it is learnt with."""
+        prompts = wordings(captions or (pair.prompt,), self.captions)
+        if not prompts:
+            raise BadRow(f"{pair.where}: nothing is left of its caption once its wildcards are taken")
+        return pair if prompts == (pair.prompt,) else replace(pair, prompt=prompts[0], captions=prompts[1:])
 
     def _convert(self, row: dict, where: str, roots: Roots) -> list[PreferencePair] | None:
         if self.name in FORMATS and FORMATS[self.name].fits(row, self.weights):

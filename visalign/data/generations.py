@@ -14,9 +14,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from visalign.config.sources import PromptsFrom
 from visalign.data.edits import KEPT_SOURCES, row_notes, row_sources
 from visalign.data.entry import Entry, Generations, outside
-from visalign.data.folder import PromptsFrom, folder_entries, prompt_of
+from visalign.data.folder import folder_entries, prompt_of
 from visalign.data.metadata import seed_of
 from visalign.data.readers import BROKEN_TABLE, READERS
 from visalign.data.rows import find_file, table_rows

@@ -1,7 +1,7 @@
 """Preference data, streamed row by row, so that sets may be larger than memory: from tables (formats.py) or the hub."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from visalign.config import DataSettings
@@ -13,7 +13,7 @@ from visalign.data.formats import Converters
 from visalign.data.preference_pair import PreferencePair
 from visalign.data.readers import checked
 from visalign.data.rows import BadRow, check_row, shortened, table_rows
-from visalign.data.sources import default_root, has_tables, is_table, local_path, table_files
+from visalign.data.sources import default_root, has_lists, has_tables, is_table, local_path, table_files
 from visalign.errors import UserError, nearest
 from visalign.storage.hub_files import check_hub_dataset, hub_reason
 
@@ -31,15 +31,28 @@ class RowCounts:
 
 def read_pairs(settings: DataSettings, counts: RowCounts | None = None,
                on_bad_row: Callable[[BadRow], None] | None = None, compared: bool = True) -> Iterator[PreferencePair]:
-    """Stream pairs from `settings.path`. compared: whether pairs without a rejected half are refused.
+    """Stream pairs from `settings.path`, or from each of `settings.sources` in turn, as `origin` says.
 
-    A broken row raises BadRow, or is passed to `on_bad_row`. Raises UserError when nothing usable is found.
+    compared: whether pairs without a rejected half are refused. A broken row raises BadRow, or is passed to
+    `on_bad_row`. Raises UserError when nothing usable is found in a source.
     """
     counts = counts if counts is not None else RowCounts()
+    repeats = [each.repeats or 1 for each in settings.sources or ()] or [1]
+    for place, source in enumerate(settings.each):
+        own = RowCounts()
+        for pair in _read_source(source, own, on_bad_row, compared):
+            counts.pairs += 1
+            yield replace(pair, origin=place, repeats=pair.repeats * repeats[place]) if settings.sources else pair
+        counts.ties += own.ties
+
+
+def _read_source(settings: DataSettings, counts: RowCounts, on_bad_row: Callable[[BadRow], None] | None,
+                 compared: bool) -> Iterator[PreferencePair]:
     source = str(settings.path)
     check_weights(settings.dimensions)
     rows, roots = _open(settings, source)
-    convert = Converters(settings.format, settings.dimensions, compared, Path(settings.cache) / "sources")
+    convert = Converters(settings.format, settings.dimensions, compared, Path(settings.cache) / "sources",
+                         settings.captions)
     columns: set[str] = set()
     for where, row in rows:
         columns |= row.keys()
@@ -94,11 +107,12 @@ def _open(settings: DataSettings, source: str) -> tuple[Iterator[tuple[str, dict
     if not is_local(settings):
         return _hub_rows(source, settings.split), [Path(settings.media_root or ".").expanduser()]
     folder = local_path(source)
-    if folder.is_dir() and (settings.format == "captioned" or not has_tables(folder)) and holds_captions(folder):
+    if folder.is_dir() and (settings.format == "captioned" or not has_tables(folder)) and holds_captions(
+            folder, settings.captions, has_lists(folder)):
         if settings.split != "train":
             raise UserError(f"data.split {settings.split}: {source} is a folder of media, which has no splits; name "
                             "one of its subfolders as data.path")
-        return folder_rows(source, folder), [folder]
+        return folder_rows(source, folder, settings.captions), [folder]
     files = table_files(source, settings.split)
     if settings.media_root:
         root = Path(settings.media_root).expanduser()

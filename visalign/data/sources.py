@@ -97,6 +97,14 @@ def has_tables(folder: Path) -> bool:
         return False
 
 
+def has_lists(folder: Path) -> bool:
+    """Whether a folder holds anything that may be a table, lists (.json) included."""
+    try:
+        return bool(_tables_in(str(folder), folder))
+    except UserError:
+        return False
+
+
 def _tables_in(source: str, folder: Path) -> list[Path]:
     """Tables of the folder itself, or else those below it; lists (.json) only where there is no other kind."""
     for names in (folder.iterdir(), folder.rglob("*")):

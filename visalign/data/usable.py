@@ -3,6 +3,7 @@
 import itertools
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 from tqdm import tqdm
 
@@ -40,7 +41,7 @@ class BrokenRows:
             raise UserError(f"{'; '.join(first)}{more}; fix or remove such rows, or leave them out with "
                             "data.on_error=skip")
         if broken and broken / (broken + usable) > self.settings.max_skipped:
-            raise UserError(f"data {self.settings.path}: {broken} of {broken + usable} rows cannot be used, more than "
+            raise UserError(f"data {self.settings.named}: {broken} of {broken + usable} rows cannot be used, more than "
                             f"the share {self.settings.max_skipped:g} of data.max_skipped; the first is {first[0]}")
 
     def write(self, file: Path) -> None:
@@ -51,14 +52,34 @@ class BrokenRows:
             notice(f"{len(self.found)} rows could not be used and were left out; {file} lists them")
 
 
-def check_pair_source(settings: DataSettings, compared: bool = True) -> list[str]:
-    """The distinct prompts of a source, after reading every row and the beginning of every image.
+class FoundPairs(NamedTuple):
+    """What is known of a run's pairs before a model is loaded: their distinct prompts, those of prior sets aside, and
+    how many pairs each source has. Both empty where a source is on the hub."""
 
-    Of a hub set only the first pair is checked, and no prompts are known. compared: whether the objective learns from
-    both images. Raises UserError for every mistake that can be found before anything is loaded.
+    prompts: list[str]
+    sizes: list[int]
+
+
+def check_pair_sources(settings: DataSettings, compared: bool = True) -> FoundPairs:
+    """Read every row and the beginning of every image, of a hub set only those of the first pair.
+
+    compared: whether the objective learns from both images. Raises UserError for every mistake that can be found
+    before anything is loaded.
     """
-    broken, prompts, pairs, same, local = BrokenRows(settings, 20), {}, 0, 0, is_local(settings)
-    found = itertools.islice(read_pairs(settings, RowCounts(), broken.note, compared), None if local else 1)
+    broken, prompts, sizes = BrokenRows(settings, 20), {}, []
+    local = all([is_local(source) for source in settings.each])
+    for place, source in enumerate(settings.each):
+        found = _check_source(source, broken, compared)
+        sizes.append(found.sizes[0])
+        prompts |= dict.fromkeys(() if settings.is_prior(place) else found.prompts)
+    broken.check(sum(sizes))
+    return FoundPairs(list(prompts), sizes) if local else FoundPairs([], [])
+
+
+def _check_source(settings: DataSettings, broken: BrokenRows, compared: bool) -> FoundPairs:
+    prompts, pairs, same, repeated = {}, 0, 0, 0
+    found = itertools.islice(read_pairs(settings, RowCounts(), broken.note, compared),
+                             None if is_local(settings) else 1)
     try:
         for pair in tqdm(found, desc="checking the pairs", unit="pair", leave=False, delay=2):
             try:
@@ -69,13 +90,13 @@ def check_pair_source(settings: DataSettings, compared: bool = True) -> list[str
                 continue
             prompts[pair.asked] = None
             pairs, same = pairs + 1, same + (pair.chosen == pair.rejected)
+            repeated += pair.repeats
     except UserError:
         broken.check(pairs)  # where no pair is left, the faults of the rows explain it
         raise
-    broken.check(pairs)
-    if compared:
+    if compared and pairs:
         check_different(f"data {settings.path}", pairs, same)
-    return list(prompts) if local else []
+    return FoundPairs(list(prompts), [repeated])
 
 
 def check_different(source: str, pairs: int, same: int) -> None:

@@ -6,6 +6,7 @@ from torch import nn
 
 from visalign.config import OfflineConfig, OnlineConfig
 from visalign.config.load import build_objective
+from visalign.data.usable import FoundPairs
 from visalign.generators.base import Generator
 from visalign.generators.devices import pick_device, pick_dtype
 from visalign.generators.locating import locate_model
@@ -16,13 +17,15 @@ from visalign.storage.files import size_in_words
 from visalign.storage.yaml_files import dump_yaml
 from visalign.trainers.cost import sample_passes
 from visalign.trainers.guard import interval_of
+from visalign.trainers.offline.sides import mixture_lines
 from visalign.trainers.optim import MOMENTS
 
 
 def describe_run(config: OfflineConfig | OnlineConfig) -> str:
     """Resolved settings, trainable parameters, batches, passes and a memory estimate. Raises UserError on mistakes."""
     config = completed(config)
-    config = measured_on(config, check_training(config))
+    found = check_training(config)
+    config = measured_on(config, found.prompts)
     objective = build_objective(config.objective, loop=config.loop)
     generator = empty_generator(locate_model(config.model), config.model)
     denoiser = generator.denoiser
@@ -40,7 +43,7 @@ def describe_run(config: OfflineConfig | OnlineConfig) -> str:
         dump_yaml(settings).rstrip(), "",
         f"device                {device}, arithmetic {str(dtype).removeprefix('torch.')}",
         f"denoiser parameters   {total / 1e6:,.2f} M, trainable {trainable / 1e6:,.3f} M ({config.model.tuning})",
-        *_WORK[config.loop](config, objective), *_guard_work(config, objective),
+        *_data(config, found), *_WORK[config.loop](config, objective), *_guard_work(config, objective),
         f"samples               {generator.shape}; latents {'x'.join(map(str, generator.latent_shape()))}"
         + (f", {generator.tokens():,} tokens" if generator.tokens() else ""),
         f"weights and optimiser {held / 2**30:.2f} GiB for the denoiser",
@@ -49,6 +52,14 @@ def describe_run(config: OfflineConfig | OnlineConfig) -> str:
         "disk                  " + ", ".join(f"{size_in_words(size)} {name}" for name, size in
                                               room(config, generator).items()),
     ])
+
+
+def _data(config: OfflineConfig | OnlineConfig, found: FoundPairs) -> list[str]:
+    """How much there is to learn from, by source, where it is known without a hub."""
+    if not found.sizes:
+        return []
+    return [f"data                  {sum(found.sizes)} pairs or captioned media of {len(found.prompts)} prompts, those "
+            "held out included", *(f"                      {line}" for line in mixture_lines(config.data, found.sizes))]
 
 
 def frozen_parts(generator: Generator) -> int:

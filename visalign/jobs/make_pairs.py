@@ -15,8 +15,8 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from visalign.config.sources import PromptsFrom
 from visalign.data.entry import Entry
-from visalign.data.folder import PromptsFrom
 from visalign.data.generations import find_generations
 from visalign.data.pair_selection import Candidate, Chosen, PairCounts, all_pairs, best_worst, keep, sifted
 from visalign.errors import UserError, nearest

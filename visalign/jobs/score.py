@@ -21,8 +21,8 @@ import pyarrow.parquet as pq
 from accelerate import PartialState
 from tqdm import tqdm
 
+from visalign.config.sources import PromptsFrom
 from visalign.data.entry import Entry, Generations
-from visalign.data.folder import PromptsFrom
 from visalign.data.generations import find_generations
 from visalign.errors import UserError
 from visalign.media.kinds import may_be_video

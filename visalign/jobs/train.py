@@ -8,6 +8,7 @@ from pathlib import Path
 from visalign.config import OfflineConfig, OnlineConfig
 from visalign.config.load import build_objective
 from visalign.data.prompts import read_prompts
+from visalign.data.usable import FoundPairs
 from visalign.errors import UserError
 from visalign.evaluation.held_out import load_held_out
 from visalign.evaluators import Estimate, Verdict, VerdictLimits, mean_with_interval, verdict_of
@@ -89,13 +90,13 @@ def measured_on_pairs(config: OfflineConfig, held_out: list) -> OfflineConfig:
     """As `measured_on`, once the pairs of the hub's set are known. Raises UserError when none is held out."""
     prompts = tuple(dict.fromkeys(pair.prompt for pair in held_out))
     if not prompts:
-        raise UserError(f"eval.prompts: no pair of {config.data.path} is held out to measure on (data.holdout "
+        raise UserError(f"eval.prompts: no pair of {config.data.named} is held out to measure on (data.holdout "
                         f"{config.data.holdout:g}); take a larger share, or name prompts with eval.prompts=FILE")
     return with_evaluation(config, {"prompts": prompts[:most_measured(config)]})
 
 
-def check_training(config: OfflineConfig | OnlineConfig) -> list[str]:
-    """Find every mistake that can be known before a model is loaded; the prompts of the data, where they are known.
+def check_training(config: OfflineConfig | OnlineConfig) -> FoundPairs:
+    """Find every mistake that can be known before a model is loaded; what the data hold, where it is known.
 
     Raises UserError.
     """
@@ -140,7 +141,7 @@ def train(config: OfflineConfig | OnlineConfig, resume: bool = False) -> Result:
     holds all there was."""
     started = time.time()
     config = completed(config, resume)
-    config = measured_on(config, check_training(config))
+    config = measured_on(config, check_training(config).prompts)
     check_room(config)
     accelerator, run = open_run(config, resume)
     generator = load_generator(config.model, accelerator.device)

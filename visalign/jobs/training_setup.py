@@ -8,12 +8,13 @@ from accelerate import Accelerator
 
 from visalign.config import OfflineConfig, OnlineConfig
 from visalign.config.load import build_advantage, build_objective
+from visalign.config.sources import shares_of
 from visalign.data.pair_tables import read_saved_pairs, save_pairs
 from visalign.data.preferences import read_pairs
 from visalign.data.prompts import read_prompts
 from visalign.data.seed_preferences import read_seed_preferences
-from visalign.data.usable import BrokenRows, check_pair_source
-from visalign.errors import UserError
+from visalign.data.usable import BrokenRows, FoundPairs, check_pair_sources
+from visalign.errors import UserError, notice
 from visalign.generators import Generator
 from visalign.generators.prompt_length import say_what_is_cut
 from visalign.media.source_images import content_of
@@ -25,42 +26,47 @@ from visalign.sampling.source_check import check_takes_sources
 from visalign.storage.run_folder import RunFolder
 from visalign.trainers.offline.encoded_pairs import check_items, digest_entry, encode_pairs, standardised
 from visalign.trainers.offline.loop import OfflineTrainer
+from visalign.trainers.offline.sides import mixture_lines, split_items
 from visalign.trainers.online.collect import PromptTask, prompt_tasks_of
 from visalign.trainers.online.epoch_shape import check_arithmetic
 from visalign.trainers.online.loop import OnlineTrainer
 from visalign.trainers.online.scoring import RewardSet
 from visalign.trainers.online.step_selection import check_noise
-from visalign.trainers.order import check_holdout, keep_digest, split_by_prompt
+from visalign.trainers.order import check_holdout, keep_digest
 
 
 class Loop(NamedTuple):
-    """check(config, family) raises UserError for what is wrong and gives the prompts of the data, none where they are
-    not known yet; build(...) gives a GeneratorTrainer and what it learns from, counted.
+    """check(config, family) raises UserError for what is wrong and gives what is known of the data; build(...) gives
+    a GeneratorTrainer and what it learns from, counted.
 
     The trainer has `held_out` pairs where the prompts of the data were not known before.
     """
 
-    check: Callable
+    check: Callable[..., FoundPairs]
     build: Callable[..., tuple]
 
 
-def check_offline(config: OfflineConfig, family: type[Generator]) -> list[str]:
+def check_offline(config: OfflineConfig, family: type[Generator]) -> FoundPairs:
     feedback = config.data.feedback
-    if not (feedback or config.data.path):
+    if not (feedback or config.data.path or config.data.sources):
         raise UserError("data.path: name the data to learn from with data.path=FILE_OR_FOLDER, or let the model make "
                         "pairs with data.feedback")
+    prior = next((source.path for source in config.data.sources or () if source.prior), None)
+    if prior and compares(config):
+        raise UserError(f"data.sources: {prior} is a prior set of single images, which objective.name=sft learns from; "
+                        f"{config.objective['name']} compares two of a prompt")
     rewards = [for_modality(load_reward(reward), family.modality)
                for reward in filter(None, (config.data.score_with, feedback and feedback.reward))]
     if feedback:
         prompts = read_prompts(feedback.prompts, feedback.max_prompts)
         family.check_prompts(prompts, "data.feedback.prompts")
         check_sources_given(rewards, prompts, "data.feedback.prompts")
-        return prompts
-    prompts = check_pair_source(config.data, compares(config))
-    family.check_prompts(prompts, f"data {config.data.path}")
-    check_sources_given(rewards, prompts, f"data {config.data.path}")
-    check_holdout(prompts, config.data.holdout, config.eval.listed)
-    return prompts
+        return FoundPairs(prompts, [])
+    found = check_pair_sources(config.data, compares(config))
+    family.check_prompts(found.prompts, f"data {config.data.named}")
+    check_sources_given(rewards, found.prompts, f"data {config.data.named}")
+    check_holdout(found.prompts, config.data.holdout, config.eval.listed)
+    return found
 
 
 def compares(config: OfflineConfig) -> bool:
@@ -73,14 +79,21 @@ def build_offline(config: OfflineConfig, generator: Generator, run: RunFolder, a
     objective, broken = build_objective(config.objective), BrokenRows(config.data)
     items = encode_pairs(prepare_pairs(config, generator, run, accelerator, broken), cache, accelerator, broken)
     check_items(config.taught_by(), items, broken, "rejected" in objective.needs)
-    keep_digest(run, [digest_entry(item) for item in items], "pairs")
+    mixed = [(share, source.loss_weight, source.prior) for source, share in zip(
+        config.data.sources or (), shares_of(config.data.sources or ()), strict=True)]
+    keep_digest(run, [digest_entry(item) for item in items], "pairs", mixed)
     if accelerator.is_main_process:
         broken.write(run.path / "skipped.jsonl")
     if "rewards" in objective.needs:
         items = standardised(items, objective.standardise)
-    train_items, held_out = split_by_prompt(items, config.data.holdout, config.eval.listed)
+    train_items, held_out = split_items(items, config.data, config.eval.listed)
     trainer = OfflineTrainer(config, generator, train_items, held_out, cache, run, accelerator)
-    return trainer, {"training pairs": len(train_items), "held-out pairs": len(held_out),
+    sizes = [sum(item.origin == place for item in train_items) for place in range(len(config.data.each))]
+    for line in mixture_lines(config.data, sizes):
+        notice(line)
+    of_sources = {f"training pairs of {source.path}": size for source, size in
+                  zip(config.data.sources or (), sizes, strict=False)}
+    return trainer, {"training pairs": len(train_items), "held-out pairs": len(held_out), **of_sources,
                      **{what: count for what, count in (
                          ("rows left out", len(broken.found)),
                          ("pairs of one image twice", sum(i.chosen_key == i.rejected_key for i in items))) if count}}
@@ -104,7 +117,7 @@ def prepare_pairs(config: OfflineConfig, generator: Generator, run: RunFolder, a
     return pairs
 
 
-def check_online(config: OnlineConfig, family: type[Generator]) -> list[str]:
+def check_online(config: OnlineConfig, family: type[Generator]) -> FoundPairs:
     rollout, prompts = config.rollout, [asked.prompt for asked in read_prompt_tasks(config)]
     check_sampler(config, family)
     check_arithmetic(config, int(os.environ.get("WORLD_SIZE", "1")))
@@ -123,7 +136,7 @@ def check_online(config: OnlineConfig, family: type[Generator]) -> list[str]:
         if objective.last_steps > rollout.steps:
             raise UserError(f"objective.last_steps {objective.last_steps} are more than rollout.steps {rollout.steps}")
         reward_set.check_differentiable()
-    return prompts
+    return FoundPairs(prompts, [])
 
 
 def check_sampler(config: OnlineConfig, family: type[Generator]) -> None:

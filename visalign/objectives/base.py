@@ -15,7 +15,8 @@ class PairErrors:
     An error is the squared distance between prediction and target, averaged over all non-batch dimensions. `chosen`
     and `rejected` are the policy's, `ref_*` the frozen reference's; what an objective does not need is None.
     `noise_fraction` is 0 at data and 1 at pure noise. `strength` says how much better the chosen sample is (1 where
-    the data do not say), `chance` how probable it is that it is better at all (1: certain). Rewards are standardised.
+    the data do not say), `chance` how probable it is that it is better at all (1: certain), `weight` how much the pair
+    counts beside others. Rewards are standardised.
     """
 
     chosen: Tensor
@@ -27,6 +28,11 @@ class PairErrors:
     chosen_reward: Tensor | None = None
     rejected_reward: Tensor | None = None
     chance: Tensor | float = 1.0
+    weight: Tensor | float = 1.0
+
+    def mean(self, losses: Tensor) -> Tensor:
+        """The loss of the batch from those of its pairs, [B] -> a scalar: w l / B, summed."""
+        return (self.weight * losses).mean()
 
 
 class Outcome(NamedTuple):

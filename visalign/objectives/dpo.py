@@ -62,9 +62,9 @@ class PreferenceOptions(OfflineBase):
     def __call__(self, errors: PairErrors) -> Outcome:
         h = unscaled_margin(errors) * self.time_weight(errors.noise_fraction)
         z = self.beta * h
-        loss = self._expected_loss(z - self.margin * errors.strength, h, errors.chance).mean()
+        loss = errors.mean(self._expected_loss(z - self.margin * errors.strength, h, errors.chance))
         if self.sft_weight:
-            loss = loss + self.sft_weight * errors.chosen.mean()
+            loss = loss + self.sft_weight * errors.mean(errors.chosen)
         scale = -0.5 * self.beta * self.time_weight(errors.noise_fraction)
         return Outcome(loss, {
             "implicit_accuracy": (z > 0).float(),

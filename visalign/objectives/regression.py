@@ -25,7 +25,7 @@ class SFT(OfflineBase):
     """Denoising loss on the chosen samples; works with every process."""
 
     def __call__(self, errors: PairErrors) -> Outcome:
-        return Outcome(errors.chosen.mean(), {"chosen_error": errors.chosen.detach()})
+        return Outcome(errors.mean(errors.chosen), {"chosen_error": errors.chosen.detach()})
 
 
 @register("offline", "flow_rwr")
@@ -42,10 +42,10 @@ class FlowRWR(OfflineBase):
 
     def __call__(self, errors: PairErrors) -> Outcome:
         weights = self.weights(torch.cat([errors.chosen_reward, errors.rejected_reward]))
-        all_errors = torch.cat([errors.chosen, errors.rejected])
         chosen_weight, rejected_weight = weights.chunk(2)
-        return Outcome((weights * all_errors).mean(), {"chosen_weight": chosen_weight,
-                                                       "rejected_weight": rejected_weight})
+        loss = torch.cat([errors.weight * chosen_weight * errors.chosen,
+                          errors.weight * rejected_weight * errors.rejected]).mean()
+        return Outcome(loss, {"chosen_weight": chosen_weight, "rejected_weight": rejected_weight})
 
     def weights(self, rewards: Tensor) -> Tensor:
         """Importance of each sample from its standardised reward, mean 1, [N]."""

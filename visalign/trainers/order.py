@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Generic, Protocol, TypeVar
 
 import torch
@@ -65,13 +65,16 @@ def split_by_prompt(items: list[Prompted], holdout: float,
             [item for item, held in zip(items, held_out, strict=True) if held])
 
 
-def keep_digest(run: RunFolder, entries: list[tuple], what: str) -> None:
+def keep_digest(run: RunFolder, entries: list[tuple], what: str, mixed: Sequence[tuple] = ()) -> None:
     """Record in data.json the run's training data in order; a resumed run must have the same.
+
+    mixed: how often and how strongly each source is learnt, where there are several.
 
     Raises UserError when it does not: the order of the data, and so the weights, would silently differ.
     """
     file = run.path / "data.json"
-    now = {what: len(entries), "digest": hashlib.sha256(json.dumps(entries, default=repr).encode()).hexdigest()}
+    text = json.dumps([*entries, *mixed], default=repr)
+    now = {what: len(entries), "digest": hashlib.sha256(text.encode()).hexdigest()}
     try:
         then = json.loads(file.read_text()) if file.is_file() else now
     except ValueError:

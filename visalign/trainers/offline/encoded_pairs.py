@@ -18,12 +18,16 @@ from visalign.generators.prompt_length import say_what_is_cut
 from visalign.generators.video_speed import how_wrong, say_speeds
 from visalign.media.source_images import content_of
 from visalign.sampling.encoding_cache import EncodingCache, KnownMedia
+from visalign.sampling.seeds import rng_for
 from visalign.sampling.source_check import check_takes_sources
 
 
 @dataclass(frozen=True)
 class EncodedPair:
-    """A pair as cache keys; of a captioned medium alone, rejected_key is None. prompt: with its source images."""
+    """A pair as cache keys; of a captioned medium alone, rejected_key is None. prompt: with its source images.
+
+    captions: further prompts of the same media and their keys. origin: the place of its source in data.sources.
+    """
 
     prompt: str
     prompt_key: str
@@ -36,6 +40,15 @@ class EncodedPair:
     chance: float = 1.0
     speed: float = 1.0  # at which motion in its videos is learnt, of the one further from 1
     user: str | None = None
+    captions: tuple[tuple[str, str], ...] = ()
+    origin: int = 0
+
+    def prompt_key_at(self, seed: int, place: int) -> str:
+        """The key of the prompt that is learnt at a place of the order: one of all, drawn anew at each."""
+        if not self.captions:
+            return self.prompt_key
+        drawn = int(torch.randint(len(self.captions) + 1, (), generator=rng_for("caption", seed, place)))
+        return self.captions[drawn - 1][1] if drawn else self.prompt_key
 
 
 @dataclass(frozen=True)
@@ -103,8 +116,9 @@ def encode_pairs(pairs: Iterable[PreferencePair], cache: EncodingCache, accelera
     if world > 1:
         numbered = gather_object(numbered)
     items = [item for _, item in sorted(numbered, key=lambda entry: entry[0])]
-    encode_prompts({item.prompt_key: item.prompt for item in items}, cache, accelerator)
-    say_what_is_cut(cache.generator, [item.prompt for item in items], "training pairs")
+    prompts = {key: text for item in items for text, key in ((item.prompt, item.prompt_key), *item.captions)}
+    encode_prompts(prompts, cache, accelerator)
+    say_what_is_cut(cache.generator, list(prompts.values()), "training pairs")
     say_speeds([(item.speed, item.where) for item in items], cache.generator.shape)
     return items
 
@@ -128,7 +142,8 @@ def encode_media(pair: PreferencePair, cache: EncodingCache) -> EncodedPair:
     keys = [known.key for known in found]
     return EncodedPair(pair.asked, cache.prompt_key(pair.asked), keys[0], keys[1] if len(keys) > 1 else None,
                        pair.where, pair.strength, pair.chosen_reward, pair.rejected_reward, pair.chance,
-                       max((known.speed for known in found), key=how_wrong), pair.user)
+                       max((known.speed for known in found), key=how_wrong), pair.user,
+                       tuple((text, cache.prompt_key(text)) for text in pair.asked_otherwise), pair.origin)
 
 
 def encode_prompts(prompts: dict[str, str], cache: EncodingCache, accelerator: Accelerator) -> None:
@@ -175,7 +190,8 @@ def digest_entry(item: EncodedPair) -> tuple:
     """What identifies a pair for a resumed run; fields that most data lack add nothing, as in earlier runs."""
     known = [item.user] if item.user else []
     uncertain = [item.chance] if item.chance < 1 else []
-    return (content_of(item.prompt), item.chosen_key, item.rejected_key, item.strength, *known, *uncertain)
+    several = [(item.origin, [content_of(text) for text, _ in item.captions])] if item.captions or item.origin else []
+    return (content_of(item.prompt), item.chosen_key, item.rejected_key, item.strength, *known, *uncertain, *several)
 
 
 def load_batch(items: list[EncodedPair], cache: EncodingCache, prompt_keys: list[str] | None = None) -> PairBatch:

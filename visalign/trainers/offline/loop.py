@@ -29,6 +29,7 @@ from visalign.storage.run_folder import RunFolder
 from visalign.trainers.base import GeneratorTrainer
 from visalign.trainers.metrics import pair_likelihoods, pair_metrics
 from visalign.trainers.offline.encoded_pairs import EncodedPair, PairBatch, PreparedPairs, load_batch, untrained_cause
+from visalign.trainers.offline.sides import mixture_of
 from visalign.trainers.offline.states import STATES, sample_errors
 from visalign.trainers.order import DataOrder
 from visalign.trainers.prefetch import Prefetch
@@ -46,7 +47,8 @@ class OfflineTrainer(GeneratorTrainer):
     def __init__(self, config: OfflineConfig, generator: Generator, items: list[EncodedPair],
                  held_out: list[EncodedPair],
                  cache: EncodingCache, run: RunFolder, accelerator: Accelerator):
-        self.cache, self.order, self.held_out = cache, DataOrder(items, config.train.seed), held_out
+        self.cache, self.held_out, seed = cache, held_out, config.train.seed
+        self.order = DataOrder(items, seed, mixture_of(items, config.data, seed))
         self.empty_key = cache.prompt_key("")
         if config.data.caption_dropout:
             cache.add_prompts({self.empty_key: ""})
@@ -83,7 +85,7 @@ class OfflineTrainer(GeneratorTrainer):
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.generator.policy):
                 prepared = self.prepared[number]
                 items = prepared.batch.items
-                errors = self.errors(*prepared)
+                errors = replace(self.errors(*prepared), weight=self._weights(items))
                 outcome = self.objective(errors)
                 self.stop_unless_finite(outcome.loss, items)
                 self.backward(outcome.loss / len(batch))
@@ -97,13 +99,20 @@ class OfflineTrainer(GeneratorTrainer):
         train = self.config.train
         sources = [rng_at(train.seed, place) for place in places]
         dropped = [torch.rand((), generator=g).item() < self.config.data.caption_dropout for g in sources]
-        batch = load_batch(items, self.cache, [self.empty_key if d else item.prompt_key
-                                               for d, item in zip(dropped, items, strict=True)])
+        batch = load_batch(items, self.cache, [self.empty_key if d else item.prompt_key_at(train.seed, place)
+                                               for d, item, place in zip(dropped, items, places, strict=True)])
         process = replace(self.generator.process, shift=train.timestep_shift)
         t = torch.cat([process.sample_times(1, train.timestep_sampling, g) for g in sources])
         noise = torch.stack([torch.randn(batch.chosen.shape[1:], generator=g) for g in sources])
         prepared = PreparedPairs(batch, t, noise, sources)
         return prepared.pinned() if self.generator.device.type == "cuda" else prepared
+
+    def _weights(self, items: list[EncodedPair]) -> Tensor | float:
+        """How much each item counts in the loss, [B] on the generator's device; 1 where all count the same."""
+        weights = [source.loss_weight for source in self.config.data.sources or ()]
+        if set(weights) <= {1.0}:
+            return 1.0
+        return torch.tensor([weights[item.origin] for item in items], device=self.generator.device)
 
     def errors(self, batch: PairBatch, t: Tensor, noise: Tensor, rngs: list[torch.Generator]) -> PairErrors:
         """Errors of policy and reference that the objective needs, at the states it names; t [B], noise [B, ...]."""
