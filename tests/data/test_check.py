@@ -2,6 +2,7 @@
 
 import json
 
+from visalign.config import DataSettings
 from visalign.data.check import check_pairs
 
 
@@ -12,7 +13,7 @@ def test_counts_broken_rows_duplicates_and_draws_a_sheet(tmp_path, pairs_file):
              json.dumps({"prompt": "y", "chosen": "half.png", "rejected": "half.png"}),
              json.dumps({"prompt": "z", "chosen": "red-chosen.png", "rejected": "red-chosen.png"})]
     pairs_file.write_text("\n".join(rows))
-    summary = check_pairs(str(pairs_file), sheet=tmp_path / "sheet.png")
+    summary = check_pairs(DataSettings(path=str(pairs_file)), tmp_path / "sheet.png")
     assert (summary.pairs, summary.ties, summary.duplicates, summary.same_image) == (8, 1, 1, 1)
     assert len(summary.broken) == 2
     assert "line 8" in summary.broken[0] and "line 10" in summary.broken[1]

@@ -98,7 +98,7 @@ def test_broken_rows_are_named(folder, row, words):
 def test_prompt_and_source_together_are_the_prompt_wherever_they_lie(folder, tmp_path):
     other = PAIR | {"source": "white.png"}
     rows = [PAIR | {"source": "green.png"}, other, other, other | {"chosen": "blue.png", "rejected": "red.png"}]
-    summary = check_pairs(str(table(folder, *rows)), sheet=tmp_path / "sheet.png")
+    summary = check_pairs(DataSettings(path=str(table(folder, *rows))), tmp_path / "sheet.png")
     assert (summary.pairs, summary.edits, len(summary.prompts)) == (4, 4, 2)
     assert summary.duplicates == 1 and len(summary.contradictory) == 1
     assert "with source images: 4" in summary.text()

@@ -1,5 +1,6 @@
 """Every recipe in configs/ validates, and runs end to end on a tiny network of a family that stands for all."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,10 @@ def test_recipe_runs_on_a_tiny_network(file, pipelines, pairs_file, tmp_path):
                  "eval.steps=2", "output.trackers=[]", f"output.folder={tmp_path / 'run'}"]
     if config.data.feedback:
         overrides += ["data.feedback.max_prompts=3", "data.feedback.steps=2"]
+    elif config.data.sources:
+        own = [one.model_dump(include={"share", "prior", "loss_weight"}, exclude_none=True) | {"path": str(pairs_file)}
+               for one in config.data.sources]
+        overrides += [f"data.sources={json.dumps(own)}"]
     else:
         overrides += [f"data.path={pairs_file}"]
     result = CliRunner().invoke(main, ["--debug", "train", str(file), *overrides], catch_exceptions=False)

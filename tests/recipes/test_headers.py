@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import CliRunner
 from PIL import Image
 
@@ -40,7 +41,7 @@ def write_what_the_header_says(file: Path, folder: Path) -> None:
         (folder / "instruction.txt").write_text("{prompt} <|VQ_reward|> <|MQ_reward|> <|TA_reward|>")
 
 
-def stand_in(key: str, value: str, first: Path, folder: Path, pairs: Path, video_pairs: Path) -> Path:
+def stand_in(key: str, value: str, first: Path, folder: Path, pairs: Path, video_pairs: Path) -> Path | str:
     """A file or folder of the kind that a header names."""
     if value.startswith("edit:"):
         file = folder / "edits.csv"
@@ -51,6 +52,10 @@ def stand_in(key: str, value: str, first: Path, folder: Path, pairs: Path, video
         file = folder / "prompts.txt"
         file.write_text("".join(f"a {colour} fruit{suffix}\n" for colour in ("red", "blue", "green", "pink", "black")))
         return file
+    if key == "data.sources":
+        sources = [one | {"path": str(folder / one["path"] if (folder / one["path"]).is_dir() else pairs)}
+                   for one in yaml.safe_load(value)]
+        return json.dumps(sources)
     return video_pairs if value.endswith(".csv") else folder / value if (folder / value).is_dir() else pairs
 
 

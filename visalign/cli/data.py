@@ -20,20 +20,30 @@ def data() -> None:
 @data.command("check")
 @click.argument("path")
 @click.option("--format", "kind", default="auto", type=click.Choice(
-    ["auto", "pickapic", "hpd", "hpdv3", "imagereward", "table", "comparisons", "ratings", "captioned", "hub"]))
+    ["auto", "pickapic", "hpd", "hpdv3", "editreward", "imagereward", "table", "comparisons", "ratings", "captioned",
+     "hub"]))
 @click.option("--split", default="train", show_default=True, help="Which split of a folder or hub set.")
 @click.option("--media-root", type=click.Path(), help="Folder that relative paths start from.")
 @click.option("--sheet", type=click.Path(path_type=Path), default=Path("contact_sheet.png"), show_default=True)
 def data_check(path: str, kind: str, split: str, media_root: str | None, sheet: Path) -> None:
     """Count pairs, ties, duplicates, contradictions and broken rows in PATH, and draw a contact sheet.
 
-    PATH is what data.path takes: a table, a folder of tables, or a folder of images or videos with captions.
+    PATH is what data.path takes: a table, a folder of tables, or a folder of images or videos with captions; or a
+    recipe (.yaml), of which each of data.sources is checked.
     """
+    from visalign.config import DataSettings, OfflineConfig
     from visalign.data.check import check_pairs
 
-    summary = check_pairs(path, kind, media_root, sheet, split)
-    click.echo(summary.text())
-    if summary.broken or summary.problem:
+    if path.endswith((".yaml", ".yml")):
+        from visalign.config.load import load_config
+
+        data = load_config(path, kind=OfflineConfig).data
+    else:
+        data = DataSettings(path=path, format=kind, media_root=media_root, split=split)
+    summaries = [check_pairs(source, sheet.with_stem(f"{sheet.stem}-{place}" if data.sources else sheet.stem))
+                 for place, source in enumerate(data.each, 1)]
+    click.echo("\n\n".join(summary.text() for summary in summaries))
+    if any(summary.broken or summary.problem for summary in summaries):
         sys.exit(1)
 
 

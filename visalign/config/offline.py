@@ -115,6 +115,10 @@ class DataSettings(Settings):
         return tuple(self.model_copy(update={"sources": None, "captions": one.captions_of(self.captions)}
                                      | {name: getattr(one, name) for name in OF_A_SOURCE}) for one in self.sources)
 
+    def repeats(self, place: int) -> int:
+        """How often an epoch visits each pair of the source at a place of `sources`."""
+        return self.sources[place].repeats or 1 if self.sources else 1
+
     def is_prior(self, place: int) -> bool:
         """Whether the source at a place of `sources` is a prior set."""
         return bool(self.sources) and self.sources[place].prior

@@ -1,6 +1,6 @@
 """Settings of what a run learns from: several sources in one run, and how captions become prompts."""
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -9,10 +9,8 @@ from visalign.validation.ranges import Few, FewOrNone, Fraction, Limit, Positive
 
 DataFormat = Literal["auto", "pickapic", "hpd", "hpdv3", "editreward", "imagereward", "table", "comparisons", "ratings",
                      "captioned", "hub"]
-DATA_FORMATS = get_args(DataFormat)
 PromptsFrom = Literal["auto", "sidecar", "metadata", "names", "auto+names"]
 """auto: a text beside the file, else the file's metadata; auto+names: else also the file's name."""
-PROMPTS_FROM = get_args(PromptsFrom)
 
 
 class CaptionSettings(Settings):

@@ -24,7 +24,8 @@ class Summary:
     """Counts of one preference set.
 
     broken: a sentence for each row that cannot be used; contradictory: one for each that reverses an earlier pair;
-    problem: why the set as it is cannot be trained on; edits: pairs and captioned media with source images.
+    problem: why the set as it is cannot be trained on; edits: pairs and captioned media with source images; wordings:
+    how many pairs and captioned media have how many prompts each.
     """
 
     source: str
@@ -37,6 +38,7 @@ class Summary:
     same_image: int = 0
     long_prompts: int = 0
     sizes: Counter = field(default_factory=Counter)
+    wordings: Counter = field(default_factory=Counter)
     contradictory: list[str] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
     problem: str | None = None
@@ -47,6 +49,7 @@ class Summary:
         alone = f"{self.captioned} images or videos with captions, for objective sft; " if self.captioned else ""
         lines = [f"{self.source}: {alone}{self.pairs} pairs of {len(self.prompts)} prompts, {self.ties} ties dropped",
                  f"sizes: {common or 'none'}",
+                 *[f"captions: {self._captions()}"] * (max(self.wordings, default=1) > 1),
                  *[f"with source images: {self.edits}; a prompt is its words and those images"] * bool(self.edits),
                  f"duplicate pairs: {self.duplicates}; pairs whose two images are the same: {self.same_image}",
                  f"prompts that CLIP encoders truncate (more than {CLIP_TOKENS} tokens): {self.long_prompts}",
@@ -57,23 +60,29 @@ class Summary:
             lines.append(f"contact sheet ({'source, ' * bool(self.edits)}chosen left, rejected right): {self.sheet}")
         return "\n".join(lines)
 
+    def _captions(self) -> str:
+        total, all_of_them = sum(many * count for many, count in self.wordings.items()), sum(self.wordings.values())
+        return (f"{total} for {all_of_them} pairs or media, {total / all_of_them:.1f} each, at most "
+                f"{max(self.wordings)}; each visit draws one")
+
 
 def _listed(what: str, sentences: list[str]) -> list[str]:
     more = [f"  ... and {len(sentences) - SHOWN} more"] if len(sentences) > SHOWN else []
     return [f"{what}: {len(sentences)}", *(f"  {sentence}" for sentence in sentences[:SHOWN]), *more]
 
 
-def check_pairs(source: str, kind: str = "auto", media_root: str | None = None, sheet: Path | None = None,
-                split: str = "train") -> Summary:
-    """Read every row, decode every image and video. Raises UserError only when the source itself cannot be read."""
-    summary, counts = Summary(source), RowCounts()
+def check_pairs(settings: DataSettings, sheet: Path | None = None) -> Summary:
+    """Read every row of one source, decode every image and video.
+
+    Raises UserError only when the source itself cannot be read.
+    """
+    summary, counts = Summary(str(settings.path)), RowCounts()
     earlier: dict[tuple, tuple[str, str]] = {}
     shown: list[tuple[str, list[Media]]] = []
 
     def note(error: UserError) -> None:
         summary.broken.append(str(error))
 
-    settings = DataSettings(path=source, format=kind, media_root=media_root, split=split)
     try:
         for pair in read_pairs(settings, counts, on_bad_row=note, compared=False):
             try:
@@ -84,6 +93,7 @@ def check_pairs(source: str, kind: str = "auto", media_root: str | None = None, 
             asked = content_of(pair.asked)
             summary.prompts.add(asked)
             summary.edits += bool(sources)
+            summary.wordings[1 + len(pair.captions)] += 1
             summary.sizes.update(frames_of(each, 1)[0].size for each in media)
             if len(shown) < SHEET_ROWS:
                 shown.append((pair.prompt, [*sources, *media]))

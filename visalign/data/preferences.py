@@ -37,12 +37,11 @@ def read_pairs(settings: DataSettings, counts: RowCounts | None = None,
     `on_bad_row`. Raises UserError when nothing usable is found in a source.
     """
     counts = counts if counts is not None else RowCounts()
-    repeats = [each.repeats or 1 for each in settings.sources or ()] or [1]
     for place, source in enumerate(settings.each):
         own = RowCounts()
         for pair in _read_source(source, own, on_bad_row, compared):
             counts.pairs += 1
-            yield replace(pair, origin=place, repeats=pair.repeats * repeats[place]) if settings.sources else pair
+            yield replace(pair, origin=place, repeats=pair.repeats * settings.repeats(place))
         counts.ties += own.ties
 
 

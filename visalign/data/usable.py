@@ -15,6 +15,9 @@ from visalign.media.image_files import BROKEN_IMAGE, decode_image, open_image
 from visalign.media.kinds import is_video
 from visalign.storage.files import write_atomically
 
+PROBED = 1000
+"""Pairs of a table whose images, where they lie in the table itself, are opened before a model is loaded."""
+
 
 class BrokenRows:
     """How unusable rows are handled: `stop` ends the run, `skip` counts, lists and bounds them.
@@ -61,7 +64,8 @@ class FoundPairs(NamedTuple):
 
 
 def check_pair_sources(settings: DataSettings, compared: bool = True) -> FoundPairs:
-    """Read every row and the beginning of every image, of a hub set only those of the first pair.
+    """Read every row and the beginning of every image (of those that lie in a table, the first `PROBED` pairs'), of a
+    hub set only those of the first pair.
 
     compared: whether the objective learns from both images. Raises UserError for every mistake that can be found
     before anything is loaded.
@@ -70,7 +74,7 @@ def check_pair_sources(settings: DataSettings, compared: bool = True) -> FoundPa
     local = all([is_local(source) for source in settings.each])
     for place, source in enumerate(settings.each):
         found = _check_source(source, broken, compared)
-        sizes.append(found.sizes[0])
+        sizes.append(found.sizes[0] * settings.repeats(place))
         prompts |= dict.fromkeys(() if settings.is_prior(place) else found.prompts)
     broken.check(sum(sizes))
     return FoundPairs(list(prompts), sizes) if local else FoundPairs([], [])
@@ -84,7 +88,8 @@ def _check_source(settings: DataSettings, broken: BrokenRows, compared: bool) ->
         for pair in tqdm(found, desc="checking the pairs", unit="pair", leave=False, delay=2):
             try:
                 for data in (*pair.stored(), *pair.sources):
-                    _probe(data, pair.where)
+                    if isinstance(data, str) or pairs < PROBED:
+                        _probe(data, pair.where)
             except UserError as error:
                 broken.note(error)
                 continue
