@@ -51,10 +51,16 @@ class _Cache:
     def media_key(self, media):
         return media.tobytes()
 
-    def add_media(self, media):
+    def known(self, identity):
+        return None
+
+    def holds(self, keys):
+        return True
+
+    def nothing(self, *given):
         pass
 
-    add_prompts = add_media
+    add_media = add_prompts = remember = share = find_shared = nothing
 
 
 @pytest.fixture
@@ -69,7 +75,7 @@ def three(pairs_file):
 
 def accelerator(rank=0, world=1):
     return SimpleNamespace(process_index=rank, num_processes=world, is_main_process=rank == 0,
-                           device=torch.device("cpu"))
+                           device=torch.device("cpu"), wait_for_everyone=lambda: None)
 
 
 def test_a_cut_off_image_ends_the_run_or_is_left_out(three):
