@@ -128,3 +128,14 @@ def test_a_back_end_that_diffusers_cannot_use_leaves_others_as_they_were(monkeyp
 def test_kernels_that_cannot_train_are_refused_by_the_settings(settings, words):
     with pytest.raises(ValueError, match=words):
         ModelSettings(source="tiny-sd3", **settings)
+
+
+def test_decoding_in_half_precision_is_the_same_image_and_refused_where_a_vae_overflows(pipelines):
+    exact, half = (load_tiny(pipelines("sd3"), "sd3", precision="fp32", vae_precision=each)
+                   for each in ("fp32", "bf16"))
+    latents = torch.randn(2, *exact.latent_shape())
+    wanted, found = exact.decode_pixels(latents), half.decode_pixels(latents)
+    assert found.dtype == torch.float32 and not torch.equal(wanted, found)
+    assert (wanted - found).abs().mean() < 0.01  # of values between -1 and 1: about a grey level
+    with pytest.raises(UserError, match="model.vae_precision bf16: the VAE of StableDiffusionXLPipeline"):
+        load_tiny(pipelines("sdxl"), "sdxl", vae_precision="bf16")

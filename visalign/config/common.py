@@ -80,6 +80,7 @@ class ModelSettings(Settings):
     attention: `native` lets torch choose; `math` is its plain kernel, `flash` its fused one; xformers is optional; the
         others are diffusers' back ends that gradients pass through.
     compile: whether repeated blocks are compiled for training: minutes at the start, faster steps.
+    vae_precision: in which latents are decoded: `bf16` takes half the time. They are always encoded in fp32.
     resolution: side of images and videos in pixels, or [height, width] (None: the model's own).
     frames, fps: of videos (None: the model's own).
     prompt_tokens: length of the prompt for families that pad it (None: as the pipeline's call has it, 256 for FLUX.1,
@@ -97,6 +98,7 @@ class ModelSettings(Settings):
     attention: Attention = "native"
     compile: bool = False
     gradient_checkpointing: bool = False
+    vae_precision: Literal["fp32", "bf16"] = "fp32"
     vae_slicing: bool = False
     vae_tiling: bool = False
     resolution: SideLength | tuple[SideLength, SideLength] | None = None

@@ -64,6 +64,7 @@ class Generator(Tunable, Sized):
     unneeded: ClassVar[dict] = {}  # parts of the pipeline that are never loaded, and their settings
     needs_tiling: ClassVar[bool] = False  # whether the VAE works on tiles only
     droppable: ClassVar[tuple[str, ...]] = ()  # parts that the pipeline can run without, all or none
+    exact_vae: ClassVar[bool] = False  # whether its VAE's activations are too large for half precision
     used_apart: ClassVar[tuple[str, ...]] = ()  # networks of which a batch may use only some
     rises: ClassVar[bool] = False  # whether its noise levels run from 0 for noise to 1 for data
     text_first: ClassVar[bool] = False  # whether a block returns the text's tokens before the latents'
@@ -72,11 +73,11 @@ class Generator(Tunable, Sized):
 
     def __init__(self, pipeline, *, device: torch.device, compute_dtype: torch.dtype = torch.float32,
                  attention: str = "native", shape: Shape | None = None, prompt_tokens: int | None = None,
-                 call: Mapping[str, Any] | None = None, guided: bool = True):
+                 call: Mapping[str, Any] | None = None, guided: bool = True, vae_precision: str = "fp32"):
         self.pipeline = pipeline
         self.device = device
         self.compute_dtype = compute_dtype
-        self.attention = attention
+        self.attention, self.vae_precision = attention, vae_precision
         self.denoiser: nn.Module = self.find_denoiser(pipeline)
         self.prompt_tokens = self.check_prompt_tokens(prompt_tokens)
         self.policy: nn.Module = self.denoiser
@@ -281,8 +282,10 @@ class Generator(Tunable, Sized):
         return latents
 
     def decode_pixels(self, latents: Tensor) -> Tensor:
-        """Pixels [B, 3, (F,) H, W] in [-1, 1] up to the VAE's overshoot, in its own precision, with gradients."""
-        return self.conventions.vae.decoded(self.pipeline.vae, latents, flat=self.modality == "image")
+        """Pixels [B, 3, (F,) H, W] in [-1, 1] up to the VAE's overshoot, float32, with gradients."""
+        half = self.vae_precision == "bf16"
+        with torch.autocast(self.device.type, torch.bfloat16) if half else contextlib.nullcontext():
+            return self.conventions.vae.decoded(self.pipeline.vae, latents, flat=self.modality == "image")
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> list[Media]:

@@ -2,7 +2,10 @@
 
 import torch
 
+from visalign.config import ModelSettings
 from visalign.errors import UserError
+from visalign.generators.base import Generator
+from visalign.generators.kernels import check_attention
 
 
 def pick_device(device: str = "auto") -> torch.device:
@@ -21,3 +24,11 @@ def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     has_bf16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
     return torch.bfloat16 if has_bf16 else torch.float32
+
+
+def check_speed(settings: ModelSettings, family: type[Generator], device: torch.device) -> None:
+    """Raise UserError, before anything is loaded, for a kernel or precision that this machine or family lacks."""
+    check_attention(settings.attention, device, pick_dtype(settings.precision, device))
+    if settings.vae_precision == "bf16" and family.exact_vae:
+        raise UserError(f"model.vae_precision bf16: the VAE of {family.pipeline_class} has activations too large for "
+                        "it; leave it out")

@@ -7,8 +7,7 @@ from visalign.config import ModelSettings
 from visalign.errors import UserError
 from visalign.generators.assembling import load_pipeline
 from visalign.generators.base import Generator
-from visalign.generators.devices import pick_device, pick_dtype
-from visalign.generators.kernels import check_attention
+from visalign.generators.devices import check_speed, pick_device, pick_dtype
 from visalign.generators.locating import locate_model
 from visalign.generators.sketching import explained, shape_of, sketch
 from visalign.storage.weights import check_finite, check_present
@@ -17,8 +16,8 @@ from visalign.storage.weights import check_finite, check_present
 def load_generator(source: str | ModelSettings, device: str | torch.device = "auto") -> Generator:
     """Load a generator from a hub id, a diffusers folder, an embedded name, or full `Model` settings.
 
-    On a GPU frozen weights are held in the compute type; the VAE always stays in float32, where it cannot
-    overflow. Raises UserError for anything that is not a supported pipeline.
+    On a GPU frozen weights are held in the compute type; the VAE always stays in float32.
+    Raises UserError for anything that is not a supported pipeline.
     """
     import diffusers
 
@@ -26,7 +25,7 @@ def load_generator(source: str | ModelSettings, device: str | torch.device = "au
     checkpoint = locate_model(settings)
     device = pick_device(device) if isinstance(device, str) else device
     compute_dtype = pick_dtype(settings.precision, device)
-    check_attention(settings.attention, device, compute_dtype)
+    check_speed(settings, checkpoint.family, device)
     held = compute_dtype if device.type == "cuda" else torch.float32
     pipeline_class = getattr(diffusers, checkpoint.family.pipeline_class)
     diffusers.utils.logging.disable_progress_bar()
@@ -47,7 +46,8 @@ def load_generator(source: str | ModelSettings, device: str | torch.device = "au
         pipeline.vae.enable_tiling()
     generator = checkpoint.family(pipeline, device=device, compute_dtype=compute_dtype, attention=settings.attention,
                                   shape=shape_of(settings, checkpoint), prompt_tokens=settings.prompt_tokens,
-                                  call=settings.call, guided=settings.guidance == "observed")
+                                  call=settings.call, guided=settings.guidance == "observed",
+                                  vae_precision=settings.vae_precision)
     try:
         generator.observe()
     except UserError as error:

@@ -30,5 +30,6 @@ class SDXLGenerator(SDGenerator):
     """StableDiffusionXLPipeline."""
 
     pipeline_class = "StableDiffusionXLPipeline"
+    exact_vae = True
     unneeded = {"image_encoder": None, "feature_extractor": None}
     default_steps, default_guidance_scale = 30, 5.0

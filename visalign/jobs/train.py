@@ -14,9 +14,8 @@ from visalign.evaluation.held_out import load_held_out
 from visalign.evaluators import Estimate, Verdict, VerdictLimits, mean_with_interval, verdict_of
 from visalign.evaluators.prompt_metrics import paired, prompt_metrics_of
 from visalign.generators import load_generator, locate_model
-from visalign.generators.devices import pick_device, pick_dtype
+from visalign.generators.devices import check_speed, pick_device
 from visalign.generators.export import export
-from visalign.generators.kernels import check_attention
 from visalign.generators.locating import sampling_for
 from visalign.generators.model_card import versions
 from visalign.generators.scheduler_files import load_scheduler
@@ -116,8 +115,7 @@ def check_training(config: OfflineConfig | OnlineConfig) -> FoundPairs:
     check_guard(config)
     check_optimizer(config.optim)
     check_packages(config)
-    device = pick_device(config.train.device)
-    check_attention(config.model.attention, device, pick_dtype(config.model.precision, device))
+    check_speed(config.model, family, pick_device(config.train.device))
     if config.eval.prompts is not None:
         prompts = read_prompts(config.eval.prompts, config.eval.max_prompts)
         family.check_prompts(prompts, "eval.prompts")

@@ -59,7 +59,7 @@ class Sampler:
         sources = [torch.Generator().manual_seed(s.step_seed) for s in starts]
         alone = min([*stochastic, *kept.flatten().tolist()], default=0)
         x, first = self._shared_beginning(noise, starts, conditioning, guidance, alone)
-        store = _Store(kept, shape, self.keep_mean)
+        store = _Store(kept, shape, self.keep_mean, x.device)
         for j in range(first, self.settings.steps):
             moments = self._moments(x, j, conditioning, guidance, stochastic)
             fresh = None
@@ -69,6 +69,7 @@ class Sampler:
             store.add(j, x, after, moments, LOG_PROBS[self.settings.log_prob])
             x = after
         x = self.generator.replay.finished(x, conditioning)
+        store.fetch()
         return [Trajectory(start, latents, *store.row(i))
                 for i, (start, latents) in enumerate(zip(starts, x.cpu(), strict=True))]
 
@@ -101,24 +102,31 @@ def trajectory_rows(conditioning: Conditioning, rows: list[int]) -> Conditioning
 
 
 class _Store:
-    """The stored steps of a batch, on the CPU."""
+    """The stored steps of a batch, on the device until `fetch`: a copy after each step would stop it every time.
 
-    def __init__(self, kept: Tensor, shape: tuple[int, ...], keep_mean: bool):
+    In single precision: with the next latents rounded, their log-probabilities would be those of other samples.
+    """
+
+    def __init__(self, kept: Tensor, shape: tuple[int, ...], keep_mean: bool, device: torch.device):
         self.kept = kept
         size = (*kept.shape, *shape)
-        self.before, self.after = torch.full(size, torch.nan), torch.full(size, torch.nan)
-        self.mean = torch.full(size, torch.nan) if keep_mean else None
-        self.log_prob = torch.full(kept.shape, float("nan"))
+        self.before, self.after = (torch.full(size, torch.nan, device=device) for _ in range(2))
+        self.mean = torch.full(size, torch.nan, device=device) if keep_mean else None
+        self.log_prob = torch.full(kept.shape, float("nan"), device=device)
 
     def add(self, j: int, before: Tensor, after: Tensor, moments, log_prob: Callable) -> None:
-        rows, places = (self.kept == j).nonzero(as_tuple=True)
+        rows, places = (each.to(before.device) for each in (self.kept == j).nonzero(as_tuple=True))
         if not len(rows):
             return
-        picked = rows.to(before.device)
-        self.before[rows, places], self.after[rows, places] = before[picked].cpu(), after[picked].cpu()
-        self.log_prob[rows, places] = log_prob(after[picked], moments.mean[picked], moments.std[picked]).cpu()
+        self.before[rows, places], self.after[rows, places] = before[rows], after[rows]
+        self.log_prob[rows, places] = log_prob(after[rows], moments.mean[rows], moments.std[rows])
         if self.mean is not None:
-            self.mean[rows, places] = moments.mean[picked].cpu()
+            self.mean[rows, places] = moments.mean[rows]
+
+    def fetch(self) -> None:
+        """Move everything to the CPU, where an epoch's samples wait for their rewards."""
+        self.before, self.after, self.log_prob = self.before.cpu(), self.after.cpu(), self.log_prob.cpu()
+        self.mean = None if self.mean is None else self.mean.cpu()
 
     def row(self, i: int) -> tuple[Tensor, ...]:
         return (self.kept[i], self.before[i], self.after[i], self.log_prob[i],
