@@ -41,7 +41,8 @@ def test_a_part_runs_narrow_and_the_table_has_every_row(gpu, tmp_path, monkeypat
     monkeypatch.setattr(sys, "argv", ["gpu.py", "table", "--out", str(tmp_path)])
     assert gpu.main() == 0
     lines = (tmp_path / "table.md").read_text().splitlines()
-    assert lines[0].startswith(f"Card: CPU, torch {torch.__version__}, narrow") and len(lines) == 4 + sum(map(len, gpu.PARTS.values()))
+    assert lines[0].startswith(f"Card: CPU, torch {torch.__version__}, narrow")
+    assert len(lines) == 4 + sum(map(len, gpu.PARTS.values()))
     assert sum("| not run |" in line for line in lines) == len(lines) - 4 - 2
     assert len({line.count("|") for line in lines[2:]}) == 1
 
