@@ -132,12 +132,15 @@ class DataSettings(Settings):
 class TrainSettings(Settings):
     """Length and shape of training; batch_size counts pairs per process, steps are optimiser steps.
 
+    one_side_at_a_time: chosen and rejected samples pass one after the other, so that one side's activations are held at
+    a time; the gradients are the same, for one more forward pass.
     timestep_shift moves `shifted` (uniform) and `logit_normal` times towards noise; SD3 learnt on the latter, with 3.
     """
 
     steps: Steps = 1000
     batch_size: BatchSize = 4
     gradient_accumulation: Few = 1
+    one_side_at_a_time: bool = False
     timestep_sampling: Literal["uniform", "logit_normal", "shifted"] = "uniform"
     timestep_shift: Shift = 1.0
     seed: Seed = 0

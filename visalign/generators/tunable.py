@@ -75,14 +75,22 @@ class Tunable:
     @contextlib.contextmanager
     def measuring(self) -> Iterator[None]:
         """In this context: no dropout, the unwrapped network, so that one process may measure while others wait."""
-        policy, dropout = self.policy, self._dropout
-        self.policy = self.denoiser
+        dropout = self._dropout
         self.set_dropout(False)
+        try:
+            with self.unwrapped():
+                yield
+        finally:
+            self.set_dropout(dropout)
+
+    @contextlib.contextmanager
+    def unwrapped(self) -> Iterator[None]:
+        """In this context the policy is the network itself, without the wrapper of several processes."""
+        policy, self.policy = self.policy, self.denoiser
         try:
             yield
         finally:
             self.policy = policy
-            self.set_dropout(dropout)
 
     def set_dropout(self, on: bool) -> None:
         """With dropout, as offline training wants it, or without; the network stays in the mode it is sampled in."""

@@ -30,7 +30,7 @@ from visalign.trainers.base import GeneratorTrainer
 from visalign.trainers.metrics import pair_likelihoods, pair_metrics
 from visalign.trainers.offline.encoded_pairs import EncodedPair, PairBatch, PreparedPairs, load_batch, untrained_cause
 from visalign.trainers.offline.sides import mixture_of
-from visalign.trainers.offline.states import STATES, sample_errors
+from visalign.trainers.offline.states import STATES, Noised, recomputed_errors, row_errors, sample_errors
 from visalign.trainers.order import DataOrder
 from visalign.trainers.prefetch import Prefetch
 
@@ -55,6 +55,7 @@ class OfflineTrainer(GeneratorTrainer):
         super().__init__(config, generator, run, accelerator)
         self.states = STATES[self.objective.states](generator, self.objective, cache)
         self.state.extras |= self.states.extras
+        self._policy_errors = recomputed_errors if config.train.one_side_at_a_time else row_errors
 
     @contextlib.contextmanager
     def learning(self) -> Iterator[None]:
@@ -117,19 +118,23 @@ class OfflineTrainer(GeneratorTrainer):
     def errors(self, batch: PairBatch, t: Tensor, noise: Tensor, rngs: list[torch.Generator]) -> PairErrors:
         """Errors of policy and reference that the objective needs, at the states it names; t [B], noise [B, ...]."""
         device = self.generator.device
-        states = self.states.draw(batch, t, noise, rngs)
+        states = self._passes(self.states.draw(batch, t, noise, rngs))
         conditioning = {name: value.to(device, non_blocking=True) for name, value in batch.conditioning.items()}
         reference: dict[str, Tensor] = {}
         if "reference" in self.objective.needs:
             with torch.no_grad(), self.states.reference():
                 reference = sample_errors(self.generator, states, conditioning)
-        policy = sample_errors(self.generator, states, conditioning)
+        policy = sample_errors(self.generator, states, conditioning, self._policy_errors)
         return PairErrors(
             chosen=policy["chosen"], rejected=policy.get("rejected"), ref_chosen=reference.get("chosen"),
             ref_rejected=reference.get("rejected"), noise_fraction=self.generator.process.noise_fraction(t).to(device),
             strength=batch.strength.to(device), chance=batch.chance.to(device),
             chosen_reward=None if batch.chosen_reward is None else batch.chosen_reward.to(device),
             rejected_reward=None if batch.rejected_reward is None else batch.rejected_reward.to(device))
+
+    def _passes(self, states: list[Noised]) -> list[Noised]:
+        """One after the other where memory asks for it, else both sides together."""
+        return [part for state in states for part in state.apart()] if self.config.train.one_side_at_a_time else states
 
     @torch.no_grad()
     def held_out_metrics(self, limit: int = 64) -> dict:

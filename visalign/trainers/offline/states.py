@@ -5,11 +5,13 @@ To add some: a subclass of `States` with `draw`, and its name in STATES. The set
 
 import contextlib
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from visalign.generators.base import Conditioning, Generator
 from visalign.objectives import Objective
@@ -30,6 +32,14 @@ class Noised:
     target: Tensor
     sides: tuple[str, ...]
     weight: Tensor | float = 1.0
+
+    def apart(self) -> list["Noised"]:
+        """The same with a pass for each side."""
+        count = len(self.sides)
+        weights = self.weight.chunk(count) if isinstance(self.weight, Tensor) else [self.weight] * count
+        parts = zip(self.x_t.chunk(count), self.t.chunk(count), self.target.chunk(count), self.sides, weights,
+                    strict=True)
+        return [Noised(x_t, t, target, (side,), weight) for x_t, t, target, side, weight in parts]
 
 
 class States(ABC):
@@ -69,17 +79,35 @@ class NoisedStates(States):
 STATES: dict[str, type[States]] = {"noised": NoisedStates}
 
 
-def sample_errors(generator: Generator, states: list[Noised], conditioning: Conditioning) -> dict[str, Tensor]:
+RowErrors = Callable[[Generator, Noised, Conditioning], Tensor]
+"""The prediction error of each row of a pass, [R]."""
+
+
+def row_errors(generator: Generator, state: Noised, conditioning: Conditioning) -> Tensor:
+    """By one pass; conditioning: of the batch, which each side shares."""
+    repeated = {name: value.repeat(len(state.sides), *[1] * (value.ndim - 1)) for name, value in conditioning.items()}
+    prediction = generator.predict(state.x_t, state.t, repeated)
+    return state.weight * (prediction - state.target).square().flatten(1).mean(1)
+
+
+def recomputed_errors(generator: Generator, state: Noised, conditioning: Conditioning) -> Tensor:
+    """The same; a backward pass keeps nothing of it, and computes this pass anew when its turn comes.
+
+    The wrapper that sums gradients over processes takes part in the first pass alone.
+    """
+    return checkpoint(row_errors, generator, state, conditioning, use_reentrant=False,
+                      context_fn=lambda: (contextlib.nullcontext(), generator.unwrapped()))
+
+
+def sample_errors(generator: Generator, states: list[Noised], conditioning: Conditioning,
+                  errors_of: RowErrors = row_errors) -> dict[str, Tensor]:
     """The prediction error of each side's samples, summed over its states by their weights: {side: [B]}.
 
     conditioning: of the batch, on the generator's device.
     """
     errors: dict[str, Tensor] = {}
     for state in states:
-        repeated = {name: value.repeat(len(state.sides), *[1] * (value.ndim - 1))
-                    for name, value in conditioning.items()}
-        prediction = generator.predict(state.x_t, state.t, repeated)
-        error = state.weight * (prediction - state.target).square().flatten(1).mean(1)
-        for side, part in zip(state.sides, error.chunk(len(state.sides)), strict=True):
+        for side, part in zip(state.sides, errors_of(generator, state, conditioning).chunk(len(state.sides)),
+                              strict=True):
             errors[side] = errors[side] + part if side in errors else part
     return errors
