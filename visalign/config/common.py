@@ -1,5 +1,6 @@
 """Settings shared by several loops: model, optimiser, evaluation, guard and output."""
 
+import math
 from typing import Annotated, Any, Literal, get_args
 
 from annotated_types import Interval
@@ -125,13 +126,15 @@ class ModelSettings(Settings):
 
 
 class OptimSettings(Settings):
-    """Optimiser and learning rate; warm-up in optimiser steps, grad_clip the largest gradient norm.
+    """Optimiser and learning rate; warm-up in optimiser steps, grad_clip the largest gradient norm (null: any).
 
     name: the first three and `adafactor` are AdamW with less and less state; `lion` wants a tenth of AdamW's learning
     rate; `prodigy` finds the rate itself and multiplies it by lr; `adamw_schedulefree` averages its weights instead of
     having a schedule; `muon` is for matrices of a full fine-tune.
     lr: left out, it is the optimiser's own: 1 for prodigy, 1e-5 for lion, else 1e-4. betas: of those that have any.
     options: further arguments of the optimiser's constructor, by name.
+    fused_backward: in a full fine-tune each weight steps as soon as the backward pass has its gradient, so that the
+    gradients are never held all together; nothing can clip them together then.
     ema_decay: of the moving average that is measured and exported (0: none), renewed every `ema_every` optimiser steps.
     """
 
@@ -143,9 +146,15 @@ class OptimSettings(Settings):
     options: dict[Text, Any] = {}
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup_steps: Often = 0
-    grad_clip: Positive = 1.0
+    grad_clip: Positive | None = 1.0
+    fused_backward: bool = False
     ema_decay: Fraction = 0.0
     ema_every: Few = 1
+
+    @property
+    def largest_norm(self) -> float:
+        """To which gradients are clipped."""
+        return math.inf if self.grad_clip is None else self.grad_clip
 
     @model_validator(mode="before")
     @classmethod
@@ -156,6 +165,10 @@ class OptimSettings(Settings):
     def _consistent(self):
         if self.ema_every > 1 and not self.ema_decay:
             raise ValueError(f"optim.ema_every {self.ema_every} does nothing without optim.ema_decay")
+        if self.fused_backward and self.grad_clip is not None:
+            raise ValueError(f"optim.grad_clip {self.grad_clip:g}: optim.fused_backward uses each gradient up before "
+                             "the norm of all is known; set optim.grad_clip=null (adafactor and came limit each update "
+                             "themselves)")
         if self.name == "prodigy" and not 0.1 <= self.lr <= 1:
             raise ValueError(f"optim.lr {self.lr:g}: prodigy finds the learning rate itself and multiplies it by this; "
                              "leave it out, or set optim.lr=1")
@@ -172,10 +185,19 @@ _OWN_DEFAULTS = {"prodigy": {"lr": 1.0}, "lion": {"lr": 1e-5, "betas": (0.9, 0.9
                  "lion8bit": {"lr": 1e-5, "betas": (0.9, 0.99)}}
 
 
+def refuse_fused(optim: OptimSettings, why: str) -> None:
+    """Raise ValueError when weights would step before their gradient is whole."""
+    if optim.fused_backward:
+        raise ValueError(f"optim.fused_backward makes each backward pass a step, and {why}; leave it out")
+
+
 def check_tuned(model: ModelSettings, optim: OptimSettings) -> None:
     """Raise ValueError when the optimiser is for another kind of tuning."""
     if optim.name == "muon" and model.tuning != "full":
         raise ValueError("optim.name muon is for the matrices of a full fine-tune; with model.tuning lora use adamw")
+    if optim.fused_backward and model.tuning != "full":
+        raise ValueError("optim.fused_backward spares the gradients of a full fine-tune; those of a LoRA are small, so "
+                         "leave it out")
 
 
 class EvaluationSettings(Settings):

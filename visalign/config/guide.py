@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, model_validator
 
-from visalign.config.common import ModelSettings, OptimSettings, OutputSettings, Settings, Text
+from visalign.config.common import ModelSettings, OptimSettings, OutputSettings, Settings, Text, refuse_fused
 from visalign.config.reward import AnnotationDataSettings, RewardTrainSettings
 from visalign.validation.ranges import Few, FewOrNone, Width
 
@@ -56,3 +56,8 @@ class GuideConfig(Settings):
     def learning_precision(self) -> str:
         """The arithmetic in which gradients are computed."""
         return self.train.precision
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        refuse_fused(self.optim, "a reward model's gradients are clipped together")
+        return self

@@ -14,6 +14,7 @@ from visalign.config.common import (
     Settings,
     Text,
     check_tuned,
+    refuse_fused,
 )
 from visalign.config.sources import CaptionSettings, DataFormat, SourceSettings, check_shares
 from visalign.validation.ranges import (
@@ -166,8 +167,18 @@ class OfflineConfig(Settings):
         return self.model.precision
 
     @model_validator(mode="after")
-    def _consistent(self):
+    def _whole_gradients(self):
         check_tuned(self.model, self.optim)
+        if self.train.gradient_accumulation > 1:
+            refuse_fused(self.optim, f"train.gradient_accumulation {self.train.gradient_accumulation} adds several up")
+        if self.train.one_side_at_a_time:
+            refuse_fused(self.optim, "train.one_side_at_a_time adds the gradients of two sides up")
+        if self.model.precision == "fp16":
+            refuse_fused(self.optim, "model.precision fp16 scales gradients until all are there")
+        return self
+
+    @model_validator(mode="after")
+    def _consistent(self):
         if sum(map(bool, (self.data.path, self.data.sources, self.data.feedback))) > 1:
             raise ValueError("set exactly one of data.path (pairs to read), data.sources (several of them) and "
                              "data.feedback (pairs to make)")

@@ -14,6 +14,7 @@ from visalign.config.common import (
     Settings,
     Text,
     check_tuned,
+    refuse_fused,
 )
 from visalign.validation.ranges import (
     BatchSize,
@@ -197,6 +198,7 @@ class OnlineConfig(Settings):
     @model_validator(mode="after")
     def _consistent(self):
         check_tuned(self.model, self.optim)
+        refuse_fused(self.optim, "an online update adds several up")
         rollout = self.rollout
         if bool(rollout.votes) == bool(self.reward.models):
             raise ValueError("set exactly one of reward.models (rewards to raise) and rollout.votes (votes to follow)")

@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from visalign.config.common import OptimSettings, OutputSettings, Settings, Text
+from visalign.config.common import OptimSettings, OutputSettings, Settings, Text, refuse_fused
 from visalign.validation.ranges import (
     BatchSize,
     Few,
@@ -99,3 +99,8 @@ class RewardConfig(Settings):
     def learning_precision(self) -> str:
         """The arithmetic in which gradients are computed."""
         return self.train.precision
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        refuse_fused(self.optim, "a reward model's gradients are clipped together")
+        return self

@@ -46,8 +46,11 @@ class Loop(NamedTuple):
     build: Callable[..., tuple]
 
 
-def check_sides(config: OfflineConfig) -> None:
-    """Raise UserError when the two sides of a pair are to be parted where there are none."""
+def check_steps(config: OfflineConfig) -> None:
+    """Raise UserError when steps are asked for that several processes, or one side of a pair, do not have."""
+    if config.optim.fused_backward and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("optim.fused_backward: is for one process, since several add their gradients up; leave it out "
+                        "or start one process")
     if config.train.one_side_at_a_time and "rejected" not in build_objective(config.objective).needs:
         raise UserError(f"train.one_side_at_a_time: objective {config.objective['name']} learns from one sample of a "
                         "prompt, so there are no two sides; leave it out")
@@ -55,7 +58,7 @@ def check_sides(config: OfflineConfig) -> None:
 
 def check_offline(config: OfflineConfig, family: type[Generator]) -> FoundPairs:
     feedback = config.data.feedback
-    check_sides(config)
+    check_steps(config)
     if not (feedback or config.data.path or config.data.sources):
         raise UserError("data.path: name the data to learn from with data.path=FILE_OR_FOLDER, or let the model make "
                         "pairs with data.feedback")

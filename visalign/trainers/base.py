@@ -34,6 +34,7 @@ from visalign.sampling.seeds import place_seed
 from visalign.storage.files import full_disk_told
 from visalign.storage.run_folder import RunFolder
 from visalign.trainers.checkpoint import CONTINUE, Checkpoints, TrainingState
+from visalign.trainers.gradients import gradients_for
 from visalign.trainers.metrics import SHOWN_METRICS, MetricLog
 from visalign.trainers.optim import build_ema, build_optimizer, build_schedule
 from visalign.trainers.reach import GradientReach
@@ -82,6 +83,7 @@ class Trainer(ABC):
         self.state = TrainingState(named, optimizer,
                                    build_schedule(config.optim, optimizer, updates or config.train.steps),
                                    build_ema(config.optim, self.parameters, optimizer))
+        self.gradients = gradients_for(config.optim, self.parameters, optimizer, accelerator)
         self.checkpoints = Checkpoints(self.state, run, accelerator, config.output, config.train.steps)
         self.reach = reach or GradientReach(named)
         self.log = MetricLog(run, accelerator, self.shown)
@@ -154,10 +156,10 @@ class Trainer(ABC):
         Raises UserError when no gradient reaches a parameter, or as `non_finite` says.
         """
         if self._has_gradients:
-            self.reach.check()
+            self.reach.check(self.gradients.reached)
             self._has_gradients = False
         self.reduce_gradients()
-        norm = self.accelerator.clip_grad_norm_(self.parameters, self.config.optim.grad_clip)
+        norm = self.gradients.norm()
         scaled = self.accelerator.scaler is not None  # with fp16 infinite norms are how the loss scale is found
         if self.non_finite is NonFinite.STOP and not scaled:
             self.stop_unless_finite(norm, batch)

@@ -98,6 +98,9 @@ def check_optimizer(settings: OptimSettings, scales: tuple[float, ...] = (1.0,))
         reason = " ".join(str(error).split())[:160]
         raise UserError(f"optim.name {settings.name}: the package {kind.package} is installed and cannot be used "
                         f"({reason}); pip install -U {kind.package}, or choose another optimiser") from None
+    if settings.fused_backward and not kind.alone:
+        raise UserError(f"optim.fused_backward: a step of {settings.name} looks at all gradients together; use "
+                        "adafactor, came, lion or one of the AdamW's")
     _check_options(settings, inspect.signature(constructor.__init__).parameters.keys() - {"self", "args"})
     groups = [{"params": [nn.Parameter(torch.zeros(2, 2))], "lr": settings.lr * scale} for scale in scales]
     try:

@@ -32,13 +32,13 @@ class GradientReach:
             self._groups.setdefault(group, []).append((name, parameter))
         self._all = sum(map(len, self._groups.values()))
 
-    def check(self) -> None:
-        """Check each used network once; to be called after a backward, while the gradients exist.
+    def check(self, reached: Callable[[nn.Parameter], bool] = lambda parameter: parameter.grad is not None) -> None:
+        """Check each used network once; to be called after a backward, while it is known which gradients there were.
 
         Raises UserError naming the tensors that no gradient reached.
         """
         for group, members in list(self._groups.items()):
-            missed = [name for name, parameter in members if parameter.grad is None]
+            missed = [name for name, parameter in members if not reached(parameter)]
             if len(missed) == len(members) and (group or len(self._groups) > 1):
                 continue
             del self._groups[group]

@@ -79,14 +79,15 @@ def learnt(generator, states, conditioning, objective, errors_of) -> tuple[float
 @pytest.mark.parametrize("name", [name for name, kind in REGISTRIES["offline"].items() if "rejected" in kind.needs])
 def test_every_objective_that_compares_has_the_same_loss_and_gradients(generator, both, name):
     state, conditioning = both
-    objective = build_objective({"name": name})
+    beta = {"beta": 1.0} if "dpo" in name else {}  # a large one magnifies rounding
+    objective = build_objective({"name": name} | beta)
     loss, gradients = learnt(generator, [state], conditioning, objective, row_errors)
     again, others = learnt(generator, state.apart(), conditioning, objective, recomputed_errors)
     assert again == pytest.approx(loss, rel=1e-6)
     scale = max(g.abs().max() for g in gradients if g is not None)
     for mine, theirs in zip(gradients, others, strict=True):
         assert (mine is None) == (theirs is None)
-        assert mine is None or (mine - theirs).abs().max() <= 1e-6 * scale
+        assert mine is None or (mine - theirs).abs().max() <= 2e-6 * scale
 
 
 def test_it_holds_half_of_the_activations(generator, both):

@@ -199,7 +199,7 @@ class OnlineTrainer(GeneratorTrainer):
             raise UserError(f"epoch {epoch + 1}: {self.counts.bad_in_a_row} updates in a row had a gradient that is "
                             f"not finite; {self.checkpoints.last_good()} (a lower optim.lr or model.precision=fp32 "
                             "usually helps)")
-        clipped = report.finite and report.grad_norm > self.config.optim.grad_clip
+        clipped = report.finite and report.grad_norm > self.config.optim.largest_norm
         row = {"grad_clipped": float(clipped), "update_norm": moved, "lr": report.lr}
         return row | {"grad_norm": report.grad_norm} if report.finite else row
 
