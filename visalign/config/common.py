@@ -82,6 +82,9 @@ class ModelSettings(Settings):
         others are diffusers' back ends that gradients pass through.
     compile: whether repeated blocks are compiled for training: minutes at the start, faster steps.
     vae_precision: in which latents are decoded: `bf16` takes half the time. They are always encoded in fp32.
+    quantization: of the frozen weights below a LoRA; int8 and fp8 (torchao) and nf4 (bitsandbytes, 4 bits) round the
+        linear layers of the denoiser's blocks and of `quantized_parts`, such as text_encoder_2, when they are loaded.
+        The rounded model is then the reference.
     resolution: side of images and videos in pixels, or [height, width] (None: the model's own).
     frames, fps: of videos (None: the model's own).
     prompt_tokens: length of the prompt for families that pad it (None: as the pipeline's call has it, 256 for FLUX.1,
@@ -100,6 +103,8 @@ class ModelSettings(Settings):
     compile: bool = False
     gradient_checkpointing: bool = False
     vae_precision: Literal["fp32", "bf16"] = "fp32"
+    quantization: Literal["none", "int8", "fp8", "nf4"] = "none"
+    quantized_parts: tuple[Text, ...] = ()
     vae_slicing: bool = False
     vae_tiling: bool = False
     resolution: SideLength | tuple[SideLength, SideLength] | None = None
@@ -122,6 +127,18 @@ class ModelSettings(Settings):
     def _fused(self):
         if self.attention == "flex" and not self.compile:
             raise ValueError("model.attention flex is slow unless it is compiled; set model.compile: true")
+        return self
+
+    @model_validator(mode="after")
+    def _rounded(self):
+        if self.quantization != "none" and self.tuning == "full":
+            raise ValueError(f"model.quantization {self.quantization} rounds weights that stay as they are; with "
+                             "model.tuning full every weight learns, so set one of them otherwise")
+        if self.quantization == "nf4" and self.compile:
+            raise ValueError("model.compile: layers of model.quantization nf4 cannot be compiled; use int8, or leave "
+                             "compile out")
+        if self.quantized_parts and self.quantization == "none":
+            raise ValueError("model.quantized_parts: says nothing without model.quantization")
         return self
 
 

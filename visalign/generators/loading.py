@@ -9,6 +9,7 @@ from visalign.generators.assembling import load_pipeline
 from visalign.generators.base import Generator
 from visalign.generators.devices import check_speed, pick_device, pick_dtype
 from visalign.generators.locating import locate_model
+from visalign.generators.quantization import check_quantizer, is_quantized, quantize_parts
 from visalign.generators.sketching import explained, shape_of, sketch
 from visalign.storage.weights import check_finite, check_present
 
@@ -22,6 +23,7 @@ def load_generator(source: str | ModelSettings, device: str | torch.device = "au
     import diffusers
 
     settings = source if isinstance(source, ModelSettings) else ModelSettings(source=str(source))
+    check_quantizer(settings.quantization)
     checkpoint = locate_model(settings)
     device = pick_device(device) if isinstance(device, str) else device
     compute_dtype = pick_dtype(settings.precision, device)
@@ -37,9 +39,6 @@ def load_generator(source: str | ModelSettings, device: str | torch.device = "au
               if isinstance(part, nn.Module)}
     for where, part in loaded.items():
         check_present(part, where)
-    pipeline.to(device)
-    for where, part in loaded.items():
-        check_finite(part.state_dict().items(), where)
     if settings.vae_slicing:
         pipeline.vae.enable_slicing()
     if settings.vae_tiling or checkpoint.family.needs_tiling:
@@ -48,6 +47,12 @@ def load_generator(source: str | ModelSettings, device: str | torch.device = "au
                                   shape=shape_of(settings, checkpoint), prompt_tokens=settings.prompt_tokens,
                                   call=settings.call, guided=settings.guidance == "observed",
                                   vae_precision=settings.vae_precision)
+    if settings.quantization != "none":
+        quantize_parts(generator, settings)
+    pipeline.to(device)
+    for where, part in loaded.items():
+        if not is_quantized(part):  # those were looked at before
+            check_finite(part.state_dict().items(), where)
     try:
         generator.observe()
     except UserError as error:

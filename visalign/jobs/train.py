@@ -18,6 +18,7 @@ from visalign.generators.devices import check_speed, pick_device
 from visalign.generators.export import export
 from visalign.generators.locating import sampling_for
 from visalign.generators.model_card import versions
+from visalign.generators.quantization import check_quantizer
 from visalign.generators.scheduler_files import load_scheduler
 from visalign.jobs.disk_estimate import check_room
 from visalign.jobs.training_setup import LOOPS
@@ -116,6 +117,7 @@ def check_training(config: OfflineConfig | OnlineConfig) -> FoundPairs:
     check_optimizer(config.optim)
     check_packages(config)
     check_speed(config.model, family, pick_device(config.train.device))
+    check_quantizer(config.model.quantization)
     if config.eval.prompts is not None:
         prompts = read_prompts(config.eval.prompts, config.eval.max_prompts)
         family.check_prompts(prompts, "eval.prompts")

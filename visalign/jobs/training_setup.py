@@ -46,7 +46,7 @@ class Loop(NamedTuple):
     build: Callable[..., tuple]
 
 
-def check_steps(config: OfflineConfig) -> None:
+def check_offline_steps(config: OfflineConfig) -> None:
     """Raise UserError when steps are asked for that several processes, or one side of a pair, do not have."""
     if config.optim.fused_backward and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("optim.fused_backward: is for one process, since several add their gradients up; leave it out "
@@ -58,7 +58,7 @@ def check_steps(config: OfflineConfig) -> None:
 
 def check_offline(config: OfflineConfig, family: type[Generator]) -> FoundPairs:
     feedback = config.data.feedback
-    check_steps(config)
+    check_offline_steps(config)
     if not (feedback or config.data.path or config.data.sources):
         raise UserError("data.path: name the data to learn from with data.path=FILE_OR_FOLDER, or let the model make "
                         "pairs with data.feedback")

@@ -6,6 +6,8 @@ import json
 import torch
 from torch import Tensor, nn
 
+from visalign.generators.quantization import plain_tensors
+
 _AS_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -17,7 +19,8 @@ def fingerprint(module: nn.Module) -> str:
     digest = hashlib.sha256(f"{type(module).__name__} {_settings(module)}".encode())
     tensors = [*module.named_parameters(), *module.named_buffers()]
     for name, tensor in sorted(tensors, key=lambda entry: entry[0]):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode() + _sums(tensor.detach()))
+        for part in plain_tensors(tensor):
+            digest.update(f"{name} {tuple(part.shape)} {part.dtype}".encode() + _sums(part.detach()))
     return digest.hexdigest()
 
 

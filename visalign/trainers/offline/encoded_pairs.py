@@ -15,6 +15,7 @@ from visalign.data.usable import BrokenRows, check_different
 from visalign.errors import UserError
 from visalign.generators.base import Conditioning, Generator
 from visalign.generators.prompt_length import say_what_is_cut
+from visalign.generators.quantization import plain_tensors
 from visalign.generators.video_speed import how_wrong, say_speeds
 from visalign.media.source_images import content_of
 from visalign.sampling.encoding_cache import EncodingCache, KnownMedia
@@ -224,4 +225,5 @@ def untrained_cause(generator: Generator, batch: PairBatch) -> str:
 
 def first_not_finite(network: torch.nn.Module) -> str | None:
     """The name of the first weight that is not finite, or None."""
-    return next((name for name, p in network.named_parameters() if not p.isfinite().all()), None)
+    return next((name for name, p in network.named_parameters()
+                 if not all(part.float().isfinite().all() for part in plain_tensors(p))), None)
