@@ -49,7 +49,7 @@ class Summary:
         alone = f"{self.captioned} images or videos with captions, for objective sft; " if self.captioned else ""
         lines = [f"{self.source}: {alone}{self.pairs} pairs of {len(self.prompts)} prompts, {self.ties} ties dropped",
                  f"sizes: {common or 'none'}",
-                 *[f"captions: {self._captions()}"] * (max(self.wordings, default=1) > 1),
+                 *self._captions(),
                  *[f"with source images: {self.edits}; a prompt is its words and those images"] * bool(self.edits),
                  f"duplicate pairs: {self.duplicates}; pairs whose two images are the same: {self.same_image}",
                  f"prompts that CLIP encoders truncate (more than {CLIP_TOKENS} tokens): {self.long_prompts}",
@@ -60,10 +60,12 @@ class Summary:
             lines.append(f"contact sheet ({'source, ' * bool(self.edits)}chosen left, rejected right): {self.sheet}")
         return "\n".join(lines)
 
-    def _captions(self) -> str:
-        total, all_of_them = sum(many * count for many, count in self.wordings.items()), sum(self.wordings.values())
-        return (f"{total} for {all_of_them} pairs or media, {total / all_of_them:.1f} each, at most "
-                f"{max(self.wordings)}; each visit draws one")
+    def _captions(self) -> list[str]:
+        if max(self.wordings, default=1) == 1:
+            return []
+        made, media = sum(many * count for many, count in self.wordings.items()), self.wordings.total()
+        return [f"captions: {made} for {media} pairs or media, {made / media:.1f} each, at most "
+                f"{max(self.wordings)}; each visit draws one"]
 
 
 def _listed(what: str, sentences: list[str]) -> list[str]:

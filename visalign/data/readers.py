@@ -173,10 +173,15 @@ def _named(where: str, header: list[str], fields: list[str]) -> dict:
     return {name: value for name, value in zip(header, fields, strict=False) if name and value != ""}
 
 
+_PIECE = 2**20
+"""Bytes of a column that are read at a time."""
+
+
 def _parquet(file: Path) -> Rows:
     import pyarrow.parquet as pq
 
-    return _arrow_rows(file, "parquet", lambda: _parquet_batches(pq.ParquetFile(file)))
+    return _arrow_rows(file, "parquet", lambda: _parquet_batches(pq.ParquetFile(
+        file, buffer_size=_PIECE, pre_buffer=False)))  # else whole row groups are held twice
 
 
 def _parquet_batches(table):
