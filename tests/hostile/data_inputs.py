@@ -146,7 +146,7 @@ CASES = [
     check("captions-of-numbers", "p.jsonl", lines(prompt=["a", 7]), "line 1", "'prompt' holds int (7), not text"),
     check("captions-none", "p.jsonl", lines(prompt=[]), "line 1", "'prompt' is empty"),
     check("captions-nested", "p.jsonl", lines(prompt=[["a"]]), "line 1", "'prompt' holds list"),
-    Case("check-recipe", "data check r.yaml", ("p.jsonl: 0 images", "1 pairs", "q.jsonl", "gone.png"), given=PNGS | {
+    Case("check-recipe", "data check r.yaml", ("p.jsonl: 1 pairs", "q.jsonl: 0 pairs", "gone.png"), given=PNGS | {
         "r.yaml": RECIPE.replace("path: pairs.jsonl", "sources: [{path: p.jsonl}, {path: q.jsonl}]"),
         "p.jsonl": lines(), "q.jsonl": lines(chosen="gone.png")}),
     check("blank-prompt", "p.jsonl", lines(prompt=" \t"), "line 1", "'prompt' is empty"),
