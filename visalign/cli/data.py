@@ -1,11 +1,21 @@
 """`visalign data`: check or make preference data; and `visalign benchmark`."""
 
+import os
 import sys
 from pathlib import Path
 
 import click
 
-from visalign.cli.options import device_option, out_option, ranged, samples_option, sampling_options, set_option
+from visalign.cli.options import (
+    device_option,
+    out_option,
+    ranged,
+    read_recipe,
+    recipe_arguments,
+    samples_option,
+    sampling_options,
+    set_option,
+)
 from visalign.cli.reading import how_to_read, reading_options
 from visalign.cli.verbs import Verbs
 from visalign.errors import UserError
@@ -98,6 +108,25 @@ def data_pairs(source: str | None, out: Path, model: str | None, prompts: str | 
     counts, notes = make_pairs(source, reward, out, plan, str(device), **how_to_read(**reading))
     click.echo("\n".join([counts.text(), *(f"note: {note}" for note in notes)]))
     click.echo(f"{out / 'pairs.parquet'}, contact sheet {out / 'sheet.png'}")
+
+
+@data.command("cache")
+@recipe_arguments
+def data_cache(config: str, overrides: tuple[str, ...]) -> None:
+    """Encode ahead what training by CONFIG will read: latents and embeddings, into data.cache.
+
+    Run by torchrun, all processes share the work; a command that was stopped continues.
+
+    \b
+    visalign data cache sdxl_dpo data.path=pairs.jsonl
+    torchrun --nproc_per_node 8 -m visalign data cache sdxl_dpo data.path=pairs.jsonl
+    """
+    from visalign.jobs.make_cache import make_cache
+
+    found = make_cache(read_recipe(config, overrides))
+    if os.environ.get("RANK", "0") == "0":
+        click.echo(f"{found.folder}: {found.media} images or videos and {found.prompts} prompts of {found.pairs} "
+                   f"pairs, of which {found.encoded} were not there before")
 
 
 @click.group(cls=Verbs)

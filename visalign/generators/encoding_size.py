@@ -24,7 +24,8 @@ def numbers_of_prompt(generator: Generator) -> int:
     others = len(clips) < len(encoders)
     in_tokens = clips if len(clips) > 1 or not others else []
     tokens = max((clip.config.max_position_embeddings for clip in in_tokens), default=0)
-    pooled = sum(clip.config.projection_dim or 0 for clip in clips) if others or len(clips) > 1 else 0
+    projected = [clip.config.projection_dim for clip in clips if type(clip).__name__.endswith("WithProjection")]
+    pooled = sum(projected) or (clips[0].config.hidden_size if clips and others else 0)
     return (tokens + generator.prompt_tokens * others) * _width(generator) + pooled
 
 

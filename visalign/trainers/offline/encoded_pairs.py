@@ -85,10 +85,11 @@ class PreparedPairs(NamedTuple):
 
 
 def encode_pairs(pairs: Iterable[PreferencePair], cache: EncodingCache, accelerator: Accelerator, broken: BrokenRows,
-                 batch: int = 16) -> list[EncodedPair]:
+                 batch: int = 16, total: int | None = None) -> list[EncodedPair]:
     """Encode every pair into the cache, each process its share, and return all items in the data's order.
 
-    A pair that cannot be read goes to `broken`, on all processes at the same moment, so that they end together.
+    total: how many pairs there are, where that is known. A pair that cannot be read goes to `broken`, on all processes
+    at the same moment, so that they end together.
     """
     rank, world = accelerator.process_index, accelerator.num_processes
     numbered: list[tuple[int, EncodedPair]] = []
@@ -105,7 +106,7 @@ def encode_pairs(pairs: Iterable[PreferencePair], cache: EncodingCache, accelera
         for _, reason in sorted(gather_object(failed) if world > 1 else failed):
             broken.note(UserError(reason))
 
-    progress = tqdm(pairs, desc="encoding pairs", unit="pair", disable=not accelerator.is_main_process)
+    progress = tqdm(pairs, desc="encoding pairs", unit="pair", total=total, disable=not accelerator.is_main_process)
     together: list[tuple[int, PreferencePair]] = []
     for number, pair in enumerate(progress):
         together.append((number, pair if number % world == rank else None))

@@ -1,0 +1,57 @@
+"""`visalign data cache`: what training reads is made ahead, its size said and checked before."""
+
+import re
+
+import pytest
+from click.testing import CliRunner
+
+from visalign.cli import main
+from visalign.generators.base import Generator
+from visalign.sampling.encoding_cache import EncodingCache
+from visalign.storage import files as disk
+
+
+def invoke(*words):
+    return CliRunner().invoke(main, [*map(str, words)])
+
+
+@pytest.fixture
+def fails_to_encode(monkeypatch):
+    """From now on, whatever encodes anything ends in an error."""
+    for name in ("encode_media", "encode_prompts"):
+        monkeypatch.setattr(Generator, name, None)
+
+
+def test_training_by_the_recipe_encodes_nothing_more(recipe, tmp_path, request, undrawn):
+    file = recipe("sd3", data={"caption_dropout": 0.5}, train={"steps": 1},
+                  eval={"reward": None, "features": None, "max_prompts": 1, "samples_per_prompt": 1})
+    made = invoke("data", "cache", file)
+    assert made.exit_code == 0, made.output
+    media, prompts, pairs, new = map(int, re.findall(r" (\d+) ", made.output.splitlines()[-1]))
+    assert 0 < prompts <= pairs and new == media + prompts + 1, "and the empty prompt"
+    request.getfixturevalue("fails_to_encode")
+    again = invoke("data", "cache", file)
+    assert again.exit_code == 0 and f"{pairs} pairs, of which 0 were not there before" in again.output
+    trained = invoke("train", file)
+    assert trained.exit_code == 0, trained.output
+
+
+def test_its_size_is_said_and_the_disk_is_checked_before(recipe, tmp_path, monkeypatch):
+    file = recipe("sd3")
+    said = invoke("train", file, "--dry-run").output
+    media, prompts = (int(each) for each in re.search(
+        r"cache .* latents of (\d+) images, .* embeddings of (\d+) prompts", said).groups())
+    assert media and prompts
+    monkeypatch.setattr(disk, "free_space", lambda path: 1000)
+    monkeypatch.setattr(EncodingCache, "__init__", None)
+    for words in (("data", "cache", file), ("train", file)):
+        refused = invoke(*words)
+        assert refused.exit_code == 1 and re.match(
+            rf"visalign: data\.cache {tmp_path}/cache: about \d+ KiB are needed and 1 KiB are free; \d+ KiB for "
+            rf"latents of {media} images, \d+ KiB for embeddings of {prompts} prompts; free some space, or choose "
+            r"another data\.cache", refused.output.splitlines()[-1]), refused.output
+
+
+def test_samples_that_a_run_makes_itself_cannot_be_made_ahead(recipe):
+    refused = invoke("data", "cache", recipe("sd3"), "data.path=null", "data.feedback.prompts=emoji:train")
+    assert refused.exit_code == 1 and "this recipe makes its samples itself" in refused.output

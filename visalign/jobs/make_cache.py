@@ -1,0 +1,54 @@
+"""`visalign data cache`: a recipe's latents and embeddings made ahead, by as many processes as there are.
+
+Run on several:  torchrun --nproc_per_node 8 -m visalign data cache RECIPE
+A command that was killed continues where it was: it encodes only what is missing.
+"""
+
+from typing import NamedTuple
+
+from visalign.config import OfflineConfig
+from visalign.data.preferences import read_pairs
+from visalign.data.usable import BrokenRows
+from visalign.errors import UserError
+from visalign.generators import load_generator
+from visalign.generators.locating import locate_model
+from visalign.generators.sketching import empty_generator
+from visalign.jobs.disk_estimate import check_cache_room
+from visalign.jobs.training_setup import check_offline, compares
+from visalign.sampling.encoding_cache import EncodingCache
+from visalign.trainers.offline.encoded_pairs import check_items, encode_pairs, encode_prompts
+from visalign.trainers.opening import open_accelerator
+
+
+class CacheContent(NamedTuple):
+    """What a recipe needs of a cache, all of which is there: pairs, their distinct media and prompts; and how many
+    entries were not there before."""
+
+    folder: str
+    pairs: int
+    media: int
+    prompts: int
+    encoded: int
+
+
+def make_cache(config: OfflineConfig) -> CacheContent:
+    """Encode all that training by this recipe will read. Raises UserError for anything the user can fix."""
+    if config.loop != "offline" or config.data.feedback:
+        raise UserError("data cache: this recipe makes its samples itself, during the run; only pairs and captioned "
+                        "media that are read (data.path) can be encoded ahead")
+    checkpoint = locate_model(config.model)
+    found = check_offline(config, checkpoint.family)
+    check_cache_room(config, empty_generator(checkpoint, config.model), found)
+    accelerator = open_accelerator(config)
+    generator = load_generator(config.model, accelerator.device)
+    cache, broken = EncodingCache(config.data.cache, generator, config.data.cache_dtype), BrokenRows(config.data)
+    before = len(cache.store)
+    pairs = read_pairs(config.data, on_bad_row=broken.note, compared=compares(config))
+    items = encode_pairs(pairs, cache, accelerator, broken, total=sum(found.sizes) or None)
+    check_items(config.taught_by(), items, broken, compares(config))
+    if config.data.caption_dropout:
+        encode_prompts({cache.prompt_key(""): ""}, cache, accelerator)
+    media = {key for item in items for key in (item.chosen_key, item.rejected_key) if key}
+    prompts = {key for item in items for key in item.prompt_keys}
+    accelerator.end_training()
+    return CacheContent(str(cache.folder), len(items), len(media), len(prompts), len(cache.store) - before)
