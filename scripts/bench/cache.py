@@ -115,7 +115,7 @@ def loss_and_gradient(model: str, precision: str, kept: str, folder: Path) -> tu
     items = encode_pairs(pairs, cache, accelerator, BrokenRows(config.data))
     trainer = OfflineTrainer(config, generator, items, [], cache, RunFolder(config.output.folder, config), accelerator)
     for number, parameter in enumerate(trainer.parameters):
-        parameter.data += 0.02 * torch.randn(parameter.shape, generator=rng_at(1, number))
+        parameter.data += 0.002 * torch.randn(parameter.shape, generator=rng_at(1, number))
     loss = trainer.objective(trainer.errors(*trainer.prepare(range(64), items))).loss
     loss.backward()
     return loss.item(), torch.cat([p.grad.flatten() for p in trainer.parameters if p.grad is not None])

@@ -27,11 +27,11 @@ def test_training_by_the_recipe_encodes_nothing_more(recipe, tmp_path, request, 
                   eval={"reward": None, "features": None, "max_prompts": 1, "samples_per_prompt": 1})
     made = invoke("data", "cache", file)
     assert made.exit_code == 0, made.output
-    media, prompts, pairs, new = map(int, re.findall(r" (\d+) ", made.output.splitlines()[-1]))
+    media, prompts, pairs, new = map(int, re.findall(r" (\d+) ", made.stdout))
     assert 0 < prompts <= pairs and new == media + prompts + 1, "and the empty prompt"
     request.getfixturevalue("fails_to_encode")
     again = invoke("data", "cache", file)
-    assert again.exit_code == 0 and f"{pairs} pairs, of which 0 were not there before" in again.output
+    assert again.exit_code == 0 and f"{pairs} pairs, of which 0 were not there before" in again.stdout
     trained = invoke("train", file)
     assert trained.exit_code == 0, trained.output
 

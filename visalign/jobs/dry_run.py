@@ -11,7 +11,7 @@ from visalign.generators.base import Generator
 from visalign.generators.devices import pick_device, pick_dtype
 from visalign.generators.locating import locate_model
 from visalign.generators.sketching import empty_generator
-from visalign.jobs.disk_estimate import room
+from visalign.jobs.disk_estimate import cache_room, room
 from visalign.jobs.train import check_training, completed, measured_on
 from visalign.storage.files import size_in_words
 from visalign.storage.yaml_files import dump_yaml
@@ -49,9 +49,12 @@ def describe_run(config: OfflineConfig | OnlineConfig) -> str:
         f"weights and optimiser {held / 2**30:.2f} GiB for the denoiser",
         f"frozen parts          {frozen_parts(generator) * frozen_bytes / 2**30:.2f} GiB for text encoders and VAE",
         *activations(config, generator, objective, dtype.itemsize),
-        "disk                  " + ", ".join(f"{size_in_words(size)} {name}" for name, size in
-                                              room(config, generator).items()),
+        *_disk("cache", cache_room(config, generator, found)), *_disk("disk", room(config, generator)),
     ])
+
+
+def _disk(what: str, sizes: dict[str, int]) -> list[str]:
+    return [f"{what:<22}" + ", ".join(f"{size_in_words(size)} {name}" for name, size in sizes.items())] * bool(sizes)
 
 
 def _data(config: OfflineConfig | OnlineConfig, found: FoundPairs) -> list[str]:

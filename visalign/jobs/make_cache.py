@@ -49,6 +49,6 @@ def make_cache(config: OfflineConfig) -> CacheContent:
     if config.data.caption_dropout:
         encode_prompts({cache.prompt_key(""): ""}, cache, accelerator)
     media = {key for item in items for key in (item.chosen_key, item.rejected_key) if key}
-    prompts = {key for item in items for key in item.prompt_keys}
+    prompts = {key for item in items for key in (item.prompt_key, *(key for _, key in item.captions))}
     accelerator.end_training()
     return CacheContent(str(cache.folder), len(items), len(media), len(prompts), len(cache.store) - before)

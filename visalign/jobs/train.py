@@ -141,8 +141,9 @@ def train(config: OfflineConfig | OnlineConfig, resume: bool = False) -> Result:
     holds all there was."""
     started = time.time()
     config = completed(config, resume)
-    config = measured_on(config, check_training(config).prompts)
-    check_room(config)
+    found = check_training(config)
+    config = measured_on(config, found.prompts)
+    check_room(config, found)
     accelerator, run = open_run(config, resume)
     generator = load_generator(config.model, accelerator.device)
     check_model(run, [generator.denoiser, *generator.frozen_modules()], f"model.source {config.model.source}")
