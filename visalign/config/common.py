@@ -85,6 +85,9 @@ class ModelSettings(Settings):
     quantization: of the frozen weights below a LoRA; int8 and fp8 (torchao) and nf4 (bitsandbytes, 4 bits) round the
         linear layers of the denoiser's blocks and of `quantized_parts`, such as text_encoder_2, when they are loaded.
         The rounded model is then the reference.
+    offload: what lies in host memory while it is not used. `frozen`: text encoders and VAE, which leave the device
+        whenever the denoiser runs. `blocks`: those, and block by block what never learns: the reference of a full
+        fine-tune, or the denoiser when a model only makes samples.
     resolution: side of images and videos in pixels, or [height, width] (None: the model's own).
     frames, fps: of videos (None: the model's own).
     prompt_tokens: length of the prompt for families that pad it (None: as the pipeline's call has it, 256 for FLUX.1,
@@ -105,6 +108,7 @@ class ModelSettings(Settings):
     vae_precision: Literal["fp32", "bf16"] = "fp32"
     quantization: Literal["none", "int8", "fp8", "nf4"] = "none"
     quantized_parts: tuple[Text, ...] = ()
+    offload: Literal["none", "frozen", "blocks"] = "none"
     vae_slicing: bool = False
     vae_tiling: bool = False
     resolution: SideLength | tuple[SideLength, SideLength] | None = None
@@ -139,6 +143,8 @@ class ModelSettings(Settings):
                              "compile out")
         if self.quantized_parts and self.quantization == "none":
             raise ValueError("model.quantized_parts: says nothing without model.quantization")
+        if self.offload == "blocks" and self.quantization == "nf4":
+            raise ValueError("model.offload blocks: 4-bit blocks cannot be moved one by one; use model.offload=frozen")
         return self
 
 
@@ -209,7 +215,10 @@ def refuse_fused(optim: OptimSettings, why: str) -> None:
 
 
 def check_tuned(model: ModelSettings, optim: OptimSettings) -> None:
-    """Raise ValueError when the optimiser is for another kind of tuning."""
+    """Raise ValueError when the optimiser, or where weights lie, is for another kind of tuning."""
+    if model.offload == "blocks" and model.tuning != "full":
+        raise ValueError("model.offload blocks moves what never learns, and a LoRA learns inside of every block; use "
+                         "model.offload=frozen, with model.quantization where that is not enough")
     if optim.name == "muon" and model.tuning != "full":
         raise ValueError("optim.name muon is for the matrices of a full fine-tune; with model.tuning lora use adamw")
     if optim.fused_backward and model.tuning != "full":

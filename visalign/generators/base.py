@@ -237,6 +237,9 @@ class Generator(Tunable, Sized):
 
         Gradients flow to the latents and, where they are trained, to the weights.
         """
+        if self.streams_blocks:
+            raise UserError("model.offload blocks: a latent reward needs gradients through blocks that have left; use "
+                            "model.offload=frozen")
         if not self.replay.in_one_pass(conditioning):
             parts = by_length(conditioning)
             found = [self.features(latents[places], t[places], batch, blocks) for places, batch in parts]

@@ -9,6 +9,7 @@ from visalign.generators.assembling import load_pipeline
 from visalign.generators.base import Generator
 from visalign.generators.devices import check_speed, pick_device, pick_dtype
 from visalign.generators.locating import locate_model
+from visalign.generators.offloading import place
 from visalign.generators.quantization import check_quantizer, is_quantized, quantize_parts
 from visalign.generators.sketching import explained, shape_of, sketch
 from visalign.storage.weights import check_finite, check_present
@@ -49,7 +50,7 @@ def load_generator(source: str | ModelSettings, device: str | torch.device = "au
                                   vae_precision=settings.vae_precision)
     if settings.quantization != "none":
         quantize_parts(generator, settings)
-    pipeline.to(device)
+    place(generator, settings.offload, trained=settings.tuning == "full")
     for where, part in loaded.items():
         if not is_quantized(part):  # those were looked at before
             check_finite(part.state_dict().items(), where)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from visalign.errors import UserError
 from visalign.generators.adapters import (
     add_lora,
     change_with,
@@ -25,6 +26,7 @@ from visalign.generators.adapters import (
 from visalign.generators.compiling import compile_blocks
 from visalign.generators.kernels import recompute_blocks, recomputing
 from visalign.generators.lora_files import attach, changes_nothing, fit_lora
+from visalign.generators.offloading import stream_blocks
 
 
 class Tunable:
@@ -43,7 +45,10 @@ class Tunable:
     policy: nn.Module
     compute_dtype: torch.dtype
     attention: str
+    device: torch.device
     tuning: str | None = None
+    offload: str = "none"
+    streams_blocks = False  # its own network's; that of the reference is another
     _frozen_copy: nn.Module | None = None
     _last_pass: tuple | None = None  # arguments of the newest prediction with gradients
     _in_reference = False
@@ -112,6 +117,8 @@ class Tunable:
         else:
             self._frozen_copy = copy.deepcopy(self.denoiser).to(self.compute_dtype).requires_grad_(False).eval()
             self.denoiser.to(torch.float32).requires_grad_(True)
+            if self.offload == "blocks":
+                stream_blocks(self._frozen_copy, self.device)
         put_in_training_mode(self.denoiser, self.trained_in_training_mode)
         for network in (self.denoiser, self._frozen_copy) if compiled else ():
             if network is not None:
@@ -144,6 +151,9 @@ class Tunable:
 
         Raises UserError, leaving the model unchanged, unless every tensor of it fits this model.
         """
+        if self.streams_blocks:
+            raise UserError(f"lora {path}: blocks of model.offload blocks are copied as they were loaded, without an "
+                            "adapter; use model.offload=frozen")
         parts = self.networks() | {name: module for name, module in self.pipeline.components.items()
                                    if name in self.adapted_parts(type(self.pipeline)) and
                                    name.startswith("text_encoder")}

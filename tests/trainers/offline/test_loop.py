@@ -39,7 +39,7 @@ def test_every_method_changes_every_trainable_weight_and_leaves_a_complete_run(r
 
 
 @pytest.mark.parametrize("sections", [
-    {"model": {"tuning": "full", "attention": "math"},
+    {"model": {"tuning": "full", "attention": "math", "offload": "blocks"},
      "optim": {"ema_decay": 0.9, "fused_backward": True, "grad_clip": None}},
     {"optim": {"name": "adafactor", "lr": 0.001, "schedule": "cosine", "warmup_steps": 1},
      "train": {"gradient_accumulation": 2}},
@@ -47,7 +47,7 @@ def test_every_method_changes_every_trainable_weight_and_leaves_a_complete_run(r
      "data": {"caption_dropout": 0.5}, "eval": {"every": 2}},
     {"train": {"timestep_sampling": "shifted", "timestep_shift": 3},
      "data": {"score_with": "tiny-clip", "rerank": True}},
-    {"model": {"gradient_checkpointing": True, "vae_slicing": True, "vae_tiling": True},
+    {"model": {"gradient_checkpointing": True, "offload": "frozen", "vae_slicing": True, "vae_tiling": True},
      "output": {"trackers": ["tensorboard"]}},
     {"model": {"precision": "bf16"}, "objective": {"weighting": "derived", "label_smoothing": 0.1}},
 ])
