@@ -145,3 +145,11 @@ def test_ipo_under_a_soft_label_aims_at_a_smaller_margin():
 def test_hinge_under_a_soft_label():
     # z 0.5: 0.8 * 0.5 + 0.2 * 1.5 = 0.7
     assert DiffusionDPO(beta=5, link="hinge")(soft(0.8)).loss.item() == pytest.approx(0.7, abs=1e-6)
+
+
+def test_a_loss_weight_scales_each_pairs_gradient():
+    chosen = torch.tensor([0.4, 0.4], requires_grad=True)
+    same = torch.full((2,), 0.4)
+    errors = PairErrors(chosen, same, torch.ones(2), same, same, same, weight=torch.tensor([1.0, 3.0]))
+    DiffusionDPO(beta=2.0)(errors).loss.backward()
+    assert chosen.grad.tolist() == pytest.approx([0.25, 0.75])  # w beta/2 sigmoid(0) / B

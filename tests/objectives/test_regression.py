@@ -39,3 +39,8 @@ def test_rwr_weights_have_mean_one_and_are_clipped():
 def test_temperature_must_be_positive():
     with pytest.raises(ValueError, match="tau"):
         FlowRWR(tau=0)
+
+
+def test_a_loss_weight_counts_a_pair_more_or_less():
+    errors = PairErrors(torch.tensor([0.4, 0.2]), torch.full((2,), 0.5), torch.ones(2), weight=torch.tensor([1.0, 0.5]))
+    assert SFT()(errors).loss.item() == pytest.approx((0.4 + 0.5 * 0.2) / 2)

@@ -196,8 +196,8 @@ class OfflineConfig(Settings):
         """The setting that keeps prompts from training, and their share."""
         return "data.holdout", self.data.holdout
 
-    def taught_by(self) -> str:
-        """What the model learnt from, in words."""
-        if self.data.path or self.data.sources:
-            return self.data.named
-        return f"pairs made by the model itself, ranked by {self.data.feedback.reward}"
+    def taught_by(self) -> tuple[str, ...]:
+        """What the model learnt from, in words, of which paths are some of their own."""
+        if self.data.feedback:
+            return (f"pairs made by the model itself, ranked by {self.data.feedback.reward}",)
+        return tuple(word for each in self.data.each for word in ("and", str(each.path)))[1:]

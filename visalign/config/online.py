@@ -227,9 +227,9 @@ class OnlineConfig(Settings):
         """The setting that keeps prompts from training, and their share."""
         return "rollout.holdout", self.rollout.holdout
 
-    def taught_by(self) -> str:
-        """What the model learnt from, in words."""
+    def taught_by(self) -> tuple[str, ...]:
+        """What the model learnt from, in words, of which paths are some of their own."""
         if self.rollout.votes:
-            return f"votes on its own samples, {self.rollout.votes}"
+            return "votes on its own samples,", self.rollout.votes
         rewards = ", ".join(str(term.reward) for term in self.reward.models)
-        return f"its own samples of {self.rollout.prompts}, scored by {rewards}"
+        return "its own samples of", str(self.rollout.prompts), f"scored by {rewards}"

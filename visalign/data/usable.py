@@ -56,11 +56,15 @@ class BrokenRows:
 
 
 class FoundPairs(NamedTuple):
-    """What is known of a run's pairs before a model is loaded: their distinct prompts, those of prior sets aside, and
-    how many pairs each source has. Both empty where a source is on the hub."""
+    """What is known of a run's pairs before a model is loaded, nothing where a source is on the hub.
+
+    prompts: the distinct ones, those of prior sets aside. sizes: how many pairs each source has. texts: how many
+    prompts are encoded, all captions of all sources included.
+    """
 
     prompts: list[str]
     sizes: list[int]
+    texts: int = 0
 
 
 def check_pair_sources(settings: DataSettings, compared: bool = True) -> FoundPairs:
@@ -70,17 +74,18 @@ def check_pair_sources(settings: DataSettings, compared: bool = True) -> FoundPa
     compared: whether the objective learns from both images. Raises UserError for every mistake that can be found
     before anything is loaded.
     """
-    broken, prompts, sizes = BrokenRows(settings, 20), {}, []
+    broken, prompts, sizes, texts = BrokenRows(settings, 20), {}, [], set()
     local = all([is_local(source) for source in settings.each])
     for place, source in enumerate(settings.each):
-        found = _check_source(source, broken, compared)
+        found = _check_source(source, broken, compared, texts)
         sizes.append(found.sizes[0] * settings.repeats(place))
         prompts |= dict.fromkeys(() if settings.is_prior(place) else found.prompts)
     broken.check(sum(sizes))
-    return FoundPairs(list(prompts), sizes) if local else FoundPairs([], [])
+    return FoundPairs(list(prompts), sizes, len(texts)) if local else FoundPairs([], [])
 
 
-def _check_source(settings: DataSettings, broken: BrokenRows, compared: bool) -> FoundPairs:
+def _check_source(settings: DataSettings, broken: BrokenRows, compared: bool, texts: set[str]) -> FoundPairs:
+    """One source alone; `texts` gets its prompts."""
     prompts, pairs, same, repeated = {}, 0, 0, 0
     found = itertools.islice(read_pairs(settings, RowCounts(), broken.note, compared),
                              None if is_local(settings) else 1)
@@ -94,6 +99,7 @@ def _check_source(settings: DataSettings, broken: BrokenRows, compared: bool) ->
                 broken.note(error)
                 continue
             prompts[pair.asked] = None
+            texts |= {pair.asked, *pair.asked_otherwise}
             pairs, same = pairs + 1, same + (pair.chosen == pair.rejected)
             repeated += pair.repeats
     except UserError:

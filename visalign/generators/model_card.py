@@ -57,7 +57,7 @@ from diffusers import {type(generator.pipeline).__name__}
 {_loading(generator, source)}
 ```
 
-Data: {named_only(config.taught_by())}.
+Data: {' '.join(named_only(config.taught_by()))}.
 
 | measured on held-out prompts | |
 |---|---|

@@ -61,8 +61,10 @@ def _data(config: OfflineConfig | OnlineConfig, found: FoundPairs) -> list[str]:
     """How much there is to learn from, by source, where it is known without a hub."""
     if not found.sizes:
         return []
-    return [f"data                  {sum(found.sizes)} pairs or captioned media of {len(found.prompts)} prompts, those "
-            "held out included", *(f"                      {line}" for line in mixture_lines(config.data, found.sizes))]
+    several = f", {found.texts} captions and wordings in all" * (found.texts > len(found.prompts))
+    said = f"{sum(found.sizes)} pairs or captioned media of {len(found.prompts)} prompts, those held out included{several}"
+    return [f"data                  {said}",
+            *(f"                      {line}" for line in mixture_lines(config.data, found.sizes))]
 
 
 def frozen_parts(generator: Generator) -> int:

@@ -89,7 +89,7 @@ def build_offline(config: OfflineConfig, generator: Generator, run: RunFolder, a
     cache = EncodingCache(config.data.cache, generator, config.data.cache_dtype)
     objective, broken = build_objective(config.objective), BrokenRows(config.data)
     items = encode_pairs(prepare_pairs(config, generator, run, accelerator, broken), cache, accelerator, broken)
-    check_items(config.taught_by(), items, broken, "rejected" in objective.needs)
+    check_items(" ".join(config.taught_by()), items, broken, "rejected" in objective.needs)
     mixed = [(share, source.loss_weight, source.prior) for source, share in zip(
         config.data.sources or (), shares_of(config.data.sources or ()), strict=True)]
     keep_digest(run, [digest_entry(item) for item in items], "pairs", mixed)
