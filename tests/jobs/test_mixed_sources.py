@@ -32,6 +32,7 @@ def test_a_run_on_two_sources_counts_them_and_resumes_to_the_same_mixture_only(r
     file = recipe("sd3", "sft", data=data, eval={"prompts": ["a red fruit"]}, train={"steps": 2})
     planned = invoke("train", file, "--dry-run")
     assert planned.exit_code == 0 and "mine: 6 to learn from, 50% of the visits" in planned.output, planned.output
+    assert "5 pairs or captioned media of 3 prompts (6 with all captions)" in planned.output
     done = invoke("train", file)
     assert done.exit_code == 0, done.output
     assert "prior: 2 images or videos of a prior set, 50% of the visits, loss weight 0.5" in done.output

@@ -58,12 +58,14 @@ class BrokenRows:
 class FoundPairs(NamedTuple):
     """What is known of a run's pairs before a model is loaded, nothing where a source is on the hub.
 
-    prompts: the distinct ones, those of prior sets aside. sizes: how many pairs each source has. texts: how many
-    prompts are encoded, all captions of all sources included.
+    prompts: the distinct ones, those of prior sets aside. sizes: how many pairs each source has, repeated ones as often
+    as they are. pairs: how many there are in all, each once. texts: how many prompts, all captions of all sources
+    included.
     """
 
     prompts: list[str]
     sizes: list[int]
+    pairs: int = 0
     texts: int = 0
 
 
@@ -74,14 +76,15 @@ def check_pair_sources(settings: DataSettings, compared: bool = True) -> FoundPa
     compared: whether the objective learns from both images. Raises UserError for every mistake that can be found
     before anything is loaded.
     """
-    broken, prompts, sizes, texts = BrokenRows(settings, 20), {}, [], set()
+    broken, prompts, sizes, pairs, texts = BrokenRows(settings, 20), {}, [], 0, set()
     local = all([is_local(source) for source in settings.each])
     for place, source in enumerate(settings.each):
         found = _check_source(source, broken, compared, texts)
         sizes.append(found.sizes[0] * settings.repeats(place))
+        pairs += found.pairs
         prompts |= dict.fromkeys(() if settings.is_prior(place) else found.prompts)
-    broken.check(sum(sizes))
-    return FoundPairs(list(prompts), sizes, len(texts)) if local else FoundPairs([], [])
+    broken.check(pairs)
+    return FoundPairs(list(prompts), sizes, pairs, len(texts)) if local else FoundPairs([], [])
 
 
 def _check_source(settings: DataSettings, broken: BrokenRows, compared: bool, texts: set[str]) -> FoundPairs:
@@ -107,7 +110,7 @@ def _check_source(settings: DataSettings, broken: BrokenRows, compared: bool, te
         raise
     if compared and pairs:
         check_different(f"data {settings.path}", pairs, same)
-    return FoundPairs(list(prompts), [repeated])
+    return FoundPairs(list(prompts), [repeated], pairs)
 
 
 def check_different(source: str, pairs: int, same: int) -> None:

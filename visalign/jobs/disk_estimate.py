@@ -54,8 +54,8 @@ def cache_room(config: OfflineConfig | OnlineConfig, generator: Generator, found
     if config.loop == "online":
         stored, media, prompts = stored_as("auto", dtype), 0, _drawn_prompts(config, len(found.prompts))
     else:
-        stored, prompts = stored_as(config.data.cache_dtype, dtype), len(found.prompts)
-        media = sum(found.sizes) * (2 if "rejected" in build_objective(config.objective).needs else 1)
+        stored, prompts = stored_as(config.data.cache_dtype, dtype), max(found.texts, len(found.prompts))
+        media = found.pairs * (2 if "rejected" in build_objective(config.objective).needs else 1)
     width = 2 if stored == "bf16" else 4
     sizes = {f"for latents of {media:,} {generator.modality}s": media * numbers_of_latents(generator) * width,
              f"for embeddings of {prompts:,} prompts": prompts * numbers_of_prompt(generator) * width}
