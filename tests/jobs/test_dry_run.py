@@ -17,19 +17,19 @@ FLUX_VAE = {"latent_channels": 16, "block_out_channels": (128, 256, 512, 512), "
 KLEIN = {"num_layers": 5, "num_single_layers": 20, "num_attention_heads": 24, "joint_attention_dim": 7680,
          "guidance_embeds": False}
 PUBLISHED = {
-    "z_image": ("ZImageTransformer2DModel", {}, ("AutoencoderKL", FLUX_VAE), (6154.91, "16x128x128", 4096, 30 + 4)),
+    "z_image": ("ZImageTransformer2DModel", {}, ("AutoencoderKL", FLUX_VAE), (6154.91, "16x128x128", 4096)),
     "qwen_image": ("QwenImageTransformer2DModel", {}, ("AutoencoderKLQwenImage", {}),
-                   (20430.40, "16x128x128", 4096, 60)),
+                   (20430.40, "16x128x128", 4096)),
     "flux2_klein": ("Flux2Transformer2DModel", KLEIN, ("AutoencoderKLFlux2", {}),
-                    (3875.54, "32x128x128", 4096, 5 + 20)),
-    "sana": ("SanaTransformer2DModel", {}, ("AutoencoderDC", {}), (1604.46, "32x32x32", 1024, 20)),
+                    (3875.54, "32x128x128", 4096)),
+    "sana": ("SanaTransformer2DModel", {}, ("AutoencoderDC", {}), (1604.46, "32x32x32", 1024)),
 }
-"""By tiny pipeline, of which the rest is taken: network, VAE, and millions of parameters, latents, tokens, blocks."""
+"""By tiny pipeline, of which the rest is taken: network, VAE, and millions of parameters, latents, tokens."""
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_sizes_and_memory_of_a_published_architecture(name, pipelines, tmp_path, pairs_file):
-    network, settings, vae, (millions, latents, tokens, blocks) = PUBLISHED[name]
+    network, settings, vae, (millions, latents, tokens) = PUBLISHED[name]
     folder = tmp_path / "published"
     shutil.copytree(pipelines(name), folder, ignore=shutil.ignore_patterns("*.safetensors"))
     with torch.device("meta"):
@@ -48,12 +48,10 @@ def test_sizes_and_memory_of_a_published_architecture(name, pipelines, tmp_path,
     total, trainable = (float(each.replace(",", "")) for each in found.groups())
     assert trainable == pytest.approx(adapter, abs=1e-3) and total == pytest.approx(millions + adapter, abs=0.02)
     assert f"samples               1024x1024; latents {latents}, {tokens:,} tokens" in done.output
-    held = re.search(r"weights and optimiser ([\d.]+) GiB", done.output)
-    assert float(held[1]) * 2**30 == pytest.approx(1e6 * (4 * millions + 16 * adapter), rel=0.01)  # on a CPU
-    width = {"z_image": 3840, "qwen_image": 3072, "flux2_klein": 3072, "sana": 2240}[name]
-    about = float(re.search(r"activations           about ([\d.]+) GiB for 8 samples", done.output)[1]) * 2**30
-    per_token = width * (blocks + 17) * 2
-    assert 8 * tokens * per_token <= about <= 8 * (tokens + 1024) * per_token
+    held = [float(re.search(rf"  {part} +([\d.]+)", done.output)[1]) for part in (
+        "frozen weights", "trained weights", "optimiser")]
+    assert sum(held) * 2**30 == pytest.approx(1e6 * (4 * millions + 12 * adapter), rel=0.02)  # on a CPU
+    assert "activations are not counted: " in done.output  # the network does not fit the tiny text encoder
 
 
 def write_config(module, folder) -> None:

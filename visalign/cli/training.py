@@ -15,8 +15,10 @@ QUICKSTARTS = {"tiny-sdxl": "quickstart", "tiny-sd3": "ai_feedback"}
 @click.command(cls=Verb)
 @recipe_arguments
 @click.option("--dry-run", is_flag=True, help="Print settings, sizes and a memory estimate; load nothing.")
+@click.option("--card", type=click.FloatRange(1, 1024), metavar="GIB",
+              help="With --dry-run: plan for a GPU with this memory, which need not be here.")
 @click.option("--resume", is_flag=True, help="Continue the run in output.folder from its last checkpoint.")
-def train(config: str, overrides: tuple[str, ...], dry_run: bool, resume: bool) -> None:
+def train(config: str, overrides: tuple[str, ...], dry_run: bool, card: float | None, resume: bool) -> None:
     """Fine-tune a generator as CONFIG says.
 
     CONFIG is a file, or the name of a shipped recipe (`visalign list recipes`); KEY=VALUE pairs override it.
@@ -24,13 +26,15 @@ def train(config: str, overrides: tuple[str, ...], dry_run: bool, resume: bool) 
     \b
     visalign train sdxl_dpo data.path=pairs.jsonl model=my_sdxl.safetensors model.base=SDXL_FOLDER
     visalign train sft_folder data.path=my_images optim.lr=1e-5
-    visalign train online/sdxl_ddpo rollout.prompts=prompts.txt --dry-run
+    visalign train online/sdxl_ddpo rollout.prompts=prompts.txt --dry-run --card 24
     """
+    if card is not None and not dry_run:
+        raise click.UsageError("--card is for --dry-run: a run computes on what is here")
     settings = read_recipe(config, overrides)
     if dry_run:
         from visalign.jobs.dry_run import describe_run
 
-        click.echo(describe_run(settings))
+        click.echo(describe_run(settings, card))
         return
     from visalign.jobs.train import train as run_recipe
 

@@ -9,6 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from visalign.validation.ranges import (
     AtLeastTwo,
+    BatchSize,
     Few,
     FewOrNone,
     Fraction,
@@ -78,6 +79,9 @@ class ModelSettings(Settings):
         tiny-wan, tiny-edit).
     base: the diffusers folder or hub id that gives a single file its configuration and missing parts.
     precision: arithmetic of the denoiser; `auto` is bf16 where the hardware has it, else fp32.
+    weights: how what is not trained is held, in memory and not in arithmetic; `auto` is as it is computed with on a GPU
+        and fp32 on a CPU. The VAE, adapters and weights that are trained are always held in fp32.
+    memory: `auto` chooses the least slow settings with which the run fits the memory there is, and says which.
     attention: `native` lets torch choose; `math` is its plain kernel, `flash` its fused one; xformers is optional; the
         others are diffusers' back ends that gradients pass through.
     compile: whether repeated blocks are compiled for training: minutes at the start, faster steps.
@@ -102,6 +106,8 @@ class ModelSettings(Settings):
     tuning: Literal["lora", "full"] = "lora"
     lora: LoraSettings = LoraSettings()
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    weights: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    memory: Literal["as_set", "auto"] = "as_set"
     attention: Attention = "native"
     compile: bool = False
     gradient_checkpointing: bool = False
@@ -234,7 +240,7 @@ class EvaluationSettings(Settings):
     is the model's own.
     reward scores the images (any reward; its first dimension counts), features measures their diversity (an open_clip
     model); null omits either; `also` names more rewards to report, such as one not trained on. The embedded
-    tiny-clip and tiny-reward know emoji only.
+    tiny-clip and tiny-reward know emoji only. batch_size: samples that are drawn at once.
     """
 
     every: Often = 0
@@ -246,6 +252,7 @@ class EvaluationSettings(Settings):
     features: Text | None = None
     steps: SamplingSteps | None = None
     guidance_scale: GuidanceScale | None = None
+    batch_size: BatchSize = 32
     seed: Seed = 1000
 
     @field_validator("prompts", mode="before")

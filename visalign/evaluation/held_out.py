@@ -17,6 +17,7 @@ from visalign.media.video_files import media_file, save_sheet
 from visalign.rewards import ClipScore, Reward, for_modality, load_reward
 from visalign.sampling.feedback import make_samples
 from visalign.storage.files import write_atomically
+from visalign.storage.out_of_memory import memory_told
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class HeldOut:
     tools: MetricSuite
     proxy: str | None
 
+    @memory_told("measuring held-out samples")
     def look(self, generator: Generator, label: str) -> tuple[PromptMetrics, list[Sample]]:
         """Sample and measure; a reward that cannot score a sample is named, and the sample counted.
 
@@ -35,7 +37,8 @@ class HeldOut:
         settings = self.settings
         prompts = read_prompts(settings.prompts, settings.max_prompts)
         samples = make_samples(generator, prompts, settings.samples_per_prompt, steps=settings.steps,
-                               guidance_scale=settings.guidance_scale, seed=settings.seed, label=label)
+                               guidance_scale=settings.guidance_scale, seed=settings.seed, label=label,
+                               batch_size=settings.batch_size)
         try:
             found = metrics_of(prompts, samples, self.tools)
         except ValueError as error:

@@ -25,9 +25,10 @@ from visalign.generators.tunable import Tunable
 from visalign.media.samples import Media, Video, to_pixels
 from visalign.media.source_images import SEPARATOR, SourceCount, sources_key, split_prompt, words_of
 from visalign.processes import Diffusion, Flow
+from visalign.storage.out_of_memory import memory_told
 
-VAE_PIXELS = 2**25
-"""Pixels of all frames that pass through the VAE together: 32 images of 1024x1024, or one video of 81 x 480x832."""
+VAE_PIXELS = 2**21
+"""Pixels of all frames that pass through the VAE together: 2 images of 1024x1024, for which SDXL's takes 6 GiB."""
 
 Conditioning = dict[str, Tensor]
 """Everything that the network takes beside latents, time and guidance, by the names of its arguments, batch first."""
@@ -132,6 +133,7 @@ class Generator(Tunable, Sized):
     def check_pipeline(cls, settings: dict) -> None:
         """Raise UserError for a checkpoint of an unsupported kind, by its model_index.json."""
 
+    @memory_told("encoding prompts")
     def encode_prompts(self, prompts: list[str]) -> Conditioning:
         """The conditioning of prompts, each tensor [B, ...]; one without words is the negative of guidance."""
         with self.arithmetic():
@@ -273,12 +275,13 @@ class Generator(Tunable, Sized):
         """Input of `encode_media` at the working shape: [B, 3, H, W] in [-1, 1], for videos [B, 3, F, H, W]."""
         return to_pixels(media, self.shape.size)
 
+    @memory_told("encoding images or videos")
     @torch.no_grad()
     def encode_media(self, pixels: Tensor) -> Tensor:
         """Latents of pixels [B, 3, (F,) H, W] in [-1, 1]: the posterior's mean, scaled as the network expects."""
         vae = self.conventions.vae
         latents = torch.cat([vae.encoded(self.pipeline.vae, part.to(self.device))
-                             for part in pixels.split(self._at_once())])
+                             for part in pixels.split(self.coded_together())])
         if tuple(latents.shape[1:]) != self.conventions.shape:
             raise UserError(f"model: its VAE encodes {self.shape} to latents of {tuple(latents.shape[1:])}, and the "
                             f"pipeline samples {self.conventions.shape}")
@@ -290,16 +293,17 @@ class Generator(Tunable, Sized):
         with torch.autocast(self.device.type, torch.bfloat16) if half else contextlib.nullcontext():
             return self.conventions.vae.decoded(self.pipeline.vae, latents, flat=self.modality == "image")
 
+    @memory_told("decoding samples")
     @torch.no_grad()
     def decode(self, latents: Tensor) -> list[Media]:
         """Images from latents [B, C, h, w], videos from [B, C, f, h, w]; as many at a time as memory allows."""
-        return [media for part in latents.split(self._at_once())
+        return [media for part in latents.split(self.coded_together())
                 for media in self._to_media(self.decode_pixels(part).cpu())]
 
     def _to_media(self, pixels: Tensor) -> list[Media]:
         return self.pipeline.image_processor.postprocess(pixels, output_type="pil")
 
-    def _at_once(self) -> int:
+    def coded_together(self) -> int:
         """Samples that pass through the VAE together."""
         height, width = self.shape.size
         return max(1, min(self.vae_batch or VAE_PIXELS, VAE_PIXELS // (height * width * (self.shape.frames or 1))))
@@ -315,7 +319,7 @@ class Generator(Tunable, Sized):
         for start in range(0, len(prompts), batch_size):
             options = self.call.options(prompts[start:start + batch_size], seeds=seeds[start:start + batch_size],
                                         steps=steps, scale=guidance_scale, negative=negative_prompt)
-            with self.arithmetic(), final_latents(self.pipeline, on_step) as last:
+            with memory_told("sampling"), self.arithmetic(), final_latents(self.pipeline, on_step) as last:
                 self.call(**options)
             latents = self.conventions.from_rule(last.latents.float())
             if self.conventions.given is not None:

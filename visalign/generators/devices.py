@@ -17,11 +17,14 @@ def pick_device(device: str = "auto") -> torch.device:
 
 
 def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The compute type; `auto` is bf16 on hardware that has it (GPUs since Ampere, some CPUs), else fp32."""
+    """The compute type; `auto` is bf16 on hardware that has it (GPUs since Ampere, some CPUs), else fp32.
+
+    A GPU that is planned for and not there has it.
+    """
     if precision != "auto":
         return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+        return torch.bfloat16 if not torch.cuda.is_available() or torch.cuda.is_bf16_supported() else torch.float32
     has_bf16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
     return torch.bfloat16 if has_bf16 else torch.float32
 
@@ -32,3 +35,14 @@ def check_speed(settings: ModelSettings, family: type[Generator], device: torch.
     if settings.vae_precision == "bf16" and family.exact_vae:
         raise UserError(f"model.vae_precision bf16: the VAE of {family.pipeline_class} has activations too large for "
                         "it; leave it out")
+
+
+def held_dtype(settings: ModelSettings, device: torch.device) -> torch.dtype:
+    """The type in which frozen weights are held. Raises UserError for one that cannot be computed with."""
+    compute_dtype = pick_dtype(settings.precision, device)
+    if settings.weights == "auto":
+        return compute_dtype if device.type == "cuda" else torch.float32
+    if settings.weights != "fp32" and compute_dtype == torch.float32:
+        raise UserError(f"model.weights {settings.weights}: cannot be computed with in fp32, which model.precision "
+                        f"{settings.precision} is on this device; use model.weights=fp32 or model.precision=bf16")
+    return pick_dtype(settings.weights, device)

@@ -7,19 +7,21 @@ from visalign.config import ModelSettings
 from visalign.errors import UserError
 from visalign.generators.assembling import load_pipeline
 from visalign.generators.base import Generator
-from visalign.generators.devices import check_speed, pick_device, pick_dtype
+from visalign.generators.devices import check_speed, held_dtype, pick_device, pick_dtype
 from visalign.generators.locating import locate_model
 from visalign.generators.offloading import place
 from visalign.generators.quantization import check_quantizer, is_quantized, quantize_parts
 from visalign.generators.sketching import explained, shape_of, sketch
+from visalign.storage.out_of_memory import memory_told
 from visalign.storage.weights import check_finite, check_present
 
 
+@memory_told("loading the model")
 def load_generator(source: str | ModelSettings, device: str | torch.device = "auto") -> Generator:
     """Load a generator from a hub id, a diffusers folder, an embedded name, or full `Model` settings.
 
-    On a GPU frozen weights are held in the compute type; the VAE always stays in float32.
-    Raises UserError for anything that is not a supported pipeline.
+    Frozen weights are held as `held_dtype` says; the VAE always stays in float32, where it cannot overflow. Raises
+    UserError for anything that is not a supported pipeline.
     """
     import diffusers
 
@@ -29,13 +31,12 @@ def load_generator(source: str | ModelSettings, device: str | torch.device = "au
     device = pick_device(device) if isinstance(device, str) else device
     compute_dtype = pick_dtype(settings.precision, device)
     check_speed(settings, checkpoint.family, device)
-    held = compute_dtype if device.type == "cuda" else torch.float32
     pipeline_class = getattr(diffusers, checkpoint.family.pipeline_class)
     diffusers.utils.logging.disable_progress_bar()
     _quiet_transformers()
     with explained(settings.source):
         sketch(checkpoint, settings)
-        pipeline = load_pipeline(pipeline_class, checkpoint, held)
+        pipeline = load_pipeline(pipeline_class, checkpoint, held_dtype(settings, device))
     loaded = {f"model {settings.source}, its {name}": part for name, part in pipeline.components.items()
               if isinstance(part, nn.Module)}
     for where, part in loaded.items():

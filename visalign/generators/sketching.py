@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from visalign.config import ModelSettings
 from visalign.errors import UserError
@@ -49,10 +51,11 @@ def check_adapter(settings: ModelSettings, path: Path) -> None:
     fit_lora(path, parts, pipeline, checkpoint.family.denoiser_name)
 
 
-def sketch(checkpoint: ModelLocation, settings: ModelSettings) -> Generator:
+def sketch(checkpoint: ModelLocation, settings: ModelSettings, words: bool = False) -> Generator:
     """The generator on the meta device: sizes and shapes without memory, and every mistake they reveal.
 
-    Raises UserError for settings that this model cannot follow.
+    words: with the tokenizers, so that its pipeline can be called. Raises UserError for settings that this model cannot
+    follow.
     """
     import diffusers
 
@@ -63,7 +66,8 @@ def sketch(checkpoint: ModelLocation, settings: ModelSettings) -> Generator:
         if name not in given:
             parts[name] = _empty_part(kind, checkpoint.folder, name)
     for name, (library, kind) in parts_of(index).items():
-        if name == "processor" and kind is not None:  # some pipelines use it as soon as they are made
+        early = name == "processor"  # some pipelines use it as soon as they are made
+        if kind is not None and name not in given and (early or words and name.startswith(_WORDS)):
             parts[name] = getattr(importlib.import_module(library), kind).from_pretrained(checkpoint.folder,
                                                                                           subfolder=name)
     settings_of_index = {key: value for key, value in index.items() if not key.startswith("_") and
@@ -77,11 +81,15 @@ def sketch(checkpoint: ModelLocation, settings: ModelSettings) -> Generator:
     return generator
 
 
-def empty_generator(checkpoint: ModelLocation, settings: ModelSettings) -> Generator:
+_WORDS = ("tokenizer", "feature_extractor", "image_processor", "guider")
+"""Parts without weights that a pipeline's call uses."""
+
+
+def empty_generator(checkpoint: ModelLocation, settings: ModelSettings, words: bool = False) -> Generator:
     """The sketch with its adapter, for `--dry-run`."""
     with explained(settings.source):
-        generator = sketch(checkpoint, settings)
-    with torch.device("meta"):
+        generator = sketch(checkpoint, settings, words)
+    with _without_values():
         if settings.tuning == "full":
             generator.denoiser.requires_grad_(True)
         else:
@@ -93,7 +101,23 @@ def empty_generator(checkpoint: ModelLocation, settings: ModelSettings) -> Gener
 
 def _empty_part(kind: type, folder: str, name: str):
     if hasattr(kind, "load_config"):  # of diffusers
-        with torch.device("meta"):
+        with _without_values():
             return kind.from_config(kind.load_config(folder, subfolder=name))
-    with torch.device("meta"):
+    with _without_values():
         return kind._from_config(kind.config_class.from_pretrained(folder, subfolder=name))
+
+
+class _NoValues(TorchFunctionMode):
+    """Random numbers are not drawn: on the meta device that takes longer than all else, and gives nothing."""
+
+    drawn = (Tensor.normal_, Tensor.uniform_)
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        return args[0] if func in self.drawn else func(*args, **(kwargs or {}))
+
+
+@contextlib.contextmanager
+def _without_values() -> Iterator[None]:
+    """Within it modules are made on the meta device."""
+    with torch.device("meta"), _NoValues():
+        yield

@@ -11,16 +11,13 @@ from visalign.generators.base import Generator
 from visalign.generators.devices import pick_device, pick_dtype
 from visalign.generators.encoding_size import numbers_of_latents, numbers_of_prompt
 from visalign.generators.ldm_export import DTYPES
-from visalign.generators.locating import locate_model
-from visalign.generators.sketching import empty_generator
 from visalign.sampling.encoding_cache import stored_as
 from visalign.storage.files import check_space, size_in_words
 from visalign.trainers.optim import MOMENTS
 
 
-def check_room(config: OfflineConfig | OnlineConfig, found: FoundPairs) -> None:
-    """Raise UserError when the disk has too little room for a run of these data; loads no weights."""
-    generator = empty_generator(locate_model(config.model), config.model)
+def check_room(config: OfflineConfig | OnlineConfig, found: FoundPairs, generator: Generator) -> None:
+    """Raise UserError when the disk has too little room for a run of these data; `generator` may be without weights."""
     check_cache_room(config, generator, found)
     needed = room(config, generator)
     folder = Path(config.output.folder).expanduser()

@@ -20,7 +20,9 @@ from visalign.generators.locating import sampling_for
 from visalign.generators.model_card import versions
 from visalign.generators.quantization import check_quantizer
 from visalign.generators.scheduler_files import load_scheduler
+from visalign.generators.sketching import empty_generator
 from visalign.jobs.disk_estimate import check_room
+from visalign.jobs.memory_words import advised, settled
 from visalign.jobs.training_setup import LOOPS
 from visalign.objectives import REGISTRIES
 from visalign.rewards import check_reward, check_sources_given
@@ -143,16 +145,20 @@ def train(config: OfflineConfig | OnlineConfig, resume: bool = False) -> Result:
     config = completed(config, resume)
     found = check_training(config)
     config = measured_on(config, found.prompts)
-    check_room(config, found)
+    empty = empty_generator(locate_model(config.model), config.model)
+    check_room(config, found, empty)
+    config = settled(config, empty, resume)
     accelerator, run = open_run(config, resume)
-    generator = load_generator(config.model, accelerator.device)
+    with advised(config):
+        generator = load_generator(config.model, accelerator.device)
     check_model(run, [generator.denoiser, *generator.frozen_modules()], f"model.source {config.model.source}")
     held_out = load_held_out(config.eval, str(accelerator.device), generator.modality)
-    trainer, counts = LOOPS[config.loop].build(config, generator, run, accelerator)
+    with advised(config):
+        trainer, counts = LOOPS[config.loop].build(config, generator, run, accelerator)
     if config.eval.prompts is None:
         config = trainer.config = measured_on_pairs(config, trainer.held_out)
         run.keep_settings(config)
-    with trainer.started():
+    with trainer.started(), advised(config):
         cadence = Cadence(trainer, replace(held_out, settings=config.eval), started)
         ended = cadence.follow()
         result = summarise(run, started, held_out.proxy, cadence.guard.limits, ended)

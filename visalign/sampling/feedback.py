@@ -21,15 +21,17 @@ from visalign.sampling.source_check import check_takes_sources
 
 
 def make_samples(generator: Generator, prompts: list[str], per_prompt: int, *, steps: int, guidance_scale: float,
-                 seed: int, label: str, quiet: bool = False) -> list[Sample]:
+                 seed: int, label: str, quiet: bool = False, batch_size: int = 32) -> list[Sample]:
     """`per_prompt` samples of each prompt; the i-th of the j-th prompt always has the same seed."""
     places = range(len(prompts) * per_prompt)
     return [sample for _, sample in samples_at(generator, prompts, per_prompt, places, steps=steps, seed=seed,
-                                               guidance_scale=guidance_scale, label=label, quiet=quiet)]
+                                               guidance_scale=guidance_scale, label=label, quiet=quiet,
+                                               batch_size=batch_size)]
 
 
 def samples_at(generator: Generator, prompts: list[str], per_prompt: int, places: Sequence[int], *, steps: int,
-               guidance_scale: float, seed: int, label: str, quiet: bool = False) -> Iterator[tuple[int, Sample]]:
+               guidance_scale: float, seed: int, label: str, quiet: bool = False,
+               batch_size: int = 32) -> Iterator[tuple[int, Sample]]:
     """(place, sample) as they are generated; place p is sample p mod per_prompt of prompt p div per_prompt."""
     chosen = [prompts[place // per_prompt] for place in places]
     seeds = [place_seed(seed, place) for place in places]
@@ -37,7 +39,8 @@ def samples_at(generator: Generator, prompts: list[str], per_prompt: int, places
     check_takes_sources(generator, dict.fromkeys(chosen), label)
     say_what_is_cut(generator, chosen, label)
     with tqdm(total=len(chosen), desc=label, unit="sample", disable=quiet) as progress:
-        for batch in generator.sample(chosen, seeds, steps=steps, guidance_scale=guidance_scale):
+        for batch in generator.sample(chosen, seeds, steps=steps, guidance_scale=guidance_scale,
+                                      batch_size=batch_size):
             for media in batch:
                 k = next(numbers)
                 yield places[k], sample_of(chosen[k], generator.text_of(chosen[k]), media, seeds[k])

@@ -32,6 +32,7 @@ from visalign.generators.base import Generator
 from visalign.generators.remarks import remarks
 from visalign.sampling.seeds import place_seed
 from visalign.storage.files import full_disk_told
+from visalign.storage.out_of_memory import memory_told
 from visalign.storage.run_folder import RunFolder
 from visalign.trainers.checkpoint import CONTINUE, Checkpoints, TrainingState
 from visalign.trainers.gradients import gradients_for
@@ -150,6 +151,7 @@ class Trainer(ABC):
         self.accelerator.backward(loss)
         self._has_gradients = True
 
+    @memory_told("stepping the optimiser")
     def optimizer_step(self, batch: Any = None) -> StepReport:
         """Reduce and clip the gradients, step, and advance schedule and average; `batch` is named when it is at fault.
 

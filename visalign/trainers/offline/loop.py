@@ -25,6 +25,7 @@ from visalign.objectives import PairErrors
 from visalign.sampling.encoding_cache import EncodingCache
 from visalign.sampling.seeds import rng_at
 from visalign.storage.files import write_atomically
+from visalign.storage.out_of_memory import memory_told
 from visalign.storage.run_folder import RunFolder
 from visalign.trainers.base import GeneratorTrainer
 from visalign.trainers.metrics import pair_likelihoods, pair_metrics
@@ -79,6 +80,7 @@ class OfflineTrainer(GeneratorTrainer):
         places = range(first, first + size)
         return partial(self.prepare, places, [self.order[place] for place in places])
 
+    @memory_told("training on pairs")
     def train_unit(self, step: int, batch: range) -> dict[str, float]:
         collected = []
         for number in batch:
@@ -136,6 +138,7 @@ class OfflineTrainer(GeneratorTrainer):
         """One after the other where memory asks for it, else both sides together."""
         return [part for state in states for part in state.apart()] if self.config.train.one_side_at_a_time else states
 
+    @memory_told("measuring held-out pairs")
     @torch.no_grad()
     def held_out_metrics(self, limit: int = 64) -> dict:
         """The objective's metrics on held-out pairs at five fixed noise levels with fixed noise.

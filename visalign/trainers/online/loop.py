@@ -27,6 +27,7 @@ from visalign.media.video_files import save_sheet
 from visalign.objectives.advantages import Advantages, History
 from visalign.sampling.encoding_cache import EncodingCache
 from visalign.sampling.seeds import rng_for
+from visalign.storage.out_of_memory import memory_told
 from visalign.storage.run_folder import RunFolder
 from visalign.trainers.base import GeneratorTrainer, NonFinite
 from visalign.trainers.online.collect import PromptEmbeddings, PromptTask, RolloutBatch, RolloutCollector
@@ -158,6 +159,7 @@ class OnlineTrainer(GeneratorTrainer):
         parts = [[unit for unit in units if part_of[self.collector.batch_of(unit[0])] == i] for i in range(updates)]
         return [(i == 0, part) for i, part in enumerate(parts)]
 
+    @memory_told("training on samples")
     def _update(self, epoch: int, units: list[tuple[int, ...]], collected: RolloutBatch, advantages: Advantages,
                 check: bool) -> dict:
         """One optimiser step on `units`, the same list on every process; {} when it is empty."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from visalign.config import RolloutSettings
 from visalign.generators.base import Conditioning, Generator, Guidance
 from visalign.processes.steps import LOG_PROBS, draw
+from visalign.storage.out_of_memory import memory_told
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Sampler:
         self.generator, self.settings, self.keep_mean = generator, settings, keep_mean
         self.times = generator.schedule(settings.steps)
 
+    @memory_told("sampling")
     @torch.no_grad()
     def draw(self, starts: list[Start], conditioning: Conditioning, guidance: Guidance | None,
              stochastic: frozenset[int], kept: Tensor) -> list[Trajectory]:

@@ -14,6 +14,7 @@ from visalign.config import RewardSettings
 from visalign.errors import UserError, nearest
 from visalign.media.samples import Sample
 from visalign.rewards import Reward, for_modality, load_reward
+from visalign.storage.out_of_memory import OutOfMemory, memory_told
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,10 @@ class RewardSet:
         for attempt in range(self.settings.retries + 1):
             last = attempt == self.settings.retries
             try:
-                answer = reward.score(samples)
+                with memory_told(f"scoring with {reward.name}"):
+                    answer = reward.score(samples)
+            except OutOfMemory:  # the next attempt would have no more
+                raise
             except Exception as error:  # a reward may be anyone's code; all failures are reported alike
                 if last:
                     said = " ".join(str(error).split())[:200]

@@ -1,0 +1,194 @@
+"""Which settings make a run fit a card, and what they cost in time: for `model.memory: auto`, `--dry-run` and errors.
+
+Every way to take less memory is a `Lever`. The least slow set that fits is found by trying them all: a plan is
+arithmetic once the passes have been measured.
+"""
+
+import importlib.util
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from visalign.config import OfflineConfig, OnlineConfig
+from visalign.config.load import build_objective
+from visalign.errors import UserError
+from visalign.jobs.cards import Card, in_gib
+from visalign.jobs.memory_plan import MemoryPlan, PassSizes, plan_memory
+from visalign.trainers.cost import WITH_GRADIENT, sample_passes
+from visalign.trainers.online.epoch_shape import check_arithmetic
+
+Config = OfflineConfig | OnlineConfig
+Changes = dict[str, Any]
+"""Settings by their names in a recipe, such as {"model.gradient_checkpointing": True}."""
+
+SMALLER_BATCH, HALF_THE_BATCH = 1.02, 1.03
+"""Time of a step in two micro-batches instead of one, as assumed: a large card is a little less busy."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One position of a lever: what it changes, and the time of a step relative to that without it."""
+
+    changes: Changes
+    time: float = 1.0
+    why: str = ""
+
+
+AS_SET = Choice({})
+
+
+def changed(config: Config, changes: Changes) -> Config:
+    """The settings with others, by their names in a recipe."""
+    for name, value in changes.items():
+        section, key = name.split(".")
+        config = config.model_copy(update={section: getattr(config, section).model_copy(update={key: value})})
+    return config
+
+
+def checkpointing(config: Config) -> Iterator[Choice]:
+    """A forward pass more for each pass with gradients, by the passes that a step has."""
+    if not config.model.gradient_checkpointing:
+        yield Choice({"model.gradient_checkpointing": True}, 1 + 1 / _passes(config), "blocks are computed again")
+
+
+def _passes(config: Config) -> float:
+    """Passes of a step for each pass with gradients, which counts three of them."""
+    objective = build_objective(config.objective, loop=config.loop)
+    if config.loop == "offline":
+        return WITH_GRADIENT + ("reference" in objective.needs)
+    drawn, learnt, frozen = sample_passes(config, objective)
+    return (drawn + WITH_GRADIENT * learnt + frozen) / learnt
+
+
+def micro_batches(config: Config) -> Iterator[Choice]:
+    """Halves of the batch, with as many more of them: the effective batch stays."""
+    train = config.train
+    if config.loop == "offline":
+        for parts in (2**k for k in range(1, 13)):
+            if train.batch_size % parts == 0:
+                yield Choice({"train.batch_size": train.batch_size // parts,
+                              "train.gradient_accumulation": train.gradient_accumulation * parts},
+                             HALF_THE_BATCH ** math.log2(parts), "the effective batch stays as it is")
+        return
+    unit = build_objective(config.objective, loop="online").unit_size(config.rollout.group_size)
+    size = train.batch_size // 2
+    while size >= unit:
+        yield Choice({"train.batch_size": size}, HALF_THE_BATCH ** math.log2(train.batch_size / size),
+                     "gradients are summed over an update anyway")
+        size //= 2
+
+
+def drawn_together(config: Config) -> Iterator[Choice]:
+    """Fewer samples at once in evaluations and rollouts."""
+    most = max(config.eval.batch_size, config.rollout.batch_size if config.loop == "online" else 1)
+    for parts in (2**k for k in range(1, most.bit_length())):
+        size = max(1, config.eval.batch_size // parts)
+        changes: Changes = {"eval.batch_size": size} if size < config.eval.batch_size else {}
+        if config.loop == "online" and config.rollout.batch_size % parts == 0:
+            trial = changes | {"rollout.batch_size": config.rollout.batch_size // parts}
+            changes = trial if _divides(changed(config, trial)) else changes
+        if changes:
+            yield Choice(changes, SMALLER_BATCH ** math.log2(parts), "fewer samples are drawn at once")
+
+
+def _divides(config: OnlineConfig) -> bool:
+    try:
+        check_arithmetic(config, 1)
+    except UserError:
+        return False
+    return True
+
+
+def small_optimizer(config: Config) -> Iterator[Choice]:
+    """8-bit moments, where all weights are trained and the package is there."""
+    if config.model.tuning == "full" and config.optim.name == "adamw" and importlib.util.find_spec("bitsandbytes"):
+        yield Choice({"optim.name": "adamw8bit"}, 1.01, "moments of 8 bits")
+
+
+def narrow_weights(config: Config) -> Iterator[Choice]:
+    """Frozen weights as they are computed with; a CPU holds them in float32 else."""
+    if config.model.weights == "auto" and config.model.precision in ("auto", "bf16"):
+        yield Choice({"model.weights": "bf16"}, 1.001, "frozen weights in half as many bytes")
+
+
+def sliced_decoding(config: Config) -> Iterator[Choice]:
+    """One sample at a time through the VAE, or tiles of one."""
+    if not config.model.vae_slicing:
+        yield Choice({"model.vae_slicing": True}, 1.002, "one sample at a time is decoded")
+    if not config.model.vae_tiling:
+        yield Choice({"model.vae_slicing": True, "model.vae_tiling": True}, 1.02, "samples are decoded in tiles")
+
+
+LEVERS: tuple[Callable[[Config], Iterator[Choice]], ...] = (
+    narrow_weights, sliced_decoding, small_optimizer, drawn_together, micro_batches, checkpointing)
+"""In the order in which they are said; each gives its positions from the least change on."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Settings, what they change, their time relative to the settings as they were, and their plan."""
+
+    config: Config
+    choices: tuple[Choice, ...]
+    time: float
+    plan: MemoryPlan
+
+
+def fits(plan: MemoryPlan, card: Card) -> bool:
+    return plan.peak <= card.bytes
+
+
+def least_slow(config: Config, sizes: PassSizes, card: Card) -> Fit | None:
+    """The quickest settings that fit the card, those with the fewest changes among equals; None where none fits."""
+    tried = [[AS_SET, *lever(config)] for lever in LEVERS]
+    for choices in sorted(itertools.product(*tried), key=_slowness):
+        given = changed(config, {name: value for choice in choices for name, value in choice.changes.items()})
+        if not _usable(given, sizes):
+            continue
+        plan = plan_memory(given, sizes)
+        if fits(plan, card):
+            return Fit(given, tuple(each for each in choices if each.changes), _time(choices), plan)
+    return None
+
+
+def _usable(config: Config, sizes: PassSizes) -> bool:
+    return sizes.model.device.type == "cpu" or config.model.weights == "auto"  # a GPU holds them so anyway
+
+
+def _time(choices: tuple[Choice, ...]) -> float:
+    return math.prod(choice.time for choice in choices)
+
+
+def _slowness(choices: tuple[Choice, ...]) -> tuple[float, int]:
+    return _time(choices), sum(bool(choice.changes) for choice in choices)
+
+
+def next_lever(config: Config, sizes: PassSizes) -> tuple[Choice, int] | None:
+    """The one change that lowers the peak most for its time, and by how many bytes; None where nothing does."""
+    before = plan_memory(config, sizes).peak
+    found = []
+    for choice in (choice for lever in LEVERS for choice in lever(config)):
+        given = changed(config, choice.changes)
+        if _usable(given, sizes) and (saved := before - plan_memory(given, sizes).peak) > 0.02 * before:
+            found.append((saved / choice.time**8, saved, choice))
+    if not found:
+        return None
+    _, saved, choice = max(found, key=lambda each: each[0])
+    return choice, saved
+
+
+def in_words(changes: Changes) -> str:
+    """'model.gradient_checkpointing=true train.batch_size=2'."""
+    return " ".join(f"{name}={str(value).lower() if isinstance(value, bool) else value}"
+                    for name, value in changes.items())
+
+
+def advice(config: Config, sizes: PassSizes) -> str:
+    """What to switch on next, and by how much that lowers the estimate, as the end of a sentence."""
+    found = next_lever(config, sizes)
+    if found is None:
+        return "nothing that can be switched on lowers it; take a smaller model.resolution or a larger card"
+    choice, saved = found
+    return f"{in_words(choice.changes)} would take {in_gib(saved)} GiB less"

@@ -1,0 +1,210 @@
+"""What a run takes in memory, part by part and moment by moment, before anything is loaded.
+
+    held all the time (weights, optimiser, averages) + the moment that takes most (backward, optimiser's step, sampling,
+    decoding, encoding)
+
+Activations are counted on a generator without weights (generators/weightless.py); all else is arithmetic.
+"""
+
+import os
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from typing import NamedTuple
+
+from torch import nn
+
+from visalign.config import OfflineConfig, OnlineConfig
+from visalign.config.load import build_objective
+from visalign.data.prompts import count_prompts
+from visalign.errors import UserError
+from visalign.generators.activations import Activations
+from visalign.generators.devices import held_dtype
+from visalign.generators.weightless import Weightless
+from visalign.trainers.optim import MOMENTS
+
+PROGRAM = {"cuda": round(0.7 * 2**30), "cpu": round(0.9 * 2**30)}
+"""A GPU's context, workspaces and fragmentation (others have measured it); Python and its libraries (measured)."""
+FOREACH = ("adamw",)
+"""Optimisers of torch that, on a GPU, work on all weights at once, in a copy of them."""
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes. held: by part, all the time. moments: what each takes beside, by part. unknown:
+    why activations could not be counted."""
+
+    held: dict[str, int]
+    moments: dict[str, dict[str, int]]
+    unknown: str | None = None
+
+    @property
+    def moment(self) -> str:
+        """The one that takes most."""
+        return max(self.moments, key=lambda name: sum(self.moments[name].values()))
+
+    @property
+    def peak(self) -> int:
+        return sum(self.held.values()) + sum(self.moments[self.moment].values())
+
+    def at(self, moment: str) -> int:
+        return sum(self.held.values()) + sum(self.moments[moment].values())
+
+
+class Held(NamedTuple):
+    """Bytes of weights: the denoiser's frozen ones, those that are trained, and what is frozen beside."""
+
+    frozen: int
+    trained: int
+    text_encoders: int
+    vae: int
+
+
+@dataclass
+class PassSizes:
+    """What passes of any number of samples take. Two numbers are measured, others lie on their line: every tensor
+    either has a row for each sample or none."""
+
+    model: Weightless
+    _trained: dict[int, Activations] = field(default_factory=dict)
+    _sampled: dict[int, int] = field(default_factory=dict)
+    _coded: dict[bool, tuple[int, int]] = field(default_factory=dict)
+
+    def training(self, rows: int, checkpointing: bool) -> int:
+        """Bytes of a pass with gradients until its backward is done."""
+        found = self._at(rows, self._trained, self.model.activations)
+        return found if isinstance(found, int) else found.of(checkpointing)
+
+    def sampling(self, rows: int) -> int:
+        """The most bytes of a pass without gradients."""
+        return self._at(rows, self._sampled, self.model.sampling)
+
+    def _at(self, rows: int, known: dict, measure):
+        if self.model.generator.sources is not None:  # such pipelines take one prompt at a time
+            known.setdefault(1, measure(self.model.call(1)))
+            return _times(known[1], rows)
+        if rows not in known and len(known) < 2:
+            known[rows] = measure(self.model.call(rows))
+        if rows in known:
+            return known[rows]
+        (one, first), (two, second) = list(known.items())[:2]
+        return _on_line(first, second, (rows - one) / (two - one))
+
+    def coding(self, tiled: bool) -> tuple[int, int]:
+        """Of encoding and of decoding one sample."""
+        if tiled not in self._coded:
+            self._coded[tiled] = self.model.coding(tiled)
+        return self._coded[tiled]
+
+    @cached_property
+    def held(self) -> Held:
+        generator = self.model.generator
+        vae = generator.pipeline.vae
+        texts = sum(held_by(part) for part in generator.frozen_modules() if part is not vae)
+        denoiser = generator.denoiser
+        return Held(held_by(denoiser), held_by(denoiser, trained=True), texts, held_by(vae))
+
+
+def _parts(value) -> tuple[int, ...]:
+    return (value,) if isinstance(value, int) else (value.kept, value.with_checkpointing, value.recomputed)
+
+
+def _made(value, numbers: list[int]):
+    return numbers[0] if isinstance(value, int) else Activations(*numbers)
+
+
+def _times(value, rows: int):
+    return _made(value, [each * rows for each in _parts(value)])
+
+
+def _on_line(first, second, place: float):
+    return _made(first, [round(a + (b - a) * place) for a, b in zip(_parts(first), _parts(second), strict=True)])
+
+
+def plan_memory(config: OfflineConfig | OnlineConfig, sizes: PassSizes) -> MemoryPlan:
+    """The plan of one process on the device of `sizes`."""
+    return _Planning(config, sizes).plan()
+
+
+def held_by(module: nn.Module, trained: bool = False) -> int:
+    """Bytes of a module's weights and buffers; trained: of those that are, else of the others."""
+    tensors = [p for p in module.parameters() if p.requires_grad == trained] + ([] if trained else
+                                                                                list(module.buffers()))
+    return sum(each.numel() * each.element_size() for each in tensors)
+
+
+count = lru_cache(count_prompts)
+"""Of a file of prompts, read once for all plans."""
+
+
+class _Planning:
+    def __init__(self, config: OfflineConfig | OnlineConfig, sizes: PassSizes):
+        self.config, self.sizes, self.generator = config, sizes, sizes.model.generator
+        self.objective = build_objective(config.objective, loop=config.loop)
+        self.on_gpu = sizes.model.device.type == "cuda"
+        self.trained = sizes.held.trained
+
+    def plan(self) -> MemoryPlan:
+        held = self._weights() | self._beside_the_weights() | {"program": PROGRAM[self.sizes.model.device.type]}
+        held = {name: size for name, size in held.items() if size}
+        try:
+            moments = {"a step's backward pass": self._backward(), "sampling": self._sampling(), **self._coding()}
+        except UserError as error:
+            return MemoryPlan(held, {"the optimiser's step": self._step()}, str(error))
+        return MemoryPlan(held, moments | {"the optimiser's step": self._step()})
+
+    def _weights(self) -> dict[str, int]:
+        held, full = self.sizes.held, self.config.model.tuning == "full"
+        copy = self.sizes.model.compute_dtype.itemsize * self.trained // 4 if full else 0
+        return {"frozen weights": self._narrowed(held.frozen), "trained weights": self.trained, "frozen copy": copy,
+                "text encoders": self._narrowed(held.text_encoders), "VAE": held.vae}
+
+    def _narrowed(self, size: int) -> int:
+        """Weights held as these settings say; they were counted as those of `sizes` do."""
+        model = self.sizes.model
+        return size * held_dtype(self.config.model, model.device).itemsize // model.held.itemsize
+
+    def _beside_the_weights(self) -> dict[str, int]:
+        old = 2 if "old" in self.objective.needs else 0  # the values, and the current ones while it is in their place
+        several = int(os.environ.get("WORLD_SIZE", "1")) > 1 and self.config.loop == "offline"
+        return {"optimiser": round(MOMENTS[self.config.optim.name] * self.trained / 4),
+                "average": self.trained if self.config.optim.ema_decay else 0, "old policy": old * self.trained,
+                "buckets of gradients": self.trained if several else 0}
+
+    def _backward(self) -> dict[str, int]:
+        size = self.sizes.training(self.rows_trained(), self.config.model.gradient_checkpointing)
+        return {"activations": size, "gradients": self.trained}
+
+    def _step(self) -> dict[str, int]:
+        working = self.trained if self.on_gpu and self.config.optim.name in FOREACH else 0
+        return {"gradients": self.trained, "working copy": working}
+
+    def _sampling(self) -> dict[str, int]:
+        guided, rows = self._drawn()
+        return {"activations": self.sizes.sampling(guided * rows)}
+
+    def _coding(self) -> dict[str, dict[str, int]]:
+        model = self.config.model
+        encoding, decoding = self.sizes.coding(model.vae_tiling)
+        together = 1 if model.vae_slicing else min(self.generator.coded_together(), self._drawn()[1])
+        return {"encoding": {"activations": encoding}, "decoding": {"activations": decoding * together}}
+
+    def rows_trained(self) -> int:
+        """Samples in a pass with gradients, those of guidance included."""
+        config = self.config
+        if config.loop == "offline":
+            return config.train.batch_size * (2 if "rejected" in self.objective.needs else 1)
+        return config.train.batch_size * self._guided(config.rollout.guidance_scale)
+
+    def _drawn(self) -> tuple[int, int]:
+        """Passes of a sample under guidance, and samples drawn at once: of an evaluation, or of a rollout."""
+        evaluation = self.config.eval
+        prompts = count(evaluation.prompts, evaluation.max_prompts) if evaluation.prompts else \
+            evaluation.max_prompts or evaluation.batch_size
+        looks = min(evaluation.batch_size, prompts * evaluation.samples_per_prompt)
+        found = [(self._guided(evaluation.guidance_scale), 1 if self.generator.sources is not None else looks)]
+        if self.config.loop == "online":
+            found.append((self._guided(self.config.rollout.guidance_scale), self.config.rollout.batch_size))
+        return max(found, key=lambda each: each[0] * each[1])
+
+    def _guided(self, scale: float | None) -> int:
+        return 1 if scale in (None, 1) or self.sizes.model.takes_scale else 2
