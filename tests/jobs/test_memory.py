@@ -51,7 +51,7 @@ def test_the_least_slow_settings_that_fit_are_chosen(planned):
 
 
 def test_a_card_that_is_too_small_is_refused_before_loading(recipe, monkeypatch):
-    monkeypatch.setattr(memory_words, "SMALL", 0)
+    monkeypatch.setattr(memory_words, "TINY", 0)
     monkeypatch.setattr(memory_words, "find_card", lambda device: Card(torch.device("cpu"), 2**29, "a machine"))
     done = CliRunner().invoke(main, ["train", str(recipe("sdxl"))])
     assert done.exit_code == 1 and "GiB are needed at" in done.output and "on a machine" in done.output
@@ -100,7 +100,7 @@ def test_other_errors_pass():
 
 
 @pytest.mark.parametrize("where, moment", [
-    ("visalign.trainers.offline.loop.OfflineTrainer._loss", "training on pairs"),
+    ("visalign.trainers.base.Trainer.backward", "training on pairs"),
     ("visalign.generators.base.Generator.decode_pixels", "decoding samples")])
 def test_memory_that_ends_in_a_run_is_told_with_what_to_switch_on(where, moment, recipe, monkeypatch):
     def ended(*arguments, **named):

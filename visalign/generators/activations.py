@@ -91,14 +91,14 @@ class SavedTensors:
     def block(self, run: Callable, *inputs, **options) -> Any:
         """The outputs of a block, for one of a kind that has run before without running it."""
         given = tensors_in(inputs, options)
-        kind = (*kind_of(run), tuple(described(inputs, options)))
+        kind = (*block_kind(run), tuple(argument_kinds(inputs, options)))
         known = self._kinds.get(kind)
         if known is None:
             known = self._run(run, inputs, options, given)
             if isinstance(run, nn.Module):
                 self._kinds[kind] = known
             outputs = known.result
-            known.result = kinds_of(outputs)
+            known.result = stand_ins(outputs)
         else:
             outputs = fresh(known.result)
         for tensor in given:
@@ -127,14 +127,14 @@ class SavedTensors:
                            outside + self.given.without(self.weights, self.outside), self.largest)
 
 
-def kind_of(run: Callable) -> tuple:
+def block_kind(run: Callable) -> tuple:
     """What a block is: its class, its class's place in the network and its parameters."""
     if not isinstance(run, nn.Module):
         return (id(run),)
     return (type(run), *((name, p.shape, p.dtype, p.requires_grad) for name, p in run.named_parameters()))
 
 
-def described(*trees: Any) -> Iterator[Any]:
+def argument_kinds(*trees: Any) -> Iterator[Any]:
     """Arguments as far as they decide what a block takes."""
     for leaf in pytree.tree_leaves(trees):
         yield (leaf.shape, leaf.dtype, leaf.requires_grad) if isinstance(leaf, Tensor) else repr(leaf)
@@ -154,7 +154,7 @@ class _Like:
         return empty.requires_grad_().clone() if self.requires_grad else empty
 
 
-def kinds_of(result: Any) -> Any:
+def stand_ins(result: Any) -> Any:
     """Outputs with their tensors replaced by what these are."""
     return pytree.tree_map(lambda leaf: _Like(leaf.shape, leaf.dtype, leaf.device, leaf.requires_grad)
                            if isinstance(leaf, Tensor) else leaf, result)
@@ -165,7 +165,7 @@ def fresh(kinds: Any) -> Any:
     return pytree.tree_map(lambda leaf: leaf.made() if isinstance(leaf, _Like) else leaf, kinds)
 
 
-class Attention(TorchFunctionMode):
+class FusedAttention(TorchFunctionMode):
     """torch's attention as a fused kernel runs it. Left to itself, on fake tensors it may keep all scores."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -235,7 +235,7 @@ def each_kind_once(network: nn.Module, live: LiveTensors | None = None) -> Itera
 def _once(block: nn.Module, forward: Callable, kinds: dict[tuple, tuple[Any, int]], live: LiveTensors) -> Callable:
     @functools.wraps(forward)  # some libraries look at the signature
     def answer(*inputs, **options):
-        kind = (*kind_of(block), tuple(described(inputs, options)))
+        kind = (*block_kind(block), tuple(argument_kinds(inputs, options)))
         if kind in kinds:
             result, more = kinds[kind]
             live.peak = max(live.peak, live.now + more)
@@ -243,7 +243,7 @@ def _once(block: nn.Module, forward: Callable, kinds: dict[tuple, tuple[Any, int
         before, peak = live.now, live.peak
         live.peak = before
         result = forward(*inputs, **options)
-        kinds[kind] = kinds_of(result), live.peak - before
+        kinds[kind] = stand_ins(result), live.peak - before
         live.peak = max(peak, live.peak)
         return result
 

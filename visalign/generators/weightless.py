@@ -18,7 +18,7 @@ from visalign.config import ModelSettings
 from visalign.errors import UserError
 from visalign.generators.activations import (
     Activations,
-    Attention,
+    FusedAttention,
     LiveTensors,
     SavedTensors,
     each_kind_once,
@@ -124,7 +124,7 @@ class Weightless:
         @functools.wraps(own)  # some libraries look at the signature
         def answer(*arguments, attention_mask=None, **named):  # what a mask leaves out depends on its values
             once = contextlib.nullcontext() if named.get("output_hidden_states") else each_kind_once(part)
-            with torch.no_grad(), self.mode, Attention(), once:
+            with torch.no_grad(), self.mode, FusedAttention(), once:
                 return _real(own(*arguments, **named))
 
         return answer
@@ -135,7 +135,7 @@ class Weightless:
         kind = self.device.type
         enabled = self.compute_dtype != torch.float32
         before = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
-        attention = kernel("math") if self.settings.attention == "math" else Attention()
+        attention = kernel("math") if self.settings.attention == "math" else FusedAttention()
         torch.set_autocast_enabled(kind, enabled)
         torch.set_autocast_dtype(kind, self.compute_dtype)
         torch.autocast_increment_nesting()
@@ -219,7 +219,7 @@ class Weightless:
         channels = 4 if vae.config.get("in_channels") == 4 else 3  # of images with transparency
 
         def peak(run):
-            with self._told("the VAE"), torch.no_grad(), self.mode, Attention(), LiveTensors(vae) as live:
+            with self._told("the VAE"), torch.no_grad(), self.mode, FusedAttention(), LiveTensors(vae) as live:
                 return run(), live.peak
 
         pixels = FakeTensor(self.mode, torch.empty((size[0], channels, *size[2:]), device="meta"), self.device)

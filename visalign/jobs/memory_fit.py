@@ -14,6 +14,7 @@ from typing import Any
 from visalign.config import OfflineConfig, OnlineConfig
 from visalign.config.load import build_objective
 from visalign.errors import UserError
+from visalign.generators.quantization import QUANTIZERS
 from visalign.jobs.cards import Card, in_gib
 from visalign.jobs.memory_plan import MemoryPlan, PassSizes, plan_memory
 from visalign.trainers.cost import WITH_GRADIENT, sample_passes
@@ -25,6 +26,10 @@ Changes = dict[str, Any]
 
 SMALLER_BATCH, HALF_THE_BATCH = 1.02, 1.03
 """Time of a step in two micro-batches instead of one, as assumed: a large card is a little less busy."""
+
+
+QUANTISED = {"int8": 1.15, "nf4": 1.3}
+"""Time of a step with weights that have to be computed from rounded ones, as assumed."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +112,22 @@ def small_optimizer(config: Config) -> Iterator[Choice]:
         yield Choice({"optim.name": "adamw8bit"}, 1.01, "moments of 8 bits")
 
 
+def sides_apart(config: Config) -> Iterator[Choice]:
+    """One side of a pair after the other, for a forward pass more."""
+    if config.loop == "offline" and not config.train.one_side_at_a_time and \
+            "rejected" in build_objective(config.objective, loop=config.loop).needs:
+        yield Choice({"train.one_side_at_a_time": True}, 1 + 1 / _passes(config), "one side of a pair at a time")
+
+
+def rounded_weights(config: Config) -> Iterator[Choice]:
+    """A quantised base below a LoRA, where the package is there."""
+    if config.model.tuning != "lora" or config.model.quantization != "none":
+        return
+    for name, time in QUANTISED.items():
+        if importlib.util.find_spec(QUANTIZERS[name].package):
+            yield Choice({"model.quantization": name}, time, "the reference is the rounded model")
+
+
 def narrow_weights(config: Config) -> Iterator[Choice]:
     """Frozen weights as they are computed with; a CPU holds them in float32 else."""
     if config.model.weights == "auto" and config.model.precision in ("auto", "bf16"):
@@ -122,7 +143,8 @@ def sliced_decoding(config: Config) -> Iterator[Choice]:
 
 
 LEVERS: tuple[Callable[[Config], Iterator[Choice]], ...] = (
-    narrow_weights, sliced_decoding, small_optimizer, drawn_together, micro_batches, checkpointing)
+    narrow_weights, sliced_decoding, small_optimizer, drawn_together, micro_batches, checkpointing, sides_apart,
+    rounded_weights)
 """In the order in which they are said; each gives its positions from the least change on."""
 
 

@@ -7,6 +7,7 @@ Activations are counted on a generator without weights (generators/weightless.py
 """
 
 import os
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from visalign.data.prompts import count_prompts
 from visalign.errors import UserError
 from visalign.generators.activations import Activations
 from visalign.generators.devices import held_dtype
+from visalign.generators.quantization import QUANTIZERS, quantizable
 from visalign.generators.weightless import Weightless
 from visalign.trainers.optim import MOMENTS
 
@@ -51,10 +53,17 @@ class MemoryPlan:
 
 
 class Held(NamedTuple):
-    """Bytes of weights: the denoiser's frozen ones, those that are trained, and what is frozen beside."""
+    """Bytes of weights: the denoiser's frozen ones, those that are trained, and what is frozen beside.
+
+    roundable: numbers in frozen layers that can be quantised; roundable_in_block: in the block that has most of them.
+    largest: bytes of the largest tensor that is trained.
+    """
 
     frozen: int
     trained: int
+    roundable: int
+    roundable_in_block: int
+    largest: int
     text_encoders: int
     vae: int
 
@@ -101,7 +110,14 @@ class PassSizes:
         vae = generator.pipeline.vae
         texts = sum(held_by(part) for part in generator.frozen_modules() if part is not vae)
         denoiser = generator.denoiser
-        return Held(held_by(denoiser), held_by(denoiser, trained=True), texts, held_by(vae))
+        blocks: Counter[tuple[str, str]] = Counter()
+        for network in generator.networks().values():
+            for name, layer in quantizable(network).items():
+                if not layer.weight.requires_grad:
+                    blocks[tuple(name.split(".")[:2])] += layer.weight.numel()
+        trained = [p.numel() * 4 for p in denoiser.parameters() if p.requires_grad]
+        return Held(held_by(denoiser), sum(trained), sum(blocks.values()), max(blocks.values(), default=0),
+                    max(trained), texts, held_by(vae))
 
 
 def _parts(value) -> tuple[int, ...]:
@@ -155,13 +171,30 @@ class _Planning:
     def _weights(self) -> dict[str, int]:
         held, full = self.sizes.held, self.config.model.tuning == "full"
         copy = self.sizes.model.compute_dtype.itemsize * self.trained // 4 if full else 0
-        return {"frozen weights": self._narrowed(held.frozen), "trained weights": self.trained, "frozen copy": copy,
-                "text encoders": self._narrowed(held.text_encoders), "VAE": held.vae}
+        return {"frozen weights": self._rounded(self._narrowed(held.frozen)), "trained weights": self.trained,
+                "frozen copy": copy, "text encoders": self._narrowed(held.text_encoders), "VAE": held.vae}
 
     def _narrowed(self, size: int) -> int:
         """Weights held as these settings say; they were counted as those of `sizes` do."""
         model = self.sizes.model
         return size * held_dtype(self.config.model, model.device).itemsize // model.held.itemsize
+
+    def _rounded(self, frozen: int) -> int:
+        """The denoiser's frozen weights, with those that these settings quantise in fewer bytes."""
+        model = self.config.model
+        if model.quantization == "none":
+            return frozen
+        width = held_dtype(model, self.sizes.model.device).itemsize
+        saved = width - QUANTIZERS[model.quantization].bytes_per_weight
+        return frozen - round(self.sizes.held.roundable * saved)
+
+    def _kept_unrounded(self) -> int:
+        """Weights that a backward pass holds beside the rounded ones they were computed from."""
+        model, held = self.config.model, self.sizes.held
+        if model.quantization == "none" or not QUANTIZERS[model.quantization].held_backward:
+            return 0
+        numbers = held.roundable_in_block if model.gradient_checkpointing else held.roundable
+        return numbers * self.sizes.model.compute_dtype.itemsize
 
     def _beside_the_weights(self) -> dict[str, int]:
         old = 2 if "old" in self.objective.needs else 0  # the values, and the current ones while it is in their place
@@ -172,9 +205,14 @@ class _Planning:
 
     def _backward(self) -> dict[str, int]:
         size = self.sizes.training(self.rows_trained(), self.config.model.gradient_checkpointing)
-        return {"activations": size, "gradients": self.trained}
+        return {"activations": size, "weights unrounded": self._kept_unrounded(), "gradients": self._gradients()}
+
+    def _gradients(self) -> int:
+        return self.sizes.held.largest if self.config.optim.fused_backward else self.trained
 
     def _step(self) -> dict[str, int]:
+        if self.config.optim.fused_backward:
+            return {"gradients": self._gradients()}
         working = self.trained if self.on_gpu and self.config.optim.name in FOREACH else 0
         return {"gradients": self.trained, "working copy": working}
 
@@ -185,6 +223,7 @@ class _Planning:
     def _coding(self) -> dict[str, dict[str, int]]:
         model = self.config.model
         encoding, decoding = self.sizes.coding(model.vae_tiling)
+        decoding //= 2 if model.vae_precision == "bf16" else 1
         together = 1 if model.vae_slicing else min(self.generator.coded_together(), self._drawn()[1])
         return {"encoding": {"activations": encoding}, "decoding": {"activations": decoding * together}}
 
@@ -192,7 +231,8 @@ class _Planning:
         """Samples in a pass with gradients, those of guidance included."""
         config = self.config
         if config.loop == "offline":
-            return config.train.batch_size * (2 if "rejected" in self.objective.needs else 1)
+            both = "rejected" in self.objective.needs and not config.train.one_side_at_a_time
+            return config.train.batch_size * (2 if both else 1)
         return config.train.batch_size * self._guided(config.rollout.guidance_scale)
 
     def _drawn(self) -> tuple[int, int]:

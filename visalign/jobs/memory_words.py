@@ -5,19 +5,17 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
-from visalign.config import OfflineConfig, OnlineConfig
 from visalign.errors import UserError, notice
 from visalign.generators.base import Generator
 from visalign.generators.devices import pick_device
 from visalign.generators.weightless import Weightless
 from visalign.jobs.cards import Card, find_card, in_gib
-from visalign.jobs.memory_fit import LEVERS, Fit, advice, changed, fits, in_words, least_slow
+from visalign.jobs.memory_fit import LEVERS, Config, Fit, advice, changed, fits, in_words, least_slow
 from visalign.jobs.memory_plan import MemoryPlan, PassSizes, plan_memory
 from visalign.storage.out_of_memory import OutOfMemory
 from visalign.storage.yaml_files import read_mapping
 
-Config = OfflineConfig | OnlineConfig
-SMALL = 2**30 // 2
+TINY = 2**30 // 2
 """Bytes of a model with which any machine that runs torch can be expected to be large enough."""
 CERTAIN = 1.25
 """How far an estimate has to lie above what there is for a run to be refused; below that it is warned of."""
@@ -85,7 +83,7 @@ def settled(config: Config, generator: Generator, resume: bool = False) -> Confi
     if config.model.memory == "auto" and resume and earlier.is_file():
         return as_chosen(config, read_mapping(earlier, "run"))
     modules = [generator.denoiser, *generator.frozen_modules()]
-    small = 4 * sum(p.numel() for module in modules for p in module.parameters()) < SMALL
+    small = 4 * sum(p.numel() for module in modules for p in module.parameters()) < TINY
     if small and config.model.memory != "auto":
         return config
     card = find_card(config.train.device)
