@@ -195,7 +195,7 @@ def key_of(source: SampleSource) -> str:
     """What distinguishes one model in memory from another."""
     if source.model is None:
         return repr(source.identity)
-    shown = {"tuning": "lora", "lora": LoraSettings(), "gradient_checkpointing": False}
+    shown = {"tuning": "lora", "lora": LoraSettings(start=source.model.lora.start), "gradient_checkpointing": False}
     return source.model.model_copy(update=shown).model_dump_json()
 
 

@@ -57,14 +57,14 @@ def test_export_reproduces_samples_without_visalign(recipe, pipelines, tmp_path,
     assert np.abs(theirs - untrained).max() > 5
 
 
-def test_kohya_file_uses_kohyas_names_and_alpha(recipe, tmp_path):
+def test_kohya_file_uses_kohyas_names_and_an_alpha_that_changes_nothing(recipe, tmp_path):
     config, generator = trained(recipe, "sdxl", "lora")
     export(generator, tmp_path, config, {})
     with safe_open(tmp_path / "lora_kohya.safetensors", "pt") as file:
         names = list(file.keys())
         assert all(name.startswith("lora_unet_") for name in names)
         assert {name.split(".", 1)[1] for name in names} == {"lora_down.weight", "lora_up.weight", "alpha"}
-        assert file.get_tensor(next(n for n in names if n.endswith("alpha"))).item() == 6
+        assert file.get_tensor(next(n for n in names if n.endswith("alpha"))).item() == 2  # the rank: 6 / 2 is in `up`
 
 
 def test_model_card_names_settings_data_figures_and_versions(recipe, tmp_path):

@@ -9,7 +9,9 @@ from safetensors.torch import save_file
 from visalign.config import ModelSettings
 from visalign.errors import UserError
 from visalign.generators import load_generator
-from visalign.generators.lora_files import attach, find_lora, fit_lora
+from visalign.generators.lora_files import find_lora
+from visalign.generators.lora_layers import attach
+from visalign.generators.lora_matching import fit_lora
 from visalign.generators.sketching import check_adapter
 
 Q = "transformer_blocks.0.attn.to_q"
@@ -132,7 +134,7 @@ def test_strength_scales_text_encoders_too_and_unloading_gives_the_base_back(gen
 
 
 def test_layers_of_different_ranks_stand_side_by_side(generators):
-    from visalign.generators.lora_files import LoraMatrices
+    from visalign.generators.lora_layers import LoraMatrices
 
     denoiser = torch.nn.Sequential()
     denoiser = generators("sd15").denoiser
@@ -140,7 +142,7 @@ def test_layers_of_different_ranks_stand_side_by_side(generators):
     pairs = {name: LoraMatrices(*matrices(denoiser.get_submodule(name), rank)) for rank, name in enumerate(names, 1)}
     before = {name: denoiser.get_submodule(name)(torch.ones(denoiser.get_submodule(name).in_features))
               for name in names}
-    attach(denoiser, pairs)
+    attach(denoiser, pairs, "lora_0")
     for name, pair in pairs.items():
         layer = denoiser.get_submodule(name)
         ones = torch.ones(layer.in_features)
@@ -184,10 +186,13 @@ GOOD = named(f"transformer.{Q}", (torch.ones(2, 16), torch.ones(16, 2)), PEFT)
     (saved(GOOD | {f"transformer.{Q}.lora_B.weight": torch.full((16, 2), torch.nan)}), "1 of 2 tensors are not finite"),
     (saved(GOOD | {f"transformer.{Q}.lora_A.weight": torch.full((2, 16), torch.inf)}), "not finite"),
     (saved({f"transformer.{Q}.lora_A.weight": torch.ones(2, 16)}), "1 layers lack one"),
+    (saved({f"lora_unet_{LINED}.hada_w1_a": torch.ones(16, 2)}), "1 layers lack one"),
+    (saved(GOOD | {f"transformer.{Q}.lokr_w1": torch.ones(4, 4)}), "1 layers lack one"),
     (saved(GOOD | {"something.else": torch.ones(3)}), "1 of 3 tensors are no part"),
-    (saved(GOOD | {f"transformer.{Q}.dora_scale": torch.ones(16)}), "DoRA"),
-    (saved({f"lora_unet_{LINED}.hada_w1_a": torch.ones(16, 2)}), "LoHa"),
-    (saved({f"transformer.{Q}.lokr_w1": torch.ones(4, 4)}), "LoKr"),
+    (saved(GOOD | {f"transformer.{Q}.dora_scale": torch.ones(1, 16)}), "DoRA by columns"),
+    (saved(GOOD | {f"transformer.{Q}.lora_magnitude_vector": torch.ones(15)}), "lengths of 15.*16 rows"),
+    (saved({f"lora_unet_{LINED}.lokr_w{n}": torch.ones(4, 3 + n) for n in (1, 2)}), "lokr_w2 4 x 5.*layer of 16 x 16"),
+    (saved({f"lora_unet_{LINED}.oft_R.weight": torch.ones(2, 2)}), "OFT"),
     (saved(GOOD | named("transformer.transformer_blocks.9.attn.to_q", (torch.ones(2, 16), torch.ones(16, 2)), PEFT)),
      "1 of 2 adapted layers are not in StableDiffusion3Pipeline.*blocks.9"),
     (saved(named("unet.down_blocks.0.attn1.to_q", (torch.ones(2, 16), torch.ones(16, 2)), PEFT)),
@@ -206,7 +211,8 @@ def test_what_does_not_fit_whole_is_one_sentence(pipelines, tmp_path, write, wor
 
 @pytest.mark.parametrize("settings, words", [
     (None, "adapter_config.json: there is no such file"), ("{", "not readable as JSON"), ("[]", "not a JSON object"),
-    ('{"peft_type": "LOHA"}', "peft_type LOHA"), ('{"use_dora": true}', "DoRA"),
+    ('{"peft_type": "OFT"}', "peft_type OFT"), ('{"peft_type": "LOHA"}', "settings are those of a loha"),
+    ('{"use_dora": true}', "settings are those of a dora"),
     ('{"init_lora_weights": "pissa_niter_4"}', "pissa"), ('{"lora_alpha": "x"}', "lora_alpha 'x'")])
 def test_settings_of_another_adapter_are_refused(generators, tmp_path, settings, words):
     save_file(named(f"base_model.model.{Q}", (torch.ones(2, 16), torch.ones(16, 2)), PEFT),

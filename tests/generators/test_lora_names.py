@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from visalign.errors import UserError
-from visalign.generators.lora_files import LoraFile, match_lora
+from visalign.generators.lora_files import LoraFile
+from visalign.generators.lora_matching import match_lora
 
 LAYERS = ("transformer_blocks.0.attn.to_q", "transformer_blocks.1.attn.to_out.0", "proj_out")
 ENDINGS = (("lora_A.weight", "lora_B.weight"), ("lora_A.default.weight", "lora_B.default.weight"),

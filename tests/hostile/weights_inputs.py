@@ -30,6 +30,19 @@ GOOD = pair(f"transformer.{Q}")
 ADAPTER = {"peft_type": "LORA", "r": 2, "lora_alpha": 2}
 
 
+def trained_on(name, settings, *says, content=GOOD) -> Case:
+    """A LoRA in a recipe's settings; {folder} and models are not read."""
+    return Case(f"below-{name}", f"train r.yaml --dry-run model={{sd3}} model.prompt_tokens=8 {settings}", says,
+                given={"l.safetensors": content, "r.yaml": RECIPE, "pairs.jsonl": "", "prompts.txt": "an apple\n"})
+
+
+RECIPE = """model: {source: tiny-sd3}
+data: {feedback: {prompts: prompts.txt, reward: tiny-clip}}
+objective: {name: flow_dpo}
+eval: {prompts: prompts.txt}
+"""
+
+
 def adapter(name, settings, *says, file="adapter_model.safetensors", **options) -> Case:
     given = {f"a/{file}": pair(f"base_model.model.{Q}")}
     if settings is not None:
@@ -77,15 +90,21 @@ CASES = [
     lora("of-a-deeper-network", pair("transformer.transformer_blocks.30.attn.to_q"), "transformer_blocks.30"),
     lora("partly", pair(f"transformer.{Q}", **{"transformer.x.lora_A.weight": A, "transformer.x.lora_B.weight": B}),
          "1 of 2 adapted layers", "transformer.x"),
-    lora("half-a-pair", save({f"transformer.{Q}.lora_A.weight": A}), "lack one of their two matrices"),
+    lora("half-a-pair", save({f"transformer.{Q}.lora_A.weight": A}), "lack one of their matrices"),
     lora("left-over", pair(f"transformer.{Q}", **{"step": torch.ones(1)}), "1 of 3 tensors are no part", "step"),
     lora("wider", pair(f"transformer.{Q}", down=torch.ones(2, 32)), "2 x 32", "rank x 16"),
     lora("ranks-differ", pair(f"transformer.{Q}", up=torch.ones(16, 4)), "16 x 4"),
     lora("one-number", pair(f"transformer.{Q}", up=torch.ones(1)), "another model"),
     lora("rank-0", pair(f"transformer.{Q}", down=torch.ones(0, 16), up=torch.ones(16, 0)), "another model"),
-    lora("loha", save({f"lora_unet_{Q.replace('.', '_')}.hada_w1_a": B}), "loha", "not supported"),
-    lora("lokr", save({f"transformer.{Q}.lokr_w1": B}), "lokr", "not supported"),
-    lora("dora", pair(f"transformer.{Q}", **{f"transformer.{Q}.lora_magnitude_vector": torch.ones(16)}), "dora"),
+    lora("half-a-loha", save({f"lora_unet_{Q.replace('.', '_')}.hada_w1_a": B}), "lack one of their matrices"),
+    lora("half-a-lokr", save({f"transformer.{Q}.lokr_w1": B}), "lack one of their matrices"),
+    lora("lokr-of-another-width", save({f"transformer.{Q}.lokr_w1": torch.ones(4, 4),
+                                        f"transformer.{Q}.lokr_w2": torch.ones(4, 5)}), "layer of 16 x 16"),
+    Case("lora-dora", GENERATE + "l.safetensors", succeeds=True, given={"l.safetensors": pair(
+        f"transformer.{Q}", **{f"transformer.{Q}.lora_magnitude_vector": torch.ones(16)})}),
+    lora("dora-by-columns", pair(f"transformer.{Q}", **{f"transformer.{Q}.dora_scale": torch.ones(1, 16)}),
+         "by columns is not supported"),
+    lora("tucker", save({f"transformer.{Q}.hada_t1": torch.ones(2, 2, 3, 3)}), "tucker", "not supported"),
     lora("whole-differences", save({f"diffusion_model.{Q}.diff": torch.ones(16, 16)}), "differences"),
     lora("a-checkpoint", tensors(**{"model__diffusion_model__x": B}), "no part of a lora"),
     Case("lora-pickled", GENERATE + "l.bin", ("only .safetensors", "pickled"), given={"l.bin": b"\x80\x02."}),
@@ -110,10 +129,28 @@ CASES = [
     adapter("as-peft-saves-it", ADAPTER, succeeds=True),
     adapter("without-settings", None, "adapter_config.json", "no such file"),
     adapter("settings-cut", '{"peft_type": "LO', "not readable as json"),
-    adapter("loha", ADAPTER | {"peft_type": "LOHA"}, "loha"), adapter("dora", ADAPTER | {"use_dora": True}, "dora"),
+    adapter("loha", ADAPTER | {"peft_type": "LOHA"}, "settings are those of a loha"),
+    adapter("dora", ADAPTER | {"use_dora": True}, "settings are those of a dora"),
+    adapter("oft", ADAPTER | {"peft_type": "OFT"}, "oft", "not supported"),
     adapter("pissa", ADAPTER | {"init_lora_weights": "pissa"}, "pissa"),
     adapter("alpha-in-words", ADAPTER | {"lora_alpha": "twice"}, "lora_alpha"),
     adapter("alpha-0", ADAPTER | {"lora_alpha": 0}, "lora_alpha"),
+    trained_on("start-missing", "model.lora.start=other", "model.lora.start", "lora other", "no such file"),
+    trained_on("start-and-rank", "model.lora.start=l.safetensors model.lora.rank=8", "model.lora.rank 8", "has rank 2",
+               "set model.lora.rank=2"),
+    trained_on("start-and-targets", "model.lora.start=l.safetensors model.lora.targets=[to_q]", "model.lora.targets"),
+    trained_on("start-of-zeros", "model.lora.start=l.safetensors", "changes nothing",
+               content=pair(f"transformer.{Q}", up=torch.zeros(16, 2))),
+    trained_on("start-of-another-family", "model.lora.start=l.safetensors", "model.lora.start", "1 of 1", "diffusion",
+               content=pair("unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q")),
+    trained_on("start-of-other-ranks", "model.lora.start=l.safetensors", "16 x 4",
+               content=pair(f"transformer.{Q}", up=torch.ones(16, 4))),
+    trained_on("held-of-another-width", "'model.loras=[{path: l.safetensors}]'", "model.loras", "2 x 32",
+               content=pair(f"transformer.{Q}", down=torch.ones(2, 32))),
+    trained_on("held-below-a-dora", "'model.loras=[{path: l.safetensors}]' model.lora.kind=dora", "one file cannot"),
+    trained_on("start-of-all-weights", "model.lora.start=l.safetensors model.tuning=full", "model.loras"),
+    trained_on("pattern-of-no-layer", "'model.lora.rank_pattern={to_kk: 4}'", "rank_pattern to_kk", "'to_k'"),
+    trained_on("unknown-kind", "model.lora.kind=lorah", "model.lora.kind", "dora"),
     model("pickled", "m.ckpt", {"m.ckpt": b"PK\x03\x04"}, "pickled"),
     model("gguf", "m.gguf", {"m.gguf": b"GGUF"}, "gguf", "not supported"),
     model("onnx", "m.onnx", {"m.onnx": b"x"}, "onnx"), model("zip", "m.zip", {"m.zip": b"PK"}, "unpack"),

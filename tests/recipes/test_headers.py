@@ -6,9 +6,11 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from click.testing import CliRunner
 from PIL import Image
+from safetensors.torch import save_file
 
 from tests.families import TINY as PIPELINES
 from visalign.cli import main
@@ -27,6 +29,10 @@ RECIPES = [file for file in sorted(ROOT.rglob("*.yaml")) if file.parent.name in 
 FULL_SIZE = [file for file in RECIPES if not load_config(file).model.source.startswith("tiny-")]
 
 
+LAYER = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
+"""Of the tiny SDXL."""
+
+
 def given(file: Path) -> dict[str, str]:
     """What the header's command for this recipe overrides."""
     name = file.relative_to(ROOT).with_suffix("").as_posix()
@@ -43,6 +49,10 @@ def write_what_the_header_says(file: Path, folder: Path) -> None:
 
 def stand_in(key: str, value: str, first: Path, folder: Path, pairs: Path, video_pairs: Path) -> Path | str:
     """A file or folder of the kind that a header names."""
+    if key == "model.lora.start":
+        save_file({f"{LAYER}.lora_down.weight": torch.ones(2, 16), f"{LAYER}.lora_up.weight": torch.ones(16, 2)},
+                  folder / value)
+        return folder / value
     if value.startswith("edit:"):
         file = folder / "edits.csv"
         file.write_text("prompt,source\n" + "".join(f"make it {each},{first}\n" for each in ("red", "blue", "green")))
@@ -72,8 +82,8 @@ def test_a_full_size_recipe_needs_what_its_header_gives_and_nothing_else(file, p
     if FAMILIES[PIPELINES[kind].family].sources and config.loop == "offline":
         pairs_file.write_text("".join(json.dumps(json.loads(line) | {"source": str(first)}) + "\n"
                                       for line in pairs_file.read_text().splitlines()))
-    if config.loop == "offline" and not given(file):  # a set of the hub
-        overrides = [f"data.path={pairs_file}"]
+    if config.loop == "offline" and "data.path" not in given(file) and not config.data.feedback:  # a set of the hub
+        overrides.append(f"data.path={pairs_file}")
     write_what_the_header_says(file, tmp_path)
     shape = PIPELINES[kind].settings or {"resolution": 16}
     monkeypatch.chdir(tmp_path)

@@ -3,6 +3,7 @@
 from visalign.config.common import (
            EvaluationSettings,
            GuardSettings,
+           HeldLora,
            LoraSettings,
            ModelSettings,
            OptimSettings,
@@ -25,7 +26,7 @@ from visalign.config.reward import AnnotationDataSettings, JointSettings, Reward
 from visalign.config.sources import CaptionSettings, SourceSettings
 
 __all__ = ["AnnotationDataSettings", "CaptionSettings", "DataSettings", "EvaluationSettings", "FeedbackSettings",
-           "GuardSettings", "GuideConfig", "GuideHeadSettings", "JointSettings", "LoraSettings", "ModelSettings",
-           "OfflineConfig", "OnlineConfig", "OnlineOutputSettings", "OnlineTrainSettings", "OptimSettings",
-           "OutputSettings", "RewardConfig", "RewardSettings", "RewardSpec", "RewardTerm", "RewardTrainSettings",
-           "RolloutSettings", "Settings", "SourceSettings", "TrainSettings", "WindowSettings"]
+           "GuardSettings", "GuideConfig", "GuideHeadSettings", "HeldLora", "JointSettings", "LoraSettings",
+           "ModelSettings", "OfflineConfig", "OnlineConfig", "OnlineOutputSettings", "OnlineTrainSettings",
+           "OptimSettings", "OutputSettings", "RewardConfig", "RewardSettings", "RewardSpec", "RewardTerm",
+           "RewardTrainSettings", "RolloutSettings", "Settings", "SourceSettings", "TrainSettings", "WindowSettings"]

@@ -27,6 +27,7 @@ from visalign.validation.ranges import (
     Seed,
     Share,
     SideLength,
+    Signed,
     Weight,
     Within,
 )
@@ -64,12 +65,39 @@ _WITHOUT_GRADIENTS = ("_flash_3", "flash_4_hub", "aiter_fa2_hub")
 
 
 class LoraSettings(Settings):
-    """Low-rank adapter: rank, alpha (scale is alpha / rank), dropout, and module names (None: the family's own)."""
+    """Low-rank adapter: rank, alpha (scale is alpha / rank), dropout, and module names (None: the family's own).
+
+    start: a LoRA's file or folder, or a run, that is trained on; its layers, rank, alpha and kind are the file's.
+    kind: `lora`; `rslora` scales by alpha / sqrt(rank); `dora` learns each row's length as well; `loha` and `lokr` are
+    LyCORIS' Hadamard and Kronecker products. rank_pattern, alpha_pattern: other ranks and alphas of single layers, by
+    their names or the ends of these after a dot.
+    """
 
     rank: LoraRank = 16
     alpha: Positive = 16.0
     dropout: Fraction = 0.0
     targets: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
+    start: Text | None = None
+    kind: Literal["lora", "rslora", "dora", "loha", "lokr"] = "lora"
+    rank_pattern: dict[Text, LoraRank] = {}
+    alpha_pattern: dict[Text, Positive] = {}
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        given = [name for name in ("targets", "rank_pattern", "alpha_pattern") if getattr(self, name)]
+        if self.start and given:
+            raise ValueError(f"model.lora.{given[0]}: the file of model.lora.start says which layers it has and of "
+                             "which ranks; leave it out")
+        if self.dropout and self.kind in ("loha", "lokr"):
+            raise ValueError(f"model.lora.dropout: there is none for model.lora.kind {self.kind}; leave it out")
+        return self
+
+
+class HeldLora(Settings):
+    """A LoRA's file or folder, or a run, and the strength it is applied at (1: as it was trained)."""
+
+    path: Text
+    strength: Signed = 1.0
 
 
 class ModelSettings(Settings):
@@ -78,6 +106,9 @@ class ModelSettings(Settings):
     source: hub id, local diffusers folder, single `.safetensors` file, or an embedded model (tiny-sd3, tiny-sdxl,
         tiny-wan, tiny-edit).
     base: the diffusers folder or hub id that gives a single file its configuration and missing parts.
+    loras: LoRAs held below what is trained, [{path, strength}], on text encoders as well; all weights of a model take
+        them in, beside an adapter they stay adapters.
+    reference: what the policy is compared with: the model as training `start`s, or the `base` without any LoRA.
     precision: arithmetic of the denoiser; `auto` is bf16 where the hardware has it, else fp32.
     weights: how what is not trained is held, in memory and not in arithmetic; `auto` is as it is computed with on a GPU
         and fp32 on a CPU. The VAE, adapters and weights that are trained are always held in fp32.
@@ -105,6 +136,8 @@ class ModelSettings(Settings):
     base: Text | None = None
     tuning: Literal["lora", "full"] = "lora"
     lora: LoraSettings = LoraSettings()
+    loras: tuple[HeldLora, ...] = ()
+    reference: Literal["start", "base"] = "start"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     weights: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     memory: Literal["as_set", "auto"] = "as_set"
@@ -152,6 +185,23 @@ class ModelSettings(Settings):
         if self.offload == "blocks" and self.quantization == "nf4":
             raise ValueError("model.offload blocks: 4-bit blocks cannot be moved one by one; use model.offload=frozen")
         return self
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        if self.tuning == "full" and self.lora.start:
+            raise ValueError("model.lora.start: model.tuning full trains no LoRA; name the file in model.loras, which "
+                             "all weights take in")
+        if self.tuning == "lora" and self.loras and self.lora.kind not in ("lora", "rslora"):
+            raise ValueError(f"model.loras: one file cannot hold them and a {self.lora.kind}; use model.lora.kind lora "
+                             "or rslora")
+        if self.tuning == "lora" and self.quantization != "none" and self.lora.kind not in ("lora", "rslora"):
+            raise ValueError(f"model.lora.kind {self.lora.kind}: reads the weights themselves, which "
+                             f"model.quantization {self.quantization} has rounded; use lora or rslora")
+        return self
+
+    def without_loras(self) -> "ModelSettings":
+        """The same checkpoint before any LoRA."""
+        return self.model_copy(update={"loras": (), "lora": self.lora.model_copy(update={"start": None})})
 
 
 class OptimSettings(Settings):

@@ -205,6 +205,9 @@ class OnlineConfig(Settings):
         if rollout.votes and rollout.group_size != 2:
             raise ValueError(f"rollout.group_size {rollout.group_size}: must be 2 with rollout.votes, the two images "
                              "that were voted on")
+        if rollout.votes and self.model.reference == "base":
+            raise ValueError("model.reference base: the images that were voted on are those of the model as it starts; "
+                             "use model.reference start with rollout.votes")
         if self.model.lora.dropout:
             raise ValueError("model.lora.dropout must be 0 in online training: samples are drawn without it, so the "
                              "policy that learns would be another than the one that sampled")

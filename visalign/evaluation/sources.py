@@ -91,7 +91,7 @@ def source_of(name: str, source: str, like: ModelSettings | None = None) -> Samp
         find_generations(source)
         return SampleSource(name, source, None, {"source": str(path.resolve())})
     wanted, plus, lora = (source, "", "") if path.exists() else source.partition("+")
-    model = like.model_copy(update={"source": wanted, "base": None}) if like else model_of(wanted)
+    model = like.without_loras().model_copy(update={"source": wanted, "base": None}) if like else model_of(wanted)
     locate_model(model)
     adapter = Path(lora).expanduser() if plus else None
     if adapter:
@@ -124,14 +124,15 @@ def base_source(name: str, run: Path) -> SampleSource:
 
 
 def run_source(name: str, run: Path) -> SampleSource:
-    """A finished run's export."""
+    """A finished run's export, which holds the LoRAs that the run began with."""
     config, export = run_config(run), run / "export"
+    model = config.model.without_loras()
     if not export.is_dir():
         raise UserError(f"run {run}: has not finished, so it has no export; name one of its checkpoints, or use "
                         "--checkpoints all")
     if config.model.tuning == "full":
-        return model_source(name, config.model.model_copy(update={"source": str(export / "pipeline"), "base": None}))
-    return replace(model_source(name, config.model, export), source=str(run))
+        return model_source(name, model.model_copy(update={"source": str(export / "pipeline"), "base": None}))
+    return replace(model_source(name, model, export), source=str(run))
 
 
 def checkpoint_source(name: str, folder: Path) -> SampleSource:
@@ -140,8 +141,8 @@ def checkpoint_source(name: str, folder: Path) -> SampleSource:
 
     def load(device: str) -> Generator:
         generator = load_generator(config.model, device)
-        lora = config.model.lora
-        generator.make_trainable(config.model.tuning, rank=lora.rank, alpha=lora.alpha, targets=lora.targets)
+        generator.make_trainable(config.model.tuning, reference=config.model.reference,
+                                 **dict(config.model.lora) | {"dropout": 0.0})
         load_policy(generator.trainable_parameters(), folder)
         generator.denoiser.eval()
         return generator

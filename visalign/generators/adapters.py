@@ -1,12 +1,20 @@
 """Additions to a network: LoRA adapters, and hooks that read or change the outputs of its parts."""
 
 import re
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
 
+from visalign.config import LoraSettings
 from visalign.errors import UserError, nearest
+
+HELD, START, TRAINED = "held", "start", "default"
+"""Names of adapters: below what is trained, what training began with, and what is trained."""
+
+OF_ADAPTER = re.compile(r"\.(lora|hada|lokr)_")
+"""In the names of an adapter's own parameters, after the name of its layer."""
 
 
 class _Enough(Exception):
@@ -51,6 +59,25 @@ def check_targets(denoiser: nn.Module, targets: tuple[str, ...]) -> None:
             raise UserError(f"model.lora.targets {target}: no layer of this model has that name{nearest(target, ends)}")
 
 
+def check_lora_names(denoiser: nn.Module, lora: LoraSettings, usual: tuple[str, ...] | None) -> None:
+    """Raise UserError for names in the settings that no layer has; `usual`: the family's own targets."""
+    if lora.targets is not None:
+        check_targets(denoiser, lora.targets)
+    if not (lora.rank_pattern or lora.alpha_pattern):
+        return
+    targets = lora.targets or usual or found_targets(denoiser)
+    adapted = [name for name, _ in denoiser.named_modules() if _named(name, targets)]
+    ends = {name.rpartition(".")[2] if not name[-1].isdigit() else ".".join(name.split(".")[-2:]) for name in adapted}
+    for setting in ("rank_pattern", "alpha_pattern"):
+        for end in getattr(lora, setting):
+            if not any(_named(name, [end]) for name in adapted):
+                raise UserError(f"model.lora.{setting} {end}: no adapted layer has that name{nearest(end, ends)}")
+
+
+def _named(name: str, ends: Iterable[str]) -> bool:
+    return any(name == end or name.endswith(f".{end}") for end in ends)
+
+
 def found_targets(denoiser: nn.Module) -> tuple[str, ...]:
     """The attention and feed-forward layers inside the network's repeated blocks, by their full names.
 
@@ -71,43 +98,80 @@ _LEARNT = re.compile(r"(^|\.)(\w*attn\w*|\w*attention\w*|ff\w*|\w*feed_forward\w
 _MODULATION = re.compile(r"norm|modulation|\bmod\b|_mod\.|ada|time|embed")
 
 
-def add_lora(denoiser: nn.Module, rank: int, alpha: float, dropout: float, targets: tuple[str, ...]) -> None:
-    """Attach a LoRA adapter with float32 weights; B starts at zero, so the policy starts as the reference."""
-    from peft import LoraConfig
-
-    inject(denoiser, LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(targets),
-                                init_lora_weights="gaussian"), "default")
+def add_adapter(denoiser: nn.Module, lora: LoraSettings, targets: tuple[str, ...]) -> None:
+    """Attach a fresh adapter with float32 weights above those that are there; its difference starts at 0."""
+    inject(denoiser, _peft_settings(lora, targets), TRAINED)
+    activate(denoiser, [HELD, TRAINED])
     for parameter in denoiser.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
 
 
+def _peft_settings(lora: LoraSettings, targets: tuple[str, ...]):
+    from peft import LoHaConfig, LoKrConfig, LoraConfig
+
+    patterns = {name: {re.escape(end): value for end, value in getattr(lora, name).items()}
+                for name in ("rank_pattern", "alpha_pattern")}
+    common = {"r": lora.rank, "target_modules": list(targets), **patterns}
+    if lora.kind in ("loha", "lokr"):
+        return {"loha": LoHaConfig, "lokr": LoKrConfig}[lora.kind](alpha=lora.alpha, **common)
+    return LoraConfig(lora_alpha=lora.alpha, lora_dropout=lora.dropout, init_lora_weights="gaussian",
+                      use_rslora=lora.kind == "rslora", use_dora=lora.kind == "dora", **common)
+
+
 def inject(network: nn.Module, settings, name: str) -> None:
     """Attach an adapter of these settings of peft, also where diffusers has no way to for this network."""
-    if hasattr(network, "add_adapter"):
-        network.add_adapter(settings, name)
-    else:
-        from peft import inject_adapter_in_model
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several are meant
+        if hasattr(network, "add_adapter"):
+            network.add_adapter(settings, name)
+        else:
+            from peft import inject_adapter_in_model
 
-        inject_adapter_in_model(settings, network, name)
+            inject_adapter_in_model(settings, network, name)
 
 
 def remove_adapters(network: nn.Module) -> None:
-    """Leave the network as it was before adapters were attached, where diffusers has no way to."""
+    """Leave the network as it was before adapters were attached."""
     from diffusers.utils.peft_utils import recurse_remove_peft_layers
 
-    if hasattr(network, "peft_config"):
+    if adapters_of(network):
         recurse_remove_peft_layers(network)
         del network.peft_config
+        network._hf_peft_config_loaded = False  # else only adapters would be saved
 
 
-def switch_adapters(network: nn.Module, on: bool) -> None:
-    """With or without every adapter."""
+def keep_adapters(network: nn.Module, names: Collection[str]) -> None:
+    """Remove all other adapters of a network."""
+    kept = [name for name in adapters_of(network) if name in names]
+    if not kept:
+        remove_adapters(network)
+        return
+    activate(network, kept)
+    for name in set(adapters_of(network)) - set(kept):
+        for _, layer in tuner_layers(network):
+            layer.delete_adapter(name)
+        del network.peft_config[name]
+
+
+def adapters_of(network: nn.Module) -> list[str]:
+    """The names of a network's adapters, the oldest first."""
+    return list(getattr(network, "peft_config", None) or {})
+
+
+def tuner_layers(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The layers that have adapters, by name."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    for module in network.modules():
-        if isinstance(module, BaseTunerLayer):
-            module.enable_adapters(on)
+    return ((name, layer) for name, layer in network.named_modules() if isinstance(layer, BaseTunerLayer))
+
+
+def activate(network: nn.Module, names: Collection[str]) -> None:
+    """Only these adapters take part, in this order; TRAINED has gradients where it does."""
+    for _, layer in tuner_layers(network):
+        own = layer.scaling.keys()
+        layer.set_adapter([name for name in names if name in own], inference_mode=True)
+        layer.set_requires_grad(TRAINED, TRAINED in names)
 
 
 def switch_dropout(network: nn.Module, on: bool) -> None:
@@ -126,8 +190,8 @@ def put_in_training_mode(network: nn.Module, kinds: tuple[str, ...]) -> None:
 
 def layer_of(network: nn.Module, parameter: str) -> nn.Module:
     """The layer that a parameter, perhaps of its adapter, belongs to."""
-    return network.get_submodule(parameter.partition(".lora_")[0] if ".lora_" in parameter else
-                                 parameter.rpartition(".")[0])
+    own = OF_ADAPTER.search(parameter)
+    return network.get_submodule(parameter[:own.start()] if own else parameter.rpartition(".")[0])
 
 
 def change_with(layers: Iterable[nn.Module], run: Callable[[], Tensor]) -> float:
@@ -142,13 +206,3 @@ def change_with(layers: Iterable[nn.Module], run: Callable[[], Tensor]) -> float
     finally:
         for handle in handles:
             handle.remove()
-
-
-def scale_lora(denoiser: nn.Module, strength: float) -> None:
-    """Set every LoRA layer's weight to `strength` times its own alpha / rank."""
-    from peft.tuners.lora import LoraLayer
-
-    for module in denoiser.modules():
-        if isinstance(module, LoraLayer):
-            for name in module.scaling:
-                module.set_scale(name, strength)

@@ -2,7 +2,7 @@
 
 LoRA: `pytorch_lora_weights.safetensors` for `pipeline.load_lora_weights(folder)`, or what lora_export.py has for
 pipelines without that. Beside it, under the names of user interfaces and with `.alpha`: `lora_kohya.safetensors` for
-U-Nets, `lora_comfyui.safetensors` for transformers whose names are known.
+U-Nets, `lora_comfyui.safetensors` for transformers whose names are known. LoHa and LoKr: `lora_lycoris.safetensors`.
 Full fine-tuning: a folder for `from_pretrained`, its CLIP encoders under the published names; and `model.safetensors`
 where user interfaces take a whole model as one file (ldm_export.py).
 """
@@ -10,13 +10,10 @@ where user interfaces take a whole model as one file (ldm_export.py).
 import json
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from visalign.config import OfflineConfig
 from visalign.generators.base import Generator
 from visalign.generators.ldm_export import one_file_holds, write_single_file
-from visalign.generators.lora_export import lora_weights, write_lora
+from visalign.generators.lora_export import PUBLISHED_PREFIX, write_loras
 from visalign.generators.model_card import model_card
 from visalign.storage.run_folder import write_atomically
 from visalign.storage.weights import read_json, read_tensors, share_storage, write_tensors
@@ -25,40 +22,10 @@ from visalign.storage.weights import read_json, read_tensors, share_storage, wri
 def export(generator: Generator, folder: Path, config: OfflineConfig, figures: dict[str, str]) -> list[str]:
     """Write weights and a model card; returns the names of the files or folders written."""
     folder.mkdir(parents=True, exist_ok=True)
-    written = _export_lora(generator, folder) if generator.tuning == "lora" else _export_full(
-        generator, folder, config)
+    written = [str(file.relative_to(folder)) for file in write_loras(generator, folder)] \
+        if generator.tuning == "lora" else _export_full(generator, folder, config)
     write_atomically(folder / "README.md", model_card(config, generator, figures).encode())
     return [*written, "README.md"]
-
-
-def _export_lora(generator: Generator, folder: Path) -> list[str]:
-    written = []
-    for part, network in generator.networks().items():
-        place = folder if part == generator.denoiser_name else folder / part
-        written.append(write_lora(generator, network, place))
-        weights, alpha, _ = lora_weights(network)
-        for file, tensors in for_interfaces(generator, weights, alpha).items():
-            write_tensors(place / file, tensors, {"format": "pt"})
-            written.append(place / file)
-    return [str(file.relative_to(folder)) for file in written]
-
-
-def for_interfaces(generator: Generator, weights: dict[str, Tensor], alpha: float) -> dict[str, dict[str, Tensor]]:
-    """The tensors of each file for user interfaces, by file name; none where a layer has no name there."""
-    if generator.has_kohya_names:
-        from diffusers.utils import convert_state_dict_to_kohya
-
-        kohya = convert_state_dict_to_kohya({f"{generator.denoiser_name}.{k}": v for k, v in weights.items()})
-        return {"lora_kohya.safetensors": {k: torch.tensor(alpha) if k.endswith(".alpha") else v
-                                           for k, v in kohya.items()}}
-    found = {}
-    for key, value in weights.items():
-        module, _, side = key.rpartition(".lora_")
-        name = generator.interface_name(module)
-        if name is None:
-            return {}
-        found |= {f"{name}.lora_{side}": value, f"{name}.alpha": torch.tensor(alpha)}
-    return {"lora_comfyui.safetensors": found}
 
 
 def _export_full(generator: Generator, folder: Path, config: OfflineConfig) -> list[str]:
@@ -77,10 +44,6 @@ def _export_full(generator: Generator, folder: Path, config: OfflineConfig) -> l
 
 
 SINGLE_FILE = "model.safetensors"
-
-
-PUBLISHED_PREFIX = {"CLIPTextModel": "text_model.", "CLIPVisionModel": "vision_model."}
-"""The prefix that transformers since 5.6 omits from these networks' weight names, and all other programs expect."""
 
 
 def _put_prefix(folder: Path, prefix: str) -> None:

@@ -9,6 +9,7 @@ from visalign.generators.assembling import load_pipeline
 from visalign.generators.base import Generator
 from visalign.generators.devices import check_speed, held_dtype, pick_device, pick_dtype
 from visalign.generators.locating import locate_model
+from visalign.generators.lora_start import beneath
 from visalign.generators.offloading import place
 from visalign.generators.quantization import check_quantizer, is_quantized, quantize_parts
 from visalign.generators.sketching import explained, shape_of, sketch
@@ -35,7 +36,7 @@ def load_generator(source: str | ModelSettings, device: str | torch.device = "au
     diffusers.utils.logging.disable_progress_bar()
     _quiet_transformers()
     with explained(settings.source):
-        sketch(checkpoint, settings)
+        below = beneath(sketch(checkpoint, settings), settings)
         pipeline = load_pipeline(pipeline_class, checkpoint, held_dtype(settings, device))
     loaded = {f"model {settings.source}, its {name}": part for name, part in pipeline.components.items()
               if isinstance(part, nn.Module)}
@@ -59,6 +60,7 @@ def load_generator(source: str | ModelSettings, device: str | torch.device = "au
         generator.observe()
     except UserError as error:
         raise UserError(f"model {settings.source} ({checkpoint.family.pipeline_class}): {error}") from error
+    generator.put_on(below, settings.tuning)
     return generator
 
 

@@ -57,7 +57,7 @@ from diffusers import {type(generator.pipeline).__name__}
 {_loading(generator, source)}
 ```
 
-Data: {' '.join(named_only(config.taught_by()))}.
+Data: {' '.join(named_only(config.taught_by()))}.{_held_in_words(config)}
 
 | measured on held-out prompts | |
 |---|---|
@@ -80,6 +80,13 @@ def _header(config: OfflineConfig | OnlineConfig, generator: Generator) -> str:
     of_hub = {"base_model": source} if not is_local_path(source) and source.count("/") == 1 else {}
     tags = ["diffusers", "preference-alignment", config.objective["name"], *(["lora", "template:sd-lora"] * lora)]
     return ModelCardData(**of_hub, library_name="diffusers", pipeline_tag=_task(generator), tags=tags).to_yaml()
+
+
+def _held_in_words(config: OfflineConfig | OnlineConfig) -> str:
+    """A paragraph on the LoRAs that lay below what was trained."""
+    names = ", ".join(f"{Path(each.path).name} at strength {each.strength:g}" for each in config.model.loras)
+    return f"\n\nWhat lay below the training is in these files as well ({names}): load them into the base checkpoint " \
+           "alone." if names else ""
 
 
 def _task(generator: Generator) -> str:

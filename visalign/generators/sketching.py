@@ -11,10 +11,11 @@ from torch.overrides import TorchFunctionMode
 
 from visalign.config import ModelSettings
 from visalign.errors import UserError
-from visalign.generators.adapters import check_targets
+from visalign.generators.adapters import check_lora_names
 from visalign.generators.base import Generator
 from visalign.generators.locating import ModelLocation, locate_model
-from visalign.generators.lora_files import fit_lora
+from visalign.generators.lora_matching import fit_lora
+from visalign.generators.lora_start import beneath
 from visalign.generators.made_for import told_shape
 from visalign.generators.parts import left_out, networks_of, parts_of
 from visalign.generators.scheduler_files import load_scheduler
@@ -48,7 +49,7 @@ def check_adapter(settings: ModelSettings, path: Path) -> None:
     with explained(settings.source):
         parts = {name: _empty_part(kind, checkpoint.folder, name) for name, kind in networks_of(index).items()
                  if name in checkpoint.family.adapted_parts(pipeline) and name not in given}
-    fit_lora(path, parts, pipeline, checkpoint.family.denoiser_name)
+    fit_lora(path, parts, pipeline, checkpoint.family.denoiser_name, checkpoint.family.interface_name)
 
 
 def sketch(checkpoint: ModelLocation, settings: ModelSettings, words: bool = False) -> Generator:
@@ -76,8 +77,8 @@ def sketch(checkpoint: ModelLocation, settings: ModelSettings, words: bool = Fal
     generator = checkpoint.family(pipeline, device=torch.device("meta"), shape=shape_of(settings, checkpoint),
                                   prompt_tokens=settings.prompt_tokens, call=settings.call,
                                   guided=settings.guidance == "observed")
-    if settings.tuning == "lora" and settings.lora.targets is not None:
-        check_targets(generator.denoiser, settings.lora.targets)
+    if settings.tuning == "lora":
+        check_lora_names(generator.denoiser, settings.lora, generator.lora_targets)
     return generator
 
 
@@ -93,10 +94,30 @@ def empty_generator(checkpoint: ModelLocation, settings: ModelSettings, words: b
         if settings.tuning == "full":
             generator.denoiser.requires_grad_(True)
         else:
-            lora = settings.lora
-            generator.make_trainable("lora", rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout,
-                                     targets=lora.targets)
+            generator.put_on(beneath(generator, settings))
+            generator.make_trainable("lora", **dict(settings.lora))
     return generator
+
+
+def with_start(settings: ModelSettings) -> ModelSettings:
+    """The settings with the kind, rank and alpha of the LoRA that is trained on; its file is read, no model is.
+
+    Raises UserError when they say otherwise themselves.
+    """
+    if settings.lora.start is None:
+        return settings
+    with explained(settings.source):
+        start = beneath(sketch(locate_model(settings), settings), settings).start
+    layers = [each for named in start.values() for each in named.values()]
+    ranks = [each.rank for each in layers]
+    usual = next(each for each in layers if each.rank == max(set(ranks), key=ranks.count))
+    found = {"kind": usual.kind, "rank": usual.rank, "alpha": usual.scale * usual.rank}
+    for name, value in found.items():
+        asked = getattr(settings.lora, name)
+        if name in settings.lora.model_fields_set and asked != value:
+            raise UserError(f"model.lora.{name} {asked}: the LoRA of model.lora.start has {name} {value}; set "
+                            f"model.lora.{name}={value}, or leave it out")
+    return settings.model_copy(update={"lora": settings.lora.model_copy(update=found)})
 
 
 def _empty_part(kind: type, folder: str, name: str):

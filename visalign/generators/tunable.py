@@ -10,22 +10,37 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from visalign.config import LoraSettings
 from visalign.errors import UserError
 from visalign.generators.adapters import (
-    add_lora,
+    HELD,
+    START,
+    TRAINED,
+    activate,
+    adapters_of,
+    add_adapter,
     change_with,
-    check_targets,
+    check_lora_names,
     found_targets,
+    keep_adapters,
     layer_of,
     put_in_training_mode,
     remove_adapters,
-    scale_lora,
-    switch_adapters,
     switch_dropout,
 )
 from visalign.generators.compiling import compile_blocks
 from visalign.generators.kernels import recompute_blocks, recomputing
-from visalign.generators.lora_files import attach, changes_nothing, fit_lora
+from visalign.generators.lora_layers import (
+    Beneath,
+    Layers,
+    attach,
+    changes_nothing,
+    fuse,
+    one_kind,
+    scale_adapters,
+    taken,
+)
+from visalign.generators.lora_matching import fit_lora
 from visalign.generators.offloading import stream_blocks
 
 
@@ -49,6 +64,7 @@ class Tunable:
     tuning: str | None = None
     offload: str = "none"
     streams_blocks = False  # its own network's; that of the reference is another
+    _reference_adapters: tuple[str, ...] = (HELD, START)
     _frozen_copy: nn.Module | None = None
     _last_pass: tuple | None = None  # arguments of the newest prediction with gradients
     _in_reference = False
@@ -65,9 +81,12 @@ class Tunable:
 
     @contextlib.contextmanager
     def reference(self) -> Iterator[None]:
-        """In this context `predict` is the frozen reference (adapter off, or the frozen copy), without gradients."""
+        """In this context `predict` is the frozen reference, without gradients: the model without what is trained.
+
+        With `model.reference: base` it is without any LoRA.
+        """
         if self.tuning == "lora":
-            switch_adapters(self.denoiser, False)
+            activate(self.denoiser, self._reference_adapters)
         self._in_reference = True
         try:
             with torch.no_grad():
@@ -75,7 +94,7 @@ class Tunable:
         finally:
             self._in_reference = False
             if self.tuning == "lora":
-                switch_adapters(self.denoiser, True)
+                activate(self.denoiser, (HELD, TRAINED))
 
     @contextlib.contextmanager
     def measuring(self) -> Iterator[None]:
@@ -102,23 +121,19 @@ class Tunable:
         self._dropout = on
         switch_dropout(self.denoiser, on)
 
-    def make_trainable(self, tuning: str, *, rank: int = 16, alpha: float = 16.0, dropout: float = 0.0,
-                       targets: tuple[str, ...] | None = None, gradient_checkpointing: bool = False,
-                       compiled: bool = False) -> list[Tensor]:
-        """Add a LoRA adapter, or unfreeze all weights and keep a frozen copy; returns the trainable parameters.
+    def make_trainable(self, tuning: str, *, reference: str = "start", gradient_checkpointing: bool = False,
+                       compiled: bool = False, **lora: Any) -> list[Tensor]:
+        """Add an adapter, or unfreeze all weights and keep a frozen copy; returns the trainable parameters.
 
-        Raises UserError when no module matches `targets`.
+        lora: settings of LoraSettings; an adapter that was put on to start from decides them. reference: see
+        ModelSettings. Raises UserError when no module matches `targets`.
         """
         self.tuning = tuning
+        self._reference_adapters = (HELD, START) if reference == "start" else ()
         if tuning == "lora":
-            if targets is not None:
-                check_targets(self.denoiser, targets)
-            add_lora(self.denoiser, rank, alpha, dropout, targets or self.lora_targets or found_targets(self.denoiser))
+            self._add_trained(LoraSettings(**lora))
         else:
-            self._frozen_copy = copy.deepcopy(self.denoiser).to(self.compute_dtype).requires_grad_(False).eval()
-            self.denoiser.to(torch.float32).requires_grad_(True)
-            if self.offload == "blocks":
-                stream_blocks(self._frozen_copy, self.device)
+            self._unfreeze(reference)
         put_in_training_mode(self.denoiser, self.trained_in_training_mode)
         for network in (self.denoiser, self._frozen_copy) if compiled else ():
             if network is not None:
@@ -128,6 +143,32 @@ class Tunable:
         elif gradient_checkpointing:
             self.denoiser.enable_gradient_checkpointing(recomputing(self.attention))
         return [p for _, p in self.trainable_parameters()]
+
+    def _add_trained(self, lora: LoraSettings) -> None:
+        start = {part: taken(network, START) for part, network in self.networks().items()}
+        if not any(start.values()):
+            check_lora_names(self.denoiser, lora, self.lora_targets)
+            add_adapter(self.denoiser, lora, lora.targets or self.lora_targets or found_targets(self.denoiser))
+            return
+        for part, layers in start.items():
+            if layers:
+                attach(self.networks()[part], layers, TRAINED, lora.dropout)
+        activate(self.denoiser, (HELD, TRAINED))
+
+    def _unfreeze(self, reference: str) -> None:
+        """LoRAs below become part of the weights, in single precision; the reference is a copy with or without them."""
+        below = [network for network in self.networks().values() if adapters_of(network)]
+        base = None if below and reference == "start" else copy.deepcopy(self.denoiser)
+        self.denoiser.to(torch.float32)
+        for network in below:
+            fuse(network)
+        frozen = copy.deepcopy(self.denoiser) if base is None else base
+        for module in list(frozen.modules()):
+            remove_adapters(module)
+        self._frozen_copy = frozen.to(self.compute_dtype).requires_grad_(False).eval()
+        if self.offload == "blocks":
+            stream_blocks(self._frozen_copy, self.device)
+        self.denoiser.requires_grad_(True)
 
     def trainable_parameters(self) -> list[tuple[str, nn.Parameter]]:
         return [(name, p) for name, p in self.denoiser.named_parameters() if p.requires_grad]
@@ -146,31 +187,57 @@ class Tunable:
         """Names of the pipeline's parts that a LoRA may be for."""
         return tuple(getattr(pipeline_class, "_lora_loadable_modules", None) or (cls.denoiser_name,))
 
+    def put_on(self, below: Beneath, tuning: str = "lora") -> None:
+        """Put on the LoRAs that the model has before it is trained. Where all weights are trained, the text encoders
+        take theirs in at once, as `make_trainable` does for the denoiser."""
+        if below.held or below.start:
+            self._refuse_where_streamed("model.loras, model.lora.start")
+        parts = self._adapted()
+        for name, found in ((HELD, below.held), (START, below.start)):
+            for part, layers in found.items():
+                attach(parts[part], layers, name)
+        for part in below.held.keys() - self.networks():
+            if tuning == "full":
+                fuse(parts[part])
+
+    def _refuse_where_streamed(self, where: str) -> None:
+        if self.streams_blocks:
+            raise UserError(f"{where}: blocks of model.offload blocks are copied as they were loaded, without an "
+                            "adapter; use model.offload=frozen")
+
+    def _adapted(self) -> dict[str, nn.Module]:
+        """The networks that a LoRA may be for, by their names in the pipeline."""
+        return self.networks() | {name: module for name, module in self.text_encoders().items()
+                                  if name in self.adapted_parts(type(self.pipeline))}
+
+    def fit_adapter(self, path: Path) -> dict[str, Layers]:
+        """A LoRA's matrices by network and layer. Raises UserError unless every tensor of it fits this model."""
+        return fit_lora(path, self._adapted(), type(self.pipeline), self.denoiser_name, self.interface_name)
+
     def load_adapter(self, path: Path) -> None:
         """Load a LoRA's folder or file for sampling.
 
         Raises UserError, leaving the model unchanged, unless every tensor of it fits this model.
         """
-        if self.streams_blocks:
-            raise UserError(f"lora {path}: blocks of model.offload blocks are copied as they were loaded, without an "
-                            "adapter; use model.offload=frozen")
-        parts = self.networks() | {name: module for name, module in self.pipeline.components.items()
-                                   if name in self.adapted_parts(type(self.pipeline)) and
-                                   name.startswith("text_encoder")}
-        found = fit_lora(path, parts, type(self.pipeline), self.denoiser_name)
-        for name, pairs in found.items():
-            attach(parts[name], pairs)
+        self._refuse_where_streamed(f"lora {path}")
+        found, parts = self.fit_adapter(path), self._adapted()
+        kind = one_kind((each for layers in found.values() for each in layers.values()), f"lora {path}")
+        if kind != "lora" and any(adapters_of(parts[name]) for name in found):
+            raise UserError(f"lora {path}: is a {kind}, which cannot be added to the LoRAs that the model has already")
+        for name, layers in found.items():
+            attach(parts[name], layers, f"lora_{len(adapters_of(parts[name]))}")
         if changes_nothing(found):
             tqdm.write(f"lora {path}: all its products are 0, so it changes nothing")
 
     def unload_adapter(self) -> None:
         """Remove what `load_adapter` loaded."""
-        if hasattr(self.pipeline, "unload_lora_weights"):
-            self.pipeline.unload_lora_weights()
-        else:
-            remove_adapters(self.denoiser)
+        for network in self._adapted().values():
+            keep_adapters(network, (HELD, START))
 
     def set_adapter_strength(self, strength: float) -> None:
-        """Scale every adapter: 1 is as trained, 0 the model without it."""
-        for module in (self.denoiser, *self.text_encoders().values()):
-            scale_lora(module, strength)
+        """Scale every adapter that was loaded or trained: 1 is as trained, 0 the model without it."""
+        idle = START if self.tuning == "lora" else TRAINED
+        for network in self._adapted().values():
+            scale_adapters(network, strength)
+            activate(network, [name for name in adapters_of(network)
+                               if name != idle and (strength or name in (HELD, START))])

@@ -20,7 +20,7 @@ from visalign.generators.locating import sampling_for
 from visalign.generators.model_card import versions
 from visalign.generators.quantization import check_quantizer
 from visalign.generators.scheduler_files import load_scheduler
-from visalign.generators.sketching import empty_generator
+from visalign.generators.sketching import empty_generator, with_start
 from visalign.jobs.disk_estimate import check_room
 from visalign.jobs.memory_words import advised, settled
 from visalign.jobs.training_setup import LOOPS
@@ -30,7 +30,7 @@ from visalign.storage.run_folder import RunFolder
 from visalign.storage.yaml_files import read_mapping
 from visalign.trainers.base import GeneratorTrainer
 from visalign.trainers.cadence import Cadence
-from visalign.trainers.checkpoint import check_model
+from visalign.trainers.checkpoint import check_loras, check_model
 from visalign.trainers.guard import check_guard
 from visalign.trainers.opening import open_run
 from visalign.trainers.optim import check_optimizer
@@ -63,6 +63,7 @@ def completed(config: OfflineConfig | OnlineConfig, resume: bool = False) -> Off
             for name in ("prompts", "steps", "guidance_scale") for value in [getattr(config.eval, name)]}
     if isinstance(told["prompts"], list):
         told["prompts"] = tuple(told["prompts"])
+    config = config.model_copy(update={"model": with_start(config.model)})
     sampling = sampling_for(config.model, told["steps"], told["guidance_scale"])
     return with_evaluation(config, told | vars(sampling))
 
@@ -149,6 +150,7 @@ def train(config: OfflineConfig | OnlineConfig, resume: bool = False) -> Result:
     check_room(config, found, empty)
     config = settled(config, empty, resume)
     accelerator, run = open_run(config, resume)
+    check_loras(run, config.model)
     with advised(config):
         generator = load_generator(config.model, accelerator.device)
     check_model(run, [generator.denoiser, *generator.frozen_modules()], f"model.source {config.model.source}")

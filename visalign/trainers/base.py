@@ -189,10 +189,9 @@ class GeneratorTrainer(Trainer):
                  updates: int | None = None):
         self.generator, self.objective = generator, build_objective(config.objective, loop=config.loop)
         torch.manual_seed(config.train.seed)  # the adapter's start must be equal on every process and after a restart
-        lora = config.model.lora
-        generator.make_trainable(config.model.tuning, rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout,
-                                 targets=lora.targets, gradient_checkpointing=config.model.gradient_checkpointing,
-                                 compiled=config.model.compile)
+        model = config.model
+        generator.make_trainable(model.tuning, reference=model.reference, compiled=model.compile,
+                                 gradient_checkpointing=model.gradient_checkpointing, **dict(model.lora))
         on_noised = "noised" in (getattr(self.objective, "view", None), getattr(self.objective, "states", None))
         for remark in remarks(generator, config.model.source, on_noised):
             notice(remark)

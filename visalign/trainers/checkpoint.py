@@ -14,8 +14,9 @@ from accelerate import Accelerator
 from torch import nn
 from tqdm import tqdm
 
-from visalign.config import OutputSettings
+from visalign.config import ModelSettings, OutputSettings
 from visalign.errors import UserError
+from visalign.generators.lora_files import digest_of
 from visalign.sampling.fingerprint import fingerprint
 from visalign.storage.checkpoint_files import BrokenCheckpoint, put_weights, read_checkpoint, step_of
 from visalign.storage.run_folder import RunFolder
@@ -99,6 +100,15 @@ def check_model(run: RunFolder, modules: list[nn.Module], name: str) -> None:
     if run.started_from(f"weights in {dtype}", found) != found:
         raise UserError(f"{name}: its weights are not those that the run in {run.path} was started with, so it cannot "
                         "be resumed; put them back or use a new folder")
+
+
+def check_loras(run: RunFolder, settings: ModelSettings) -> None:
+    """Raise UserError when a LoRA that a resumed run began with is another than it was then."""
+    for path in (*([settings.lora.start] if settings.lora.start else []), *(each.path for each in settings.loras)):
+        found = digest_of(Path(path).expanduser())
+        if run.started_from(f"lora {path}", found) != found:
+            raise UserError(f"lora {path}: is not the file that the run in {run.path} was started with, so the run "
+                            "cannot be resumed; put that file back or use a new folder")
 
 
 @dataclass
