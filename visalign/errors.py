@@ -2,6 +2,7 @@
 
 import difflib
 import functools
+import importlib.util
 import os
 import sys
 from collections.abc import Iterable
@@ -25,3 +26,9 @@ def notice(text: str) -> None:
         from tqdm import tqdm
 
         tqdm.write(f"visalign: {text}", file=sys.stderr)
+
+
+def check_package(setting: str, module: str, package: str) -> None:
+    """Raise UserError when a setting's package, which pip installs as `package`, is not there."""
+    if importlib.util.find_spec(module) is None:
+        raise UserError(f"{setting} needs the package {package}: pip install {package}")

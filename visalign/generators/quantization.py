@@ -5,7 +5,6 @@ as well would stop gradients. A part is quantised on the device it goes to, so i
 """
 
 import importlib
-import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from visalign.config import ModelSettings
-from visalign.errors import UserError, nearest
+from visalign.errors import UserError, check_package, nearest
 from visalign.storage.weights import check_finite
 
 
@@ -54,11 +53,9 @@ def quantized_bytes(network: nn.Module, quantization: str, bytes_each: float) ->
 
 def check_quantizer(quantization: str) -> None:
     """Raise UserError when the package that quantises so is not installed."""
-    if quantization == "none":
-        return
-    package = QUANTIZERS[quantization].package
-    if importlib.util.find_spec(package) is None:
-        raise UserError(f"model.quantization {quantization} needs the package {package}: pip install {package}")
+    if quantization != "none":
+        package = QUANTIZERS[quantization].package
+        check_package(f"model.quantization {quantization}", package, package)
 
 
 def quantize(network: nn.Module, quantization: str, device: torch.device, dtype: torch.dtype, where: str) -> None:

@@ -1,7 +1,6 @@
 """Optimiser, learning-rate schedule and moving average, from settings; gradients of several processes."""
 
 import importlib
-import importlib.util
 import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from diffusers.training_utils import EMAModel
 from torch import nn
 
 from visalign.config import OptimSettings
-from visalign.errors import UserError, nearest
+from visalign.errors import UserError, check_package, nearest
 
 
 @dataclass(frozen=True)
@@ -90,8 +89,7 @@ def check_optimizer(settings: OptimSettings, scales: tuple[float, ...] = (1.0,))
     scales: of the learning rates of the groups it will be given.
     """
     kind = OPTIMIZERS[settings.name]
-    if importlib.util.find_spec(kind.module.partition(".")[0]) is None:
-        raise UserError(f"optim.name {settings.name} needs the package {kind.package}: pip install {kind.package}")
+    check_package(f"optim.name {settings.name}", kind.module.partition(".")[0], kind.package)
     try:
         constructor = kind.loaded()
     except (ImportError, OSError, RuntimeError, AttributeError) as error:
