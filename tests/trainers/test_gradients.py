@@ -42,7 +42,7 @@ def walk(settings: OptimSettings, steps: int = 4) -> tuple[list, list, int]:
     return [p.detach().clone() for p in parameters], norms, max(held)
 
 
-@pytest.mark.parametrize("name", ["adamw", "adafactor", "came", "lion"])
+@pytest.mark.parametrize("name", ["adamw", "adafactor", "came", "lion", "muon"])
 def test_the_same_weights_and_norms_without_ever_holding_two_gradients(name):
     settings = {"name": name, "lr": 1e-2, "grad_clip": None, "schedule": "cosine"}
     whole, norms, many = walk(OptimSettings(**settings))
