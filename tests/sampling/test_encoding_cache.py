@@ -1,7 +1,9 @@
 """One key for one encoding: whatever changes what is encoded changes the key, and nothing else does."""
 
 import copy
+import errno
 import json
+import os
 
 import pytest
 import torch
@@ -208,9 +210,16 @@ def test_older_files_are_not_read_and_named(tmp_path, sd3, capsys):
     assert f"rm -r {tmp_path}/[0-9a-f][0-9a-f]" in capsys.readouterr().err
 
 
-def test_a_folder_that_cannot_be_written_is_named(tmp_path, sd3):
-    cache = EncodingCache(tmp_path / "cache", sd3)
+@pytest.mark.parametrize("code, said", [(errno.ENOSPC, "the disk is full"), (errno.EROFS, "cannot be written")])
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, sd3, monkeypatch, code, said):
+    def fail(handle):
+        raise OSError(code, os.strerror(code))
+
+    cache = EncodingCache(tmp_path, sd3)
     cache.add_prompts({"key": "grapes"})
-    (tmp_path / "cache").rmdir()
-    with pytest.raises(UserError, match=r"data\.cache .*cannot be written"):
+    with monkeypatch.context() as patch, pytest.raises(UserError, match=rf"data\.cache .*{said}"):
+        patch.setattr(os, "fsync", fail)
         cache.share()
+    assert not list(tmp_path.iterdir()) and cache.holds(["key"])
+    cache.share()
+    assert EncodingCache(tmp_path, sd3).holds(["key"])
