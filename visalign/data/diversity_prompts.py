@@ -4,6 +4,7 @@ After the four axes of DivGenBench (arXiv 2512.24146); the prompts are our own. 
 models, `families:tiny-AXIS` for the embedded ones, which know emoji drawings only.
 """
 
+import functools
 import itertools
 
 from visalign.data.embedded_images import emoji_captions
@@ -31,14 +32,15 @@ FAMILIES: dict[str, list[str]] = {
 }
 
 
-def _tiny(axis: str) -> list[str]:
+@functools.cache
+def _tiny(axis: str) -> tuple[str, ...]:
     """Captions that name no particular drawing: kinds for identity and layout, kinds with a colour for tone."""
     every = [*emoji_captions("train"), *emoji_captions("held_out")]
     colours = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white", "grey")
     kinds = sorted(text for text in every if text.startswith(("a ", "an ")))
     coloured = [text for text in kinds if any(f" {colour} " in text for colour in colours)]
     plain = [text for text in kinds if text not in coloured]
-    return coloured if axis == "tone" else plain
+    return tuple(coloured if axis == "tone" else plain)
 
 
 def family_prompts(axis: str) -> list[str]:
@@ -50,7 +52,7 @@ def family_prompts(axis: str) -> list[str]:
     if name not in FAMILIES:
         raise UserError(f"prompts families:{axis}: no such family{nearest(name, FAMILIES)}; for the embedded "
                         "models put tiny- before its name")
-    return _tiny(name) if axis.startswith("tiny-") else FAMILIES[name]
+    return list(_tiny(name)) if axis.startswith("tiny-") else FAMILIES[name]
 
 
 def family_rows(prompts: list[str], axis: str) -> list[int]:

@@ -62,11 +62,14 @@ def elo(wins: np.ndarray, names: list[str], seed: int = 0, resamples: int = 1000
         raise NoRanking("no ranking: between these groups one side won every comparison, or there was none: "
                          f"{listed}")
     rng = np.random.default_rng(seed)
-    drawn = []
+    drawn, known = [], {}
     for _ in range(resamples if len(wins) > 1 else 0):
         resampled = wins[rng.integers(0, len(wins), len(wins))].sum(0)
-        # a resample may fall apart; a trace of a prior keeps its strengths finite, and far out
-        drawn.append(_strengths(resampled, 0.0 if len(_components(resampled)) == 1 else 1e-3))
+        same = resampled.tobytes()  # few prompts have few resamples
+        if same not in known:
+            # a resample may fall apart; a trace of a prior keeps its strengths finite, and far out
+            known[same] = _strengths(resampled, 0.0 if _joined(resampled) else 1e-3)
+        drawn.append(known[same])
     middle = _strengths(total, 0.0)
     if not drawn:
         return {name: Estimate(float(middle[i]), float("-inf"), float("inf")) for i, name in enumerate(names)}
@@ -77,6 +80,14 @@ def elo(wins: np.ndarray, names: list[str], seed: int = 0, resamples: int = 1000
 def _strengths(wins: np.ndarray, prior: float) -> np.ndarray:
     found = choix.ilsr_pairwise_dense(wins, alpha=prior, max_iter=1000)
     return (found - found.mean()) * ELO + MEAN_ELO
+
+
+def _joined(wins: np.ndarray) -> bool:
+    """Whether a chain of wins leads from every model to every other: one group, found without naming it."""
+    reached = (wins > 0) | np.eye(len(wins), dtype=bool)
+    for _ in range(len(wins).bit_length()):
+        reached = reached @ reached
+    return bool(reached.all())
 
 
 def _components(wins: np.ndarray) -> list[list[int]]:
