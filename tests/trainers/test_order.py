@@ -1,5 +1,6 @@
 """What a run learns from: what is held out, that a resumed run finds the same data, and rows left out together."""
 
+import contextlib
 import json
 from types import SimpleNamespace
 
@@ -43,7 +44,8 @@ class _Cache:
     """Keys are the bytes themselves."""
 
     generator = SimpleNamespace(shape=SimpleNamespace(frames=None), check_media=lambda media, where: None,
-                                speed_of=lambda media: 1.0, text_encoders=dict, text_of=str)
+                                speed_of=lambda media: 1.0, text_encoders=dict, text_of=str, by_size=False,
+                                working_at=lambda size: contextlib.nullcontext())
 
     def prompt_key(self, prompt):
         return prompt

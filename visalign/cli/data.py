@@ -19,7 +19,7 @@ from visalign.cli.options import (
 from visalign.cli.reading import how_to_read, reading_options
 from visalign.cli.verbs import Verbs
 from visalign.errors import UserError
-from visalign.validation.ranges import AtLeastTwo, Few, Fraction, Limit, Seed, Weight
+from visalign.validation.ranges import AtLeastTwo, Few, Fraction, Limit, Seed, SideLength, Weight
 
 
 @click.group(cls=Verbs)
@@ -34,8 +34,11 @@ def data() -> None:
      "hub"]))
 @click.option("--split", default="train", show_default=True, help="Which split of a folder or hub set.")
 @click.option("--media-root", type=click.Path(), help="Folder that relative paths start from.")
+@click.option("--buckets", "side", type=ranged(SideLength), metavar="SIDE",
+              help="Also count the images of each aspect-ratio bucket around a square of SIDE pixels: 1024 for SDXL, "
+                   "SD3 and FLUX, 512 for SD 1.5.")
 @click.option("--sheet", type=click.Path(path_type=Path), default=Path("contact_sheet.png"), show_default=True)
-def data_check(path: str, kind: str, split: str, media_root: str | None, sheet: Path) -> None:
+def data_check(path: str, kind: str, split: str, media_root: str | None, side: int | None, sheet: Path) -> None:
     """Count pairs, ties, duplicates, contradictions and broken rows in PATH, and draw a contact sheet.
 
     PATH is what data.path takes: a table, a folder of tables, or a folder of images or videos with captions; or a
@@ -43,6 +46,7 @@ def data_check(path: str, kind: str, split: str, media_root: str | None, sheet: 
     """
     from visalign.config import DataSettings, OfflineConfig
     from visalign.data.check import check_pairs
+    from visalign.media.buckets import Buckets, usual_step
 
     if path.endswith((".yaml", ".yml")):
         from visalign.config.load import load_config
@@ -50,7 +54,8 @@ def data_check(path: str, kind: str, split: str, media_root: str | None, sheet: 
         data = load_config(path, kind=OfflineConfig).data
     else:
         data = DataSettings(path=path, format=kind, media_root=media_root, split=split)
-    summaries = [check_pairs(source, sheet.with_stem(f"{sheet.stem}-{place}" if data.sources else sheet.stem))
+    buckets = Buckets.around(side**2, usual_step(side**2)) if side else None
+    summaries = [check_pairs(source, sheet.with_stem(f"{sheet.stem}-{place}" if data.sources else sheet.stem), buckets)
                  for place, source in enumerate(data.each, 1)]
     click.echo("\n\n".join(summary.text() for summary in summaries))
     if any(summary.broken or summary.problem for summary in summaries):

@@ -1,5 +1,6 @@
 """Every setting of a run: typed, documented, validated before a model is loaded (load.py reads the YAML)."""
 
+from visalign.config.buckets import BucketSettings
 from visalign.config.common import (
            EvaluationSettings,
            GuardSettings,
@@ -25,8 +26,9 @@ from visalign.config.online import (
 from visalign.config.reward import AnnotationDataSettings, JointSettings, RewardConfig, RewardTrainSettings
 from visalign.config.sources import CaptionSettings, SourceSettings
 
-__all__ = ["AnnotationDataSettings", "CaptionSettings", "DataSettings", "EvaluationSettings", "FeedbackSettings",
-           "GuardSettings", "GuideConfig", "GuideHeadSettings", "HeldLora", "JointSettings", "LoraSettings",
-           "ModelSettings", "OfflineConfig", "OnlineConfig", "OnlineOutputSettings", "OnlineTrainSettings",
-           "OptimSettings", "OutputSettings", "RewardConfig", "RewardSettings", "RewardSpec", "RewardTerm",
-           "RewardTrainSettings", "RolloutSettings", "Settings", "SourceSettings", "TrainSettings", "WindowSettings"]
+__all__ = ["AnnotationDataSettings", "BucketSettings", "CaptionSettings", "DataSettings", "EvaluationSettings",
+           "FeedbackSettings", "GuardSettings", "GuideConfig", "GuideHeadSettings", "HeldLora", "JointSettings",
+           "LoraSettings", "ModelSettings", "OfflineConfig", "OnlineConfig", "OnlineOutputSettings",
+           "OnlineTrainSettings", "OptimSettings", "OutputSettings", "RewardConfig", "RewardSettings", "RewardSpec",
+           "RewardTerm", "RewardTrainSettings", "RolloutSettings", "Settings", "SourceSettings", "TrainSettings",
+           "WindowSettings"]

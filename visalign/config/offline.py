@@ -2,8 +2,9 @@
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from visalign.config.buckets import BucketSettings
 from visalign.config.common import (
     EvaluationSettings,
     GuardSettings,
@@ -75,6 +76,10 @@ class DataSettings(Settings):
     caption_dropout: share of the visits that learn without a prompt, which keeps guidance working.
     holdout: share of the prompts kept for measuring: implicit accuracy on their pairs, and samples of them where
     eval.prompts names no others.
+    buckets: learn images at the size nearest to their own shape, rather than all cropped to one: `true`, or
+    what differs from the usual buckets of the model, such as {min: 256} (null: off).
+    micro_conditions: what SDXL and CogView 4 are told of an image's size and crop: those of each `image`, or the
+    `constant` ones of the size it is learnt at; `auto` is image with buckets and constant without.
     cache: folder for latents, text embeddings and the source images that a table holds; safe to share between runs and
     processes.
     cache_dtype: how latents and embeddings are kept: `bf16` (half the size), `fp32` (as they were computed), or `auto`,
@@ -96,8 +101,15 @@ class DataSettings(Settings):
     max_pairs: Limit | None = None
     holdout: Fraction = 0.05
     caption_dropout: Fraction = 0.0
+    buckets: BucketSettings | None = None
+    micro_conditions: Literal["auto", "image", "constant"] = "auto"
     cache: Text = "~/.cache/visalign/latents"
     cache_dtype: Literal["auto", "bf16", "fp32"] = "auto"
+
+    @field_validator("buckets", mode="before")
+    @classmethod
+    def _usual(cls, value):
+        return BucketSettings() if value is True else None if value is False else value
 
     @model_validator(mode="after")
     def _consistent(self):
@@ -128,6 +140,11 @@ class DataSettings(Settings):
     def named(self) -> str:
         """The sources in words."""
         return " and ".join(str(one.path) for one in self.each)
+
+    @property
+    def tells_fits(self) -> bool:
+        """Whether a model that is told of an image's size and crop is told those of each image."""
+        return self.micro_conditions == "image" or (self.micro_conditions == "auto" and bool(self.buckets))
 
 
 class TrainSettings(Settings):

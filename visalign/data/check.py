@@ -6,10 +6,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from PIL import Image
+
 from visalign.config import DataSettings
+from visalign.data.bucket_counts import histogram
 from visalign.data.preference_pair import PAIR_FRAMES
 from visalign.data.preferences import RowCounts, read_pairs
 from visalign.errors import UserError
+from visalign.media.buckets import Buckets
 from visalign.media.samples import Media, frames_of
 from visalign.media.source_images import content_of, words_of
 from visalign.media.video_files import save_sheet
@@ -25,7 +29,8 @@ class Summary:
 
     broken: a sentence for each row that cannot be used; contradictory: one for each that reverses an earlier pair;
     problem: why the set as it is cannot be trained on; edits: pairs and captioned media with source images; wordings:
-    how many pairs and captioned media have how many prompts each.
+    how many pairs and captioned media have how many prompts each; buckets: lines about the sizes at which its images
+    would be learnt.
     """
 
     source: str
@@ -43,12 +48,14 @@ class Summary:
     broken: list[str] = field(default_factory=list)
     problem: str | None = None
     sheet: Path | None = None
+    buckets: list[str] = field(default_factory=list)
 
     def text(self) -> str:
         common = ", ".join(f"{w}x{h} ({n})" for (w, h), n in self.sizes.most_common(4))
         alone = f"{self.captioned} images or videos with captions, for objective sft; " if self.captioned else ""
         lines = [f"{self.source}: {alone}{self.pairs} pairs of {len(self.prompts)} prompts, {self.ties} ties dropped",
                  f"sizes: {common or 'none'}",
+                 *self.buckets,
                  *self._captions(),
                  *[f"with source images: {self.edits}; a prompt is its words and those images"] * bool(self.edits),
                  f"duplicate pairs: {self.duplicates}; pairs whose two images are the same: {self.same_image}",
@@ -73,12 +80,13 @@ def _listed(what: str, sentences: list[str]) -> list[str]:
     return [f"{what}: {len(sentences)}", *(f"  {sentence}" for sentence in sentences[:SHOWN]), *more]
 
 
-def check_pairs(settings: DataSettings, sheet: Path | None = None) -> Summary:
+def check_pairs(settings: DataSettings, sheet: Path | None = None, buckets: Buckets | None = None) -> Summary:
     """Read every row of one source, decode every image and video.
 
     Raises UserError only when the source itself cannot be read.
     """
     summary, counts = Summary(str(settings.path)), RowCounts()
+    sizes: Counter = Counter()
     earlier: dict[tuple, tuple[str, str]] = {}
     shown: list[tuple[str, list[Media]]] = []
 
@@ -97,6 +105,8 @@ def check_pairs(settings: DataSettings, sheet: Path | None = None) -> Summary:
             summary.edits += bool(sources)
             summary.wordings[1 + len(pair.captions)] += 1
             summary.sizes.update(frames_of(each, 1)[0].size for each in media)
+            if buckets and isinstance(media[0], Image.Image):
+                sizes[buckets.size_for(media[0].size[::-1])] += pair.repeats
             if len(shown) < SHEET_ROWS:
                 shown.append((pair.prompt, [*sources, *media]))
             if len(media) == 1:
@@ -115,6 +125,7 @@ def check_pairs(settings: DataSettings, sheet: Path | None = None) -> Summary:
         summary.problem = str(error)
     if summary.pairs and summary.pairs == summary.same_image:
         summary.problem = "chosen and rejected are the same image in all pairs, so there is nothing to learn"
+    summary.buckets = histogram(sizes, buckets) if sizes else []
     summary.ties, summary.long_prompts = counts.ties, count_long(set(map(words_of, summary.prompts)))
     if sheet and shown:
         save_sheet(shown, sheet, cell=128)

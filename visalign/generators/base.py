@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from visalign.errors import UserError, notice
 from visalign.generators.adapters import outputs_of
 from visalign.generators.kernels import kernel
+from visalign.generators.many_sizes import ManySizes
 from visalign.generators.observe.calling import PipelineCall
 from visalign.generators.observe.encoding import Encoder
 from visalign.generators.observe.observer import observed
@@ -48,7 +49,7 @@ class Guidance:
 _KINDS = {"image": "an image", "video": "a video"}
 
 
-class Generator(Tunable, Sized):
+class Generator(Tunable, Sized, ManySizes):
     """One loaded pipeline, ready to sample and, after `make_trainable`, to learn.
 
     A family is a subclass that sets what cannot be observed; one without hints is made by `family_of`.
@@ -158,7 +159,9 @@ class Generator(Tunable, Sized):
     def prompt_identity(self, prompt: str) -> str:
         """What distinguishes one prompt's conditioning from another's."""
         words, files = split_prompt(prompt)
-        return f"{words}{SEPARATOR}{sources_key(files)} {self.shape}" if self.sources and files else prompt
+        if self.sources and files:
+            return f"{words}{SEPARATOR}{sources_key(files)} {self.shape}"
+        return f"{prompt} {self.shape}" if self.by_size else prompt
 
     @classmethod
     def interface_name(cls, module: str) -> str | None:
@@ -208,7 +211,7 @@ class Generator(Tunable, Sized):
         network = self.policy if not self._in_reference else (self._frozen_copy or self.denoiser)
         self.passes["with gradient" if torch.is_grad_enabled() else "without gradient"] += len(latents)
         if torch.is_grad_enabled():
-            self._last_pass = latents.detach(), t, conditioning
+            self._last_pass = self.shape.size, latents.detach(), t, conditioning
         with self.arithmetic():
             return self.replay.as_latents(self._called(network, latents, t, conditioning, scale))
 

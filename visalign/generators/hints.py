@@ -106,7 +106,8 @@ HINTS: dict[str, dict[str, Any]] = {
     },
     "Lumina2Pipeline": {},
     "AuraFlowPipeline": {},
-    "CogView4Pipeline": {},
+    "CogView4Pipeline": {"told_fit": {"original_size": slice(0, 2), "crop_coords": slice(2, 4),
+                                     "target_size": slice(4, 6)}},
     "Kandinsky5T2IPipeline": {  # it takes the nearest of its seven sizes
         "at_size": _attribute("resolutions", lambda pipeline, before, shape: [shape.size[::-1]]),
     },

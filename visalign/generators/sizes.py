@@ -70,13 +70,16 @@ class Sized:
             raise UserError(f"model.{given[0]}: {self.pipeline_class} makes images, which have none")
         if shape.height is None or shape.width is None:
             raise UserError("model.resolution: this model's configuration does not say what it was trained for; set it")
-        for name, side, patch in zip(("height", "width"), (shape.height, shape.width), self.patch()[1:], strict=True):
-            factor = math.lcm(self.vae_factor * patch, self.sides_multiple_of)
+        for name, side, factor in zip(("height", "width"), shape.size, self.side_factors(), strict=True):
             if side % factor:
                 near = max(1, side // factor) * factor
                 raise UserError(f"model.resolution: a {name} of {side} is not a multiple of {factor}, which "
                                 f"{self.pipeline_class} needs; use {near} or {near + factor}")
         return shape
+
+    def side_factors(self) -> tuple[int, ...]:
+        """What height and width must be multiples of."""
+        return tuple(math.lcm(self.vae_factor * patch, self.sides_multiple_of) for patch in self.patch()[1:])
 
     def most_prompt_tokens(self) -> int:
         """The longest prompt, in tokens, that the pipeline takes."""

@@ -66,7 +66,7 @@ class Tunable:
     streams_blocks = False  # its own network's; that of the reference is another
     _reference_adapters: tuple[str, ...] = (HELD, START)
     _frozen_copy: nn.Module | None = None
-    _last_pass: tuple | None = None  # arguments of the newest prediction with gradients
+    _last_pass: tuple | None = None  # size and arguments of the newest prediction with gradients
     _in_reference = False
     _dropout = False
 
@@ -179,8 +179,9 @@ class Tunable:
         The last block's stream of text in some networks: nothing reads it.
         """
         layers = [layer_of(self.denoiser, name) for name in names]
-        with torch.no_grad(), self.measuring(), torch.random.fork_rng():
-            return change_with(layers, lambda: self.predict(*self._last_pass)) == 0
+        size, *arguments = self._last_pass
+        with torch.no_grad(), self.measuring(), self.working_at(size), torch.random.fork_rng():
+            return change_with(layers, lambda: self.predict(*arguments)) == 0
 
     @classmethod
     def adapted_parts(cls, pipeline_class: type) -> tuple[str, ...]:

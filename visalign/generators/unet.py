@@ -31,5 +31,6 @@ class SDXLGenerator(SDGenerator):
 
     pipeline_class = "StableDiffusionXLPipeline"
     exact_vae = True
+    told_fit = {"added_cond_kwargs.time_ids": slice(0, 6)}
     unneeded = {"image_encoder": None, "feature_extractor": None}
     default_steps, default_guidance_scale = 30, 5.0

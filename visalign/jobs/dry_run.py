@@ -2,13 +2,17 @@
 
 from visalign.config import OfflineConfig, OnlineConfig
 from visalign.config.load import build_objective
+from visalign.data.bucket_counts import histogram
 from visalign.data.usable import FoundPairs
+from visalign.generators.base import Generator
+from visalign.generators.bucket_sizes import buckets_of
 from visalign.generators.weightless import Weightless
 from visalign.jobs.cards import find_card
 from visalign.jobs.disk_estimate import cache_room, room
 from visalign.jobs.memory_plan import PassSizes
 from visalign.jobs.memory_words import fitted, memory_table
 from visalign.jobs.train import check_training, completed, measured_on
+from visalign.jobs.training_setup import images_by_size
 from visalign.storage.files import size_in_words
 from visalign.storage.yaml_files import dump_yaml
 from visalign.trainers.cost import sample_passes
@@ -39,6 +43,7 @@ def describe_run(config: OfflineConfig | OnlineConfig, planned: float | None = N
         *_data(config, found), *_WORK[config.loop](config, objective), *_guard_work(config, objective),
         f"samples               {generator.shape}; latents {'x'.join(map(str, generator.latent_shape()))}"
         + (f", {generator.tokens():,} tokens" if generator.tokens() else ""),
+        *_buckets(config, generator),
         *_disk("cache", cache_room(config, generator, found)), *_disk("disk", room(config, generator)),
         "", *memory_table(config, sizes, card), *said,
     ])
@@ -56,6 +61,12 @@ def _data(config: OfflineConfig | OnlineConfig, found: FoundPairs) -> list[str]:
     said = f"{found.pairs} pairs or captioned media of {len(found.prompts)} prompts{several}, those held out included"
     return [f"data                  {said}",
             *(f"                      {line}" for line in mixture_lines(config.data, found.sizes))]
+
+
+def _buckets(config: OfflineConfig | OnlineConfig, generator: Generator) -> list[str]:
+    """The sizes at which images are learnt, and how many each gets where they are at hand."""
+    buckets = buckets_of(config.data, generator) if config.loop == "offline" else None
+    return [] if buckets is None else histogram(images_by_size(config), buckets)
 
 
 def _offline_work(config: OfflineConfig, objective) -> list[str]:

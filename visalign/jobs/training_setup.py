@@ -2,21 +2,27 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 from accelerate import Accelerator
+from tqdm import tqdm
 
 from visalign.config import OfflineConfig, OnlineConfig
 from visalign.config.load import build_advantage, build_objective
 from visalign.config.sources import shares_of
+from visalign.data.bucket_counts import check_sizes, count_sizes
 from visalign.data.pair_tables import read_saved_pairs, save_pairs
-from visalign.data.preferences import read_pairs
+from visalign.data.preferences import is_local, read_pairs
 from visalign.data.prompts import read_prompts
 from visalign.data.seed_preferences import read_seed_preferences
 from visalign.data.usable import BrokenRows, FoundPairs, check_pair_sources
 from visalign.errors import UserError, notice
-from visalign.generators import Generator
+from visalign.generators import Generator, locate_model
+from visalign.generators.bucket_sizes import buckets_of, check_buckets
 from visalign.generators.prompt_length import say_what_is_cut
+from visalign.generators.sketching import explained, sketch
+from visalign.media.fitting import Size
 from visalign.media.source_images import content_of
 from visalign.processes import PROCESSES
 from visalign.rewards import check_sources_given, for_modality, load_reward
@@ -59,6 +65,7 @@ def check_offline_steps(config: OfflineConfig) -> None:
 def check_offline(config: OfflineConfig, family: type[Generator]) -> FoundPairs:
     feedback = config.data.feedback
     check_offline_steps(config)
+    check_buckets(config.data, family)
     if not (feedback or config.data.path or config.data.sources):
         raise UserError("data.path: name the data to learn from with data.path=FILE_OR_FOLDER, or let the model make "
                         "pairs with data.feedback")
@@ -77,7 +84,27 @@ def check_offline(config: OfflineConfig, family: type[Generator]) -> FoundPairs:
     family.check_prompts(found.prompts, f"data {config.data.named}")
     check_sources_given(rewards, found.prompts, f"data {config.data.named}")
     check_holdout(found.prompts, config.data.holdout, config.eval.listed)
+    images_by_size(config)
     return found
+
+
+def images_by_size(config: OfflineConfig) -> dict[Size | None, int]:
+    """How many images each bucket gets, by the sizes of the chosen ones, None those that are too small.
+
+    {} without buckets, and where images are not at hand. Raises UserError where a size is impossible, or none gets any.
+    """
+    if config.data.buckets is None:
+        return {}
+    with explained(config.model.source):
+        buckets = buckets_of(config.data, sketch(locate_model(config.model), config.model))
+    if config.data.feedback or not all(map(is_local, config.data.each)):
+        return {}
+    pairs = (replace(pair, repeats=pair.repeats * config.data.repeats(place))
+             for place, source in enumerate(config.data.each)
+             for pair in read_pairs(source, on_bad_row=lambda error: None, compared=compares(config)))
+    counts = count_sizes(tqdm(pairs, desc="reading the images' sizes", unit="pair", leave=False, delay=2), buckets)
+    check_sizes(counts, buckets, config.train.batch_size * int(os.environ.get("WORLD_SIZE", "1")))
+    return counts
 
 
 def compares(config: OfflineConfig) -> bool:
@@ -88,7 +115,8 @@ def compares(config: OfflineConfig) -> bool:
 def build_offline(config: OfflineConfig, generator: Generator, run: RunFolder, accelerator: Accelerator):
     cache = EncodingCache(config.data.cache, generator, config.data.cache_dtype)
     objective, broken = build_objective(config.objective), BrokenRows(config.data)
-    items = encode_pairs(prepare_pairs(config, generator, run, accelerator, broken), cache, accelerator, broken)
+    pairs = prepare_pairs(config, generator, run, accelerator, broken)
+    items = encode_pairs(pairs, cache, accelerator, broken, buckets_of(config.data, generator))
     check_items(" ".join(config.taught_by()), items, broken, "rejected" in objective.needs)
     mixed = [(share, source.loss_weight, source.prior) for source, share in zip(
         config.data.sources or (), shares_of(config.data.sources or ()), strict=True)]
@@ -106,6 +134,7 @@ def build_offline(config: OfflineConfig, generator: Generator, run: RunFolder, a
                   zip(config.data.sources or (), sizes, strict=False)}
     return trainer, {"training pairs": len(train_items), "held-out pairs": len(held_out), **of_sources,
                      **{what: count for what, count in (
+                         ("sizes", len({item.size for item in items}) if config.data.buckets else 0),
                          ("rows left out", len(broken.found)),
                          ("pairs of one image twice", sum(i.chosen_key == i.rejected_key for i in items))) if count}}
 

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from visalign.errors import UserError
+from visalign.media.fitting import Size
 from visalign.media.kinds import ANIMATED, image_formats
 from visalign.media.samples import MAX_PIXELS, Media, Video
 from visalign.storage.text_files import printable
@@ -19,6 +20,9 @@ HELD_PIXELS = 128 * 1920 * 1080
 """Most pixels that the frames of one video may have in memory while it is read; larger frames are scaled down."""
 MOST_DECODED = 100 * MAX_PIXELS
 """An animated image with more pixels than this in all its frames is refused as a decompression bomb."""
+
+ORIENTATION = 0x0112
+"""The EXIF entry that says how an image is turned; from 5 on its sides change places."""
 
 BROKEN_IMAGE = (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError,
            OverflowError, RuntimeError, struct.error, zlib.error, Image.DecompressionBombError)
@@ -43,6 +47,20 @@ def name_of(data: bytes | str | Path, what: str = "image") -> str:
 def open_image(data: bytes | str | Path) -> Image.Image:
     """The image with only its header read. Raises what Pillow raises."""
     return Image.open(io.BytesIO(data) if isinstance(data, bytes) else data, formats=image_formats())
+
+
+def upright_size(data: bytes | str | Path, where: str) -> Size:
+    """(height, width) of a still image, rotated as its EXIF says, from its header.
+
+    Raises UserError naming `where` for what is no image.
+    """
+    try:
+        with open_image(data) as image:
+            sideways = ("exif" in image.info or image.format == "TIFF") and image.getexif().get(ORIENTATION, 1) >= 5
+            return image.size if sideways else image.size[::-1]
+    except BROKEN_IMAGE:
+        decode_image(data, where, 1)  # raises with the reason
+        raise UserError(f"{where}: {name_of(data)} has no size that can be read") from None
 
 
 def decode_image(data: bytes | str | Path, where: str, max_frames: int = 64,

@@ -9,6 +9,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from visalign.media.fitting import fit_of
+
 MAX_PIXELS = 100_000_000
 """A larger image is refused before it is decoded: a mistake or a decompression bomb."""
 
@@ -75,9 +77,8 @@ def frames_of(media: Media, count: int) -> list[Image.Image]:
 
 def fit_image(image: Image.Image, width: int, height: int) -> Image.Image:
     """Scale the image until it covers width x height and crop the centre."""
-    scale = max(width / image.width, height / image.height)
-    size = max(width, round(image.width * scale)), max(height, round(image.height * scale))
-    left, top = (size[0] - width) // 2, (size[1] - height) // 2
+    fit = fit_of((image.height, image.width), (height, width))
+    (top, left), size = fit.crop, fit.scaled[::-1]
     if size[0] * size[1] > MAX_PIXELS:  # an image of 1 x 60,000: only the kept part is computed
         x, y = image.width / size[0], image.height / size[1]
         return image.resize((width, height), Image.Resampling.LANCZOS,

@@ -19,6 +19,7 @@ from torch import Tensor
 from visalign.errors import UserError, notice
 from visalign.generators.base import Conditioning, Generator
 from visalign.generators.observe.rows import stack
+from visalign.media.fitting import fit_of
 from visalign.media.samples import Media, Video, frames_of
 from visalign.media.source_images import split_prompt, with_sources
 from visalign.sampling.compact import compact, restored
@@ -64,7 +65,7 @@ class EncodingCache:
             raise UserError(f"data.cache {self.folder}: cannot be created ({error.strerror})") from None
         _tell_of_older_files(self.folder)
         vae = fingerprint(generator.pipeline.vae)
-        self._vae = f"{WAY} {stored} {vae} {generator.shape}"
+        self._vae = f"{WAY} {stored} {vae}"
         pipeline = generator.pipeline
         encoders = {name: vae if module is pipeline.vae else fingerprint(module)
                     for name, module in sorted(generator.prompt_encoders().items())}
@@ -74,7 +75,8 @@ class EncodingCache:
                      f"{generator.prompt_tokens} "
 
     def media_key(self, media: Media) -> str:
-        digest = hashlib.sha256(f"{self._vae} {media.fps if isinstance(media, Video) else ''}".encode())
+        rate = media.fps if isinstance(media, Video) else ""
+        digest = hashlib.sha256(f"{self._vae} {self.generator.shape} {rate}".encode())
         for frame in frames_of(media, 1_000_000):
             digest.update(f"{frame.size}".encode() + frame.tobytes())
         return digest.hexdigest()
@@ -97,7 +99,7 @@ class EncodingCache:
         self.store.note(self._note(identity), json.dumps(asdict(known)))
 
     def _note(self, identity: str) -> str:
-        return hashlib.sha256(f"{self._vae} {identity}".encode()).hexdigest()
+        return hashlib.sha256(f"{self._vae} {self.generator.shape} {identity}".encode()).hexdigest()
 
     def holds(self, keys: Iterable[str]) -> bool:
         """Whether all of these are cached, so that nothing has to be encoded for them."""
@@ -105,7 +107,14 @@ class EncodingCache:
 
     def add_media(self, media: dict[str, Media]) -> None:
         """Encode images or videos, by key, that are not cached yet."""
-        self._add(media, lambda each: {"latents": self.generator.encode_media(self.generator.to_pixels([each]))[0]})
+        self._add(media, self._encoded)
+
+    def _encoded(self, media: Media) -> dict[str, Tensor]:
+        [latents] = self.generator.encode_media(self.generator.to_pixels([media]))
+        if isinstance(media, Video):
+            return {"latents": latents}
+        fit = fit_of(media.size[::-1], self.generator.shape.size)
+        return {"latents": latents, "fit": torch.tensor(fit.numbers, dtype=torch.int32)}
 
     def add_prompts(self, prompts: dict[str, str]) -> None:
         """Encode prompts, by key, that are not cached yet."""
@@ -134,6 +143,10 @@ class EncodingCache:
     def latents(self, keys: list[str]) -> Tensor:
         """float32 [B, C, (F,) H, W] on the CPU."""
         return torch.stack([self._need(key)["latents"] for key in keys])
+
+    def fits(self, keys: list[str]) -> Tensor:
+        """`Fit.numbers` of images [B, 6]: how each came to the size of its latents."""
+        return torch.stack([self._need(key)["fit"] for key in keys])
 
     def conditioning(self, keys: list[str]) -> Conditioning:
         found = {key: self._need(key) for key in dict.fromkeys(keys)}

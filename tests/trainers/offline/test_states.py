@@ -67,7 +67,8 @@ def test_errors_are_summed_by_side_and_weight():
     one, zero = torch.ones(2, 3), torch.zeros(2, 3)
     found = sample_errors(Half(), [
         Noised(torch.cat([2 * one, 4 * one]), torch.ones(4), torch.zeros(4, 3), ("chosen", "rejected")),
-        Noised(6 * one, torch.ones(2), zero, ("chosen",), torch.tensor([0.5, 2.0]))], {"text": torch.zeros(2, 7)})
+        Noised(6 * one, torch.ones(2), zero, ("chosen",), torch.tensor([0.5, 2.0]))],
+        dict.fromkeys(("chosen", "rejected"), {"text": torch.zeros(2, 7)}))
     assert found["chosen"].tolist() == [1 + 0.5 * 9, 1 + 2 * 9] and found["rejected"].tolist() == [4, 4]
 
 

@@ -1,7 +1,7 @@
 """From pairs to the batches of a step: every pair is encoded once, then addressed by its place in the data order."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
@@ -12,15 +12,20 @@ from tqdm import tqdm
 
 from visalign.data.preference_pair import PreferencePair
 from visalign.data.usable import BrokenRows, check_different
-from visalign.errors import UserError
+from visalign.errors import UserError, notice
 from visalign.generators.base import Conditioning, Generator
 from visalign.generators.prompt_length import say_what_is_cut
 from visalign.generators.quantization import plain_tensors
 from visalign.generators.video_speed import how_wrong, say_speeds
+from visalign.media.buckets import Buckets
+from visalign.media.fitting import Size
+from visalign.media.image_files import upright_size
 from visalign.media.source_images import content_of
 from visalign.sampling.encoding_cache import EncodingCache, KnownMedia
 from visalign.sampling.seeds import rng_for
 from visalign.sampling.source_check import check_takes_sources
+
+SIDES = ("chosen", "rejected")
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,7 @@ class EncodedPair:
     user: str | None = None
     captions: tuple[tuple[str, str], ...] = ()
     origin: int = 0
+    size: Size | None = None  # at which its images are learnt, where that is not the same for all
 
     def prompt_key_at(self, seed: int, place: int) -> str:
         """The key of the prompt that is learnt at a place of the order: one of all, drawn anew at each."""
@@ -54,7 +60,10 @@ class EncodedPair:
 
 @dataclass(frozen=True)
 class PairBatch:
-    """Latents [B, C, (F,) H, W], conditioning, strength, chance and rewards [B] on the CPU, and their items."""
+    """Latents [B, C, (F,) H, W], conditioning, strength, chance and rewards [B] on the CPU, and their items.
+
+    fits: by side `Fit.numbers` of its images [B, 6], where the network is told them.
+    """
 
     items: list[EncodedPair]
     chosen: Tensor
@@ -64,6 +73,12 @@ class PairBatch:
     chosen_reward: Tensor | None
     rejected_reward: Tensor | None
     chance: Tensor
+    fits: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def size(self) -> Size | None:
+        """Of all of its images, None for the generator's own."""
+        return self.items[0].size
 
 
 class PreparedPairs(NamedTuple):
@@ -85,20 +100,27 @@ class PreparedPairs(NamedTuple):
 
 
 def encode_pairs(pairs: Iterable[PreferencePair], cache: EncodingCache, accelerator: Accelerator, broken: BrokenRows,
-                 batch: int = 16, total: int | None = None) -> list[EncodedPair]:
+                 buckets: Buckets | None = None, batch: int = 16, total: int | None = None) -> list[EncodedPair]:
     """Encode every pair into the cache, each process its share, and return all items in the data's order.
 
     total: how many pairs there are, where that is known. A pair that cannot be read goes to `broken`, on all processes
-    at the same moment, so that they end together.
+    at the same moment, so that they end together. Pairs whose chosen image is too small for `buckets` are left out and
+    counted.
     """
     rank, world = accelerator.process_index, accelerator.num_processes
+    small: list[str] = []
     numbered: list[tuple[int, EncodedPair]] = []
 
     def encode(held: list[tuple[int, PreferencePair]]) -> None:
         failed: list[tuple[int, str]] = []
         for number, pair in held:
             try:
-                item = encode_media(pair, cache)
+                size = size_of(pair, buckets)
+                if buckets and size is None:
+                    small.append(pair.where)
+                    continue
+                with cache.generator.working_at(size):
+                    item = replace(encode_media(pair, cache), size=size)
             except UserError as error:
                 failed.append((number, str(error)))
                 continue
@@ -116,13 +138,66 @@ def encode_pairs(pairs: Iterable[PreferencePair], cache: EncodingCache, accelera
     encode([entry for entry in together if entry[1]])
     cache.share()
     if world > 1:
-        numbered = gather_object(numbered)
+        numbered, small = gather_object(numbered), gather_object(small)
     items = [item for _, item in sorted(numbered, key=lambda entry: entry[0])]
-    prompts = {key: text for item in items for text, key in ((item.prompt, item.prompt_key), *item.captions)}
-    encode_prompts(prompts, cache, accelerator)
-    say_what_is_cut(cache.generator, list(prompts.values()), "training pairs")
+    say_what_is_small(sorted(small), len(items), buckets)
+    at = encoded_at(items, cache.generator)
+    for size in dict.fromkeys(at.values()):
+        prompts = prompts_of(item for item in items if at[item.size] == size)
+        with cache.generator.working_at(size):
+            encode_prompts(prompts, cache, accelerator)
+    say_what_is_cut(cache.generator, list(prompts_of(items).values()), "training pairs")
     say_speeds([(item.speed, item.where) for item in items], cache.generator.shape)
     return items
+
+
+def prompts_of(items: Iterable[EncodedPair]) -> dict[str, str]:
+    """All prompts of the items, by key."""
+    return {key: text for item in items for text, key in ((item.prompt, item.prompt_key), *item.captions)}
+
+
+def size_of(pair: PreferencePair, buckets: Buckets | None) -> Size | None:
+    """The size at which both images of a pair are learnt: the chosen one's; None without buckets or where it is too
+    small. Raises UserError for what is no image."""
+    return buckets and buckets.size_for(upright_size(pair.chosen, pair.where))
+
+
+def say_what_is_small(small: list[str], kept: int, buckets: Buckets | None) -> None:
+    """Say how many pairs were left out. Raises UserError where none is kept."""
+    if not small:
+        return
+    what = f"{len(small)} of {len(small) + kept} pairs are left out, since a side of their chosen image, enlarged " \
+           f"{buckets.enlarge:g} times at most, is below {buckets.least} pixels, as that of {small[0]}"
+    if not kept:
+        raise UserError(f"data.buckets.enlarge: {what}; raise data.buckets.enlarge or lower data.buckets.min")
+    notice(f"data.buckets.enlarge: {what}")
+
+
+def encoded_at(items: list[EncodedPair], generator: Generator) -> dict[Size | None, Size | None]:
+    """The size at which the prompts of each size's items are encoded; None is the generator's own."""
+    found = {}
+    sizes = sorted({item.size for item in items}, key=lambda size: size or ())
+    for size in tqdm(sizes, desc="looking at the model's sizes", unit="size", leave=False, delay=2):
+        with generator.working_at(size):
+            found[size] = size if generator.by_size else None
+    return found
+
+
+def empty_keys(items: list[EncodedPair], cache: EncodingCache) -> dict[Size | None, str]:
+    """The key of the empty prompt at each size, which is then in the cache."""
+    found = {}
+    for size, at in encoded_at(items, cache.generator).items():
+        with cache.generator.working_at(at):
+            found[size] = cache.prompt_key("")
+            cache.add_prompts({found[size]: ""})
+    return found
+
+
+def of_one_size(items: list[EncodedPair], most: int) -> list[list[EncodedPair]]:
+    """The items in parts of at most `most` that can share a batch, otherwise in their order."""
+    sizes = dict.fromkeys(item.size for item in items)
+    groups = [[item for item in items if item.size == size] for size in sizes]
+    return [group[start:start + most] for group in groups for start in range(0, len(group), most)]
 
 
 def encode_media(pair: PreferencePair, cache: EncodingCache) -> EncodedPair:
@@ -196,17 +271,19 @@ def digest_entry(item: EncodedPair) -> tuple:
     return (content_of(item.prompt), item.chosen_key, item.rejected_key, item.strength, *known, *uncertain, *several)
 
 
-def load_batch(items: list[EncodedPair], cache: EncodingCache, prompt_keys: list[str] | None = None) -> PairBatch:
-    """Read a batch from the cache; `prompt_keys` replaces the items' own (caption dropout)."""
+def load_batch(items: list[EncodedPair], cache: EncodingCache, prompt_keys: list[str] | None = None,
+               fits: bool = False) -> PairBatch:
+    """Read a batch from the cache; `prompt_keys` replaces the items' own (caption dropout). fits: with them."""
     def tensor(name: str) -> Tensor | None:
         values = [getattr(item, name) for item in items]
         return None if None in values else torch.tensor(values, dtype=torch.float32)
 
-    rejected = [i.rejected_key for i in items]
-    return PairBatch(items, cache.latents([i.chosen_key for i in items]),
-                     None if None in rejected else cache.latents(rejected),
+    chosen, rejected = ([getattr(item, f"{side}_key") for item in items] for side in SIDES)
+    keys = {"chosen": chosen} if None in rejected else {"chosen": chosen, "rejected": rejected}
+    return PairBatch(items, cache.latents(chosen), None if None in rejected else cache.latents(rejected),
                      cache.conditioning(prompt_keys or [i.prompt_key for i in items]), tensor("strength"),
-                     tensor("chosen_reward"), tensor("rejected_reward"), tensor("chance"))
+                     tensor("chosen_reward"), tensor("rejected_reward"), tensor("chance"),
+                     {side: cache.fits(each) for side, each in keys.items()} if fits else {})
 
 
 def untrained_cause(generator: Generator, batch: PairBatch) -> str:

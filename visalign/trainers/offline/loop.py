@@ -28,8 +28,18 @@ from visalign.storage.files import write_atomically
 from visalign.storage.out_of_memory import memory_told
 from visalign.storage.run_folder import RunFolder
 from visalign.trainers.base import GeneratorTrainer
+from visalign.trainers.bucket_order import BucketOrder
 from visalign.trainers.metrics import pair_likelihoods, pair_metrics
-from visalign.trainers.offline.encoded_pairs import EncodedPair, PairBatch, PreparedPairs, load_batch, untrained_cause
+from visalign.trainers.offline.encoded_pairs import (
+    SIDES,
+    EncodedPair,
+    PairBatch,
+    PreparedPairs,
+    empty_keys,
+    load_batch,
+    of_one_size,
+    untrained_cause,
+)
 from visalign.trainers.offline.sides import mixture_of
 from visalign.trainers.offline.states import STATES, Noised, recomputed_errors, row_errors, sample_errors
 from visalign.trainers.order import DataOrder
@@ -48,15 +58,22 @@ class OfflineTrainer(GeneratorTrainer):
     def __init__(self, config: OfflineConfig, generator: Generator, items: list[EncodedPair],
                  held_out: list[EncodedPair],
                  cache: EncodingCache, run: RunFolder, accelerator: Accelerator):
-        self.cache, self.held_out, seed = cache, held_out, config.train.seed
-        self.order = DataOrder(items, seed, mixture_of(items, config.data, seed))
-        self.empty_key = cache.prompt_key("")
-        if config.data.caption_dropout:
-            cache.add_prompts({self.empty_key: ""})
+        self.cache, self.order, self.held_out = cache, self._order(config, items, accelerator), held_out
+        self.empty_keys = empty_keys([*items, *held_out], cache) if config.data.caption_dropout else {}
+        self.told_fits = bool(generator.told_fit) and config.data.tells_fits
         super().__init__(config, generator, run, accelerator)
         self.states = STATES[self.objective.states](generator, self.objective, cache)
         self.state.extras |= self.states.extras
         self._policy_errors = recomputed_errors if config.train.one_side_at_a_time else row_errors
+
+    @staticmethod
+    def _order(config: OfflineConfig, items: list[EncodedPair], accelerator: Accelerator) -> DataOrder[EncodedPair]:
+        seed = config.train.seed
+        mixture = mixture_of(items, config.data, seed)
+        if config.data.buckets is None:
+            return DataOrder(items, seed, mixture)
+        return BucketOrder(items, seed, [item.size for item in items],
+                           config.train.batch_size * accelerator.num_processes, mixture)
 
     @contextlib.contextmanager
     def learning(self) -> Iterator[None]:
@@ -102,8 +119,9 @@ class OfflineTrainer(GeneratorTrainer):
         train = self.config.train
         sources = [rng_at(train.seed, place) for place in places]
         dropped = [torch.rand((), generator=g).item() < self.config.data.caption_dropout for g in sources]
-        batch = load_batch(items, self.cache, [self.empty_key if d else item.prompt_key_at(train.seed, place)
-                                               for d, item, place in zip(dropped, items, places, strict=True)])
+        batch = load_batch(items, self.cache, [
+            self.empty_keys[item.size] if d else item.prompt_key_at(train.seed, place)
+            for d, item, place in zip(dropped, items, places, strict=True)], self.told_fits)
         process = replace(self.generator.process, shift=train.timestep_shift)
         t = torch.cat([process.sample_times(1, train.timestep_sampling, g) for g in sources])
         noise = torch.stack([torch.randn(batch.chosen.shape[1:], generator=g) for g in sources])
@@ -119,9 +137,14 @@ class OfflineTrainer(GeneratorTrainer):
 
     def errors(self, batch: PairBatch, t: Tensor, noise: Tensor, rngs: list[torch.Generator]) -> PairErrors:
         """Errors of policy and reference that the objective needs, at the states it names; t [B], noise [B, ...]."""
+        with self.generator.working_at(batch.size):
+            return self._errors_at_work(batch, t, noise, rngs)
+
+    def _errors_at_work(self, batch: PairBatch, t: Tensor, noise: Tensor, rngs: list[torch.Generator]) -> PairErrors:
         device = self.generator.device
         states = self._passes(self.states.draw(batch, t, noise, rngs))
-        conditioning = {name: value.to(device, non_blocking=True) for name, value in batch.conditioning.items()}
+        shared = {name: value.to(device, non_blocking=True) for name, value in batch.conditioning.items()}
+        conditioning = {side: self.generator.for_size(shared, batch.fits.get(side)) for side in SIDES}
         reference: dict[str, Tensor] = {}
         if "reference" in self.objective.needs:
             with torch.no_grad(), self.states.reference():
@@ -150,8 +173,9 @@ class OfflineTrainer(GeneratorTrainer):
             return {}
         totals: dict[str, list[Tensor]] = {}
         seen: list[PairErrors] = []
-        for start in range(0, len(items), 16):
-            batch = load_batch(items[start:start + 16], self.cache)
+        parts = of_one_size(items, 16)
+        for start, part in zip(range(0, len(parts) * 16, 16), parts, strict=True):
+            batch = load_batch(part, self.cache, fits=self.told_fits)
             for fraction in FIXED_FRACTIONS:
                 generator = torch.Generator().manual_seed(start + int(fraction * 100))
                 noise = torch.randn(batch.chosen.shape, generator=generator)
@@ -161,7 +185,7 @@ class OfflineTrainer(GeneratorTrainer):
                 for name, values in pair_metrics(self.objective(errors), errors).items():
                     totals.setdefault(name, []).append(values.float().cpu())
         found = {f"held_out/{k}": torch.cat(v).mean().item() for k, v in totals.items() if not k.startswith("noise")}
-        return found | pair_likelihoods(seen, len(FIXED_FRACTIONS), [item.prompt for item in items])
+        return found | pair_likelihoods(seen, len(FIXED_FRACTIONS), [item.prompt for part in parts for item in part])
 
     def blame(self, items: list[EncodedPair]) -> str:
         """Before the first step nothing that was learnt can be to blame."""

@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from visalign.generators.base import Conditioning, Generator
+from visalign.generators.observe.rows import join
+from visalign.media.fitting import Size
 from visalign.objectives import Objective
 from visalign.sampling.encoding_cache import EncodingCache
 from visalign.trainers.offline.encoded_pairs import PairBatch
@@ -79,31 +81,37 @@ class NoisedStates(States):
 STATES: dict[str, type[States]] = {"noised": NoisedStates}
 
 
-RowErrors = Callable[[Generator, Noised, Conditioning], Tensor]
+RowErrors = Callable[[Generator, Noised, dict[str, Conditioning]], Tensor]
 """The prediction error of each row of a pass, [R]."""
 
 
-def row_errors(generator: Generator, state: Noised, conditioning: Conditioning) -> Tensor:
-    """By one pass; conditioning: of the batch, which each side shares."""
-    repeated = {name: value.repeat(len(state.sides), *[1] * (value.ndim - 1)) for name, value in conditioning.items()}
-    prediction = generator.predict(state.x_t, state.t, repeated)
+def row_errors(generator: Generator, state: Noised, conditioning: dict[str, Conditioning]) -> Tensor:
+    """By one pass; conditioning: of each side's samples of the batch."""
+    prediction = generator.predict(state.x_t, state.t, join([conditioning[side] for side in state.sides]))
     return state.weight * (prediction - state.target).square().flatten(1).mean(1)
 
 
-def recomputed_errors(generator: Generator, state: Noised, conditioning: Conditioning) -> Tensor:
+def recomputed_errors(generator: Generator, state: Noised, conditioning: dict[str, Conditioning]) -> Tensor:
     """The same; a backward pass keeps nothing of it, and computes this pass anew when its turn comes.
 
     The wrapper that sums gradients over processes takes part in the first pass alone.
     """
     return checkpoint(row_errors, generator, state, conditioning, use_reentrant=False,
-                      context_fn=lambda: (contextlib.nullcontext(), generator.unwrapped()))
+                      context_fn=lambda: (contextlib.nullcontext(), _again(generator, generator.shape.size)))
 
 
-def sample_errors(generator: Generator, states: list[Noised], conditioning: Conditioning,
+@contextlib.contextmanager
+def _again(generator: Generator, size: Size) -> Iterator[None]:
+    """For a pass in the backward pass, which is outside of what the loop holds."""
+    with generator.working_at(size), generator.unwrapped():
+        yield
+
+
+def sample_errors(generator: Generator, states: list[Noised], conditioning: dict[str, Conditioning],
                   errors_of: RowErrors = row_errors) -> dict[str, Tensor]:
     """The prediction error of each side's samples, summed over its states by their weights: {side: [B]}.
 
-    conditioning: of the batch, on the generator's device.
+    conditioning: of each side's samples of the batch, on the generator's device.
     """
     errors: dict[str, Tensor] = {}
     for state in states:
