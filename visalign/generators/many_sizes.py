@@ -18,6 +18,14 @@ from visalign.media.fitting import Size
 _OF_SIZE = ("shape", "call", "conventions", "replay", "encoder", "size_row", "by_size")
 
 
+class UnusableSize(UserError):
+    """A pipeline cannot work at a size, whatever the sample."""
+
+    def __init__(self, size: Size, reason: UserError):
+        super().__init__(f"data.buckets: the size {size[0]}x{size[1]} cannot be used ({reason}); narrow the sizes with "
+                         "data.buckets.min and data.buckets.max")
+
+
 class ManySizes:
     """The part of a generator that works at other sizes than its own.
 
@@ -40,7 +48,7 @@ class ManySizes:
     def working_at(self, size: Size | None) -> Iterator[None]:
         """In this context samples have another height and width; None changes nothing.
 
-        At its first use the pipeline is observed at this size. Raises UserError where it cannot work at it.
+        At its first use the pipeline is observed at this size. Raises UnusableSize where it cannot work at it.
         """
         if size in (None, self.shape.size):
             yield
@@ -57,11 +65,11 @@ class ManySizes:
             vars(self).update(before)
 
     def check_size(self, size: Size) -> Shape:
-        """The generator's shape with another height and width. Raises UserError for an impossible one."""
+        """The generator's shape with another height and width. Raises UnusableSize for an impossible one."""
         try:
             return self.check_shape(dataclasses.replace(self.shape, height=size[0], width=size[1]))
         except UserError as error:
-            raise _unusable(size, error) from None
+            raise UnusableSize(size, error) from None
 
     def _at_work(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in _OF_SIZE}
@@ -74,7 +82,7 @@ class ManySizes:
                 self.observe()
                 self.size_row, self.by_size = self._differing(own)
         except UserError as error:
-            raise _unusable(size, error) from None
+            raise UnusableSize(size, error) from None
 
     def _differing(self, own: Any) -> tuple[dict[str, Tensor], bool]:
         """(size_row, by_size), from two examples and what the generator's own `encoder` makes of them."""
@@ -98,8 +106,3 @@ class ManySizes:
         told = {} if fits is None else {name: fits[:, part].to(first.device, torch.float32)
                                         for name, part in self.told_fit.items()}
         return conditioning | by_size | told
-
-
-def _unusable(size: Size, error: UserError) -> UserError:
-    return UserError(f"data.buckets: the size {size[0]}x{size[1]} cannot be used ({error}); narrow the sizes with "
-                     "data.buckets.min and data.buckets.max")

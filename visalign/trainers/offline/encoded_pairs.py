@@ -14,6 +14,7 @@ from visalign.data.preference_pair import PreferencePair
 from visalign.data.usable import BrokenRows, check_different
 from visalign.errors import UserError, notice
 from visalign.generators.base import Conditioning, Generator
+from visalign.generators.many_sizes import UnusableSize
 from visalign.generators.prompt_length import say_what_is_cut
 from visalign.generators.quantization import plain_tensors
 from visalign.generators.video_speed import how_wrong, say_speeds
@@ -121,6 +122,8 @@ def encode_pairs(pairs: Iterable[PreferencePair], cache: EncodingCache, accelera
                     continue
                 with cache.generator.working_at(size):
                     item = replace(encode_media(pair, cache), size=size)
+            except UnusableSize:
+                raise
             except UserError as error:
                 failed.append((number, str(error)))
                 continue
