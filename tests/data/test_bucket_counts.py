@@ -4,7 +4,7 @@ import pytest
 from click.testing import CliRunner
 
 from visalign.cli import main
-from visalign.data.bucket_counts import check_sizes, histogram
+from visalign.data.bucket_counts import bucket_lines, check_sizes
 from visalign.errors import UserError
 from visalign.media.buckets import Buckets
 
@@ -12,11 +12,11 @@ SIXTEEN = Buckets.around(16**2, 8)
 
 
 def test_a_histogram_has_a_line_for_each_size_that_holds_images():
-    lines = histogram({(16, 16): 20, (8, 32): 5, None: 2}, SIXTEEN)
+    lines = bucket_lines({(16, 16): 20, (8, 32): 5, None: 2}, SIXTEEN)
     assert lines[0].endswith("5 of up to 256 pixels, sides from 8 to 32 in steps of 8; height x width")
     assert [line.split() for line in lines[1:]] == [["8x32", "5", "#" * 10], ["16x16", "20", "#" * 40],
                                                     ["too", "small", "2", "left", "out"]]
-    assert histogram({}, SIXTEEN)[1].split() == ["8x24,", "8x32,", "16x16,", "24x8,", "32x8"]
+    assert bucket_lines({}, SIXTEEN)[1].split() == ["8x24,", "8x32,", "16x16,", "24x8,", "32x8"]
 
 
 def test_too_few_of_every_size_and_too_small_ones_are_refused():

@@ -47,7 +47,7 @@ def check_sizes(counts: Counter[Size | None], buckets: Buckets, together: int) -
                         "larger data.buckets.step")
 
 
-def histogram(counts: Counter[Size | None], buckets: Buckets) -> list[str]:
+def bucket_lines(counts: Counter[Size | None], buckets: Buckets) -> list[str]:
     """Lines that say how many pairs each size gets, or the sizes alone where no counts are known."""
     head = f"buckets               {len(buckets.sizes)} of up to {buckets.area:,} pixels, sides from {buckets.least} " \
            f"to {buckets.most} in steps of {buckets.step}; height x width"

@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from visalign.config import DataSettings
-from visalign.data.bucket_counts import histogram
+from visalign.data.bucket_counts import bucket_lines
 from visalign.data.preference_pair import PAIR_FRAMES
 from visalign.data.preferences import RowCounts, read_pairs
 from visalign.errors import UserError
@@ -125,7 +125,7 @@ def check_pairs(settings: DataSettings, sheet: Path | None = None, buckets: Buck
         summary.problem = str(error)
     if summary.pairs and summary.pairs == summary.same_image:
         summary.problem = "chosen and rejected are the same image in all pairs, so there is nothing to learn"
-    summary.buckets = histogram(sizes, buckets) if sizes else []
+    summary.buckets = bucket_lines(sizes, buckets) if sizes else []
     summary.ties, summary.long_prompts = counts.ties, count_long(set(map(words_of, summary.prompts)))
     if sheet and shown:
         save_sheet(shown, sheet, cell=128)

@@ -2,7 +2,7 @@
 
 from visalign.config import OfflineConfig, OnlineConfig
 from visalign.config.load import build_objective
-from visalign.data.bucket_counts import histogram
+from visalign.data.bucket_counts import bucket_lines
 from visalign.data.usable import FoundPairs
 from visalign.generators.base import Generator
 from visalign.generators.bucket_sizes import buckets_of
@@ -66,7 +66,7 @@ def _data(config: OfflineConfig | OnlineConfig, found: FoundPairs) -> list[str]:
 def _buckets(config: OfflineConfig | OnlineConfig, generator: Generator) -> list[str]:
     """The sizes at which images are learnt, and how many each gets where they are at hand."""
     buckets = buckets_of(config.data, generator) if config.loop == "offline" else None
-    return [] if buckets is None else histogram(images_by_size(config), buckets)
+    return [] if buckets is None else bucket_lines(images_by_size(config), buckets)
 
 
 def _offline_work(config: OfflineConfig, objective) -> list[str]:

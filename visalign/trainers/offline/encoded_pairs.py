@@ -26,7 +26,7 @@ from visalign.sampling.encoding_cache import EncodingCache, KnownMedia
 from visalign.sampling.seeds import rng_for
 from visalign.sampling.source_check import check_takes_sources
 
-SIDES = ("chosen", "rejected")
+PAIR_SIDES = ("chosen", "rejected")
 
 
 @dataclass(frozen=True)
@@ -281,7 +281,7 @@ def load_batch(items: list[EncodedPair], cache: EncodingCache, prompt_keys: list
         values = [getattr(item, name) for item in items]
         return None if None in values else torch.tensor(values, dtype=torch.float32)
 
-    chosen, rejected = ([getattr(item, f"{side}_key") for item in items] for side in SIDES)
+    chosen, rejected = ([getattr(item, f"{side}_key") for item in items] for side in PAIR_SIDES)
     keys = {"chosen": chosen} if None in rejected else {"chosen": chosen, "rejected": rejected}
     return PairBatch(items, cache.latents(chosen), None if None in rejected else cache.latents(rejected),
                      cache.conditioning(prompt_keys or [i.prompt_key for i in items]), tensor("strength"),

@@ -31,7 +31,7 @@ from visalign.trainers.base import GeneratorTrainer
 from visalign.trainers.bucket_order import BucketOrder
 from visalign.trainers.metrics import pair_likelihoods, pair_metrics
 from visalign.trainers.offline.encoded_pairs import (
-    SIDES,
+    PAIR_SIDES,
     EncodedPair,
     PairBatch,
     PreparedPairs,
@@ -144,7 +144,7 @@ class OfflineTrainer(GeneratorTrainer):
         device = self.generator.device
         states = self._passes(self.states.draw(batch, t, noise, rngs))
         shared = {name: value.to(device, non_blocking=True) for name, value in batch.conditioning.items()}
-        conditioning = {side: self.generator.for_size(shared, batch.fits.get(side)) for side in SIDES}
+        conditioning = {side: self.generator.for_size(shared, batch.fits.get(side)) for side in PAIR_SIDES}
         reference: dict[str, Tensor] = {}
         if "reference" in self.objective.needs:
             with torch.no_grad(), self.states.reference():
