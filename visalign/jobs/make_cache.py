@@ -11,12 +11,13 @@ from visalign.data.preferences import read_pairs
 from visalign.data.usable import BrokenRows
 from visalign.errors import UserError
 from visalign.generators import load_generator
+from visalign.generators.bucket_sizes import buckets_of
 from visalign.generators.locating import locate_model
 from visalign.generators.sketching import empty_generator
 from visalign.jobs.disk_estimate import check_cache_room
 from visalign.jobs.training_setup import check_offline, compares
 from visalign.sampling.encoding_cache import EncodingCache
-from visalign.trainers.offline.encoded_pairs import check_items, encode_pairs, encode_prompts
+from visalign.trainers.offline.encoded_pairs import check_items, empty_keys, encode_pairs
 from visalign.trainers.opening import open_accelerator
 
 
@@ -44,10 +45,11 @@ def make_cache(config: OfflineConfig) -> CacheContent:
     cache, broken = EncodingCache(config.data.cache, generator, config.data.cache_dtype), BrokenRows(config.data)
     before = len(cache.store)
     pairs = read_pairs(config.data, on_bad_row=broken.note, compared=compares(config))
-    items = encode_pairs(pairs, cache, accelerator, broken, total=sum(found.sizes) or None)
+    items = encode_pairs(pairs, cache, accelerator, broken, buckets_of(config.data, generator),
+                         total=sum(found.sizes) or None)
     check_items(config.taught_by(), items, broken, compares(config))
     if config.data.caption_dropout:
-        encode_prompts({cache.prompt_key(""): ""}, cache, accelerator)
+        empty_keys(items, cache, accelerator)
     media = {key for item in items for key in (item.chosen_key, item.rejected_key) if key}
     prompts = {key for item in items for key in (item.prompt_key, *(key for _, key in item.captions))}
     accelerator.end_training()

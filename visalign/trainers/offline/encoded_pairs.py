@@ -186,13 +186,13 @@ def encoded_at(items: list[EncodedPair], generator: Generator) -> dict[Size | No
     return found
 
 
-def empty_keys(items: list[EncodedPair], cache: EncodingCache) -> dict[Size | None, str]:
+def empty_keys(items: list[EncodedPair], cache: EncodingCache, accelerator: Accelerator) -> dict[Size | None, str]:
     """The key of the empty prompt at each size, which is then in the cache."""
     found = {}
     for size, at in encoded_at(items, cache.generator).items():
         with cache.generator.working_at(at):
             found[size] = cache.prompt_key("")
-            cache.add_prompts({found[size]: ""})
+            encode_prompts({found[size]: ""}, cache, accelerator)
     return found
 
 

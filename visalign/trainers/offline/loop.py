@@ -59,7 +59,8 @@ class OfflineTrainer(GeneratorTrainer):
                  held_out: list[EncodedPair],
                  cache: EncodingCache, run: RunFolder, accelerator: Accelerator):
         self.cache, self.order, self.held_out = cache, self._order(config, items, accelerator), held_out
-        self.empty_keys = empty_keys([*items, *held_out], cache) if config.data.caption_dropout else {}
+        learnt = [*items, *held_out] if config.data.caption_dropout else []
+        self.empty_keys = empty_keys(learnt, cache, accelerator)
         self.told_fits = bool(generator.told_fit) and config.data.tells_fits
         super().__init__(config, generator, run, accelerator)
         self.states = STATES[self.objective.states](generator, self.objective, cache)

@@ -5,7 +5,7 @@ To add some: a subclass of `States` with `draw`, and its name in STATES. The set
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
