@@ -29,7 +29,7 @@ class UnusableSize(UserError):
 class ManySizes:
     """The part of a generator that works at other sizes than its own.
 
-    told_fit: arguments of the network that say how an image was fitted, as parts of `Fit.numbers`. For the size at
+    told_fit: arguments of the network that say how an image was fitted, as parts of `Fitting.numbers`. For the size at
     work: size_row is what of every prompt's conditioning depends on the size alone, {} at the generator's own;
     by_size says whether a prompt has to be encoded at it.
     """
@@ -98,7 +98,7 @@ class ManySizes:
     def for_size(self, conditioning: dict[str, Tensor], fits: Tensor | None = None) -> dict[str, Tensor]:
         """Conditioning [B, ...] that was encoded at the generator's own size, for samples of the one at work.
 
-        fits: `Fit.numbers` of each sample [B, 6]; None for images that the pipeline itself would make.
+        fits: `Fitting.numbers` of each sample [B, 6]; None for images that the pipeline itself would make.
         """
         first = next(iter(conditioning.values()))
         by_size = {name: value.to(first.device).expand(len(first), *value.shape)

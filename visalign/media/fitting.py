@@ -7,7 +7,7 @@ Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Fit:
+class Fitting:
     """The way of an image of size `original` to `target`. scaled: its size before it is cropped. crop: (top, left) of
     what is kept of it, in its pixels then."""
 
@@ -27,7 +27,7 @@ def enlargement(original: Size, target: Size) -> float:
     return max(target[0] / original[0], target[1] / original[1])
 
 
-def fit_of(original: Size, target: Size) -> Fit:
+def fit_of(original: Size, target: Size) -> Fitting:
     scale = enlargement(original, target)
     height, width = (max(wanted, round(side * scale)) for side, wanted in zip(original, target, strict=True))
-    return Fit(original, (height, width), ((height - target[0]) // 2, (width - target[1]) // 2), target)
+    return Fitting(original, (height, width), ((height - target[0]) // 2, (width - target[1]) // 2), target)

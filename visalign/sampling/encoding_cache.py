@@ -145,7 +145,7 @@ class EncodingCache:
         return torch.stack([self._need(key)["latents"] for key in keys])
 
     def fits(self, keys: list[str]) -> Tensor:
-        """`Fit.numbers` of images [B, 6]: how each came to the size of its latents."""
+        """`Fitting.numbers` of images [B, 6]: how each came to the size of its latents."""
         return torch.stack([self._need(key)["fit"] for key in keys])
 
     def conditioning(self, keys: list[str]) -> Conditioning:

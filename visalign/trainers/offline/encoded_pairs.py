@@ -63,7 +63,7 @@ class EncodedPair:
 class PairBatch:
     """Latents [B, C, (F,) H, W], conditioning, strength, chance and rewards [B] on the CPU, and their items.
 
-    fits: by side `Fit.numbers` of its images [B, 6], where the network is told them.
+    fits: by side `Fitting.numbers` of its images [B, 6], where the network is told them.
     """
 
     items: list[EncodedPair]
