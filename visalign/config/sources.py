@@ -57,8 +57,8 @@ class SourceSettings(Settings):
     """One of several sources of a run.
 
     path, format, split, media_root, max_pairs: as in `data`.
-    repeats: how often an epoch visits each of its pairs (null: once). share: instead of it, which part of all visits its
-    pairs get, whatever their number.
+    repeats: how often an epoch visits each of its pairs (null: once). share: instead of it, which part of all visits
+    its pairs get, whatever their number.
     loss_weight: of the loss of its pairs, beside 1 for the others.
     prior: images of what the model shall still make as before (for objective sft): they are not held out, their
     captions stay as they are, and without share or repeats they get half of all visits.
