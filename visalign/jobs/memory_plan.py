@@ -32,7 +32,8 @@ FOREACH = ("adamw",)
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Bytes. held: by part, all the time. moments: what each takes beside, by part. unknown:
+    """Bytes. held: by part, all the time. moments: what each takes beside, by part, less what
+    is away then. unknown:
     why activations could not be counted."""
 
     held: dict[str, int]
@@ -56,13 +57,14 @@ class Held(NamedTuple):
     """Bytes of weights: the denoiser's frozen ones, those that are trained, and what is frozen beside.
 
     roundable: numbers in frozen layers that can be quantised; roundable_in_block: in the block that has most of them.
-    largest: bytes of the largest tensor that is trained.
+    block: numbers in the largest of the repeated blocks. largest: bytes of the largest tensor that is trained.
     """
 
     frozen: int
     trained: int
     roundable: int
     roundable_in_block: int
+    block: int
     largest: int
     text_encoders: int
     vae: int
@@ -117,7 +119,13 @@ class PassSizes:
                     blocks[tuple(name.split(".")[:2])] += layer.weight.numel()
         trained = [p.numel() * 4 for p in denoiser.parameters() if p.requires_grad]
         return Held(held_by(denoiser), sum(trained), sum(blocks.values()), max(blocks.values(), default=0),
-                    max(trained), texts, held_by(vae))
+                    _largest_block(denoiser), max(trained), texts, held_by(vae))
+
+
+def _largest_block(network: nn.Module) -> int:
+    """Numbers in the largest of a network's repeated blocks."""
+    return max((sum(p.numel() for p in block.parameters()) for blocks in network.modules()
+                if isinstance(blocks, nn.ModuleList) for block in blocks), default=0)
 
 
 def _parts(value) -> tuple[int, ...]:
@@ -162,15 +170,25 @@ class _Planning:
     def plan(self) -> MemoryPlan:
         held = self._weights() | self._beside_the_weights() | {"program": PROGRAM[self.sizes.model.device.type]}
         held = {name: size for name, size in held.items() if size}
+        away = self._away()
         try:
-            moments = {"a step's backward pass": self._backward(), "sampling": self._sampling(), **self._coding()}
+            moments = {"a step's backward pass": self._backward() | away, "sampling": self._sampling() | away,
+                       **self._coding(away)}
         except UserError as error:
-            return MemoryPlan(held, {"the optimiser's step": self._step()}, str(error))
-        return MemoryPlan(held, moments | {"the optimiser's step": self._step()})
+            return MemoryPlan(held, {"the optimiser's step": self._step() | away}, str(error))
+        return MemoryPlan(held, moments | {"the optimiser's step": self._step() | away})
+
+    def _away(self) -> dict[str, int]:
+        """Of the frozen parts, what is in host memory while the network runs: less than nothing."""
+        if self.config.model.offload == "none" or not self.on_gpu:
+            return {}
+        return {"offloaded": -self._narrowed(self.sizes.held.text_encoders) - self.sizes.held.vae}
 
     def _weights(self) -> dict[str, int]:
         held, full = self.sizes.held, self.config.model.tuning == "full"
-        copy = self.sizes.model.compute_dtype.itemsize * self.trained // 4 if full else 0
+        streamed = self.config.model.offload == "blocks" and self.on_gpu
+        numbers = min(2 * held.block, self.trained // 4) if streamed else self.trained // 4  # one computes, one comes
+        copy = self.sizes.model.compute_dtype.itemsize * numbers if full else 0
         return {"frozen weights": self._rounded(self._narrowed(held.frozen)), "trained weights": self.trained,
                 "frozen copy": copy, "text encoders": self._narrowed(held.text_encoders), "VAE": held.vae}
 
@@ -220,12 +238,13 @@ class _Planning:
         guided, rows = self._drawn()
         return {"activations": self.sizes.sampling(guided * rows)}
 
-    def _coding(self) -> dict[str, dict[str, int]]:
+    def _coding(self, away: dict[str, int]) -> dict[str, dict[str, int]]:
         model = self.config.model
         encoding, decoding = self.sizes.coding(model.vae_tiling)
         decoding //= 2 if model.vae_precision == "bf16" else 1
         together = 1 if model.vae_slicing else min(self.generator.coded_together(), self._drawn()[1])
-        return {"encoding": {"activations": encoding}, "decoding": {"activations": decoding * together}}
+        texts = {name: size + self.sizes.held.vae for name, size in away.items()}
+        return {"encoding": {"activations": encoding}, "decoding": {"activations": decoding * together} | texts}
 
     def rows_trained(self) -> int:
         """Samples in a pass with gradients, those of guidance included."""
