@@ -82,6 +82,8 @@ def test_blocks_that_never_learn_take_no_adapter(pipelines, tmp_path):
         generator.features(*inputs_of(generator), (0,))
     with pytest.raises(UserError, match="a LoRA learns inside of every block"):
         parse_config({"model": {"source": "tiny-sd3", "offload": "blocks"}, "objective": {"name": "flow_dpo"}})
+    with pytest.raises(UserError, match="without an adapter"):
+        model_of("tiny-sd3", ("offload=blocks", "loras=[{path: a.safetensors}]"))
     with pytest.raises(UserError, match="4-bit blocks cannot be moved"):
         model_of("tiny-sd3", ("offload=blocks", "quantization=nf4"))
 

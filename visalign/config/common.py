@@ -182,6 +182,9 @@ class ModelSettings(Settings):
                              "compile out")
         if self.quantized_parts and self.quantization == "none":
             raise ValueError("model.quantized_parts: says nothing without model.quantization")
+        if self.offload == "blocks" and self.tuning == "lora" and (self.loras or self.lora.start):
+            raise ValueError("model.offload blocks: blocks are copied as they were loaded, without an adapter; use "
+                             "model.offload=frozen with model.loras and model.lora.start")
         if self.offload == "blocks" and self.quantization == "nf4":
             raise ValueError("model.offload blocks: 4-bit blocks cannot be moved one by one; use model.offload=frozen")
         return self
