@@ -45,7 +45,8 @@ def quiet_libraries() -> None:
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore")
-    logging.getLogger("root").setLevel(logging.ERROR)
+    for name in ("root", "torch.utils._pytree", "bitsandbytes"):  # the last two speak up when they are imported
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 SECTIONS = {
