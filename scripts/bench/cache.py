@@ -3,9 +3,10 @@
     python scripts/bench/cache.py
 
 All in one run, so that ratios hold whatever else the machine does: SDXL's latents at 1024 px in bf16, written and read
-by turns as shards and as single files; a second start over pairs that are cached; the share of a step that
-waits for its data, with reading as it is and with 50 ms added to each entry; and the DPO loss and gradient of 64 pairs
-from latents and embeddings kept in bf16 against fp32, beside what bf16 arithmetic itself changes.
+by turns as shards and as single files, also such as are flushed to the disk like shards; a second start over pairs that
+are cached; the share of a step that waits for its data, with reading as it is and with 50 ms added to each entry; and
+the DPO loss and gradient of 64 pairs from latents and embeddings kept in bf16 against fp32, beside what bf16 arithmetic
+itself changes.
 """
 
 import itertools
@@ -33,6 +34,7 @@ from visalign.sampling.encoding_cache import EncodingCache
 from visalign.sampling.seeds import rng_at
 from visalign.storage.run_folder import RunFolder
 from visalign.storage.shards import ShardStore
+from visalign.storage.weights import write_tensors
 from visalign.trainers.offline.encoded_pairs import encode_pairs
 from visalign.trainers.offline.loop import OfflineTrainer
 
@@ -43,14 +45,17 @@ def rates() -> dict:
     """Entries a second; medians of REPEATS turns."""
     turns = [one_turn() for _ in range(REPEATS)]
     rate = {what: round(statistics.median(turn[what] for turn in turns)) for what in turns[0]}
-    return {"entries_a_second": rate, "write_ratio": round(rate["write_shard"] / rate["write_files"], 2),
-            "read_ratio": round(rate["read_shard"] / rate["read_files"], 2)}
+    shard, ratios = {"write": rate["write_shard"], "read": rate["read_shard"]}, {}
+    for what in ("write_files", "write_synced_files", "read_files"):
+        ratios[f"shard to {what}"] = round(shard[what.partition("_")[0]] / rate[what], 2)
+    return {"entries_a_second": rate, "ratios": ratios}
 
 
 def one_turn() -> dict[str, float]:
     latents, order = [torch.randn(4, 128, 128).bfloat16() for _ in range(ENTRIES)], torch.randperm(ENTRIES).tolist()
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / f"{number}.safetensors" for number in range(ENTRIES)]
+        synced = [file.with_name(f"synced-{file.name}") for file in files]
         store = ShardStore(Path(folder))
 
         def put() -> None:
@@ -61,6 +66,8 @@ def one_turn() -> dict[str, float]:
         work = {"write_shard": put,
                 "write_files": lambda: [save_file({"latents": each}, file)
                                         for file, each in zip(files, latents, strict=True)],
+                "write_synced_files": lambda: [write_tensors(file, {"latents": each})
+                                               for file, each in zip(synced, latents, strict=True)],
                 "read_shard": lambda: [store.get(str(k))["latents"].float() for k in order],
                 "read_files": lambda: [load_file(files[k])["latents"].float() for k in order]}
         return {what: ENTRIES / seconds(function) for what, function in work.items()}
