@@ -49,8 +49,8 @@ def lay_out(folder: Path) -> None:
     rows = [{"prompt": f"a {colour} square", "chosen": f"{colour}.png", "rejected": f"not-{colour}.png"}
             for colour in COLOURS]
     for row, colour in zip(rows, COLOURS, strict=True):
-        Image.new("RGB", (24, 24), colour).save(folder / row["chosen"])
-        Image.new("RGB", (24, 24), "black").save(folder / row["rejected"])
+        Image.new("RGB", (64, 64), colour).save(folder / row["chosen"])
+        Image.new("RGB", (64, 64), "black").save(folder / row["rejected"])
     (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     annotations = [{"prompt": row["prompt"], "a": str(folder / row["chosen"]), "b": str(folder / row["rejected"]),
                     "alignment": "a", "VQ": "a", "MQ": "a", "TA": "a"} for row in rows]
