@@ -27,6 +27,14 @@ class Program:
         self._process.start()
         self.pid = self._process.pid
 
+    def ended(self) -> bool:
+        return not self._process.is_alive()
+
+    def kill(self) -> None:
+        """End it at once, as a machine that loses power."""
+        self._process.kill()
+        self._process.join()
+
     def wait(self, seconds: float = 300) -> int:
         """The exit code, negative for a signal."""
         self._process.join(seconds)

@@ -153,7 +153,7 @@ def measure(case: Case, tiny: bool, repeats: int) -> dict[str, Any]:
             theirs = seconds(bare_epoch(trainer, FLOW_GRPO)) if not config.model.compile else None
             row |= {"samples_per_s": round(samples / took, 3),
                     "flow_grpo_samples_per_s": theirs and round(samples / theirs, 3)}
-        else:
+        elif config.model.quantization == "none":  # else its products are hidden from the counter
             tflop = forward_tflop(generator, 2 * case.pairs) * 3
             row |= {"model_tflop": float(f"{tflop:.4g}"), "tflop_per_s": float(f"{tflop / took:.4g}")}
             if card()["peak_tflops"]:
@@ -162,7 +162,7 @@ def measure(case: Case, tiny: bool, repeats: int) -> dict[str, Any]:
 
 
 def forward_tflop(generator, count: int) -> float:
-    """Of one forward pass of `count` samples, without what a compiled network or a quantised one hides."""
+    """Of one forward pass of `count` samples, which a compiled network would hide."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 

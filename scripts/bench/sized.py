@@ -18,6 +18,8 @@ from tests.tiny.texts import clip_encoder, clip_tokenizer  # noqa: E402
 from visalign.config import ModelSettings  # noqa: E402
 from visalign.generators import FAMILIES, Generator  # noqa: E402
 from visalign.generators.devices import check_speed  # noqa: E402
+from visalign.generators.offloading import place  # noqa: E402
+from visalign.generators.quantization import check_quantizer, quantize_parts  # noqa: E402
 from visalign.generators.shape import Shape  # noqa: E402
 
 IMAGE_VAE = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4,
@@ -142,18 +144,22 @@ def build(name: str, device: torch.device, settings: ModelSettings, tiny: bool =
     import diffusers
 
     size = SIZES[name]
+    check_quantizer(settings.quantization)
     check_speed(settings, FAMILIES[size.pipeline], device)
     torch.manual_seed(0)
     held = torch.bfloat16 if device.type == "cuda" else torch.float32
-    network = _made(size.network, size.tiny if tiny else {}, device, held)
+    whole = device if settings.quantization == "none" else torch.device("cpu")  # its layers go over one by one
+    network = _made(size.network, size.tiny if tiny else {}, whole, held)
     parts = size.texts(*(size.tiny_widths if tiny else size.widths))
     denoiser = FAMILIES[size.pipeline].denoiser_name
     pipeline = getattr(diffusers, size.pipeline)(**parts | {
         denoiser: network, "vae": _made(size.vae, size.tiny_vae if tiny else {}, device, torch.float32)})
-    pipeline.to(device)
     generator = FAMILIES[size.pipeline](
         pipeline, device=device, compute_dtype=torch.bfloat16, shape=size.tiny_made_for if tiny else size.made_for,
         prompt_tokens=size.prompt_tokens and (16 if tiny else size.prompt_tokens), attention=settings.attention)
+    if settings.quantization != "none":
+        quantize_parts(generator, settings)
+    place(generator, settings.offload, trained=False)
     generator.observe()
     return generator
 

@@ -87,24 +87,28 @@ def main() -> None:
                                    str(args.votes), "--folder", str(root / "book"), "--port", str(port)],
                                   env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
         try:
-            address, book = f"http://127.0.0.1:{port}", VoteDatabase(root / "book")
-            while len(book.matchups()) < args.votes or not answers(address):
-                time.sleep(0.2)
-            begun = time.perf_counter()
-            with ThreadPoolExecutor(args.voters) as pool:
-                seconds = np.concatenate(list(pool.map(
-                    lambda i: Voter(address, f"voter {i}").vote(args.votes, args.pause), range(args.voters))))
-            whole, votes = time.perf_counter() - begun, book.votes()
+            print(json.dumps(voted(f"http://127.0.0.1:{port}", root / "book", args.voters, args.votes, args.pause)))
         finally:
             server.terminate()
             server.wait()
-    expected = args.voters * args.votes
-    counted = len({(vote.voter, vote.matchup) for vote in votes})
-    print(json.dumps({"voters": args.voters, "votes_given": expected, "votes_kept": len(votes),
-                      "lost": expected - counted, "double": len(votes) - counted,
-                      "p50_ms": round(1000 * float(np.quantile(seconds, 0.5))),
-                      "p95_ms": round(1000 * float(np.quantile(seconds, 0.95))),
-                      "votes_a_second": round(expected / whole, 1)}))
+
+
+def voted(address: str, folder: Path, voters: int, votes: int, pause: float = 0.0) -> dict[str, float]:
+    """What comes of so many voters' votes at a server, and how long they take. folder: of its database."""
+    book = VoteDatabase(folder)
+    while len(book.matchups()) < votes or not answers(address):
+        time.sleep(0.2)
+    begun = time.perf_counter()
+    with ThreadPoolExecutor(voters) as pool:
+        seconds = np.concatenate(list(pool.map(
+            lambda i: Voter(address, f"voter {i}").vote(votes, pause), range(voters))))
+    whole, kept = time.perf_counter() - begun, book.votes()
+    counted = len({(vote.voter, vote.matchup) for vote in kept})
+    return {"voters": voters, "votes_given": voters * votes, "votes_kept": len(kept),
+            "lost": voters * votes - counted, "double": len(kept) - counted,
+            "p50_ms": round(1000 * float(np.quantile(seconds, 0.5))),
+            "p95_ms": round(1000 * float(np.quantile(seconds, 0.95))),
+            "votes_a_second": round(voters * votes / whole, 1)}
 
 
 def answers(address: str) -> bool:

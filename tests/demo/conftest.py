@@ -1,17 +1,17 @@
 """Two folders of generations to compare, and a server of its own process."""
 
 import json
-import os
 import socket
-import subprocess
-import sys
+import tempfile
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import httpx
 import pytest
 from PIL import Image
 
+from tests.programs import VISALIGN, Program
 from visalign_demo.context import Demo, DemoSettings
 
 PROMPTS = ["a red square", "<script>alert(1)</script> & \"quotes\"", "a blue square"]
@@ -57,24 +57,21 @@ def free_port() -> int:
 
 @contextmanager
 def server(*arguments, port=None):
-    """`visalign demo` as a user starts it; yields its address and process."""
+    """`visalign demo` as a user starts it; yields its address and program."""
     port = port or free_port()
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "HF_HUB_OFFLINE": "1"}
-    process = subprocess.Popen([sys.executable, "-m", "visalign", "demo", *map(str, arguments), "--port", str(port)],
-                               env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    address = f"http://127.0.0.1:{port}"
-    try:
-        wait_for(address, process)
-        yield address, process
-    finally:
-        process.kill()
-        process.wait()
+    with tempfile.TemporaryDirectory() as said:
+        program = Program(VISALIGN, "demo", *arguments, "--port", port, output=Path(said) / "demo",
+                          environment={"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"})
+        try:
+            wait_for(f"http://127.0.0.1:{port}", program)
+            yield f"http://127.0.0.1:{port}", program
+        finally:
+            program.kill()
 
 
-def wait_for(address, process, seconds=300):
+def wait_for(address, program, seconds=300):
     for _ in range(seconds * 4):
-        if process.poll() is not None:
-            raise AssertionError(f"the demo ended: {process.stdout.read()}")
+        assert not program.ended(), f"the demo ended: {program.text()}"
         try:
             if httpx.get(address, timeout=5).status_code in (200, 401):
                 return

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import signal
 
 import pytest
 import yaml
@@ -115,13 +114,12 @@ def address(many, folder):
 def test_votes_by_keyboard_survive_a_killed_server(many, open_page, tmp_path):
     options = (*many, *REWARDS, "--folder", tmp_path / "book", "--pairs", 26, "--runs", tmp_path / "runs")
     port, keys = free_port(), ["ArrowLeft", "ArrowRight", "ArrowDown", " "]
-    with server(*options, port=port) as (address, process):
+    with server(*options, port=port) as (address, program):
         page = open_page(address, outlives=True)
         go_to(page, "Blind vote")
         for i in range(20):
             press(page, keys[i % 4])
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        program.kill()
         held = ballot(page)
         assert len(VoteDatabase(tmp_path / "book").votes()) == 20
     with server(*options, port=port) as (address, _):
