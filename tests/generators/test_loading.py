@@ -54,9 +54,10 @@ def test_what_is_no_pipeline_is_refused(tmp_path, make, word):
         locate_model(ModelSettings(source=str(make(tmp_path))))
 
 
-def test_single_file_without_base_says_what_is_needed(tmp_path):
-    save_file({"x": torch.zeros(1)}, tmp_path / "mine.safetensors")
-    with pytest.raises(UserError, match=r"model\.base"):
+def test_single_file_of_a_family_without_a_configuration_needs_a_base(tmp_path):
+    save_file({"patch_embedding.weight": torch.zeros(1), "blocks.0.self_attn.q.weight": torch.zeros(1)},
+              tmp_path / "mine.safetensors")
+    with pytest.raises(UserError, match=r"WanPipeline's denoiser.*model\.base"):
         locate_model(ModelSettings(source=str(tmp_path / "mine.safetensors")))
 
 

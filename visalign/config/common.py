@@ -105,7 +105,11 @@ class ModelSettings(Settings):
 
     source: hub id, local diffusers folder, single `.safetensors` file, or an embedded model (tiny-sd3, tiny-sdxl,
         tiny-wan, tiny-edit).
-    base: the diffusers folder or hub id that gives a single file its configuration and missing parts.
+    base: the diffusers folder or hub id that gives a single file its configuration and missing parts (None: for SD1.5,
+        SD2.1, SDXL, SD3, SD3.5 and FLUX.1 the configurations that visalign brings along).
+    parts: files or folders that take the place of the model's parts, by name (vae, unet, transformer, text_encoder,
+        text_encoder_2, tokenizer_3 and so on). without: parts that it runs without (text_encoder_3 of SD3).
+    prediction: what a diffusion model predicts; `auto` is what its file or its scheduler says.
     loras: LoRAs held below what is trained, [{path, strength}], on text encoders as well; all weights of a model take
         them in, beside an adapter they stay adapters.
     reference: what the policy is compared with: the model as training `start`s, or the `base` without any LoRA.
@@ -134,6 +138,9 @@ class ModelSettings(Settings):
 
     source: Text
     base: Text | None = None
+    parts: dict[Text, Text] = {}
+    without: tuple[Text, ...] = ()
+    prediction: Literal["auto", "epsilon", "v_prediction"] = "auto"
     tuning: Literal["lora", "full"] = "lora"
     lora: LoraSettings = LoraSettings()
     loras: tuple[HeldLora, ...] = ()

@@ -3,42 +3,53 @@
 import torch
 from torch import nn
 
-from visalign.generators.completeness import check_part, check_words, tell_what_is_beside
+from visalign.generators.completeness import check_part, check_words
+from visalign.generators.file_parts import bare_part, filled, fitted
+from visalign.generators.gguf_files import load_quantised
 from visalign.generators.locating import ModelLocation
 from visalign.generators.parts import left_out, networks_of, parts_of, variant_of
 from visalign.generators.scheduler_files import load_scheduler
-from visalign.generators.single_file import PREDICTION_MARKS
-from visalign.storage.weights import read_tensors
 
 
 def load_pipeline(pipeline_class, checkpoint: ModelLocation, dtype: torch.dtype):
-    index, dtypes = checkpoint.index(), {"vae": torch.float32, "default": dtype}
-    given = left_out(index, checkpoint.local, checkpoint.family) | {"scheduler": load_scheduler(checkpoint)}
+    """The pipeline, its networks on the CPU in `dtype`, the VAE in single precision.
+
+    Raises UserError, and what the libraries raise, for files that are not whole.
+    """
+    index, dtypes = checkpoint.index(), {"vae": torch.float32}
+    given = left_out(checkpoint) | {"scheduler": load_scheduler(checkpoint)}
     models = {name: kind for name, kind in networks_of(index).items() if name not in given}
-
-    def of_folder(name: str) -> nn.Module:
-        variant = variant_of(checkpoint.local / name) if checkpoint.local else None
-        return models[name].from_pretrained(checkpoint.folder, subfolder=name, variant=variant, use_safetensors=True,
-                                            torch_dtype=dtypes.get(name, dtype))
-
-    file, denoiser = checkpoint.file, checkpoint.family.denoiser_name
-    texts = {name for name in models if name.startswith("text_encoder") and
-             file and file.has_text(name, models[name].__name__)}
-    of_file = {denoiser, *(["vae"] if file.has_vae else [])} if file else set()
     if checkpoint.local:
-        check_words(checkpoint.local, parts_of(index).keys() - given.keys())
-        for name in models.keys() - of_file - texts:
-            check_part(models[name], checkpoint.local / name, variant_of(checkpoint.local / name))
+        check_words(checkpoint.local, parts_of(index).keys() - given.keys() - checkpoint.parts.keys())
+        for name, kind in models.items():
+            _check_folder(checkpoint, name, kind)
+    given |= {name: load_part(checkpoint, name, kind, dtypes.get(name, dtype)) for name, kind in models.items()}
+    given |= {name: _tokenizer(index, name, *checkpoint.folder_of(name)) for name in checkpoint.parts
+              if name not in models}
+    return pipeline_class.from_pretrained(checkpoint.folder, use_safetensors=True, **given)
+
+
+def load_part(checkpoint: ModelLocation, name: str, kind: type[nn.Module], dtype: torch.dtype) -> nn.Module:
+    """One network of a pipeline, from the single file that holds it or else from its folder."""
+    folder, inner = checkpoint.folder_of(name)
+    file = checkpoint.file_of(name, kind.__name__)
     if file is None:
-        given |= {name: of_folder(name) for name in models}
-        return pipeline_class.from_pretrained(checkpoint.folder, use_safetensors=True, **given)
-    weights = {name: tensor for name, tensor in read_tensors(file.path, f"model {file.path}").items()
-               if name not in PREDICTION_MARKS}
-    for name in of_file:
-        given[name] = models[name].from_single_file(dict(weights), config=checkpoint.folder, subfolder=name,
-                                                    torch_dtype=dtypes.get(name, dtype))
-    tell_what_is_beside(file.path, given[denoiser])
-    given |= {name: of_folder(name) for name in models.keys() - given.keys() - texts}
-    if not texts:
-        return pipeline_class.from_pretrained(checkpoint.folder, use_safetensors=True, **given)
-    return pipeline_class.from_single_file(str(file.path), config=checkpoint.folder, torch_dtype=dtype, **given)
+        variant = variant_of(checkpoint.path_of(name)) if checkpoint.local else None
+        return kind.from_pretrained(folder, subfolder=inner, variant=variant, use_safetensors=True, torch_dtype=dtype)
+    if file.quantised:
+        return load_quantised(kind, file, folder, inner, dtype)
+    module = bare_part(kind, folder, inner)
+    module = filled(module, fitted(module, file, name, file.where(name)), dtype)
+    file.tensors.close()
+    return module
+
+
+def _check_folder(checkpoint: ModelLocation, name: str, kind: type[nn.Module]) -> None:
+    if checkpoint.file_of(name, kind.__name__) is None:
+        check_part(kind, checkpoint.path_of(name), variant_of(checkpoint.path_of(name)))
+
+
+def _tokenizer(index: dict, name: str, folder: str, inner: str):
+    import transformers
+
+    return getattr(transformers, parts_of(index)[name][1]).from_pretrained(folder, subfolder=inner)

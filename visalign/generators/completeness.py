@@ -8,11 +8,9 @@ import functools
 from collections.abc import Iterable
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from visalign.errors import UserError, notice
-from visalign.generators.single_file import DENOISER
 from visalign.storage.pretrained import check_tokenizer
 from visalign.storage.weights import check_keys, quiet_reports, read_json, read_shapes, some
 
@@ -75,17 +73,3 @@ def _transformer_class() -> type:
     from transformers import PreTrainedModel
 
     return PreTrainedModel
-
-
-def tell_what_is_beside(file: Path, denoiser: nn.Module) -> None:
-    """Print a notice when a single file has more values for its denoiser than the loaded network.
-
-    Conversions split and join tensors, and silently drop what they do not know; the number of values stays.
-    """
-    shapes = read_shapes(file, f"model {file}")
-    prefix = DENOISER if any(name.startswith(DENOISER) for name in shapes) else ""
-    held = sum(torch.Size(shape).numel() for name, shape in shapes.items() if name.startswith(prefix))
-    wanted = sum(tensor.numel() for tensor in denoiser.state_dict().values())
-    if held > wanted:
-        notice(f"model {file}: holds {held - wanted:,} values beside the {wanted:,} of its network; they are left "
-               "aside")

@@ -1,7 +1,8 @@
 """Where a model's parts are and which family reads them, with mistakes found before weights are read."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from visalign.config import ModelSettings
@@ -9,21 +10,34 @@ from visalign.errors import UserError
 from visalign.generators.base import Generator
 from visalign.generators.embedded import EMBEDDED_MODELS
 from visalign.generators.families import FAMILIES, editing, family_of
+from visalign.generators.given_parts import given_parts, read_weights_file
+from visalign.generators.layouts import layout_folder, layout_of
 from visalign.generators.made_for import Sampling, sampling_of
 from visalign.generators.parts import left_out
-from visalign.generators.single_file import SingleFile, read_single_file
-from visalign.generators.wrong_models import refuse_wrong_file, refuse_wrong_folder
+from visalign.generators.single_file import SingleFile
+from visalign.generators.wrong_models import is_weights, refuse_wrong_file, refuse_wrong_folder
 from visalign.storage.hub_files import hub_file, hub_reason
 from visalign.storage.text_files import read_text
 
 
 @dataclass(frozen=True)
 class ModelLocation:
-    """Where a pipeline's parts are and which family reads them, known without loading weights."""
+    """Where a pipeline's parts are and which family reads them, known without loading weights.
+
+    parts: those that were given apart. without: those that the pipeline runs without. prediction: as in the settings.
+    """
 
     folder: str  # a local folder or hub id in diffusers layout
     file: SingleFile | None  # its weights replace the folder's
     family: type[Generator]
+    parts: Mapping[str, SingleFile | Path] = field(default_factory=dict)
+    without: tuple[str, ...] = ()
+    prediction: str = "auto"
+
+    @property
+    def name(self) -> str:
+        """Its file or folder."""
+        return str(self.file.path if self.file else self.folder)
 
     @property
     def local(self) -> Path | None:
@@ -34,39 +48,73 @@ class ModelLocation:
         """The content of its model_index.json."""
         return _local_index(self.local) if self.local else _hub_index(self.folder)
 
+    def file_of(self, name: str, kind: str) -> SingleFile | None:
+        """The single file that holds a part of this class; None for one that is read from a folder."""
+        if name in self.parts:
+            given = self.parts[name]
+            return given if isinstance(given, SingleFile) else None
+        return self.file if self.file and self.file.names_of(name, kind)[1] else None
+
+    def folder_of(self, name: str) -> tuple[str, str]:
+        """Where a part's configuration is, and its weights unless a single file holds them: (folder, folder in it)."""
+        given = self.parts.get(name)
+        return (str(given), "") if isinstance(given, Path) else (self.folder, name)
+
+    def path_of(self, name: str) -> Path:
+        """The local folder of a part."""
+        return Path(*self.folder_of(name))
+
+    @property
+    def denoiser_file(self) -> SingleFile | None:
+        """The single file of its denoiser."""
+        return self.file_of(self.family.denoiser_name, self.family.denoiser_class)
+
 
 def locate_model(settings: ModelSettings) -> ModelLocation:
-    """Find the family of `settings.source` from its index alone.
+    """Find the family of `settings.source` from its index alone, and what else the settings give.
 
-    Raises UserError when the source is not a pipeline, is of an unsupported class, or holds pickled weights.
+    Raises UserError when the source is no pipeline, is of an unsupported class, lacks parts or holds pickled weights.
     """
+    located = _located(settings)
+    parts = given_parts(settings.parts, located.index(), located.family)
+    located = replace(located, parts=parts, without=settings.without, prediction=settings.prediction)
+    file = located.denoiser_file
+    if file is not None:
+        file.fits(located.family.pipeline_class, _named_by(settings))
+        if located.family.process_kind == "diffusion":
+            file.noise_settings()
+        if file.quantised and settings.tuning == "full":
+            raise UserError(f"model {file.path}: the weights of a GGUF file are packed and cannot be trained; set "
+                            "model.tuning lora, or give the model's .safetensors")
+    left_out(located)
+    return located
+
+
+def _located(settings: ModelSettings) -> ModelLocation:
     source = settings.source
     path = Path(source).expanduser()
     refuse_wrong_file(path)
-    if path.suffix.lower() == ".safetensors":
+    if is_weights(path):
         return _inspect_single_file(path, settings)
     folder = EMBEDDED_MODELS.get(source, path)
     if not folder.exists() and path.is_absolute():
         raise UserError(f"model {source}: there is no such folder; what can be named: visalign list generators")
     if not folder.exists():
         return ModelLocation(source, None, _family(_hub_index(source), source, settings.edit))
-    index = _local_index(folder)
-    family = _family(index, source, settings.edit)
-    left_out(index, folder, family)
-    return ModelLocation(str(folder), None, family)
+    return ModelLocation(str(folder), None, _family(_local_index(folder), source, settings.edit))
 
 
 def _inspect_single_file(path: Path, settings: ModelSettings) -> ModelLocation:
-    file = read_single_file(path)
-    file.refuse_lora()
-    if settings.base is None:
-        raise UserError(f"model {path}: a single file needs model.base, a diffusers folder or hub id of the same "
-                        "family that supplies the configuration and the parts the file lacks")
-    base = locate_model(settings.model_copy(update={"source": settings.base, "base": None}))
-    file.fits(base.family.pipeline_class, settings.base)
-    if base.family.process_kind == "diffusion":
-        file.noise_settings()
-    return ModelLocation(base.folder, file, base.family)
+    file = read_weights_file(path)
+    file.check_whole()
+    base = settings.base or str(layout_folder(layout_of(file, settings.prediction)))
+    found = _located(settings.model_copy(update={"source": base, "base": None}))
+    return replace(found, file=file)
+
+
+def _named_by(settings: ModelSettings) -> str:
+    """What named the pipeline, in words."""
+    return f"model.base {settings.base}" if settings.base else f"model {settings.source}"
 
 
 def _local_index(folder: Path) -> dict:

@@ -32,28 +32,55 @@ def networks_of(index: dict) -> dict[str, type]:
     return found
 
 
-def left_out(index: dict, folder: Path | None, family) -> dict:
-    """Arguments for the pipeline: None for parts that are absent or not needed.
+def left_out(checkpoint) -> dict:
+    """Arguments for the pipeline of a ModelLocation: None for parts that are absent or not needed.
 
-    folder: None for a hub id. Raises UserError for a part that is needed and missing, or holds pickled weights only.
+    Raises UserError for a part that is needed and missing, cannot be left out, or holds pickled weights only.
     """
-    parts = parts_of(index)
+    parts, family, folder = parts_of(checkpoint.index()), checkpoint.family, checkpoint.local
     given = {name: None for name, (_, kind) in parts.items() if kind is None} | dict(family.unneeded)
-    if folder is not None:
-        missing = {name for name in parts.keys() - given.keys() if not any((folder / name).glob("*"))}
-        for name in sorted(missing - set(family.droppable)):
-            raise UserError(f"model {folder}: its model_index.json names the part {name}, and there is no such folder "
-                            "with files in it; the download may be incomplete")
-        given |= dict.fromkeys(missing)
+    _check_without(checkpoint.without, family)
+    given |= dict.fromkeys(checkpoint.without)
+    missing = {name for name in parts.keys() - given.keys() if not _has_source(checkpoint, name, parts[name][1])}
+    _check_missing(checkpoint, sorted(missing - set(family.droppable)))
+    given |= dict.fromkeys(missing)
     given |= {name: None for name in family.droppable if name not in parts}
     if any(name in given for name in family.droppable):
         given |= dict.fromkeys(family.droppable)
-        notice(f"model {folder or index.get('_class_name')}: {family.droppable[0]} is absent, so prompts are "
-               "encoded without it")
+        if not checkpoint.without:
+            notice(f"model {checkpoint.name}: {family.droppable[0]} is absent, so prompts are encoded without it")
     if folder is not None:
-        for name in sorted(parts.keys() - given.keys()):
+        for name in sorted(parts.keys() - given.keys() - checkpoint.parts.keys()):
             _check_not_pickled(folder / name)
     return given
+
+
+def _has_source(checkpoint, name: str, kind: str) -> bool:
+    """Whether a part's files are known to be somewhere; what the hub has is known by its index alone."""
+    if name in checkpoint.parts or checkpoint.local is None or checkpoint.file_of(name, kind):
+        return True
+    files = [file.suffix for file in (checkpoint.local / name).glob("*")]
+    if checkpoint.file is None or not name.startswith(_MODELS):
+        return bool(files)
+    return bool({".safetensors", *PICKLES} & set(files))
+
+
+def _check_missing(checkpoint, missing: list[str]) -> None:
+    if missing and checkpoint.file is not None:
+        raise UserError(f"model {checkpoint.name}: its {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} "
+                        "neither in the file nor in model.base; name model.base, a whole model of the same family, or "
+                        f"model.parts: {{{', '.join(f'{name}: ...' for name in missing)}}}")
+    if missing:
+        raise UserError(f"model {checkpoint.folder}: its model_index.json names the part {missing[0]}, and there is no "
+                        "such folder with files in it; the download may be incomplete")
+
+
+def _check_without(names: tuple[str, ...], family) -> None:
+    for name in names:
+        if name not in (*family.droppable, *family.unneeded):
+            able = ", ".join(family.droppable) or "none of its parts"
+            raise UserError(f"model.without {name}: {family.pipeline_class} cannot run without it; it can without "
+                            f"{able}")
 
 
 def _check_not_pickled(part: Path) -> None:

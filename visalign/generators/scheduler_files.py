@@ -13,7 +13,7 @@ def load_scheduler(checkpoint: ModelLocation):
     try:
         return _load_scheduler(checkpoint)
     except UserError as error:
-        raise UserError(f"model {checkpoint.file.path if checkpoint.file else checkpoint.folder}: {error}") from error
+        raise UserError(f"model {checkpoint.name}: {error}") from error
     except OSError as error:
         raise UserError(f"model {checkpoint.folder}: its scheduler_config.json cannot be read "
                         f"({' '.join(str(error).split())[:160]})") from None
@@ -31,8 +31,7 @@ def _load_scheduler(checkpoint: ModelLocation):
     config = kind.load_config(checkpoint.folder, subfolder="scheduler")
     written = config.get("_class_name", name)
     scheduler = kind.from_config(config)
-    settings = checkpoint.file.noise_settings() if checkpoint.file and checkpoint.family.process_kind == "diffusion" \
-        else {}
+    settings = _stated(checkpoint)
     if settings:
         if not settings.keys() <= inspect.signature(kind.__init__).parameters.keys():
             kind = diffusers.EulerDiscreteScheduler  # knows them all
@@ -47,3 +46,15 @@ def _load_scheduler(checkpoint: ModelLocation):
         checkpoint.family.process_of(other)
         check_agrees(process, other)
     return scheduler
+
+
+def _stated(checkpoint: ModelLocation) -> dict:
+    """What the settings and the denoiser's file state of prediction and noise, as a scheduler's settings."""
+    if checkpoint.family.process_kind != "diffusion":
+        if checkpoint.prediction != "auto":
+            raise UserError(f"model.prediction {checkpoint.prediction}: {checkpoint.family.pipeline_class} is a flow, "
+                            "which predicts a velocity; leave it at auto")
+        return {}
+    file = checkpoint.denoiser_file
+    stated = file.noise_settings() if file else {}
+    return stated if checkpoint.prediction == "auto" else stated | {"prediction_type": checkpoint.prediction}

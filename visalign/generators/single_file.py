@@ -1,10 +1,14 @@
 """What the header of a single .safetensors file says: its family, its parts, its kind of prediction."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
+from torch import Tensor
+
 from visalign.errors import UserError
-from visalign.storage.weights import read_metadata, read_shapes
+from visalign.storage.tensor_files import TensorFiles, with_other_shards
+from visalign.storage.weights import read_metadata
 
 DENOISER = "model.diffusion_model."
 _MARKS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
@@ -25,59 +29,115 @@ _MARKS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
 )
 """Pipelines whose denoiser has tensors with these prefixes, in original and diffusers names, of any size."""
 _LORA = (".lora_down.", ".lora_up.", ".lora_A.", ".lora_B.", ".lora.down.", ".lora.up.", ".hada_w1_a", ".lokr_w1")
+_ALONE = {"vae": ("decoder.conv_in.", "decoder.up.", "decoder.up_blocks."), "text_encoder": (
+    "text_model.", "transformer.resblocks.", "encoder.block.", "encoder.layers.", "shared.")}
+"""By the name of a part, how tensors of a file begin that is this part alone."""
 _VAE = ("first_stage_model.", "vae.")
 _TEXT = ("cond_stage_model.", "conditioner.", "text_encoders.")
 _TEXT_PARTS = {
-    "text_encoder": ("cond_stage_model.transformer.text_model.", "cond_stage_model.model.",
-                     "conditioner.embedders.0.transformer.text_model.", "text_encoders.clip_l.transformer.text_model."),
-    "text_encoder_2": ("conditioner.embedders.1.model.", "text_encoders.clip_g.transformer.text_model."),
+    "text_encoder": ("cond_stage_model.transformer.", "cond_stage_model.model.", "conditioner.embedders.0.transformer.",
+                     "text_encoders.clip_l.transformer."),
+    "text_encoder_2": ("conditioner.embedders.1.model.", "text_encoders.clip_g.transformer."),
     "T5": ("text_encoders.t5xxl.transformer.",),
 }
 PREDICTION_MARKS = ("v_pred", "ztsnr")
 """Empty tensors that mark a file as predicting v, and as noised to zero signal."""
 _EDM = ("edm_mean", "edm_std", "edm_vpred.")
+_FIRST_LAYERS = ("input_blocks.0.0.weight", "conv_in.weight", "img_in.weight", "x_embedder.weight")
+_OTHER_CHANNELS = {9: "fills in masked parts of an image (inpainting)", 8: "edits a given image (InstructPix2Pix)",
+                   5: "follows a depth map", 7: "enlarges a given image", 384: "fills in masked parts of an image",
+                   128: "follows a control image"}
+"""What a denoiser does that takes this many channels, by the shape of its first layer."""
 
 
 @dataclass(frozen=True)
 class SingleFile:
-    """names: of its tensors. metadata: of its header."""
+    """A model, or a part of one, in one file or in several that belong together. metadata: of the header.
+
+    part: the only one that is in it, None for a whole model or its denoiser. quantised: whether its weights are packed.
+    """
 
     path: Path
-    names: frozenset[str]
+    tensors: TensorFiles
     metadata: dict[str, str]
-
-    def has(self, *beginnings: str) -> bool:
-        return any(name.startswith(beginnings) for name in self.names)
+    part: str | None = None
+    quantised: bool = False
 
     @property
-    def has_vae(self) -> bool:
-        return self.has(*_VAE)
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return self.tensors.shapes
 
-    def has_text(self, part: str, kind: str) -> bool:
-        """Whether it holds the text encoder for this part of a pipeline, of this class."""
-        return self.has(*_TEXT_PARTS["T5" if kind.startswith(("T5", "UMT5")) else part])
+    def read(self, name: str) -> Tensor:
+        """One tensor, mapped from the file."""
+        return self.tensors.read(name)
 
-    def refuse_lora(self) -> None:
-        """Raise UserError for a LoRA."""
-        if any(mark in name for name in self.names for mark in _LORA):
-            raise UserError(f"model {self.path}: is a LoRA, not a model; give the model it was made for, and the LoRA "
-                            "beside it (generate --lora, compare MODEL+LORA)")
+    def where(self, part: str) -> str:
+        """A part of it, for messages."""
+        return f"model.parts.{part} {self.path}" if self.part else f"model {self.path}, its {part}"
 
-    def fits(self, pipeline_class: str, base: str) -> None:
-        """Raise UserError unless its denoiser is of this pipeline's family."""
-        bare = frozenset(name.removeprefix(DENOISER) for name in self.names)
+    def has(self, *beginnings: str) -> bool:
+        return any(name.startswith(beginnings) for name in self.shapes)
+
+    def names_of(self, part: str, kind: str) -> tuple[str, list[str]]:
+        """What stands before the names of a part's tensors, and the names; none for a part that is not in the file.
+
+        kind: the class of the part.
+        """
+        beginnings = _VAE if part == "vae" else (DENOISER,) if part in ("unet", "transformer") else \
+            _TEXT_PARTS.get("T5" if kind.startswith(("T5", "UMT5")) else part, ())
+        prefix = next((each for each in beginnings if self.has(each)), None)
+        if prefix is not None:
+            return prefix, [name for name in self.shapes if name.startswith(prefix)]
+        if self.part == part or (self.part is None and beginnings == (DENOISER,)):
+            return "", [name for name in self.shapes if name not in PREDICTION_MARKS
+                        and (self.part is not None or not name.startswith((*_VAE, *_TEXT)))]
+        return "", []
+
+    @cached_property
+    def denoiser(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the denoiser's tensors, by bare names."""
+        prefix, names = self.names_of("transformer", "")
+        return {name.removeprefix(prefix): self.shapes[name] for name in names}
+
+    def pipelines(self) -> tuple[str, ...]:
+        """The pipelines that its denoiser is of. Raises UserError for tensors of no known family."""
         found = next((kinds for kinds, marks in _MARKS
-                      if all(any(name.startswith(mark) for name in bare) for mark in marks)), None)
+                      if all(any(name.startswith(mark) for name in self.denoiser) for mark in marks)), None)
         if found is None:
-            example = min(self.names, default="nothing")
+            example = min(self.shapes, default="nothing")
             raise UserError(f"model {self.path}: its tensors, such as {example}, are not those of a model of any "
                             "supported family")
+        for layer in _FIRST_LAYERS:
+            channels = (*self.denoiser.get(layer, ()), 0, 0)[1]
+            if channels in _OTHER_CHANNELS:
+                raise UserError(f"model {self.path}: its denoiser has {channels} input channels: it "
+                                f"{_OTHER_CHANNELS[channels]}, which is not supported")
+        return found
+
+    def check_whole(self) -> None:
+        """Raise UserError for a LoRA and for a part of a model that is given as a model."""
+        if any(mark in name for name in self.shapes for mark in _LORA):
+            raise UserError(f"model {self.path}: is a LoRA, not a model; give the model it was made for, and the LoRA "
+                            "beside it (generate --lora, compare MODEL+LORA)")
+        part = next((part for part, beginnings in _ALONE.items() if self.has(*beginnings)), None)
+        if part is not None:
+            what = "a VAE" if part == "vae" else "a text encoder"
+            raise UserError(f"model {self.path}: is {what} ({min(self.shapes)} and others), not a model; give the "
+                            f"model, and this file as model.parts.{part}")
+        self.pipelines()
+
+    def fits(self, pipeline_class: str, base: str) -> None:
+        """Raise UserError unless its denoiser is of this pipeline's family.
+
+        base: the setting that names the pipeline, and its value.
+        """
+        found = self.pipelines()
         if pipeline_class not in found:
-            raise UserError(f"model {self.path}: holds a {found[0]}'s denoiser, but model.base {base} is a "
-                            f"{pipeline_class}; name a base of the file's own family")
+            raise UserError(f"model {self.path}: holds a {found[0]}'s denoiser, but {base} is a {pipeline_class}; name "
+                            "one of the file's own family")
         known = {beginning for beginnings in _TEXT_PARTS.values() for beginning in beginnings}
         if self.has(*_TEXT) and not self.has(*known):
-            example = next(name for name in sorted(self.names) if name.startswith(_TEXT))
+            example = next(name for name in sorted(self.shapes) if name.startswith(_TEXT))
             raise UserError(f"model {self.path}: its text encoder's tensors, such as {example}, are named in no known "
                             "way (an SDXL refiner is not supported)")
 
@@ -86,20 +146,25 @@ class SingleFile:
 
         Raises UserError for a file marked as trained the EDM way.
         """
-        marks = sorted(name for name in self.names if name.startswith(_EDM))
+        marks = sorted(name for name in self.shapes if name.startswith(_EDM))
         if marks:
             raise UserError(f"model {self.path}: its tensors {', '.join(marks[:2])} say that it was trained the EDM "
                             "way (as Playground 2.5 and CosXL), which is not supported; supported are epsilon and "
                             "v_prediction")
         stated = {"v": "v_prediction", "epsilon": "epsilon"}.get(self.metadata.get("modelspec.prediction_type"))
         settings = {} if stated is None else {"prediction_type": stated}
-        if "v_pred" in self.names:
+        if "v_pred" in self.shapes:
             settings["prediction_type"] = "v_prediction"
-        if "ztsnr" in self.names or self.metadata.get("ss_zero_terminal_snr") == "True":
+        if "ztsnr" in self.shapes or self.metadata.get("ss_zero_terminal_snr") == "True":
             settings |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
         return settings
 
 
-def read_single_file(path: Path) -> SingleFile:
-    """Read the header. Raises UserError when the file is missing or not a .safetensors file."""
-    return SingleFile(path, frozenset(read_shapes(path, f"model {path}")), read_metadata(path, f"model {path}"))
+def read_single_file(path: Path, part: str | None = None) -> SingleFile:
+    """Read the header, and those of the files beside it that belong to the same model.
+
+    Raises UserError when one is missing or is not a .safetensors file.
+    """
+    where = f"model {path}"
+    files = with_other_shards(path, where)
+    return SingleFile(path, TensorFiles(files, where), read_metadata(files[0], where), part)

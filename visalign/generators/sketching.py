@@ -6,13 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from visalign.config import ModelSettings
 from visalign.errors import UserError
 from visalign.generators.adapters import check_lora_names
 from visalign.generators.base import Generator
+from visalign.generators.file_parts import configured, fitted
+from visalign.generators.given_parts import check_alike
 from visalign.generators.locating import ModelLocation, locate_model
 from visalign.generators.lora_matching import fit_lora
 from visalign.generators.lora_start import beneath
@@ -45,9 +47,9 @@ def check_adapter(settings: ModelSettings, path: Path) -> None:
 
     checkpoint = locate_model(settings)
     pipeline, index = getattr(diffusers, checkpoint.family.pipeline_class), checkpoint.index()
-    given = left_out(index, checkpoint.local, checkpoint.family)
+    given = left_out(checkpoint)
     with explained(settings.source):
-        parts = {name: _empty_part(kind, checkpoint.folder, name) for name, kind in networks_of(index).items()
+        parts = {name: _empty_part(kind, checkpoint, name) for name, kind in networks_of(index).items()
                  if name in checkpoint.family.adapted_parts(pipeline) and name not in given}
     fit_lora(path, parts, pipeline, checkpoint.family.denoiser_name, checkpoint.family.interface_name)
 
@@ -61,16 +63,16 @@ def sketch(checkpoint: ModelLocation, settings: ModelSettings, words: bool = Fal
     import diffusers
 
     index = checkpoint.index()
-    given = left_out(index, checkpoint.local, checkpoint.family)
+    given = left_out(checkpoint)
     parts = dict.fromkeys(parts_of(index)) | {"scheduler": load_scheduler(checkpoint)} | given
     for name, kind in networks_of(index).items():
         if name not in given:
-            parts[name] = _empty_part(kind, checkpoint.folder, name)
+            parts[name] = _empty_part(kind, checkpoint, name)
     for name, (library, kind) in parts_of(index).items():
         early = name == "processor"  # some pipelines use it as soon as they are made
         if kind is not None and name not in given and (early or words and name.startswith(_WORDS)):
-            parts[name] = getattr(importlib.import_module(library), kind).from_pretrained(checkpoint.folder,
-                                                                                          subfolder=name)
+            folder, inner = checkpoint.folder_of(name)
+            parts[name] = getattr(importlib.import_module(library), kind).from_pretrained(folder, subfolder=inner)
     settings_of_index = {key: value for key, value in index.items() if not key.startswith("_") and
                          not isinstance(value, list)}
     pipeline = getattr(diffusers, checkpoint.family.pipeline_class)(**settings_of_index | parts)
@@ -120,12 +122,17 @@ def with_start(settings: ModelSettings) -> ModelSettings:
     return settings.model_copy(update={"lora": settings.lora.model_copy(update=found)})
 
 
-def _empty_part(kind: type, folder: str, name: str):
-    if hasattr(kind, "load_config"):  # of diffusers
-        with _without_values():
-            return kind.from_config(kind.load_config(folder, subfolder=name))
+def _empty_part(kind: type, checkpoint: ModelLocation, name: str) -> nn.Module:
+    """A network without memory. Raises UserError when the file or folder that it comes from is not one for it."""
     with _without_values():
-        return kind._from_config(kind.config_class.from_pretrained(folder, subfolder=name))
+        part = configured(kind, *checkpoint.folder_of(name))
+        usual = configured(kind, checkpoint.folder, name) if isinstance(checkpoint.parts.get(name), Path) else None
+    file = checkpoint.file_of(name, kind.__name__)
+    if file is not None:
+        fitted(part, file, name, file.where(name))
+    if usual is not None:
+        check_alike(part, usual, f"model.parts.{name} {checkpoint.parts[name]}")
+    return part
 
 
 class _NoValues(TorchFunctionMode):

@@ -7,19 +7,24 @@ from visalign.errors import UserError
 from visalign.generators.lora_files import LORA_FILES
 from visalign.storage.weights import PICKLES, some
 
-OTHERS = {".gguf": "GGUF (quantised) files are not supported", ".onnx": "ONNX files are not supported",
+OTHERS = {".onnx": "ONNX files are not supported",
           ".engine": "TensorRT engines are not supported", ".zip": "an archive is not read; unpack it"}
 
 
 def refuse_wrong_file(path: Path) -> None:
-    """Raise UserError for a file that is not .safetensors."""
+    """Raise UserError for a file that is neither .safetensors nor .gguf."""
     ending = path.suffix.lower()
     if ending in PICKLES:
         raise UserError(f"model {path}: pickled weights can run code when read and are refused; convert them to "
                         ".safetensors first")
-    if ending in OTHERS or (path.is_file() and ending != ".safetensors"):
+    if ending in OTHERS or (path.is_file() and not is_weights(path)):
         what = OTHERS.get(ending, "this kind of file is not supported")
         raise UserError(f"model {path}: {what}; give a diffusers folder, a hub id or a .safetensors file")
+
+
+def is_weights(path: Path) -> bool:
+    """Whether a name is that of a file of weights, or of the index of several."""
+    return path.suffix.lower() in (".safetensors", ".gguf") or path.name.endswith(".safetensors.index.json")
 
 
 def refuse_wrong_folder(folder: Path) -> None:
@@ -40,7 +45,7 @@ def refuse_wrong_folder(folder: Path) -> None:
     files = [str(file) for file in sorted(folder.glob("*.safetensors"))] if folder.is_dir() else []
     if files:
         raise UserError(f"model {folder}: not a diffusers pipeline, it has no model_index.json; give one of its files "
-                        f"({some(files)}) with model.base")
+                        f"({some(files)})")
 
 
 def _kind_of(config: Path) -> str:

@@ -35,13 +35,13 @@ def some(names: Iterable[str]) -> str:
 
 def read_shapes(path: Path, where: str) -> dict[str, tuple[int, ...]]:
     """Shapes by name from the header alone. Raises UserError starting with `where` for a damaged or truncated file."""
-    with _opened(path, where) as file:
+    with open_tensors(path, where) as file:
         return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
 
 
 def read_tensors(path: Path, where: str) -> dict[str, Tensor]:
     """Every tensor, on the CPU. Raises UserError starting with `where` for a broken file or a non-finite value."""
-    with _opened(path, where) as file:
+    with open_tensors(path, where) as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     check_finite(tensors.items(), where)
     return tensors
@@ -49,11 +49,12 @@ def read_tensors(path: Path, where: str) -> dict[str, Tensor]:
 
 def read_metadata(path: Path, where: str) -> dict[str, str]:
     """The texts in the header. Raises UserError starting with `where` for a damaged or truncated file."""
-    with _opened(path, where) as file:
+    with open_tensors(path, where) as file:
         return file.metadata() or {}
 
 
-def _opened(path: Path, where: str):
+def open_tensors(path: Path, where: str):
+    """A .safetensors file, of which the header alone is read. Raises UserError starting with `where`."""
     if path.suffix.lower() in PICKLES:
         raise UserError(f"{where}: pickled weights can run code when read and are refused; convert them to "
                         ".safetensors first")
