@@ -66,6 +66,10 @@ class SampleSource:
         return find_generations(folder)
 
 
+_WHOLE = {"base": None, "parts": {}, "without": (), "prediction": "auto"}
+"""Settings of a model that has everything in one place."""
+
+
 def _same(folder: Path, identity: dict, plan: SamplingPlan) -> bool:
     """Whether a finished folder holds this plan. Raises UserError when it holds another one."""
     known = folder / "settings.json"
@@ -91,7 +95,7 @@ def source_of(name: str, source: str, like: ModelSettings | None = None) -> Samp
         find_generations(source)
         return SampleSource(name, source, None, {"source": str(path.resolve())})
     wanted, plus, lora = (source, "", "") if path.exists() else source.partition("+")
-    model = like.without_loras().model_copy(update={"source": wanted, "base": None}) if like else model_of(wanted)
+    model = like.without_loras().model_copy(update=_WHOLE | {"source": wanted}) if like else model_of(wanted)
     locate_model(model)
     adapter = Path(lora).expanduser() if plus else None
     if adapter:
@@ -131,7 +135,7 @@ def run_source(name: str, run: Path) -> SampleSource:
         raise UserError(f"run {run}: has not finished, so it has no export; name one of its checkpoints, or use "
                         "--checkpoints all")
     if config.model.tuning == "full":
-        return model_source(name, model.model_copy(update={"source": str(export / "pipeline"), "base": None}))
+        return model_source(name, model.model_copy(update=_WHOLE | {"source": str(export / "pipeline")}))
     return replace(model_source(name, model, export), source=str(run))
 
 

@@ -1,5 +1,7 @@
 """From a located model's files to a diffusers pipeline that holds its weights."""
 
+from pathlib import Path
+
 import torch
 from torch import nn
 
@@ -14,15 +16,14 @@ from visalign.generators.scheduler_files import load_scheduler
 def load_pipeline(pipeline_class, checkpoint: ModelLocation, dtype: torch.dtype):
     """The pipeline, its networks on the CPU in `dtype`, the VAE in single precision.
 
-    Raises UserError, and what the libraries raise, for files that are not whole.
+    checkpoint: on this machine. Raises UserError, and what the libraries raise, for files that are not whole.
     """
     index, dtypes = checkpoint.index(), {"vae": torch.float32}
     given = left_out(checkpoint) | {"scheduler": load_scheduler(checkpoint)}
     models = {name: kind for name, kind in networks_of(index).items() if name not in given}
-    if checkpoint.local:
-        check_words(checkpoint.local, parts_of(index).keys() - given.keys() - checkpoint.parts.keys())
-        for name, kind in models.items():
-            _check_folder(checkpoint, name, kind)
+    check_words(Path(checkpoint.folder), parts_of(index).keys() - given.keys() - checkpoint.parts.keys())
+    for name, kind in models.items():
+        _check_folder(checkpoint, name, kind)
     given |= {name: load_part(checkpoint, name, kind, dtypes.get(name, dtype)) for name, kind in models.items()}
     given |= {name: _tokenizer(index, name, *checkpoint.folder_of(name)) for name in checkpoint.parts
               if name not in models}
@@ -34,8 +35,8 @@ def load_part(checkpoint: ModelLocation, name: str, kind: type[nn.Module], dtype
     folder, inner = checkpoint.folder_of(name)
     file = checkpoint.file_of(name, kind.__name__)
     if file is None:
-        variant = variant_of(checkpoint.path_of(name)) if checkpoint.local else None
-        return kind.from_pretrained(folder, subfolder=inner, variant=variant, use_safetensors=True, torch_dtype=dtype)
+        return kind.from_pretrained(folder, subfolder=inner, variant=variant_of(checkpoint.path_of(name)),
+                                    use_safetensors=True, torch_dtype=dtype)
     if file.quantised:
         return load_quantised(kind, file, folder, inner, dtype)
     module = bare_part(kind, folder, inner)

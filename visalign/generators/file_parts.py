@@ -63,11 +63,12 @@ def _tell(where: str, over: list[str]) -> None:
 
 def filled(module: nn.Module, found: Mapping[str, LazyTensor | Tensor], dtype: torch.dtype) -> nn.Module:
     """The network with its tensors read, each in its precision at once; in evaluation mode, on the CPU."""
-    kept = _kept_in_full(module, dtype)
+    kept, wanted = _kept_in_full(module, dtype), module.state_dict()
     for name, tensor in found.items():
-        own = tensor.make() if isinstance(tensor, LazyTensor) else tensor
-        if own.is_floating_point():
-            own = own.to(torch.float32 if kept & set(name.split(".")) else dtype, copy=True)  # else a view of the file
+        precision = torch.float32 if kept & set(name.split(".")) else dtype
+        # before what is read, so that memory is given back in the order in which it was taken
+        own = torch.empty(tensor.shape, dtype=precision if wanted[name].is_floating_point() else wanted[name].dtype)
+        own.copy_(tensor.make() if isinstance(tensor, LazyTensor) else tensor)
         module.load_state_dict({name: own}, strict=False, assign=True)
     if hasattr(module, "tie_weights"):
         module.tie_weights()

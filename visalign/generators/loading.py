@@ -8,7 +8,7 @@ from visalign.errors import UserError
 from visalign.generators.assembling import load_pipeline
 from visalign.generators.base import Generator
 from visalign.generators.devices import check_speed, held_dtype, pick_device, pick_dtype
-from visalign.generators.locating import locate_model
+from visalign.generators.locating import fetched, locate_model
 from visalign.generators.lora_start import beneath
 from visalign.generators.offloading import place
 from visalign.generators.quantization import check_quantizer, is_quantized, quantize_parts
@@ -28,7 +28,7 @@ def load_generator(source: str | ModelSettings, device: str | torch.device = "au
 
     settings = source if isinstance(source, ModelSettings) else ModelSettings(source=str(source))
     check_quantizer(settings.quantization)
-    checkpoint = locate_model(settings)
+    checkpoint = fetched(locate_model(settings))
     device = pick_device(device) if isinstance(device, str) else device
     compute_dtype = pick_dtype(settings.precision, device)
     check_speed(settings, checkpoint.family, device)

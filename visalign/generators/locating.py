@@ -13,10 +13,10 @@ from visalign.generators.families import FAMILIES, editing, family_of
 from visalign.generators.given_parts import given_parts, read_weights_file
 from visalign.generators.layouts import layout_folder, layout_of
 from visalign.generators.made_for import Sampling, sampling_of
-from visalign.generators.parts import left_out
+from visalign.generators.parts import left_out, needed_files
 from visalign.generators.single_file import SingleFile
 from visalign.generators.wrong_models import is_weights, refuse_wrong_file, refuse_wrong_folder
-from visalign.storage.hub_files import hub_file, hub_reason
+from visalign.storage.hub_files import hub_file, hub_folder, hub_reason
 from visalign.storage.text_files import read_text
 
 
@@ -88,6 +88,22 @@ def locate_model(settings: ModelSettings) -> ModelLocation:
                             "model.tuning lora, or give the model's .safetensors")
     left_out(located)
     return located
+
+
+def fetched(checkpoint: ModelLocation) -> ModelLocation:
+    """The model with all its files on this machine; of a hub id those that are needed are downloaded.
+
+    Raises UserError when the hub does not give them.
+    """
+    if checkpoint.local:
+        return checkpoint
+    try:
+        folder = hub_folder(checkpoint.folder, lambda names: needed_files(checkpoint, names))
+    except UserError:
+        raise
+    except Exception as error:  # as for the index
+        raise UserError(f"model {checkpoint.folder}: could not be downloaded ({hub_reason(error)})") from error
+    return replace(checkpoint, folder=str(folder))
 
 
 def _located(settings: ModelSettings) -> ModelLocation:

@@ -2,6 +2,7 @@
 
 import importlib
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from visalign.errors import UserError, notice
@@ -84,7 +85,11 @@ def _check_without(names: tuple[str, ...], family) -> None:
 
 
 def _check_not_pickled(part: Path) -> None:
-    suffixes = {file.suffix for file in part.iterdir()}
+    _refuse_pickles([file.name for file in part.iterdir()], part)
+
+
+def _refuse_pickles(names: Iterable[str], part: Path | str) -> None:
+    suffixes = {Path(name).suffix for name in names}
     if ".safetensors" not in suffixes and suffixes & set(PICKLES):
         raise UserError(f"model {part}: it holds only pickled weights, which are refused; convert them to "
                         ".safetensors first")
@@ -95,10 +100,41 @@ def variant_of(part: Path) -> str | None:
 
     Raises UserError when there are several and none is preferred.
     """
-    matches = [match for match in (_WEIGHTS.fullmatch(file.name) for file in part.iterdir()) if match]
-    found = {match["variant"] or match["older"] for match in matches} or {None}
+    return _variant_among([file.name for file in part.iterdir()], part)
+
+
+def _variant_among(names: Iterable[str], part: Path | str) -> str | None:
+    found = {_variant(name) for name in names if _WEIGHTS.fullmatch(name)} or {None}
     chosen = next((name for name in _PREFERRED if name in found), min(found, key=str))
     if chosen not in _PREFERRED and len(found) > 1:
         raise UserError(f"model {part}: holds the weights {', '.join(sorted(map(str, found)))} and none without a "
                         "variant; keep the ones to be used")
     return chosen
+
+
+def _variant(name: str) -> str | None:
+    match = _WEIGHTS.fullmatch(name)
+    return match and (match["variant"] or match["older"])
+
+
+def needed_files(checkpoint, names: Iterable[str]) -> list[str]:
+    """Of the files of a hub repository those that a ModelLocation is loaded from: one variant of each network.
+
+    Raises UserError for a network of which there are only pickled weights.
+    """
+    given, found = left_out(checkpoint), []
+    for part, (_, kind) in parts_of(checkpoint.index()).items():
+        if part in given:
+            continue
+        inside = [name.removeprefix(f"{part}/") for name in names if name.startswith(f"{part}/")]
+        elsewhere = part in checkpoint.parts or checkpoint.file_of(part, kind)
+        if part.startswith(_MODELS) and not elsewhere:
+            _refuse_pickles(inside, f"{checkpoint.folder}, its {part}")
+            variant = _variant_among(inside, f"{checkpoint.folder}, its {part}")
+            found += [f"{part}/{name}" for name in inside if _WEIGHTS.fullmatch(name) and _variant(name) == variant]
+        found += [f"{part}/{name}" for name in inside if Path(name).suffix not in (".safetensors", *PICKLES, *_OTHERS)]
+    return [*found, *(name for name in names if "/" not in name and name.endswith(".json"))]
+
+
+_OTHERS = (".msgpack", ".onnx", ".onnx_data", ".pb", ".xml", ".h5")
+"""Weights of other programs, which are not downloaded."""

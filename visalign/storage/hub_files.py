@@ -4,6 +4,7 @@ The hub's own client tries for more than 20 seconds before it says so. Here one 
 the local cache needs none.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 TIMEOUT = 3.0
@@ -20,6 +21,23 @@ def hub_file(repository: str, name: str) -> Path:
     except LocalEntryNotFoundError:
         get_hf_file_metadata(hf_hub_url(repository, name), timeout=TIMEOUT)
         return Path(hf_hub_download(repository, name))
+
+
+def hub_folder(repository: str, wanted: Callable[[list[str]], list[str]]) -> Path:
+    """A folder with the files of a hub repository that `wanted` chooses from the names of all; the rest stays there.
+
+    Without a network it is the folder that was downloaded before. Raises many kinds of Exception.
+    """
+    from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
+
+    try:
+        names = [file.rfilename for file in HfApi().repo_info(repository, timeout=TIMEOUT).siblings]
+    except Exception:  # the hub raises many kinds of errors, and a folder from before needs none of it
+        before = try_to_load_from_cache(repository, "model_index.json")
+        if not isinstance(before, str):
+            raise
+        return Path(before).parent
+    return Path(snapshot_download(repository, allow_patterns=wanted(names)))
 
 
 def check_hub_dataset(repository: str) -> None:
