@@ -35,7 +35,7 @@ SIZES = {  # millions of parameters, as published
 @pytest.fixture(autouse=True, scope="module")
 def cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(layouts, "FOLDER", tmp_path_factory.mktemp("layouts"))
+        patch.setattr(layouts, "LAYOUT_CACHE", tmp_path_factory.mktemp("layouts"))
         yield
 
 
@@ -105,7 +105,7 @@ def test_which_layout_a_file_is_of_is_read_from_its_shapes(tmp_path):
     def named(shapes, prediction="auto", metadata=None):
         from visalign.generators.single_file import read_single_file
 
-        return layouts.layout_of(read_single_file(write_sparse(tmp_path / "x.safetensors", shapes, metadata)),
+        return layouts.layout_name(read_single_file(write_sparse(tmp_path / "x.safetensors", shapes, metadata)),
                                  prediction)
 
     attended = {"input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": (320, 1024)}
@@ -118,9 +118,9 @@ def test_which_layout_a_file_is_of_is_read_from_its_shapes(tmp_path):
     sd3 = {"joint_blocks.0.x_block.attn.qkv.weight": (1, 1)}
     assert named(sd3 | {"pos_embed": (1, 36864, 1536)}) == "sd3_medium"
     assert named(sd3 | {"pos_embed": (1, 36864, 2432), "joint_blocks.37.x_block.mlp.fc1.weight": (1,)}) == "sd35_large"
-    for channels, words in ((9, "9 input channels.*inpainting"), (8, "8 input channels.*InstructPix2Pix")):
+    for channels, words in ((9, "takes 9 channels.*inpainting"), (8, "takes 8 channels.*InstructPix2Pix")):
         with pytest.raises(UserError, match=words):
-            named(attended | {"input_blocks.0.0.weight": (320, channels, 3, 3)}, "epsilon")
+            named(attended | {"input_blocks.0.0.weight": (320, channels, 3, 3), "out.2.weight": (4, 320, 3, 3)})
 
 
 def test_a_file_of_flux_names_what_it_lacks_and_takes_it_apart(tmp_path):
@@ -149,3 +149,15 @@ def test_tokenizers_pad_as_the_families_were_trained():
         found[name] = tokenizer("a red fruit", padding="max_length", truncation=True).input_ids
     assert found["tokenizer"] == [49406, 320, 736, 5190] + 73 * [49407]  # as published with CLIP-L
     assert found["tokenizer_2"] == [49406, 320, 736, 5190, 49407] + 72 * [0]  # and with CLIP-G
+
+
+def test_doctor_says_where_each_part_of_a_file_comes_from(tmp_path):
+    from click.testing import CliRunner
+
+    from visalign.cli import main
+
+    file = write_sparse(tmp_path / "mine.safetensors", original("sd15", ("unet", "vae", "text_encoder")))
+    printed = CliRunner().invoke(main, ["doctor", str(file)]).output
+    assert "StableDiffusionPipeline: images of 512x512, epsilon prediction" in printed
+    assert f"unet                 859.52 M from {file}" in printed
+    assert f"text_encoder         123.06 M from {file}" in printed

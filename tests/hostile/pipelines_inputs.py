@@ -138,7 +138,7 @@ CASES = [
          given={"mine.safetensors": header("double_blocks.0.img_attn.qkv.weight")}),
     Case("lora-as-model", single("tiny-sdxl"), ("is a LoRA",),
          given={"mine.safetensors": header("lora_unet_mid.lora_down.weight", "lora_unet_mid.lora_up.weight")}),
-    Case("vae-as-model", single("tiny-sdxl"), ("mine.safetensors", "supported family"),
+    Case("vae-as-model", single("tiny-sdxl"), ("mine.safetensors", "is a VAE", "model.parts.vae"),
          given={"mine.safetensors": header("encoder.conv_in.weight", "decoder.conv_in.weight")}),
     Case("no-tensor", single("tiny-sdxl"), ("mine.safetensors", "supported family"),
          given={"mine.safetensors": header()}),

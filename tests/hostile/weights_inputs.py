@@ -152,7 +152,7 @@ CASES = [
     trained_on("pattern-of-no-layer", "'model.lora.rank_pattern={to_kk: 4}'", "rank_pattern to_kk", "'to_k'"),
     trained_on("unknown-kind", "model.lora.kind=lorah", "model.lora.kind", "dora"),
     model("pickled", "m.ckpt", {"m.ckpt": b"PK\x03\x04"}, "pickled"),
-    model("gguf", "m.gguf", {"m.gguf": b"GGUF"}, "gguf", "not supported"),
+    model("gguf", "m.gguf", {"m.gguf": b"GGUF"}, "cannot be read as gguf"),
     model("onnx", "m.onnx", {"m.onnx": b"x"}, "onnx"), model("zip", "m.zip", {"m.zip": b"PK"}, "unpack"),
     model("adapter-folder", "m", {"m/adapter_config.json": "{}", "m/adapter_model.safetensors": GOOD}, "is a lora"),
     model("run", "m", {"m/config.yaml": "model: {}", "m/export/README.md": "x"}, "is a run"),

@@ -4,13 +4,26 @@ import sys
 
 import click
 
+from visalign.cli.options import set_option
 from visalign.cli.verbs import Verb, Verbs
 
 
 @click.command(cls=Verb)
-def doctor() -> None:
-    """Versions, devices, attention kernels; what is missing and the command that fixes it."""
+@click.argument("model", required=False)
+@set_option
+def doctor(model: str | None, settings: tuple[str, ...]) -> None:
+    """Versions, devices, attention kernels; what is missing and the command that fixes it.
+
+    With MODEL: what this hub id, folder or file is and where its parts come from; no weights are read.
+    """
     from visalign.jobs.doctor import diagnose
+
+    if model:
+        from visalign.config.load import model_of
+        from visalign.jobs.describe_model import describe_model
+
+        click.echo("\n".join(describe_model(model_of(model, settings))))
+        return
 
     lines, healthy = diagnose()
     click.echo("\n".join(lines))

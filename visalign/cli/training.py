@@ -24,7 +24,7 @@ def train(config: str, overrides: tuple[str, ...], dry_run: bool, card: float | 
     CONFIG is a file, or the name of a shipped recipe (`visalign list recipes`); KEY=VALUE pairs override it.
 
     \b
-    visalign train sdxl_dpo data.path=pairs.jsonl model=my_sdxl.safetensors model.base=SDXL_FOLDER
+    visalign train sdxl_dpo data.path=pairs.jsonl model=my_sdxl.safetensors
     visalign train sft_folder data.path=my_images optim.lr=1e-5
     visalign train online/sdxl_ddpo rollout.prompts=prompts.txt --dry-run --card 24
     """

@@ -18,7 +18,7 @@ from visalign.generators.single_file import SingleFile
 from visalign.storage.weights import read_json
 
 LAYOUTS = MODEL_ASSETS / "layouts"
-FOLDER = Path("~/.cache/visalign/layouts")
+LAYOUT_CACHE = Path("~/.cache/visalign/layouts")
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 _MERGES = 49152 - 256 - 2
 """Of CLIP's vocabulary: all that is neither a byte, alone or at a word's end, nor one of two marks."""
@@ -27,7 +27,7 @@ _WIDTHS = {"StableDiffusionPipeline": {768: "sd15", 1024: "sd21"}, "StableDiffus
 """Of the text that a U-Net attends to."""
 
 
-def layout_of(file: SingleFile, prediction: str) -> str:
+def layout_name(file: SingleFile, prediction: str) -> str:
     """The name of the layout that a single file's denoiser belongs to, by the shapes in its header.
 
     prediction: as `model.prediction` has it. Raises UserError for a family without a layout.
@@ -62,7 +62,8 @@ def _of_sd2(file: SingleFile, prediction: str) -> str:
 def layout_folder(name: str) -> Path:
     """The layout as a diffusers folder without weights. Raises UserError when the cache cannot be written."""
     content = (LAYOUTS / f"{name}.json").read_bytes()
-    folder = FOLDER.expanduser() / f"{name}-{hashlib.sha256(content + Path(__file__).read_bytes()).hexdigest()[:12]}"
+    version = hashlib.sha256(content + Path(__file__).read_bytes()).hexdigest()[:12]
+    folder = LAYOUT_CACHE.expanduser() / f"{name}-{version}"
     if folder.is_dir():
         return folder
     temporary = folder.with_name(f".tmp-{uuid.uuid4().hex[:8]}-{folder.name}")
@@ -72,7 +73,7 @@ def layout_folder(name: str) -> Path:
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         if not folder.is_dir():  # else another process was quicker
-            raise UserError(f"{FOLDER}: configurations and tokenizers of single files cannot be written there "
+            raise UserError(f"{LAYOUT_CACHE}: configurations and tokenizers of single files cannot be written there "
                             f"({error.strerror})") from None
     return folder
 

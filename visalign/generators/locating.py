@@ -11,7 +11,7 @@ from visalign.generators.base import Generator
 from visalign.generators.embedded import EMBEDDED_MODELS
 from visalign.generators.families import FAMILIES, editing, family_of
 from visalign.generators.given_parts import given_parts, read_weights_file
-from visalign.generators.layouts import layout_folder, layout_of
+from visalign.generators.layouts import layout_folder, layout_name
 from visalign.generators.made_for import Sampling, sampling_of
 from visalign.generators.parts import left_out, needed_files
 from visalign.generators.single_file import SingleFile
@@ -123,7 +123,7 @@ def _located(settings: ModelSettings) -> ModelLocation:
 def _inspect_single_file(path: Path, settings: ModelSettings) -> ModelLocation:
     file = read_weights_file(path)
     file.check_whole()
-    base = settings.base or str(layout_folder(layout_of(file, settings.prediction)))
+    base = settings.base or str(layout_folder(layout_name(file, settings.prediction)))
     found = _located(settings.model_copy(update={"source": base, "base": None}))
     return replace(found, file=file)
 

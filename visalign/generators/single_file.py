@@ -43,11 +43,12 @@ _TEXT_PARTS = {
 PREDICTION_MARKS = ("v_pred", "ztsnr")
 """Empty tensors that mark a file as predicting v, and as noised to zero signal."""
 _EDM = ("edm_mean", "edm_std", "edm_vpred.")
-_FIRST_LAYERS = ("input_blocks.0.0.weight", "conv_in.weight", "img_in.weight", "x_embedder.weight")
-_OTHER_CHANNELS = {9: "fills in masked parts of an image (inpainting)", 8: "edits a given image (InstructPix2Pix)",
-                   5: "follows a depth map", 7: "enlarges a given image", 384: "fills in masked parts of an image",
-                   128: "follows a control image"}
-"""What a denoiser does that takes this many channels, by the shape of its first layer."""
+_ENDS = {"input_blocks.0.0.weight": "out.2.weight", "conv_in.weight": "conv_out.weight",
+         "img_in.weight": "final_layer.linear.weight", "x_embedder.weight": "proj_out.weight"}
+"""First and last layers of denoisers, which take and return as many channels where images are made from words alone."""
+_OTHER_USES = {9: "fills in masked parts of an image (inpainting)", 8: "edits a given image (InstructPix2Pix)",
+               5: "follows a depth map", 7: "enlarges a given image", 384: "fills in masked parts of an image",
+               128: "follows a control image"}
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class SingleFile:
     @cached_property
     def denoiser(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the denoiser's tensors, by bare names."""
-        prefix, names = self.names_of("transformer", "")
+        prefix, names = self.names_of(self.part or "transformer", "")
         return {name.removeprefix(prefix): self.shapes[name] for name in names}
 
     def pipelines(self) -> tuple[str, ...]:
@@ -107,11 +108,12 @@ class SingleFile:
             example = min(self.shapes, default="nothing")
             raise UserError(f"model {self.path}: its tensors, such as {example}, are not those of a model of any "
                             "supported family")
-        for layer in _FIRST_LAYERS:
-            channels = (*self.denoiser.get(layer, ()), 0, 0)[1]
-            if channels in _OTHER_CHANNELS:
-                raise UserError(f"model {self.path}: its denoiser has {channels} input channels: it "
-                                f"{_OTHER_CHANNELS[channels]}, which is not supported")
+        for first, last in _ENDS.items():
+            taken, returned = (self.denoiser.get(first, ()) + (0, 0))[1], (self.denoiser.get(last, ()) + (0,))[0]
+            if 0 < returned < taken:
+                what = _OTHER_USES.get(taken, "needs more than words")
+                raise UserError(f"model {self.path}: its denoiser takes {taken} channels and returns {returned}: it "
+                                f"{what}, which is not supported")
         return found
 
     def check_whole(self) -> None:

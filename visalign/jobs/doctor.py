@@ -8,7 +8,8 @@ from visalign import __version__
 
 PACKAGES = ("torch", "torchvision", "diffusers", "transformers", "accelerate", "peft", "open_clip_torch", "gradio",
             "datasets", "safetensors", "pyarrow", "av", "httpx")
-OPTIONAL = {"xformers": "xformers", "bitsandbytes": None, "rapidocr": "ocr", "trl": "language", "wandb": "trackers"}
+OPTIONAL = {"xformers": "xformers", "gguf": "gguf", "bitsandbytes": None, "rapidocr": "ocr", "trl": "language",
+            "wandb": "trackers"}
 
 
 def diagnose() -> tuple[list[str], bool]:

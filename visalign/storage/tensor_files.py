@@ -9,7 +9,7 @@ from torch import Tensor
 from visalign.errors import UserError
 from visalign.storage.weights import open_tensors, read_json, read_shapes, some
 
-KEPT_OPEN = 2**26
+KEPT_OPEN = 2**24
 """Bytes read through one mapping; what was read counts as this process's memory until the mapping is closed."""
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors")
 
