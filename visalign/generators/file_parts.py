@@ -18,6 +18,8 @@ from visalign.storage.weights import check_keys, some
 _OPEN_CLIP = "transformer.resblocks."
 _BESIDE = ("position_ids", "logit_scale", "text_projection", "text_projection.weight")
 """Ends of the names of what text encoders are saved with and many do not use."""
+_LAST_OF_SD2 = "cond_stage_model.model.transformer.resblocks.23."
+"""A layer that Stable Diffusion 2 was trained without, and whose weights its files hold."""
 
 
 def bare_part(kind: type[nn.Module], folder: str, name: str) -> nn.Module:
@@ -40,7 +42,11 @@ def fitted(module: nn.Module, file: SingleFile, part: str, where: str) -> dict[s
     """
     prefix, names = file.names_of(part, type(module).__name__)
     tensors = {name.removeprefix(prefix): lazy(name, file.shapes[name], file.read) for name in names}
-    found, missing = (_of_diffusers if hasattr(module, "load_config") else _of_text)(module, tensors, prefix)
+    try:
+        found, missing = (_of_diffusers if hasattr(module, "load_config") else _of_text)(module, tensors, prefix)
+    except (IndexError, ValueError, RuntimeError, AttributeError, TypeError) as error:  # conversions do not check
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(f"{where}: its tensors are not arranged as its family's are ({reason})") from error
     wanted = module.state_dict()
     tied = _tied(module)
     for name, other in tied.items():
@@ -52,24 +58,22 @@ def fitted(module: nn.Module, file: SingleFile, part: str, where: str) -> dict[s
         "mismatched_keys": [name for name, tensor in wanted.items()
                             if name in found and tuple(found[name].shape) != tuple(tensor.shape)],
         "unexpected_keys": () if part.startswith("text_encoder") else over}, where)
-    _tell(where, [name for name in over if not name.endswith(_BESIDE)])
+    odd = [name for name in over if not name.endswith(_BESIDE) and not name.startswith(_LAST_OF_SD2)]
+    if odd:
+        notice(f"{where}: {len(odd)} tensor{'s' if len(odd) > 1 else ''} that this model has no place for "
+               f"{'are' if len(odd) > 1 else 'is'} ignored: {some(odd)}")
     return {name: found[name] for name in wanted if name in found}
-
-
-def _tell(where: str, over: list[str]) -> None:
-    if over:
-        notice(f"{where}: {len(over)} tensors that this model has no place for are ignored: {some(over)}")
 
 
 def filled(module: nn.Module, found: Mapping[str, LazyTensor | Tensor], dtype: torch.dtype) -> nn.Module:
     """The network with its tensors read, each in its precision at once; in evaluation mode, on the CPU."""
-    kept, wanted = _kept_in_full(module, dtype), module.state_dict()
+    kept, wanted, read = _kept_in_full(module, dtype), module.state_dict(), {}
     for name, tensor in found.items():
         precision = torch.float32 if kept & set(name.split(".")) else dtype
         # before what is read, so that memory is given back in the order in which it was taken
         own = torch.empty(tensor.shape, dtype=precision if wanted[name].is_floating_point() else wanted[name].dtype)
-        own.copy_(tensor.make() if isinstance(tensor, LazyTensor) else tensor)
-        module.load_state_dict({name: own}, strict=False, assign=True)
+        read[name] = own.copy_(tensor.make() if isinstance(tensor, LazyTensor) else tensor)
+    module.load_state_dict(read, strict=False, assign=True)
     if hasattr(module, "tie_weights"):
         module.tie_weights()
     return module.eval()
@@ -114,9 +118,6 @@ def _run(conversion: Callable[[Recorded], dict], tensors: Mapping[str, LazyTenso
         found = conversion(recorded)
     except KeyError as error:
         return {}, [str(error.args[0])]
-    except (IndexError, ValueError, RuntimeError, AttributeError, TypeError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise UserError(f"its tensors are not arranged as its family's are ({reason})") from error
     return {name: tensor for name, tensor in found.items() if tensor is not None}, recorded.missing
 
 

@@ -46,10 +46,12 @@ def left_out(checkpoint) -> dict:
     _check_missing(checkpoint, sorted(missing - set(family.droppable)))
     given |= dict.fromkeys(missing)
     given |= {name: None for name in family.droppable if name not in parts}
-    if any(name in given for name in family.droppable):
+    absent = [name for name in family.droppable if name in given]
+    if absent:
         given |= dict.fromkeys(family.droppable)
         if not checkpoint.without:
-            notice(f"model {checkpoint.name}: {family.droppable[0]} is absent, so prompts are encoded without it")
+            notice(f"model {checkpoint.name}: {' and '.join(absent)} {'is' if len(absent) == 1 else 'are'} absent, so "
+                   f"prompts are encoded without {family.droppable[0]}")
     if folder is not None:
         for name in sorted(parts.keys() - given.keys() - checkpoint.parts.keys()):
             _check_not_pickled(folder / name)
