@@ -81,6 +81,8 @@ def test_it_computes_as_the_weights_do_and_a_lora_learns_on_it(base, packed, apa
 def test_what_a_packed_file_cannot_is_one_sentence(base, packed, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="packed and cannot be trained"):
         locate_model(ModelSettings(source=str(packed), base=str(base), tuning="full"))
+    with pytest.raises(UserError, match="quantization none"):
+        locate_model(ModelSettings(source=str(packed), base=str(base), quantization="int8"))
     with pytest.raises(UserError, match="only a model's transformer is read"):
         locate_model(ModelSettings(source=str(base), parts={"vae": str(packed)}))
     settings = ModelSettings(source=str(write(tmp_path / "odd.gguf", {

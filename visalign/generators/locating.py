@@ -86,6 +86,9 @@ def locate_model(settings: ModelSettings) -> ModelLocation:
         if file.quantised and settings.tuning == "full":
             raise UserError(f"model {file.path}: the weights of a GGUF file are packed and cannot be trained; set "
                             "model.tuning lora, or give the model's .safetensors")
+        if file.quantised and settings.quantization != "none":
+            raise UserError(f"model {file.path}: the weights of a GGUF file are packed as they are; set "
+                            "model.quantization none")
     left_out(located)
     return located
 
