@@ -28,10 +28,18 @@ def commands_of(config, folder) -> list[str]:
 
     adapter = config.model.tuning == "lora"
     prompt = next(row["prompts"][0] for row in read_metrics(folder) if row["kind"] == "held_out")
-    options = {"--lora": folder if adapter else None,
-               "--set": f"base={config.model.base}" if adapter and config.model.base else None,
-               "--steps": config.eval.steps, "--guidance-scale": config.eval.guidance_scale, "-o": folder / "more"}
+    options = {"--lora": folder if adapter else None, "--steps": config.eval.steps,
+               "--guidance-scale": config.eval.guidance_scale, "-o": folder / "more"}
     given = [str(word) for pair in options.items() if pair[1] is not None for word in pair]
+    given += [word for setting in _of_the_file(config.model) for word in ("--set", setting)] if adapter else []
     model = config.model.source if adapter else str(folder / "export" / "pipeline")
     return [shlex.join(["python", "-m", "webbrowser", str(folder / "report.html")]),
             shlex.join(["visalign", "generate", model, prompt, *given])]
+
+
+def _of_the_file(model) -> list[str]:
+    """The settings without which a model that is in several places is not found again."""
+    own = [f"parts.{name}={path}" for name, path in model.parts.items()]
+    own += [f"base={model.base}"] if model.base else []
+    own += [f"without=[{','.join(model.without)}]"] if model.without else []
+    return own + ([f"prediction={model.prediction}"] if model.prediction != "auto" else [])
