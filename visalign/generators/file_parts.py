@@ -4,6 +4,8 @@ The conversions are those of diffusers; they run on tensors whose values are not
 shape and one that nothing takes are known before loading.
 """
 
+import contextlib
+import ctypes
 from collections.abc import Callable, Iterable, Mapping
 
 import torch
@@ -15,6 +17,8 @@ from visalign.generators.lazy_tensors import LazyTensor, Recorded, lazy
 from visalign.generators.single_file import DENOISER, SingleFile
 from visalign.storage.weights import check_keys, some
 
+TRIMMED = 2**24
+"""Bytes read before memory is tidied, which takes about a millisecond."""
 _OPEN_CLIP = "transformer.resblocks."
 _BESIDE = ("position_ids", "logit_scale", "text_projection", "text_projection.weight")
 """Ends of the names of what text encoders are saved with and many do not use."""
@@ -67,16 +71,26 @@ def fitted(module: nn.Module, file: SingleFile, part: str, where: str) -> dict[s
 
 def filled(module: nn.Module, found: Mapping[str, LazyTensor | Tensor], dtype: torch.dtype) -> nn.Module:
     """The network with its tensors read, each in its precision at once; in evaluation mode, on the CPU."""
-    kept, wanted, read = _kept_in_full(module, dtype), module.state_dict(), {}
+    kept, wanted, read, bytes_read = _kept_in_full(module, dtype), module.state_dict(), {}, 0
     for name, tensor in found.items():
         precision = torch.float32 if kept & set(name.split(".")) else dtype
-        # before what is read, so that memory is given back in the order in which it was taken
         own = torch.empty(tensor.shape, dtype=precision if wanted[name].is_floating_point() else wanted[name].dtype)
         read[name] = own.copy_(tensor.make() if isinstance(tensor, LazyTensor) else tensor)
+        bytes_read += own.nbytes
+        if bytes_read > TRIMMED:
+            bytes_read = 0
+            _trim()
     module.load_state_dict(read, strict=False, assign=True)
+    _trim()
     if hasattr(module, "tie_weights"):
         module.tie_weights()
     return module.eval()
+
+
+def _trim() -> None:
+    """Give memory of tensors that were joined and copied back to the system, which glibc's allocator keeps as holes."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _kept_in_full(module: nn.Module, dtype: torch.dtype) -> set[str]:
