@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from visalign.generators.completeness import check_part, check_words
-from visalign.generators.file_parts import bare_part, filled, fitted
+from visalign.generators.file_parts import bare_part, filled, tensors_for
 from visalign.generators.gguf_files import load_quantised
 from visalign.generators.locating import ModelLocation
 from visalign.generators.parts import left_out, networks_of, parts_of, variant_of
@@ -40,7 +40,7 @@ def load_part(checkpoint: ModelLocation, name: str, kind: type[nn.Module], dtype
     if file.quantised:
         return load_quantised(kind, file, folder, inner, dtype)
     module = bare_part(kind, folder, inner)
-    module = filled(module, fitted(module, file, name, file.where(name)), dtype)
+    module = filled(module, tensors_for(module, file, name, file.where(name)), dtype)
     file.tensors.close()
     return module
 

@@ -39,7 +39,7 @@ def configured(kind: type[nn.Module], folder: str, name: str) -> nn.Module:
     return kind._from_config(kind.config_class.from_pretrained(folder, subfolder=name))
 
 
-def fitted(module: nn.Module, file: SingleFile, part: str, where: str) -> dict[str, LazyTensor | Tensor]:
+def tensors_for(module: nn.Module, file: SingleFile, part: str, where: str) -> dict[str, LazyTensor | Tensor]:
     """The tensors of a file for a network, under its names, in its shapes; none of them is read.
 
     Raises UserError starting with `where` when the file lacks some, or holds others.

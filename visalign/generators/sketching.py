@@ -13,7 +13,7 @@ from visalign.config import ModelSettings
 from visalign.errors import UserError
 from visalign.generators.adapters import check_lora_names
 from visalign.generators.base import Generator
-from visalign.generators.file_parts import configured, fitted
+from visalign.generators.file_parts import configured, tensors_for
 from visalign.generators.given_parts import check_alike
 from visalign.generators.locating import ModelLocation, locate_model
 from visalign.generators.lora_matching import fit_lora
@@ -129,7 +129,7 @@ def _empty_part(kind: type, checkpoint: ModelLocation, name: str) -> nn.Module:
         usual = configured(kind, checkpoint.folder, name) if isinstance(checkpoint.parts.get(name), Path) else None
     file = checkpoint.file_of(name, kind.__name__)
     if file is not None:
-        fitted(part, file, name, file.where(name))
+        tensors_for(part, file, name, file.where(name))
     if usual is not None:
         check_alike(part, usual, f"model.parts.{name} {checkpoint.parts[name]}")
     return part
