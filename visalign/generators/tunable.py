@@ -26,7 +26,9 @@ from visalign.generators.adapters import (
     layer_of,
     put_in_training_mode,
     remove_adapters,
+    switch_adapters,
     switch_dropout,
+    tuner_layers,
 )
 from visalign.generators.compiling import compile_blocks
 from visalign.generators.kernels import recompute_blocks, recomputing
@@ -65,6 +67,7 @@ class Tunable:
     offload: str = "none"
     streams_blocks = False  # its own network's; that of the reference is another
     _reference_adapters: tuple[str, ...] = (HELD, START)
+    _tuned: list[nn.Module]  # the layers with adapters, once there is a trained one
     _frozen_copy: nn.Module | None = None
     _last_pass: tuple | None = None  # size and arguments of the newest prediction with gradients
     _in_reference = False
@@ -85,16 +88,15 @@ class Tunable:
 
         With `model.reference: base` it is without any LoRA.
         """
-        if self.tuning == "lora":
-            activate(self.denoiser, self._reference_adapters)
+        layers = self._tuned if self.tuning == "lora" else ()
+        switch_adapters(layers, self._reference_adapters)
         self._in_reference = True
         try:
             with torch.no_grad():
                 yield
         finally:
             self._in_reference = False
-            if self.tuning == "lora":
-                activate(self.denoiser, (HELD, TRAINED))
+            switch_adapters(layers, (HELD, TRAINED))
 
     @contextlib.contextmanager
     def measuring(self) -> Iterator[None]:
@@ -132,6 +134,7 @@ class Tunable:
         self._reference_adapters = (HELD, START) if reference == "start" else ()
         if tuning == "lora":
             self._add_trained(LoraSettings(**lora))
+            self._tuned = [layer for _, layer in tuner_layers(self.denoiser)]
         else:
             self._unfreeze(reference)
         put_in_training_mode(self.denoiser, self.trained_in_training_mode)
