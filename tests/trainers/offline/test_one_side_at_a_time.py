@@ -57,7 +57,8 @@ def generator(pipelines):
 @pytest.fixture(scope="module")
 def both(generator) -> tuple[Noised, dict]:
     shape = generator.conventions.shape
-    conditioning = generator.encode_prompts([f"number {i}" for i in range(PAIRS)])
+    texts = generator.encode_prompts([f"number {i}" for i in range(PAIRS)])
+    conditioning = dict.fromkeys(("chosen", "rejected"), texts)
     t = torch.rand(PAIRS).repeat(2) * 0.8 + 0.1
     return Noised(torch.randn(2 * PAIRS, *shape), t, torch.randn(2 * PAIRS, *shape), ("chosen", "rejected"),
                   torch.rand(2 * PAIRS)), conditioning
