@@ -11,11 +11,12 @@ from visalign.generators.devices import pick_device
 
 @dataclass(frozen=True)
 class Card:
-    """Where a run computes and how much it may take, in bytes; words: as a person calls it."""
+    """Where a run computes and how much it may take, in bytes; words: as a person calls it. planned: not this one."""
 
     device: torch.device
     bytes: int
     words: str
+    planned: bool = False
 
 
 def find_card(device: str, planned: float | None = None) -> Card:
@@ -24,7 +25,7 @@ def find_card(device: str, planned: float | None = None) -> Card:
     Of several processes each has the same answer: all of a GPU, and its share of the machine.
     """
     if planned is not None:
-        return Card(torch.device("cuda"), round(planned * 2**30), f"a GPU of {planned:g} GiB")
+        return Card(torch.device("cuda"), round(planned * 2**30), f"a GPU of {planned:g} GiB", True)
     found, several = pick_device(device), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if found.type == "cuda":
         free, whole = torch.cuda.mem_get_info()

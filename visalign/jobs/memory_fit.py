@@ -19,6 +19,7 @@ from visalign.jobs.cards import Card, in_gib
 from visalign.jobs.memory_plan import MemoryPlan, PassSizes, plan_memory
 from visalign.trainers.cost import WITH_GRADIENT, sample_passes
 from visalign.trainers.online.epoch_shape import check_arithmetic
+from visalign.trainers.optim import OPTIMIZERS
 
 Config = OfflineConfig | OnlineConfig
 Changes = dict[str, Any]
@@ -109,8 +110,8 @@ def _divides(config: OnlineConfig) -> bool:
 
 
 def small_optimizer(config: Config) -> Iterator[Choice]:
-    """8-bit moments, where all weights are trained and the package is there."""
-    if config.model.tuning == "full" and config.optim.name == "adamw" and importlib.util.find_spec("bitsandbytes"):
+    """8-bit moments, where all weights are trained."""
+    if config.model.tuning == "full" and config.optim.name == "adamw":
         yield Choice({"optim.name": "adamw8bit"}, 1.01, "moments of 8 bits")
 
 
@@ -122,12 +123,11 @@ def sides_apart(config: Config) -> Iterator[Choice]:
 
 
 def rounded_weights(config: Config) -> Iterator[Choice]:
-    """A quantised base below a LoRA, where the package is there."""
+    """A quantised base below a LoRA."""
     if config.model.tuning != "lora" or config.model.quantization != "none":
         return
     for name, time in QUANTISED.items():
-        if importlib.util.find_spec(QUANTIZERS[name].package):
-            yield Choice({"model.quantization": name}, time, "the reference is the rounded model")
+        yield Choice({"model.quantization": name}, time, "the reference is the rounded model")
 
 
 def offloaded(config: Config) -> Iterator[Choice]:
@@ -177,7 +177,7 @@ def least_slow(config: Config, sizes: PassSizes, card: Card) -> Fit | None:
     tried = [[AS_SET, *lever(config)] for lever in LEVERS]
     for choices in sorted(itertools.product(*tried), key=_slowness):
         given = changed(config, {name: value for choice in choices for name, value in choice.changes.items()})
-        if not _usable(given, sizes):
+        if not _usable(given, sizes) or not (card.planned or _installed(given)):
             continue
         plan = plan_memory(given, sizes)
         if fits(plan, card):
@@ -189,6 +189,13 @@ def _usable(config: Config, sizes: PassSizes) -> bool:
     """Whether settings make a difference on this device: a GPU holds weights as it computes with them anyway."""
     on_gpu = sizes.model.device.type == "cuda"
     return config.model.weights == "auto" if on_gpu else config.model.offload == "none"
+
+
+def _installed(config: Config) -> bool:
+    """Whether the packages of these settings are here."""
+    model, package = config.model, OPTIMIZERS[config.optim.name].module.partition(".")[0]
+    needed = [package, *([QUANTIZERS[model.quantization].package] if model.quantization != "none" else [])]
+    return all(importlib.util.find_spec(name) for name in needed)
 
 
 def _time(choices: tuple[Choice, ...]) -> float:
