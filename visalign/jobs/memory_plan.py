@@ -107,6 +107,13 @@ class PassSizes:
         return self._coded[tiled]
 
     @cached_property
+    def roundable_parts(self) -> dict[str, int]:
+        """Numbers that can be quantised in each frozen part."""
+        generator = self.model.generator
+        return {name: _roundable(part) for name, part in generator.pipeline.components.items()
+                if isinstance(part, nn.Module) and name not in generator.networks()}
+
+    @cached_property
     def held(self) -> Held:
         generator = self.model.generator
         vae = generator.pipeline.vae
@@ -120,6 +127,11 @@ class PassSizes:
         trained = [p.numel() * 4 for p in denoiser.parameters() if p.requires_grad]
         return Held(held_by(denoiser), sum(trained), sum(blocks.values()), max(blocks.values(), default=0),
                     _largest_block(denoiser), max(trained), texts, held_by(vae))
+
+
+def _roundable(part: nn.Module) -> int:
+    """Numbers in the layers of a part that can be quantised."""
+    return sum(layer.weight.numel() for layer in quantizable(part).values())
 
 
 def _largest_block(network: nn.Module) -> int:
@@ -182,7 +194,7 @@ class _Planning:
         """Of the frozen parts, what is in host memory while the network runs: less than nothing."""
         if self.config.model.offload == "none" or not self.on_gpu:
             return {}
-        return {"offloaded": -self._narrowed(self.sizes.held.text_encoders) - self.sizes.held.vae}
+        return {"offloaded": -self._texts() - self.sizes.held.vae}
 
     def _weights(self) -> dict[str, int]:
         held, full = self.sizes.held, self.config.model.tuning == "full"
@@ -190,7 +202,7 @@ class _Planning:
         numbers = min(2 * held.block, self.trained // 4) if streamed else self.trained // 4  # one computes, one comes
         copy = self.sizes.model.compute_dtype.itemsize * numbers if full else 0
         return {"frozen weights": self._rounded(self._narrowed(held.frozen)), "trained weights": self.trained,
-                "frozen copy": copy, "text encoders": self._narrowed(held.text_encoders), "VAE": held.vae}
+                "frozen copy": copy, "text encoders": self._texts(), "VAE": held.vae}
 
     def _narrowed(self, size: int) -> int:
         """Weights held as these settings say; they were counted as those of `sizes` do."""
@@ -205,6 +217,14 @@ class _Planning:
         width = held_dtype(model, self.sizes.model.device).itemsize
         saved = width - QUANTIZERS[model.quantization].bytes_per_weight
         return frozen - round(self.sizes.held.roundable * saved)
+
+    def _texts(self) -> int:
+        """Text encoders, with those that these settings quantise in fewer bytes."""
+        model, size = self.config.model, self._narrowed(self.sizes.held.text_encoders)
+        if model.quantization == "none":
+            return size
+        saved = held_dtype(model, self.sizes.model.device).itemsize - QUANTIZERS[model.quantization].bytes_per_weight
+        return size - round(saved * sum(self.sizes.roundable_parts.get(name, 0) for name in model.quantized_parts))
 
     def _kept_unrounded(self) -> int:
         """Weights that a backward pass holds beside the rounded ones they were computed from."""

@@ -17,7 +17,7 @@ from visalign.storage.yaml_files import read_mapping
 
 TINY = 2**30 // 2
 """Bytes of a model with which any machine that runs torch can be expected to be large enough."""
-CERTAIN = 1.25
+CERTAIN = 1.5
 """How far an estimate has to lie above what there is for a run to be refused; below that it is warned of."""
 
 
