@@ -47,6 +47,8 @@ def test_frozen_parts_come_when_they_are_used_and_leave_when_the_network_runs(pi
         assert sorted(moves[len(came):]) == sorted((name, False) for name, _ in came)
         del moves[:]
         pixels = generator.decode_pixels(found)
+        generator.encode_prompts(["a"])
+        assert moves[1] == ("AutoencoderKL", False) and len(moves) == 5  # it and the text encoders come in turn
         generator.predict(*inputs_of(generator))
     assert pixels.equal(plain.decode_pixels(found))
     assert moves[0] == ("AutoencoderKL", True) and ("AutoencoderKL", False) in moves

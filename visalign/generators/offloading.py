@@ -11,13 +11,14 @@ HOME = torch.device("cpu")
 class FrozenParts:
     """Text encoders and VAE, which come to the device when they are called and leave when a network runs.
 
-    A run that has cached its encodings then trains without them. They come together, so that encoding many prompts
+    A run that has cached its encodings then trains without them. Encoders stay together, so that encoding many prompts
     moves nothing; a network that is replaced while a pipeline is watched sends nobody away, since its layers do not
-    run. here: names of those on the device.
+    run. apart: whether VAE and encoders are never on the device together, where prompts need no VAE. here: names of
+    those on the device.
     """
 
-    def __init__(self, parts: dict[str, nn.Module], networks: Iterable[nn.Module], device: torch.device):
-        self.parts, self.device, self.here = parts, device, set()
+    def __init__(self, parts: dict[str, nn.Module], networks: Iterable[nn.Module], device: torch.device, apart: bool):
+        self.parts, self.device, self.apart, self.here = parts, device, apart, set()
         for name, part in parts.items():
             move(part, HOME)
             for module in part.modules():  # some are entered by a method of their own
@@ -28,6 +29,8 @@ class FrozenParts:
 
     def bring(self, name: str) -> None:
         if name not in self.here:
+            if self.apart and ("vae" in self.here) != (name == "vae"):
+                self.leave()
             move(self.parts[name], self.device)
             self.here.add(name)
 
@@ -62,7 +65,7 @@ def place(generator, offload: str, trained: bool) -> None:
     generator.streams_blocks = offload == "blocks" and not trained
     parts = {name: part for name, part in generator.pipeline.components.items()
              if isinstance(part, nn.Module) and name not in networks}
-    FrozenParts(parts, networks.values(), generator.device)
+    FrozenParts(parts, networks.values(), generator.device, apart=generator.sources is None)
     for network in networks.values():
         if generator.streams_blocks:
             stream_blocks(network, generator.device)

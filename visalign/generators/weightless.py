@@ -54,7 +54,8 @@ class Weightless:
 
     def _hold(self, part: nn.Module, dtype: torch.dtype, device: str = "cpu") -> None:
         """Give a part tensors without memory: what is trained and what its class keeps in float32, and the rest."""
-        kept = tuple(getattr(part, "_keep_in_fp32_modules", None) or ())
+        always = hasattr(part, "load_config") or dtype == torch.float16  # transformers keeps them so in fp16 alone
+        kept = tuple(always and getattr(part, "_keep_in_fp32_modules", None) or ())
         made: dict[int, Tensor] = {}
 
         def fake(tensor: Tensor, name: str) -> Tensor:

@@ -264,7 +264,11 @@ class _Planning:
         decoding //= 2 if model.vae_precision == "bf16" else 1
         together = 1 if model.vae_slicing else min(self.generator.coded_together(), self._drawn()[1])
         texts = {name: size + self.sizes.held.vae for name, size in away.items()}
-        return {"encoding": {"activations": encoding}, "decoding": {"activations": decoding * together} | texts}
+        found = {"encoding": {"activations": encoding}, "decoding": {"activations": decoding * together} | texts}
+        if away and self.generator.sources is None:  # the VAE and the text encoders come in turn
+            found |= {"encoding": {"activations": encoding} | texts, "encoding prompts": {
+                "offloaded": -self.sizes.held.vae}}
+        return found
 
     def rows_trained(self) -> int:
         """Samples in a pass with gradients, those of guidance included."""
