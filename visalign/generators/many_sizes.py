@@ -36,7 +36,7 @@ class ManySizes:
 
     told_fit: ClassVar[dict[str, slice]] = {}
     blank_prompt: ClassVar[str | None]
-    sources: Any
+    sources: ClassVar[Any]
     pipeline: Any
     shape: Shape
     call: PipelineCall
