@@ -108,8 +108,8 @@ def test_completion_is_printed_for_each_shell(shell):
 def test_the_shell_completes_recipes():
     from visalign.cli.options import RecipeName
 
-    found = RecipeName().shell_complete(None, None, "sdxl")
-    assert [item.value for item in found] == ["sdxl_dpo"]
+    found = RecipeName().shell_complete(None, None, "sdxl_d")
+    assert [item.value for item in found] == ["sdxl_dpo", "sdxl_dpo_buckets"]
     assert RecipeName().shell_complete(None, None, "./mine")[0].type == "file"
 
 

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from visalign.generators.embedded import EMBEDDED_MODELS
 from visalign.rewards.openclip import CLIP_ASSETS
 
 STAND_INS = {"/models/my-sdxl": "tiny-sdxl", "/models/my-sd35": "tiny-sd3", "/models/my-sd3": "tiny-sd3",
@@ -46,6 +47,8 @@ def lay_out(folder: Path) -> None:
     for name in RUNS:
         (folder / "runs" / name / "export").mkdir(parents=True)
     shutil.copytree(CLIP_ASSETS / "tiny-reward", folder / "runs" / "reward")
+    shutil.copy(EMBEDDED_MODELS["tiny-sdxl"] / "vae" / "diffusion_pytorch_model.safetensors",
+                folder / "sdxl_vae.safetensors")
     rows = [{"prompt": f"a {colour} square", "chosen": f"{colour}.png", "rejected": f"not-{colour}.png"}
             for colour in COLOURS]
     for row, colour in zip(rows, COLOURS, strict=True):

@@ -43,7 +43,7 @@ class Copier:
     text_of, text_encoders = staticmethod(words_of), dict
     check_prompts = SourceCount("an edit").check
 
-    def sample(self, prompts, seeds, steps, guidance_scale):
+    def sample(self, prompts, seeds, steps, guidance_scale, batch_size):
         yield [source_images_of(prompt)[0] for prompt in prompts]
 
 

@@ -82,7 +82,8 @@ def test_a_full_size_recipe_needs_what_its_header_gives_and_nothing_else(file, p
     if FAMILIES[PIPELINES[kind].family].sources and config.loop == "offline":
         pairs_file.write_text("".join(json.dumps(json.loads(line) | {"source": str(first)}) + "\n"
                                       for line in pairs_file.read_text().splitlines()))
-    if config.loop == "offline" and "data.path" not in given(file) and not config.data.feedback:  # a set of the hub
+    of_hub = not {"data.path", "data.sources"} & given(file).keys() and config.loop == "offline"
+    if of_hub and not config.data.feedback:
         overrides.append(f"data.path={pairs_file}")
     write_what_the_header_says(file, tmp_path)
     shape = PIPELINES[kind].settings or {"resolution": 16}
