@@ -95,12 +95,18 @@ def source_of(name: str, source: str, like: ModelSettings | None = None) -> Samp
         find_generations(source)
         return SampleSource(name, source, None, {"source": str(path.resolve())})
     wanted, plus, lora = (source, "", "") if path.exists() else source.partition("+")
-    model = like.without_loras().model_copy(update=_WHOLE | {"source": wanted}) if like else model_of(wanted)
+    model = _like(wanted, like.without_loras()) if like else model_of(wanted)
     locate_model(model)
     adapter = Path(lora).expanduser() if plus else None
     if adapter:
         check_adapter(model, adapter)
     return replace(model_source(name, model, adapter), source=source)
+
+
+def _like(source: str, model: ModelSettings) -> ModelSettings:
+    """A model loaded as another one is; the very same file or folder has the same base and parts as well."""
+    same = Path(source).expanduser().resolve() == Path(model.source).expanduser().resolve()
+    return model.model_copy(update={"source": source} | ({} if same else _WHOLE))
 
 
 def model_source(name: str, model: ModelSettings, adapter: Path | None = None) -> SampleSource:
