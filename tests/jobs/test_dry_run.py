@@ -50,7 +50,7 @@ def test_sizes_and_memory_of_a_published_architecture(name, pipelines, tmp_path,
     assert f"samples               1024x1024; latents {latents}, {tokens:,} tokens" in done.output
     held = [float(re.search(rf"  {part} +([\d.]+)", done.output)[1]) for part in (
         "frozen weights", "trained weights", "optimiser")]
-    assert sum(held) * 2**30 == pytest.approx(1e6 * (4 * millions + 12 * adapter), rel=0.02)  # on a CPU
+    assert sum(held) * 2**30 == pytest.approx(1e6 * (4 * millions + 12 * adapter), rel=0.01)  # on a CPU
     assert "activations are not counted: " in done.output  # the network does not fit the tiny text encoder
 
 

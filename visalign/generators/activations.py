@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from visalign.generators.kernels import ChosenAttention
 
 
 @dataclass(frozen=True)
@@ -165,13 +165,11 @@ def fresh(kinds: Any) -> Any:
     return pytree.tree_map(lambda leaf: leaf.made() if isinstance(leaf, _Like) else leaf, kinds)
 
 
-class FusedAttention(TorchFunctionMode):
+class FusedAttention(ChosenAttention):
     """torch's attention as a fused kernel runs it. Left to itself, on fake tensors it may keep all scores."""
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func is F.scaled_dot_product_attention:
-            return self._attend(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
+    def __init__(self):
+        super().__init__(self._attend)
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None,
                 dropout_p: float = 0.0, is_causal: bool = False, scale: float | None = None,

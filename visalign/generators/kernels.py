@@ -128,7 +128,7 @@ def _known_to_diffusers(attention: str) -> None:
                         f"({' '.join(str(error).split())[:200]})") from error
 
 
-class _Chosen(TorchFunctionMode):
+class ChosenAttention(TorchFunctionMode):
     """Within this context this thread's scaled_dot_product_attention is one fixed kernel."""
 
     def __init__(self, run: Callable[..., Tensor]):
@@ -157,7 +157,7 @@ class _Chosen(TorchFunctionMode):
 
 def kernel(attention: str) -> contextlib.AbstractContextManager:
     """Within this context torch's attention runs the chosen kernel; names unknown to torch change nothing."""
-    return _Chosen(_KERNELS[attention]) if attention in _KERNELS else contextlib.nullcontext()
+    return ChosenAttention(_KERNELS[attention]) if attention in _KERNELS else contextlib.nullcontext()
 
 
 def recomputing(attention: str) -> Callable:
