@@ -27,8 +27,8 @@ from PIL import Image
 
 from visalign.data.embedded_pairs import drawing_rows
 from visalign.data.prompts import read_prompts
-from visalign.generators.embedded import EMBEDDED_MODELS
-from visalign.generators.ldm_export import write_single_file
+from visalign.generators.export.ldm import write_single_file
+from visalign.generators.files.embedded import EMBEDDED_MODELS
 
 LEARNING = ["objective.beta=2000", "optim.lr=5e-4", "optim.warmup_steps=10", "optim.schedule=cosine",
             "model.lora.rank=16", "model.lora.alpha=32", "model.gradient_checkpointing=false", "data.caption_dropout=0",

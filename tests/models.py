@@ -18,8 +18,8 @@ from visalign.config import ModelSettings
 from visalign.errors import UserError
 from visalign.generators import Generator, load_generator
 from visalign.generators.base import Guidance
-from visalign.generators.families import family_of
-from visalign.generators.lora_export import loading_lines
+from visalign.generators.families.registry import family_of
+from visalign.generators.lora.export import loading_lines
 from visalign.media.source_images import with_sources
 from visalign.processes.steps import draw
 

@@ -23,9 +23,9 @@ from visalign.errors import UserError
 from visalign.evaluation.held_out import load_features
 from visalign.evaluation.sources import SampleSource
 from visalign.generators import locate_model
-from visalign.generators.devices import pick_device
-from visalign.generators.embedded import EMBEDDED_PROMPTS
-from visalign.generators.locating import sampling_for
+from visalign.generators.files.embedded import EMBEDDED_PROMPTS
+from visalign.generators.files.locating import sampling_for
+from visalign.generators.hardware.devices import pick_device
 from visalign.jobs.evaluate import sources_of
 from visalign.reports import render_page as render_page
 from visalign.rewards import ClipScore, Reward

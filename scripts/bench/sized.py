@@ -17,9 +17,9 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.tiny.texts import clip_encoder, clip_tokenizer  # noqa: E402
 from visalign.config import ModelSettings  # noqa: E402
 from visalign.generators import FAMILIES, Generator  # noqa: E402
-from visalign.generators.devices import check_speed  # noqa: E402
-from visalign.generators.offloading import place  # noqa: E402
-from visalign.generators.quantization import check_quantizer, quantize_parts  # noqa: E402
+from visalign.generators.hardware.devices import check_speed  # noqa: E402
+from visalign.generators.hardware.offloading import place  # noqa: E402
+from visalign.generators.hardware.quantization import check_quantizer, quantize_parts  # noqa: E402
 from visalign.generators.shape import Shape  # noqa: E402
 
 IMAGE_VAE = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4,

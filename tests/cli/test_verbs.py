@@ -81,7 +81,7 @@ def test_settings_typed_like_options_are_answered_with_the_form_that_is_meant():
 
 
 def test_steps_and_guidance_in_the_help_are_those_of_the_families():
-    from visalign.generators.families import FAMILIES
+    from visalign.generators.families.registry import FAMILIES
 
     names = {"StableDiffusion3Pipeline": "SD3", "FluxPipeline": "FLUX", "StableDiffusionXLPipeline": "SDXL",
              "StableDiffusionPipeline": "SD1.5", "WanPipeline": "Wan", "LTXPipeline": "LTX"}

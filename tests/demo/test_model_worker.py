@@ -11,7 +11,7 @@ from tests.generators.test_export import trained
 from visalign.config import ModelSettings
 from visalign.errors import UserError
 from visalign.evaluation.sources import model_source
-from visalign.generators.export import export
+from visalign.generators.export.exporting import export
 from visalign_demo.model_worker import BACKGROUND, ModelWorker, Step
 
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from visalign.generators.embedded import EMBEDDED_MODELS
+from visalign.generators.files.embedded import EMBEDDED_MODELS
 from visalign.rewards.openclip import CLIP_ASSETS
 
 STAND_INS = {"/models/my-sdxl": "tiny-sdxl", "/models/my-sd35": "tiny-sd3", "/models/my-sd3": "tiny-sd3",

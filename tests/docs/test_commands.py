@@ -21,7 +21,7 @@ from visalign.config.load import load_config, model_of
 from visalign.config.recipes import find_recipe
 from visalign.data.prompts import read_prompts
 from visalign.data.suites import read_suite
-from visalign.generators.embedded import EMBEDDED_MODELS
+from visalign.generators.files.embedded import EMBEDDED_MODELS
 from visalign.jobs.evaluate import read_names
 from visalign.jobs.train import check_training
 from visalign.rewards.registry import build_reward

@@ -18,7 +18,7 @@ from tests.generators import test_every_family as every_family
 from tests.tiny import builders
 from visalign.cli import main
 from visalign.generators import FAMILIES
-from visalign.generators.families import made
+from visalign.generators.families.registry import made
 from visalign.objectives import REGISTRIES
 from visalign.rewards import REWARDS
 
@@ -27,7 +27,7 @@ TEXT = PAGE.read_text(encoding="utf-8")
 BLOCKS = dict(re.findall(r'^```\w+ title="([^"]+)"\n(.*?)^```$', TEXT, re.DOTALL | re.MULTILINE))
 OBJECTIVE = ("visalign/objectives/margin.py", "configs/margin.yaml", "tests/objectives/test_margin.py")
 REWARD = ("visalign/rewards/brightness.py", "tests/rewards/test_brightness.py")
-FAMILY = ("visalign/generators/hints.py, one entry of HINTS", "tests/tiny/others_more.py, one builder",
+FAMILY = ("visalign/generators/families/hints.py, one entry of HINTS", "tests/tiny/others_more.py, one builder",
           "tests/families.py, one entry of TINY")
 NAME = "OvisImagePipeline"
 

@@ -5,7 +5,7 @@ import pytest
 from tests import models
 from tests.families import TINY
 from tests.tiny import builders
-from visalign.generators.hints import HINTS
+from visalign.generators.families.hints import HINTS
 
 HOW = "write it anew: python -m tests.models"
 QUICK = {name for name, tiny in TINY.items() if tiny.family in HINTS}

@@ -2,7 +2,7 @@
 
 from visalign.config import ModelSettings
 from visalign.evaluation.sources import source_of
-from visalign.generators.ldm_export import write_single_file
+from visalign.generators.export.ldm import write_single_file
 
 
 def test_the_file_that_a_run_began_with_is_loaded_with_the_run_s_base(pipelines, tmp_path):

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from tests.published import published
-from visalign.generators.parts import parts_of
+from visalign.generators.files.parts import parts_of
 
 SHALLOW = {"num_hidden_layers": 2, "num_layers": 2, "d_ff": 1024}
 

@@ -12,9 +12,9 @@ from tests.families import each_family
 from visalign.config.load import load_config
 from visalign.errors import UserError
 from visalign.generators import load_generator
-from visalign.generators.export import export
-from visalign.generators.ldm_export import DTYPES, one_file_holds, write_single_file
-from visalign.generators.single_file import read_single_file
+from visalign.generators.export.exporting import export
+from visalign.generators.export.ldm import DTYPES, one_file_holds, write_single_file
+from visalign.generators.files.single_file import read_single_file
 
 
 def trained(recipe, model, tuning, **changes):

@@ -11,7 +11,7 @@ from tests.families import each_family
 from visalign.config import ModelSettings
 from visalign.errors import UserError
 from visalign.generators import load_generator, locate_model
-from visalign.generators.devices import pick_device, pick_dtype
+from visalign.generators.hardware.devices import pick_device, pick_dtype
 
 
 @pytest.mark.parametrize("name, kind, prediction", [

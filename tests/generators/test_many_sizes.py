@@ -9,7 +9,7 @@ from visalign.config import BucketSettings, DataSettings
 from visalign.errors import UserError
 from visalign.generators.base import Guidance
 from visalign.generators.bucket_sizes import buckets_of, check_buckets
-from visalign.generators.families import family_of
+from visalign.generators.families.registry import family_of
 from visalign.media.fitting import fit_of
 
 PROMPT = "a red fruit"

@@ -7,7 +7,7 @@ from tests.families import each_family, load_tiny
 from tests.generators.test_export import trained
 from visalign.config import ModelSettings
 from visalign.generators import load_generator
-from visalign.generators.export import export
+from visalign.generators.export.exporting import export
 
 
 @each_family()

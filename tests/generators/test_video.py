@@ -189,7 +189,7 @@ def test_two_transformers_share_the_noise_range_as_the_pipeline_has_it(two_exper
 
 def test_both_experts_learn_and_are_exported(two_experts, tmp_path):
     from visalign.config import OfflineConfig
-    from visalign.generators.export import export
+    from visalign.generators.export.exporting import export
 
     settings = ModelSettings(source=str(two_experts), precision="fp32", prompt_tokens=8, **TINY["wan"].settings)
     generator = load_generator(settings, "cpu")

@@ -10,7 +10,7 @@ import torch
 from click.testing import CliRunner
 
 from visalign.cli import main
-from visalign.generators.adapters import found_targets
+from visalign.generators.lora.adapters import found_targets
 
 FLUX_VAE = {"latent_channels": 16, "block_out_channels": (128, 256, 512, 512), "layers_per_block": 2,
             "down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}

@@ -7,7 +7,7 @@ from click.testing import CliRunner
 from visalign.cli import main
 from visalign.config.load import load_config
 from visalign.errors import UserError
-from visalign.generators.weightless import Weightless
+from visalign.generators.hardware.weightless import Weightless
 from visalign.jobs import memory_plan, memory_words
 from visalign.jobs.cards import Card, find_card
 from visalign.jobs.memory_fit import least_slow

@@ -12,7 +12,7 @@ from PIL import Image
 from tests.generators.test_export import trained
 from visalign.cli import main
 from visalign.errors import UserError
-from visalign.generators.export import export
+from visalign.generators.export.exporting import export
 from visalign.jobs.push import prepare, push
 from visalign.storage.run_folder import RunFolder
 

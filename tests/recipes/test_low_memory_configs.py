@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from tests.families import TINY
 from visalign.cli import main
 from visalign.config.load import load_config
-from visalign.generators import quantization
+from visalign.generators.hardware import quantization
 from visalign.trainers import optim
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs" / "low_memory").glob("*.yaml"))

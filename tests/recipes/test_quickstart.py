@@ -63,7 +63,7 @@ def test_quickstart_shows_its_gain_on_held_out_prompts(model, tmp_path, capsys):
 def test_embedded_model_loads_with_plain_diffusers(model):
     from diffusers import DiffusionPipeline
 
-    from visalign.generators.embedded import EMBEDDED_MODELS
+    from visalign.generators.files.embedded import EMBEDDED_MODELS
 
     pipeline = DiffusionPipeline.from_pretrained(EMBEDDED_MODELS[model])
     image = pipeline("a red heart", num_inference_steps=4, guidance_scale=3.0).images[0]

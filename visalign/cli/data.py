@@ -99,7 +99,7 @@ def data_pairs(source: str | None, out: Path, model: str | None, prompts: str | 
         raise UserError("pairs: give SOURCE, the generations to pair, or --model with --prompts")
     from visalign.config.load import model_of
     from visalign.data.prompts import read_prompts
-    from visalign.generators.devices import pick_device
+    from visalign.generators.hardware.devices import pick_device
     from visalign.jobs.make_pairs import PairSettings, make_pairs
     from visalign.sampling.folder import generate_to_folder
 

@@ -57,7 +57,7 @@ def list_objectives() -> None:
 def list_generators() -> None:
     """Every model family by its diffusers pipeline, with its sampling defaults; and the embedded models."""
     from visalign.generators import FAMILIES
-    from visalign.generators.embedded import EMBEDDED_MODELS
+    from visalign.generators.files.embedded import EMBEDDED_MODELS
 
     _print_rows((name, f"{family.modality}, {family.process_kind}",
                  f"{family.default_steps} steps, guidance {family.default_guidance_scale:g}")

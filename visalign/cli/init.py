@@ -33,7 +33,7 @@ def init(recipe: Path, checkpoint: str, learn_from: str, memory: float, prompts:
     visalign init
     visalign init mine.yaml --checkpoint SDXL_FOLDER --learn-from pairs.jsonl --memory 24
     """
-    from visalign.generators.embedded import EMBEDDED_PROMPTS
+    from visalign.generators.files.embedded import EMBEDDED_PROMPTS
     from visalign.jobs.new_recipe import Answers, is_reward, local_source, write_recipe
 
     local_source(checkpoint)  # before another question is asked

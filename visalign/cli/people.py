@@ -82,7 +82,7 @@ def last_run(runs: Path) -> dict[str, str] | None:
 
 def embedded_pair(given: dict) -> dict:
     """The embedded model and its LoRA, sampled as the LoRA was trained unless the user said otherwise."""
-    from visalign.generators.embedded import MODEL_ASSETS
+    from visalign.generators.files.embedded import MODEL_ASSETS
 
     return {"models": {"base": "tiny-sd3", "aligned": f"tiny-sd3+{MODEL_ASSETS / 'tiny-sd3-aligned'}"},
             "model_settings": ("attention=math", "prompt_tokens=8"), "steps": 12, "guidance_scale": 1.0} | {

@@ -57,7 +57,7 @@ def generate(model: str, prompts: tuple[str, ...], out: Path, lora: Path | None,
     visalign generate SDXL_FOLDER @prompts.txt --lora runs/sdxl-dpo/export --samples-per-prompt 8
     """
     from visalign.config.load import model_of
-    from visalign.generators.devices import pick_device
+    from visalign.generators.hardware.devices import pick_device
 
     options = {"lora": lora, "samples": samples_per_prompt, "steps": steps, "guidance_scale": guidance_scale,
                "seed": seed, "following": _following(weights, guide_from, guide_range, guide_clip),
@@ -153,8 +153,8 @@ def guide_sweep(model: str, guide_from: Path, dimension: str | None, weights: st
     """Follow a latent reward with rising weight: rewards, diversity, and where it breaks."""
     from visalign.config.load import model_of
     from visalign.data.prompts import read_prompts
-    from visalign.generators.devices import pick_device
-    from visalign.generators.locating import sampling_for
+    from visalign.generators.files.locating import sampling_for
+    from visalign.generators.hardware.devices import pick_device
     from visalign.guidance.network import find_guide, read_head
     from visalign.jobs.guide_sweep import Sweep, run_sweep
 

@@ -41,7 +41,7 @@ def score(source: str, rewards: tuple[str, ...], out: Path, max_failures: float,
     \b
     visalign score my_images -r pickscore,aesthetic,sharpness -o scores.csv
     """
-    from visalign.generators.devices import pick_device
+    from visalign.generators.hardware.devices import pick_device
     from visalign.jobs.score import score_generations
 
     done = score_generations(source, list(rewards), out,
@@ -73,7 +73,7 @@ measuring_options = together(
 
 
 def request_of(device: str, samples_per_prompt: int, **given):
-    from visalign.generators.devices import pick_device
+    from visalign.generators.hardware.devices import pick_device
     from visalign.jobs.evaluate import EvaluationRequest
 
     return EvaluationRequest(device=str(pick_device(device)), seeds=samples_per_prompt, **given)
@@ -167,7 +167,7 @@ def reward_eval(reward_spec: str, data_path: str, dimensions: tuple[str, ...], o
     """How far REWARD agrees with the annotations in DATA, with intervals, and its worst mistakes."""
     from visalign.data.annotations import read_annotations
     from visalign.evaluation.reward_eval import summary_lines
-    from visalign.generators.devices import pick_device
+    from visalign.generators.hardware.devices import pick_device
     from visalign.jobs.reward_eval import evaluate_reward
 
     reports = evaluate_reward(reward_spec, read_annotations(data_path, dimensions, media_root), out,
@@ -192,7 +192,7 @@ def reward_annotate(reward_spec: str, data_path: str, out: Path, dimensions: tup
     Training reads the table as it reads DATA. RUN should not have been trained on DATA: a reward overestimates the
     clarity of labels it has seen.
     """
-    from visalign.generators.devices import pick_device
+    from visalign.generators.hardware.devices import pick_device
     from visalign.jobs.annotate import annotate
 
     done = annotate(reward_spec, data_path, dimensions, out, media_root=media_root, most=most,
@@ -208,7 +208,7 @@ def reward_annotate(reward_spec: str, data_path: str, out: Path, dimensions: tup
 @device_option
 def reward_debias(reward_spec: str, source: str, out: Path, device: str) -> None:
     """Fit the bias of REWARD for brightness, sharpness and the like on SOURCE, samples of the base model."""
-    from visalign.generators.devices import pick_device
+    from visalign.generators.hardware.devices import pick_device
     from visalign.jobs.debias import debias
 
     model = debias(reward_spec, source, out, str(pick_device(device)))

@@ -15,8 +15,8 @@ from visalign.data.sources import is_table
 from visalign.errors import UserError
 from visalign.generators import load_generator, locate_model
 from visalign.generators.base import Generator
-from visalign.generators.lora_files import find_lora
-from visalign.generators.sketching import check_adapter
+from visalign.generators.files.sketching import check_adapter
+from visalign.generators.lora.files import find_lora
 from visalign.media.kinds import is_image_name, is_video_name
 from visalign.media.source_images import content_of
 from visalign.sampling.folder import write_generations

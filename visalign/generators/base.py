@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from visalign.errors import UserError, notice
-from visalign.generators.adapters import outputs_of
-from visalign.generators.kernels import kernel
+from visalign.generators.hardware.kernels import kernel
+from visalign.generators.lora.adapters import outputs_of
 from visalign.generators.many_sizes import ManySizes
 from visalign.generators.observe.calling import PipelineCall
 from visalign.generators.observe.encoding import Encoder

@@ -5,14 +5,14 @@ from torch import nn
 
 from visalign.config import ModelSettings
 from visalign.errors import UserError
-from visalign.generators.assembling import load_pipeline
 from visalign.generators.base import Generator
-from visalign.generators.devices import check_speed, held_dtype, pick_device, pick_dtype
-from visalign.generators.locating import fetched, locate_model
-from visalign.generators.lora_start import beneath
-from visalign.generators.offloading import place
-from visalign.generators.quantization import check_quantizer, is_quantized, quantize_parts
-from visalign.generators.sketching import explained, shape_of, sketch
+from visalign.generators.files.assembling import load_pipeline
+from visalign.generators.files.locating import fetched, locate_model
+from visalign.generators.files.sketching import explained, shape_of, sketch
+from visalign.generators.hardware.devices import check_speed, held_dtype, pick_device, pick_dtype
+from visalign.generators.hardware.offloading import place
+from visalign.generators.hardware.quantization import check_quantizer, is_quantized, quantize_parts
+from visalign.generators.lora.start import beneath
 from visalign.storage.out_of_memory import memory_told
 from visalign.storage.weights import check_finite, check_present
 

@@ -12,7 +12,10 @@ from tqdm import tqdm
 
 from visalign.config import LoraSettings
 from visalign.errors import UserError
-from visalign.generators.adapters import (
+from visalign.generators.hardware.compiling import compile_blocks
+from visalign.generators.hardware.kernels import recompute_blocks, recomputing
+from visalign.generators.hardware.offloading import stream_blocks
+from visalign.generators.lora.adapters import (
     HELD,
     START,
     TRAINED,
@@ -30,9 +33,7 @@ from visalign.generators.adapters import (
     switch_dropout,
     tuner_layers,
 )
-from visalign.generators.compiling import compile_blocks
-from visalign.generators.kernels import recompute_blocks, recomputing
-from visalign.generators.lora_layers import (
+from visalign.generators.lora.layers import (
     Beneath,
     Layers,
     attach,
@@ -42,8 +43,7 @@ from visalign.generators.lora_layers import (
     scale_adapters,
     taken,
 )
-from visalign.generators.lora_matching import fit_lora
-from visalign.generators.offloading import stream_blocks
+from visalign.generators.lora.matching import fit_lora
 
 
 class Tunable:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import psutil
 import torch
 
-from visalign.generators.devices import pick_device
+from visalign.generators.hardware.devices import pick_device
 
 
 @dataclass(frozen=True)

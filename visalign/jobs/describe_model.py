@@ -3,8 +3,8 @@
 from torch import nn
 
 from visalign.config import ModelSettings
-from visalign.generators.locating import locate_model
-from visalign.generators.sketching import sketch
+from visalign.generators.files.locating import locate_model
+from visalign.generators.files.sketching import sketch
 
 
 def describe_model(settings: ModelSettings) -> list[str]:

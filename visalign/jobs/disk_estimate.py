@@ -8,9 +8,9 @@ from visalign.config.load import build_objective
 from visalign.data.prompts import count_prompts
 from visalign.data.usable import FoundPairs
 from visalign.generators.base import Generator
-from visalign.generators.devices import pick_device, pick_dtype
 from visalign.generators.encoding_size import numbers_of_latents, numbers_of_prompt
-from visalign.generators.ldm_export import DTYPES
+from visalign.generators.export.ldm import DTYPES
+from visalign.generators.hardware.devices import pick_device, pick_dtype
 from visalign.sampling.encoding_cache import stored_as
 from visalign.storage.files import check_space, size_in_words
 from visalign.trainers.optim import MOMENTS

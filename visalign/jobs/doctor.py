@@ -53,7 +53,7 @@ def _has_cuda() -> bool:
 def devices() -> list[str]:
     import torch
 
-    from visalign.generators.devices import pick_device, pick_dtype
+    from visalign.generators.hardware.devices import pick_device, pick_dtype
 
     device = pick_device()
     lines = [f"device: {device}, arithmetic {str(pick_dtype('auto', device)).removeprefix('torch.')}, "

@@ -10,8 +10,8 @@ from tqdm import tqdm
 from visalign.config import OnlineConfig
 from visalign.errors import UserError
 from visalign.generators import load_generator
-from visalign.generators.devices import pick_device
-from visalign.generators.locating import locate_model
+from visalign.generators.files.locating import locate_model
+from visalign.generators.hardware.devices import pick_device
 from visalign.generators.prompt_length import say_what_is_cut
 from visalign.jobs.training_setup import check_sampler, rollout_prompts
 from visalign.media.source_images import sample_of, sheet_row

@@ -6,7 +6,7 @@ from visalign.data.bucket_counts import bucket_lines
 from visalign.data.usable import FoundPairs
 from visalign.generators.base import Generator
 from visalign.generators.bucket_sizes import buckets_of
-from visalign.generators.weightless import Weightless
+from visalign.generators.hardware.weightless import Weightless
 from visalign.jobs.cards import find_card
 from visalign.jobs.disk_estimate import cache_room, room
 from visalign.jobs.memory_plan import PassSizes

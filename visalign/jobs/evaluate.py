@@ -18,7 +18,7 @@ from visalign.evaluation.sources import (
     source_of,
 )
 from visalign.evaluators.statistics import Estimate
-from visalign.generators.locating import sampling_for
+from visalign.generators.files.locating import sampling_for
 from visalign.storage.run_folder import read_metrics
 from visalign.storage.text_files import file_name
 

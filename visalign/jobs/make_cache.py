@@ -12,8 +12,8 @@ from visalign.data.usable import BrokenRows
 from visalign.errors import UserError
 from visalign.generators import load_generator
 from visalign.generators.bucket_sizes import buckets_of
-from visalign.generators.locating import locate_model
-from visalign.generators.sketching import empty_generator
+from visalign.generators.files.locating import locate_model
+from visalign.generators.files.sketching import empty_generator
 from visalign.jobs.disk_estimate import check_cache_room
 from visalign.jobs.training_setup import check_offline, compares
 from visalign.sampling.encoding_cache import EncodingCache

@@ -14,7 +14,7 @@ from typing import Any
 from visalign.config import OfflineConfig, OnlineConfig
 from visalign.config.load import build_objective
 from visalign.errors import UserError
-from visalign.generators.quantization import QUANTIZERS
+from visalign.generators.hardware.quantization import QUANTIZERS
 from visalign.jobs.cards import Card, in_gib
 from visalign.jobs.memory_plan import MemoryPlan, PassSizes, plan_memory
 from visalign.trainers.cost import WITH_GRADIENT, sample_passes

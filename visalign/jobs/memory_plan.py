@@ -3,7 +3,7 @@
     held all the time (weights, optimiser, averages) + the moment that takes most (backward, optimiser's step, sampling,
     decoding, encoding)
 
-Activations are counted on a generator without weights (generators/weightless.py); all else is arithmetic.
+Activations are counted on a generator without weights (generators/hardware/weightless.py); all else is arithmetic.
 """
 
 import os
@@ -18,10 +18,10 @@ from visalign.config import OfflineConfig, OnlineConfig
 from visalign.config.load import build_objective
 from visalign.data.prompts import count_prompts
 from visalign.errors import UserError
-from visalign.generators.activations import Activations
-from visalign.generators.devices import held_dtype
-from visalign.generators.quantization import QUANTIZERS, quantizable
-from visalign.generators.weightless import Weightless
+from visalign.generators.hardware.activations import Activations
+from visalign.generators.hardware.devices import held_dtype
+from visalign.generators.hardware.quantization import QUANTIZERS, quantizable
+from visalign.generators.hardware.weightless import Weightless
 from visalign.trainers.optim import MOMENTS
 
 PROGRAM = {"cuda": round(0.7 * 2**30), "cpu": round(0.9 * 2**30)}

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from visalign.errors import UserError, notice
 from visalign.generators.base import Generator
-from visalign.generators.devices import pick_device
-from visalign.generators.weightless import Weightless
+from visalign.generators.hardware.devices import pick_device
+from visalign.generators.hardware.weightless import Weightless
 from visalign.jobs.cards import Card, find_card, in_gib
 from visalign.jobs.memory_fit import LEVERS, Config, Fit, advice, changed, fits, in_words, least_slow
 from visalign.jobs.memory_plan import MemoryPlan, PassSizes, plan_memory

@@ -11,9 +11,9 @@ from visalign.data.preferences import is_local, read_pairs
 from visalign.data.prompts import read_prompts
 from visalign.errors import UserError
 from visalign.generators.base import Generator
-from visalign.generators.embedded import EMBEDDED_PROMPTS
-from visalign.generators.locating import locate_model
-from visalign.generators.sketching import empty_generator
+from visalign.generators.files.embedded import EMBEDDED_PROMPTS
+from visalign.generators.files.locating import locate_model
+from visalign.generators.files.sketching import empty_generator
 from visalign.jobs.recipe_text import offline_text, online_text
 from visalign.rewards.registry import check_reward
 from visalign.storage.files import write_atomically

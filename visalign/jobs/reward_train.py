@@ -6,7 +6,7 @@ import torch
 
 from visalign.config import AnnotationDataSettings, GuideConfig, RewardConfig
 from visalign.data.annotations import Annotation, read_annotations
-from visalign.generators.devices import pick_device
+from visalign.generators.hardware.devices import pick_device
 from visalign.jobs.reward_eval import evaluate_reward
 from visalign.rewards.joint.reward import build_network, check_backbone, save_reward
 from visalign.trainers.opening import open_run

@@ -14,13 +14,13 @@ from visalign.evaluation.held_out import load_held_out
 from visalign.evaluators import Estimate, Verdict, VerdictLimits, mean_with_interval, verdict_of
 from visalign.evaluators.prompt_metrics import paired, prompt_metrics_of
 from visalign.generators import load_generator, locate_model
-from visalign.generators.devices import check_speed, pick_device
-from visalign.generators.export import export
-from visalign.generators.locating import sampling_for
-from visalign.generators.model_card import versions
-from visalign.generators.quantization import check_quantizer
-from visalign.generators.scheduler_files import load_scheduler
-from visalign.generators.sketching import empty_generator, with_start
+from visalign.generators.export.exporting import export
+from visalign.generators.export.model_card import versions
+from visalign.generators.files.locating import sampling_for
+from visalign.generators.files.scheduler_files import load_scheduler
+from visalign.generators.files.sketching import empty_generator, with_start
+from visalign.generators.hardware.devices import check_speed, pick_device
+from visalign.generators.hardware.quantization import check_quantizer
 from visalign.jobs.disk_estimate import check_room
 from visalign.jobs.memory_words import advised, settled
 from visalign.jobs.training_setup import LOOPS

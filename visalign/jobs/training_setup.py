@@ -20,8 +20,8 @@ from visalign.data.usable import BrokenRows, FoundPairs, check_pair_sources
 from visalign.errors import UserError, notice
 from visalign.generators import Generator, locate_model
 from visalign.generators.bucket_sizes import buckets_of, check_buckets
+from visalign.generators.files.sketching import explained, sketch
 from visalign.generators.prompt_length import say_what_is_cut
-from visalign.generators.sketching import explained, sketch
 from visalign.media.fitting import Size
 from visalign.media.source_images import content_of
 from visalign.processes import PROCESSES

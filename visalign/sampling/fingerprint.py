@@ -6,7 +6,7 @@ import json
 import torch
 from torch import Tensor, nn
 
-from visalign.generators.quantization import plain_tensors
+from visalign.generators.hardware.quantization import plain_tensors
 
 _AS_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 

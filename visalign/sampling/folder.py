@@ -12,8 +12,8 @@ from visalign.data.prompts import read_prompts
 from visalign.errors import UserError
 from visalign.generators import load_generator, locate_model
 from visalign.generators.base import Generator
-from visalign.generators.locating import sampling_for
-from visalign.generators.sketching import check_adapter
+from visalign.generators.files.locating import sampling_for
+from visalign.generators.files.sketching import check_adapter
 from visalign.guidance import Guided, Guiding, load_guide
 from visalign.guidance.network import GUIDE_FILES, find_guide, read_head
 from visalign.media.kinds import is_image_name, is_video_name

@@ -29,7 +29,7 @@ from tqdm import tqdm
 from visalign.config.load import build_objective
 from visalign.errors import UserError, notice
 from visalign.generators.base import Generator
-from visalign.generators.remarks import remarks
+from visalign.generators.families.remarks import remarks
 from visalign.sampling.seeds import place_seed
 from visalign.storage.files import full_disk_told
 from visalign.storage.out_of_memory import memory_told

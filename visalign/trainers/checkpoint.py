@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from visalign.config import ModelSettings, OutputSettings
 from visalign.errors import UserError
-from visalign.generators.lora_files import digest_of
+from visalign.generators.lora.files import digest_of
 from visalign.sampling.fingerprint import fingerprint
 from visalign.storage.checkpoint_files import BrokenCheckpoint, put_weights, read_checkpoint, step_of
 from visalign.storage.run_folder import RunFolder

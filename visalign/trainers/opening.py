@@ -7,7 +7,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
 from visalign.config import GuideConfig, OfflineConfig, OnlineConfig, RewardConfig
-from visalign.generators.devices import pick_device, pick_dtype
+from visalign.generators.hardware.devices import pick_device, pick_dtype
 from visalign.storage.run_folder import RunFolder
 
 AnyConfig = OfflineConfig | OnlineConfig | RewardConfig | GuideConfig

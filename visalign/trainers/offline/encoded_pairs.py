@@ -14,9 +14,9 @@ from visalign.data.preference_pair import PreferencePair
 from visalign.data.usable import BrokenRows, check_different
 from visalign.errors import UserError, notice
 from visalign.generators.base import Conditioning, Generator
+from visalign.generators.hardware.quantization import plain_tensors
 from visalign.generators.many_sizes import UnusableSize
 from visalign.generators.prompt_length import say_what_is_cut
-from visalign.generators.quantization import plain_tensors
 from visalign.generators.video_speed import how_wrong, say_speeds
 from visalign.media.buckets import Buckets
 from visalign.media.fitting import Size

@@ -20,7 +20,7 @@ from torch import Tensor
 from visalign.config import GuideConfig, RewardConfig
 from visalign.config.load import build_objective
 from visalign.data.annotations import Annotation
-from visalign.generators.devices import pick_dtype
+from visalign.generators.hardware.devices import pick_dtype
 from visalign.objectives.base import Outcome
 from visalign.objectives.reward_model import Comparison, bootstrap
 from visalign.sampling.seeds import rng_at

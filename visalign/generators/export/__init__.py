@@ -1,0 +1,1 @@
+"""What leaves a run: folders, single files and their cards."""

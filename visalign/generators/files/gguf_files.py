@@ -1,0 +1,49 @@
+"""Denoisers in GGUF files: quantised, frozen bases for a LoRA, and for sampling. Reading them needs the package `gguf`.
+
+diffusers unpacks the weights layer by layer as it computes. What is in a file is checked by its header, as for others.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from visalign.errors import UserError
+from visalign.generators.files.single_file import SingleFile
+
+
+class GgufTensors:
+    """Shapes of a file's tensors, as the network has them. Raises UserError starting with `where` for a broken file."""
+
+    def __init__(self, path: Path, where: str):
+        try:
+            from gguf import GGUFReader
+        except ImportError:
+            raise UserError(f"{where}: GGUF files need the package gguf: pip install 'visalign[gguf]'") from None
+        if not path.is_file():
+            raise UserError(f"{where}: there is no such file")
+        try:
+            tensors = GGUFReader(path).tensors
+        except (ValueError, KeyError, IndexError, OSError, UnicodeDecodeError) as error:
+            reason = " ".join(str(error).split())[:120]
+            raise UserError(f"{where}: cannot be read as GGUF ({reason}); download it again") from error
+        self.shapes = {tensor.name: tuple(int(side) for side in reversed(tensor.shape)) for tensor in tensors}
+
+    def read(self, name: str) -> torch.Tensor:
+        raise NotImplementedError(f"{name}: diffusers reads the weights of GGUF files")
+
+
+def read_gguf_file(path: Path, part: str | None = None) -> SingleFile:
+    """Read the header of a denoiser's GGUF file."""
+    return SingleFile(path, GgufTensors(path, f"model {path}"), {}, part, quantised=True)
+
+
+def load_quantised(kind: type[nn.Module], file: SingleFile, folder: str, name: str, dtype: torch.dtype) -> nn.Module:
+    """The network with its weights as they are packed in the file.
+
+    dtype: of what is computed, and of weights that are not packed.
+    """
+    from diffusers import GGUFQuantizationConfig
+
+    return kind.from_single_file(str(file.path), config=folder, subfolder=name, torch_dtype=dtype,
+                                 quantization_config=GGUFQuantizationConfig(compute_dtype=dtype)).eval()

@@ -1,0 +1,1 @@
+"""How a model lies in memory and how it is run: types, quantisation, offload, kernels, and what it will need."""

@@ -1,0 +1,1 @@
+"""Adapters: read in every published layout, started from, combined, trained and written."""
