@@ -1,7 +1,7 @@
 """The tensors of one or several .safetensors files, mapped and read one at a time, so that memory holds no copy."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -20,8 +20,8 @@ class TensorFiles:
     shapes: from the headers. Raises UserError starting with `where` for a broken file.
     """
 
-    def __init__(self, paths: Iterable[Path], where: str):
-        self.where = where
+    def __init__(self, paths: Sequence[Path], where: str):
+        self.paths, self.where = paths, where
         self._place = {name: (path, shape) for path in paths for name, shape in read_shapes(path, where).items()}
         self.shapes = {name: shape for name, (_, shape) in self._place.items()}
         self._open: dict = {}

@@ -154,9 +154,10 @@ def test_memory_holds_a_network_once_while_it_is_filled(tmp_path):
     file = TensorFiles([path], "file")
     with torch.device("meta"):
         network = torch.nn.ModuleList([torch.nn.Linear(1024, 3072, bias=False) for _ in file.shapes])
-    blocks = {name: lazy(name, shape, file.read).chunk(3) for name, shape in file.shapes.items()}
+    blocks = {name: lazy(name, shape).chunk(3) for name, shape in file.shapes.items()}
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     before = memory("VmRSS")
-    filled(network, {name: torch.cat([q, k, v]) for name, (q, k, v) in blocks.items()}, torch.bfloat16)
+    filled(network, {name: torch.cat([q, k, v]) for name, (q, k, v) in blocks.items()}, file.read,
+           torch.bfloat16)
     assert network[7].weight.dtype == torch.bfloat16 and network[7].weight[0, 0] == 7
     assert path.stat().st_size > 200e6 and memory("VmHWM") - before < 1.15 * path.stat().st_size

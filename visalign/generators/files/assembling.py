@@ -40,9 +40,9 @@ def load_part(checkpoint: ModelLocation, name: str, kind: type[nn.Module], dtype
     if file.quantised:
         return load_quantised(kind, file, folder, inner, dtype)
     module = bare_part(kind, folder, inner)
-    module = filled(module, tensors_for(module, file, name, file.where(name)), dtype)
-    file.tensors.close()
-    return module
+    found = tensors_for(module, file, name, file.where(name))
+    with file.opened() as tensors:
+        return filled(module, found, tensors.read, dtype)
 
 
 def _check_folder(checkpoint: ModelLocation, name: str, kind: type[nn.Module]) -> None:

@@ -13,7 +13,7 @@ from accelerate import init_empty_weights
 from torch import Tensor, nn
 
 from visalign.errors import UserError, notice
-from visalign.generators.files.lazy_tensors import LazyTensor, Recorded, lazy
+from visalign.generators.files.lazy_tensors import LazyTensor, Read, Recorded, lazy
 from visalign.generators.files.single_file import DENOISER, SingleFile
 from visalign.storage.weights import check_keys, some
 
@@ -45,7 +45,7 @@ def tensors_for(module: nn.Module, file: SingleFile, part: str, where: str) -> d
     Raises UserError starting with `where` when the file lacks some, or holds others.
     """
     prefix, names = file.names_of(part, type(module).__name__)
-    tensors = {name.removeprefix(prefix): lazy(name, file.shapes[name], file.read) for name in names}
+    tensors = {name.removeprefix(prefix): lazy(name, file.shapes[name]) for name in names}
     try:
         found, missing = (_of_diffusers if hasattr(module, "load_config") else _of_text)(module, tensors, prefix)
     except (IndexError, ValueError, RuntimeError, AttributeError, TypeError) as error:  # conversions do not check
@@ -69,18 +69,18 @@ def tensors_for(module: nn.Module, file: SingleFile, part: str, where: str) -> d
     return {name: found[name] for name in wanted if name in found}
 
 
-def filled(module: nn.Module, found: Mapping[str, LazyTensor | Tensor], dtype: torch.dtype) -> nn.Module:
+def filled(module: nn.Module, found: Mapping[str, LazyTensor | Tensor], read: Read, dtype: torch.dtype) -> nn.Module:
     """The network with its tensors read, each in its precision at once; in evaluation mode, on the CPU."""
-    kept, wanted, read, bytes_read = _kept_in_full(module, dtype), module.state_dict(), {}, 0
+    kept, wanted, values, bytes_read = _kept_in_full(module, dtype), module.state_dict(), {}, 0
     for name, tensor in found.items():
         precision = torch.float32 if kept & set(name.split(".")) else dtype
         own = torch.empty(tensor.shape, dtype=precision if wanted[name].is_floating_point() else wanted[name].dtype)
-        read[name] = own.copy_(tensor.make() if isinstance(tensor, LazyTensor) else tensor)
+        values[name] = own.copy_(tensor.make(read) if isinstance(tensor, LazyTensor) else tensor)
         bytes_read += own.nbytes
         if bytes_read > TRIMMED:
             bytes_read = 0
             _trim()
-    module.load_state_dict(read, strict=False, assign=True)
+    module.load_state_dict(values, strict=False, assign=True)
     _trim()
     if hasattr(module, "tie_weights"):
         module.tie_weights()

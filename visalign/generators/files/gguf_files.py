@@ -12,30 +12,25 @@ from visalign.errors import UserError
 from visalign.generators.files.single_file import SingleFile
 
 
-class GgufTensors:
-    """Shapes of a file's tensors, as the network has them. Raises UserError starting with `where` for a broken file."""
-
-    def __init__(self, path: Path, where: str):
-        try:
-            from gguf import GGUFReader
-        except ImportError:
-            raise UserError(f"{where}: GGUF files need the package gguf: pip install 'visalign[gguf]'") from None
-        if not path.is_file():
-            raise UserError(f"{where}: there is no such file")
-        try:
-            tensors = GGUFReader(path).tensors
-        except (ValueError, KeyError, IndexError, OSError, UnicodeDecodeError) as error:
-            reason = " ".join(str(error).split())[:120]
-            raise UserError(f"{where}: cannot be read as GGUF ({reason}); download it again") from error
-        self.shapes = {tensor.name: tuple(int(side) for side in reversed(tensor.shape)) for tensor in tensors}
-
-    def read(self, name: str) -> torch.Tensor:
-        raise NotImplementedError(f"{name}: diffusers reads the weights of GGUF files")
-
-
 def read_gguf_file(path: Path, part: str | None = None) -> SingleFile:
-    """Read the header of a denoiser's GGUF file."""
-    return SingleFile(path, GgufTensors(path, f"model {path}"), {}, part, quantised=True)
+    """Read the header of a denoiser's GGUF file. Raises UserError for a broken file."""
+    return SingleFile(path, _shapes(path, f"model {path}"), {}, part, quantised=True)
+
+
+def _shapes(path: Path, where: str) -> dict[str, tuple[int, ...]]:
+    """Of a file's tensors, as the network has them."""
+    try:
+        from gguf import GGUFReader
+    except ImportError:
+        raise UserError(f"{where}: GGUF files need the package gguf: pip install 'visalign[gguf]'") from None
+    if not path.is_file():
+        raise UserError(f"{where}: there is no such file")
+    try:
+        tensors = GGUFReader(path).tensors
+    except (ValueError, KeyError, IndexError, OSError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(f"{where}: cannot be read as GGUF ({reason}); download it again") from error
+    return {tensor.name: tuple(int(side) for side in reversed(tensor.shape)) for tensor in tensors}
 
 
 def load_quantised(kind: type[nn.Module], file: SingleFile, folder: str, name: str, dtype: torch.dtype) -> nn.Module:

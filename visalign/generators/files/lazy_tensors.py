@@ -2,7 +2,7 @@
 
 Conversions between the names and layouts of model files split, join and transpose. Run on these stand-ins, they give
 every shape before anything is read, and then one tensor at a time: memory holds the network that is being filled, and
-nothing else.
+nothing else. Where values come from is said only then, so that a header alone is enough for the shapes.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,14 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+Read = Callable[[str], Tensor]
+"""Gives a tensor of a file by its name."""
+
 JOINED = 21504
 """Rows of the stand-in for a missing tensor: FLUX.1's conversion takes apart this many, the others any number."""
 
 
 class LazyTensor:
-    """What operations make of tensors of a file. sources: the names of those tensors. meta: its shape."""
+    """What operations make of tensors of a file. meta: its shape. make: computes it from what a reader gives.
+    sources: the names of those tensors."""
 
-    def __init__(self, meta: Tensor, make: Callable[[], Tensor], sources: frozenset[str]):
+    def __init__(self, meta: Tensor, make: Callable[[Read], Tensor], sources: frozenset[str]):
         self.meta, self.make, self.sources = meta, make, sources
 
     @classmethod
@@ -47,24 +51,26 @@ def _noted(function: Callable, args: tuple, kwargs: dict) -> Any:
             return value.meta
         return type(value)(map(on_meta, value)) if isinstance(value, list | tuple) else value
 
-    def on_data(value: Any) -> Any:
+    def on_data(value: Any, read: Read) -> Any:
         if isinstance(value, LazyTensor):
-            return value.make()
-        return type(value)(map(on_data, value)) if isinstance(value, list | tuple) else value
+            return value.make(read)
+        return type(value)(on_data(each, read) for each in value) if isinstance(value, list | tuple) else value
+
+    def made(read: Read) -> Any:
+        return function(*on_data(args, read), **kwargs)
 
     result = function(*on_meta(args), **kwargs)
     sources = frozenset().union(*(each.sources for each in given))
     if isinstance(result, Tensor):
-        return LazyTensor(result, lambda: function(*on_data(args), **kwargs), sources)
+        return LazyTensor(result, made, sources)
     if isinstance(result, list | tuple) and all(isinstance(each, Tensor) for each in result):
-        return tuple(LazyTensor(each, lambda at=at: function(*on_data(args), **kwargs)[at], sources)
-                     for at, each in enumerate(result))
+        return tuple(LazyTensor(each, lambda read, at=at: made(read)[at], sources) for at, each in enumerate(result))
     return result
 
 
-def lazy(name: str, shape: tuple[int, ...], read: Callable[[str], Tensor]) -> LazyTensor:
+def lazy(name: str, shape: tuple[int, ...]) -> LazyTensor:
     """A tensor of a file."""
-    return LazyTensor(torch.empty(shape, device="meta"), lambda: read(name), frozenset([name]))
+    return LazyTensor(torch.empty(shape, device="meta"), lambda read: read(name), frozenset([name]))
 
 
 class Recorded(dict):
@@ -79,4 +85,4 @@ class Recorded(dict):
 
     def __missing__(self, name: str) -> LazyTensor:
         self.missing.append(name)
-        return lazy(name, (JOINED,), self.get)
+        return lazy(name, (JOINED,))

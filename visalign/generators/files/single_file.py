@@ -1,10 +1,10 @@
 """What the header of a single .safetensors file says: its family, its parts, its kind of prediction."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-
-from torch import Tensor
 
 from visalign.errors import UserError
 from visalign.storage.tensor_files import TensorFiles, with_other_shards
@@ -55,22 +55,24 @@ _OTHER_USES = {9: "fills in masked parts of an image (inpainting)", 8: "edits a 
 class SingleFile:
     """A model, or a part of one, in one file or in several that belong together. metadata: of the header.
 
-    part: the only one that is in it, None for a whole model or its denoiser. quantised: whether its weights are packed.
+    shapes: of its tensors, as the network has them. part: the only one that is in it, None for a whole model or its
+    denoiser. quantised: whether its weights are packed.
     """
 
     path: Path
-    tensors: TensorFiles
+    shapes: dict[str, tuple[int, ...]]
     metadata: dict[str, str]
     part: str | None = None
     quantised: bool = False
 
-    @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        return self.tensors.shapes
-
-    def read(self, name: str) -> Tensor:
-        """One tensor, mapped from the file."""
-        return self.tensors.read(name)
+    @contextmanager
+    def opened(self) -> Iterator[TensorFiles]:
+        """The tensors of one that is not quantised. Raises UserError when it broke meanwhile."""
+        tensors = _tensors_of(self.path)
+        try:
+            yield tensors
+        finally:
+            tensors.close()
 
     def where(self, part: str) -> str:
         """A part of it, for messages."""
@@ -167,6 +169,10 @@ def read_single_file(path: Path, part: str | None = None) -> SingleFile:
 
     Raises UserError when one is missing or is not a .safetensors file.
     """
+    tensors = _tensors_of(path)
+    return SingleFile(path, tensors.shapes, read_metadata(tensors.paths[0], tensors.where), part)
+
+
+def _tensors_of(path: Path) -> TensorFiles:
     where = f"model {path}"
-    files = with_other_shards(path, where)
-    return SingleFile(path, TensorFiles(files, where), read_metadata(files[0], where), part)
+    return TensorFiles(with_other_shards(path, where), where)
