@@ -11,7 +11,8 @@ from visalign.generators.hardware.weightless import Weightless
 from visalign.jobs import memory_plan, memory_words
 from visalign.jobs.cards import Card, find_card
 from visalign.jobs.memory_fit import least_slow
-from visalign.jobs.memory_plan import PassSizes, plan_memory
+from visalign.jobs.memory_plan import plan_memory
+from visalign.jobs.memory_sizes import PassSizes
 from visalign.storage.out_of_memory import OutOfMemory, memory_told
 
 

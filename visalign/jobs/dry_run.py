@@ -9,7 +9,7 @@ from visalign.generators.bucket_sizes import buckets_of
 from visalign.generators.hardware.weightless import Weightless
 from visalign.jobs.cards import find_card
 from visalign.jobs.disk_estimate import cache_room, room
-from visalign.jobs.memory_plan import PassSizes
+from visalign.jobs.memory_sizes import PassSizes
 from visalign.jobs.memory_words import fitted, memory_table
 from visalign.jobs.train import check_training, completed, measured_on
 from visalign.jobs.training_setup import images_by_size

@@ -10,8 +10,10 @@ from visalign.generators.base import Generator
 from visalign.generators.hardware.devices import pick_device
 from visalign.generators.hardware.weightless import Weightless
 from visalign.jobs.cards import Card, find_card, in_gib
-from visalign.jobs.memory_fit import LEVERS, Config, Fit, advice, changed, fits, in_words, least_slow
-from visalign.jobs.memory_plan import MemoryPlan, PassSizes, plan_memory
+from visalign.jobs.memory_fit import Fit, advice, fits, in_words, least_slow
+from visalign.jobs.memory_levers import LEVERS, Config, changed
+from visalign.jobs.memory_plan import MemoryPlan, plan_memory
+from visalign.jobs.memory_sizes import PassSizes
 from visalign.storage.out_of_memory import OutOfMemory
 from visalign.storage.yaml_files import read_mapping
 
