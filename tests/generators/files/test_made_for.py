@@ -6,8 +6,10 @@ import shutil
 import pytest
 
 from visalign.config import ModelSettings
+from visalign.config.load import load_config
 from visalign.errors import UserError
-from visalign.generators import FAMILIES
+from visalign.generators import FAMILIES, load_generator
+from visalign.generators.export.exporting import export
 from visalign.generators.files.locating import sampling_for
 
 
@@ -31,6 +33,18 @@ def test_a_models_folder_knows_better_than_its_family(pipelines, tmp_path):
     (tmp_path / "mine" / "visalign.json").write_text(json.dumps({"steps": 4, "guidance_scale": 1.0}))
     assert sampling(tmp_path / "mine") == (4, 1.0)
     assert sampling("tiny-sd3") == (20, 3.0)
+
+
+def test_a_full_fine_tune_keeps_what_its_base_was_made_for(recipe, pipelines, tmp_path):
+    base = shutil.copytree(pipelines("sd3"), tmp_path / "base")
+    (base / "visalign.json").write_text('{"height": 24, "width": 16, "steps": 4, "guidance_scale": 1.5}')
+    config = load_config(recipe("sd3", model={"source": str(base), "tuning": "full", "resolution": None}))
+    generator = load_generator(config.model, "cpu")
+    generator.make_trainable("full")
+    export(generator, tmp_path / "export", config, {})
+    exported = tmp_path / "export" / "pipeline"
+    assert sampling(exported) == sampling(base) == (4, 1.5)
+    assert load_generator(str(exported), "cpu").shape == generator.shape
 
 
 @pytest.mark.parametrize("text", ['{"stepps": 4}', "[4]", "{", '{"steps": "four"}'])

@@ -3,7 +3,8 @@
 LoRA: `pytorch_lora_weights.safetensors` for `pipeline.load_lora_weights(folder)`, or what lora_export.py has for
 pipelines without that. Beside it, under the names of user interfaces and with `.alpha`: `lora_kohya.safetensors` for
 U-Nets, `lora_comfyui.safetensors` for transformers whose names are known. LoHa and LoKr: `lora_lycoris.safetensors`.
-Full fine-tuning: a folder for `from_pretrained`, its CLIP encoders under the published names; and `model.safetensors`
+Full fine-tuning: a folder for `from_pretrained`, its CLIP encoders under the published names, with what its base was
+made for (made_for.py); and `model.safetensors`
 where user interfaces take a whole model as one file (ldm_export.py).
 """
 
@@ -14,6 +15,8 @@ from visalign.config import OfflineConfig
 from visalign.generators.base import Generator
 from visalign.generators.export.ldm import one_file_holds, write_single_file
 from visalign.generators.export.model_card import model_card
+from visalign.generators.files.locating import locate_model
+from visalign.generators.files.made_for import pass_on
 from visalign.generators.lora.export import PUBLISHED_PREFIX, write_loras
 from visalign.storage.run_folder import write_atomically
 from visalign.storage.weights import read_json, read_tensors, share_storage, write_tensors
@@ -36,6 +39,7 @@ def _export_full(generator: Generator, folder: Path, config: OfflineConfig) -> l
         if prefix:
             _put_prefix(place / name, prefix)
     share_storage(place)
+    pass_on(locate_model(config.model).folder, place)
     precision = config.output.single_file
     if precision == "none" or not one_file_holds(generator.pipeline):
         return ["pipeline"]

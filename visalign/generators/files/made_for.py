@@ -7,6 +7,7 @@ from pathlib import Path
 from visalign.errors import UserError
 from visalign.generators.base import Generator
 from visalign.generators.shape import Shape
+from visalign.storage.files import write_atomically
 
 FILE = "visalign.json"
 """Beside model_index.json: any of {"height", "width", "frames", "fps", "steps", "guidance_scale"}."""
@@ -33,6 +34,13 @@ def _told(folder: str) -> dict:
     if not isinstance(told, dict) or odd is not None:
         raise UserError(f"model {file}: not readable as {{{', '.join(known)}}} ('{odd}')")
     return told
+
+
+def pass_on(folder: str, to: Path) -> None:
+    """Write into another model's folder what a model's folder says, where it says anything."""
+    told = _told(folder)
+    if told:
+        write_atomically(to / FILE, (json.dumps(told) + "\n").encode())
 
 
 def told_shape(folder: str) -> Shape:
