@@ -112,6 +112,21 @@ def test_original_names_come_through_diffusers(generators, tmp_path):
     torch.testing.assert_close(products, 0.5 * up @ down)
 
 
+def test_names_that_diffusers_cannot_convert_are_left_over_and_its_other_errors_surface(
+        generators, tmp_path, monkeypatch):
+    flux, pair = generators("flux"), (torch.ones(2, 16), torch.ones(16, 2))
+    for stem in ("lora_transformer_other",  # NotImplementedError
+                 "lora_unet_other",  # ValueError
+                 "double_blocks.0.processor.qkv",  # KeyError
+                 "lora_unet_double_blocks_0_img_attn_qkv"):  # RuntimeError: 16 rows are no three parts
+        save_file(named(stem, pair, KOHYA), tmp_path / "l.safetensors")
+        with pytest.raises(UserError, match="adapted layers are not in FluxPipeline"):
+            fitted(flux, tmp_path / "l.safetensors")
+    monkeypatch.setattr(type(flux.pipeline), "lora_state_dict", lambda state: state)
+    with pytest.raises(TypeError, match="return_alphas"):
+        fitted(flux, tmp_path / "l.safetensors")
+
+
 def test_strength_scales_text_encoders_too_and_unloading_gives_the_base_back(generators, tmp_path):
     generator = generators("sdxl")
     encoder = generator.pipeline.text_encoder

@@ -3,9 +3,8 @@
 LoRA: `pytorch_lora_weights.safetensors` for `pipeline.load_lora_weights(folder)`, or what lora_export.py has for
 pipelines without that. Beside it, under the names of user interfaces and with `.alpha`: `lora_kohya.safetensors` for
 U-Nets, `lora_comfyui.safetensors` for transformers whose names are known. LoHa and LoKr: `lora_lycoris.safetensors`.
-Full fine-tuning: a folder for `from_pretrained`, its CLIP encoders under the published names, with what its base was
-made for (made_for.py); and `model.safetensors`
-where user interfaces take a whole model as one file (ldm_export.py).
+Full fine-tuning: a folder for `from_pretrained`, its CLIP encoders under the published names, beside what its base was
+made for (made_for.py); and `model.safetensors` where user interfaces take a whole model as one file (ldm.py).
 """
 
 import json

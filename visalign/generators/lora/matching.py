@@ -32,6 +32,9 @@ _MEANT_FOR = (("double_blocks", "FLUX or HunyuanVideo"), ("single_transformer_bl
               ("down_blocks", "Stable Diffusion 1, 2 or XL"), ("input_blocks", "Stable Diffusion 1, 2 or XL"),
               ("unet", "Stable Diffusion 1, 2 or XL"), ("add_q_proj", "SD3 or FLUX"), ("self_attn", "Wan"),
               ("text_projection", "a CLIP text encoder"), ("transformer_blocks", "another transformer"))
+_NOT_CONVERTED = (LookupError, ValueError, AssertionError, RuntimeError)
+"""What diffusers' converters raise for names that they do not know (ValueError, LookupError, NotImplementedError, which
+is a RuntimeError) and for tensors that cannot be taken apart as their names say (AssertionError, RuntimeError)."""
 
 
 Naming = Callable[[str], str | None]
@@ -158,10 +161,12 @@ def _whole(sides: set[str]) -> bool:
 
 def _by_diffusers(lora: LoraFile, pipeline_class: type, denoiser: nn.Module) -> dict[str, Tensor] | None:
     """The tensors under diffusers' names, where it knows how; alphas stand beside them."""
+    if not hasattr(pipeline_class, "lora_state_dict"):
+        return None
     options = {"unet_config": denoiser.config} if hasattr(denoiser, "down_blocks") else {}
     try:
         found = pipeline_class.lora_state_dict(dict(lora.tensors), return_alphas=True, **options)
-    except Exception:  # converters raise many kinds for names they do not know; the caller names what is left over
+    except _NOT_CONVERTED:  # the caller names what is left over
         return None
     state, alphas = found[:2] if isinstance(found, tuple) else (found, None)
     return state | {name: torch.as_tensor(float(value)) for name, value in (alphas or {}).items()}
