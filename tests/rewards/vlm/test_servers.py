@@ -14,11 +14,12 @@ from visalign.errors import UserError
 from visalign.media.samples import Sample
 from visalign.rewards import load_reward
 from visalign.rewards.pairwise import Failure
-from visalign.rewards.vlm.address import clean_url, key_in
 from visalign.rewards.vlm.asking import both_orders, contents_of, stored
 from visalign.rewards.vlm.generic import SCORE
 from visalign.rewards.vlm.questions import Answer, Question
-from visalign.rewards.vlm.replies import Unreadable, chances_of, seconds_of, unpacked
+from visalign.rewards.vlm.replies import chances_of
+from visalign.rewards.web.address import clean_url, key_in
+from visalign.rewards.web.replies import Unreadable, seconds_of, unpacked
 
 from .server import ChatServer, completion
 
@@ -342,14 +343,14 @@ def test_retry_after_is_seconds_or_a_date(header, wait):
 
 
 def test_the_wait_that_a_server_asks_for_is_honoured_up_to_a_bound():
-    from visalign.rewards.vlm.http import LONGEST_WAIT, Busy, HttpAsker
+    from visalign.rewards.web.calling import LONGEST_WAIT, Busy, Caller
 
     class State:
         class outcome:
             exception = staticmethod(lambda: Busy("x", 1e9))
 
-    asker = HttpAsker("http://h/v1", "m", "K", 1, 1, 1, 1, 0.0, False, wait=lambda state: 0.1)
-    assert asker._pause(State) == LONGEST_WAIT
+    caller = Caller(url="http://h/v1", key_env="K", timeout=1, retries=1, concurrency=1, wait=lambda state: 0.1)
+    assert caller._pause(State) == LONGEST_WAIT
 
 
 # -- both orders, and what is remembered ------------------------------------------------------------------------------

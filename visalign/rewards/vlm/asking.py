@@ -1,7 +1,6 @@
 """How all judges ask: the cache first, then the model; and comparing in both orders."""
 
 import json
-import re
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ from visalign.media.samples import Sample
 from visalign.rewards.base import RewardModel, Scores
 from visalign.rewards.pairwise import Failure, matches, win_rates
 from visalign.rewards.vlm.questions import Answer, Asker, Question
+from visalign.rewards.web.address import check_variable, clean_url
 from visalign.storage.sqlite_cache import SqliteCache
 from visalign.validation.ranges import AnswerTokens, Few, Retries, Seconds, Temperature, Together
 
@@ -52,11 +52,8 @@ class AskingJudge(RewardModel):
         if bool(self.url) == bool(self.source):
             raise ValueError("set exactly one of url (an endpoint) and source (a local model)")
         if self.url:
-            from visalign.rewards.vlm.address import clean_url
-
             self.url = clean_url(self.url)
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.key_env):
-            raise ValueError("key_env must be the name of an environment variable that holds the key, not the key")
+        check_variable("key_env", self.key_env, "key")
         if not self.model.strip():
             raise ValueError("model is empty; give the name that the server knows the model by")
         if self.source and self.temperature:
@@ -81,8 +78,9 @@ class AskingJudge(RewardModel):
         if self.url:
             from visalign.rewards.vlm.http import HttpAsker
 
-            return HttpAsker(self.url, self.model, self.key_env, self.timeout, self.retries, self.concurrency,
-                             self.max_tokens, self.temperature, self.logprobs)
+            return HttpAsker(url=self.url, model=self.model, key_env=self.key_env, timeout=self.timeout,
+                             retries=self.retries, concurrency=self.concurrency, max_tokens=self.max_tokens,
+                             temperature=self.temperature, logprobs=self.logprobs)
         from visalign.rewards.vlm.local import LocalAsker
 
         return LocalAsker(self.source, self.device, self.max_tokens)

@@ -9,9 +9,12 @@ import httpx
 
 from visalign.errors import UserError
 
+CHAT_PARTS = ("/chat/completions", "/completions", "/models")
+"""Last parts of a chat endpoint's address that people paste with it."""
 
-def clean_url(url: str) -> str:
-    """The url up to and including `/v1`, without a pasted last part.
+
+def clean_url(url: str, pasted: tuple[str, ...] = CHAT_PARTS, form: str = "http(s)://HOST[:PORT]/v1") -> str:
+    """The url without a pasted last part, such as that of the endpoint itself. form: what is expected, in words.
 
     Raises ValueError for anything but a server's address, without repeating a secret that it may contain.
     """
@@ -24,11 +27,18 @@ def clean_url(url: str) -> str:
     except (ValueError, httpx.InvalidURL):
         parts, secret, known = None, "?" in text or "@" in text, False
     if secret:
-        raise ValueError("url must not hold a password, a key or a query; put the key into the environment variable "
-                         "key_env")
+        raise ValueError("url must not hold a password, a key or a query; put the key into an environment variable, "
+                         "which key_env or token_env names")
     if not known or re.search(r"\s", text):
-        raise ValueError(f"url is {url!r}; expected http(s)://HOST[:PORT]/v1")
-    return re.sub(r"(/chat/completions|/completions|/models)?/*$", "", text)
+        raise ValueError(f"url is {url!r}; expected {form}")
+    return re.sub(rf"({'|'.join(map(re.escape, pasted))})?/*$", "", text)
+
+
+def check_variable(setting: str, name: str, secret: str) -> None:
+    """Raise ValueError when a setting that names an environment variable holds something else: the secret itself."""
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+        raise ValueError(f"{setting} must be the name of an environment variable that holds the {secret}, not the "
+                         f"{secret}")
 
 
 def key_in(variable: str) -> str | None:
