@@ -8,7 +8,9 @@ Each row runs the trainer of `visalign train` on a network of the published size
 with the bare passes its mathematics needs; `ratio` is that of their median times. Model FLOPs are those of one forward
 pass of policy and reference each, and of the policy's backward pass to its inputs, which costs as much again as its
 forward one (weights are frozen): recomputing activations counts for nothing. MFU is their rate over the card's
-bf16 peak without sparsity. A row with a limit may use so many GiB of the card, as if it had no more.
+bf16 peak without sparsity. A row with a limit may use so many GiB of the card, as if it had no more. Peak memory is of
+everything, loading and encoding included. Rows of published scripts do the work of those scripts on the same network
+(peers.py); ours are told beside them, as so many times their samples a second and their peak memory.
 """
 
 import argparse
@@ -17,6 +19,7 @@ import gc
 import json
 import os
 import resource
+import statistics
 import sys
 import tempfile
 from dataclasses import dataclass, field
@@ -33,7 +36,10 @@ NEEDED = ("torch", "diffusers", "transformers", "accelerate", "peft", "safetenso
 
 @dataclass(frozen=True)
 class Case:
-    """One row: a network, how it is trained, the GiB it may use. pairs: of a step of DPO; None: an epoch of GRPO."""
+    """One row: a network, how it is trained, the GiB it may use. pairs: of a step of DPO; None: an epoch of GRPO.
+
+    peer: the published script that is run instead of ours. beside: the label of the peer's row to be compared with.
+    """
 
     label: str
     network: str
@@ -42,34 +48,48 @@ class Case:
     limit: float | None = None
     goal: str = ""
     channels_last: bool = False
+    peer: str = ""
+    beside: str = ""
 
 
 CHECKPOINTING = {"gradient_checkpointing": True}
-SDXL, SD35 = "SDXL LoRA DPO, 1024 px", "SD3.5-medium Flow-GRPO, 512 px"
+SDXL, SD35 = "SDXL LoRA DPO, 1024 px", "SD3.5-medium Flow-GRPO, 512 px, 2 groups of 16"
+DIFFUSERS = "diffusers' SDXL DPO LoRA script, 1024 px, 4 pairs, checkpointing"
+FLOW_GRPO = "flow_grpo on SD3.5-medium, 512 px, 2 groups of 16"
 PARTS: dict[str, list[Case]] = {
     "sdxl": [
+        Case(DIFFUSERS, "sdxl", peer="diffusers_dpo"),
         Case(f"{SDXL}, 1 pair", "sdxl", pairs=1),
-        Case(f"{SDXL}, 4 pairs, checkpointing", "sdxl", CHECKPOINTING, goal="45 % MFU"),
+        Case(f"{SDXL}, 4 pairs, checkpointing", "sdxl", CHECKPOINTING, goal="45 % MFU, 0.7 x diffusers' memory",
+             beside=DIFFUSERS),
         Case(f"{SDXL}, 1 pair, checkpointing, 16 GB", "sdxl", CHECKPOINTING, 1, 15.5, goal="fits 16 GB"),
-        Case(f"{SDXL}, 1 pair, checkpointing, int8 base, 12 GB", "sdxl", CHECKPOINTING | {"quantization": "int8"}, 1,
-             11.5, goal="fits 12 GB")],
+        Case(f"{SDXL}, 1 pair, checkpointing, int8 base, 12 GB", "sdxl", CHECKPOINTING | {
+            "quantization": "int8", "offload": "frozen"}, 1, 11.5, goal="fits 12 GB")],
     "sdxl-faster": [
-        Case(f"{SDXL}, 4 pairs, checkpointing, compiled", "sdxl", CHECKPOINTING | {"compile": True}, goal="45 % MFU"),
+        Case(f"{SDXL}, 4 pairs, checkpointing, compiled", "sdxl", CHECKPOINTING | {"compile": True}, goal="45 % MFU",
+             beside=DIFFUSERS),
+        Case(f"{SDXL}, 4 pairs, checkpointing, flash attention", "sdxl", CHECKPOINTING | {"attention": "flash"},
+             beside=DIFFUSERS),
         Case(f"{SDXL}, 4 pairs, checkpointing, cuDNN attention", "sdxl", CHECKPOINTING | {
-            "attention": "_native_cudnn"}),
-        Case(f"{SDXL}, 4 pairs, checkpointing, channels last", "sdxl", CHECKPOINTING, channels_last=True)],
-    "sd35": [Case(f"{SD35}, 3 groups of 24", "sd3.5-medium", pairs=None, goal="1.3 x flow_grpo")],
+            "attention": "_native_cudnn"}, beside=DIFFUSERS),
+        Case(f"{SDXL}, 4 pairs, checkpointing, channels last", "sdxl", CHECKPOINTING, channels_last=True,
+             beside=DIFFUSERS)],
+    "sd35": [
+        Case(FLOW_GRPO, "sd3.5-medium", pairs=None, peer="flow_grpo"),
+        Case(SD35, "sd3.5-medium", pairs=None, goal="1.3 x flow_grpo", beside=FLOW_GRPO)],
     "sd35-faster": [
-        Case(f"{SD35}, 3 groups of 24, compiled", "sd3.5-medium", {"compile": True}, None, goal="1.3 x flow_grpo")],
+        Case(f"{SD35}, compiled", "sd3.5-medium", {"compile": True}, None, goal="1.3 x flow_grpo", beside=FLOW_GRPO),
+        Case(f"{SD35}, VAE in bf16", "sd3.5-medium", {"vae_precision": "bf16"}, None, goal="1.3 x flow_grpo",
+             beside=FLOW_GRPO)],
     "flux": [
         Case("FLUX LoRA DPO, 1024 px, 1 pair, checkpointing", "flux", CHECKPOINTING, 1),
         Case("FLUX LoRA DPO, 1024 px, 1 pair, checkpointing, nf4 base, 24 GB", "flux", CHECKPOINTING | {
-            "quantization": "nf4"}, 1, 23.5, goal="fits 24 GB")],
+            "quantization": "nf4", "offload": "frozen"}, 1, 23.5, goal="fits 24 GB")],
     "wan": [
         Case("Wan 2.1 1.3B LoRA DPO, 33 frames of 240x416, 1 pair, checkpointing", "wan2.1-1.3b", CHECKPOINTING, 1)],
 }
-FLOW_GRPO = 9
-"""Samples that its published run takes through the network at once on a card."""
+EPOCHS = 3
+"""Repeats of what takes as long as an epoch, at most."""
 
 
 def missing() -> list[str]:
@@ -109,12 +129,10 @@ def settings_of(case: Case, folder: str, tiny: bool):
             "data": {"path": "unused"}, "objective": {"name": "flow_dpo" if flow else "diffusion_dpo"},
             "train": {"batch_size": case.pairs, "steps": 10**6, "device": "auto"}, "output": output})
     raw = read_mapping(Path(__file__).resolve().parents[2] / "configs" / "online" / "sd35_flow_grpo.yaml", "recipe")
-    raw["model"] |= {"gradient_checkpointing": False, "precision": "bf16"} | case.model
+    raw["model"] |= {"gradient_checkpointing": False, "precision": "bf16", "prompt_tokens": 128} | case.model
     raw["model"].pop("resolution")
-    groups, group = (1, FLOW_GRPO) if tiny else (3, 24)
-    raw["rollout"] |= {"prompts": "emoji:train", "prompts_per_epoch": groups, "group_size": group, "batch_size": group,
-                       "cache": f"{folder}/cache"}
-    raw["train"] |= {"epochs": 10**6, "updates_per_epoch": 1, "batch_size": group, "device": "auto"}
+    raw["rollout"] |= {"prompts": "emoji:train", "prompts_per_epoch": 1 if tiny else 2, "cache": f"{folder}/cache"}
+    raw["train"] |= {"epochs": 10**6, "device": "auto"}
     return parse_config({key: value for key, value in raw.items() if key not in ("eval", "guard")} | {
         "reward": {"models": "saturation"}, "output": output})
 
@@ -122,14 +140,34 @@ def settings_of(case: Case, folder: str, tiny: bool):
 def measure(case: Case, tiny: bool, repeats: int) -> dict[str, Any]:
     """A row of the table. Raises what the library raises, memory that ends included."""
     import torch
-    from offline import against, seconds, unit
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    repeats = repeats if case.pairs else min(repeats, EPOCHS)
+    row = measure_peer(case, device, tiny, repeats) if case.peer else measure_ours(case, device, tiny, repeats)
+    return row | {"peak_gib": peak_gib()}
+
+
+def measure_peer(case: Case, device, tiny: bool, repeats: int) -> dict[str, Any]:
+    from offline import seconds
+    from peers import PEERS
+
+    unit = PEERS[case.peer](device, tiny)
+    unit()
+    took = statistics.median(seconds(unit) for _ in range(repeats))
+    return {"seconds": round(took, 4), "samples_per_s": round(unit.samples / took, 3)}
+
+
+def measure_ours(case: Case, device, tiny: bool, repeats: int) -> dict[str, Any]:
+    import torch
+    from offline import against, unit
     from offline import bare_passes as bare_step
     from offline import trainer_on as offline_trainer
     from online import bare_passes as bare_epoch
     from online import trainer_on as online_trainer
     from sized import build
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with tempfile.TemporaryDirectory() as folder:
         config = settings_of(case, folder, tiny)
         generator = build(case.network, device, config.model, tiny)
@@ -138,23 +176,16 @@ def measure(case: Case, tiny: bool, repeats: int) -> dict[str, Any]:
                 part.to(memory_format=torch.channels_last)
         if case.pairs is None:
             trainer = online_trainer(generator, config, folder)
-            bare = bare_epoch(trainer)
+            bare, samples = bare_epoch(trainer), trainer.collector.size
         else:
             trainer = offline_trainer(generator, config, folder)
-            bare = bare_step(trainer, case.pairs)
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
+            bare, samples = bare_step(trainer, case.pairs), 2 * case.pairs
         with trainer.learning():
             took, passes = against(lambda: unit(trainer), bare, repeats)
         row = {"seconds": round(took, 4), "bare_passes": round(passes, 4), "ratio": round(took / passes, 3),
-               "peak_gib": peak_gib()}
-        if case.pairs is None:
-            samples = config.rollout.prompts_per_epoch * config.rollout.group_size
-            theirs = seconds(bare_epoch(trainer, FLOW_GRPO)) if not config.model.compile else None
-            row |= {"samples_per_s": round(samples / took, 3),
-                    "flow_grpo_samples_per_s": theirs and round(samples / theirs, 3)}
-        elif config.model.quantization == "none":  # else its products are hidden from the counter
-            tflop = forward_tflop(generator, 2 * case.pairs) * 3
+               "samples_per_s": round(samples / took, 3)}
+        if case.pairs and config.model.quantization == "none":  # else its products are hidden from the counter
+            tflop = forward_tflop(generator, samples) * 3
             row |= {"model_tflop": float(f"{tflop:.4g}"), "tflop_per_s": float(f"{tflop / took:.4g}")}
             if card()["peak_tflops"]:
                 row["mfu"] = round(tflop / took / card()["peak_tflops"], 3)
@@ -225,18 +256,22 @@ def table(results: dict[str, dict]) -> str:
     about = next((each["card"] for each in results.values()), None)
     title = f"{about['card']}, torch {about['torch']}" if about else "not run"
     title += ", narrow networks: no figures of a full size" if any(each["tiny"] for each in results.values()) else ""
+    rows = {row["case"]: row for result in results.values() for row in result["rows"]}
     lines = [f"Card: {title}", "", "| what | goal | s | ratio to bare passes | model TFLOP/s | MFU | samples/s | "
-             "flow_grpo's passes, samples/s | peak GiB |", "|---|---|---|---|---|---|---|---|---|"]
-    for part, cases in PARTS.items():
-        measured = {row["case"]: row for row in results.get(part, {}).get("rows", [])}
-        for case in cases:
-            row = measured.get(case.label, {"note": "not run"})
-            values = [row.get(key, "") for key in ("seconds", "ratio", "tflop_per_s", "mfu", "samples_per_s",
-                                                   "flow_grpo_samples_per_s", "peak_gib")]
-            values = [row["note"], *[""] * 6] if "note" in row else values
-            words = ["" if value is None else str(value) for value in values]
-            lines.append(f"| {' | '.join([case.label, case.goal, *words])} |")
+             "peak GiB | x the script's samples/s | x its memory |", "|---|---|---|---|---|---|---|---|---|---|"]
+    for case in (case for cases in PARTS.values() for case in cases):
+        row = rows.get(case.label, {"note": "not run"})
+        values = [row.get(key) for key in ("seconds", "ratio", "tflop_per_s", "mfu", "samples_per_s", "peak_gib")]
+        values += [times(row, rows.get(case.beside, {}), key) for key in ("samples_per_s", "peak_gib")]
+        values = [row["note"], *[""] * 7] if "note" in row else values
+        words = ["" if value is None else str(value) for value in values]
+        lines.append(f"| {' | '.join([case.label, case.goal, *words])} |")
     return "\n".join(lines) + "\n"
+
+
+def times(row: dict, peer: dict, key: str) -> float | None:
+    """A row's figure over that of the published script, where both were measured."""
+    return round(row[key] / peer[key], 2) if key in row and key in peer else None
 
 
 def main() -> int:

@@ -50,8 +50,8 @@ def trainer_on(generator: Generator, config: OnlineConfig, folder: str) -> Onlin
     return build_online(config, generator, RunFolder(folder, config), open_accelerator(config))[0]
 
 
-def bare_passes(trainer: OnlineTrainer, at_once: int | None = None):
-    """A closure that runs only the network passes of one epoch. at_once: samples of a pass (None: the recipe's)."""
+def bare_passes(trainer: OnlineTrainer):
+    """A closure that runs only the network passes of one epoch."""
     generator, config, needs = trainer.generator, trainer.config, trainer.objective.needs
     rollout, size = config.rollout, config.rollout.prompts_per_epoch * config.rollout.group_size
     shape, prompt = generator.latent_shape(), read_prompts(rollout.prompts, 1)[0]
@@ -62,7 +62,7 @@ def bare_passes(trainer: OnlineTrainer, at_once: int | None = None):
         guidance = Guidance(rollout.guidance_scale, conditioning)
         return torch.randn(count, *shape, device=generator.device), t, conditioning, guidance
 
-    drawn, learnt = at_once or rollout.batch_size, at_once or config.train.batch_size
+    drawn, learnt = rollout.batch_size, config.train.batch_size
     sampling, learning = inputs(drawn), inputs(learnt)
     made = [Sample(prompt, media) for media in generator.decode(sampling[0])]
 

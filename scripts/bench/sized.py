@@ -1,11 +1,12 @@
 """Pipelines of published sizes with random weights, for measuring: nothing is downloaded.
 
-The denoiser and the VAE have their published shapes; text encoders give embeddings of the published widths out of one
-or two small layers, since prompts are encoded once. `tiny` keeps the structure and makes everything narrow.
+Denoiser, VAE and text encoders have their published shapes: whoever keeps text encoders on the card pays for them.
+`tiny` keeps the structure and makes everything narrow.
 """
 
+import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,51 +47,65 @@ class Published:
     prompt_tokens: int | None = None
 
 
-def _t5(width: int) -> nn.Module:
-    from transformers import T5Config, T5EncoderModel
+CLIP_LAYERS = {768: 12, 1280: 32}
+"""Of the published CLIP text encoders (CLIP-L, OpenCLIP bigG) by their width; a narrower one has two."""
+T5_WIDTH = 4096
 
-    return T5EncoderModel(T5Config(vocab_size=1400, d_model=width, d_kv=8, d_ff=32, num_layers=1, num_heads=2,
-                                   is_encoder_decoder=False))
+
+def _clip(kind: str, words, width: int) -> nn.Module:
+    import transformers
+
+    if width not in CLIP_LAYERS:
+        return clip_encoder(getattr(transformers, kind), words, width, 77)
+    return getattr(transformers, kind)(transformers.CLIPTextConfig(
+        vocab_size=49408, hidden_size=width, intermediate_size=4 * width, num_hidden_layers=CLIP_LAYERS[width],
+        num_attention_heads=width // 64, max_position_embeddings=77, projection_dim=width,
+        pad_token_id=words.pad_token_id, bos_token_id=words.bos_token_id, eos_token_id=words.eos_token_id))
+
+
+def _t5(width: int, kind: str = "T5", vocabulary: int = 32128) -> nn.Module:
+    """The encoder of T5-XXL, or of umT5-XXL, by its width; one small layer for another width."""
+    import transformers
+
+    sizes = {"vocab_size": vocabulary, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64} \
+        if width == T5_WIDTH else {"vocab_size": 1400, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
+    config = getattr(transformers, f"{kind}Config")(d_model=width, feed_forward_proj="gated-gelu",
+                                                    is_encoder_decoder=False, **sizes)
+    return getattr(transformers, f"{kind}EncoderModel")(config)
 
 
 def _sdxl(clip: int, second: int, t5: int) -> dict[str, Any]:
     from diffusers import EulerDiscreteScheduler
-    from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
     words = clip_tokenizer()
-    return {"text_encoder": clip_encoder(CLIPTextModel, words, clip, 77), "tokenizer": words,
-            "text_encoder_2": clip_encoder(CLIPTextModelWithProjection, words, second, 77), "tokenizer_2": words,
+    return {"text_encoder": _clip("CLIPTextModel", words, clip), "tokenizer": words,
+            "text_encoder_2": _clip("CLIPTextModelWithProjection", words, second), "tokenizer_2": words,
             "scheduler": EulerDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
                                                 timestep_spacing="leading", steps_offset=1)}
 
 
 def _sd3(clip: int, second: int, t5: int) -> dict[str, Any]:
     from diffusers import FlowMatchEulerDiscreteScheduler
-    from transformers import CLIPTextModelWithProjection
 
     words = clip_tokenizer()
-    return {"text_encoder": clip_encoder(CLIPTextModelWithProjection, words, clip, 77), "tokenizer": words,
-            "text_encoder_2": clip_encoder(CLIPTextModelWithProjection, words, second, 77), "tokenizer_2": words,
+    return {"text_encoder": _clip("CLIPTextModelWithProjection", words, clip), "tokenizer": words,
+            "text_encoder_2": _clip("CLIPTextModelWithProjection", words, second), "tokenizer_2": words,
             "text_encoder_3": _t5(t5), "tokenizer_3": words, "scheduler": FlowMatchEulerDiscreteScheduler(shift=3.0)}
 
 
 def _flux(clip: int, second: int, t5: int) -> dict[str, Any]:
     from diffusers import FlowMatchEulerDiscreteScheduler
-    from transformers import CLIPTextModel
 
     words = clip_tokenizer()
-    return {"text_encoder": clip_encoder(CLIPTextModel, words, clip, 77), "tokenizer": words,
+    return {"text_encoder": _clip("CLIPTextModel", words, clip), "tokenizer": words,
             "text_encoder_2": _t5(t5), "tokenizer_2": words,
             "scheduler": FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True)}
 
 
 def _wan(clip: int, second: int, t5: int) -> dict[str, Any]:
     from diffusers import FlowMatchEulerDiscreteScheduler
-    from transformers import UMT5Config, UMT5EncoderModel
 
-    encoder = UMT5EncoderModel(UMT5Config(vocab_size=1400, d_model=t5, d_kv=8, d_ff=32, num_layers=1, num_heads=2,
-                                          is_encoder_decoder=False))
-    return {"text_encoder": encoder, "tokenizer": clip_tokenizer(),
+    return {"text_encoder": _t5(t5, "UMT5", 256384), "tokenizer": clip_tokenizer(),
             "scheduler": FlowMatchEulerDiscreteScheduler(shift=3.0)}
 
 
@@ -140,23 +155,16 @@ SIZES = {
 
 
 def build(name: str, device: torch.device, settings: ModelSettings, tiny: bool = False) -> Generator:
-    """A generator of random weights on a device: the network in bf16 on a GPU, everything else in single precision."""
-    import diffusers
-
+    """A generator of random weights on a device: on a GPU all but its VAE in bf16, elsewhere in single precision."""
     size = SIZES[name]
     check_quantizer(settings.quantization)
     check_speed(settings, FAMILIES[size.pipeline], device)
-    torch.manual_seed(0)
     held = torch.bfloat16 if device.type == "cuda" else torch.float32
     whole = device if settings.quantization == "none" else torch.device("cpu")  # its layers go over one by one
-    network = _made(size.network, size.tiny if tiny else {}, whole, held)
-    parts = size.texts(*(size.tiny_widths if tiny else size.widths))
-    denoiser = FAMILIES[size.pipeline].denoiser_name
-    pipeline = getattr(diffusers, size.pipeline)(**parts | {
-        denoiser: network, "vae": _made(size.vae, size.tiny_vae if tiny else {}, device, torch.float32)})
+    tokens = settings.prompt_tokens or size.prompt_tokens
     generator = FAMILIES[size.pipeline](
-        pipeline, device=device, compute_dtype=torch.bfloat16, shape=size.tiny_made_for if tiny else size.made_for,
-        prompt_tokens=size.prompt_tokens and (16 if tiny else size.prompt_tokens), attention=settings.attention)
+        pipeline_of(name, whole, device, held, held, tiny), device=device, compute_dtype=torch.bfloat16,
+        shape=shape_of(name, tiny), prompt_tokens=tokens and (16 if tiny else tokens), attention=settings.attention)
     if settings.quantization != "none":
         quantize_parts(generator, settings)
     place(generator, settings.offload, trained=False)
@@ -164,18 +172,45 @@ def build(name: str, device: torch.device, settings: ModelSettings, tiny: bool =
     return generator
 
 
+def shape_of(name: str, tiny: bool) -> Shape:
+    """The size that a network is measured at."""
+    return SIZES[name].tiny_made_for if tiny else SIZES[name].made_for
+
+
+def pipeline_of(name: str, whole: torch.device, device: torch.device, network: torch.dtype, texts: torch.dtype,
+                tiny: bool):
+    """A diffusers pipeline of random weights: its network on `whole`, all else on `device`, its VAE in float32."""
+    import diffusers
+
+    size = SIZES[name]
+    torch.manual_seed(0)
+    denoiser = _made(size.network, size.tiny if tiny else {}, whole, network)
+    with _made_as(device, texts):
+        parts = size.texts(*(size.tiny_widths if tiny else size.widths))
+    return getattr(diffusers, size.pipeline)(**parts | {
+        FAMILIES[size.pipeline].denoiser_name: denoiser,
+        "vae": _made(size.vae, size.tiny_vae if tiny else {}, device, torch.float32)})
+
+
+@contextlib.contextmanager
+def _made_as(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+    """Modules that are made within it are there and so at once: a large one would not fit in single precision first."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device(device):
+            yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 def _made(described: tuple[str, dict[str, Any]], changes: dict[str, Any], device: torch.device,
           dtype: torch.dtype) -> nn.Module:
     import diffusers
 
     kind, arguments = described
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)  # a large network would not fit in single precision first
-    try:
-        with torch.device(device):
-            network = getattr(diffusers, kind)(**arguments | changes)
-    finally:
-        torch.set_default_dtype(before)
+    with _made_as(device, dtype):
+        network = getattr(diffusers, kind)(**arguments | changes)
     with torch.no_grad():
         for parameter in network.parameters():
             if not parameter.any():  # layers that start at zero give no gradients to what is before them
