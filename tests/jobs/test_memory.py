@@ -69,7 +69,7 @@ def test_what_was_chosen_is_kept_in_the_run_and_taken_again(recipe, monkeypatch,
     assert chosen != config
     known = chosen.model_dump(mode="json")
     cards(2**40)
-    assert memory_words.as_chosen(config, known) == chosen
+    assert memory_words.as_chosen(config, known, sizes.model.generator) == chosen
 
 
 def test_a_card_that_is_not_here_is_planned_for(recipe):

@@ -7,11 +7,15 @@ passes have been measured.
 import importlib.util
 import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
 
 from visalign.generators.hardware.quantization import QUANTIZERS
 from visalign.jobs.cards import Card, in_gib
-from visalign.jobs.memory_levers import AS_SET, LEVERS, Changes, Choice, Config, changed
+from visalign.jobs.memory_levers import AS_SET, CHEAP, DEAR, LEVERS, Changes, Choice, Config, Lever, changed
 from visalign.jobs.memory_plan import MemoryPlan, plan_memory
 from visalign.jobs.memory_sizes import PassSizes
 from visalign.trainers.optim import OPTIMIZERS
@@ -33,21 +37,42 @@ def fits(plan: MemoryPlan, card: Card) -> bool:
 
 def least_slow(config: Config, sizes: PassSizes, card: Card) -> Fit | None:
     """The quickest settings that fit the card, those with the fewest changes among equals; None where none fits."""
-    tried = [[AS_SET, *lever(config)] for lever in LEVERS]
-    for choices in sorted(itertools.product(*tried), key=_slowness):
-        given = changed(config, {name: value for choice in choices for name, value in choice.changes.items()})
-        if not _usable(given, sizes) or not (card.planned or _installed(given)):
+    for choices in sorted(_possible(config, sizes, card), key=_slowness):
+        given = _chosen(config, choices)
+        if not (card.planned or _installed(given)):
             continue
         plan = plan_memory(given, sizes)
-        if fits(plan, card):
+        if fits(plan, card) and _allowed(given):
             return Fit(given, tuple(each for each in choices if each.changes), _time(choices), plan)
     return None
 
 
-def _usable(config: Config, sizes: PassSizes) -> bool:
-    """Whether settings make a difference on this device: a GPU holds weights as it computes with them anyway."""
-    on_gpu = sizes.model.device.type == "cuda"
-    return config.model.weights == "auto" if on_gpu else config.model.offload == "none"
+def _possible(config: Config, sizes: PassSizes, card: Card) -> Iterator[tuple[Choice, ...]]:
+    """Positions of all levers, without those that do not fit even with every cheap lever at its end."""
+    cheap, dear = ([[AS_SET, *_choices(lever, config, sizes)] for lever in levers] for levers in (CHEAP, DEAR))
+    ends = tuple(positions[-1] for positions in cheap)
+    for others in itertools.product(*dear):
+        if fits(plan_memory(_chosen(config, ends + others), sizes), card):
+            yield from (some + others for some in itertools.product(*cheap))
+
+
+def _chosen(config: Config, choices: tuple[Choice, ...]) -> Config:
+    return changed(config, {name: value for choice in choices for name, value in choice.changes.items()})
+
+
+def _choices(lever: Lever, config: Config, sizes: PassSizes) -> Iterator[Choice]:
+    """A lever's positions that make a difference on this device: a GPU holds weights as it computes with them."""
+    idle = {"model.weights"} if sizes.model.device.type == "cuda" else {"model.offload", "reward.offload"}
+    return (choice for choice in lever(config, sizes.model.generator) if not idle & choice.changes.keys())
+
+
+def _allowed(config: Config) -> bool:
+    """Whether settings go together."""
+    try:
+        type(config).model_validate(config.model_dump())
+    except ValidationError:
+        return False
+    return True
 
 
 def _installed(config: Config) -> bool:
@@ -69,9 +94,9 @@ def next_lever(config: Config, sizes: PassSizes) -> tuple[Choice, int] | None:
     """The one change that lowers the peak most for its time, and by how many bytes; None where nothing does."""
     before = plan_memory(config, sizes).peak
     found = []
-    for choice in (choice for lever in LEVERS for choice in lever(config)):
+    for choice in (choice for lever in LEVERS for choice in _choices(lever, config, sizes)):
         given = changed(config, choice.changes)
-        if _usable(given, sizes) and (saved := before - plan_memory(given, sizes).peak) > 0.02 * before:
+        if _allowed(given) and (saved := before - plan_memory(given, sizes).peak) > 0.02 * before:
             found.append((saved / choice.time**8, saved, choice))
     if not found:
         return None
@@ -81,8 +106,14 @@ def next_lever(config: Config, sizes: PassSizes) -> tuple[Choice, int] | None:
 
 def in_words(changes: Changes) -> str:
     """'model.gradient_checkpointing=true train.batch_size=2'."""
-    return " ".join(f"{name}={str(value).lower() if isinstance(value, bool) else value}"
-                    for name, value in changes.items())
+    return " ".join(f"{name}={_as_typed(value)}" for name, value in changes.items())
+
+
+def _as_typed(value: Any) -> str:
+    """A value as it is given on the command line."""
+    if isinstance(value, tuple):
+        return f"[{','.join(value)}]"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def advice(config: Config, sizes: PassSizes) -> str:

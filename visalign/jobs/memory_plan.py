@@ -6,9 +6,11 @@
 Activations are counted on a generator without weights (generators/hardware/weightless.py); all else is arithmetic.
 """
 
+import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 from visalign.config import OfflineConfig, OnlineConfig
 from visalign.config.load import build_objective
@@ -16,6 +18,7 @@ from visalign.data.prompts import count_prompts
 from visalign.errors import UserError
 from visalign.generators.hardware.devices import held_dtype
 from visalign.generators.hardware.quantization import QUANTIZERS
+from visalign.jobs.memory_beside import reward_sizes
 from visalign.jobs.memory_sizes import PassSizes
 from visalign.trainers.optim import MOMENTS
 
@@ -29,12 +32,15 @@ FOREACH = ("adamw",)
 class MemoryPlan:
     """Bytes. held: by part, all the time. moments: what each takes beside, by part, less what is away then.
 
-    unknown: why activations could not be counted.
+    unknown: why activations could not be counted. uncounted: what else is not in it, in sentences. host: what lies
+    in host memory meanwhile, where that is another.
     """
 
     held: dict[str, int]
     moments: dict[str, dict[str, int]]
     unknown: str | None = None
+    uncounted: tuple[str, ...] = ()
+    host: dict[str, int] = field(default_factory=dict)
 
     @property
     def moment(self) -> str:
@@ -58,23 +64,54 @@ count = lru_cache(count_prompts)
 """Of a file of prompts, read once for all plans."""
 
 
+@lru_cache
+def objective_of(settings: str, loop: str) -> Any:
+    """An objective by its settings as JSON, built once for all plans."""
+    return build_objective(json.loads(settings), loop=loop)
+
+
 class _Planning:
     def __init__(self, config: OfflineConfig | OnlineConfig, sizes: PassSizes):
         self.config, self.sizes, self.generator = config, sizes, sizes.model.generator
-        self.objective = build_objective(config.objective, loop=config.loop)
+        self.objective = objective_of(json.dumps(config.objective), config.loop)
         self.on_gpu = sizes.model.device.type == "cuda"
         self.trained = sizes.held.trained
+        self.rewards = reward_sizes(config)
+        self.processes = int(os.environ.get("WORLD_SIZE", "1"))
 
     def plan(self) -> MemoryPlan:
         held = self._weights() | self._beside_the_weights() | {"program": PROGRAM[self.sizes.model.device.type]}
         held = {name: size for name, size in held.items() if size}
         away = self._away()
+        learning, host = away | self._rewards_away(), self._epoch() if self.on_gpu else {}
+        step = {"the optimiser's step": self._step() | learning}
         try:
-            moments = {"a step's backward pass": self._backward() | away, "sampling": self._sampling() | away,
+            moments = {"a step's backward pass": self._backward() | learning, "sampling": self._sampling() | away,
                        **self._coding(away)}
         except UserError as error:
-            return MemoryPlan(held, {"the optimiser's step": self._step() | away}, str(error))
-        return MemoryPlan(held, moments | {"the optimiser's step": self._step() | away})
+            return MemoryPlan(held, step, str(error), self._uncounted(), host)
+        return MemoryPlan(held, moments | step, None, self._uncounted(), host)
+
+    def _uncounted(self) -> tuple[str, ...]:
+        unknown, found = self.rewards.unknown, []
+        if unknown:
+            found.append(f"rewards are not counted: {', '.join(unknown)}")
+        if self._learns_through_rewards():
+            found.append("gradients through the VAE and the rewards are not counted")
+        return tuple(found)
+
+    def _learns_through_rewards(self) -> bool:
+        return self.config.loop == "online" and self.objective.view == "sampling"
+
+    def _rewards_away(self) -> dict[str, int]:
+        """Of the rewards that score, what is in host memory while the network learns: less than nothing."""
+        offloaded = self.config.loop == "online" and self.config.reward.offload and self.on_gpu
+        return {"rewards offloaded": -self.rewards.scoring} if offloaded and self.rewards.scoring else {}
+
+    def _epoch(self) -> dict[str, int]:
+        """What is kept of an epoch's samples."""
+        online = self.config.loop == "online"
+        return self.sizes.sample.epoch(self.config, self.objective, self.processes) if online else {}
 
     def _away(self) -> dict[str, int]:
         """Of the frozen parts, what is in host memory while the network runs: less than nothing."""
@@ -87,8 +124,9 @@ class _Planning:
         streamed = self.config.model.offload == "blocks" and self.on_gpu
         numbers = min(2 * held.block, self.trained // 4) if streamed else self.trained // 4  # one computes, one comes
         copy = self.sizes.model.compute_dtype.itemsize * numbers if full else 0
-        return {"frozen weights": self._rounded(self._narrowed(held.frozen)), "trained weights": self.trained,
-                "frozen copy": copy, "text encoders": self._texts(), "VAE": held.vae}
+        frozen = self._rounded(self._narrowed(held.frozen)) + held.packed
+        return {"frozen weights": frozen, "trained weights": self.trained, "frozen copy": copy,
+                "text encoders": self._texts(), "VAE": held.vae}
 
     def _narrowed(self, size: int) -> int:
         """Weights held as these settings say; they were counted as those of `sizes` do."""
@@ -115,21 +153,25 @@ class _Planning:
     def _kept_unrounded(self) -> int:
         """Weights that a backward pass holds beside the rounded ones they were computed from."""
         model, held = self.config.model, self.sizes.held
-        if model.quantization == "none" or not QUANTIZERS[model.quantization].held_backward:
+        unpacks = bool(held.packed) if model.quantization == "none" else QUANTIZERS[model.quantization].held_backward
+        if not unpacks:
             return 0
         numbers = held.roundable_in_block if model.gradient_checkpointing else held.roundable
         return numbers * self.sizes.model.compute_dtype.itemsize
 
     def _beside_the_weights(self) -> dict[str, int]:
         old = 2 if "old" in self.objective.needs else 0  # the values, and the current ones while it is in their place
-        several = int(os.environ.get("WORLD_SIZE", "1")) > 1 and self.config.loop == "offline"
+        several = self.processes > 1 and self.config.loop == "offline"
         return {"optimiser": round(MOMENTS[self.config.optim.name] * self.trained / 4),
                 "average": self.trained if self.config.optim.ema_decay else 0, "old policy": old * self.trained,
-                "buckets of gradients": self.trained if several else 0}
+                "buckets of gradients": self.trained if several else 0,
+                "rewards": self.rewards.scoring + self.rewards.measuring} | ({} if self.on_gpu else self._epoch())
 
     def _backward(self) -> dict[str, int]:
         size = self.sizes.training(self.rows_trained(), self.config.model.gradient_checkpointing)
-        return {"activations": size, "weights unrounded": self._kept_unrounded(), "gradients": self._gradients()}
+        passes = min(self.objective.last_steps, self.config.rollout.steps) if self._learns_through_rewards() else 1
+        return {"activations": size * passes, "weights unrounded": self._kept_unrounded(),
+                "gradients": self._gradients()}
 
     def _gradients(self) -> int:
         return self.sizes.held.largest if self.config.optim.fused_backward else self.trained
@@ -141,14 +183,18 @@ class _Planning:
         return {"gradients": self.trained, "working copy": working}
 
     def _sampling(self) -> dict[str, int]:
-        guided, rows = self._drawn()
-        return {"activations": self.sizes.sampling(guided * rows)}
+        """Of an evaluation, or of a rollout, whose steps lie on the device until its batch is drawn."""
+        found = [{"activations": self.sizes.sampling(guided * rows)} for guided, rows in self._drawn()]
+        if self.config.loop == "online" and self.on_gpu:
+            found[-1] |= self.sizes.sample.batch(self.config, self.objective)
+        return max(found, key=lambda parts: sum(parts.values()))
 
     def _coding(self, away: dict[str, int]) -> dict[str, dict[str, int]]:
         model = self.config.model
         encoding, decoding = self.sizes.coding(model.vae_tiling)
         decoding //= 2 if model.vae_precision == "bf16" else 1
-        together = 1 if model.vae_slicing else min(self.generator.coded_together(), self._drawn()[1])
+        together = 1 if model.vae_slicing else min(
+            self.generator.coded_together(), max(rows for _, rows in self._drawn()))
         texts = {name: size + self.sizes.held.vae for name, size in away.items()}
         found = {"encoding": {"activations": encoding}, "decoding": {"activations": decoding * together} | texts}
         if away and self.generator.sources is None:  # the VAE and the text encoders come in turn
@@ -164,8 +210,8 @@ class _Planning:
             return config.train.batch_size * (2 if both else 1)
         return config.train.batch_size * self._guided(config.rollout.guidance_scale)
 
-    def _drawn(self) -> tuple[int, int]:
-        """Passes of a sample under guidance, and samples drawn at once: of an evaluation, or of a rollout."""
+    def _drawn(self) -> list[tuple[int, int]]:
+        """Passes of a sample under guidance, and samples drawn at once: of an evaluation, and of a rollout."""
         evaluation = self.config.eval
         prompts = count(evaluation.prompts, evaluation.max_prompts) if evaluation.prompts else \
             evaluation.max_prompts or evaluation.batch_size
@@ -173,7 +219,7 @@ class _Planning:
         found = [(self._guided(evaluation.guidance_scale), 1 if self.generator.sources is not None else looks)]
         if self.config.loop == "online":
             found.append((self._guided(self.config.rollout.guidance_scale), self.config.rollout.batch_size))
-        return max(found, key=lambda each: each[0] * each[1])
+        return found
 
     def _guided(self, scale: float | None) -> int:
         return 1 if scale in (None, 1) or self.sizes.model.takes_scale else 2

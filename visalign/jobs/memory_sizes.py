@@ -7,19 +7,24 @@ from typing import NamedTuple
 
 from torch import nn
 
+from visalign.generators.encoding_size import numbers_of_latents, numbers_of_prompt
+from visalign.generators.files.gguf_files import packed_size
 from visalign.generators.hardware.activations import Activations
 from visalign.generators.hardware.quantization import quantizable
 from visalign.generators.hardware.weightless import Weightless
+from visalign.jobs.memory_beside import SampleSizes
 
 
 class Held(NamedTuple):
     """Bytes of weights: the denoiser's frozen ones, those that are trained, and what is frozen beside.
 
+    packed: of frozen ones that stay as they are packed in a GGUF file, which `frozen` is without.
     roundable: numbers in frozen layers that can be quantised; roundable_in_block: in the block that has most of them.
     block: numbers in the largest of the repeated blocks. largest: bytes of the largest tensor that is trained.
     """
 
     frozen: int
+    packed: int
     trained: int
     roundable: int
     roundable_in_block: int
@@ -69,8 +74,13 @@ class PassSizes:
     def roundable_parts(self) -> dict[str, int]:
         """Numbers that can be quantised in each frozen part."""
         generator = self.model.generator
-        return {name: _roundable(part) for name, part in generator.pipeline.components.items()
+        return {name: roundable(part) for name, part in generator.pipeline.components.items()
                 if isinstance(part, nn.Module) and name not in generator.networks()}
+
+    @cached_property
+    def sample(self) -> SampleSizes:
+        generator = self.model.generator
+        return SampleSizes(4 * numbers_of_latents(generator), 4 * numbers_of_prompt(generator))
 
     @cached_property
     def held(self) -> Held:
@@ -84,11 +94,13 @@ class PassSizes:
                 if not layer.weight.requires_grad:
                     blocks[tuple(name.split(".")[:2])] += layer.weight.numel()
         trained = [p.numel() * 4 for p in denoiser.parameters() if p.requires_grad]
-        return Held(held_by(denoiser), sum(trained), sum(blocks.values()), max(blocks.values(), default=0),
+        numbers, packed = packed_size(self.model.checkpoint.denoiser_file)
+        frozen = held_by(denoiser) - numbers * self.model.held.itemsize
+        return Held(frozen, packed, sum(trained), sum(blocks.values()), max(blocks.values(), default=0),
                     _largest_block(denoiser), max(trained), texts, held_by(vae))
 
 
-def _roundable(part: nn.Module) -> int:
+def roundable(part: nn.Module) -> int:
     """Numbers in the layers of a part that can be quantised."""
     return sum(layer.weight.numel() for layer in quantizable(part).values())
 

@@ -32,7 +32,10 @@ def memory_table(config: Config, sizes: PassSizes, card: Card) -> list[str]:
         what = ", ".join(f"{in_gib(size)} {name}" for name, size in parts.items() if size)
         lines.append(f"  {f'at {moment}':<30}{in_gib(plan.at(moment)):>7}" + (f" with {what} beside" if what else ""))
     lines.append(f"  {'peak':<30}{in_gib(plan.peak):>7} at {plan.moment}")
-    return [*lines, "  " + verdict(config, sizes, card, plan)]
+    if plan.host:
+        what = ", ".join(f"{in_gib(size)} of {name}" for name, size in plan.host.items())
+        lines.append(f"  {'in host memory':<30}{in_gib(sum(plan.host.values())):>7} with {what} of an epoch")
+    return [*lines, *(f"  {each}" for each in (*plan.uncounted, verdict(config, sizes, card, plan)))]
 
 
 def verdict(config: Config, sizes: PassSizes, card: Card, plan: MemoryPlan) -> str:
@@ -72,6 +75,7 @@ def explained_choice(found: Fit, card: Card) -> str:
         text = f"model.memory auto: the least slow settings that fit {card.words} are {chosen}. A step is expected " \
                f"to take {found.time:.2f} times as long as with the settings as they were; the peak is " \
                f"{in_gib(found.plan.peak)} GiB, at {found.plan.moment}."
+    text = " ".join([text, *(f"{each[0].upper()}{each[1:]}." for each in found.plan.uncounted)])
     return textwrap.fill(text, 110)
 
 
@@ -83,7 +87,7 @@ def settled(config: Config, generator: Generator, resume: bool = False) -> Confi
     """
     earlier = Path(config.output.folder).expanduser() / "config.yaml"
     if config.model.memory == "auto" and resume and earlier.is_file():
-        return as_chosen(config, read_mapping(earlier, "run"))
+        return as_chosen(config, read_mapping(earlier, "run"), generator)
     modules = [generator.denoiser, *generator.frozen_modules()]
     small = 4 * sum(p.numel() for module in modules for p in module.parameters()) < TINY
     if small and config.model.memory != "auto":
@@ -103,11 +107,12 @@ def settled(config: Config, generator: Generator, resume: bool = False) -> Confi
     return config
 
 
-def as_chosen(config: Config, known: dict) -> Config:
+def as_chosen(config: Config, known: dict, generator: Generator) -> Config:
     """The settings with those that levers move as an earlier start of the run has them."""
-    names = {name for lever in LEVERS for choice in lever(config) for name in choice.changes}
-    return changed(config, {name: known[section][key] for name in names for section, key in [name.split(".")]
-                            if key in known.get(section, {})})
+    names = {name for lever in LEVERS for choice in lever(config, generator) for name in choice.changes}
+    found = {name: known[section][key] for name in names for section, key in [name.split(".")]
+             if key in known.get(section, {})}
+    return changed(config, {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()})
 
 
 @contextlib.contextmanager

@@ -92,6 +92,10 @@ class RewardModel(Ranged, ABC):
         """The networks, in evaluation mode; a reward without networks does not define it."""
         return None
 
+    def held_bytes(self) -> int | None:
+        """Bytes of the networks as they are held, without reading them; None where that is not known."""
+        return 0 if type(self).load is RewardModel.load else None
+
     @abstractmethod
     def score_batch(self, samples: list[Sample]) -> Tensor | Scores:
         """Values of one batch whose samples have passed `refusal`."""

@@ -12,6 +12,7 @@ from visalign.errors import UserError
 from visalign.media.samples import Sample
 from visalign.rewards.base import RewardModel, Scores
 from visalign.rewards.openclip import check_clip_source, cut_prompts, load_open_clip, pixels_to_batch, to_batch
+from visalign.rewards.sizes import of_open_clip
 
 SCALES = {"cosine": lambda cosine: cosine, "percent": lambda cosine: 100 * cosine,
           "hessel": lambda cosine: 2.5 * cosine.clamp(min=0)}
@@ -42,6 +43,9 @@ class ClipScore(RewardModel):
 
     def check(self) -> None:
         check_clip_source(self.source, self.name)
+
+    def held_bytes(self) -> int | None:
+        return of_open_clip(self.source)
 
     def load(self) -> nn.Module:
         model, self.preprocess, self.tokenizer = load_open_clip(self.source, self.name)

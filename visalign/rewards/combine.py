@@ -17,6 +17,7 @@ from visalign.media.samples import Sample
 from visalign.media.source_images import group_of
 from visalign.rewards.base import Reward, RewardModel, Scores
 from visalign.rewards.reference import ReferenceScores, read_reference
+from visalign.rewards.sizes import sum_of
 from visalign.validation.ranges import Few, Portion, RewardValue, Signed, Weight
 
 
@@ -52,6 +53,9 @@ class Combination(RewardModel):
         super().to(device)
         for reward in self.inner:
             reward.to(device)
+
+    def held_bytes(self) -> int | None:
+        return sum_of([reward.held_bytes() for reward in self.inner])
 
     def score_batch(self, samples: list[Sample]) -> Scores:
         values, spreads, remarks = [], [], {}

@@ -127,6 +127,9 @@ class ClipDirection(RewardModel):
     def check(self) -> None:
         self._clip.check()
 
+    def held_bytes(self) -> int | None:
+        return self._clip.held_bytes()
+
     def load(self) -> nn.Module:
         return self._clip.network
 

@@ -12,6 +12,7 @@ from visalign.errors import UserError
 from visalign.media.samples import Sample, to_pixels
 from visalign.rewards.base import RewardModel
 from visalign.rewards.openclip import CLIP_ASSETS
+from visalign.rewards.sizes import of_header
 from visalign.storage.weights import read_json
 
 SIDE = 64
@@ -50,6 +51,10 @@ class EmojiGroup(RewardModel):
         if getattr(self, "_read", None) is None:
             self._read = read_json(Path(self.source) / "groups.json", f"reward {self.name}")
         return self._read
+
+    def held_bytes(self) -> int:
+        file = Path(self.source) / "model.safetensors"
+        return of_header(file, f"reward {file}")
 
     def load(self) -> nn.Module:
         network = group_classifier(len(self._card["groups"]))

@@ -12,6 +12,7 @@ from visalign.errors import UserError
 from visalign.media.samples import Sample, middle
 from visalign.rewards.base import RewardModel, Scores
 from visalign.rewards.openclip import check_clip_source, cut_prompts, letterboxed, load_open_clip, to_batch
+from visalign.rewards.sizes import of_open_clip, of_transformers
 from visalign.storage.hub_files import hub_file, hub_reason
 from visalign.storage.pretrained import check_processor, load_whole
 from visalign.storage.weights import check_finite
@@ -105,6 +106,10 @@ class PickScore(RewardModel):
         own = (Path(self.source).expanduser() / "preprocessor_config.json").is_file()
         return self.source if own or self.processor is None else None
 
+    def held_bytes(self) -> int | None:
+        published = self.source == PickScore.source  # which is a ViT-H-14
+        return of_open_clip("ViT-H-14") if published else of_transformers("CLIPModel", self.source)
+
     def load(self) -> nn.Module:
         from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
@@ -150,6 +155,9 @@ class HPSv2(RewardModel):
         path = Path(self.source).expanduser()
         if not path.is_file():
             check_hub_or_folder(self.source, self.file_name, self.name)
+
+    def held_bytes(self) -> int | None:
+        return of_open_clip(self.architecture)
 
     def load(self) -> nn.Module:
         import open_clip
@@ -200,6 +208,9 @@ class Aesthetic(RewardModel):
         if not path.is_file():
             check_hub_or_folder(self.source, self.file_name, self.name)
         check_clip_source(self.clip, self.name)
+
+    def held_bytes(self) -> int | None:
+        return of_open_clip(self.clip)  # its own layers are a few hundredths of one of them
 
     def load(self) -> nn.Module:
         named = self.mirrored_name if self.source == Aesthetic.source else self.file_name

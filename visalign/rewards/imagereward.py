@@ -16,6 +16,7 @@ from visalign.errors import UserError
 from visalign.media.samples import Sample, middle
 from visalign.rewards.base import RewardModel, Scores
 from visalign.rewards.hub_clip import check_hub_or_folder, load_weights, published_file, published_weights
+from visalign.rewards.sizes import file_here
 from visalign.storage.pretrained import check_tokenizer
 
 MEAN, STD = 0.16717362830052426, 1.0333394966054072
@@ -105,6 +106,10 @@ class ImageReward(RewardModel):
     def check(self) -> None:
         check_hub_or_folder(self.source, "ImageReward.pt", self.name)
         check_tokenizer(self.tokenizer or self.source, f"reward {self.name}")
+
+    def held_bytes(self) -> int | None:
+        file = file_here(self.source, "ImageReward.pt")
+        return file.stat().st_size if file else None  # it is published in single precision
 
     def load(self) -> Blip:
         from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, Resize, ToTensor

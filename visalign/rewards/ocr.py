@@ -52,6 +52,9 @@ class OcrText(RewardModel):
         return super().refusal(sample) or (
             None if quoted_text(sample.prompt) else "the prompt quotes no text that could be read")
 
+    def held_bytes(self) -> int:
+        return 0  # of the device: its networks are small and stay on the CPU
+
     def load(self) -> Any:
         import logging
 

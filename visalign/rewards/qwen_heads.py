@@ -21,6 +21,7 @@ from visalign.errors import UserError
 from visalign.media.samples import Sample
 from visalign.rewards.base import RewardModel, Scores
 from visalign.rewards.hub_clip import check_hub_or_folder, published_file, published_weights
+from visalign.rewards.sizes import of_transformers
 from visalign.storage.pretrained import check_processor, load_whole
 from visalign.storage.text_files import read_text
 
@@ -149,6 +150,10 @@ class TokenReward(RewardModel):
             raise UserError(f"reward {self.name}: template {path} has no {missing[0]}")
         check_hub_or_folder(self.base_source(), "config.json", self.name)
         check_processor(self.base_source(), f"reward {self.name}")
+
+    def held_bytes(self) -> int | None:
+        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
+        return of_transformers("Qwen2VLModel", self.base_source(), dtype)
 
     def load(self) -> nn.Module:
         from transformers import AutoProcessor, Qwen2VLForConditionalGeneration

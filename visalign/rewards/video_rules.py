@@ -87,6 +87,11 @@ class SubjectConsistency(VideoRule):
 
         check_clip_source(self.source, self.name)
 
+    def held_bytes(self) -> int | None:
+        from visalign.rewards.sizes import of_open_clip
+
+        return of_open_clip(self.source)
+
     def load(self):
         from visalign.rewards.openclip import load_open_clip
 
@@ -174,6 +179,9 @@ class OnFrames(RewardModel):
     def to(self, device: str) -> None:
         super().to(device)
         self.inner.to(device)
+
+    def held_bytes(self) -> int | None:
+        return self.inner.held_bytes()
 
     def score_batch(self, samples: list[Sample]) -> Scores:
         frames = [sample.frames(self.frames) for sample in samples]

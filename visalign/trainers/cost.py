@@ -28,11 +28,21 @@ def _online(config: OnlineConfig, objective) -> float:
 def sample_passes(config: OnlineConfig, objective) -> tuple[int, int, int]:
     """Passes an online sample takes: to draw it, with gradient to learn from it, and without."""
     rollout = config.rollout
-    noisy = rollout.steps - rollout.clean_steps
-    terms = {"steps": rollout.window.size if rollout.window else max(1, int(noisy * rollout.train_fraction)),
-             "noised": getattr(objective, "times", 1), "sampling": getattr(objective, "last_steps", 1)}[objective.view]
+    terms = {"steps": _trained_steps(config), "noised": getattr(objective, "times", 1),
+             "sampling": getattr(objective, "last_steps", 1)}[objective.view]
     guided = 2 if rollout.guidance_scale != 1 else 1
     return guided * rollout.steps, guided * terms, guided * terms * len({"old", "reference"} & objective.needs)
+
+
+def _trained_steps(config: OnlineConfig) -> int:
+    rollout = config.rollout
+    noisy = rollout.steps - rollout.clean_steps
+    return rollout.window.size if rollout.window else max(1, int(noisy * rollout.train_fraction))
+
+
+def kept_steps(config: OnlineConfig, objective) -> int:
+    """Sampling steps that are stored of each sample."""
+    return {"steps": _trained_steps(config), "noised": 0, "sampling": 1}[objective.view]
 
 
 def passes_of_look(prompts: int, seeds: int, steps: int, guidance_scale: float) -> float:

@@ -11,7 +11,11 @@ from tests.generators.files.original_files import sd3_tensors
 from visalign.config import ModelSettings
 from visalign.errors import UserError
 from visalign.generators import load_generator, locate_model
+from visalign.generators.files.gguf_files import packed_size
 from visalign.generators.files.sketching import sketch
+from visalign.generators.hardware.weightless import Weightless
+from visalign.jobs import memory_levers
+from visalign.jobs.memory_sizes import PassSizes
 
 gguf = pytest.importorskip("gguf")
 
@@ -76,6 +80,17 @@ def test_it_computes_as_the_weights_do_and_a_lora_learns_on_it(base, packed, apa
     predicted(generator).square().sum().backward()
     reached = [p.grad.abs().sum() > 0 for n, p in generator.denoiser.named_parameters() if "lora_B" in n]
     assert len(trained) == 2 * len(reached) == 30 and sum(reached) == 14  # the last block asks nothing of the words
+
+
+def test_the_plan_counts_what_is_held_packed(base, packed):
+    settings = ModelSettings(source=str(base), parts={"transformer": str(packed)}, precision="fp32", lora={"rank": 2})
+    numbers, size = packed_size(locate_model(settings).denoiser_file)
+    assert size == numbers // 32 * 34 > 0  # Q8_0: 32 numbers of a byte and a scale of two
+    held = PassSizes(Weightless(settings, torch.device("cpu"))).held
+    denoiser = load_generator(settings, "cpu").denoiser
+    assert held.packed == size and held.frozen + held.packed == sum(
+        tensor.nbytes for tensor in (*denoiser.parameters(), *denoiser.buffers()))
+    assert memory_levers.packed(settings)
 
 
 def test_what_a_packed_file_cannot_is_one_sentence(base, packed, tmp_path, monkeypatch):

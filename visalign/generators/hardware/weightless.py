@@ -40,9 +40,9 @@ class Weightless:
     """One model with its adapter, as a recipe would hold it on `device`, which need not be there."""
 
     def __init__(self, settings: ModelSettings, device: torch.device):
-        checkpoint = locate_model(settings)
+        self.checkpoint = locate_model(settings)
         self.settings, self.device = settings, device
-        self.generator: Generator = empty_generator(checkpoint, settings, words=True)
+        self.generator: Generator = empty_generator(self.checkpoint, settings, words=True)
         self.compute_dtype, self.held = pick_dtype(settings.precision, device), held_dtype(settings, device)
         self.mode = FakeTensorMode(allow_non_fake_inputs=True)
         self._calls: dict[int, NetworkCall] = {}

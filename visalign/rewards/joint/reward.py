@@ -21,6 +21,7 @@ from visalign.rewards.openclip import (
     load_open_clip,
     pixels_to_batch,
 )
+from visalign.rewards.sizes import of_header, of_open_clip, of_transformers, sum_of
 from visalign.storage.pretrained import TOKENIZER_FILES
 from visalign.storage.weights import read_tensors, write_tensors
 
@@ -99,6 +100,15 @@ class JointReward(RewardModel):
             return json.loads((self.folder / REWARD_FILES[0]).read_text())
         except ValueError as error:
             raise UserError(f"reward {self.folder / REWARD_FILES[0]}: not readable as JSON ({error})") from None
+
+    def held_bytes(self) -> int | None:
+        file, settings = self.folder / REWARD_FILES[1], self.settings
+        trained = of_header(file, f"reward {file}")
+        if settings.tuning == "full":
+            return trained
+        below = of_open_clip(settings.source) if settings.backbone == "open_clip" else of_transformers(
+            "AutoModelForImageTextToText", settings.source)
+        return sum_of([trained, below])
 
     def load(self) -> JointNetwork:
         network = build_network(self.settings, self.folder)

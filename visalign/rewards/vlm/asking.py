@@ -14,6 +14,7 @@ from visalign.errors import UserError
 from visalign.media.samples import Sample
 from visalign.rewards.base import RewardModel, Scores
 from visalign.rewards.pairwise import Failure, matches, win_rates
+from visalign.rewards.sizes import of_transformers
 from visalign.rewards.vlm.questions import Answer, Asker, Question
 from visalign.rewards.web.address import check_variable, clean_url
 from visalign.storage.sqlite_cache import SqliteCache
@@ -72,6 +73,9 @@ class AskingJudge(RewardModel):
         super().to(device)
         if self.source and "asker" in self.__dict__:
             self.asker.to(device)
+
+    def held_bytes(self) -> int | None:
+        return 0 if self.url else of_transformers("AutoModelForImageTextToText", self.source, None)
 
     @cached_property
     def asker(self) -> Asker:
