@@ -1,14 +1,22 @@
 """`visalign data cache`: what training reads is made ahead, its size said and checked before."""
 
 import re
+import shutil
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from visalign.cli import main
+from visalign.config.load import load_config
+from visalign.data.preferences import read_pairs
+from visalign.generators import load_generator
 from visalign.generators.base import Generator
+from visalign.generators.observe import keeping, observer
 from visalign.sampling.encoding_cache import EncodingCache
 from visalign.storage import files as disk
+from visalign.storage.shards import ShardStore
+from visalign.trainers.offline.encoded_pairs import encode_media
 
 
 def invoke(*words):
@@ -50,6 +58,32 @@ def test_its_size_is_said_and_the_disk_is_checked_before(recipe, tmp_path, monke
             rf"visalign: data\.cache {tmp_path}/cache: about \d+ KiB are needed and 1 KiB are free; \d+ KiB for "
             rf"latents of {media} images, \d+ KiB for embeddings of {prompts} prompts; free some space, or choose "
             r"another data\.cache", refused.output.splitlines()[-1]), refused.output
+
+
+@pytest.mark.parametrize("name, parts", [("sd3", ["transformer"]), ("wan22", ["transformer", "transformer_2"])])
+def test_weights_of_the_denoiser_are_not_read_and_change_nothing(recipe, tmp_path, pipelines, monkeypatch, name, parts):
+    broken = shutil.copytree(pipelines(name), tmp_path / "broken")
+    for part in parts:
+        file = broken / part / "diffusion_pytorch_model.safetensors"
+        header = 8 + int.from_bytes(file.read_bytes()[:8], "little")
+        file.write_bytes(file.read_bytes()[:header] + b"\xff" * (file.stat().st_size - header))  # NaN throughout
+    file = recipe(name, model={"source": str(broken)})
+    refused = invoke("train", file, "train.steps=1")
+    assert refused.exit_code == 1 and "not finite" in refused.output, refused.output
+    monkeypatch.setattr(observer, "_KNOWN", {})
+    monkeypatch.setattr(keeping, "FOLDER", tmp_path / "conventions")
+    made = invoke("data", "cache", file)
+    assert made.exit_code == 0, made.output
+    settings = load_config(file)
+    whole = load_generator(settings.model.model_copy(update={"source": str(pipelines(name))}), "cpu")
+    expected, found = EncodingCache(tmp_path / "whole", whole), ShardStore(tmp_path / "cache")
+    for pair in read_pairs(settings.data):
+        item = encode_media(pair, expected)
+        expected.add_prompts({item.prompt_key: item.prompt})
+        for key in (item.chosen_key, item.rejected_key, item.prompt_key):
+            mine, theirs = found.get(key), expected.store.get(key)
+            assert mine.keys() == theirs.keys() and all(torch.equal(mine[each], theirs[each]) for each in mine)
+    assert len(found) == len(expected.store)
 
 
 def test_samples_that_a_run_makes_itself_cannot_be_made_ahead(recipe):

@@ -18,11 +18,13 @@ from visalign.storage.weights import check_finite, check_present
 
 
 @memory_told("loading the model")
-def load_generator(source: str | ModelSettings, device: str | torch.device = "auto") -> Generator:
+def load_generator(source: str | ModelSettings, device: str | torch.device = "auto", *,
+                   denoiser: bool = True) -> Generator:
     """Load a generator from a hub id, a diffusers folder, an embedded name, or full `Model` settings.
 
-    Frozen weights are held as `held_dtype` says; the VAE always stays in float32, where it cannot overflow. Raises
-    UserError for anything that is not a supported pipeline.
+    Frozen weights are held as `held_dtype` says; the VAE always stays in float32, where it cannot overflow. denoiser:
+    False leaves its weights out, on which no encoding depends. Raises UserError for anything that is not a supported
+    pipeline.
     """
     import diffusers
 
@@ -36,23 +38,22 @@ def load_generator(source: str | ModelSettings, device: str | torch.device = "au
     diffusers.utils.logging.disable_progress_bar()
     _quiet_transformers()
     with explained(settings.source):
-        below = beneath(sketch(checkpoint, settings), settings)
-        pipeline = load_pipeline(pipeline_class, checkpoint, held_dtype(settings, device))
+        sketched = sketch(checkpoint, settings)
+        below, blank = beneath(sketched, settings), () if denoiser else tuple(sketched.networks())
+        pipeline = load_pipeline(pipeline_class, checkpoint, held_dtype(settings, device), blank, device)
     loaded = {f"model {settings.source}, its {name}": part for name, part in pipeline.components.items()
-              if isinstance(part, nn.Module)}
+              if isinstance(part, nn.Module) and name not in blank}
     for where, part in loaded.items():
         check_present(part, where)
-    if settings.vae_slicing:
-        pipeline.vae.enable_slicing()
-    if settings.vae_tiling or checkpoint.family.needs_tiling:
-        pipeline.vae.enable_tiling()
+    _cut_up(pipeline.vae, settings, checkpoint.family)
     generator = checkpoint.family(pipeline, device=device, compute_dtype=compute_dtype, attention=settings.attention,
                                   shape=shape_of(settings, checkpoint), prompt_tokens=settings.prompt_tokens,
                                   call=settings.call, guided=settings.guidance == "observed",
                                   vae_precision=settings.vae_precision)
     if settings.quantization != "none":
-        quantize_parts(generator, settings)
-    place(generator, settings.offload, trained=settings.tuning == "full")
+        quantize_parts(generator, settings, denoiser)
+    offload = settings.offload if denoiser or settings.offload == "none" else "frozen"
+    place(generator, offload, trained=settings.tuning == "full")
     for where, part in loaded.items():
         if not is_quantized(part):  # those were looked at before
             check_finite(part.state_dict().items(), where)
@@ -62,6 +63,14 @@ def load_generator(source: str | ModelSettings, device: str | torch.device = "au
         raise UserError(f"model {settings.source} ({checkpoint.family.pipeline_class}): {error}") from error
     generator.put_on(below, settings.tuning)
     return generator
+
+
+def _cut_up(vae: nn.Module, settings: ModelSettings, family: type[Generator]) -> None:
+    """Let the VAE work on samples one by one, or on tiles, where that is asked for or needed."""
+    if settings.vae_slicing:
+        vae.enable_slicing()
+    if settings.vae_tiling or family.needs_tiling:
+        vae.enable_tiling()
 
 
 def _quiet_transformers() -> None:

@@ -1,7 +1,7 @@
 """`visalign data cache`: a recipe's latents and embeddings made ahead, by as many processes as there are.
 
 Run on several:  torchrun --nproc_per_node 8 -m visalign data cache RECIPE
-A command that was killed continues where it was: it encodes only what is missing.
+A command that was killed continues where it was: it encodes only what is missing. The denoiser's weights are not read.
 """
 
 from typing import NamedTuple
@@ -41,7 +41,7 @@ def make_cache(config: OfflineConfig) -> CacheContent:
     found = check_offline(config, checkpoint.family)
     check_cache_room(config, empty_generator(checkpoint, config.model), found)
     accelerator = open_accelerator(config)
-    generator = load_generator(config.model, accelerator.device)
+    generator = load_generator(config.model, accelerator.device, denoiser=False)
     cache, broken = EncodingCache(config.data.cache, generator, config.data.cache_dtype), BrokenRows(config.data)
     before = len(cache.store)
     pairs = read_pairs(config.data, on_bad_row=broken.note, compared=compares(config))

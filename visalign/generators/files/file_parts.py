@@ -32,6 +32,20 @@ def bare_part(kind: type[nn.Module], folder: str, name: str) -> nn.Module:
         return configured(kind, folder, name)
 
 
+def blank_part(kind: type[nn.Module], folder: str, name: str, dtype: torch.dtype, device: torch.device) -> nn.Module:
+    """The network with one zero in place of each weight, seen in the weight's shape: it answers in the right shapes,
+    takes no memory, and reads no weights."""
+    module = bare_part(kind, folder, name)
+    kept = _kept_in_full(module, dtype)
+    for prefix, layer in module.named_modules():
+        for own, parameter in layer._parameters.items():
+            if parameter is not None:
+                precision = torch.float32 if kept & {*prefix.split("."), own} else dtype
+                zero = torch.zeros((), dtype=precision, device=device)
+                layer._parameters[own] = nn.Parameter(zero.expand(parameter.shape), requires_grad=False)
+    return module.eval()
+
+
 def configured(kind: type[nn.Module], folder: str, name: str) -> nn.Module:
     """A network as its configuration says. name: of the folder in a pipeline's folder or hub repository, may be ''."""
     if hasattr(kind, "load_config"):  # of diffusers

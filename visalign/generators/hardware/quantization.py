@@ -74,15 +74,19 @@ def quantize(network: nn.Module, quantization: str, device: torch.device, dtype:
     network.requires_grad_(False)
 
 
-def quantize_parts(generator, settings: ModelSettings) -> None:
-    """The denoiser's networks and `model.quantized_parts`, as they move to the generator's device. Raises UserError."""
+def quantize_parts(generator, settings: ModelSettings, denoiser: bool = True) -> None:
+    """The denoiser's networks and `model.quantized_parts`, as they move to the generator's device. Raises UserError.
+
+    denoiser: whether its weights are there.
+    """
     networks = generator.networks()
     others = {name: part for name, part in generator.pipeline.components.items()
               if isinstance(part, nn.Module) and name not in networks}
     for name in settings.quantized_parts:
         if name not in others:
             raise UserError(f"model.quantized_parts: {settings.source} has no part {name}{nearest(name, others)}")
-    for name, part in (networks | {name: others[name] for name in settings.quantized_parts}).items():
+    rounded = {name: others[name] for name in settings.quantized_parts} | (networks if denoiser else {})
+    for name, part in rounded.items():
         quantize(part, settings.quantization, generator.device, generator.compute_dtype,
                  f"model {settings.source}, its {name}")
 
