@@ -10,6 +10,7 @@ import time
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from tests.programs import VISALIGN, Program
@@ -114,6 +115,32 @@ def test_two_processes_equal_one_with_twice_the_batch(recipe, two_processes, tmp
         torch.testing.assert_close(a[name], b[name], atol=2e-5, rtol=1e-3)
     for mine, theirs in zip(rows(tmp_path / "one"), rows(tmp_path / "two"), strict=True):
         assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-3)
+
+
+def test_two_processes_visit_several_sources_and_captions_as_one_does(recipe, two_processes, tmp_path):
+    for name, many in (("mine", 3), ("prior", 2)):
+        (tmp_path / name).mkdir()
+        for number in range(many):
+            Image.new("RGB", (16, 16), (90 * number, 40, 9)).save(tmp_path / name / f"{number}.png")
+            (tmp_path / name / f"{number}.txt").write_text(f"{name}, red {number}, round\na {name} thing, {number}, old")
+    sources = [{"path": str(tmp_path / "mine"), "repeats": 2},
+               {"path": str(tmp_path / "prior"), "share": 0.4, "loss_weight": 0.25}]
+    captions = {"wildcards": True, "shuffle_tags": True, "keep_tags": 1, "tag_dropout": 0.5, "variants": 3}
+
+    def written(name, batch_size):
+        data = {"path": None, "sources": sources, "captions": captions, "caption_dropout": 0.3, "holdout": 0.0,
+                "cache": str(tmp_path / f"cache-{name}")}
+        return recipe("sd3", "sft", name=f"{name}.yaml", data=data, eval=UNMEASURED | {"prompts": ["a red fruit"]},
+                      train={"batch_size": batch_size, "steps": 6}, output={"folder": str(tmp_path / name)})
+
+    run(written("one", 2))
+    two_processes(VISALIGN, "train", written("two", 1))
+    assert rows(tmp_path / "two", "start")[0]["processes"] == 2
+    assert [row["loss"] for row in rows(tmp_path / "two")] == pytest.approx(
+        [row["loss"] for row in rows(tmp_path / "one")], rel=1e-3)
+    a, b = weights(tmp_path / "one", 6), weights(tmp_path / "two", 6)
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], atol=2e-5, rtol=1e-3)
 
 
 def test_feedback_pairs_are_made_once_and_kept(recipe, tmp_path):
