@@ -63,7 +63,7 @@ def prove_demo(kills: int, root: Path, chance: random.Random) -> Found:
 
 
 def lost_and_double(votes: list, kept: dict[tuple[str, str], str]) -> tuple[int, int]:
-    """How many of the answered votes, by (voter, ballot), are not stored as they were said; how many are there twice."""
+    """How many of the answered votes, by (voter, ballot), are not stored as they were said, and how many are twice."""
     names = {"tie": "tie", "skip": "skip"}
     told = {(vote.voter, vote.ballot): (names | {vote.on_left: "left"}).get(vote.choice, "right") for vote in votes}
     lost = sum(told.get(key) != said for key, said in kept.items())
