@@ -70,12 +70,14 @@ def test_weights_of_the_denoiser_are_not_read_and_change_nothing(recipe, tmp_pat
     file = recipe(name, model={"source": str(broken)})
     refused = invoke("train", file, "train.steps=1")
     assert refused.exit_code == 1 and "not finite" in refused.output, refused.output
-    monkeypatch.setattr(observer, "_KNOWN", {})
+    known = {}
+    monkeypatch.setattr(observer, "_KNOWN", known)
     monkeypatch.setattr(keeping, "FOLDER", tmp_path / "conventions")
     made = invoke("data", "cache", file)
     assert made.exit_code == 0, made.output
     settings = load_config(file)
     whole = load_generator(settings.model.model_copy(update={"source": str(pipelines(name))}), "cpu")
+    assert len(known) == 2, "what was observed without weights is not believed of the model"
     expected, found = EncodingCache(tmp_path / "whole", whole), ShardStore(tmp_path / "cache")
     for pair in read_pairs(settings.data):
         item = encode_media(pair, expected)
