@@ -8,7 +8,6 @@ from visalign.data.preference_pair import PreferencePair
 from visalign.errors import UserError
 from visalign.media.buckets import Buckets
 from visalign.media.fitting import Size
-from visalign.media.image_files import upright_size
 
 MOST_IN_TABLES = 1000
 BAR = 40
@@ -28,7 +27,7 @@ def count_sizes(pairs: Iterable[PreferencePair], buckets: Buckets) -> Counter[Si
         if in_tables > MOST_IN_TABLES:
             return Counter()
         try:
-            counts[buckets.size_for(upright_size(pair.chosen, pair.where))] += pair.repeats
+            counts[buckets.size_for(pair.size())] += pair.repeats
         except UserError:  # the check of the set tells of it
             continue
     return counts

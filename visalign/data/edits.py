@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from visalign.data.rows import BadRow, media_reference, shortened
+from visalign.data.table_media import TableMedia
 from visalign.errors import UserError
 from visalign.media.image_files import BROKEN_IMAGE, open_image
 from visalign.media.kinds import is_image_name
@@ -70,6 +71,7 @@ def row_notes(row: dict, where: str, roots: Path | Sequence[Path], kept: str | P
 
 def _file_of(value: Any, key: str, where: str, roots: Path | Sequence[Path], kept: str | Path) -> str:
     found = media_reference(value, key, where, roots)
+    found = found.read() if isinstance(found, TableMedia) else found
     try:
         with open_image(found) as image:
             ending = (image.format or "png").lower()

@@ -7,7 +7,10 @@ from pathlib import Path
 from PIL import Image
 
 from visalign.data.rows import MediaReference
+from visalign.data.table_media import TableMedia
 from visalign.errors import UserError
+from visalign.media.fitting import Size
+from visalign.media.image_files import upright_size
 from visalign.media.samples import Media, Sample
 from visalign.media.source_images import notes_of, read_source, split_prompt, with_sources
 from visalign.media.video_files import read_media
@@ -19,7 +22,7 @@ PAIR_FRAMES = 16
 
 @dataclass(frozen=True)
 class PreferencePair:
-    """A prompt and two images or videos (bytes or paths), the chosen one preferred; `where` names its row.
+    """A prompt and two images or videos as they are stored, the chosen one preferred; `where` names its row.
 
     rejected: None for a captioned medium alone. strength: how much better the chosen one is. chance: the probability
     that it is better at all (1: certain). user: the annotator, hashed; None where unknown. repeats: how often it occurs
@@ -72,10 +75,20 @@ class PreferencePair:
 
     def media(self, frames: int | None = None) -> tuple[Media, ...]:
         """`stored` decoded, of a video at most `frames`. Raises UserError naming the row."""
-        return tuple(read_media(data, self.where, frames or PAIR_FRAMES) for data in self.stored())
+        return tuple(read_media(data.read() if isinstance(data, TableMedia) else data, self.where,
+                                frames or PAIR_FRAMES) for data in self.stored())
+
+    def size(self) -> Size:
+        """(height, width) of the chosen image, from its header. Raises UserError naming the row for what is none."""
+        data = self.chosen
+        if isinstance(data, TableMedia):
+            return data.size or upright_size(data.read(), self.where)
+        return upright_size(data, self.where)
 
 
 def _identity_of(data: MediaReference, where: str) -> str:
+    if isinstance(data, TableMedia):
+        return data.digest
     if isinstance(data, bytes):
         return hashlib.sha256(data).hexdigest()
     file = Path(data).absolute()

@@ -30,28 +30,29 @@ class RowCounts:
 
 
 def read_pairs(settings: DataSettings, counts: RowCounts | None = None,
-               on_bad_row: Callable[[BadRow], None] | None = None, compared: bool = True) -> Iterator[PreferencePair]:
+               on_bad_row: Callable[[BadRow], None] | None = None, compared: bool = True,
+               again: bool = False) -> Iterator[PreferencePair]:
     """Stream pairs from `settings.path`, or from each of `settings.sources` in turn, as `origin` says.
 
-    compared: whether pairs without a rejected half are refused. A broken row raises BadRow, or is passed to
-    `on_bad_row`. Raises UserError when nothing usable is found in a source.
+    compared: whether pairs without a rejected half are refused. again: note in `settings.cache` what bytes the tables
+    hold, and read no bytes that are known from an earlier time before they are wanted. A broken row raises BadRow, or
+    is passed to `on_bad_row`. Raises UserError when nothing usable is found in a source.
     """
     counts = counts if counts is not None else RowCounts()
     for place, source in enumerate(settings.each):
         own = RowCounts()
-        for pair in _read_source(source, own, on_bad_row, compared):
+        for pair in _read_source(source, own, on_bad_row, compared, again):
             counts.pairs += 1
             yield replace(pair, origin=place, repeats=pair.repeats * settings.repeats(place))
         counts.ties += own.ties
 
 
 def _read_source(settings: DataSettings, counts: RowCounts, on_bad_row: Callable[[BadRow], None] | None,
-                 compared: bool) -> Iterator[PreferencePair]:
-    source = str(settings.path)
+                 compared: bool, again: bool) -> Iterator[PreferencePair]:
+    source, cache = str(settings.path), Path(settings.cache).expanduser()
     check_weights(settings.dimensions)
-    rows, roots = _open(settings, source)
-    convert = Converters(settings.format, settings.dimensions, compared, Path(settings.cache) / "sources",
-                         settings.captions)
+    rows, roots = _open(settings, source, cache / "tables" if again else None)
+    convert = Converters(settings.format, settings.dimensions, compared, cache / "sources", settings.captions)
     columns: set[str] = set()
     for where, row in rows:
         columns |= row.keys()
@@ -99,7 +100,7 @@ def is_local(settings: DataSettings) -> bool:
     return False
 
 
-def _open(settings: DataSettings, source: str) -> tuple[Iterator[tuple[str, dict]], list[Path]]:
+def _open(settings: DataSettings, source: str, notes: Path | None) -> tuple[Iterator[tuple[str, dict]], list[Path]]:
     """The rows, and the folders that their paths may start from."""
     if source in EMBEDDED_PAIRS:
         return EMBEDDED_PAIRS[source](), []
@@ -117,8 +118,9 @@ def _open(settings: DataSettings, source: str) -> tuple[Iterator[tuple[str, dict
         root = Path(settings.media_root).expanduser()
         if not root.is_dir():
             raise UserError(f"data.media_root {root}: there is no such folder")
-        return table_rows(source, settings.split), [root]
-    return table_rows(source, settings.split), list(dict.fromkeys([default_root(source), *(f.parent for f in files)]))
+        return table_rows(source, settings.split, notes), [root]
+    roots = dict.fromkeys([default_root(source), *(file.parent for file in files)])
+    return table_rows(source, settings.split, notes), list(roots)
 
 
 def _hub_rows(source: str, split: str) -> Iterator[tuple[str, dict]]:

@@ -4,6 +4,7 @@ A reader gives (where, row); a row that cannot be used is {BROKEN_TABLE: a sente
 others read. Only what makes a file unreadable as a whole raises UserError.
 """
 
+import contextlib
 import csv
 import itertools
 import json
@@ -20,12 +21,12 @@ Rows = Iterator[tuple[str, Any]]
 
 def file_rows(file: Path) -> Iterator[tuple[str, dict]]:
     """Every row of a table, by its suffix (see READERS). Raises UserError when the file is not a table."""
-    _refuse_placeholder(file)
+    refuse_placeholder(file)
     for where, row in READERS[file.suffix.lower()](file):
         yield where, checked(where, row)
 
 
-def _refuse_placeholder(file: Path) -> None:
+def refuse_placeholder(file: Path) -> None:
     """Raise UserError for what a failed download left in place of the file."""
     try:
         with file.open("rb") as opened:
@@ -175,17 +176,23 @@ def _named(where: str, header: list[str], fields: list[str]) -> dict:
 
 _PIECE = 2**20
 """Bytes of a column that are read at a time."""
+MEDIA_BATCH = 64
+"""Rows whose images or videos are in memory together."""
+
+
+def open_parquet(file: Path):
+    """The file, of which batches of rows are read without holding whole row groups twice. Raises what arrow raises."""
+    import pyarrow.parquet as pq
+
+    return pq.ParquetFile(file, buffer_size=_PIECE, pre_buffer=False)
 
 
 def _parquet(file: Path) -> Rows:
-    import pyarrow.parquet as pq
-
-    return _arrow_rows(file, "parquet", lambda: _parquet_batches(pq.ParquetFile(
-        file, buffer_size=_PIECE, pre_buffer=False)))  # else whole row groups are held twice
+    return _arrow_rows(file, "parquet", lambda: _parquet_batches(open_parquet(file)))
 
 
 def _parquet_batches(table):
-    return table.iter_batches(batch_size=64, columns=_wanted(table.schema_arrow))
+    return table.iter_batches(batch_size=MEDIA_BATCH, columns=wanted_columns(table.schema_arrow))
 
 
 def _arrow(file: Path) -> Rows:
@@ -199,13 +206,13 @@ def _arrow(file: Path) -> Rows:
                 reader = pa.ipc.open_file(source)
                 reader = (reader.get_batch(number) for number in range(reader.num_record_batches))
             for batch in reader:
-                batch = batch.select(_wanted(batch.schema))
-                yield from (batch.slice(start, 64) for start in range(0, len(batch), 64))
+                batch = batch.select(wanted_columns(batch.schema))
+                yield from (batch.slice(start, MEDIA_BATCH) for start in range(0, len(batch), MEDIA_BATCH))
 
     return _arrow_rows(file, "arrow", batches)
 
 
-def _wanted(schema) -> list[str]:
+def wanted_columns(schema) -> list[str]:
     """Columns without dates and times, which no reader needs and Python cannot always represent (nanoseconds)."""
     import pyarrow as pa
 
@@ -213,13 +220,20 @@ def _wanted(schema) -> list[str]:
 
 
 def _arrow_rows(file: Path, kind: str, batches: Callable) -> Rows:
-    import pyarrow as pa
-
     number = itertools.count(1)
-    try:
+    with arrow_errors_told(file, kind):
         for batch in batches():
             for row in batch.to_pylist():
                 yield f"{file} row {next(number)}", row
+
+
+@contextlib.contextmanager
+def arrow_errors_told(file: Path, kind: str) -> Iterator[None]:
+    """Turns what arrow's readers raise for broken files into UserError."""
+    import pyarrow as pa
+
+    try:
+        yield
     except (pa.ArrowException, OSError, ValueError, OverflowError, KeyError) as error:
         raise UserError(f"data {file}: not a readable {kind} file ({' '.join(str(error).split())[:120]})") from None
 

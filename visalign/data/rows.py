@@ -11,11 +11,12 @@ from PIL import Image
 
 from visalign.data.readers import BROKEN_TABLE, file_rows
 from visalign.data.sources import table_files
+from visalign.data.table_media import TableMedia, known_rows
 from visalign.errors import UserError, nearest
 from visalign.media.video_files import FRAMES_FILE
 
-MediaReference = bytes | str
-"""An image or video as stored: its bytes, or a path."""
+MediaReference = bytes | TableMedia | str
+"""An image or video as stored: its bytes, where in a table they are, or a path."""
 _YES, _NO = {"true", "t", "yes", "y", "1", "1.0"}, {"false", "f", "no", "n", "0", "0.0", "nan", ""}
 _HASHED = re.compile(r"user-[0-9a-f]{16}")
 
@@ -24,10 +25,13 @@ class BadRow(UserError):
     """One row that cannot be used; `data check` lists them, training stops at the first."""
 
 
-def table_rows(source: str, split: str = "train") -> Iterator[tuple[str, dict]]:
-    """(where, row) of a table or a folder of them. Raises UserError when the source as a whole cannot be read."""
+def table_rows(source: str, split: str = "train", notes: Path | None = None) -> Iterator[tuple[str, dict]]:
+    """(where, row) of a table or a folder of them. Raises UserError when the source as a whole cannot be read.
+
+    notes: a folder where it is noted what bytes they hold, which are then read when they are wanted (table_media.py).
+    """
     for file in table_files(source, split):
-        yield from file_rows(file)
+        yield from file_rows(file) if notes is None else known_rows(file, notes)
 
 
 def check_row(row: dict) -> None:
@@ -53,7 +57,7 @@ def media_reference(value: Any, key: str, where: str, roots: Path | Sequence[Pat
         from visalign.media.samples import to_bytes
 
         return to_bytes(value)
-    if isinstance(value, bytes) and value:
+    if isinstance(value, bytes | TableMedia) and value:
         return value
     if not isinstance(value, str) or not value.strip():
         raise BadRow(f"{where}: '{key}' is neither a path nor the bytes of an image or video")

@@ -10,6 +10,7 @@ from tqdm import tqdm
 from visalign.config import DataSettings
 from visalign.data.preferences import RowCounts, is_local, read_pairs
 from visalign.data.rows import MediaReference
+from visalign.data.table_media import TableMedia
 from visalign.errors import UserError, notice
 from visalign.media.image_files import BROKEN_IMAGE, decode_image, open_image
 from visalign.media.kinds import is_video
@@ -90,7 +91,7 @@ def check_pair_sources(settings: DataSettings, compared: bool = True) -> FoundPa
 def _check_source(settings: DataSettings, broken: BrokenRows, compared: bool, texts: set[str]) -> FoundPairs:
     """One source alone; `texts` gets its prompts."""
     prompts, pairs, same, repeated = {}, 0, 0, 0
-    found = itertools.islice(read_pairs(settings, RowCounts(), broken.note, compared),
+    found = itertools.islice(read_pairs(settings, RowCounts(), broken.note, compared, again=True),
                              None if is_local(settings) else 1)
     try:
         for pair in tqdm(found, desc="checking the pairs", unit="pair", leave=False, delay=2):
@@ -126,6 +127,7 @@ def check_different(source: str, pairs: int, same: int) -> None:
 
 def _probe(data: MediaReference, where: str) -> None:
     """Raise UserError for what does not begin like an image; nothing is decoded, and videos are not opened."""
+    data = data.read() if isinstance(data, TableMedia) else data
     if isinstance(data, str) and Path(data).is_dir() or is_video(data):
         return
     try:

@@ -44,7 +44,7 @@ def make_cache(config: OfflineConfig) -> CacheContent:
     generator = load_generator(config.model, accelerator.device, denoiser=False)
     cache, broken = EncodingCache(config.data.cache, generator, config.data.cache_dtype), BrokenRows(config.data)
     before = len(cache.store)
-    pairs = read_pairs(config.data, on_bad_row=broken.note, compared=compares(config))
+    pairs = read_pairs(config.data, on_bad_row=broken.note, compared=compares(config), again=True)
     items = encode_pairs(pairs, cache, accelerator, broken, buckets_of(config.data, generator),
                          total=sum(found.sizes) or None)
     check_items(config.taught_by(), items, broken, compares(config))

@@ -101,7 +101,7 @@ def images_by_size(config: OfflineConfig) -> dict[Size | None, int]:
         return {}
     pairs = (replace(pair, repeats=pair.repeats * config.data.repeats(place))
              for place, source in enumerate(config.data.each)
-             for pair in read_pairs(source, on_bad_row=lambda error: None, compared=compares(config)))
+             for pair in read_pairs(source, on_bad_row=lambda error: None, compared=compares(config), again=True))
     counts = count_sizes(tqdm(pairs, desc="reading the images' sizes", unit="pair", leave=False, delay=2), buckets)
     check_sizes(counts, buckets, config.train.batch_size * int(os.environ.get("WORLD_SIZE", "1")))
     return counts
@@ -150,7 +150,7 @@ def prepare_pairs(config: OfflineConfig, generator: Generator, run: RunFolder, a
             save_pairs(feedback_pairs(generator, data.feedback, reward, config.train.seed), file)
         accelerator.wait_for_everyone()
         return read_saved_pairs(file)
-    pairs = read_pairs(data, on_bad_row=broken.note, compared=compares(config))
+    pairs = read_pairs(data, on_bad_row=broken.note, compared=compares(config), again=True)
     if data.score_with:
         pairs = rescored(pairs, for_modality(load_reward(data.score_with, str(accelerator.device)), generator.modality),
                        data.rerank, generator.shape.frames, broken.note)

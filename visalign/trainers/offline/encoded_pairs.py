@@ -20,7 +20,6 @@ from visalign.generators.prompt_length import say_what_is_cut
 from visalign.generators.video_speed import how_wrong, say_speeds
 from visalign.media.buckets import Buckets
 from visalign.media.fitting import Size
-from visalign.media.image_files import upright_size
 from visalign.media.source_images import content_of
 from visalign.sampling.encoding_cache import EncodingCache, KnownMedia
 from visalign.sampling.seeds import rng_for
@@ -162,7 +161,7 @@ def prompts_of(items: Iterable[EncodedPair]) -> dict[str, str]:
 def size_of(pair: PreferencePair, buckets: Buckets | None) -> Size | None:
     """The size at which both images of a pair are learnt: the chosen one's; None without buckets or where it is too
     small. Raises UserError for what is no image."""
-    return buckets and buckets.size_for(upright_size(pair.chosen, pair.where))
+    return buckets and buckets.size_for(pair.size())
 
 
 def say_what_is_small(small: list[str], kept: int, buckets: Buckets | None) -> None:
