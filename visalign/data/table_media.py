@@ -31,6 +31,8 @@ from visalign.storage.files import stamp_of
 _VERSION = "1"
 _ROWS = 1024
 """Rows without media that are read together."""
+_HELD_BYTES, _HELD_BATCHES = 2**27, 64
+"""Most of a file's media that stay in memory, for pairs of rows that are not side by side."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,9 @@ class _Table:
         self.columns = wanted_columns(self.schema)
         media = [name for name in self.columns if _holds_bytes(self.schema.field(name).type)]
         self.media = media if len(media) < len(self.columns) else []
-        self._batches: Iterator | None = None
-        self._group, self._rows, self._batch = -1, range(0), None
+        self._coming: Iterator = iter(())
+        self._group, self._next = -1, 0
+        self._held: dict[int, Any] = {}  # batches by their first row, the newest last
 
     def _notes_in(self, folder: Path) -> Path:
         """The file of what is known of it, named by all that changes when it does."""
@@ -151,27 +154,39 @@ class _Table:
     def _value(self, name: str, row: dict, note: dict | None, number: int) -> Any:
         """Of a column of media, as the row has it but for the bytes."""
         size = None if note is None or note["height"] is None else (note["height"], note["width"])
-        media = note and TableMedia(note["digest"].hex(), size, self, number, name)
-        return media if not self.schema.field(name).type.num_fields else (row.get(name) or {}) | {"bytes": media}
+        media, others = note and TableMedia(note["digest"].hex(), size, self, number, name), row.get(name)
+        if not self.schema.field(name).type.num_fields or media is None and others is None:
+            return media
+        return (others or {}) | {"bytes": media}
 
     def bytes_at(self, row: int, column: str) -> bytes | None:
         """Media of one row. Rows in their order cost as much as reading the file once."""
-        if row not in self._rows:
-            self._move_to(row)
-        found = self._batch[column][row - self._rows.start].as_py()
+        first = next((start for start, batch in self._held.items() if start <= row < start + len(batch)), None)
+        first = self._read_until(row) if first is None else first
+        found = self._held[first][column][row - first].as_py()
         return found["bytes"] if isinstance(found, dict) else found
 
-    def _move_to(self, row: int) -> None:
+    def _read_until(self, row: int) -> int:
+        """Read on in the row's group, from its start where the row was passed; the first row of the batch it is in."""
         group, first = 0, 0
         while row >= first + self._parquet.metadata.row_group(group).num_rows:
             first += self._parquet.metadata.row_group(group).num_rows
             group += 1
-        if group != self._group or row < self._rows.start:
-            self._group, self._rows = group, range(first, first)
-            self._batches = self._parquet.iter_batches(batch_size=MEDIA_BATCH, row_groups=[group], columns=self.media)
-        while row not in self._rows:
-            self._batch = next(self._batches)
-            self._rows = range(self._rows.stop, self._rows.stop + len(self._batch))
+        if group != self._group or row < self._next:
+            self._group, self._next = group, first
+            self._coming = self._parquet.iter_batches(batch_size=MEDIA_BATCH, row_groups=[group], columns=self.media)
+        while row >= self._next:
+            first, batch = self._next, next(self._coming)
+            self._next += len(batch)
+            self._hold(first, batch)
+        return first
+
+    def _hold(self, first: int, batch) -> None:
+        self._held.pop(first, None)
+        self._held[first] = batch
+        while len(self._held) > 1 and (len(self._held) > _HELD_BATCHES or
+                                       sum(each.nbytes for each in self._held.values()) > _HELD_BYTES):
+            del self._held[next(iter(self._held))]
 
 
 def _holds_bytes(kind) -> bool:

@@ -122,7 +122,8 @@ def test_two_processes_visit_several_sources_and_captions_as_one_does(recipe, tw
         (tmp_path / name).mkdir()
         for number in range(many):
             Image.new("RGB", (16, 16), (90 * number, 40, 9)).save(tmp_path / name / f"{number}.png")
-            (tmp_path / name / f"{number}.txt").write_text(f"{name}, red {number}, round\na {name} thing, {number}, old")
+            text = f"{name}, red {number}, round\na {name} thing, {number}, old"
+            (tmp_path / name / f"{number}.txt").write_text(text)
     sources = [{"path": str(tmp_path / "mine"), "repeats": 2},
                {"path": str(tmp_path / "prior"), "share": 0.4, "loss_weight": 0.25}]
     captions = {"wildcards": True, "shuffle_tags": True, "keep_tags": 1, "tag_dropout": 0.5, "variants": 3}
