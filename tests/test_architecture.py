@@ -14,7 +14,7 @@ FLOORS = (
     ("config",),
     ("data", "rewards", "generators", "evaluators"),
     ("guidance", "votes"),
-    ("sampling",),
+    ("sampling", "serving"),
     ("evaluation",),
     ("trainers", "reports"),
     ("jobs",),

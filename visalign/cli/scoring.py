@@ -17,6 +17,7 @@ from visalign.cli.options import (
     together,
 )
 from visalign.cli.reading import how_to_read, reading_options
+from visalign.cli.serving import serve
 from visalign.cli.verbs import Verb, Verbs
 from visalign.validation.ranges import Few, Limit, Portion, Positive, Seed
 
@@ -134,7 +135,10 @@ def report(results, out: Path) -> None:
 
 @click.group(cls=Verbs)
 def reward() -> None:
-    """Train the unified reward, measure any reward, remove its biases."""
+    """Train the unified reward, measure any reward, remove its biases, serve it."""
+
+
+reward.add_command(serve)
 
 
 @reward.command("train")

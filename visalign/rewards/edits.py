@@ -75,7 +75,8 @@ class BackgroundKept(EditMeasure):
     def measure_edit(self, sample: Sample) -> tuple[float, str | None]:
         outside, remark = self._outside(sample)
         if not outside.any():
-            return float("nan"), f"the mask {sample.known['mask']} leaves nothing outside"
+            named = "" if isinstance(sample.known["mask"], Image.Image) else f" {sample.known['mask']}"
+            return float("nan"), f"the mask{named} leaves nothing outside"
         if self.distance == "ssim":
             return float(likeness(sample.image, sample.sources[0])[outside].mean().clip(0, 1)), remark
         return float(1 - square_errors(sample.image, sample.sources[0])[outside].mean() ** 0.5), remark
@@ -85,7 +86,8 @@ class BackgroundKept(EditMeasure):
         width, height = sample.image.size
         if "mask" not in sample.known:
             return np.ones((height, width), bool), "no mask, so the whole image is compared with its source"
-        mask = read_source(Path(sample.known["mask"]), f"reward {self.name}")
+        mask = sample.known["mask"]
+        mask = mask if isinstance(mask, Image.Image) else read_source(Path(mask), f"reward {self.name}")
         return np.asarray(fit_image(mask, width, height).convert("L")) < 128, None
 
 

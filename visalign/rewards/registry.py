@@ -29,6 +29,7 @@ from visalign.rewards.joint import JointReward
 from visalign.rewards.ocr import OcrText
 from visalign.rewards.openclip import CLIP_ASSETS, EMBEDDED_CLIPS
 from visalign.rewards.qwen_heads import HPSv3, VideoReward
+from visalign.rewards.web.reward import HttpReward
 from visalign.storage.yaml_files import read_yaml
 
 REWARDS: dict[str, type] = {
@@ -40,6 +41,7 @@ REWARDS: dict[str, type] = {
     "aesthetic": Aesthetic,
     "videoreward": VideoReward,
     "joint": JointReward,
+    "http": HttpReward,
     "vlm": vlm.VlmJudge,
     "vlm_pairs": vlm.VlmComparison,
     "vlm_edit": vlm.VlmEdit,

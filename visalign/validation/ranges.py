@@ -54,6 +54,8 @@ Exponent = Annotated[float, Interval(gt=0, le=50)]
 NoiseLevel = Annotated[float, Interval(ge=0, le=10)]
 Seconds = Annotated[float, Interval(gt=0, le=86_400)]
 Wait = Annotated[float, Interval(ge=0, le=86_400)]
+Milliseconds = Annotated[float, Interval(ge=0, le=60_000)]
+Megabytes = Annotated[float, Interval(gt=0, le=1e6)]
 Minutes = Annotated[float, Interval(ge=0, le=100_000)]
 
 RANGE_WORDS = {"gt": "greater than", "ge": "at least", "lt": "below", "le": "at most"}
