@@ -55,7 +55,7 @@ def test_samples_take_what_is_counted(online_recipe):
     assert sample.epoch(config, objective, 2)["trajectories"] == 2 * 4 // 2 * sample.trajectory(config, objective)
 
 
-def test_rewards_and_samples_are_in_the_plan_where_they_lie(online_recipe):
+def test_rewards_and_samples_are_in_the_plan_where_they_lie(online_recipe, monkeypatch):
     config = load_config(online_recipe(reward={"models": ["tiny-clip", "imagereward"]}, eval={
         "reward": "tiny-clip", "also": [], "features": "tiny-clip"}))
     clip = build_reward("tiny-clip").held_bytes()
@@ -71,5 +71,6 @@ def test_rewards_and_samples_are_in_the_plan_where_they_lie(online_recipe):
     card = SimpleNamespace(words="a GPU", bytes=2**40)
     lines = memory_table(config, sizes, card)
     assert "  rewards are not counted: imagereward" in lines and any("of an epoch" in line for line in lines)
-    on_cpu = plan_memory(config, PassSizes(Weightless(config.model, torch.device("cpu"))))
+    monkeypatch.setattr(sizes.model, "device", torch.device("cpu"))
+    on_cpu = plan_memory(config, sizes)
     assert on_cpu.held["trajectories"] == plan.host["trajectories"] and not on_cpu.host

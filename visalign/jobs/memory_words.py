@@ -60,8 +60,9 @@ def fitted(config: Config, sizes: PassSizes, card: Card) -> tuple[Config, list[s
         raise UserError(f"model.memory auto: {plan.unknown}, so nothing can be planned; set yourself what saves memory")
     found = least_slow(config, sizes, card)
     if found is None:
+        rewards = f" (rewards take {in_gib(plan.held['rewards'])} of them)" if "rewards" in plan.held else ""
         raise UserError(f"model.memory auto: no settings make this run fit {card.words}; it would take "
-                        f"{in_gib(plan.peak)} GiB at {plan.moment}; {advice(config, sizes)}")
+                        f"{in_gib(plan.peak)} GiB{rewards} at {plan.moment}; {advice(config, sizes)}")
     return found.config, [explained_choice(found, card)]
 
 
