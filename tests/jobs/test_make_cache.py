@@ -7,6 +7,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from tests.programs import VISALIGN
 from visalign.cli import main
 from visalign.config.load import load_config
 from visalign.data.preferences import read_pairs
@@ -60,8 +61,10 @@ def test_its_size_is_said_and_the_disk_is_checked_before(recipe, tmp_path, monke
             r"another data\.cache", refused.output.splitlines()[-1]), refused.output
 
 
-@pytest.mark.parametrize("name, parts", [("sd3", ["transformer"]), ("wan22", ["transformer", "transformer_2"])])
-def test_weights_of_the_denoiser_are_not_read_and_change_nothing(recipe, tmp_path, pipelines, monkeypatch, name, parts):
+@pytest.mark.parametrize("name, parts, processes", [("sd3", ["transformer"], 2),
+                                                    ("wan22", ["transformer", "transformer_2"], 1)])
+def test_weights_of_the_denoiser_are_not_read_and_change_nothing(recipe, tmp_path, pipelines, monkeypatch,
+                                                                 two_processes, name, parts, processes):
     broken = shutil.copytree(pipelines(name), tmp_path / "broken")
     for part in parts:
         file = broken / part / "diffusion_pytorch_model.safetensors"
@@ -73,11 +76,14 @@ def test_weights_of_the_denoiser_are_not_read_and_change_nothing(recipe, tmp_pat
     known = {}
     monkeypatch.setattr(observer, "_KNOWN", known)
     monkeypatch.setattr(keeping, "FOLDER", tmp_path / "conventions")
-    made = invoke("data", "cache", file)
-    assert made.exit_code == 0, made.output
+    if processes == 2:
+        two_processes(VISALIGN, "data", "cache", file)
+    else:
+        made = invoke("data", "cache", file)
+        assert made.exit_code == 0, made.output
     settings = load_config(file)
     whole = load_generator(settings.model.model_copy(update={"source": str(pipelines(name))}), "cpu")
-    assert len(known) == 2, "what was observed without weights is not believed of the model"
+    assert len(known) == (2 if processes == 1 else 1), "what was observed without weights is not believed of the model"
     expected, found = EncodingCache(tmp_path / "whole", whole), ShardStore(tmp_path / "cache")
     for pair in read_pairs(settings.data):
         item = encode_media(pair, expected)
