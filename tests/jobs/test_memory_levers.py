@@ -97,6 +97,8 @@ def test_gradients_are_used_up_at_once_where_all_weights_learn(monkeypatch):
         "model.offload=none", "model.weights=fp32"))
     monkeypatch.setattr(memory_plan, "count", lambda *_: 16)
     sizes = AllOfSdxl()
+    assert not list(memory_levers.small_optimizer(changed(config, {"optim.name": "adamw", "optim.options": {
+        "amsgrad": True}}), sizes.model.generator))
     alone = changed(config, {"optim.fused_backward": True, "optim.grad_clip": None})
     before, after = (plan_memory(each, sizes) for each in (config, alone))
     assert before.at("the optimiser's step") - after.at("the optimiser's step") == 10_270_000_000 - 59_000_000

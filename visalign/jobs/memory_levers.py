@@ -111,6 +111,8 @@ def _divides(config: OnlineConfig) -> bool:
 
 def small_optimizer(config: Config, generator: Generator) -> Iterator[Choice]:
     """8-bit moments, and where all weights are trained hardly any."""
+    if config.optim.options:  # which are of its own constructor
+        return
     if config.optim.name == "adamw":
         yield Choice({"optim.name": "adamw8bit"}, 1.01, "moments of 8 bits")
     if config.optim.name.startswith("adamw") and config.model.tuning == "full":

@@ -14,8 +14,12 @@ SINGLE = 4
 """Bytes of a number in single precision, in which most rewards are computed."""
 
 
+_NO_NETWORK = (OSError, ValueError, TypeError, KeyError, RuntimeError)
+"""What libraries raise for configurations that they cannot make a network of, which loading says in words."""
+
+
 def of_open_clip(source: str | Path) -> int | None:
-    """Of an open_clip model; None for one whose configuration is neither here nor given by the hub."""
+    """Of an open_clip model; None for one whose configuration is neither here nor given by the hub, or is wrong."""
     import open_clip
 
     name, _ = model_name(source)
@@ -25,13 +29,14 @@ def of_open_clip(source: str | Path) -> int | None:
     try:
         with torch.device("meta"):
             return SINGLE * _numbers(open_clip.create_model(name, load_weights=False, device="meta"))
+    except _NO_NETWORK:
+        return None
     finally:
         logging.disable(logging.NOTSET)
 
 
 def of_transformers(kind: str, source: str | Path, dtype: torch.dtype | None = torch.float32) -> int | None:
-    """Of the network that a class of transformers makes of a folder's or hub id's configuration; None where it is
-    not to be had.
+    """Of the network that a class of transformers makes of a folder's or hub id's configuration; None as above.
 
     dtype: in which it is held, None for its own.
     """
@@ -40,10 +45,13 @@ def of_transformers(kind: str, source: str | Path, dtype: torch.dtype | None = t
     config = _config(str(source), "config.json")
     if config is None:
         return None
-    settings = transformers.AutoConfig.from_pretrained(config.parent)
     made = getattr(transformers, kind)
-    with torch.device("meta"):
-        network = made.from_config(settings) if kind.startswith("Auto") else made._from_config(settings)
+    try:
+        settings = transformers.AutoConfig.from_pretrained(config.parent)
+        with torch.device("meta"):
+            network = made.from_config(settings) if kind.startswith("Auto") else made._from_config(settings)
+    except _NO_NETWORK:
+        return None
     held = dtype or getattr(settings, "dtype", None) or torch.float32
     return held.itemsize * _numbers(network)
 
