@@ -1,5 +1,6 @@
 """Starting a reward server, and ending it once everything that was asked for is answered."""
 
+import contextlib
 import logging
 import socket
 from collections.abc import Callable
@@ -19,37 +20,40 @@ def serve_rewards(specs: list, settings: ServeSettings, device: str, say: Callab
 
     Raises UserError for rewards that cannot be loaded, or an address that cannot be had.
     """
+    settings.check()
+    try:
+        with listen(settings) as listening:
+            panel = RewardPanel(load_rewards(specs, device))
+            panel.load()
+            say(_served(panel, settings, listening, say))
+    except KeyboardInterrupt:
+        say("stopped before it was ready")
+
+
+def _served(panel: RewardPanel, settings: ServeSettings, listening: socket.socket, say: Callable[[str], None]) -> str:
+    """Serve a loaded panel; how it ended, in words."""
     import uvicorn
 
-    settings.check()
-    listening = listen(settings)
-    panel = RewardPanel(load_rewards(specs, device))
-    panel.load()
-    port = listening.getsockname()[1]
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
     if not LOG.handlers:
         LOG.addHandler(logging.StreamHandler())
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    named = ", ".join(f"{each.name} ({' and '.join(sorted(each.modalities))}, version {each.version})"
+                      for each in panel.served.values())
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             if self.started:
-                named = ", ".join(f"{each.name} ({' and '.join(sorted(each.modalities))}, version {each.version})"
-                                  for each in panel.served.values())
-                say(f"serving {named} at http://{host}:{port}")
+                say(f"serving {named} at http://{host}:{listening.getsockname()[1]}")
 
     server = Server(uvicorn.Config(make_app(panel, settings), log_level="warning", access_log=False, lifespan="on",
                                    timeout_graceful_shutdown=GRACE, server_header=False, ws="none",
                                    proxy_headers=False))
-    try:
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn has ended in peace, and passes the signal on
         server.run([listening])
-    except KeyboardInterrupt:  # uvicorn has ended in peace, and passes the signal on
-        pass
-    finally:
-        listening.close()
     if not server.started:
         raise UserError("the server could not be started; the lines above say why")
-    say("stopped: every request that had come in was answered")
+    return "stopped at once" if server.force_exit else "stopped: every request that had come in was answered"
 
 
 def listen(settings: ServeSettings) -> socket.socket:
