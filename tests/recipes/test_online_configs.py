@@ -7,7 +7,8 @@ from click.testing import CliRunner
 
 from tests.families import TINY as PIPELINES
 from visalign.cli import main
-from visalign.config.load import load_config
+from visalign.config.load import build_objective, load_config
+from visalign.trainers.cost import sample_passes
 from visalign.trainers.online.epoch_shape import check_arithmetic
 
 from .test_configs import TINY
@@ -60,3 +61,11 @@ def test_dry_run_says_what_an_epoch_costs():
     result = CliRunner().invoke(main, ["train", str(CONFIGS[0].parent / "nft.yaml"), "--dry-run"])
     assert result.exit_code == 0, result.output
     assert "8 prompts x 12 = 96 samples" in result.output and "4 to draw it, 2 with gradient and 2" in result.output
+
+
+def test_guidance_apart_costs_half_of_the_passes_with_gradient():
+    config = load_config(CONFIGS[0].parent / "sd35_flow_grpo.yaml", ("rollout.prompts=emoji:train",))
+    objective = build_objective(config.objective, loop="online")
+    apart = config.model_copy(update={"rollout": config.rollout.model_copy(update={"guidance_apart": True})})
+    assert sample_passes(config, objective) == (20, 18, 18)  # 10 steps, 9 of them learnt from, the reference for the KL
+    assert sample_passes(apart, objective) == (20, 9, 27)

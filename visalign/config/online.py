@@ -71,6 +71,7 @@ class RolloutSettings(Settings):
     (DanceGRPO: 1; SD3's own schedule ends with a step from 0.001 to 0, so 2 there).
     same_noise: all samples of a prompt start from one noise and differ by the sampler's noise alone.
     guidance_scale: of sampling and of training alike. detach_negative: no gradient through the unguided branch.
+    guidance_apart: the unguided branch in a pass of its own, which then keeps no activations; else both in one.
     """
 
     prompts: Text | None = None
@@ -92,6 +93,7 @@ class RolloutSettings(Settings):
     guidance_scale: GuidanceScale = 1.0
     negative_prompt: str = ""
     detach_negative: bool = True
+    guidance_apart: bool = False
     cache: Text = "~/.cache/visalign/latents"
 
 
@@ -219,6 +221,9 @@ class OnlineConfig(Settings):
         if rollout.sampler in ("cps", "ddim") and rollout.noise_level > 1:
             raise ValueError(f"rollout.noise_level {rollout.noise_level:g}: sampler {rollout.sampler} takes at most 1, "
                              "all of the next noise drawn anew")
+        if rollout.guidance_apart and not rollout.detach_negative:
+            raise ValueError("rollout.guidance_apart saves what a pass without gradient saves, and "
+                             "rollout.detach_negative false wants gradients from both; leave one of them out")
         if rollout.window:
             check_window(rollout.window, rollout.steps - rollout.clean_steps)
         if rollout.same_noise and rollout.sampler == "ode":

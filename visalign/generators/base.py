@@ -39,12 +39,14 @@ Conditioning = dict[str, Tensor]
 class Guidance:
     """Classifier-free guidance u + scale (c - u), u from the `negative` conditioning [B, ...].
 
-    Guidance-distilled families take the scale as an input instead. detach_negative: no gradient through u.
+    Guidance-distilled families take the scale as an input instead. detach_negative: no gradient through u. apart: u and
+    c in a pass each, of which that of a detached u keeps no activations.
     """
 
     scale: float
     negative: Conditioning | None = None
     detach_negative: bool = True
+    apart: bool = False
 
 _KINDS = {"image": "an image", "video": "a video"}
 
@@ -187,7 +189,7 @@ class Generator(Tunable, Sized, ManySizes):
 
     def predict(self, latents: Tensor, t: Tensor, conditioning: Conditioning,
                 guidance: Guidance | None = None) -> Tensor:
-        """The network's prediction at latents [B, C, H, W] and process times t [B], float32; guided in one pass.
+        """The network's prediction at latents [B, C, H, W] and process times t [B], float32; guided in a pass or two.
 
         `passes` counts the samples passed through, with and without gradients.
         """
@@ -199,7 +201,11 @@ class Generator(Tunable, Sized, ManySizes):
                    "not followed")
         if guidance is None or guidance.scale == 1 or guidance.negative is None or unguided_family:
             return self._pass(latents, t, conditioning)
-        if share_inputs(guidance.negative, conditioning):
+        if guidance.apart:
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not guidance.detach_negative):
+                unguided = self._pass(latents, t, guidance.negative)
+            wanted = self._pass(latents, t, conditioning)
+        elif share_inputs(guidance.negative, conditioning):
             both = join([guidance.negative, conditioning])
             unguided, wanted = self._pass(torch.cat([latents, latents]), torch.cat([t, t]), both).chunk(2)
         else:

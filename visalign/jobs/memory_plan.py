@@ -208,7 +208,7 @@ class _Planning:
         if config.loop == "offline":
             both = "rejected" in self.objective.needs and not config.train.one_side_at_a_time
             return config.train.batch_size * (2 if both else 1)
-        return config.train.batch_size * self._guided(config.rollout.guidance_scale)
+        return config.train.batch_size * self._together(config.rollout)
 
     def _drawn(self) -> list[tuple[int, int]]:
         """Passes of a sample under guidance, and samples drawn at once: of an evaluation, and of a rollout."""
@@ -218,8 +218,12 @@ class _Planning:
         looks = min(evaluation.batch_size, prompts * evaluation.samples_per_prompt)
         found = [(self._guided(evaluation.guidance_scale), 1 if self.generator.sources is not None else looks)]
         if self.config.loop == "online":
-            found.append((self._guided(self.config.rollout.guidance_scale), self.config.rollout.batch_size))
+            found.append((self._together(self.config.rollout), self.config.rollout.batch_size))
         return found
+
+    def _together(self, rollout) -> int:
+        """Rows of a sample in one pass of a rollout or of training on it."""
+        return 1 if rollout.guidance_apart else self._guided(rollout.guidance_scale)
 
     def _guided(self, scale: float | None) -> int:
         return 1 if scale in (None, 1) or self.sizes.model.takes_scale else 2

@@ -31,7 +31,9 @@ def sample_passes(config: OnlineConfig, objective) -> tuple[int, int, int]:
     terms = {"steps": _trained_steps(config), "noised": getattr(objective, "times", 1),
              "sampling": getattr(objective, "last_steps", 1)}[objective.view]
     guided = 2 if rollout.guidance_scale != 1 else 1
-    return guided * rollout.steps, guided * terms, guided * terms * len({"old", "reference"} & objective.needs)
+    learnt = 1 if rollout.guidance_apart else guided
+    frozen = guided * len({"old", "reference"} & objective.needs) + guided - learnt
+    return guided * rollout.steps, learnt * terms, frozen * terms
 
 
 def _trained_steps(config: OnlineConfig) -> int:

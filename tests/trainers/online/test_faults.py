@@ -234,6 +234,7 @@ def _then_training(collect):
     (["reward.models=[jpeg, jpeg]"], "are not distinct"), (["objective.name=flow_dpo"], "which is not an objective"),
     (["rollout.window={size: 9}"], "rollout.window.size 9 does not fit"),
     (["rollout.same_noise=true", "rollout.sampler=ode"], "all samples of a prompt the same"),
+    (["rollout.guidance_apart=true", "rollout.detach_negative=false"], "wants gradients from both"),
     (["rollout.prompts=missing.txt"], "prompts missing.txt: there is no such file"),
     (["objective.clip=-1"], "objective.clip is -1: it must be greater than 0"),
     (["rollout.grup_size=2"], "unknown key rollout.grup_size (did you mean 'group_size'"),

@@ -119,6 +119,30 @@ def test_guidance_is_one_batched_pass_and_detaches_the_unguided_branch(pipelines
     assert not torch.allclose(*gradients)
 
 
+def test_guidance_apart_is_the_same_with_half_of_the_passes_with_gradient(pipelines):
+    generator = loaded(pipelines, "sd3")
+    parameters = generator.make_trainable("lora", rank=2, alpha=4)
+    x, t = torch.randn(2, *generator.latent_shape()), torch.tensor([0.7, 0.3])
+    wanted, negative = generator.encode_prompts(PROMPTS[:2]), generator.encode_prompts(["", ""])
+
+    def learnt(apart: bool):
+        generator.passes.clear()
+        kept = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
+            guided = generator.predict(x, t, wanted, Guidance(3.0, negative, apart=apart))
+        guided.square().sum().backward()
+        gradients = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
+        generator.denoiser.zero_grad()
+        return guided.detach(), gradients, sum(kept), dict(generator.passes)
+
+    guided, gradients, held, passes = learnt(False)
+    guided_apart, gradients_apart, held_apart, passes_apart = learnt(True)
+    torch.testing.assert_close(guided_apart, guided, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(gradients_apart, gradients, atol=1e-4, rtol=1e-3)
+    assert gradients.abs().max() > 1e-2 and held_apart < 0.7 * held  # frozen weights are counted in both
+    assert (passes, passes_apart) == ({"with gradient": 4}, {"with gradient": 2, "without gradient": 2})
+
+
 def test_flux_takes_the_scale_as_an_input(pipelines):
     generator = loaded(pipelines, "flux")
     x, t, wanted = torch.randn(1, *generator.latent_shape()), torch.tensor([0.5]), generator.encode_prompts(["a"])

@@ -75,7 +75,8 @@ class PromptEmbeddings:
 
     def of(self, starts: list[Start]) -> tuple[Conditioning, Guidance | None]:
         negative = self._joined([self.negative_key(s.prompt) for s in starts])
-        guidance = Guidance(self.rollout.guidance_scale, negative, self.rollout.detach_negative)
+        guidance = Guidance(self.rollout.guidance_scale, negative, self.rollout.detach_negative,
+                            self.rollout.guidance_apart)
         return self._joined([s.prompt_key for s in starts]), guidance
 
     def _joined(self, keys: list[str]) -> Conditioning:

@@ -5,7 +5,7 @@ Sampling is the diffusers pipeline's: same times, same guidance, same network in
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -84,7 +84,7 @@ class Sampler:
             return x, 0
         rows = sorted(twins.values())
         negative = None if guidance is None else guidance.negative
-        fewer = guidance if negative is None else Guidance(guidance.scale, trajectory_rows(negative, rows))
+        fewer = guidance if negative is None else replace(guidance, negative=trajectory_rows(negative, rows))
         x = x[rows]
         for j in range(alone):
             x = self._moments(x, j, trajectory_rows(conditioning, rows), fewer, frozenset()).mean
