@@ -50,6 +50,7 @@ class Case:
     channels_last: bool = False
     peer: str = ""
     beside: str = ""
+    rollout: dict[str, Any] = field(default_factory=dict)
 
 
 CHECKPOINTING = {"gradient_checkpointing": True}
@@ -66,21 +67,24 @@ PARTS: dict[str, list[Case]] = {
         Case(f"{SDXL}, 1 pair, checkpointing, int8 base, 12 GB", "sdxl", CHECKPOINTING | {
             "quantization": "int8", "offload": "frozen"}, 1, 11.5, goal="fits 12 GB")],
     "sdxl-faster": [
-        Case(f"{SDXL}, 4 pairs, checkpointing, compiled", "sdxl", CHECKPOINTING | {"compile": True}, goal="45 % MFU",
-             beside=DIFFUSERS),
         Case(f"{SDXL}, 4 pairs, checkpointing, flash attention", "sdxl", CHECKPOINTING | {"attention": "flash"},
              beside=DIFFUSERS),
         Case(f"{SDXL}, 4 pairs, checkpointing, cuDNN attention", "sdxl", CHECKPOINTING | {
             "attention": "_native_cudnn"}, beside=DIFFUSERS),
         Case(f"{SDXL}, 4 pairs, checkpointing, channels last", "sdxl", CHECKPOINTING, channels_last=True,
+             beside=DIFFUSERS),
+        Case(f"{SDXL}, 4 pairs, checkpointing, compiled", "sdxl", CHECKPOINTING | {"compile": True}, goal="45 % MFU",
              beside=DIFFUSERS)],
     "sd35": [
         Case(FLOW_GRPO, "sd3.5-medium", pairs=None, peer="flow_grpo"),
         Case(SD35, "sd3.5-medium", pairs=None, goal="1.3 x flow_grpo", beside=FLOW_GRPO)],
     "sd35-faster": [
-        Case(f"{SD35}, compiled", "sd3.5-medium", {"compile": True}, None, goal="1.3 x flow_grpo", beside=FLOW_GRPO),
+        Case(f"{SD35}, guidance apart", "sd3.5-medium", pairs=None, goal="1.3 x flow_grpo", beside=FLOW_GRPO,
+             rollout={"guidance_apart": True}),
         Case(f"{SD35}, VAE in bf16", "sd3.5-medium", {"vae_precision": "bf16"}, None, goal="1.3 x flow_grpo",
              beside=FLOW_GRPO)],
+    "sd35-compiled": [  # minutes of compiling: three kinds of block, with and without adapter and gradients
+        Case(f"{SD35}, compiled", "sd3.5-medium", {"compile": True}, None, goal="1.3 x flow_grpo", beside=FLOW_GRPO)],
     "flux": [
         Case("FLUX LoRA DPO, 1024 px, 1 pair, checkpointing", "flux", CHECKPOINTING, 1),
         Case("FLUX LoRA DPO, 1024 px, 1 pair, checkpointing, nf4 base, 24 GB", "flux", CHECKPOINTING | {
@@ -131,7 +135,8 @@ def settings_of(case: Case, folder: str, tiny: bool):
     raw = read_mapping(Path(__file__).resolve().parents[2] / "configs" / "online" / "sd35_flow_grpo.yaml", "recipe")
     raw["model"] |= {"gradient_checkpointing": False, "precision": "bf16", "prompt_tokens": 128} | case.model
     raw["model"].pop("resolution")
-    raw["rollout"] |= {"prompts": "emoji:train", "prompts_per_epoch": 1 if tiny else 2, "cache": f"{folder}/cache"}
+    raw["rollout"] |= {"prompts": "emoji:train", "prompts_per_epoch": 1 if tiny else 2, "cache": f"{folder}/cache"} | \
+        case.rollout
     raw["train"] |= {"epochs": 10**6, "device": "auto"}
     return parse_config({key: value for key, value in raw.items() if key not in ("eval", "guard")} | {
         "reward": {"models": "saturation"}, "output": output})
@@ -236,9 +241,9 @@ def limited(limit: float | None):
             torch.cuda.set_per_process_memory_fraction(1.0)
 
 
-def run_part(part: str, tiny: bool, repeats: int) -> list[dict[str, Any]]:
-    """The rows of a part; one that fails says why and does not end the others."""
-    rows = []
+def run_part(part: str, tiny: bool, repeats: int, out: Path) -> None:
+    """The rows of a part into its file, each when it is there; one that fails says why and does not end the others."""
+    rows: list[dict[str, Any]] = []
     for case in PARTS[part]:
         row = {"case": case.label, "goal": case.goal, "limit_gib": case.limit}
         try:
@@ -248,7 +253,7 @@ def run_part(part: str, tiny: bool, repeats: int) -> list[dict[str, Any]]:
             row["note"] = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
         rows.append(row)
         print(json.dumps(row), flush=True)
-    return rows
+        (out / f"{part}.json").write_text(json.dumps({"card": card(), "tiny": tiny, "rows": rows}, indent=2))
 
 
 def table(results: dict[str, dict]) -> str:
@@ -293,8 +298,7 @@ def main() -> int:
         print("these packages are missing or broken here; carry their wheels along and install them first:\n  "
               + "\n  ".join(lacking), file=sys.stderr)
         return 3
-    rows = run_part(args.part, args.tiny, args.repeats)
-    (args.out / f"{args.part}.json").write_text(json.dumps({"card": card(), "tiny": args.tiny, "rows": rows}, indent=2))
+    run_part(args.part, args.tiny, args.repeats, args.out)
     return 0
 
 

@@ -18,7 +18,7 @@ for word in "$@"; do
     *) parts+=("$word") ;;
   esac
 done
-[ ${#parts[@]} -gt 0 ] || parts=(sdxl sdxl-faster sd35 sd35-faster flux wan)
+[ ${#parts[@]} -gt 0 ] || parts=(sdxl sdxl-faster sd35 sd35-faster sd35-compiled flux wan)
 export OMP_WAIT_POLICY=passive PYTHONPATH=$here/../..${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 failed=0
 for part in "${parts[@]}"; do
@@ -26,6 +26,6 @@ for part in "${parts[@]}"; do
   timeout 600 "${PYTHON:-python}" "$here/gpu.py" "$part" --out "$out" ${options[@]+"${options[@]}"}
   code=$?
   [ $code -ne 3 ] || exit 3
-  [ $code -eq 0 ] || { echo "$part ended with $code (124: ten minutes were not enough)"; failed=1; }
+  [ $code -eq 0 ] || { echo "$part ended with $code (124: ten minutes were not enough; rows measured by then are kept)"; failed=1; }
 done
 "${PYTHON:-python}" "$here/gpu.py" table --out "$out" && exit $failed
