@@ -1,6 +1,8 @@
 """Tiny random pipelines of the real classes, and a preference set of coloured squares."""
 
+import fcntl
 import functools
+import gc
 import io
 import json
 import os
@@ -24,15 +26,46 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", os.environ.get("CUDA_VISIBLE_DEVIC
 
 @pytest.fixture(autouse=True)
 def _fixed_seed():
-    torch.manual_seed(0)
+    if torch.cuda.is_available():
+        torch.manual_seed(0)
+    else:  # which would note for each kind of accelerator where in the program that was
+        torch.default_generator.manual_seed(0)
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _conventions_of_this_session(tmp_path_factory):
+def _unflushed():
+    """Nobody waits for the disk, often for longer than for the run: tests end programs, and no machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
+        yield
+
+
+@pytest.fixture(scope="session")
+def of_all_workers(tmp_path_factory) -> Path:
+    """A folder of this session alone, in which its workers find what another has made."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "of-all-workers"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _conventions_of_this_session(of_all_workers):
     """What is learnt of tiny pipelines is not kept in the user's own folder."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(keeping, "FOLDER", tmp_path_factory.mktemp("conventions"))
+        patch.setattr(keeping, "FOLDER", of_all_workers / "conventions")
         yield
+
+
+def pytest_collection_finish():
+    """Garbage is looked for among what tests make, and less often than by default: it costs a tenth of a run."""
+    gc.freeze()
+    gc.set_threshold(20_000, 10, 10)
+    gc.enable()
+
+
+def pytest_unconfigure():
+    gc.unfreeze()  # else libraries say at the end that they leak
 
 
 def pytest_collection_modifyitems(items):
@@ -43,14 +76,18 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(scope="session")
-def pipelines(tmp_path_factory):
+def pipelines(of_all_workers):
     """Folder of a tiny random pipeline by name, built on first use."""
-    root, built = tmp_path_factory.mktemp("pipelines"), {}
+    root = of_all_workers / "pipelines"
+    root.mkdir(exist_ok=True)
 
+    @functools.cache
     def get(name: str) -> Path:
-        if name not in built:
-            built[name] = TINY[name].build(root / name)
-        return built[name]
+        with (root / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (root / name).exists():
+                TINY[name].build(root / f"{name}.unfinished").rename(root / name)
+        return root / name
 
     return get
 
@@ -61,13 +98,23 @@ COLOURS = {"red": (220, 40, 40), "blue": (40, 60, 220), "green": (40, 180, 70), 
 
 @pytest.fixture
 def undrawn(monkeypatch):
-    """Charts are put together and not drawn: half of a tiny run's time is matplotlib's."""
+    """What charts show is put together and not drawn: half of a tiny run's time is matplotlib's."""
+    from unittest.mock import MagicMock
+
+    import numpy as np
     from matplotlib.figure import Figure
+
+    def subplots(figure, lines=1, columns=1, squeeze=True):
+        axes = np.empty((lines, columns), dtype=object)
+        for place in np.ndindex(axes.shape):
+            axes[place] = MagicMock()
+        return axes if not squeeze else axes.item() if axes.size == 1 else axes.squeeze()
 
     def save(figure, file, **options):
         empty = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"></svg>'
         file.write(empty if isinstance(file, io.TextIOBase) else empty.encode())
 
+    monkeypatch.setattr(Figure, "subplots", subplots)
     monkeypatch.setattr(Figure, "savefig", save)
 
 

@@ -3,6 +3,7 @@
 An import of torch and diffusers costs seconds; such a start costs a fraction of one. The first program pays.
 """
 
+import gc
 import multiprocessing
 import os
 import socket
@@ -11,9 +12,9 @@ import traceback
 from pathlib import Path
 
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["diffusers", "transformers", "accelerate", "open_clip", "peft", "matplotlib.figure",
-                                "visalign.cli", "visalign.jobs.train", "visalign.trainers.reward.loop",
-                                "visalign.jobs.score"])
+_SERVER.set_forkserver_preload(["tests", "diffusers", "transformers", "accelerate", "open_clip", "peft",
+                                "matplotlib.figure", "visalign.cli", "visalign.jobs.train",
+                                "visalign.trainers.reward.loop", "visalign.jobs.score"])
 VISALIGN = "from visalign.cli import main; main()"
 
 
@@ -54,6 +55,8 @@ def _run(code: str, arguments: list[str], output: str, environment: dict[str, st
     for number, file in enumerate(_streams(Path(output)), 1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), number)
     sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
+    gc.freeze()  # what was imported before is no garbage, and stays shared
+    gc.enable()
     os.environ.update(environment)
     sys.argv = ["program", *arguments]
     status = 0

@@ -18,6 +18,7 @@ from visalign.config.load import load_config
 from visalign.generators import FAMILIES
 from visalign.rewards.vlm import VlmEdit
 
+from .model_of_recipe import source_of
 from .test_online_configs import TINY as IMAGES
 from .test_video_configs import TINY as VIDEOS
 
@@ -26,7 +27,7 @@ TINY = IMAGES | VIDEOS | {
     "Wan-AI/Wan2.2-T2V-A14B-Diffusers": "wan", "black-forest-labs/FLUX.1-Kontext-dev": "flux_kontext",
     "Qwen/Qwen-Image-Edit-2509": "qwen_image_edit_plus", "Qwen/Qwen-Image-Edit-2511": "qwen_image_edit_plus"}
 RECIPES = [file for file in sorted(ROOT.rglob("*.yaml")) if file.parent.name in (ROOT.name, "online", "video", "edit")]
-FULL_SIZE = [file for file in RECIPES if not load_config(file).model.source.startswith("tiny-")]
+FULL_SIZE = [file for file in RECIPES if not source_of(file).startswith("tiny-")]
 
 
 LAYER = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"

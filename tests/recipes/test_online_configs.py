@@ -11,11 +11,12 @@ from visalign.config.load import build_objective, load_config
 from visalign.trainers.cost import sample_passes
 from visalign.trainers.online.epoch_shape import check_arithmetic
 
+from .model_of_recipe import source_of
 from .test_configs import TINY
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs" / "online").glob("*.yaml"))
 TINY = TINY | {"black-forest-labs/FLUX.1-dev": "flux"}
-RUN = [file for file in CONFIGS if PIPELINES[TINY[load_config(file).model.source]].stands_for_all]
+RUN = [file for file in CONFIGS if PIPELINES[TINY[source_of(file)]].stands_for_all]
 
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)

@@ -14,13 +14,15 @@ from visalign.config import GuideConfig
 from visalign.config.load import load_config
 from visalign.trainers.online.epoch_shape import check_arithmetic
 
+from .model_of_recipe import source_of
+
 ROOT = Path(__file__).resolve().parents[2] / "configs"
 CONFIGS, GUIDES = sorted((ROOT / "video").glob("*.yaml")), sorted((ROOT / "guide").glob("*.yaml"))
 TINY = {"tiny-wan": "wan", "Wan-AI/Wan2.1-T2V-1.3B-Diffusers": "wan", "Wan-AI/Wan2.2-T2V-A14B-Diffusers": "wan22",
         "Wan-AI/Wan2.1-I2V-14B-480P-Diffusers": "wan-image", "Lightricks/LTX-Video": "ltx",
         "hunyuanvideo-community/HunyuanVideo": "hunyuan", "THUDM/CogVideoX-2b": "cogvideox", "tiny-sd3": "sd3",
         "hunyuanvideo-community/HunyuanVideo-1.5-Diffusers-480p_t2v": "hunyuan15", "Lightricks/LTX-2": "ltx2"}
-RUN = [file for file in CONFIGS if PIPELINES[TINY[load_config(file).model.source]].stands_for_all
+RUN = [file for file in CONFIGS if PIPELINES[TINY[source_of(file)]].stands_for_all
        or "wan22" in file.name]
 
 

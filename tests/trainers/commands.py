@@ -8,6 +8,8 @@ from safetensors.torch import load_file
 
 from visalign.cli import main
 
+UNMEASURED = {"reward": None, "also": [], "features": None, "max_prompts": 1, "samples_per_prompt": 1}
+"""Settings of `eval` for a run whose held-out samples are not what a test is about."""
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 

@@ -13,10 +13,9 @@ from PIL import Image
 from tests.families import TINY, load_tiny
 from tests.tiny import LOADS
 
-from .commands import rows, run
+from .commands import UNMEASURED, rows, run
 
 WAYS = ("dpo", "grpo", "nft")
-UNMEASURED = {"reward": None, "also": [], "features": None, "max_prompts": 1, "samples_per_prompt": 1}
 GREY = {"allegro"}  # its small VAE is smaller than one of the tiles in which alone it decodes, and so all is grey
 SHORT = {"optim": {"lr": 0.02}, "eval": UNMEASURED}
 
@@ -42,9 +41,7 @@ def taught(recipe, online_recipe, tmp_path, pairs_file, video_pairs_file):
         (tmp_path / "given.txt").write_text(f"{prompt}\n{prompt.replace('red fruit', 'cat face')}\n")
         prompts = {"prompts": str(tmp_path / "given.txt")}
         if way == "dpo":
-            sections = SHORT | {"train": {"steps": 2}, "eval": UNMEASURED | prompts}
-            run(recipe(name, **{key: dict(each) for key, each in sections.items()} | {
-                "eval": {key: each for key, each in (UNMEASURED | prompts).items() if key != "also"}}))
+            run(recipe(name, **SHORT | {"train": {"steps": 2}, "eval": UNMEASURED | prompts}))
         else:
             sampler = {} if way == "grpo" else {"sampler": "ode"}
             rollout = {"prompts_per_epoch": 1, "group_size": 3, "batch_size": 3, "steps": 2} | prompts | sampler

@@ -1,6 +1,7 @@
 """Self-contained HTML pages: nothing in them is fetched, and every text from data is escaped."""
 
 import base64
+import functools
 import io
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,9 +17,13 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 def render_page(template: str, folder: Path = TEMPLATES, **values) -> bytes:
     """A template of a folder filled in; every text is escaped, and a value that is missing is an error."""
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(folder), autoescape=True,
-                                     undefined=jinja2.StrictUndefined)
-    return environment.get_template(template).render(**values).encode("utf-8", "backslashreplace")
+    return _environment(folder).get_template(template).render(**values).encode("utf-8", "backslashreplace")
+
+
+@functools.cache
+def _environment(folder: Path) -> jinja2.Environment:
+    """Templates of a folder, each compiled once."""
+    return jinja2.Environment(loader=jinja2.FileSystemLoader(folder), autoescape=True, undefined=jinja2.StrictUndefined)
 
 
 def data_uri(kind: str, data: bytes) -> str:

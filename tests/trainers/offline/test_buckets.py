@@ -8,10 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.trainers.commands import fails, rows, run, weights
+from tests.trainers.commands import UNMEASURED, fails, rows, run, weights
 from visalign.trainers.offline.states import Noised, sample_errors
 
-UNMEASURED = {"reward": None, "features": None, "max_prompts": 1, "samples_per_prompt": 1}
 SHAPES = [(16, 16), (32, 8), (8, 32), (10, 40)]  # width, height: of three sizes, the last two of one
 
 

@@ -14,10 +14,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from tests.programs import VISALIGN, Program
-from tests.trainers.commands import ENVIRONMENT, WITHOUT_GRADIENT, fails, rows, run, weights
+from tests.trainers.commands import ENVIRONMENT, UNMEASURED, WITHOUT_GRADIENT, fails, rows, run, weights
 from visalign.storage.shards import ShardStore
-
-UNMEASURED = {"reward": None, "features": None, "max_prompts": 1, "samples_per_prompt": 1}
 
 
 @pytest.mark.parametrize("model, method", [("sd3", "flow_dpo"), ("sd3", "flow_rwr"), ("sd3", "sft"),
@@ -53,30 +51,31 @@ def test_every_method_changes_every_trainable_weight_and_leaves_a_complete_run(r
     {"model": {"precision": "bf16"}, "objective": {"weighting": "derived", "label_smoothing": 0.1}},
 ])
 def test_every_option_trains(recipe, tmp_path, sections):
-    unmeasured = {"reward": None, "features": None, "max_prompts": 1, "samples_per_prompt": 1}
-    run(recipe("sd3", **{"eval": unmeasured} | sections))
+    run(recipe("sd3", **{"eval": UNMEASURED} | sections))
     trained = rows(tmp_path / "run")
     assert len(trained) == 4 and all(torch.tensor(row["loss"]).isfinite() for row in trained)
 
 
 def test_dpo_learns_the_preference(recipe, tmp_path):
     run(recipe("sd3", train={"steps": 200, "batch_size": 6}, optim={"lr": 0.01}, data={"holdout": 0.0},
-               model={"lora": {"rank": 8, "alpha": 8}}, objective={"beta": 300}))
+               model={"lora": {"rank": 8, "alpha": 8}}, objective={"beta": 300}, eval=UNMEASURED,
+               output={"checkpoint_every": 0}))
     late = rows(tmp_path / "run")[-60:]
     assert sum(row["implicit_accuracy"] for row in late) / len(late) > 0.75
     assert sum(row["loss"] for row in late) / len(late) < 0.6
 
 
 def test_gradient_accumulation_equals_the_larger_batch(recipe, tmp_path):
-    run(recipe("sd3", output={"folder": str(tmp_path / "a")}, train={"batch_size": 4}))
-    run(recipe("sd3", output={"folder": str(tmp_path / "b")}, train={"batch_size": 2, "gradient_accumulation": 2}))
+    run(recipe("sd3", output={"folder": str(tmp_path / "a")}, train={"batch_size": 4}, eval=UNMEASURED))
+    run(recipe("sd3", output={"folder": str(tmp_path / "b")}, train={"batch_size": 2, "gradient_accumulation": 2},
+               eval=UNMEASURED))
     a, b = weights(tmp_path / "a", 4), weights(tmp_path / "b", 4)
     for name in a:
         torch.testing.assert_close(a[name], b[name], atol=2e-5, rtol=1e-3)
 
 
 def test_kill_then_resume_gives_the_same_bits(recipe, tmp_path):
-    options = dict(train={"steps": 40}, optim={"ema_decay": 0.9, "schedule": "cosine"},
+    options = dict(train={"steps": 40}, optim={"ema_decay": 0.9, "schedule": "cosine"}, eval=UNMEASURED,
                    model={"lora": {"rank": 2, "alpha": 4, "dropout": 0.2}})
     whole = recipe("sd3", name="whole.yaml", output={"folder": str(tmp_path / "whole")}, **options)
     run(whole)
@@ -100,7 +99,8 @@ def test_kill_then_resume_gives_the_same_bits(recipe, tmp_path):
 
 @pytest.mark.parametrize("launcher", ["fork", pytest.param("torchrun", marks=pytest.mark.slow)])
 def test_two_processes_equal_one_with_twice_the_batch(recipe, two_processes, tmp_path, launcher):
-    one = recipe("sd3", name="one.yaml", output={"folder": str(tmp_path / "one")}, train={"batch_size": 2})
+    one = recipe("sd3", name="one.yaml", output={"folder": str(tmp_path / "one")}, train={"batch_size": 2},
+                 eval=UNMEASURED)
     run(one)
     two = recipe("sd3", name="two.yaml", output={"folder": str(tmp_path / "two")}, train={"batch_size": 1},
                  eval={"every": 2}, data={"cache": str(tmp_path / "cache2")})
@@ -155,7 +155,7 @@ def test_feedback_pairs_are_made_once_and_kept(recipe, tmp_path):
 
 
 def test_a_used_folder_needs_resume_and_the_same_settings(recipe, tmp_path):
-    file = recipe("sd3")
+    file = recipe("sd3", eval=UNMEASURED)
     run(file)
     assert "--resume" in fails(file)
     assert "optim.lr" in fails(file, "optim.lr=0.5", "--resume")
@@ -209,7 +209,7 @@ def test_reward_weighting_without_rewards_says_where_to_get_them(recipe, pairs_f
 
 
 def test_a_broken_checkpoint_is_named_set_aside_and_an_older_one_continues_to_the_same_weights(recipe, tmp_path):
-    file = recipe("sd3")
+    file = recipe("sd3", eval=UNMEASURED)
     run(file)
     kept = tmp_path / "run" / "checkpoints"
     whole = weights(tmp_path / "run", 4)

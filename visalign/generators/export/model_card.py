@@ -3,6 +3,7 @@
 Nothing in it names a place on the machine that trained it.
 """
 
+import functools
 import json
 import os
 import platform
@@ -19,6 +20,7 @@ _MODALITIES = {"image": "text-to-image", "video": "text-to-video"}
 _SAMPLES = "before_after.png"
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """Versions that decide whether a run can be reproduced."""
     return {"python": platform.python_version()} | {name: version(name) for name in VERSIONED}
