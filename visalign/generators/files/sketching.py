@@ -138,10 +138,10 @@ def _empty_part(kind: type, checkpoint: ModelLocation, name: str) -> nn.Module:
 class _NoValues(TorchFunctionMode):
     """Random numbers are not drawn: on the meta device that takes longer than all else, and gives nothing."""
 
-    drawn = (Tensor.normal_, Tensor.uniform_, nn.init.kaiming_uniform_, nn.init.uniform_, nn.init.normal_)
+    drawn = (Tensor.normal_, Tensor.uniform_)
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        return args[0] if func in self.drawn and args else func(*args, **(kwargs or {}))
+        return args[0] if func in self.drawn else func(*args, **(kwargs or {}))
 
 
 @contextlib.contextmanager
