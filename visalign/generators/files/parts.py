@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from torch import nn
+
 from visalign.errors import UserError, notice
 from visalign.storage.weights import PICKLES
 
@@ -18,7 +20,8 @@ _LIBRARIES = ("diffusers", "transformers")
 
 def parts_of(index: dict) -> dict[str, tuple[str | None, str | None]]:
     """(library, class) of every part that a model_index.json names; (None, None) for one that was omitted."""
-    return {name: tuple(value) for name, value in index.items() if isinstance(value, list) and len(value) == 2}
+    return {name: tuple(value) for name, value in index.items() if isinstance(value, list) and len(value) == 2
+            and all(each is None or isinstance(each, str) for each in value)}
 
 
 def networks_of(index: dict) -> dict[str, type]:
@@ -30,6 +33,19 @@ def networks_of(index: dict) -> dict[str, type]:
             if found[name] is None:
                 raise UserError(f"model_index.json names {library}.{kind} as its {name}, which is not a class of "
                                 f"{' or '.join(_LIBRARIES)} here; a newer version may have it")
+    return found
+
+
+def networks_beside(index: dict) -> dict[str, type]:
+    """The classes of further networks that a pipeline's call may use, by part; some are defined beside pipelines."""
+    found = {}
+    for name, (library, kind) in parts_of(index).items():
+        if kind is not None and not name.startswith(_MODELS):
+            known = library in _LIBRARIES
+            home = importlib.import_module(library if known else "diffusers.pipelines")
+            kind = getattr(home if known else getattr(home, library, None), kind, None)
+            if isinstance(kind, type) and issubclass(kind, nn.Module):
+                found[name] = kind
     return found
 
 

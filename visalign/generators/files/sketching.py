@@ -16,7 +16,7 @@ from visalign.generators.files.file_parts import configured, tensors_for
 from visalign.generators.files.given_parts import check_alike
 from visalign.generators.files.locating import ModelLocation, locate_model
 from visalign.generators.files.made_for import told_shape
-from visalign.generators.files.parts import left_out, networks_of, parts_of
+from visalign.generators.files.parts import left_out, networks_beside, networks_of, parts_of
 from visalign.generators.files.scheduler_files import load_scheduler
 from visalign.generators.lora.adapters import check_lora_names
 from visalign.generators.lora.matching import fit_lora
@@ -65,7 +65,7 @@ def sketch(checkpoint: ModelLocation, settings: ModelSettings, words: bool = Fal
     index = checkpoint.index()
     given = left_out(checkpoint)
     parts = dict.fromkeys(parts_of(index)) | {"scheduler": load_scheduler(checkpoint)} | given
-    for name, kind in networks_of(index).items():
+    for name, kind in (networks_of(index) | (networks_beside(index) if words else {})).items():
         if name not in given:
             parts[name] = _empty_part(kind, checkpoint, name)
     for name, (library, kind) in parts_of(index).items():
@@ -73,8 +73,7 @@ def sketch(checkpoint: ModelLocation, settings: ModelSettings, words: bool = Fal
         if kind is not None and name not in given and (early or words and name.startswith(_WORDS)):
             folder, inner = checkpoint.folder_of(name)
             parts[name] = getattr(importlib.import_module(library), kind).from_pretrained(folder, subfolder=inner)
-    settings_of_index = {key: value for key, value in index.items() if not key.startswith("_") and
-                         not isinstance(value, list)}
+    settings_of_index = {key: value for key, value in index.items() if not key.startswith("_") and key not in parts}
     pipeline = getattr(diffusers, checkpoint.family.pipeline_class)(**settings_of_index | parts)
     generator = checkpoint.family(pipeline, device=torch.device("meta"), shape=shape_of(settings, checkpoint),
                                   prompt_tokens=settings.prompt_tokens, call=settings.call,

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from visalign.generators.hardware.kernels import ChosenAttention
+from visalign.generators.hardware.kernels import ChosenAttention, fused
 
 
 @dataclass(frozen=True)
@@ -169,20 +169,7 @@ class FusedAttention(ChosenAttention):
     """torch's attention as a fused kernel runs it. Left to itself, on fake tensors it may keep all scores."""
 
     def __init__(self):
-        super().__init__(self._attend)
-
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None,
-                dropout_p: float = 0.0, is_causal: bool = False, scale: float | None = None,
-                enable_gqa: bool = False) -> Tensor:
-        device = query.device.type
-        if torch.is_autocast_enabled(device):
-            query, key, value = (each.to(torch.get_autocast_dtype(device)) for each in (query, key, value))
-        if enable_gqa:
-            shared = query.shape[-3] // key.shape[-3]
-            key, value = key.repeat_interleave(shared, -3), value.repeat_interleave(shared, -3)
-        attend = torch.ops.aten._scaled_dot_product_flash_attention if device != "cpu" else \
-            torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-        return attend(query, key, value)[0]
+        super().__init__(fused)
 
 
 class LiveTensors(TorchDispatchMode):

@@ -28,6 +28,7 @@ from visalign.generators.hardware.activations import (
 )
 from visalign.generators.hardware.devices import held_dtype, pick_dtype
 from visalign.generators.hardware.kernels import kernel
+from visalign.generators.hardware.known_values import known_values, knowing, values_of
 from visalign.generators.observe.calling import LONGER
 from visalign.generators.observe.running import ShortCalls
 from visalign.generators.observe.watching import EnoughSeen, NetworkCall
@@ -123,10 +124,10 @@ class Weightless:
 
     def _zeros_of(self, part: nn.Module, own):
         @functools.wraps(own)  # some libraries look at the signature
-        def answer(*arguments, attention_mask=None, **named):  # what a mask leaves out depends on its values
-            once = contextlib.nullcontext() if named.get("output_hidden_states") else each_kind_once(part)
-            with torch.no_grad(), self.mode, FusedAttention(), once:
-                return _real(own(*arguments, **named))
+        def answer(*arguments, **named):
+            with torch.no_grad(), self.mode, known_values(self.mode), FusedAttention(), each_kind_once(part):
+                output = own(*arguments, **named)
+            return _real(output)
 
         return answer
 
@@ -141,7 +142,7 @@ class Weightless:
         torch.set_autocast_dtype(kind, self.compute_dtype)
         torch.autocast_increment_nesting()
         try:
-            with self.mode, attention:
+            with self.mode, known_values(self.mode), attention:
                 yield
         finally:
             if torch.autocast_decrement_nesting() == 0:
@@ -158,7 +159,7 @@ class Weightless:
             if not isinstance(leaf, Tensor):
                 return leaf
             kind = dtype if leaf.dtype in (torch.float16, torch.bfloat16, torch.float32) else leaf.dtype
-            return FakeTensor(self.mode, torch.empty(leaf.shape, dtype=kind, device="meta"), self.device)
+            return knowing(self.mode, leaf, self.device, kind)
 
         if next(network.parameters()).device.type != self.device.type:
             self._hold(network, self.held, str(self.device))
@@ -214,7 +215,7 @@ class Weightless:
         if tiled or self.generator.needs_tiling:
             vae.enable_tiling()
         self._hold(vae, torch.float32, str(self.device))
-        of_videos = any(isinstance(layer, nn.Conv3d) for layer in vae.modules())
+        of_videos = any("Conv3d" in type(layer).__name__ for layer in vae.modules())  # some are Conv2d in truth
         frames = shape.frames or 1
         size = (1, 3, frames, *shape.size) if of_videos else (frames, 3, *shape.size)
         channels = 4 if vae.config.get("in_channels") == 4 else 3  # of images with transparency
@@ -265,7 +266,8 @@ def _counted(counter: SavedTensors, block: nn.Module, forward):
 def _real(value: Any) -> Any:
     """Zeros for tensors without memory, in containers and in what holds tensors as attributes."""
     if isinstance(value, FakeTensor):
-        return torch.zeros(value.shape, dtype=value.dtype)
+        known = values_of(value)
+        return torch.zeros(value.shape, dtype=value.dtype) if known is None else known
     leaves, tree = pytree.tree_flatten(value)
     if len(leaves) != 1 or leaves[0] is not value:
         return pytree.tree_unflatten([_real(leaf) for leaf in leaves], tree)
