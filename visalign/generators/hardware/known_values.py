@@ -49,12 +49,14 @@ def known_values(mode: FakeTensorMode) -> Iterator[None]:
 
 
 class _Arrays(TorchFunctionMode):
-    """numpy arrays of tensors without memory hold what these know."""
+    """numpy arrays and lists of tensors without memory hold what these know."""
+
+    read = (Tensor.numpy, Tensor.tolist)
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func is Tensor.numpy and isinstance(args[0], FakeTensor):
+        if func in self.read and isinstance(args[0], FakeTensor):
             with _disable_current_modes():
-                return _or_zeros(args[0]).numpy()
+                return func(_or_zeros(args[0]))
         return func(*args, **(kwargs or {}))
 
 
@@ -114,7 +116,7 @@ def _may_write(func: Callable, args: tuple, kwargs: dict) -> bool:
     if schema is None or not schema.is_mutable:
         return True
     changed = [args[place] if place < len(args) else kwargs.get(each.name)
-               for place, each in enumerate(schema.arguments) if each.alias_info is not None and each.alias_info.is_write]
+               for place, each in enumerate(schema.arguments) if each.alias_info and each.alias_info.is_write]
     return all(values_of(each) is not None for each in changed if isinstance(each, Tensor))
 
 

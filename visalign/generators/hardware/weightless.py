@@ -28,7 +28,7 @@ from visalign.generators.hardware.activations import (
 )
 from visalign.generators.hardware.devices import held_dtype, pick_dtype
 from visalign.generators.hardware.kernels import kernel
-from visalign.generators.hardware.known_values import known_values, knowing, values_of
+from visalign.generators.hardware.known_values import knowing, known_values, values_of
 from visalign.generators.observe.calling import LONGER
 from visalign.generators.observe.running import ShortCalls
 from visalign.generators.observe.watching import EnoughSeen, NetworkCall
