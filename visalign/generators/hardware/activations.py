@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from visalign.generators.hardware.kernels import ChosenAttention, fused
+from visalign.generators.hardware.kernels import ChosenAttention, fused_attention
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ class FusedAttention(ChosenAttention):
     """torch's attention as a fused kernel runs it. Left to itself, on fake tensors it may keep all scores."""
 
     def __init__(self):
-        super().__init__(fused)
+        super().__init__(fused_attention)
 
 
 class LiveTensors(TorchDispatchMode):

@@ -20,7 +20,7 @@ from visalign.errors import UserError
 
 
 def _math(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, causal: bool,
-          scale: float | None, grouped: bool) -> Tensor:
+                    scale: float | None, grouped: bool) -> Tensor:
     return torch.ops.aten._scaled_dot_product_attention_math(query, key, value, mask, dropout, causal, None,
                                                              scale=scale, enable_gqa=grouped)[0]
 
@@ -57,8 +57,8 @@ def _efficient(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, d
                                                                   dropout, causal, scale=scale)[0]
 
 
-def fused(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, causal: bool,
-          scale: float | None, grouped: bool) -> Tensor:
+def fused_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, causal: bool,
+                    scale: float | None, grouped: bool) -> Tensor:
     """The kernel that torch chooses where none is asked for: masks and float32 are not for a GPU's quickest."""
     quickest = query.device.type == "cpu" or mask is None and query.dtype in (torch.float16, torch.bfloat16)
     return (_flash if quickest else _efficient)(query, key, value, mask, dropout, causal, scale, grouped)
