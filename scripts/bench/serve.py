@@ -21,6 +21,7 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import psutil
 import torch
 from PIL import Image
 
@@ -123,28 +124,38 @@ def main() -> None:
         server = subprocess.Popen([sys.executable, "-m", "visalign", "reward", "serve", name, "--port", "0", "--batch",
                                    str(arguments.batch)], stdout=subprocess.PIPE, text=True)
         try:
-            measure(load_reward(name), server.stdout.readline().split()[-1], arguments)
+            measure(load_reward(name), server.stdout.readline().split()[-1], server.pid, arguments)
         finally:
             server.terminate()
             server.wait()
 
 
-def measure(reward, url: str, arguments: argparse.Namespace) -> None:
+def busy(process: int) -> float:
+    """Seconds of processor time that a process has used, all threads together."""
+    times = psutil.Process(process).cpu_times()
+    return times.user + times.system
+
+
+def measure(reward, url: str, server: int, arguments: argparse.Namespace) -> None:
     samples = images(arguments.samples, arguments.side)
     requests = bodies(samples, arguments.per_request)
     bare(reward, samples[:arguments.batch], arguments.batch)
     saturated(url, requests[:1], 1)
+    here, there = time.process_time(), busy(server)
     served_seconds, bare_seconds = [], [bare(reward, samples, arguments.batch)]
     for _ in range(arguments.slices):
         served_seconds.append(saturated(url, requests, arguments.clients))
         bare_seconds.append(bare(reward, samples, arguments.batch))
+    here = (time.process_time() - here) / (arguments.slices + 1) / arguments.samples * 1000
+    there = (busy(server) - there) / arguments.slices / arguments.samples * 1000
+    print(f"processor time a sample: bare {here:.2f} ms, served {there:.2f} ms with decoding and HTTP")
     alone = arguments.samples / np.median(bare_seconds)
-    there = arguments.samples / np.median(served_seconds)
+    reached = arguments.samples / np.median(served_seconds)
     print(f"{reward.name}, {arguments.side} px, batches of {arguments.batch}, "
           f"{torch.get_num_threads()} threads of torch")
-    print(f"bare forward {alone:8.1f} samples/s   served {there:8.1f} samples/s   ratio {there / alone:.2f}")
+    print(f"bare forward {alone:8.1f} samples/s   served {reached:8.1f} samples/s   ratio {reached / alone:.2f}")
     rate = arguments.rate * alone
-    waits = latencies(url, bodies(samples[:min(arguments.samples, 200)], 1), rate) * 1000
+    waits = latencies(url, bodies(samples[:min(arguments.samples, 100)], 1), rate) * 1000
     median, late = np.percentile(waits, [50, 95])
     print(f"steady {rate:.1f} requests/s of one image: median {median:.0f} ms, p95 {late:.0f} ms")
 
