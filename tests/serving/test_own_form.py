@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import shutil
 import threading
 import time
 from dataclasses import dataclass
@@ -17,9 +18,11 @@ from tests.serving.served import served
 from visalign.errors import UserError
 from visalign.media.samples import Sample, Video, to_bytes
 from visalign.media.video_files import to_video_bytes
-from visalign.rewards import load_reward
+from visalign.rewards import build_reward, load_reward
 from visalign.rewards.base import RewardModel, Scores
+from visalign.rewards.openclip import CLIP_ASSETS
 from visalign.rewards.pairwise import matches, win_rates
+from visalign.serving.panel import version_of
 from visalign.serving.settings import ServeSettings, read_token
 
 
@@ -213,7 +216,21 @@ def test_a_token_is_needed_everywhere_and_by_all_but_this_machine(tmp_path, monk
         with pytest.raises(UserError, match="refused the key in the environment variable VISALIGN_TOKEN"):
             load_reward({"kind": "http", "url": url})
         monkeypatch.setenv("VISALIGN_TOKEN", "a-token-of-some-length")
-        assert load_reward({"kind": "http", "url": url}).score([Sample("", noise(1))]).values.item() > 0
+        there = load_reward({"kind": "http", "url": url})
+        assert there.score([Sample("half a character \ud800", noise(1))]).values.item() > 0
+
+
+def test_a_version_changes_with_what_may_change_scores_and_with_nothing_else(tmp_path):
+    def version(**changes):
+        return version_of(build_reward({"kind": "vlm", "url": "http://h/v1", "cache": None} | changes))
+
+    (tmp_path / "cache").write_text("x")
+    assert version() == version(retries=9, timeout=3.0, cache=str(tmp_path / "cache"), name="other")
+    assert len({version(), version(model="m"), version(url="http://g/v1"), version(rubric="1 bad, 5 good")}) == 4
+    model = shutil.copytree(CLIP_ASSETS / "tiny-clip", tmp_path / "model")
+    before = version_of(build_reward(f"clip:{model}"))
+    (model / "open_clip_config.json").write_text((model / "open_clip_config.json").read_text() + " ")
+    assert version_of(build_reward(f"clip:{model}")) != before
 
 
 def test_edits_travel_with_their_sources_notes_and_mask(tmp_path):

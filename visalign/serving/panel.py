@@ -16,8 +16,9 @@ from visalign.rewards.base import Reward, RewardModel
 from visalign.rewards.web.wire import SampleScores, ServedReward, rows_of
 
 LOG = logging.getLogger("visalign.serving")
-NOT_SCORES = frozenset({"device", "batch_size", "name", "of"})
-"""Fields of rewards that do not alter what they say."""
+NOT_SCORES = frozenset({"device", "batch_size", "name", "of", "cache", "timeout", "retries", "deadline", "concurrency",
+                        "per_request", "key_env", "token_env"})
+"""Settings of rewards that do not alter what they say."""
 FAILING_AFTER = 3
 """Batches in a row of which not one sample could be scored, after which the server calls itself failing."""
 UNKNOWN_REWARD = "no reward {name} is served here{nearest}"

@@ -116,13 +116,14 @@ def packed_media(media: Media) -> dict[str, Any]:
 
 def packed_sample(sample: Sample, with_sources: bool, group: str | None) -> dict[str, Any]:
     """A sample as JSON. Raises UserError for a mask that cannot be read."""
-    packed = {"prompt": sample.prompt} | packed_media(sample.media)
+    packed = {"prompt": encodable(sample.prompt)} | packed_media(sample.media)
     if with_sources:
-        notes = {name: str(sample.known[name]) for name in WRITTEN_NOTES if name in sample.known}
+        notes = {name: encodable(str(sample.known[name])) for name in WRITTEN_NOTES if name in sample.known}
         packed |= {"sources": [png_text(source) for source in sample.sources], "notes": notes}
         if MASK in sample.known:
             packed[MASK] = png_text(read_source(Path(sample.known[MASK]), "mask"))
-    return packed | ({} if sample.seed is None else {"seed": sample.seed}) | ({} if group is None else {"group": group})
+    more = {"seed": sample.seed, "group": None if group is None else encodable(group)}
+    return packed | {name: value for name, value in more.items() if value is not None}
 
 
 def packed_request(samples: list[Sample], groups: list[str | None], reward: ServedReward) -> bytes:
@@ -199,6 +200,11 @@ def _table(rows: list[dict], reward: ServedReward) -> Tensor:
             raise ValueError
     return torch.tensor([[math.nan if value is None else float(value) for value in row] for row in found],
                         dtype=torch.float32).view(len(rows), len(reward.dimensions))
+
+
+def encodable(text: str) -> str:
+    """Without halves of characters, which JSON may spell and UTF-8 may not."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def finite_or_none(value: float) -> float | None:
