@@ -9,6 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 FLOORS = (
     ("errors",),
+    ("parallel",),
     ("storage", "validation", "processes"),
     ("objectives", "media"),
     ("config",),

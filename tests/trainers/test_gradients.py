@@ -8,6 +8,7 @@ from torch import nn
 from tests.trainers.commands import fails
 from visalign.config import OptimSettings
 from visalign.errors import UserError
+from visalign.parallel.engine import Engine
 from visalign.trainers.gradients import gradients_for
 from visalign.trainers.optim import build_optimizer, build_schedule, check_optimizer
 from visalign.trainers.reach import GradientReach
@@ -25,7 +26,7 @@ def walk(settings: OptimSettings, steps: int = 4) -> tuple[list, list, int]:
     parameters = [parameter for _, parameter in named]
     optimizer = build_optimizer(settings, parameters)
     schedule, norms, held = build_schedule(settings, optimizer, steps), [], []
-    gradients = gradients_for(settings, parameters, optimizer, Accelerator(cpu=True))
+    gradients = gradients_for(settings, parameters, optimizer, Engine(Accelerator(cpu=True)))
     for parameter in parameters:
         parameter.register_post_accumulate_grad_hook(
             lambda _: held.append(sum(each.grad is not None for each in parameters)))

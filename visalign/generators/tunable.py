@@ -77,6 +77,10 @@ class Tunable:
         """The denoiser's networks by their names in the pipeline; more than one where experts share the noise range."""
         return {self.denoiser_name: self.denoiser}
 
+    def whole_networks(self) -> list[nn.Module]:
+        """What is called as one: the denoiser, and its frozen copy where there is one."""
+        return [network for network in (self.denoiser, self._frozen_copy) if network is not None]
+
     def text_encoders(self) -> dict[str, nn.Module]:
         """By their names in the pipeline."""
         return {name: m for name, m in self.pipeline.components.items()

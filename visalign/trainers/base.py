@@ -6,7 +6,7 @@ Loops differ in what they call a batch and a loss. A new one is a subclass with
 
     batch(index)                the data of a unit; nothing has changed yet, so a signal may interrupt it
     train_unit(index, batch)    losses, `backward`, `optimizer_step`; returns the row that is logged
-    learning()                  a context in which the network is handed to the accelerator, in its training mode
+    learning()                  a context in which the network is handed to the engine, in its training mode
 
 and inherits checkpoints, resuming to the same bits, postponed signals, averaged weights and the handling of losses
 that are not finite. Whatever a unit draws must depend on the seed and its index alone: torch's own generator is seeded
@@ -30,6 +30,8 @@ from visalign.config.load import build_objective
 from visalign.errors import UserError, notice
 from visalign.generators.base import Generator
 from visalign.generators.families.remarks import remarks
+from visalign.parallel.engine import Engine
+from visalign.parallel.opening import engine_of
 from visalign.sampling.seeds import place_seed
 from visalign.storage.files import full_disk_told
 from visalign.storage.out_of_memory import memory_told
@@ -66,7 +68,7 @@ class Trainer(ABC):
 
     config: has `train` (seed, steps), `optim` and `output`. named: trained parameters by name. groups: the same with
     learning rates of their own. updates: optimiser steps of the whole run, when a unit is not one. reach: where
-    gradients are expected, when not everywhere.
+    gradients are expected, when not everywhere. engine: what knows how processes share the network.
     """
 
     unit: ClassVar[str] = "step"
@@ -77,15 +79,17 @@ class Trainer(ABC):
     non_finite: ClassVar[NonFinite] = NonFinite.STOP
 
     def __init__(self, config, named: list[tuple[str, nn.Parameter]], run: RunFolder, accelerator: Accelerator, *,
-                 groups: list[dict] | None = None, updates: int | None = None, reach: GradientReach | None = None):
+                 groups: list[dict] | None = None, updates: int | None = None, reach: GradientReach | None = None,
+                 engine: Engine | None = None):
         self.config, self.run, self.accelerator = config, run, accelerator
+        self.engine = engine or engine_of(accelerator)
         self.parameters = [parameter for _, parameter in named]
         optimizer = build_optimizer(config.optim, groups or self.parameters)
         self.state = TrainingState(named, optimizer,
                                    build_schedule(config.optim, optimizer, updates or config.train.steps),
                                    build_ema(config.optim, self.parameters, optimizer))
-        self.gradients = gradients_for(config.optim, self.parameters, optimizer, accelerator)
-        self.checkpoints = Checkpoints(self.state, run, accelerator, config.output, config.train.steps)
+        self.gradients = gradients_for(config.optim, self.parameters, optimizer, self.engine)
+        self.checkpoints = Checkpoints(self.state, run, self.engine, config.output, config.train.steps)
         self.reach = reach or GradientReach(named)
         self.log = MetricLog(run, accelerator, self.shown)
         self._has_gradients = False
@@ -112,8 +116,9 @@ class Trainer(ABC):
         """Why the loss of a batch may not be finite, as the continuation of "is not finite"."""
         return " (a lower optim.lr usually helps)"
 
-    def reduce_gradients(self) -> None:  # noqa: B027  a wrapped network does it during backward
-        """Give every process the gradients of all processes."""
+    def reduce_gradients(self) -> None:
+        """Give every process the gradients of all processes, where the backward pass has not done it."""
+        self.engine.reduce(self.parameters)
 
     @contextlib.contextmanager
     def started(self) -> Iterator[None]:
@@ -148,7 +153,7 @@ class Trainer(ABC):
 
     def backward(self, loss: Tensor) -> None:
         """Add a loss's gradients to those of this unit."""
-        self.accelerator.backward(loss)
+        self.engine.backward(loss)
         self._has_gradients = True
 
     @memory_told("stepping the optimiser")
@@ -195,12 +200,15 @@ class GeneratorTrainer(Trainer):
         on_noised = "noised" in (getattr(self.objective, "view", None), getattr(self.objective, "states", None))
         for remark in remarks(generator, config.model.source, on_noised):
             notice(remark)
+        engine = engine_of(accelerator)
+        for network in generator.whole_networks():
+            engine.shard(network)
         named = generator.trainable_parameters()
-        super().__init__(config, named, run, accelerator, updates=updates,
+        super().__init__(config, named, run, accelerator, updates=updates, engine=engine,
                          reach=GradientReach(named, apart=generator.used_apart, idle=generator.ignores))
 
     @contextlib.contextmanager
     def measuring(self) -> Iterator[Generator]:
-        """A context with the generator as measured and exported: with averaged weights and without dropout."""
-        with self.generator.measuring(), self.state.averaged():
+        """A context with the generator as measured: with averaged weights and without dropout, each process alone."""
+        with self.generator.measuring(), self.state.averaged(), self.engine.gathered():
             yield self.generator

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import nn
 from tqdm import tqdm
 
 from visalign.config import ModelSettings, OutputSettings
 from visalign.errors import UserError
 from visalign.generators.lora.files import digest_of
+from visalign.parallel.engine import Engine
 from visalign.sampling.fingerprint import fingerprint
 from visalign.storage.checkpoint_files import BrokenCheckpoint, put_weights, read_checkpoint, step_of
 from visalign.storage.run_folder import RunFolder
@@ -118,12 +118,12 @@ class Checkpoints:
 
     state: TrainingState
     run: RunFolder
-    accelerator: Accelerator
+    engine: Engine
     output: OutputSettings
     last: int
 
     def __post_init__(self):
-        self._saved = time.monotonic()
+        self._saved, self.accelerator = time.monotonic(), self.engine.accelerator
         if self.accelerator.scaler is not None:  # fp16's loss scale adapts slowly
             self.state.extras["loss_scale"] = self.accelerator.scaler
 

@@ -1,25 +1,25 @@
 """How gradients become a step: held until all are there, and clipped together, or each used up as soon as it is."""
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from visalign.config import OptimSettings
+from visalign.parallel.engine import Engine
 
 
 class HeldGradients:
     """Every gradient is held until the step; `norm` clips them together and gives what their norm was."""
 
-    def __init__(self, parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer, accelerator: Accelerator,
+    def __init__(self, parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer, engine: Engine,
                  largest: float):
-        self.parameters, self.accelerator, self.largest = parameters, accelerator, largest
+        self.parameters, self.engine, self.largest = parameters, engine, largest
 
     def reached(self, parameter: nn.Parameter) -> bool:
         """Whether the backward pass gave this parameter a gradient."""
         return parameter.grad is not None
 
     def norm(self) -> Tensor:
-        return self.accelerator.clip_grad_norm_(self.parameters, self.largest)
+        return self.engine.clip(self.parameters, self.largest)
 
 
 class FusedGradients(HeldGradients):
@@ -28,9 +28,9 @@ class FusedGradients(HeldGradients):
     One backward pass is one step, of one process, and nothing clips the gradients together.
     """
 
-    def __init__(self, parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer, accelerator: Accelerator,
+    def __init__(self, parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer, engine: Engine,
                  largest: float):
-        super().__init__(parameters, optimizer, accelerator, largest)
+        super().__init__(parameters, optimizer, engine, largest)
         self.optimizer, self._seen, self._squares = optimizer, set(), []
         self._group_of = {id(p): place for place, group in enumerate(optimizer.param_groups) for p in group["params"]}
         for parameter in parameters:
@@ -58,7 +58,7 @@ class FusedGradients(HeldGradients):
 
 
 def gradients_for(settings: OptimSettings, parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer,
-                  accelerator: Accelerator) -> HeldGradients:
+                  engine: Engine) -> HeldGradients:
     """As `optim.fused_backward` asks."""
     kind = FusedGradients if settings.fused_backward else HeldGradients
-    return kind(parameters, optimizer, accelerator, settings.largest_norm)
+    return kind(parameters, optimizer, engine, settings.largest_norm)

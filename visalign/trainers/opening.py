@@ -4,10 +4,10 @@ from datetime import timedelta
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
 from visalign.config import GuideConfig, OfflineConfig, OnlineConfig, RewardConfig
 from visalign.generators.hardware.devices import pick_device, pick_dtype
+from visalign.parallel.opening import open_processes
 from visalign.storage.run_folder import RunFolder
 
 AnyConfig = OfflineConfig | OnlineConfig | RewardConfig | GuideConfig
@@ -17,12 +17,9 @@ def open_accelerator(config: AnyConfig) -> Accelerator:
     """The accelerator of a run, with a loss scale where gradients are computed in fp16."""
     device = pick_device(config.train.device)
     compute_dtype = pick_dtype(config.learning_precision, device)
-    # SD3's last block discards the text stream, so part of an adapter there never gets a gradient
-    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
-    patience = InitProcessGroupKwargs(timeout=timedelta(hours=3))  # the others wait while one process samples
-    return Accelerator(cpu=device.type == "cpu", kwargs_handlers=[unused, patience],
-                       mixed_precision="fp16" if compute_dtype == torch.float16 else "no",
-                       log_with=list(config.output.trackers) or None, project_dir=config.output.folder)
+    return open_processes(timedelta(hours=3), cpu=device.type == "cpu",
+                          mixed_precision="fp16" if compute_dtype == torch.float16 else "no",
+                          log_with=list(config.output.trackers) or None, project_dir=config.output.folder)
 
 
 def open_run(config: AnyConfig, resume: bool) -> tuple[Accelerator, RunFolder]:

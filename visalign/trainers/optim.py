@@ -1,4 +1,4 @@
-"""Optimiser, learning-rate schedule and moving average, from settings; gradients of several processes."""
+"""Optimiser, learning-rate schedule and moving average, from settings."""
 
 import importlib
 import inspect
@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 from torch import nn
 
@@ -184,15 +183,3 @@ def build_ema(settings: OptimSettings, parameters: list[nn.Parameter],
     if optimizer is not None and keeps_average(optimizer):
         return OptimizersAverage(optimizer)
     return Average(parameters, settings.ema_decay, settings.ema_every) if settings.ema_decay else None
-
-
-def sum_gradients(parameters: list[nn.Parameter], accelerator: Accelerator) -> None:
-    """Every process ends with the sum of all processes' gradients."""
-    if accelerator.num_processes == 1:
-        return
-    for parameter in parameters:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-    flat = accelerator.reduce(torch.cat([p.grad.flatten() for p in parameters]), "sum")
-    for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
-        parameter.grad.copy_(part.view_as(parameter))

@@ -78,8 +78,8 @@ class OfflineTrainer(GeneratorTrainer):
 
     @contextlib.contextmanager
     def learning(self) -> Iterator[None]:
-        generator, accelerator, train = self.generator, self.accelerator, self.config.train
-        generator.policy, self.optimizer = accelerator.prepare(generator.denoiser, self.state.optimizer)
+        generator, train = self.generator, self.config.train
+        generator.policy, self.optimizer = self.engine.prepare(generator.denoiser, self.state.optimizer)
         generator.set_dropout(True)
         with Prefetch(self._plan, train.steps * train.gradient_accumulation, READERS) as self.prepared:
             yield
@@ -102,8 +102,7 @@ class OfflineTrainer(GeneratorTrainer):
     def train_unit(self, step: int, batch: range) -> dict[str, float]:
         collected = []
         for number in batch:
-            last = number == batch[-1]
-            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.generator.policy):
+            with self.engine.accumulation(self.generator.policy, last=number == batch[-1]):
                 prepared = self.prepared[number]
                 items = prepared.batch.items
                 errors = replace(self.errors(*prepared), weight=self._weights(items))

@@ -2,8 +2,8 @@
 
     prompts x group -> sampling run -> rewards (in the background) -> advantages -> terms -> objective -> step
 
-Methods differ by an objective, an advantage rule, and the sampling steps they use. The loop sums gradients itself, once
-an update, so processes may hold different numbers of samples, and a sample has the same weight on any of them.
+Methods differ by an objective, an advantage rule, and the sampling steps they use. Losses of all processes add up, so
+they may hold different numbers of samples, and a sample has the same weight on any of them.
 
 Run on one device:   visalign train configs/online/flow_grpo.yaml
 Run on several:      torchrun --nproc_per_node 4 -m visalign train configs/online/flow_grpo.yaml
@@ -39,7 +39,6 @@ from visalign.trainers.online.scoring import RewardSet
 from visalign.trainers.online.self_check import check_ratio
 from visalign.trainers.online.step_selection import noisy_steps, plan_steps
 from visalign.trainers.online.views import VIEWS, Context, MicroBatch
-from visalign.trainers.optim import sum_gradients
 
 
 class OnlineTrainer(GeneratorTrainer):
@@ -73,14 +72,14 @@ class OnlineTrainer(GeneratorTrainer):
     def learning(self) -> Iterator[None]:
         self.first = self.state.step
         self.generator.set_dropout(False)  # the trained policy is the one that sampled
-        with super().learning():
-            yield
+        _, self.optimizer = self.engine.prepare(self.generator.denoiser, self.state.optimizer, summed=True)
+        yield
 
     def batch(self, epoch: int) -> RolloutBatch:
         """One epoch's samples, scored."""
         plan = plan_steps(self.config.rollout, self.noisy, epoch, self.config.train.seed, self.collector.places())
         place_rewards(self.reward_set, self.config, str(self.generator.device))
-        with self._sampling_policy():
+        with self._sampling_policy(), self.engine.gathered():
             collected = self.collector.collect(epoch, plan, self.view.kept(plan))
         place_rewards(self.reward_set, self.config, "cpu")
         return collected
@@ -165,57 +164,64 @@ class OnlineTrainer(GeneratorTrainer):
         """One optimiser step on `units`, the same list on every process; {} when it is empty."""
         if not units:
             return {}
-        mine = [unit for unit in units if unit[0] in collected.samples]
-        size = max(1, self.config.train.batch_size // self.unit_size)
-        table = StepTable()
-        for first in tqdm(range(0, len(mine), size), desc=f"epoch {epoch + 1}: training", unit="batch", leave=False,
-                          disable=not self.accelerator.is_main_process):
+        parts, table = self._shares(units, collected), StepTable()
+        for number, (part, counts) in enumerate(tqdm(parts, desc=f"epoch {epoch + 1}: training", unit="batch",
+                                                     leave=False, disable=not self.accelerator.is_main_process)):
             self.checkpoints.stop_in_between()
-            batch = self._micro_batch(epoch, mine[first:first + size], collected, advantages)
-            if check and not first:
+            batch = self._micro_batch(epoch, part, collected, advantages, counts)
+            if check and not number:
                 self._self_check(batch)
-            share = len(batch.samples) / self.unit_size / len(units)
+            share = counts * len(batch.samples) / self.unit_size / len(units)
             for term in range(self.view.terms):
-                terms, steps = self.view.build(batch, term)
-                outcome = self.objective(terms)
-                self.backward(outcome.loss * share / self.view.terms)
-                table.add(steps, outcome)
+                last = number == len(parts) - 1 and term == self.view.terms - 1
+                with self.engine.accumulation(self.generator.policy, last):
+                    terms, steps = self.view.build(batch, term)
+                    outcome = self.objective(terms)
+                    self.backward(outcome.loss * share / self.view.terms)
+                if counts:
+                    table.add(steps, outcome)
         everyone = gather_object(table.rows) if self.accelerator.num_processes > 1 else table.rows
         return StepTable(everyone).summary() | self._step(epoch)
 
+    def _shares(self, units: list[tuple[int, ...]],
+                collected: RolloutBatch) -> list[tuple[list[tuple[int, ...]], bool]]:
+        """This process's units in micro-batches, and whether each counts or only keeps the processes in step."""
+        mine = [unit for unit in units if unit[0] in collected.samples]
+        size = max(1, self.config.train.batch_size // self.unit_size)
+        spare = tuple(collected.samples)[:self.unit_size]
+        return list(self.engine.in_step([mine[first:first + size] for first in range(0, len(mine), size)],
+                                        lambda: [spare]))
+
     def _micro_batch(self, epoch: int, units: list[tuple[int, ...]], collected: RolloutBatch,
-                     advantages: Advantages) -> MicroBatch:
+                     advantages: Advantages, counts: bool) -> MicroBatch:
         places = [place for unit in units for place in unit]
         samples = [collected.samples[place] for place in places]
         conditioning, guidance = self.conditions.of([sample.start for sample in samples])
         advantage = advantages.of_terms()[places].float().to(self.generator.device)
+        if not counts:  # it may have no score
+            advantage = torch.zeros_like(advantage)
         return MicroBatch(samples, advantage, conditioning, guidance, epoch)
 
     def _step(self, epoch: int) -> dict:
         """One optimiser step, and how far it moved; raises UserError when too many in a row could not be made."""
-        before = self._first_weights()
+        before = self.engine.first_values(self.parameters)
         report = self.optimizer_step()
-        moved = float((self._first_weights() - before).norm() / before.norm().clamp(min=1e-12))
+        moved = self.engine.first_values(self.parameters) - before
         self.counts.record(report.finite)
         if self.counts.bad_in_a_row >= self.config.train.patience * (1 if self.accelerator.scaler is None else 10):
             raise UserError(f"epoch {epoch + 1}: {self.counts.bad_in_a_row} updates in a row had a gradient that is "
                             f"not finite; {self.checkpoints.last_good()} (a lower optim.lr or model.precision=fp32 "
                             "usually helps)")
         clipped = report.finite and report.grad_norm > self.config.optim.largest_norm
-        row = {"grad_clipped": float(clipped), "update_norm": moved, "lr": report.lr}
+        row = {"grad_clipped": float(clipped), "lr": report.lr, "update_norm": float(
+            self.engine.norm(moved) / self.engine.norm(before).clamp(min=1e-12))}
         return row | {"grad_norm": report.grad_norm} if report.finite else row
-
-    def _first_weights(self) -> Tensor:
-        """At most the first 100,000 values of each trained tensor."""
-        return torch.cat([p.detach().flatten()[:100_000] for p in self.parameters])
-
-    def reduce_gradients(self) -> None:
-        sum_gradients(self.parameters, self.accelerator)
 
     def _self_check(self, batch: MicroBatch) -> None:
         """Before the first update every ratio must be 1. Raises UserError with the likely cause."""
         if self.objective.view == "steps" and not self.config.rollout.votes:
-            worst = check_ratio(self.view, batch, self.generator)
+            with self.engine.gathered():
+                worst = check_ratio(self.view, batch, self.generator)
             self.run.log({"kind": "self_check", "step": self.state.step, "log_ratio": worst})
 
 

@@ -23,6 +23,7 @@ from visalign.data.annotations import Annotation
 from visalign.generators.hardware.devices import pick_dtype
 from visalign.objectives.base import Outcome
 from visalign.objectives.reward_model import Comparison, bootstrap
+from visalign.parallel.opening import engine_of
 from visalign.sampling.seeds import rng_at
 from visalign.storage.run_folder import RunFolder
 from visalign.trainers.base import Trainer
@@ -68,14 +69,16 @@ class RewardTrainer(Trainer):
                            *((item.user,) if item.user else ()))
                           for item in items for side in (item.a, item.b)], "sides of annotations")
         self.objective = build_objective(config.objective, loop="reward")
+        engine = engine_of(accelerator)
+        engine.shard(network)
         named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
-        super().__init__(config, named, run, accelerator, groups=groups_of(named, config),
+        super().__init__(config, named, run, accelerator, groups=groups_of(named, config), engine=engine,
                          reach=GradientReach(named, getattr(network, "unused_weights", ())))
         self.dtype = pick_dtype(config.train.precision, accelerator.device)
 
     @contextlib.contextmanager
     def learning(self) -> Iterator[None]:
-        self.policy, self.optimizer = self.accelerator.prepare(self.network, self.state.optimizer)
+        self.policy, self.optimizer = self.engine.prepare(self.network, self.state.optimizer)
         self.policy.train()
         train = self.config.train
         with Prefetch(self._plan, train.steps, train.workers) as self.batches:

@@ -1,0 +1,65 @@
+"""Which engine a run has: as accelerate was configured, by `accelerate launch --config_file` or the same variables."""
+
+import os
+from datetime import timedelta
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, patch_environment
+
+from visalign.errors import UserError
+from visalign.parallel.engine import Engine
+
+
+def says(name: str) -> bool:
+    """Whether accelerate's configuration turned something on."""
+    return os.environ.get(name, "false").lower() in ("true", "1")
+
+
+def open_processes(wait: timedelta, **options: Any) -> Accelerator:
+    """An accelerator that knows of no shards: those are this package's. wait: for another process, at most."""
+    # SD3's last block discards the text stream, so part of an adapter there never gets a gradient
+    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+    with patch_environment(ACCELERATE_USE_FSDP="false", ACCELERATE_USE_PARALLELISM_CONFIG="false"):
+        return Accelerator(kwargs_handlers=[unused, InitProcessGroupKwargs(timeout=wait)], **options)
+
+
+def is_sharded_run() -> bool:
+    """Whether the processes of this run divide the network among them."""
+    return says("ACCELERATE_USE_FSDP") and int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def engine_of(accelerator: Accelerator) -> Engine:
+    """Raises UserError for a configuration that is not supported."""
+    if not is_sharded_run() or accelerator.num_processes == 1:
+        return Engine(accelerator)
+    return sharded_engine(accelerator)
+
+
+def sharded_engine(accelerator: Accelerator) -> Engine:
+    from accelerate.utils import FullyShardedDataParallelPlugin
+
+    from visalign.parallel.sharded import ShardedEngine
+
+    replicas = 1
+    if says("ACCELERATE_USE_PARALLELISM_CONFIG"):
+        replicas = int(os.environ.get("PARALLELISM_CONFIG_DP_REPLICATE_SIZE", "1"))
+    return ShardedEngine(accelerator, FullyShardedDataParallelPlugin(), replicas,
+                         os.environ.get("ACCELERATE_MIXED_PRECISION", "no"))
+
+
+def check_configuration() -> None:
+    """Raise UserError for what accelerate's configuration asks and is not supported here."""
+    if not says("ACCELERATE_USE_FSDP"):
+        return
+    if os.environ.get("FSDP_VERSION", "1") != "2":
+        raise UserError("accelerate: fsdp_version 1 is not supported; set fsdp_version: 2")
+    if os.environ.get("FSDP_RESHARD_AFTER_FORWARD", "true").lower() not in ("true", "full_shard"):
+        raise UserError("accelerate: fsdp_reshard_after_forward false keeps whole weights between passes, and training "
+                        "would then sample with old ones; leave it true, or use zero2.yaml or ddp.yaml")
+    policy = os.environ.get("FSDP_AUTO_WRAP_POLICY", "TRANSFORMER_BASED_WRAP").upper()
+    if policy == "SIZE_BASED_WRAP":
+        raise UserError("accelerate: fsdp_auto_wrap_policy SIZE_BASED_WRAP is not supported; use "
+                        "TRANSFORMER_BASED_WRAP, which divides the model by its own blocks")
+    if os.environ.get("ACCELERATE_MIXED_PRECISION", "no") == "fp16":
+        raise UserError("accelerate: mixed_precision fp16 is not for sharded training; use bf16 or no")
