@@ -72,14 +72,19 @@ def _run(code: str, arguments: list[str], output: str, environment: dict[str, st
     os._exit(status)  # as a program ends that holds daemon threads: without waiting for them
 
 
-def together(code: str, *arguments, folder: Path, count: int = 2) -> str:
-    """Run the code in `count` processes that know each other as under torchrun; what they wrote, by rank."""
+def environments(count: int) -> list[dict[str, str]]:
+    """What torchrun tells each of `count` processes, by rank."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
-    programs = [Program(code, *arguments, output=folder / f"output-{rank}",
-                        environment=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(count)]
+    return [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
+
+
+def together(code: str, *arguments, folder: Path, count: int = 2) -> str:
+    """Run the code in `count` processes that know each other as under torchrun; what they wrote, by rank."""
+    programs = [Program(code, *arguments, output=folder / f"output-{rank}", environment=environment)
+                for rank, environment in enumerate(environments(count))]
     codes = [program.wait() for program in programs]
     said = "\n".join(program.text() for program in programs)
     assert codes == [0] * count, said[-3000:]

@@ -30,6 +30,7 @@ from visalign.validation.ranges import (
     Shift,
     Signed,
     Steps,
+    WaitMinutes,
 )
 
 
@@ -153,6 +154,7 @@ class TrainSettings(Settings):
     one_side_at_a_time: chosen and rejected samples pass one after the other, so that one side's activations are held at
     a time; the gradients are the same, for one more forward pass.
     timestep_shift moves `shifted` (uniform) and `logit_normal` times towards noise; SD3 learnt on the latter, with 3.
+    wait_minutes: of several processes, how long nobody may move before the run ends and names who is late.
     """
 
     steps: Steps = 1000
@@ -163,6 +165,7 @@ class TrainSettings(Settings):
     timestep_shift: Shift = 1.0
     seed: Seed = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    wait_minutes: WaitMinutes = 60.0
 
 
 class OfflineConfig(Settings):

@@ -33,6 +33,7 @@ from visalign.validation.ranges import (
     Share,
     Steps,
     Wait,
+    WaitMinutes,
     Weight,
 )
 
@@ -153,6 +154,7 @@ class OnlineTrainSettings(Settings):
     updates_per_epoch: optimiser steps an epoch's samples are divided among. batch_size: samples a process passes
     through the network at once. patience: how many updates in a row may have a gradient that is not finite, and how
     many epochs in a row may have nothing to learn, before the run stops.
+    wait_minutes: of several processes, how long nobody may move before the run ends and names who is late.
     """
 
     epochs: Steps = 100
@@ -161,6 +163,7 @@ class OnlineTrainSettings(Settings):
     patience: Few = 5
     seed: Seed = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    wait_minutes: WaitMinutes = 60.0
 
     @property
     def steps(self) -> int:

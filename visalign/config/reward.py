@@ -15,6 +15,7 @@ from visalign.validation.ranges import (
     Positive,
     Seed,
     Steps,
+    WaitMinutes,
     Width,
 )
 
@@ -72,6 +73,7 @@ class RewardTrainSettings(Settings):
     """Length of training; batch_size counts annotations per process, bootstrap gives each head its own resampling.
 
     backbone_lr_scale: learning rate of the backbone's own weights, relative to optim.lr.
+    wait_minutes: of several processes, how long nobody may move before the run ends and names who is late.
     """
 
     steps: Steps = 1000
@@ -82,6 +84,7 @@ class RewardTrainSettings(Settings):
     seed: Seed = 0
     workers: Few = 2
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    wait_minutes: WaitMinutes = 60.0
 
 
 class RewardConfig(Settings):

@@ -14,6 +14,7 @@ from visalign.generators.base import Generator
 from visalign.media.samples import Sample
 from visalign.media.source_images import sheet_row
 from visalign.media.video_files import media_file, save_sheet
+from visalign.parallel.sharing import ALONE, Processes
 from visalign.rewards import ClipScore, Reward, for_modality, load_reward
 from visalign.sampling.feedback import make_samples
 from visalign.storage.files import write_atomically
@@ -22,15 +23,17 @@ from visalign.storage.out_of_memory import memory_told
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The sampled prompts and seeds, what measures the samples, and which reward was optimised, if known."""
+    """The sampled prompts and seeds, what measures the samples, which reward was optimised, if known, and who shares
+    the work."""
 
     settings: EvaluationSettings
     tools: MetricSuite
     proxy: str | None
+    processes: Processes = ALONE
 
     @memory_told("measuring held-out samples")
     def look(self, generator: Generator, label: str) -> tuple[PromptMetrics, list[Sample]]:
-        """Sample and measure; a reward that cannot score a sample is named, and the sample counted.
+        """Sample and measure, all processes together; a reward that cannot score a sample is named, and that counted.
 
         Raises UserError when the features of a sample are not finite.
         """
@@ -38,12 +41,12 @@ class HeldOut:
         prompts = read_prompts(settings.prompts, settings.max_prompts)
         samples = make_samples(generator, prompts, settings.samples_per_prompt, steps=settings.steps,
                                guidance_scale=settings.guidance_scale, seed=settings.seed, label=label,
-                               batch_size=settings.batch_size)
+                               batch_size=settings.batch_size, processes=self.processes)
         try:
-            found = metrics_of(prompts, samples, self.tools)
+            found = metrics_of(prompts, samples, self.tools, self.processes)
         except ValueError as error:
             raise UserError(f"eval.features {settings.features}: {error}") from None
-        for note in found.notes():
+        for note in found.notes() if self.processes.is_first else ():
             tqdm.write(f"{label}: {note}")
         return found, samples
 

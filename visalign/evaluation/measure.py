@@ -26,6 +26,7 @@ from visalign.evaluators.prompt_metrics import PromptMetrics, reduce
 from visalign.evaluators.style import STYLE, style_of
 from visalign.media.kinds import may_be_video
 from visalign.media.samples import Sample
+from visalign.parallel.sharing import ALONE, Processes
 from visalign.rewards import ClipScore, Reward, scores_of
 from visalign.storage.sqlite_cache import SqliteCache
 
@@ -78,21 +79,42 @@ class _Record:
                    numbers[last:])
 
 
-def metrics_of(prompts: list[str], samples: list[Sample], tools: MetricSuite) -> PromptMetrics:
-    """Measure samples in memory, as many of each prompt, one prompt after the other.
+def metrics_of(prompts: list[str], samples: list[Sample], tools: MetricSuite,
+               processes: Processes = ALONE) -> PromptMetrics:
+    """Measure samples in memory, as many of each prompt, one prompt after the other; processes share the work.
 
     Raises ValueError when their features are not finite.
     """
     shape = (len(prompts), len(samples) // len(prompts))
-    scored = {reward.name: scores_of(reward, samples) for reward in tools.rewards}
+    rows = [samples[i:i + shape[1]] for i in range(0, len(samples), shape[1])]
+    style, motion = zip(*processes.share(rows, lambda row: (list(map(style_of, row)), motion_diversity(row))),
+                        strict=True)
+    style = np.array(style).reshape(*shape, -1)
     features = None
     if tools.features and shape[1] > 1:
-        features = tools.features.sample_features(samples).view(*shape, -1)
-    style = np.stack([style_of(sample) for sample in samples]).reshape(*shape, -1)
-    motion = [motion_diversity(samples[i:i + shape[1]]) for i in range(0, len(samples), shape[1])]
+        features = processes.share([samples], tools.features.sample_features)[0].view(*shape, -1)
+    scored = shared_scores(tools.rewards, samples, processes)
     return reduce(prompts, {name: scores.view(shape) for name, (scores, _) in scored.items()}, features, style,
                   {"motion": np.array(motion)},
                   {name: next(iter(reasons.values())) for name, (_, reasons) in scored.items() if reasons})
+
+
+def shared_scores(rewards: list[Reward], samples: list[Sample],
+                  processes: Processes) -> dict[str, tuple[Tensor, dict[int, str]]]:
+    """`scores_of` by reward; processes share whole batches, and a reward that must see all samples is one's."""
+    def parts(reward: Reward) -> list[tuple[Reward, int, int]]:
+        size = len(samples) if reward.needs_group else getattr(reward, "batch_size", len(samples))
+        return [(reward, start, start + size) for start in range(0, len(samples), size)]
+
+    asked = [part for reward in rewards for part in parts(reward)]
+    if processes.world == 1:
+        asked = [(reward, 0, len(samples)) for reward in rewards]
+    answers = processes.share(asked, lambda part: scores_of(part[0], samples[part[1]:part[2]]))
+    found: dict[str, tuple[Tensor, dict[int, str]]] = {}
+    for (reward, start, _), (scores, reasons) in zip(asked, answers, strict=True):
+        before, why = found.get(reward.name, (scores[:0], {}))
+        found[reward.name] = torch.cat([before, scores]), why | {start + i: text for i, text in reasons.items()}
+    return found
 
 
 def measure_generations(name: str, prompts: list[str], entries: list[list[Entry]],

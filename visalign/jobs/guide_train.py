@@ -12,15 +12,17 @@ from tqdm import tqdm
 
 from visalign.config import GuideConfig
 from visalign.data.annotations import Annotation
+from visalign.errors import UserError
 from visalign.generators import load_generator, locate_model
 from visalign.generators.prompt_length import say_what_is_cut
 from visalign.generators.video_speed import say_speeds
 from visalign.guidance.network import LatentReward, save_guide
 from visalign.jobs.reward_train import annotations_of, trained_on
+from visalign.parallel.opening import is_sharded_run
 from visalign.sampling.encoding_cache import EncodingCache
 from visalign.sampling.source_check import check_takes_sources
 from visalign.storage.run_folder import write_atomically
-from visalign.trainers.opening import open_run
+from visalign.trainers.opening import opened_run
 from visalign.trainers.optim import check_optimizer
 from visalign.trainers.reward.loop import RewardTrainer
 from visalign.trainers.reward.noisy_latents import NoisyPairs, accuracy_by_noise
@@ -35,26 +37,27 @@ def train_guide(config: GuideConfig, resume: bool = False) -> Path:
     """
     locate_model(config.model)
     check_optimizer(config.optim, (1.0, config.train.backbone_lr_scale))
+    if is_sharded_run():
+        raise UserError("guide train: a guide's head is small and reads inside the frozen model, so there is nothing "
+                        "to divide among processes; use configs/accelerate/ddp.yaml")
     items, held_out = annotations_of(config.data, config.head.dimensions, config.train.seed)
-    accelerator, run = open_run(config, resume)
-    generator = load_generator(config.model, accelerator.device)
-    torch.manual_seed(config.train.seed)  # the head must start equal on every process and after a restart
-    guide = LatentReward(generator, config.head).to(accelerator.device)
-    pairs = NoisyPairs(guide, EncodingCache(config.data.cache, generator))
-    encode(items + held_out, pairs.cache, accelerator.process_index, accelerator.num_processes)
-    pairs.cache.share()
-    accelerator.wait_for_everyone()
-    pairs.cache.find_shared()
-    trainer = RewardTrainer(config, pairs, items, run, accelerator)
-    with trainer.started():
-        trainer.fit()
-        if accelerator.is_main_process:
-            with trainer.state.averaged():
-                found = accuracy_by_noise(trainer, held_out) if held_out else {}
-                save_guide(run.path / "guide", guide, config.model, trained_on(config, items) | {"accuracy": found})
-            write_atomically(run.path / "accuracy.json", (json.dumps(found, indent=2) + "\n").encode())
+    with opened_run(config, resume) as (accelerator, run):
+        generator = load_generator(config.model, accelerator.device)
+        torch.manual_seed(config.train.seed)  # the head must start equal on every process and after a restart
+        guide = LatentReward(generator, config.head).to(accelerator.device)
+        pairs = NoisyPairs(guide, EncodingCache(config.data.cache, generator))
+        encode(items + held_out, pairs.cache, accelerator.process_index, accelerator.num_processes)
+        pairs.cache.share()
         accelerator.wait_for_everyone()
-    accelerator.end_training()
+        pairs.cache.find_shared()
+        trainer = RewardTrainer(config, pairs, items, run, accelerator)
+        with trainer.started():
+            trainer.fit()
+            if accelerator.is_main_process:
+                with trainer.state.averaged():
+                    found = accuracy_by_noise(trainer, held_out) if held_out else {}
+                    save_guide(run.path / "guide", guide, config.model, trained_on(config, items) | {"accuracy": found})
+                write_atomically(run.path / "accuracy.json", (json.dumps(found, indent=2) + "\n").encode())
     return run.path
 
 

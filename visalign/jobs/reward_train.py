@@ -9,7 +9,7 @@ from visalign.data.annotations import Annotation, read_annotations
 from visalign.generators.hardware.devices import pick_device
 from visalign.jobs.reward_eval import evaluate_reward
 from visalign.rewards.joint.reward import build_network, check_backbone, save_reward
-from visalign.trainers.opening import open_run
+from visalign.trainers.opening import opened_run
 from visalign.trainers.optim import check_optimizer
 from visalign.trainers.order import split_by_prompt
 from visalign.trainers.reward.loop import RewardTrainer
@@ -45,17 +45,17 @@ def train_reward(config: RewardConfig, resume: bool = False) -> Path:
     """Train, save to `reward/` in the run's folder, measure on held-out annotations; returns the run's folder."""
     check_reward_training(config)
     items, held_out = annotations_of(config.data, config.model.dimensions, config.train.seed)
-    accelerator, run = open_run(config, resume)
-    torch.manual_seed(config.train.seed)  # new layers must start equal on every process and after a restart
-    network = build_network(config.model).to(accelerator.device)
-    trainer = RewardTrainer(config, network, items, run, accelerator)
-    with trainer.started():
-        trainer.fit()
-        if accelerator.is_main_process:
-            with trainer.state.averaged():
-                save_reward(run.path / "reward", network, config.model, trainer.standard(), trained_on(config, items))
-            if held_out:
+    with opened_run(config, resume) as (accelerator, run):
+        torch.manual_seed(config.train.seed)  # new layers must start equal on every process and after a restart
+        network = build_network(config.model).to(accelerator.device)
+        trainer = RewardTrainer(config, network, items, run, accelerator)
+        with trainer.started():
+            trainer.fit()
+            with trainer.whole() as writes:
+                if writes:
+                    network.to(accelerator.device)
+                    save_reward(run.path / "reward", network, config.model, trainer.standard(),
+                                trained_on(config, items))
+            if held_out and writes:
                 evaluate_reward(str(run.path / "reward"), held_out, run.path / "eval", str(accelerator.device))
-        accelerator.wait_for_everyone()
-    accelerator.end_training()
     return run.path

@@ -5,6 +5,8 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from accelerate import Accelerator
+
 from visalign.config import OfflineConfig, OnlineConfig
 from visalign.config.load import build_objective
 from visalign.data.prompts import read_prompts
@@ -25,6 +27,7 @@ from visalign.jobs.disk_estimate import check_room
 from visalign.jobs.memory_words import advised, settled
 from visalign.jobs.training_setup import LOOPS
 from visalign.objectives import REGISTRIES
+from visalign.parallel.watch import doing
 from visalign.rewards import check_reward, check_sources_given
 from visalign.storage.run_folder import RunFolder
 from visalign.storage.yaml_files import read_mapping
@@ -32,7 +35,7 @@ from visalign.trainers.base import GeneratorTrainer
 from visalign.trainers.cadence import Cadence
 from visalign.trainers.checkpoint import check_loras, check_model
 from visalign.trainers.guard import check_guard
-from visalign.trainers.opening import open_run
+from visalign.trainers.opening import opened_run
 from visalign.trainers.optim import check_optimizer
 from visalign.trainers.order import prompts_to_measure
 from visalign.trainers.stopping import heard
@@ -149,7 +152,12 @@ def train(config: OfflineConfig | OnlineConfig, resume: bool = False) -> Result:
     empty = empty_generator(locate_model(config.model), config.model)
     check_room(config, found, empty)
     config = settled(config, empty, resume)
-    accelerator, run = open_run(config, resume)
+    with opened_run(config, resume) as (accelerator, run):
+        return trained(config, accelerator, run, started)
+
+
+def trained(config: OfflineConfig | OnlineConfig, accelerator: Accelerator, run: RunFolder, started: float) -> Result:
+    """Load, train, measure and export in a run that is open."""
     check_loras(run, config.model)
     with advised(config):
         generator = load_generator(config.model, accelerator.device)
@@ -163,11 +171,9 @@ def train(config: OfflineConfig | OnlineConfig, resume: bool = False) -> Result:
     with trainer.started(), advised(config):
         cadence = Cadence(trainer, replace(held_out, settings=config.eval), started)
         ended = cadence.follow()
-        result = summarise(run, started, held_out.proxy, cadence.guard.limits, ended)
-        if accelerator.is_main_process:
-            leave(trainer, result, counts)
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
+        result = trainer.engine.processes.told_by_first(
+            lambda: summarise(run, started, held_out.proxy, cadence.guard.limits, ended))
+        leave(trainer, result, counts)
     return result
 
 
@@ -176,10 +182,12 @@ def leave(trainer: GeneratorTrainer, result: Result, counts: dict[str, int]) -> 
     from visalign.reports.run import write_report
 
     run, config = trainer.run, trainer.config
-    with trainer.state.averaged():
-        export(trainer.generator, run.path / "export", config,
-               result_figures(result) | {"evidence": "; ".join(result.verdict.reasons)})
-    write_report(run, config, result, versions(), counts)
+    doing("exporting")
+    with trainer.whole() as writes:
+        if writes:
+            export(trainer.generator, run.path / "export", config,
+                   result_figures(result) | {"evidence": "; ".join(result.verdict.reasons)})
+            write_report(run, config, result, versions(), counts)
 
 
 def summarise(run: RunFolder, started: float, proxy: str | None, limits: VerdictLimits, ended: str | None) -> Result:

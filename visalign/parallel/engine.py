@@ -90,5 +90,13 @@ class Engine:
         """Whether this process takes part in writing weights: all do where each holds a part, else the first."""
         return self.sharded or self.processes.is_first
 
+    def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """What a tensor that was written in parts is read into."""
+        return torch.zeros(shape, dtype=dtype)
+
+    def all_stop(self) -> bool:
+        """Whether all processes that must write a checkpoint together have come to it, after a signal."""
+        return True
+
     def whole_on_first(self, *networks: nn.Module) -> None:
         """Give the first process whole networks again, for good, and take them from the others; at a run's end."""

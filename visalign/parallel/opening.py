@@ -50,6 +50,9 @@ def sharded_engine(accelerator: Accelerator) -> Engine:
 
 def check_configuration() -> None:
     """Raise UserError for what accelerate's configuration asks and is not supported here."""
+    if says("ACCELERATE_USE_DEEPSPEED"):
+        raise UserError("accelerate: DeepSpeed is not supported; configs/accelerate/fsdp2.yaml divides weights, "
+                        "gradients and optimiser state as its ZeRO-3 does")
     if not says("ACCELERATE_USE_FSDP"):
         return
     if os.environ.get("FSDP_VERSION", "1") != "2":

@@ -18,8 +18,12 @@ from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionP
 from visalign.errors import UserError
 from visalign.parallel.engine import FIRST_VALUES, Engine
 from visalign.parallel.tensors import local, whole
+from visalign.parallel.watch import met
 
 _T = TypeVar("_T")
+
+STOP = 60.0
+"""Seconds in which all processes must have heard a signal, for a checkpoint to be written in between."""
 
 FEW = 0.1
 """Share of trained weights up to which their gradients are held whole between the passes of a step: a LoRA's."""
@@ -102,6 +106,15 @@ class ShardedEngine(Engine):
 
     def norm(self, values: Tensor) -> Tensor:
         return self.accelerator.reduce(values.square().sum(), "sum").sqrt()
+
+    def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        from torch.distributed.tensor import Replicate, Shard, zeros
+
+        placements = [Replicate()] * (self.mesh.ndim - 1) + [Shard(0)]
+        return zeros(*shape, dtype=dtype, device_mesh=self.mesh, placements=placements)
+
+    def all_stop(self) -> bool:
+        return met("stop", STOP)
 
     def whole_on_first(self, *networks: nn.Module) -> None:
         for network in networks:

@@ -15,18 +15,27 @@ from visalign.generators.prompt_length import say_what_is_cut
 from visalign.media.samples import Sample
 from visalign.media.source_images import sample_of
 from visalign.media.video_files import media_file
+from visalign.parallel.sharing import ALONE, Processes
+from visalign.parallel.watch import doing
 from visalign.rewards import Reward, finite_scores
 from visalign.sampling.seeds import place_seed
 from visalign.sampling.source_check import check_takes_sources
 
 
 def make_samples(generator: Generator, prompts: list[str], per_prompt: int, *, steps: int, guidance_scale: float,
-                 seed: int, label: str, quiet: bool = False, batch_size: int = 32) -> list[Sample]:
-    """`per_prompt` samples of each prompt; the i-th of the j-th prompt always has the same seed."""
-    places = range(len(prompts) * per_prompt)
-    return [sample for _, sample in samples_at(generator, prompts, per_prompt, places, steps=steps, seed=seed,
-                                               guidance_scale=guidance_scale, label=label, quiet=quiet,
-                                               batch_size=batch_size)]
+                 seed: int, label: str, quiet: bool = False, batch_size: int = 32,
+                 processes: Processes = ALONE) -> list[Sample]:
+    """`per_prompt` samples of each prompt; the i-th of the j-th prompt always has the same seed.
+
+    Processes share whole batches, so that a sample has the same neighbours whatever their number.
+    """
+    places = [place for start in range(processes.rank * batch_size, len(prompts) * per_prompt,
+                                       processes.world * batch_size)
+              for place in range(start, min(start + batch_size, len(prompts) * per_prompt))]
+    mine = list(samples_at(generator, prompts, per_prompt, places, steps=steps, seed=seed, label=label,
+                           guidance_scale=guidance_scale, quiet=quiet or not processes.is_first,
+                           batch_size=batch_size))
+    return [sample for _, sample in sorted(processes.gather(mine), key=lambda each: each[0])]
 
 
 def samples_at(generator: Generator, prompts: list[str], per_prompt: int, places: Sequence[int], *, steps: int,
@@ -45,6 +54,7 @@ def samples_at(generator: Generator, prompts: list[str], per_prompt: int, places
                 k = next(numbers)
                 yield places[k], sample_of(chosen[k], generator.text_of(chosen[k]), media, seeds[k])
             progress.update(len(batch))
+            doing()
 
 
 def rank_pairs(samples: list[Sample], scores: list[float], pairs_per_prompt: int) -> list[PreferencePair]:

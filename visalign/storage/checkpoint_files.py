@@ -1,7 +1,11 @@
-"""Reading a checkpoint of a run: weights as safetensors, the rest with weights_only, and its step."""
+"""Reading a checkpoint of a run: weights as safetensors, the rest with weights_only, and its step.
+
+A sharded run's is in parts; any number of processes reads either kind.
+"""
 
 import json
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -10,6 +14,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from visalign.errors import UserError
+from visalign.parallel.shards import holds_parts, read_parts
+from visalign.parallel.tensors import laid_out
 from visalign.storage.run_folder import fault_of
 
 
@@ -17,14 +23,25 @@ class BrokenCheckpoint(UserError):
     """A checkpoint whose files are not what was written; an older one may be intact."""
 
 
-def read_checkpoint(folder: Path) -> tuple[dict[str, torch.Tensor], dict]:
-    """Trainable weights and the rest. Raises BrokenCheckpoint naming the folder when a file is broken."""
+def check_complete(folder: Path) -> None:
+    """Raise BrokenCheckpoint naming the folder when its files are not what was written."""
     fault = fault_of(folder)
     if fault:
         raise BrokenCheckpoint(f"checkpoint {folder}: is broken, {fault}")
+
+
+def read_checkpoint(folder: Path,
+                    empty: Callable[..., torch.Tensor] = torch.zeros) -> tuple[dict[str, torch.Tensor], dict]:
+    """Trainable weights and the rest. empty: makes what tensors in parts are read into.
+
+    Raises BrokenCheckpoint naming the folder when a file cannot be read.
+    """
     try:
-        weights = load_file(folder / "trainable.safetensors")
-        return weights, torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
+        rest = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
+        if not holds_parts(folder):
+            return load_file(folder / "trainable.safetensors"), rest
+        rest = read_parts(rest, folder, empty)
+        return rest.pop("weights"), rest
     except (OSError, SafetensorError, RuntimeError, ValueError, LookupError, EOFError,
             pickle.UnpicklingError) as error:
         raise BrokenCheckpoint(f"checkpoint {folder}: cannot be read ({' '.join(str(error).split())[:150]})") from None
@@ -39,6 +56,7 @@ def step_of(folder: Path) -> int:
 
 def load_policy(parameters: list[tuple[str, nn.Parameter]], folder: Path) -> None:
     """Load the weights a checkpoint samples with: the moving average where the run kept one."""
+    check_complete(folder)
     weights, rest = read_checkpoint(folder)
     put_weights(parameters, weights, folder)
     if rest["ema"]:
@@ -59,4 +77,4 @@ def put_weights(parameters: list[tuple[str, nn.Parameter]], weights: dict[str, t
                         f"{tuple(weights[odd].shape)} there and {tuple(mine[odd].shape)} here")
     with torch.no_grad():
         for name, parameter in mine.items():
-            parameter.copy_(weights[name])
+            parameter.copy_(laid_out(weights[name], parameter))

@@ -128,10 +128,14 @@ class RunFolder:
     def save_checkpoint(self, step: int, write: Callable[[Path], None], keep: int) -> None:
         """Let `write` fill a temporary folder, then rename it; older checkpoints beyond `keep` go only after that.
 
-        Raises UserError when the disk is full or not writable; earlier checkpoints are intact then.
+        Raises UserError when the disk is full or not writable; earlier checkpoints are intact then. Where each process
+        writes its part, `write` is what they do together, and the first one does all else.
         """
         final = self.path / "checkpoints" / f"step-{step:08d}"
         temporary = self.path / "checkpoints" / f".tmp-{final.name}"
+        if not self.is_main:
+            write(temporary)
+            return
         shutil.rmtree(temporary, ignore_errors=True)
         try:
             temporary.mkdir()

@@ -28,10 +28,12 @@ from tqdm import tqdm
 
 from visalign.config.load import build_objective
 from visalign.errors import UserError, notice
-from visalign.generators.base import Generator
+from visalign.generators.base import Conditioning, Generator
 from visalign.generators.families.remarks import remarks
+from visalign.generators.observe.rows import join
 from visalign.parallel.engine import Engine
 from visalign.parallel.opening import engine_of
+from visalign.parallel.watch import doing
 from visalign.sampling.seeds import place_seed
 from visalign.storage.files import full_disk_told
 from visalign.storage.out_of_memory import memory_told
@@ -108,6 +110,21 @@ class Trainer(ABC):
         self.optimizer = self.accelerator.prepare(self.state.optimizer)
         yield
 
+    def networks(self) -> list[nn.Module]:
+        """What the engine may have divided."""
+        return []
+
+    @contextlib.contextmanager
+    def whole(self) -> Iterator[bool]:
+        """A context at a run's end with averaged weights: whole ones in the first process. Gives whether it is this."""
+        with self.state.averaged():
+            self.engine.whole_on_first(*self.networks())
+            yield self.engine.processes.is_first
+
+    def together(self) -> dict[str, int]:
+        """Numbers that a resumed run must keep, whatever its processes are: what they are, and how many."""
+        return {}
+
     def held_out_metrics(self) -> dict[str, Any]:
         """Metrics logged beside those of held-out samples."""
         return {}
@@ -123,10 +140,20 @@ class Trainer(ABC):
     @contextlib.contextmanager
     def started(self) -> Iterator[None]:
         """A context in which the run continues from its newest checkpoint and ends, if it must, with advice."""
+        self._check_together()
         self.checkpoints.resume()
         self.run.log({"kind": "start", "step": self.state.step, "processes": self.accelerator.num_processes})
         with self.checkpoints.kept_on_stop(), full_disk_told(f"run {self.run.path}", self.run.path, CONTINUE):
             yield
+
+    def _check_together(self) -> None:
+        """Raise UserError when a resumed run would see its data in another order."""
+        for what, now in self.together().items():
+            then = self.run.started_from(what, str(now))
+            if then != str(now):
+                raise UserError(f"output.folder {self.run.path}: the run was started with {then} {what}, and these "
+                                f"settings and {self.engine.processes.world} processes make {now}; change the batch "
+                                "size so that the number stays")
 
     def fit(self, on_unit: Callable[[int], bool] = lambda done: False) -> bool:
         """Train to config.train.steps; `on_unit(n)` is called after n units, with their checkpoint written.
@@ -139,7 +166,9 @@ class Trainer(ABC):
         with self.learning(), progress:
             while self.state.step < last and not ended:
                 started = time.perf_counter()
+                doing(f"{self.unit} {self.state.step + 1}, its data")
                 batch = self.batch(self.state.step)
+                doing(f"{self.unit} {self.state.step + 1}, learning")
                 with postponed():
                     torch.manual_seed(place_seed(self.config.train.seed, self.state.step))
                     row = self.train_unit(self.state.step, batch)
@@ -153,6 +182,7 @@ class Trainer(ABC):
 
     def backward(self, loss: Tensor) -> None:
         """Add a loss's gradients to those of this unit."""
+        doing()
         self.engine.backward(loss)
         self._has_gradients = True
 
@@ -206,6 +236,17 @@ class GeneratorTrainer(Trainer):
         named = generator.trainable_parameters()
         super().__init__(config, named, run, accelerator, updates=updates, engine=engine,
                          reach=GradientReach(named, apart=generator.used_apart, idle=generator.ignores))
+
+    def networks(self) -> list[nn.Module]:
+        return self.generator.whole_networks()
+
+    def check_one_pass(self, *conditionings: Conditioning) -> None:
+        """Raise UserError where prompts' lengths decide how often the network is called, and all must call it as often.
+        """
+        if self.engine.sharded and not self.generator.replay.in_one_pass(join(conditionings)):
+            raise UserError(f"train.batch_size: prompts of different lengths pass one after another through "
+                            f"{self.generator.pipeline_class}, and with sharded training all processes must make the "
+                            "same passes; use train.batch_size=1 without guidance, or configs/accelerate/ddp.yaml")
 
     @contextlib.contextmanager
     def measuring(self) -> Iterator[Generator]:

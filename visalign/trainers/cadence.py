@@ -1,9 +1,11 @@
 """When a run is measured: before training, every `eval.every` units, when the guard is due, and after it."""
 
 import time
+from dataclasses import replace
 
 from visalign.evaluation.held_out import HeldOut, check_same, refuse_blind, save_samples
 from visalign.evaluators.prompt_metrics import prompt_metrics_of
+from visalign.parallel.watch import doing
 from visalign.trainers.base import GeneratorTrainer
 from visalign.trainers.guard import Guard
 
@@ -12,8 +14,9 @@ class Cadence:
     """One run from its first measurement to its last; measurements of an earlier, stopped session are not repeated."""
 
     def __init__(self, trainer: GeneratorTrainer, held_out: HeldOut, started: float):
-        self.trainer, self.held_out, self.started = trainer, held_out, started
-        self.guard = Guard(trainer, held_out)
+        self.trainer, self.processes, self.started = trainer, trainer.engine.processes, started
+        self.held_out = replace(held_out, processes=self.processes)
+        self.guard = Guard(trainer, self.held_out)
         self._done = {row["folder"] for row in self._rows}
 
     @property
@@ -39,21 +42,23 @@ class Cadence:
         return self.guard.check(step)
 
     def evaluate(self, step: int, returned_to: int | None = None) -> None:
-        """Measure and keep held-out samples, on the first process while the others wait."""
+        """Measure and keep held-out samples; the processes share the work."""
         folder = f"step-{step:08d}" + ("" if returned_to is None else "-returned")
-        if self.trainer.accelerator.is_main_process and folder not in self._done:
+        if not self.processes.told_by_first(lambda: folder in self._done):
             self._done.add(folder)
+            doing(f"measuring held-out samples, {self.trainer.unit} {step}")
             self._evaluate(step, folder)
         self.trainer.accelerator.wait_for_everyone()
 
     def _evaluate(self, step: int, folder: str) -> None:
-        trainer, rows = self.trainer, self._rows
+        trainer, first = self.trainer, self.processes.told_by_first(lambda: next(iter(self._rows), None))
         with trainer.measuring() as generator:
             found, samples = self.held_out.look(generator, f"samples, step {step}")
-            if rows:
-                check_same(prompt_metrics_of(rows[0]), found, "eval")
+            if first:
+                check_same(prompt_metrics_of(first), found, "eval")
             else:
                 refuse_blind(found)
-            save_samples(samples, trainer.run.path / "samples" / folder)
+            if self.processes.is_first:
+                save_samples(samples, trainer.run.path / "samples" / folder)
             trainer.run.log({"kind": "held_out", "step": step, "folder": folder, **found.as_dict(),
                              **trainer.held_out_metrics(), "seconds_so_far": time.time() - self.started})

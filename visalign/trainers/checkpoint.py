@@ -4,8 +4,9 @@ import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,17 @@ from visalign.config import ModelSettings, OutputSettings
 from visalign.errors import UserError
 from visalign.generators.lora.files import digest_of
 from visalign.parallel.engine import Engine
+from visalign.parallel.shards import write_parts
+from visalign.parallel.sharing import Processes
+from visalign.parallel.tensors import laid_out, optimizer_state_laid_out
 from visalign.sampling.fingerprint import fingerprint
-from visalign.storage.checkpoint_files import BrokenCheckpoint, put_weights, read_checkpoint, step_of
+from visalign.storage.checkpoint_files import (
+    BrokenCheckpoint,
+    check_complete,
+    put_weights,
+    read_checkpoint,
+    step_of,
+)
 from visalign.storage.run_folder import RunFolder
 from visalign.storage.weights import write_tensors
 from visalign.trainers.stopping import Stopped, asked, postponed
@@ -42,24 +52,38 @@ class TrainingState:
 
     def write(self, folder: Path) -> None:
         write_tensors(folder / "trainable.safetensors", dict(self.parameters))
-        torch.save({"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict(),
-                    "ema": self.ema.state_dict() if self.ema else None,
-                    "extras": {name: each.state_dict() for name, each in self.extras.items()}}, folder / "optimizer.pt")
+        torch.save(self._rest(), folder / "optimizer.pt")
         (folder / "state.json").write_text(json.dumps({"step": self.step}))
 
-    def read(self, folder: Path) -> None:
+    def write_parts(self, folder: Path, processes: Processes) -> None:
+        """The same where each process holds a part; all must call this, once the first one has made the folder."""
+        processes.gather([])
+        rest = write_parts({"weights": dict(self.parameters)} | self._rest(), folder)
+        if processes.is_first:
+            torch.save(rest, folder / "optimizer.pt")
+            (folder / "state.json").write_text(json.dumps({"step": self.step}))
+
+    def _rest(self) -> dict:
+        return {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict(),
+                "ema": self.ema.state_dict() if self.ema else None,
+                "extras": {name: each.state_dict() for name, each in self.extras.items()}}
+
+    def read(self, folder: Path, empty: Callable[..., torch.Tensor] = torch.zeros) -> None:
         """Restore from a checkpoint. Raises UserError naming the file that is broken or does not fit."""
-        weights, rest = read_checkpoint(folder)
+        weights, rest = read_checkpoint(folder, empty)
         step = step_of(folder)
         lacking = [name for name in self.extras if name not in rest["extras"]]
         if lacking or bool(self.ema) != bool(rest["ema"]):
             raise UserError(f"checkpoint {folder}: holds no {', '.join(lacking) or 'moving average'} of this run")
         put_weights(self.parameters, weights, folder)
         self.step = step
-        self.optimizer.load_state_dict(rest["optimizer"])
+        steps = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.optimizer.load_state_dict(optimizer_state_laid_out(rest["optimizer"], steps))
         self.schedule.load_state_dict(rest["schedule"])
         if self.ema:
-            self.ema.load_state_dict(rest["ema"])
+            averages = rest["ema"].get("shadow_params", ())
+            self.ema.load_state_dict(rest["ema"] | {"shadow_params": [
+                laid_out(value, p) for value, (_, p) in zip(averages, self.parameters, strict=False)]})
             self.ema.to(self.parameters[0][1].device)  # it keeps the tensors it is given, and those lie on the CPU
         for name, each in self.extras.items():
             each.load_state_dict(rest["extras"][name])
@@ -129,7 +153,7 @@ class Checkpoints:
 
     def save(self) -> None:
         """Raises UserError when it cannot be written, or would store weights that are not finite."""
-        if self.accelerator.is_main_process:
+        if self.engine.on_all():
             self._write()
         self.accelerator.wait_for_everyone()
 
@@ -139,7 +163,9 @@ class Checkpoints:
             raise UserError(f"step {self.state.step}: the trained weights are no longer finite, {fault} first; "
                             f"{self.last_good()} (a lower optim.lr usually helps)")
         with postponed():
-            self.run.save_checkpoint(self.state.step, self.state.write, self.output.keep_checkpoints)
+            write = partial(self.state.write_parts, processes=self.engine.processes) if self.engine.sharded else \
+                self.state.write
+            self.run.save_checkpoint(self.state.step, write, self.output.keep_checkpoints)
         self._saved = time.monotonic()
 
     def after_step(self) -> None:
@@ -169,7 +195,8 @@ class Checkpoints:
 
     def save_if_new(self) -> None:
         """Save unless the newest checkpoint is of this step."""
-        if self.accelerator.is_main_process and not self.is_kept:  # for the others the answer may change meanwhile
+        kept = self.engine.processes.told_by_first(lambda: self.is_kept)
+        if self.engine.on_all() and not kept:
             self._write()
         self.accelerator.wait_for_everyone()
 
@@ -185,7 +212,7 @@ class Checkpoints:
             yield
         except Stopped as stop:
             with postponed():
-                if self.accelerator.is_main_process and self.state.step and not self.is_kept:
+                if self.engine.on_all() and self.state.step and not self.is_kept and self.engine.all_stop():
                     self._write()
             kept = f"step {self.state.step} is kept" if self.state.step else "before the first step"
             raise Stopped(stop.number, f"stopped, {kept} in {self.run.path}; {CONTINUE}") from None
@@ -204,7 +231,8 @@ class Checkpoints:
         folders = self.run.checkpoint_folders()
         for folder in reversed(folders):
             try:
-                self.state.read(folder)
+                self._check_complete(folder)
+                self.state.read(folder, self.engine.empty)
                 break
             except BrokenCheckpoint as error:
                 broken.append((folder, error))
@@ -221,6 +249,22 @@ class Checkpoints:
                            f"{folders[len(folders) - len(broken) - 1].name}")
         self.run.forget_after(self.state.step)
 
+    def _check_complete(self, folder: Path) -> None:
+        """Raise BrokenCheckpoint; of a sharded run's many files one process looks for all."""
+        if not self.engine.sharded:
+            check_complete(folder)
+        elif said := self.engine.processes.told_by_first(lambda: said_of(folder)):
+            raise BrokenCheckpoint(said)
+
     def last_good(self) -> str:
         """Which checkpoint to go back to, in words."""
         return self.run.last_good()
+
+
+def said_of(folder: Path) -> str:
+    """Why a checkpoint is broken, '' when it is not."""
+    try:
+        check_complete(folder)
+    except BrokenCheckpoint as error:
+        return str(error)
+    return ""

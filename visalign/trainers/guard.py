@@ -12,7 +12,6 @@ import time
 from dataclasses import replace
 
 import torch
-from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
 
@@ -21,9 +20,12 @@ from visalign.data.prompts import count_prompts
 from visalign.errors import UserError
 from visalign.evaluation.held_out import HeldOut, check_same, samples_by_prompt
 from visalign.evaluators.prompt_metrics import known_mean, prompt_metrics_of
-from visalign.evaluators.verdict import DIVERSITY, VerdictLimits, best_point, verdict_of
+from visalign.evaluators.verdict import DIVERSITY, Verdict, VerdictLimits, best_point, verdict_of
+from visalign.media.samples import Sample
 from visalign.media.source_images import sheet_row
 from visalign.media.video_files import save_sheet
+from visalign.parallel.tensors import laid_out, whole
+from visalign.parallel.watch import doing
 from visalign.sampling.seeds import second_seed
 from visalign.storage.weights import write_tensors
 from visalign.trainers.base import GeneratorTrainer
@@ -36,14 +38,14 @@ def interval_of(config: OfflineConfig | OnlineConfig, objective, world: int = 1)
     """Steps between measurements: `guard.every`, or the fewest that keep their cost within `guard.cost` of training's
     passes.
 
-    Processes share the training but one of them measures, so the interval grows with their number.
+    Processes share both, and each makes as many offline steps as one would.
     """
     guard, settings = config.guard, config.eval
     if guard.every:
         return guard.every
     prompts = count_prompts(settings.prompts, guard.max_prompts)
     look = passes_of_look(prompts, guard.samples_per_prompt, settings.steps, settings.guidance_scale)
-    step = passes_of_step(config, objective) / (world if config.loop == "online" else 1)
+    step = passes_of_step(config, objective) * (1 if config.loop == "online" else world)
     return max(1, math.ceil(look / (guard.cost * step)))
 
 
@@ -61,7 +63,8 @@ class Guard:
         config, self.settings = trainer.config, trainer.config.guard
         self.trainer, self.run, self.state, self.accelerator = trainer, trainer.run, trainer.state, trainer.accelerator
         self.limits = VerdictLimits(self.settings.budget, self.settings.drift, self.settings.tolerance)
-        self.every = interval_of(config, trainer.objective, self.accelerator.num_processes)
+        self.processes = trainer.engine.processes
+        self.every = interval_of(config, trainer.objective, self.processes.world)
         self.last = config.train.steps
         self.held_out = replace(held_out, settings=config.eval.model_copy(update={
             "max_prompts": self.settings.max_prompts, "samples_per_prompt": self.settings.samples_per_prompt,
@@ -76,21 +79,14 @@ class Guard:
         """Measure if it is due and not done yet; whether the run is to stop, equal in every process."""
         if self.settings.action == "off" or (step % self.every and step != self.last):
             return False
-        answer = [False]
-        if self.accelerator.is_main_process:
-            answer = [self._check(step)]
-        if self.accelerator.num_processes > 1:
-            broadcast_object_list(answer)
-        return answer[0]
-
-    def _check(self, step: int) -> bool:
-        rows = self.rows
+        rows = self.processes.told_by_first(lambda: self.rows)
         known = next((row for row in rows if row["step"] == step), None)
         row = known or self._look(step, rows)
         return row["verdict"]["word"] in ("collapsed", "hacked") and self.settings.action != "warn"
 
     def _look(self, step: int, rows: list[dict]) -> dict:
         started = time.perf_counter()
+        doing(f"guard, {self.trainer.unit} {step}")
         with self.trainer.measuring() as generator:
             held, samples = self.held_out.look(generator, f"guard, step {step}")
         base = prompt_metrics_of(rows[0]) if rows else held
@@ -100,15 +96,20 @@ class Guard:
         points = points_of([*rows, row], self.limits.budget)
         if best_point(points) == len(points) - 1:
             self._keep_weights(step)
+        row["seconds"] = time.perf_counter() - started
+        if self.processes.is_first:
+            self._tell(step, samples, row, verdict)
+        self.accelerator.log({f"guard/{name}": known_mean(values) for name, values in held.values.items()}, step=step)
+        return row
+
+    def _tell(self, step: int, samples: list[Sample], row: dict, verdict: Verdict) -> None:
+        """Leave what was found: a row, and samples of the first prompts."""
         self.folder.mkdir(parents=True, exist_ok=True)
         rows = samples_by_prompt(samples)[:PROMPTS_DRAWN]
         save_sheet(list(map(sheet_row, rows)), self.folder / f"step-{step:08d}.png")
         if verdict.bad:
             tqdm.write(f"guard, step {step}: {verdict.word}; {'; '.join(verdict.reasons)}")
-        row["seconds"] = time.perf_counter() - started
         self.run.log(row)
-        self.accelerator.log({f"guard/{name}": known_mean(values) for name, values in held.values.items()}, step=step)
-        return row
 
     def _keep_weights(self, step: int) -> None:
         """Save the weights of the best acceptable point so far, including the start."""
@@ -117,7 +118,9 @@ class Guard:
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             with self.state.averaged():
-                write_tensors(self.folder / "best.safetensors", dict(self.state.parameters), {"step": str(step)})
+                weights = whole(self.state.parameters, keep=self.processes.is_first)
+            if weights:
+                write_tensors(self.folder / "best.safetensors", weights, {"step": str(step)})
         except (OSError, RuntimeError) as error:
             raise UserError(f"guard {self.folder}: the best weights could not be saved "
                             f"({' '.join(str(error).split())[:150]})") from None
@@ -129,8 +132,7 @@ class Guard:
         """
         if self.settings.action != "rollback":
             return None
-        self.accelerator.wait_for_everyone()
-        rows = self.rows
+        rows = self.processes.told_by_first(lambda: self.rows)
         step = rows[best_point(points_of(rows, self.limits.budget))]["step"]
         file = self.folder / "best.safetensors"
         try:
@@ -138,7 +140,7 @@ class Guard:
                 if weights.metadata() != {"step": str(step)}:
                     raise UserError(f"guard {file}: holds the weights of another step than {step}, the best one")
                 for name, parameter in self.state.parameters:
-                    parameter.copy_(weights.get_tensor(name))
+                    parameter.copy_(laid_out(weights.get_tensor(name), parameter))
         except (OSError, SafetensorError) as error:
             raise UserError(f"guard {file}: cannot be read ({error})") from None
         self.state.ema = None  # the kept weights are the average already

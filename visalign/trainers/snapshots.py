@@ -11,6 +11,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from visalign.parallel.tensors import laid_out
+
 
 class Snapshot:
     """The trainable parameters as they are now, kept in float32 on their device."""
@@ -48,7 +50,7 @@ class Snapshot:
 
     def load_state_dict(self, state: dict) -> None:
         for mine, saved in zip(self.values, state["values"], strict=True):
-            mine.copy_(saved)
+            mine.copy_(laid_out(saved, mine))
 
 
 class Snapshots:

@@ -57,6 +57,7 @@ Wait = Annotated[float, Interval(ge=0, le=86_400)]
 Milliseconds = Annotated[float, Interval(ge=0, le=60_000)]
 Megabytes = Annotated[float, Interval(gt=0, le=1e6)]
 Minutes = Annotated[float, Interval(ge=0, le=100_000)]
+WaitMinutes = Annotated[float, Interval(ge=0.1, le=10_000)]
 
 RANGE_WORDS = {"gt": "greater than", "ge": "at least", "lt": "below", "le": "at most"}
 _HOLDS = {"gt": lambda v, end: v > end, "ge": lambda v, end: v >= end, "lt": lambda v, end: v < end,

@@ -76,6 +76,11 @@ class OfflineTrainer(GeneratorTrainer):
         return BucketOrder(items, seed, [item.size for item in items],
                            config.train.batch_size * accelerator.num_processes, mixture)
 
+    def together(self) -> dict[str, int]:
+        at_once = self.config.train.batch_size * self.engine.processes.world
+        of_one_size = {"pairs of one size together": at_once} if self.config.data.buckets else {}
+        return {"pairs a step": at_once * self.config.train.gradient_accumulation} | of_one_size
+
     @contextlib.contextmanager
     def learning(self) -> Iterator[None]:
         generator, train = self.generator, self.config.train
@@ -105,6 +110,7 @@ class OfflineTrainer(GeneratorTrainer):
             with self.engine.accumulation(self.generator.policy, last=number == batch[-1]):
                 prepared = self.prepared[number]
                 items = prepared.batch.items
+                self.check_one_pass(prepared.batch.conditioning)
                 errors = replace(self.errors(*prepared), weight=self._weights(items))
                 outcome = self.objective(errors)
                 self.stop_unless_finite(outcome.loss, items)
@@ -172,20 +178,26 @@ class OfflineTrainer(GeneratorTrainer):
         if not items:
             return {}
         totals: dict[str, list[Tensor]] = {}
-        seen: list[PairErrors] = []
         parts = of_one_size(items, 16)
-        for start, part in zip(range(0, len(parts) * 16, 16), parts, strict=True):
-            batch = load_batch(part, self.cache, fits=self.told_fits)
-            for fraction in FIXED_FRACTIONS:
-                generator = torch.Generator().manual_seed(start + int(fraction * 100))
-                noise = torch.randn(batch.chosen.shape, generator=generator)
-                t = self.generator.process.times_at(fraction.repeat(len(batch.items)))
-                errors = self.errors(batch, t, noise, [generator] * len(batch.items))
-                seen.append(errors)
-                for name, values in pair_metrics(self.objective(errors), errors).items():
-                    totals.setdefault(name, []).append(values.float().cpu())
+        looks = self.engine.processes.share(list(enumerate(parts)), lambda part: self._errors_at_levels(*part))
+        seen = [errors for look in looks for errors in look]
+        for errors in seen:
+            for name, values in pair_metrics(self.objective(errors), errors).items():
+                totals.setdefault(name, []).append(values.float())
         found = {f"held_out/{k}": torch.cat(v).mean().item() for k, v in totals.items() if not k.startswith("noise")}
         return found | pair_likelihoods(seen, len(FIXED_FRACTIONS), [item.prompt for part in parts for item in part])
+
+    def _errors_at_levels(self, number: int, items: list[EncodedPair]) -> list[PairErrors]:
+        """Errors of the `number`-th held-out pairs at each level, on the CPU."""
+        batch, found = load_batch(items, self.cache, fits=self.told_fits), []
+        for fraction in FIXED_FRACTIONS:
+            generator = torch.Generator().manual_seed(16 * number + int(fraction * 100))
+            noise = torch.randn(batch.chosen.shape, generator=generator)
+            t = self.generator.process.times_at(fraction.repeat(len(batch.items)))
+            errors = self.errors(batch, t, noise, [generator] * len(batch.items))
+            found.append(replace(errors, **{name: value.cpu() for name, value in vars(errors).items()
+                                            if isinstance(value, Tensor)}))
+        return found
 
     def blame(self, items: list[EncodedPair]) -> str:
         """Before the first step nothing that was learnt can be to blame."""

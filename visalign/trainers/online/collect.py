@@ -16,6 +16,7 @@ from visalign.generators.base import Conditioning, Generator, Guidance
 from visalign.generators.observe.rows import join
 from visalign.media.samples import Sample
 from visalign.media.source_images import sample_of
+from visalign.parallel.watch import doing
 from visalign.sampling.encoding_cache import EncodingCache
 from visalign.sampling.seeds import stable_seed
 from visalign.trainers.online.rollout import Sampler, Start, Trajectory
@@ -121,6 +122,7 @@ class RolloutCollector:
         batches = tqdm(range(0, len(places), size), desc=f"epoch {epoch + 1}: sampling", unit="batch", leave=False,
                        disable=not self.accelerator.is_main_process)
         for b in batches:
+            doing()
             starts = [self._start(epoch, place, tasks) for place in places[b:b + size]]
             drawn = self.sampler.draw(starts, *self.conditions.of(starts), plan.stochastic, kept[b:b + size])
             samples |= {sample.start.place: sample for sample in drawn}

@@ -68,6 +68,11 @@ class OnlineTrainer(GeneratorTrainer):
         self.collector = RolloutCollector(config, generator, tasks, reward_set, self.conditions, accelerator,
                                           self.sampler)
 
+    def together(self) -> dict[str, int]:
+        if self.config.train.updates_per_epoch == 1:
+            return {}
+        return {"samples drawn together": self.config.rollout.batch_size * self.engine.processes.world}
+
     @contextlib.contextmanager
     def learning(self) -> Iterator[None]:
         self.first = self.state.step
@@ -197,6 +202,8 @@ class OnlineTrainer(GeneratorTrainer):
         places = [place for unit in units for place in unit]
         samples = [collected.samples[place] for place in places]
         conditioning, guidance = self.conditions.of([sample.start for sample in samples])
+        guided = guidance.negative is not None and guidance.scale != 1
+        self.check_one_pass(conditioning, *([guidance.negative] if guided else []))
         advantage = advantages.of_terms()[places].float().to(self.generator.device)
         if not counts:  # it may have no score
             advantage = torch.zeros_like(advantage)

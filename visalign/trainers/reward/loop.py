@@ -76,6 +76,12 @@ class RewardTrainer(Trainer):
                          reach=GradientReach(named, getattr(network, "unused_weights", ())))
         self.dtype = pick_dtype(config.train.precision, accelerator.device)
 
+    def networks(self) -> list[torch.nn.Module]:
+        return [self.network]
+
+    def together(self) -> dict[str, int]:
+        return {"annotations a step": self.config.train.batch_size * self.engine.processes.world}
+
     @contextlib.contextmanager
     def learning(self) -> Iterator[None]:
         self.policy, self.optimizer = self.engine.prepare(self.network, self.state.optimizer)

@@ -1,0 +1,64 @@
+"""Accelerate's files are what accelerate reads; what does not go with shards is said before anything is loaded."""
+
+import argparse
+from pathlib import Path
+
+import pytest
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils.launch import prepare_multi_gpu_env
+
+from tests.trainers.commands import fails
+from visalign.config.recipes import recipes
+from visalign.errors import UserError
+from visalign.parallel.opening import check_configuration
+
+FILES = sorted((Path(__file__).resolve().parents[2] / "configs" / "accelerate").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_accelerate_reads_every_file_and_sets_what_the_engine_is_chosen_by(file, monkeypatch):
+    config = load_config_from_file(str(file))
+    assert config.num_processes % config.num_machines == 0 and file.read_text().startswith("# ")
+    words = ["--config_file", str(file), "-m", "visalign", "train", "quickstart"]
+    args: argparse.Namespace = _validate_launch_command(launch_command_parser().parse_args(words))[0]
+    environment = prepare_multi_gpu_env(args)
+    assert (environment.get("ACCELERATE_USE_FSDP") == "true") == file.stem.startswith("fsdp2")
+    for name in ("ACCELERATE_USE_FSDP", "FSDP_VERSION", "FSDP_RESHARD_AFTER_FORWARD", "FSDP_AUTO_WRAP_POLICY"):
+        monkeypatch.setenv(name, environment.get(name, ""))
+    check_configuration()
+    if file.stem == "fsdp2_nodes":
+        sizes = [int(environment[f"PARALLELISM_CONFIG_DP_{name}_SIZE"]) for name in ("REPLICATE", "SHARD")]
+        assert sizes[0] * sizes[1] == config.num_processes and sizes[0] == config.num_machines
+
+
+def test_they_are_no_recipes():
+    assert len(FILES) == 3 and not [name for name in recipes() if "accelerate" in name]
+
+
+@pytest.fixture
+def shards(monkeypatch):
+    for name, value in {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.parametrize("name, value, words", [
+    ("ACCELERATE_USE_DEEPSPEED", "true", "DeepSpeed is not supported"), ("FSDP_VERSION", "1", "set fsdp_version: 2"),
+    ("FSDP_RESHARD_AFTER_FORWARD", "false", "leave it true"),
+    ("FSDP_AUTO_WRAP_POLICY", "SIZE_BASED_WRAP", "use TRANSFORMER_BASED_WRAP"),
+    ("ACCELERATE_MIXED_PRECISION", "fp16", "use bf16 or no")])
+def test_what_accelerate_offers_and_this_does_not_is_named(shards, monkeypatch, name, value, words):
+    check_configuration()
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=words):
+        check_configuration()
+
+
+@pytest.mark.parametrize("sections, words", [
+    ({"optim": {"name": "adafactor"}}, "optim.name adafactor: looks at whole tensors"),
+    ({"model": {"quantization": "int8"}}, "model.quantization int8: packed weights cannot be divided"),
+    ({"model": {"offload": "blocks"}}, "model.offload blocks: moves whole blocks"),
+    ({"model": {"compile": True}}, "model.compile"), ({"model": {"precision": "fp16"}}, "model.precision fp16"),
+    ({"optim": {"fused_backward": True, "grad_clip": None}, "model": {"tuning": "full"}}, "optim.fused_backward")])
+def test_what_does_not_go_with_shards_is_said_in_one_sentence(shards, recipe, sections, words):
+    assert words in fails(recipe("sd3", **sections))
