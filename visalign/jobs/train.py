@@ -27,7 +27,7 @@ from visalign.jobs.disk_estimate import check_room
 from visalign.jobs.memory_words import advised, settled
 from visalign.jobs.training_setup import LOOPS
 from visalign.objectives import REGISTRIES
-from visalign.parallel.watch import doing
+from visalign.parallel.sharing import doing
 from visalign.rewards import check_reward, check_sources_given
 from visalign.storage.run_folder import RunFolder
 from visalign.storage.yaml_files import read_mapping

@@ -24,6 +24,7 @@ from visalign.generators.files.sketching import explained, sketch
 from visalign.generators.prompt_length import say_what_is_cut
 from visalign.media.fitting import Size
 from visalign.media.source_images import content_of
+from visalign.parallel.sharing import Processes
 from visalign.processes import PROCESSES
 from visalign.rewards import check_sources_given, for_modality, load_reward
 from visalign.sampling.encoding_cache import EncodingCache
@@ -145,9 +146,12 @@ def prepare_pairs(config: OfflineConfig, generator: Generator, run: RunFolder, a
     data = config.data
     if data.feedback:
         file = run.path / "pairs.parquet"
-        if accelerator.is_main_process and not file.exists():
+        processes = Processes(accelerator.process_index, accelerator.num_processes)
+        if not processes.told_by_first(file.exists):
             reward = for_modality(load_reward(data.feedback.reward, str(accelerator.device)), generator.modality)
-            save_pairs(feedback_pairs(generator, data.feedback, reward, config.train.seed), file)
+            pairs = feedback_pairs(generator, data.feedback, reward, config.train.seed, processes=processes)
+            if processes.is_first:
+                save_pairs(pairs, file)
         accelerator.wait_for_everyone()
         return read_saved_pairs(file)
     pairs = read_pairs(data, on_bad_row=broken.note, compared=compares(config), again=True)

@@ -8,6 +8,18 @@ _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 
+class Doing:
+    """What this process does now, and how often it has moved on."""
+
+    what, moves = "starting", 0
+
+
+def doing(what: str | None = None) -> None:
+    """Note that this process moves on, and what it does now; others read it when they wait for too long."""
+    Doing.moves += 1
+    Doing.what = what or Doing.what
+
+
 @dataclass(frozen=True)
 class Processes:
     """This process's number and how many there are."""
@@ -21,7 +33,10 @@ class Processes:
 
     def share(self, parts: Sequence[_T], work: Callable[[_T], _R]) -> list[_R]:
         """`work` of every part, in order; part i is done by process i modulo their number. All must call this."""
-        mine = [(place, work(parts[place])) for place in range(self.rank, len(parts), self.world)]
+        mine = []
+        for place in range(self.rank, len(parts), self.world):
+            mine.append((place, work(parts[place])))
+            doing()
         return [result for _, result in sorted(self.gather(mine), key=lambda found: found[0])]
 
     def gather(self, mine: list[_T]) -> list[_T]:

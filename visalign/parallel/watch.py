@@ -14,21 +14,11 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 from visalign.errors import UserError
-from visalign.parallel.sharing import Processes
+from visalign.parallel.sharing import Doing, Processes
 
 BEAT, SOON, GONE, GRACE = 1.0, 6.0, 60.0, 20.0
 """Seconds between signs of life; without one that mean death where a connection was lost, and otherwise; until a
 process that is inside a library is ended."""
-
-
-class _Doing:
-    what, moves, watch = "starting", 0, None
-
-
-def doing(what: str | None = None) -> None:
-    """Note that this process moves on, and what it does now; others read it when they wait for too long."""
-    _Doing.moves += 1
-    _Doing.what = what or _Doing.what
 
 
 class Watch:
@@ -74,7 +64,7 @@ class Watch:
     def _look(self) -> str | None:
         """Why this process cannot go on, as far as is known."""
         now = time.monotonic()
-        self.store.set(f"sign/{self.processes.rank}", f"{now}|{_Doing.moves}|{_Doing.what}|{socket.gethostname()}")
+        self.store.set(f"sign/{self.processes.rank}", f"{now}|{Doing.moves}|{Doing.what}|{socket.gethostname()}")
         for rank in self._others:
             if self.store.check([f"sign/{rank}"]):
                 sign = self.store.get(f"sign/{rank}").decode()
@@ -83,8 +73,8 @@ class Watch:
                     self._signs[rank] = (sign, now)
                 if sign.split("|")[1:3] != old.split("|")[1:3]:
                     self._moved = now
-        if _Doing.moves != self._mine:
-            self._mine, self._moved = _Doing.moves, now
+        if Doing.moves != self._mine:
+            self._mine, self._moved = Doing.moves, now
         if self.store.check(["told"]):
             self.store.set(f"heard/{self.processes.rank}", "1")
             return self.store.get("told").decode()
@@ -103,7 +93,7 @@ class Watch:
         last = "; ".join(f"process {rank}: {sign.split('|')[2] or 'nothing yet'}"
                          for rank, (sign, _) in sorted(self._signs.items()))
         return f"no process moved for {self.wait / 60:g} minutes (train.wait_minutes), while this one, process " \
-               f"{self.processes.rank}, was at: {_Doing.what}; the others were at: {last}"
+               f"{self.processes.rank}, was at: {Doing.what}; the others were at: {last}"
 
     def _lost(self) -> str:
         return f"{self._named([0])} ended without a word or lost the connection; the same command with --resume " \
@@ -148,13 +138,17 @@ class Watch:
         self._done.set()
 
 
+class _Running:
+    watch: Watch | None = None
+
+
 @contextlib.contextmanager
 def watched(processes: Processes, wait: float) -> Iterator[None]:
     """A context in which all processes end together, each with the same sentence, when one of them cannot go on."""
     if processes.world == 1:
         yield
         return
-    watch = _Doing.watch = Watch(processes, wait)
+    watch = _Running.watch = Watch(processes, wait)
     try:
         yield
     except Exception as error:
@@ -165,12 +159,12 @@ def watched(processes: Processes, wait: float) -> Iterator[None]:
         raise
     finally:
         watch.close()
-        _Doing.watch = None
+        _Running.watch = None
 
 
 def met(name: str, seconds: float) -> bool:
     """Whether all processes come to this point in time; False where nobody watches."""
-    return _Doing.watch is not None and _Doing.watch.meet(name, seconds)
+    return _Running.watch is not None and _Running.watch.meet(name, seconds)
 
 
 def is_lost_connection(error: Exception) -> bool:

@@ -15,8 +15,7 @@ from visalign.generators.prompt_length import say_what_is_cut
 from visalign.media.samples import Sample
 from visalign.media.source_images import sample_of
 from visalign.media.video_files import media_file
-from visalign.parallel.sharing import ALONE, Processes
-from visalign.parallel.watch import doing
+from visalign.parallel.sharing import ALONE, Processes, doing
 from visalign.rewards import Reward, finite_scores
 from visalign.sampling.seeds import place_seed
 from visalign.sampling.source_check import check_takes_sources
@@ -73,15 +72,16 @@ def rank_pairs(samples: list[Sample], scores: list[float], pairs_per_prompt: int
 
 
 def feedback_pairs(generator: Generator, settings: FeedbackSettings, reward: Reward, seed: int,
-                   quiet: bool = False) -> list[PreferencePair]:
-    """Pairs of the generator's own samples, scored by `reward`.
+                   quiet: bool = False, processes: Processes = ALONE) -> list[PreferencePair]:
+    """Pairs of the generator's own samples, scored by `reward`; processes share the sampling.
 
     Raises UserError when the reward sees no difference anywhere.
     """
     prompts = read_prompts(settings.prompts, settings.max_prompts)
     samples = make_samples(generator, prompts, settings.samples_per_prompt, steps=settings.steps,
-                           guidance_scale=settings.guidance_scale, seed=seed, label="sampling pairs", quiet=quiet)
-    scores = finite_scores(reward, samples).tolist()
+                           guidance_scale=settings.guidance_scale, seed=seed, label="sampling pairs", quiet=quiet,
+                           processes=processes)
+    scores = processes.told_by_first(lambda: finite_scores(reward, samples).tolist())
     pairs = rank_pairs(samples, scores, settings.pairs_per_prompt)
     if not pairs:
         raise UserError(f"data.feedback: {reward.name} scored all samples of each prompt alike, so there is no "

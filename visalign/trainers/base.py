@@ -33,7 +33,7 @@ from visalign.generators.families.remarks import remarks
 from visalign.generators.observe.rows import join
 from visalign.parallel.engine import Engine
 from visalign.parallel.opening import engine_of
-from visalign.parallel.watch import doing
+from visalign.parallel.sharing import doing
 from visalign.sampling.seeds import place_seed
 from visalign.storage.files import full_disk_told
 from visalign.storage.out_of_memory import memory_told

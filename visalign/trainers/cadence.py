@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from visalign.evaluation.held_out import HeldOut, check_same, refuse_blind, save_samples
 from visalign.evaluators.prompt_metrics import prompt_metrics_of
-from visalign.parallel.watch import doing
+from visalign.parallel.sharing import doing
 from visalign.trainers.base import GeneratorTrainer
 from visalign.trainers.guard import Guard
 

@@ -202,7 +202,7 @@ class Checkpoints:
 
     def stop_in_between(self) -> None:
         """Raise Stopped within a step when a signal asked for the end and only this step is lost."""
-        if asked() and self.is_kept:
+        if asked() and self.is_kept and not self.engine.sharded:  # others would wait for this process's passes
             raise Stopped(asked())
 
     @contextlib.contextmanager
@@ -217,7 +217,8 @@ class Checkpoints:
             kept = f"step {self.state.step} is kept" if self.state.step else "before the first step"
             raise Stopped(stop.number, f"stopped, {kept} in {self.run.path}; {CONTINUE}") from None
         except Exception:
-            if asked() and not self.accelerator.is_main_process:  # the first process has gone already
+            gone = self.engine.sharded or not self.accelerator.is_main_process
+            if asked() and gone:  # the first process, or whoever passes are made with
                 raise Stopped(asked()) from None
             raise
 

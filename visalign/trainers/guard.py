@@ -24,8 +24,8 @@ from visalign.evaluators.verdict import DIVERSITY, Verdict, VerdictLimits, best_
 from visalign.media.samples import Sample
 from visalign.media.source_images import sheet_row
 from visalign.media.video_files import save_sheet
+from visalign.parallel.sharing import doing
 from visalign.parallel.tensors import laid_out, whole
-from visalign.parallel.watch import doing
 from visalign.sampling.seeds import second_seed
 from visalign.storage.weights import write_tensors
 from visalign.trainers.base import GeneratorTrainer

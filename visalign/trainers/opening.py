@@ -25,8 +25,9 @@ def open_accelerator(config: AnyConfig) -> Accelerator:
     """The accelerator of a run, with a loss scale where gradients are computed in fp16."""
     device = pick_device(config.train.device)
     compute_dtype = pick_dtype(config.learning_precision, device)
-    # somewhat later than a run that watches itself, which says who is late
-    return open_processes(timedelta(minutes=config.train.wait_minutes + 2), cpu=device.type == "cpu",
+    # later than a run that watches itself, which sees whether anybody moves and says who is late
+    patience = max(timedelta(hours=3), timedelta(minutes=2 * config.train.wait_minutes))
+    return open_processes(patience, cpu=device.type == "cpu",
                           mixed_precision="fp16" if compute_dtype == torch.float16 else "no",
                           log_with=list(config.output.trackers) or None, project_dir=config.output.folder)
 

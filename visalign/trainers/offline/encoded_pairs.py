@@ -21,6 +21,7 @@ from visalign.generators.video_speed import how_wrong, say_speeds
 from visalign.media.buckets import Buckets
 from visalign.media.fitting import Size
 from visalign.media.source_images import content_of
+from visalign.parallel.sharing import doing
 from visalign.sampling.encoding_cache import EncodingCache, KnownMedia
 from visalign.sampling.seeds import rng_for
 from visalign.sampling.source_check import check_takes_sources
@@ -113,6 +114,7 @@ def encode_pairs(pairs: Iterable[PreferencePair], cache: EncodingCache, accelera
 
     def encode(held: list[tuple[int, PreferencePair]]) -> None:
         failed: list[tuple[int, str]] = []
+        doing()
         for number, pair in held:
             try:
                 size = size_of(pair, buckets)
@@ -232,6 +234,7 @@ def encode_prompts(prompts: dict[str, str], cache: EncodingCache, accelerator: A
             if not cache.holds([key])]
     for key in tqdm(mine, desc="encoding prompts", unit="prompt", disable=not accelerator.is_main_process or not mine):
         cache.add_prompts({key: prompts[key]})
+        doing()
     cache.share()
     accelerator.wait_for_everyone()
     cache.find_shared()

@@ -16,7 +16,7 @@ from visalign.generators.base import Conditioning, Generator, Guidance
 from visalign.generators.observe.rows import join
 from visalign.media.samples import Sample
 from visalign.media.source_images import sample_of
-from visalign.parallel.watch import doing
+from visalign.parallel.sharing import doing
 from visalign.sampling.encoding_cache import EncodingCache
 from visalign.sampling.seeds import stable_seed
 from visalign.trainers.online.rollout import Sampler, Start, Trajectory

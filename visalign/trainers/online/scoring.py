@@ -13,6 +13,7 @@ from torch import Tensor
 from visalign.config import RewardSettings
 from visalign.errors import UserError, nearest
 from visalign.media.samples import Sample
+from visalign.parallel.sharing import doing
 from visalign.rewards import Reward, for_modality, load_reward
 from visalign.storage.out_of_memory import OutOfMemory, memory_told
 
@@ -161,4 +162,5 @@ class AsyncScorer:
                 future.set_exception(error)
                 continue
             self.seconds += time.perf_counter() - started
+            doing()
             future.set_result(verdict)

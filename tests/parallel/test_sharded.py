@@ -1,0 +1,120 @@
+"""Processes that hold parts of the network learn what one process does, and continue each other's runs."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.programs import together
+from tests.trainers.commands import fails, rows, run, weights
+from visalign.storage.checkpoint_files import read_checkpoint
+
+CODE = """
+import json, os, sys
+from accelerate import PartialState
+from accelerate.state import AcceleratorState
+from visalign.cli import main
+
+engine, commands = sys.argv[1], json.loads(sys.argv[2])
+if engine == "fsdp2":
+    os.environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+    from visalign.parallel.sharded import ShardedEngine
+    real, divided = ShardedEngine.shard, []
+
+    def shard(self, network):
+        real(self, network)
+        sizes = [(p.to_local().numel(), p.numel()) for p in network.parameters()]
+        assert all(p.placements[0].is_shard() for p in network.parameters())
+        mine, all_of_it = map(sum, zip(*sizes))
+        assert mine < 1.2 * all_of_it / self.processes.world, (mine, all_of_it)
+        divided.append(network)
+
+    ShardedEngine.shard = shard
+for words in commands:
+    try:
+        main(["--debug", *words])
+    except SystemExit as end:
+        assert not end.code, end.code
+    assert PartialState().num_processes == int(os.environ["WORLD_SIZE"]) > 1
+    AcceleratorState._reset_state(True)
+assert engine != "fsdp2" or len(divided) >= len(commands)
+"""
+QUIET = {"reward": None, "also": [], "features": None, "max_prompts": 1, "samples_per_prompt": 1}
+
+
+def several(folder, engine: str, *commands, count: int = 2) -> None:
+    written = json.dumps([[str(word) for word in words] for words in commands])
+    together(CODE, engine, written, folder=folder, count=count)
+
+
+def trained(folder) -> dict[str, torch.Tensor]:
+    return read_checkpoint(sorted((folder / "checkpoints").glob("step-*"))[-1])[0]
+
+
+def same(one, two, names=("loss", "grad_norm"), **near) -> None:
+    """The rows, weights and exports of two runs, to round-off."""
+    for a, b in zip(rows(one), rows(two), strict=True):
+        assert [a[name] for name in names] == pytest.approx([b[name] for name in names], rel=2e-3, abs=1e-6)
+    first, second = trained(one), trained(two)
+    assert first.keys() == second.keys()
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], **near)
+    for file in (one / "export").rglob("*.safetensors"):
+        first, second = load_file(file), load_file(two / file.relative_to(one))
+        assert first.keys() == second.keys()
+        for name in first:
+            torch.testing.assert_close(first[name], second[name], **near)
+
+
+def test_two_processes_with_parts_learn_what_one_does(recipe, online_recipe, tmp_path):
+    whole = {"model": {"tuning": "full", "gradient_checkpointing": True}, "optim": {"lr": 1e-4, "ema_decay": 0.9}}
+    offline = {"lora": recipe("sd3", name="lora.yaml", optim={"ema_decay": 0.9}, train={"gradient_accumulation": 2},
+                              guard={"action": "rollback", "every": 2, "max_prompts": 1}),
+               "full": recipe("sdxl", name="full.yaml", eval=QUIET, **whole)}
+    online = {"grpo": online_recipe("sdxl", "grpo", name="grpo.yaml", eval=QUIET, objective={"beta": 0.1},
+                                    train={"epochs": 2, "updates_per_epoch": 2}, rollout={"prompts_per_epoch": 4}),
+              "nft": online_recipe("sd3", "nft", name="nft.yaml", eval=QUIET, train={"epochs": 2},
+                                   rollout={"sampler": "ode"}, **whole)}
+    half = {name: "train.batch_size=1" for name in offline} | {name: "rollout.batch_size=2" for name in online}
+    for name, file in (offline | online).items():
+        run(file, f"output.folder={tmp_path / 'one' / name}")
+    several(tmp_path, "fsdp2", *(["train", file, f"output.folder={tmp_path / 'two' / name}", half[name]]
+                                 for name, file in (offline | online).items()))
+    for name in offline:
+        same(tmp_path / "one" / name, tmp_path / "two" / name, atol=2e-5, rtol=1e-3)
+    for name in online:
+        names = ("reward", "trained_samples", "loss", "update_norm")
+        same(tmp_path / "one" / name, tmp_path / "two" / name, names, atol=2e-4, rtol=1e-2)
+    for kind in ("held_out", "guard"):
+        first, second = rows(tmp_path / "one" / "lora", kind), rows(tmp_path / "two" / "lora", kind)
+        assert first[0]["values"] == second[0]["values"] and len(first) == len(second) > 1
+    best = [load_file(tmp_path / each / "lora" / "guard" / "best.safetensors") for each in ("one", "two")]
+    assert {name: value.shape for name, value in best[0].items()} == {n: value.shape for n, value in best[1].items()}
+    assert len(list((tmp_path / "two" / "full" / "checkpoints" / "step-00000004").glob("shard-*"))) == 2
+
+
+def test_a_run_continues_on_another_number_of_processes(recipe, tmp_path):
+    file = recipe("sd3", eval=QUIET, optim={"ema_decay": 0.9}, train={"batch_size": 4},
+                  output={"checkpoint_every": 1, "keep_checkpoints": 0})
+
+    def at(name: str, steps: int, batch: int) -> list:
+        return [file, f"output.folder={tmp_path / name}", f"train.steps={steps}", f"train.batch_size={batch}"]
+
+    run(*at("whole", 3, 4))
+    run(*at("a", 1, 4))
+    several(tmp_path, "fsdp2", ["train", *at("b", 1, 1)], count=4)
+    several(tmp_path, "fsdp2", ["train", *at("a", 2, 2), "--resume"], ["train", *at("b", 2, 2), "--resume"])
+    several(tmp_path, "ddp", ["train", *at("c", 2, 2)])
+    for name in "abc":
+        run(*at(name, 3, 4), "--resume")
+        expected, found = weights(tmp_path / "whole", 3), weights(tmp_path / name, 3)
+        for tensor in expected:
+            torch.testing.assert_close(found[tensor], expected[tensor], atol=2e-5, rtol=1e-3)
+        assert [row["step"] for row in rows(tmp_path / name)] == [1, 2, 3]
+    assert "was started with 4 pairs a step" in (said := fails(*at("a", 4, 2), "--resume")) and "make 2" in said
+    next((tmp_path / "a" / "checkpoints" / "step-00000002").glob("shard-00002*")).unlink()
+    (tmp_path / "a" / "checkpoints" / "step-00000003" / "state.json").unlink()
+    run(*at("a", 3, 4), "--resume")
+    assert sorted(each.name for each in (tmp_path / "a" / "checkpoints").glob("broken-*")) == [
+        "broken-step-00000002", "broken-step-00000003"]
