@@ -54,11 +54,12 @@ def test_the_interval_keeps_looking_within_its_share(recipe, online_recipe):
     # two pairs: 4 samples of 3 + 1 passes; a look: 2 prompts x 4 images of 2 steps and 4 for the rest
     assert passes_of_step(config, objective) == 16 and passes_of_look(2, 4, 2, 1.0) == pytest.approx(1.3 * 48)
     assert interval_of(config, objective) == 78  # 62.4 / (0.05 x 16)
+    assert interval_of(config, objective, world=4) == 20  # four share the look, each makes its own step
     online = load_config(online_recipe(guard={"action": "warn", "samples_per_prompt": 4}))
     objective = build_objective(online.objective, loop="online")
     # 8 samples: 4 to draw, 4 for the rest, 3 trained steps of 3 passes
     assert passes_of_step(online, objective) == 8 * (4 + 4 + 9)
-    assert interval_of(online, objective) == 10 and interval_of(online, objective, world=4) == 37
+    assert interval_of(online, objective) == interval_of(online, objective, world=4) == 10
     assert interval_of(load_config(online_recipe(guard={"every": 3})), objective) == 3
     assert passes_of_look(2, 4, 2, 7.5) == pytest.approx(1.3 * 64)
 
