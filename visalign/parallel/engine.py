@@ -29,6 +29,9 @@ class Engine:
         self.processes = Processes(accelerator.process_index, accelerator.num_processes)
         self._summed = False
 
+    def send_home(self, network: nn.Module) -> None:
+        """Where each process will hold a part, the whole waits in host memory while it is prepared for training."""
+
     def shard(self, network: nn.Module) -> None:
         """Divide a network's tensors among the processes, where this engine does; before anything else holds them."""
 

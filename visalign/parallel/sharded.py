@@ -52,6 +52,9 @@ class ShardedEngine(Engine):
         self._policies = {"mp_policy": precision_of(arithmetic), "offload_policy": offload_of(plugin)}
         self._hold = True
 
+    def send_home(self, network: nn.Module) -> None:
+        network.to("cpu")  # fully_shard moves each part to the device
+
     def shard(self, network: nn.Module) -> None:
         for block in [*gathered_blocks(network, self.plugin), network]:
             fully_shard(block, mesh=self.mesh, reshard_after_forward=True, **self._policies)

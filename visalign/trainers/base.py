@@ -224,13 +224,13 @@ class GeneratorTrainer(Trainer):
                  updates: int | None = None):
         self.generator, self.objective = generator, build_objective(config.objective, loop=config.loop)
         torch.manual_seed(config.train.seed)  # the adapter's start must be equal on every process and after a restart
-        model = config.model
+        model, engine = config.model, engine_of(accelerator)
+        engine.send_home(generator.denoiser)
         generator.make_trainable(model.tuning, reference=model.reference, compiled=model.compile,
                                  gradient_checkpointing=model.gradient_checkpointing, **dict(model.lora))
         on_noised = "noised" in (getattr(self.objective, "view", None), getattr(self.objective, "states", None))
         for remark in remarks(generator, config.model.source, on_noised):
             notice(remark)
-        engine = engine_of(accelerator)
         for network in generator.whole_networks():
             engine.shard(network)
         named = generator.trainable_parameters()

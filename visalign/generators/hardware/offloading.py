@@ -5,8 +5,6 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from visalign.parallel.opening import is_sharded_run
-
 HOME = torch.device("cpu")
 
 
@@ -60,12 +58,10 @@ def stream_blocks(network: nn.Module, device: torch.device) -> None:
 
 def place(generator, offload: str, trained: bool) -> None:
     """Put a loaded generator's parts where `model.offload` wants them. trained: whether its networks will learn."""
-    networks, generator.offload = generator.networks(), offload
     if offload == "none":
-        for name, part in generator.pipeline.components.items():
-            if isinstance(part, nn.Module) and not (name in networks and is_sharded_run()):
-                move(part, generator.device)  # a network that is divided goes there part by part
+        generator.pipeline.to(generator.device)
         return
+    networks, generator.offload = generator.networks(), offload
     generator.streams_blocks = offload == "blocks" and not trained
     parts = {name: part for name, part in generator.pipeline.components.items()
              if isinstance(part, nn.Module) and name not in networks}
@@ -73,5 +69,5 @@ def place(generator, offload: str, trained: bool) -> None:
     for network in networks.values():
         if generator.streams_blocks:
             stream_blocks(network, generator.device)
-        elif not is_sharded_run():
+        else:
             move(network, generator.device)
