@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.programs import together
+from tests.programs import environments, together
 from tests.trainers.commands import fails, rows, run, weights
 from visalign.storage.checkpoint_files import read_checkpoint
 
@@ -31,7 +31,8 @@ if engine == "fsdp2":
         divided.append(network)
 
     ShardedEngine.shard = shard
-for words in commands:
+for port, words in commands:
+    os.environ["MASTER_PORT"] = port  # the store of the run before may still be there
     try:
         main(["--debug", *words])
     except SystemExit as end:
@@ -44,7 +45,8 @@ QUIET = {"reward": None, "also": [], "features": None, "max_prompts": 1, "sample
 
 
 def several(folder, engine: str, *commands, count: int = 2) -> None:
-    written = json.dumps([[str(word) for word in words] for words in commands])
+    ports = [environments(count)[0]["MASTER_PORT"] for _ in commands]
+    written = json.dumps([(port, [str(word) for word in words]) for port, words in zip(ports, commands, strict=True)])
     together(CODE, engine, written, folder=folder, count=count)
 
 
