@@ -154,10 +154,17 @@ def test_null_is_nan_with_its_remark_and_neighbours_keep_their_scores():
     assert answer.remarks == {0: "too dull", 2: "the server gave no score and no reason"}
 
 
-def test_a_storm_of_503_ends_where_it_ends():
-    answer, _, server = asked(lambda samples, count: (503, {"error": "full"}, [("Retry-After", "0")]) if count < 3
-                              else right(samples), retries=4)
-    assert answer.values.tolist() == [[0.25, 0.5]] * 3 and server.count == 3 and not answer.remarks
+def test_a_full_server_is_waited_for_until_the_deadline_and_costs_no_try():
+    def full(samples, count, until=7):
+        return (503, {"error": "full"}, [("Retry-After", "0")]) if count < until else right(samples)
+
+    answer, _, server = asked(full, retries=0)
+    assert answer.values.tolist() == [[0.25, 0.5]] * 3 and server.count == 7 and not answer.remarks
+    answer, seconds, _ = asked(lambda samples, count: full(samples, count, 10**9), retries=0, deadline=0.5)
+    assert answer.values.isnan().all() and seconds < 5
+    assert "did not answer all in the 0.5 s of deadline, lastly with status 503: full" in answer.remarks[0]
+    answer, _, server = asked(lambda samples, count: (503, {"error": "restarting"}))
+    assert "in 2 tries (status 503: restarting)" in answer.remarks[0] and server.count == 2
 
 
 def test_a_request_that_is_too_large_is_halved_down_to_the_sample_that_is():

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, TypeVar
 
 import anyio
 import httpx
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
 from visalign.errors import UserError
 from visalign.rewards.pairwise import Failure
@@ -39,6 +39,10 @@ class Busy(Exception):
     def __init__(self, reason: str, after: float | None = None):
         super().__init__(reason)
         self.after = after
+
+
+class Queued(Busy):
+    """The server is in order and has no room yet; waiting for it is no failed try. For calls with a deadline."""
 
 
 class Silence(Failure):
@@ -105,7 +109,7 @@ class Caller:
         return self._alone(self._every(count, ask, on_found))
 
     async def _every(self, count, ask, on_found) -> list:
-        gate, missed = asyncio.Semaphore(self.concurrency), [0]
+        gate, missed, said = asyncio.Semaphore(self.concurrency), [0], [""]
         until = anyio.current_time() + (float("inf") if self.deadline is None else self.deadline)
         headers = authorization(key_in(self.key_env)) | PACKINGS | {"Content-Type": self.kind}
         limits = httpx.Limits(max_connections=self.concurrency)
@@ -114,7 +118,7 @@ class Caller:
                 async with gate:
                     if missed[0] >= GIVE_UP_AFTER:
                         return Failure(f"{self.url} stopped answering, not asked")
-                    outcome = await self._patiently(client, ask, i)
+                    outcome = await self._patiently(client, ask, i, said)
                     if not isinstance(outcome, Failure):
                         on_found(i, outcome)
                     missed[0] = missed[0] + 1 if isinstance(outcome, Silence) else 0
@@ -123,15 +127,24 @@ class Caller:
             async def one_in_time(i: int):
                 with anyio.move_on_after(until - anyio.current_time()):
                     return await one(i)
-                return Silence(f"{self.url} did not answer all in the {self.deadline:g} s of deadline")
+                last = f", lastly with {said[0]}" if said[0] else ""
+                return Silence(f"{self.url} did not answer all in the {self.deadline:g} s of deadline{last}")
 
             return await asyncio.gather(*(one_in_time(i) for i in range(count)))
 
-    async def _patiently(self, client: httpx.AsyncClient, ask, i: int):
-        """Ask, and ask again after a growing wait."""
+    async def _patiently(self, client: httpx.AsyncClient, ask, i: int, said: list[str]):
+        """Ask, and ask again after a growing wait. said: gets what went wrong last."""
+        failed = 0
+
+        def stop(state: RetryCallState) -> bool:
+            nonlocal failed
+            error = state.outcome.exception()
+            failed, said[0] = failed + (not isinstance(error, Queued)), str(error)
+            return failed > self.retries
+
         try:
-            async for attempt in AsyncRetrying(stop=stop_after_attempt(self.retries + 1), wait=self._pause,
-                                               retry=retry_if_exception_type((Unreachable, Busy)), reraise=True):
+            async for attempt in AsyncRetrying(stop=stop, wait=self._pause, reraise=True,
+                                               retry=retry_if_exception_type((Unreachable, Busy))):
                 with attempt:
                     return await ask(client, i)
         except Unreachable as error:

@@ -13,7 +13,7 @@ from visalign.media.source_images import group_of
 from visalign.rewards.base import RewardModel, Scores, gather
 from visalign.rewards.pairwise import Failure
 from visalign.rewards.web.address import check_variable, clean_url, key_in
-from visalign.rewards.web.calling import WORTH_RETRYING, Busy, Caller
+from visalign.rewards.web.calling import WORTH_RETRYING, Busy, Caller, Queued
 from visalign.rewards.web.replies import Unreadable, seconds_of, words_of_page
 from visalign.rewards.web.wire import (
     HEALTH_PATH,
@@ -58,9 +58,9 @@ class HttpReward(RewardModel):
 
     url: of the server, http(s)://HOST:PORT. reward: which of its rewards, where it serves several. dimension: one of
     its dimensions, alone. token_env: the environment variable that holds the server's token. version: the only one
-    that is accepted, as /v1/health says it. timeout: seconds for one whole reply. retries: after the first try.
-    deadline: seconds for all requests of one call, retries included. concurrency: requests in flight. per_request:
-    samples in each.
+    that is accepted, as /v1/health says it. timeout: seconds for one whole reply. retries: after the first try; waiting
+    for a server that is full is none. deadline: seconds for all requests of one call, with all waits. concurrency:
+    requests in flight. per_request: samples in each.
     """
 
     url: str = ""
@@ -153,7 +153,9 @@ class HttpReward(RewardModel):
         key = key_in(self.token_env)
         said = words_of_page(reply, key)
         if status in WORTH_RETRYING:
-            raise Busy(f"status {status}: {said[:160]}", seconds_of(headers.get("retry-after")))
+            wait = seconds_of(headers.get("retry-after"))
+            kind = Busy if status != 503 or wait is None else Queued
+            raise kind(f"status {status}: {said[:160]}", wait)
         if status == 413 and len(samples) > 1 and not self.needs_group:
             return await self._halves(client, samples, groups)
         if status != 200:
