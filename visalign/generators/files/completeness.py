@@ -1,14 +1,16 @@
 """Checks, from the headers alone, that a pipeline's part has every tensor in its shape, and no other.
 
 The libraries that read a part do so here without memory, so that their own rules for older names, for weights that two
-layers share, and for what an architecture ignores are the ones that count.
+layers share, and for what an architecture ignores are the ones that count. Files are mapped, and no value is touched.
 """
 
 import functools
 from collections.abc import Iterable
 from pathlib import Path
 
+import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from visalign.errors import UserError, notice
 from visalign.storage.pretrained import check_tokenizer
@@ -29,7 +31,7 @@ def _check(kind: type[nn.Module], part: Path, variant: str | None, stamp: tuple)
     where = f"model {part}"
     check_files(part, where, variant)
     options = {"variant": variant, "use_safetensors": True, "output_loading_info": True, "device_map": "meta"}
-    with quiet_reports():
+    with quiet_reports(), _CopiesWithoutMemory():
         try:
             if issubclass(kind, _transformer_class()):
                 _, info = kind.from_pretrained(part, ignore_mismatched_sizes=True, **options)
@@ -45,6 +47,19 @@ def _check(kind: type[nn.Module], part: Path, variant: str | None, stamp: tuple)
     if info.get("unexpected_keys"):
         notice(f"{where}: {len(info['unexpected_keys'])} tensors that this model has no place for are ignored: "
                f"{some(info['unexpected_keys'])}")
+
+
+class _CopiesWithoutMemory(TorchDispatchMode):
+    """Within it a tensor's copy in another precision or place has no values, and what is copied is not read.
+
+    diffusers brings weights into their network's precision before it puts them where they have no memory.
+    """
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is torch.ops.aten._to_copy.default:
+            kwargs = kwargs | {"device": torch.device("meta"), "non_blocking": False}
+        return func(*args, **kwargs)
 
 
 def check_words(folder: Path, names: Iterable[str]) -> None:
