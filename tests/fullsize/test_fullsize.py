@@ -43,13 +43,13 @@ def model(request, pipelines, tmp_path_factory):
 def dpo(model, tmp_path):
     name, folder = model
     lines = []
-    for i in range(4):
+    for i in range(2):
         for side in ("chosen", "rejected"):
             Image.effect_noise((256, 256), 60 + i).convert("RGB").save(tmp_path / f"{i}-{side}.png")
         lines.append(json.dumps({"prompt": f"a red fruit {i}", "chosen": f"{i}-chosen.png",
                                  "rejected": f"{i}-rejected.png"}))
     (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
-    return written(tmp_path, folder, "dpo", data={"path": str(tmp_path / "pairs.jsonl"), "holdout": 0.25,
+    return written(tmp_path, folder, "dpo", data={"path": str(tmp_path / "pairs.jsonl"), "holdout": 0.5,
                                                   "cache": str(tmp_path / "cache")},
                    objective={"name": METHODS[name]}, train={"steps": 2, "batch_size": 1, "device": "cpu"})
 
@@ -57,10 +57,10 @@ def dpo(model, tmp_path):
 @pytest.fixture
 def grpo(model, tmp_path):
     name, folder = model
-    (tmp_path / "prompts.txt").write_text("\n".join(f"a red fruit {i}" for i in range(4)))
+    (tmp_path / "prompts.txt").write_text("\n".join(f"a red fruit {i}" for i in range(2)))
     sampler = {"sampler": "flow_sde", "clean_steps": 1} if name == "sd3" else {"sampler": "ddim", "noise_level": 1.0}
     return written(tmp_path, folder, "grpo", rollout={
-        "prompts": str(tmp_path / "prompts.txt"), "holdout": 0.25, "prompts_per_epoch": 1, "group_size": 2,
+        "prompts": str(tmp_path / "prompts.txt"), "holdout": 0.5, "prompts_per_epoch": 1, "group_size": 2,
         "batch_size": 2, "steps": 3, "cache": str(tmp_path / "cache"), **sampler},
         reward={"models": ["sharpness"]}, objective={"name": "grpo"},
         train={"epochs": 1, "batch_size": 2, "device": "cpu"})

@@ -13,7 +13,7 @@ from visalign.generators.hardware.devices import check_speed, held_dtype, pick_d
 from visalign.generators.hardware.offloading import place
 from visalign.generators.hardware.quantization import check_quantizer, is_quantized, quantize_parts
 from visalign.generators.lora.start import beneath
-from visalign.storage.out_of_memory import memory_told
+from visalign.storage.out_of_memory import give_back, memory_told
 from visalign.storage.weights import check_finite, check_present
 
 
@@ -62,6 +62,7 @@ def load_generator(source: str | ModelSettings, device: str | torch.device = "au
     except UserError as error:
         raise UserError(f"model {settings.source} ({checkpoint.family.pipeline_class}): {error}") from error
     generator.put_on(below, settings.tuning)
+    give_back()
     return generator
 
 

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from visalign.generators.hardware.quantization import plain_tensors
 
+AT_ONCE = 2**22
+"""Numbers that are summed at once: torch copies them in 8 bytes each, and a table of positions may have 200 million."""
 _AS_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -25,15 +27,23 @@ def fingerprint(module: nn.Module) -> str:
 
 
 def _sums(tensor: Tensor) -> bytes:
-    """Sums of bits over all numbers, and over rows, columns and both weighted by where they stand; exact."""
+    """Sums of bits over all numbers, and over rows and columns weighted by where they stand; exact."""
     if not tensor.numel():
         return b""
     bits = tensor.contiguous().view(_AS_INTEGERS[tensor.element_size()]) if tensor.dtype != torch.bool else tensor
     rows = bits.reshape(bits.shape[0] if bits.ndim > 1 else 1, -1)
-    by_row, by_column = rows.sum(1, dtype=torch.int64), rows.sum(0, dtype=torch.int64)
-    places = (torch.arange(1, len(sums) + 1, device=sums.device) for sums in (by_row, by_column))
-    weighted = ((sums * place).sum() for sums, place in zip((by_row, by_column), places, strict=True))
-    return torch.stack([by_row.sum(), *weighted]).cpu().numpy().tobytes()
+    found = torch.zeros(3, dtype=torch.int64, device=rows.device)
+    many = max(1, AT_ONCE // rows.shape[1])
+    for top, strip in enumerate(rows.split(many)):
+        for left, part in enumerate(strip.split(AT_ONCE, dim=1)):
+            by_row, by_column = part.sum(1, dtype=torch.int64), part.sum(0, dtype=torch.int64)
+            found += torch.stack([by_row.sum(), _weighted(by_row, top * many), _weighted(by_column, left * AT_ONCE)])
+    return found.cpu().numpy().tobytes()
+
+
+def _weighted(sums: Tensor, before: int) -> Tensor:
+    """The sum of numbers, each as often as its place says."""
+    return (sums * torch.arange(before + 1, before + len(sums) + 1, device=sums.device)).sum()
 
 
 def _settings(module: nn.Module) -> str:

@@ -36,7 +36,7 @@ from visalign.parallel.opening import engine_of
 from visalign.parallel.sharing import doing
 from visalign.sampling.seeds import place_seed
 from visalign.storage.files import full_disk_told
-from visalign.storage.out_of_memory import memory_told
+from visalign.storage.out_of_memory import give_back, memory_told
 from visalign.storage.run_folder import RunFolder
 from visalign.trainers.checkpoint import CONTINUE, Checkpoints, TrainingState
 from visalign.trainers.gradients import gradients_for
@@ -250,6 +250,11 @@ class GeneratorTrainer(Trainer):
 
     @contextlib.contextmanager
     def measuring(self) -> Iterator[Generator]:
-        """A context with the generator as measured: with averaged weights and without dropout, each process alone."""
+        """A context with the generator as measured: with averaged weights and without dropout, each process alone.
+
+        What a step held is given back before, and what measuring held after it.
+        """
+        give_back()
         with self.generator.measuring(), self.state.averaged(), self.engine.gathered():
             yield self.generator
+        give_back()

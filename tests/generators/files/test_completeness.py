@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.families import TINY
 from visalign.errors import UserError
@@ -38,6 +39,31 @@ def test_the_embedded_models_are_whole(name):
     folder = Path(__file__).resolve().parents[3] / "visalign" / "assets" / name
     for part, kind in networks(folder):
         check_part(kind, folder / part)
+
+
+class Copies(TorchDispatchMode):
+    """Bytes of the tensors that are copied in another precision or place."""
+
+    def __init__(self):
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **kwargs or {})
+        if func is torch.ops.aten._to_copy.default and not result.is_meta:
+            self.bytes += result.nbytes
+        return result
+
+
+def test_values_of_another_precision_are_not_read(pipelines, tmp_path):
+    shutil.copytree(pipelines("sdxl") / "unet", tmp_path / "unet")
+    file = next((tmp_path / "unet").glob("*.safetensors"))
+    save_file({name: tensor.half() for name, tensor in load_file(file).items()}, file, {"format": "pt"})
+    with Copies() as copies:
+        check_part(diffusers.UNet2DConditionModel, tmp_path / "unet")
+        assert copies.bytes == 0
+        diffusers.UNet2DConditionModel.from_pretrained(tmp_path / "unet")
+    assert copies.bytes > 1e5  # what this test looks for is there to be seen
 
 
 @pytest.fixture

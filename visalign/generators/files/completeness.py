@@ -50,14 +50,14 @@ def _check(kind: type[nn.Module], part: Path, variant: str | None, stamp: tuple)
 
 
 class _CopiesWithoutMemory(TorchDispatchMode):
-    """Within it a tensor's copy in another precision or place has no values, and what is copied is not read.
+    """Within it a copy of a file's tensor in another precision or place has no values, and the file is not read.
 
     diffusers brings weights into their network's precision before it puts them where they have no memory.
     """
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if func is torch.ops.aten._to_copy.default:
+        if func is torch.ops.aten._to_copy.default and not args[0].untyped_storage().resizable():  # a mapped file's
             kwargs = kwargs | {"device": torch.device("meta"), "non_blocking": False}
         return func(*args, **kwargs)
 

@@ -4,8 +4,6 @@ The conversions are those of diffusers; they run on tensors whose values are not
 shape and one that nothing takes are known before loading.
 """
 
-import contextlib
-import ctypes
 from collections.abc import Callable, Iterable, Mapping
 
 import torch
@@ -15,6 +13,7 @@ from torch import Tensor, nn
 from visalign.errors import UserError, notice
 from visalign.generators.files.lazy_tensors import LazyTensor, Read, Recorded, lazy
 from visalign.generators.files.single_file import DENOISER, SingleFile
+from visalign.storage.out_of_memory import give_back
 from visalign.storage.weights import check_keys, some
 
 TRIMMED = 2**24
@@ -93,18 +92,12 @@ def filled(module: nn.Module, found: Mapping[str, LazyTensor | Tensor], read: Re
         bytes_read += own.nbytes
         if bytes_read > TRIMMED:
             bytes_read = 0
-            _trim()
+            give_back()
     module.load_state_dict(values, strict=False, assign=True)
-    _trim()
+    give_back()
     if hasattr(module, "tie_weights"):
         module.tie_weights()
     return module.eval()
-
-
-def _trim() -> None:
-    """Give memory of tensors that were joined and copied back to the system, which glibc's allocator keeps as holes."""
-    with contextlib.suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _kept_in_full(module: nn.Module, dtype: torch.dtype) -> set[str]:

@@ -27,7 +27,7 @@ from visalign.media.video_files import save_sheet
 from visalign.objectives.advantages import Advantages, History
 from visalign.sampling.encoding_cache import EncodingCache
 from visalign.sampling.seeds import rng_for
-from visalign.storage.out_of_memory import memory_told
+from visalign.storage.out_of_memory import give_back, memory_told
 from visalign.storage.run_folder import RunFolder
 from visalign.trainers.base import GeneratorTrainer, NonFinite
 from visalign.trainers.online.collect import PromptEmbeddings, PromptTask, RolloutBatch, RolloutCollector
@@ -87,6 +87,7 @@ class OnlineTrainer(GeneratorTrainer):
         with self._sampling_policy(), self.engine.gathered():
             collected = self.collector.collect(epoch, plan, self.view.kept(plan))
         place_rewards(self.reward_set, self.config, "cpu")
+        give_back()
         return collected
 
     def train_unit(self, epoch: int, collected: RolloutBatch) -> dict:
