@@ -49,7 +49,7 @@ def dpo(model, tmp_path):
         lines.append(json.dumps({"prompt": f"a red fruit {i}", "chosen": f"{i}-chosen.png",
                                  "rejected": f"{i}-rejected.png"}))
     (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
-    return written(tmp_path, folder, "dpo", data={"path": str(tmp_path / "pairs.jsonl"), "holdout": 0.5,
+    return written(tmp_path, folder, "dpo", data={"path": str(tmp_path / "pairs.jsonl"), "holdout": 0.01,
                                                   "cache": str(tmp_path / "cache")},
                    objective={"name": METHODS[name]}, train={"steps": 2, "batch_size": 1, "device": "cpu"})
 
@@ -60,7 +60,7 @@ def grpo(model, tmp_path):
     (tmp_path / "prompts.txt").write_text("\n".join(f"a red fruit {i}" for i in range(2)))
     sampler = {"sampler": "flow_sde", "clean_steps": 1} if name == "sd3" else {"sampler": "ddim", "noise_level": 1.0}
     return written(tmp_path, folder, "grpo", rollout={
-        "prompts": str(tmp_path / "prompts.txt"), "holdout": 0.5, "prompts_per_epoch": 1, "group_size": 2,
+        "prompts": str(tmp_path / "prompts.txt"), "holdout": 0.01, "prompts_per_epoch": 1, "group_size": 2,
         "batch_size": 2, "steps": 3, "cache": str(tmp_path / "cache"), **sampler},
         reward={"models": ["sharpness"]}, objective={"name": "grpo"},
         train={"epochs": 1, "batch_size": 2, "device": "cpu"})
