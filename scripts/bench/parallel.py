@@ -23,6 +23,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+GROUPS = 2
+"""Of an epoch: small enough for a minute on a core."""
+
 SHARDED = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 
 
@@ -63,7 +66,8 @@ def measure(method: str, epochs: int, folder: str) -> None:
 
     raw = read_mapping(CONFIGS / f"{method}.yaml", "recipe")
     raw["train"] |= {"epochs": 10**6, "device": "cpu"}
-    raw["rollout"] |= {"cache": f"{folder}/cache-{rank}", "batch_size": raw["rollout"]["batch_size"] // world}
+    group = raw["rollout"]["group_size"]  # the processes draw a group together
+    raw["rollout"] |= {"cache": f"{folder}/cache-{rank}", "batch_size": group // world, "prompts_per_epoch": GROUPS}
     raw["output"] = {"folder": folder, "trackers": [], "checkpoint_every": 0}
     config = parse_config(raw)
     accelerator = open_accelerator(config)

@@ -56,8 +56,13 @@ class ShardedEngine(Engine):
         network.to("cpu")  # fully_shard moves each part to the device
 
     def shard(self, network: nn.Module) -> None:
+        single = {name: p for name, p in network.named_parameters() if p.ndim == 0}
+        if trained := next((name for name, p in single.items() if p.requires_grad), None):
+            raise UserError(f"{type(network).__name__}: trains {trained}, a single number, which cannot be divided "
+                            "among processes; use configs/accelerate/ddp.yaml")
         for block in [*gathered_blocks(network, self.plugin), network]:
-            fully_shard(block, mesh=self.mesh, reshard_after_forward=True, **self._policies)
+            fully_shard(block, mesh=self.mesh, reshard_after_forward=True, ignored_params=set(single.values()),
+                        **self._policies)
         self._networks.append(network)
         if not any(hasattr(p, "device_mesh") for p in network.parameters()):
             raise UserError("accelerate: nothing of the network was divided among the processes")

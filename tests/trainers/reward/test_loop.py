@@ -158,7 +158,8 @@ def test_a_killed_training_continues_to_the_same_weights(recipe, tmp_path):
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
-def test_two_processes_learn_what_one_does_with_twice_the_batch(recipe, tmp_path, two_processes):
+@pytest.mark.parametrize("engine", [{}, {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}], ids=["ddp", "fsdp2"])
+def test_two_processes_learn_what_one_does_with_twice_the_batch(recipe, tmp_path, two_processes, engine):
     settings = {"train": {"steps": 3, "bootstrap": True}}
     one = recipe(
         "one.yaml",
@@ -175,7 +176,9 @@ def test_two_processes_learn_what_one_does_with_twice_the_batch(recipe, tmp_path
         data={"holdout": 0.0},
     )
     assert invoke("train", one).exit_code == 0
-    two_processes("import sys\nfrom visalign.cli import main\nmain(sys.argv[1:])\n", "reward", "train", two)
+    two_processes(f"import os, sys\nos.environ |= {engine}\nfrom visalign.cli import main\nmain(sys.argv[1:])\n",
+                  "reward", "train", two)
+    assert bool(list(tmp_path.glob("two/checkpoints/*/shard-*"))) == bool(engine)
     rows = [json.loads(line) for line in (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()]
     assert rows[0]["processes"] == 2
     a, b = weights(tmp_path / "one"), weights(tmp_path / "two")
