@@ -12,7 +12,8 @@ from click.testing import CliRunner
 from visalign.cli import main
 from visalign.generators.lora.adapters import found_targets
 
-FLUX_VAE = {"latent_channels": 16, "block_out_channels": (128, 256, 512, 512), "layers_per_block": 2,
+FLUX_VAE = {"sample_size": 1024, "latent_channels": 16, "block_out_channels": (128, 256, 512, 512),
+            "layers_per_block": 2,
             "down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
 KLEIN = {"num_layers": 5, "num_single_layers": 20, "num_attention_heads": 24, "joint_attention_dim": 7680,
          "guidance_embeds": False}
