@@ -77,6 +77,21 @@ def recipe_arguments(command):
     return together(click.argument("config", type=RecipeName()), click.argument("overrides", nargs=-1))(command)
 
 
+def resume_options(command):
+    """--resume and --auto-resume."""
+    return together(
+        click.option("--resume", is_flag=True, help="Continue the run in output.folder from its last checkpoint."),
+        click.option("--auto-resume", is_flag=True, help="The same where there is a run, else start one: a command for "
+                                                         "schedulers to repeat."))(command)
+
+
+def resumes(settings, resume: bool, auto_resume: bool) -> bool:
+    """Whether the run in output.folder is to be continued."""
+    from visalign.storage.run_folder import holds_run
+
+    return resume or (auto_resume and holds_run(settings.output.folder))
+
+
 def out_option(default: str | None, help: str | None = None):
     """-o/--out: where the results go."""
     return click.option("--out", "-o", type=click.Path(path_type=Path), default=default and Path(default),

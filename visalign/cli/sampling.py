@@ -13,6 +13,8 @@ from visalign.cli.options import (
     read_numbers,
     read_recipe,
     recipe_arguments,
+    resume_options,
+    resumes,
     samples_option,
     sampling_options,
     set_option,
@@ -115,8 +117,8 @@ def guide() -> None:
 
 @guide.command("train")
 @recipe_arguments
-@click.option("--resume", is_flag=True, help="Continue the run in output.folder from its last checkpoint.")
-def guide_train(config: str, overrides: tuple[str, ...], resume: bool) -> None:
+@resume_options
+def guide_train(config: str, overrides: tuple[str, ...], resume: bool, auto_resume: bool) -> None:
     """Train a latent reward as CONFIG says; KEY=VALUE pairs override it.
 
     \b
@@ -125,7 +127,8 @@ def guide_train(config: str, overrides: tuple[str, ...], resume: bool) -> None:
     from visalign.config import GuideConfig
     from visalign.jobs.guide_train import train_guide
 
-    folder = train_guide(read_recipe(config, overrides, GuideConfig), resume)
+    settings = read_recipe(config, overrides, GuideConfig)
+    folder = train_guide(settings, resumes(settings, resume, auto_resume))
     click.echo(f"the guide is in {folder / 'guide'}, its accuracy by noise level in {folder / 'accuracy.json'}")
 
 

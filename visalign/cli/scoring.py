@@ -11,6 +11,8 @@ from visalign.cli.options import (
     ranged,
     read_recipe,
     recipe_arguments,
+    resume_options,
+    resumes,
     samples_option,
     sampling_options,
     set_option,
@@ -143,8 +145,8 @@ reward.add_command(serve)
 
 @reward.command("train")
 @recipe_arguments
-@click.option("--resume", is_flag=True, help="Continue the run in output.folder from its last checkpoint.")
-def reward_train(config: str, overrides: tuple[str, ...], resume: bool) -> None:
+@resume_options
+def reward_train(config: str, overrides: tuple[str, ...], resume: bool, auto_resume: bool) -> None:
     """Train the unified reward as CONFIG says; KEY=VALUE pairs override it.
 
     \b
@@ -153,7 +155,8 @@ def reward_train(config: str, overrides: tuple[str, ...], resume: bool) -> None:
     from visalign.config import RewardConfig
     from visalign.jobs.reward_train import train_reward
 
-    folder = train_reward(read_recipe(config, overrides, RewardConfig), resume)
+    settings = read_recipe(config, overrides, RewardConfig)
+    folder = train_reward(settings, resumes(settings, resume, auto_resume))
     click.echo(f"the reward is in {folder / 'reward'}, its report in {folder / 'eval' / 'report.html'}")
 
 

@@ -5,7 +5,7 @@ import shlex
 import click
 
 from visalign.cli.after_run import print_result
-from visalign.cli.options import read_recipe, recipe_arguments
+from visalign.cli.options import read_recipe, recipe_arguments, resume_options, resumes
 from visalign.cli.verbs import Verb
 from visalign.errors import UserError, nearest
 
@@ -17,8 +17,9 @@ QUICKSTARTS = {"tiny-sdxl": "quickstart", "tiny-sd3": "ai_feedback"}
 @click.option("--dry-run", is_flag=True, help="Print settings, sizes and a memory estimate; load nothing.")
 @click.option("--card", type=click.FloatRange(1, 1024), metavar="GIB",
               help="With --dry-run: plan for a GPU with this memory, which need not be here.")
-@click.option("--resume", is_flag=True, help="Continue the run in output.folder from its last checkpoint.")
-def train(config: str, overrides: tuple[str, ...], dry_run: bool, card: float | None, resume: bool) -> None:
+@resume_options
+def train(config: str, overrides: tuple[str, ...], dry_run: bool, card: float | None, resume: bool,
+          auto_resume: bool) -> None:
     """Fine-tune a generator as CONFIG says.
 
     CONFIG is a file, or the name of a shipped recipe (`visalign list recipes`); KEY=VALUE pairs override it.
@@ -38,7 +39,7 @@ def train(config: str, overrides: tuple[str, ...], dry_run: bool, card: float | 
         return
     from visalign.jobs.train import train as run_recipe
 
-    result = run_recipe(settings, resume=resume)
+    result = run_recipe(settings, resume=resumes(settings, resume, auto_resume))
     print_result(settings, result, f"visalign demo base={shlex.quote(settings.model.source)} "
                                    f"aligned={shlex.quote(str(result.folder))}")
 

@@ -351,12 +351,13 @@ class OutputSettings(Settings):
     checkpoint_every: in optimiser steps, 0: by time only. checkpoint_minutes: also one whenever the last is this old,
     0: never. There is always one at the end. keep_checkpoints: how many of the newest to keep, 0: all of them (for
     `visalign evaluate RUN --checkpoints all`). single_file: precision of the one file that a full fine-tune of SD1.x or
-    SDXL is also exported as, for user interfaces; `none` for no such file.
+    SDXL is also exported as, for user interfaces; `none` for no such file. trackers: what is told of the run beside its
+    folder.
     """
 
     folder: Text = "runs/train"
     checkpoint_every: Often = 0
     checkpoint_minutes: Minutes = 10.0
     keep_checkpoints: FewOrNone = 2
-    trackers: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
+    trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
     single_file: Literal["fp16", "bf16", "fp32", "none"] = "fp16"

@@ -9,7 +9,7 @@ from visalign import __version__
 PACKAGES = ("torch", "torchvision", "diffusers", "transformers", "accelerate", "peft", "open_clip_torch", "gradio",
             "datasets", "safetensors", "pyarrow", "av", "httpx")
 OPTIONAL = {"xformers": "xformers", "gguf": "gguf", "bitsandbytes": None, "rapidocr": "ocr", "trl": "language",
-            "wandb": "trackers", "prometheus_client": "serve"}
+            "wandb": "trackers", "mlflow": "trackers", "prometheus_client": "serve"}
 
 
 def diagnose() -> tuple[list[str], bool]:

@@ -1,6 +1,7 @@
 """One recipe from start to finish: load, prepare, measure, train, measure, export, report; offline and online alike."""
 
 import importlib.util
+import json
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +30,7 @@ from visalign.jobs.training_setup import LOOPS
 from visalign.objectives import REGISTRIES
 from visalign.parallel.sharing import doing
 from visalign.rewards import check_reward, check_sources_given
-from visalign.storage.run_folder import RunFolder
+from visalign.storage.run_folder import RunFolder, write_atomically
 from visalign.storage.yaml_files import read_mapping
 from visalign.trainers.base import GeneratorTrainer
 from visalign.trainers.cadence import Cadence
@@ -39,6 +40,9 @@ from visalign.trainers.opening import opened_run
 from visalign.trainers.optim import check_optimizer
 from visalign.trainers.order import prompts_to_measure
 from visalign.trainers.stopping import heard
+from visalign.trainers.tracking import check_trackers, keep_results
+
+VERDICT = "verdict.json"
 
 
 @dataclass(frozen=True)
@@ -133,12 +137,9 @@ def check_training(config: OfflineConfig | OnlineConfig) -> FoundPairs:
 
 def check_packages(config: OfflineConfig | OnlineConfig) -> None:
     """Raise UserError naming the command that installs what a setting needs."""
-    needed = [("wandb", "output.trackers wandb", "trackers")] if "wandb" in config.output.trackers else []
-    if config.model.attention == "xformers":
-        needed.append(("xformers", "model.attention xformers", "xformers"))
-    for package, setting, extra in needed:
-        if importlib.util.find_spec(package) is None:
-            raise UserError(f"{setting} needs the package {package}: pip install 'visalign[{extra}]'")
+    check_trackers(config.output.trackers)
+    if config.model.attention == "xformers" and importlib.util.find_spec("xformers") is None:
+        raise UserError("model.attention xformers needs the package xformers: pip install 'visalign[xformers]'")
 
 
 @heard()
@@ -178,7 +179,8 @@ def trained(config: OfflineConfig | OnlineConfig, accelerator: Accelerator, run:
 
 
 def leave(trainer: GeneratorTrainer, result: Result, counts: dict[str, int]) -> None:
-    """Write what a finished run leaves: the weights for other programs, and its page."""
+    """Write what a finished run leaves: the weights for other programs, its page and its verdict."""
+    from visalign.reports.before_after import BEFORE_AFTER
     from visalign.reports.run import write_report
 
     run, config = trainer.run, trainer.config
@@ -188,6 +190,9 @@ def leave(trainer: GeneratorTrainer, result: Result, counts: dict[str, int]) -> 
             export(trainer.generator, run.path / "export", config,
                    result_figures(result) | {"evidence": "; ".join(result.verdict.reasons)})
             write_report(run, config, result, versions(), counts)
+            write_atomically(run.path / VERDICT, (json.dumps(result.verdict.as_dict(), indent=2) + "\n").encode())
+            keep_results(trainer.accelerator, run, ("report.html", BEFORE_AFTER, VERDICT, "config.yaml"),
+                         result_figures(result))
 
 
 def summarise(run: RunFolder, started: float, proxy: str | None, limits: VerdictLimits, ended: str | None) -> Result:

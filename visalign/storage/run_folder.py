@@ -9,6 +9,7 @@
       data.json        a digest of the training data, which a resumed run must match
       skipped.jsonl    rows that could not be used (data.on_error=skip)
       started.json     what the run started from, such as a fingerprint of the model
+      verdict.json     the verdict of a finished run  trackers.json    ids of its runs with W&B and MLflow
 """
 
 import hashlib
@@ -48,7 +49,7 @@ class RunFolder:
             self._open(config, resume)
 
     def _open(self, config: BaseModel, resume: bool) -> None:
-        used = (self.path / "config.yaml").exists()
+        used = holds_run(self.path)
         if used and not resume:
             raise UserError(f"output.folder {self.path}: already holds a run; continue it with --resume, or begin "
                             f"another with output.folder={self.path}-2")
@@ -157,6 +158,11 @@ class RunFolder:
                             "continue with --resume") from None
         for old in [*final.parent.glob(".tmp-old-*"), *(self.checkpoints()[:-keep] if keep else [])]:
             shutil.rmtree(old)
+
+
+def holds_run(folder: str | Path) -> bool:
+    """Whether a run was begun in a folder."""
+    return (Path(folder).expanduser() / "config.yaml").exists()
 
 
 def described(folder: Path) -> dict[str, dict]:

@@ -8,6 +8,7 @@ from visalign.evaluators.prompt_metrics import prompt_metrics_of
 from visalign.parallel.sharing import doing
 from visalign.trainers.base import GeneratorTrainer
 from visalign.trainers.guard import Guard
+from visalign.trainers.tracking import show_held_out, show_rollouts
 
 
 class Cadence:
@@ -37,6 +38,7 @@ class Cadence:
     def after(self, step: int) -> bool:
         """What is due after a unit; whether the guard ends the run."""
         every, last = self.trainer.config.eval.every, self.trainer.config.train.steps
+        show_rollouts(self.trainer.accelerator, self.trainer.run, step)
         if step == 0 or (every and step % every == 0 and step < last):
             self.evaluate(step)
         return self.guard.check(step)
@@ -62,3 +64,4 @@ class Cadence:
                 save_samples(samples, trainer.run.path / "samples" / folder)
             trainer.run.log({"kind": "held_out", "step": step, "folder": folder, **found.as_dict(),
                              **trainer.held_out_metrics(), "seconds_so_far": time.time() - self.started})
+            show_held_out(trainer.accelerator, found, samples, step)

@@ -14,6 +14,7 @@ from visalign.parallel.opening import check_configuration, is_sharded_run, open_
 from visalign.parallel.sharing import Processes
 from visalign.parallel.watch import watched
 from visalign.storage.run_folder import RunFolder
+from visalign.trainers.tracking import check_trackers, tracked
 
 STEPS_ON_PARTS = ("adamw", "lion", "adamw_schedulefree")
 """Optimisers that step each part of a tensor as they would step the whole (tried); others look at rows or norms."""
@@ -28,8 +29,7 @@ def open_accelerator(config: AnyConfig) -> Accelerator:
     # later than a run that watches itself, which sees whether anybody moves and says who is late
     patience = max(timedelta(hours=3), timedelta(minutes=2 * config.train.wait_minutes))
     return open_processes(patience, cpu=device.type == "cpu",
-                          mixed_precision="fp16" if compute_dtype == torch.float16 else "no",
-                          log_with=list(config.output.trackers) or None, project_dir=config.output.folder)
+                          mixed_precision="fp16" if compute_dtype == torch.float16 else "no")
 
 
 def check_sharded(config: AnyConfig) -> None:
@@ -60,11 +60,12 @@ def opened_run(config: AnyConfig, resume: bool) -> Iterator[tuple[Accelerator, R
     """A run, within which its processes end together. Raises UserError when the folder cannot be this run's."""
     check_configuration()
     check_sharded(config)
+    check_trackers(config.output.trackers)
     accelerator = open_accelerator(config)
     with watched(Processes(accelerator.process_index, accelerator.num_processes), 60 * config.train.wait_minutes):
         run = RunFolder(config.output.folder, config, resume, accelerator.is_main_process)
-        accelerator.wait_for_everyone()
-        accelerator.init_trackers("logs")
-        yield accelerator, run
+        with tracked(accelerator, config.output.trackers, config, run):
+            accelerator.wait_for_everyone()
+            yield accelerator, run
         accelerator.wait_for_everyone()
         accelerator.end_training()

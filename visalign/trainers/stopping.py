@@ -1,4 +1,7 @@
-"""SIGINT and SIGTERM: work ends where nothing is lost and says how to go on; a second signal ends it at once.
+"""SIGINT, SIGTERM and SIGUSR1: work ends where nothing is lost and says how to go on; a second signal ends it at once.
+
+SIGUSR1 is how a scheduler announces that time is nearly up. It may come several times and from several senders, and
+SIGTERM may follow it: neither is a second signal, for nothing is won by losing the step that runs.
 
 A signal interrupts the program, as Ctrl-C does in every Python program, except within `postponed`: there it is only
 recorded, and raised at its end, unless the postponing code has checked `asked` and ended before.
@@ -10,6 +13,11 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+
+WARNING = getattr(signal, "SIGUSR1", None)
+"""A scheduler's warning; Windows has none."""
+
+SIGNALS = tuple(filter(None, (signal.SIGINT, signal.SIGTERM, WARNING)))
 
 _AGAIN = 1.0
 """Seconds after which a further signal counts as a second one: launchers repeat what the terminal has already sent."""
@@ -37,11 +45,11 @@ class Stopped(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def heard() -> Iterator[None]:
-    """A context in which both signals are handled as above; only in the main thread."""
+    """A context in which the signals are handled as above; only in the main thread."""
     if threading.current_thread() is not threading.main_thread() or _handles():
         yield
         return
-    before = {number: signal.signal(number, _hear) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, _hear) for number in SIGNALS}
     try:
         yield
     finally:
@@ -56,6 +64,9 @@ def _handles() -> bool:
 
 def _hear(number: int, frame) -> None:
     now = time.monotonic()
+    if _heard.number and WARNING in (number, _heard.number):
+        _heard.number, _heard.since = (_heard.number, _heard.since) if number == WARNING else (number, now)
+        return
     if _heard.number:
         if now - _heard.since > _AGAIN:
             _say("visalign: stopped at once")
