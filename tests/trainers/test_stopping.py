@@ -9,10 +9,11 @@ import time
 
 import pytest
 
+from visalign.trainers import stopping
 from visalign.trainers.stopping import Stopped, asked, heard, postponed
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_interrupts_and_names_its_exit_code(number):
     before = signal.getsignal(number)
     with pytest.raises(Stopped) as stop, heard():
@@ -33,6 +34,17 @@ def test_a_postponed_signal_comes_when_everything_is_whole():
     assert done == [signal.SIGTERM, "still whole"]
 
 
+def test_a_schedulers_warnings_are_no_second_signal_nor_is_sigterm_after_them(monkeypatch):
+    monkeypatch.setattr(stopping, "_AGAIN", 0.0)
+    done = []
+    with pytest.raises(Stopped) as stop, heard(), postponed():
+        for number in (signal.SIGUSR1, signal.SIGUSR1, signal.SIGTERM, signal.SIGUSR1):
+            os.kill(os.getpid(), number)
+            done.append(asked())
+    assert done == [signal.SIGUSR1, signal.SIGUSR1, signal.SIGTERM, signal.SIGTERM]
+    assert stop.value.exit_code == 143
+
+
 def test_only_the_main_thread_hears():
     found = []
 
@@ -49,6 +61,7 @@ def test_only_the_main_thread_hears():
 def test_a_second_signal_ends_at_once():
     code = """
 import time
+from visalign.trainers import stopping
 from visalign.trainers.stopping import heard, postponed
 with heard(), postponed():
     print("ready", flush=True)

@@ -18,11 +18,11 @@ def recipe_folder() -> Path:
 def recipes() -> dict[str, Path]:
     """The file of every shipped recipe by its name, such as sdxl_dpo or online/sdxl_ddpo.
 
-    Combinations of rewards (rewards/NAME.yaml) and files for accelerate, which lie beside them, are none.
+    Combinations of rewards (rewards/NAME.yaml) and files for accelerate and clusters, which lie beside them, are none.
     """
     folder = recipe_folder()
     return {file.relative_to(folder).with_suffix("").as_posix(): file for file in sorted(folder.rglob("*.yaml"))
-            if file.parent.name not in ("rewards", "accelerate")}
+            if file.parent.name not in ("rewards", "accelerate", "clusters")}
 
 
 def find_recipe(text: str | Path) -> Path:
