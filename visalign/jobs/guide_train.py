@@ -27,6 +27,7 @@ from visalign.trainers.optim import check_optimizer
 from visalign.trainers.reward.loop import RewardTrainer
 from visalign.trainers.reward.noisy_latents import NoisyPairs, accuracy_by_noise
 from visalign.trainers.stopping import heard
+from visalign.trainers.tracking import keep_results
 
 
 @heard()
@@ -58,6 +59,7 @@ def train_guide(config: GuideConfig, resume: bool = False) -> Path:
                     found = accuracy_by_noise(trainer, held_out) if held_out else {}
                     save_guide(run.path / "guide", guide, config.model, trained_on(config, items) | {"accuracy": found})
                 write_atomically(run.path / "accuracy.json", (json.dumps(found, indent=2) + "\n").encode())
+        keep_results(accelerator, run, ("accuracy.json", "config.yaml"), {})
     return run.path
 
 

@@ -14,6 +14,7 @@ from visalign.trainers.optim import check_optimizer
 from visalign.trainers.order import split_by_prompt
 from visalign.trainers.reward.loop import RewardTrainer
 from visalign.trainers.stopping import heard
+from visalign.trainers.tracking import keep_results
 
 
 def check_reward_training(config: RewardConfig) -> None:
@@ -58,4 +59,5 @@ def train_reward(config: RewardConfig, resume: bool = False) -> Path:
                                 trained_on(config, items))
             if held_out and writes:
                 evaluate_reward(str(run.path / "reward"), held_out, run.path / "eval", str(accelerator.device))
+        keep_results(accelerator, run, ("eval/report.html", "config.yaml"), {})
     return run.path

@@ -68,8 +68,9 @@ class TensorBoardRun(TensorBoardTracker):
         self.writer.flush()
 
     def keep(self, files: list[Path], figures: dict[str, str]) -> None:
-        self.writer.add_text("verdict", "\n".join(f"- {name}: {text}" for name, text in figures.items()))
-        self.writer.flush()
+        if figures:
+            self.writer.add_text("verdict", "\n".join(f"- {name}: {text}" for name, text in figures.items()))
+            self.writer.flush()
 
 
 class WandBRun(WandBTracker):
