@@ -3,7 +3,7 @@
     python scripts/bench/parallel.py [--processes 1 2] [--engines ddp fsdp2] [--epochs 4] [--method online/flow_grpo]
 
 The processes share the samples of an epoch, so that twice as many should take half the time. One core computes for one
-process whatever their number; with more processes than cores the figures say what sharing a core costs. Bytes are those
+process whatever their number; where other work runs, efficiency by processor time is the one to read. Bytes are those
 of the tensors handed to torch.distributed by one process in an epoch, waiting is at a barrier before gradients are
 shared. A rollout under FSDP2 is timed with the weights gathered once, and with each block gathered at each step.
 """
@@ -87,20 +87,21 @@ def measure(method: str, epochs: int, folder: str) -> None:
     with trainer.learning():
         for epoch in range(epochs + 1):
             accelerator.wait_for_everyone()
-            started, waited[0] = time.perf_counter(), 0.0
+            started, computed, waited[0] = time.perf_counter(), time.process_time(), 0.0
             with Sent() as counted:
                 batch = trainer.batch(epoch)
                 sampling.append(batch.seconds["sampling"])
                 torch.manual_seed(epoch)
                 trainer.train_unit(epoch, batch)
             accelerator.wait_for_everyone()
-            seconds.append((time.perf_counter() - started, waited[0]))
+            seconds.append((time.perf_counter() - started, waited[0], time.process_time() - computed))
             sent.append(counted.bytes)
             trainer.state.step += 1
         found = {"processes": world, "samples": counts["samples an epoch"],
                  "trained": sum(local(p).numel() * local(p).element_size() for p in trainer.parameters),
-                 "seconds": statistics.median(each for each, _ in seconds[1:]),
-                 "waiting": statistics.median(each for _, each in seconds[1:]), "bytes": sent[-1]}
+                 **{name: statistics.median(column) for name, column in zip(
+                     ("seconds", "waiting", "processor seconds"), zip(*seconds[1:], strict=True), strict=True)},
+                 "bytes": sent[-1]}
         if trainer.engine.sharded:
             found |= rollouts(trainer, epochs)
     if not rank:
@@ -160,15 +161,16 @@ def main() -> None:
     if args.one:
         measure(args.method, args.epochs, args.one)
         return
-    alone = None
+    alone = ()
     for engine in args.engines:
         for count in args.processes:
             if count == 1 and engine == "fsdp2":
                 continue
             found = launch(count, engine, args)
-            alone = alone or found["seconds"] * found["processes"]
-            efficiency = alone / (found["seconds"] * count)
-            print(json.dumps({"engine": engine, "efficiency": round(efficiency, 3)} | found), flush=True)
+            spent = found["seconds"] * count, found["processor seconds"] * count
+            alone = alone or spent
+            print(json.dumps({"engine": engine, "efficiency": round(alone[0] / spent[0], 3),
+                              "efficiency by processor time": round(alone[1] / spent[1], 3)} | found), flush=True)
 
 
 if __name__ == "__main__":
