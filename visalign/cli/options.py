@@ -86,7 +86,8 @@ def resume_options(command):
 
 
 def resumes(settings, resume: bool, auto_resume: bool) -> bool:
-    """Whether the run in output.folder is to be continued."""
+    """Whether the run in output.folder is to be continued; the same in all processes, which meet before one begins it.
+    """
     from visalign.storage.run_folder import holds_run
 
     return resume or (auto_resume and holds_run(settings.output.folder))
