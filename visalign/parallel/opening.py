@@ -59,7 +59,7 @@ def check_configuration() -> None:
         raise UserError("accelerate: fsdp_version 1 is not supported; set fsdp_version: 2")
     if os.environ.get("FSDP_RESHARD_AFTER_FORWARD", "true").lower() not in ("true", "full_shard"):
         raise UserError("accelerate: fsdp_reshard_after_forward false keeps whole weights between passes, and training "
-                        "would then sample with old ones; leave it true, or use zero2.yaml or ddp.yaml")
+                        "would then sample with old ones; leave it true, or use configs/accelerate/ddp.yaml")
     policy = os.environ.get("FSDP_AUTO_WRAP_POLICY", "TRANSFORMER_BASED_WRAP").upper()
     if policy == "SIZE_BASED_WRAP":
         raise UserError("accelerate: fsdp_auto_wrap_policy SIZE_BASED_WRAP is not supported; use "
