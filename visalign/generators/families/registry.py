@@ -5,6 +5,7 @@ A hint says what cannot be observed, and why; a pipeline without one is learnt f
 
 import inspect
 import re
+from collections.abc import Iterator, MutableMapping
 from typing import Any, get_args
 
 from torch import nn
@@ -124,4 +125,32 @@ def editing(family: type[Generator]) -> type[Generator]:
     return type(family.__name__, (family,), {"sources": SourceCount("an edit"), "__module__": __name__})
 
 
-FAMILIES: dict[str, type[Generator]] = _WRITTEN | {name: made(name, hints) for name, hints in HINTS.items()}
+class Families(MutableMapping[str, type[Generator]]):
+    """Families by pipeline class. One that has hints alone is made when it is asked for, since that imports its
+    pipeline: all of them would take seconds of every command."""
+
+    def __init__(self, written: dict[str, type[Generator]], hints: dict[str, dict[str, Any]]):
+        self._made, self._hints = dict(written), hints
+
+    def __getitem__(self, name: str) -> type[Generator]:
+        if name not in self._made:
+            self._made[name] = made(name, self._hints[name])
+        return self._made[name]
+
+    def __setitem__(self, name: str, family: type[Generator]) -> None:
+        self._made[name] = family
+
+    def __delitem__(self, name: str) -> None:
+        del self._made[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._made or name in self._hints
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys((*self._made, *self._hints)))
+
+    def __len__(self) -> int:
+        return len(self._made.keys() | self._hints.keys())
+
+
+FAMILIES = Families(_WRITTEN, HINTS)
