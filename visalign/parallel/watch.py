@@ -20,6 +20,9 @@ BEAT, SOON, GONE, GRACE = 1.0, 6.0, 60.0, 20.0
 """Seconds between signs of life; without one that mean death where a connection was lost, and otherwise; until a
 process that is inside a library is ended."""
 
+LOST = (RuntimeError, OSError)
+"""What a store raises that cannot be reached or waits in vain (torch's DistError is a RuntimeError)."""
+
 
 class Watch:
     """Signs of life of all processes. wait: seconds in which nobody moved after which the run ends."""
@@ -51,7 +54,7 @@ class Watch:
         while not self._done.wait(BEAT):
             try:
                 why = self._look()
-            except Exception:  # the store is the first process's
+            except LOST:  # the store is the first process's
                 why = self._lost()
             if why is None:
                 since = None
@@ -106,7 +109,7 @@ class Watch:
 
     def tell(self, sentence: str) -> None:
         """Let the others end with the same sentence, and wait until they have heard it."""
-        with contextlib.suppress(Exception):  # whoever hosts the store may have gone
+        with contextlib.suppress(*LOST):  # whoever hosts the store may have gone
             self.store.compare_set("told", "", sentence)
             end = time.monotonic() + GRACE / 2
             while time.monotonic() < end and not self.store.check([f"heard/{rank}" for rank in self._others]):
@@ -118,7 +121,7 @@ class Watch:
         while time.monotonic() < end:
             try:
                 why = self._look() or self._dead(SOON)
-            except Exception:
+            except LOST:
                 return self._lost()
             if why:
                 return why
@@ -130,7 +133,7 @@ class Watch:
         try:
             self.store.set(f"{name}/{self.processes.rank}", "1")
             self.store.wait([f"{name}/{rank}" for rank in range(self.processes.world)], timedelta(seconds=seconds))
-        except Exception:
+        except LOST:
             return False
         return True
 
