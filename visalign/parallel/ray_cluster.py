@@ -20,7 +20,7 @@ from visalign.errors import UserError
 HEAD_SECONDS = 30.0
 """In which a head must answer."""
 
-GIB = 2**30
+_GIB = 2**30
 _ASK = ("-m", "ray.scripts.scripts", "status", "--address")
 
 
@@ -46,7 +46,7 @@ def connect(address: str | None = None, *, setting: str = "engine ray", wait: fl
     options: dict[str, Any] = {}
     if address == "local":
         options = {"include_dashboard": False, "num_cpus": cores,
-                   "object_store_memory": None if store_gib is None else int(store_gib * GIB)}
+                   "object_store_memory": None if store_gib is None else int(store_gib * _GIB)}
     else:
         _check_head(address, wait)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
