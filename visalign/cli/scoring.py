@@ -18,6 +18,7 @@ from visalign.cli.options import (
     set_option,
     together,
 )
+from visalign.cli.ray_options import ray_options, ray_settings
 from visalign.cli.reading import how_to_read, reading_options
 from visalign.cli.serving import serve
 from visalign.cli.verbs import Verb, Verbs
@@ -28,28 +29,42 @@ from visalign.validation.ranges import Few, Limit, Portion, Positive, Seed
 @click.argument("source")
 @click.option("--rewards", "-r", default="tiny-reward,tiny-clip", show_default=True, type=Names(),
               help="Names, KIND:SOURCE, folders or YAML files, separated by commas (`visalign list rewards`).")
-@out_option("scores.parquet", "The table: .parquet, .csv or .jsonl.")
+@click.option("--out", "-o", help="The table: .parquet, .csv or .jsonl (default: scores.parquet). With --engine ray a "
+                                  "folder or URL (default: scores).")
 @reading_options
 @click.option("--max-failures", default=0.05, show_default=True, type=ranged(Portion),
               help="Stop when a reward cannot score more than this share.")
 @click.option("--workers", type=ranged(Few), help="Threads that decode files (default: half the cores).")
 @device_option
 @click.option("--no-gallery", is_flag=True, help="Write the table only.")
-def score(source: str, rewards: tuple[str, ...], out: Path, max_failures: float, workers: int | None, device: str,
-          no_gallery: bool, **reading) -> None:
+@ray_options
+def score(source: str, rewards: tuple[str, ...], out: str | None, max_failures: float, workers: int | None, device: str,
+          no_gallery: bool, prompts_from: str, prompts_from_names: bool, media_root: str | None, **cluster) -> None:
     """Score every image and video of SOURCE (a folder, a run, or a manifest) into a table and a gallery.
 
-    A run that was stopped continues when the same command is given again.
+    A run that was stopped continues when the same command is given again. With --engine ray, SOURCE may also be .tar
+    and .parquet shards with images inside, or any URL.
 
     \b
     visalign score my_images -r pickscore,aesthetic,sharpness -o scores.csv
+    visalign score s3://bucket/shards -r pickscore --engine ray --ray-address auto -o s3://bucket/scores
     """
+    ray = ray_settings(**cluster)
+    read = how_to_read(prompts_from, prompts_from_names, media_root)
+    if ray:
+        from visalign.jobs.score_on_ray import score_on_ray
+
+        scored = score_on_ray(source, list(rewards), out or "scores", ray, device=device, max_failures=max_failures,
+                              workers=workers, **read)
+        click.echo("\n".join([*scored.lines, *(f"note: {note}" for note in scored.notes)]))
+        click.echo(f"{scored.rows} rows in {scored.folder} (of {scored.kinds}), {scored.broken} files unreadable")
+        return
     from visalign.generators.hardware.devices import pick_device
     from visalign.jobs.score import score_generations
 
-    done = score_generations(source, list(rewards), out,
+    done = score_generations(source, list(rewards), Path(out or "scores.parquet"),
                              device=str(pick_device(device)), max_failures=max_failures,
-                             workers=workers, gallery=not no_gallery, **how_to_read(**reading))
+                             workers=workers, gallery=not no_gallery, **read)
     click.echo("\n".join([*done.lines, *(f"note: {note}" for note in done.notes)]))
     click.echo(f"{done.rows} rows in {done.table} (of {done.kinds}), {done.broken} files unreadable"
                + (f", gallery in {done.gallery}" if done.gallery else ""))

@@ -66,12 +66,16 @@ class Entry:
             raise UserError(self.problem)
         return modality_of(self.file)
 
+    def stored(self) -> Path | bytes:
+        """Where it is read from."""
+        return self.file
+
     def sample(self, frames: int = 64) -> Sample:
         """Decoded; known["remarks"] says which parts of the file were not used. Raises UserError when that fails."""
         if self.problem:
             raise UserError(self.problem)
         remarks: list[str] = []
-        media = read_media(self.file, self.path, frames, remarks)
+        media = read_media(self.stored(), self.path, frames, remarks)
         known = {"source_prompt": self.asked, **self.notes} if self.sources else {}
         return Sample(self.prompt, media, self.seed, known | ({"remarks": remarks} if remarks else {}),
                       self.source_images())
@@ -79,6 +83,16 @@ class Entry:
     def source_images(self) -> tuple[Image.Image, ...]:
         """`sources` decoded. Raises UserError when one cannot be read."""
         return tuple(read_source(file, self.path) for file in self.sources)
+
+
+@dataclass(frozen=True)
+class PackedEntry(Entry):
+    """A generation of which `file` is only the name: its bytes were in a table, an archive or a store."""
+
+    content: bytes = field(default=b"", repr=False)
+
+    def stored(self) -> Path | bytes:
+        return self.content
 
 
 class Generations(list[Entry]):

@@ -81,21 +81,38 @@ def _manifest(file: Path, media_root: str | Path | None) -> Iterator[Entry]:
         raise UserError(f"media root {root}: there is no such folder")
     real = os.path.realpath(root)
     for where, row in table_rows(str(file), "train"):
-        if BROKEN_TABLE in row:
-            yield Entry(printable(where), file, "", None, printable(row[BROKEN_TABLE]))
-            continue
-        key = next((key for key in MEDIA_KEYS if row.get(key)), None)
-        if key is None or not isinstance(row[key], str):
-            hint = nearest("image", map(str, row)) if row else ""
-            why = f"names no file in any of {', '.join(MEDIA_KEYS)}{hint}" if key is None else \
-                f"'{key}' is not a path of a file; images inside a table are read by `train` and `data check` only"
-            yield Entry(printable(where), file, "", None, printable(f"{where}: {why}"))
-            continue
-        media = find_file(row[key], [root]) or root / row[key]
-        prompt = next((row[name] for name in PROMPT_KEYS if isinstance(row.get(name), str) and row[name].strip()), "")
-        sources, notes, problem = _edit_of(row, where, root, real)
-        yield Entry(printable(row[key]), media, normal_form(printable(prompt)), seed_of(row.get("seed")),
-                    outside(media, real) or problem, sources, notes)
+        yield entry_of_row(where, row, file, root, real)
+
+
+def entry_of_row(where: str, row: dict, file: Path, root: Path, real: str) -> Entry:
+    """The generation that a row of a manifest names. real: the root, without symbolic links."""
+    if BROKEN_TABLE in row:
+        return Entry(printable(where), file, "", None, printable(row[BROKEN_TABLE]))
+    key = media_key(row)
+    if key is None or not isinstance(row[key], str):
+        why = names_no_media(row) if key is None else (
+            f"'{key}' is not a path of a file; images inside a table are read by `train`, `data check` and "
+            "`score --engine ray` only")
+        return Entry(printable(where), file, "", None, printable(f"{where}: {why}"))
+    media = find_file(row[key], [root]) or root / row[key]
+    sources, notes, problem = _edit_of(row, where, root, real)
+    return Entry(printable(row[key]), media, prompt_of_row(row), seed_of(row.get("seed")),
+                 outside(media, real) or problem, sources, notes)
+
+
+def media_key(row: dict) -> str | None:
+    """The column in which a row has or names its image or video."""
+    return next((key for key in MEDIA_KEYS if row.get(key)), None)
+
+
+def names_no_media(row: dict) -> str:
+    return f"names no file in any of {', '.join(MEDIA_KEYS)}{nearest('image', map(str, row)) if row else ''}"
+
+
+def prompt_of_row(row: dict) -> str:
+    """The prompt of a manifest's row, '' where there is none."""
+    prompt = next((row[name] for name in PROMPT_KEYS if isinstance(row.get(name), str) and row[name].strip()), "")
+    return normal_form(printable(prompt))
 
 
 def _edit_of(row: dict, where: str, root: Path, real: str) -> tuple[tuple[Path, ...], dict[str, str], str | None]:

@@ -7,6 +7,7 @@ is ever executed, and reading it never raises.
 
 import contextlib
 import html
+import io
 import json
 import re
 from collections.abc import Iterator
@@ -28,7 +29,7 @@ class PromptFound:
     seed: int | None = None
 
 
-def prompt_in_file(file: Path) -> PromptFound | None:
+def prompt_in_file(file: Path | bytes) -> PromptFound | None:
     """The prompt in an image's or video's own metadata; None where there is none that is understood."""
     texts = {key.lower(): value for key, value in _texts(file)}
     ordered = [key for key in _KEYS if key in texts] + [key for key in texts if key not in _KEYS]
@@ -129,18 +130,18 @@ def _of_json(value, depth: int = 4) -> PromptFound | None:
     return _embedded(*found) if found else None
 
 
-def _texts(file: Path) -> Iterator[tuple[str, str]]:
+def _texts(file: Path | bytes) -> Iterator[tuple[str, str]]:
     """(name, text) of everything written in a file that may hold a prompt."""
     reader = _texts_of_video if is_video(file) else _texts_of_image
     with contextlib.suppress(*BROKEN_IMAGE):  # decoding the file reports what is wrong with it
         yield from reader(file)
 
 
-def _texts_of_video(file: Path) -> Iterator[tuple[str, str]]:
+def _texts_of_video(file: Path | bytes) -> Iterator[tuple[str, str]]:
     import av
 
     try:
-        with av.open(str(file)) as container:
+        with av.open(io.BytesIO(file) if isinstance(file, bytes) else str(file)) as container:
             yield from list(container.metadata.items())
     except av.FFmpegError:
         return
@@ -149,7 +150,7 @@ def _texts_of_video(file: Path) -> Iterator[tuple[str, str]]:
 _DESCRIPTION, _MAKE, _MODEL, _EXIF, _COMMENT = 0x010E, 0x010F, 0x0110, 0x8769, 0x9286
 
 
-def _texts_of_image(file: Path) -> Iterator[tuple[str, str]]:
+def _texts_of_image(file: Path | bytes) -> Iterator[tuple[str, str]]:
     with open_image(file) as image:
         for key, value in image.info.items():
             if isinstance(value, str) and isinstance(key, str) and not key.startswith("XML:"):

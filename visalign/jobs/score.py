@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,10 +22,10 @@ from accelerate import PartialState
 from tqdm import tqdm
 
 from visalign.config.sources import PromptsFrom
+from visalign.data.chunks import gathered, kept_together, weight_of
 from visalign.data.entry import Entry, Generations
 from visalign.data.generations import find_generations
 from visalign.errors import UserError
-from visalign.media.kinds import may_be_video
 from visalign.media.samples import Sample
 from visalign.rewards import Reward, expand
 from visalign.rewards.reference import GROUP
@@ -36,8 +36,6 @@ from visalign.storage.text_files import printable
 CHUNK = 256
 TASK = 16
 """Images in a chunk, and images that one thread decodes at a time."""
-MP4_TASK = 64
-"""How many images a video counts as, since all its frames are in memory."""
 LEAST_FOR_SHARE = 20
 """A reward's share of failures is first checked after this many samples, and at the end."""
 
@@ -52,14 +50,15 @@ class Failures:
 
     def add(self, table: pa.Table, reward: Reward) -> None:
         """Count a chunk's rows: a sample of the reward's modality without a single value is a failure."""
-        names = ["path", "modality", "remarks", *(f"{reward.name}.{dimension}" for dimension in reward.dimensions)]
-        for path, modality, remarks, *values in zip(*(table.column(name).to_pylist() for name in names), strict=True):
-            if modality in reward.modalities:
-                self.given += 1
-                if all(value is None for value in values):
-                    self.failed += 1
-                    if len(self.reasons) < 3:
-                        self.reasons.append(f"{path}: {remarks}")
+        suited = pc.is_in(table.column("modality"), value_set=pa.array(sorted(reward.modalities)))
+        asked = table.filter(suited)
+        for dimension in reward.dimensions:
+            table = asked if dimension == reward.dimensions[0] else table
+            table = table.filter(pc.is_null(table.column(f"{reward.name}.{dimension}")))
+        self.given, self.failed = self.given + len(asked), self.failed + len(table)
+        some = table.slice(0, 3 - len(self.reasons))
+        for path, remarks in zip(*(some.column(name).to_pylist() for name in ("path", "remarks")), strict=True):
+            self.reasons.append(f"{path}: {remarks}")
 
     def check(self, name: str, most: float, least: int, hint: str = "") -> None:
         """Raise UserError when more than the share `most` failed among at least `least`; `hint` says what may help."""
@@ -110,7 +109,8 @@ def score_generations(source: str, specs: list, out: Path, *, device: str = "cpu
             count.add(kept, reward)
     state.wait_for_everyone()
     with tqdm(total=sum(map(len, mine)), desc="scoring", unit="file", disable=not state.is_main_process) as progress:
-        for chunk, samples in decoded(entries, mine, workers or max(1, (os.cpu_count() or 2) // 2)):
+        at_once = decoded(([entries[i] for i in chunk] for chunk in mine), workers or default_threads())
+        for chunk, (_, samples) in zip(mine, at_once, strict=True):
             table = score_chunk(entries, chunk, samples, rewards)
             for reward, count in failures:
                 count.add(table, reward)
@@ -196,32 +196,28 @@ def means(table: pa.Table, rewards: list[Reward]) -> tuple[str, ...]:
     lines = []
     for name in (f"{reward.name}.{dimension}" for reward in rewards for dimension in reward.dimensions):
         known = table.column(name).drop_null().to_numpy()
-        figures = f"mean {known.mean():9.4f}  std {known.std():8.4f}" if len(known) else "no value"
         said = next((text for text in table.column("remarks").to_pylist() if text), None)
-        why = f"; first remark: {said}" if said and not len(known) else ""
-        lines.append(f"{name:32} {figures}  scored {len(known)} of {len(table)}{why}")
+        lines.append(figures_line(name, len(known) and known.mean(), len(known) and known.std(), len(known), len(table),
+                                  said))
     return tuple(lines)
+
+
+def figures_line(name: str, mean: float, std: float, scored: int, rows: int, said: str | None) -> str:
+    """said: the first remark, given as the reason where nothing was scored."""
+    figures = f"mean {mean:9.4f}  std {std:8.4f}" if scored else "no value"
+    why = f"; first remark: {said}" if said and not scored else ""
+    return f"{name:32} {figures}  scored {scored} of {rows}{why}"
 
 
 def in_chunks(entries: list[Entry], rewards: list[Reward]) -> Iterator[list[int]]:
     """Indices of entries, about CHUNK images at a time; prompts stay whole when a reward compares within them."""
-    if any(reward.needs_group for reward in rewards):
-        groups: dict[str, list[int]] = {}
-        for i, entry in enumerate(entries):
-            groups.setdefault(entry.group, []).append(i)
-        rows = list(groups.values())
-    else:
-        rows = [[i] for i in range(len(entries))]
-    chunk: list[int] = []
-    weight = 0
-    for numbers in rows:
-        chunk += numbers
-        weight += sum(MP4_TASK if entries[i].file and may_be_video(entries[i].file) else 1 for i in numbers)
-        if weight >= CHUNK:
-            yield chunk
-            chunk, weight = [], 0
-    if chunk:
-        yield chunk
+    rows = kept_together(entries, any(reward.needs_group for reward in rewards))
+    return gathered(rows, CHUNK, lambda i: weight_of(entries[i]))
+
+
+def default_threads() -> int:
+    """Threads that decode where nothing is said."""
+    return max(1, (os.cpu_count() or 2) // 2)
 
 
 def read_or_explain(entry: Entry) -> Sample | str:
@@ -235,14 +231,12 @@ def read_some(entries: list[Entry]) -> list[Sample | str]:
     return [read_or_explain(entry) for entry in entries]
 
 
-def decoded(entries: list[Entry], chunks: list[list[int]],
-            workers: int) -> Iterator[tuple[list[int], list[Sample | str]]]:
+def decoded(chunks: Iterable[list[Entry]], workers: int) -> Iterator[tuple[list[Entry], list[Sample | str]]]:
     """Chunks with their samples (or the reason for none), decoded in threads up to two chunks ahead."""
     with ThreadPoolExecutor(workers) as pool:
-        ahead: list[tuple[list[int], list[Future]]] = []
+        ahead: list[tuple[list[Entry], list[Future]]] = []
         for chunk in chunks:
-            ahead.append((chunk, [pool.submit(read_some, [entries[i] for i in chunk[k:k + TASK]])
-                                  for k in range(0, len(chunk), TASK)]))
+            ahead.append((chunk, [pool.submit(read_some, chunk[k:k + TASK]) for k in range(0, len(chunk), TASK)]))
             if len(ahead) == 3:
                 first, futures = ahead.pop(0)
                 yield first, [sample for future in futures for sample in future.result()]
