@@ -47,7 +47,7 @@ def score(source: str, rewards: tuple[str, ...], out: str | None, max_failures: 
 
     \b
     visalign score my_images -r pickscore,aesthetic,sharpness -o scores.csv
-    visalign score s3://bucket/shards -r pickscore --engine ray --ray-address auto -o s3://bucket/scores
+    visalign score s3://bucket/shards -r pickscore --engine ray --ray-address 10.0.0.1:6379 -o s3://bucket/scores
     """
     ray = ray_settings(**cluster)
     read = how_to_read(prompts_from, prompts_from_names, media_root)

@@ -31,7 +31,7 @@ from visalign.media.kinds import is_hidden, is_image_name, is_video_name
 from visalign.storage.locations import Location, is_url
 from visalign.storage.text_files import decode_text, printable
 
-MOST_BYTES = 2**31
+LARGEST_MEMBER = 2**31
 """A larger member of an archive is not read."""
 
 
@@ -47,7 +47,7 @@ def entries_of_tar(archive: Location, prompts_from: PromptsFrom) -> Iterator[Ent
     try:
         with archive.open() as data, tarfile.open(fileobj=data, mode="r|*") as members:
             for member in members:
-                end = member.offset_data + member.size
+                end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
                 if not member.isfile():
                     continue
                 folder, name = posixpath.split(member.name)
@@ -55,9 +55,9 @@ def entries_of_tar(archive: Location, prompts_from: PromptsFrom) -> Iterator[Ent
                 if key != stem:
                     yield from _together(held, prompts_from)
                     held, stem = {}, key
-                if member.size > MOST_BYTES:
+                if member.size > LARGEST_MEMBER:
                     yield Entry(printable(member.name), Path(name), "", None,
-                                f"{printable(member.name)}: {member.size:,} bytes, more than {MOST_BYTES:,}")
+                                f"{printable(member.name)}: {member.size:,} bytes, more than {LARGEST_MEMBER:,}")
                 else:
                     held[member.name] = members.extractfile(member).read()
                 members.members = []  # which would hold what was read before

@@ -17,12 +17,15 @@ from typing import Any
 from tqdm import tqdm
 
 from visalign.errors import UserError
+from visalign.parallel.ray_cluster import cluster
 from visalign.storage.files import refusal
 from visalign.validation.ranges import Limit, Minutes, Positive, Ranged, RayWorkers
 
 MOST_ATTEMPTS = 3
 """A partition that ended its worker so often ends the command."""
 _MOST_BLOCKS = 10_000
+_STORE_GIB = 0.25
+"""Of a Ray on this machine: partitions are named in it, not kept."""
 Work = Callable[[int, Any], dict]
 """(number, partition) -> a result that JSON can hold. Raises UserError or OSError for what ends the command."""
 
@@ -79,29 +82,22 @@ def run_partitions(partitions: dict[int, Any], make: Callable[[WorkerShare], Wor
 
     Raises UserError for what a worker or the cluster says; the same command then continues.
     """
-    import ray
-    import ray.data
+    with cluster(settings.address, setting="--engine ray", store_gib=_STORE_GIB) as ray, ray_errors_told(settings):
+        import ray.data as ray_data
 
-    from visalign.parallel.ray_cluster import connect
-
-    connect(settings.address)
-    try:
         share = share_of(settings, [node["Resources"] for node in ray.nodes() if node["Alive"]], device)
-        quiet_data(ray.data.DataContext.get_current(), settings)
+        quiet_data(ray_data.DataContext.get_current(), settings)
         attempts = ray.remote(num_cpus=0, max_restarts=-1)(_Attempts).remote()
         rows = [{"number": number, "partition": partition} for number, partition in partitions.items()]
-        data = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MOST_BLOCKS)).map_batches(
+        data = ray_data.from_items(rows, override_num_blocks=min(len(rows), _MOST_BLOCKS)).map_batches(
             _Worker, fn_constructor_args=(make, share, attempts, os.getcwd()), batch_size=1,
-            compute=ray.data.ActorPoolStrategy(size=min(share.workers, len(rows))), num_cpus=share.cpus,
+            compute=ray_data.ActorPoolStrategy(size=min(share.workers, len(rows))), num_cpus=share.cpus,
             num_gpus=share.gpus or None)
-        with ray_errors_told(settings):
-            for row in tqdm(data.iter_rows(), desc=label, unit="partition", total=len(rows)):
-                result = json.loads(row["result"])
-                if "problem" in result:
-                    raise UserError(result["problem"])
-                yield result
-    finally:
-        ray.shutdown()
+        for row in tqdm(data.iter_rows(), desc=label, unit="partition", total=len(rows)):
+            result = json.loads(row["result"])
+            if "problem" in result:
+                raise UserError(result["problem"])
+            yield result
 
 
 def quiet_data(context, settings: RaySettings) -> None:
@@ -137,7 +133,7 @@ class _Worker:
         try:
             self.work = make(share)
         except (UserError, OSError) as error:
-            self.problem = in_words(error)
+            self.problem = as_sentence(error)
 
     def __call__(self, batch: dict) -> dict:
         [number], [partition] = batch["number"], batch["partition"]
@@ -154,10 +150,10 @@ class _Worker:
         try:
             return self.work(number, partition)
         except (UserError, OSError) as error:
-            return {"problem": in_words(error)}
+            return {"problem": as_sentence(error)}
 
 
-def in_words(error: UserError | OSError) -> str:
+def as_sentence(error: UserError | OSError) -> str:
     return refusal(error) if isinstance(error, OSError) else str(error)
 
 

@@ -14,11 +14,12 @@ from visalign.config.sources import PromptsFrom
 from visalign.data.chunks import gathered, weight_of
 from visalign.data.entry import Entry
 from visalign.data.partitions import Part, Parts, partitions_of
-from visalign.errors import UserError, check_package
+from visalign.errors import UserError
 from visalign.generators.hardware.devices import pick_device
 from visalign.jobs import score
 from visalign.jobs.on_ray import RaySettings, Work, WorkerShare, run_partitions
 from visalign.jobs.partition_folder import PartitionFolder
+from visalign.parallel.ray_cluster import check_ray
 from visalign.rewards import Reward, expand
 from visalign.rewards.registry import load_rewards
 from visalign.storage.locations import Location
@@ -43,7 +44,7 @@ def score_on_ray(source: str, specs: list, out: str, ray: RaySettings, *, device
 
     workers: threads that decode in each process. Raises UserError as `score_generations` does.
     """
-    check_package("--engine ray", "ray", "'visalign[ray]'")
+    check_ray("--engine ray")
     if out.lower().endswith(tuple(score.WRITERS)):
         raise UserError(f"out {out}: --engine ray writes a folder of partitions; name one without an ending")
     rewards = load_rewards(specs)
