@@ -1,16 +1,18 @@
 """Accelerate's files are what accelerate reads; what does not go with shards is said before anything is loaded."""
 
 import argparse
+import importlib.util
 from pathlib import Path
 
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
-from accelerate.utils.launch import prepare_multi_gpu_env
+from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 
 from visalign.config.load import load_config
 from visalign.config.recipes import recipes
 from visalign.errors import UserError
+from visalign.parallel import opening
 from visalign.parallel.opening import check_configuration
 from visalign.trainers.opening import check_sharded
 
@@ -23,10 +25,15 @@ def test_accelerate_reads_every_file_and_sets_what_the_engine_is_chosen_by(file,
     assert config.num_processes % config.num_machines == 0 and file.read_text().startswith("# ")
     words = ["--config_file", str(file), "-m", "visalign", "train", "quickstart"]
     args: argparse.Namespace = _validate_launch_command(launch_command_parser().parse_args(words))[0]
-    environment = prepare_multi_gpu_env(args)
+    zero = file.stem.startswith("zero")
+    args.deepspeed_fields_from_accelerate_config = ",".join(config.deepspeed_config)
+    environment = prepare_deepspeed_cmd_env(args)[1] if zero else prepare_multi_gpu_env(args)
     assert (environment.get("ACCELERATE_USE_FSDP") == "true") == file.stem.startswith("fsdp2")
-    for name in ("ACCELERATE_USE_FSDP", "FSDP_VERSION", "FSDP_RESHARD_AFTER_FORWARD", "FSDP_AUTO_WRAP_POLICY"):
-        monkeypatch.setenv(name, environment.get(name, ""))
+    assert (environment.get("ACCELERATE_USE_DEEPSPEED") == "true") == zero
+    for name in environment:
+        if name.startswith(("ACCELERATE_", "FSDP_", "PARALLELISM_")):
+            monkeypatch.setenv(name, environment[name])
+    monkeypatch.setattr(opening, "check_package", lambda *named: None)
     check_configuration()
     if file.stem == "fsdp2_nodes":
         sizes = [int(environment[f"PARALLELISM_CONFIG_DP_{name}_SIZE"]) for name in ("REPLICATE", "SHARD")]
@@ -34,7 +41,7 @@ def test_accelerate_reads_every_file_and_sets_what_the_engine_is_chosen_by(file,
 
 
 def test_they_are_no_recipes():
-    assert len(FILES) == 3 and not [name for name in recipes() if "accelerate" in name]
+    assert len(FILES) == 4 and not [name for name in recipes() if "accelerate" in name]
 
 
 @pytest.fixture
@@ -44,13 +51,29 @@ def shards(monkeypatch):
 
 
 @pytest.mark.parametrize("name, value, words", [
-    ("ACCELERATE_USE_DEEPSPEED", "true", "DeepSpeed is not supported"), ("FSDP_VERSION", "1", "set fsdp_version: 2"),
+    ("FSDP_VERSION", "1", "set fsdp_version: 2"),
     ("FSDP_RESHARD_AFTER_FORWARD", "false", "leave it true"),
     ("FSDP_AUTO_WRAP_POLICY", "SIZE_BASED_WRAP", "use TRANSFORMER_BASED_WRAP"),
     ("ACCELERATE_MIXED_PRECISION", "fp16", "use bf16 or no")])
 def test_what_accelerate_offers_and_this_does_not_is_named(shards, monkeypatch, name, value, words):
     check_configuration()
     monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=words):
+        check_configuration()
+
+
+@pytest.mark.parametrize("name, value, words", [
+    ("ZERO_STAGE", "3", "zero_stage 3 is not supported, only 2; configs/accelerate/fsdp2.yaml"),
+    ("OFFLOAD_PARAM_DEVICE", "cpu", "offload_param_device is not supported"),
+    ("CONFIG_FILE", "mine.json", "deepspeed_config_file is not read")])
+def test_what_deepspeed_offers_and_this_does_not_is_named(monkeypatch, name, value, words):
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    if importlib.util.find_spec("deepspeed") is None:
+        with pytest.raises(UserError, match=r"pip install 'visalign\[deepspeed\]'"):
+            check_configuration()
+    monkeypatch.setattr(opening, "check_package", lambda *named: None)
+    check_configuration()
+    monkeypatch.setenv(f"ACCELERATE_DEEPSPEED_{name}", value)
     with pytest.raises(UserError, match=words):
         check_configuration()
 

@@ -1,75 +1,10 @@
 """Processes that hold parts of the network learn what one process does, and continue each other's runs."""
 
-import json
-
-import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.programs import environments, together
+from tests.parallel.several import QUIET, same, several
 from tests.trainers.commands import fails, rows, run, weights
-from visalign.storage.checkpoint_files import read_checkpoint
-
-CODE = """
-import json, os, sys
-from accelerate import PartialState
-from accelerate.state import AcceleratorState
-from visalign.cli import main
-
-engine, commands = sys.argv[1], json.loads(sys.argv[2])
-groups = 2 if engine == "groups" else 1  # that hold the whole network in parts each
-if engine != "ddp":
-    os.environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
-    if groups > 1:
-        os.environ |= {"ACCELERATE_USE_PARALLELISM_CONFIG": "true", "PARALLELISM_CONFIG_DP_REPLICATE_SIZE": "2"}
-    from visalign.parallel.sharded import ShardedEngine
-    real, divided = ShardedEngine.shard, []
-
-    def shard(self, network):
-        real(self, network)
-        sizes = [(p.to_local().numel(), p.numel()) for p in network.parameters()]
-        assert all(p.placements[-1].is_shard() for p in network.parameters())
-        mine, all_of_it = map(sum, zip(*sizes))
-        assert mine < 1.2 * all_of_it * groups / self.processes.world, (mine, all_of_it)
-        divided.append(network)
-
-    ShardedEngine.shard = shard
-for port, words in commands:
-    os.environ["MASTER_PORT"] = port  # the store of the run before may still be there
-    try:
-        main(["--debug", *words])
-    except SystemExit as end:
-        assert not end.code, end.code
-    assert PartialState().num_processes == int(os.environ["WORLD_SIZE"]) > 1
-    AcceleratorState._reset_state(True)
-assert engine == "ddp" or len(divided) >= len(commands)
-"""
-QUIET = {"reward": None, "also": [], "features": None, "max_prompts": 1, "samples_per_prompt": 1}
-
-
-def several(folder, engine: str, *commands, count: int = 2) -> None:
-    ports = [environments(count)[0]["MASTER_PORT"] for _ in commands]
-    written = json.dumps([(port, [str(word) for word in words]) for port, words in zip(ports, commands, strict=True)])
-    together(CODE, engine, written, folder=folder, count=count)
-
-
-def trained(folder) -> dict[str, torch.Tensor]:
-    return read_checkpoint(sorted((folder / "checkpoints").glob("step-*"))[-1])[0]
-
-
-def same(one, two, names=("loss", "grad_norm"), **near) -> None:
-    """The rows, weights and exports of two runs, to round-off."""
-    for a, b in zip(rows(one), rows(two), strict=True):
-        assert [a[name] for name in names] == pytest.approx([b[name] for name in names], rel=2e-3, abs=1e-6)
-    first, second = trained(one), trained(two)
-    assert first.keys() == second.keys()
-    for name in first:
-        torch.testing.assert_close(first[name], second[name], **near)
-    for file in (one / "export").rglob("*.safetensors"):
-        first, second = load_file(file), load_file(two / file.relative_to(one))
-        assert first.keys() == second.keys()
-        for name in first:
-            torch.testing.assert_close(first[name], second[name], **near)
 
 
 def test_two_processes_with_parts_learn_what_one_does(recipe, online_recipe, tmp_path):

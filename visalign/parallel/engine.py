@@ -2,7 +2,7 @@
 sum of them by hand where processes pass unequal numbers of samples.
 
 Trainers ask an engine for everything that depends on how many processes there are. `sharded.py` has the same interface
-for processes that hold parts.
+for processes that hold parts of everything, `zero.py` for those that hold parts of gradients and optimiser state.
 """
 
 import contextlib
@@ -14,15 +14,22 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from visalign.parallel.sharing import Processes
+from visalign.parallel.watch import met
 
 _T = TypeVar("_T")
 FIRST_VALUES = 100_000
+STOP = 60.0
+"""Seconds in which all processes must have heard a signal, for a checkpoint to be written in between."""
 
 
 class Engine:
-    """Every process holds the whole network and its optimiser's state."""
+    """Every process holds the whole network and its optimiser's state.
+
+    sharded: whether each holds a part of the weights. together: whether a backward pass of one waits for the others'.
+    """
 
     sharded: ClassVar[bool] = False
+    together: ClassVar[bool] = False
 
     def __init__(self, accelerator: Accelerator):
         self.accelerator = accelerator
@@ -34,6 +41,14 @@ class Engine:
 
     def shard(self, network: nn.Module) -> None:
         """Divide a network's tensors among the processes, where this engine does; before anything else holds them."""
+
+    def divided(self, optimizer: torch.optim.Optimizer) -> Any:
+        """An optimiser of which each process holds a part, where this engine divides it; as it is elsewhere."""
+        return optimizer
+
+    def reached(self, parameter: nn.Parameter) -> bool:
+        """Whether the backward pass gave this parameter a gradient."""
+        return parameter.grad is not None
 
     def prepare(self, network: nn.Module, optimizer: torch.optim.Optimizer, summed: bool = False) -> tuple[Any, Any]:
         """What is called in the network's place, and the optimiser to step.
@@ -90,8 +105,8 @@ class Engine:
         return values.norm()
 
     def on_all(self) -> bool:
-        """Whether this process takes part in writing weights: all do where each holds a part, else the first."""
-        return self.sharded or self.processes.is_first
+        """Whether this process takes part in writing a checkpoint: all do where each holds a part, else the first."""
+        return self.together or self.processes.is_first
 
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """What a tensor that was written in parts is read into."""
@@ -103,3 +118,24 @@ class Engine:
 
     def whole_on_first(self, *networks: nn.Module) -> None:
         """Give the first process whole networks again, for good, and take them from the others; at a run's end."""
+
+
+class TogetherEngine(Engine):
+    """Gradients are shared during backward, so that all processes make as many passes."""
+
+    together: ClassVar[bool] = True
+
+    def backward(self, loss: Tensor) -> None:
+        """The mean over the processes is taken then."""
+        super().backward(loss * self.processes.world if self._summed else loss)
+
+    def reduce(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Done during backward."""
+
+    def in_step(self, parts: list[_T], spare: Callable[[], _T]) -> Iterator[tuple[_T, bool]]:
+        missing = self.processes.most(len(parts)) - len(parts)
+        yield from ((part, True) for part in parts)
+        yield from ((spare(), False) for _ in range(missing))
+
+    def all_stop(self) -> bool:
+        return met("stop", STOP)

@@ -7,7 +7,7 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, patch_environment
 
-from visalign.errors import UserError
+from visalign.errors import UserError, check_package
 from visalign.parallel.engine import Engine
 
 
@@ -20,19 +20,29 @@ def open_processes(wait: timedelta, **options: Any) -> Accelerator:
     """An accelerator that knows of no shards: those are this package's. wait: for another process, at most."""
     # SD3's last block discards the text stream, so part of an adapter there never gets a gradient
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
-    with patch_environment(ACCELERATE_USE_FSDP="false", ACCELERATE_USE_PARALLELISM_CONFIG="false"):
+    with patch_environment(ACCELERATE_USE_FSDP="false", ACCELERATE_USE_PARALLELISM_CONFIG="false",
+                           ACCELERATE_USE_DEEPSPEED="false"):
         return Accelerator(kwargs_handlers=[unused, InitProcessGroupKwargs(timeout=wait)], **options)
 
 
+def uses_deepspeed() -> bool:
+    return says("ACCELERATE_USE_DEEPSPEED")
+
+
 def is_sharded_run() -> bool:
-    """Whether the processes of this run divide the network among them."""
-    return says("ACCELERATE_USE_FSDP") and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    """Whether the processes of this run divide the network, or what trains it, among them."""
+    asked = says("ACCELERATE_USE_FSDP") or uses_deepspeed()
+    return asked and int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def engine_of(accelerator: Accelerator) -> Engine:
     """Raises UserError for a configuration that is not supported."""
     if not is_sharded_run() or accelerator.num_processes == 1:
         return Engine(accelerator)
+    if uses_deepspeed():
+        from visalign.parallel.zero import ZeroEngine
+
+        return ZeroEngine(accelerator)
     return sharded_engine(accelerator)
 
 
@@ -50,9 +60,8 @@ def sharded_engine(accelerator: Accelerator) -> Engine:
 
 def check_configuration() -> None:
     """Raise UserError for what accelerate's configuration asks and is not supported here."""
-    if says("ACCELERATE_USE_DEEPSPEED"):
-        raise UserError("accelerate: DeepSpeed is not supported; configs/accelerate/fsdp2.yaml divides weights, "
-                        "gradients and optimiser state as its ZeRO-3 does")
+    if uses_deepspeed():
+        check_deepspeed()
     if not says("ACCELERATE_USE_FSDP"):
         return
     if os.environ.get("FSDP_VERSION", "1") != "2":
@@ -66,3 +75,21 @@ def check_configuration() -> None:
                         "TRANSFORMER_BASED_WRAP, which divides the model by its own blocks")
     if os.environ.get("ACCELERATE_MIXED_PRECISION", "no") == "fp16":
         raise UserError("accelerate: mixed_precision fp16 is not for sharded training; use bf16 or no")
+
+
+def check_deepspeed() -> None:
+    """Raise UserError for what DeepSpeed offers, and this does not."""
+    check_package("accelerate: distributed_type DEEPSPEED", "deepspeed", "'visalign[deepspeed]'")
+    stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
+    if stage != "2":
+        raise UserError(f"accelerate: zero_stage {stage} is not supported, only 2; configs/accelerate/fsdp2.yaml "
+                        "divides weights, gradients and optimiser state as ZeRO-3 does")
+    for name in ("OPTIMIZER", "PARAM"):
+        if os.environ.get(f"ACCELERATE_DEEPSPEED_OFFLOAD_{name}_DEVICE", "none") != "none":
+            raise UserError(f"accelerate: offload_{name.lower()}_device is not supported; use fsdp_offload_params of "
+                            "configs/accelerate/fsdp2.yaml")
+    if os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none") != "none":
+        raise UserError("accelerate: deepspeed_config_file is not read, since the recipe sets the optimiser, clipping "
+                        "and accumulation; leave it out")
+    if os.environ.get("ACCELERATE_MIXED_PRECISION", "no") == "fp16":
+        raise UserError("accelerate: mixed_precision fp16 is not for ZeRO-2; set it to no, and model.precision decides")

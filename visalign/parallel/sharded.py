@@ -5,8 +5,8 @@ all tensors are gathered before (`gathered`), as for sampling: once an epoch ins
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
 
 import torch
 from accelerate import Accelerator
@@ -16,20 +16,14 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
 from visalign.errors import UserError
-from visalign.parallel.engine import FIRST_VALUES, Engine
+from visalign.parallel.engine import FIRST_VALUES, TogetherEngine
 from visalign.parallel.tensors import local, whole
-from visalign.parallel.watch import met
-
-_T = TypeVar("_T")
-
-STOP = 60.0
-"""Seconds in which all processes must have heard a signal, for a checkpoint to be written in between."""
 
 FEW = 0.1
 """Share of trained weights up to which their gradients are held whole between the passes of a step: a LoRA's."""
 
 
-class ShardedEngine(Engine):
+class ShardedEngine(TogetherEngine):
     """Tensors divided as accelerate's configuration says, by torch itself: accelerate leaves them whole on a CPU.
 
     replicas: how many groups of processes hold all tensors, such as one a node.
@@ -78,20 +72,8 @@ class ShardedEngine(Engine):
         policy.set_requires_gradient_sync(last or not self._hold)
         yield
 
-    def backward(self, loss: Tensor) -> None:
-        """torch takes the mean over the processes."""
-        super().backward(loss * self.processes.world if self._summed else loss)
-
-    def reduce(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Done during backward."""
-
     def clip(self, parameters: Sequence[nn.Parameter], largest: float) -> Tensor:
         return super().clip(parameters, largest).full_tensor()
-
-    def in_step(self, parts: list[_T], spare: Callable[[], _T]) -> Iterator[tuple[_T, bool]]:
-        missing = self.processes.most(len(parts)) - len(parts)
-        yield from ((part, True) for part in parts)
-        yield from ((spare(), False) for _ in range(missing))
 
     @contextlib.contextmanager
     def gathered(self) -> Iterator[None]:
@@ -120,9 +102,6 @@ class ShardedEngine(Engine):
 
         placements = [Replicate()] * (self.mesh.ndim - 1) + [Shard(0)]
         return zeros(*shape, dtype=dtype, device_mesh=self.mesh, placements=placements)
-
-    def all_stop(self) -> bool:
-        return met("stop", STOP)
 
     def whole_on_first(self, *networks: nn.Module) -> None:
         for network in networks:

@@ -87,7 +87,7 @@ class Trainer(ABC):
         self.engine = engine or engine_of(accelerator)
         self.parameters = [parameter for _, parameter in named]
         optimizer = build_optimizer(config.optim, groups or self.parameters)
-        self.state = TrainingState(named, optimizer,
+        self.state = TrainingState(named, self.engine.divided(optimizer),
                                    build_schedule(config.optim, optimizer, updates or config.train.steps),
                                    build_ema(config.optim, self.parameters, optimizer))
         self.gradients = gradients_for(config.optim, self.parameters, optimizer, self.engine)

@@ -50,9 +50,13 @@ class TrainingState:
     step: int = 0
     extras: dict[str, Any] = field(default_factory=dict)
 
-    def write(self, folder: Path) -> None:
+    def write(self, folder: Path, first: bool = True) -> None:
+        """One file of all. first: whether this process is who writes; the others may hold parts of what it does."""
+        rest = self._rest()
+        if not first:
+            return
         write_tensors(folder / "trainable.safetensors", dict(self.parameters))
-        torch.save(self._rest(), folder / "optimizer.pt")
+        torch.save(rest, folder / "optimizer.pt")
         (folder / "state.json").write_text(json.dumps({"step": self.step}))
 
     def write_parts(self, folder: Path, processes: Processes) -> None:
@@ -164,7 +168,7 @@ class Checkpoints:
                             f"{self.last_good()} (a lower optim.lr usually helps)")
         with postponed():
             write = partial(self.state.write_parts, processes=self.engine.processes) if self.engine.sharded else \
-                self.state.write
+                partial(self.state.write, first=self.engine.processes.is_first)
             self.run.save_checkpoint(self.state.step, write, self.output.keep_checkpoints)
         self._saved = time.monotonic()
 
@@ -202,7 +206,7 @@ class Checkpoints:
 
     def stop_in_between(self) -> None:
         """Raise Stopped within a step when a signal asked for the end and only this step is lost."""
-        if asked() and self.is_kept and not self.engine.sharded:  # others would wait for this process's passes
+        if asked() and self.is_kept and not self.engine.together:  # others would wait for this process's passes
             raise Stopped(asked())
 
     @contextlib.contextmanager
@@ -217,7 +221,7 @@ class Checkpoints:
             kept = f"step {self.state.step} is kept" if self.state.step else "before the first step"
             raise Stopped(stop.number, f"stopped, {kept} in {self.run.path}; {CONTINUE}") from None
         except Exception:
-            gone = self.engine.sharded or not self.accelerator.is_main_process
+            gone = self.engine.together or not self.accelerator.is_main_process
             if asked() and gone:  # the first process, or whoever passes are made with
                 raise Stopped(asked()) from None
             raise

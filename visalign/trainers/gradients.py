@@ -16,7 +16,7 @@ class HeldGradients:
 
     def reached(self, parameter: nn.Parameter) -> bool:
         """Whether the backward pass gave this parameter a gradient."""
-        return parameter.grad is not None
+        return self.engine.reached(parameter)
 
     def norm(self) -> Tensor:
         return self.engine.clip(self.parameters, self.largest)

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from visalign.config import GuideConfig, OfflineConfig, OnlineConfig, RewardConfig
 from visalign.errors import UserError
 from visalign.generators.hardware.devices import pick_device, pick_dtype
-from visalign.parallel.opening import check_configuration, is_sharded_run, open_processes
+from visalign.parallel.opening import check_configuration, is_sharded_run, open_processes, uses_deepspeed
 from visalign.parallel.sharing import Processes
 from visalign.parallel.watch import watched
 from visalign.storage.run_folder import RunFolder
@@ -37,7 +37,9 @@ def check_sharded(config: AnyConfig) -> None:
     if not is_sharded_run():
         return
     model = None if config.loop == "reward" else config.model
-    wrong = {f"optim.name {config.optim.name}: looks at whole tensors": config.optim.name not in STEPS_ON_PARTS,
+    averages = uses_deepspeed() and config.optim.name == "adamw_schedulefree"
+    wrong = {"optim.name adamw_schedulefree: puts its average into DeepSpeed's copy of the weights": averages,
+             f"optim.name {config.optim.name}: looks at whole tensors": config.optim.name not in STEPS_ON_PARTS,
              "optim.fused_backward: uses gradients before all processes have them": config.optim.fused_backward}
     if model is not None:
         wrong |= {
