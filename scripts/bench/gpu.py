@@ -181,7 +181,7 @@ def measure_ours(case: Case, device, tiny: bool, repeats: int) -> dict[str, Any]
                 part.to(memory_format=torch.channels_last)
         if case.pairs is None:
             trainer = online_trainer(generator, config, folder)
-            bare, samples = bare_epoch(trainer), trainer.collector.size
+            bare, samples = bare_epoch(trainer), trainer.epochs.size
         else:
             trainer = offline_trainer(generator, config, folder)
             bare, samples = bare_step(trainer, case.pairs), 2 * case.pairs

@@ -16,10 +16,12 @@ from visalign.data.seed_preferences import read_seed_preferences
 from visalign.errors import UserError
 from visalign.generators import load_generator
 from visalign.jobs.draw_votes import draw_for_votes
+from visalign.parallel.opening import engine_of
 from visalign.sampling.encoding_cache import EncodingCache
-from visalign.trainers.online.collect import PromptEmbeddings, RolloutCollector, prompt_tasks_of
+from visalign.trainers.online.collect import PromptEmbeddings, RolloutCollector, RolloutParts
+from visalign.trainers.online.epochs import Epochs, prompt_tasks_of
 from visalign.trainers.online.rollout import Sampler
-from visalign.trainers.online.step_selection import noisy_steps, plan_steps
+from visalign.trainers.online.step_selection import noisy_steps
 from visalign.trainers.opening import open_accelerator
 
 
@@ -35,12 +37,11 @@ def test_training_draws_the_images_that_were_voted_on(online_recipe, tmp_path, b
     generator = load_generator(config.model, "cpu")
     sampler = Sampler(generator, config.rollout, False)
     conditions = PromptEmbeddings(EncodingCache(config.rollout.cache, generator), config, generator.device)
-    collector = RolloutCollector(config, generator, prompt_tasks_of(read_seed_preferences(config.rollout.votes)), None,
-                                 conditions,
-                          open_accelerator(config), sampler)
+    engine = engine_of(open_accelerator(config))
     noisy = noisy_steps(generator.process, sampler.times, config.rollout)
-    plan = plan_steps(config.rollout, noisy, 0, 0, collector.places())
-    epoch = collector.collect(0, plan, plan.trained)
+    epochs = Epochs(config, prompt_tasks_of(read_seed_preferences(config.rollout.votes)), conditions.key,
+                    engine.processes, noisy, lambda plan: plan.trained)
+    epoch = RolloutCollector(RolloutParts(config, generator, epochs, None, conditions, engine, sampler)).collect(0)
     assert epoch.rewards.flatten().tolist() == [1, 0] * 2
     row = next(row for row in decided if row["prompt"] == epoch.prompts[0])
     rank = [f"{side}" for side in (row["choice"], "b" if row["choice"] == "a" else "a")]

@@ -14,12 +14,14 @@ QUICKSTARTS = {"tiny-sdxl": "quickstart", "tiny-sd3": "ai_feedback"}
 
 @click.command(cls=Verb)
 @recipe_arguments
+@click.option("--rollouts", type=click.Choice(["local", "ray"]),
+              help="Where an online recipe's samples are drawn: rollout.engine=ray is actors on a Ray cluster.")
 @click.option("--dry-run", is_flag=True, help="Print settings, sizes and a memory estimate; load nothing.")
 @click.option("--card", type=click.FloatRange(1, 1024), metavar="GIB",
               help="With --dry-run: plan for a GPU with this memory, which need not be here.")
 @resume_options
-def train(config: str, overrides: tuple[str, ...], dry_run: bool, card: float | None, resume: bool,
-          auto_resume: bool) -> None:
+def train(config: str, overrides: tuple[str, ...], rollouts: str | None, dry_run: bool, card: float | None,
+          resume: bool, auto_resume: bool) -> None:
     """Fine-tune a generator as CONFIG says.
 
     CONFIG is a file, or the name of a shipped recipe (`visalign list recipes`); KEY=VALUE pairs override it.
@@ -28,10 +30,11 @@ def train(config: str, overrides: tuple[str, ...], dry_run: bool, card: float | 
     visalign train sdxl_dpo data.path=pairs.jsonl model=my_sdxl.safetensors
     visalign train sft_folder data.path=my_images optim.lr=1e-5
     visalign train online/sdxl_ddpo rollout.prompts=prompts.txt --dry-run --card 24
+    visalign train online/flow_grpo_ray --rollouts ray rollout.ray.actors=4
     """
     if card is not None and not dry_run:
         raise click.UsageError("--card is for --dry-run: a run computes on what is here")
-    settings = read_recipe(config, overrides)
+    settings = read_recipe(config, (*overrides, *([f"rollout.engine={rollouts}"] if rollouts else ())))
     if dry_run:
         from visalign.jobs.dry_run import describe_run
 

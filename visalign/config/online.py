@@ -1,7 +1,8 @@
 """Settings of online training, on the model's own samples."""
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
+from annotated_types import Interval
 from pydantic import field_validator, model_validator
 
 from visalign.config.common import (
@@ -31,6 +32,7 @@ from visalign.validation.ranges import (
     Seconds,
     Seed,
     Share,
+    Staleness,
     Steps,
     Wait,
     WaitMinutes,
@@ -57,6 +59,25 @@ class WindowSettings(Settings):
     exp_from: FewOrNone = 13
 
 
+class RolloutActorSettings(Settings):
+    """Actors on a Ray cluster that sample and score, each with the generator and the rewards in its own process.
+
+    address: HOST:PORT of the cluster's head; null: the variable RAY_ADDRESS, else a Ray of this machine alone.
+    actors: how many. cpus, gpus: what Ray sets aside for each; gpus null: one where the generator learns on a GPU, else
+    none. replacements: how many actors may die or stand still in all before the run ends; another one takes the place
+    of each, and draws its batch again. wait_minutes: how long one may take to start, or for a batch, before that.
+    store_gib: memory for results of a Ray of this machine; null: Ray's own choice, a third of what is there.
+    """
+
+    address: Text | None = None
+    actors: Few = 2
+    cpus: Positive = 0.5
+    gpus: Weight | None = None
+    replacements: FewOrNone = 3
+    wait_minutes: WaitMinutes = 30.0
+    store_gib: Annotated[float, Interval(ge=0.1, le=10_000)] | None = None
+
+
 class RolloutSettings(Settings):
     """How the generator's own samples are drawn, and which of their sampling steps are trained on.
 
@@ -73,6 +94,9 @@ class RolloutSettings(Settings):
     same_noise: all samples of a prompt start from one noise and differ by the sampler's noise alone.
     guidance_scale: of sampling and of training alike. detach_negative: no gradient through the unguided branch.
     guidance_apart: the unguided branch in a pass of its own, which then keeps no activations; else both in one.
+    engine: `local`, or `ray`: actors of `ray` sample and score, and this process learns.
+    staleness: with engine ray, how many epochs the policy that samples may be behind the one that learns; with 0 they
+    take turns, and the run is the same as with engine local.
     """
 
     prompts: Text | None = None
@@ -96,6 +120,9 @@ class RolloutSettings(Settings):
     detach_negative: bool = True
     guidance_apart: bool = False
     cache: Text = "~/.cache/visalign/latents"
+    engine: Literal["local", "ray"] = "local"
+    staleness: Staleness = 0
+    ray: RolloutActorSettings = RolloutActorSettings()
 
 
 def check_window(window: WindowSettings, steps: int) -> None:
@@ -227,6 +254,9 @@ class OnlineConfig(Settings):
         if rollout.guidance_apart and not rollout.detach_negative:
             raise ValueError("rollout.guidance_apart saves what a pass without gradient saves, and "
                              "rollout.detach_negative false wants gradients from both; leave one of them out")
+        if rollout.staleness and rollout.engine == "local":
+            raise ValueError(f"rollout.staleness {rollout.staleness}: one process samples with what it has learnt; use "
+                             "rollout.engine ray, or staleness 0")
         if rollout.window:
             check_window(rollout.window, rollout.steps - rollout.clean_steps)
         if rollout.same_noise and rollout.sampler == "ode":

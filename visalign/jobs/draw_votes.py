@@ -19,7 +19,8 @@ from visalign.media.video_files import media_file, save_sheet
 from visalign.rewards import finite_scores, for_modality, load_reward
 from visalign.sampling.encoding_cache import EncodingCache
 from visalign.storage.files import write_atomically
-from visalign.trainers.online.collect import PromptEmbeddings, voted_seeds
+from visalign.trainers.online.collect import PromptEmbeddings
+from visalign.trainers.online.epochs import voted_seeds
 from visalign.trainers.online.rollout import Sampler, Start
 from visalign.trainers.online.step_selection import noisy_steps
 

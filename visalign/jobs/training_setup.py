@@ -24,6 +24,7 @@ from visalign.generators.files.sketching import explained, sketch
 from visalign.generators.prompt_length import say_what_is_cut
 from visalign.media.fitting import Size
 from visalign.media.source_images import content_of
+from visalign.parallel.ray_cluster import check_ray
 from visalign.parallel.sharing import Processes
 from visalign.processes import PROCESSES
 from visalign.rewards import check_sources_given, for_modality, load_reward
@@ -34,8 +35,8 @@ from visalign.storage.run_folder import RunFolder
 from visalign.trainers.offline.encoded_pairs import check_items, digest_entry, encode_pairs, standardised
 from visalign.trainers.offline.loop import OfflineTrainer
 from visalign.trainers.offline.sides import mixture_lines, split_items
-from visalign.trainers.online.collect import PromptTask, prompt_tasks_of
 from visalign.trainers.online.epoch_shape import check_arithmetic
+from visalign.trainers.online.epochs import PromptTask, prompt_tasks_of
 from visalign.trainers.online.loop import OnlineTrainer
 from visalign.trainers.online.scoring import RewardSet
 from visalign.trainers.online.step_selection import check_noise
@@ -165,6 +166,7 @@ def check_online(config: OnlineConfig, family: type[Generator]) -> FoundPairs:
     rollout, prompts = config.rollout, [asked.prompt for asked in read_prompt_tasks(config)]
     check_sampler(config, family)
     check_arithmetic(config, int(os.environ.get("WORLD_SIZE", "1")))
+    check_engine(config)
     family.check_prompts(prompts, "rollout.prompts")
     reward_set = RewardSet(config.reward, "cpu", family.modality)
     check_sources_given([term.reward for term in reward_set.terms], prompts, "rollout.prompts")
@@ -181,6 +183,20 @@ def check_online(config: OnlineConfig, family: type[Generator]) -> FoundPairs:
             raise UserError(f"objective.last_steps {objective.last_steps} are more than rollout.steps {rollout.steps}")
         reward_set.check_differentiable()
     return FoundPairs(prompts, [])
+
+
+def check_engine(config: OnlineConfig) -> None:
+    """Raise UserError when samples cannot be drawn where, or as long before, as the recipe says."""
+    rollout, objective = config.rollout, build_objective(config.objective, loop="online")
+    if rollout.engine == "local":
+        return
+    check_ray(f"rollout.engine {rollout.engine}")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("rollout.engine ray: one process learns while actors sample; start it without torchrun and "
+                        "accelerate, or use rollout.engine=local")
+    if rollout.staleness and objective.stale:
+        raise UserError(f"rollout.staleness {rollout.staleness}: objective.name {config.objective['name']} cannot "
+                        f"learn from an earlier policy's samples, since {objective.stale}; use rollout.staleness=0")
 
 
 def check_sampler(config: OnlineConfig, family: type[Generator]) -> None:
@@ -224,7 +240,7 @@ def build_online(config: OnlineConfig, generator: Generator, run: RunFolder, acc
     reward_set = RewardSet(config.reward, str(accelerator.device), generator.modality) if config.reward.models else None
     trainer = OnlineTrainer(config, generator, asked, reward_set, run, accelerator)
     what = "votes" if config.rollout.votes else "training prompts"
-    return trainer, {what: len(asked), "samples an epoch": trainer.collector.size}
+    return trainer, {what: len(asked), "samples an epoch": trainer.epochs.size}
 
 
 LOOPS = {"offline": Loop(check_offline, build_offline), "online": Loop(check_online, build_online)}

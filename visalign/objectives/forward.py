@@ -64,6 +64,7 @@ class DiffusionNFT(ForwardMethod):
     decay: Literal["none", "slow", "late"] = "slow"
 
     process: ClassVar[str] = "flow"
+    stale: ClassVar[str] = "it compares with the policy that sampled, which is its own old policy"
 
     @property
     def needs(self) -> frozenset[str]:
@@ -114,6 +115,7 @@ class AWM(ForwardMethod):
     decay_ramp: Steps = 1000
 
     process: ClassVar[str] = "flow"
+    stale: ClassVar[str] = "its ratio is to the policy that sampled, which is its own old policy"
 
     @property
     def needs(self) -> frozenset[str]:

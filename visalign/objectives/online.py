@@ -68,13 +68,15 @@ class OnlineObjective(Protocol):
     """Settings and loss of one method. needs: subset of {"reference", "old_mean", "old"}.
 
     `select` picks the samples of an update as units of `unit_size` indices; a unit is never split. The loss must
-    be a mean over the micro-batch, so that the loop can weigh micro-batches by their size. draws: whose own the times
+    be a mean over the micro-batch, so that the loop can weigh micro-batches by their size. stale: why it cannot learn
+    from samples of an earlier policy, "" where it can. draws: whose own the times
     and the noise of a `noised` view are, a "sample"'s or a "group"'s.
     """
 
     process: ClassVar[str]
     view: ClassVar[str]
     draws: ClassVar[str]
+    stale: ClassVar[str]
 
     @property
     def least_group(self) -> int: ...
@@ -107,6 +109,7 @@ class OnlineBase(Ranged):
     process: ClassVar[str] = "any"
     unit: ClassVar[int] = 1
     draws: ClassVar[str] = "sample"
+    stale: ClassVar[str] = ""
 
     def unit_size(self, group_size: int) -> int:
         """Samples that the loss compares, and that one process therefore holds."""

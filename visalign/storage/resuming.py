@@ -12,6 +12,7 @@ from visalign.storage.old_names import read_run_settings
 MAY_CHANGE = frozenset({
     "train.steps", "train.epochs", "train.device", "train.workers", "train.patience", "train.wait_minutes",
     "train.batch_size", "train.gradient_accumulation", "rollout.batch_size", "data.cache", "rollout.cache",
+    "rollout.engine", "rollout.ray",
     "model.gradient_checkpointing", "model.vae_slicing", "model.memory", "eval.every", "eval.batch_size",
     "reward.timeout", "reward.retries", "reward.retry_wait", "reward.max_failures", "reward.offload",
     "guard.action", "guard.every", "guard.cost", "guard.budget", "guard.drift", "guard.tolerance",

@@ -217,17 +217,23 @@ class Trainer(ABC):
                         f"{self.blame(batch)}; {self.checkpoints.last_good()}")
 
 
+def make_policy(generator: Generator, config) -> None:
+    """Make what the recipe trains trainable, with the same start in every process and after a restart."""
+    torch.manual_seed(config.train.seed)
+    model = config.model
+    generator.make_trainable(model.tuning, reference=model.reference, compiled=model.compile,
+                             gradient_checkpointing=model.gradient_checkpointing, **dict(model.lora))
+
+
 class GeneratorTrainer(Trainer):
     """A loop that trains `generator` as `config.model` and `config.objective` say."""
 
     def __init__(self, config, generator: Generator, run: RunFolder, accelerator: Accelerator,
                  updates: int | None = None):
         self.generator, self.objective = generator, build_objective(config.objective, loop=config.loop)
-        torch.manual_seed(config.train.seed)  # the adapter's start must be equal on every process and after a restart
-        model, engine = config.model, engine_of(accelerator)
+        engine = engine_of(accelerator)
         engine.send_home(generator.denoiser)
-        generator.make_trainable(model.tuning, reference=model.reference, compiled=model.compile,
-                                 gradient_checkpointing=model.gradient_checkpointing, **dict(model.lora))
+        make_policy(generator, config)
         on_noised = "noised" in (getattr(self.objective, "view", None), getattr(self.objective, "states", None))
         for remark in remarks(generator, config.model.source, on_noised):
             notice(remark)

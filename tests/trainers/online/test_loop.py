@@ -186,13 +186,14 @@ def test_two_processes_learn_what_one_does_with_twice_the_batch(online_recipe, t
 def test_processes_share_an_epoch_in_whole_batches(world):
     from types import SimpleNamespace
 
-    from visalign.trainers.online.collect import RolloutCollector
+    from visalign.parallel.sharing import Processes
+    from visalign.trainers.online.epochs import Epochs
 
     def places(rank):
-        collector = RolloutCollector.__new__(RolloutCollector)
-        collector.config = SimpleNamespace(rollout=SimpleNamespace(batch_size=4, prompts_per_epoch=4, group_size=8))
-        collector.accelerator = SimpleNamespace(num_processes=world, process_index=rank)
-        return collector.places(), [collector.batch_of(place) for place in collector.places()]
+        epochs = Epochs.__new__(Epochs)
+        epochs.config = SimpleNamespace(rollout=SimpleNamespace(batch_size=4, prompts_per_epoch=4, group_size=8))
+        epochs.processes = Processes(rank, world)
+        return epochs.places(), [epochs.batch_of(place) for place in epochs.places()]
 
     held = [places(rank) for rank in range(world)]
     assert sorted(place for mine, _ in held for place in mine) == list(range(32))

@@ -1,35 +1,38 @@
-"""One epoch of rollouts: prompts times group, sampled in batches, scored in the background, gathered."""
+"""Epochs of rollouts in the learner's own process: sampled in batches, scored in the background, gathered."""
 
+import contextlib
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
-from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from visalign.config import OnlineConfig
-from visalign.data.seed_preferences import SeedPreference
 from visalign.errors import UserError
 from visalign.generators.base import Conditioning, Generator, Guidance
 from visalign.generators.observe.rows import join
 from visalign.media.samples import Sample
 from visalign.media.source_images import sample_of
+from visalign.parallel.engine import Engine
 from visalign.parallel.sharing import doing
 from visalign.sampling.encoding_cache import EncodingCache
-from visalign.sampling.seeds import stable_seed
+from visalign.storage.out_of_memory import give_back
+from visalign.trainers.online.epochs import Epochs
 from visalign.trainers.online.rollout import Sampler, Start, Trajectory
-from visalign.trainers.online.scoring import AsyncScorer, RewardSet
-from visalign.trainers.online.step_selection import StepPlan
-from visalign.trainers.order import DataOrder
+from visalign.trainers.online.scoring import AsyncScorer, RewardBatch, RewardSet
 
 
 @dataclass
 class RolloutBatch:
     """samples: this process's, by place. rewards: float32 [n, K] of all places in order, NaN where unscored.
     groups: int64 [n]. prompts: [n]. images: this process's first groups, for the grid. seconds: by phase.
-    stochastic: the sampling steps that added noise."""
+    stochastic: the sampling steps that added noise. version: how many epochs the policy that sampled had learnt from.
+    """
 
     samples: dict[int, Trajectory]
     rewards: Tensor
@@ -38,14 +41,12 @@ class RolloutBatch:
     images: list[tuple[int, Sample]]
     seconds: dict[str, float]
     stochastic: frozenset[int]
+    version: int
 
-
-@dataclass(frozen=True)
-class PromptTask:
-    """A prompt to sample, with seeds where it was voted on."""
-
-    prompt: str
-    seeds: tuple[int, int] | None = None
+    @property
+    def stored(self) -> int:
+        """Steps that are stored of each sample."""
+        return len(next(iter(self.samples.values())).steps)
 
 
 class PromptEmbeddings:
@@ -84,75 +85,95 @@ class PromptEmbeddings:
         return {name: each.to(self.device) for name, each in join([self._known[key] for key in keys]).items()}
 
 
+def decoded_samples(generator: Generator, drawn: list[Trajectory]) -> list[Sample]:
+    """The images or videos of sampled latents, as rewards see them."""
+    media = generator.decode(torch.stack([sample.latents for sample in drawn]).to(generator.device))
+    return [sample_of(each.start.prompt, generator.text_of(each.start.prompt), one, each.start.place)
+            for each, one in zip(drawn, media, strict=True)]
+
+
+@dataclass
+class RolloutParts:
+    """What epochs are collected with. policy: a context in which the generator is the policy that samples. parameters:
+    what is trained, by name."""
+
+    config: OnlineConfig
+    generator: Generator
+    epochs: Epochs
+    reward_set: RewardSet | None
+    conditions: PromptEmbeddings
+    engine: Engine
+    sampler: Sampler
+    policy: Callable[[], AbstractContextManager] = contextlib.nullcontext
+    parameters: list[tuple[str, nn.Parameter]] = field(default_factory=list)
+
+
+class RolloutSource(Protocol):
+    """Where an online loop's samples come from. kept: what of it is kept in a checkpoint, by name."""
+
+    kept: dict[str, Any]
+
+    def running(self) -> AbstractContextManager:
+        """A context in which epochs may be collected."""
+        ...
+
+    def collect(self, epoch: int) -> RolloutBatch:
+        """An epoch, sampled and scored; called for each one as its updates are about to begin.
+
+        Raises UserError when too many samples have no score or a reward keeps failing.
+        """
+        ...
+
+
 class RolloutCollector:
-    """Samples and scores epochs. Sample `place` of an epoch belongs to prompt place // group_size of that epoch."""
+    """Samples and scores epochs in this process, with the network that learns."""
 
-    def __init__(self, config: OnlineConfig, generator: Generator, tasks: list[PromptTask],
-                 reward_set: RewardSet | None,
-                 conditions: PromptEmbeddings, accelerator: Accelerator, sampler: Sampler):
-        self.config, self.generator, self.sampler = config, generator, sampler
-        self.reward_set, self.conditions, self.accelerator = reward_set, conditions, accelerator
-        self.order = DataOrder(tasks, config.train.seed)
-        self.scorer = AsyncScorer(reward_set) if reward_set else None
+    def __init__(self, parts: RolloutParts):
+        self.parts, self.config, self.generator, self.epochs = parts, parts.config, parts.generator, parts.epochs
+        self.reward_set, self.conditions = parts.reward_set, parts.conditions
+        self.accelerator = parts.engine.accelerator
+        self.scorer = AsyncScorer(parts.reward_set) if parts.reward_set else None
+        self.kept: dict[str, Any] = {}
 
-    @property
-    def size(self) -> int:
-        return self.config.rollout.prompts_per_epoch * self.config.rollout.group_size
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        yield
 
-    def batch_of(self, place: int) -> int:
-        """The sampling batch, counted over all processes, that a place belongs to."""
-        return place // (self.config.rollout.batch_size * self.accelerator.num_processes)
+    def collect(self, epoch: int) -> RolloutBatch:
+        place_rewards(self.reward_set, self.config, str(self.generator.device))
+        with self.parts.policy(), self.parts.engine.gathered():
+            collected = self._collect(epoch)
+        place_rewards(self.reward_set, self.config, "cpu")
+        give_back()
+        return collected
 
-    def places(self) -> list[int]:
-        """The places this process samples, batch by batch."""
-        size, world = self.config.rollout.batch_size, self.accelerator.num_processes
-        first = self.accelerator.process_index * size
-        return [place for start in range(first, self.size, size * world) for place in range(start, start + size)]
-
-    def collect(self, epoch: int, plan: StepPlan, kept: Tensor) -> RolloutBatch:
-        """Sample and score an epoch. Raises UserError when too many samples have no score or a reward keeps failing."""
-        rollout, places = self.config.rollout, self.places()
-        tasks = [self.order[epoch * rollout.prompts_per_epoch + slot] for slot in range(rollout.prompts_per_epoch)]
-        self.conditions.load([each.prompt for each in tasks])
+    def _collect(self, epoch: int) -> RolloutBatch:
+        requests, prompts = self.epochs.requests(epoch), self.epochs.prompts(epoch)
+        self.conditions.load(list(dict.fromkeys(prompts)))
         started, decoding, scoring_before = time.perf_counter(), 0.0, self.scorer.seconds if self.scorer else 0.0
         samples: dict[int, Trajectory] = {}
         scoring: list[tuple[list[int], Future]] = []
         images: list[tuple[int, Sample]] = []
-        size = rollout.batch_size
-        batches = tqdm(range(0, len(places), size), desc=f"epoch {epoch + 1}: sampling", unit="batch", leave=False,
-                       disable=not self.accelerator.is_main_process)
-        for b in batches:
+        for request in tqdm(requests, desc=f"epoch {epoch + 1}: sampling", unit="batch", leave=False,
+                            disable=not self.accelerator.is_main_process):
             doing()
-            starts = [self._start(epoch, place, tasks) for place in places[b:b + size]]
-            drawn = self.sampler.draw(starts, *self.conditions.of(starts), plan.stochastic, kept[b:b + size])
+            starts = list(request.starts)
+            drawn = self.parts.sampler.draw(starts, *self.conditions.of(starts), request.stochastic, request.kept)
             samples |= {sample.start.place: sample for sample in drawn}
             if self.scorer:
                 before = time.perf_counter()
-                decoded = self.generator.decode(torch.stack([s.latents for s in drawn]).to(self.generator.device))
-                made = [sample_of(s.start.prompt, self.generator.text_of(s.start.prompt), media, s.start.place)
-                        for s, media in zip(drawn, decoded, strict=True)]
+                made = decoded_samples(self.generator, drawn)
                 decoding += time.perf_counter() - before
-                images += [(s.start.place, sample) for s, sample in zip(drawn, made, strict=True)][:size]
-                scoring.append((places[b:b + size], self.scorer.submit(made)))
+                places = [start.place for start in starts]
+                images += zip(places, made, strict=True) if request.shown else ()
+                scoring.append((places, self.scorer.submit(made)))
         sampled = time.perf_counter()
-        rewards = self._gathered(scoring) if self.scorer else self._votes(tasks)
+        rewards = self._gathered(scoring) if self.scorer else votes_as_rewards(self.epochs)
         seconds = {"sampling": sampled - started - decoding, "decoding": decoding,
                    "waiting_for_rewards": time.perf_counter() - sampled,
                    "scoring": (self.scorer.seconds if self.scorer else 0.0) - scoring_before}
-        slots = torch.arange(self.size) // rollout.group_size
-        return RolloutBatch(samples, rewards, slots, [tasks[slot].prompt for slot in slots.tolist()], images, seconds,
-                            plan.stochastic)
-
-    def _start(self, epoch: int, place: int, tasks: list[PromptTask]) -> Start:
-        rollout, seed = self.config.rollout, self.config.train.seed
-        slot, copy = divmod(place, rollout.group_size)
-        prompt = tasks[slot].prompt
-        if tasks[slot].seeds is not None:
-            own = tasks[slot].seeds[copy]
-            return Start(place, prompt, self.conditions.key(prompt), *voted_seeds(own))
-        noise = (seed, epoch, slot, "shared noise") if rollout.same_noise else (seed, epoch, place, "noise")
-        return Start(place, prompt, self.conditions.key(prompt), stable_seed(*noise),
-                     stable_seed(seed, epoch, place, "steps of sampling"))
+        return RolloutBatch(samples, rewards, self.epochs.groups, prompts, images, seconds, requests[0].stochastic,
+                            version=epoch)
 
     def _gathered(self, scoring: list[tuple[list[int], Future]]) -> Tensor:
         """Rewards of all places, gathered. Raises UserError when too few samples could be scored."""
@@ -161,27 +182,35 @@ class RolloutCollector:
             batches.append(self.scorer.result(future))
             rows += places
         values = torch.cat([torch.cat([batch.values, batch.failed[:, None].float()], 1) for batch in batches])
-        reason = next((text for batch in batches for text in batch.reasons.values()), "")
         mine = torch.cat([torch.tensor(rows, dtype=torch.float64)[:, None], values.double()], 1)
         gathered = self.accelerator.gather(mine.to(self.accelerator.device, torch.float64)).cpu()
         *columns, failed = gathered[gathered[:, 0].argsort(), 1:].float().unbind(1)
         rewards = torch.stack(columns, 1)
-        missing = ((failed > 0) | rewards.isnan().all(1)).double().mean().item()
-        if missing > self.config.reward.max_failures:
-            raise UserError(f"reward {', '.join(self.reward_set.names)}: {missing:.0%} of the epoch's samples have no "
-                            f"score or lack one, more than reward.max_failures {self.config.reward.max_failures:g}"
-                            f"{f' ({reason})' if reason else ''}; the run stops here, continue it with --resume")
+        check_scored(rewards, failed > 0, self.reward_set, first_reason(batches))
         return rewards
 
-    def _votes(self, tasks: list[PromptTask]) -> Tensor:
-        """1 for the preferred image of each vote, which comes first, and 0 for the other."""
-        return torch.tensor([[1.0], [0.0]]).repeat(len(tasks), 1)
+
+def first_reason(batches: list[RewardBatch]) -> str:
+    """Why the first sample without a score has none, '' when all have one."""
+    return next((text for batch in batches for text in batch.reasons.values()), "")
 
 
-def voted_seeds(seed: int) -> tuple[int, int]:
-    """First noise and step noise of an image that was shown to voters under `seed`."""
-    return stable_seed(seed, "noise"), stable_seed(seed, "steps of sampling")
+def check_scored(rewards: Tensor, failed: Tensor, reward_set: RewardSet, reason: str) -> None:
+    """Raise UserError when too many of an epoch's samples have no score, or lack one that they should have."""
+    missing = (failed | rewards.isnan().all(1)).double().mean().item()
+    limit = reward_set.settings.max_failures
+    if missing > limit:
+        raise UserError(f"reward {', '.join(reward_set.names)}: {missing:.0%} of the epoch's samples have no score or "
+                        f"lack one, more than reward.max_failures {limit:g}{f' ({reason})' if reason else ''}; the "
+                        "run stops here, continue it with --resume")
 
 
-def prompt_tasks_of(votes: list[SeedPreference]) -> list[PromptTask]:
-    return [PromptTask(vote.prompt, (vote.chosen_seed, vote.rejected_seed)) for vote in votes]
+def votes_as_rewards(epochs: Epochs) -> Tensor:
+    """1 for the preferred image of each vote, which comes first, and 0 for the other, [n, 1]."""
+    return torch.tensor([[1.0], [0.0]]).repeat(epochs.size // 2, 1)
+
+
+def place_rewards(reward_set: RewardSet | None, config: OnlineConfig, device: str) -> None:
+    """Move the rewards' networks where `reward.offload` wants them."""
+    if reward_set and config.reward.offload:
+        reward_set.to(device)

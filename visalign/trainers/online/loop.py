@@ -2,6 +2,8 @@
 
     prompts x group -> sampling run -> rewards (in the background) -> advantages -> terms -> objective -> step
 
+Samples come from a source: this process (collect.py), or others that sample while it learns (ahead/).
+
 Methods differ by an objective, an advantage rule, and the sampling steps they use. Losses of all processes add up, so
 they may hold different numbers of samples, and a sample has the same weight on any of them.
 
@@ -27,17 +29,19 @@ from visalign.media.video_files import save_sheet
 from visalign.objectives.advantages import Advantages, History
 from visalign.sampling.encoding_cache import EncodingCache
 from visalign.sampling.seeds import rng_for
-from visalign.storage.out_of_memory import give_back, memory_told
+from visalign.storage.out_of_memory import memory_told
 from visalign.storage.run_folder import RunFolder
 from visalign.trainers.base import GeneratorTrainer, NonFinite
-from visalign.trainers.online.collect import PromptEmbeddings, PromptTask, RolloutBatch, RolloutCollector
+from visalign.trainers.online.collect import PromptEmbeddings, RolloutBatch, RolloutParts
 from visalign.trainers.online.epoch_shape import check_arithmetic
+from visalign.trainers.online.epochs import Epochs, PromptTask
 from visalign.trainers.online.metrics import StepTable, epoch_metrics, peak_memory, rollout_rows
 from visalign.trainers.online.old_policy import OldPolicy
 from visalign.trainers.online.rollout import Sampler
 from visalign.trainers.online.scoring import RewardSet
 from visalign.trainers.online.self_check import check_ratio
-from visalign.trainers.online.step_selection import noisy_steps, plan_steps
+from visalign.trainers.online.sources import SOURCES
+from visalign.trainers.online.step_selection import noisy_steps
 from visalign.trainers.online.views import VIEWS, Context, MicroBatch
 
 
@@ -65,8 +69,11 @@ class OnlineTrainer(GeneratorTrainer):
         self.view = VIEWS[self.objective.view](
             Context(generator, config.rollout, self.objective, self.old, reward_set, config.train.seed), self.noisy)
         self.conditions = PromptEmbeddings(EncodingCache(config.rollout.cache, generator), config, generator.device)
-        self.collector = RolloutCollector(config, generator, tasks, reward_set, self.conditions, accelerator,
-                                          self.sampler)
+        self.epochs = Epochs(config, tasks, self.conditions.key, self.engine.processes, self.noisy, self.view.kept)
+        self.rollouts = SOURCES[config.rollout.engine](RolloutParts(
+            config, generator, self.epochs, reward_set, self.conditions, self.engine, self.sampler,
+            self._sampling_policy, self.state.parameters))
+        self.state.extras |= self.rollouts.kept
 
     def together(self) -> dict[str, int]:
         if self.config.train.updates_per_epoch == 1:
@@ -78,27 +85,25 @@ class OnlineTrainer(GeneratorTrainer):
         self.first = self.state.step
         self.generator.set_dropout(False)  # the trained policy is the one that sampled
         _, self.optimizer = self.engine.prepare(self.generator.denoiser, self.state.optimizer, summed=True)
-        yield
+        with self.rollouts.running():
+            yield
 
     def batch(self, epoch: int) -> RolloutBatch:
         """One epoch's samples, scored."""
-        plan = plan_steps(self.config.rollout, self.noisy, epoch, self.config.train.seed, self.collector.places())
-        place_rewards(self.reward_set, self.config, str(self.generator.device))
-        with self._sampling_policy(), self.engine.gathered():
-            collected = self.collector.collect(epoch, plan, self.view.kept(plan))
-        place_rewards(self.reward_set, self.config, "cpu")
-        give_back()
-        return collected
+        return self.rollouts.collect(epoch)
 
     def train_unit(self, epoch: int, collected: RolloutBatch) -> dict:
         """An epoch's updates."""
         advantages = self._advantages(collected)
         units = self.objective.select(advantages.advantages, advantages.trained, collected.groups)
         row = epoch_metrics(collected, advantages, self.reward_set, self.accelerator) | {"trained_samples": sum(
-            len(unit) for unit in units), "window": min(collected.stochastic, default=-1)}
+            len(unit) for unit in units), "window": min(collected.stochastic, default=-1),
+                                              "staleness": epoch - collected.version}
         self._show(epoch, collected)
+        self.view.expect(collected.stored)
         training = time.perf_counter()
-        rows = [self._update(epoch, part, collected, advantages, check=first and epoch == self.first)
+        current = epoch == self.first and collected.version == epoch
+        rows = [self._update(epoch, part, collected, advantages, check=first and current)
                 for first, part in self._parts(epoch, units)]
         self.counts.idle_epochs = 0 if units else self.counts.idle_epochs + 1
         if self.counts.idle_epochs >= self.config.train.patience:
@@ -115,9 +120,8 @@ class OnlineTrainer(GeneratorTrainer):
                       **{f"passes/{name}": count for name, count in self.generator.passes.items()}}
 
     def _show(self, epoch: int, collected: RolloutBatch) -> None:
-        """Save a grid of samples of the first epoch, of those that are evaluated, and of the last."""
-        every, last = self.config.eval.every, self.config.train.epochs - 1
-        if self.run.is_main and self.reward_set and (epoch in (0, last) or (every and (epoch + 1) % every == 0)):
+        """Save the grid of an epoch's samples."""
+        if self.run.is_main and self.epochs.is_shown(epoch):
             folder = self.run.path / "rollouts"
             folder.mkdir(exist_ok=True)
             save_sheet(rollout_rows(collected, self.config.rollout.group_size), folder / f"epoch-{epoch + 1:06d}.png")
@@ -158,10 +162,10 @@ class OnlineTrainer(GeneratorTrainer):
     def _parts(self, epoch: int, units: list[tuple[int, ...]]) -> list[tuple[bool, list[tuple[int, ...]]]]:
         """The units of each update (is it the first?, units), divided by whole sampling batches in a random order."""
         updates = self.config.train.updates_per_epoch
-        batches = self.collector.batch_of(self.collector.size - 1) + 1
+        batches = self.epochs.batch_of(self.epochs.size - 1) + 1
         order = torch.randperm(batches, generator=rng_for(self.config.train.seed, epoch, "updates"))
         part_of = {batch: i * updates // batches for i, batch in enumerate(order.tolist())}
-        parts = [[unit for unit in units if part_of[self.collector.batch_of(unit[0])] == i] for i in range(updates)]
+        parts = [[unit for unit in units if part_of[self.epochs.batch_of(unit[0])] == i] for i in range(updates)]
         return [(i == 0, part) for i, part in enumerate(parts)]
 
     @memory_told("training on samples")
@@ -249,12 +253,6 @@ class RunCounts:
 
     def load_state_dict(self, state: dict) -> None:
         vars(self).update(state)
-
-
-def place_rewards(reward_set: RewardSet | None, config: OnlineConfig, device: str) -> None:
-    """Move the rewards' networks where `reward.offload` wants them."""
-    if reward_set and config.reward.offload:
-        reward_set.to(device)
 
 
 def averaged(rows: list[dict]) -> dict:

@@ -11,6 +11,7 @@ from visalign.media.source_images import sheet_row
 from visalign.objectives import Outcome
 from visalign.objectives.advantages import Advantages
 from visalign.trainers.online.collect import RolloutBatch
+from visalign.trainers.online.epochs import SHOWN_GROUPS
 from visalign.trainers.online.scoring import RewardSet
 
 TOP_SHARES = (100, 50, 25, 10)
@@ -99,7 +100,7 @@ def peak_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def rollout_rows(collected: RolloutBatch, group_size: int, groups: int = 6,
+def rollout_rows(collected: RolloutBatch, group_size: int, groups: int = SHOWN_GROUPS,
                  across: int = 8) -> list[tuple[str, list[Media]]]:
     """Samples of the first groups, highest reward first."""
     total = collected.rewards.nan_to_num(0.0).sum(1)

@@ -52,9 +52,12 @@ class Context:
 
 
 class TermView(Protocol):
-    """terms: how many terms each sample has. kept: which steps the sampler must store, int64 [n, K]."""
+    """terms: how many terms each sample has. kept: which steps the sampler must store, int64 [n, K]. expect: that many
+    are stored of each sample of the epoch to learn from."""
 
     terms: int
+
+    def expect(self, stored: int) -> None: ...
 
     def kept(self, plan: StepPlan) -> Tensor: ...
 
@@ -72,6 +75,9 @@ class _WithPredictions:
 
     def prepare(self, noisy: list[int]) -> None:
         """Check settings and count terms."""
+
+    def expect(self, stored: int) -> None:
+        """Only steps make terms of what is stored."""
 
     def predictions(self, x: Tensor, t: Tensor, batch: MicroBatch) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """(policy, old, reference) at the same latents and times; the frozen ones first, since they change weights."""
@@ -93,8 +99,10 @@ class StepView(_WithPredictions):
         check_steps(self.settings, noisy)
         self.terms = trained_count(self.settings, noisy)
 
+    def expect(self, stored: int) -> None:
+        self.terms = stored
+
     def kept(self, plan: StepPlan) -> Tensor:
-        self.terms = plan.trained.shape[1]
         return plan.trained
 
     def build(self, batch: MicroBatch, term: int) -> tuple[StepTerms, Tensor]:

@@ -1,0 +1,1 @@
+"""Samples from other processes, drawn with earlier weights while this one learns."""
