@@ -208,8 +208,9 @@ def each_kind_once(network: nn.Module, live: LiveTensors | None = None) -> Itera
     """
     kinds: dict[tuple, tuple[Any, int]] = {}
     blocks = [block for blocks in network.modules() if isinstance(blocks, nn.ModuleList) for block in blocks]
+    live = live or LiveTensors(network)
     for block in blocks:
-        block.forward = _once(block, block.forward, kinds, live or LiveTensors(network))
+        block.forward = _once(block, block.forward, kinds, live)
     try:
         yield
     finally:

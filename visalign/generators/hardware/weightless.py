@@ -71,7 +71,7 @@ class Weightless:
             for name, parameter in list(module._parameters.items()):
                 if parameter is not None:
                     given = fake(parameter, f"{prefix}.{name}")
-                    module._parameters[name] = nn.Parameter(given, parameter.requires_grad)
+                    module._parameters[name] = _parameter(given, parameter.requires_grad)
             for name, buffer in list(module._buffers.items()):
                 if buffer is not None:
                     module._buffers[name] = fake(buffer, f"{prefix}.{name}")
@@ -231,6 +231,14 @@ class Weightless:
         if tiled and not self.generator.needs_tiling:
             vae.disable_tiling()
         return encoding, decoding
+
+
+def _parameter(fake: FakeTensor, trained: bool) -> Tensor:
+    """A fake tensor as a parameter of a module. torch's own way goes through an operation for each, which takes long."""
+    if getattr(fake, "_is_param", False):  # of another module too
+        return nn.Parameter(fake, trained)
+    fake.requires_grad_(trained)._is_param = True
+    return fake
 
 
 @contextlib.contextmanager
