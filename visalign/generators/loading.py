@@ -12,6 +12,7 @@ from visalign.generators.files.sketching import explained, shape_of, sketch
 from visalign.generators.hardware.devices import check_speed, held_dtype, pick_device, pick_dtype
 from visalign.generators.hardware.offloading import place
 from visalign.generators.hardware.quantization import check_quantizer, is_quantized, quantize_parts
+from visalign.generators.lora.layers import Beneath
 from visalign.generators.lora.start import beneath
 from visalign.storage.out_of_memory import give_back, memory_told
 from visalign.storage.weights import check_finite, check_present
@@ -19,12 +20,12 @@ from visalign.storage.weights import check_finite, check_present
 
 @memory_told("loading the model")
 def load_generator(source: str | ModelSettings, device: str | torch.device = "auto", *,
-                   denoiser: bool = True) -> Generator:
+                   denoiser: bool = True, sketched: bool = False) -> Generator:
     """Load a generator from a hub id, a diffusers folder, an embedded name, or full `Model` settings.
 
     Frozen weights are held as `held_dtype` says; the VAE always stays in float32, where it cannot overflow. denoiser:
-    False leaves its weights out, on which no encoding depends. Raises UserError for anything that is not a supported
-    pipeline.
+    False leaves its weights out, on which no encoding depends. sketched: whether a sketch of it has been made, and so
+    every mistake that this reveals is known. Raises UserError for anything that is not a supported pipeline.
     """
     import diffusers
 
@@ -38,8 +39,11 @@ def load_generator(source: str | ModelSettings, device: str | torch.device = "au
     diffusers.utils.logging.disable_progress_bar()
     _quiet_transformers()
     with explained(settings.source):
-        sketched = sketch(checkpoint, settings)
-        below, blank = beneath(sketched, settings), () if denoiser else tuple(sketched.networks())
+        if sketched and denoiser and not settings.loras and settings.lora.start is None:
+            below, blank = Beneath({}, {}), ()
+        else:
+            empty = sketch(checkpoint, settings)
+            below, blank = beneath(empty, settings), () if denoiser else tuple(empty.networks())
         pipeline = load_pipeline(pipeline_class, checkpoint, held_dtype(settings, device), blank, device)
     loaded = {f"model {settings.source}, its {name}": part for name, part in pipeline.components.items()
               if isinstance(part, nn.Module) and name not in blank}

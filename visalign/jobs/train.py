@@ -158,10 +158,10 @@ def train(config: OfflineConfig | OnlineConfig, resume: bool = False) -> Result:
 
 
 def trained(config: OfflineConfig | OnlineConfig, accelerator: Accelerator, run: RunFolder, started: float) -> Result:
-    """Load, train, measure and export in a run that is open."""
+    """Load, train, measure and export in a run that is open; a sketch of the model has been made."""
     check_loras(run, config.model)
     with advised(config):
-        generator = load_generator(config.model, accelerator.device)
+        generator = load_generator(config.model, accelerator.device, sketched=True)
     check_model(run, [generator.denoiser, *generator.frozen_modules()], f"model.source {config.model.source}")
     held_out = load_held_out(config.eval, str(accelerator.device), generator.modality)
     with advised(config):
