@@ -75,9 +75,11 @@ def check_agrees(process: Diffusion | Flow, scheduler) -> None:
 
     A perfect prediction for such data carries it exactly from one noise level to the next in every correct sampler,
     deterministic or not; another noise table, prediction, time or direction does not. Randomness is removed
-    by a second run from zero.
+    by a second run from zero. One that agreed before is not asked again.
     """
-    name = type(scheduler).__name__
+    name, known = type(scheduler).__name__, _settings_of(process, scheduler)
+    if known in _AGREED:
+        return
     try:
         own, falls = _carried(process, scheduler)
     except Exception as error:
@@ -92,6 +94,16 @@ def check_agrees(process: Diffusion | Flow, scheduler) -> None:
         raise UserError(f"its scheduler {name} ({words}) does not step as {_KINDS[process.kind]} with "
                         f"{process.prediction_type} prediction, which is how its family is trained here; such a model "
                         "is not supported")
+    _AGREED.add(known)
+
+
+_AGREED: set[tuple] = set()
+"""Settings with which a scheduler was seen to step as a process does."""
+
+
+def _settings_of(process: Diffusion | Flow, scheduler) -> tuple:
+    own = (value.numpy().tobytes() if isinstance(value, Tensor) else value for value in vars(process).values())
+    return type(process), *own, type(scheduler), scheduler.to_json_string()
 
 
 _KINDS = {"diffusion": "a variance-preserving diffusion", "flow": "a rectified flow"}
