@@ -60,6 +60,7 @@ def place(generator, offload: str, trained: bool) -> None:
     """Put a loaded generator's parts where `model.offload` wants them. trained: whether its networks will learn."""
     if offload == "none":
         generator.pipeline.to(generator.device)
+        generator.call.device = generator.device
         return
     networks, generator.offload = generator.networks(), offload
     generator.streams_blocks = offload == "blocks" and not trained

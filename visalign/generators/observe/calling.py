@@ -1,6 +1,7 @@
 """The arguments of a pipeline's call, by what its signature has."""
 
 import contextlib
+import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -24,6 +25,22 @@ LONGER = "a cat and two trees"
 _NEGATIVE, _IMAGE = "negative_prompt", "image"
 
 
+@functools.lru_cache
+def _computing_on(kind: type, device: torch.device) -> type:
+    """The pipeline's class, which need not walk through all layers at each call to find where it computes."""
+    return type(kind.__name__, (kind,), {"_execution_device": device, "__module__": kind.__module__})
+
+
+@contextlib.contextmanager
+def _known_device(pipeline, device: torch.device | None) -> Iterator[None]:
+    kind = type(pipeline)
+    pipeline.__class__ = kind if device is None else _computing_on(kind, device)
+    try:
+        yield
+    finally:
+        pipeline.__class__ = kind
+
+
 @contextlib.contextmanager
 def _as_it_is(pipeline, shape: Shape) -> Iterator[None]:
     yield
@@ -37,7 +54,7 @@ class PipelineCall:
     prompt of those who give none, None to give none. guided_at_all: False to go on without guidance, whatever the
     pipeline has. at_size: within it the pipeline works at a shape that it does not take as arguments. guidance, off:
     the rule, and options without it, once they are known. takes_sources: whether a prompt has source images; they are
-    cropped to the shape.
+    cropped to the shape. device: where all parts of the pipeline are, None where some come and go.
     """
 
     pipeline: Any
@@ -50,6 +67,7 @@ class PipelineCall:
     at_size: Callable[[Any, Shape], contextlib.AbstractContextManager] = _as_it_is
     guidance: GuidanceRule | None = None
     off: Mapping[str, float] = field(default_factory=dict)
+    device: torch.device | None = None
 
     def __post_init__(self):
         self.parameters = inspect.signature(type(self.pipeline).__call__).parameters
@@ -65,7 +83,7 @@ class PipelineCall:
 
     def __call__(self, **options: Any) -> None:
         """Run the pipeline with these arguments at the shape."""
-        with self.at_size(self.pipeline, self.shape):
+        with self.at_size(self.pipeline, self.shape), _known_device(self.pipeline, self.device):
             self.pipeline(**options)
 
     def shaped(self) -> dict[str, Any]:
