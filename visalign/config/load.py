@@ -5,6 +5,7 @@ Unknown keys are errors that name the nearest allowed key. `key=value` overrides
 """
 
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -95,11 +96,15 @@ def build_dataclass(kind: type, settings: dict[str, Any], unknown: str, prefix: 
         if switch_for_number(hints[key], value):
             raise UserError(f"{prefix}.{key} is {value!r}: a number is expected")
     try:
-        return TypeAdapter(kind).validate_python(settings)
+        return _adapter(kind).validate_python(settings)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         raise UserError(f"{prefix}{'.' if key else ': '}{_message(key, first)}") from None
+
+
+_adapter = lru_cache(TypeAdapter)
+"""What validates a class's settings: making one takes longer than all that it does afterwards."""
 
 
 def _section(location: tuple, kind: Any) -> type[BaseModel] | None:

@@ -6,12 +6,14 @@ Every YAML file is read and written here. It is data: tags, and values that mult
 import io
 import math
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
+from ruamel.yaml.parser import Parser
 from ruamel.yaml.representer import SafeRepresenter
 from ruamel.yaml.resolver import BaseResolver
 
@@ -51,6 +53,27 @@ _Writer.add_representer(str, lambda writer, text: writer.represent_scalar(
     "tag:yaml.org,2002:str", text, style=None if text.isprintable() else '"'))
 
 
+class _Plain(Parser):
+    """Refuses tags (even !!int raises in its own way) and deep nesting before anything is built."""
+
+    def __init__(self, text: str, where: str, loader):
+        super().__init__(loader)
+        self.text, self.where, self.depth = text, where, 0
+
+    def get_event(self):
+        event = super().get_event()
+        self.depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        if self.depth > MOST_DEPTH:
+            raise UserError(f"{self._line(event)} nested more than {MOST_DEPTH} levels deep, which settings never are")
+        if getattr(event, "tag", None):
+            raise UserError(f"{self._line(event)} settings are data, so tags such as "
+                            f"{self.text[event.start_mark.index:][:20].split()[0]} are not read")
+        return event
+
+    def _line(self, event) -> str:
+        return f"{self.where}: line {event.start_mark.line + 1}:"
+
+
 def _yaml() -> YAML:
     yaml = YAML(typ="safe", pure=True)
     yaml.Resolver, yaml.Representer = _Core, _Writer
@@ -81,27 +104,15 @@ def parse_yaml(text: str, where: str) -> Any:
     if len(text) > MOST_CHARACTERS:
         raise UserError(f"{where}: {len(text):,} characters are more than settings need; is this the right file?")
     try:
-        _check_events(text, where)
-        value = _yaml().load(text)
+        yaml = _yaml()
+        yaml.Parser = partial(_Plain, text, where)
+        value = yaml.load(text)
     except MarkedYAMLError as error:
         raise UserError(f"{where}: not readable as YAML, {_explained(error)}") from None
     except (YAMLError, ValueError) as error:  # ValueError: a number of 5,000 digits
         raise UserError(f"{where}: not readable as YAML ({' '.join(str(error).split())[:200]})") from None
     _check_plain(value, where)
     return value
-
-
-def _check_events(text: str, where: str) -> None:
-    """Refuse tags (even !!int raises in its own way) and deep nesting before anything is built."""
-    depth = 0
-    for event in _yaml().parse(text):
-        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
-        line = f"{where}: line {event.start_mark.line + 1}:"
-        if depth > MOST_DEPTH:
-            raise UserError(f"{line} nested more than {MOST_DEPTH} levels deep, which settings never are")
-        if getattr(event, "tag", None):
-            raise UserError(f"{line} settings are data, so tags such as "
-                            f"{text[event.start_mark.index:][:20].split()[0]} are not read")
 
 
 def dump_yaml(value: Any) -> str:
