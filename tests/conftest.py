@@ -96,18 +96,32 @@ COLOURS = {"red": (220, 40, 40), "blue": (40, 60, 220), "green": (40, 180, 70), 
            "black": (10, 10, 10), "pink": (240, 150, 190)}
 
 
+class Anything:
+    """Has every attribute, takes every call and answers with itself; a MagicMock, in a thousandth of the time."""
+
+    def __getattr__(self, name):
+        return self
+
+    def __call__(self, *given, **named):
+        return self
+
+    def __getitem__(self, key):
+        return self
+
+    def __iter__(self):
+        return iter(())
+
+
 @pytest.fixture
 def undrawn(monkeypatch):
     """What charts show is put together and not drawn: half of a tiny run's time is matplotlib's."""
-    from unittest.mock import MagicMock
-
     import numpy as np
     from matplotlib.figure import Figure
 
     def subplots(figure, lines=1, columns=1, squeeze=True):
         axes = np.empty((lines, columns), dtype=object)
         for place in np.ndindex(axes.shape):
-            axes[place] = MagicMock()
+            axes[place] = Anything()
         return axes if not squeeze else axes.item() if axes.size == 1 else axes.squeeze()
 
     def save(figure, file, **options):
