@@ -38,21 +38,6 @@ def rows_of(out) -> list[dict]:
     return [row for part in sorted(Path(out).glob("part-*")) for row in pq.read_table(part).to_pylist()]
 
 
-@pytest.fixture
-def here(monkeypatch):
-    """The work done in this process; the list takes the numbers of the partitions."""
-    made = []
-
-    def run(partitions, make, *_):
-        work = make(WorkerShare(1, 1.0, 0.0))
-        for number, part in partitions.items():
-            made.append(number)
-            yield work(number, part)
-
-    monkeypatch.setattr(module, "run_partitions", run)
-    return made
-
-
 def dies_once(specs, device, out, threads, share):
     """A worker whose process is killed in the middle of partition 3."""
     work, flag = module.scorer(specs, device, out, threads, share), Path(out.out.given).with_name("died")

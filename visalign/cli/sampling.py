@@ -19,6 +19,7 @@ from visalign.cli.options import (
     sampling_options,
     set_option,
 )
+from visalign.cli.ray_options import ray_options, ray_settings
 from visalign.cli.verbs import Verb, Verbs
 from visalign.errors import UserError
 from visalign.validation.ranges import Few, Limit, Positive, Seed
@@ -27,7 +28,8 @@ from visalign.validation.ranges import Few, Limit, Positive, Seed
 @click.command(cls=Verb)
 @click.argument("model")
 @click.argument("prompts", nargs=-1, required=True)
-@out_option("generated", "Folder for media, grid and samples.jsonl.")
+@click.option("--out", "-o", default="generated", show_default=True,
+              help="Folder for media, grid and samples.jsonl; with --engine ray it may be a URL.")
 @click.option("--lora", type=click.Path(exists=True, path_type=Path), help="A LoRA folder or file to load first.")
 @samples_option(4)
 @set_option
@@ -48,15 +50,17 @@ from visalign.validation.ranges import Few, Limit, Positive, Seed
               help="The part of the noise range in which the guide is followed.")
 @click.option("--guide-clip", default=1.0, show_default=True, type=ranged(Positive),
               help="Largest size of the guide's term, relative to the model's prediction.")
-def generate(model: str, prompts: tuple[str, ...], out: Path, lora: Path | None, samples_per_prompt: int,
+@ray_options
+def generate(model: str, prompts: tuple[str, ...], out: str, lora: Path | None, samples_per_prompt: int,
              settings: tuple[str, ...], steps: int | None, guidance_scale: float | None, seed: int, precision: str,
              device: str, best_of: int, reward: str, weights: str | None, guide_from: Path | None, guide_range: str,
-             guide_clip: float, video_format: str | None) -> None:
+             guide_clip: float, video_format: str | None, **cluster) -> None:
     """Sample MODEL on PROMPTS (texts, or one @file with a prompt per line) into media files, a grid and samples.jsonl.
 
     \b
     visalign generate stabilityai/stable-diffusion-xl-base-1.0 "a lighthouse in fog" -o lighthouse
     visalign generate SDXL_FOLDER @prompts.txt --lora runs/sdxl-dpo/export --samples-per-prompt 8
+    visalign generate SDXL_FOLDER @prompts.txt --engine ray --ray-address 10.0.0.1:6379 -o s3://bucket/samples
     """
     from visalign.config.load import model_of
     from visalign.generators.hardware.devices import pick_device
@@ -64,17 +68,25 @@ def generate(model: str, prompts: tuple[str, ...], out: Path, lora: Path | None,
     options = {"lora": lora, "samples": samples_per_prompt, "steps": steps, "guidance_scale": guidance_scale,
                "seed": seed, "following": _following(weights, guide_from, guide_range, guide_clip),
                "video_format": video_format}
-    loaded, device = model_of(model, (f"precision={precision}", *settings)), str(pick_device(device))
+    loaded, ray = model_of(model, (f"precision={precision}", *settings)), ray_settings(**cluster)
+    if ray and best_of > 1:
+        raise UserError("generate: --best-of chooses on one machine; leave out --engine ray, or score what it draws")
+    if ray:
+        from visalign.jobs.generate_on_ray import generate_on_ray
+
+        click.echo(f"{generate_on_ray(loaded, list(prompts), out, ray, device=device, **options)} files in {out}")
+        return
+    device, folder = str(pick_device(device)), Path(out)
     if best_of > 1:
         from visalign.sampling.best_of import best_of_to_folder
 
-        written = best_of_to_folder(loaded, list(prompts), out, best_of=best_of, reward=reward, device=device,
+        written = best_of_to_folder(loaded, list(prompts), folder, best_of=best_of, reward=reward, device=device,
                                     **options)
     else:
         from visalign.sampling.folder import generate_to_folder
 
-        written = generate_to_folder(loaded, list(prompts), out, device=device, **options)
-    click.echo(f"{written} files in {out}, overview in {out / 'grid.png'}")
+        written = generate_to_folder(loaded, list(prompts), folder, device=device, **options)
+    click.echo(f"{written} files in {folder}, overview in {folder / 'grid.png'}")
 
 
 def _following(weights: str | None, source: Path | None, span: str, most: float):

@@ -8,7 +8,7 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import accumulate
@@ -189,6 +189,11 @@ def _of_folder(place: Location, size: int, prompts_from: PromptsFrom, grouped: b
         each.append(RemotePart(place, some, {text: beside[text] for text in texts}, prompts_from))
     kinds = Counter(Path(name).suffix.lower() for name in media)
     return Parts(each, ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())))
+
+
+def digest_of(texts: Iterable[str]) -> str:
+    """A hash of texts in their order."""
+    return _digest(list(texts))
 
 
 def _digest(what) -> str:

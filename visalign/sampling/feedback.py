@@ -38,10 +38,13 @@ def make_samples(generator: Generator, prompts: list[str], per_prompt: int, *, s
 
 
 def samples_at(generator: Generator, prompts: list[str], per_prompt: int, places: Sequence[int], *, steps: int,
-               guidance_scale: float, seed: int, label: str, quiet: bool = False,
-               batch_size: int = 32) -> Iterator[tuple[int, Sample]]:
-    """(place, sample) as they are generated; place p is sample p mod per_prompt of prompt p div per_prompt."""
-    chosen = [prompts[place // per_prompt] for place in places]
+               guidance_scale: float, seed: int, label: str, quiet: bool = False, batch_size: int = 32,
+               first: int = 0) -> Iterator[tuple[int, Sample]]:
+    """(place, sample) as they are generated; place p is sample p mod per_prompt of prompt p div per_prompt.
+
+    first: the number of the first of `prompts`, where they are part of a list.
+    """
+    chosen = [prompts[place // per_prompt - first] for place in places]
     seeds = [place_seed(seed, place) for place in places]
     numbers = iter(range(len(chosen)))
     check_takes_sources(generator, dict.fromkeys(chosen), label)

@@ -1,5 +1,6 @@
 """`visalign generate`: prompts to images or videos on disk, in a form that other verbs read."""
 
+import functools
 import json
 import re
 from collections.abc import Callable
@@ -52,13 +53,38 @@ class Following:
         return {"guide": str(self.guide), "weights of the guide": stamp, **asdict(self.guiding)}
 
 
-def generate_to_folder(model: ModelSettings, prompts: list[str], folder: Path, *, lora: Path | None = None,
-                       samples: int = 4, steps: int | None = None, guidance_scale: float | None = None, seed: int = 0,
-                       following: Following | None = None, video_format: str | None = None,
-                       device: str = "auto") -> int:
-    """Sample a model (with a LoRA, following a guide) into a folder; see `write_generations`.
+@dataclass(frozen=True)
+class Drawing:
+    """What draws samples: a model, with a LoRA, following a guide; `samples` of each prompt from `seed` on."""
 
-    Steps and guidance are the model's own where they are None.
+    model: ModelSettings
+    lora: Path | None
+    following: Following | None
+    video_format: str | None
+    samples: int
+    steps: int
+    guidance_scale: float
+    seed: int
+
+    def load(self, device: str) -> Generator:
+        generator = load_generator(self.model, device)
+        if self.lora:
+            generator.load_adapter(self.lora)
+        guide = self.following
+        return Guided(generator, load_guide(guide.guide, generator), guide.guiding) if guide else generator
+
+    def identity(self) -> dict:
+        """What makes its generator what it is."""
+        own = {"model": self.model.model_dump(mode="json"), "lora": str(self.lora), "video_format": self.video_format}
+        return own | (self.following.identity() if self.following else {})
+
+
+def drawing_of(model: ModelSettings, prompts: list[str], *, lora: Path | None = None, samples: int = 4,
+               steps: int | None = None, guidance_scale: float | None = None, seed: int = 0,
+               following: Following | None = None, video_format: str | None = None) -> tuple[Drawing, list[str]]:
+    """What draws these prompts (texts, or one @file), and the prompts; nothing is loaded yet.
+
+    Steps and guidance are the model's own where they are None. Raises UserError for what cannot be drawn.
     """
     if len(prompts) == 1 and prompts[0].startswith("@"):
         prompts = read_prompts(prompts[0][1:])
@@ -67,19 +93,18 @@ def generate_to_folder(model: ModelSettings, prompts: list[str], folder: Path, *
         following.check()
     if lora:
         check_adapter(model, lora)
-
-    def load() -> Generator:
-        generator = load_generator(model, device)
-        if lora:
-            generator.load_adapter(lora)
-        return Guided(generator, load_guide(following.guide, generator), following.guiding) if following else generator
-
-    identity = {"model": model.model_dump(mode="json"), "lora": str(lora), "video_format": video_format}
-    if following:
-        identity |= following.identity()
     sampling = sampling_for(model, steps, guidance_scale)
-    return write_generations(load, prompts, folder, identity, samples=samples, steps=sampling.steps,
-                             guidance_scale=sampling.guidance_scale, seed=seed, video_format=video_format)
+    return Drawing(model, lora, following, video_format, samples, sampling.steps, sampling.guidance_scale,
+                   seed), prompts
+
+
+def generate_to_folder(model: ModelSettings, prompts: list[str], folder: Path, *, device: str = "auto",
+                       **options) -> int:
+    """Sample a model into a folder; see `drawing_of` for the options and `write_generations`."""
+    drawing, prompts = drawing_of(model, prompts, **options)
+    return write_generations(functools.partial(drawing.load, device), prompts, folder, drawing.identity(),
+                             samples=drawing.samples, steps=drawing.steps, guidance_scale=drawing.guidance_scale,
+                             seed=drawing.seed, video_format=drawing.video_format)
 
 
 def write_generations(load: Callable[[], Generator], prompts: list[str], folder: Path, identity: dict, *, samples: int,
