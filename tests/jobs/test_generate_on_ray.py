@@ -7,36 +7,42 @@ import pytest
 from click.testing import CliRunner
 
 from visalign.cli import main
+from visalign.jobs import generate_on_ray
 from visalign.jobs.generate_on_ray import cut_places
 from visalign.media.samples import to_bytes
 from visalign.media.video_files import read_media
+from visalign.sampling import folder
+from visalign.sampling.feedback import samples_at
 
 
 def generate(*arguments):
-    words = ["tiny-sd3", "a red heart", "a blue star", "a green leaf", "--samples-per-prompt", "11", "--steps", "1",
+    words = ["tiny-sd3", "a red heart", "a blue star", "a green leaf", "--samples-per-prompt", "3", "--steps", "1",
              "--guidance-scale", "1", "--device", "cpu"]
     return CliRunner().invoke(main, ["generate", *words, *map(str, arguments)])
 
 
-def rows_of(folder) -> list[dict]:
-    return [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+def rows_of(out) -> list[dict]:
+    return [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
 
 
-def test_partitions_give_the_pixels_of_one_machine_and_continue(tmp_path, here):
+def test_partitions_give_the_pixels_of_one_machine_and_continue(tmp_path, here, monkeypatch):
+    for module in (generate_on_ray, folder):
+        monkeypatch.setattr(module, "TOGETHER", 4)
+    monkeypatch.setitem(samples_at.__kwdefaults__, "batch_size", 4)
     assert generate("-o", tmp_path / "local").exit_code == 0
-    ray = ("--engine", "ray", "--partition-size", 10, "-o", tmp_path / "ray")
+    ray = ("--engine", "ray", "--partition-size", 3, "-o", tmp_path / "ray")
     result = generate(*ray)
-    assert result.exit_code == 0 and "33 files" in result.output, result.output
+    assert result.exit_code == 0 and "9 files" in result.output, result.output
     made, expected = rows_of(tmp_path / "ray"), rows_of(tmp_path / "local")
-    assert here == [0, 1] and [row | {"file": ""} for row in made] == [row | {"file": ""} for row in expected]
+    assert here == [0, 1, 2] and [row | {"file": ""} for row in made] == [row | {"file": ""} for row in expected]
     for row, same in zip(made, expected, strict=True):
         one, other = read_media(tmp_path / "ray" / row["file"], ""), read_media(tmp_path / "local" / same["file"], "")
         assert to_bytes(one) == to_bytes(other)
-    [_, last] = sorted((tmp_path / "ray").glob("part-*"))
-    assert pq.read_table(last).column("file").to_pylist()[0] == "000001/00032.png"
+    [_, _, last] = sorted((tmp_path / "ray").glob("part-*"))
+    assert pq.read_table(last).column("file").to_pylist() == ["000002/00008.png"]
     last.unlink()
     (tmp_path / "ray" / "summary.json").unlink()
-    assert generate(*ray).exit_code == 0 and here == [0, 1, 1] and rows_of(tmp_path / "ray") == made
+    assert generate(*ray).exit_code == 0 and here == [0, 1, 2, 2] and rows_of(tmp_path / "ray") == made
     result = generate(*ray)
     assert result.exit_code == 1 and "is complete" in result.output
     (tmp_path / "ray" / "summary.json").unlink()

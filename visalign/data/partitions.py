@@ -191,7 +191,7 @@ def _of_folder(place: Location, size: int, prompts_from: PromptsFrom, grouped: b
     return Parts(each, ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())))
 
 
-def digest_of(texts: Iterable[str]) -> str:
+def texts_digest(texts: Iterable[str]) -> str:
     """A hash of texts in their order."""
     return _digest(list(texts))
 

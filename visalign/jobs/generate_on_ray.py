@@ -14,7 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from visalign.config import ModelSettings
-from visalign.data.partitions import digest_of
+from visalign.data.partitions import texts_digest
 from visalign.errors import UserError
 from visalign.generators.hardware.devices import pick_device
 from visalign.jobs.on_ray import RaySettings, Work, WorkerShare, run_partitions
@@ -43,7 +43,7 @@ class PlacesPart:
         return f"samples {self.places.start} to {self.places.stop - 1}"
 
     def stamp(self) -> str:
-        return f"{self.name()} {digest_of(map(content_of, self.prompts))}"
+        return f"{self.name()} {texts_digest(map(content_of, self.prompts))}"
 
 
 def generate_on_ray(model: ModelSettings, prompts: list[str], out: str, ray: RaySettings, *, device: str = "auto",
@@ -60,7 +60,7 @@ def generate_on_ray(model: ModelSettings, prompts: list[str], out: str, ray: Ray
     parts = cut_places(prompts, drawing.samples, ray.partition_size)
     settings = drawing.identity() | {"samples": drawing.samples, "steps": drawing.steps, "seed": drawing.seed,
                                      "guidance_scale": drawing.guidance_scale, "partition_size": ray.partition_size,
-                                     "prompts": digest_of(map(content_of, prompts))}
+                                     "prompts": texts_digest(map(content_of, prompts))}
     folder = PartitionFolder(place, settings, [part.stamp() for part in parts])
     missing = {number: parts[number] for number in folder.open()}
     if missing:
