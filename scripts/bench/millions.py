@@ -156,7 +156,7 @@ def report(watch: Watch, images: int) -> None:
         print(f"{kind:8} {seconds:8.0f} processor seconds, {1000 * seconds / images:.3f} ms an image")
     everything = sum(spent.values())
     print(f"all      {everything:8.0f} processor seconds, {images / everything:.0f} images a second and core")
-    print(f"by the clock: {watch.looks[-1][0]:.0f} s in all, with both starts and the new worker's; while partitions came, "
+    print(f"by the clock: {watch.looks[-1][0]:.0f} s in all, both starts included; while partitions came, "
           f"{SHARD * watch.rate():.0f} images a second")
 
 
