@@ -24,7 +24,8 @@ def build(name: str, tiny: Path, to: Path) -> Path:
     try:
         for part, (library, kind) in parts_of(json.loads((folder / "model_index.json").read_text())).items():
             if kind is not None and part.startswith(("unet", "transformer", "vae", "text_encoder")):
-                _made(getattr(importlib.import_module(library), kind), folder / part).save_pretrained(folder / part)
+                made = _made(getattr(importlib.import_module(library), kind), folder / part)
+                made.to(torch.bfloat16).save_pretrained(folder / part)  # tables of positions are made in fp32
     finally:
         torch.set_default_dtype(before)
     return folder

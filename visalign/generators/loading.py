@@ -14,7 +14,7 @@ from visalign.generators.hardware.offloading import place
 from visalign.generators.hardware.quantization import check_quantizer, is_quantized, quantize_parts
 from visalign.generators.lora.layers import Beneath
 from visalign.generators.lora.start import beneath
-from visalign.storage.out_of_memory import give_back, memory_told
+from visalign.storage.out_of_memory import give_back, keep_no_holes, memory_told
 from visalign.storage.weights import check_finite, check_present
 
 
@@ -35,6 +35,8 @@ def load_generator(source: str | ModelSettings, device: str | torch.device = "au
     device = pick_device(device) if isinstance(device, str) else device
     compute_dtype = pick_dtype(settings.precision, device)
     check_speed(settings, checkpoint.family, device)
+    if device.type == "cpu":
+        keep_no_holes()
     pipeline_class = getattr(diffusers, checkpoint.family.pipeline_class)
     diffusers.utils.logging.disable_progress_bar()
     _quiet_transformers()

@@ -9,6 +9,8 @@ import torch
 
 from visalign.errors import UserError
 
+_M_MMAP_THRESHOLD = -3
+"""Its number in malloc.h."""
 _OF_A_CPU = ("DefaultCPUAllocator", "not enough memory")
 """In what torch raises where a machine's memory ends."""
 
@@ -45,6 +47,16 @@ def memory_taken() -> int:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     return psutil.Process().memory_info().rss
+
+
+def keep_no_holes() -> None:
+    """Let glibc's allocator map each tensor of a MiB and more by itself, so that it is given back when it is freed.
+
+    Its own limit grows up to 32 MiB with what is freed: activations then lie in one heap between those that are still
+    in use, and a step of SD3.5-medium at 256 pixels held 0.8 GiB of holes. To be called before there are any.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 2**20)
 
 
 def give_back() -> None:
