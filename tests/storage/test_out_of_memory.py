@@ -8,7 +8,6 @@ import torch
 
 from visalign.storage.out_of_memory import give_back, keep_no_holes
 
-
 glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries keep no holes")
 
 
