@@ -1,4 +1,7 @@
-"""Tiny random pipelines of the real classes, and a preference set of coloured squares."""
+"""Tiny random pipelines of the real classes, and a preference set of coloured squares.
+
+torch and all that needs it are imported by fixtures: the process that hands tests to workers has no use for them.
+"""
 
 import fcntl
 import functools
@@ -12,20 +15,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side, and the
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
-import torch
 from PIL import Image
 
-from tests.families import TINY
 from tests.programs import together
-from visalign.generators.observe import keeping
-from visalign.media.samples import Video
-from visalign.media.video_files import to_video_bytes
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", os.environ.get("CUDA_VISIBLE_DEVICES", ""))
 
 
 @pytest.fixture(autouse=True)
 def _fixed_seed():
+    import torch
+
     if torch.cuda.is_available():
         torch.manual_seed(0)
     else:  # which would note for each kind of accelerator where in the program that was
@@ -52,6 +52,8 @@ def of_all_workers(tmp_path_factory) -> Path:
 @pytest.fixture(autouse=True, scope="session")
 def _conventions_of_this_session(of_all_workers):
     """What is learnt of tiny pipelines is not kept in the user's own folder."""
+    from visalign.generators.observe import keeping
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(keeping, "FOLDER", of_all_workers / "conventions")
         yield
@@ -69,6 +71,8 @@ def pytest_unconfigure():
 
 
 def pytest_collection_modifyitems(items):
+    import torch
+
     if not torch.cuda.is_available():
         for item in items:
             if "gpu" in item.keywords:
@@ -78,6 +82,8 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session")
 def pipelines(of_all_workers):
     """Folder of a tiny random pipeline by name, built on first use."""
+    from tests.families import TINY
+
     root = of_all_workers / "pipelines"
     root.mkdir(exist_ok=True)
 
@@ -155,6 +161,9 @@ def pairs_file(tmp_path) -> Path:
 @pytest.fixture
 def video_pairs_file(tmp_path) -> Path:
     """A CSV with VideoGen-RewardBench's columns: six comparisons of short videos in VQ, MQ and TA."""
+    from visalign.media.samples import Video
+    from visalign.media.video_files import to_video_bytes
+
     rows = ["path_A,path_B,prompt,VQ,MQ,TA"]
     for i, name in enumerate(COLOURS):
         for side, colour in (("A", name), ("B", list(COLOURS)[i - 1])):
@@ -171,6 +180,8 @@ def video_pairs_file(tmp_path) -> Path:
 def online_recipe(tmp_path, pipelines):
     """Writes a small online recipe as YAML; keyword arguments merge into its sections."""
     import yaml
+
+    from tests.families import TINY
 
     def write(base: str = "sd3", method: str = "grpo", /, name: str = "recipe.yaml", **sections) -> Path:
         stochastic = {"sampler": "ddim", "noise_level": 1.0} if TINY[base].is_diffusion else {}
@@ -201,6 +212,8 @@ def online_recipe(tmp_path, pipelines):
 def recipe(tmp_path, pairs_file, video_pairs_file, pipelines):
     """Writes a small recipe as YAML; keyword arguments replace whole sections or merge into them."""
     import yaml
+
+    from tests.families import TINY
 
     def write(base: str = "sd3", method: str | None = None, /, name: str = "recipe.yaml", **sections) -> Path:
         method = method or ("diffusion_dpo" if TINY[base].is_diffusion else "flow_dpo")
