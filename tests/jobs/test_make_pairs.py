@@ -118,3 +118,40 @@ def test_an_existing_set_is_not_overwritten(generations, tmp_path):
     arguments = ("data", "pairs", generations, "-o", tmp_path / "out", "-r", "saturation")
     assert invoke(*arguments).exit_code == 0
     assert "already holds pairs" in invoke(*arguments).output
+
+
+def strays(tmp_path):
+    """Generations of five prompts, spread over all partitions of a folder."""
+    root = tmp_path / "spread"
+    root.mkdir()
+    for i in range(30):
+        Image.new("RGB", (16, 16), (200, 7 * i, 200 - 6 * i)).save(root / f"{i:02d}.png")
+        (root / f"{i:02d}.txt").write_text(f"prompt {i % 5}")
+    return root
+
+
+@pytest.mark.parametrize("options", [[], ["--strategy", "margin", "--min-gap", "0.02"], ["--strategy", "sifted"]])
+def test_a_cluster_makes_the_pairs_of_one_machine(tmp_path, monkeypatch, here, options):
+    from visalign.config import DataSettings
+    from visalign.data.preferences import read_pairs
+    from visalign.jobs import pairs_on_ray
+
+    root = strays(tmp_path)
+    local, ray = tmp_path / "local", tmp_path / "ray"
+    words = ["data", "pairs", root, "-r", "saturation", "--device", "cpu", *options]
+    said = invoke(*words, "-o", local)
+    assert said.exit_code == 0, said.output
+
+    def pairs_in(path):
+        rows = [pair for pair in read_pairs(DataSettings(path=str(path)))]
+        return [(p.prompt, str(p.chosen).split("/")[-1], str(p.rejected).split("/")[-1], p.strength) for p in rows]
+
+    expected = pairs_in(local / "pairs.parquet")
+    result = invoke(*words, "-o", ray, "--engine", "ray", "--partition-size", 8)
+    assert result.exit_code == 0 and said.stdout.splitlines()[0] == result.stdout.splitlines()[0], result.output
+    assert pairs_in(ray / "pairs") == expected and (ray / "sheet.png").exists() and not (ray / "sorted").exists()
+    assert invoke(*words, "-o", ray, "--engine", "ray", "--partition-size", 8).exit_code == 1
+    monkeypatch.setattr(pairs_on_ray, "BUCKET_ROWS", 10)
+    result = invoke(*words, "-o", tmp_path / "buckets", "--engine", "ray", "--partition-size", 8)
+    assert result.exit_code == 0 and len(list((tmp_path / "buckets" / "pairs").glob("part-*"))) == 3, result.output
+    assert sorted(pairs_in(tmp_path / "buckets" / "pairs")) == sorted(expected)

@@ -16,6 +16,7 @@ from visalign.cli.options import (
     sampling_options,
     set_option,
 )
+from visalign.cli.ray_options import ray_options, ray_settings
 from visalign.cli.reading import how_to_read, reading_options
 from visalign.cli.verbs import Verbs
 from visalign.errors import UserError
@@ -83,16 +84,19 @@ def data_check(path: str, kind: str, split: str, media_root: str | None, side: i
               help="By the reward's own spread; 0.5 is a guess.")
 @click.option("--seed", default=0, show_default=True, type=ranged(Seed))
 @device_option
+@ray_options
 def data_pairs(source: str | None, out: Path, model: str | None, prompts: str | None, max_prompts: int | None,
                samples_per_prompt: int, settings: tuple[str, ...], steps: int | None, guidance_scale: float | None,
                reward: str, dimension: str | None, strategy: str, ranker: str | None, top: int, min_gap: float,
-               min_confidence: float, seed: int, device: str, **reading) -> None:
+               min_confidence: float, seed: int, device: str, prompts_from: str, prompts_from_names: bool,
+               media_root: str | None, **cluster) -> None:
     """Turn the generations of SOURCE (a folder, a run, or a manifest) into a preference set.
 
     They are scored and paired; ties and doubtful pairs are left out and counted.
 
     \b
     visalign data pairs generated -r pickscore -o my_pairs
+    visalign data pairs generated -r pickscore -o my_pairs --engine ray
     visalign data pairs --model tiny-sd3 --prompts emoji:train -o my_pairs
     """
     if bool(source) == bool(model and prompts):
@@ -103,16 +107,25 @@ def data_pairs(source: str | None, out: Path, model: str | None, prompts: str | 
     from visalign.jobs.make_pairs import PairSettings, make_pairs
     from visalign.sampling.folder import generate_to_folder
 
-    plan, device = PairSettings(strategy, dimension, ranker, top, min_gap, min_confidence, seed), pick_device(device)
-    if model:
-        source = str(out / "samples")
-        if not (out / "samples" / "samples.jsonl").exists():
-            generate_to_folder(model_of(model, settings), read_prompts(prompts, max_prompts), out / "samples",
-                               samples=samples_per_prompt, steps=steps, guidance_scale=guidance_scale, seed=seed,
-                               device=str(device))
-    counts, notes = make_pairs(source, reward, out, plan, str(device), **how_to_read(**reading))
+    plan, ray = PairSettings(strategy, dimension, ranker, top, min_gap, min_confidence, seed), ray_settings(**cluster)
+    read = how_to_read(prompts_from, prompts_from_names, media_root)
+    if ray and model:
+        raise UserError("pairs: --engine ray pairs what is there; draw it first with visalign generate --engine ray")
+    if ray:
+        from visalign.jobs.pairs_on_ray import pairs_on_ray
+
+        counts, notes = pairs_on_ray(source, reward, out, plan, ray, device=device, **read)
+    else:
+        device = str(pick_device(device))
+        if model:
+            source = str(out / "samples")
+            if not (out / "samples" / "samples.jsonl").exists():
+                generate_to_folder(model_of(model, settings), read_prompts(prompts, max_prompts), out / "samples",
+                                   samples=samples_per_prompt, steps=steps, guidance_scale=guidance_scale, seed=seed,
+                                   device=device)
+        counts, notes = make_pairs(source, reward, out, plan, device, **read)
     click.echo("\n".join([counts.text(), *(f"note: {note}" for note in notes)]))
-    click.echo(f"{out / 'pairs.parquet'}, contact sheet {out / 'sheet.png'}")
+    click.echo(f"{out / ('pairs' if ray else 'pairs.parquet')}, contact sheet {out / 'sheet.png'}")
 
 
 @data.command("cache")

@@ -102,7 +102,7 @@ def drawer(drawing: Drawing, device: str, folder: PartitionFolder, share: Worker
             row = sample_row(part.prompts[place // drawing.samples - part.first], Path(folder.out.path))
             rows.append(row | {"file": f"{under.name}/{name}", "seed": place_seed(drawing.seed, place)})
         names = {name for row in rows for name in row}
-        folder.write(number, pa.Table.from_pylist([dict.fromkeys(names) | row for row in rows]))
+        folder.write(number, [pa.Table.from_pylist([dict.fromkeys(names) | row for row in rows])])
         return {"number": number}
 
     return work

@@ -23,7 +23,7 @@ from visalign.errors import UserError, nearest
 from visalign.jobs.score import LEAST_FOR_SHARE, belongs, identity_of, read_table, score_generations
 from visalign.media.source_images import sheet_row
 from visalign.media.video_files import save_sheet
-from visalign.rewards import load_reward
+from visalign.rewards import Reward, load_reward
 from visalign.rewards.pairwise import Failure, PairReward
 from visalign.storage.files import write_atomically
 
@@ -66,10 +66,7 @@ def make_pairs(source: str, reward: str, out: Path, settings: PairSettings, devi
     Raises UserError when no pair is left, with the counts that say why.
     """
     reward_model = load_reward(reward, device)
-    dimension = settings.dimension or reward_model.dimensions[0]
-    if dimension not in reward_model.dimensions:
-        raise UserError(f"pairs: {reward_model.name} has no dimension '{dimension}'"
-                        f"{nearest(dimension, reward_model.dimensions)}")
+    dimension = dimension_of(reward_model, settings)
     ranker = load_reward(settings.ranker, device) if settings.ranker else None
     if ranker is not None and not isinstance(ranker, PairReward):
         raise UserError(f"pairs: --ranker {settings.ranker} does not compare; use one that does, such as vlm_pairs")
@@ -100,6 +97,14 @@ def make_pairs(source: str, reward: str, out: Path, settings: PairSettings, devi
     summary = {"source": source, "reward": reward, **asdict(settings), **asdict(counts)}
     write_atomically(out / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
     return counts, notes
+
+
+def dimension_of(reward: Reward, settings: PairSettings) -> str:
+    """Raises UserError for a dimension that the reward has not."""
+    dimension = settings.dimension or reward.dimensions[0]
+    if dimension not in reward.dimensions:
+        raise UserError(f"pairs: {reward.name} has no dimension '{dimension}'{nearest(dimension, reward.dimensions)}")
+    return dimension
 
 
 def check_scores(scores: Path, identity: dict, entries: list[Entry]) -> None:
@@ -168,18 +173,29 @@ def propose(candidates: list[Candidate], settings: PairSettings, rank: Ranking) 
     return strategies[settings.strategy]()
 
 
+def named_from(file: Path, folder: Path) -> str:
+    """The path by which a table in a folder names a file."""
+    return os.path.relpath(file.resolve(), folder.resolve())
+
+
+def edit_of(entry: Entry, folder: Path) -> dict:
+    """What a row in a folder says of an edit: its source images, and notes; nothing of what is none."""
+    notes = {name: named_from(Path(value), folder) if name == "mask" else value for name, value in entry.notes.items()}
+    return {"sources": [named_from(file, folder) for file in entry.sources], **notes} if entry.sources else {}
+
+
+def pair_row(prompt: str, files: tuple[str, str], pair: Chosen, edit: dict) -> dict:
+    """A row of pairs. files: of the chosen and the rejected one."""
+    better, worse = pair
+    return {"prompt": prompt, "chosen": files[0], "rejected": files[1], "strength": better.score - worse.score,
+            "chosen_reward": better.score, "rejected_reward": worse.score, **edit}
+
+
 def write_pairs(chosen: list[tuple[str, Candidate, Candidate]], entries: list[Entry], out: Path) -> None:
     """pairs.parquet with paths relative to `out`, and the contact sheet."""
-    def place(file: Path) -> str:
-        return os.path.relpath(file.resolve(), out.resolve())
-
-    def edit(entry: Entry) -> dict:
-        notes = {name: place(Path(value)) if name == "mask" else value for name, value in entry.notes.items()}
-        return {"sources": [place(file) for file in entry.sources], **notes} if entry.sources else {}
-
-    rows = [{"prompt": entries[a.number].prompt, "chosen": place(entries[a.number].file),
-             "rejected": place(entries[b.number].file), "strength": a.score - b.score, "chosen_reward": a.score,
-             "rejected_reward": b.score, **edit(entries[a.number])} for _, a, b in chosen]
+    rows = [pair_row(entries[a.number].prompt, (named_from(entries[a.number].file, out),
+                                                named_from(entries[b.number].file, out)), (a, b),
+                     edit_of(entries[a.number], out)) for _, a, b in chosen]
     noted = sorted({name for row in rows for name in row} - rows[0].keys())
     rows[0] |= dict.fromkeys(noted)  # the first row's names become the columns
     sink = pa.BufferOutputStream()

@@ -9,7 +9,6 @@ which were made of files that have changed since; two workers that make the same
 """
 
 import hashlib
-import io
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -33,17 +32,17 @@ class PartitionFolder:
         self.names = [f"part-{number:06d}-{hashlib.sha256(f'{known} {stamp}'.encode()).hexdigest()[:16]}.parquet"
                       for number, stamp in enumerate(stamps)]
 
-    def open(self) -> list[int]:
+    def open(self, again: bool = False) -> list[int]:
         """The numbers of the partitions that are missing; files of changed ones are removed.
 
-        Raises UserError when the folder is complete, or holds what other settings made.
+        again: whether it may be complete. Raises UserError when it is, or holds what other settings made.
         """
         there = self.out.names()
         if MANIFEST in there:
             self._check(json.loads(self.out.child(MANIFEST).read()))
         elif any(name.endswith(".parquet") for name in there):
             raise UserError(f"out {self.out}: holds .parquet files of something else; choose another folder")
-        if SUMMARY in there:
+        if SUMMARY in there and not again:
             raise UserError(f"out {self.out}: is complete; choose another folder or delete it")
         for name in there:
             if name.startswith((UNFINISHED, "part-")) and name not in self.names:
@@ -63,16 +62,20 @@ class PartitionFolder:
     def has(self, number: int) -> bool:
         return self.out.child(self.names[number]).exists()
 
-    def write(self, number: int, table: pa.Table) -> None:
+    def write(self, number: int, groups: list[pa.Table]) -> None:
+        """groups: tables of one schema, each a row group of its own."""
         sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd")
+        with pq.ParquetWriter(sink, groups[0].schema, compression="zstd") as writer:
+            for table in groups:
+                writer.write_table(table, row_group_size=max(1, len(table)))
         self.out.child(self.names[number]).write(sink.getvalue().to_pybytes())
 
-    def read(self, number: int, columns: list[str] | None = None) -> pa.Table:
-        """One partition; of `columns` those that it has."""
-        file = pq.ParquetFile(io.BytesIO(self.out.child(self.names[number]).read()))
-        known = None if columns is None else [name for name in columns if name in file.schema_arrow.names]
-        return file.read(columns=known)
+    def read(self, number: int, columns: list[str] | None = None, group: int | None = None) -> pa.Table:
+        """One partition, or a row group of it; of `columns` those that it has."""
+        with self.out.child(self.names[number]).open() as data:
+            file = pq.ParquetFile(data)
+            known = None if columns is None else [name for name in columns if name in file.schema_arrow.names]
+            return file.read(columns=known) if group is None else file.read_row_group(group, columns=known)
 
     def remove(self, number: int) -> None:
         self.out.child(self.names[number]).remove()

@@ -27,22 +27,26 @@ from visalign.storage.locations import Location
 
 @dataclass(frozen=True)
 class PartitionedScores:
-    """The result: rows, what they are of, unreadable ones, the folder, a line per reward, and notes."""
+    """The result: rows, what they are of, unreadable ones, the folder, a line per reward, notes; the partitions of the
+    source, and those of the scores."""
 
     rows: int
     kinds: str
     broken: int
     folder: str
     lines: tuple[str, ...]
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...]
+    parts: Parts
+    scores: PartitionFolder
 
 
 def score_on_ray(source: str, specs: list, out: str, ray: RaySettings, *, device: str = "auto",
                  max_failures: float = 0.05, prompts_from: PromptsFrom = "auto", media_root: str | None = None,
-                 workers: int | None = None) -> PartitionedScores:
+                 workers: int | None = None, again: bool = False) -> PartitionedScores:
     """Score every generation of `source` into the folder `out`; what an earlier run scored is not scored again.
 
-    workers: threads that decode in each process. Raises UserError as `score_generations` does.
+    workers: threads that decode in each process. again: whether all may be scored already. Raises UserError as
+    `score_generations` does.
     """
     check_ray("--engine ray")
     if out.lower().endswith(tuple(score.WRITERS)):
@@ -51,7 +55,7 @@ def score_on_ray(source: str, specs: list, out: str, ray: RaySettings, *, device
     grouped = any(reward.needs_group for reward in rewards)
     parts = partitions_of(source, ray.partition_size, prompts_from, media_root, grouped)
     folder = PartitionFolder(Location(out), settings_of(source, specs, parts, ray), [p.stamp() for p in parts.each])
-    missing = {number: parts.each[number] for number in folder.open()}
+    missing = {number: parts.each[number] for number in folder.open(again)}
     tally = Tally(rewards, folder, max_failures, parts.hint)
     if missing:
         make = functools.partial(scorer, specs, device, folder, workers)
@@ -77,7 +81,7 @@ def scorer(specs: list, device: str, folder: PartitionFolder, threads: int | Non
             table = folder.read(number)
         else:
             table = score_part(part, rewards, decoding)
-            folder.write(number, table)
+            folder.write(number, [table])
         return {"number": number, "failures": failures_in(table, rewards)}
 
     return work
@@ -156,7 +160,7 @@ def summarised(folder: PartitionFolder, rewards: list[Reward], parts: Parts, max
     if any(reward.needs_prompt for reward in rewards) and parts.hint:
         notes += (parts.hint,)
     lines = tuple(score.figures_line(name, each.mean, each.std, each.count, rows, said) for name, each in means.items())
-    return PartitionedScores(rows, parts.kinds, broken, str(folder.out), lines, notes)
+    return PartitionedScores(rows, parts.kinds, broken, str(folder.out), lines, notes, parts, folder)
 
 
 @dataclass
