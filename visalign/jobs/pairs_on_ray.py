@@ -112,8 +112,8 @@ def bucket_of(group: str, count: int) -> int:
 
 
 CANDIDATES = pa.schema([("bucket", pa.int32()), ("number", pa.int64()), ("score", pa.float64()),
-                        ("spread", pa.float64()), ("group", pa.string()), ("prompt", pa.string()), ("file", pa.string()),
-                        ("edit", pa.string())])
+                        ("spread", pa.float64()), ("group", pa.string()), ("prompt", pa.string()),
+                        ("file", pa.string()), ("edit", pa.string())])
 """Of `sorted`. number: orders all generations as the source does. file: as the tables in OUT/pairs name it."""
 
 
@@ -147,7 +147,7 @@ def naming(entry: Entry, folder: Path) -> dict:
             "edit": json.dumps(edit_of(entry, folder))}
 
 
-PAIR_COLUMNS = pa.schema([("prompt", pa.string()), ("chosen", pa.string()), ("rejected", pa.string()),
+PAIRED = pa.schema([("prompt", pa.string()), ("chosen", pa.string()), ("rejected", pa.string()),
                    ("strength", pa.float64()), ("chosen_reward", pa.float64()), ("rejected_reward", pa.float64())])
 """Of `pairs`, without what edits add."""
 
@@ -170,9 +170,9 @@ def pairer(ordered: PartitionFolder, pairs: PartitionFolder, settings: PairSetti
                 better, worse = known[a.number], known[b.number]
                 rows.append(pair_row(better["prompt"], (better["file"], worse["file"]), (a, b),
                                      json.loads(better["edit"])))
-        noted = sorted({name for row in rows for name in row} - set(PAIR_COLUMNS.names))
+        noted = sorted({name for row in rows for name in row} - set(PAIRED.names))
         edits = pa.Table.from_pylist([{name: row.get(name) for name in noted} for row in rows]) if noted else None
-        table = pa.Table.from_pylist(rows, PAIR_COLUMNS)
+        table = pa.Table.from_pylist(rows, PAIRED)
         for name in noted:
             table = table.append_column(name, edits.column(name))
         pairs.write(number, [table.replace_schema_metadata({MARK: json.dumps(asdict(counts))})])
