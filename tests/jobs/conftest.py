@@ -11,7 +11,7 @@ def _undrawn(undrawn):
 @pytest.fixture
 def here(monkeypatch):
     """What a Ray cluster does is done in this process; the list takes the numbers of the partitions."""
-    from visalign.jobs import generate_on_ray, pairs_on_ray, score_on_ray
+    from visalign.jobs import cache_on_ray, generate_on_ray, pairs_on_ray, score_on_ray
     from visalign.jobs.on_ray import WorkerShare
 
     made = []
@@ -22,6 +22,6 @@ def here(monkeypatch):
             made.append(number)
             yield work(number, part)
 
-    for module in (score_on_ray, generate_on_ray, pairs_on_ray):
+    for module in (score_on_ray, generate_on_ray, pairs_on_ray, cache_on_ray):
         monkeypatch.setattr(module, "run_partitions", run)
     return made

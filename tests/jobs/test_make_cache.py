@@ -97,3 +97,25 @@ def test_weights_of_the_denoiser_are_not_read_and_change_nothing(recipe, tmp_pat
 def test_samples_that_a_run_makes_itself_cannot_be_made_ahead(recipe):
     refused = invoke("data", "cache", recipe("sd3"), "data.path=null", "data.feedback.prompts=emoji:train")
     assert refused.exit_code == 1 and "this recipe makes its samples itself" in refused.output
+
+
+def test_the_workers_of_a_cluster_encode_what_one_machine_does(recipe, tmp_path, here, monkeypatch):
+    file = recipe("sd3", data={"cache": str(tmp_path / "local")})
+    assert invoke("data", "cache", file).exit_code == 0
+    encoded = []
+    real = EncodingCache._add
+    monkeypatch.setattr(EncodingCache, "_add", lambda self, wanted, *how: encoded.extend(
+        key for key in wanted if key not in self.store) or real(self, wanted, *how))
+    words = ["data", "cache", file, f"data.cache={tmp_path}/ray", "--engine", "ray", "--partition-size", "5"]
+    made = invoke(*words)
+    assert made.exit_code == 0, made.output
+    local, shared = (ShardStore(tmp_path / name) for name in ("local", "ray"))
+    assert len(here) > 1 and len(shared) == len(local) and f"of which {len(local)} were not there" in made.stdout
+    assert len(encoded) == len(set(encoded)) == len(local), "each once"
+    for key in encoded:
+        assert all(torch.equal(tensor, local.get(key)[name]) for name, tensor in shared.get(key).items())
+    for shard in sorted((tmp_path / "ray").glob("shard-*"))[1:]:
+        shard.unlink()  # as if their workers had been killed
+    encoded.clear()
+    assert invoke(*words).exit_code == 0 and 0 < len(encoded) < len(local)
+    assert len(ShardStore(tmp_path / "ray")) == len(local)

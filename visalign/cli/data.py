@@ -130,7 +130,8 @@ def data_pairs(source: str | None, out: Path, model: str | None, prompts: str | 
 
 @data.command("cache")
 @recipe_arguments
-def data_cache(config: str, overrides: tuple[str, ...]) -> None:
+@ray_options
+def data_cache(config: str, overrides: tuple[str, ...], **cluster) -> None:
     """Encode ahead what training by CONFIG will read: latents and embeddings, into data.cache.
 
     Run by torchrun, all processes share the work; a command that was stopped continues.
@@ -138,10 +139,17 @@ def data_cache(config: str, overrides: tuple[str, ...]) -> None:
     \b
     visalign data cache sdxl_dpo data.path=pairs.jsonl
     torchrun --nproc_per_node 8 -m visalign data cache sdxl_dpo data.path=pairs.jsonl
+    visalign data cache sdxl_dpo data.path=pairs.jsonl --engine ray --ray-address 10.0.0.1:6379
     """
     from visalign.jobs.make_cache import make_cache
 
-    found = make_cache(read_recipe(config, overrides))
+    ray = ray_settings(**cluster)
+    if ray:
+        from visalign.jobs.cache_on_ray import cache_on_ray
+
+        found = cache_on_ray(read_recipe(config, overrides), ray)
+    else:
+        found = make_cache(read_recipe(config, overrides))
     if os.environ.get("RANK", "0") == "0":
         click.echo(f"{found.folder}: {found.media} images or videos and {found.prompts} prompts of {found.pairs} "
                    f"pairs, of which {found.encoded} were not there before")

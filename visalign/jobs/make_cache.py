@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from visalign.config import OfflineConfig
 from visalign.data.preferences import read_pairs
-from visalign.data.usable import BrokenRows
+from visalign.data.usable import BrokenRows, FoundPairs
 from visalign.errors import UserError
 from visalign.generators import load_generator
 from visalign.generators.bucket_sizes import buckets_of
@@ -32,14 +32,20 @@ class CacheContent(NamedTuple):
     encoded: int
 
 
-def make_cache(config: OfflineConfig) -> CacheContent:
-    """Encode all that training by this recipe will read. Raises UserError for anything the user can fix."""
+def check_cache(config: OfflineConfig) -> FoundPairs:
+    """What is known of the recipe's pairs. Raises UserError for anything that can be found before a model is loaded."""
     if config.loop != "offline" or config.data.feedback:
         raise UserError("data cache: this recipe makes its samples itself, during the run; only pairs and captioned "
                         "media that are read (data.path) can be encoded ahead")
     checkpoint = locate_model(config.model)
     found = check_offline(config, checkpoint.family)
     check_cache_room(config, empty_generator(checkpoint, config.model), found)
+    return found
+
+
+def make_cache(config: OfflineConfig) -> CacheContent:
+    """Encode all that training by this recipe will read. Raises UserError for anything the user can fix."""
+    found = check_cache(config)
     accelerator = open_accelerator(config)
     generator = load_generator(config.model, accelerator.device, denoiser=False)
     cache, broken = EncodingCache(config.data.cache, generator, config.data.cache_dtype), BrokenRows(config.data)
