@@ -117,6 +117,25 @@ def test_kubernetes_files_hold_together():
                for each in container["volumeMounts"] if each["name"] == "runs"), "a run outlives its pods"
 
 
+def test_the_ray_job_asks_for_what_its_workers_are(desk, pipelines, monkeypatch):
+    from visalign.jobs.on_ray import RaySettings, share_of
+
+    job = yaml.safe_load((CLUSTERS / "rayjob.yaml").read_text())
+    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
+    cluster = job["spec"]["rayClusterSpec"]
+    assert f"ray=={cluster['rayVersion']}\n" in (ROOT / "constraints.txt").read_text()
+    head, [group] = cluster["headGroupSpec"], cluster["workerGroupSpecs"]
+    [first], [worker] = head["template"]["spec"]["containers"], group["template"]["spec"]["containers"]
+    assert first["image"] == worker["image"] and worker["resources"]["limits"] == worker["resources"]["requests"]
+    program, *words = shlex.split(job["spec"]["entrypoint"])
+    monkeypatch.chdir(desk)
+    check_visalign(words, pipelines)
+    wanted = int(words[words.index("--ray-workers") + 1])
+    limits = worker["resources"]["limits"]
+    nodes = [{"CPU": 0.0}] + [{"CPU": float(limits["cpu"]), "GPU": float(limits["nvidia.com/gpu"])}] * group["replicas"]
+    assert program == "visalign" and share_of(RaySettings(workers=wanted), nodes, "auto").gpus == 1
+
+
 def test_every_command_of_visalign_is_one(desk, pipelines, monkeypatch):
     monkeypatch.chdir(desk)
     given = re.findall(r"^#   sbatch(?: --\S+)* configs/clusters/slurm\.sh (.*)$", SLURM, re.MULTILINE)

@@ -82,6 +82,7 @@ def run_partitions(partitions: dict[int, Any], make: Callable[[WorkerShare], Wor
 
     Raises UserError for what a worker or the cluster says; the same command then continues.
     """
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else every start warns of what Ray Data itself does
     with cluster(settings.address, setting="--engine ray", store_gib=_STORE_GIB) as ray, ray_errors_told(settings):
         import ray.data as ray_data
 
