@@ -108,6 +108,17 @@ def test_a_partition_is_known_by_what_it_is_of(folder):
     assert [part.stamp() == stamp for part, stamp in zip(after.each, stamps, strict=True)] == [True, False]
 
 
+def test_a_table_among_images_is_no_source_and_an_empty_archive_a_row(folder, tmp_path):
+    pq.write_table(pa.table({"path": ["1.png"]}), folder / "scores.parquet")
+    assert partitions_of(str(folder), 9).kinds == "6 .png"
+    [entry] = entries_of_tar(Location(archive(tmp_path / "e.tar", {"readme.txt": b""})), "auto")
+    assert "holds no image" in entry.problem
+    [part] = partitions_of(str(folder), 9).each
+    folder.rename(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="does not see it"):
+        list(part.entries())
+
+
 def test_prompts_stay_whole_where_a_reward_compares(folder, tmp_path):
     parts = partitions_of(str(folder), 2, grouped=True)
     assert [{e.prompt for e in part.entries()} for part in parts.each] == [{"prompt 0"}, {"prompt 1"}]

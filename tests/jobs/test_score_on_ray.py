@@ -13,7 +13,7 @@ from PIL import Image
 from visalign.cli import main
 from visalign.errors import UserError
 from visalign.jobs import score_on_ray as module
-from visalign.jobs.on_ray import RaySettings, WorkerShare, _Worker, share_of
+from visalign.jobs.on_ray import RaySettings, WorkerShare, _Worker, ray_errors_told, share_of
 
 SPECS = ["tiny-clip", "sharpness"]
 
@@ -35,7 +35,7 @@ def invoke(*arguments):
 
 
 def rows_of(out) -> list[dict]:
-    return [row for part in sorted(Path(out).glob("part-*")) for row in pq.read_table(part).to_pylist()]
+    return [row for part in sorted(Path(out).glob("part-*.parquet")) for row in pq.read_table(part).to_pylist()]
 
 
 def dies_once(specs, device, out, threads, share):
@@ -58,7 +58,7 @@ def test_two_actors_of_which_one_is_killed_give_the_local_scores_once(folder, tm
     done = module.score_on_ray(str(folder), SPECS, str(out), RaySettings(workers=2, partition_size=8), device="cpu")
     assert (tmp_path / "died").exists() and (done.rows, done.broken) == (60, 1)
     rows, expected = rows_of(out), pq.read_table(local).to_pylist()
-    assert len(rows) == 60 and len(list(out.glob("part-*"))) == 8
+    assert len(rows) == 60 and len(list(out.glob("part-*.parquet"))) == 8
     for row, same in zip(rows, expected, strict=True):
         assert {k: v for k, v in row.items() if not isinstance(v, float)} == {
             k: v for k, v in same.items() if not isinstance(v, float)}
@@ -79,13 +79,15 @@ def test_a_killed_command_makes_only_what_is_missing(folder, tmp_path, here):
     score()
     before = rows_of(out)
     (out / "summary.json").unlink()  # as if it had been killed
-    parts = sorted(out.glob("part-*"))
+    parts = sorted(out.glob("part-*.parquet"))
     parts[2].unlink()
-    (out / ".tmp-part-000005").write_bytes(b"half")
-    kept = {part: part.stat().st_mtime_ns for part in out.glob("part-*")}
+    (out / f".tmp-{parts[2].name}").write_bytes(b"half")
+    (out / "part-of-mine.txt").write_bytes(b"kept")
+    kept = {part: part.stat().st_mtime_ns for part in out.glob("part-*.parquet")}
     here.clear()
     assert score().rows == 60 and here == [2] and rows_of(out) == before
     assert all(part.stat().st_mtime_ns == when for part, when in kept.items()) and not list(out.glob(".tmp*"))
+    assert (out / "part-of-mine.txt").exists()
     with pytest.raises(UserError, match="is complete"):
         score()
     (out / "summary.json").unlink()
@@ -95,7 +97,7 @@ def test_a_killed_command_makes_only_what_is_missing(folder, tmp_path, here):
         score(ray=RaySettings(partition_size=9))
     Image.new("RGB", (32, 32)).save(folder / "33.png")
     here.clear()
-    assert score().broken == 0 and here == [4] and len(list(out.glob("part-*"))) == 8
+    assert score().broken == 0 and here == [4] and len(list(out.glob("part-*.parquet"))) == 8
     (out / "summary.json").unlink()
     (folder / "33.png").unlink()
     with pytest.raises(UserError, match="files"):
@@ -147,6 +149,21 @@ def test_what_ends_the_command_is_a_sentence():
         part = type("P", (), {"name": lambda self: "shard-7.tar"})()
         assert "the disk is full" in worker.result(1, part)["problem"]
         assert "partition 4 (shard-7.tar): 3 workers died of it" in worker.result(4, part)["problem"]
+
+
+def test_what_ray_says_of_its_cluster_is_a_sentence():
+    from ray import exceptions
+    from ray.data.exceptions import ExecutionTimeoutError
+
+    for error, said in ((exceptions.ObjectStoreFullError("full"), "its object store is full"),
+                        (exceptions.OutOfMemoryError("oom"), "no memory left"),
+                        (exceptions.NodeDiedError("gone"), "a machine of it was lost"),
+                        (ExecutionTimeoutError("idle"), "no partition was finished in 60 minutes")):
+        with pytest.raises(UserError, match=f"the Ray cluster: .*{said}.*the same command continues"):  # noqa: SIM117
+            with ray_errors_told(RaySettings()):
+                raise RuntimeError("of Ray Data") from error
+    with pytest.raises(ZeroDivisionError), ray_errors_told(RaySettings()):
+        raise ZeroDivisionError
 
 
 def test_bad_input_ends_before_a_cluster_is_joined(folder, tmp_path, monkeypatch):

@@ -40,7 +40,15 @@ def is_media_name(name: str) -> bool:
 
 
 def entries_of_tar(archive: Location, prompts_from: PromptsFrom) -> Iterator[Entry]:
-    """Every generation of a webdataset shard in its order, read once from its start to its end."""
+    """Every generation of a webdataset shard in its order, read once from its start to its end; at least one entry."""
+    entry = None
+    for entry in _of_tar(archive, prompts_from):
+        yield entry
+    if entry is None:
+        yield Entry(str(archive), Path(archive.name), "", None, f"{archive}: holds no image and no video")
+
+
+def _of_tar(archive: Location, prompts_from: PromptsFrom) -> Iterator[Entry]:
     held: dict[str, bytes] = {}
     stem = None
     problem, end = "", 0

@@ -7,10 +7,12 @@
 
 import hashlib
 import json
+import os
+import socket
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from visalign.data.generations import LISTS, find_generations
 from visalign.data.packed import entries_at, entries_of_group, entries_of_tar, groups_of_table, is_media_name
 from visalign.errors import UserError
 from visalign.storage.locations import Location
+from visalign.storage.text_files import printable
 
 TABLE, ARCHIVE = ".parquet", ".tar"
 _AT_ONCE = 16
@@ -30,9 +33,10 @@ _AT_ONCE = 16
 
 @dataclass(frozen=True)
 class ListedPart:
-    """Generations that were listed one by one, files on a disk that all workers see."""
+    """Generations that were listed one by one, files on a disk that all workers see; by whole paths."""
 
     listed: list[Entry]
+    folder: str
 
     def name(self) -> str:
         return _digest([(entry.path, entry.group) for entry in self.listed])
@@ -41,6 +45,10 @@ class ListedPart:
         return _digest([entry.stamp() for entry in self.listed])
 
     def entries(self) -> Iterator[Entry]:
+        """Raises UserError on a machine that does not see them: they are not to be taken for unreadable."""
+        if not os.path.exists(self.folder):
+            raise UserError(f"input {printable(self.folder)}: the machine {socket.gethostname()} does not see it; with "
+                            "--engine ray it lies on a disk that all machines share, or at a URL")
         yield from self.listed
 
 
@@ -108,7 +116,7 @@ Part = ListedPart | ArchivePart | TablePart | RemotePart
 class Parts:
     """All of a source, in order. kinds: what they are, in words; notes: a sentence each for what was left out."""
 
-    each: list[Part]
+    each: Sequence[Part]
     kinds: str
     notes: tuple[str, ...] = ()
     hint: str = ""
@@ -135,10 +143,13 @@ def partitions_of(source: str, size: int, prompts_from: PromptsFrom = "auto", me
     if place.is_url and not place.is_local:
         return _of_folder(place, size, prompts_from, grouped)
     found = find_generations(place.path if place.is_url else source, prompts_from, media_root)
+    found[:] = [replace(entry, file=entry.file.absolute(), sources=tuple(file.absolute() for file in entry.sources))
+                for entry in found]
     rows = gathered(kept_together(found, grouped), size, lambda _: 1)
     kinds = Counter(entry.file.suffix.lower() or "folders of frames" for entry in found)
     named = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
-    return Parts([ListedPart([found[i] for i in row]) for row in rows], named, found.notes, found.prompt_hint)
+    each = [ListedPart([found[i] for i in row], place.path) for row in rows]
+    return Parts(each, named, found.notes, found.prompt_hint)
 
 
 def shards_at(place: Location) -> dict[Location, str]:
@@ -148,7 +159,7 @@ def shards_at(place: Location) -> dict[Location, str]:
             raise UserError(f"input {place}: there is no such file")
         return {place: place.stamp()}
     names = place.names()
-    if not place.is_url and ("config.yaml" in names or any(name in names for name in LISTS)):
+    if any(map(is_media_name, names)) or not place.is_url and ("config.yaml" in names or names.keys() & set(LISTS)):
         return {}
     return {place.child(name): stamp for name, stamp in names.items()
             if Path(name).suffix.lower() in (TABLE, ARCHIVE) and not name.startswith(".")}
@@ -165,7 +176,8 @@ def _of_shards(shards: dict[Location, str], prompts_from: PromptsFrom, media_roo
             each.append(ArchivePart(shard, stamp, prompts_from))
         else:
             firsts = [0, *accumulate(rows)]
-            each += [TablePart(shard, stamp, number, firsts[number], media_root) for number in range(len(rows))]
+            each += [TablePart(shard, stamp, number, firsts[number], media_root)
+                     for number, count in enumerate(rows) if count]
     if not each:
         raise UserError(f"input {next(iter(shards))}: holds no row")
     kinds = [f"{count} {kind}" for count, kind in ((len(tables), TABLE), (len(shards) - len(tables), ARCHIVE)) if count]

@@ -10,6 +10,7 @@ which were made of files that have changed since; two workers that make the same
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -20,6 +21,7 @@ from visalign.errors import UserError
 from visalign.storage.locations import UNFINISHED, Location
 
 _AHEAD = 16
+_OWN = re.compile(rf"({UNFINISHED})?part-\d{{6,}}-[0-9a-f]{{16}}\.parquet")
 MANIFEST, SUMMARY = "manifest.json", "summary.json"
 
 
@@ -44,8 +46,8 @@ class PartitionFolder:
             raise UserError(f"out {self.out}: holds .parquet files of something else; choose another folder")
         if SUMMARY in there and not again:
             raise UserError(f"out {self.out}: is complete; choose another folder or delete it")
-        for name in there:
-            if name.startswith((UNFINISHED, "part-")) and name not in self.names:
+        for name in there.keys() - set(self.names):
+            if MANIFEST in there and _OWN.fullmatch(name):
                 self.out.child(name).remove()
         self.out.make_folder()
         manifest = {"settings": self.settings, "partitions": len(self.names)}

@@ -43,7 +43,7 @@ class Location:
         return printable(self.given)
 
     def __getstate__(self) -> str:
-        return self.given
+        return self.given if self.is_url else self.path
 
     def __setstate__(self, given: str) -> None:
         Location.__init__(self, given)
