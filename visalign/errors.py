@@ -19,10 +19,15 @@ def nearest(word: str, allowed: Iterable[str]) -> str:
     return f" (did you mean '{match[0]}'?)" if match else f" (allowed: {', '.join(allowed)})"
 
 
+def speaks() -> bool:
+    """Whether this process prints what all have found: of several the first."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 @functools.cache
 def notice(text: str) -> None:
     """Print `text` to stderr, above any progress bar; of several processes only the first prints."""
-    if os.environ.get("RANK", "0") == "0":
+    if speaks():
         from tqdm import tqdm
 
         tqdm.write(f"visalign: {text}", file=sys.stderr)

@@ -29,8 +29,8 @@ from visalign.rewards.registry import build_reward
 COMMANDS = [command for page in PAGES for command in commands_of(page)]
 KINDS = {"visalign reward train": RewardConfig, "visalign guide train": GuideConfig,
          "visalign votes draw": OnlineConfig}
-TORCHRUN = re.compile(r"(torchrun --nproc_per_node \d+|accelerate launch --config_file configs/accelerate/\w+\.yaml)"
-                      r" -m visalign")
+TORCHRUN = re.compile(r"(torchrun --nproc_per_node \d+|accelerate launch --config_file configs/accelerate/\w+\.yaml"
+                      r"( --num_processes \d+)?) -m visalign")
 PYTEST = re.compile(r"pytest( -n auto --dist worksteal| -m slow| -q| -x| tests/[\w/.]+)*")
 PIP = re.compile(r"pip install( -c constraints\.txt)?( -e)? ('?)(\.|visalign)(?:\[(?P<extra>\w+)\])?\3")
 TOOLS = re.compile(r"mkdocs (serve|build --strict)|ruff check \.")

@@ -43,7 +43,7 @@ elif engine != "ddp":
     os.environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
     if groups > 1:
         os.environ |= {"ACCELERATE_USE_PARALLELISM_CONFIG": "true", "PARALLELISM_CONFIG_DP_REPLICATE_SIZE": "2"}
-    from visalign.parallel.sharded import ShardedEngine
+    from visalign.parallel.sharded import ShardedEngine, local
     real_shard = ShardedEngine.shard
 
     def shard(self, network):
@@ -51,7 +51,20 @@ elif engine != "ddp":
         assert all(p.placements[-1].is_shard() for p in network.parameters())
         halved(*map(sum, zip(*[(p.to_local().numel(), p.numel()) for p in network.parameters()])))
 
-    ShardedEngine.shard = shard
+    real_prepare, real_whole = ShardedEngine.prepare, ShardedEngine.whole_on_first
+
+    def prepare(self, network, optimizer, summed=False):
+        self.stepped = optimizer
+        return real_prepare(self, network, optimizer, summed)
+
+    def whole_on_first(self, *networks):
+        state = [value for each in self.stepped.state.values() for value in each.values() if value.ndim]
+        weights = [each for network in networks for each in (*network.parameters(), *network.buffers())]
+        if self.processes.is_first:
+            print("BYTES", *(sum(local(t).numel() * t.element_size() for t in of) for of in (weights, state)))
+        real_whole(self, *networks)
+
+    ShardedEngine.shard, ShardedEngine.prepare, ShardedEngine.whole_on_first = shard, prepare, whole_on_first
 for port, words in commands:
     os.environ["MASTER_PORT"] = port  # the store of the run before may still be there
     try:
@@ -65,10 +78,11 @@ assert engine == "ddp" or len(divided) >= len(commands)
 QUIET = {"reward": None, "also": [], "features": None, "max_prompts": 1, "samples_per_prompt": 1}
 
 
-def several(folder, engine: str, *commands, count: int = 2) -> None:
+def several(folder, engine: str, *commands, count: int = 2) -> str:
+    """What they wrote; of processes with parts the first one's bytes of weights and optimiser state, run by run."""
     ports = [environments(count)[0]["MASTER_PORT"] for _ in commands]
     written = json.dumps([(port, [str(word) for word in words]) for port, words in zip(ports, commands, strict=True)])
-    together(CODE, engine, written, folder=folder, count=count)
+    return together(CODE, engine, written, folder=folder, count=count)
 
 
 def trained(folder) -> dict[str, torch.Tensor]:

@@ -2,18 +2,21 @@
 
 import argparse
 import importlib.util
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 
 from visalign.config.load import load_config
 from visalign.config.recipes import recipes
-from visalign.errors import UserError
-from visalign.parallel import opening
-from visalign.parallel.opening import check_configuration
+from visalign.errors import UserError, notice
+from visalign.jobs.dry_run import describe_run
+from visalign.parallel.division import Division, as_configured, division
+from visalign.parallel.opening import check_configuration, open_processes
 from visalign.trainers.opening import check_sharded
 
 FILES = sorted((Path(__file__).resolve().parents[2] / "configs" / "accelerate").glob("*.yaml"))
@@ -33,7 +36,6 @@ def test_accelerate_reads_every_file_and_sets_what_the_engine_is_chosen_by(file,
     for name in environment:
         if name.startswith(("ACCELERATE_", "FSDP_", "PARALLELISM_")):
             monkeypatch.setenv(name, environment[name])
-    monkeypatch.setattr(opening, "check_package", lambda *named: None)
     check_configuration()
     if file.stem == "fsdp2_nodes":
         sizes = [int(environment[f"PARALLELISM_CONFIG_DP_{name}_SIZE"]) for name in ("REPLICATE", "SHARD")]
@@ -42,6 +44,33 @@ def test_accelerate_reads_every_file_and_sets_what_the_engine_is_chosen_by(file,
 
 def test_they_are_no_recipes():
     assert len(FILES) == 4 and not [name for name in recipes() if "accelerate" in name]
+
+
+def test_that_accelerate_starts_one_process_on_a_cpu_is_said(monkeypatch, capsys):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    notice.cache_clear()
+    check_configuration()
+    assert "it starts one process, whatever its configuration asks" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name, expected", [("ddp", Division(8)), ("fsdp2", Division(8, 8, 8)),
+                                            ("fsdp2_nodes", Division(32, 8, 8)), ("zero2", Division(8, state=8))])
+def test_a_plan_is_of_the_first_process_of_a_configuration(name, expected):
+    with as_configured(next(file for file in FILES if file.stem == name)):
+        assert division() == expected
+    assert division() == Division()
+
+
+def test_a_dry_run_says_what_one_of_several_processes_holds(recipe, tmp_path):
+    with as_configured(next(file for file in FILES if file.stem == "fsdp2")):
+        said = describe_run(load_config(recipe("sd3")))
+    assert "one of 8 processes, each with 1/8 of the network" in said and "gathered weights" in said
+    assert Division(8, 8, 8).part(torch.zeros(9, 4)) == 8 and Division(3, state=3).flat(7) == 4
+    (tmp_path / "other.yaml").write_text("num_processes: many\n")
+    with pytest.raises(UserError, match="other.yaml: is no configuration of accelerate"), \
+            as_configured(tmp_path / "other.yaml"):
+        pass
 
 
 @pytest.fixture
@@ -70,8 +99,7 @@ def test_what_deepspeed_offers_and_this_does_not_is_named(monkeypatch, name, val
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     if importlib.util.find_spec("deepspeed") is None:
         with pytest.raises(UserError, match=r"pip install 'visalign\[deepspeed\]'"):
-            check_configuration()
-    monkeypatch.setattr(opening, "check_package", lambda *named: None)
+            open_processes(timedelta(minutes=1))
     check_configuration()
     monkeypatch.setenv(f"ACCELERATE_DEEPSPEED_{name}", value)
     with pytest.raises(UserError, match=words):

@@ -4,12 +4,17 @@ import shlex
 
 import click
 
+from visalign.errors import speaks
+
 
 def print_result(config, result, own: str) -> None:
-    """config: of the run. own: the last of the three commands, for the user's own model or data."""
+    """config: of the run. own: the last of the three commands, for the user's own model or data. Of several processes
+    the first prints."""
     from visalign.jobs.train import result_figures
     from visalign.reports.before_after import BEFORE_AFTER
 
+    if not speaks():
+        return
     lines = result_figures(result)
     lines["verdict"] = f"{result.verdict.word}: {'; '.join(result.verdict.reasons)}"
     lines["time"] = f"{result.seconds:.0f} s"

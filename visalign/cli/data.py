@@ -1,6 +1,5 @@
 """`visalign data`: check or make preference data; and `visalign benchmark`."""
 
-import os
 import sys
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from visalign.cli.options import (
 from visalign.cli.ray_options import ray_options, ray_settings
 from visalign.cli.reading import how_to_read, reading_options
 from visalign.cli.verbs import Verbs
-from visalign.errors import UserError
+from visalign.errors import UserError, speaks
 from visalign.validation.ranges import AtLeastTwo, Few, Fraction, Limit, Seed, SideLength, Weight
 
 
@@ -150,7 +149,7 @@ def data_cache(config: str, overrides: tuple[str, ...], **cluster) -> None:
         found = cache_on_ray(read_recipe(config, overrides), ray)
     else:
         found = make_cache(read_recipe(config, overrides))
-    if os.environ.get("RANK", "0") == "0":
+    if speaks():
         click.echo(f"{found.folder}: {found.media} images or videos and {found.prompts} prompts of {found.pairs} "
                    f"pairs, of which {found.encoded} were not there before")
 

@@ -1,6 +1,8 @@
 """`visalign quickstart` and `visalign train`."""
 
+import contextlib
 import shlex
+from pathlib import Path
 
 import click
 
@@ -17,11 +19,13 @@ QUICKSTARTS = {"tiny-sdxl": "quickstart", "tiny-sd3": "ai_feedback"}
 @click.option("--rollouts", type=click.Choice(["local", "ray"]),
               help="Where an online recipe's samples are drawn: rollout.engine=ray is actors on a Ray cluster.")
 @click.option("--dry-run", is_flag=True, help="Print settings, sizes and a memory estimate; load nothing.")
+@click.option("--accelerate", type=click.Path(path_type=Path), metavar="FILE",
+              help="With --dry-run: plan for one of the processes of a configuration of accelerate.")
 @click.option("--card", type=click.FloatRange(1, 1024), metavar="GIB",
               help="With --dry-run: plan for a GPU with this memory, which need not be here.")
 @resume_options
-def train(config: str, overrides: tuple[str, ...], rollouts: str | None, dry_run: bool, card: float | None,
-          resume: bool, auto_resume: bool) -> None:
+def train(config: str, overrides: tuple[str, ...], rollouts: str | None, dry_run: bool, accelerate: Path | None,
+          card: float | None, resume: bool, auto_resume: bool) -> None:
     """Fine-tune a generator as CONFIG says.
 
     CONFIG is a file, or the name of a shipped recipe (`visalign list recipes`); KEY=VALUE pairs override it.
@@ -34,11 +38,15 @@ def train(config: str, overrides: tuple[str, ...], rollouts: str | None, dry_run
     """
     if card is not None and not dry_run:
         raise click.UsageError("--card is for --dry-run: a run computes on what is here")
+    if accelerate is not None and not dry_run:
+        raise click.UsageError("--accelerate is for --dry-run: a run is started by accelerate launch --config_file")
     settings = read_recipe(config, (*overrides, *([f"rollout.engine={rollouts}"] if rollouts else ())))
     if dry_run:
         from visalign.jobs.dry_run import describe_run
+        from visalign.parallel.division import as_configured
 
-        click.echo(describe_run(settings, card))
+        with as_configured(accelerate) if accelerate else contextlib.nullcontext():
+            click.echo(describe_run(settings, card))
         return
     from visalign.jobs.train import train as run_recipe
 

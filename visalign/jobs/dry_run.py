@@ -13,11 +13,13 @@ from visalign.jobs.memory_sizes import PassSizes
 from visalign.jobs.memory_words import fitted, memory_table
 from visalign.jobs.train import check_training, completed, measured_on
 from visalign.jobs.training_setup import images_by_size
+from visalign.parallel.opening import check_configuration
 from visalign.storage.files import size_in_words
 from visalign.storage.yaml_files import dump_yaml
 from visalign.trainers.cost import sample_passes
 from visalign.trainers.guard import interval_of
 from visalign.trainers.offline.sides import mixture_lines
+from visalign.trainers.opening import check_sharded
 
 
 def describe_run(config: OfflineConfig | OnlineConfig, planned: float | None = None) -> str:
@@ -25,6 +27,8 @@ def describe_run(config: OfflineConfig | OnlineConfig, planned: float | None = N
 
     planned: GiB of a GPU that need not be here.
     """
+    check_configuration()
+    check_sharded(config)
     config = completed(config)
     found = check_training(config)
     config = measured_on(config, found.prompts)

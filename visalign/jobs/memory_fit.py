@@ -13,11 +13,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from visalign.errors import UserError
 from visalign.generators.hardware.quantization import QUANTIZERS
 from visalign.jobs.cards import Card, in_gib
 from visalign.jobs.memory_levers import AS_SET, CHEAP, DEAR, LEVERS, Changes, Choice, Config, Lever, changed
 from visalign.jobs.memory_plan import MemoryPlan, plan_memory
 from visalign.jobs.memory_sizes import PassSizes
+from visalign.trainers.opening import check_sharded
 from visalign.trainers.optim import OPTIMIZERS
 
 
@@ -70,7 +72,8 @@ def _allowed(config: Config) -> bool:
     """Whether settings go together."""
     try:
         type(config).model_validate(config.model_dump())
-    except ValidationError:
+        check_sharded(config)
+    except (ValidationError, UserError):
         return False
     return True
 

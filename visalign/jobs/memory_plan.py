@@ -7,7 +7,6 @@ Activations are counted on a generator without weights (generators/hardware/weig
 """
 
 import json
-import os
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -20,6 +19,7 @@ from visalign.generators.hardware.devices import held_dtype
 from visalign.generators.hardware.quantization import QUANTIZERS
 from visalign.jobs.memory_beside import reward_sizes
 from visalign.jobs.memory_sizes import PassSizes
+from visalign.parallel.zero import BUCKET
 from visalign.trainers.optim import MOMENTS
 
 PROGRAM = {"cuda": round(0.7 * 2**30), "cpu": round(0.9 * 2**30)}
@@ -77,7 +77,18 @@ class _Planning:
         self.on_gpu = sizes.model.device.type == "cuda"
         self.trained = sizes.held.trained
         self.rewards = reward_sizes(config)
-        self.processes = int(os.environ.get("WORLD_SIZE", "1"))
+        self.division, self.processes = sizes.division, sizes.division.processes
+        self.mine = sizes.held.trained_part
+        """Of the trained weights, what this process holds."""
+        self.stepped = 4 * self.division.flat(self.trained // 4) if self._flat() else self.mine
+        """Of them, what it steps."""
+
+    def _flat(self) -> bool:
+        """Whether only what trains the network is divided, as by ZeRO-2."""
+        return self.division.state > 1 and self.division.weights == 1
+
+    def _sharded(self) -> bool:
+        return self.division.weights > 1
 
     def plan(self) -> MemoryPlan:
         held = self._weights() | self._beside_the_weights() | {"program": PROGRAM[self.sizes.model.device.type]}
@@ -122,10 +133,10 @@ class _Planning:
     def _weights(self) -> dict[str, int]:
         held, full = self.sizes.held, self.config.model.tuning == "full"
         streamed = self.config.model.offload == "blocks" and self.on_gpu
-        numbers = min(2 * held.block, self.trained // 4) if streamed else self.trained // 4  # one computes, one comes
+        numbers = min(2 * held.block, self.trained // 4) if streamed else self.mine // 4  # one computes, one comes
         copy = self.sizes.model.compute_dtype.itemsize * numbers if full else 0
-        frozen = self._rounded(self._narrowed(held.frozen)) + held.packed
-        return {"frozen weights": frozen, "trained weights": self.trained, "frozen copy": copy,
+        frozen = self._narrowed(held.frozen_part) if self._sharded() else self._rounded(self._narrowed(held.frozen))
+        return {"frozen weights": frozen + held.packed, "trained weights": self.mine, "frozen copy": copy,
                 "text encoders": self._texts(), "VAE": held.vae}
 
     def _narrowed(self, size: int) -> int:
@@ -161,33 +172,51 @@ class _Planning:
 
     def _beside_the_weights(self) -> dict[str, int]:
         old = 2 if "old" in self.objective.needs else 0  # the values, and the current ones while it is in their place
-        several = self.processes > 1 and self.config.loop == "offline"
-        return {"optimiser": round(MOMENTS[self.config.optim.name] * self.trained / 4),
-                "average": self.trained if self.config.optim.ema_decay else 0, "old policy": old * self.trained,
-                "buckets of gradients": self.trained if several else 0,
+        copied = self.processes > 1 and self.division.state == 1 and self.config.loop == "offline"
+        buckets = self.trained if copied else min(4 * BUCKET, self.trained) if self._flat() else 0
+        return {"optimiser": round(MOMENTS[self.config.optim.name] * self.stepped / 4),
+                "stepped copy": self.stepped if self._flat() else 0,
+                "average": self.mine if self.config.optim.ema_decay else 0, "old policy": old * self.mine,
+                "buckets of gradients": buckets,
                 "rewards": self.rewards.scoring + self.rewards.measuring} | ({} if self.on_gpu else self._epoch())
 
     def _backward(self) -> dict[str, int]:
         size = self.sizes.training(self.rows_trained(), self.config.model.gradient_checkpointing)
         passes = min(self.objective.last_steps, self.config.rollout.steps) if self._learns_through_rewards() else 1
         return {"activations": size * passes, "weights unrounded": self._kept_unrounded(),
-                "gradients": self._gradients()}
+                "gradients": self._gradients(), "gathered blocks": self._gathered_blocks()}
 
     def _gradients(self) -> int:
-        return self.sizes.held.largest if self.config.optim.fused_backward else self.trained
+        if self.config.optim.fused_backward:
+            return self.sizes.held.largest
+        kept = self._sharded() and self.config.model.tuning == "lora"  # whole until the last pass of a step
+        return self.trained if kept or self.division.state == 1 else self.stepped
+
+    def _gathered_blocks(self) -> int:
+        """Of a network in parts: the block that computes, the one that comes, and the gradient of one."""
+        full = self.config.model.tuning == "full"
+        width = 4 if full else held_dtype(self.config.model, self.sizes.model.device).itemsize
+        return (2 * width + 4 * full) * self.sizes.held.block if self._sharded() else 0
+
+    def _gathered(self) -> int:
+        """The network whole beside its parts, and its frozen copy, for passes that need no other process."""
+        if not self._sharded():
+            return 0
+        copy = self.sizes.model.compute_dtype.itemsize * self.trained // 4 * (self.config.model.tuning == "full")
+        return self._narrowed(self.sizes.held.frozen) + self.trained + copy
 
     def _step(self) -> dict[str, int]:
         if self.config.optim.fused_backward:
             return {"gradients": self._gradients()}
-        working = self.trained if self.on_gpu and self.config.optim.name in FOREACH else 0
-        return {"gradients": self.trained, "working copy": working}
+        working = self.stepped if self.on_gpu and self.config.optim.name in FOREACH else 0
+        return {"gradients": self.stepped, "working copy": working}
 
     def _sampling(self) -> dict[str, int]:
         """Of an evaluation, or of a rollout, whose steps lie on the device until its batch is drawn."""
         found = [{"activations": self.sizes.sampling(guided * rows)} for guided, rows in self._drawn()]
         if self.config.loop == "online" and self.on_gpu:
             found[-1] |= self.sizes.sample.batch(self.config, self.objective)
-        return max(found, key=lambda parts: sum(parts.values()))
+        return max(found, key=lambda parts: sum(parts.values())) | {"gathered weights": self._gathered()}
 
     def _coding(self, away: dict[str, int]) -> dict[str, dict[str, int]]:
         model = self.config.model

@@ -13,6 +13,7 @@ from visalign.generators.hardware.activations import Activations
 from visalign.generators.hardware.quantization import quantizable
 from visalign.generators.hardware.weightless import Weightless
 from visalign.jobs.memory_beside import SampleSizes
+from visalign.parallel.division import Division, division
 
 
 class Held(NamedTuple):
@@ -21,6 +22,7 @@ class Held(NamedTuple):
     packed: of frozen ones that stay as they are packed in a GGUF file, which `frozen` is without.
     roundable: numbers in frozen layers that can be quantised; roundable_in_block: in the block that has most of them.
     block: numbers in the largest of the repeated blocks. largest: bytes of the largest tensor that is trained.
+    frozen_part, trained_part: what one process holds of them where several divide the network, else the same.
     """
 
     frozen: int
@@ -32,6 +34,8 @@ class Held(NamedTuple):
     largest: int
     text_encoders: int
     vae: int
+    frozen_part: int
+    trained_part: int
 
 
 @dataclass
@@ -40,6 +44,7 @@ class PassSizes:
     either has a row for each sample or none."""
 
     model: Weightless
+    division: Division = field(default_factory=division)
     _trained: dict[int, Activations] = field(default_factory=dict)
     _sampled: dict[int, int] = field(default_factory=dict)
     _coded: dict[bool, tuple[int, int]] = field(default_factory=dict)
@@ -96,13 +101,21 @@ class PassSizes:
         trained = [p.numel() * 4 for p in denoiser.parameters() if p.requires_grad]
         numbers, packed = packed_size(self.model.checkpoint.denoiser_file)
         frozen = held_by(denoiser) - numbers * self.model.held.itemsize
+        parts = _parts_held(denoiser, self.division) if self.division.weights > 1 else (frozen, sum(trained))
         return Held(frozen, packed, sum(trained), sum(blocks.values()), max(blocks.values(), default=0),
-                    _largest_block(denoiser), max(trained), texts, held_by(vae))
+                    _largest_block(denoiser), max(trained), texts, held_by(vae), *parts)
 
 
 def roundable(part: nn.Module) -> int:
     """Numbers in the layers of a part that can be quantised."""
     return sum(layer.weight.numel() for layer in quantizable(part).values())
+
+
+def _parts_held(network: nn.Module, division: Division) -> tuple[int, int]:
+    """Bytes of frozen and of trained weights that one process holds; buffers are whole."""
+    frozen = sum(buffer.numel() * buffer.element_size() for buffer in network.buffers())
+    frozen += sum(division.part(p) * p.element_size() for p in network.parameters() if not p.requires_grad)
+    return frozen, sum(division.part(p) * 4 for p in network.parameters() if p.requires_grad)
 
 
 def _largest_block(network: nn.Module) -> int:

@@ -26,7 +26,8 @@ CERTAIN = 1.5
 def memory_table(config: Config, sizes: PassSizes, card: Card) -> list[str]:
     """Every part, every moment, the peak, and whether it fits."""
     plan = plan_memory(config, sizes)
-    lines = [f"memory, in GiB        on {card.words}"]
+    several = sizes.division.words
+    lines = [f"memory, in GiB        on {card.words}" + f"; one of {several}" * bool(several)]
     lines += [f"  {name:<30}{in_gib(size):>7}" for name, size in plan.held.items()]
     for moment, parts in plan.moments.items():
         what = ", ".join(f"{in_gib(size)} {name}" for name, size in parts.items() if size)

@@ -7,7 +7,7 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, patch_environment
 
-from visalign.errors import UserError, check_package
+from visalign.errors import UserError, check_package, notice
 from visalign.parallel.engine import Engine
 
 
@@ -18,6 +18,8 @@ def says(name: str) -> bool:
 
 def open_processes(wait: timedelta, **options: Any) -> Accelerator:
     """An accelerator that knows of no shards: those are this package's. wait: for another process, at most."""
+    if uses_deepspeed():
+        check_package("accelerate: distributed_type DEEPSPEED", "deepspeed", "'visalign[deepspeed]'")
     # SD3's last block discards the text stream, so part of an adapter there never gets a gradient
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
     with patch_environment(ACCELERATE_USE_FSDP="false", ACCELERATE_USE_PARALLELISM_CONFIG="false",
@@ -33,6 +35,12 @@ def is_sharded_run() -> bool:
     """Whether the processes of this run divide the network, or what trains it, among them."""
     asked = says("ACCELERATE_USE_FSDP") or uses_deepspeed()
     return asked and int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def replicas_asked() -> int:
+    """How many groups of processes are to hold the whole network in parts each."""
+    asked = says("ACCELERATE_USE_PARALLELISM_CONFIG")
+    return int(os.environ.get("PARALLELISM_CONFIG_DP_REPLICATE_SIZE", "1")) if asked else 1
 
 
 def engine_of(accelerator: Accelerator) -> Engine:
@@ -51,15 +59,15 @@ def sharded_engine(accelerator: Accelerator) -> Engine:
 
     from visalign.parallel.sharded import ShardedEngine
 
-    replicas = 1
-    if says("ACCELERATE_USE_PARALLELISM_CONFIG"):
-        replicas = int(os.environ.get("PARALLELISM_CONFIG_DP_REPLICATE_SIZE", "1"))
-    return ShardedEngine(accelerator, FullyShardedDataParallelPlugin(), replicas,
+    return ShardedEngine(accelerator, FullyShardedDataParallelPlugin(), replicas_asked(),
                          os.environ.get("ACCELERATE_MIXED_PRECISION", "no"))
 
 
 def check_configuration() -> None:
-    """Raise UserError for what accelerate's configuration asks and is not supported here."""
+    """Raise UserError for what accelerate's configuration asks and is not supported here; say where it is left out."""
+    if says("ACCELERATE_USE_CPU") and "WORLD_SIZE" not in os.environ:
+        notice("accelerate: with --cpu or use_cpu it starts one process, whatever its configuration asks; for several "
+               "on a CPU leave that out and set train.device=cpu")
     if uses_deepspeed():
         check_deepspeed()
     if not says("ACCELERATE_USE_FSDP"):
@@ -79,7 +87,6 @@ def check_configuration() -> None:
 
 def check_deepspeed() -> None:
     """Raise UserError for what DeepSpeed offers, and this does not."""
-    check_package("accelerate: distributed_type DEEPSPEED", "deepspeed", "'visalign[deepspeed]'")
     stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
     if stage != "2":
         raise UserError(f"accelerate: zero_stage {stage} is not supported, only 2; configs/accelerate/fsdp2.yaml "
