@@ -17,7 +17,7 @@ def here(monkeypatch):
     made = []
 
     def run(partitions, make, *_):
-        work = make(WorkerShare(1, 1.0, 0.0))
+        work = make(WorkerShare(1, 1.0, 0.0, "cpu"))
         for number, part in partitions.items():
             made.append(number)
             yield work(number, part)

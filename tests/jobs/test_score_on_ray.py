@@ -15,8 +15,6 @@ from visalign.errors import UserError
 from visalign.jobs import score_on_ray as module
 from visalign.jobs.on_ray import RaySettings, WorkerShare, _Worker, ray_errors_told, share_of
 
-SPECS = ["tiny-clip", "sharpness"]
-
 
 @pytest.fixture
 def folder(tmp_path):
@@ -38,9 +36,9 @@ def rows_of(out) -> list[dict]:
     return [row for part in sorted(Path(out).glob("part-*.parquet")) for row in pq.read_table(part).to_pylist()]
 
 
-def dies_once(specs, device, out, threads, share):
+def dies_once(specs, out, threads, share):
     """A worker whose process is killed in the middle of partition 3."""
-    work, flag = module.scorer(specs, device, out, threads, share), Path(out.out.given).with_name("died")
+    work, flag = module.scorer(specs, out, threads, share), Path(out.out.given).with_name("died")
 
     def once(number, part):
         if number == 3 and not flag.exists():
@@ -51,23 +49,38 @@ def dies_once(specs, device, out, threads, share):
     return once
 
 
-def test_two_actors_of_which_one_is_killed_give_the_local_scores_once(folder, tmp_path, monkeypatch):
-    local, out = tmp_path / "local.parquet", tmp_path / "scores"
-    assert invoke(folder, "-r", ",".join(SPECS), "-o", local, "--no-gallery").exit_code == 0
-    monkeypatch.setattr(module, "scorer", dies_once)
-    done = module.score_on_ray(str(folder), SPECS, str(out), RaySettings(workers=2, partition_size=8), device="cpu")
-    assert (tmp_path / "died").exists() and (done.rows, done.broken) == (60, 1)
-    rows, expected = rows_of(out), pq.read_table(local).to_pylist()
-    assert len(rows) == 60 and len(list(out.glob("part-*.parquet"))) == 8
+def check_equal(rows: list[dict], expected: list[dict]) -> None:
+    """Texts alike, numbers to 1e-6."""
+    assert len(rows) == len(expected) == 60
     for row, same in zip(rows, expected, strict=True):
         assert {k: v for k, v in row.items() if not isinstance(v, float)} == {
             k: v for k, v in same.items() if not isinstance(v, float)}
         assert [v for v in row.values() if isinstance(v, float)] == pytest.approx(
             [v for v in same.values() if isinstance(v, float)], abs=1e-6)
+
+
+def test_two_actors_of_which_one_is_killed_give_the_local_scores_once(folder, tmp_path, monkeypatch):
+    local, out = tmp_path / "local.parquet", tmp_path / "scores"
+    assert invoke(folder, "-r", "sharpness", "-o", local, "--no-gallery").exit_code == 0
+    monkeypatch.setattr(module, "scorer", dies_once)
+    ray = RaySettings(workers=2, partition_size=8)
+    done = module.score_on_ray(str(folder), ["sharpness"], str(out), ray, device="cpu")
+    assert (tmp_path / "died").exists() and (done.rows, done.broken) == (60, 1)
+    rows, expected = rows_of(out), pq.read_table(local).to_pylist()
+    assert len(list(out.glob("part-*.parquet"))) == 8
+    check_equal(rows, expected)
     figures = json.loads((out / "summary.json").read_text())
     assert figures["rows"] == 60 and figures["scores"]["sharpness.score"]["scored"] == 59
     assert figures["scores"]["sharpness.score"]["mean"] == pytest.approx(
         sum(row["sharpness.score"] for row in expected if row["sharpness.score"] is not None) / 59, abs=1e-6)
+
+
+def test_a_network_scores_partitions_as_it_scores_all(folder, tmp_path, here):
+    local, out = tmp_path / "local.parquet", tmp_path / "scores"
+    assert invoke(folder, "-r", "tiny-clip", "-o", local, "--no-gallery").exit_code == 0
+    result = invoke(folder, "-r", "tiny-clip", "-o", out, "--engine", "ray", "--partition-size", 11)
+    assert result.exit_code == 0 and "60 rows in" in result.output and "1 files unreadable" in result.output
+    check_equal(rows_of(out), pq.read_table(local).to_pylist())
 
 
 def test_a_killed_command_makes_only_what_is_missing(folder, tmp_path, here):
@@ -120,10 +133,10 @@ def test_failures_of_a_reward_end_it_and_are_scored_again(folder, tmp_path, here
 
 def test_cores_are_shared_so_that_some_are_left():
     two = share_of(RaySettings(), [{"CPU": 2.0}], "auto")
-    assert (two.workers, two.cpus, two.gpus) == (2, 0.75, 0.0)
+    assert (two.workers, two.cpus, two.gpus, two.device) == (2, 0.75, 0.0, "cpu")
     nodes = [{"CPU": 64.0, "GPU": 8.0}, {"CPU": 64.0, "GPU": 8.0}, {"CPU": 4.0}]
     many = share_of(RaySettings(), nodes, "auto")
-    assert (many.workers, many.gpus) == (16, 1.0) and 16 * many.cpus <= 128
+    assert (many.workers, many.gpus, many.device) == (16, 1.0, "cuda") and 16 * many.cpus <= 128
     assert share_of(RaySettings(), nodes, "cpu").gpus == 0
     for settings, device, said in ((RaySettings(workers=3, cpus=1.0), "cpu", "3 workers of 1 cores do not fit"),
                                    (RaySettings(gpus=1.0), "auto", "and 1 GPUs"),
@@ -142,7 +155,7 @@ def test_what_ends_the_command_is_a_sentence():
         class begin:
             remote = staticmethod(lambda number: number)
 
-    worker = _Worker(full, WorkerShare(1, 1.0, 0.0), Attempts, ".")
+    worker = _Worker(full, WorkerShare(1, 1.0, 0.0, "cpu"), Attempts, ".")
     worker_ray = pytest.importorskip("ray")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(worker_ray, "get", lambda value: value)
@@ -162,8 +175,10 @@ def test_what_ray_says_of_its_cluster_is_a_sentence():
         with pytest.raises(UserError, match=f"the Ray cluster: .*{said}.*the same command continues"):  # noqa: SIM117
             with ray_errors_told(RaySettings()):
                 raise RuntimeError("of Ray Data") from error
-    with pytest.raises(ZeroDivisionError), ray_errors_told(RaySettings()):
-        raise ZeroDivisionError
+    fault = exceptions.RayActorError(error_msg="It died because of an error raised in its creation task, KeyError")
+    for ours in (ZeroDivisionError(), fault):
+        with pytest.raises(type(ours)), ray_errors_told(RaySettings()):
+            raise ours
 
 
 def test_bad_input_ends_before_a_cluster_is_joined(folder, tmp_path, monkeypatch):

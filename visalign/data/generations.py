@@ -49,8 +49,9 @@ def find_generations(source: str | Path, prompts_from: PromptsFrom = "auto",
             embedded, problem = prompt_of(path, prompts_from)
             found = Generations([Entry(printable(path.name), path, embedded.prompt, embedded.seed, problem)])
         elif path.is_file():
+            shards = "; .tar is read with --engine ray" if path.suffix.lower() == ".tar" else ""
             raise UserError(f"input {named}: neither a folder, an image, a video nor a manifest "
-                            f"({', '.join(READERS)})")
+                            f"({', '.join(READERS)}){shards}")
         else:
             raise UserError(f"input {named}: there is no such file or folder")
     except (OSError, ValueError, RuntimeError) as error:  # too long a name, a NUL, ~ of an unknown user

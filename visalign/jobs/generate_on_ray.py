@@ -16,7 +16,6 @@ import pyarrow as pa
 from visalign.config import ModelSettings
 from visalign.data.partitions import texts_digest
 from visalign.errors import UserError
-from visalign.generators.hardware.devices import pick_device
 from visalign.jobs.on_ray import RaySettings, Work, WorkerShare, run_partitions
 from visalign.jobs.partition_folder import PartitionFolder
 from visalign.media.samples import Media
@@ -64,7 +63,7 @@ def generate_on_ray(model: ModelSettings, prompts: list[str], out: str, ray: Ray
     folder = PartitionFolder(place, settings, [part.stamp() for part in parts])
     missing = {number: parts[number] for number in folder.open()}
     if missing:
-        for _ in run_partitions(missing, functools.partial(drawer, drawing, device, folder), ray, device, "generating"):
+        for _ in run_partitions(missing, functools.partial(drawer, drawing, folder), ray, device, "generating"):
             pass
     count = len(prompts) * drawing.samples
     if place.is_local:
@@ -84,9 +83,9 @@ def cut_places(prompts: list[str], samples: int, size: int) -> list[PlacesPart]:
     return parts
 
 
-def drawer(drawing: Drawing, device: str, folder: PartitionFolder, share: WorkerShare) -> Work:
+def drawer(drawing: Drawing, folder: PartitionFolder, share: WorkerShare) -> Work:
     """In a worker: what draws a partition."""
-    generator = drawing.load(str(pick_device(device)))
+    generator = drawing.load(share.device)
 
     def work(number: int, part: PlacesPart) -> dict:
         if folder.has(number):

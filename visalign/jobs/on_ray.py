@@ -26,6 +26,8 @@ MOST_ATTEMPTS = 3
 _MOST_BLOCKS = 10_000
 _STORE_GIB = 0.25
 """Of a Ray on this machine: partitions are named in it, not kept."""
+_OURS = "error raised in its creation task"
+"""What Ray says of a worker that failed while it loaded, and that no machine is to blame for."""
 Work = Callable[[int, Any], dict]
 """(number, partition) -> a result that JSON can hold. Raises UserError or OSError for what ends the command."""
 
@@ -48,11 +50,12 @@ class RaySettings(Ranged):
 
 @dataclass(frozen=True)
 class WorkerShare:
-    """How many workers there are, and the cores and GPUs of each."""
+    """How many workers there are, the cores and GPUs of each, and the device it computes on."""
 
     workers: int
     cpus: float
     gpus: float
+    device: str
 
 
 def share_of(settings: RaySettings, nodes: list[dict[str, float]], device: str) -> WorkerShare:
@@ -65,7 +68,7 @@ def share_of(settings: RaySettings, nodes: list[dict[str, float]], device: str) 
     even = math.floor(100 * max(cores - 0.5, 0.01) / workers) / 100
     for cpus in [settings.cpus] if settings.cpus else [even, even / 2]:
         if _room(nodes, cpus, gpus) >= workers:
-            return WorkerShare(workers, cpus, gpus)
+            return WorkerShare(workers, cpus, gpus, "cuda" if gpus and device != "cpu" else "cpu")
     asked = f"{workers} workers of {cpus:g} cores" + (f" and {gpus:g} GPUs" if gpus else "")
     raise UserError(f"--engine ray: {asked} do not fit the cluster's {cores:g} cores and {cards:g} GPUs on "
                     f"{len(nodes)} machines; lower --ray-workers, --ray-cpus or --ray-gpus")
@@ -176,8 +179,10 @@ def ray_errors_told(settings: RaySettings) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        causes = list(_causes(error))
+        ours = any(_OURS in str(each) for each in causes)  # Ray has no other sign of it
         for kinds, words in told.items():
-            if any(isinstance(each, kinds) for each in _causes(error)):
+            if not ours and any(isinstance(each, kinds) for each in causes):
                 raise UserError(f"the Ray cluster: {words}; the same command continues") from error
         raise
 

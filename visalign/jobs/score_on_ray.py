@@ -15,7 +15,6 @@ from visalign.data.chunks import gathered, weight_of
 from visalign.data.entry import Entry
 from visalign.data.partitions import Part, Parts, partitions_of
 from visalign.errors import UserError
-from visalign.generators.hardware.devices import pick_device
 from visalign.jobs import score
 from visalign.jobs.on_ray import RaySettings, Work, WorkerShare, run_partitions
 from visalign.jobs.partition_folder import PartitionFolder
@@ -58,7 +57,7 @@ def score_on_ray(source: str, specs: list, out: str, ray: RaySettings, *, device
     missing = {number: parts.each[number] for number in folder.open(again)}
     tally = Tally(rewards, folder, max_failures, parts.hint)
     if missing:
-        make = functools.partial(scorer, specs, device, folder, workers)
+        make = functools.partial(scorer, specs, folder, workers)
         for result in run_partitions(missing, make, ray, device, "scoring"):
             tally.add(result["number"], result["failures"])
             tally.check(score.LEAST_FOR_SHARE)
@@ -71,9 +70,9 @@ def settings_of(source: str, specs: list, parts: Parts, ray: RaySettings) -> dic
             "rewards": [expand(spec) for spec in specs], "partition_size": ray.partition_size, "files": parts.name()}
 
 
-def scorer(specs: list, device: str, folder: PartitionFolder, threads: int | None, share: WorkerShare) -> Work:
+def scorer(specs: list, folder: PartitionFolder, threads: int | None, share: WorkerShare) -> Work:
     """In a worker: what scores a partition and counts its failures."""
-    rewards = load_rewards(specs, str(pick_device(device)))
+    rewards = load_rewards(specs, share.device)
     decoding = threads or max(1, round(share.cpus))
 
     def work(number: int, part: Part) -> dict:
