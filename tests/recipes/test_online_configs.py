@@ -38,7 +38,7 @@ def test_recipe_runs_on_a_tiny_network(file, pipelines, tmp_path):
         "rollout.prompts_per_epoch=2", f"rollout.group_size={small}", f"rollout.batch_size={small}",
         "train.epochs=1", "train.updates_per_epoch=1", "train.batch_size=4", "train.device=cpu",
         f"eval.prompts={tmp_path / 'prompts.txt'}", "eval.every=0", "eval.max_prompts=1", "eval.samples_per_prompt=2",
-        "eval.steps=2", "eval.reward=contrast", "eval.also=[saturation]",
+        "rollout.engine=local", "rollout.staleness=0", "eval.steps=2", "eval.reward=contrast", "eval.also=[saturation]",
         f"eval.features={'null' if config.guard.action == 'off' else 'tiny-clip'}", "guard.max_prompts=1",
         "guard.samples_per_prompt=2", "output.trackers=[]", f"output.folder={tmp_path / 'run'}"]
     overrides += ["objective.keep=1"] if "keep" in config.objective else []
