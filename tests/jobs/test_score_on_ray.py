@@ -155,6 +155,8 @@ def test_what_ends_the_command_is_a_sentence():
         class begin:
             remote = staticmethod(lambda number: number)
 
+        end = begin
+
     worker = _Worker(full, WorkerShare(1, 1.0, 0.0, "cpu"), Attempts, ".")
     worker_ray = pytest.importorskip("ray")
     with pytest.MonkeyPatch.context() as patch:

@@ -68,7 +68,7 @@ def generate(model: str, prompts: tuple[str, ...], out: str, lora: Path | None, 
     options = {"lora": lora, "samples": samples_per_prompt, "steps": steps, "guidance_scale": guidance_scale,
                "seed": seed, "following": _following(weights, guide_from, guide_range, guide_clip),
                "video_format": video_format}
-    loaded, ray = model_of(model, (f"precision={precision}", *settings)), ray_settings(**cluster)
+    loaded, ray = model_of(model, (f"precision={precision}", *settings)), ray_settings(slow=True, **cluster)
     if ray and best_of > 1:
         raise UserError("generate: --best-of chooses on one machine; leave out --engine ray, or score what it draws")
     if ray:

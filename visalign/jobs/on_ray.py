@@ -19,7 +19,7 @@ from tqdm import tqdm
 from visalign.errors import UserError
 from visalign.parallel.ray_cluster import cluster
 from visalign.storage.files import refusal
-from visalign.validation.ranges import Limit, Minutes, Positive, Ranged, RayWorkers
+from visalign.validation.ranges import Limit, Positive, Ranged, RayWorkers, WaitMinutes
 
 MOST_ATTEMPTS = 3
 """A partition that ended its worker so often ends the command."""
@@ -45,7 +45,7 @@ class RaySettings(Ranged):
     cpus: Positive | None = None
     gpus: float | None = None
     partition_size: Limit = 1000
-    wait_minutes: Minutes = 60.0
+    wait_minutes: WaitMinutes = 60.0
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def run_partitions(partitions: dict[int, Any], make: Callable[[WorkerShare], Wor
 
         share = share_of(settings, [node["Resources"] for node in ray.nodes() if node["Alive"]], device)
         quiet_data(ray_data.DataContext.get_current(), settings)
-        attempts = ray.remote(num_cpus=0, max_restarts=-1)(_Attempts).remote()
+        attempts = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Attempts).remote()
         rows = [{"number": number, "partition": partition} for number, partition in partitions.items()]
         data = ray_data.from_items(rows, override_num_blocks=min(len(rows), _MOST_BLOCKS)).map_batches(
             _Worker, fn_constructor_args=(make, share, attempts, os.getcwd()), batch_size=1,
@@ -116,7 +116,7 @@ def quiet_data(context, settings: RaySettings) -> None:
 
 
 class _Attempts:
-    """How often each partition was begun, in a process that no worker takes with it."""
+    """How often each partition was begun and not ended, in a process that no worker takes with it."""
 
     def __init__(self):
         self.begun: Counter[int] = Counter()
@@ -124,6 +124,9 @@ class _Attempts:
     def begin(self, number: int) -> int:
         self.begun[number] += 1
         return self.begun[number]
+
+    def end(self, number: int) -> None:
+        del self.begun[number]
 
 
 class _Worker:
@@ -152,7 +155,9 @@ class _Worker:
             return {"problem": f"partition {number} ({partition.name()}): {MOST_ATTEMPTS} workers died of it, most "
                                "likely for lack of memory; use fewer --ray-workers, or leave out what is in it"}
         try:
-            return self.work(number, partition)
+            found = self.work(number, partition)
+            self.attempts.end.remote(number)
+            return found
         except (UserError, OSError) as error:
             return {"problem": as_sentence(error)}
 
