@@ -9,12 +9,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from visalign.config import OnlineConfig
+from visalign.config.load import load_config
 from visalign.config.online import RolloutActorSettings
 from visalign.errors import UserError
 from visalign.trainers.online import sources
 from visalign.trainers.online.ahead.crew import Crew, Gone
 from visalign.trainers.online.ahead.packing import Complaint, DrawnBatch, Ready
-from visalign.trainers.online.ahead.pool import RayPool, first_sentence
+from visalign.trainers.online.ahead.pool import RayPool, first_sentence, gpus_beside
 from visalign.trainers.online.ahead.schedule import Batch, Schedule, begun_with, drawn_with
 from visalign.trainers.online.ahead.source import RolloutsAhead
 from visalign.trainers.online.ahead.worker import RolloutWorker
@@ -204,6 +206,20 @@ def test_what_cannot_be_apart_is_refused(online_recipe, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert "rollout.engine ray: one process learns while actors sample; start it without torchrun" in fails(
         online_recipe(), "--rollouts", "ray")
+
+
+def test_a_full_object_store_and_the_learner_s_gpu(online_recipe, monkeypatch):
+    exceptions = pytest.importorskip("ray.exceptions")
+
+    def put(weights):
+        raise exceptions.ObjectStoreFullError("The local object store is full. And more.")
+
+    pool = RayPool(load_config(online_recipe(), (), OnlineConfig), "cpu")
+    pool.ray = SimpleNamespace(put=put, exceptions=exceptions)
+    with pytest.raises(UserError, match="rollout.ray.store_gib: 2 MiB of weights could not be laid out for the actors"):
+        pool.publish(0, bytes(2**21))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,6")
+    assert gpus_beside("cuda") == "5,6" and gpus_beside("cpu") is None
 
 
 def test_why_an_actor_died_is_one_line():

@@ -60,8 +60,14 @@ class RayPool:
         self._asked[actor.prepare.remote()] = worker
 
     def publish(self, version: int, weights: bytes) -> None:
-        if version not in self._weights:
+        if version in self._weights:
+            return
+        try:
             self._weights[version] = self.ray.put(weights)
+        except self.ray.exceptions.RayError as error:
+            size = len(weights) / 2**20
+            raise UserError(f"rollout.ray.store_gib: {size:.0f} MiB of weights could not be laid out for the actors "
+                            f"({first_sentence(error)}); give Ray's object store more memory") from error
 
     def forget(self, before: int) -> None:
         self._weights = {version: each for version, each in self._weights.items() if version >= before}
