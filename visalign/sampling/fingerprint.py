@@ -3,6 +3,7 @@
 import hashlib
 import json
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -10,6 +11,8 @@ from visalign.generators.hardware.quantization import plain_tensors
 
 AT_ONCE = 2**22
 """Numbers that are summed at once: torch copies them in 8 bytes each, and a table of positions may have 200 million."""
+SMALL = 2**14
+"""Numbers up to which a dozen operations of numpy take less time than as many of torch."""
 _AS_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -32,6 +35,8 @@ def _sums(tensor: Tensor) -> bytes:
         return b""
     bits = tensor.contiguous().view(_AS_INTEGERS[tensor.element_size()]) if tensor.dtype != torch.bool else tensor
     rows = bits.reshape(bits.shape[0] if bits.ndim > 1 else 1, -1)
+    if rows.device.type == "cpu" and rows.numel() <= SMALL:
+        return _sums_of_few(rows.numpy())
     found = torch.zeros(3, dtype=torch.int64, device=rows.device)
     many = max(1, AT_ONCE // rows.shape[1])
     for top, strip in enumerate(rows.split(many)):
@@ -39,6 +44,13 @@ def _sums(tensor: Tensor) -> bytes:
             by_row, by_column = part.sum(1, dtype=torch.int64), part.sum(0, dtype=torch.int64)
             found += torch.stack([by_row.sum(), _weighted(by_row, top * many), _weighted(by_column, left * AT_ONCE)])
     return found.cpu().numpy().tobytes()
+
+
+def _sums_of_few(rows: np.ndarray) -> bytes:
+    """As `_sums`, of [rows, columns]."""
+    by_row, by_column = rows.sum(1, dtype=np.int64), rows.sum(0, dtype=np.int64)
+    found = by_row.sum(), *((sums * np.arange(1, len(sums) + 1)).sum() for sums in (by_row, by_column))
+    return np.array(found, dtype=np.int64).tobytes()
 
 
 def _weighted(sums: Tensor, before: int) -> Tensor:
