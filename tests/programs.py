@@ -13,7 +13,7 @@ from pathlib import Path
 
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(["tests", "diffusers", "transformers", "accelerate", "open_clip", "peft",
-                                "matplotlib.figure", "visalign.cli", "visalign.jobs.train",
+                                "matplotlib.figure", "gradio", "visalign.cli", "visalign.jobs.train",
                                 "visalign.trainers.reward.loop", "visalign.jobs.score",
                                 "diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3",
                                 "diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl",

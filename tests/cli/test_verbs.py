@@ -1,6 +1,7 @@
 """What every verb has in common: the same options by the same names, help in sections, answers to old words."""
 
 import errno
+import gc
 import itertools
 
 import click
@@ -119,3 +120,12 @@ def test_a_reader_that_has_enough_is_no_fault(monkeypatch):
 
     monkeypatch.setattr(main.commands["doctor"], "callback", gone)
     assert CliRunner().invoke(main, ["doctor"]).output == ""
+
+
+def test_garbage_is_not_looked_for_while_planning_and_is_again_afterwards(monkeypatch):
+    looked = []
+    monkeypatch.setattr("visalign.cli.training.read_recipe", lambda *given: looked.append(gc.isenabled()) or exit(0))
+    before = gc.isenabled()
+    for options in ((), ("--dry-run",)):
+        invoke("train", "sdxl_dpo", *options)
+    assert looked == [before, False] and gc.isenabled() == before
