@@ -9,6 +9,7 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 
 from visalign.errors import UserError, check_package, notice
 from visalign.parallel.engine import Engine
+from visalign.parallel.meeting import all_met
 
 
 def says(name: str) -> bool:
@@ -22,8 +23,8 @@ def open_processes(wait: timedelta, **options: Any) -> Accelerator:
         check_package("accelerate: distributed_type DEEPSPEED", "deepspeed", "'visalign[deepspeed]'")
     # SD3's last block discards the text stream, so part of an adapter there never gets a gradient
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
-    with patch_environment(ACCELERATE_USE_FSDP="false", ACCELERATE_USE_PARALLELISM_CONFIG="false",
-                           ACCELERATE_USE_DEEPSPEED="false"):
+    with all_met(), patch_environment(ACCELERATE_USE_FSDP="false", ACCELERATE_USE_PARALLELISM_CONFIG="false",
+                                      ACCELERATE_USE_DEEPSPEED="false"):
         return Accelerator(kwargs_handlers=[unused, InitProcessGroupKwargs(timeout=wait)], **options)
 
 

@@ -29,7 +29,7 @@ from visalign.storage.checkpoint_files import (
     read_checkpoint,
     step_of,
 )
-from visalign.storage.run_folder import RunFolder
+from visalign.storage.run_folder import CHECKPOINT_LIST, RunFolder
 from visalign.storage.weights import write_tensors
 from visalign.trainers.stopping import Stopped, asked, postponed
 
@@ -241,7 +241,7 @@ class Checkpoints:
                 break
             except BrokenCheckpoint as error:
                 broken.append((folder, error))
-        self.accelerator.wait_for_everyone()
+        self._check_equal()
         if broken and len(broken) == len(folders):
             older = "no older one is intact either" if broken[1:] else "there is no older one"
             raise UserError(f"{broken[0][1]}; {older}; start again in a new folder")
@@ -253,6 +253,18 @@ class Checkpoints:
                 tqdm.write(f"visalign: {error}; it is now {self.run.set_aside(folder).name}, and the run goes on from "
                            f"{folders[len(folders) - len(broken) - 1].name}")
         self.run.forget_after(self.state.step)
+
+    def _check_equal(self) -> None:
+        """Raise UserError in all processes when they have not read the same checkpoint."""
+        files = self.run.path / "checkpoints" / f"step-{self.state.step:08d}" / CHECKPOINT_LIST
+        found = self.engine.processes.gather([(self.state.step, files.read_text() if files.is_file() else "")])
+        if len(set(found)) == 1:
+            return
+        steps = [step for step, _ in found]
+        said = f"steps {', '.join(map(str, steps))} in the order of the processes" if len(set(steps)) > 1 else \
+            f"different files of step {steps[0]}"
+        raise UserError(f"output.folder {self.run.path}: processes found different checkpoints, {said}; let all use "
+                        "one folder on a disk that they share")
 
     def _check_complete(self, folder: Path) -> None:
         """Raise BrokenCheckpoint; of a sharded run's many files one process looks for all."""
