@@ -11,7 +11,7 @@ from visalign.generators.hardware.quantization import plain_tensors
 
 AT_ONCE = 2**22
 """Numbers that are summed at once: torch copies them in 8 bytes each, and a table of positions may have 200 million."""
-SMALL = 2**14
+FEW_NUMBERS = 2**14
 """Numbers up to which a dozen operations of numpy take less time than as many of torch."""
 _AS_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -35,7 +35,7 @@ def _sums(tensor: Tensor) -> bytes:
         return b""
     bits = tensor.contiguous().view(_AS_INTEGERS[tensor.element_size()]) if tensor.dtype != torch.bool else tensor
     rows = bits.reshape(bits.shape[0] if bits.ndim > 1 else 1, -1)
-    if rows.device.type == "cpu" and rows.numel() <= SMALL:
+    if rows.device.type == "cpu" and rows.numel() <= FEW_NUMBERS:
         return _sums_of_few(rows.numpy())
     found = torch.zeros(3, dtype=torch.int64, device=rows.device)
     many = max(1, AT_ONCE // rows.shape[1])
