@@ -15,6 +15,7 @@ import contextlib
 import json
 import sys
 import tempfile
+from collections import defaultdict
 from pathlib import Path
 
 import torch
@@ -74,40 +75,42 @@ class OneHere:
         return [(number, work()) for number, work in asked]
 
 
-def run(staleness: int, seed: int, epochs: int) -> dict:
+def run(staleness: int, clip: float, seed: int, epochs: int) -> dict:
     SOURCES["ray"] = lambda parts: RolloutsAhead(parts, OneHere(parts.config))
     ahead = {"engine": "ray", "staleness": staleness, "ray": {"actors": 1, "replacements": 0}}
     with tempfile.TemporaryDirectory() as folder:
-        config = recipe(METHOD, REWARD, seed, {"rollout": SHAPE | ahead, "train": {"epochs": epochs}}, folder)
+        config = recipe(METHOD, REWARD, seed, {"rollout": SHAPE | ahead, "train": {"epochs": epochs},
+                                               "objective": {"clip": clip}}, folder)
         generator, folder = load_generator(config.model, "cpu"), RunFolder(folder, config)
         trainer, _ = build_online(config, generator, folder, open_accelerator(config))
         trainer.fit()
         rows = [row for row in folder.metrics() if row["kind"] == "train"]
         found = measured(generator)
-    return {"staleness": staleness, "seed": seed, "epochs": epochs, "held_out": found,
+    return {"staleness": staleness, "clip": clip, "seed": seed, "epochs": epochs, "held_out": found,
             "curve": [row["reward"] for row in rows], "clipped": [row["clipped_above"] + row["clipped_below"]
                                                                   for row in rows],
             "ratio_std": [row["ratio_std"] for row in rows]}
 
 
 def table(out: Path) -> str:
-    base, runs = json.loads((out / "base.json").read_text()), done(out)
-    lines = ["| staleness | seeds | held-out reward, change | difference to 0 | diversity, change | terms clipped |",
-             "|---|---|---|---|---|---|"]
+    base, groups = json.loads((out / "base.json").read_text()), defaultdict(list)
+    for each in done(out):
+        groups[each["clip"], each["staleness"]].append(each)
+    lines = ["| staleness | `objective.clip` | seeds | held-out reward, change | difference to 0 | diversity, change | "
+             "terms clipped |", "|---|---|---|---|---|---|---|"]
 
-    def mean(staleness: int, name: str) -> torch.Tensor:
-        return torch.tensor([each["held_out"][name] for each in runs if each["staleness"] == staleness],
-                            dtype=torch.float64).mean(0)
+    def mean(runs: list[dict], name: str = REWARD) -> torch.Tensor:
+        return torch.tensor([each["held_out"][name] for each in runs], dtype=torch.float64).mean(0)
 
-    def change(staleness: int, name: str) -> str:
-        return brief(mean_with_interval((mean(staleness, name) - torch.tensor(base[name])).tolist()))
+    def change(runs: list[dict], name: str) -> str:
+        return brief(mean_with_interval((mean(runs, name) - torch.tensor(base[name])).tolist()))
 
-    for staleness in sorted({each["staleness"] for each in runs}):
-        mine = [each for each in runs if each["staleness"] == staleness]
-        less = brief(mean_with_interval((mean(staleness, REWARD) - mean(0, REWARD)).tolist())) if staleness else ""
-        clipped = sum(sum(each["clipped"]) / len(each["clipped"]) for each in mine) / len(mine)
-        lines.append(f"| {staleness} | {len(mine)} | {change(staleness, REWARD)} | {less} | "
-                     f"{change(staleness, 'diversity')} | {clipped:.0%} |")
+    for (clip, staleness), runs in sorted(groups.items()):
+        fresh = groups.get((clip, 0))
+        less = brief(mean_with_interval((mean(runs) - mean(fresh)).tolist())) if staleness and fresh else ""
+        clipped = sum(sum(each["clipped"]) / len(each["clipped"]) for each in runs) / len(runs)
+        lines.append(f"| {staleness} | {clip:g} | {len(runs)} | {change(runs, REWARD)} | {less} | "
+                     f"{change(runs, 'diversity')} | {clipped:.0%} |")
     return "\n".join(lines)
 
 
@@ -120,6 +123,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--staleness", default="0,1,2")
+    parser.add_argument("--clip", type=float, default=1e-3, help="the recipe's own: 0.001")
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--table", action="store_true", help="only print finished runs")
     args = parser.parse_args()
@@ -129,11 +133,11 @@ def main() -> None:
         if not (args.out / "base.json").exists():
             generator = load_generator(recipe(METHOD, REWARD, 0, {}).model, "cpu")
             (args.out / "base.json").write_text(json.dumps(measured(generator)))
-        known = {(each["staleness"], each["seed"], each["epochs"]) for each in done(args.out)}
+        known = {(each["staleness"], each["clip"], each["seed"], each["epochs"]) for each in done(args.out)}
         for seed in map(int, args.seeds.split(",")):
             for staleness in map(int, args.staleness.split(",")):
-                if (staleness, seed, args.epochs) not in known:
-                    found = run(staleness, seed, args.epochs)
+                if (staleness, args.clip, seed, args.epochs) not in known:
+                    found = run(staleness, args.clip, seed, args.epochs)
                     with (args.out / f"runs-{seed}.jsonl").open("a") as file:
                         file.write(json.dumps(found) + "\n")
     print(table(args.out))
