@@ -7,6 +7,7 @@ from click.testing import CliRunner
 from visalign.cli import main
 from visalign.config.load import load_config
 from visalign.errors import UserError
+from visalign.generators import load_generator
 from visalign.generators.hardware.weightless import Weightless
 from visalign.jobs import memory_plan, memory_words
 from visalign.jobs.cards import Card, find_card
@@ -38,6 +39,14 @@ def test_the_peak_is_what_is_held_and_the_moment_that_takes_most(planned):
     assert plan.held["optimiser"] == 2 * trained  # AdamW: two moments in float32
     assert plan.peak == max(sum(plan.held.values()) + sum(parts.values()) for parts in plan.moments.values())
     assert plan.moments["a step's backward pass"]["gradients"] == trained
+
+
+def test_a_weight_that_two_modules_share_is_held_once(recipe):
+    settings = load_config(recipe("sd3")).model  # with a T5, whose embedding is a part of its encoder too
+    loaded = load_generator(settings, torch.device("cpu"))
+    held = sum(p.numel() * p.element_size() for part in loaded.frozen_modules() if part is not loaded.pipeline.vae
+               for p in (*part.parameters(), *part.buffers()))
+    assert PassSizes(Weightless(settings, torch.device("cpu"))).held.text_encoders == held
 
 
 def test_the_least_slow_settings_that_fit_are_chosen(planned):

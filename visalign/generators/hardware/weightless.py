@@ -234,9 +234,7 @@ class Weightless:
 
 
 def _parameter(fake: FakeTensor, trained: bool) -> Tensor:
-    """A fake tensor as a parameter of a module; torch's own way is an operation for each, which takes long."""
-    if getattr(fake, "_is_param", False):  # of another module too
-        return nn.Parameter(fake, trained)
+    """A fake tensor as a parameter, one where two modules share it too; torch's own way takes an operation for each."""
     fake.requires_grad_(trained)._is_param = True
     return fake
 
