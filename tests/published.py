@@ -11,7 +11,9 @@ CLIP_L = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12
           "projection_dim": 768, "vocab_size": 49408, "max_position_embeddings": 77}
 CLIP_G = {**CLIP_L, "hidden_size": 1280, "num_hidden_layers": 32, "num_attention_heads": 20, "intermediate_size": 5120,
           "projection_dim": 1280}
-T5_XXL = {"d_model": 4096, "num_layers": 24, "num_heads": 64, "d_kv": 64, "d_ff": 10240, "vocab_size": 32128}
+T5_XXL = {"d_model": 4096, "num_layers": 24, "num_heads": 64, "d_kv": 64, "d_ff": 10240, "vocab_size": 32128,
+          "feed_forward_proj": "gated-gelu", "is_gated_act": True, "dense_act_fn": "gelu_new"}
+UMT5_XXL = {**T5_XXL, "vocab_size": 256384}
 VAE = {"latent_channels": 4, "block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "sample_size": 1024,
        "down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
 VAE_16 = {**VAE, "latent_channels": 16, "use_quant_conv": False, "use_post_quant_conv": False}
@@ -42,7 +44,7 @@ PARTS = {
     "flux": {"transformer": ("FluxTransformer2DModel", FLUX),
              "vae": ("AutoencoderKL", {**VAE_16, "scaling_factor": 0.3611, "shift_factor": 0.1159}),
              "text_encoder": CLIP_L, "text_encoder_2": T5_XXL},
-    "wan": {"transformer": ("WanTransformer3DModel", WAN), "vae": ("AutoencoderKLWan", {}), "text_encoder": T5_XXL},
+    "wan": {"transformer": ("WanTransformer3DModel", WAN), "vae": ("AutoencoderKLWan", {}), "text_encoder": UMT5_XXL},
 }
 """By tiny pipeline: classes of diffusers with their settings, and changes to the configurations of text encoders."""
 
