@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from tests.families import each_family
 from visalign.config import ModelSettings
 from visalign.errors import UserError
-from visalign.generators import load_generator, locate_model
+from visalign.generators import load_generator, loading, locate_model
 from visalign.generators.hardware.devices import pick_device, pick_dtype
 
 
@@ -112,3 +112,12 @@ def test_sampling_on_a_gpu_in_bf16(pipelines, name):
     generator = load_generator(ModelSettings(source=str(pipelines(name)), precision="bf16"), "cuda")
     [[image]] = generator.sample(["a cat face"], [7], steps=3, guidance_scale=2.0)
     assert image.size == (16, 16) and generator.pipeline.vae.dtype == torch.float32
+
+
+@pytest.mark.parametrize("large", [0, 500_000_000])
+def test_only_large_networks_pay_for_memory_without_holes(pipelines, monkeypatch, large):
+    called = []
+    monkeypatch.setattr(loading, "LARGE", large)
+    monkeypatch.setattr(loading, "keep_no_holes", lambda: called.append(large))
+    load_generator(str(pipelines("sd15")), "cpu")
+    assert called == [0] * (large == 0)

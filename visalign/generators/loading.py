@@ -17,6 +17,9 @@ from visalign.generators.lora.start import beneath
 from visalign.storage.out_of_memory import give_back, keep_no_holes, memory_told
 from visalign.storage.weights import check_finite, check_present
 
+LARGE = 500_000_000
+"""Numbers in a pipeline from which on holes in memory cost more than the time to leave none."""
+
 
 @memory_told("loading the model")
 def load_generator(source: str | ModelSettings, device: str | torch.device = "auto", *,
@@ -35,8 +38,6 @@ def load_generator(source: str | ModelSettings, device: str | torch.device = "au
     device = pick_device(device) if isinstance(device, str) else device
     compute_dtype = pick_dtype(settings.precision, device)
     check_speed(settings, checkpoint.family, device)
-    if device.type == "cpu":
-        keep_no_holes()
     pipeline_class = getattr(diffusers, checkpoint.family.pipeline_class)
     diffusers.utils.logging.disable_progress_bar()
     _quiet_transformers()
@@ -51,6 +52,8 @@ def load_generator(source: str | ModelSettings, device: str | torch.device = "au
               if isinstance(part, nn.Module) and name not in blank}
     for where, part in loaded.items():
         check_present(part, where)
+    if device.type == "cpu" and sum(weight.numel() for part in loaded.values() for weight in part.parameters()) > LARGE:
+        keep_no_holes()
     _cut_up(pipeline.vae, settings, checkpoint.family)
     generator = checkpoint.family(pipeline, device=device, compute_dtype=compute_dtype, attention=settings.attention,
                                   shape=shape_of(settings, checkpoint), prompt_tokens=settings.prompt_tokens,
