@@ -117,7 +117,7 @@ def test_sampling_on_a_gpu_in_bf16(pipelines, name):
 @pytest.mark.parametrize("large", [0, 500_000_000])
 def test_only_large_networks_pay_for_memory_without_holes(pipelines, monkeypatch, large):
     called = []
-    monkeypatch.setattr(loading, "LARGE", large)
+    monkeypatch.setattr(loading, "LARGE_PIPELINE", large)
     monkeypatch.setattr(loading, "keep_no_holes", lambda: called.append(large))
     load_generator(str(pipelines("sd15")), "cpu")
     assert called == [0] * (large == 0)

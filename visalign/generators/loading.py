@@ -17,7 +17,7 @@ from visalign.generators.lora.start import beneath
 from visalign.storage.out_of_memory import give_back, keep_no_holes, memory_told
 from visalign.storage.weights import check_finite, check_present
 
-LARGE = 500_000_000
+LARGE_PIPELINE = 500_000_000
 """Numbers in a pipeline from which on holes in memory cost more than the time to leave none."""
 
 
@@ -52,7 +52,8 @@ def load_generator(source: str | ModelSettings, device: str | torch.device = "au
               if isinstance(part, nn.Module) and name not in blank}
     for where, part in loaded.items():
         check_present(part, where)
-    if device.type == "cpu" and sum(weight.numel() for part in loaded.values() for weight in part.parameters()) > LARGE:
+    numbers = sum(weight.numel() for part in loaded.values() for weight in part.parameters())
+    if device.type == "cpu" and numbers > LARGE_PIPELINE:
         keep_no_holes()
     _cut_up(pipeline.vae, settings, checkpoint.family)
     generator = checkpoint.family(pipeline, device=device, compute_dtype=compute_dtype, attention=settings.attention,
