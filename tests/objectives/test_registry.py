@@ -10,6 +10,7 @@ def test_every_loop_has_its_objectives():
     assert set(REGISTRIES["offline"]) == {"diffusion_dpo", "flow_dpo", "flow_rwr", "sft"}
     assert set(REGISTRIES["online"]) == {"grpo", "grpo_guard", "flow_dppo", "d3po", "nft", "awm", "raft", "draft"}
     assert set(REGISTRIES["reward"]) == {"preference"}
+    assert set(REGISTRIES["language"]) == {"dpo", "simpo", "cpl", "sft"}
 
 
 def test_a_name_that_is_taken_is_refused_and_the_same_class_may_come_again():

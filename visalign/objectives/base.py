@@ -5,18 +5,18 @@ from typing import ClassVar, NamedTuple, Protocol
 
 from torch import Tensor
 
+from visalign.objectives.links import Labels
 from visalign.validation.ranges import Ranged
 
 
 @dataclass(frozen=True)
-class PairErrors:
+class PairErrors(Labels):
     """Prediction errors of one batch of pairs; every tensor is float32 [B].
 
     An error is the squared distance between prediction and target, averaged over all non-batch dimensions. `chosen`
     and `rejected` are the policy's, `ref_*` the frozen reference's; what an objective does not need is None.
     `noise_fraction` is 0 at data and 1 at pure noise. `strength` says how much better the chosen sample is (1 where
-    the data do not say), `chance` how probable it is that it is better at all (1: certain), `weight` how much the pair
-    counts beside others. Rewards are standardised.
+    the data do not say). Rewards are standardised.
     """
 
     chosen: Tensor
@@ -27,12 +27,10 @@ class PairErrors:
     ref_rejected: Tensor | None = None
     chosen_reward: Tensor | None = None
     rejected_reward: Tensor | None = None
-    chance: Tensor | float = 1.0
-    weight: Tensor | float = 1.0
 
-    def mean(self, losses: Tensor) -> Tensor:
-        """The loss of the batch from those of its pairs, [B] -> a scalar: w l / B, summed."""
-        return (self.weight * losses).mean()
+    def reward_gap(self, name: str) -> Tensor:
+        """Reward of the chosen sample minus that of the rejected one, [B]; pairs of images carry one reward."""
+        return self.chosen_reward - self.rejected_reward
 
 
 class Outcome(NamedTuple):

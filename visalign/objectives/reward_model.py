@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from visalign.objectives.base import Outcome
-from visalign.objectives.label_noise import check_label_noise, noisy_label_loss
+from visalign.objectives.links import check_label_noise, noisy_label_loss
 from visalign.objectives.registry import register
 from visalign.validation.ranges import AboveOne, Positive, Ranged, UnderHalf, Weight
 
