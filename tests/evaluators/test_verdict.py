@@ -107,9 +107,9 @@ def test_percent_reads_well():
 def test_reduce_gives_means_spreads_and_diversity():
     rewards = {"r": torch.tensor([[1.0, 3.0], [5.0, float("nan")]])}
     features = torch.tensor([[[1.0, 0], [0, 1]], [[1.0, 0], [1, 0]]])
-    style = np.zeros((2, 2, len(STYLE)))
-    found = reduce(["a", "b"], rewards, features, style, {"motion": np.array([0.5, 0.2]), "lpips": np.full(2, np.nan)},
-                   {"r": "no face"})
+    style = {name: np.zeros((2, 2)) for name in STYLE}
+    together = {"diversity/motion": np.array([0.5, 0.2]), "diversity/lpips": np.full(2, np.nan)}
+    found = reduce(["a", "b"], rewards, features, style, together, {"r": "no face"})
     assert found.values["reward/r"] == [2.0, 5.0]
     assert found.spread["reward/r"] == pytest.approx(np.std([1, 3, 5]))
     assert found.notes() == ["r could not score 1 of 4 generations (no face)"]

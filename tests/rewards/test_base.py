@@ -86,7 +86,7 @@ def test_every_reward_has_a_line_a_modality_and_a_docstring():
     rows = {name: line for name, _, line in describe_rewards()}
     assert rows.keys() == REWARDS.keys() | ALIASES.keys() and all(len(line) > 20 for line in rows.values())
     for kind in REWARDS.values():
-        assert kind.modalities <= {"image", "video"} and kind.modalities
+        assert kind.modalities <= {"image", "video", "text"} and kind.modalities
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,9 @@ def data_pairs(source: str | None, out: Path, model: str | None, prompts: str | 
                                    device=device)
         counts, notes = make_pairs(source, reward, out, plan, device, **read)
     click.echo("\n".join([counts.text(), *(f"note: {note}" for note in notes)]))
-    click.echo(f"{out / ('pairs' if ray else 'pairs.parquet')}, contact sheet {out / 'sheet.png'}")
+    page = out / "pairs.html"  # of texts
+    shown = f"page {page}" if page.exists() else f"contact sheet {out / 'sheet.png'}"
+    click.echo(f"{out / ('pairs' if ray else 'pairs.parquet')}, {shown}")
 
 
 @data.command("cache")

@@ -42,6 +42,16 @@ class Entry:
         """What it has in common with other generations of the same prompt and source images, wherever those lie."""
         return prompt_group(self.asked) if self.sources else self.prompt
 
+    @property
+    def kind(self) -> str:
+        """What it is counted as in summaries: its suffix."""
+        return self.file.suffix.lower() or "folders of frames"
+
+    def refuse_problem(self) -> None:
+        """Raise UserError where it is known that it cannot be read."""
+        if self.problem:
+            raise UserError(self.problem)
+
     def files(self) -> list[Path]:
         """Its files: itself, or the frames of a folder."""
         return sorted(self.file.iterdir()) if self.file.is_dir() else [self.file]
@@ -61,9 +71,8 @@ class Entry:
             return ""
 
     def modality(self) -> str:
-        """`image` or `video`. Raises UserError when it is neither."""
-        if self.problem:
-            raise UserError(self.problem)
+        """`image`, `video` or `text`. Raises UserError when it is none of them."""
+        self.refuse_problem()
         return modality_of(self.file)
 
     def stored(self) -> Path | bytes:
@@ -72,8 +81,7 @@ class Entry:
 
     def sample(self, frames: int = 64) -> Sample:
         """Decoded; known["remarks"] says which parts of the file were not used. Raises UserError when that fails."""
-        if self.problem:
-            raise UserError(self.problem)
+        self.refuse_problem()
         remarks: list[str] = []
         media = read_media(self.stored(), self.path, frames, remarks)
         known = {"source_prompt": self.asked, **self.notes} if self.sources else {}

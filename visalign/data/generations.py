@@ -1,8 +1,9 @@
-"""Sources of generated images and videos: their files, their prompts, and what was left out.
+"""Sources of generated images, videos and texts: their files, their prompts, and what was left out.
 
 A source is one of
     a manifest     JSONL, JSON, CSV or parquet with prompt (or caption, text), image (or video, path, file, file_name,
-                   media) and optionally seed; of edits also source or sources (edits.py)
+                   media) and optionally seed; of edits also source or sources (edits.py); of texts prompt and
+                   answer (text_generations.py)
     a folder       that `visalign generate` wrote (its samples.jsonl), one in the imagefolder layout (its metadata.jsonl
                    or .csv), or any folder of media (folder.py)
     a file         one image or video
@@ -22,6 +23,7 @@ from visalign.data.metadata import seed_of
 from visalign.data.readers import BROKEN_TABLE, READERS
 from visalign.data.rows import find_file, table_rows
 from visalign.data.sources import is_table
+from visalign.data.text_generations import ANSWER_KEYS, answer_key, text_entries
 from visalign.errors import UserError, nearest
 from visalign.media.kinds import in_order, is_image_name, is_video_name
 from visalign.media.source_images import is_edit, notes_of, split_prompt, with_sources
@@ -57,23 +59,24 @@ def find_generations(source: str | Path, prompts_from: PromptsFrom = "auto",
     except (OSError, ValueError, RuntimeError) as error:  # too long a name, a NUL, ~ of an unknown user
         raise UserError(f"input {named}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
     if not found:
-        raise UserError(". ".join([f"input {named}: holds no image and no video", *found.notes]))
+        raise UserError(". ".join([f"input {named}: holds no image, no video, and no table of prompt and answer",
+                                   *found.notes]))
     return found
 
 
 def _of_folder(path: Path, prompts_from: PromptsFrom, media_root: str | Path | None) -> Generations:
     for name in LISTS:
-        if (path / name).is_file() and (name == LISTS[0] or _names_files(path / name)):
+        if (path / name).is_file() and (name == LISTS[0] or _is_of_generations(path / name)):
             return Generations(_manifest(path / name, media_root))
     if (path / "config.yaml").is_file() and (path / "samples").is_dir():
         return Generations(_run(path))
     return folder_entries(path, prompts_from)
 
 
-def _names_files(file: Path) -> bool:
-    """Whether a metadata table is about files; a suite's metadata.jsonl (suites.py) is not."""
+def _is_of_generations(file: Path) -> bool:
+    """Whether a metadata table names files or holds answers; a suite's metadata.jsonl (suites.py) does not."""
     _, row = next(table_rows(str(file), "train"), ("", {}))
-    return any(row.get(key) for key in MEDIA_KEYS)
+    return media_key(row) is not None or answer_key(row) is not None
 
 
 def _manifest(file: Path, media_root: str | Path | None) -> Iterator[Entry]:
@@ -82,6 +85,14 @@ def _manifest(file: Path, media_root: str | Path | None) -> Iterator[Entry]:
         raise UserError(f"media root {root}: there is no such folder")
     real = os.path.realpath(root)
     for where, row in table_rows(str(file), "train"):
+        yield from entries_of_row(where, row, file, root, real)
+
+
+def entries_of_row(where: str, row: dict, file: Path, root: Path, real: str) -> Iterator[Entry]:
+    """The generations of a row: one that names a file, or answers. real: the root, without symbolic links."""
+    if media_key(row) is None and answer_key(row) is not None:
+        yield from text_entries(where, row, file)
+    else:
         yield entry_of_row(where, row, file, root, real)
 
 
@@ -107,7 +118,8 @@ def media_key(row: dict) -> str | None:
 
 
 def names_no_media(row: dict) -> str:
-    return f"names no file in any of {', '.join(MEDIA_KEYS)}{nearest('image', map(str, row)) if row else ''}"
+    meant = nearest("image", map(str, row)) if row else ""
+    return f"names no file in any of {', '.join(MEDIA_KEYS)}, and has no {ANSWER_KEYS[0]}{meant}"
 
 
 def prompt_of_row(row: dict) -> str:
@@ -134,6 +146,9 @@ def _run(folder: Path) -> Iterator[Entry]:
     """Samples are named by prompt number and image number; the prompts are in the metrics."""
     steps = sorted(p for p in (folder / "samples").glob("step-*") if p.is_dir())
     prompts = next((row["prompts"] for row in read_metrics(folder) if row.get("kind") == "held_out"), None)
+    if steps and (steps[-1] / LISTS[0]).is_file():  # of a language model
+        yield from _manifest(steps[-1] / LISTS[0], None)
+        return
     if not steps or prompts is None:
         raise UserError(f"input {folder}: this run has not written samples yet")
     for file in sorted(steps[-1].glob("[0-9]*-*.*"), key=lambda file: in_order(file.name)):

@@ -171,13 +171,15 @@ def figures_of(name: str, metrics: GenerationMetrics, base: GenerationMetrics, r
     """Every number of one model, with intervals. What cannot be computed becomes a note."""
     found = {metric: metrics.measured.mean(metric) for metric in metrics.measured.values}
     found = {metric: estimate for metric, estimate in found.items() if estimate is not None}
-    for j, statistic in enumerate(STYLE):
-        low, high = np.quantile(base.style[:, :, j], [0.005, 0.995])
-        within, across = entropies(metrics.style[:, :, j], low, high)
+    for statistic in base.style:
+        low, high = np.quantile(base.style[statistic], [0.005, 0.995])
+        within, across = entropies(metrics.style[statistic], low, high)
         found[f"entropy within/{statistic}"], found[f"entropy across/{statistic}"] = unknown(within), unknown(across)
-    axis = {name: family_rows(prompts, of) for name, of in families.AXES.items()}
+    visual = "luminance" in base.style
+    axis = {name: family_rows(prompts, of) if visual else [] for name, of in families.AXES.items()}
     if axis["PVS"]:
-        found["families/PVS"] = families.tonal_variance(metrics.style[axis["PVS"]])
+        found["families/PVS"] = families.tonal_variance(
+            np.stack([metrics.style[name] for name in STYLE], -1)[axis["PVS"]])
     if metrics.features.shape[1] > 1:
         found["diversity/spread_ratio"] = spread_ratio(metrics.features)
         if axis["IDS"]:

@@ -7,6 +7,7 @@ from tqdm import tqdm
 
 from visalign.config import EvaluationSettings
 from visalign.data.prompts import read_prompts
+from visalign.data.text_generations import write_answers
 from visalign.errors import UserError
 from visalign.evaluation.measure import MetricSuite, metrics_of
 from visalign.evaluators.prompt_metrics import PromptMetrics
@@ -15,7 +16,7 @@ from visalign.media.samples import Sample
 from visalign.media.source_images import sheet_row
 from visalign.media.video_files import media_file, save_sheet
 from visalign.parallel.sharing import ALONE, Processes
-from visalign.rewards import ClipScore, Reward, for_modality, load_reward
+from visalign.rewards import FeatureExtractor, Reward, for_modality, load_reward
 from visalign.sampling.feedback import make_samples
 from visalign.storage.files import write_atomically
 from visalign.storage.out_of_memory import memory_told
@@ -52,7 +53,7 @@ class HeldOut:
 
 
 def load_held_out(settings: EvaluationSettings, device: str, modality: str) -> HeldOut:
-    """Raises UserError when two rewards have one name, score another modality, or `features` is no open_clip model."""
+    """Raises UserError when two rewards have one name, score another modality, or `features` embeds nothing."""
     def load(spec) -> Reward:
         return for_modality(load_reward(spec, device), modality)
 
@@ -67,12 +68,12 @@ def load_held_out(settings: EvaluationSettings, device: str, modality: str) -> H
     return HeldOut(settings, tools, proxy[0].name if proxy else None)
 
 
-def load_features(source: str, device: str = "cpu", setting: str = "eval.features") -> ClipScore:
-    """What measures diversity. Raises UserError when `source` is no open_clip model."""
+def load_features(source: str, device: str = "cpu", setting: str = "eval.features") -> FeatureExtractor:
+    """What measures diversity. Raises UserError when `source` embeds neither images nor texts."""
     features = load_reward(source, device)
-    if not isinstance(features, ClipScore):
+    if not hasattr(features, "sample_features"):
         raise UserError(f"{setting} {source}: is no open_clip model; use tiny-clip, an open_clip folder, or "
-                        "clip:ARCHITECTURE/TAG")
+                        "clip:ARCHITECTURE/TAG; of texts minilm, or relevance:FOLDER of a sentence encoder")
     return features
 
 
@@ -92,7 +93,10 @@ def check_same(first: PromptMetrics, now: PromptMetrics, setting: str) -> None:
 
 
 def save_samples(samples: list[Sample], folder: Path) -> None:
-    """One file a sample, named by prompt number and sample number, and a labelled grid."""
+    """One file a sample, named by prompt number and sample number, and a labelled grid; of texts samples.jsonl."""
+    if any(sample.answer is not None for sample in samples):
+        write_answers(samples, folder)
+        return
     folder.mkdir(parents=True, exist_ok=True)
     rows = samples_by_prompt(samples)
     for i, row in enumerate(rows):

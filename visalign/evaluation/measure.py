@@ -10,7 +10,6 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,15 +18,13 @@ from tqdm import tqdm
 
 from visalign.data.generations import Entry
 from visalign.errors import UserError
-from visalign.evaluators.diversity_axes import boxes_of
-from visalign.evaluators.motion import motion_diversity
-from visalign.evaluators.perceptual import Lpips, as_batch, ms_ssim_distance
+from visalign.evaluation.medium import TEXT, Medium, medium_of, medium_of_entries
+from visalign.evaluators.perceptual import Lpips
 from visalign.evaluators.prompt_metrics import PromptMetrics, reduce
-from visalign.evaluators.style import STYLE, style_of
 from visalign.media.kinds import may_be_video
 from visalign.media.samples import Sample
 from visalign.parallel.sharing import ALONE, Processes
-from visalign.rewards import ClipScore, Reward, scores_of
+from visalign.rewards import FeatureExtractor, Reward, scores_of
 from visalign.storage.sqlite_cache import SqliteCache
 
 FILES_AT_ONCE, VIDEOS_AT_ONCE = 64, 8
@@ -40,7 +37,7 @@ class MetricSuite:
     """What measures generations. features: None only for samples in memory. lpips: None without its weights."""
 
     rewards: list[Reward]
-    features: ClipScore | None
+    features: FeatureExtractor | None
     lpips: Lpips | None = None
     store: SqliteCache | None = None
     workers: int = max(1, (os.cpu_count() or 2) // 2)
@@ -48,20 +45,20 @@ class MetricSuite:
 
 @dataclass(frozen=True)
 class GenerationMetrics:
-    """All that was measured. rewards {name: [P, K]}, features [P, K, D], style [P, K, S], boxes [P][K]; alike:
+    """All that was measured. rewards {name: [P, K]}, features [P, K, D], style {name: [P, K]}, boxes [P][K]; alike:
     generations that are the same file as another of their prompt."""
 
     measured: PromptMetrics
     rewards: dict[str, Tensor]
     features: Tensor
-    style: np.ndarray
+    style: dict[str, np.ndarray]
     boxes: list[list[np.ndarray]]
     alike: int
 
 
 @dataclass
 class _Record:
-    """The measurements of a single image, as stored: style, boxes, features."""
+    """The measurements of a single generation, as stored: style, boxes, features."""
 
     style: np.ndarray
     boxes: np.ndarray
@@ -72,9 +69,10 @@ class _Record:
             "<f4").tobytes()
 
     @classmethod
-    def unpack(cls, data: bytes) -> "_Record":
+    def unpack(cls, data: bytes, medium: Medium) -> "_Record":
         numbers = np.frombuffer(data, "<f4")
-        first, last = 1 + len(STYLE), 1 + len(STYLE) + 4 * int(numbers[0])
+        first = 1 + len(medium.style)
+        last = first + 4 * int(numbers[0])
         return cls(numbers[1:first].astype(np.float64), numbers[first:last].reshape(-1, 4).astype(np.float64),
                    numbers[last:])
 
@@ -87,16 +85,22 @@ def metrics_of(prompts: list[str], samples: list[Sample], tools: MetricSuite,
     """
     shape = (len(prompts), len(samples) // len(prompts))
     rows = [samples[i:i + shape[1]] for i in range(0, len(samples), shape[1])]
-    style, motion = zip(*processes.share(rows, lambda row: (list(map(style_of, row)), motion_diversity(row))),
-                        strict=True)
-    style = np.array(style).reshape(*shape, -1)
+    medium = medium_of(samples)
+    style, together = zip(*processes.share(rows, lambda row: (list(map(medium.style_of, row)),
+                                                              medium.at_once_of_prompt(row))), strict=True)
     features = None
     if tools.features and shape[1] > 1:
         features = processes.share([samples], tools.features.sample_features)[0].view(*shape, -1)
     scored = shared_scores(tools.rewards, samples, processes)
-    return reduce(prompts, {name: scores.view(shape) for name, (scores, _) in scored.items()}, features, style,
-                  {"motion": np.array(motion)},
+    return reduce(prompts, {name: scores.view(shape) for name, (scores, _) in scored.items()}, features,
+                  by_name(medium.style, np.array(style).reshape(*shape, -1)),
+                  {metric: np.array([each[metric] for each in together]) for metric in together[0]},
                   {name: next(iter(reasons.values())) for name, (_, reasons) in scored.items() if reasons})
+
+
+def by_name(names: tuple[str, ...], columns: np.ndarray) -> dict[str, np.ndarray]:
+    """{name: [...]} of columns [..., S]."""
+    return {name: columns[..., j] for j, name in enumerate(names)}
 
 
 def shared_scores(rewards: list[Reward], samples: list[Sample],
@@ -126,10 +130,12 @@ def measure_generations(name: str, prompts: list[str], entries: list[list[Entry]
     count, seeds = len(prompts), len(entries[0])
     digests = _digests(name, entries, tools.workers)
     extractor, lpips = _identity(tools.features), tools.lpips.fingerprint if tools.lpips else None
-    keys = [[f"{VERSION} image {digest} {extractor}" for digest in row] for row in digests]
-    pair_keys = [f"{VERSION} pixels {hashlib.sha256(''.join(row).encode()).hexdigest()} {lpips}"
+    medium = medium_of_entries(entries)
+    kinds = ("text", "texts") if medium is TEXT else ("image", "pixels")
+    keys = [[f"{VERSION} {kinds[0]} {digest} {extractor}" for digest in row] for row in digests]
+    pair_keys = [f"{VERSION} {kinds[1]} {hashlib.sha256(''.join(row).encode()).hexdigest()} {lpips}"
                  for row in digests]
-    records = _known(tools.store, [key for row in keys for key in row])
+    records = _known(tools.store, [key for row in keys for key in row], medium)
     pixels = _known_pixels(tools.store, pair_keys)
     rewards = {reward.name: torch.full((count, seeds), float("nan")) for reward in tools.rewards}
     why: dict[str, str] = {}
@@ -140,9 +146,9 @@ def measure_generations(name: str, prompts: list[str], entries: list[list[Entry]
         for part in _chunks(needed, seeds, at_once):
             decoded = _decode(name, [entries[p] for p in part], tools.workers)
             fresh = _records([(keys[p][k], sample) for p, row in zip(part, decoded, strict=True)
-                              for k, sample in enumerate(row) if keys[p][k] not in records], tools)
-            distances = {pair_keys[p]: _pixel_distances(row, tools.lpips) for p, row in zip(part, decoded, strict=True)
-                         if pair_keys[p] not in pixels}
+                              for k, sample in enumerate(row) if keys[p][k] not in records], tools, medium)
+            distances = {pair_keys[p]: medium.of_prompt(row, tools.lpips)
+                         for p, row in zip(part, decoded, strict=True) if pair_keys[p] not in pixels}
             _put(tools.store, fresh, distances)
             records |= fresh
             pixels |= distances
@@ -154,10 +160,10 @@ def measure_generations(name: str, prompts: list[str], entries: list[list[Entry]
             progress.update(len(part) * seeds)
     rows = [[records[key] for key in row] for row in keys]
     features = torch.from_numpy(np.stack([np.stack([record.features for record in row]) for row in rows]))
-    style = np.stack([np.stack([record.style for record in row]) for row in rows])
+    style = by_name(medium.style, np.stack([np.stack([record.style for record in row]) for row in rows]))
     _refuse_bad_features(name, features, entries)
     table = np.array([pixels[key] for key in pair_keys])
-    measured = reduce(prompts, rewards, features, style, dict(zip(PIXEL_DISTANCES, table.T, strict=True)), why)
+    measured = reduce(prompts, rewards, features, style, dict(zip(medium.together, table.T, strict=True)), why)
     return GenerationMetrics(measured, rewards, features, style,
                 [[record.boxes for record in row] for row in rows],
                 sum(len(row) - len(set(row)) for row in digests))
@@ -183,19 +189,17 @@ def _digests(name: str, entries: list[list[Entry]], workers: int) -> list[list[s
         return [list(pool.map(digest, row)) for row in entries]
 
 
-def _identity(features: ClipScore) -> str:
+def _identity(features: FeatureExtractor) -> str:
     """The extractor: its source, and for a folder the sizes and times of its files."""
-    from visalign.rewards.openclip import EMBEDDED_CLIPS
-
-    folder = Path(EMBEDDED_CLIPS.get(features.source, features.source)).expanduser()
-    if not folder.is_dir():
+    folder = features.weights_folder()
+    if folder is None:
         return features.source
     files = sorted((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in folder.iterdir())
     return hashlib.sha256(repr((str(folder.resolve()), files)).encode()).hexdigest()
 
 
-def _known(store: SqliteCache | None, keys: list[str]) -> dict[str, _Record]:
-    return {key: _Record.unpack(data) for key, data in store.get(keys).items()} if store else {}
+def _known(store: SqliteCache | None, keys: list[str], medium: Medium) -> dict[str, _Record]:
+    return {key: _Record.unpack(data, medium) for key, data in store.get(keys).items()} if store else {}
 
 
 def _known_pixels(store: SqliteCache | None, keys: list[str]) -> dict[str, tuple[float, ...]]:
@@ -219,29 +223,17 @@ def _decode(name: str, rows: list[list[Entry]], workers: int) -> list[list[Sampl
         return [list(pool.map(read, row)) for row in rows]
 
 
-def _records(wanted: list[tuple[str, Sample]], tools: MetricSuite) -> dict[str, _Record]:
+def _records(wanted: list[tuple[str, Sample]], tools: MetricSuite, medium: Medium) -> dict[str, _Record]:
     distinct = dict(wanted)  # the same file twice is measured once
     if not distinct:
         return {}
     features = tools.features.sample_features(list(distinct.values())).numpy()
     with ThreadPoolExecutor(tools.workers) as pool:
-        style = list(pool.map(style_of, distinct.values()))
-        boxes = list(pool.map(lambda sample: boxes_of(sample.frames(1)[0]), distinct.values()))
+        style = list(pool.map(medium.style_of, distinct.values()))
+        boxes = list(pool.map(medium.boxes_of, distinct.values()))
     # rounded as stored, so that fresh and cached measurements are the same bits
-    return {key: _Record.unpack(_Record(*parts).pack())
+    return {key: _Record.unpack(_Record(*parts).pack(), medium)
             for key, *parts in zip(distinct, style, boxes, features, strict=True)}
-
-
-PIXEL_DISTANCES = ("ms_ssim", "lpips", "motion")
-
-
-def _pixel_distances(samples: list[Sample], lpips: Lpips | None) -> tuple[float, ...]:
-    """PIXEL_DISTANCES of one prompt's generations, NaN where undefined; the first two see a video's middle frame."""
-    if len(samples) < 2:
-        return (float("nan"),) * len(PIXEL_DISTANCES)
-    images = [(frames := sample.frames(3))[len(frames) // 2] for sample in samples]
-    batch = as_batch(images)
-    return ms_ssim_distance(batch), lpips.distance(batch) if lpips else float("nan"), motion_diversity(samples)
 
 
 def _refuse_bad_features(name: str, features: Tensor, entries: list[list[Entry]]) -> None:

@@ -9,16 +9,16 @@ from torch import Tensor
 
 from visalign.evaluators import diversity
 from visalign.evaluators.statistics import Estimate, mean_with_interval
-from visalign.evaluators.style import STYLE
 
 
 @dataclass(frozen=True)
 class PromptMetrics:
     """Metrics of K generations for each of P prompts.
 
-    values: {metric: [P]}; metrics are `reward/NAME` (means, larger is better), `diversity/NAME` (none when K is 1),
-    `style/NAME` (means). NaN where unknown. spread: standard deviation of single generations, for rewards
-    and style. unscored: {reward: how many generations it could not score, and why the first}, where there are any.
+    values: {metric: [P]}; metrics are `reward/NAME` (means, larger is better), `diversity/NAME`, `style/NAME` (means)
+    and, of texts, `answers/NAME` (shares of a prompt's answers). NaN where unknown. spread: standard deviation of
+    single generations, for rewards and style. unscored: {reward: how many generations it could not score, and why the
+    first}, where there are any.
     """
 
     prompts: list[str]
@@ -28,7 +28,7 @@ class PromptMetrics:
     unscored: dict[str, tuple[int, str]] = field(default_factory=dict)
 
     def names(self, kind: str) -> list[str]:
-        """Names of one kind: `reward`, `diversity` or `style`."""
+        """Names of one kind: `reward`, `diversity`, `style` or `answers`."""
         return [name.partition("/")[2] for name in self.values if name.startswith(f"{kind}/")]
 
     def mean(self, metric: str) -> Estimate | None:
@@ -52,11 +52,11 @@ def prompt_metrics_of(row: dict) -> PromptMetrics:
     return PromptMetrics(row["prompts"], row["seeds"], row["values"], row["spread"], row.get("unscored", {}))
 
 
-def reduce(prompts: list[str], rewards: dict[str, Tensor], features: Tensor | None, style: np.ndarray,
-           distances: dict[str, np.ndarray], reasons: dict[str, str]) -> PromptMetrics:
-    """Per-prompt metrics from rewards {name: [P, K]}, features [P, K, D], style [P, K, S] and distances {name: [P]}, of
-    which one that is NaN everywhere is left out. reasons: why the first generation that a reward could not score has
-    no score; such generations are NaN, count in no mean, and are counted.
+def reduce(prompts: list[str], rewards: dict[str, Tensor], features: Tensor | None,
+           style: dict[str, np.ndarray], together: dict[str, np.ndarray], reasons: dict[str, str]) -> PromptMetrics:
+    """Per-prompt metrics from rewards {name: [P, K]}, features [P, K, D], style {name: [P, K]}, and metrics of a
+    prompt's generations together {metric: [P]}, of which one that is NaN everywhere is left out. reasons: why the first
+    generation that a reward could not score has no score; such generations are NaN, count in no mean, and are counted.
 
     Raises ValueError when features are not finite.
     """
@@ -71,11 +71,11 @@ def reduce(prompts: list[str], rewards: dict[str, Tensor], features: Tensor | No
             unscored[name] = scores.numel() - len(known), reasons[name]
     if features is not None and features.shape[1] > 1:
         values |= {f"diversity/{name}": column.tolist() for name, column in diversity.per_prompt(features).items()}
-    values |= {f"diversity/{name}": column.tolist() for name, column in distances.items() if np.isfinite(column).any()}
-    for j, name in enumerate(STYLE):
-        values[f"style/{name}"] = style[:, :, j].mean(1).tolist()
-        spread[f"style/{name}"] = float(style[:, :, j].std())
-    return PromptMetrics(list(prompts), style.shape[1], values, spread, unscored)
+    values |= {metric: column.tolist() for metric, column in together.items() if np.isfinite(column).any()}
+    for name, column in style.items():
+        values[f"style/{name}"] = column.mean(1).tolist()
+        spread[f"style/{name}"] = float(column.std())
+    return PromptMetrics(list(prompts), next(iter(style.values())).shape[1], values, spread, unscored)
 
 
 def known_mean(values: Sequence[float]) -> float:

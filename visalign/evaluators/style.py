@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from visalign.evaluators.statistics import Estimate, mean_with_interval
+from visalign.evaluators.text_style import TEXT_SCALE
 from visalign.media import pixels as measures
 from visalign.media.samples import Sample
 
@@ -40,10 +41,11 @@ def _of_image(image: Image.Image) -> list[float]:
 def drift(name: str, base: np.ndarray, after: np.ndarray, spread: float, seed: int = 0) -> Estimate:
     """Change of a statistic's mean in standard deviations of the base's single generations.
 
-    base, after: per-prompt means [P] in one order. spread: the base's standard deviation, at least 1 % of SCALE.
+    base, after: per-prompt means [P] in one order. spread: the base's standard deviation, at least 1 % of its scale
+    (SCALE, TEXT_SCALE).
     """
     change = mean_with_interval(np.asarray(after) - np.asarray(base), seed)
-    return change.scaled(1 / max(spread, 0.01 * SCALE[name]))
+    return change.scaled(1 / max(spread, 0.01 * (SCALE | TEXT_SCALE)[name]))
 
 
 def entropies(values: np.ndarray, low: float, high: float) -> tuple[float, float]:

@@ -2,8 +2,8 @@
 
     OUT/samples/         generations (unless they existed before)
     OUT/scores.parquet   the reward of each
-    OUT/pairs.parquet    prompt, chosen, rejected (paths), strength, rewards
-    OUT/sheet.png        chosen left, rejected right
+    OUT/pairs.parquet    prompt, chosen, rejected (paths; of texts the texts themselves), strength, rewards
+    OUT/sheet.png        chosen left, rejected right; of texts pairs.html
 """
 
 import json
@@ -19,6 +19,7 @@ from visalign.config.sources import PromptsFrom
 from visalign.data.entry import Entry
 from visalign.data.generations import find_generations
 from visalign.data.pair_selection import Candidate, Chosen, PairCounts, all_pairs, best_worst, keep, sifted
+from visalign.data.text_generations import TextEntry
 from visalign.errors import UserError, nearest
 from visalign.jobs.score import LEAST_FOR_SHARE, belongs, identity_of, read_table, score_generations
 from visalign.media.source_images import sheet_row
@@ -178,6 +179,11 @@ def named_from(file: Path, folder: Path) -> str:
     return os.path.relpath(file.resolve(), folder.resolve())
 
 
+def stored_in(entry: Entry, folder: Path) -> str:
+    """What a table in a folder holds of a generation: a text, or the path of a file."""
+    return entry.content if isinstance(entry, TextEntry) else named_from(entry.file, folder)
+
+
 def edit_of(entry: Entry, folder: Path) -> dict:
     """What a row in a folder says of an edit: its source images, and notes; nothing of what is none."""
     notes = {name: named_from(Path(value), folder) if name == "mask" else value for name, value in entry.notes.items()}
@@ -185,22 +191,26 @@ def edit_of(entry: Entry, folder: Path) -> dict:
 
 
 def pair_row(prompt: str, files: tuple[str, str], pair: Chosen, edit: dict) -> dict:
-    """A row of pairs. files: of the chosen and the rejected one."""
+    """A row of pairs. files: of the chosen and the rejected one, or the texts themselves."""
     better, worse = pair
     return {"prompt": prompt, "chosen": files[0], "rejected": files[1], "strength": better.score - worse.score,
             "chosen_reward": better.score, "rejected_reward": worse.score, **edit}
 
 
 def write_pairs(chosen: list[tuple[str, Candidate, Candidate]], entries: list[Entry], out: Path) -> None:
-    """pairs.parquet with paths relative to `out`, and the contact sheet."""
-    rows = [pair_row(entries[a.number].prompt, (named_from(entries[a.number].file, out),
-                                                named_from(entries[b.number].file, out)), (a, b),
-                     edit_of(entries[a.number], out)) for _, a, b in chosen]
+    """pairs.parquet with paths relative to `out`, or with the texts, and the contact sheet or page."""
+    rows = [pair_row(entries[a.number].prompt, (stored_in(entries[a.number], out), stored_in(entries[b.number], out)),
+                     (a, b), edit_of(entries[a.number], out)) for _, a, b in chosen]
     noted = sorted({name for row in rows for name in row} - rows[0].keys())
     rows[0] |= dict.fromkeys(noted)  # the first row's names become the columns
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(rows), sink)
     write_atomically(out / "pairs.parquet", sink.getvalue().to_pybytes())
+    if any(isinstance(entries[c.number], TextEntry) for pair in chosen for c in pair[1:]):
+        from visalign.reports.pairs import write_pair_page
+
+        write_pair_page(rows, out / "pairs.html")
+        return
     drawn = [(a, b, sheet_row([entries[c.number].sample(16) for c in (a, b)])) for _, a, b in chosen[:SHEET_ROWS]]
     save_sheet([(f"{label} ({a.score:.2f} / {b.score:.2f})", media) for a, b, (label, media) in drawn],
                out / "sheet.png", cell=128, label_width=240)

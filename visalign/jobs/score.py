@@ -135,7 +135,7 @@ def score_generations(source: str, specs: list, out: Path, *, device: str = "cpu
                                    f"{out} says why for each", *unread, *entries.notes]))
     if any(reward.needs_prompt for reward in rewards) and hint:
         unread.append(hint)
-    kinds = Counter(entry.file.suffix.lower() or "folders of frames" for entry in entries)
+    kinds = Counter(entry.kind for entry in entries)
     named = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
     return ScoreSummary(len(table), named, len(broken), out, page, means(table, rewards), (*entries.notes, *unread))
 

@@ -1,4 +1,4 @@
-"""Samples: a prompt and the image or video generated for it; fitting and laying out images."""
+"""Samples: a prompt and the image, video or text generated for it; fitting and laying out images."""
 
 import io
 from dataclasses import dataclass, field, replace
@@ -9,6 +9,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from visalign.errors import UserError
+from visalign.media.answers import Answer
 from visalign.media.fitting import fit_of
 
 MAX_PIXELS = 100_000_000
@@ -29,12 +31,12 @@ class Video:
         return [self.frames[i] for i in np.linspace(0, len(self.frames) - 1, count).round().astype(int)]
 
 
-Media = Image.Image | Video
+Media = Image.Image | Video | Answer
 
 
 @dataclass
 class Sample:
-    """One generation: prompt ('' where there is none), image or video, seed, and other metadata.
+    """One generation: prompt ('' where there is none), image, video or answer, seed, and other metadata.
 
     sources: of an edit, the images that the prompt speaks of.
     """
@@ -52,18 +54,22 @@ class Sample:
 
     @property
     def image(self) -> Image.Image | None:
-        return None if isinstance(self.media, Video) else self.media
+        return None if isinstance(self.media, Video | Answer) else self.media
 
     @property
     def video(self) -> Video | None:
         return self.media if isinstance(self.media, Video) else None
 
     @property
+    def answer(self) -> Answer | None:
+        return self.media if isinstance(self.media, Answer) else None
+
+    @property
     def modality(self) -> str:
-        return "video" if self.video is not None else "image"
+        return "video" if self.video is not None else "text" if self.answer is not None else "image"
 
     def frames(self, count: int) -> list[Image.Image]:
-        """The image, or at most `count` evenly spaced frames of the video."""
+        """The image, or at most `count` evenly spaced frames of the video. Raises UserError for a text."""
         return frames_of(self.media, count)
 
     def with_media(self, media: Media) -> "Sample":
@@ -71,7 +77,9 @@ class Sample:
 
 
 def frames_of(media: Media, count: int) -> list[Image.Image]:
-    """The image, or at most `count` evenly spaced frames of the video."""
+    """The image, or at most `count` evenly spaced frames of the video. Raises UserError for a text."""
+    if isinstance(media, Answer):
+        raise UserError("a text has no frames; what measures images cannot measure it")
     return media.evenly(count) if isinstance(media, Video) else [media]
 
 

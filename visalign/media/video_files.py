@@ -13,6 +13,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from visalign.errors import UserError
+from visalign.media.answers import Answer
 from visalign.media.image_files import (
     HELD_PIXELS,
     decode_image,
@@ -182,7 +183,10 @@ def common_container() -> str:
 
 
 def media_file(media: Media, lossless: bool = False) -> tuple[str, bytes]:
-    """(suffix, content) of a file: PNG for an image; for a video the most widely playable format, or a lossless one."""
+    """(suffix, content) of a file: PNG for an image, UTF-8 for a text; for a video the most widely playable format, or
+    a lossless one."""
+    if isinstance(media, Answer):
+        return ".txt", media.encode("utf-8", "backslashreplace")
     if not isinstance(media, Video):
         return ".png", to_bytes(media)
     container = "matroska" if lossless else common_container()

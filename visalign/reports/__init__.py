@@ -3,12 +3,14 @@
 import base64
 import functools
 import io
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
 import jinja2
 from PIL import Image
 
+from visalign.media.answers import Answer
 from visalign.media.samples import Media, Video
 from visalign.media.video_files import to_webp
 
@@ -47,6 +49,22 @@ def media_uri(media: Media, side: int = 192, frames: int = 16) -> str:
     for frame in shown:
         frame.thumbnail((side, side))
     return data_uri("image/webp", to_webp(Video(shown, media.fps * len(shown) / len(media.frames))))
+
+
+LONGEST_SHOWN = 1200
+"""Characters of a text that a page shows."""
+_UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def shown_text(text: str, most: int = LONGEST_SHOWN) -> str:
+    """The beginning of a text, with characters that are not seen, or turn others around, written as \\x1b."""
+    seen = _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text[:most].replace("\r\n", "\n"))
+    return seen if len(text) <= most else f"{seen} ... ({len(text):,} characters)"
+
+
+def shown_media(media: Media, side: int = 192) -> dict[str, str]:
+    """What the templates' `shown` takes: {"uri": of an image or video} or {"text": of an answer}."""
+    return {"text": shown_text(media)} if isinstance(media, Answer) else {"uri": media_uri(media, side)}
 
 
 def source_uris(sources: Iterable[Image.Image], side: int = 144) -> list[str]:

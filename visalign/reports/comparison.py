@@ -10,7 +10,7 @@ from visalign.evaluation.results import result_rows, results_csv, results_json, 
 from visalign.evaluators.overoptimisation import best_of_n_kl, past_peak
 from visalign.evaluators.statistics import Estimate, mean_with_interval
 from visalign.evaluators.verdict import DIVERSITY
-from visalign.reports import charts, data_uri, media_uri, render_page, source_uris
+from visalign.reports import charts, data_uri, render_page, shown_media, source_uris
 from visalign.storage.files import write_atomically
 
 CHANGED, WALLS, SEEDS_SHOWN, MODELS_SHOWN, WALL_SEEDS = 3, 4, 4, 4, 16
@@ -55,7 +55,7 @@ def changed_most_and_least(results: Results, shown: list[str]) -> list[dict]:
         order = np.argsort(-moved, kind="stable")
         chosen = [(int(p), float(moved[p])) for p in dict.fromkeys([*order[:CHANGED], *order[-CHANGED:]])]
     return [{**asked_of(results, p), "moved": moved, "rows": [
-        {"model": model, "media": [media_uri(entry.sample(16).media, 144) for entry in
+        {"model": model, "media": [shown_media(entry.sample(16).media, 144) for entry in
                                    results.matched.entries[model][p][:SEEDS_SHOWN]],
          "rewards": {name: results.measured[model].measured.values[f"reward/{name}"][p]
                      for name in results.measured[model].rewards}} for model in shown]} for p, moved in chosen]
@@ -76,7 +76,7 @@ def walls(results: Results, shown: list[str]) -> list[dict]:
     lost = np.array(values[0]) - np.array(values[-1])
     return [{**asked_of(results, p), "sides": [
         {"model": model, "vendi": 1 + own[p],
-         "media": [media_uri(entry.sample(16).media, 96) for entry in results.matched.entries[model][p][:WALL_SEEDS]]}
+         "media": [shown_media(entry.sample(16).media, 96) for entry in results.matched.entries[model][p][:WALL_SEEDS]]}
         for model, own in zip(models, values, strict=True)]} for p in np.argsort(-lost, kind="stable")[:WALLS]]
 
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from visalign.data.generations import Entry
 from visalign.errors import UserError
-from visalign.reports import media_uri, render_page, source_uris, svg
+from visalign.reports import render_page, shown_media, source_uris, svg
 from visalign.storage.files import write_atomically
 
 EXTREMES, MOST_SHOWN = 24, 240
@@ -29,11 +29,12 @@ def write_gallery(table: pa.Table, entries: list[Entry], rewards: list, file: Pa
         except UserError:
             continue
         scores = [None if np.isnan(columns[c][i]) else float(columns[c][i]) for c in columns]
-        cards.append({**rows[i], "uri": media_uri(sample.media, 144), "sources": source_uris(sample.sources),
+        cards.append({**rows[i], "shown": shown_media(sample.media, 144), "sources": source_uris(sample.sources),
                       "scores": scores})
     broken = [row for row in rows if row["error"]]
     write_atomically(file, render_page(
-        "gallery.html.j2", title="Scores", total=len(rows), cards=cards, columns=list(columns), broken=broken[:100],
+        "gallery.html.j2", title="Scores", total=len(rows), cards=cards,
+        texts=any("text" in card["shown"] for card in cards), columns=list(columns), broken=broken[:100],
         broken_total=len(broken), stats=[statistics(name, values, signs[name]) for name, values in columns.items()]))
     return file
 

@@ -3,12 +3,14 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
 from visalign.errors import UserError
+from visalign.media.answers import Answer, without_control_tokens
 from visalign.media.image_files import to_rgb
 from visalign.media.samples import Sample
 from visalign.media.source_images import split_prompt
@@ -31,8 +33,8 @@ class Scores:
 class Reward(Protocol):
     """A reward model. A sample that could not be scored is NaN with a remark, never a silent 0.
 
-    modalities: subset of {"image", "video"}. needs_prompt: whether a sample without one is NaN. needs_group: whether
-    all samples of a prompt must come in one call. score_range: (lowest, highest), infinite where unbounded.
+    modalities: subset of {"image", "video", "text"}. needs_prompt: whether a sample without one is NaN. needs_group:
+    whether all samples of a prompt must come in one call. score_range: (lowest, highest), infinite where unbounded.
     """
 
     name: str
@@ -50,13 +52,28 @@ class Reward(Protocol):
     def to(self, device: str) -> None: ...
 
 
+class FeatureExtractor(Protocol):
+    """What embeds samples, so that diversity can be measured.
+
+    weights_folder: where its weights lie, None where that is not a folder here. sample_features: unit features,
+    float32 [n, D]; raises UserError for samples it cannot embed, or not together.
+    """
+
+    source: str
+    modalities: frozenset[str]
+
+    def weights_folder(self) -> Path | None: ...
+
+    def sample_features(self, samples: list[Sample]) -> Tensor: ...
+
+
 @dataclass
 class RewardModel(Ranged, ABC):
     """Base of the rewards here: loads on first use, scores in batches that fit memory, turns refusals into NaN.
 
     A subclass is a dataclass whose fields are its settings; it writes `score_batch` and, when it has networks,
-    `load` (returns them as one module). `check` finds what is missing before anything is loaded. needs_sources: whether
-    a sample without source images is NaN.
+    `load` (returns them as one module). `check` finds what is missing before anything is loaded. named_by: the setting
+    that KIND:VALUE sets. needs_sources: whether a sample without source images is NaN.
     """
 
     name: str = field(default="", kw_only=True)
@@ -64,6 +81,7 @@ class RewardModel(Ranged, ABC):
     batch_size: BatchSize = field(default=64, kw_only=True)
 
     modalities: ClassVar[frozenset[str]] = frozenset({"image"})
+    named_by: ClassVar[str] = "source"
     dimensions: ClassVar[tuple[str, ...]] = ("score",)
     higher_is_better: ClassVar[bool] = True
     needs_prompt: ClassVar[bool] = False
@@ -134,7 +152,7 @@ class RewardModel(Ranged, ABC):
         samples, refused = list(samples), {}
         for i, sample in enumerate(samples):
             try:
-                samples[i] = in_rgb(sample)
+                samples[i] = as_read(sample)
                 reason = self.refusal(samples[i])
             except ValueError as error:
                 reason = str(error)
@@ -158,10 +176,15 @@ def check_sources_given(rewards: Iterable[Reward], prompts: Iterable[str], where
                             "has none; give edits a column `source`, or leave the reward out")
 
 
-def in_rgb(sample: Sample) -> Sample:
-    """The sample with RGB images, as read from a file. Raises ValueError where no conversion to RGB exists."""
+def as_read(sample: Sample) -> Sample:
+    """The sample with RGB images, as read from a file, and with an answer that holds no control tokens.
+
+    Raises ValueError where no conversion to RGB exists.
+    """
     if any(source.mode != "RGB" for source in sample.sources):
         sample = replace(sample, sources=tuple(to_rgb(source, []) for source in sample.sources))
+    if sample.answer is not None:
+        return sample.with_media(Answer(without_control_tokens(sample.answer)))
     frames = sample.video.frames if sample.video else [sample.media]
     if all(frame is None or frame.mode == "RGB" for frame in frames):
         return sample

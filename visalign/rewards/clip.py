@@ -1,6 +1,7 @@
 """CLIPScore: how well an image fits its prompt by an open_clip model (Radford et al. 2021; Hessel et al. 2021)."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -11,7 +12,14 @@ from torch import Tensor, nn
 from visalign.errors import UserError
 from visalign.media.samples import Sample
 from visalign.rewards.base import RewardModel, Scores
-from visalign.rewards.openclip import check_clip_source, cut_prompts, load_open_clip, pixels_to_batch, to_batch
+from visalign.rewards.openclip import (
+    EMBEDDED_CLIPS,
+    check_clip_source,
+    cut_prompts,
+    load_open_clip,
+    pixels_to_batch,
+    to_batch,
+)
 from visalign.rewards.sizes import of_open_clip
 
 SCALES = {"cosine": lambda cosine: cosine, "percent": lambda cosine: 100 * cosine,
@@ -43,6 +51,10 @@ class ClipScore(RewardModel):
 
     def check(self) -> None:
         check_clip_source(self.source, self.name)
+
+    def weights_folder(self) -> Path | None:
+        folder = Path(EMBEDDED_CLIPS.get(self.source, self.source)).expanduser()
+        return folder if folder.is_dir() else None
 
     def held_bytes(self) -> int | None:
         return of_open_clip(self.source)

@@ -29,6 +29,8 @@ from visalign.rewards.joint import JointReward
 from visalign.rewards.ocr import OcrText
 from visalign.rewards.openclip import CLIP_ASSETS, EMBEDDED_CLIPS
 from visalign.rewards.qwen_heads import HPSv3, VideoReward
+from visalign.rewards.text import embedding
+from visalign.rewards.text import rules as text_rules
 from visalign.rewards.web.reward import HttpReward
 from visalign.storage.yaml_files import read_yaml
 
@@ -67,6 +69,14 @@ REWARDS: dict[str, type] = {
     "frames": video_rules.OnFrames,
     "emoji_group": EmojiGroup,
     "emoji_edit": EmojiEdit,
+    "brevity": text_rules.Brevity,
+    "avoids": text_rules.Avoids,
+    "contains": text_rules.Contains,
+    "json_valid": text_rules.JsonValid,
+    "regex": text_rules.RegexRule,
+    "repetition": text_rules.Repetition,
+    "language": text_rules.StopwordLanguage,
+    "relevance": embedding.Relevance,
     "weighted_sum": combine.WeightedSum,
     "log_sigmoid": combine.LogSigmoid,
     "par": combine.PAR,
@@ -81,6 +91,7 @@ ALIASES: dict[str, dict[str, Any]] = {
     "tiny-reward": {"kind": "joint", "source": str(CLIP_ASSETS / "tiny-reward")},
     "tiny-group": {"kind": "emoji_group"},
     "tiny-edit": {"kind": "emoji_edit"},
+    "minilm": {"kind": "relevance", "source": embedding.EMBEDDED_ENCODER},
 }
 """Short names for whole specifications, including the embedded rewards."""
 DEEPEST = 12
@@ -119,15 +130,16 @@ def load_reward(spec: RewardSpec | Reward, device: str = "cpu") -> Reward:
 
 
 def load_rewards(specs: list, device: str = "cpu") -> list[Reward]:
-    """Rewards that take images and videos alike: an image reward of a video is the mean over its frames.
+    """Rewards that take images and videos alike: an image reward of a video is the mean over its frames. Those of
+    texts stay as they are.
 
     Raises UserError for a wrong specification or two rewards of one name.
     """
     rewards: list[Reward] = []
     for spec in specs:
         reward = load_reward(spec, device)
-        takes_videos = reward.needs_group or "video" in reward.modalities
-        rewards.append(reward if takes_videos else video_rules.for_modality(reward, "video"))
+        on_frames = not reward.needs_group and reward.modalities == {"image"}
+        rewards.append(video_rules.for_modality(reward, "video") if on_frames else reward)
     twice = [name for name, n in Counter(each.name for each in rewards).items() if n > 1]
     if twice:
         raise UserError(f"rewards: two are named {twice[0]}; give them names with {{kind: ..., name: ...}} in YAML")
@@ -161,10 +173,12 @@ def expand(spec: RewardSpec, depth: int = 0) -> dict[str, Any]:
         return {"name": spec} | ALIASES[spec]
     name, colon, source = spec.partition(":")
     if name in REWARDS:
+        key = getattr(REWARDS[name], "named_by", "source")
         if colon and not source.strip():
-            raise UserError(f"reward {spec}: after the colon comes its source, a folder or a hub id")
+            raise UserError(f"reward {spec}: after the colon comes its {key}"
+                            + (", a folder or a hub id" if key == "source" else ""))
         address = source.startswith(("http://", "https://")) and "url" in REWARDS[name].__dataclass_fields__
-        return {"kind": name} | ({"url" if address else "source": source} if colon else {})
+        return {"kind": name} | ({"url" if address else key: source} if colon else {})
     path = Path(spec).expanduser()
     if path.is_dir():
         return _from_folder(path)
@@ -202,5 +216,6 @@ def describe_rewards() -> list[tuple[str, str, str]]:
             what = "wraps rewards"
         rows.append((name, what, " ".join(kind.__doc__.split("\n\n")[0].split())))
     for name, spec in ALIASES.items():
-        rows.append((name, "embedded", f"{spec['kind']}, shipped with visalign; knows emoji drawings only"))
+        about = "by a package of its own" if name == "minilm" else "shipped with visalign; knows emoji drawings only"
+        rows.append((name, "embedded", f"{spec['kind']}, {about}"))
     return rows

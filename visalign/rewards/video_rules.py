@@ -143,7 +143,7 @@ def for_modality(reward: Reward, modality: str) -> Reward:
     """The reward, or for videos an image reward's mean over frames. Raises UserError for a reward of the other kind."""
     if modality in reward.modalities:
         return reward
-    if modality == "video" and not reward.needs_group:
+    if modality == "video" and "image" in reward.modalities and not reward.needs_group:
         return OnFrames(of=[reward], name=reward.name, device=reward.device)
     raise UserError(f"reward {reward.name}: scores {' and '.join(sorted(reward.modalities))}s only, and this model "
                     f"makes {modality}s")

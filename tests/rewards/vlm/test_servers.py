@@ -16,7 +16,7 @@ from visalign.rewards import load_reward
 from visalign.rewards.pairwise import Failure
 from visalign.rewards.vlm.asking import both_orders, contents_of, stored
 from visalign.rewards.vlm.generic import SCORE
-from visalign.rewards.vlm.questions import Answer, Question
+from visalign.rewards.vlm.questions import Question, Reply
 from visalign.rewards.vlm.replies import chances_of
 from visalign.rewards.web.address import clean_url, key_in
 from visalign.rewards.web.replies import Unreadable, seconds_of, unpacked
@@ -367,7 +367,7 @@ def test_the_store_tells_questions_forms_and_broken_entries_apart():
     assert Question("a", ()).key({"model": "m"}) != Question("a", (), SCORE).key({"model": "m"})
     assert Question("a", ()).key({"model": "m"}) != Question("a", ()).key({"model": "n"})
     assert stored(None) is stored("{") is stored('{"text": "4", "digits": null}') is None
-    assert stored('{"text": "4"}') == Answer("4")
+    assert stored('{"text": "4"}') == Reply("4")
 
 
 def test_another_local_model_in_the_same_folder_is_another_judge(tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ from visalign.media.samples import Sample, Video, to_bytes
 from visalign.rewards import load_reward
 from visalign.rewards.pairwise import Failure
 from visalign.rewards.vlm.forms import without_thoughts
-from visalign.rewards.vlm.questions import Answer
+from visalign.rewards.vlm.questions import Reply
 from visalign.rewards.vlm.unified import labelled_score, read_flex
 from visalign.storage.sqlite_cache import SqliteCache
 
@@ -279,7 +279,7 @@ def test_a_local_model_answers_with_digit_probabilities(tmp_path):
         }
     )
     outcome = reward.ask([reward.question(Sample("a cat", RED.resize((56, 56))), "fit?")], lambda answer: None)[0]
-    assert isinstance(outcome, Answer | Failure)
+    assert isinstance(outcome, Reply | Failure)
     answer = reward.score([Sample("a cat", RED.resize((56, 56)))])  # random weights rarely answer in the form
     assert answer.values.isfinite().all() or "no score" in answer.remarks[0] or "cut off" in answer.remarks[0]
 

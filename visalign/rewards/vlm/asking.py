@@ -15,7 +15,7 @@ from visalign.media.samples import Sample
 from visalign.rewards.base import RewardModel, Scores
 from visalign.rewards.pairwise import Failure, matches, win_rates
 from visalign.rewards.sizes import of_transformers
-from visalign.rewards.vlm.questions import Answer, Asker, Question
+from visalign.rewards.vlm.questions import Asker, Question, Reply
 from visalign.rewards.web.address import check_variable, clean_url
 from visalign.storage.sqlite_cache import SqliteCache
 from visalign.validation.ranges import AnswerTokens, Few, Retries, Seconds, Temperature, Together
@@ -93,16 +93,16 @@ class AskingJudge(RewardModel):
     def answers(self) -> SqliteCache | None:
         return SqliteCache(self.cache) if self.cache else None
 
-    def ask(self, questions: list[Question], usable: Callable[[Answer], object]) -> list[Answer | Failure]:
+    def ask(self, questions: list[Question], usable: Callable[[Reply], object]) -> list[Reply | Failure]:
         """One outcome per question; answers for which `usable` does not raise ValueError are kept in the cache."""
         about = {"judge": type(self).__name__, "model": self.model, "source": self.url or contents_of(self.source),
                  "max_tokens": self.max_tokens, "temperature": self.temperature, "logprobs": self.logprobs}
         keys = [question.key(about) for question in questions]
         known = self.answers.get(keys) if self.answers else {}
-        outcomes: list[Answer | Failure | None] = [stored(known.get(key)) for key in keys]
+        outcomes: list[Reply | Failure | None] = [stored(known.get(key)) for key in keys]
         open_places = [i for i, outcome in enumerate(outcomes) if outcome is None]
 
-        def keep(j: int, answer: Answer) -> None:
+        def keep(j: int, answer: Reply) -> None:
             try:
                 usable(answer)
             except ValueError:
@@ -120,7 +120,7 @@ class AskingJudge(RewardModel):
         return tuple(sample.frames(self.frames))
 
     def read_noted(self, questions: list[Question],
-                   read: Callable[[Answer], Any]) -> list[tuple[Any | Failure, str | None]]:
+                   read: Callable[[Reply], Any]) -> list[tuple[Any | Failure, str | None]]:
         """What `read` makes of each answer, and a note on how it was asked (or None).
 
         A Failure where there is no answer, or where `read` raised ValueError.
@@ -128,7 +128,7 @@ class AskingJudge(RewardModel):
         found: list[tuple[Any | Failure, str | None]] = []
         for outcome in self.ask(questions, read):
             note = None
-            if isinstance(outcome, Answer):
+            if isinstance(outcome, Reply):
                 note = outcome.note
                 try:
                     outcome = read(outcome)
@@ -157,7 +157,7 @@ class ComparingJudge(AskingJudge):
         ...
 
     @abstractmethod
-    def read(self, answer: Answer) -> float:
+    def read(self, answer: Reply) -> float:
         """Probability that the first is better. Raises ValueError for an answer that does not say."""
 
     def compare(self, pairs: list[tuple[Sample, Sample]]) -> list[float | Failure]:
@@ -185,10 +185,10 @@ def contents_of(source: str) -> list:
             *([file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files)]
 
 
-def stored(text: str | None) -> Answer | None:
+def stored(text: str | None) -> Reply | None:
     """An answer as the cache keeps it; None where there is none, or one that an older visalign wrote."""
     try:
-        return Answer(**json.loads(text)) if text else None
+        return Reply(**json.loads(text)) if text else None
     except (ValueError, TypeError):
         return None
 

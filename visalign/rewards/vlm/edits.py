@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from visalign.media.samples import Sample
 from visalign.rewards.vlm.forms import Form
 from visalign.rewards.vlm.generic import WINNER, VlmComparison, VlmJudge, images_named, mean_choice
-from visalign.rewards.vlm.questions import Answer, Question
+from visalign.rewards.vlm.questions import Question, Reply
 
 EDIT_PRINCIPLES = {
     "instruction": "Does the result show all that the instruction asks for, done fully and in the right place?",
@@ -51,7 +51,7 @@ class VlmEdit(VlmJudge):
                         f"{task_of(sample)}\n{principle}\nGive the result a mark ({self.rubric}).",
                         sample.sources + images, EDIT_SCORE)
 
-    def read(self, answer: Answer) -> float:
+    def read(self, answer: Reply) -> float:
         return mean_choice(answer, EDIT_SCORE, {str(choice): float(choice) for choice in EDIT_SCORE.choices}) / 5
 
 

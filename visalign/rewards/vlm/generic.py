@@ -10,7 +10,7 @@ from visalign.rewards.base import Scores
 from visalign.rewards.pairwise import Failure
 from visalign.rewards.vlm.asking import AskingJudge, ComparingJudge
 from visalign.rewards.vlm.forms import Form
-from visalign.rewards.vlm.questions import Answer, Question
+from visalign.rewards.vlm.questions import Question, Reply
 
 PRINCIPLES = {
     "alignment": "Does it show what the prompt asks for: every object, count, colour, place and action?",
@@ -27,7 +27,7 @@ def images_named(count: int) -> str:
     return "the image" if count == 1 else f"the video, given as {count} frames in order of time,"
 
 
-def mean_choice(answer: Answer, form: Form, worth: dict[str, float]) -> float:
+def mean_choice(answer: Reply, form: Form, worth: dict[str, float]) -> float:
     """Mean worth of the choices under the answer's own probabilities, else the number that it says.
 
     worth: value by choice. Raises ValueError for an answer in another form.
@@ -66,7 +66,7 @@ class VlmJudge(AskingJudge):
         return Question(f"You judge {images_named(len(images))} that was made for this prompt:\n{sample.prompt}\n\n"
                         f"{principle}\nGive it a mark ({self.rubric}).", images, SCORE)
 
-    def read(self, answer: Answer) -> float:
+    def read(self, answer: Reply) -> float:
         return mean_choice(answer, SCORE, {str(choice): float(choice) for choice in SCORE.choices})
 
     def score_batch(self, samples: list[Sample]) -> Scores:
@@ -98,5 +98,5 @@ class VlmComparison(ComparingJudge):
                         f"The prompt:\n{first.prompt}\n\n{self.principle}\nWhich is better: 1, 2, or 0 if they are "
                         "equally good?", one + two, WINNER)
 
-    def read(self, answer: Answer) -> float:
+    def read(self, answer: Reply) -> float:
         return mean_choice(answer, WINNER, {"1": 1.0, "2": 0.0, "0": 0.5})

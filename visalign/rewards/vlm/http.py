@@ -15,7 +15,7 @@ from visalign.errors import nearest
 from visalign.media.samples import to_bytes
 from visalign.rewards.pairwise import Failure
 from visalign.rewards.vlm.dialect import Dialect, hint
-from visalign.rewards.vlm.questions import Answer, Question
+from visalign.rewards.vlm.questions import Question, Reply
 from visalign.rewards.vlm.replies import COMPLETION, read_completion
 from visalign.rewards.web.address import key_in, v1_hint
 from visalign.rewards.web.calling import LOOK, WORTH_RETRYING, Busy, Caller
@@ -55,10 +55,10 @@ class HttpAsker(Caller):
         """Raise UserError when there is no server, or when it refuses the key; scoring shows the rest."""
         self.look("/models", who)
 
-    def ask(self, questions: list[Question], on_answer: Callable[[int, Answer], None]) -> list[Answer | Failure]:
+    def ask(self, questions: list[Question], on_answer: Callable[[int, Reply], None]) -> list[Reply | Failure]:
         return self.every(len(questions), lambda client, i: self._agreeing(client, questions[i]), on_answer)
 
-    async def _agreeing(self, client: httpx.AsyncClient, question: Question) -> Answer | Failure:
+    async def _agreeing(self, client: httpx.AsyncClient, question: Question) -> Reply | Failure:
         """Ask in the server's dialect, learnt from its refusals, with images no larger than it takes."""
         smaller, note = iter(SMALLER), None
         images = [data_url(image) for image in question.images]
@@ -85,7 +85,7 @@ class HttpAsker(Caller):
                 found = read_completion(reply, question.form, self.max_tokens, key)
             except Unreadable as error:
                 raise Busy(f"{error}{v1_hint(self.url)}") from None
-            return replace(found, note=note) if isinstance(found, Answer) and note else found
+            return replace(found, note=note) if isinstance(found, Reply) and note else found
 
     async def _why(self, client: httpx.AsyncClient, status: int, said: str, headers: httpx.Headers,
                    key: str | None) -> str:

@@ -7,7 +7,7 @@ import torch
 from visalign.errors import UserError
 from visalign.rewards.pairwise import Failure
 from visalign.rewards.vlm.forms import Form, form_shown
-from visalign.rewards.vlm.questions import Answer, Question
+from visalign.rewards.vlm.questions import Question, Reply
 from visalign.storage.pretrained import check_processor, load_whole
 
 
@@ -33,16 +33,16 @@ class LocalAsker:
         self.model.to(device)
 
     @torch.no_grad()
-    def ask(self, questions: list[Question], on_answer: Callable[[int, Answer], None]) -> list[Answer | Failure]:
-        outcomes: list[Answer | Failure] = []
+    def ask(self, questions: list[Question], on_answer: Callable[[int, Reply], None]) -> list[Reply | Failure]:
+        outcomes: list[Reply | Failure] = []
         for i, question in enumerate(questions):
             outcome = self._one(question)
-            if isinstance(outcome, Answer):
+            if isinstance(outcome, Reply):
                 on_answer(i, outcome)
             outcomes.append(outcome)
         return outcomes
 
-    def _one(self, question: Question) -> Answer | Failure:
+    def _one(self, question: Question) -> Reply | Failure:
         content = [*({"type": "image"} for _ in question.images), {"type": "text", "text": question.asked(False)}]
         text = self.processor.apply_chat_template([{"role": "user", "content": content}], tokenize=False,
                                                   add_generation_prompt=True)
@@ -54,7 +54,7 @@ class LocalAsker:
         if len(tokens) >= self.max_tokens and tokens[-1] not in self.ends:
             return Failure(f"the answer was cut off at max_tokens ({self.max_tokens}) before it ended; raise "
                            f"max_tokens: {form_shown(said)}")
-        return Answer(said, self._chances(question.form, said, tokens, made.logits))
+        return Reply(said, self._chances(question.form, said, tokens, made.logits))
 
     def _chances(self, form: Form | None, said: str, tokens: list[int], logits) -> dict[str, float] | None:
         """Probability of each of the form's choices at the token that is the answer, where one is."""

@@ -37,7 +37,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Reply:
     """The model's text and, where given, the probability of each of the form's choices at the answer's position.
 
     note: on how it was asked, such as images that were made smaller.
@@ -51,4 +51,4 @@ class Answer:
 class Asker(Protocol):
     """Access to a model. One outcome per question, in the questions' order; `on_answer(i, answer)` as each arrives."""
 
-    def ask(self, questions: list[Question], on_answer: Callable[[int, Answer], None]) -> list[Answer | Failure]: ...
+    def ask(self, questions: list[Question], on_answer: Callable[[int, Reply], None]) -> list[Reply | Failure]: ...

@@ -5,13 +5,13 @@ from typing import Any
 
 from visalign.rewards.pairwise import Failure
 from visalign.rewards.vlm.forms import Form, form_shown
-from visalign.rewards.vlm.questions import Answer
+from visalign.rewards.vlm.questions import Reply
 from visalign.rewards.web.replies import Unreadable, parsed, plain_text, without_key, words_of_page
 
 COMPLETION = "chat completion"
 
 
-def read_completion(body: bytes, form: Form | None, max_tokens: int, key: str | None) -> Answer | Failure:
+def read_completion(body: bytes, form: Form | None, max_tokens: int, key: str | None) -> Reply | Failure:
     """The answer of a chat completion. Raises Unreadable for anything else."""
     said = parsed(body, key, COMPLETION)
     try:
@@ -34,7 +34,7 @@ def read_completion(body: bytes, form: Form | None, max_tokens: int, key: str | 
         return Failure("the whole answer is reasoning, nothing follows it; raise max_tokens, or turn the model's "
                        "reasoning off" if thoughts else "the model's answer is empty")
     chances, note = chances_of(choice.get("logprobs"), text, form)
-    return Answer(text, chances, note)
+    return Reply(text, chances, note)
 
 
 def text_of(content: Any) -> str:

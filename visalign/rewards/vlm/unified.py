@@ -16,7 +16,7 @@ from visalign.rewards.base import Scores
 from visalign.rewards.vlm.asking import AskingJudge, ComparingJudge, check_template
 from visalign.rewards.vlm.forms import LONGEST_LINE, form_shown, number_in, unique, without_thoughts
 from visalign.rewards.vlm.generic import table
-from visalign.rewards.vlm.questions import Answer, Question
+from visalign.rewards.vlm.questions import Question, Reply
 from visalign.storage.text_files import read_text
 from visalign.validation.ranges import AnswerTokens
 
@@ -136,7 +136,7 @@ class UnifiedReward(Templated, AskingJudge):
         self.template_text("")
         super().check()
 
-    def read(self, answer: Answer) -> list[float]:
+    def read(self, answer: Reply) -> list[float]:
         text = without_thoughts(answer.text)
         labels = ("Final Score",) if self.version == 1 else ("Alignment", "Coherence", "Style")
         return [labelled_score(text, label) for label in labels]
@@ -165,7 +165,7 @@ class UnifiedRewardPairs(Templated, ComparingJudge):
         self.template_text("")
         super().check()
 
-    def read(self, answer: Answer) -> float:
+    def read(self, answer: Reply) -> float:
         return better_one(without_thoughts(answer.text))
 
 
@@ -179,5 +179,5 @@ class UnifiedRewardFlex(UnifiedRewardPairs):
         text = self.template_text(FLEX).replace("{prompt}", first.prompt)
         return Question(text, self.images(first) + self.images(second))
 
-    def read(self, answer: Answer) -> float:
+    def read(self, answer: Reply) -> float:
         return read_flex(answer.text)

@@ -1,0 +1,1 @@
+"""Rewards of texts: what a language model answered to a prompt."""
