@@ -133,15 +133,16 @@ def methods(loop: str) -> str:
         if module.__name__ not in described:
             described.add(module.__name__)
             pages.append(_prose(inspect.cleandoc(module.__doc__)))
-        pages.append(_objective(name, objective))
+        pages.append(_objective(name, objective, loop))
     return "\n\n".join(pages)
 
 
-def _objective(name: str, objective: type) -> str:
+def _objective(name: str, objective: type, loop: str) -> str:
     from visalign.config.recipes import recipes
 
     named = re.compile(rf"^objective:\s*\{{?\s*name: {name}\b", re.MULTILINE)
-    shipped = [recipe for recipe, file in recipes().items() if named.search(file.read_text(encoding="utf-8"))]
+    shipped = [recipe for recipe, file in recipes().items() if recipe.startswith("language/") == loop.startswith(
+        "language") and named.search(file.read_text(encoding="utf-8"))]
     return "\n".join([
         f"### `{name}`", "", _described(objective), "",
         *([f"Models: {PROCESSES[objective.process]}.", ""] if hasattr(objective, "process") else []),

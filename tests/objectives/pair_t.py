@@ -9,7 +9,10 @@ CHOSEN, REJECTED, REF_CHOSEN, REF_REJECTED = -12.0, -10.0, -13.0, -9.0
 """rho_w = 1, rho_l = -1, h = 2; with beta 0.1, z = 0.2 and -log s(z) = 0.598139."""
 
 
-def tensor(value: float, learnt: bool = False) -> torch.Tensor:
+def tensor(value, learnt: bool = False) -> torch.Tensor:
+    """[1]; a tensor stays as it is."""
+    if isinstance(value, torch.Tensor):
+        return value
     return torch.tensor([value], dtype=torch.float32, requires_grad=learnt)
 
 

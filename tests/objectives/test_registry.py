@@ -8,9 +8,12 @@ from visalign.objectives.dpo import DiffusionDPO, FlowDPO
 
 def test_every_loop_has_its_objectives():
     assert set(REGISTRIES["offline"]) == {"diffusion_dpo", "flow_dpo", "flow_rwr", "sft"}
-    assert set(REGISTRIES["online"]) == {"grpo", "grpo_guard", "flow_dppo", "d3po", "nft", "awm", "raft", "draft"}
+    assert set(REGISTRIES["online"]) == {"grpo", "grpo_guard", "flow_dppo", "d3po", "nft", "awm", "raft", "draft",
+                                         "pairs_in_group"}
     assert set(REGISTRIES["reward"]) == {"preference"}
-    assert set(REGISTRIES["language"]) == {"dpo", "simpo", "cpl", "sft"}
+    assert set(REGISTRIES["language"]) == {"dpo", "simpo", "cpl", "power", "sft", "kto", "srpo", "sparse_po", "dckd",
+                                           "adpa", "align_distil"}
+    assert set(REGISTRIES["language_online"]) == {"pairs_in_group"}
 
 
 def test_a_name_that_is_taken_is_refused_and_the_same_class_may_come_again():

@@ -30,6 +30,8 @@ class PairErrors(Labels):
 
     def reward_gap(self, name: str) -> Tensor:
         """Reward of the chosen sample minus that of the rejected one, [B]; pairs of images carry one reward."""
+        if self.chosen_reward is None or self.rejected_reward is None:
+            raise ValueError(f"the pairs carry no reward {name}")
         return self.chosen_reward - self.rejected_reward
 
 

@@ -26,7 +26,8 @@ class TokenLogs:
     log_probs [B, L] float32 of the tokens that stand there; `mask` [B, L] bool says which belong to the answer. logits
     [B, L, V] are the scores from which each token was predicted, `ref_*` the frozen reference's, without gradients.
     hidden [B, L, N, D]: the reference's hidden states of all N layers where the token was predicted. teachers: logits
-    [B, L, V] of frozen models, by name. What no objective needs is None or empty.
+    [B, L, V] of frozen models, by name. reward_mask, kl_mask [B, L]: what `sparse_po`'s learnt heads make of `hidden`.
+    What no objective needs is None or empty.
     """
 
     log_probs: Tensor
@@ -35,6 +36,8 @@ class TokenLogs:
     logits: Tensor | None = None
     ref_logits: Tensor | None = None
     hidden: Tensor | None = None
+    reward_mask: Tensor | None = None
+    kl_mask: Tensor | None = None
     teachers: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
@@ -88,7 +91,7 @@ class PairLogs(Labels):
     @classmethod
     def of_sides(cls, chosen: TokenLogs, rejected: TokenLogs | None = None, **more) -> "PairLogs":
         """Sums and numbers of tokens from both sides; `more`: the other fields."""
-        sums = {}
+        sums: dict = {}
         for name, side in (("chosen", chosen), ("rejected", rejected)):
             if side is not None:
                 sums |= {name: side.summed(side.log_probs), f"{name}_tokens": side.tokens, f"{name}_side": side}

@@ -3,6 +3,7 @@
     dpo    l(beta h)                                              Rafailov et al. 2023 (arXiv 2305.18290)
     simpo  l(beta (lp_w/|y_w| - lp_l/|y_l|) - gamma)              Meng et al. 2024 (arXiv 2405.14734)
     cpl    l(beta lp_w - bias beta lp_l)                          Hejna et al. 2023 (arXiv 2310.13639)
+    power  l(beta (w_w (1 + lp_w) - w_l (1 + lp_l))), w = 1/|y|   Rashidinejad and Tian 2024 (arXiv 2412.09544)
     sft    -lp_w
 
 with the links l and the options of objectives/links.py; `sft_weight` makes dpo RPO (arXiv 2405.16436).
@@ -18,10 +19,10 @@ import torch
 from torch import Tensor
 
 from visalign.objectives.base import Outcome
-from visalign.objectives.language import LanguageBase, PairLogs, log1mexp, nll, pair_report
+from visalign.objectives.language import LanguageBase, PairLogs, log1mexp, nll, pair_report, per_token
 from visalign.objectives.links import PairOptions, right_after_both
 from visalign.objectives.registry import register
-from visalign.validation.ranges import Few, Portion, Positive, Weight
+from visalign.validation.ranges import Few, Fraction, Portion, Positive, Weight
 
 RARE = -30.0
 """Below this log-likelihood of an answer, N tries hit it N times as often as one, to the last digit."""
@@ -124,6 +125,27 @@ class CPL(_WithoutReference):
     def __call__(self, logs: PairLogs) -> Outcome:
         chosen, rejected = self.beta * logs.chosen, self.beta * logs.rejected
         return self._outcome(logs, chosen - self.bias * rejected, chosen, rejected)
+
+
+@register("language", "power")
+@dataclass(frozen=True)
+class PowerDL(_WithoutReference):
+    """POWER-DL: a weighted entropy in place of the reference, and labels that move to what the policy believes.
+
+    eta: weight of the likelihood of the chosen answers, per token, times beta. dynamic_labels: 0.001 to 0.3 is usual.
+    Differs from the paper in: ranges and the form are recalled; the +w of each side, which is the derivative of
+    -w p log p, is derived. With eta and dynamic_labels 0 and answers of one length it is simpo with gamma 0.
+    """
+
+    beta: Positive = 2.0
+    eta: Weight = 0.0005
+    dynamic_labels: Fraction = 0.1
+
+    def __call__(self, logs: PairLogs) -> Outcome:
+        chosen, rejected = (self.beta * per_token(log_prob + 1, tokens) for log_prob, tokens in (
+            (logs.chosen, logs.chosen_tokens), (logs.rejected, logs.rejected_tokens)))
+        outcome = self._outcome(logs, chosen - rejected, chosen, rejected)
+        return outcome._replace(loss=outcome.loss + self.eta * self.beta * nll(logs, "answer"))
 
 
 @register("language", "sft")

@@ -22,6 +22,7 @@ class StepTerms:
 
     sample was drawn from N(old_mean, std^2); `mean` and `prediction` are the policy's at the same latents, `ref_*` the
     reference's (None unless needed). h: length of the step in noise fraction. sensitivity: |d mean / d prediction|.
+    group: int64, equal for samples of one prompt.
     """
 
     advantage: Tensor
@@ -37,6 +38,7 @@ class StepTerms:
     ref_log_prob: Tensor | None = None
     ref_mean: Tensor | None = None
     ref_prediction: Tensor | None = None
+    group: Tensor | None = None
 
 
 @dataclass(frozen=True)

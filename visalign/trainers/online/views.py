@@ -123,7 +123,8 @@ class StepView(_WithPredictions):
             h=self.process.noise_fraction(t) - self.process.noise_fraction(t_next),
             sensitivity=sensitivity(self.process, *where), prediction=prediction, ref_mean=ref_mean,
             ref_log_prob=None if ref_mean is None else log_prob(after, ref_mean, std),
-            ref_prediction=reference), steps
+            ref_prediction=reference, group=torch.tensor(
+                [s.start.place // self.settings.group_size for s in batch.samples], device=x.device)), steps
 
 
 class NoisedView(_WithPredictions):

@@ -1,0 +1,53 @@
+"""KTO: numbers worked out by hand."""
+
+import pytest
+import torch
+
+from tests.objectives.pair_t import logs
+from visalign.objectives.kto import KTO
+from visalign.objectives.language import PairLogs
+
+
+def single(rho, desirable, **more) -> PairLogs:
+    rho = torch.tensor(rho, requires_grad=True)
+    return PairLogs(chosen=rho, ref_chosen=torch.zeros_like(rho), chosen_tokens=torch.ones_like(rho),
+                    desirable=torch.tensor(desirable), **more)
+
+
+def test_single_answers():
+    # rho 0.001 good, -0.0005 bad, beta 1000: k = 0.00025; s(-0.75) = 0.320821 for both
+    outcome = KTO(beta=1000)(single([0.001, -0.0005], [True, False]))
+    assert outcome.metrics["usual"].tolist() == pytest.approx([0.00025] * 2)
+    assert outcome.loss.item() == pytest.approx(0.320821, abs=1e-6)
+    # good answers alone count: 2 * 0.320821 / 2
+    weighed = KTO(beta=1000, desirable_weight=2.0, undesirable_weight=0.0)(single([0.001, -0.0005], [True, False]))
+    assert weighed.loss.item() == pytest.approx(0.320821, abs=1e-6)
+
+
+def test_a_pair_is_a_good_and_a_bad_answer():
+    # rho 1 and -1: k = 0, both s(-0.1) = 0.475021
+    pair = KTO()(logs())
+    apart = KTO()(single([1.0, -1.0], [True, False]))
+    assert pair.loss.item() == pytest.approx(0.475021, abs=1e-6) == apart.loss.item()
+    assert pair.metrics["margin"].item() == pytest.approx(0.2)
+
+
+def test_the_usual_distance_is_never_below_0_and_carries_no_gradient():
+    answers = single([-1.0, -3.0], [True, False])
+    outcome = KTO()(answers)
+    outcome.loss.backward()
+    # d/d rho = -y beta s'(.)/2 at rho - 0: s(0.1) s(-0.1) = 0.249376, s(0.3) s(-0.3) = 0.244458
+    assert outcome.metrics["usual"].tolist() == [0, 0]
+    assert answers.chosen.grad.tolist() == pytest.approx([-0.0124688, 0.0122229], abs=1e-6)
+
+
+def test_the_usual_distance_is_that_of_all_processes():
+    alone = KTO()(single([1.0, 1.0], [True, False], across=lambda mean: (mean + 3) / 2))
+    assert alone.metrics["usual"].tolist() == [2, 2]
+
+
+def test_answers_without_labels_are_refused():
+    with pytest.raises(ValueError, match="kto needs pairs, or answers with a label"):
+        KTO()(PairLogs(chosen=torch.zeros(1), ref_chosen=torch.zeros(1), chosen_tokens=torch.ones(1)))
+    with pytest.raises(ValueError, match="nothing to learn"):
+        KTO(desirable_weight=0.0, undesirable_weight=0.0)
