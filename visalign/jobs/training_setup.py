@@ -64,9 +64,21 @@ def check_offline_steps(config: OfflineConfig) -> None:
                         "prompt, so there are no two sides; leave it out")
 
 
+def check_margin_of(config: OfflineConfig) -> None:
+    """Raise UserError when objective.margin_of names another reward than the pairs carry."""
+    scored = config.data.score_with or (config.data.feedback and config.data.feedback.reward)
+    known = scored if isinstance(scored, str) else "reward"
+    other = next((name for name in getattr(build_objective(config.objective), "margin_of", None) or ()
+                  if name != known), None)
+    if other:
+        raise UserError(f"objective.margin_of names {other}, but the reward that the pairs carry is {known}; name that "
+                        "one, or set data.score_with to the reward that the margin is to be of")
+
+
 def check_offline(config: OfflineConfig, family: type[Generator]) -> FoundPairs:
     feedback = config.data.feedback
     check_offline_steps(config)
+    check_margin_of(config)
     check_buckets(config.data, family)
     if not (feedback or config.data.path or config.data.sources):
         raise UserError("data.path: name the data to learn from with data.path=FILE_OR_FOLDER, or let the model make "

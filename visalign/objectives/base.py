@@ -50,8 +50,10 @@ class Objective(Protocol):
     """
 
     process: ClassVar[str]
-    needs: ClassVar[frozenset[str]]
     states: ClassVar[str]
+
+    @property
+    def needs(self) -> frozenset[str]: ...
 
     def __call__(self, errors: PairErrors) -> Outcome: ...
 
@@ -61,5 +63,8 @@ class OfflineBase(Ranged):
     """Defaults of offline methods: any process, the chosen samples alone, noised at a random time."""
 
     process: ClassVar[str] = "any"
-    needs: ClassVar[frozenset[str]] = frozenset()
     states: ClassVar[str] = "noised"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset()

@@ -30,17 +30,22 @@ from visalign.validation.ranges import Positive
 
 @dataclass(frozen=True)
 class PreferenceOptions(PairOptions, OfflineBase):
-    """Of images: errors are means over dimensions, hence a beta of thousands; sft_weight multiplies E_w."""
+    """Of images: errors are means over dimensions, hence a beta of thousands; sft_weight multiplies E_w; margin_of
+    names the one reward that the pairs carry, as data.score_with or data.feedback.reward call it, or `reward`."""
 
     beta: Positive = 5000.0
 
-    needs: ClassVar[frozenset[str]] = frozenset({"rejected", "reference"})
+    standardise: ClassVar[str] = "dataset"
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("dynamic_labels", "margin_of"):
-            if getattr(self, name):
-                raise ValueError(f"{name} is for answers of a language model; pairs of images do not carry it")
+        if len(self.margin_of or ()) > 1:
+            raise ValueError(f"margin_of names {len(self.margin_of)} rewards, but pairs of images carry one; combine "
+                             "them into one with data.score_with")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"rejected", "reference"} | ({"rewards"} if self.margin_of else set()))
 
     def time_weight(self, noise_fraction: Tensor) -> Tensor:
         """beta_t / beta, [B]."""

@@ -77,7 +77,7 @@ def learnt(generator, states, conditioning, objective, errors_of) -> tuple[float
     return loss.item(), [p.grad for _, p in generator.trainable_parameters()]
 
 
-@pytest.mark.parametrize("name", [name for name, kind in REGISTRIES["offline"].items() if "rejected" in kind.needs])
+@pytest.mark.parametrize("name", [name for name, kind in REGISTRIES["offline"].items() if "rejected" in kind().needs])
 def test_every_objective_that_compares_has_the_same_loss_and_gradients(generator, both, name):
     state, conditioning = both
     beta = {"beta": 1.0} if "dpo" in name else {}  # a large one magnifies rounding

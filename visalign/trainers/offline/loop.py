@@ -40,6 +40,7 @@ from visalign.trainers.offline.encoded_pairs import (
     of_one_size,
     untrained_cause,
 )
+from visalign.trainers.offline.pair_labels import PairLabels
 from visalign.trainers.offline.sides import mixture_of
 from visalign.trainers.offline.states import STATES, Noised, recomputed_errors, row_errors, sample_errors
 from visalign.trainers.order import DataOrder
@@ -64,7 +65,8 @@ class OfflineTrainer(GeneratorTrainer):
         self.told_fits = bool(generator.told_fit) and config.data.tells_fits
         super().__init__(config, generator, run, accelerator)
         self.states = STATES[self.objective.states](generator, self.objective, cache)
-        self.state.extras |= self.states.extras
+        self.labels = PairLabels(getattr(self.objective, "dynamic_labels", 0.0), items, accelerator)
+        self.state.extras |= self.states.extras | self.labels.kept
         self._policy_errors = recomputed_errors if config.train.one_side_at_a_time else row_errors
 
     @staticmethod
@@ -111,12 +113,14 @@ class OfflineTrainer(GeneratorTrainer):
                 prepared = self.prepared[number]
                 items = prepared.batch.items
                 self.check_one_pass(prepared.batch.conditioning)
-                errors = replace(self.errors(*prepared), weight=self._weights(items))
+                errors = replace(self.errors(*prepared), weight=self._weights(items), label=self.labels.of(items))
                 outcome = self.objective(errors)
                 self.stop_unless_finite(outcome.loss, items)
+                self.labels.visited(items, outcome.metrics)
                 self.backward(outcome.loss / len(batch))
             collected.append(pair_metrics(outcome, errors))
         report = self.optimizer_step(items)
+        self.labels.after_step()
         self.states.after_step(step + 1)
         return self.log.reduce(collected) | report.as_row()
 
