@@ -18,6 +18,7 @@ FLOORS = (
     ("sampling", "serving"),
     ("evaluation",),
     ("trainers", "reports"),
+    ("language",),
     ("jobs",),
     ("cli",),
 )

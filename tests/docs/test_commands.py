@@ -134,6 +134,10 @@ def check_script(script: Path, arguments: list[str], monkeypatch) -> None:
 
 
 def check_pip(line: str) -> None:
+    if line.startswith("pip install -c constraints.txt --no-deps "):
+        pinned = (ROOT / "constraints.txt").read_text()
+        assert all(f"\n{name}==" in pinned for name in line.split()[5:]), line
+        return
     found = PIP.fullmatch(line)
     assert found, f"{line}: unknown options of pip"
     assert not found["extra"] or f"\n{found['extra']} = [" in (ROOT / "pyproject.toml").read_text()

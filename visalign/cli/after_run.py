@@ -10,8 +10,8 @@ from visalign.errors import speaks
 def print_result(config, result, own: str) -> None:
     """config: of the run. own: the last of the three commands, for the user's own model or data. Of several processes
     the first prints."""
-    from visalign.jobs.train import result_figures
     from visalign.reports.before_after import BEFORE_AFTER
+    from visalign.trainers.summary import result_figures
 
     if not speaks():
         return
@@ -25,6 +25,30 @@ def print_result(config, result, own: str) -> None:
     click.echo("\nnext:")
     for command in (*commands_of(config, result.folder), own):
         click.echo(f"  {command}")
+
+
+def print_language_result(settings, result) -> None:
+    """The same of a language run, with its first answers before and after."""
+    from visalign.reports.before_after import first_and_last
+    from visalign.storage.run_folder import read_metrics
+    from visalign.trainers.summary import result_figures
+
+    if not speaks():
+        return
+    lines = result_figures(result)
+    lines["verdict"] = f"{result.verdict.word}: {'; '.join(result.verdict.reasons)}"
+    lines["time"] = f"{result.seconds:.0f} s"
+    lines["report"] = result.folder / "report.html"
+    for name, text in lines.items():
+        click.echo(f"{name:36} {text}")
+    held = [row for row in read_metrics(result.folder) if row["kind"] == "held_out"]
+    shown = first_and_last(result.folder, held)[:3]
+    for row in shown:
+        click.echo(f"\n{row.prompt}\n  before: {row.before[0]}\n  after:  {row.after[0]}")
+    click.echo("\nnext:")
+    for words in (["python", "-m", "webbrowser", str(result.folder / "report.html")],
+                  ["visalign", "lm", "generate", str(result.folder), shown[0].prompt]):
+        click.echo(f"  {shlex.join(words)}")
 
 
 def commands_of(config, folder) -> list[str]:

@@ -126,7 +126,7 @@ def read_recipe(name: str | Path, overrides: tuple[str, ...], kind: type | None 
 
     Raises UserError also for a generator that cannot be found, before the slow imports of the code that loads it.
     """
-    from visalign.config import ModelSettings
+    from visalign.config import LanguageModelSettings, ModelSettings
     from visalign.config.load import load_config
     from visalign.config.notes import notes
     from visalign.config.recipes import find_recipe
@@ -136,6 +136,10 @@ def read_recipe(name: str | Path, overrides: tuple[str, ...], kind: type | None 
         from visalign.generators import locate_model
 
         locate_model(settings.model)
+    if isinstance(settings.model, LanguageModelSettings):
+        from visalign.storage.language_models import locate_language_model
+
+        locate_language_model(settings.model.source)
     for note in notes(settings):
         click.echo(f"note: {note}", err=True)
     return settings

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from visalign.cli.after_run import print_result
+from visalign.cli.language import run_language
 from visalign.cli.options import read_recipe, recipe_arguments, resume_options, resumes
 from visalign.cli.verbs import Verb
 from visalign.errors import UserError, nearest
@@ -41,6 +42,9 @@ def train(config: str, overrides: tuple[str, ...], rollouts: str | None, dry_run
     if accelerate is not None and not dry_run:
         raise click.UsageError("--accelerate is for --dry-run: a run is started by accelerate launch --config_file")
     settings = read_recipe(config, (*overrides, *([f"rollout.engine={rollouts}"] if rollouts else ())))
+    if settings.loop == "language":
+        run_language(settings, dry_run, resume, auto_resume)
+        return
     if dry_run:
         from visalign.jobs.dry_run import describe_run
         from visalign.parallel.division import as_configured

@@ -13,6 +13,17 @@ from visalign.config.common import (
            Settings,
 )
 from visalign.config.guide import GuideConfig, GuideHeadSettings
+from visalign.config.language import (
+           LanguageConfig,
+           LanguageEvaluationSettings,
+           LanguageModelSettings,
+           LanguageOnlineConfig,
+           LanguageRolloutSettings,
+           LanguageSettings,
+           LanguageTrainSettings,
+           TextDataSettings,
+           TextFeedbackSettings,
+)
 from visalign.config.offline import DataSettings, FeedbackSettings, OfflineConfig, TrainSettings
 from visalign.config.online import (
            OnlineConfig,
@@ -28,7 +39,9 @@ from visalign.config.sources import CaptionSettings, SourceSettings
 
 __all__ = ["AnnotationDataSettings", "BucketSettings", "CaptionSettings", "DataSettings", "EvaluationSettings",
            "FeedbackSettings", "GuardSettings", "GuideConfig", "GuideHeadSettings", "HeldLora", "JointSettings",
-           "LoraSettings", "ModelSettings", "OfflineConfig", "OnlineConfig", "OnlineOutputSettings",
-           "OnlineTrainSettings", "OptimSettings", "OutputSettings", "RewardConfig", "RewardSettings", "RewardSpec",
-           "RewardTerm", "RewardTrainSettings", "RolloutSettings", "Settings", "SourceSettings", "TrainSettings",
-           "WindowSettings"]
+           "LanguageConfig", "LanguageEvaluationSettings", "LanguageModelSettings", "LanguageOnlineConfig",
+           "LanguageRolloutSettings", "LanguageSettings", "LanguageTrainSettings", "LoraSettings", "ModelSettings",
+           "OfflineConfig", "OnlineConfig", "OnlineOutputSettings", "OnlineTrainSettings", "OptimSettings",
+           "OutputSettings", "RewardConfig", "RewardSettings", "RewardSpec", "RewardTerm", "RewardTrainSettings",
+           "RolloutSettings", "Settings", "SourceSettings", "TextDataSettings", "TextFeedbackSettings",
+           "TrainSettings", "WindowSettings"]

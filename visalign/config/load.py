@@ -11,7 +11,14 @@ from typing import Any, TypeVar, get_type_hints
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from visalign.config import ModelSettings, OfflineConfig, OnlineConfig, Settings
+from visalign.config import (
+    LanguageConfig,
+    LanguageOnlineConfig,
+    ModelSettings,
+    OfflineConfig,
+    OnlineConfig,
+    Settings,
+)
 from visalign.config.common import switch_for_number
 from visalign.config.overrides import apply_overrides
 from visalign.errors import UserError, nearest
@@ -23,15 +30,23 @@ Kind = TypeVar("Kind", bound=BaseModel)
 
 
 def load_config(path: str | Path, overrides: tuple[str, ...] = (), kind: type[Kind] | None = None) -> Kind:
-    """Read and validate a recipe of `kind`; by default an online one if it has a `rollout` section, else offline.
+    """Read and validate a recipe of `kind`; by default an online one if it has a `rollout` section, else offline, of a
+    language model where it says `loop: language`.
 
     Raises UserError with one sentence naming the file and key, what was given, and what is allowed.
     """
     raw = read_mapping(path, "config")
-    kind = kind or (OnlineConfig if "rollout" in raw or any(each.startswith("rollout.") for each in overrides)
-                    else OfflineConfig)
+    kind = kind or kind_of_recipe(raw, overrides)
     apply_overrides(raw, overrides, kind)
     return parse_config(raw, str(path), kind)
+
+
+def kind_of_recipe(raw: dict, overrides: tuple[str, ...] = ()) -> type[Settings]:
+    """What a recipe is a recipe of: its loop, and whether the model learns from samples of its own."""
+    online = "rollout" in raw or any(each.startswith("rollout.") for each in overrides)
+    if raw.get("loop") == "language":
+        return LanguageOnlineConfig if online else LanguageConfig
+    return OnlineConfig if online else OfflineConfig
 
 
 class _OneModel(Settings):
@@ -50,13 +65,13 @@ def model_of(source: str, settings: tuple[str, ...] = ()) -> ModelSettings:
 
 def parse_config(raw: dict, where: str = "config", kind: type[Kind] | None = None) -> Kind:
     """Settings already read; see `load_config`."""
-    kind = kind or (OnlineConfig if "rollout" in raw else OfflineConfig)
+    kind = kind or kind_of_recipe(raw)
     try:
         config = kind.model_validate(raw)
     except ValidationError as error:
         raise UserError(f"{where}: {_explain(error, kind)}") from None
-    build_objective(config.objective, where, kind.loop)
-    if isinstance(config, OnlineConfig):
+    build_objective(config.objective, where, getattr(kind, "methods", None) or kind.loop)
+    if hasattr(config, "advantage"):
         build_advantage(config.advantage, where)
     return config
 

@@ -105,7 +105,7 @@ def _open(settings: DataSettings, source: str, notes: Path | None) -> tuple[Iter
     if source in EMBEDDED_PAIRS:
         return EMBEDDED_PAIRS[source](), []
     if not is_local(settings):
-        return _hub_rows(source, settings.split), [Path(settings.media_root or ".").expanduser()]
+        return hub_rows(source, settings.split), [Path(settings.media_root or ".").expanduser()]
     folder = local_path(source)
     if folder.is_dir() and (settings.format == "captioned" or not has_tables(folder)) and holds_captions(
             folder, settings.captions, has_lists(folder)):
@@ -123,7 +123,8 @@ def _open(settings: DataSettings, source: str, notes: Path | None) -> tuple[Iter
     return table_rows(source, settings.split, notes), list(roots)
 
 
-def _hub_rows(source: str, split: str) -> Iterator[tuple[str, dict]]:
+def hub_rows(source: str, split: str) -> Iterator[tuple[str, dict]]:
+    """Rows of a set on the hub, as they arrive. Raises UserError when it does not give them."""
     import datasets
 
     number = 0

@@ -1,5 +1,5 @@
 """Prompt sets: a text file, one per line; tables, with the source images of edits; captions of the embedded emoji and
-videos, and edits of them; diversity prompts; suites."""
+videos, and edits of them; questions for language models; diversity prompts; suites."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +13,7 @@ from visalign.data.readers import READERS, json_list
 from visalign.data.rows import BadRow, check_row, row_prompt, shortened, table_rows
 from visalign.data.sources import default_root, is_table, local_path, table_files
 from visalign.data.suites import read_suite
+from visalign.data.topics import topic_prompts
 from visalign.errors import UserError
 from visalign.media.source_images import with_sources
 from visalign.storage.old_names import PROMPT_SETS
@@ -23,8 +24,8 @@ PROMPT_COLUMNS = ("prompt", "prompts", "caption", "text", "instruction")
 
 def read_prompts(source: str | Sequence[str], limit: int | None = None) -> list[str]:
     """Prompts of a text file, a table with a column of prompts, `edit:TABLE`, `emoji:train`, `videos:train`,
-    `emoji-edits:train`, `families:layout` (data/diversity_prompts.py) or `geneval:FILE` (data/suites.py); or prompts
-    given as a sequence.
+    `emoji-edits:train`, `topics:train` (data/topics.py), `families:layout` (data/diversity_prompts.py) or
+    `geneval:FILE` (data/suites.py); or prompts given as a sequence.
 
     A row's source images (data/edits.py) are carried in its prompt; in `edit:TABLE` every row must have some. Raises
     UserError when the file is missing, empty or not text.
@@ -111,6 +112,12 @@ def _of_embedded_videos(source: str, split: str) -> list[str]:
     return video_captions(split)
 
 
+def _of_topics(source: str, split: str) -> list[str]:
+    if split not in ("train", "held_out"):
+        raise UserError(f"prompts {source}: the embedded topics have the splits train and held_out")
+    return topic_prompts(split)
+
+
 def _of_families(source: str, axis: str) -> list[str]:
     return family_prompts(axis)
 
@@ -120,5 +127,5 @@ def _of_suite(source: str, path: str) -> list[str]:
 
 
 _SETS = {"edit": _of_edits, "emoji": _of_emoji, "emoji-edits": _of_embedded_edits, "videos": _of_embedded_videos,
-         "families": _of_families, "geneval": _of_suite, "t2i-compbench": _of_suite, "dpg-bench": _of_suite,
-         "vbench": _of_suite}
+         "topics": _of_topics, "families": _of_families, "geneval": _of_suite, "t2i-compbench": _of_suite,
+         "dpg-bench": _of_suite, "vbench": _of_suite}

@@ -3,7 +3,7 @@
 import importlib.util
 import json
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -14,8 +14,6 @@ from visalign.data.prompts import read_prompts
 from visalign.data.usable import FoundPairs
 from visalign.errors import UserError
 from visalign.evaluation.held_out import load_held_out
-from visalign.evaluators import Estimate, Verdict, VerdictLimits, mean_with_interval, verdict_of
-from visalign.evaluators.prompt_metrics import paired, prompt_metrics_of
 from visalign.generators import load_generator, locate_model
 from visalign.generators.export.exporting import export
 from visalign.generators.export.model_card import versions
@@ -40,26 +38,8 @@ from visalign.trainers.opening import opened_run
 from visalign.trainers.optim import check_optimizer
 from visalign.trainers.order import prompts_to_measure
 from visalign.trainers.stopping import heard
+from visalign.trainers.summary import VERDICT, Result, result_figures, summarise
 from visalign.trainers.tracking import check_trackers, keep_results
-
-VERDICT = "verdict.json"
-
-
-@dataclass(frozen=True)
-class Result:
-    """Where a run lies and what it changed on held-out prompts (None where not measured).
-
-    ended: what the guard did to it, in words, when it ended the run.
-    """
-
-    folder: Path
-    reward_change: Estimate | None
-    diversity_change: Estimate | None
-    other_changes: dict[str, Estimate]
-    verdict: Verdict
-    implicit_accuracy: float | None
-    seconds: float
-    ended: str | None = None
 
 
 def completed(config: OfflineConfig | OnlineConfig, resume: bool = False) -> OfflineConfig | OnlineConfig:
@@ -193,33 +173,3 @@ def leave(trainer: GeneratorTrainer, result: Result, counts: dict[str, int]) -> 
             write_atomically(run.path / VERDICT, (json.dumps(result.verdict.as_dict(), indent=2) + "\n").encode())
             keep_results(trainer.accelerator, run, ("report.html", BEFORE_AFTER, VERDICT, "config.yaml"),
                          result_figures(result))
-
-
-def summarise(run: RunFolder, started: float, proxy: str | None, limits: VerdictLimits, ended: str | None) -> Result:
-    """Change from before to after per held-out prompt, with bootstrap intervals, and the verdict."""
-    rows = [row for row in run.metrics() if row["kind"] == "held_out"]
-    before, after = (prompt_metrics_of(row) for row in (rows[0], rows[-1]))
-
-    def change(metric: str) -> Estimate | None:
-        if metric not in before.values:
-            return None
-        first, last = paired(before, after, metric)
-        return mean_with_interval(last - first) if len(first) else None
-
-    others = {name: change(f"reward/{name}") for name in before.names("reward") if name != proxy}
-    return Result(run.path, change(f"reward/{proxy}"), change("diversity/distance"), others,
-                  verdict_of(before, after, proxy, limits), rows[-1].get("held_out/implicit_accuracy"),
-                  time.time() - started, ended)
-
-
-def result_figures(result: Result) -> dict[str, str]:
-    """The numbers that matter, as text."""
-    texts = {"reward change": result.reward_change, "diversity change": result.diversity_change}
-    texts |= {f"{name} change": change for name, change in result.other_changes.items()}
-    numbers = {name: f"{value} (95 % interval)" for name, value in texts.items() if value is not None}
-    numbers["verdict"] = result.verdict.word
-    if result.ended:
-        numbers["ended early"] = result.ended
-    if result.implicit_accuracy is not None:
-        numbers["implicit accuracy on held-out pairs"] = f"{result.implicit_accuracy:.3f}"
-    return numbers

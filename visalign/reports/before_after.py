@@ -1,10 +1,11 @@
-"""Samples of the same prompts and seeds before and after a run: rows for its page, and one image to look at."""
+"""Samples of the same prompts and seeds before and after a run: rows for its page, and of images one to look at."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from visalign.data.generations import find_generations
 from visalign.media.samples import Media, grid, to_bytes
 from visalign.media.source_images import parts_shown
 from visalign.media.video_files import read_media
@@ -28,8 +29,13 @@ class BeforeAfter:
 def first_and_last(run: Path, held: list[dict]) -> list[BeforeAfter]:
     """Per prompt, what was sampled at the first and the last of the run's held-out rows."""
     folders = [run / "samples" / row["folder"] for row in (held[0], held[-1])]
-    rows = []
-    for i, prompt in enumerate(held[0]["prompts"][:PROMPTS]):
+    rows, prompts = [], held[0]["prompts"][:PROMPTS]
+    if (folders[0] / "samples.jsonl").is_file():
+        kept, each = [find_generations(folder) for folder in folders], held[0]["seeds"]
+        answers = [[entry.sample().answer for entry in entries] for entries in kept]
+        return [BeforeAfter(prompt, (), *(given[i * each:(i + 1) * each][:SAMPLES] for given in answers))
+                for i, prompt in enumerate(prompts)]
+    for i, prompt in enumerate(prompts):
         rows.append(BeforeAfter(*parts_shown(prompt), *(
             [read_media(path, path.name) for path in sorted(folder.glob(f"{i:03d}-*.*"))[:SAMPLES]]
             for folder in folders)))

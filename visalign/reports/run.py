@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from visalign.config import OfflineConfig, OnlineConfig
+from visalign.config import LanguageSettings, OfflineConfig, OnlineConfig
 from visalign.evaluators.prompt_metrics import known_mean, prompt_metrics_of
 from visalign.media.video_files import read_media
 from visalign.reports import charts, media_uri, render_page, source_uris, svg
@@ -12,21 +12,24 @@ from visalign.reports.before_after import BEFORE_AFTER, BeforeAfter, first_and_l
 from visalign.storage.run_folder import RunFolder, write_atomically
 
 CURVES = (("loss", "loss"), ("implicit_accuracy", "implicit accuracy"),
-          ("chosen_error_minus_ref", "error on chosen minus reference"), ("reward", "reward of the policy's samples"),
+          ("chosen_error_minus_ref", "error on chosen minus reference"),
+          ("log_prob_chosen", "log-likelihood of chosen answers"), ("reward", "reward of the policy's samples"),
           ("group_std", "spread of rewards within a prompt"), ("zero_std_ratio", "share of groups with equal rewards"),
           ("approx_kl", "KL to the old policy (estimate)"), ("kl", "KL to the reference"),
           ("old_deviate", "distance from the old policy"), ("grad_norm", "gradient norm"))
-UNITS = {"offline": "optimiser step", "online": "epoch"}
+UNITS = {"offline": "optimiser step", "online": "epoch", "language": "optimiser step"}
 
 
-def write_report(run: RunFolder, config: OfflineConfig | OnlineConfig, result, versions: dict[str, str],
-                 counts: dict[str, int]) -> Path:
-    """Write a self-contained report.html and before_after.png into the run's folder; returns the page's path."""
+def write_report(run: RunFolder, config: OfflineConfig | OnlineConfig | LanguageSettings, result,
+                 versions: dict[str, str], counts: dict[str, int]) -> Path:
+    """Write a self-contained report.html, and of images before_after.png, into the run's folder; returns the page's
+    path."""
     rows = run.metrics()
     held = [row for row in rows if row["kind"] == "held_out"]
     trained = [row for row in rows if row["kind"] == "train"]
-    shown = first_and_last(run.path, held)
-    save_before_after(shown, run.path / BEFORE_AFTER)
+    shown, texts = first_and_last(run.path, held), config.loop == "language"
+    if not texts:
+        save_before_after(shown, run.path / BEFORE_AFTER)
     page = render_page(
         "run.html.j2", title=f"{config.model.source} · {config.objective['name']}", result=result, counts=counts,
         before=held[0], after=held[-1], proxy=result.verdict.proxy,
@@ -36,7 +39,7 @@ def write_report(run: RunFolder, config: OfflineConfig | OnlineConfig, result, v
         guard=guard_looks([row for row in rows if row["kind"] == "guard"], UNITS[config.loop]),
         versions=versions, settings=(run.path / "config.yaml").read_text(), steps=len(trained),
         step_seconds=sum(r["seconds"] for r in trained) / max(1, len(trained)),
-        displaced=tail_mean(trained, "displaced"), known_mean=known_mean,
+        displaced=tail_mean(trained, "displaced"), known_mean=known_mean, texts=texts,
         notes={when: prompt_metrics_of(row).notes() for when, row in (("before", held[0]), ("after", held[-1]))})
     write_atomically(run.path / "report.html", page)
     return run.path / "report.html"
@@ -70,11 +73,12 @@ def shown_reward(row: dict, proxy: str | None) -> str | None:
 
 
 def before_and_after(rows: list[BeforeAfter], held: list[dict], reward: str | None) -> list[dict]:
-    """Per prompt: its text, embedded images before and after, and its mean reward before and after, where known."""
+    """Per prompt: its text, embedded images (or answers) before and after, and its mean reward before and after, where
+    known."""
     means = [row["values"][f"reward/{reward}"] if reward else None for row in (held[0], held[-1])]
     return [{"prompt": row.prompt, "sources": source_uris(row.sources),
-             "before": [media_uri(each, 256) for each in row.before],
-             "after": [media_uri(each, 256) for each in row.after],
+             "before": [each if isinstance(each, str) else media_uri(each, 256) for each in row.before],
+             "after": [each if isinstance(each, str) else media_uri(each, 256) for each in row.after],
              "rewards": [known(values[i]) if values else None for values in means]} for i, row in enumerate(rows)]
 
 

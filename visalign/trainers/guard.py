@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from visalign.config import OfflineConfig, OnlineConfig
 from visalign.data.prompts import count_prompts
+from visalign.data.text_generations import write_answers
 from visalign.errors import UserError
 from visalign.evaluation.held_out import HeldOut, check_same, samples_by_prompt
 from visalign.evaluators.prompt_metrics import known_mean, prompt_metrics_of
@@ -41,7 +42,7 @@ def interval_of(config: OfflineConfig | OnlineConfig, objective, world: int = 1)
     Processes share both, and each makes as many offline steps as one would.
     """
     guard, settings = config.guard, config.eval
-    if guard.every:
+    if guard.every or guard.action == "off":
         return guard.every
     prompts = count_prompts(settings.prompts, guard.max_prompts)
     look = passes_of_look(prompts, guard.samples_per_prompt, settings.steps, settings.guidance_scale)
@@ -106,7 +107,10 @@ class Guard:
         """Leave what was found: a row, and samples of the first prompts."""
         self.folder.mkdir(parents=True, exist_ok=True)
         rows = samples_by_prompt(samples)[:PROMPTS_DRAWN]
-        save_sheet(list(map(sheet_row, rows)), self.folder / f"step-{step:08d}.png")
+        if samples[0].answer is None:
+            save_sheet(list(map(sheet_row, rows)), self.folder / f"step-{step:08d}.png")
+        else:
+            write_answers(samples, self.folder / f"step-{step:08d}")
         if verdict.bad:
             tqdm.write(f"guard, step {step}: {verdict.word}; {'; '.join(verdict.reasons)}")
         self.run.log(row)

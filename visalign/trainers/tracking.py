@@ -8,6 +8,7 @@ and never ends a run: everything it is told lies in the run's folder as well.
 """
 
 import contextlib
+import html
 import importlib.util
 import io
 import json
@@ -67,6 +68,10 @@ class TensorBoardRun(TensorBoardTracker):
             self.writer.add_image(f"{group}/{each.name}", frames, step, dataformats="HWC")
         self.writer.flush()
 
+    def tell(self, group: str, text: str, step: int) -> None:
+        self.writer.add_text(group, text, step)
+        self.writer.flush()
+
     def keep(self, files: list[Path], figures: dict[str, str]) -> None:
         if figures:
             self.writer.add_text("verdict", "\n".join(f"- {name}: {text}" for name, text in figures.items()))
@@ -94,6 +99,11 @@ class WandBRun(WandBTracker):
             return wandb.Video(io.BytesIO(content), caption=each.caption, format=suffix.removeprefix("."))
 
         self.run.log({group: [shown(each) for each in exhibits]}, step=step)
+
+    def tell(self, group: str, text: str, step: int) -> None:
+        import wandb
+
+        self.run.log({group: wandb.Html(f"<pre>{html.escape(text)}</pre>")}, step=step)
 
     def keep(self, files: list[Path], figures: dict[str, str]) -> None:
         import wandb
@@ -131,6 +141,11 @@ class MLflowRun(MLflowTracker):
                 file.write_bytes(content)
                 self.log_artifact(str(file), f"{group}/step-{step:08d}")
 
+    def tell(self, group: str, text: str, step: int) -> None:
+        import mlflow
+
+        mlflow.log_text(text, f"{group}/step-{step:08d}.md")
+
     def keep(self, files: list[Path], figures: dict[str, str]) -> None:
         import mlflow
 
@@ -167,6 +182,9 @@ class SafeTracker(GeneralTracker):
 
     def show(self, group: str, exhibits: list[Exhibit], step: int) -> None:
         self._try("show", group, exhibits, step)
+
+    def tell(self, group: str, text: str, step: int) -> None:
+        self._try("tell", group, text, step)
 
     def keep(self, files: list[Path], figures: dict[str, str]) -> None:
         self._try("keep", files, figures)
@@ -250,6 +268,12 @@ def show_held_out(accelerator: Accelerator, found: PromptMetrics, samples: list[
         return
     turns = zip_longest(*samples_by_prompt(samples))
     shown = [(i, j, each) for j, turn in enumerate(turns) for i, each in enumerate(turn) if each is not None]
+    if samples[0].answer is not None:
+        words = "\n\n".join(f"**{each.prompt}**\n\n{each.answer}" for _, j, each in sorted(
+            shown, key=lambda one: one[:2]) if j == 0)
+        for tracker in accelerator.trackers:
+            tracker.tell("samples", words, step)
+        return
     exhibits = [Exhibit(f"{i:03d}-{j}", words_of(each.source_prompt), shrunk_media(each.media, LONGEST_SIDE))
                 for i, j, each in sorted(shown[:MOST_SHOWN], key=lambda one: one[:2])]
     for tracker in accelerator.trackers:

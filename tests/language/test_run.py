@@ -1,0 +1,94 @@
+"""Whole runs of a tiny language model: every method, resuming to the same bits, and what is refused before loading."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from visalign.errors import UserError
+from visalign.language.run import train_language
+from visalign.storage.language_models import load_language_model
+from visalign.storage.run_folder import read_metrics
+
+
+def rows_of(config, kind):
+    return [row for row in read_metrics(config_folder(config)) if row["kind"] == kind]
+
+
+def config_folder(config):
+    from pathlib import Path
+
+    return Path(config.output.folder)
+
+
+def test_dpo_learns_pairs_and_leaves_a_page_a_verdict_and_an_adapter(recipe):
+    config = recipe("train.steps=8", "eval.every=4", "output.trackers=[tensorboard]", "eval.features=minilm",
+                    "guard={action: warn, every: 4, max_prompts: 2, samples_per_prompt: 2}")
+    result = train_language(config)
+    trained, held = rows_of(config, "train"), rows_of(config, "held_out")
+    assert trained[0]["loss"] == pytest.approx(0.693147, abs=1e-5)  # policy = reference: log 2
+    assert trained[-1]["loss"] < 0.3 and result.implicit_accuracy == 1.0
+    assert [row["step"] for row in held] == [0, 4, 8] and held[-1]["likelihoods"]["pairs"] > 0
+    folder = config_folder(config)
+    assert [row["verdict"]["word"] for row in rows_of(config, "guard")][0] and list((folder / "logs").glob("events*"))
+    page = (folder / "report.html").read_text()
+    assert "Before and after, same seeds" in page and held[0]["prompts"][0] in page
+    assert json.loads((folder / "verdict.json").read_text())["word"] == result.verdict.word
+    assert (folder / "export" / "adapter_model.safetensors").is_file()
+    again = load_language_model(str(folder))
+    assert again.described.endswith(f"with {folder}") and "base_model" in (folder / "export/README.md").read_text()
+
+
+@pytest.mark.parametrize("overrides", [
+    ("objective.name=sft",), ("objective.name=simpo",), ("objective.name=cpl",),
+    ("objective={name: dpo, dynamic_labels: 0.1, soft_labels: 1.0, sft_weight: 0.1}",),
+    ("model.tuning=full", "model.lora={}"),
+    ("model.lora.kind=dora", "train.gradient_accumulation=2"),
+])
+def test_methods_and_kinds_of_tuning_run_from_start_to_finish(recipe, overrides):
+    config = recipe("train.steps=2", *overrides)
+    train_language(config)
+    losses = [row["loss"] for row in rows_of(config, "train")]
+    assert len(losses) == 2 and all(map(torch.isfinite, map(torch.tensor, losses)))
+
+
+@pytest.mark.parametrize("more", [(), ("objective={name: dpo, dynamic_labels: 0.2}",)])
+def test_a_run_that_is_continued_ends_with_the_same_bits(recipe, more):
+    whole = recipe("train.steps=4", *more, out="whole")
+    train_language(whole)
+    first = recipe("train.steps=2", *more, out="parts")
+    train_language(first)
+    rest = recipe("train.steps=4", *more, out="parts")
+    train_language(rest, resume=True)
+    weights = [load_file(config_folder(each) / "export" / "adapter_model.safetensors") for each in (whole, rest)]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert [row["step"] for row in rows_of(rest, "train")] == [1, 2, 3, 4]
+
+
+def test_an_unfinished_checkpoint_is_deleted_and_the_one_before_is_taken(recipe, capsys):
+    config = recipe("train.steps=2", "output.checkpoint_every=1")
+    train_language(config)
+    folder = config_folder(config)
+    (folder / "checkpoints" / "checkpoint-2" / "trainer_state.json").unlink()
+    train_language(config, resume=True)
+    assert "checkpoint-2: is incomplete" in capsys.readouterr().err
+    assert [row["step"] for row in rows_of(config, "train")] == [1, 2]
+
+
+@pytest.mark.parametrize(("overrides", "words"), [
+    (("train.trl={beta: 0.2}",), r"train.trl.beta: is decided by objective.beta"),
+    (("train.trl={bta: 0.2}",), r"train.trl.bta: DPOConfig of TRL has no such field \(did you mean 'beta'"),
+    (("train.trl={learning_rate: 1.0}",), "train.trl.learning_rate: is decided by settings of this recipe"),
+    (("optim.name=muon", "model.tuning=full", "model.lora={}"), "optim.name muon: is not among the optimisers"),
+    (("eval.reward=sharpness",), "reward sharpness: scores images, not text"),
+    (("objective={name: dpo, margin_of: {relevance: 0.2}}",), "needs the reward 'chosen.relevance'"),
+    (("train.max_length=4",), "train.max_length 4: 24 of 24 pairs"),
+    (("model.source=tiny-sd3",), "there is no such folder; a language model is a folder of transformers"),
+    (("data.path=nowhere.jsonl",), "there is no such file"),
+    (("guard.action=stop", "guard.every=2"), "guard.action is on, but eval.features is not set"),
+])
+def test_what_cannot_be_is_said_in_one_sentence(recipe, overrides, words):
+    with pytest.raises(UserError, match=words):
+        train_language(recipe(*overrides))

@@ -1,0 +1,77 @@
+"""`visalign lm`: language models, trained by TRL."""
+
+import shlex
+from pathlib import Path
+
+import click
+
+from visalign.cli.options import device_option, ranged, read_recipe, recipe_arguments, resume_options, resumes
+from visalign.cli.verbs import Verb, Verbs
+from visalign.validation.ranges import AnswerTokens, Few, Share, Temperature
+
+
+@click.group(cls=Verbs)
+def lm() -> None:
+    """Language models: align them to preferences or rewards, answer with them.
+
+    \b
+    visalign lm train language/dpo                          a first run, ten minutes on a CPU
+    visalign lm train language/dpo data.path=pairs.jsonl data.feedback=null
+    visalign lm generate smollm2 "What is salt?"            answer a prompt
+    """
+
+
+@lm.command(cls=Verb)
+@recipe_arguments
+@click.option("--dry-run", is_flag=True, help="Print the settings and what is known of the data; load nothing.")
+@resume_options
+def train(config: str, overrides: tuple[str, ...], dry_run: bool, resume: bool, auto_resume: bool) -> None:
+    """Fine-tune a language model as CONFIG says, a file or the name of a shipped recipe; KEY=VALUE overrides it."""
+    settings = read_recipe(config, overrides)
+    run_language(settings, dry_run, resume, auto_resume)
+
+
+def run_language(settings, dry_run: bool, resume: bool, auto_resume: bool) -> None:
+    """Train as a recipe of a language model says, and print what came of it."""
+    from visalign.config import LanguageSettings
+    from visalign.errors import UserError
+
+    if not isinstance(settings, LanguageSettings):
+        raise UserError("lm train: this recipe is for images or videos; start it with `visalign train` (a recipe of a "
+                        "language model says `loop: language`)")
+    if dry_run:
+        from visalign.language.dry_run import describe_language_run
+
+        click.echo(describe_language_run(settings))
+        return
+    from visalign.cli.after_run import print_language_result
+    from visalign.language.run import train_language
+
+    print_language_result(settings, train_language(settings, resumes(settings, resume, auto_resume)))
+
+
+@lm.command(cls=Verb)
+@click.argument("model")
+@click.argument("prompts", nargs=-1, required=True)
+@click.option("--samples-per-prompt", default=1, show_default=True, type=ranged(Few))
+@click.option("--max-tokens", default=128, show_default=True, type=ranged(AnswerTokens))
+@click.option("--temperature", default=1.0, show_default=True, type=ranged(Temperature))
+@click.option("--top-p", default=1.0, show_default=True, type=ranged(Share))
+@click.option("--system", help="Text of the system's turn (default: the model's own template).")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1))
+@click.option("--out", "-o", type=click.Path(path_type=Path),
+              help="A folder for samples.jsonl, as `score`, `data pairs` and `evaluate` read it.")
+@device_option
+def generate(model: str, prompts: tuple[str, ...], samples_per_prompt: int, max_tokens: int, temperature: float,
+             top_p: float, system: str | None, seed: int, out: Path | None, device: str) -> None:
+    """Answer PROMPTS (texts, or one file or set of them) with MODEL: smollm2, a folder, a run, hub id or FILE.gguf."""
+    from visalign.config.language import AnswerSettings
+    from visalign.language.generate import generate_answers
+
+    settings = AnswerSettings(max_tokens=max_tokens, temperature=temperature, top_p=top_p)
+    samples = generate_answers(model, prompts, samples_per_prompt, settings, system=system, seed=seed, out=out,
+                               device=device)
+    for sample in samples if out is None else ():
+        click.echo(f"{sample.prompt}\n  {sample.answer}")
+    if out is not None:
+        click.echo(f"{len(samples)} answers in {out}; score them with: visalign score {shlex.quote(str(out))} -r ...")

@@ -1,0 +1,288 @@
+"""Settings of language runs, which TRL trains: from pairs, and on a model's own answers."""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from annotated_types import Interval
+from pydantic import field_validator, model_validator
+
+from visalign.config.common import (
+    GuardSettings,
+    LoraSettings,
+    OptimSettings,
+    OutputSettings,
+    RewardSpec,
+    Settings,
+    Text,
+)
+from visalign.config.online import RewardSettings
+from visalign.validation.ranges import (
+    AnswerTokens,
+    AtLeastTwo,
+    BatchSize,
+    Few,
+    Fraction,
+    Limit,
+    Often,
+    Seed,
+    Share,
+    Steps,
+    Temperature,
+    WaitMinutes,
+)
+
+SequenceTokens = Annotated[int, Interval(ge=2, le=10_000_000)]
+
+
+class LanguageModelSettings(Settings):
+    """Which language model, and how it is held.
+
+    source: `smollm2`, a folder of transformers, a run of `visalign lm train`, a hub id, or FILE.gguf.
+    tuning: a LoRA on all linear layers, or all weights. lora: as of image models; its kinds are lora, rslora and dora.
+    vision: whether it is a vision-language model, whose pairs have images.
+    system: text in the system's turn of every conversation (null: whatever the model's own template puts there).
+    precision: arithmetic of training; `auto` is bf16 on a GPU and fp32 on a CPU. weights are held in fp32 on a CPU and
+    in that precision on a GPU.
+    """
+
+    source: Text
+    tuning: Literal["lora", "full"] = "lora"
+    lora: LoraSettings = LoraSettings()
+    vision: bool = False
+    system: Text | None = None
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    gradient_checkpointing: bool = False
+
+    @model_validator(mode="after")
+    def _adapters(self):
+        if self.lora.kind not in ("lora", "rslora", "dora"):
+            raise ValueError(f"model.lora.kind {self.lora.kind}: language models take lora, rslora or dora")
+        if self.lora.start:
+            raise ValueError("model.lora.start: name the run or the adapter's folder in model.source instead; its "
+                             "weights are merged before a new adapter learns")
+        if self.tuning == "full" and self.lora != LoraSettings():
+            raise ValueError("model.lora: says nothing with model.tuning full, which trains all weights; leave it out")
+        return self
+
+
+class AnswerSettings(Settings):
+    """How answers are drawn: at most max_tokens of them, at this temperature (0: the likeliest token each time), from
+    the likeliest tokens that hold the share top_p. batch_size: answers drawn at once."""
+
+    max_tokens: AnswerTokens = 128
+    temperature: Temperature = 1.0
+    top_p: Share = 1.0
+    batch_size: BatchSize = 32
+
+
+class TextFeedbackSettings(AnswerSettings):
+    """Make the pairs: answer each prompt several times, let a reward pick best and worst.
+
+    prompts: a text file, a table, or `topics:train` / `topics:held_out`. pairs_per_prompt: the best against the worst,
+    then the second best against the second worst, ...
+    """
+
+    prompts: Text = "topics:train"
+    max_prompts: Limit | None = None
+    samples_per_prompt: AtLeastTwo = 4
+    pairs_per_prompt: Few = 1
+    reward: RewardSpec
+
+    @model_validator(mode="after")
+    def _enough(self):
+        if 2 * self.pairs_per_prompt > self.samples_per_prompt:
+            raise ValueError(f"data.feedback.pairs_per_prompt {self.pairs_per_prompt} takes two answers each, more "
+                             f"than data.feedback.samples_per_prompt {self.samples_per_prompt}")
+        return self
+
+
+class GoalSettings(Settings):
+    """Reward-augmented data (arXiv 2410.08067): each pair twice, asked for the score of either answer, on `scale`.
+
+    template: text of the system's turn, with {goal} in it.
+    """
+
+    scale: tuple[float, float] = (1.0, 10.0)
+    template: Text = "Write an answer of quality {goal} out of {best}."
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        if "{goal}" not in self.template:
+            raise ValueError("data.goals.template must contain {goal}, where the score is put")
+        if self.scale[0] >= self.scale[1]:
+            raise ValueError(f"data.goals.scale {list(self.scale)} must rise")
+        return self
+
+
+class TextDataSettings(Settings):
+    """Where preference pairs of text come from.
+
+    path: JSONL, JSON, CSV or parquet, a folder of them, or a `datasets` hub id, with the columns prompt, chosen and
+    rejected (text, or lists of {role, content}; `sft` needs prompt and chosen, or completion, or messages); or leave it
+    out and set `feedback`.
+    on_error, max_skipped: what a row that cannot be used does, as for images. holdout: share of the prompts kept for
+    measuring. drop_ches: leave out this share of the pairs, those whose chosen and rejected answers are most alike to
+    the model (CHES, arXiv 2410.08847), which makes both less likely. goals: reward-augmented data.
+    """
+
+    path: Text | None = None
+    split: Text = "train"
+    media_root: Text | None = None
+    feedback: TextFeedbackSettings | None = None
+    goals: GoalSettings | None = None
+    on_error: Literal["stop", "skip"] = "stop"
+    max_skipped: Fraction = 0.05
+    max_pairs: Limit | None = None
+    holdout: Fraction = 0.1
+    drop_ches: Fraction = 0.0
+
+    @property
+    def named(self) -> str:
+        """The source in words."""
+        return str(self.path or "feedback")
+
+
+class LanguageRolloutSettings(AnswerSettings):
+    """The model's own answers: prompts_per_step x group_size of them for each update.
+
+    prompts: a text file, a table or `topics:train`. holdout: share of them that is measured on where eval.prompts names
+    no others. vllm: draw them with vLLM, on a GPU.
+    """
+
+    prompts: Text
+    max_prompts: Limit | None = None
+    holdout: Fraction = 0.1
+    prompts_per_step: Few = 8
+    group_size: AtLeastTwo = 8
+    vllm: bool = False
+
+
+class LanguageTrainSettings(Settings):
+    """Length and shape of training; batch_size counts pairs (online: answers) per process and pass.
+
+    max_length: tokens of prompt and answer together; longer rows are counted, and more than a share of them refused.
+    trl: fields of TRL's own configuration by name, for what has no setting here; those that are set here are refused.
+    wait_minutes: of several processes, how long nobody may move before the run ends and names who is late.
+    """
+
+    steps: Steps = 500
+    batch_size: BatchSize = 8
+    gradient_accumulation: Few = 1
+    max_length: SequenceTokens = 1024
+    max_longer: Fraction = 0.05
+    seed: Seed = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    wait_minutes: WaitMinutes = 60.0
+    trl: dict[Text, Any] = {}
+
+
+class LanguageEvaluationSettings(AnswerSettings):
+    """Answers to held-out prompts with fixed seeds, and what measures them; `every` in steps (0: only before/after).
+
+    prompts, reward, also: as for images; features: `minilm` or the folder of another sentence encoder, for diversity
+    within a prompt.
+    """
+
+    every: Often = 0
+    prompts: Text | tuple[Text, ...] | None = None
+    max_prompts: Limit | None = 24
+    samples_per_prompt: Few = 4
+    reward: RewardSpec | None = None
+    also: tuple[RewardSpec, ...] = ()
+    features: Text | None = None
+    seed: Seed = 1000
+
+    @field_validator("prompts", mode="before")
+    @classmethod
+    def _of_data(cls, value):
+        return None if value == "data" else value
+
+
+class LanguageOutputSettings(OutputSettings):
+    """As for images; merged: also export the whole model with the adapter in its weights."""
+
+    merged: bool = False
+
+
+class LanguageSettings(Settings):
+    """What both kinds of language runs have."""
+
+    loop: Literal["language"] = "language"
+    model: LanguageModelSettings
+    objective: dict[str, Any]
+    optim: OptimSettings = OptimSettings()
+    train: LanguageTrainSettings = LanguageTrainSettings()
+    eval: LanguageEvaluationSettings = LanguageEvaluationSettings()
+    guard: GuardSettings = GuardSettings()
+    output: LanguageOutputSettings = LanguageOutputSettings()
+
+    @property
+    def learning_precision(self) -> str:
+        """The arithmetic in which gradients are computed."""
+        return self.model.precision
+
+    @model_validator(mode="after")
+    def _of_trl(self):
+        for name, default in (("ema_decay", 0.0), ("fused_backward", False)):
+            if getattr(self.optim, name) != default:
+                raise ValueError(f"optim.{name}: TRL's trainers have none; leave it out")
+        if self.guard.action != "off" and not self.guard.every:
+            raise ValueError("guard.every: say every how many steps the guard looks; for language models it is not "
+                             "chosen by cost")
+        return self
+
+
+class LanguageConfig(LanguageSettings):
+    """One language run from pairs (or answers alone). `objective` is {name: ..., and that method's own settings}."""
+
+    methods: ClassVar[str] = "language"
+    data: TextDataSettings = TextDataSettings()
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        if self.data.path and self.data.feedback:
+            raise ValueError("set exactly one of data.path (pairs to read) and data.feedback (pairs to make)")
+        if self.data.feedback and self.model.vision:
+            raise ValueError("data.feedback: makes pairs of answers to text; for model.vision give data.path")
+        return self
+
+    @property
+    def holdout(self) -> tuple[str, float]:
+        """The setting that keeps prompts from training, and their share."""
+        return "data.holdout", self.data.holdout
+
+    def taught_by(self) -> tuple[str, ...]:
+        """What the model learnt from, in words."""
+        if self.data.feedback:
+            return (f"pairs of its own answers, ranked by {self.data.feedback.reward}",)
+        return str(self.data.path),
+
+
+class LanguageOnlineConfig(LanguageSettings):
+    """One language run on the model's own answers; `advantage` has the settings of image models' online runs."""
+
+    methods: ClassVar[str] = "language_online"
+    rollout: LanguageRolloutSettings
+    reward: RewardSettings
+    advantage: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        if not any(term.weight for term in self.reward.models):
+            raise ValueError("reward.models: name at least one reward, of a weight above 0")
+        if self.model.lora.dropout:
+            raise ValueError("model.lora.dropout must be 0 in online training: answers are drawn without it, so the "
+                             "policy that learns would be another than the one that answered")
+        if self.model.vision:
+            raise ValueError("model.vision: vision-language models learn from pairs here; give data.path in place of "
+                             "rollout")
+        return self
+
+    @property
+    def holdout(self) -> tuple[str, float]:
+        """The setting that keeps prompts from training, and their share."""
+        return "rollout.holdout", self.rollout.holdout
+
+    def taught_by(self) -> tuple[str, ...]:
+        """What the model learnt from, in words."""
+        return (f"its own answers to {self.rollout.prompts}, scored by "
+                f"{', '.join(str(term.reward) for term in self.reward.models)}",)

@@ -1,0 +1,97 @@
+"""Conversations as tokens: what a pair becomes before it is trained on, and which pairs are too long for that.
+
+An answer's tokens are those that its conversation has beyond the prompt's, up to and including the token that ends the
+turn; whatever a template writes after that token, such as a line break, no model ever generates.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from tqdm import tqdm
+
+from visalign.data.text_pairs import Message, TextPair
+from visalign.errors import UserError, notice
+
+TokenRow = dict[str, Any]
+"""prompt_ids, chosen_ids, rejected_ids (lists of token numbers), row, and the numbers that methods name."""
+
+
+def with_system(messages: Sequence[Message], system: str | None) -> list[Message]:
+    """The conversation with this text in the system's turn, unless it has one."""
+    if system is None or messages[0]["role"] == "system":
+        return list(messages)
+    return [{"role": "system", "content": system}, *messages]
+
+
+def prompt_tokens(tokenizer, messages: Sequence[Message]) -> list[int]:
+    """Tokens of a conversation up to where the answer begins."""
+    return tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=True)["input_ids"]
+
+
+def answer_tokens(tokenizer, messages: Sequence[Message], prompt: list[int], answer: str) -> tuple[list[int], int]:
+    """Tokens of an answer, and how many tokens of the prompt its conversation begins with.
+
+    A template may end the prompt otherwise when an answer follows; what they share is the prompt then.
+    """
+    whole = tokenizer.apply_chat_template([*messages, {"role": "assistant", "content": answer}],
+                                          return_dict=True)["input_ids"]
+    shared = next((i for i, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b),
+                  min(len(prompt), len(whole)))
+    return whole[shared:], shared
+
+
+def up_to_end(tokens: list[int], end: int | None) -> list[int]:
+    """The tokens up to the last one that ends a turn."""
+    places = [i for i, token in enumerate(tokens) if token == end]
+    return tokens[:places[-1] + 1] if places else tokens
+
+
+def encode_pair(tokenizer, pair: TextPair, number: int, system: str | None) -> TokenRow:
+    """A pair as tokens, with its numbers. Raises UserError for an answer that holds tokens of the template."""
+    messages = with_system(pair.messages, system)
+    check_controls(tokenizer, pair)
+    prompt = prompt_tokens(tokenizer, messages)
+    sides = {"chosen": answer_tokens(tokenizer, messages, prompt, pair.chosen)}
+    if pair.rejected is not None:
+        sides["rejected"] = answer_tokens(tokenizer, messages, prompt, pair.rejected)
+    shared = min(place for _, place in sides.values())
+    row: TokenRow = {"prompt_ids": prompt[:shared], "row": number, "strength": pair.strength, "chance": pair.chance}
+    for name, (tokens, place) in sides.items():
+        row[f"{name}_ids"] = up_to_end(prompt[shared:place] + tokens, tokenizer.eos_token_id)
+    return row | pair.numbers | {"prompt": pair.prompt}
+
+
+def check_controls(tokenizer, pair: TextPair) -> None:
+    """Raise UserError for text that would become control tokens, and with them turns of its own."""
+    texts = [pair.chosen, pair.rejected or "", *(message["content"] for message in pair.messages)]
+    controls = [token for token in tokenizer.all_special_tokens if len(token) > 2]
+    found = next((token for token in controls if any(token in text for text in texts)), None)
+    if found:
+        raise UserError(f"{pair.where}: holds {found}, a control token of the model's template, which would begin or "
+                        "end a turn; remove it from the text")
+
+
+def length_of(row: TokenRow) -> int:
+    """Tokens of the longer side."""
+    return len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row.get("rejected_ids", ())))
+
+
+def encode_pairs_of_text(tokenizer, pairs: Sequence[TextPair], system: str | None, max_length: int, most_longer: float,
+                         named: str) -> list[TokenRow]:
+    """All pairs as tokens, those of more than `max_length` left out and counted.
+
+    Raises UserError when more than the share `most_longer` is too long, or a text holds control tokens.
+    """
+    rows = [encode_pair(tokenizer, pair, number, system)
+            for number, pair in enumerate(tqdm(pairs, desc="tokens", unit="pair", leave=False, delay=2))]
+    kept = [row for row in rows if length_of(row) <= max_length]
+    longer = len(rows) - len(kept)
+    longest = max(map(length_of, rows))
+    if longer > most_longer * len(rows) or not kept:
+        raise UserError(f"train.max_length {max_length}: {longer} of {len(rows)} pairs of {named} are longer, up to "
+                        f"{longest} tokens, more than the share {most_longer:g} of train.max_longer; nothing is ever "
+                        "cut, so raise it")
+    if longer:
+        notice(f"train.max_length {max_length}: {longer} of {len(rows)} pairs are longer (up to {longest} tokens) and "
+               "are left out")
+    return kept

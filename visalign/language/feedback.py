@@ -1,0 +1,68 @@
+"""Pairs of a language model's own answers: sampled, scored, and ranked within each prompt."""
+
+import json
+from pathlib import Path
+
+from visalign.config import TextFeedbackSettings
+from visalign.data.pair_selection import Candidate, PairCounts, best_worst, keep
+from visalign.data.prompts import read_prompts
+from visalign.data.text_pairs import TextPair
+from visalign.errors import UserError
+from visalign.language.sampling import Answerer, sample_answers
+from visalign.media.samples import Sample
+from visalign.parallel.sharing import ALONE, Processes
+from visalign.rewards import Reward, finite_scores
+from visalign.storage.files import write_atomically
+from visalign.storage.text_files import read_text
+
+FEEDBACK = "pairs.jsonl"
+
+
+def feedback_text_pairs(answerer: Answerer, settings: TextFeedbackSettings, reward: Reward, seed: int,
+                        left_out: frozenset[str], processes: Processes = ALONE) -> list[TextPair]:
+    """Best against worst of each prompt's answers; prompts in `left_out` are not asked. Raises UserError when no
+    prompt has answers that the reward tells apart."""
+    prompts = [prompt for prompt in read_prompts(settings.prompts, settings.max_prompts) if prompt not in left_out]
+    if not prompts:
+        raise UserError(f"data.feedback.prompts {settings.prompts}: every prompt is held out for measuring")
+    samples = sample_answers(answerer, prompts, settings.samples_per_prompt, settings, seed=seed,
+                             label="answers for pairs", processes=processes)
+    scores = processes.told_by_first(lambda: finite_scores(reward, samples).tolist())
+    pairs = rank_answers(samples, scores, settings.pairs_per_prompt)
+    if not pairs:
+        raise UserError(f"data.feedback: reward {reward.name} tells no two answers to one prompt apart, so there is no "
+                        "pair to learn from; take more samples_per_prompt, or a higher temperature")
+    return pairs
+
+
+def rank_answers(samples: list[Sample], scores: list[float], pairs_per_prompt: int) -> list[TextPair]:
+    """Best against worst, second best against second worst, ... within each prompt; equal scores or equal answers make
+    no pair."""
+    groups: dict[str, list[Candidate]] = {}
+    for i, sample in enumerate(samples):
+        groups.setdefault(sample.prompt, []).append(Candidate(i, scores[i]))
+    counts = PairCounts()
+    return [TextPair(({"role": "user", "content": prompt},), str(samples[a.number].answer),
+                     str(samples[b.number].answer), f"prompt '{prompt}'", a.score - b.score, 1.0, a.score, b.score)
+            for prompt, candidates in groups.items()
+            for a, b in keep(best_worst(candidates, pairs_per_prompt), counts)
+            if samples[a.number].answer != samples[b.number].answer]
+
+
+def write_feedback(pairs: list[TextPair], folder: Path) -> None:
+    """The pairs, so that a run that is continued learns from the same."""
+    lines = [json.dumps({"prompt": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected,
+                         "strength": pair.strength, "chosen_reward": pair.chosen_reward,
+                         "rejected_reward": pair.rejected_reward}, ensure_ascii=False) for pair in pairs]
+    write_atomically(folder / FEEDBACK, ("\n".join(lines) + "\n").encode("utf-8", "backslashreplace"))
+
+
+def read_feedback(folder: Path) -> list[TextPair]:
+    """The pairs that an earlier session of the run has made; [] before that."""
+    file = folder / FEEDBACK
+    if not file.is_file():
+        return []
+    rows = [json.loads(line) for line in read_text(file, f"run {file}").splitlines()]
+    return [TextPair(({"role": "user", "content": row["prompt"]},), row["chosen"], row["rejected"],
+                     f"{file.name} row {i}", row["strength"], 1.0, row["chosen_reward"], row["rejected_reward"])
+            for i, row in enumerate(rows, 1)]

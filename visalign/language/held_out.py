@@ -1,0 +1,72 @@
+"""Held-out answers: the same prompts and seeds at every measurement, scored, and reduced to numbers."""
+
+from dataclasses import dataclass, field
+
+from tqdm import tqdm
+
+from visalign.config import LanguageEvaluationSettings
+from visalign.data.prompts import read_prompts
+from visalign.data.text_pairs import Message
+from visalign.errors import UserError
+from visalign.evaluation.held_out import load_features
+from visalign.evaluation.measure import MetricSuite, metrics_of
+from visalign.evaluators.prompt_metrics import PromptMetrics
+from visalign.language.sampling import Answerer, sample_answers
+from visalign.media.samples import Sample
+from visalign.parallel.sharing import ALONE, Processes
+from visalign.rewards import Reward, load_reward
+from visalign.storage.out_of_memory import memory_told
+
+
+@dataclass(frozen=True)
+class HeldOutAnswers:
+    """What is asked, what measures the answers, which reward was optimised, if known, and who shares the work.
+
+    conversations: of a prompt that is the last turn of several, all turns.
+    """
+
+    settings: LanguageEvaluationSettings
+    tools: MetricSuite
+    proxy: str | None
+    processes: Processes = ALONE
+    conversations: dict[str, tuple[Message, ...]] = field(default_factory=dict)
+
+    @memory_told("measuring held-out answers")
+    def look(self, answerer: Answerer, label: str) -> tuple[PromptMetrics, list[Sample]]:
+        """Answer and measure, all processes together. Raises UserError when features are not finite."""
+        settings = self.settings
+        prompts = read_prompts(settings.prompts, settings.max_prompts)
+        samples = sample_answers(answerer, [self.conversations.get(prompt, prompt) for prompt in prompts],
+                                 settings.samples_per_prompt, settings, seed=settings.seed, label=label,
+                                 processes=self.processes)
+        try:
+            found = metrics_of(prompts, samples, self.tools, self.processes)
+        except ValueError as error:
+            raise UserError(f"eval.features {settings.features}: {error}") from None
+        for note in found.notes() if self.processes.is_first else ():
+            tqdm.write(f"{label}: {note}")
+        return found, samples
+
+
+def load_text_suite(settings: LanguageEvaluationSettings, device: str) -> tuple[MetricSuite, str | None]:
+    """What measures answers, and the name of the reward that is optimised.
+
+    Raises UserError for a reward that does not score text, or two of one name.
+    """
+    rewards = [load_text_reward(spec, device) for spec in filter(None, (settings.reward, *settings.also))]
+    names = [reward.name for reward in rewards]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise UserError(f"eval.reward and eval.also: two rewards are named {twice}; leave one out or give it a name "
+                        "with {kind: ..., name: ...}")
+    features = load_features(settings.features, device) if settings.features else None
+    return MetricSuite(rewards, features), rewards[0].name if settings.reward else None
+
+
+def load_text_reward(spec, device: str = "cpu") -> Reward:
+    """A reward of answers. Raises UserError for one that scores something else."""
+    reward = load_reward(spec, device)
+    if "text" not in reward.modalities:
+        raise UserError(f"reward {reward.name}: scores {' and '.join(sorted(reward.modalities))}s, not text; "
+                        "`visalign list rewards` says which score text")
+    return reward

@@ -1,0 +1,130 @@
+"""A run from pairs put together: tokens, held-out pairs, the trainer and what it measures beside answers."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from visalign.config import LanguageConfig
+from visalign.config.load import build_objective
+from visalign.data.prompts import read_prompts
+from visalign.data.text_pairs import Message, TextPair
+from visalign.errors import UserError
+from visalign.evaluators.likelihood import likelihoods
+from visalign.language.chat import TokenRow, encode_pairs_of_text
+from visalign.language.convert import peft_config, trl_arguments
+from visalign.language.feedback import feedback_text_pairs, read_feedback, write_feedback
+from visalign.language.held_out import load_text_reward
+from visalign.language.preference import ROW_COLUMNS, PairCollator, PreferenceTrainer
+from visalign.language.sampling import Answerer
+from visalign.language.trainer import LanguageTrainer, StepNotes
+from visalign.objectives.links import LabelTable
+from visalign.parallel.sharing import Processes
+from visalign.storage.language_models import LanguageModel
+from visalign.storage.run_folder import RunFolder
+from visalign.trainers.order import is_held_out
+
+HELD_OUT_BATCH = 16
+
+
+def build_pair_trainer(config: LanguageConfig, pairs: list[TextPair], model: LanguageModel, run: RunFolder,
+                  processes: Processes) -> tuple[LanguageTrainer, dict[str, int], dict[str, tuple[Message, ...]]]:
+    """The trainer of a run from pairs, what it learns from in numbers, and its conversations of several turns."""
+    measured = frozenset(read_prompts(config.eval.prompts, config.eval.max_prompts))
+    if config.data.feedback:
+        pairs = made_pairs(config, model, run, measured, processes)
+    objective = build_objective(config.objective, loop=config.methods)
+    check_numbers(objective, pairs, config)
+    rows = encode_pairs_of_text(model.tokenizer, pairs, config.model.system, config.train.max_length,
+                                config.train.max_longer, config.data.named)
+    with_gaps(rows, pairs, objective)
+    kept = [row for row in rows if not is_held_out(row["prompt"], config.data.holdout, measured)]
+    held = [row for row in rows if is_held_out(row["prompt"], config.data.holdout, measured)]
+    if not kept:
+        raise UserError(f"data.holdout {config.data.holdout:g}: leaves nothing to train on, since all {len(rows)} "
+                        "pairs have held-out prompts; take a smaller share")
+    labels = LabelTable(objective.dynamic_labels) if getattr(objective, "dynamic_labels", 0) else None
+    notes = StepNotes()
+    loop = preference_loop(config, model, kept, run, objective, labels, notes.keep)
+    trainer = LanguageTrainer(config, run, loop, notes, Answerer(loop.model, model.tokenizer, config.model.system),
+                              objective)
+    if held and "rejected_ids" in held[0] and "reference" in objective.needs:
+        trainer.held_out_numbers = lambda: held_out_numbers(trainer.loop, held, processes)
+    talks = {pair.prompt: pair.messages for pair in pairs if len(pair.messages) > 1 and pair.prompt in measured}
+    return trainer, {"pairs to train on": len(kept), "held-out pairs": len(held)}, talks
+
+
+def preference_loop(config: LanguageConfig, model: LanguageModel, rows: list[TokenRow], run: RunFolder, objective,
+                    labels: LabelTable | None, on_metrics) -> PreferenceTrainer:
+    """TRL's loop on rows of tokens. The policy's adapter is made here; its reference is the model without it, and for
+    a full fine-tune a copy."""
+    from datasets import Dataset
+
+    arguments = trl_arguments(config, "DPOConfig", str(run.path / "checkpoints"))
+    full, compares = config.model.tuning == "full", bool({"reference", "distributions"} & objective.needs)
+    arguments.precompute_ref_log_probs = full and not compares  # which keeps TRL from loading a reference
+    columns = (*ROW_COLUMNS, *objective.columns, *(f"gap.{name}" for name in objective.rewards))
+    torch.manual_seed(config.train.seed)
+    return PreferenceTrainer(
+        objective=objective, on_metrics=on_metrics, labels=labels, model=model.model, args=arguments,
+        ref_model=copy.deepcopy(model.model) if full and compares else None,
+        data_collator=PairCollator(model.tokenizer.pad_token_id, columns), train_dataset=Dataset.from_list(rows),
+        processing_class=model.tokenizer, peft_config=None if full else peft_config(config.model.lora))
+
+
+def made_pairs(config: LanguageConfig, model: LanguageModel, run: RunFolder, measured: frozenset[str],
+               processes: Processes) -> list[TextPair]:
+    """Pairs of the model's own answers, those of an earlier session where it has made them."""
+    known = processes.told_by_first(lambda: read_feedback(run.path))
+    if known:
+        return known
+    settings = config.data.feedback
+    pairs = feedback_text_pairs(Answerer(model.model, model.tokenizer, config.model.system), settings,
+                                load_text_reward(settings.reward, str(model.model.device)), config.train.seed, measured,
+                                processes)
+    if processes.is_first:
+        write_feedback(pairs, run.path)
+    return pairs
+
+
+def check_numbers(objective, pairs: Sequence[TextPair], config: LanguageConfig) -> None:
+    """Raise UserError for a column or a reward that the objective needs and a pair has not."""
+    wanted = [(name, "column") for name in objective.columns] + [
+        (f"{side}.{name}", "reward") for name in objective.rewards for side in ("chosen", "rejected")]
+    for name, what in wanted:
+        lacking = next((pair for pair in pairs if pair.numbers.get(name) is None), None)
+        if lacking:
+            raise UserError(f"objective.{config.objective['name']}: needs the {what} '{name}', which {lacking.where} "
+                            "has not")
+
+
+def with_gaps(rows: list[TokenRow], pairs: Sequence[TextPair], objective) -> None:
+    """Put the differences of the rewards that an objective weighs into the rows, in standard deviations of the set."""
+    for name in objective.rewards:
+        values = torch.tensor([[pair.numbers[f"{side}.{name}"] for side in ("chosen", "rejected")] for pair in pairs],
+                              dtype=torch.float64)
+        spread = values.std(correction=0).item() or 1.0
+        for row in rows:
+            chosen, rejected = values[row["row"]].tolist()
+            row[f"gap.{name}"] = (chosen - rejected) / spread
+
+
+def held_out_numbers(loop: PreferenceTrainer, rows: list[TokenRow], processes: Processes) -> dict[str, Any]:
+    """Implicit accuracy and likelihoods of held-out pairs (evaluators/likelihood.py); processes share the batches."""
+    batches = [rows[start:start + HELD_OUT_BATCH] for start in range(0, len(rows), HELD_OUT_BATCH)]
+
+    def of(batch: list[TokenRow]) -> list[list[float]]:
+        inputs = {name: value.to(loop.accelerator.device) for name, value in loop.data_collator(batch).items()}
+        with torch.no_grad():
+            logs = loop.logs_of(loop.accelerator.unwrap_model(loop.model), inputs)
+        return torch.stack([logs.chosen, logs.rejected, logs.ref_chosen, logs.ref_rejected]).double().cpu().tolist()
+
+    training = loop.model.training
+    loop.model.eval()
+    found = processes.share(batches, of)
+    loop.model.train(training)
+    columns = [torch.tensor([value for part in found for value in part[i]]).double().numpy() for i in range(4)]
+    measured = likelihoods(*columns, [row["prompt"] for row in rows])
+    return {"held_out/implicit_accuracy": measured.implicit.value, "likelihoods": asdict(measured)}

@@ -1,0 +1,177 @@
+"""One language run from start to finish: check, load, prepare, measure, train, measure, export, report."""
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
+
+from visalign.config import LanguageConfig, LanguageSettings
+from visalign.config.load import build_objective
+from visalign.data.prompts import read_prompts
+from visalign.data.text_pairs import TextPair, read_text_pairs
+from visalign.data.usable import BrokenRows
+from visalign.errors import UserError
+from visalign.generators.hardware.devices import pick_device
+from visalign.language.convert import language_precision
+from visalign.language.held_out import HeldOutAnswers, load_text_reward, load_text_suite
+from visalign.language.trl import check_trl
+from visalign.parallel.meeting import all_met
+from visalign.parallel.sharing import Processes, doing
+from visalign.parallel.watch import watched
+from visalign.storage.files import write_atomically
+from visalign.storage.language_models import LanguageModel, load_language_model, locate_language_model
+from visalign.storage.run_folder import RunFolder
+from visalign.trainers.cadence import Cadence
+from visalign.trainers.checkpoint import check_model
+from visalign.trainers.guard import check_guard
+from visalign.trainers.order import prompts_to_measure
+from visalign.trainers.stopping import heard
+from visalign.trainers.summary import VERDICT, Result, result_figures, summarise
+from visalign.trainers.tracking import check_trackers, keep_results, tracked
+
+
+class KnownBefore(NamedTuple):
+    """What is known before a model is loaded: the settings with the prompts to measure on, and the pairs of data.path.
+    """
+
+    config: LanguageSettings
+    pairs: list[TextPair]
+
+
+def check_language(config: LanguageSettings) -> KnownBefore:
+    """Find every mistake that can be known before a model is loaded. Raises UserError."""
+    check_trl(f"objective.name {config.objective['name']}")
+    locate_language_model(config.model.source)
+    build_objective(config.objective, loop=config.methods)
+    check_guard(config)
+    check_trackers(config.output.trackers)
+    for reward in filter(None, (config.eval.reward, *config.eval.also)):
+        load_text_reward(reward)
+    load_text_suite(config.eval, "cpu")
+    return KINDS[config.methods].check(config)
+
+
+def check_text_data(config: LanguageConfig) -> KnownBefore:
+    data, objective = config.data, build_objective(config.objective, loop=config.methods)
+    if not data.path and not data.feedback:
+        raise UserError("data: set exactly one of data.path (pairs to read) and data.feedback (pairs to make)")
+    pairs: list[TextPair] = []
+    if data.feedback:
+        load_text_reward(data.feedback.reward)
+        prompts = read_prompts(data.feedback.prompts, data.feedback.max_prompts)
+    else:
+        broken = BrokenRows(data, 20)
+        pairs = read_text_pairs(data, bool({"rejected", "desirable"} & objective.needs), broken.note)
+        broken.check(len(pairs))
+        prompts = [pair.prompt for pair in pairs]
+    return KnownBefore(measuring_prompts(config, prompts), pairs)
+
+
+def measuring_prompts(config: LanguageSettings, prompts: list[str]) -> LanguageSettings:
+    """The settings with the prompts to measure on: as the user names them, or those held out of the data's."""
+    if config.eval.prompts is not None:
+        read_prompts(config.eval.prompts, config.eval.max_prompts)
+        return config
+    held = prompts_to_measure(prompts, *config.holdout)[:config.eval.max_prompts]
+    return config.model_copy(update={"eval": config.eval.model_copy(update={"prompts": held})})
+
+
+@heard()
+def train_language(config: LanguageSettings, resume: bool = False) -> Result:
+    """Run a language recipe. Raises UserError for anything the user can fix, Stopped when a signal ends it."""
+    started = time.time()
+    config, pairs = check_language(config)
+    with opened_language_run(config, resume) as (accelerator, run):
+        model = load_language_model(config.model.source)
+        check_model(run, [model.model], f"model.source {config.model.source}")
+        return trained_language(config, pairs, model, accelerator, run, started)
+
+
+@contextlib.contextmanager
+def opened_language_run(config: LanguageSettings, resume: bool) -> Iterator[tuple[Accelerator, RunFolder]]:
+    """A run, within which its processes end together. Raises UserError when the folder cannot be this run's."""
+    device = pick_device(config.train.device)
+    precision = language_precision(config, device)
+    patience = max(timedelta(hours=3), timedelta(minutes=2 * config.train.wait_minutes))
+    with all_met():
+        accelerator = Accelerator(cpu=device.type == "cpu", kwargs_handlers=[InitProcessGroupKwargs(timeout=patience)],
+                                  mixed_precision={torch.bfloat16: "bf16", torch.float16: "fp16"}.get(precision, "no"))
+    with watched(Processes(accelerator.process_index, accelerator.num_processes), 60 * config.train.wait_minutes):
+        run = RunFolder(config.output.folder, config, resume, accelerator.is_main_process)
+        with tracked(accelerator, config.output.trackers, config, run):
+            accelerator.wait_for_everyone()
+            yield accelerator, run
+        accelerator.wait_for_everyone()
+        accelerator.end_training()
+
+
+def trained_language(config: LanguageSettings, pairs: list[TextPair], model: LanguageModel, accelerator: Accelerator,
+                     run: RunFolder, started: float) -> Result:
+    """Prepare, train, measure and export in a run that is open."""
+    processes = Processes(accelerator.process_index, accelerator.num_processes)
+    model.model.to(accelerator.device)
+    suite, proxy = load_text_suite(config.eval, str(accelerator.device))
+    kind = KINDS[config.methods]
+    trainer, counts, conversations = kind.build(config, pairs, model, run, processes)
+    trainer.accelerator.trackers = accelerator.trackers
+    held_out = HeldOutAnswers(config.eval, suite, proxy, processes, conversations)
+    with trainer.started():
+        cadence = Cadence(trainer, replace(held_out, settings=config.eval), started)
+        ended = cadence.follow()
+        result = processes.told_by_first(lambda: summarise(run, started, proxy, cadence.guard.limits, ended))
+        leave_language(trainer, model, result, counts)
+    return result
+
+
+def leave_language(trainer, model: LanguageModel, result: Result, counts: dict[str, int]) -> None:
+    """Write what a finished run leaves: the weights, its page and its verdict."""
+    from visalign.generators.export.model_card import versions
+    from visalign.language.export import export_language, language_versions
+    from visalign.reports.run import write_report
+
+    run, config = trainer.run, trainer.config
+    doing("exporting")
+    figures = result_figures(result)
+    export_language(trainer, model, run.path / "export", figures | {"evidence": "; ".join(result.verdict.reasons)})
+    if run.is_main:
+        write_report(run, config, result, versions() | language_versions(), counts)
+        write_atomically(run.path / VERDICT, (json.dumps(result.verdict.as_dict(), indent=2) + "\n").encode())
+        keep_results(trainer.accelerator, run, ("report.html", VERDICT, "config.yaml"), figures)
+
+
+class LanguageKind(NamedTuple):
+    """check(config) -> KnownBefore; build(config, pairs, model, run, processes) -> a LanguageTrainer, what it learns
+    from in numbers, and the conversations of prompts that are the last turn of several."""
+
+    check: Callable[..., KnownBefore]
+    build: Callable[..., tuple[Any, dict[str, int], dict]]
+
+
+def build_on_pairs(config: LanguageConfig, pairs: list[TextPair], model: LanguageModel, run: RunFolder,
+                   processes: Processes):
+    from visalign.language.offline import build_pair_trainer
+
+    return build_pair_trainer(config, pairs, model, run, processes)
+
+
+def build_on_prompts(config, pairs: list[TextPair], model: LanguageModel, run: RunFolder, processes: Processes):
+    from visalign.language.online import build_group_trainer
+
+    return build_group_trainer(config, model, run, processes)
+
+
+def check_prompts(config) -> KnownBefore:
+    for term in config.reward.models:
+        load_text_reward(term.reward)
+    return KnownBefore(measuring_prompts(config, read_prompts(config.rollout.prompts, config.rollout.max_prompts)), [])
+
+
+KINDS = {"language": LanguageKind(check_text_data, build_on_pairs),
+         "language_online": LanguageKind(check_prompts, build_on_prompts)}

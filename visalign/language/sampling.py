@@ -1,0 +1,109 @@
+"""Answers of a language model: each with a seed of its own, so that it is the same whatever it is drawn together with.
+
+A token is drawn by adding Gumbel noise to its log-probability and taking the largest (the same distribution), and
+each answer's noise comes from its own seed: two models answer with common random numbers, and a batch can be resized.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from visalign.config.language import AnswerSettings
+from visalign.data.text_pairs import Message
+from visalign.language.chat import with_system
+from visalign.media.answers import Answer
+from visalign.media.samples import Sample
+from visalign.parallel.sharing import ALONE, Processes, doing
+from visalign.sampling.seeds import place_seed
+
+
+@dataclass(frozen=True)
+class Answerer:
+    """What answers: a model, its tokenizer, and the text of the system's turn (None: the template's own)."""
+
+    model: Any
+    tokenizer: Any
+    system: str | None = None
+
+
+class GumbelChoice:
+    """A logits processor that leaves one token: the one drawn at a temperature from the likeliest that hold `top_p`."""
+
+    def __init__(self, seeds: Sequence[int], temperature: float, top_p: float):
+        self.rngs = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self.temperature, self.top_p = temperature, top_p
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        if self.temperature == 0:
+            return scores
+        scores = within_top(scores.float() / self.temperature, self.top_p)
+        uniform = torch.stack([torch.rand(scores.shape[1], generator=rng) for rng in self.rngs])
+        return scores - torch.log(-torch.log(uniform.clamp(1e-20, 1 - 1e-7))).to(scores.device)
+
+
+def within_top(scores: Tensor, top_p: float) -> Tensor:
+    """Scores [B, V] of the likeliest tokens that together hold at least the share `top_p`; the others are -inf."""
+    if top_p >= 1:
+        return scores
+    ordered, places = scores.sort(descending=True)
+    share = ordered.softmax(-1)
+    outside = share.cumsum(-1) - share >= top_p  # what lies before a token already holds the share
+    return scores.masked_fill(outside.scatter(1, places, outside), float("-inf"))
+
+
+@contextlib.contextmanager
+def drawing(model: Any) -> Iterator[None]:
+    """A context without gradients, dropout and checkpointing, which leaves torch's own random numbers as they were."""
+    trained, state = model.training, torch.get_rng_state()
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(trained)
+        torch.set_rng_state(state)
+
+
+def answers_of(answerer: Answerer, conversations: Sequence[Sequence[Message]], seeds: Sequence[int],
+               settings: AnswerSettings) -> list[tuple[str, bool]]:
+    """One answer to each conversation as text without control tokens, and whether it ended by itself."""
+    from transformers import LogitsProcessorList
+
+    tokenizer, model = answerer.tokenizer, answerer.model
+    given = tokenizer.apply_chat_template([with_system(each, answerer.system) for each in conversations],
+                                          add_generation_prompt=True, return_dict=True, return_tensors="pt",
+                                          padding=True, tokenizer_kwargs={"padding_side": "left"}).to(model.device)
+    drawn = model.generate(**given, max_new_tokens=settings.max_tokens, do_sample=False, num_beams=1, use_cache=True,
+                           temperature=None, top_p=None, top_k=None, repetition_penalty=None,
+                           logits_processor=LogitsProcessorList([
+                               GumbelChoice(seeds, settings.temperature, settings.top_p)]))
+    tokens = drawn[:, given["input_ids"].shape[1]:]
+    ended = (tokens == tokenizer.eos_token_id).any(1).tolist()
+    return list(zip((text.strip() for text in tokenizer.batch_decode(tokens, skip_special_tokens=True)), ended,
+                    strict=True))
+
+
+def sample_answers(answerer: Answerer, prompts: Sequence[str | Sequence[Message]], per_prompt: int,
+                   settings: AnswerSettings, *, seed: int, label: str, processes: Processes = ALONE,
+                   quiet: bool = False) -> list[Sample]:
+    """`per_prompt` answers to each prompt; the i-th of the j-th always has the same seed. Processes share batches."""
+    total, size = len(prompts) * per_prompt, settings.batch_size
+    found: list[tuple[int, Sample]] = []
+    with tqdm(total=total, desc=label, unit="answer", disable=quiet or not processes.is_first) as progress:
+        for start in range(processes.rank * size, total, processes.world * size):
+            places = range(start, min(start + size, total))
+            asked = [prompts[place // per_prompt] for place in places]
+            seeds = [place_seed(seed, place) for place in places]
+            talks = [({"role": "user", "content": each},) if isinstance(each, str) else each for each in asked]
+            with drawing(answerer.model):
+                answered = answers_of(answerer, talks, seeds, settings)
+            for place, talk, number, (text, ended) in zip(places, talks, seeds, answered, strict=True):
+                found.append((place, Sample(talk[-1]["content"], Answer(text), number, {"ended": ended})))
+            progress.update(min(total, start + size * processes.world) - progress.n)
+            doing()
+    return [sample for _, sample in sorted(processes.gather(found), key=lambda each: each[0])]
