@@ -44,7 +44,9 @@ def test_dpo_learns_pairs_and_leaves_a_page_a_verdict_and_an_adapter(recipe):
     ("objective.name=sft",), ("objective.name=simpo",), ("objective.name=cpl",),
     ("objective={name: dpo, dynamic_labels: 0.1, soft_labels: 1.0, sft_weight: 0.1}",),
     ("model.tuning=full", "model.lora={}"),
-    ("model.lora.kind=dora", "train.gradient_accumulation=2"),
+    ("model.lora.kind=dora", "train.gradient_accumulation=2"), ("objective.name=kto",), ("objective.name=srpo",),
+    ("objective={name: power, dynamic_labels: 0.1}",), ("objective.name=sparse_po",),
+    ("objective={name: sparse_po, mask: activations}",),
 ])
 def test_methods_and_kinds_of_tuning_run_from_start_to_finish(recipe, overrides):
     config = recipe("train.steps=2", *overrides)
@@ -53,7 +55,29 @@ def test_methods_and_kinds_of_tuning_run_from_start_to_finish(recipe, overrides)
     assert len(losses) == 2 and all(map(torch.isfinite, map(torch.tensor, losses)))
 
 
-@pytest.mark.parametrize("more", [(), ("objective={name: dpo, dynamic_labels: 0.2}",)])
+@pytest.mark.parametrize("teachers", [("aligned",), ("aligned", "before"), ("aligned", "reversed")])
+def test_a_model_learns_from_teachers(recipe, tiny_lm, teachers):
+    name = {"aligned": "dckd", "before": "adpa", "reversed": "align_distil"}[teachers[-1]]
+    given = ", ".join(f"{each}: {tiny_lm}" for each in teachers)
+    config = recipe("train.steps=2", f"objective.name={name}", f"model.teachers={{{given}}}")
+    train_language(config)
+    assert len(rows_of(config, "train")) == 2
+
+
+def test_answers_with_labels_teach_kto(recipe, tmp_path):
+    rows = [{"prompt": f"Tell me about {i}.", "completion": "Yes." if i % 2 else "No, no.", "label": i % 2 == 1}
+            for i in range(20)]
+    (tmp_path / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = recipe("train.steps=2", "objective.name=kto", f"data.path={tmp_path / 'labels.jsonl'}")
+    train_language(config)
+    assert "desirable" in rows_of(config, "train")[0]
+    rows[3].pop("label")
+    (tmp_path / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(UserError, match="neither rejected nor label in every row"):
+        train_language(recipe("objective.name=kto", f"data.path={tmp_path / 'labels.jsonl'}", out="other"))
+
+
+@pytest.mark.parametrize("more", [(), ("objective={name: dpo, dynamic_labels: 0.2}",), ("objective.name=sparse_po",)])
 def test_a_run_that_is_continued_ends_with_the_same_bits(recipe, more):
     whole = recipe("train.steps=4", *more, out="whole")
     train_language(whole)
@@ -84,6 +108,8 @@ def test_an_unfinished_checkpoint_is_deleted_and_the_one_before_is_taken(recipe,
     (("optim.name=muon", "model.tuning=full", "model.lora={}"), "optim.name muon: is not among the optimisers"),
     (("eval.reward=sharpness",), "reward sharpness: scores images, not text"),
     (("objective={name: dpo, margin_of: {relevance: 0.2}}",), "needs the reward 'chosen.relevance'"),
+    (("objective.name=adpa",), "model.teachers: objective adpa learns from aligned, before"),
+    (("model.teachers={aligned: nowhere}",), "model.teachers.aligned nowhere: there is no such folder"),
     (("train.max_length=4",), "train.max_length 4: 24 of 24 pairs"),
     (("model.source=tiny-sd3",), "there is no such folder; a language model is a folder of transformers"),
     (("data.path=nowhere.jsonl",), "there is no such file"),

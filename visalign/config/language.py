@@ -38,6 +38,7 @@ class LanguageModelSettings(Settings):
 
     source: `smollm2`, a folder of transformers, a run of `visalign lm train`, a hub id, or FILE.gguf.
     tuning: a LoRA on all linear layers, or all weights. lora: as of image models; its kinds are lora, rslora and dora.
+    teachers: runs or models that an objective learns from, by the names it gives them; their tokenizer is this one's.
     vision: whether it is a vision-language model, whose pairs have images.
     system: text in the system's turn of every conversation (null: whatever the model's own template puts there).
     precision: arithmetic of training; `auto` is bf16 on a GPU and fp32 on a CPU. weights are held in fp32 on a CPU and
@@ -47,6 +48,7 @@ class LanguageModelSettings(Settings):
     source: Text
     tuning: Literal["lora", "full"] = "lora"
     lora: LoraSettings = LoraSettings()
+    teachers: dict[Text, Text] = {}
     vision: bool = False
     system: Text | None = None
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"

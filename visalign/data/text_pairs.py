@@ -3,6 +3,7 @@
     pairs      prompt, chosen, rejected; each text, or a list of messages {role, content}. chosen and rejected may be
                whole conversations: what they have in common is the prompt then, and no column prompt is needed.
     answers    prompt and completion (or chosen, answer, response); or messages, whose last is the assistant's
+    labels     prompt, an answer as above, and label: whether it is a good one
     optional   strength, chance, chosen_reward, rejected_reward, image or images, and any columns of numbers that a
                method names (NAME of a reward as chosen.NAME and rejected.NAME)
 
@@ -24,6 +25,7 @@ from visalign.data.rows import (
     row_chance,
     row_number,
     row_strength,
+    says_yes,
     shortened,
     table_rows,
 )
@@ -44,7 +46,8 @@ Message = dict[str, str]
 class TextPair:
     """A conversation up to the answer, a chosen answer and a rejected one (None: only to imitate the chosen).
 
-    images: files or bytes that the prompt shows. numbers: further columns by name. where: file and row.
+    desirable: of a single answer, whether it is good. images: files or bytes that the prompt shows. numbers: further
+    columns by name. where: file and row.
     """
 
     messages: tuple[Message, ...]
@@ -55,6 +58,7 @@ class TextPair:
     chance: float = 1.0
     chosen_reward: float | None = None
     rejected_reward: float | None = None
+    desirable: bool | None = None
     images: tuple[Any, ...] = ()
     numbers: dict[str, float] = field(default_factory=dict)
 
@@ -125,9 +129,10 @@ def pair_of_row(row: dict, where: str, compared: bool, root: Path) -> TextPair:
         rejected = None
     if not any(message["role"] == "user" and message["content"].strip() for message in prompt):
         raise BadRow(f"{where}: 'prompt' is empty; the user says nothing in it")
+    desirable = says_yes(row, "label", where) if not compared and "label" in row else None
     rewards = [row_number(row, key, where) for key in ("chosen_reward", "rejected_reward")]
     return TextPair(prompt, chosen, rejected, where, row_strength(row, where), row_chance(row, where), *rewards,
-                    _images(row, where, root), _numbers(row, where))
+                    desirable, _images(row, where, root), _numbers(row, where))
 
 
 def _two_sides(row: dict, prompt: tuple[Message, ...] | None, where: str) -> tuple[tuple[Message, ...], str, str]:
@@ -164,7 +169,7 @@ def _images(row: dict, where: str, root: Path) -> tuple[Any, ...]:
 
 def _numbers(row: dict, where: str) -> dict[str, float]:
     """Rewards by name, as `chosen.NAME` and `rejected.NAME`, and what else is a number."""
-    taken = {"strength", "chance", "chosen_reward", "rejected_reward", "seed"}
+    taken = {"strength", "chance", "chosen_reward", "rejected_reward", "seed", "label"}
     return {name: row_number(row, name, where) for name, value in row.items() if name not in taken
             and isinstance(value, int | float) and not isinstance(value, bool)}
 
@@ -187,6 +192,12 @@ class TextCounts:
         found += [f"data {named}: the chosen answer of {self.empty} of {total} pairs is empty"] * bool(self.empty)
         return found + [f"data {named}: {self.without_prompt} rows have no prompt; what both conversations begin with "
                         "is taken"] * bool(self.without_prompt)
+
+
+def has_pairs(settings: TextDataSettings) -> bool:
+    """Whether the first row of a set has a rejected answer."""
+    _, row = next(iter(_rows(settings)), ("", {}))
+    return "rejected" in plain_names(row, _KNOWN)
 
 
 def read_text_pairs(settings: TextDataSettings, compared: bool = True,

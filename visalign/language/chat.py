@@ -46,8 +46,20 @@ def up_to_end(tokens: list[int], end: int | None) -> list[int]:
     return tokens[:places[-1] + 1] if places else tokens
 
 
-def encode_pair(tokenizer, pair: TextPair, number: int, system: str | None) -> TokenRow:
-    """A pair as tokens, with its numbers. Raises UserError for an answer that holds tokens of the template."""
+REVISE = "Write a better answer."
+"""What the user says to an earlier try, in training and in `lm generate --revise`."""
+
+
+def to_revise(messages: Sequence[Message], answer: str) -> list[Message]:
+    """The conversation in which an answer stands as the earlier try, and a better one is asked for."""
+    return [*messages, {"role": "assistant", "content": answer}, {"role": "user", "content": REVISE}]
+
+
+def encode_pair(tokenizer, pair: TextPair, number: int, system: str | None, revised: bool = False) -> TokenRow:
+    """A pair as tokens, with its numbers; revised: and the prompts in which either answer is an earlier try.
+
+    Raises UserError for an answer that holds tokens of the template.
+    """
     messages = with_system(pair.messages, system)
     check_controls(tokenizer, pair)
     prompt = prompt_tokens(tokenizer, messages)
@@ -58,6 +70,11 @@ def encode_pair(tokenizer, pair: TextPair, number: int, system: str | None) -> T
     row: TokenRow = {"prompt_ids": prompt[:shared], "row": number, "strength": pair.strength, "chance": pair.chance}
     for name, (tokens, place) in sides.items():
         row[f"{name}_ids"] = up_to_end(prompt[shared:place] + tokens, tokenizer.eos_token_id)
+    if revised:
+        row |= {f"after_{name}_ids": prompt_tokens(tokenizer, to_revise(messages, text))
+                for name, text in (("chosen", pair.chosen), ("rejected", pair.rejected))}
+    if pair.desirable is not None:
+        row["desirable"] = float(pair.desirable)
     return row | pair.numbers | {"prompt": pair.prompt}
 
 
@@ -72,17 +89,18 @@ def check_controls(tokenizer, pair: TextPair) -> None:
 
 
 def length_of(row: TokenRow) -> int:
-    """Tokens of the longer side."""
-    return len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row.get("rejected_ids", ())))
+    """Tokens of the longest sequence that is passed."""
+    before = max(len(row[name]) for name in ("prompt_ids", "after_chosen_ids", "after_rejected_ids") if name in row)
+    return before + max(len(row["chosen_ids"]), len(row.get("rejected_ids", ())))
 
 
 def encode_pairs_of_text(tokenizer, pairs: Sequence[TextPair], system: str | None, max_length: int, most_longer: float,
-                         named: str) -> list[TokenRow]:
+                         named: str, revised: bool = False) -> list[TokenRow]:
     """All pairs as tokens, those of more than `max_length` left out and counted.
 
     Raises UserError when more than the share `most_longer` is too long, or a text holds control tokens.
     """
-    rows = [encode_pair(tokenizer, pair, number, system)
+    rows = [encode_pair(tokenizer, pair, number, system, revised)
             for number, pair in enumerate(tqdm(pairs, desc="tokens", unit="pair", leave=False, delay=2))]
     kept = [row for row in rows if length_of(row) <= max_length]
     longer = len(rows) - len(kept)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from visalign.errors import UserError, notice
 from visalign.storage.run_folder import RunFolder
 
-LABELS = "labels.safetensors"
+BESIDE = "beside.safetensors"
 COMPLETE = "trainer_state.json"
 
 
@@ -55,16 +55,19 @@ def prune(run: RunFolder, keep: int) -> None:
         shutil.rmtree(folder)
 
 
-def write_labels(folder: Path, state: dict[str, torch.Tensor]) -> None:
-    """The table of `dynamic_labels`, before the loop writes what makes the checkpoint complete."""
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(state, folder / LABELS)
+def write_beside(folder: Path, state: dict[str, torch.Tensor]) -> None:
+    """What learns beside the model, before the loop writes what makes the checkpoint complete."""
+    if state:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({name: value.contiguous() for name, value in state.items()}, folder / BESIDE)
 
 
-def read_labels(folder: Path) -> dict[str, torch.Tensor]:
-    """Raises UserError when the table is missing or damaged."""
+def read_beside(folder: Path, wanted: bool) -> dict[str, torch.Tensor]:
+    """The same; {} where nothing is wanted. Raises UserError when the file is missing or damaged."""
+    if not wanted:
+        return {}
     try:
-        return load_file(folder / LABELS)
+        return load_file(folder / BESIDE)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"checkpoint {folder / LABELS}: cannot be read ({error}); delete the checkpoint to continue "
+        raise UserError(f"checkpoint {folder / BESIDE}: cannot be read ({error}); delete the checkpoint to continue "
                         "from the one before") from None

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from visalign.config import LanguageSettings
 from visalign.generators.export.model_card import named_only
+from visalign.language.preference import HEADS
 from visalign.language.trainer import LanguageTrainer
 from visalign.storage.files import write_atomically
 from visalign.storage.language_models import LanguageModel
@@ -29,6 +30,8 @@ def export_language(trainer: LanguageTrainer, model: LanguageModel, folder: Path
     if config.model.tuning == "lora":
         trained.peft_config["default"].base_model_name_or_path = config.model.source
         state = None if not trainer.loop.is_fsdp_enabled else state
+    if state is not None:
+        state = {name: value for name, value in state.items() if not name.startswith(HEADS)}
     trained.save_pretrained(folder, state_dict=state)
     model.tokenizer.save_pretrained(folder)
     write_atomically(folder / "README.md", language_card(config, figures).encode())

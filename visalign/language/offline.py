@@ -1,6 +1,7 @@
 """A run from pairs put together: tokens, held-out pairs, the trainer and what it measures beside answers."""
 
 import copy
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -22,7 +23,7 @@ from visalign.language.sampling import Answerer
 from visalign.language.trainer import LanguageTrainer, StepNotes
 from visalign.objectives.links import LabelTable
 from visalign.parallel.sharing import Processes
-from visalign.storage.language_models import LanguageModel
+from visalign.storage.language_models import LanguageModel, load_language_model
 from visalign.storage.run_folder import RunFolder
 from visalign.trainers.order import is_held_out
 
@@ -38,7 +39,7 @@ def build_pair_trainer(config: LanguageConfig, pairs: list[TextPair], model: Lan
     objective = build_objective(config.objective, loop=config.methods)
     check_numbers(objective, pairs, config)
     rows = encode_pairs_of_text(model.tokenizer, pairs, config.model.system, config.train.max_length,
-                                config.train.max_longer, config.data.named)
+                                config.train.max_longer, config.data.named, "revision" in objective.needs)
     with_gaps(rows, pairs, objective)
     kept = [row for row in rows if not is_held_out(row["prompt"], config.data.holdout, measured)]
     held = [row for row in rows if is_held_out(row["prompt"], config.data.holdout, measured)]
@@ -63,7 +64,7 @@ def preference_loop(config: LanguageConfig, model: LanguageModel, rows: list[Tok
     from datasets import Dataset
 
     arguments = trl_arguments(config, "DPOConfig", str(run.path / "checkpoints"))
-    full, compares = config.model.tuning == "full", bool({"reference", "distributions"} & objective.needs)
+    full, compares = config.model.tuning == "full", bool({"reference", "distributions", "hidden"} & objective.needs)
     arguments.precompute_ref_log_probs = full and not compares  # which keeps TRL from loading a reference
     columns = (*ROW_COLUMNS, *objective.columns, *(f"gap.{name}" for name in objective.rewards))
     torch.manual_seed(config.train.seed)
@@ -71,7 +72,33 @@ def preference_loop(config: LanguageConfig, model: LanguageModel, rows: list[Tok
         objective=objective, on_metrics=on_metrics, labels=labels, model=model.model, args=arguments,
         ref_model=copy.deepcopy(model.model) if full and compares else None,
         data_collator=PairCollator(model.tokenizer.pad_token_id, columns), train_dataset=Dataset.from_list(rows),
-        processing_class=model.tokenizer, peft_config=None if full else peft_config(config.model.lora))
+        teachers=load_teachers(config, model), heads=mask_heads(objective, model), processing_class=model.tokenizer,
+        peft_config=None if full else peft_config(config.model.lora))
+
+
+def load_teachers(config: LanguageConfig, model: LanguageModel) -> dict[str, Any]:
+    """The frozen models that an objective learns from. Raises UserError for one with another vocabulary."""
+    teachers = {}
+    for name, source in config.model.teachers.items():
+        where = f"model.teachers.{name}"
+        teacher = load_language_model(source, where=where)
+        if teacher.tokenizer.get_vocab() != model.tokenizer.get_vocab():
+            raise UserError(f"{where} {source}: has another tokenizer than {config.model.source}, so its tokens cannot "
+                            "be compared")
+        teachers[name] = teacher.model.requires_grad_(False).to(model.model.device)
+    return teachers
+
+
+def mask_heads(objective, model: LanguageModel) -> Any:
+    """What learns masks beside the model, None for most objectives. Raises UserError in several processes."""
+    if not hasattr(objective, "heads"):
+        return None
+    config = model.model.config.get_text_config()
+    heads = objective.heads(config.num_hidden_layers + 1, config.hidden_size)
+    if heads is not None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("objective.mask learnt: its heads learn in one process; use objective.mask=activations, or one "
+                        "process")
+    return heads
 
 
 def made_pairs(config: LanguageConfig, model: LanguageModel, run: RunFolder, measured: frozenset[str],

@@ -15,9 +15,9 @@ from accelerate.utils import InitProcessGroupKwargs
 from visalign.config import LanguageConfig, LanguageSettings
 from visalign.config.load import build_objective
 from visalign.data.prompts import read_prompts
-from visalign.data.text_pairs import TextPair, read_text_pairs
+from visalign.data.text_pairs import TextPair, has_pairs, read_text_pairs
 from visalign.data.usable import BrokenRows
-from visalign.errors import UserError
+from visalign.errors import UserError, nearest
 from visalign.generators.hardware.devices import pick_device
 from visalign.language.convert import language_precision
 from visalign.language.held_out import HeldOutAnswers, load_text_reward, load_text_suite
@@ -55,11 +55,14 @@ def check_language(config: LanguageSettings) -> KnownBefore:
     for reward in filter(None, (config.eval.reward, *config.eval.also)):
         load_text_reward(reward)
     load_text_suite(config.eval, "cpu")
+    for name, teacher in config.model.teachers.items():
+        locate_language_model(teacher, f"model.teachers.{name}")
     return KINDS[config.methods].check(config)
 
 
 def check_text_data(config: LanguageConfig) -> KnownBefore:
     data, objective = config.data, build_objective(config.objective, loop=config.methods)
+    check_teachers(config, objective)
     if not data.path and not data.feedback:
         raise UserError("data: set exactly one of data.path (pairs to read) and data.feedback (pairs to make)")
     pairs: list[TextPair] = []
@@ -68,10 +71,26 @@ def check_text_data(config: LanguageConfig) -> KnownBefore:
         prompts = read_prompts(data.feedback.prompts, data.feedback.max_prompts)
     else:
         broken = BrokenRows(data, 20)
-        pairs = read_text_pairs(data, bool({"rejected", "desirable"} & objective.needs), broken.note)
+        compared = "rejected" in objective.needs or ("desirable" in objective.needs and has_pairs(data))
+        pairs = read_text_pairs(data, compared, broken.note)
+        if "desirable" in objective.needs and not compared and any(pair.desirable is None for pair in pairs):
+            raise UserError(f"objective {config.objective['name']}: learns from pairs, or from answers with a column "
+                            f"label, true or false; {data.path} has neither rejected nor label in every row")
         broken.check(len(pairs))
         prompts = [pair.prompt for pair in pairs]
     return KnownBefore(measuring_prompts(config, prompts), pairs)
+
+
+def check_teachers(config: LanguageConfig, objective) -> None:
+    """Raise UserError for a teacher that the objective needs and nobody names, or the reverse."""
+    lacking = [name for name in objective.teachers if name not in config.model.teachers]
+    if lacking:
+        raise UserError(f"model.teachers: objective {config.objective['name']} learns from {', '.join(lacking)}; name "
+                        f"a run or a model for each, such as {{{lacking[0]}: runs/lm-dpo}}")
+    odd = next((name for name in config.model.teachers if name not in objective.teachers), None)
+    if odd:
+        raise UserError(f"model.teachers.{odd}: objective {config.objective['name']} has no such teacher"
+                        f"{nearest(odd, objective.teachers) if objective.teachers else ''}")
 
 
 def measuring_prompts(config: LanguageSettings, prompts: list[str]) -> LanguageSettings:
