@@ -2,7 +2,17 @@
 
 import pytest
 
-from visalign.data.pair_selection import Candidate, PairCounts, all_pairs, best_worst, confidence, keep, sifted
+from visalign.data.pair_selection import (
+    Candidate,
+    PairCounts,
+    all_pairs,
+    best_worst,
+    confidence,
+    keep,
+    rank_consistency,
+    rejection_sampled,
+    sifted,
+)
 
 
 def candidates(*scores, spread=0.0):
@@ -52,3 +62,29 @@ def test_a_ranker_may_overrule_the_scores():
 
 def test_one_generation_makes_no_pair():
     assert best_worst(candidates(0.3)) == [] == all_pairs(candidates(0.3))
+
+
+def test_rejection_sampling_keeps_the_best_or_any():
+    group = candidates(0.1, 0.9, 0.5, 0.3, 0.7, 0.2)
+    for seed in range(5):
+        assert numbers(rejection_sampled(group, 1e-6, seed=seed)) == [(1, 4)]
+    strict = rejection_sampled(group, 1e-6, top=2)
+    assert {c.number for pair in strict for c in pair} == {1, 4, 2, 3} and all(a.score > b.score for a, b in strict)
+    seen = {c.number for seed in range(40) for pair in rejection_sampled(group, 1e6, seed=seed) for c in pair}
+    assert seen == set(range(6))
+    assert len(rejection_sampled(group, 0.5, top=9)) == 3 and rejection_sampled(group[:1], 0.5) == []
+    assert rejection_sampled(group, 0.5, seed=3) == rejection_sampled(list(reversed(group)), 0.5, seed=3)
+
+
+def test_what_rejection_sampling_keeps_follows_the_score():
+    # scores 0 and 1, beta 1: kept with e^-1 and 1 in the first pass: 0.3679 / 1.3679 = 0.2689 of what is kept
+    group = candidates(*[0.0] * 400, *[1.0] * 400)
+    kept = [c.score for seed in range(30) for pair in rejection_sampled(group, 1.0, top=20, seed=seed) for c in pair]
+    assert len(kept) == 1200 and sum(score == 0 for score in kept) / 1200 == pytest.approx(0.2689, abs=0.04)
+
+
+def test_rankings_agree_by_kendalls_tau():
+    # 5 of 6 pairs in the same order: tau (5 - 1)/6, (tau + 1)/2 = 5/6
+    assert rank_consistency((1, 2, 3, 4), (1, 3, 2, 4)) == pytest.approx(0.833333, abs=1e-6)
+    assert rank_consistency((1, 2, 3), (1.5, 20, 300)) == 1 and rank_consistency((1, 2, 3), (3, 2, 1)) == 0
+    assert rank_consistency((1, 2), (5, 5)) == 0.5 and rank_consistency((1,), (1,)) != rank_consistency((1,), (1,))

@@ -8,6 +8,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 from visalign.cli import main
+from visalign.data.pair_selection import Candidate
+from visalign.jobs.make_pairs import consistency_by_prompt
 
 
 def invoke(*arguments):
@@ -34,6 +36,7 @@ def generations(tmp_path):
         ([], [("x3", "x0"), ("y3", "y0")]),
         (["--strategy", "top_k", "--top", 2], [("x3", "x0"), ("x2", "x1"), ("y3", "y0"), ("y2", "y1")]),
         (["--strategy", "margin", "--min-gap", 0.7], [("x3", "x0"), ("y3", "y0")]),
+        (["--strategy", "rso", "--rso-beta", 1e-6], [("x3", "x2"), ("y3", "y2")]),
     ],
 )
 def test_strategies_choose_ties_are_counted_and_the_sheet_is_drawn(generations, tmp_path, options, expected):
@@ -45,6 +48,26 @@ def test_strategies_choose_ties_are_counted_and_the_sheet_is_drawn(generations, 
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["kept"] == len(rows)
     check = invoke("data", "check", tmp_path / "out" / "pairs.parquet", "--sheet", tmp_path / "s.png")
     assert check.exit_code == 0 and f"{len(rows)} pairs" in check.output
+
+
+def test_a_second_reward_says_how_sure_the_labels_are(generations, tmp_path):
+    options = ["-o", tmp_path / "out", "-r", "saturation", "--second-reward", "exposure"]
+    result = invoke("data", "pairs", generations, *options)
+    assert result.exit_code == 0, result.output
+    # distances of the mean luma from 0.5: x 0.284, 0.147, 0.009, 0.128, so that only x2 and x3 change places: 5 of 6
+    # pairs agree; y 0.229, 0.065, 0.101, 0.266: 2 of 6, written as 0.5
+    assert "exposure ranks 1 of 3 prompts more against saturation than with it" in result.output
+    rows = pq.read_table(tmp_path / "out" / "pairs.parquet").to_pylist()
+    assert [row["chance"] for row in rows] == pytest.approx([5 / 6, 0.5])
+    checked = invoke("data", "check", tmp_path / "out" / "pairs.parquet")
+    assert checked.exit_code == 0, checked.output
+
+
+def test_the_chance_is_that_of_the_generations_that_both_have_scored():
+    first, second = {0: 1.0, 1: 2.0, 2: 3.0, 3: 4.0, 9: 5.0}, {0: 10.0, 1: 30.0, 2: 20.0, 3: 40.0}
+    groups = {"x": [Candidate(*each) for each in first.items()], "y": [Candidate(4, 1.0)]}
+    chances = consistency_by_prompt(groups, {"x": [Candidate(*each) for each in second.items()]})
+    assert chances["x"] == pytest.approx(5 / 6) and chances["y"] != chances["y"]
 
 
 def test_sifting_pairs_the_best_winner_with_the_worst_loser(generations, tmp_path):
@@ -92,6 +115,8 @@ def test_from_a_model_to_pairs_to_training(recipe, pipelines, tmp_path):
     [
         (["--strategy", "margin"], "--min-gap"),
         (["--ranker", "tiny-clip"], "sifted"),
+        (["--rso-beta", 1.0], "--rso-beta is for the strategy rso"),
+        (["--second-reward", "saturation"], "saturation is the reward itself"),
         (["--dimension", "style"], "no dimension 'style'"),
         (["--strategy", "sifted", "--ranker", "tiny-clip"], "does not compare"),
         (["--min-gap", 9], "no pair to train on"),

@@ -25,6 +25,22 @@ def test_group_standardising_has_ddof_zero():
                                rtol=0)
 
 
+def test_win_rates():
+    # 1 beats none of 3; 2 beats one and ties one: 1.5 of 3; 5 beats all
+    raw = dict(shape="win_rate", baseline="none", scale="none")
+    rates = advantages([1.0, 2.0, 2.0, 5.0], **raw).advantages
+    assert rates.tolist() == pytest.approx([0, 0.5, 0.5, 1])
+    # no rescaling changes them, and every group of G sums to G / 2
+    again = advantages([math.exp(r) for r in (1.0, 2.0, 2.0, 5.0)], **raw).advantages
+    assert torch.equal(rates, again)
+    groups = [0, 1, 0, 1, 1, 0, 2]
+    several = advantages([0.3, 4.0, 0.1, 4.0, -7.0, float("nan"), 1.0], groups, **raw).advantages
+    assert several.nan_to_num(-1).tolist() == pytest.approx([1, 0.75, 0, 0.75, 0, -1, -1])
+    # two rewards, weighed 1 and 2: rates (0, 1) and (1, 0), around their mean 1.5
+    both = advantages([[1.0, 9.0], [2.0, 3.0]], shape="win_rate", scale="none", weights=torch.tensor([1.0, 2.0]))
+    assert both.advantages.tolist() == pytest.approx([0.5, -0.5])
+
+
 @pytest.mark.parametrize("settings", [{}, {"scale": "global_std"}, {"scale": "none"}, {"baseline": "leave_one_out"}])
 def test_advantages_of_a_group_add_up_to_zero(settings):
     rewards, groups = torch.randn(12).tolist(), [0] * 4 + [1] * 4 + [2] * 4
@@ -155,7 +171,8 @@ def test_history_takes_over_once_a_prompt_has_enough_rewards_and_survives_a_rest
 @pytest.mark.parametrize("settings, message", [
     ({"clip": 0.0}, "clip"), ({"unlikeliness": 1.5}, "unlikeliness"), ({"scale": "mad"}, "median"),
     ({"baseline": "median", "combine": "advantages"}, "median"), ({"history": -1}, "history"),
-    ({"history": 4, "scale": "none"}, "history")])
+    ({"history": 4, "scale": "none"}, "history"), ({"shape": "win_rate", "gate": "x"}, "win_rate goes with neither"),
+    ({"shape": "win_rate", "history": 4}, "win_rate goes with neither")])
 def test_settings_that_make_no_sense_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         AdvantageRule(**settings)

@@ -7,7 +7,7 @@ import torch
 
 from tests.objectives.pair_t import logs, tensor
 from visalign.objectives.language import PairLogs, TokenLogs
-from visalign.objectives.language_pairs import CPL, LanguageDPO, LanguageSFT, SimPO, missed_in
+from visalign.objectives.language_pairs import CPL, SPPO, LanguageDPO, LanguageSFT, SimPO, missed_in
 
 
 def test_the_pair_of_all_numbers():
@@ -125,6 +125,14 @@ def test_cpl():
     # e^{-1.2} against e^{-1.0}: log(1 + e^0.2); with lambda 0.5 against e^{-0.5}: log(1 + e^0.7)
     assert CPL()(logs()).loss.item() == pytest.approx(0.798139, abs=1e-6)
     assert CPL(bias=0.5)(logs()).loss.item() == pytest.approx(1.103186, abs=1e-6)
+
+
+def test_sppo():
+    # beta 0.1: (1 - 5)^2 + (-1 + 5)^2 = 32; at a chance of 0.6: (1 - 1)^2 + (-1 + 1)^2 = 0
+    assert SPPO()(logs()).loss.item() == pytest.approx(32)
+    assert SPPO()(logs(chance=tensor(0.6))).loss.item() == pytest.approx(0, abs=1e-9)
+    with pytest.raises(ValueError, match="losses on a difference"):
+        SPPO(link="hinge")
 
 
 @pytest.mark.parametrize("settings", [{"link": "ipo"}, {"value": "optimistic", "value_weight": 0.1}])

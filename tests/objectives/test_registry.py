@@ -11,8 +11,8 @@ def test_every_loop_has_its_objectives():
     assert set(REGISTRIES["online"]) == {"grpo", "grpo_guard", "flow_dppo", "d3po", "nft", "awm", "raft", "draft",
                                          "pairs_in_group"}
     assert set(REGISTRIES["reward"]) == {"preference"}
-    assert set(REGISTRIES["language"]) == {"dpo", "simpo", "cpl", "power", "sft", "kto", "srpo", "sparse_po", "dckd",
-                                           "adpa", "align_distil"}
+    assert set(REGISTRIES["language"]) == {"dpo", "simpo", "cpl", "power", "sppo", "sft", "kto", "srpo", "sparse_po",
+                                           "dckd", "adpa", "align_distil"}
     assert set(REGISTRIES["language_online"]) == {"pairs_in_group"}
 
 

@@ -19,7 +19,7 @@ from visalign.cli.ray_options import ray_options, ray_settings
 from visalign.cli.reading import how_to_read, reading_options
 from visalign.cli.verbs import Verbs
 from visalign.errors import UserError, speaks
-from visalign.validation.ranges import AtLeastTwo, Few, Fraction, Limit, Seed, SideLength, Weight
+from visalign.validation.ranges import AtLeastTwo, Few, Fraction, Limit, Positive, Seed, SideLength, Weight
 
 
 @click.group(cls=Verbs)
@@ -75,9 +75,11 @@ def data_check(path: str, kind: str, split: str, media_root: str | None, side: i
 @click.option("--reward", "-r", default="tiny-reward", show_default=True)
 @click.option("--dimension", help="Of the reward; its first by default.")
 @click.option("--strategy", default="best_worst", show_default=True,
-              type=click.Choice(["best_worst", "top_k", "margin", "sifted"]))
+              type=click.Choice(["best_worst", "top_k", "margin", "sifted", "rso"]))
 @click.option("--ranker", help="A comparing reward that ranks the pairs of strategy sifted.")
-@click.option("--top", default=1, show_default=True, type=ranged(Few), help="Pairs per prompt, for strategy top_k.")
+@click.option("--top", default=1, show_default=True, type=ranged(Few), help="Pairs per prompt, of top_k and rso.")
+@click.option("--rso-beta", type=ranged(Positive), help="For strategy rso: larger keeps worse ones; 0.5 by default.")
+@click.option("--second-reward", help="Another reward; how far it agrees on a prompt's ranking is its pairs' chance.")
 @click.option("--min-gap", default=0.0, show_default=True, type=ranged(Weight), help="Smaller differences are ties.")
 @click.option("--min-confidence", default=0.0, show_default=True, type=ranged(Fraction),
               help="By the reward's own spread; 0.5 is a guess.")
@@ -86,9 +88,9 @@ def data_check(path: str, kind: str, split: str, media_root: str | None, side: i
 @ray_options
 def data_pairs(source: str | None, out: Path, model: str | None, prompts: str | None, max_prompts: int | None,
                samples_per_prompt: int, settings: tuple[str, ...], steps: int | None, guidance_scale: float | None,
-               reward: str, dimension: str | None, strategy: str, ranker: str | None, top: int, min_gap: float,
-               min_confidence: float, seed: int, device: str, prompts_from: str, prompts_from_names: bool,
-               media_root: str | None, **cluster) -> None:
+               reward: str, dimension: str | None, strategy: str, ranker: str | None, top: int, rso_beta: float | None,
+               second_reward: str | None, min_gap: float, min_confidence: float, seed: int, device: str,
+               prompts_from: str, prompts_from_names: bool, media_root: str | None, **cluster) -> None:
     """Turn the generations of SOURCE (a folder, a run, or a manifest) into a preference set.
 
     They are scored and paired; ties and doubtful pairs are left out and counted.
@@ -106,7 +108,9 @@ def data_pairs(source: str | None, out: Path, model: str | None, prompts: str | 
     from visalign.jobs.make_pairs import PairSettings, make_pairs
     from visalign.sampling.folder import generate_to_folder
 
-    plan, ray = PairSettings(strategy, dimension, ranker, top, min_gap, min_confidence, seed), ray_settings(**cluster)
+    plan = PairSettings(strategy, dimension, ranker, top, min_gap, min_confidence, seed, rso_beta,
+                        second_reward)
+    ray = ray_settings(**cluster)
     read = how_to_read(prompts_from, prompts_from_names, media_root)
     if ray and model:
         raise UserError("pairs: --engine ray pairs what is there; draw it first with visalign generate --engine ray")

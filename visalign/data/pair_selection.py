@@ -2,8 +2,9 @@
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from statistics import NormalDist
 
 
@@ -48,6 +49,26 @@ def all_pairs(candidates: list[Candidate], top: int = 1) -> list[Chosen]:
     return [(a, b) for i, a in enumerate(ranked) for b in ranked[i + 1:]]
 
 
+def rejection_sampled(candidates: list[Candidate], beta: float, top: int = 1, seed: int = 0) -> list[Chosen]:
+    """Statistical rejection sampling (RSO, Liu et al. 2023, arXiv 2309.06657): `top` pairs of two candidates each that
+    are kept with probability exp((score - best score left) / beta), in passes, until there are enough.
+
+    A large beta keeps any of them, beta towards 0 the best; what is kept looks like samples of the policy that DPO with
+    that beta would end in. Pairs are drawn among them at random, the better one first.
+    """
+    rng, left, kept = random.Random(seed), sorted(candidates, key=lambda c: c.number), []
+    wanted = 2 * min(top, len(left) // 2)
+    rng.shuffle(left)
+    while len(kept) < wanted:
+        best = max(c.score for c in left)
+        taken = [c for c in left if rng.random() < math.exp((c.score - best) / beta)][:wanted - len(kept)]
+        kept += taken
+        left = [c for c in left if c not in taken]
+    rng.shuffle(kept)
+    pairs = zip(kept[::2], kept[1::2], strict=True)
+    return [tuple(sorted(pair, key=lambda c: (-c.score, c.number))) for pair in pairs]
+
+
 def sifted(candidates: list[Candidate], first_wins: Callable[[list[Chosen]], list[bool | None]],
            seed: int = 0) -> list[Chosen]:
     """Pair ranking, then point sifting (UnifiedReward): best of the winners, worst of the losers.
@@ -72,6 +93,17 @@ def confidence(better: Candidate, worse: Candidate) -> float:
     spread = math.hypot(better.spread, worse.spread)
     gap = better.score - worse.score
     return NormalDist().cdf(gap / spread) if spread > 0 else float(gap > 0)
+
+
+def rank_consistency(first: Sequence[float], second: Sequence[float]) -> float:
+    """(Kendall's tau + 1) / 2 of two rankings of the same candidates: 1 where they agree on every pair, 0 on none; a
+    tie in either counts a half. NaN for fewer than two. A label's chance in CREAM (Wang et al. 2024, arXiv 2410.12735).
+    """
+    pairs = list(combinations(zip(first, second, strict=True), 2))
+    if not pairs:
+        return math.nan
+    agreed = [(a - b) * (c - d) for (a, c), (b, d) in pairs]
+    return sum(0.5 if each == 0 else float(each > 0) for each in agreed) / len(pairs)
 
 
 def keep(pairs: list[Chosen], counts: PairCounts, min_gap: float = 0.0, min_confidence: float = 0.0) -> list[Chosen]:

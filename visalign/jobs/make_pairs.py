@@ -7,6 +7,7 @@
 """
 
 import json
+import math
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +19,17 @@ import pyarrow.parquet as pq
 from visalign.config.sources import PromptsFrom
 from visalign.data.entry import Entry
 from visalign.data.generations import find_generations
-from visalign.data.pair_selection import Candidate, Chosen, PairCounts, all_pairs, best_worst, keep, sifted
+from visalign.data.pair_selection import (
+    Candidate,
+    Chosen,
+    PairCounts,
+    all_pairs,
+    best_worst,
+    keep,
+    rank_consistency,
+    rejection_sampled,
+    sifted,
+)
 from visalign.data.text_generations import TextEntry
 from visalign.errors import UserError, nearest
 from visalign.jobs.score import LEAST_FOR_SHARE, belongs, identity_of, read_table, score_generations
@@ -29,7 +40,8 @@ from visalign.rewards.pairwise import Failure, PairReward
 from visalign.storage.files import write_atomically
 
 SHEET_ROWS = 16
-Strategy = Literal["best_worst", "top_k", "margin", "sifted"]
+Strategy = Literal["best_worst", "top_k", "margin", "sifted", "rso"]
+RSO_BETA = 0.5
 
 
 @dataclass(frozen=True)
@@ -37,9 +49,11 @@ class PairSettings:
     """How pairs are chosen.
 
     strategy: `best_worst` (one per prompt), `top_k` (the k best against the k worst), `margin` (every pair with a gap
-    above min_gap), `sifted` (pair ranking, then point sifting). dimension: of the reward (None: its first).
+    above min_gap), `sifted` (pair ranking, then point sifting), `rso` (rejection sampling, with rso_beta in units of
+    the score, then `top` random pairs of what is kept). dimension: of the reward (None: its first).
     ranker: a comparing reward for `sifted` (None: by the scores). min_gap: smaller gaps are ties.
     min_confidence: least probability that the order is right, by the reward's own spread.
+    second_reward: another one; how far it ranks a prompt's generations alike is the chance of its pairs (CREAM).
     """
 
     strategy: Strategy = "best_worst"
@@ -49,8 +63,12 @@ class PairSettings:
     min_gap: float = 0.0
     min_confidence: float = 0.0
     seed: int = 0
+    rso_beta: float | None = None
+    second_reward: str | None = None
 
     def __post_init__(self):
+        if self.rso_beta is not None and self.strategy != "rso":
+            raise UserError("pairs: --rso-beta is for the strategy rso")
         if self.strategy == "margin" and self.min_gap <= 0:
             raise UserError("pairs: strategy margin needs --min-gap greater than 0")
         if self.ranker and self.strategy != "sifted":
@@ -69,6 +87,7 @@ def make_pairs(source: str, reward: str, out: Path, settings: PairSettings, devi
     reward_model = load_reward(reward, device)
     dimension = dimension_of(reward_model, settings)
     ranker = load_reward(settings.ranker, device) if settings.ranker else None
+    second = second_reward_of(settings, reward_model, device)
     if ranker is not None and not isinstance(ranker, PairReward):
         raise UserError(f"pairs: --ranker {settings.ranker} does not compare; use one that does, such as vlm_pairs")
     if (out / "pairs.parquet").exists():
@@ -76,28 +95,55 @@ def make_pairs(source: str, reward: str, out: Path, settings: PairSettings, devi
     out.mkdir(parents=True, exist_ok=True)
     scores = out / "scores.parquet"
     entries = find_generations(source, prompts_from, media_root)
+    rewards = [reward, settings.second_reward] if second else [reward]
     if scores.exists():
-        check_scores(scores, identity_of(source, [reward], entries), entries)
+        check_scores(scores, identity_of(source, rewards, entries), entries)
         notes = entries.notes
     else:
-        notes = score_generations(source, [reward], scores, device=device, max_failures=max_failures,
+        notes = score_generations(source, rewards, scores, device=device, max_failures=max_failures,
                                   prompts_from=prompts_from, media_root=media_root).notes
     if entries.prompt_hint and entries.prompt_hint not in notes:
         notes += (entries.prompt_hint,)
-    sign = 1 if reward_model.higher_is_better else -1
-    groups = candidates_by_prompt(scores, f"{reward_model.name}.{dimension}", sign, entries)
+    groups = candidates_in(scores, reward_model, dimension, entries)
     counts, chosen = PairCounts(), []
+    others = candidates_in(scores, second, second.dimensions[0], entries) if second else {}
+    chances = consistency_by_prompt(groups, others) if second else {}
     rank = Ranking(entries, ranker, counts, max_failures)
     for prompt, candidates in groups.items():
+        if math.isnan(chances.get(prompt, 1.0)):
+            counts.prompts_without += 1
+            continue
         proposed = propose(candidates, settings, rank)
         chosen += [(prompt, *pair) for pair in keep(proposed, counts, settings.min_gap, settings.min_confidence)]
     rank.check(1)
     if not chosen:
         raise UserError(". ".join([f"pairs: no pair to train on in {source}: {counts.text()}", *notes]))
-    write_pairs(chosen, entries, out)
+    write_pairs(chosen, entries, out, {prompt: max(chance, 0.5) for prompt, chance in chances.items()})
+    against = sum(chance < 0.5 for chance in chances.values())
+    if against:
+        notes += (f"{second.name} ranks {against} of {len(groups)} prompts more against {reward_model.name} than with "
+                  "it: their pairs have chance 0.5",)
     summary = {"source": source, "reward": reward, **asdict(settings), **asdict(counts)}
     write_atomically(out / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
     return counts, notes
+
+
+def second_reward_of(settings: PairSettings, reward: Reward, device: str) -> Reward | None:
+    """Raises UserError for a second reward that is the first one."""
+    second = load_reward(settings.second_reward, device) if settings.second_reward else None
+    if second is not None and second.name == reward.name:
+        raise UserError(f"pairs: --second-reward {second.name} is the reward itself; name another one")
+    return second
+
+
+def consistency_by_prompt(groups: dict[str, list[Candidate]], others: dict[str, list[Candidate]]) -> dict[str, float]:
+    """How far two rewards rank each prompt's generations alike, 0 to 1; NaN where fewer than two have both scores."""
+    chances = {}
+    for prompt, candidates in groups.items():
+        second = {c.number: c.score for c in others.get(prompt, ())}
+        both = [(c.score, second[c.number]) for c in candidates if c.number in second]
+        chances[prompt] = rank_consistency([a for a, _ in both], [b for _, b in both])
+    return chances
 
 
 def dimension_of(reward: Reward, settings: PairSettings) -> str:
@@ -120,9 +166,9 @@ def check_scores(scores: Path, identity: dict, entries: list[Entry]) -> None:
                         "delete it to score them again, or choose another OUT")
 
 
-def candidates_by_prompt(scores: Path, column: str, sign: int, entries: list[Entry]) -> dict[str, list[Candidate]]:
-    """Scored generations by prompt."""
-    table = read_table(scores)
+def candidates_in(scores: Path, reward: Reward, dimension: str, entries: list[Entry]) -> dict[str, list[Candidate]]:
+    """Scored generations by prompt, larger scores the better ones."""
+    table, column, sign = read_table(scores), f"{reward.name}.{dimension}", 1 if reward.higher_is_better else -1
     spread = f"{column}.spread"
     spreads = table.column(spread).to_pylist() if spread in table.column_names else [0.0] * len(table)
     groups: dict[str, list[Candidate]] = {}
@@ -170,7 +216,9 @@ def propose(candidates: list[Candidate], settings: PairSettings, rank: Ranking) 
     """The strategy's pairs of one prompt, before ties and doubtful ones are left out."""
     strategies = {"best_worst": lambda: best_worst(candidates), "top_k": lambda: best_worst(candidates, settings.top),
                   "margin": lambda: all_pairs(candidates),
-                  "sifted": lambda: sifted(candidates, rank, settings.seed)}
+                  "sifted": lambda: sifted(candidates, rank, settings.seed),
+                  "rso": lambda: rejection_sampled(candidates, settings.rso_beta or RSO_BETA, settings.top,
+                                                   settings.seed)}
     return strategies[settings.strategy]()
 
 
@@ -197,10 +245,13 @@ def pair_row(prompt: str, files: tuple[str, str], pair: Chosen, edit: dict) -> d
             "chosen_reward": better.score, "rejected_reward": worse.score, **edit}
 
 
-def write_pairs(chosen: list[tuple[str, Candidate, Candidate]], entries: list[Entry], out: Path) -> None:
-    """pairs.parquet with paths relative to `out`, or with the texts, and the contact sheet or page."""
+def write_pairs(chosen: list[tuple[str, Candidate, Candidate]], entries: list[Entry], out: Path,
+                chances: dict[str, float]) -> None:
+    """pairs.parquet with paths relative to `out`, or with the texts, and the contact sheet or page. chances: by prompt,
+    of the labels; {} where nothing says."""
     rows = [pair_row(entries[a.number].prompt, (stored_in(entries[a.number], out), stored_in(entries[b.number], out)),
-                     (a, b), edit_of(entries[a.number], out)) for _, a, b in chosen]
+                     (a, b), edit_of(entries[a.number], out) | ({"chance": chances[prompt]} if chances else {}))
+            for prompt, a, b in chosen]
     noted = sorted({name for row in rows for name in row} - rows[0].keys())
     rows[0] |= dict.fromkeys(noted)  # the first row's names become the columns
     sink = pa.BufferOutputStream()

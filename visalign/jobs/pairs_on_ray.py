@@ -71,8 +71,9 @@ def pairs_on_ray(source: str, reward: str, out: Path, settings: PairSettings, ra
     """As `make_pairs`, into tables in `out`/pairs. Raises UserError also for a ranker, and media that no path names."""
     model = load_reward(reward)
     column = f"{model.name}.{dimension_of(model, settings)}"
-    if settings.ranker:
-        raise UserError("pairs: --ranker compares on one machine; leave out --engine ray")
+    for option in ("ranker", "second_reward"):
+        if getattr(settings, option):
+            raise UserError(f"pairs: --{option.replace('_', '-')} compares on one machine; leave out --engine ray")
     if is_url(str(out)):
         raise UserError(f"out {out}: pairs are written to a disk, beside the images and videos that they name")
     done = score_on_ray(source, [reward], str(out / "scores"), ray, device=device, max_failures=max_failures,

@@ -4,7 +4,8 @@
 
 Baselines: the group's mean (GRPO), the mean of the others (`leave_one_out`, RLOO), the median (MC-GRPO, arXiv
 2601.22582), or none. Scales: std of the group or of the whole epoch (ddof 0), the median absolute deviation, or none
-(Dr. GRPO, arXiv 2503.20783). Rewards are shaped before, in this order: G-RA's gate, the unlikeliness penalty.
+(Dr. GRPO, arXiv 2503.20783). Rewards are shaped before, in this order: win rates within the group (SPO, Swamy et al.
+2024, arXiv 2401.04056), G-RA's gate, the unlikeliness penalty.
 
 Differs from the papers in: MC-GRPO falls back to the group's std where more than half of the rewards tie, since its MAD
 is then 0 and advantages would be a thousand times too large; unlikeliness ranks a sample by how near it is to its
@@ -43,6 +44,8 @@ class AdvantageRule(Ranged):
 
     combine: several rewards by weighted sum of `rewards`, of `advantages` (each standardised on its own), or `gdpo`
     (the sum of advantages standardised again over the epoch).
+    shape: `win_rate` puts in place of each reward the share of its group that it beats, ties a half, which no rescaling
+    of the reward changes.
     gate, gate_threshold: G-RA, the other rewards count only where reward `gate` reaches the threshold; with
     gate_share > 0 only in groups of which at least that share reaches it.
     unlikeliness: r (1 - unlikeliness k / G), k = 0 for the least likely of the group; rewards must be at least 0.
@@ -55,6 +58,7 @@ class AdvantageRule(Ranged):
     clip: Positive = 5.0
     eps: Positive = 1e-4
     combine: Literal["rewards", "advantages", "gdpo"] = "rewards"
+    shape: Literal["none", "win_rate"] = "none"
     gate: str | None = None
     gate_threshold: RewardValue = 0.0
     gate_share: Portion = 0.0
@@ -68,6 +72,8 @@ class AdvantageRule(Ranged):
             raise ValueError("history goes with baseline mean, scale group_std and combine rewards only")
         if self.baseline == "median" and self.combine != "rewards":
             raise ValueError(f"baseline median goes with combine rewards only, got {self.combine}")
+        if self.shape != "none" and (self.gate is not None or self.history):
+            raise ValueError("shape win_rate goes with neither gate nor history, which see the rewards as they are")
         if self.scale == "mad" and self.baseline != "median":
             raise ValueError(f"scale mad goes with baseline median, got {self.baseline}")
 
@@ -81,6 +87,8 @@ class AdvantageRule(Ranged):
         """
         index = torch.unique(groups, return_inverse=True)[1]
         rewards = without_partly_scored(rewards.double(), index)
+        if self.shape == "win_rate":
+            rewards = torch.stack([win_rates_in_group(column, index) for column in rewards.unbind(1)], 1)
         weights = weights.double()
         if self.gate is not None:
             return self._finish(self._one(self._gated(rewards, weights, index, names), index), index)
@@ -235,6 +243,20 @@ def first_of_group(where: Tensor, index: Tensor) -> Tensor:
         if len(members):
             chosen[members[0]] = True
     return chosen
+
+
+def win_rates_in_group(values: Tensor, index: Tensor) -> Tensor:
+    """The share of the others of its group that each sample beats, a tie counting a half, [n]: mean 1/2 in each group.
+
+    NaN for a sample without a value, and for one that has nobody to meet.
+    """
+    rates = torch.full_like(values, torch.nan)
+    for g in range(int(index.max()) + 1):
+        members = ((index == g) & ~values.isnan()).nonzero().flatten()
+        if len(members) > 1:
+            gaps = values[members][:, None] - values[members][None, :]
+            rates[members] = (gaps.sign().sum(1) / (len(members) - 1) + 1) / 2
+    return rates
 
 
 def rank_in_group(values: Tensor, index: Tensor) -> Tensor:

@@ -4,6 +4,8 @@
     simpo  l(beta (lp_w/|y_w| - lp_l/|y_l|) - gamma)              Meng et al. 2024 (arXiv 2405.14734)
     cpl    l(beta lp_w - bias beta lp_l)                          Hejna et al. 2023 (arXiv 2310.13639)
     power  l(beta (w_w (1 + lp_w) - w_l (1 + lp_l))), w = 1/|y|   Rashidinejad and Tian 2024 (arXiv 2412.09544)
+    sppo   (rho_w - (p - 1/2) / beta)^2 + (rho_l - (1/2 - p) / beta)^2, p the label's chance
+                                                                  Wu et al. 2024 (arXiv 2405.00675)
     sft    -lp_w
 
 with the links l and the options of objectives/links.py; `sft_weight` makes dpo RPO (arXiv 2405.16436).
@@ -146,6 +148,30 @@ class PowerDL(_WithoutReference):
             (logs.chosen, logs.chosen_tokens), (logs.rejected, logs.rejected_tokens)))
         outcome = self._outcome(logs, chosen - rejected, chosen, rejected)
         return outcome._replace(loss=outcome.loss + self.eta * self.beta * nll(logs, "answer"))
+
+
+@register("language", "sppo")
+@dataclass(frozen=True)
+class SPPO(AnswerPairOptions):
+    """Self-play preference optimisation: both log-ratios are led to what the chance of winning says, each on its own.
+    With certain labels it is TRL's `sppo_hard`."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.link != "sigmoid" or self.label_smoothing or self.flip_rate or self.margin or self.margin_of:
+            raise ValueError("link, label_smoothing, flip_rate, margin and margin_of are of losses on a difference, "
+                             "which sppo is not; say how sure labels are by chance, soft_labels or confidence")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return super().needs | {"reference"}
+
+    def __call__(self, logs: PairLogs) -> Outcome:
+        target = (self.chance_of(logs) - 0.5) / self.beta
+        losses = (logs.rho_chosen - target).square() + (logs.rho_rejected + target).square()
+        loss = logs.mean(losses) + self.value_term(logs.rho_chosen, logs)
+        return self.with_imitation(loss, logs, pair_report(
+            logs, self.beta * logs.h, self.beta * logs.rho_chosen, self.beta * logs.rho_rejected))
 
 
 @register("language", "sft")

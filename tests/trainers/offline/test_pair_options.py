@@ -69,8 +69,8 @@ def test_a_margin_of_another_reward(recipe, tmp_path):
 
 
 @pytest.mark.parametrize("data, named, known", [
-    ({}, "brightness", "reward"), ({"score_with": "brightness"}, "reward", "brightness"),
-    ({"score_with": {"kind": "brightness"}}, "brightness", "reward")])
+    ({}, "contrast", "reward"), ({"score_with": "contrast"}, "reward", "contrast"),
+    ({"score_with": {"kind": "contrast"}}, "contrast", "reward")])
 def test_a_margin_of_a_reward_that_the_pairs_lack_is_refused(recipe, data, named, known):
     message = fails(recipe("sd3", objective={"margin_of": {named: 0.25}}, data=data))
     assert f"margin_of names {named}, but the reward that the pairs carry is {known}" in message

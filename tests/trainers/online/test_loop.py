@@ -70,6 +70,7 @@ def test_every_method_changes_every_trainable_weight_and_leaves_a_complete_run(o
     ("draft", {"reward": {"models": ["tiny-clip", "saturation", "contrast"]}} | ODE),
     ("awm", {"objective": {"weighting": "huber", "beta_kl": 0.0}} | ODE),
     ("d3po", {"objective": {"pairs_per_group": 2}}),
+    ("grpo", {"advantage": {"shape": "win_rate"}, "reward": {"models": ["contrast", "jpeg"]}}),
 ])
 def test_every_option_trains(online_recipe, tmp_path, method, sections):
     run(online_recipe("sd3", method, **{"eval": UNMEASURED} | sections), "train.epochs=2")
