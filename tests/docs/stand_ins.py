@@ -24,7 +24,10 @@ data: {path: pairs.jsonl, holdout: 0}
 objective: {name: flow_dpo}
 eval: {prompts: "emoji:held_out"}
 """
-LINES = {"prompts.txt": "a red fruit\na cat face\n", "my_prompts.txt": "a red fruit\na cat face\n",
+ANSWERS = "".join(json.dumps({"prompt": f"Why {i}?", "answer": f"Because of {i}.", "seed": 0}) + "\n" for i in range(3))
+LINES = {"answers/samples.jsonl": ANSWERS, "aligned_answers/samples.jsonl": ANSWERS,
+         "text_pairs.jsonl": '{"prompt": "Why?", "chosen": "Because of rain.", "rejected": "No."}\n',
+         "prompts.txt": "a red fruit\na cat face\n", "my_prompts.txt": "a red fruit\na cat face\n",
          "my_train_prompts.txt": "a red fruit\na cat face\n",
          "evaluation_metadata.jsonl": '{"prompt": "a photo of a bench", "tag": "single_object"}\n',
          "votes/votes.csv": "prompt,a_seed,b_seed,choice\na red fruit,1,2,a\n",

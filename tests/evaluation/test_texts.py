@@ -8,10 +8,10 @@ from PIL import Image
 
 from visalign.errors import UserError
 from visalign.evaluation.measure import MetricSuite, metrics_of
-from visalign.evaluators.text_style import TEXT_STYLE
 from visalign.evaluators.verdict import verdict_of
 from visalign.media.answers import Answer
 from visalign.media.samples import Sample
+from visalign.media.text_measures import TEXT_STYLE
 from visalign.rewards import load_reward
 
 TOPICS = ["apples", "rain", "music", "trains", "bread", "chess", "cats", "glass", "tea", "snow"]

@@ -8,7 +8,6 @@ import pytest
 from visalign.evaluators.text_style import (
     ANSWER_SHARES,
     TEXT_DIVERSITY,
-    TEXT_STYLE,
     distinct,
     first_word_entropy,
     identical_share,
@@ -18,6 +17,7 @@ from visalign.evaluators.text_style import (
 )
 from visalign.media.answers import Answer
 from visalign.media.samples import Sample
+from visalign.media.text_measures import TEXT_STYLE
 
 
 def style(text):

@@ -16,6 +16,7 @@ from PIL import Image
 
 from tests.serving.served import served
 from visalign.errors import UserError
+from visalign.media.answers import Answer
 from visalign.media.samples import Sample, Video, to_bytes
 from visalign.media.video_files import to_video_bytes
 from visalign.rewards import build_reward, load_reward
@@ -94,7 +95,7 @@ def test_a_bad_sample_fails_alone_and_a_reward_that_raises_fails_that_sample(url
     assert values[0] == pytest.approx(np.asarray(noise(1)).mean(), abs=1e-3) and values[1:] == [None] * 5
     remarks = [row.get("brightness", "") for row in told["remarks"]]
     for remark, said in zip(remarks, ("", "not base64", "ZeroDivisionError: black", "still image", "not a readable",
-                                      "an image or a video"), strict=True):
+                                      "an image, a video or an answer"), strict=True):
         assert said in remark
     for _ in range(3):
         assert httpx.get(f"{url}/v1/health").status_code == 200
@@ -244,3 +245,20 @@ def test_edits_travel_with_their_sources_notes_and_mask(tmp_path):
         answer, local = there.score(samples), load_reward("background_kept").score(samples)
     assert there.needs_sources and torch.equal(answer.values.nan_to_num(-1), local.values.nan_to_num(-1))
     assert answer.remarks == local.remarks and isinstance(answer, Scores)
+
+
+def test_texts_are_served_as_images_are():
+    texts = [Sample("p", Answer("one two")), Sample("p", Answer(""))]
+    with served("brevity", "sharpness") as url:
+        client = load_reward({"kind": "http", "url": url, "reward": "brevity"})
+        assert client.modalities == {"text"}
+        assert client.score(texts).values.tolist() == load_reward("brevity").score(texts).values.tolist()
+        assert client.score([Sample("p", noise(0))]).remarks == {0: "scores texts only, this is an image"}
+        told = post(url, [{"answer": "one"}, {"answer": "one", "image": text_of(noise(0))},
+                          {"answer": "x" * 1_000_001}, {"image": text_of(noise(0))}], rewards=["brevity"]).json()
+        refused = post(url, [{"answer": "one"}], rewards=["sharpness"]).json()
+    assert told["scores"][0]["brevity"]["score"] == pytest.approx(-0.1)
+    assert "an image, a video or an answer" in told["remarks"][1]["brevity"]
+    assert "1,000,001 characters" in told["remarks"][2]["brevity"]
+    assert "scores texts only" in told["remarks"][3]["brevity"]
+    assert "this is a text" in refused["remarks"][0]["sharpness"]

@@ -11,6 +11,7 @@ from PIL import Image
 from visalign.config.common import OutputSettings, Settings
 from visalign.errors import UserError, notice
 from visalign.evaluators.prompt_metrics import PromptMetrics
+from visalign.media.answers import Answer
 from visalign.media.samples import Sample, Video
 from visalign.storage.run_folder import RunFolder
 from visalign.trainers import tracking
@@ -155,6 +156,16 @@ def test_tensorboard_holds_curves_samples_rollouts_and_the_verdict(online_recipe
     assert len(list((tmp_path / "run" / "logs").glob("*/hparams.yml"))) == 1
     verdict = json.loads((tmp_path / "run" / "verdict.json").read_text())
     assert verdict["word"] and verdict["proxy"] == "colourfulness"
+
+
+def test_answers_are_told_as_text(tmp_path):
+    with tracked(accelerator := SimpleNamespace(), ["tensorboard"], Plain(), RunFolder(tmp_path / "run", Plain())):
+        accelerator.log = accelerator.trackers[0].log
+        show_held_out(accelerator, FOUND, [Sample("a", Answer("because <b>")), Sample("b", Answer(""))], 3)
+        assert not accelerator.trackers[0].lost
+        accelerator.trackers[0].finish()
+    [told] = events(tmp_path / "run" / "logs").Tensors("samples/text_summary")
+    assert told.step == 3 and b"because <b>" in told.tensor_proto.string_val[0]
 
 
 def told_whole(names, path):

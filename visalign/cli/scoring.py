@@ -79,9 +79,11 @@ measuring_options = together(
     sampling_options("the run's, or the model's own"),
     click.option("--seed", default=0, show_default=True, type=ranged(Seed)),
     click.option("--rewards", "-r", type=Names(may_be_none=True),
-                 help="As for `score` (default: the run's, or tiny-reward,tiny-clip)."),
+                 help="As for `score` (default: the run's, or tiny-reward,tiny-clip; "
+                      "of texts relevance,repetition)."),
     click.option("--proxy", help="The reward that was optimised (default: the run's, or the first)."),
-    click.option("--features", help="open_clip model that measures diversity (default: the run's, or tiny-clip)."),
+    click.option("--features", help="What embeds samples to measure diversity, an open_clip model, of texts a sentence "
+                                   "encoder (default: the run's, or tiny-clip, or minilm)."),
     click.option("--reference", help="Real images, for fidelity and coverage (default: the base's samples)."),
     click.option("--lpips", help="AlexNet of torchvision, .safetensors or .pth, for LPIPS."),
     click.option("--cache", default="~/.cache/visalign/features.sqlite", show_default=True,
@@ -186,14 +188,21 @@ def reward_train(config: str, overrides: tuple[str, ...], resume: bool, auto_res
 @device_option
 def reward_eval(reward_spec: str, data_path: str, dimensions: tuple[str, ...], out: Path, media_root: str | None,
                 no_edits: bool, device: str) -> None:
-    """How far REWARD agrees with the annotations in DATA, with intervals, and its worst mistakes."""
+    """How far REWARD agrees with the annotations in DATA, with intervals, and its worst mistakes.
+
+    A reward of texts reads prompt, chosen and rejected in DATA as texts.
+    """
     from visalign.data.annotations import read_annotations
+    from visalign.data.text_annotations import read_text_annotations
     from visalign.evaluation.reward_eval import summary_lines
     from visalign.generators.hardware.devices import pick_device
     from visalign.jobs.reward_eval import evaluate_reward
+    from visalign.rewards import load_reward
 
-    reports = evaluate_reward(reward_spec, read_annotations(data_path, dimensions, media_root), out,
-                              str(pick_device(device)), edits=not no_edits)
+    loaded = load_reward(reward_spec, str(pick_device(device)))
+    items = (read_text_annotations(data_path, dimensions) if loaded.modalities == {"text"} else
+             read_annotations(data_path, dimensions, media_root))
+    reports = evaluate_reward(loaded, items, out, str(pick_device(device)), edits=not no_edits)
     click.echo("\n".join([*summary_lines(reports), f"report in {out / 'report.html'}"]))
 
 

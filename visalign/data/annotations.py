@@ -12,7 +12,7 @@ A table (as rows.py reads it; media as paths or bytes, prompts as text) in one o
 
 import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -100,7 +100,8 @@ def read_annotations(path: str, dimensions: tuple[str, ...], media_root: str | N
         check_row(row)
         row |= {side: row[key] for side, key in (("a", "path_A"), ("b", "path_B")) if key in row}
         if "a" in row or "b" in row:
-            found.append(_comparison(row, where, root, dimensions))
+            found.append(comparison_of(row, where, dimensions,
+                                       lambda side, row=row, where=where: _item(row, side, where, root)))
         elif "media" in row:
             labels = _labels(row, where, dimensions, GOODNESS)
             singles.append((_item(row, "media", where, root), labels, where, str(row.get("kind") or "")))
@@ -142,13 +143,15 @@ def cross_prompt_pairs(singles: list[tuple[AnnotatedMedia, dict[str, float], str
                                         {dimension: value}, {dimension: partner_value}, kind)
 
 
-def _comparison(row: dict, where: str, root: Path, dimensions: tuple[str, ...]) -> Annotation:
+def comparison_of(row: dict, where: str, dimensions: tuple[str, ...],
+                  item: Callable[[str], AnnotatedMedia]) -> Annotation:
+    """The comparison of a row, whose sides `item` reads. Raises BadRow."""
     outcome = _labels(row, where, dimensions, OUTCOMES)
     ratings = [{name: value for name in dimensions
                 if (value := row_number(row, f"{name}_{side}", where)) is not None} for side in "ab"]
     if not outcome and not any(ratings):
         raise BadRow(f"{where}: no label in any of the dimensions {', '.join(dimensions)}")
-    return Annotation(_item(row, "a", where, root), _item(row, "b", where, root), outcome, where,
+    return Annotation(item("a"), item("b"), outcome, where,
                      row_strength(row, where), *ratings, str(row.get("kind") or ""), row_user(row, where))
 
 

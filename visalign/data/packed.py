@@ -26,6 +26,7 @@ from visalign.data.generations import (
 )
 from visalign.data.metadata import PromptFound, prompt_in_file, prompt_in_parameters, seed_of
 from visalign.data.readers import BROKEN_TABLE, MEDIA_BATCH, checked, parse_json, wanted_columns
+from visalign.data.text_generations import ANSWER_KEYS, answer_key
 from visalign.errors import UserError
 from visalign.media.kinds import is_hidden, is_image_name, is_video_name
 from visalign.storage.locations import Location, is_url
@@ -143,7 +144,7 @@ def entries_of_group(table: Location, group: int, first: int, root: str | None) 
         with table.open() as data:
             file = pq.ParquetFile(data, buffer_size=2**20, pre_buffer=False)
             columns = [name for name in wanted_columns(file.schema_arrow)
-                       if name in (*MEDIA_KEYS, *PROMPT_KEYS, "seed", "source", "sources", "mask")]
+                       if name in (*MEDIA_KEYS, *PROMPT_KEYS, *ANSWER_KEYS, "seed", "source", "sources", "mask")]
             for batch in file.iter_batches(batch_size=MEDIA_BATCH, row_groups=[group], columns=columns):
                 rows = batch.to_pylist()
                 yield from _of_rows(table, base, number, rows)
@@ -175,9 +176,11 @@ def _of_rows(table: Location, base: Location, first: int, rows: list[dict]) -> I
         elif BROKEN_TABLE in row or isinstance(value, str):
             yield entry_of_row(where, row, Path(table.path), Path(base.path), os.path.realpath(base.path))
         else:
-            yield Entry(printable(where), Path(table.name), "", None,
-                        f"{printable(where)}: {names_no_media(row)}" if key is None else
-                        f"{printable(where)}: '{key}' is neither a path nor the bytes of an image or video")
+            why = f"'{key}' is neither a path nor the bytes of an image or video"
+            if key is None:
+                is_text = answer_key(row) is not None
+                why = "is a text; texts are scored without --engine ray" if is_text else names_no_media(row)
+            yield Entry(printable(where), Path(table.name), "", None, f"{printable(where)}: {why}")
 
 
 def _packed(name: str, content: bytes, row: dict) -> PackedEntry:

@@ -5,7 +5,7 @@
 The first model is the base the others are compared with.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from visalign.errors import UserError
 from visalign.evaluation.held_out import load_features
 from visalign.evaluation.matching import Matched, match
 from visalign.evaluation.measure import GenerationMetrics, MetricSuite, measure_generations
+from visalign.evaluation.medium import TEXT, medium_of_entries
 from visalign.evaluation.path_kl import path_kl
 from visalign.evaluation.sources import SampleSource, SamplingPlan
 from visalign.evaluators import diversity_axes as families
@@ -26,20 +27,25 @@ from visalign.evaluators.overoptimisation import FORMS, OveroptimisationFit, bes
 from visalign.evaluators.ranking import NoRanking, WinRate, elo, win_rate, wins_of
 from visalign.evaluators.statistics import Estimate, TooFew, mean_with_interval, unknown
 from visalign.evaluators.style import STYLE, entropies
+from visalign.evaluators.text_length import EqualLength, length_controlled, shorter_median
 from visalign.evaluators.verdict import Verdict, VerdictLimits, verdict_of
+from visalign.media.words import first_words
 from visalign.rewards import check_sources_given
 from visalign.rewards.registry import check_reward, load_rewards
 from visalign.storage.sqlite_cache import SqliteCache
 from visalign.storage.text_files import file_name
 
 KL_PROMPTS = 16
+LENGTH = "words"
+"""The style statistic of texts by which win rates are put at equal length."""
 BEST_OF = (1, 2, 4, 8, 16, 32, 64)
 
 
 @dataclass(frozen=True)
 class Options:
     """rewards: specifications, or rewards. proxy: the name of the one that was optimised (None: none is known).
-    features: an open_clip model. reference: a source of real images. cache: of features (None: none)."""
+    features: an open_clip model, of texts a sentence encoder. reference: a source of real images. cache: of
+    features (None: none)."""
 
     rewards: list
     proxy: str | None = None
@@ -67,7 +73,7 @@ class Results:
     """Everything that was measured. figures {model: {metric: Estimate}}; wins {reward: {model: against the base}};
     ladders
     {reward: {model: Elo}} or the reason there is none; best_of {reward: {n: change from one sample}}; weights {model:
-    of the guide it followed}, where the models differ in that."""
+    of the guide it followed}, where the models differ in that. cut: what is left of texts at equal length."""
 
     base: str
     models: list[str]
@@ -82,6 +88,22 @@ class Results:
     notes: list[str] = field(default_factory=list)
     about: dict = field(default_factory=dict)
     weights: dict[str, float] = field(default_factory=dict)
+    cut: "CutAnswers | None" = None
+
+    @property
+    def texts(self) -> bool:
+        return medium_of_entries(self.matched.entries[self.base]) is TEXT
+
+
+@dataclass(frozen=True)
+class CutAnswers:
+    """Every model's answers cut to the median words of the one that writes the shortest, measured again."""
+
+    words: int
+    measured: dict[str, GenerationMetrics]
+
+    def against(self, base: str, model: str) -> EqualLength:
+        return EqualLength(self.words, self.measured[base].measured, self.measured[model].measured)
 
 
 def check_comparable(options: Options) -> None:
@@ -106,11 +128,12 @@ def compare_models(sources: list[SampleSource], plan: SamplingPlan | None, out: 
     out.mkdir(parents=True, exist_ok=True)
     found = {source.name: source.entries(plan, out / "generations" / file_name(source.name))
              for source in sources}
+    medium = medium_of_entries(list(found.values()))
     matched = match(found)
     notes = [f"{name}: {note}" for name, entries in found.items() for note in entries.notes]
     notes += matched.notes
     tools = metric_suite(options)
-    if tools.lpips is None:
+    if tools.lpips is None and medium is not TEXT:
         notes.append("LPIPS was left out: its AlexNet was not found (--lpips FILE)")
     measured = {name: measure_generations(name, matched.prompts, entries, tools)
              for name, entries in matched.entries.items()}
@@ -123,11 +146,26 @@ def compare_models(sources: list[SampleSource], plan: SamplingPlan | None, out: 
     base = sources[0].name
     figures = {name: figures_of(name, metrics, measured[base], reference, matched.prompts, notes)
                for name, metrics in measured.items()}
-    verdicts = {name: verdict_of(measured[base].measured, metrics.measured, options.proxy, options.limits)
+    cut = at_equal_length(matched, tools) if medium is TEXT and len(measured) > 1 else None
+    verdicts = {name: verdict_of(measured[base].measured, metrics.measured, options.proxy, options.limits,
+                                 cut.against(base, name) if cut else None)
                 for name, metrics in measured.items() if name != base}
+    for name, metrics in cut.measured.items() if cut else ():
+        means = {metric: metrics.measured.mean(metric) for metric in metrics.measured.values}
+        figures[name] |= {f"all answers cut to {cut.words} words/{metric}": mean
+                          for metric, mean in means.items() if mean}
     return Results(base, list(measured), matched, measured, figures, verdicts, *rankings(measured, base),
                    best_of_curves(measured[base], options.proxy), curve_of(sources, plan, measured, base), notes,
-                   about(sources, plan, options))
+                   about(sources, plan, options), cut=cut)
+
+
+def at_equal_length(matched: Matched, tools: MetricSuite) -> CutAnswers:
+    """Measure every model once more on answers of equal length."""
+    words = shorter_median([[entry.content for row in rows for entry in row] for rows in matched.entries.values()])
+    short = {name: [[replace(entry, content=first_words(entry.content, words)) for entry in row] for row in rows]
+             for name, rows in matched.entries.items()}
+    return CutAnswers(words, {name: measure_generations(f"{name}, cut to {words} words", matched.prompts, rows, tools)
+                              for name, rows in short.items()})
 
 
 def about(sources: list[SampleSource], plan: SamplingPlan | None, options: Options) -> dict:
@@ -216,6 +254,10 @@ def rankings(measured: dict[str, GenerationMetrics], base: str) -> tuple[dict, d
     for reward in measured[base].rewards:
         scores = {name: metrics.rewards[reward].double().numpy() for name, metrics in measured.items()}
         against = {name: win_rate(scores[name], scores[base]) for name in names if name != base}
+        if LENGTH in measured[base].style:
+            against = {name: rate and replace(rate, at_equal_length=length_controlled(
+                scores[name], scores[base], measured[name].style[LENGTH], measured[base].style[LENGTH]))
+                for name, rate in against.items()}
         wins[reward] = {name: rate for name, rate in against.items() if rate is not None}
         if len(names) > 1:
             try:

@@ -12,8 +12,9 @@ from visalign.evaluators.diversity_axes import boxes_of
 from visalign.evaluators.motion import motion_diversity
 from visalign.evaluators.perceptual import Lpips, as_batch, ms_ssim_distance
 from visalign.evaluators.style import STYLE, style_of
-from visalign.evaluators.text_style import ANSWER_SHARES, TEXT_DIVERSITY, TEXT_STYLE, text_diversity, text_style_of
+from visalign.evaluators.text_style import ANSWER_SHARES, TEXT_DIVERSITY, text_diversity, text_style_of
 from visalign.media.samples import Sample
+from visalign.media.text_measures import TEXT_STYLE
 
 
 @dataclass(frozen=True)

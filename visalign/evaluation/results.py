@@ -47,6 +47,8 @@ def summary(results: Results) -> list[tuple[str, str, Estimate]]:
                  for name, each in verdict.style.items()]
     rows += [(model, f"win rate against {results.base}/{reward}", rate.share)
              for reward, wins in results.wins.items() for model, rate in wins.items()]
+    rows += [(model, f"win rate at equal length against {results.base}/{reward}", rate.at_equal_length)
+             for reward, wins in results.wins.items() for model, rate in wins.items() if rate.at_equal_length]
     rows += [(model, f"elo/{reward}", each) for reward, ladder in results.ladders.items() if isinstance(ladder, dict)
              for model, each in ladder.items()]
     rows += [(results.base, f"best of {n}/{reward}", each) for reward, curve in results.best_of.items()

@@ -1,6 +1,7 @@
 """`visalign reward eval`: any reward against annotations, with intervals, calibration, robustness and a report."""
 
 import io
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -9,7 +10,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from visalign.data.annotations import Annotation
+from visalign.data.text_annotations import AnnotatedText
 from visalign.evaluators.reward_accuracy import Agreement, Calibration, agreement, calibration
+from visalign.media.answers import Answer
 from visalign.media.samples import Sample, Video
 from visalign.rewards import Reward
 from visalign.rewards.pairwise import Failure, PairReward, log_odds
@@ -59,9 +62,14 @@ def cropped(image: Image.Image) -> Image.Image:
 
 EDITS: dict[str, Callable[[Image.Image], Image.Image]] = {
     "JPEG, quality 95": jpeg, "resized to 125 % and back": resized, "1 % cropped from each side": cropped}
+TEXT_EDITS: dict[str, Callable[[str], str]] = {
+    "line breaks at the end": lambda text: f"{text}\n\n", "two spaces for one": lambda text: text.replace(" ", "  "),
+    "typographic quotes": lambda text: re.sub(r'"([^"]*)"', "\u201c\\1\u201d", text).replace("'", "\u2019")}
 
 
-def edited(sample: Sample, edit: Callable[[Image.Image], Image.Image]) -> Sample:
+def edited(sample: Sample, edit: Callable) -> Sample:
+    if sample.answer is not None:
+        return sample.with_media(Answer(edit(sample.answer)))
     if sample.video is not None:
         return sample.with_media(Video([edit(frame) for frame in sample.video.frames], sample.video.fps))
     return sample.with_media(edit(sample.image))
@@ -69,7 +77,8 @@ def edited(sample: Sample, edit: Callable[[Image.Image], Image.Image]) -> Sample
 
 @dataclass
 class ScoredAnnotation:
-    """A reward's values of both sides, [n, D], those of the edited side a by edit, and what was a video.
+    """A reward's values of both sides, [n, D], those of the edited side a by edit, and each annotation's
+    modality.
 
     Of a reward that compares, `a` and `edits` hold the log-odds of winning against b, whose own value is 0.
     """
@@ -77,24 +86,27 @@ class ScoredAnnotation:
     a: np.ndarray
     b: np.ndarray
     edits: dict[str, np.ndarray]
-    is_video: np.ndarray
+    modality: np.ndarray
 
 
 def score_annotations(reward: Reward, items: list[Annotation], edits: bool = True) -> ScoredAnnotation:
     """Score both sides of every annotation, and side a once more under each edit."""
-    sides: dict[str, list[np.ndarray]] = {name: [] for name in ("a", "b", *(EDITS if edits else ()))}
-    is_video = []
+    kinds: dict[str, Callable] = {}
+    if edits:
+        kinds = TEXT_EDITS if isinstance(items[0].a, AnnotatedText) else EDITS
+    sides: dict[str, list[np.ndarray]] = {name: [] for name in ("a", "b", *kinds)}
+    modality: list[str] = []
     for start in tqdm(range(0, len(items), SCORING_BATCH), desc=f"scoring with {reward.name}", unit="batch"):
         part = items[start:start + SCORING_BATCH]
         a, b = ([getattr(item, side).sample(item.where, SCORED_FRAMES) for item in part] for side in "ab")
-        is_video += [sample.modality == "video" for sample in a]
+        modality += [sample.modality for sample in a]
         value = against(reward, b)
         sides["a"].append(value(a))
         sides["b"].append(np.zeros((len(b), 1)) if isinstance(reward, PairReward) else value(b))
-        for name in EDITS if edits else ():
-            sides[name].append(value([edited(sample, EDITS[name]) for sample in a]))
+        for name, edit in kinds.items():
+            sides[name].append(value([edited(sample, edit) for sample in a]))
     whole = {name: np.concatenate(values) for name, values in sides.items()}
-    return ScoredAnnotation(whole.pop("a"), whole.pop("b"), whole, np.array(is_video))
+    return ScoredAnnotation(whole.pop("a"), whole.pop("b"), whole, np.array(modality))
 
 
 def against(reward: Reward, b: list[Sample]) -> Callable[[list[Sample]], np.ndarray]:
@@ -128,10 +140,10 @@ def report_dimension(reward: Reward, dimension: str, items: list[Annotation],
         return None
     outcomes = np.array([items[i].outcome[dimension] for i in rows])
     prompts = [items[i].prompt for i in rows]
-    margins, is_video = margins[rows], scored.is_video[rows]
+    margins, modality = margins[rows], scored.modality[rows]
     kinds = np.array([items[i].kind for i in rows])
     decided = outcomes != 0.5
-    parts = {name: which for name, which in (("images", ~is_video), ("videos", is_video)) if which.any()}
+    parts = {f"{name}s": modality == name for name in ("image", "video", "text") if (modality == name).any()}
     parts |= {kind: kinds == kind for kind in sorted(set(kinds[decided])) if kind}
     scale = np.asarray(getattr(reward, "logit_scale", None) or [1.0] * len(reward.dimensions))[column]
     robustness = []

@@ -12,6 +12,7 @@ from visalign.config import ModelSettings, OfflineConfig, OnlineConfig
 from visalign.config.load import model_of, parse_config
 from visalign.data.generations import Entry, find_generations
 from visalign.data.sources import is_table
+from visalign.data.text_generations import TextEntry
 from visalign.errors import UserError
 from visalign.generators import load_generator, locate_model
 from visalign.generators.base import Generator
@@ -40,14 +41,16 @@ class SamplingPlan:
 @dataclass(frozen=True)
 class SampleSource:
     """One side of a comparison. load(device): loads its generator; None for existing generations. identity: what
-    determines its samples. step: of a run's checkpoint. model, adapter: what `load` loads, where that is a model with
-    or without a LoRA, so that several sources may share one model in memory."""
+    determines its samples. step: of a run's checkpoint. texts: whether existing generations are texts. model, adapter:
+    what `load` loads, where that is a model with or without a LoRA, so that several sources may share one model in
+    memory."""
 
     name: str
     source: str
     load: Callable[[str], Generator] | None
     identity: dict
     step: int | None = None
+    texts: bool = False
     model: ModelSettings | None = None
     adapter: Path | None = None
 
@@ -92,8 +95,8 @@ def source_of(name: str, source: str, like: ModelSettings | None = None) -> Samp
         return run_source(name, path)
     if (path.is_dir() and not (path / "model_index.json").is_file()) or is_table(path) or (
             path.is_file() and (is_image_name(path) or is_video_name(path))):
-        find_generations(source)
-        return SampleSource(name, source, None, {"source": str(path.resolve())})
+        texts = isinstance(find_generations(source)[0], TextEntry)
+        return SampleSource(name, source, None, {"source": str(path.resolve())}, texts=texts)
     wanted, plus, lora = (source, "", "") if path.exists() else source.partition("+")
     model = _like(wanted, like.without_loras()) if like else model_of(wanted)
     locate_model(model)

@@ -19,11 +19,13 @@ class NoRanking(ValueError):
 
 @dataclass(frozen=True)
 class WinRate:
-    """How often the first of two won; pairs: how many were compared. p_value: of the sign test over prompts."""
+    """How often the first of two won; pairs: how many were compared. p_value: of the sign test over prompts.
+    at_equal_length: of texts, how often it would win were its answers as long as the other's."""
 
     share: Estimate
     p_value: float
     pairs: int
+    at_equal_length: Estimate | None = None
 
 
 def win_rate(first: np.ndarray, second: np.ndarray) -> WinRate | None:

@@ -5,19 +5,15 @@ at equal length (text_length.py).
 """
 
 import math
-import re
 from collections import Counter
 
 import numpy as np
 
-from visalign.media.answers import is_refusal
+from visalign.media.answers import without_control_tokens
 from visalign.media.samples import Sample
-from visalign.media.words import ngrams, repeated_share, sentences_in, tokens_of, words_in
+from visalign.media.text_measures import TEXT_STYLE, text_measures
+from visalign.media.words import ngrams, tokens_of
 
-TEXT_STYLE = ("words", "sentences", "word_length", "type_token_ratio", "capitals", "list_markers", "refusals",
-              "repeated")
-"""word_length: letters of a word. capitals: share of letters. list_markers: lines that begin with a dash, star or
-number. refusals: 1 or 0. repeated: share of three-word sequences that occurred before."""
 TEXT_SCALE = dict(zip(TEXT_STYLE, (100.0, 10.0, 5.0, 1.0, 1.0, 10.0, 1.0, 1.0), strict=True))
 """As SCALE of style.py."""
 TEXT_DIVERSITY = ("distinct_1", "distinct_2", "self_bleu", "first_word_entropy")
@@ -25,21 +21,16 @@ TEXT_DIVERSITY = ("distinct_1", "distinct_2", "self_bleu", "first_word_entropy")
 ANSWER_SHARES = ("empty", "identical")
 """Shares of a prompt's answers: those without a word, and those that equal another one."""
 BLEU_ORDER = 4
-_MARKER = re.compile(r"^[ \t]*(?:[-*\u2022]|\d{1,3}[.)])[ \t]+", re.MULTILINE)
 
 
 def text_style_of(sample: Sample) -> np.ndarray:
     """TEXT_STYLE of an answer, float64 [8]; of one without a word all are 0."""
-    text = sample.answer
-    tokens, letters = tokens_of(text), [letter for letter in text if letter.isalpha()]
-    return np.array([
-        len(words_in(text)), sentences_in(text), sum(map(len, tokens)) / max(1, len(tokens)),
-        len(set(tokens)) / max(1, len(tokens)), sum(letter.isupper() for letter in letters) / max(1, len(letters)),
-        len(_MARKER.findall(text)), float(is_refusal(text)), repeated_share(tokens)], np.float64)
+    return np.array(text_measures(without_control_tokens(sample.answer)), np.float64)
 
 
 def text_diversity(texts: list[str]) -> tuple[float, ...]:
     """TEXT_DIVERSITY and ANSWER_SHARES of a prompt's answers; those that need two answers are NaN for one."""
+    texts = list(map(without_control_tokens, texts))
     tokens = [tokens_of(text) for text in texts]
     several = len(texts) > 1
     return (distinct(tokens, 1), distinct(tokens, 2), self_bleu(tokens) if several else math.nan,

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 from visalign.evaluators.prompt_metrics import PromptMetrics, paired
 from visalign.evaluators.statistics import Estimate, mean_with_interval, relative_change
 from visalign.evaluators.style import drift
+from visalign.evaluators.text_length import EqualLength
 
 DIVERSITY = "diversity/extra"
 MOST_DEGENERATE = {"answers/empty": (0.05, "are empty"),
@@ -62,8 +63,9 @@ class Verdict:
 
 
 def verdict_of(base: PromptMetrics, after: PromptMetrics, proxy: str | None = None,
-               limits: VerdictLimits = VerdictLimits()) -> Verdict:
-    """The verdict on `after` against `base`; `proxy` names the reward that was optimised.
+               limits: VerdictLimits = VerdictLimits(), equal_length: EqualLength | None = None) -> Verdict:
+    """The verdict on `after` against `base`; `proxy` names the reward that was optimised. equal_length: of texts; the
+    reasons then say what of a fall is left at equal length, and the word is that of the whole answers.
 
     Raises ValueError when the prompts or the numbers of generations differ.
     """
@@ -90,12 +92,15 @@ def verdict_of(base: PromptMetrics, after: PromptMetrics, proxy: str | None = No
                 f"[{rewards[name].low:.2f}, {rewards[name].high:.2f}]" for name in others if rewards[name].low > 0]
     reasons += [f"{name}, which was not optimised, fell by {-rewards[name].value:.2f} standard deviations "
                 f"[{-rewards[name].high:.2f}, {-rewards[name].low:.2f}]" for name in fell]
+    if equal_length:
+        reasons += [_at_equal_length(equal_length, name, len(others)) for name in fell]
     if diversity is None:
         reasons.append("diversity is undefined with one generation of each prompt" if base.seeds < 2 else
                        "diversity was not measured, since no feature model was named (eval.features in a recipe)")
     elif lost:
         reasons.append(f"diversity within a prompt fell by {percent(-diversity, '')}, more than the budget of "
                        f"{100 * limits.budget:.0f} %")
+        reasons += _diversity_at_equal_length(equal_length) if equal_length else []
     else:
         within = "too uncertain to lie within" if diversity.low <= -limits.budget else "within"
         reasons.append(f"diversity within a prompt changed by {percent(diversity)}, {within} the budget of a loss of "
@@ -140,6 +145,22 @@ def _reward_change(base: PromptMetrics, after: PromptMetrics, name: str, shared_
         return Estimate(0.0, float("-inf"), float("inf"))
     change = mean_with_interval(now - before, level=1 - 0.05 / max(1, shared_by))
     return change.scaled(1 / spread) if spread > 0 else change
+
+
+def _at_equal_length(cut: EqualLength, name: str, shared_by: int) -> str:
+    """What is left of a reward's fall."""
+    change = _reward_change(cut.base, cut.after, name, shared_by)
+    left = "it fell as well" if change.high < 0 else "its fall is gone"
+    return (f"with all answers cut to {cut.words} words {name} changed by {change.value:+.2f} standard deviations "
+            f"[{change.low:+.2f}, {change.high:+.2f}]: {left}")
+
+
+def _diversity_at_equal_length(cut: EqualLength) -> list[str]:
+    if DIVERSITY not in cut.base.values:
+        return []
+    change = relative_change(*paired(cut.base, cut.after, DIVERSITY))
+    left = "it fell as well" if change.high < 0 else "its fall is gone"
+    return [f"with all answers cut to {cut.words} words diversity within a prompt changed by {percent(change)}: {left}"]
 
 
 def _proxy_sentence(proxy: str | None, rewards: dict[str, Estimate]) -> str:

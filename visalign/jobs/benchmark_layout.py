@@ -10,6 +10,7 @@ from tqdm import tqdm
 from visalign.data.entry import Entry
 from visalign.data.generations import find_generations
 from visalign.data.suites import read_suite
+from visalign.data.text_generations import TextEntry
 from visalign.errors import UserError
 from visalign.storage.text_files import normal_form
 
@@ -36,6 +37,8 @@ def lay_out(source: str, suite: str, out: Path) -> LaidOut:
         raise UserError(f"out {out}: is {'not empty' if out.is_dir() else 'a file'}; choose another folder")
     groups: dict[str, list[Entry]] = {}
     found = find_generations(source)
+    if any(isinstance(entry, TextEntry) for entry in found):
+        raise UserError(f"input {source}: holds texts; the suites are of images and videos")
     for entry in found:
         if not entry.problem:
             groups.setdefault(entry.prompt, []).append(entry)

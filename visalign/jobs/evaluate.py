@@ -8,6 +8,7 @@ from visalign.config.load import model_of
 from visalign.data.prompts import read_prompts
 from visalign.errors import UserError
 from visalign.evaluation.compare import Options, Results, compare_models
+from visalign.evaluation.medium import TEXT, VISUAL
 from visalign.evaluation.results import write_results
 from visalign.evaluation.sources import (
     SampleSource,
@@ -24,6 +25,7 @@ from visalign.storage.text_files import file_name
 
 LONGEST_NAME = 80
 DEFAULT_REWARDS = ("tiny-reward", "tiny-clip")
+DEFAULT_TEXT_REWARDS = ("relevance", "repetition")
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ def _finish(sources: list[SampleSource], asked: EvaluationRequest, out: Path,
 
     if (out / "results.json").exists():
         raise UserError(f"out {out}: already holds results; choose another folder with --out")
-    options = options_of(asked, config)
+    options = options_of(asked, config, sources[0].texts)
     sampled = next((source for source in sources if source.load), None)
     plan = sampling_plan_of(asked, config, sampled.model) if sampled else None
     results = compare_models(sources, plan, out, options)
@@ -175,18 +177,22 @@ def sampling_plan_of(asked: EvaluationRequest, config: OfflineConfig | OnlineCon
                         asked.device)
 
 
-def options_of(asked: EvaluationRequest, config: OfflineConfig | OnlineConfig | None) -> Options:
-    """Rewards, which of them was optimised, and features. Without a run, the first reward counts as that one."""
+def options_of(asked: EvaluationRequest, config: OfflineConfig | OnlineConfig | None, texts: bool = False) -> Options:
+    """Rewards, which of them was optimised, and features. Without a run, the first reward counts as that one.
+
+    texts: whether the generations are texts, where no run says what measures them.
+    """
     from visalign.rewards import load_reward
 
     settings = config.eval if config else None
     rewards = list(asked.rewards) if asked.rewards is not None else None
     proxy = asked.proxy
     if rewards is None:
-        rewards = [spec for spec in (settings.reward, *settings.also) if spec] if settings else list(DEFAULT_REWARDS)
+        rewards = [spec for spec in (settings.reward, *settings.also) if spec] if settings else list(
+            DEFAULT_TEXT_REWARDS if texts else DEFAULT_REWARDS)
         if proxy is None and (not settings or settings.reward):
             proxy = load_reward(rewards[0]).name if rewards else None
     elif proxy is None and rewards:
         proxy = load_reward(rewards[0]).name
-    features = asked.features or (settings.features if settings else None) or "tiny-clip"
+    features = asked.features or (settings.features if settings else None) or (TEXT if texts else VISUAL).features
     return Options(rewards, proxy, features, asked.reference, asked.lpips, cache=asked.cache, device=asked.device)

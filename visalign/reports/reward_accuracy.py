@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from visalign.reports import media_uri, render_page, svg
+from visalign.reports import render_page, shown_media, svg
 from visalign.storage.files import write_atomically
 
 MISTAKES_SHOWN = 6
@@ -53,5 +53,5 @@ def worst(reward, report, items: list, scored) -> list[dict]:
         sides = [getattr(item, side).sample(item.where, 16) for side in "ab"]
         better, worse = sides if item.outcome[report.dimension] > 0.5 else sides[::-1]
         shown.append({"dimension": report.dimension, "kind": item.kind, "prompt": item.prompt, "margin": toward,
-                      "better": media_uri(better.media), "worse": media_uri(worse.media)})
+                      "better": shown_media(better.media), "worse": shown_media(worse.media)})
     return shown

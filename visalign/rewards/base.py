@@ -136,7 +136,7 @@ class RewardModel(Ranged, ABC):
         """Why this sample cannot be scored, or None."""
         if sample.modality not in self.modalities:
             article = "an" if sample.modality == "image" else "a"
-            return f"scores {' and '.join(sorted(self.modalities))}s only, this is {article} {sample.modality}"
+            return f"scores {in_plural(self.modalities)} only, this is {article} {sample.modality}"
         sizes = {frame.size for frame in sample.video.frames} if sample.video else {None}
         if len(sizes) != 1:
             return "the video has no frames" if not sizes else "the video's frames differ in size"
@@ -164,6 +164,11 @@ class RewardModel(Ranged, ABC):
                       ((part, answer) for start in range(0, len(rows), max(1, step))
                        for part, answer in fitting(rows[start:start + step],
                                                    lambda part: self.score_batch([samples[i] for i in part]))))
+
+
+def in_plural(modalities: frozenset[str]) -> str:
+    """`images and videos`."""
+    return " and ".join(f"{each}s" for each in sorted(modalities))
 
 
 def check_sources_given(rewards: Iterable[Reward], prompts: Iterable[str], where: str) -> None:

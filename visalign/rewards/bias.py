@@ -1,5 +1,5 @@
-"""Bias removal: a reward's preference for brightness, sharpness or long prompts is fitted on base samples and
-subtracted.
+"""Bias removal: a reward's preference for brightness, sharpness, long answers or long prompts is fitted on base samples
+and subtracted.
 
 Features are standardised; the fit is ridge regression on them and their squares, so that a preferred middle (neither
 too dark nor too bright) can be expressed. Correlations are measured on samples that the fit did not see.
@@ -16,15 +16,19 @@ from torch import Tensor
 from visalign.errors import UserError
 from visalign.media.pixels import luma_of, pixels_of
 from visalign.media.samples import Sample
+from visalign.media.text_measures import TEXT_STYLE, text_measures
 from visalign.rewards.combine import Combination
 from visalign.rewards.rules import Contrast, JpegSize, Saturation, Sharpness
 
 FEATURES = ("brightness", "saturation", "contrast", "sharpness", "jpeg_kilobytes", "prompt_length")
+TEXT_FEATURES = (*TEXT_STYLE, "prompt_length")
 LEAST_SAMPLES = 50
 
 
 def nuisance(sample: Sample) -> list[float]:
-    """FEATURES of a sample; of a video, their mean over up to 4 frames."""
+    """FEATURES of a sample, of a video their mean over up to 4 frames; of an answer TEXT_FEATURES."""
+    if sample.answer is not None:
+        return [*text_measures(sample.answer), float(len(sample.prompt))]
     rules = (Saturation(), Contrast(), Sharpness(), JpegSize(incompressible=True))
     per_frame = []
     for frame in sample.frames(4):
@@ -56,7 +60,7 @@ def design(features: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarra
 
 
 def fit_bias(rewards: np.ndarray, features: np.ndarray, ridge: float = 1.0, seed: int = 0) -> BiasModel:
-    """Fit rewards [n] on features [n, F]; correlations come from two-fold cross-fitting.
+    """Fit rewards [n] on FEATURES or TEXT_FEATURES [n, F]; correlations come from two-fold cross-fitting.
 
     Raises UserError for fewer than LEAST_SAMPLES finite samples or a constant reward.
     """
@@ -73,7 +77,8 @@ def fit_bias(rewards: np.ndarray, features: np.ndarray, ridge: float = 1.0, seed
         mean, std, coefficients, base = _solve(rewards[fold != k], features[fold != k], ridge)
         residual[fold == k] = rewards[fold == k] - base - design(features[fold == k], mean, std) @ coefficients
     mean, std, coefficients, _ = _solve(rewards, features, ridge)
-    correlations = [{name: correlation(values, features[:, j]) for j, name in enumerate(FEATURES)}
+    names = TEXT_FEATURES if features.shape[1] == len(TEXT_FEATURES) else FEATURES
+    correlations = [{name: correlation(values, features[:, j]) for j, name in enumerate(names)}
                     for values in (rewards, residual)]
     return BiasModel(mean.tolist(), std.tolist(), coefficients.tolist(), *correlations, len(rewards))
 
@@ -95,7 +100,8 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 @dataclass
 class Debiased(Combination):
-    """A reward minus its bias for brightness, saturation, contrast, sharpness, file size and prompt length.
+    """A reward minus its bias for brightness, saturation, contrast, sharpness, file size and prompt length; of texts
+    for length, list markers, capitals and the like.
 
     model: the JSON file that `visalign reward debias` wrote for this reward on samples of the base model.
     """
@@ -114,7 +120,10 @@ class Debiased(Combination):
         if not self.model:
             raise UserError(f"reward {self.name}: set model to the file that `visalign reward debias` wrote for the "
                             "reward")
-        self.bias_model  # noqa: B018  reading it is the check
+        fitted, wanted = list(self.bias_model.before), TEXT_FEATURES if self.modalities == {"text"} else FEATURES
+        if fitted != list(wanted):
+            raise UserError(f"reward {self.name}: {self.model} was fitted on {', '.join(fitted)}, this reward needs a "
+                            f"fit on {', '.join(wanted)}; write one with `visalign reward debias`")
 
     @property
     def bias_model(self) -> BiasModel:

@@ -13,7 +13,7 @@ from visalign.errors import UserError
 from visalign.media import motion_tracking as tracking
 from visalign.media.pixels import luma_of, pixels_of
 from visalign.media.samples import Sample
-from visalign.rewards.base import Reward, RewardModel, Scores
+from visalign.rewards.base import Reward, RewardModel, Scores, in_plural
 from visalign.validation.ranges import Few
 
 
@@ -145,7 +145,7 @@ def for_modality(reward: Reward, modality: str) -> Reward:
         return reward
     if modality == "video" and "image" in reward.modalities and not reward.needs_group:
         return OnFrames(of=[reward], name=reward.name, device=reward.device)
-    raise UserError(f"reward {reward.name}: scores {' and '.join(sorted(reward.modalities))}s only, and this model "
+    raise UserError(f"reward {reward.name}: scores {in_plural(reward.modalities)} only, and this model "
                     f"makes {modality}s")
 
 

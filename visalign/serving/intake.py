@@ -18,7 +18,7 @@ from visalign.errors import UserError
 from visalign.media.samples import Sample
 from visalign.media.source_images import SEPARATOR, words_of
 from visalign.rewards.web.wire import MASK
-from visalign.serving.media import Decoded, Encoded
+from visalign.serving.media import Decoded, Encoded, Written
 from visalign.serving.settings import ServeSettings
 
 SLOWEST_BODY = 60.0
@@ -84,7 +84,7 @@ class Given:
     """One sample as it came. problem: why it has no media, where it has none."""
 
     prompt: str = ""
-    media: Encoded | Decoded | None = None
+    media: Encoded | Decoded | Written | None = None
     sources: list[Encoded] = field(default_factory=list)
     mask: Encoded | None = None
     notes: dict[str, str] = field(default_factory=dict)
@@ -106,7 +106,7 @@ class Given:
     def sample(self) -> Sample:
         """Raises UserError for what cannot be read."""
         if self.problem or self.media is None:
-            raise UserError(self.problem or "the sample has neither image nor video")
+            raise UserError(self.problem or "the sample has neither image, video nor answer")
         remarks: list[str] = []
         known: dict[str, Any] = dict(self.notes) | {"remarks": remarks}
         if self.mask is not None:

@@ -17,6 +17,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
 from visalign.errors import UserError
+from visalign.media.answers import LONGEST_ANSWER, Answer
 from visalign.media.image_files import HELD_PIXELS, read_image, upright_size
 from visalign.media.kinds import is_video
 from visalign.media.samples import Media, Video
@@ -141,6 +142,20 @@ class Decoded:
 
     def decoded(self, remarks: list[str]) -> Media:
         return self.media
+
+
+@dataclass(frozen=True)
+class Written:
+    """An answer of a language model."""
+
+    text: str
+    pixels = 0
+
+    def decoded(self, remarks: list[str]) -> Answer:
+        """Raises UserError for a text that is too long."""
+        if len(self.text) > LONGEST_ANSWER:
+            raise UserError(f"the answer has {len(self.text):,} characters, more than {LONGEST_ANSWER:,}")
+        return Answer(self.text)
 
 
 def _pixels(data: bytes) -> int:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from visalign.errors import UserError
+from visalign.media.answers import without_control_tokens
 from visalign.media.samples import Sample
 from visalign.rewards.base import RewardModel, Scores
 from visalign.rewards.sizes import of_transformers
@@ -96,7 +97,7 @@ class Relevance(RewardModel):
         other = next((sample.modality for sample in samples if sample.answer is None), None)
         if other:
             raise UserError(f"features {self.source}: embeds texts only, this is a sample of modality {other}")
-        return self.embed([str(sample.answer) for sample in samples])[0]
+        return self.embed([without_control_tokens(sample.answer) for sample in samples])[0]
 
     def score_batch(self, samples: list[Sample]) -> Scores:
         prompts = list(dict.fromkeys(sample.prompt for sample in samples))

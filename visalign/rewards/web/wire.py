@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from visalign.errors import UserError, nearest
+from visalign.media.answers import Answer
 from visalign.media.samples import Media, Sample, Video
 from visalign.media.source_images import EDIT_NOTES, read_source
 from visalign.rewards.base import Reward, Scores
@@ -63,7 +64,7 @@ class ServedReward:
         low, high = told["score_range"]
         dimensions = tuple(str(each) for each in told["dimensions"])
         modalities = frozenset(told["modalities"])
-        if not dimensions or not modalities <= {"image", "video"}:
+        if not dimensions or not modalities <= {"image", "video", "text"}:
             raise ValueError
         flags = [bool(told[name]) for name in ("higher_is_better", "needs_prompt", "needs_sources", "needs_group")]
         return cls(str(told["name"]), str(told["version"]), modalities, dimensions, *flags,
@@ -111,6 +112,8 @@ def png_text(image: Image.Image) -> str:
 def packed_media(media: Media) -> dict[str, Any]:
     if isinstance(media, Video):
         return {"video": {"frames": [png_text(frame) for frame in media.frames], "fps": media.fps}}
+    if isinstance(media, Answer):
+        return {"answer": encodable(media)}
     return {"image": png_text(media)}
 
 

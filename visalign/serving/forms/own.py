@@ -10,7 +10,7 @@ from visalign import __version__
 from visalign.errors import UserError
 from visalign.rewards.web.wire import PROTOCOL, told_scores
 from visalign.serving.intake import Given, Refusal, read_form, read_parts
-from visalign.serving.media import Encoded, Reference, RequestMedia
+from visalign.serving.media import Encoded, Reference, RequestMedia, Written
 from visalign.serving.service import RewardService
 
 FIELD = "request"
@@ -20,13 +20,14 @@ PARTS = 16_384
 
 
 class SampleForm(BaseModel):
-    """One sample: its prompt, an image or a video, and of edits the source images, notes and mask."""
+    """One sample: its prompt, an image, a video or an answer, and of edits the source images, notes and mask."""
 
     model_config = ConfigDict(extra="forbid")
 
     prompt: str = ""
     image: str | Reference | None = None
     video: str | Reference | None = None
+    answer: str | None = None
     sources: list[str | Reference] = []
     mask: str | Reference | None = None
     notes: dict[Literal["requirement", "source_caption", "target_caption"], str] = {}
@@ -38,10 +39,13 @@ class SampleForm(BaseModel):
         found = Given(self.prompt, notes=dict(self.notes), seed=self.seed,
                       group=None if self.group is None else str(self.group))
         try:
-            if (self.image is None) == (self.video is None):
-                raise UserError("a sample has an image or a video")
-            found.media = (encoded(self.image, "image", store) if self.video is None
-                           else encoded(self.video, "video", store))
+            if sum(each is not None for each in (self.image, self.video, self.answer)) != 1:
+                raise UserError("a sample has an image, a video or an answer")
+            if self.answer is not None:
+                found.media = Written(self.answer)
+            else:
+                found.media = (encoded(self.image, "image", store) if self.video is None
+                               else encoded(self.video, "video", store))
             found.sources = [encoded(each, "image", store) for each in self.sources]
             found.mask = None if self.mask is None else encoded(self.mask, "image", store)
         except UserError as error:
