@@ -30,6 +30,8 @@ def test_dpo_learns_pairs_and_leaves_a_page_a_verdict_and_an_adapter(recipe):
     assert trained[0]["loss"] == pytest.approx(0.693147, abs=1e-5)  # policy = reference: log 2
     assert trained[-1]["loss"] < 0.3 and result.implicit_accuracy == 1.0
     assert [row["step"] for row in held] == [0, 4, 8] and held[-1]["likelihoods"]["pairs"] > 0
+    assert held[0]["held_out/kl_per_answer"] == pytest.approx(0, abs=1e-5) != held[-1]["held_out/kl_per_answer"]
+    assert held[-1]["held_out/top_entropy"] > 0 and -1 <= held[-1]["held_out/gradient_cosine"] <= 1
     folder = config_folder(config)
     assert [row["verdict"]["word"] for row in rows_of(config, "guard")][0] and list((folder / "logs").glob("events*"))
     page = (folder / "report.html").read_text()
@@ -53,6 +55,15 @@ def test_methods_and_kinds_of_tuning_run_from_start_to_finish(recipe, overrides)
     train_language(config)
     losses = [row["loss"] for row in rows_of(config, "train")]
     assert len(losses) == 2 and all(map(torch.isfinite, map(torch.tensor, losses)))
+
+
+def test_pairs_with_answers_alike_are_left_out_and_goals_double_the_rest(recipe, tmp_path, capsys):
+    rows = [{"prompt": f"Tell me about {i}.", "chosen": "Yes.", "rejected": "No, no.", "chosen_reward": i,
+             "rejected_reward": -i - 1} for i in range(20)]
+    (tmp_path / "scored.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    train_language(recipe("train.steps=2", f"data.path={tmp_path / 'scored.jsonl'}", "data.drop_ches=0.25",
+                          "data.goals={}"))
+    assert "10 of 40 pairs are left out, whose answers are alike" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("teachers", [("aligned",), ("aligned", "before"), ("aligned", "reversed")])

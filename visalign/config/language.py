@@ -243,6 +243,9 @@ class LanguageConfig(LanguageSettings):
     def _consistent(self):
         if self.data.path and self.data.feedback:
             raise ValueError("set exactly one of data.path (pairs to read) and data.feedback (pairs to make)")
+        if self.data.goals and self.model.system:
+            raise ValueError("data.goals puts the goal into the system's turn, where model.system would stand; leave "
+                             "one of them out")
         if self.data.feedback and self.model.vision:
             raise ValueError("data.feedback: makes pairs of answers to text; for model.vision give data.path")
         return self

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from visalign.errors import UserError, notice
 from visalign.storage.run_folder import RunFolder
 
-BESIDE = "beside.safetensors"
+BESIDE_WEIGHTS = "beside.safetensors"
 COMPLETE = "trainer_state.json"
 
 
@@ -59,7 +59,7 @@ def write_beside(folder: Path, state: dict[str, torch.Tensor]) -> None:
     """What learns beside the model, before the loop writes what makes the checkpoint complete."""
     if state:
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({name: value.contiguous() for name, value in state.items()}, folder / BESIDE)
+        save_file({name: value.contiguous() for name, value in state.items()}, folder / BESIDE_WEIGHTS)
 
 
 def read_beside(folder: Path, wanted: bool) -> dict[str, torch.Tensor]:
@@ -67,7 +67,7 @@ def read_beside(folder: Path, wanted: bool) -> dict[str, torch.Tensor]:
     if not wanted:
         return {}
     try:
-        return load_file(folder / BESIDE)
+        return load_file(folder / BESIDE_WEIGHTS)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"checkpoint {folder / BESIDE}: cannot be read ({error}); delete the checkpoint to continue "
-                        "from the one before") from None
+        raise UserError(f"checkpoint {folder / BESIDE_WEIGHTS}: cannot be read ({error}); delete the checkpoint "
+                        "to continue from the one before") from None

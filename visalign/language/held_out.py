@@ -1,5 +1,6 @@
 """Held-out answers: the same prompts and seeds at every measurement, scored, and reduced to numbers."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tqdm import tqdm
@@ -22,7 +23,7 @@ from visalign.storage.out_of_memory import memory_told
 class HeldOutAnswers:
     """What is asked, what measures the answers, which reward was optimised, if known, and who shares the work.
 
-    conversations: of a prompt that is the last turn of several, all turns.
+    conversations: of a prompt that is the last turn of several, all turns. on_answers: told of what was drawn.
     """
 
     settings: LanguageEvaluationSettings
@@ -30,6 +31,7 @@ class HeldOutAnswers:
     proxy: str | None
     processes: Processes = ALONE
     conversations: dict[str, tuple[Message, ...]] = field(default_factory=dict)
+    on_answers: Callable[[list[Sample]], None] = lambda samples: None
 
     @memory_told("measuring held-out answers")
     def look(self, answerer: Answerer, label: str) -> tuple[PromptMetrics, list[Sample]]:
@@ -39,6 +41,7 @@ class HeldOutAnswers:
         samples = sample_answers(answerer, [self.conversations.get(prompt, prompt) for prompt in prompts],
                                  settings.samples_per_prompt, settings, seed=settings.seed, label=label,
                                  processes=self.processes)
+        self.on_answers(samples)
         try:
             found = metrics_of(prompts, samples, self.tools, self.processes)
         except ValueError as error:

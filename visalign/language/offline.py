@@ -3,7 +3,6 @@
 import copy
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -12,11 +11,12 @@ from visalign.config import LanguageConfig
 from visalign.config.load import build_objective
 from visalign.data.prompts import read_prompts
 from visalign.data.text_pairs import Message, TextPair
-from visalign.errors import UserError
-from visalign.evaluators.likelihood import likelihoods
+from visalign.errors import UserError, notice
 from visalign.language.chat import TokenRow, encode_pairs_of_text
 from visalign.language.convert import peft_config, trl_arguments
+from visalign.language.diagnostics import ches_of_rows, own_kl, pair_numbers
 from visalign.language.feedback import feedback_text_pairs, read_feedback, write_feedback
+from visalign.language.goals import goal_text, with_goals
 from visalign.language.held_out import load_text_reward
 from visalign.language.preference import ROW_COLUMNS, PairCollator, PreferenceTrainer
 from visalign.language.sampling import Answerer
@@ -27,8 +27,6 @@ from visalign.storage.language_models import LanguageModel, load_language_model
 from visalign.storage.run_folder import RunFolder
 from visalign.trainers.order import is_held_out
 
-HELD_OUT_BATCH = 16
-
 
 def build_pair_trainer(config: LanguageConfig, pairs: list[TextPair], model: LanguageModel, run: RunFolder,
                   processes: Processes) -> tuple[LanguageTrainer, dict[str, int], dict[str, tuple[Message, ...]]]:
@@ -36,11 +34,15 @@ def build_pair_trainer(config: LanguageConfig, pairs: list[TextPair], model: Lan
     measured = frozenset(read_prompts(config.eval.prompts, config.eval.max_prompts))
     if config.data.feedback:
         pairs = made_pairs(config, model, run, measured, processes)
+    system = config.model.system
+    if config.data.goals:
+        pairs, system = with_goals(pairs, config.data), goal_text(config.data.goals, config.data.goals.scale[1])
     objective = build_objective(config.objective, loop=config.methods)
     check_numbers(objective, pairs, config)
-    rows = encode_pairs_of_text(model.tokenizer, pairs, config.model.system, config.train.max_length,
+    rows = encode_pairs_of_text(model.tokenizer, pairs, system, config.train.max_length,
                                 config.train.max_longer, config.data.named, "revision" in objective.needs)
     with_gaps(rows, pairs, objective)
+    rows = without_alike(rows, config, model)
     kept = [row for row in rows if not is_held_out(row["prompt"], config.data.holdout, measured)]
     held = [row for row in rows if is_held_out(row["prompt"], config.data.holdout, measured)]
     if not kept:
@@ -49,10 +51,10 @@ def build_pair_trainer(config: LanguageConfig, pairs: list[TextPair], model: Lan
     labels = LabelTable(objective.dynamic_labels) if getattr(objective, "dynamic_labels", 0) else None
     notes = StepNotes()
     loop = preference_loop(config, model, kept, run, objective, labels, notes.keep)
-    trainer = LanguageTrainer(config, run, loop, notes, Answerer(loop.model, model.tokenizer, config.model.system),
+    trainer = LanguageTrainer(config, run, loop, notes, Answerer(loop.model, model.tokenizer, system),
                               objective)
-    if held and "rejected_ids" in held[0] and "reference" in objective.needs:
-        trainer.held_out_numbers = lambda: held_out_numbers(trainer.loop, held, processes)
+    trainer.held_out_numbers = lambda answers: pair_numbers(loop, held, processes) | own_kl(
+        loop, model.tokenizer, system, answers, processes)
     talks = {pair.prompt: pair.messages for pair in pairs if len(pair.messages) > 1 and pair.prompt in measured}
     return trainer, {"pairs to train on": len(kept), "held-out pairs": len(held)}, talks
 
@@ -116,6 +118,20 @@ def made_pairs(config: LanguageConfig, model: LanguageModel, run: RunFolder, mea
     return pairs
 
 
+def without_alike(rows: list[TokenRow], config: LanguageConfig, model: LanguageModel) -> list[TokenRow]:
+    """The rows without the share data.drop_ches of which both answers are most alike to the model."""
+    share = config.data.drop_ches
+    if not share:
+        return rows
+    if "rejected_ids" not in rows[0]:
+        raise UserError(f"data.drop_ches {share:g}: compares the answers of pairs, and these rows have one each")
+    scores = ches_of_rows(model.model, rows, model.tokenizer.pad_token_id)
+    order = sorted(range(len(rows)), key=lambda i: -scores[i])
+    dropped = frozenset(order[:int(share * len(rows))])
+    notice(f"data.drop_ches {share:g}: {len(dropped)} of {len(rows)} pairs are left out, whose answers are alike")
+    return [row for i, row in enumerate(rows) if i not in dropped]
+
+
 def check_numbers(objective, pairs: Sequence[TextPair], config: LanguageConfig) -> None:
     """Raise UserError for a column or a reward that the objective needs and a pair has not."""
     wanted = [(name, "column") for name in objective.columns] + [
@@ -136,22 +152,3 @@ def with_gaps(rows: list[TokenRow], pairs: Sequence[TextPair], objective) -> Non
         for row in rows:
             chosen, rejected = values[row["row"]].tolist()
             row[f"gap.{name}"] = (chosen - rejected) / spread
-
-
-def held_out_numbers(loop: PreferenceTrainer, rows: list[TokenRow], processes: Processes) -> dict[str, Any]:
-    """Implicit accuracy and likelihoods of held-out pairs (evaluators/likelihood.py); processes share the batches."""
-    batches = [rows[start:start + HELD_OUT_BATCH] for start in range(0, len(rows), HELD_OUT_BATCH)]
-
-    def of(batch: list[TokenRow]) -> list[list[float]]:
-        inputs = {name: value.to(loop.accelerator.device) for name, value in loop.data_collator(batch).items()}
-        with torch.no_grad():
-            logs = loop.logs_of(loop.accelerator.unwrap_model(loop.model), inputs)
-        return torch.stack([logs.chosen, logs.rejected, logs.ref_chosen, logs.ref_rejected]).double().cpu().tolist()
-
-    training = loop.model.training
-    loop.model.eval()
-    found = processes.share(batches, of)
-    loop.model.train(training)
-    columns = [torch.tensor([value for part in found for value in part[i]]).double().numpy() for i in range(4)]
-    measured = likelihoods(*columns, [row["prompt"] for row in rows])
-    return {"held_out/implicit_accuracy": measured.implicit.value, "likelihoods": asdict(measured)}

@@ -109,6 +109,22 @@ class PreferenceTrainer(_dpo.DPOTrainer):
                                  columns={name: own[name] for name in self.objective.columns},
                                  gaps={name: own[f"gap.{name}"] for name in self.objective.rewards})
 
+    def can_compare(self) -> bool:
+        """Whether there is a reference: a copy, or an adapter to leave out."""
+        return self.ref_model is not None or hasattr(self.accelerator.unwrap_model(self.model), "disable_adapter")
+
+    def compared(self, model, inputs: Mapping[str, Tensor]) -> tuple[tuple, tuple, Tensor, Tensor]:
+        """Of a batch (log_prob, ref_log_prob) [B] of the chosen answers and of the rejected ones (of the chosen again
+        where there are none), and mask [B, L-1] and logits [B, L-1, V] of the chosen ones."""
+        columns = self.columns_of(inputs)
+        passed = {name: value for name, value in inputs.items() if name not in ("completion_mask", *columns)}
+        mask = inputs["completion_mask"][:, 1:].bool()
+        size = len(columns["row"])
+        found = self.tokens_of(model, passed, mask, True) | self.reference_of(passed, mask, frozenset())
+        sums = [found[name].sum(1).split(size) for name in ("log_probs", "ref_log_probs")]
+        chosen, *others = zip(*sums, strict=True)
+        return chosen, others[0] if others else chosen, mask[:size], found["logits"][:size]
+
     def columns_of(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What the collator put beside the tokens."""
         return {name: inputs[name] for name in self.data_collator.columns if name in inputs}

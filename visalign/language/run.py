@@ -140,7 +140,7 @@ def trained_language(config: LanguageSettings, pairs: list[TextPair], model: Lan
     kind = KINDS[config.methods]
     trainer, counts, conversations = kind.build(config, pairs, model, run, processes)
     trainer.accelerator.trackers = accelerator.trackers
-    held_out = HeldOutAnswers(config.eval, suite, proxy, processes, conversations)
+    held_out = HeldOutAnswers(config.eval, suite, proxy, processes, conversations, trainer.remember)
     with trainer.started():
         cadence = Cadence(trainer, replace(held_out, settings=config.eval), started)
         ended = cadence.follow()

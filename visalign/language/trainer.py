@@ -6,7 +6,7 @@ back after each step. Here `fit` is TRL's loop, and the calls come from its call
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -19,6 +19,7 @@ from visalign.config import LanguageSettings
 from visalign.errors import UserError
 from visalign.language.checkpoints import kept_checkpoints, newest_checkpoint, prune, step_of_folder
 from visalign.language.sampling import Answerer
+from visalign.media.samples import Sample
 from visalign.parallel.engine import Engine
 from visalign.parallel.sharing import doing
 from visalign.storage.files import full_disk_told
@@ -62,7 +63,8 @@ class StepNotes:
 @dataclass
 class LanguageTrainer:
     """loop: TRL's trainer. notes: where its loss leaves metrics. answerer: the policy with its tokenizer.
-    held_out_numbers: what is measured on held-out pairs, logged beside held-out answers."""
+    held_out_numbers: what is measured on held-out pairs and on `last_answers`, the held-out answers drawn last, and
+    logged beside those."""
 
     config: LanguageSettings
     run: RunFolder
@@ -70,7 +72,8 @@ class LanguageTrainer:
     notes: StepNotes
     answerer: Answerer
     objective: Any
-    held_out_numbers: Callable[[], dict[str, Any]] = dict
+    held_out_numbers: Callable[[Sequence[Sample]], dict[str, Any]] = lambda answers: {}
+    last_answers: Sequence[Sample] = ()
 
     unit: ClassVar[str] = "step"
 
@@ -84,7 +87,10 @@ class LanguageTrainer:
         self._continue_from = None
 
     def held_out_metrics(self) -> dict[str, Any]:
-        return self.held_out_numbers()
+        return self.held_out_numbers(self.last_answers)
+
+    def remember(self, answers: Sequence[Sample]) -> None:
+        self.last_answers = answers
 
     @contextlib.contextmanager
     def measuring(self) -> Iterator[Answerer]:
