@@ -3,7 +3,8 @@ import pytest
 from tests.tiny.languages import tiny_tokenizer
 from visalign.data.text_pairs import TextPair
 from visalign.errors import UserError
-from visalign.language.chat import encode_pair, encode_pairs_of_text, up_to_end
+from visalign.language.chat import encode_pair, encode_pairs_of_text
+from visalign.media.conversations import up_to_end
 
 TALK = ({"role": "user", "content": "What is rain?"},)
 

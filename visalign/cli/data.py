@@ -38,16 +38,31 @@ def data() -> None:
               help="Also count the images of each aspect-ratio bucket around a square of SIDE pixels: 1024 for SDXL, "
                    "SD3 and FLUX, 512 for SD 1.5.")
 @click.option("--sheet", type=click.Path(path_type=Path), default=Path("contact_sheet.png"), show_default=True)
-def data_check(path: str, kind: str, split: str, media_root: str | None, side: int | None, sheet: Path) -> None:
+@click.option("--model", help="Of pairs of text: a language model, to whose tokens and own answers they are compared.")
+@click.option("--ches", is_flag=True, help="With --model: list the pairs whose answers are most alike to it.")
+def data_check(path: str, kind: str, split: str, media_root: str | None, side: int | None, sheet: Path,
+               model: str | None, ches: bool) -> None:
     """Count pairs, ties, duplicates, contradictions and broken rows in PATH, and draw a contact sheet.
 
     PATH is what data.path takes: a table, a folder of tables, or a folder of images or videos with captions; or a
     recipe (.yaml), of which each of data.sources is checked.
     """
-    from visalign.config import DataSettings, OfflineConfig
+    from visalign.config import DataSettings, OfflineConfig, TextDataSettings
     from visalign.data.check import check_pairs
+    from visalign.data.text_pairs import is_text_set
     from visalign.media.buckets import Buckets, usual_step
 
+    texts = TextDataSettings(path=path, split=split, media_root=media_root)
+    if kind in ("auto", "table") and _is_table(Path(path)) and is_text_set(texts):
+        from visalign.language.data_check import check_text_pairs
+
+        found = check_text_pairs(texts, model, ches)
+        click.echo(found.text())
+        if found.broken or found.problem:
+            sys.exit(1)
+        return
+    if model or ches:
+        raise UserError("data check: --model and --ches are for pairs of text")
     if path.endswith((".yaml", ".yml")):
         from visalign.config.load import load_config
 
@@ -60,6 +75,13 @@ def data_check(path: str, kind: str, split: str, media_root: str | None, side: i
     click.echo("\n\n".join(summary.text() for summary in summaries))
     if any(summary.broken or summary.problem for summary in summaries):
         sys.exit(1)
+
+
+def _is_table(path: Path) -> bool:
+    """Whether a path is a table here, or a folder of them."""
+    from visalign.data.sources import has_tables, is_table
+
+    return has_tables(path) if path.is_dir() else path.is_file() and is_table(path)
 
 
 @data.command("pairs")

@@ -20,6 +20,7 @@ from visalign.data.preferences import hub_rows
 from visalign.data.rows import (
     BadRow,
     check_row,
+    find_file,
     media_reference,
     plain_names,
     row_chance,
@@ -31,6 +32,8 @@ from visalign.data.rows import (
 )
 from visalign.data.sources import default_root, local_path
 from visalign.errors import UserError, nearest, notice
+from visalign.media.conversations import Message
+from visalign.media.kinds import is_image_name, is_video_name
 
 ROLES = ("system", "user", "assistant")
 ANSWER_COLUMNS = ("chosen", "completion", "answer", "response", "output")
@@ -38,8 +41,6 @@ IMAGE_COLUMNS = ("image", "images")
 _KNOWN = frozenset(("prompt", "rejected", "messages", *ANSWER_COLUMNS, *IMAGE_COLUMNS))
 MOST_EMPTY = 0.05
 """Share of pairs whose chosen answer is empty, above which a set is refused: they teach to say nothing."""
-
-Message = dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -192,6 +193,16 @@ class TextCounts:
         found += [f"data {named}: the chosen answer of {self.empty} of {total} pairs is empty"] * bool(self.empty)
         return found + [f"data {named}: {self.without_prompt} rows have no prompt; what both conversations begin with "
                         "is taken"] * bool(self.without_prompt)
+
+
+def is_text_set(settings: TextDataSettings) -> bool:
+    """Whether the first row of a set is of text: conversations, or answers that name no image and no video."""
+    _, row = next(iter(_rows(settings)), ("", {}))
+    row = plain_names(row, _KNOWN)
+    value = next((row[name] for name in ("messages", *ANSWER_COLUMNS) if row.get(name) is not None), None)
+    if isinstance(value, str):
+        return not (is_image_name(value) or is_video_name(value) or find_file(value, [default_root(settings.path)]))
+    return isinstance(value, list) and bool(value) and isinstance(value[0], dict) and "role" in value[0]
 
 
 def has_pairs(settings: TextDataSettings) -> bool:

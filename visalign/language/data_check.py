@@ -1,4 +1,4 @@
-"""`visalign data check` on pairs of text: what is in a set, what is wrong with it, and with a model how it fits that."""
+"""`visalign data check` on pairs of text: what is in a set, what is wrong with it, and how it fits a model."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from visalign.language.sampling import Answerer, sample_answers
 from visalign.storage.language_models import LanguageModel, load_language_model
 
 SHOWN, LIKE, OWN_PROMPTS = 20, 0.05, 16
-"""Rows that are listed; the share of pairs, most alike to the model, that is; prompts of which own answers are drawn."""
+"""Rows that are listed; the share of pairs, most alike to the model, that is; prompts that get own answers."""
 
 
 @dataclass
@@ -26,8 +26,9 @@ class TextSummary:
 
     def text(self) -> str:
         shown = [*self.lines, *(f"broken: {each}" for each in self.broken[:SHOWN])]
-        more = len(self.broken) - SHOWN
-        return "\n".join([*shown, *[f"and {more} more"] * (more > 0), *[f"problem: {self.problem}"] * bool(self.problem)])
+        if len(self.broken) > SHOWN:
+            shown.append(f"and {len(self.broken) - SHOWN} more")
+        return "\n".join([*shown, *[f"problem: {self.problem}"] * bool(self.problem)])
 
 
 def check_text_pairs(settings: TextDataSettings, model: str | None = None, alike: bool = False) -> TextSummary:
@@ -60,7 +61,7 @@ def described_pairs(named: str, pairs: list[TextPair]) -> list[str]:
         longer = fmean(len(pair.chosen.split()) > len(pair.rejected.split()) for pair in pairs)
         lines += [f"words of rejected answers: {_words(pair.rejected for pair in pairs)}",
                   f"the chosen answer is the longer one in {longer:.0%} of the pairs" + (
-                      "; length alone tells them apart, so it is what will be learnt" if abs(longer - 0.5) > 0.4 else "")]
+                      "; length alone tells them apart, so length is what will be learnt") * (abs(longer - 0.5) > 0.4)]
     return lines
 
 

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from visalign.evaluators.displacement import ches, entanglement, likeliest
 from visalign.evaluators.likelihood import likelihoods
-from visalign.language.chat import TokenRow, answer_tokens, prompt_tokens, up_to_end, with_system
+from visalign.language.chat import TokenRow
 from visalign.language.preference import PreferenceTrainer
+from visalign.media.conversations import answer_tokens, prompt_tokens, up_to_end, with_system
 from visalign.media.samples import Sample
 from visalign.parallel.sharing import Processes
 

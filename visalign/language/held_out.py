@@ -7,12 +7,12 @@ from tqdm import tqdm
 
 from visalign.config import LanguageEvaluationSettings
 from visalign.data.prompts import read_prompts
-from visalign.data.text_pairs import Message
 from visalign.errors import UserError
 from visalign.evaluation.held_out import load_features
 from visalign.evaluation.measure import MetricSuite, metrics_of
 from visalign.evaluators.prompt_metrics import PromptMetrics
 from visalign.language.sampling import Answerer, sample_answers
+from visalign.media.conversations import Message
 from visalign.media.samples import Sample
 from visalign.parallel.sharing import ALONE, Processes
 from visalign.rewards import Reward, load_reward

@@ -10,7 +10,7 @@ import torch
 from visalign.config import LanguageConfig
 from visalign.config.load import build_objective
 from visalign.data.prompts import read_prompts
-from visalign.data.text_pairs import Message, TextPair
+from visalign.data.text_pairs import TextPair
 from visalign.errors import UserError, notice
 from visalign.language.chat import TokenRow, encode_pairs_of_text
 from visalign.language.convert import peft_config, trl_arguments
@@ -21,6 +21,7 @@ from visalign.language.held_out import load_text_reward
 from visalign.language.preference import ROW_COLUMNS, PairCollator, PreferenceTrainer
 from visalign.language.sampling import Answerer
 from visalign.language.trainer import LanguageTrainer, StepNotes
+from visalign.media.conversations import Message
 from visalign.objectives.links import LabelTable
 from visalign.parallel.sharing import Processes
 from visalign.storage.language_models import LanguageModel, load_language_model

@@ -14,9 +14,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from visalign.config.language import AnswerSettings
-from visalign.data.text_pairs import Message
-from visalign.language.chat import with_system
 from visalign.media.answers import Answer
+from visalign.media.conversations import Message, with_system
 from visalign.media.samples import Sample
 from visalign.parallel.sharing import ALONE, Processes, doing
 from visalign.sampling.seeds import place_seed

@@ -31,6 +31,8 @@ from visalign.rewards.openclip import CLIP_ASSETS, EMBEDDED_CLIPS
 from visalign.rewards.qwen_heads import HPSv3, VideoReward
 from visalign.rewards.text import embedding
 from visalign.rewards.text import rules as text_rules
+from visalign.rewards.text.likelihood import DensityRatio, FollowUp
+from visalign.rewards.text.sequence import SequenceReward
 from visalign.rewards.web.reward import HttpReward
 from visalign.storage.yaml_files import read_yaml
 
@@ -76,6 +78,9 @@ REWARDS: dict[str, type] = {
     "regex": text_rules.RegexRule,
     "repetition": text_rules.Repetition,
     "language": text_rules.StopwordLanguage,
+    "sequence": SequenceReward,
+    "density_ratio": DensityRatio,
+    "follow_up": FollowUp,
     "relevance": embedding.Relevance,
     "weighted_sum": combine.WeightedSum,
     "log_sigmoid": combine.LogSigmoid,
