@@ -153,3 +153,36 @@ def test_texts_have_no_place_in_suites_of_images(tmp_path):
     done = invoke("benchmark", "layout", answers(tmp_path / "a", 12), "--suite",
                   f"t2i-compbench:{tmp_path / 'prompts.txt'}", "-o", tmp_path / "out")
     assert done.exit_code != 0 and "holds texts" in done.output, done.output
+
+
+LANGUAGE_RUN = """
+loop: language
+model: {source: smollm2}
+data: {path: pairs.jsonl}
+objective: {name: dpo}
+eval: {prompts: topics:held_out, reward: brevity, also: [repetition]}
+"""
+
+
+def test_a_run_of_a_language_model_is_measured_by_its_held_out_answers(tmp_path, letters):
+    run, out = tmp_path / "run", tmp_path / "out"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "samples").mkdir()
+    (run / "config.yaml").write_text(LANGUAGE_RUN)
+    answers(run / "samples" / "step-00000000", 24)
+    once = invoke("evaluate", run, "-o", out)
+    assert once.exit_code != 0 and "only once, at its start" in once.output
+    answers(run / "samples" / "step-00000008", 16)
+    answers(run / "samples" / "step-00000020", 9)
+    done = invoke("evaluate", run, "-o", out)
+    assert done.exit_code == 0, done.output
+    assert "brevity, the optimised reward, rose" in done.output and "aligned:" in done.output
+    found = json.loads((out / "results.json").read_text())
+    assert found["models"] == ["base", "aligned"] and set(found["wins"]) == {"brevity", "repetition"}
+    every = invoke("evaluate", run, "-o", tmp_path / "all", "--checkpoints", "all")
+    assert every.exit_code == 0, every.output
+    assert json.loads((tmp_path / "all" / "results.json").read_text())["models"] == ["base", "step 8", "step 20"]
+    beside = invoke("compare", f"base={run / 'samples' / 'step-00000000'}", f"run={run}", "-o", tmp_path / "beside")
+    assert beside.exit_code == 0 and "run: " in beside.output, beside.output
+    scored = invoke("score", run, "-r", "brevity", "-o", tmp_path / "s.csv", "--no-gallery")
+    assert "32 rows" in scored.output and "mean   -0.9" in scored.output, scored.output  # of the last measurement

@@ -70,10 +70,11 @@ def demo(models: tuple[str, ...], **given) -> None:
 
 
 def last_run(runs: Path) -> dict[str, str] | None:
-    """The base and the newest run with an export; None where there is none."""
-    from visalign.evaluation.sources import run_config
+    """The base and the newest run of an image or video model with an export; None where there is none."""
+    from visalign.evaluation.sources import is_language_run, run_config
 
-    exports = sorted(runs.glob("*/export"), key=lambda path: path.stat().st_mtime)
+    exports = sorted((export for export in runs.glob("*/export") if not is_language_run(export.parent)),
+                     key=lambda path: path.stat().st_mtime)
     if not exports:
         return None
     run = exports[-1].parent

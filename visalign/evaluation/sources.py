@@ -1,6 +1,7 @@
 """What can be measured: a folder of generations or a manifest, a run, a checkpoint of one, a pipeline, or MODEL+LORA.
 
-Generations are used as they are. The others are sampled on the same prompts and seeds.
+Generations are used as they are. The others are sampled on the same prompts and seeds. Of a language model's run the
+answers are used that it gave at its held-out measurements, which are of the same prompts and seeds by themselves.
 """
 
 import functools
@@ -8,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from visalign.config import ModelSettings, OfflineConfig, OnlineConfig
+from visalign.config import LanguageSettings, ModelSettings, OfflineConfig, OnlineConfig
 from visalign.config.load import model_of, parse_config
 from visalign.data.generations import Entry, find_generations
 from visalign.data.sources import is_table
@@ -92,7 +93,7 @@ def source_of(name: str, source: str, like: ModelSettings | None = None) -> Samp
     if (path / "state.json").is_file() and (path / "trainable.safetensors").is_file():
         return checkpoint_source(name, path)
     if (path / "config.yaml").is_file() and (path / "checkpoints").is_dir():
-        return run_source(name, path)
+        return language_sources(path, name)[-1] if is_language_run(path) else run_source(name, path)
     if (path.is_dir() and not (path / "model_index.json").is_file()) or is_table(path) or (
             path.is_file() and (is_image_name(path) or is_video_name(path))):
         texts = isinstance(find_generations(source)[0], TextEntry)
@@ -126,7 +127,28 @@ def model_source(name: str, model: ModelSettings, adapter: Path | None = None) -
     return SampleSource(name, model.source, load, identity, model=model, adapter=adapter)
 
 
-def run_config(folder: Path) -> OfflineConfig | OnlineConfig:
+def is_language_run(folder: Path) -> bool:
+    """Whether the run is a language model's. Raises UserError as `run_config` does."""
+    return isinstance(run_config(folder), LanguageSettings)
+
+
+def language_sources(run: Path, name: str | None = None) -> list[SampleSource]:
+    """The answers of every held-out measurement of a language model's run: `base`, then the steps, or all by a name.
+
+    Raises UserError before the first measurement.
+    """
+    folders = sorted(folder for folder in (run / "samples").glob("step-*") if (folder / "samples.jsonl").is_file())
+    if not folders:
+        raise UserError(f"run {run}: has measured no held-out answers yet")
+    def measured(folder: Path) -> str:
+        _, step, *returned = folder.name.split("-")
+        return f"step {int(step)}{' after the return' if returned else ''}" if int(step) else "base"
+
+    return [SampleSource(name or measured(folder), str(folder), None, {"source": str(folder.resolve())}, texts=True)
+            for folder in folders]
+
+
+def run_config(folder: Path) -> OfflineConfig | OnlineConfig | LanguageSettings:
     """The settings a run was made with. Raises UserError naming a file that is missing or not a recipe."""
     return parse_config(read_run_settings(folder), str(folder / "config.yaml"))
 

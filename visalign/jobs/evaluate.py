@@ -1,9 +1,9 @@
 """Which models a command names, and the defaults for sampling and scoring them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from visalign.config import ModelSettings, OfflineConfig, OnlineConfig
+from visalign.config import LanguageSettings, ModelSettings, OfflineConfig, OnlineConfig
 from visalign.config.load import model_of
 from visalign.data.prompts import read_prompts
 from visalign.errors import UserError
@@ -15,6 +15,8 @@ from visalign.evaluation.sources import (
     SamplingPlan,
     base_source,
     checkpoint_sources,
+    is_language_run,
+    language_sources,
     run_config,
     source_of,
 )
@@ -24,6 +26,7 @@ from visalign.storage.run_folder import read_metrics
 from visalign.storage.text_files import file_name
 
 LONGEST_NAME = 80
+RunSettings = OfflineConfig | OnlineConfig | LanguageSettings
 DEFAULT_REWARDS = ("tiny-reward", "tiny-clip")
 DEFAULT_TEXT_REWARDS = ("relevance", "repetition")
 
@@ -60,6 +63,8 @@ def evaluate_source(source: str, asked: EvaluationRequest, out: Path, checkpoint
     run = run_of(path)
     if checkpoints == "all" and (run is None or run != path):
         raise UserError(f"evaluate {source}: --checkpoints all needs the folder of a run")
+    if run is not None and is_language_run(run):
+        return _finish(_measured_answers(run, checkpoints), asked, out, run_config(run), run)
     like = model_for([source], asked.settings)
     if run is None:
         sources = [source_of(path.name if path.exists() else source, source, like)]
@@ -68,6 +73,14 @@ def evaluate_source(source: str, asked: EvaluationRequest, out: Path, checkpoint
     else:
         sources = [base_source("base", run), source_of("aligned", source)]
     return _finish(sources, asked, out, None if run is None else run_config(run), run)
+
+
+def _measured_answers(run: Path, checkpoints: str) -> list[SampleSource]:
+    """What a language model's run answered at its start and end, or at every measurement."""
+    found = language_sources(run)
+    if len(found) < 2:
+        raise UserError(f"run {run}: has measured held-out answers only once, at its start; it has not finished")
+    return found if checkpoints == "all" else [found[0], replace(found[-1], name="aligned")]
 
 
 def default_folder(source: str) -> Path:
@@ -86,7 +99,7 @@ def compare_sources(named: dict[str, str], asked: EvaluationRequest, out: Path) 
 
 
 def sources_of(named: dict[str, str],
-                settings: tuple[str, ...] = ()) -> tuple[list[SampleSource], OfflineConfig | OnlineConfig | None]:
+                settings: tuple[str, ...] = ()) -> tuple[list[SampleSource], RunSettings | None]:
     """Sources by name, and the settings of the first run among them, with which all are loaded.
 
     settings: `key=value` of the models, where no run brings its own. Raises UserError.
@@ -101,7 +114,8 @@ def model_for(sources: list[str], settings: tuple[str, ...]) -> ModelSettings | 
 
     None where nothing is said. Raises UserError when both say something.
     """
-    run = next((run for source in sources if (run := run_of(Path(source).expanduser()))), None)
+    runs = (run for source in sources if (run := run_of(Path(source).expanduser())))
+    run = next((run for run in runs if not is_language_run(run)), None)
     if run and settings:
         raise UserError(f"set {settings[0]}: {run} is a run and brings its own model settings; leave --set out")
     return run_config(run).model if run else model_of(sources[0], settings) if settings else None
@@ -132,7 +146,7 @@ def run_of(path: Path) -> Path | None:
 
 
 def _finish(sources: list[SampleSource], asked: EvaluationRequest, out: Path,
-            config: OfflineConfig | OnlineConfig | None,
+            config: RunSettings | None,
             run: Path | None = None) -> Results:
     from visalign.reports.comparison import write_comparison
 
@@ -158,7 +172,7 @@ def likelihoods_of(run: Path) -> dict[str, Estimate]:
             if isinstance(value, list)} if logged else {}
 
 
-def sampling_plan_of(asked: EvaluationRequest, config: OfflineConfig | OnlineConfig | None,
+def sampling_plan_of(asked: EvaluationRequest, config: RunSettings | None,
                      model: ModelSettings | None) -> SamplingPlan:
     """Prompts and sampling; what nobody says is as the run has it, or else the model (the first that is sampled).
 
@@ -177,7 +191,7 @@ def sampling_plan_of(asked: EvaluationRequest, config: OfflineConfig | OnlineCon
                         asked.device)
 
 
-def options_of(asked: EvaluationRequest, config: OfflineConfig | OnlineConfig | None, texts: bool = False) -> Options:
+def options_of(asked: EvaluationRequest, config: RunSettings | None, texts: bool = False) -> Options:
     """Rewards, which of them was optimised, and features. Without a run, the first reward counts as that one.
 
     texts: whether the generations are texts, where no run says what measures them.

@@ -25,6 +25,7 @@ from visalign.config.sources import PromptsFrom
 from visalign.data.chunks import gathered, kept_together, weight_of
 from visalign.data.entry import Entry, Generations
 from visalign.data.generations import find_generations
+from visalign.data.text_generations import TextEntry
 from visalign.errors import UserError
 from visalign.media.samples import Sample
 from visalign.rewards import Reward, expand
@@ -94,6 +95,7 @@ def score_generations(source: str, specs: list, out: Path, *, device: str = "cpu
     entries = find_generations(source, prompts_from, media_root)
     hint = entries.prompt_hint
     rewards = load_rewards(specs, device)
+    check_texts_scored(entries, rewards)
     store = PartStore(out, identity_of(source, specs, entries), [entry.stamp() for entry in entries],
                       state.process_index)
     if state.is_main_process:
@@ -138,6 +140,13 @@ def score_generations(source: str, specs: list, out: Path, *, device: str = "cpu
     kinds = Counter(entry.kind for entry in entries)
     named = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
     return ScoreSummary(len(table), named, len(broken), out, page, means(table, rewards), (*entries.notes, *unread))
+
+
+def check_texts_scored(entries: Generations, rewards: list[Reward]) -> None:
+    """Raise UserError where all generations are texts and none of the rewards scores texts."""
+    if all(isinstance(entry, TextEntry) for entry in entries) and not any("text" in r.modalities for r in rewards):
+        raise UserError(f"rewards: none of {', '.join(reward.name for reward in rewards)} scores texts; name others, "
+                        "such as relevance, repetition or brevity (`visalign list rewards`)")
 
 
 def read_table(file: Path, columns: list[str] | None = None) -> pa.Table:
