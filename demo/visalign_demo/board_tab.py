@@ -5,13 +5,13 @@ import gradio as gr
 from visalign.errors import UserError
 from visalign.media.image_files import read_image
 from visalign.media.samples import Sample
-from visalign.media.video_files import read_media
 from visalign.reports.charts import ladder_chart
 from visalign.rewards import Reward
 from visalign.votes import Matchup, VoteDatabase, leaderboard
 from visalign.votes.board import OVERALL, dimensions_of
 from visalign_demo.compare_tab import problem_html, progress_html
 from visalign_demo.context import Demo, client_of, render_fragment, sentence_of
+from visalign_demo.media_store import kept_media
 from visalign_demo.model_worker import Job, Step
 
 LADDER_FRAMES = 16
@@ -39,7 +39,7 @@ def sample_in(book: VoteDatabase, file: str, matchup: Matchup) -> Sample:
     sources = tuple(read_image(book.media / each, each) for each in matchup.sources)
     notes = {name: str(book.media / value) if name == "mask" else value for name, value in matchup.notes.items()}
     known = {"source_prompt": matchup.asked, **notes} if sources else {}
-    return Sample(matchup.prompt, read_media(book.media / file, file, LADDER_FRAMES), known=known, sources=sources)
+    return Sample(matchup.prompt, kept_media(book.media / file, LADDER_FRAMES), known=known, sources=sources)
 
 
 def score_matchups(book: VoteDatabase, rewards: list[Reward], job: Job, batch: int = 16) -> None:

@@ -13,7 +13,6 @@ from visalign.evaluators.diversity import per_prompt
 from visalign.evaluators.motion import motion_diversity
 from visalign.media.samples import Media, Sample
 from visalign.media.source_images import prompt_group, sample_of
-from visalign.media.video_files import read_media
 from visalign.rewards import Reward
 from visalign_demo.context import Demo, client_of, number_within, render_fragment, sentence_of, whole_in
 from visalign_demo.media_store import shows_video
@@ -112,10 +111,10 @@ def media_of(demo: Demo, job: Job, source: SampleSource, asked: str, request: Co
     if source.load is not None:
         return demo.model_worker.sample(job, source, asked, seeds, steps=request.steps,
                                         strength=request.strength, guidance_scale=request.guidance_scale)
-    files = entries_by_prompt(source).get(prompt_group(asked), [])
-    if not files:
+    entries = entries_by_prompt(source).get(prompt_group(asked), [])
+    if not entries:
         raise UserError(f"{source.name} is a folder without media for this prompt; use a random prompt.")
-    return [read_media(file, str(file), 64) for file in files[:len(seeds)]]
+    return [entry.sample().media for entry in entries[:len(seeds)]]
 
 
 def add_scores(reward: Reward, samples: list[Sample], shown: list[Shown]) -> None:

@@ -10,7 +10,7 @@ import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from visalign.generators.files.locating import sampling_for
 from visalign.generators.hardware.devices import pick_device
 from visalign.jobs.evaluate import sources_of
 from visalign.reports import render_page as render_page
-from visalign.rewards import ClipScore, Reward
+from visalign.rewards import FeatureExtractor, Reward
 from visalign.rewards.registry import check_reward, load_rewards
 from visalign.votes import VoteDatabase
 from visalign_demo.claims import Claims, client_in
@@ -39,6 +39,8 @@ from visalign_demo.source_choice import SourceChoice
 
 _log = logging.getLogger("visalign.demo")
 HERE = Path(__file__).parent
+TEXT_REWARDS = ("brevity", "repetition")
+"""What votes on answers are compared with where nothing is said: how far people, too, like them short."""
 VOTES_A_MINUTE, CALLS_A_MINUTE = 6000, 600
 """Calls of one endpoint from one address, which several people may share; costly endpoints have limits of their own."""
 UPLOAD_ROOM = 4 * 2**30
@@ -93,9 +95,12 @@ class Demo:
         found, config = sources_of(settings.models, settings.model_settings)
         self.sources: dict[str, SampleSource] = {source.name: source for source in found}
         self.modality = upload_modality(found)
+        if self.modality == "text":
+            config, self.settings = None, (settings := for_texts(settings))
         for spec in settings.rewards:
             check_reward(spec)
-        load_features(settings.features, setting="features")
+        if self.modality != "text":  # nothing here embeds answers
+            load_features(settings.features, setting="features")
         self.prompts = self._prompts(found, config)
         if not self.prompts:
             raise UserError("demo: no generation here has a prompt; give --prompts FILE with one a line")
@@ -145,7 +150,7 @@ class Demo:
         return load_rewards(list(self.settings.rewards), self.reward_device)
 
     @cached_property
-    def features(self) -> ClipScore:
+    def features(self) -> FeatureExtractor:
         extractor = load_features(self.settings.features, setting="features")
         extractor.to(self.reward_device)
         return extractor
@@ -172,8 +177,16 @@ class Demo:
         return f"{self.settings.root}/media/{name}"
 
 
+def for_texts(settings: DemoSettings) -> DemoSettings:
+    """The settings, with rewards of texts where the defaults are of images. Raises UserError for drawn images."""
+    if settings.rollouts:
+        raise UserError("demo: --drawn names samples of an image or video model, and the models' generations are texts")
+    default = DemoSettings.rewards == tuple(settings.rewards)
+    return replace(settings, rewards=TEXT_REWARDS) if default else settings
+
+
 def upload_modality(sources: list[SampleSource]) -> str:
-    """`image` or `video`, which all must share. Raises UserError when they do not."""
+    """`image`, `video` or `text`, which all must share. Raises UserError when they do not."""
     found = {}
     for source in sources:
         if source.load is None:
@@ -183,7 +196,8 @@ def upload_modality(sources: list[SampleSource]) -> str:
             found[source.name] = locate_model(source.model).family.modality
     if len(set(found.values())) > 1:
         listed = ", ".join(f"{name} makes {kind}s" for name, kind in found.items())
-        raise UserError(f"demo: images and videos cannot be compared with each other ({listed})")
+        kinds = " and ".join(f"{kind}s" for kind in sorted(set(found.values())))
+        raise UserError(f"demo: {kinds} cannot be compared with each other ({listed})")
     return next(iter(found.values()), "image")
 
 

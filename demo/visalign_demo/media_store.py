@@ -5,8 +5,12 @@ import shutil
 import uuid
 from pathlib import Path
 
+from visalign.data.entry import Entry
+from visalign.data.text_generations import TextEntry
+from visalign.media.answers import Answer
 from visalign.media.samples import Media
 from visalign.media.video_files import read_media, write_media
+from visalign.votes.export import ANSWER_SUFFIX
 
 SHOWN_SUFFIXES = re.compile(r"\.(png|mp4|webm|gif|webp|jpg|jpeg)")
 NAME = re.compile(rf"[0-9a-f]{{32}}({SHOWN_SUFFIXES.pattern}|\.csv)")
@@ -53,6 +57,23 @@ def shows_video(name: str) -> bool:
     return name.rpartition(".")[2] in ("mp4", "webm")
 
 
+def shows_text(name: str) -> bool:
+    """Whether it is an answer, which stands in the page itself: no address shows it."""
+    return name.endswith(ANSWER_SUFFIX)
+
+
+def kept_media(file: Path, frames: int) -> Media:
+    """What a file of the votes holds. Raises UserError when it cannot be read."""
+    return Answer(file.read_bytes().decode()) if shows_text(file.name) else read_media(file, file.name, frames)
+
+
+def kept_entry(entry: Entry, folder: Path) -> str:
+    """Write a generation under an opaque name; returns the name. Raises UserError as `opaque_copy` does."""
+    if isinstance(entry, TextEntry):
+        return put_for_good(entry.sample().media, folder)
+    return opaque_copy(entry.file, folder)
+
+
 def opaque_copy(file: Path, folder: Path) -> str:
     """Write a fresh copy of an image or video under an opaque name; returns the name.
 
@@ -63,5 +84,5 @@ def opaque_copy(file: Path, folder: Path) -> str:
 
 
 def put_for_good(media: Media, folder: Path) -> str:
-    """Write an image or video under an opaque name; returns the name."""
+    """Write an image, video or text under an opaque name; returns the name."""
     return write_media(media, folder / uuid.uuid4().hex).name

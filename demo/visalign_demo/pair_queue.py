@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from visalign.data.entry import Entry
 from visalign.data.generations import find_generations
 from visalign.data.metadata import seed_of
 from visalign.data.rows import row_prompt, table_rows, take
@@ -16,7 +17,7 @@ from visalign.errors import UserError
 from visalign.evaluation.sources import SampleSource
 from visalign.media.source_images import content_of, is_edit, notes_of, prompt_group, split_prompt
 from visalign.votes import Matchup, MatchupSide, VoteDatabase
-from visalign_demo.media_store import opaque_copy, put_for_good
+from visalign_demo.media_store import kept_entry, opaque_copy, put_for_good
 from visalign_demo.model_worker import BACKGROUND, Job, ModelWorker
 
 _log = logging.getLogger("visalign.demo")
@@ -135,19 +136,19 @@ class PairQueue:
 
     def file_of(self, job: Job, source: SampleSource, prompt: str, seed: int) -> str:
         if source.load is None:
-            return opaque_copy(entries_by_prompt(source)[prompt_group(prompt)][seed], self.book.media)
+            return kept_entry(entries_by_prompt(source)[prompt_group(prompt)][seed], self.book.media)
         recipe = self.recipe
         [medium] = self.model_worker.sample(job, source, prompt, [seed], steps=recipe.steps,
                                       guidance_scale=recipe.guidance_scale)
         return put_for_good(medium, self.book.media)
 
 
-def entries_by_prompt(source: SampleSource) -> dict[str, list[Path]]:
-    """Files of a folder of generations, by prompt and source images (`prompt_group`)."""
-    found: dict[str, list[Path]] = {}
+def entries_by_prompt(source: SampleSource) -> dict[str, list[Entry]]:
+    """Generations of a folder, by prompt and source images (`prompt_group`)."""
+    found: dict[str, list[Entry]] = {}
     for entry in find_generations(source.source):
         if not entry.problem:
-            found.setdefault(entry.group, []).append(entry.file)
+            found.setdefault(entry.group, []).append(entry)
     return found
 
 

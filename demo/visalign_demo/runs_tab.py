@@ -8,14 +8,15 @@ from pathlib import Path
 
 import gradio as gr
 
-from visalign.config import OfflineConfig, OnlineConfig
+from visalign.config import LanguageSettings, OfflineConfig, OnlineConfig
 from visalign.config.load import parse_config
+from visalign.data.generations import find_generations
 from visalign.errors import UserError
 from visalign.evaluators.prompt_metrics import known_mean, prompt_metrics_of
 from visalign.evaluators.verdict import Verdict, VerdictLimits, verdict_of
 from visalign.media.source_images import parts_shown
 from visalign.media.video_files import read_media
-from visalign.reports import media_uri, source_uris
+from visalign.reports import shown_media, source_uris
 from visalign.reports.run import UNITS, run_curves
 from visalign.rewards import load_reward
 from visalign.storage.run_folder import read_metrics
@@ -94,7 +95,7 @@ def overview_html(run: Run, root: str = "") -> str:
                   model=config.model.source, method=config.objective["name"])
 
 
-def shown_verdict(config: OfflineConfig | OnlineConfig, held: list[dict]) -> Verdict | None:
+def shown_verdict(config: OfflineConfig | OnlineConfig | LanguageSettings, held: list[dict]) -> Verdict | None:
     """The verdict from the first to the last measurement; None where the optimised reward was not measured."""
     try:
         proxy = load_reward(config.eval.reward).name if config.eval.reward else None
@@ -116,6 +117,8 @@ def samples_html(run: Run, place: int) -> str:
     if not steps:
         return render_fragment("samples.html.j2", step="", rows=[])
     step = steps[min(max(0, place), len(steps) - 1)]
+    if (run.path / "samples" / step / "samples.jsonl").is_file():
+        return render_fragment("samples.html.j2", step=step, rows=answer_rows(run.path / "samples" / step))
     held = [row for row in read_metrics(run.path) if row["kind"] == "held_out" and row.get("folder") == step]
     prompts = held[0]["prompts"] if held else []
     rows = []
@@ -123,9 +126,18 @@ def samples_html(run: Run, place: int) -> str:
         files = sorted((run.path / "samples" / step).glob(f"{number:03d}-*.*"))[:EACH]
         if files:
             words, sources = parts_shown(prompts[number]) if number < len(prompts) else (f"prompt {number + 1}", ())
-            rows.append((words, source_uris(sources), [media_uri(read_media(file, file.name, 16), 128)
+            rows.append((words, source_uris(sources), [shown_media(read_media(file, file.name, 16), 128)
                                                        for file in files]))
     return render_fragment("samples.html.j2", step=step, rows=rows)
+
+
+def answer_rows(folder: Path) -> list[tuple[str, list[str], list[dict[str, str]]]]:
+    """As `samples_html` shows them, of a language model's answers."""
+    found: dict[str, list[dict[str, str]]] = {}
+    for entry in find_generations(folder):
+        if not entry.problem:
+            found.setdefault(entry.prompt, []).append(shown_media(entry.sample().media))
+    return [(prompt, [], answers[:EACH]) for prompt, answers in list(found.items())[:PROMPTS]]
 
 
 def build_runs_tab(demo: Demo, tab: gr.Tab) -> None:

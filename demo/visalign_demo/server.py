@@ -26,19 +26,23 @@ def blocks_of(demo: Demo) -> Page:
         demo.page = page
         gr.HTML("<header class='va-header'><h1>visalign</h1><p>Look at models side by side, vote on them blind, and "
                 "train on the votes.</p></header>")
+        texts = demo.modality == "text"  # answers are voted on; nothing here makes them, or learns from votes on them
         with gr.Tabs():
-            with gr.Tab("Compare", id="compare"):
-                compare_tab.build_compare_tab(demo)
+            if not texts:
+                with gr.Tab("Compare", id="compare"):
+                    compare_tab.build_compare_tab(demo)
             with gr.Tab("Blind vote", id="vote"):
                 vote_tab.build_vote_tab(demo)
             with gr.Tab("Leaderboard", id="board") as tab:
                 board_tab.build_board_tab(demo, tab)
-            with gr.Tab("Score", id="score"):
-                score_tab.build_score_tab(demo)
+            if not texts:
+                with gr.Tab("Score", id="score"):
+                    score_tab.build_score_tab(demo)
             with gr.Tab("Runs", id="runs") as tab:
                 runs_tab.build_runs_tab(demo, tab)
-            with gr.Tab("Train on my votes", id="train") as tab:
-                train_tab.build_train_tab(demo, tab)
+            if not texts:
+                with gr.Tab("Train on my votes", id="train") as tab:
+                    train_tab.build_train_tab(demo, tab)
 
         def forget(request: gr.Request) -> None:
             demo.forget(request.session_hash)

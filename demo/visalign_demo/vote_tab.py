@@ -1,4 +1,5 @@
-"""The blind vote: two media, names hidden, sides random, one key a vote; every vote is on disk before the next pair."""
+"""The blind vote: two media or answers, names hidden, sides random, one key a vote; every vote is on disk before the
+next pair."""
 
 import secrets
 import time
@@ -8,12 +9,17 @@ from dataclasses import dataclass
 import gradio as gr
 
 from visalign.errors import UserError
+from visalign.reports import shown_text
 from visalign.votes import Ballot, Vote
 from visalign_demo.compare_tab import problem_html
 from visalign_demo.context import Demo, mark_of, render_fragment, sentence_of
-from visalign_demo.media_store import shows_video
+from visalign_demo.media_store import kept_media, shows_text, shows_video
 
-DIMENSIONS = {"image": ("alignment", "quality", "aesthetics"), "video": ("VQ", "MQ", "TA")}
+DIMENSIONS = {"image": ("alignment", "quality", "aesthetics"), "video": ("VQ", "MQ", "TA"),
+              "text": ("helpfulness", "truthfulness", "style")}
+QUESTIONS = {"text": "Which answer is better?"}
+LONGEST_READ = 20_000
+"""Characters of an answer that are shown."""
 SAID = ("left", "tie", "right", "skip")
 LONGEST_NAME, LONGEST_LOOK = 60, 86400
 _UNSEEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
@@ -85,12 +91,18 @@ class Booth:
 
     def html(self, table: Table) -> str:
         def sides(ballot: Ballot | None) -> list[dict]:
-            return [] if ballot is None else [{"url": self.demo.media_url(side.file), "video": shows_video(side.file)}
-                                              for side in ballot.sides]
+            return [] if ballot is None else [self.side(each.file) for each in ballot.sides]
 
         sources = [self.demo.media_url(file) for file in table.current.matchup.sources] if table.current else []
         return render_fragment("ballot.html.j2", table=table, sides=sides(table.current), ahead=sides(table.upcoming),
                                sources=sources)
+
+
+    def side(self, file: str) -> dict:
+        """What the page shows of a medium of the votes."""
+        if shows_text(file):
+            return {"text": shown_text(kept_media(self.book.media / file, 1), LONGEST_READ)}
+        return {"url": self.demo.media_url(file), "video": shows_video(file)}
 
 
 def voter_of(name: str | None) -> str:
@@ -110,7 +122,8 @@ def seconds_since(begun: object) -> float | None:
 def build_vote_tab(demo: Demo) -> None:
     """The tab."""
     booth, names = Booth(demo), DIMENSIONS[demo.modality]
-    gr.Markdown("Which fits the prompt better and looks better? **←** left, **→** right, **↓** tie, **space** skip, "
+    asked = QUESTIONS.get(demo.modality, "Which fits the prompt better and looks better?")
+    gr.Markdown(f"{asked} **←** left, **→** right, **↓** tie, **space** skip, "
                 "**u** undo. Which model made which is hidden, and the sides are random for every pair.")
     remembered = gr.BrowserState("", storage_key="visalign-voter", secret="visalign")
     shown = gr.HTML(elem_id="ballot")

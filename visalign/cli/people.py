@@ -122,7 +122,10 @@ def votes_draw(config: str, overrides: tuple[str, ...], out: Path, pairs: int, r
 @click.option("--chance", is_flag=True, help="Add the share that voted with the majority: for DPO, the chance that "
               "it is right.")
 def votes_export(folder: Path, out: Path | None, per_voter: bool, chance: bool) -> None:
-    """Write comparisons.csv, which `train` and `reward train` read, and D3PO's tables, from a demo's FOLDER."""
+    """Write comparisons.csv, which `train` and `reward train` read, and D3PO's tables, from a demo's FOLDER.
+
+    Votes on answers become pairs.jsonl, which `lm train` reads, and comparisons.jsonl.
+    """
     from visalign.votes import VoteDatabase, export_votes
 
     done = export_votes(existing(folder, VoteDatabase), out or folder / "export", per_voter, chance)

@@ -6,6 +6,11 @@
     OUT/ROLLOUT.csv       prompt, a_seed, b_seed, choice, for matchups that came from `visalign votes draw`: what D3PO
                           learns from (rollout.votes)
 
+    OUT/pairs.jsonl       of answers in place of comparisons.csv: prompt, chosen, rejected, as texts, for every matchup
+                          that was decided; `visalign lm train` (data.path) reads it
+    OUT/comparisons.jsonl prompt, a, b, as texts, Overall and every dimension voted in: a, b or tie; `visalign reward
+                          eval` reads it
+
 A matchup that several people voted on is one row, by majority; an even split, or a majority of ties, is a tie. With
 `chance` a column says which share voted for the side that won Overall, ties half to each: the chance that the label is
 right, for `visalign train`. With `per_voter` comparisons.csv has a row for every vote instead, and says in `user`
@@ -15,6 +20,7 @@ right, for `visalign train`. With `per_voter` comparisons.csv has a row for ever
 import csv
 import io
 import itertools
+import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -30,6 +36,8 @@ from visalign.votes.book import Matchup, Vote, VoteDatabase
 
 _LETTERS = {"a": "A", "b": "B", "tie": "same", None: ""}
 _COLUMNS = {OVERALL: "Overall"}
+ANSWER_SUFFIX = ".txt"
+"""The ending of a medium that is a text."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +61,8 @@ def export_votes(book: VoteDatabase, out: Path, per_voter: bool = False, chance:
     for vote in votes:
         by_matchup[vote.matchup].append(vote)
     names = dimensions_of(votes)
+    if any(matchups[number].a.file.endswith(ANSWER_SUFFIX) for number in by_matchup):
+        return _export_answers(book, by_matchup, matchups, out, per_voter, chance)
     edited = list(dict.fromkeys(name for number in by_matchup for name in edit_columns(book, matchups[number], out)))
     counts, rows, drawn = Counter(), [], defaultdict(list)
     for number, given in by_matchup.items():
@@ -84,6 +94,38 @@ def export_votes(book: VoteDatabase, out: Path, per_voter: bool = False, chance:
         raise UserError(f"votes export: {out} cannot be written ({error.strerror})") from None
     comparisons, *rollouts = tables
     return Exported(comparisons, tuple(rollouts), counts["a"] + counts["b"], counts["tie"], counts[None])
+
+
+def _export_answers(book: VoteDatabase, by_matchup: dict[str, list[Vote]], matchups: dict[str, Matchup], out: Path,
+                    per_voter: bool, chance: bool) -> Exported:
+    """As `export_votes`, of matchups of texts."""
+    names = dimensions_of([vote for votes in by_matchup.values() for vote in votes])
+    counts, pairs, compared = Counter(), [], []
+    for number, given in by_matchup.items():
+        matchup = matchups[number]
+        texts = {side: (book.media / _within(book, each.file)).read_bytes().decode()
+                 for side, each in (("a", matchup.a), ("b", matchup.b))}
+        counts[majority([choice_in(vote, OVERALL) for vote in given])] += 1
+        for together in [[vote] for vote in given] if per_voter else [given]:
+            who = {"user": hashed_user(together[0].voter)} if per_voter else {}
+            choices = {name: majority([choice_in(vote, name) for vote in together]) for name in names}
+            if any(choice is not None for choice in choices.values()):
+                compared.append({"prompt": matchup.prompt, **texts, **{_COLUMNS.get(name, name): choice
+                                                                      for name, choice in choices.items()}, **who})
+            if (won := choices[OVERALL]) in ("a", "b"):
+                sure = {"chance": majority_share([choice_in(vote, OVERALL) for vote in given])} if chance else {}
+                pairs.append({"prompt": matchup.prompt, "chosen": texts[won], "rejected": texts["ab".replace(won, "")],
+                              **sure, **who})
+    if not pairs:
+        raise UserError(f"votes {book.file}: no matchup is decided yet, so there is nothing to export")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, rows in (("pairs.jsonl", pairs), ("comparisons.jsonl", compared)):
+            lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            write_atomically(out / name, lines.encode())
+    except OSError as error:
+        raise UserError(f"votes export: {out} cannot be written ({error.strerror})") from None
+    return Exported(out / "pairs.jsonl", (), counts["a"] + counts["b"], counts["tie"], counts[None])
 
 
 def edit_columns(book: VoteDatabase, matchup: Matchup, out: Path) -> dict[str, str]:
@@ -119,10 +161,14 @@ def majority_share(choices: list[str | None]) -> float | None:
 
 
 def _relative(book: VoteDatabase, file: str, out: Path) -> str:
-    """Raises UserError for a medium outside the book, which no demo writes."""
+    return os.path.relpath(_within(book, file), out.resolve())
+
+
+def _within(book: VoteDatabase, file: str) -> Path:
+    """The path of a medium. Raises UserError for one outside the book, which no demo writes."""
     if not (path := (book.media / file).resolve()).is_relative_to(book.media.resolve()):
         raise UserError(f"votes {book.file}: names a medium outside its folder ({file})")
-    return os.path.relpath(path, out.resolve())
+    return path
 
 
 def _seeds(matchup: Matchup, choice: str) -> dict:
