@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from visalign.data.text_generations import write_answers
 from visalign.errors import UserError
+from visalign.evaluation.equal_length import equal_length_of, equal_length_of_run
 from visalign.evaluation.measure import MetricSuite, metrics_of
 from visalign.evaluators.verdict import verdict_of
 from visalign.media.answers import Answer
@@ -102,3 +104,17 @@ def test_features_of_images_refuse_texts():
     tools = MetricSuite([], load_reward("tiny-clip"))
     with pytest.raises(UserError, match="a text has no frames"):
         metrics_of(["a"], [Sample("a", Answer("x"))] * 2, tools)
+
+
+def test_answers_are_cut_to_the_shorter_model_s_median_and_measured_again(tmp_path):
+    """Base answers have 9, 13, 9 and 14 words; those after are cut to three words, which is then the median."""
+    before = [Sample(prompt, Answer(base_answer(topic, k)), k) for topic, prompt in zip(TOPICS, PROMPTS, strict=True)
+              for k in range(4)]
+    after = [sample.with_media(Answer(" ".join(sample.answer.split()[:3]))) for sample in before]
+    found = equal_length_of(PROMPTS, before, after, MetricSuite([load_reward("brevity")], Letters()))
+    assert found.words == 3 and found.base.values["reward/brevity"] == pytest.approx([-0.3] * 10)
+    assert found.base == found.after  # of what is left the two models wrote the same
+    for folder, samples in (("step-0", before), ("step-9", after)):
+        write_answers(samples, tmp_path / "samples" / folder)
+    rows = [{"prompts": PROMPTS, "folder": "step-0"}, {"prompts": PROMPTS, "folder": "step-9"}]
+    assert equal_length_of_run(tmp_path, rows, MetricSuite([load_reward("brevity")], Letters())) == found

@@ -18,6 +18,7 @@ from visalign.data.prompts import read_prompts
 from visalign.data.text_pairs import TextPair, has_pairs, read_text_pairs
 from visalign.data.usable import BrokenRows
 from visalign.errors import UserError, nearest
+from visalign.evaluation.equal_length import equal_length_of_run
 from visalign.generators.hardware.devices import pick_device
 from visalign.language.convert import language_precision
 from visalign.language.held_out import HeldOutAnswers, load_text_reward, load_text_suite
@@ -144,7 +145,8 @@ def trained_language(config: LanguageSettings, pairs: list[TextPair], model: Lan
     with trainer.started():
         cadence = Cadence(trainer, replace(held_out, settings=config.eval), started)
         ended = cadence.follow()
-        result = processes.told_by_first(lambda: summarise(run, started, proxy, cadence.guard.limits, ended))
+        result = processes.told_by_first(lambda: summarise(
+            run, started, proxy, cadence.guard.limits, ended, lambda rows: equal_length_of_run(run.path, rows, suite)))
         leave_language(trainer, model, result, counts)
     return result
 

@@ -1,11 +1,13 @@
 """What a run came to: how held-out samples changed, the verdict, and both in words."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from visalign.evaluators import Estimate, Verdict, VerdictLimits, mean_with_interval, verdict_of
 from visalign.evaluators.prompt_metrics import paired, prompt_metrics_of
+from visalign.evaluators.text_length import EqualLength
 from visalign.storage.run_folder import RunFolder
 
 VERDICT = "verdict.json"
@@ -28,8 +30,13 @@ class Result:
     ended: str | None = None
 
 
-def summarise(run: RunFolder, started: float, proxy: str | None, limits: VerdictLimits, ended: str | None) -> Result:
-    """Change from before to after per held-out prompt, with bootstrap intervals, and the verdict."""
+def summarise(run: RunFolder, started: float, proxy: str | None, limits: VerdictLimits, ended: str | None,
+              equal_length: Callable[[list[dict]], EqualLength] | None = None) -> Result:
+    """Change from before to after per held-out prompt, with bootstrap intervals, and the verdict.
+
+    equal_length: of texts, what the held-out rows' answers measure when they are cut to one length; asked for where a
+    verdict is not healthy, whose reasons then say what of a fall is left.
+    """
     rows = [row for row in run.metrics() if row["kind"] == "held_out"]
     before, after = (prompt_metrics_of(row) for row in (rows[0], rows[-1]))
 
@@ -39,9 +46,12 @@ def summarise(run: RunFolder, started: float, proxy: str | None, limits: Verdict
         first, last = paired(before, after, metric)
         return mean_with_interval(last - first) if len(first) else None
 
+    verdict = verdict_of(before, after, proxy, limits)
+    if equal_length and verdict.word != "healthy":
+        verdict = verdict_of(before, after, proxy, limits, equal_length(rows))
     others = {name: change(f"reward/{name}") for name in before.names("reward") if name != proxy}
     return Result(run.path, change(f"reward/{proxy}"), change("diversity/distance"), others,
-                  verdict_of(before, after, proxy, limits), rows[-1].get("held_out/implicit_accuracy"),
+                  verdict, rows[-1].get("held_out/implicit_accuracy"),
                   time.time() - started, ended)
 
 
