@@ -28,6 +28,7 @@ from visalign.validation.ranges import (
     Steps,
     Temperature,
     WaitMinutes,
+    Weight,
 )
 
 SequenceTokens = Annotated[int, Interval(ge=2, le=10_000_000)]
@@ -115,6 +116,19 @@ class GoalSettings(Settings):
         return self
 
 
+class OpaSettings(Settings):
+    """OPA-DPO's data (arXiv 2501.09695): rows of prompt, image, own, corrected and truth, for `sft` and then `dpo`.
+
+    Weights of the three kinds of pairs: truth over own, corrected over own, and corrected with the image over the same
+    with the share masked_share of the image hidden; 0 leaves a kind out.
+    """
+
+    truth_weight: Weight = 1.0
+    corrected_weight: Weight = 1.0
+    masked_weight: Weight = 0.2
+    masked_share: Share = 0.3
+
+
 class TextDataSettings(Settings):
     """Where preference pairs of text come from.
 
@@ -124,6 +138,7 @@ class TextDataSettings(Settings):
     on_error, max_skipped: what a row that cannot be used does, as for images. holdout: share of the prompts kept for
     measuring. drop_ches: leave out this share of the pairs, those whose chosen and rejected answers are most alike to
     the model (CHES, arXiv 2410.08847), which makes both less likely. goals: reward-augmented data.
+    opa: OPA-DPO's data for vision-language models.
     """
 
     path: Text | None = None
@@ -131,6 +146,7 @@ class TextDataSettings(Settings):
     media_root: Text | None = None
     feedback: TextFeedbackSettings | None = None
     goals: GoalSettings | None = None
+    opa: OpaSettings | None = None
     on_error: Literal["stop", "skip"] = "stop"
     max_skipped: Fraction = 0.05
     max_pairs: Limit | None = None
@@ -246,6 +262,10 @@ class LanguageConfig(LanguageSettings):
         if self.data.goals and self.model.system:
             raise ValueError("data.goals puts the goal into the system's turn, where model.system would stand; leave "
                              "one of them out")
+        if self.data.opa and not self.model.vision:
+            raise ValueError("data.opa: is for vision-language models; set model.vision=true")
+        if self.model.vision and (self.data.drop_ches or self.data.goals):
+            raise ValueError("data.drop_ches and data.goals: are for text alone; leave them out with model.vision")
         if self.data.feedback and self.model.vision:
             raise ValueError("data.feedback: makes pairs of answers to text; for model.vision give data.path")
         return self

@@ -212,15 +212,16 @@ def has_pairs(settings: TextDataSettings) -> bool:
 
 
 def read_text_pairs(settings: TextDataSettings, compared: bool = True,
-                    on_bad: Callable[[UserError], None] | None = None) -> list[TextPair]:
+                    on_bad: Callable[[UserError], None] | None = None,
+                    expand: Callable[[dict, str], list[dict]] = lambda row, where: [row]) -> list[TextPair]:
     """All usable pairs of a table, folder or hub id; those of which both answers are equal are left out and counted.
 
-    on_bad: told of each row that cannot be used, in place of ending at the first. Raises UserError for what makes the
-    set unusable: no pair, all equal, more than 5 % empty chosen answers.
+    on_bad: told of each row that cannot be used, in place of ending at the first. expand: the rows that one stands for.
+    Raises UserError for what makes the set unusable: no pair, all equal, more than 5 % empty chosen answers.
     """
     counts, pairs, named = TextCounts(), [], settings.named
-    for pair in _pairs(settings, compared, on_bad, counts):
-        if pair.rejected == pair.chosen:
+    for pair in _pairs(settings, compared, on_bad, counts, expand):
+        if pair.rejected == pair.chosen and not pair.numbers.get("masked"):
             counts.same += 1
             continue
         counts.usable += 1
@@ -241,18 +242,18 @@ def read_text_pairs(settings: TextDataSettings, compared: bool = True,
 
 
 def _pairs(settings: TextDataSettings, compared: bool, on_bad: Callable[[UserError], None] | None,
-           counts: TextCounts) -> Iterator[TextPair]:
+           counts: TextCounts, expand: Callable[[dict, str], list[dict]]) -> Iterator[TextPair]:
     root = Path(settings.media_root).expanduser() if settings.media_root else default_root(settings.path)
     for where, row in _rows(settings):
         try:
-            pair = pair_of_row(row, where, compared, root)
+            found = [pair_of_row(each, where, compared, root) for each in expand(row, where)]
         except BadRow as error:
             if on_bad is None:
                 raise
             on_bad(error)
             continue
         counts.without_prompt += "prompt" not in row and "messages" not in row
-        yield pair
+        yield from found
 
 
 def _rows(settings: TextDataSettings) -> Iterator[tuple[str, dict]]:

@@ -7,7 +7,7 @@ from tqdm import tqdm
 
 from visalign.data.text_pairs import TextPair
 from visalign.errors import UserError, notice
-from visalign.media.conversations import Message, answer_tokens, prompt_tokens, up_to_end, with_system
+from visalign.media.conversations import Message, answer_tokens, prompt_tokens, turn_end, up_to_end, with_system
 
 TokenRow = dict[str, Any]
 """prompt_ids, chosen_ids, rejected_ids (lists of token numbers), row, and the numbers that methods name."""
@@ -36,7 +36,7 @@ def encode_pair(tokenizer, pair: TextPair, number: int, system: str | None, revi
     shared = min(place for _, place in sides.values())
     row: TokenRow = {"prompt_ids": prompt[:shared], "row": number, "strength": pair.strength, "chance": pair.chance}
     for name, (tokens, place) in sides.items():
-        row[f"{name}_ids"] = up_to_end(prompt[shared:place] + tokens, tokenizer.eos_token_id)
+        row[f"{name}_ids"] = up_to_end(prompt[shared:place] + tokens, turn_end(tokenizer))
     if revised:
         row |= {f"after_{name}_ids": prompt_tokens(tokenizer, to_revise(messages, text))
                 for name, text in (("chosen", pair.chosen), ("rejected", pair.rejected))}

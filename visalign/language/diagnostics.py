@@ -19,7 +19,7 @@ from visalign.evaluators.displacement import ches, entanglement, likeliest
 from visalign.evaluators.likelihood import likelihoods
 from visalign.language.chat import TokenRow
 from visalign.language.preference import PreferenceTrainer
-from visalign.media.conversations import answer_tokens, prompt_tokens, up_to_end, with_system
+from visalign.media.conversations import answer_tokens, prompt_tokens, turn_end, up_to_end, with_system
 from visalign.media.samples import Sample
 from visalign.parallel.sharing import Processes
 
@@ -33,7 +33,7 @@ def on_device(loop: PreferenceTrainer, rows: Sequence[TokenRow]) -> dict[str, Te
 
 def pair_numbers(loop: PreferenceTrainer, rows: list[TokenRow], processes: Processes) -> dict[str, Any]:
     """Of held-out pairs; processes share the batches. {} where there is no reference, or nothing, to compare with."""
-    if not rows or "rejected_ids" not in rows[0] or not loop.can_compare():
+    if not rows or not {"rejected", "rejected_ids"} & rows[0].keys() or not loop.can_compare():
         return {}
     model = loop.accelerator.unwrap_model(loop.model)
     batches = [rows[start:start + BATCH] for start in range(0, len(rows), BATCH)]
@@ -86,7 +86,7 @@ def own_kl(loop: PreferenceTrainer, tokenizer, system: str | None, samples: Sequ
         messages = with_system([{"role": "user", "content": sample.prompt}], system)
         prompt = prompt_tokens(tokenizer, messages)
         tokens, shared = answer_tokens(tokenizer, messages, prompt, str(sample.answer))
-        tokens = up_to_end(prompt[shared:] + tokens, tokenizer.eos_token_id)
+        tokens = up_to_end(prompt[shared:] + tokens, turn_end(tokenizer))
         rows.append({"prompt_ids": prompt[:shared], "chosen_ids": tokens[:-1] if len(tokens) > 1 else tokens,
                      "row": number})  # whether an answer ended by itself or was cut is not said, so its end is left out
     batches = [rows[start:start + BATCH] for start in range(0, len(rows), BATCH)]

@@ -33,12 +33,12 @@ def export_language(trainer: LanguageTrainer, model: LanguageModel, folder: Path
     if state is not None:
         state = {name: value for name, value in state.items() if not name.startswith(HEADS)}
     trained.save_pretrained(folder, state_dict=state)
-    model.tokenizer.save_pretrained(folder)
+    (model.processor or model.tokenizer).save_pretrained(folder)
     write_atomically(folder / "README.md", language_card(config, figures).encode())
     if config.output.merged and config.model.tuning == "lora":
         whole = trained.merge_and_unload()
         whole.save_pretrained(folder / "merged")
-        model.tokenizer.save_pretrained(folder / "merged")
+        (model.processor or model.tokenizer).save_pretrained(folder / "merged")
 
 
 def language_card(config: LanguageSettings, figures: dict[str, str]) -> str:

@@ -21,6 +21,7 @@ from visalign.language.held_out import load_text_reward
 from visalign.language.preference import ROW_COLUMNS, PairCollator, PreferenceTrainer
 from visalign.language.sampling import Answerer
 from visalign.language.trainer import LanguageTrainer, StepNotes
+from visalign.language.vision import VisionCollator, vision_rows
 from visalign.media.conversations import Message
 from visalign.objectives.links import LabelTable
 from visalign.parallel.sharing import Processes
@@ -40,8 +41,11 @@ def build_pair_trainer(config: LanguageConfig, pairs: list[TextPair], model: Lan
         pairs, system = with_goals(pairs, config.data), goal_text(config.data.goals, config.data.goals.scale[1])
     objective = build_objective(config.objective, loop=config.methods)
     check_numbers(objective, pairs, config)
-    rows = encode_pairs_of_text(model.tokenizer, pairs, system, config.train.max_length,
-                                config.train.max_longer, config.data.named, "revision" in objective.needs)
+    if config.model.vision:
+        rows = vision_rows(model, pairs, system, run.path / "pictures", config.train.max_length)
+    else:
+        rows = encode_pairs_of_text(model.tokenizer, pairs, system, config.train.max_length, config.train.max_longer,
+                                    config.data.named, "revision" in objective.needs)
     with_gaps(rows, pairs, objective)
     rows = without_alike(rows, config, model)
     kept = [row for row in rows if not is_held_out(row["prompt"], config.data.holdout, measured)]
@@ -52,10 +56,10 @@ def build_pair_trainer(config: LanguageConfig, pairs: list[TextPair], model: Lan
     labels = LabelTable(objective.dynamic_labels) if getattr(objective, "dynamic_labels", 0) else None
     notes = StepNotes()
     loop = preference_loop(config, model, kept, run, objective, labels, notes.keep)
-    trainer = LanguageTrainer(config, run, loop, notes, Answerer(loop.model, model.tokenizer, system),
+    trainer = LanguageTrainer(config, run, loop, notes, Answerer(loop.model, model.tokenizer, system, model.processor),
                               objective)
-    trainer.held_out_numbers = lambda answers: pair_numbers(loop, held, processes) | own_kl(
-        loop, model.tokenizer, system, answers, processes)
+    trainer.held_out_numbers = lambda answers: pair_numbers(loop, held, processes) | ({} if config.model.vision else
+        own_kl(loop, model.tokenizer, system, answers, processes))
     talks = {pair.prompt: pair.messages for pair in pairs if len(pair.messages) > 1 and pair.prompt in measured}
     return trainer, {"pairs to train on": len(kept), "held-out pairs": len(held)}, talks
 
@@ -74,9 +78,17 @@ def preference_loop(config: LanguageConfig, model: LanguageModel, rows: list[Tok
     return PreferenceTrainer(
         objective=objective, on_metrics=on_metrics, labels=labels, model=model.model, args=arguments,
         ref_model=copy.deepcopy(model.model) if full and compares else None,
-        data_collator=PairCollator(model.tokenizer.pad_token_id, columns), train_dataset=Dataset.from_list(rows),
-        teachers=load_teachers(config, model), heads=mask_heads(objective, model), processing_class=model.tokenizer,
+        data_collator=collator(config, model, columns), train_dataset=Dataset.from_list(rows),
+        teachers=load_teachers(config, model), heads=mask_heads(objective, model),
+        processing_class=model.processor or model.tokenizer,
         peft_config=None if full else peft_config(config.model.lora))
+
+
+def collator(config: LanguageConfig, model: LanguageModel, columns: Sequence[str]) -> PairCollator | VisionCollator:
+    """What makes batches of rows."""
+    if config.model.vision:
+        return VisionCollator(model.processor, columns, config.train.max_length)
+    return PairCollator(model.tokenizer.pad_token_id, columns)
 
 
 def load_teachers(config: LanguageConfig, model: LanguageModel) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -22,7 +23,9 @@ from visalign.evaluation.equal_length import equal_length_of_run
 from visalign.generators.hardware.devices import pick_device
 from visalign.language.convert import language_precision
 from visalign.language.held_out import HeldOutAnswers, load_text_reward, load_text_suite
+from visalign.language.opa import opa_rows
 from visalign.language.trl import check_trl
+from visalign.media.source_images import with_sources
 from visalign.parallel.meeting import all_met
 from visalign.parallel.sharing import Processes, doing
 from visalign.parallel.watch import watched
@@ -73,13 +76,19 @@ def check_text_data(config: LanguageConfig) -> KnownBefore:
     else:
         broken = BrokenRows(data, 20)
         compared = "rejected" in objective.needs or ("desirable" in objective.needs and has_pairs(data))
-        pairs = read_text_pairs(data, compared, broken.note)
+        expand = partial(opa_rows, settings=data.opa, compared=compared) if data.opa else lambda row, where: [row]
+        pairs = read_text_pairs(data, compared, broken.note, expand)
         if "desirable" in objective.needs and not compared and any(pair.desirable is None for pair in pairs):
             raise UserError(f"objective {config.objective['name']}: learns from pairs, or from answers with a column "
                             f"label, true or false; {data.path} has neither rejected nor label in every row")
         broken.check(len(pairs))
-        prompts = [pair.prompt for pair in pairs]
+        prompts = [asked_with(pair) for pair in pairs]
     return KnownBefore(measuring_prompts(config, prompts), pairs)
+
+
+def asked_with(pair: TextPair) -> str:
+    """The prompt of a pair, with its images where they are files."""
+    return with_sources(pair.prompt, [image for image in pair.images if isinstance(image, str)])
 
 
 def check_teachers(config: LanguageConfig, objective) -> None:
@@ -109,7 +118,7 @@ def train_language(config: LanguageSettings, resume: bool = False) -> Result:
     started = time.time()
     config, pairs = check_language(config)
     with opened_language_run(config, resume) as (accelerator, run):
-        model = load_language_model(config.model.source)
+        model = load_language_model(config.model.source, vision=config.model.vision)
         check_model(run, [model.model], f"model.source {config.model.source}")
         return trained_language(config, pairs, model, accelerator, run, started)
 

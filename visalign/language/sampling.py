@@ -10,24 +10,29 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
 from visalign.config.language import AnswerSettings
+from visalign.language.vision import processed, rendered
 from visalign.media.answers import Answer
-from visalign.media.conversations import Message, with_system
+from visalign.media.conversations import Message, turn_end, with_system
 from visalign.media.samples import Sample
+from visalign.media.source_images import source_images_of, words_of
 from visalign.parallel.sharing import ALONE, Processes, doing
 from visalign.sampling.seeds import place_seed
 
 
 @dataclass(frozen=True)
 class Answerer:
-    """What answers: a model, its tokenizer, and the text of the system's turn (None: the template's own)."""
+    """What answers: a model, its tokenizer, the text of the system's turn (None: the template's own), and the processor
+    of a vision-language model."""
 
     model: Any
     tokenizer: Any
     system: str | None = None
+    processor: Any = None
 
 
 class GumbelChoice:
@@ -69,22 +74,51 @@ def drawing(model: Any) -> Iterator[None]:
 
 
 def answers_of(answerer: Answerer, conversations: Sequence[Sequence[Message]], seeds: Sequence[int],
-               settings: AnswerSettings) -> list[tuple[str, bool]]:
-    """One answer to each conversation as text without control tokens, and whether it ended by itself."""
+               settings: AnswerSettings, images: Sequence[Sequence[Image.Image]] = ()) -> list[tuple[str, bool]]:
+    """One answer to each conversation (and its images) as text without control tokens, and whether it ended by itself.
+    """
     from transformers import LogitsProcessorList
 
     tokenizer, model = answerer.tokenizer, answerer.model
-    given = tokenizer.apply_chat_template([with_system(each, answerer.system) for each in conversations],
-                                          add_generation_prompt=True, return_dict=True, return_tensors="pt",
-                                          padding=True, tokenizer_kwargs={"padding_side": "left"}).to(model.device)
-    drawn = model.generate(**given, max_new_tokens=settings.max_tokens, do_sample=False, num_beams=1, use_cache=True,
-                           temperature=None, top_p=None, top_k=None, repetition_penalty=None,
-                           logits_processor=LogitsProcessorList([
-                               GumbelChoice(seeds, settings.temperature, settings.top_p)]))
+    talks = [with_system(each, answerer.system) for each in conversations]
+    if answerer.processor is not None:
+        texts = [rendered(answerer.processor, talk, len(shown)) for talk, shown in zip(talks, images, strict=True)]
+        given = {name: value.to(model.device) for name, value in processed(
+            answerer.processor, texts, [list(shown) for shown in images], "left").items()}
+    else:
+        given = tokenizer.apply_chat_template(talks, add_generation_prompt=True, return_dict=True, return_tensors="pt",
+                                              padding=True, tokenizer_kwargs={"padding_side": "left"}).to(model.device)
+    ends = ends_of(answerer)
+    choice = GumbelChoice(seeds, settings.temperature, settings.top_p)
+    drawn = model.generate(**given, eos_token_id=ends, max_new_tokens=settings.max_tokens, do_sample=False, num_beams=1,
+                           use_cache=True, temperature=None, top_p=None, top_k=None, repetition_penalty=None,
+                           logits_processor=LogitsProcessorList([choice]))
     tokens = drawn[:, given["input_ids"].shape[1]:]
-    ended = (tokens == tokenizer.eos_token_id).any(1).tolist()
-    return list(zip((text.strip() for text in tokenizer.batch_decode(tokens, skip_special_tokens=True)), ended,
-                    strict=True))
+    ended = torch.isin(tokens, torch.tensor(ends, device=tokens.device)).any(1)
+    return list(zip((storable(text).strip() for text in tokenizer.batch_decode(tokens, skip_special_tokens=True)),
+                    ended.tolist(), strict=True))
+
+
+def ends_of(answerer: Answerer) -> list[int]:
+    """Tokens at which an answer ends: of the template, the tokenizer and the model."""
+    known = answerer.model.generation_config.eos_token_id
+    found = [turn_end(answerer.processor or answerer.tokenizer), answerer.tokenizer.eos_token_id,
+             *(known if isinstance(known, list) else [known])]
+    return list(dict.fromkeys(end for end in found if end is not None))
+
+
+def storable(text: str) -> str:
+    """The text with a sign for what no table can hold: a NUL, half of a character."""
+    return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
+
+
+def asked_with_images(prompt: str | Sequence[Message],
+                      answerer: Answerer) -> tuple[Sequence[Message], tuple[Image.Image, ...]]:
+    """A prompt as a conversation, and the images that it names (media/source_images.py)."""
+    if not isinstance(prompt, str):
+        return prompt, ()
+    words = words_of(prompt) if answerer.processor is not None else prompt
+    return ({"role": "user", "content": words},), source_images_of(prompt) if words != prompt else ()
 
 
 def sample_answers(answerer: Answerer, prompts: Sequence[str | Sequence[Message]], per_prompt: int,
@@ -98,11 +132,13 @@ def sample_answers(answerer: Answerer, prompts: Sequence[str | Sequence[Message]
             places = range(start, min(start + size, total))
             asked = [prompts[place // per_prompt] for place in places]
             seeds = [place_seed(seed, place) for place in places]
-            talks = [({"role": "user", "content": each},) if isinstance(each, str) else each for each in asked]
+            talks, images = zip(*(asked_with_images(each, answerer) for each in asked), strict=True)
             with drawing(answerer.model):
-                answered = answers_of(answerer, talks, seeds, settings)
-            for place, talk, number, (text, ended) in zip(places, talks, seeds, answered, strict=True):
-                found.append((place, Sample(talk[-1]["content"], Answer(text), number, {"ended": ended})))
+                answered = answers_of(answerer, talks, seeds, settings, images)
+            for place, given, talk, shown, number, (text, ended) in zip(
+                    places, asked, talks, images, seeds, answered, strict=True):
+                known = {"ended": ended} | ({"source_prompt": given} if shown else {})
+                found.append((place, Sample(talk[-1]["content"], Answer(text), number, known, shown)))
             progress.update(min(total, start + size * processes.world) - progress.n)
             doing()
     return [sample for _, sample in sorted(processes.gather(found), key=lambda each: each[0])]

@@ -4,6 +4,7 @@ An answer's tokens are those that its conversation has beyond the prompt's, up t
 turn; whatever a template writes after that token, such as a line break, no model ever generates.
 """
 
+import functools
 from collections.abc import Sequence
 
 Message = dict[str, str]
@@ -38,3 +39,23 @@ def up_to_end(tokens: list[int], end: int | None) -> list[int]:
     """The tokens up to the last one that ends a turn."""
     places = [i for i, token in enumerate(tokens) if token == end]
     return tokens[:places[-1] + 1] if places else tokens
+
+
+@functools.lru_cache(32)
+def turn_end(renderer) -> int | None:
+    """The token that ends an answer in a template: of a tokenizer or a processor, what follows whatever is said.
+
+    It need not be the tokenizer's own end, which ends a whole text in some models.
+    """
+    tokenizer = getattr(renderer, "tokenizer", renderer)
+    said = [renderer.apply_chat_template([{"role": "user", "content": _part(renderer, "?")}, {
+        "role": "assistant", "content": _part(renderer, text)}], tokenize=False) for text in ("A", "B")]
+    after = said[0][next(i for i, (a, b) in enumerate(zip(*said, strict=False)) if a != b) + 1:]
+    tokens = tokenizer(after, add_special_tokens=False)["input_ids"]
+    special = frozenset(tokenizer.all_special_ids)
+    return next((token for token in tokens if token in special), tokenizer.eos_token_id)
+
+
+def _part(renderer, text: str) -> str | list[dict[str, str]]:
+    """Words as a tokenizer's template takes them, or as a processor's."""
+    return [{"type": "text", "text": text}] if hasattr(renderer, "tokenizer") else text

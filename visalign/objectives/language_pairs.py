@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from visalign.objectives.base import Outcome
@@ -70,10 +71,14 @@ class AnswerPairOptions(PairOptions, LanguageBase):
 @register("language", "dpo")
 @dataclass(frozen=True)
 class LanguageDPO(AnswerPairOptions):
-    """DPO. ipo_per: whether link `ipo` takes h of the whole `sequence`, as the paper has it, or of each log-ratio per
+    """DPO. anchor_weight, anchor: mDPO's anchor, adds anchor_weight times -log s(beta rho_w - anchor), which keeps the
+    chosen answer from becoming less likely (Wang et al. 2024, arXiv 2406.11839).
+    ipo_per: whether link `ipo` takes h of the whole `sequence`, as the paper has it, or of each log-ratio per
     `token`, as TRL has it."""
 
     ipo_per: Literal["sequence", "token"] = "sequence"
+    anchor_weight: Weight = 0.0
+    anchor: Weight = 0.0
 
     @property
     def needs(self) -> frozenset[str]:
@@ -83,6 +88,9 @@ class LanguageDPO(AnswerPairOptions):
         z = self.beta * logs.h
         loss = self.loss_of(z, logs.h if self.ipo_per == "sequence" else logs.h_per_token, logs)
         loss = loss + self.value_term(logs.rho_chosen, logs)
+        if self.anchor_weight:
+            held = -F.logsigmoid(self.beta * logs.rho_chosen - self.anchor)
+            loss = loss + self.anchor_weight * logs.mean(held)
         return self.with_imitation(loss, logs, pair_report(
             logs, z, self.beta * logs.rho_chosen, self.beta * logs.rho_rejected))
 

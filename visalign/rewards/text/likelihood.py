@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from visalign.media.conversations import Message, answer_tokens, prompt_tokens, up_to_end
+from visalign.media.conversations import Message, answer_tokens, prompt_tokens, turn_end, up_to_end
 from visalign.media.samples import Sample
 from visalign.rewards.base import RewardModel
 from visalign.storage.language_models import LanguageModel, load_language_model, locate_language_model
@@ -30,7 +30,7 @@ def talk_log_probs(model: LanguageModel, talks: Sequence[Sequence[Message]],
     for talk, answer in zip(talks, answers, strict=True):
         prompt = prompt_tokens(model.tokenizer, talk)
         tokens, shared = answer_tokens(model.tokenizer, talk, prompt, answer)
-        rows.append((prompt[:shared], up_to_end(tokens, model.tokenizer.eos_token_id)))
+        rows.append((prompt[:shared], up_to_end(tokens, turn_end(model.tokenizer))))
     return rows_log_probs(model, rows)
 
 
@@ -129,7 +129,7 @@ def user_log_probs(model: LanguageModel, talks: Sequence[Sequence[Message]], tex
     empty, whole, rows = with_turn(""), with_turn(text), []
     for before, after in zip(empty, whole, strict=True):
         shared = next(i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b)
-        rows.append((after[:shared], up_to_end(after[shared:], model.tokenizer.eos_token_id)))
+        rows.append((after[:shared], up_to_end(after[shared:], turn_end(model.tokenizer))))
     return rows_log_probs(model, rows)
 
 
