@@ -33,11 +33,11 @@ def colours(of_all_workers):
     root = of_all_workers / "colours"
     root.mkdir(exist_ok=True)
     rows, turned, opa = [], [], []
-    for n, (right, wrong) in enumerate(itertools.permutations(COLOURS, 2)):
+    for right, wrong in itertools.permutations(COLOURS, 2):
         for shade in range(4):
             file = root / f"{right}-{shade}.png"
             Image.new("RGB", (28, 28), right).point(lambda v, s=shade: max(0, v - 12 * s)).save(file)
-            row = {"prompt": f"Which colour is picture {n}{shade}?", "chosen": right, "rejected": wrong}
+            row = {"prompt": "Which colour is this?", "chosen": right, "rejected": wrong}
             rows.append(row | {"image": file.name})
             turned.append(row | {"image": f"{wrong}-{shade}.png"})
             opa.append({"prompt": row["prompt"], "image": file.name, "own": wrong, "corrected": f"it is {right}",

@@ -181,3 +181,8 @@ def test_an_empty_answer_is_finite():
     pair = logs(chosen=0.0, ref_chosen=0.0, chosen_tokens=tensor(0))
     outcome = LanguageDPO(sft_weight=1.0, sft_per="answer", link="ipo", ipo_per="token")(pair)
     assert outcome.loss.isfinite()
+
+
+def test_the_anchor_holds_the_chosen_answer():
+    # 0.598139 - 0.5 log s(0.1 * 1) = 0.598139 + 0.5 * 0.644397
+    assert LanguageDPO(anchor_weight=0.5)(logs()).loss.item() == pytest.approx(0.920337, abs=1e-5)

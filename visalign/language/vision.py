@@ -25,7 +25,7 @@ from visalign.storage.language_models import LanguageModel
 
 BLOCKS = 16
 """Images are hidden in this many blocks a side."""
-COUNTED = 64
+PAIRS_COUNTED = 64
 """Pairs, evenly over the set, whose tokens are counted before training."""
 
 
@@ -49,7 +49,7 @@ def vision_rows(model: LanguageModel, pairs: Sequence[TextPair], system: str | N
             row["rejected"] = pair.rejected
         rows.append(row | pair.numbers)
     collate = VisionCollator(model.processor, (), max_length)
-    for row in rows[::max(1, len(rows) // COUNTED)]:
+    for row in rows[::max(1, len(rows) // PAIRS_COUNTED)]:
         collate([row])
     return rows
 
