@@ -135,6 +135,12 @@ def test_sppo():
         SPPO(link="hinge")
 
 
+def test_slic_without_a_reference_is_cpl_with_a_hinge():
+    # max(0, d - lp_w + lp_l) - w lp_w, d 1, w 0.1: 3 + 1.2
+    slic = CPL(beta=1.0, link="hinge", sft_weight=0.1, sft_per="sum")
+    assert slic(logs()).loss.item() == pytest.approx(4.2)
+
+
 @pytest.mark.parametrize("settings", [{"link": "ipo"}, {"value": "optimistic", "value_weight": 0.1}])
 def test_what_needs_a_reference_is_refused_without_one(settings):
     with pytest.raises(ValueError, match="take dpo"):
