@@ -92,7 +92,8 @@ def test_steps_and_guidance_in_the_help_are_those_of_the_families():
     assert all(family.default_steps and family.default_guidance_scale for family in FAMILIES.values())
 
 
-@pytest.mark.parametrize("what, name", [("rewards", "pickscore"), ("objectives", "flow_dpo"), ("recipes", "sdxl_dpo"),
+@pytest.mark.parametrize("what, name", [("rewards", "pickscore"), ("objectives", "flow_dpo"), ("objectives", "srpo"),
+                                        ("recipes", "sdxl_dpo"),
                                         ("generators", "StableDiffusionXLPipeline")])
 def test_list_names_what_there_is(what, name):
     done = invoke("list", what)

@@ -49,8 +49,15 @@ def list_objectives() -> None:
     """Every training objective by loop, the models it is for, and one line about it."""
     from visalign.objectives import REGISTRIES
 
-    _print_rows((name, f"{loop}, {getattr(method, 'process', 'any')} models", first_sentence(method))
+    _print_rows((name, _learnt_by(loop, method), first_sentence(method))
                 for loop, methods in REGISTRIES.items() for name, method in methods.items())
+
+
+def _learnt_by(loop: str, method: type) -> str:
+    """'language models, online' or 'offline, flow models'."""
+    if loop.startswith("language"):
+        return loop.replace("language", "language models").replace("_", ", ")
+    return f"{loop}, {getattr(method, 'process', 'any')} models"
 
 
 @list_group.command("generators")

@@ -22,8 +22,11 @@ from visalign.validation.ranges import Positive, Weight
 @register("language", "kto")
 @dataclass(frozen=True)
 class KTO(LanguageBase):
-    """beta: strength of the pull towards the reference. desirable_weight, undesirable_weight: of good and bad answers;
-    of pairs the chosen answers are good and the rejected ones bad."""
+    """Good and bad answers, each against the policy's usual distance from the reference.
+
+    beta: strength of the pull towards the reference. desirable_weight, undesirable_weight: of good and bad answers; of
+    pairs the chosen answers are good and the rejected ones bad.
+    """
 
     beta: Positive = 0.1
     desirable_weight: Weight = 1.0

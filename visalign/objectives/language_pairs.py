@@ -71,10 +71,13 @@ class AnswerPairOptions(PairOptions, LanguageBase):
 @register("language", "dpo")
 @dataclass(frozen=True)
 class LanguageDPO(AnswerPairOptions):
-    """DPO. anchor_weight, anchor: mDPO's anchor, adds anchor_weight times -log s(beta rho_w - anchor), which keeps the
+    """DPO for answers, with the reference's log-probabilities.
+
+    anchor_weight, anchor: mDPO's anchor, adds anchor_weight times -log s(beta rho_w - anchor), which keeps the
     chosen answer from becoming less likely (Wang et al. 2024, arXiv 2406.11839).
     ipo_per: whether link `ipo` takes h of the whole `sequence`, as the paper has it, or of each log-ratio per
-    `token`, as TRL has it."""
+    `token`, as TRL has it.
+    """
 
     ipo_per: Literal["sequence", "token"] = "sequence"
     anchor_weight: Weight = 0.0

@@ -50,8 +50,11 @@ class AnswerTerms:
 @register("language_online", "pairs_in_group")
 @dataclass(frozen=True)
 class PairsInGroup(OnlineBase):
-    """beta: scale of the log-ratios. best_weight: times beta for pairs whose better answer has level 1. kl: weight of
-    the KL to the reference."""
+    """DPO over all pairs of a prompt's samples that differ in reward.
+
+    beta: scale of the log-ratios. best_weight: times beta for pairs whose better answer has level 1. kl: weight of the
+    KL to the reference.
+    """
 
     beta: Positive = 0.1
     best_weight: Positive = 2.5

@@ -30,9 +30,12 @@ LEAST_MASK = 0.01
 @register("language", "sparse_po")
 @dataclass(frozen=True)
 class SparsePO(AnswerPairOptions):
-    """mask: weights of tokens, `learnt` from the reference's hidden states, its own `activations` (MaPO), or `whole`,
+    """DPO in which every token has its own weight.
+
+    mask: weights of tokens, `learnt` from the reference's hidden states, its own `activations` (MaPO), or `whole`,
     all 1. kl_mask: weights of the KL term, the `same`, `independent` ones with heads of their own, or `none`
-    without that term. l1_reward, l1_kl: c_u and c_d. dropout: of the learnt heads."""
+    without that term. l1_reward, l1_kl: c_u and c_d. dropout: of the learnt heads.
+    """
 
     mask: Literal["learnt", "activations", "whole"] = "learnt"
     kl_mask: Literal["same", "independent", "none"] = "same"

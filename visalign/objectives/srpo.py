@@ -27,7 +27,10 @@ REVISIONS = (("chosen", "rejected"), ("rejected", "rejected"), ("chosen", "chose
 @register("language", "srpo")
 @dataclass(frozen=True)
 class SRPO(LanguageBase):
-    """beta: strength of the pull towards the reference. revise_weight: a, the part of the reviser in the loss."""
+    """One model that answers and revises, from pairs.
+
+    beta: strength of the pull towards the reference. revise_weight: a, the part of the reviser in the loss.
+    """
 
     beta: Positive = 0.1
     revise_weight: Portion = 0.5
