@@ -3,8 +3,9 @@
 import pytest
 from PIL import Image
 
+from visalign.media.answers import Answer
 from visalign.media.samples import Sample, Video
-from visalign.rewards import load_reward
+from visalign.rewards import build_reward, load_reward
 
 RED = Image.new("RGB", (8, 8), "red")
 GLASS = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
@@ -45,3 +46,14 @@ def test_a_prompt_longer_than_the_model_reads_is_scored_and_said():
     answer = load_reward("tiny-clip").score([Sample("red apple " * 200, RED), Sample(" \n", RED)])
     assert answer.values[0].isfinite().all() and "prompt cut to the model's 16 tokens" in answer.remarks[0]
     assert answer.values[1].isnan().all() and answer.remarks[1] == "no prompt"
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "sharpness", "colour", "ocr", "motion", "flicker", "prompt_motion",
+                                  "tiny-clip", "tiny-reward", "tiny-group", "tiny-edit", "background_kept",
+                                  "pickscore", "vlm", "vlm_pairs", "unifiedreward", "videoreward", "hpsv3"])
+def test_rewards_of_images_refuse_a_text_before_anything_is_loaded(kind):
+    spec = {"vlm": {"kind": "vlm", "url": "http://127.0.0.1:1/v1"}, "vlm_pairs": {
+        "kind": "vlm_pairs", "url": "http://127.0.0.1:1/v1"}, "unifiedreward": {
+        "kind": "unifiedreward", "url": "http://127.0.0.1:1/v1"}}.get(kind, kind)
+    answer = build_reward(spec).score([Sample("a red fruit", Answer("red"))])
+    assert answer.values.isnan().all() and "only, this is a text" in answer.remarks[0]

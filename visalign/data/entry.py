@@ -114,6 +114,8 @@ class Generations(list[Entry]):
     def prompt_hint(self) -> str:
         """How to give prompts, where some have none; else ''."""
         missing = sum(not entry.prompt and not entry.problem for entry in self)
+        if missing and all(entry.kind == "texts" for entry in self):
+            return f"{missing} of {len(self)} texts have no prompt; give their rows a column prompt"
         return "" if not missing else (
             f"{missing} of {len(self)} files have no prompt; write it into NAME.txt beside each NAME.png, use the "
             "file names with --prompts-from names, or name a manifest with the columns prompt and image")

@@ -79,8 +79,10 @@ def _by_prompt(name: str, entries: list[Entry]) -> dict[str, list[Entry]]:
     for entry in entries:
         groups.setdefault(entry.group, []).append(entry)
     if _NONE in groups:
-        raise UserError(f"{name}: {groups[_NONE][0].path} has no prompt (so {len(groups[_NONE])} of {len(entries)}); "
-                        "write it into NAME.txt beside NAME.png, or name a manifest with the columns prompt and image")
+        first = groups[_NONE][0]
+        how = "give its row a column prompt" if first.kind == "texts" else (
+            "write it into NAME.txt beside NAME.png, or name a manifest with the columns prompt and image")
+        raise UserError(f"{name}: {first.path} has no prompt (so {len(groups[_NONE])} of {len(entries)}); {how}")
     return groups
 
 

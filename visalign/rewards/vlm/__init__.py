@@ -2,7 +2,8 @@
 
 from visalign.rewards.vlm.edits import VlmEdit, VlmEditComparison
 from visalign.rewards.vlm.generic import VlmComparison, VlmJudge
+from visalign.rewards.vlm.texts import LlmComparison, LlmJudge
 from visalign.rewards.vlm.unified import UnifiedReward, UnifiedRewardFlex, UnifiedRewardPairs
 
-__all__ = ["UnifiedReward", "UnifiedRewardFlex", "UnifiedRewardPairs", "VlmComparison", "VlmEdit", "VlmEditComparison",
-           "VlmJudge"]
+__all__ = ["LlmComparison", "LlmJudge", "UnifiedReward", "UnifiedRewardFlex", "UnifiedRewardPairs", "VlmComparison",
+           "VlmEdit", "VlmEditComparison", "VlmJudge"]

@@ -42,11 +42,15 @@ class LocalAsker:
             outcomes.append(outcome)
         return outcomes
 
-    def _one(self, question: Question) -> Reply | Failure:
+    def inputs_of(self, question: Question):
+        """What the model is given: a batch of one, as tensors by name."""
         content = [*({"type": "image"} for _ in question.images), {"type": "text", "text": question.asked(False)}]
         text = self.processor.apply_chat_template([{"role": "user", "content": content}], tokenize=False,
                                                   add_generation_prompt=True)
-        inputs = self.processor(text=[text], images=list(question.images) or None, return_tensors="pt").to(self.device)
+        return self.processor(text=[text], images=list(question.images) or None, return_tensors="pt")
+
+    def _one(self, question: Question) -> Reply | Failure:
+        inputs = self.inputs_of(question).to(self.device)
         made = self.model.generate(**inputs, max_new_tokens=self.max_tokens, do_sample=False, output_logits=True,
                                    return_dict_in_generate=True)
         tokens = made.sequences[0, inputs["input_ids"].shape[1]:].tolist()
