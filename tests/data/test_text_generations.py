@@ -103,3 +103,20 @@ def test_annotations_of_texts(tmp_path):
 def test_annotations_that_cannot_be_used(tmp_path, row, said):
     with pytest.raises(UserError, match=said):
         read_text_annotations(str(lines(tmp_path / "a.jsonl", row)), ("quality",))
+
+
+def test_texts_in_shards_are_refused_in_a_sentence(tmp_path):
+    from visalign.data.packed import entries_of_group
+    from visalign.storage.locations import Location
+
+    pq.write_table(pa.table({"prompt": ["p", "q"], "answer": ["a", None], "other": [1, 2]}), tmp_path / "a.parquet")
+    found = list(entries_of_group(Location(str(tmp_path / "a.parquet")), 0, 0, None))
+    assert len(found) == 2 and all("a text; texts are scored without --engine ray" in each.problem for each in found)
+    pq.write_table(pa.table({"prompt": ["p"], "other": [1]}), tmp_path / "b.parquet")
+    [entry] = entries_of_group(Location(str(tmp_path / "b.parquet")), 0, 0, None)
+    assert "names no file" in entry.problem and "has no answer" in entry.problem
+
+
+def test_what_has_no_prompt_says_how_texts_are_given_one(tmp_path):
+    found = find_generations(lines(tmp_path / "a.jsonl", {"answer": "x"}, {"prompt": "p", "answer": "y"}))
+    assert found.prompt_hint == "1 of 2 texts have no prompt; give their rows a column prompt"

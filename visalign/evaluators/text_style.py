@@ -14,8 +14,9 @@ from visalign.media.samples import Sample
 from visalign.media.text_measures import TEXT_STYLE, text_measures
 from visalign.media.words import ngrams, tokens_of
 
-TEXT_SCALE = dict(zip(TEXT_STYLE, (100.0, 10.0, 5.0, 1.0, 1.0, 10.0, 1.0, 1.0), strict=True))
-"""As SCALE of style.py."""
+TEXT_SCALE = dict(zip(TEXT_STYLE, (100.0, 10.0, 5.0, 1.0, 1.0, 100.0, 10.0, 1.0), strict=True))
+"""As SCALE of style.py: a base that never lists and never refuses counts as varying by one marker and a refusal in
+ten, or the first list of all would be a drift of many standard deviations."""
 TEXT_DIVERSITY = ("distinct_1", "distinct_2", "self_bleu", "first_word_entropy")
 """Of a prompt's answers together. self_bleu is the one that rises as diversity falls."""
 ANSWER_SHARES = ("empty", "identical")

@@ -5,6 +5,7 @@ An answer stands between marks of its own, so that what it says of marks and win
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from types import SimpleNamespace
 
 from visalign.media.samples import Sample
@@ -55,7 +56,9 @@ class TextAskingJudge(AskingJudge):
         locate_language_model(self.source, f"reward {self.name}: source")
 
     def held_bytes(self) -> int | None:
-        return 0 if self.url else of_transformers("AutoModelForCausalLM", self.source, None)
+        if self.url:
+            return 0
+        return of_transformers("AutoModelForCausalLM", self.source, None) if Path(self.source).is_dir() else None
 
     @cached_property
     def asker(self) -> Asker:
