@@ -44,7 +44,8 @@ def test_recipe_runs_on_a_tiny_model(file, tiny, tiny_vlm, colours, tmp_path, mo
         given += ["rollout.max_prompts=4", "rollout.prompts_per_step=2", "rollout.group_size=3", "rollout.max_tokens=6",
                   "train.batch_size=6"]
     elif config.data.feedback:
-        given += ["data.feedback.max_prompts=4", "data.feedback.max_tokens=6"]
+        given += ["data.feedback.max_prompts=4", "data.feedback.max_tokens=6", "data.feedback.reward=brevity",
+                  "data.feedback.second_reward=null"]
     else:
         given += [f"data.path={colours / ('opa' if config.data.opa else 'pairs')}.jsonl", "data.holdout=0.25",
                   "model.gradient_checkpointing=false"]

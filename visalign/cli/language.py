@@ -51,6 +51,29 @@ def run_language(settings, dry_run: bool, resume: bool, auto_resume: bool) -> No
 
 
 @lm.command(cls=Verb)
+@recipe_arguments
+@click.option("--rounds", type=ranged(Few), help="As rounds.count of the recipe.")
+@click.option("--resume", is_flag=True, help="Continue the rounds in output.folder.")
+def rounds(config: str, overrides: tuple[str, ...], rounds: int | None, resume: bool) -> None:
+    """Answer, reward, pair and train again and again, each round from the model of the one before.
+
+    \b
+    visalign lm rounds language/rounds                      three rounds of DPO on SmolLM2's own answers
+    visalign lm rounds language/rounds_cream --rounds 2     pairs weighed by how far two rewards agree
+    """
+    from visalign.language.rounds import PAGE, train_rounds
+
+    settings = read_recipe(config, (*overrides, *([f"rounds.count={rounds}"] if rounds else ())))
+    found = train_rounds(settings, resume, lambda each: click.echo(f"round {each.number}: {each.verdict}, reward "
+                                                                   f"{each.reward:+.3f}"))
+    rows = found.table()
+    widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in rows[0]}
+    for row in ({name: name for name in widths}, *rows):
+        click.echo("  ".join(f"{row[name]:{width}}" for name, width in widths.items()))
+    click.echo(f"\n{found.ended}; page: {Path(settings.output.folder).expanduser() / PAGE}")
+
+
+@lm.command(cls=Verb)
 @click.argument("model")
 @click.argument("prompts", nargs=-1, required=True)
 @click.option("--samples-per-prompt", default=1, show_default=True, type=ranged(Few))

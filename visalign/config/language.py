@@ -38,6 +38,7 @@ class LanguageModelSettings(Settings):
     """Which language model, and how it is held.
 
     source: `smollm2`, a folder of transformers, a run of `visalign lm train`, a hub id, or FILE.gguf.
+    reference: a model that the policy is compared with (null: itself as it starts).
     tuning: a LoRA on all linear layers, or all weights. lora: as of image models; its kinds are lora, rslora and dora.
     teachers: runs or models that an objective learns from, by the names it gives them; their tokenizer is this one's.
     vision: whether it is a vision-language model, whose pairs have images.
@@ -47,6 +48,7 @@ class LanguageModelSettings(Settings):
     """
 
     source: Text
+    reference: Text | None = None
     tuning: Literal["lora", "full"] = "lora"
     lora: LoraSettings = LoraSettings()
     teachers: dict[Text, Text] = {}
@@ -81,7 +83,9 @@ class TextFeedbackSettings(AnswerSettings):
     """Make the pairs: answer each prompt several times, let a reward pick best and worst.
 
     prompts: a text file, a table, or `topics:train` / `topics:held_out`. pairs_per_prompt: the best against the worst,
-    then the second best against the second worst, ...
+    then the second best against the second worst, ... min_gap: pairs whose rewards differ by no more are ties.
+    second_reward: another one; how far it ranks a prompt's answers alike is the chance of its pairs (CREAM, arXiv
+    2410.12735).
     """
 
     prompts: Text = "topics:train"
@@ -89,6 +93,8 @@ class TextFeedbackSettings(AnswerSettings):
     samples_per_prompt: AtLeastTwo = 4
     pairs_per_prompt: Few = 1
     reward: RewardSpec
+    second_reward: RewardSpec | None = None
+    min_gap: Weight = 0.0
 
     @model_validator(mode="after")
     def _enough(self):
@@ -249,11 +255,26 @@ class LanguageSettings(Settings):
         return self
 
 
+class RoundSettings(Settings):
+    """For `visalign lm rounds`: answers, rewards, pairs and training again and again, each time from the model before.
+
+    count: how many rounds at most. reference: what the policy is compared with, the `previous` round's model or the
+    `base`. stop: whether to end when the reward no longer rises, its interval clear of 0, over the round before.
+    Rewards of the recipe may name {current}, {previous} and {base}: the models of this round, the one before it, and
+    the first, as in {kind: density_ratio, strong: "{current}", weak: "{base}"}.
+    """
+
+    count: Few = 3
+    reference: Literal["previous", "base"] = "previous"
+    stop: bool = True
+
+
 class LanguageConfig(LanguageSettings):
     """One language run from pairs (or answers alone). `objective` is {name: ..., and that method's own settings}."""
 
     methods: ClassVar[str] = "language"
     data: TextDataSettings = TextDataSettings()
+    rounds: RoundSettings = RoundSettings()
 
     @model_validator(mode="after")
     def _consistent(self):

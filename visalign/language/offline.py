@@ -77,11 +77,28 @@ def preference_loop(config: LanguageConfig, model: LanguageModel, rows: list[Tok
     torch.manual_seed(config.train.seed)
     return PreferenceTrainer(
         objective=objective, on_metrics=on_metrics, labels=labels, model=model.model, args=arguments,
-        ref_model=copy.deepcopy(model.model) if full and compares else None,
+        ref_model=reference_model(config, model) if compares else None,
         data_collator=collator(config, model, columns), train_dataset=Dataset.from_list(rows),
         teachers=load_teachers(config, model), heads=mask_heads(objective, model),
         processing_class=model.processor or model.tokenizer,
         peft_config=None if full else peft_config(config.model.lora))
+
+
+def reference_model(config: LanguageConfig, model: LanguageModel) -> Any:
+    """The frozen model that the policy is compared with: one that is named, or a copy of a model of which all weights
+    learn; None where it is the model without its adapter. Raises UserError for another vocabulary."""
+    if config.model.reference is None:
+        return copy.deepcopy(model.model) if config.model.tuning == "full" else None
+    return frozen_model(config.model.reference, "model.reference", config, model)
+
+
+def frozen_model(source: str, where: str, config: LanguageConfig, model: LanguageModel) -> Any:
+    """Raises UserError for a model with another tokenizer."""
+    found = load_language_model(source, where=where, vision=config.model.vision)
+    if found.tokenizer.get_vocab() != model.tokenizer.get_vocab():
+        raise UserError(f"{where} {source}: has another tokenizer than {config.model.source}, so its tokens cannot be "
+                        "compared")
+    return found.model.requires_grad_(False).to(model.model.device)
 
 
 def collator(config: LanguageConfig, model: LanguageModel, columns: Sequence[str]) -> PairCollator | VisionCollator:
@@ -93,15 +110,8 @@ def collator(config: LanguageConfig, model: LanguageModel, columns: Sequence[str
 
 def load_teachers(config: LanguageConfig, model: LanguageModel) -> dict[str, Any]:
     """The frozen models that an objective learns from. Raises UserError for one with another vocabulary."""
-    teachers = {}
-    for name, source in config.model.teachers.items():
-        where = f"model.teachers.{name}"
-        teacher = load_language_model(source, where=where)
-        if teacher.tokenizer.get_vocab() != model.tokenizer.get_vocab():
-            raise UserError(f"{where} {source}: has another tokenizer than {config.model.source}, so its tokens cannot "
-                            "be compared")
-        teachers[name] = teacher.model.requires_grad_(False).to(model.model.device)
-    return teachers
+    return {name: frozen_model(source, f"model.teachers.{name}", config, model)
+            for name, source in config.model.teachers.items()}
 
 
 def mask_heads(objective, model: LanguageModel) -> Any:
@@ -124,7 +134,8 @@ def made_pairs(config: LanguageConfig, model: LanguageModel, run: RunFolder, mea
         return known
     settings = config.data.feedback
     pairs = feedback_text_pairs(Answerer(model.model, model.tokenizer, config.model.system), settings,
-                                load_text_reward(settings.reward, str(model.model.device)), config.train.seed, measured,
+                                [load_text_reward(each, str(model.model.device)) for each in (
+                                    settings.reward, settings.second_reward) if each], config.train.seed, measured,
                                 processes)
     if processes.is_first:
         write_feedback(pairs, run.path)

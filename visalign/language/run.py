@@ -59,6 +59,8 @@ def check_language(config: LanguageSettings) -> KnownBefore:
     for reward in filter(None, (config.eval.reward, *config.eval.also)):
         load_text_reward(reward)
     load_text_suite(config.eval, "cpu")
+    if config.model.reference is not None:
+        locate_language_model(config.model.reference, "model.reference")
     for name, teacher in config.model.teachers.items():
         locate_language_model(teacher, f"model.teachers.{name}")
     return KINDS[config.methods].check(config)
@@ -71,7 +73,8 @@ def check_text_data(config: LanguageConfig) -> KnownBefore:
         raise UserError("data: set exactly one of data.path (pairs to read) and data.feedback (pairs to make)")
     pairs: list[TextPair] = []
     if data.feedback:
-        load_text_reward(data.feedback.reward)
+        for reward in filter(None, (data.feedback.reward, data.feedback.second_reward)):
+            load_text_reward(reward)
         prompts = read_prompts(data.feedback.prompts, data.feedback.max_prompts)
     else:
         broken = BrokenRows(data, 20)

@@ -32,6 +32,7 @@ from visalign.rewards.qwen_heads import HPSv3, VideoReward
 from visalign.rewards.text import embedding
 from visalign.rewards.text import rules as text_rules
 from visalign.rewards.text.likelihood import DensityRatio, FollowUp
+from visalign.rewards.text.points import Points
 from visalign.rewards.text.sequence import SequenceReward
 from visalign.rewards.web.reward import HttpReward
 from visalign.storage.yaml_files import read_yaml
@@ -83,6 +84,7 @@ REWARDS: dict[str, type] = {
     "sequence": SequenceReward,
     "density_ratio": DensityRatio,
     "follow_up": FollowUp,
+    "points": Points,
     "relevance": embedding.Relevance,
     "weighted_sum": combine.WeightedSum,
     "log_sigmoid": combine.LogSigmoid,

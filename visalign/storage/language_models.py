@@ -36,11 +36,12 @@ class LanguageModel:
 
 @dataclass(frozen=True)
 class LanguageSource:
-    """Where a model lies: transformers' source, the GGUF file in it, an adapter on top, and how reports call it."""
+    """Where a model lies: transformers' source, the GGUF file in it, adapters on top in order, and how reports call it.
+    """
 
     source: str
     gguf: str | None = None
-    adapter: str | None = None
+    adapters: tuple[str, ...] = ()
     described: str = ""
 
 
@@ -65,13 +66,13 @@ def locate_language_model(source: str, where: str = "model.source") -> LanguageS
     """
     if source == "smollm2":
         file = packaged(source, where)
-        return LanguageSource(str(file.parent), file.name, None, "SmolLM2-135M-Instruct, 4-bit weights dequantised")
+        return LanguageSource(str(file.parent), file.name, (), "SmolLM2-135M-Instruct, 4-bit weights dequantised")
     path = Path(source).expanduser()
     if path.suffix.lower() == ".gguf":
         if not path.is_file():
             raise UserError(f"{where} {source}: there is no such file")
         check_package(f"{where} {path.name}", "gguf", "'visalign[language]'")
-        return LanguageSource(str(path.parent), path.name, None, f"{path.name}, dequantised")
+        return LanguageSource(str(path.parent), path.name, (), f"{path.name}, dequantised")
     if path.is_dir():
         return _of_folder(path, where)
     if path.suffix in (".safetensors", ".bin", ".pt", ".pth") or path.is_file():
@@ -93,7 +94,8 @@ def _of_folder(path: Path, where: str) -> LanguageSource:
             if not isinstance(base, str) or not base:
                 raise UserError(f"{where} {inner / ADAPTER}: names no base model (base_model_name_or_path)")
             found = locate_language_model(base, f"{where} {inner}: its base")
-            return LanguageSource(found.source, found.gguf, str(inner), f"{found.described} with {path}")
+            return LanguageSource(found.source, found.gguf, (*found.adapters, str(inner)),
+                                  f"{found.described} with {path}")
         if (inner / "config.json").is_file():
             return _of_model(inner, where)
     raise UserError(f"{where} {path}: has no config.json, so it is no folder of transformers")
@@ -128,8 +130,8 @@ def load_language_model(source: str, precision: dtype = float32, where: str = "m
     else:
         model = load_whole(AutoModelForImageTextToText if vision else AutoModelForCausalLM, found.source, where,
                            dtype=precision)
-    if found.adapter:
-        model = _with_adapter(model, found.adapter, where)
+    for adapter in found.adapters:
+        model = _with_adapter(model, adapter, where)
     processor = load_processor(found, where) if vision else None
     tokenizer = processor.tokenizer if vision else load_tokenizer(found, where)
     model.config.get_text_config().pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id

@@ -1,0 +1,188 @@
+"""`visalign lm rounds`: answers, rewards, pairs, training, measuring, and again from the model that came of it.
+
+    OUT/round-1/ ...   runs as `lm train` makes them      OUT/rounds.json   what each round came to
+    OUT/rounds.html    the same as a page
+
+Self-play schemes are a reward, a choice of pairs and a reference: self-rewarding (reward `points` of {current}), Selfie
+and DNO (`density_ratio` of {current} over {base}; `min_gap`), CREAM (`second_reward` of {previous}), SPPO (objective
+`sppo`). A round that is interrupted continues with --resume; rounds that are complete are not repeated.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from visalign.config import LanguageConfig
+from visalign.errors import UserError
+from visalign.evaluators import Estimate, VerdictLimits, mean_with_interval, verdict_of
+from visalign.evaluators.prompt_metrics import PromptMetrics, known_mean, paired, prompt_metrics_of
+from visalign.language.feedback import read_feedback
+from visalign.language.run import train_language
+from visalign.reports import render_page
+from visalign.storage.files import write_atomically
+from visalign.storage.run_folder import holds_run, read_metrics
+from visalign.trainers.summary import VERDICT
+
+SUMMARY, PAGE = "rounds.json", "rounds.html"
+
+
+@dataclass(frozen=True)
+class Round:
+    """What a round came to, on the held-out prompts: mean reward, its change from the start and from the round before
+    (intervals over prompts), KL to this round's reference per answer, relative change of diversity since the start,
+    verdict against the start, pairs it learnt from, and the share of them that the measured reward orders alike."""
+
+    number: int
+    folder: str
+    reward: float
+    from_start: Estimate
+    from_before: Estimate
+    kl: float | None
+    diversity: Estimate | None
+    verdict: str
+    reasons: tuple[str, ...]
+    pairs: int
+    agreement: float | None
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """All rounds, and why there are no more."""
+
+    rounds: tuple[Round, ...]
+    ended: str
+
+    def table(self) -> list[dict[str, str]]:
+        """Rows of texts."""
+        return [{"round": str(each.number), "reward": f"{each.reward:+.3f}",
+                 "from the start": interval(each.from_start), "from the round before": interval(each.from_before),
+                 "KL": "" if each.kl is None else f"{each.kl:.2f}",
+                 "diversity": "" if each.diversity is None else interval(each.diversity), "pairs": str(each.pairs),
+                 "labels agree": "" if each.agreement is None else f"{each.agreement:.2f}", "verdict": each.verdict}
+                for each in self.rounds]
+
+
+def interval(estimate: Estimate) -> str:
+    return f"{estimate.value:+.3f} [{estimate.low:+.3f}, {estimate.high:+.3f}]"
+
+
+def train_rounds(config: LanguageConfig, resume: bool = False,
+                 told: Callable[[Round], None] = lambda found: None) -> Rounds:
+    """Run the rounds of a recipe; `told` of each as it ends. Raises UserError for a recipe that makes no pairs, or a
+    folder that holds rounds already."""
+    root, base = Path(config.output.folder).expanduser(), config.model.source
+    if not isinstance(config, LanguageConfig) or not config.data.feedback:
+        raise UserError("lm rounds: needs data.feedback, since every round makes pairs of the model's answers")
+    if not config.eval.reward:
+        raise UserError("lm rounds: needs eval.reward, by which rounds are compared")
+    if not resume and (root / "round-1").exists():
+        raise UserError(f"output.folder {root}: already holds rounds; continue them with --resume, or begin others "
+                        f"with output.folder={root}-2")
+    done: list[Round] = []
+    models = [base]
+    ended = f"all {config.rounds.count} rounds were made"
+    for number in range(1, config.rounds.count + 1):
+        folder = root / f"round-{number}"
+        if not (folder / VERDICT).is_file():
+            train_language(round_config(config, number, models, folder), resume and holds_run(folder))
+        models.append(str(folder / "export"))
+        done.append(summed_up(number, root, config))
+        told(done[-1])
+        why = reason_to_stop(done, config)
+        keep_rounds(root, Rounds(tuple(done), why or ended), config)
+        if why:
+            ended = why
+            break
+    return Rounds(tuple(done), ended)
+
+
+def round_config(config: LanguageConfig, number: int, models: list[str], folder: Path) -> LanguageConfig:
+    """The recipe of one round. models: the base and what came of the rounds before, in order."""
+    current, previous = models[-1], models[max(0, len(models) - 2)]
+    named = {"{current}": current, "{previous}": previous, "{base}": models[0]}
+    reference = models[0] if config.rounds.reference == "base" and number > 1 else None
+    feedback = config.data.feedback.model_copy(update={
+        "reward": with_models(config.data.feedback.reward, named),
+        "second_reward": with_models(config.data.feedback.second_reward, named)})
+    return config.model_copy(update={
+        "model": config.model.model_copy(update={"source": current, "reference": reference}),
+        "data": config.data.model_copy(update={"feedback": feedback}),
+        "train": config.train.model_copy(update={"seed": config.train.seed + number - 1}),
+        "eval": config.eval.model_copy(update={"also": tuple(with_models(each, named) for each in config.eval.also)}),
+        "output": config.output.model_copy(update={"folder": str(folder)})})
+
+
+def with_models(spec: Any, named: dict[str, str]) -> Any:
+    """A reward's specification in which the names of models are theirs."""
+    if isinstance(spec, dict):
+        return {key: with_models(value, named) for key, value in spec.items()}
+    if isinstance(spec, list | tuple):
+        return type(spec)(with_models(value, named) for value in spec)
+    if isinstance(spec, str):
+        for name, model in named.items():
+            spec = spec.replace(name, model)
+    return spec
+
+
+def measured_in(folder: Path) -> tuple[PromptMetrics, PromptMetrics, dict]:
+    """Held-out answers of a run before and after it, and the last row's other numbers."""
+    rows = [row for row in read_metrics(folder) if row["kind"] == "held_out"]
+    return prompt_metrics_of(rows[0]), prompt_metrics_of(rows[-1]), rows[-1]
+
+
+def summed_up(number: int, root: Path, config: LanguageConfig) -> Round:
+    """A round that is complete, compared with the start and with the round before."""
+    folder = root / f"round-{number}"
+    before, after, row = measured_in(folder)
+    start = measured_in(root / "round-1")[0]
+    name = json.loads((folder / VERDICT).read_text())["proxy"]
+    guard = config.guard
+    verdict = verdict_of(start, after, name, VerdictLimits(guard.budget, guard.drift, guard.tolerance))
+
+    def change(base: PromptMetrics) -> Estimate:
+        first, last = paired(base, after, f"reward/{name}")
+        return mean_with_interval(last - first)
+
+    pairs = read_feedback(folder)
+    return Round(number, folder.name, known_mean(after.values[f"reward/{name}"]), change(start), change(before),
+                 row.get("held_out/kl_per_answer"), verdict.diversity, verdict.word, verdict.reasons, len(pairs),
+                 agreement_of(pairs, config))
+
+
+def agreement_of(pairs, config: LanguageConfig) -> float | None:
+    """Share of a round's pairs that eval.reward orders as they are labelled, ties one half; None where it did that."""
+    if config.data.feedback.reward == config.eval.reward:
+        return None
+    from visalign.language.held_out import load_text_reward
+    from visalign.media.answers import Answer
+    from visalign.media.samples import Sample
+    from visalign.rewards import scores_of
+
+    reward = load_text_reward(config.eval.reward)
+    sides = [scores_of(reward, [Sample(pair.prompt, Answer(text)) for pair, text in (
+        (pair, getattr(pair, side)) for pair in pairs)])[0] for side in ("chosen", "rejected")]
+    return ((sides[0] > sides[1]).float() + (sides[0] == sides[1]).float() / 2).mean().item()
+
+
+def reason_to_stop(done: list[Round], config: LanguageConfig) -> str:
+    """Why there is no further round, '' where there may be one."""
+    last = done[-1]
+    if last.verdict in ("collapsed", "hacked"):
+        return f"round {last.number} is {last.verdict}: {'; '.join(last.reasons)}"
+    if config.rounds.stop and last.from_before.low <= 0 and last.number < config.rounds.count:
+        return (f"round {last.number} did not clearly raise the reward over the round before: "
+                f"{interval(last.from_before)}")
+    return ""
+
+
+def keep_rounds(root: Path, found: Rounds, config: LanguageConfig) -> None:
+    """rounds.json and rounds.html."""
+    content = {"ended": found.ended, "rounds": [asdict(each) for each in found.rounds]}
+    write_atomically(root / SUMMARY, (json.dumps(content, indent=2) + "\n").encode())
+    rows = found.table()
+    title = f"{config.model.source}, {len(rows)} rounds of {config.objective['name']}"
+    page = render_page("rounds.html.j2", title=title, columns=list(rows[0]), rows=rows, ended=found.ended,
+                       folders=[each.folder for each in found.rounds])
+    write_atomically(root / PAGE, page)
