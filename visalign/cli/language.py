@@ -82,18 +82,20 @@ def rounds(config: str, overrides: tuple[str, ...], rounds: int | None, resume: 
 @click.option("--top-p", default=1.0, show_default=True, type=ranged(Share))
 @click.option("--system", help="Text of the system's turn (default: the model's own template).")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1))
+@click.option("--revise", default=0, show_default=True, type=click.IntRange(0, 100),
+              help="How often the model is asked for a better answer; the last one counts (for models of srpo).")
 @click.option("--out", "-o", type=click.Path(path_type=Path),
               help="A folder for samples.jsonl, as `score`, `data pairs` and `evaluate` read it.")
 @device_option
 def generate(model: str, prompts: tuple[str, ...], samples_per_prompt: int, max_tokens: int, temperature: float,
-             top_p: float, system: str | None, seed: int, out: Path | None, device: str) -> None:
+             top_p: float, system: str | None, seed: int, revise: int, out: Path | None, device: str) -> None:
     """Answer PROMPTS (texts, or one file or set of them) with MODEL: smollm2, a folder, a run, hub id or FILE.gguf."""
     from visalign.config.language import AnswerSettings
     from visalign.language.generate import generate_answers
 
     settings = AnswerSettings(max_tokens=max_tokens, temperature=temperature, top_p=top_p)
-    samples = generate_answers(model, prompts, samples_per_prompt, settings, system=system, seed=seed, out=out,
-                               device=device)
+    samples = generate_answers(model, prompts, samples_per_prompt, settings, system=system, seed=seed, revise=revise,
+                               out=out, device=device)
     for sample in samples if out is None else ():
         click.echo(f"{sample.prompt}\n  {sample.answer}")
     if out is not None:

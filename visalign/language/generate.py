@@ -1,6 +1,7 @@
 """`visalign lm generate`: answers to prompts, printed or kept as other verbs read them."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from visalign.config.language import AnswerSettings
@@ -9,15 +10,17 @@ from visalign.data.sources import is_table
 from visalign.data.text_generations import write_answers
 from visalign.errors import UserError
 from visalign.generators.hardware.devices import pick_device
+from visalign.language.chat import to_revise
 from visalign.language.sampling import Answerer, sample_answers
 from visalign.media.samples import Sample
 from visalign.storage.language_models import load_language_model, locate_language_model
 
 
 def generate_answers(source: str, prompts: Sequence[str], per_prompt: int, settings: AnswerSettings, *,
-                     system: str | None = None, seed: int = 0, out: Path | None = None,
+                     system: str | None = None, seed: int = 0, revise: int = 0, out: Path | None = None,
                      device: str = "auto") -> list[Sample]:
-    """`per_prompt` answers to each prompt; out: a folder that gets them as samples.jsonl.
+    """`per_prompt` answers to each prompt; revise: how often the model is asked for a better one, of which the last is
+    kept. out: a folder that gets them as samples.jsonl.
 
     prompts: the texts, or one name of a file or set that `read_prompts` knows. Raises UserError.
     """
@@ -27,8 +30,12 @@ def generate_answers(source: str, prompts: Sequence[str], per_prompt: int, setti
         raise UserError(f"out {out}: already holds samples; choose another folder")
     model = load_language_model(source, where="model")
     model.model.to(pick_device(device))
-    samples = sample_answers(Answerer(model.model, model.tokenizer, system), asked, per_prompt, settings, seed=seed,
-                             label="answers")
+    answerer = Answerer(model.model, model.tokenizer, system)
+    samples = sample_answers(answerer, asked, per_prompt, settings, seed=seed, label="answers")
+    for turn in range(1, revise + 1):
+        tries = [to_revise([{"role": "user", "content": each.prompt}], str(each.answer)) for each in samples]
+        better = sample_answers(answerer, tries, 1, settings, seed=seed + turn, label=f"revision {turn}")
+        samples = [replace(new, prompt=old.prompt) for old, new in zip(samples, better, strict=True)]
     if out is not None:
         write_answers(samples, out)
     return samples
