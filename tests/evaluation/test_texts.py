@@ -107,12 +107,14 @@ def test_features_of_images_refuse_texts():
 
 
 def test_answers_are_cut_to_the_shorter_model_s_median_and_measured_again(tmp_path):
-    """Base answers have 9, 13, 9 and 14 words; those after are cut to three words, which is then the median."""
+    """Base answers have 9 words and more; those after are cut to six, which is then the median."""
     before = [Sample(prompt, Answer(base_answer(topic, k)), k) for topic, prompt in zip(TOPICS, PROMPTS, strict=True)
               for k in range(4)]
-    after = [sample.with_media(Answer(" ".join(sample.answer.split()[:3]))) for sample in before]
+    after = [sample.with_media(Answer(" ".join(sample.answer.split()[:6]))) for sample in before]
     found = equal_length_of(PROMPTS, before, after, MetricSuite([load_reward("brevity")], Letters()))
-    assert found.words == 3 and found.base.values["reward/brevity"] == pytest.approx([-0.3] * 10)
+    assert found.words == 6 and found.base.values["reward/brevity"] == pytest.approx([-0.6] * 10)
+    one = [sample.with_media(Answer("Yes.")) for sample in before]
+    assert equal_length_of(PROMPTS, before, one, MetricSuite([], None)) is None
     assert found.base == found.after  # of what is left the two models wrote the same
     for folder, samples in (("step-0", before), ("step-9", after)):
         write_answers(samples, tmp_path / "samples" / folder)

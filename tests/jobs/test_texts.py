@@ -131,6 +131,8 @@ def test_a_model_of_one_answer_is_called_collapsed(tmp_path, letters):
     done = invoke("compare", f"base={base}", f"flat={flat}", "-r", "brevity", "-o", tmp_path / "out")
     assert done.exit_code == 0 and "flat: collapsed" in done.output, done.output
     assert "100 % of the answers equal another answer to the same prompt" in done.output
+    assert "24 of 32 generations are the same text" in done.output
+    assert "flat: answers of fewer than 5 words are not compared at equal length" in done.output
 
 
 def test_evaluate_measures_one_source_with_rewards_of_texts(tmp_path, letters):

@@ -24,10 +24,11 @@ from visalign.evaluators import diversity_axes as families
 from visalign.evaluators import fidelity
 from visalign.evaluators.diversity import spread_ratio
 from visalign.evaluators.overoptimisation import FORMS, OveroptimisationFit, best_of_n, fit_overoptimisation
+from visalign.evaluators.prompt_metrics import PromptMetrics
 from visalign.evaluators.ranking import NoRanking, WinRate, elo, win_rate, wins_of
 from visalign.evaluators.statistics import Estimate, TooFew, mean_with_interval, unknown
 from visalign.evaluators.style import STYLE, entropies
-from visalign.evaluators.text_length import EqualLength, length_controlled, shorter_median
+from visalign.evaluators.text_length import LEAST_WORDS, EqualLength, length_controlled, shorter_median
 from visalign.evaluators.verdict import Verdict, VerdictLimits, verdict_of
 from visalign.media.words import first_words
 from visalign.rewards import check_sources_given
@@ -73,7 +74,8 @@ class Results:
     """Everything that was measured. figures {model: {metric: Estimate}}; wins {reward: {model: against the base}};
     ladders
     {reward: {model: Elo}} or the reason there is none; best_of {reward: {n: change from one sample}}; weights {model:
-    of the guide it followed}, where the models differ in that. cut: what is left of texts at equal length."""
+    of the guide it followed}, where the models differ in that. cut: {model: it and the base once more, at equal
+    length}, of texts."""
 
     base: str
     models: list[str]
@@ -88,22 +90,11 @@ class Results:
     notes: list[str] = field(default_factory=list)
     about: dict = field(default_factory=dict)
     weights: dict[str, float] = field(default_factory=dict)
-    cut: "CutAnswers | None" = None
+    cut: dict[str, EqualLength] = field(default_factory=dict)
 
     @property
     def texts(self) -> bool:
         return medium_of_entries(self.matched.entries[self.base]) is TEXT
-
-
-@dataclass(frozen=True)
-class CutAnswers:
-    """Every model's answers cut to the median words of the one that writes the shortest, measured again."""
-
-    words: int
-    measured: dict[str, GenerationMetrics]
-
-    def against(self, base: str, model: str) -> EqualLength:
-        return EqualLength(self.words, self.measured[base].measured, self.measured[model].measured)
 
 
 def check_comparable(options: Options) -> None:
@@ -140,32 +131,45 @@ def compare_models(sources: list[SampleSource], plan: SamplingPlan | None, out: 
     reference = reference_features(options.reference, tools) if options.reference else None
     refuse_mixed({name: metrics.features for name, metrics in measured.items()}
                  | ({} if reference is None else {"the reference": reference}))
-    notes += [f"{name}: {metrics.alike} of {metrics.features[..., 0].numel()} generations are the same file as another "
-              "of their prompt" for name, metrics in measured.items() if metrics.alike]
+    thing = "text" if medium is TEXT else "file"
+    notes += [f"{name}: {metrics.alike} of {metrics.features[..., 0].numel()} generations are the same {thing} as "
+              "another of their prompt" for name, metrics in measured.items() if metrics.alike]
     notes += [f"{name}: {note}" for name, metrics in measured.items() for note in metrics.measured.notes()]
     base = sources[0].name
     figures = {name: figures_of(name, metrics, measured[base], reference, matched.prompts, notes)
                for name, metrics in measured.items()}
-    cut = at_equal_length(matched, tools) if medium is TEXT and len(measured) > 1 else None
+    cut: dict[str, EqualLength] = {}
+    for name in measured if medium is TEXT else ():
+        if name != base and (found_cut := at_equal_length(matched, tools, base, name)):
+            cut[name] = found_cut
+            figures[base] |= cut_figures(found_cut.base, found_cut.words)
+            figures[name] |= cut_figures(found_cut.after, found_cut.words)
+        elif name != base:
+            notes.append(f"{name}: answers of fewer than {LEAST_WORDS} words are not compared at equal length")
     verdicts = {name: verdict_of(measured[base].measured, metrics.measured, options.proxy, options.limits,
-                                 cut.against(base, name) if cut else None)
+                                 cut.get(name))
                 for name, metrics in measured.items() if name != base}
-    for name, metrics in cut.measured.items() if cut else ():
-        means = {metric: metrics.measured.mean(metric) for metric in metrics.measured.values}
-        figures[name] |= {f"all answers cut to {cut.words} words/{metric}": mean
-                          for metric, mean in means.items() if mean}
     return Results(base, list(measured), matched, measured, figures, verdicts, *rankings(measured, base),
                    best_of_curves(measured[base], options.proxy), curve_of(sources, plan, measured, base), notes,
                    about(sources, plan, options), cut=cut)
 
 
-def at_equal_length(matched: Matched, tools: MetricSuite) -> CutAnswers:
-    """Measure every model once more on answers of equal length."""
-    words = shorter_median([[entry.content for row in rows for entry in row] for rows in matched.entries.values()])
-    short = {name: [[replace(entry, content=first_words(entry.content, words)) for entry in row] for row in rows]
-             for name, rows in matched.entries.items()}
-    return CutAnswers(words, {name: measure_generations(f"{name}, cut to {words} words", matched.prompts, rows, tools)
-                              for name, rows in short.items()})
+def at_equal_length(matched: Matched, tools: MetricSuite, base: str, name: str) -> EqualLength | None:
+    """Measure two models once more, all answers cut to the median words of the one that writes shorter ones; None
+    where that is too short to tell anything."""
+    both = [matched.entries[base], matched.entries[name]]
+    words = shorter_median([entry.content for row in rows for entry in row] for rows in both)
+    if words < LEAST_WORDS:
+        return None
+    short = [[[replace(entry, content=first_words(entry.content, words)) for entry in row] for row in rows]
+             for rows in both]
+    return EqualLength(words, *(measure_generations(f"{model}, cut to {words} words", matched.prompts, rows, tools)
+                                .measured for model, rows in zip((base, name), short, strict=True)))
+
+
+def cut_figures(measured: PromptMetrics, words: int) -> dict[str, Estimate]:
+    means = {metric: measured.mean(metric) for metric in measured.values}
+    return {f"all answers cut to {words} words/{metric}": mean for metric, mean in means.items() if mean}
 
 
 def about(sources: list[SampleSource], plan: SamplingPlan | None, options: Options) -> dict:

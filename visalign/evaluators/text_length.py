@@ -11,6 +11,8 @@ from visalign.evaluators.reward_accuracy import clustered_mean
 from visalign.evaluators.statistics import Estimate, over_prompts
 from visalign.media.words import words_in
 
+LEAST_WORDS = 5
+"""Answers cut to fewer words are nearly all alike, whatever they said, and nothing is compared."""
 RIDGE = 1e-3
 """Weight of the penalty on the slope, without which it would grow for ever where length alone decides."""
 

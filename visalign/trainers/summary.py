@@ -31,7 +31,7 @@ class Result:
 
 
 def summarise(run: RunFolder, started: float, proxy: str | None, limits: VerdictLimits, ended: str | None,
-              equal_length: Callable[[list[dict]], EqualLength] | None = None) -> Result:
+              equal_length: Callable[[list[dict]], EqualLength | None] | None = None) -> Result:
     """Change from before to after per held-out prompt, with bootstrap intervals, and the verdict.
 
     equal_length: of texts, what the held-out rows' answers measure when they are cut to one length; asked for where a
