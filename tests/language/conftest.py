@@ -6,7 +6,7 @@ pytest.importorskip("trl")
 
 RECIPE = """
 loop: language
-model: {{source: {model}, lora: {{rank: 4, alpha: 8}}}}
+model: {{source: {model}, lora: {{rank: 4, alpha: 8}}, precision: fp32}}
 data: {{path: {pairs}, holdout: 0.2}}
 objective: {{name: dpo}}
 optim: {{lr: 1.0e-2}}

@@ -23,6 +23,13 @@ def test_an_answer_ends_with_the_token_that_ends_the_turn():
     assert up_to_end([5, 2, 7, 2, 9], 2) == [5, 2, 7, 2] and up_to_end([5, 7], 2) == [5, 7]
 
 
+def test_an_answer_that_was_cut_does_not_learn_to_end_there():
+    tokenizer = tiny_tokenizer()
+    cut = TextPair(TALK, "water", "no", "row", unfinished=frozenset({"rejected"}))
+    row = encode_pair(tokenizer, cut, 0, None)
+    assert tokenizer.decode(row["chosen_ids"]) == "water<|im_end|>" and tokenizer.decode(row["rejected_ids"]) == "no"
+
+
 def test_a_system_text_comes_first_unless_the_conversation_has_one():
     tokenizer = tiny_tokenizer()
     own = ({"role": "system", "content": "own"}, *TALK)

@@ -14,7 +14,7 @@ from visalign.rewards.text.points import points_in
 
 RECIPE = """
 loop: language
-model: {{source: {model}, lora: {{rank: 2, alpha: 2}}}}
+model: {{source: {model}, lora: {{rank: 2, alpha: 2}}, precision: fp32}}
 data: {{feedback: {{prompts: topics:train, max_prompts: 4, samples_per_prompt: 4, reward: {reward}, max_tokens: 6}}}}
 rounds: {{count: 2, stop: false}}
 objective: {{name: dpo}}

@@ -51,7 +51,7 @@ def recipe(tiny_vlm, table, out, *overrides):
     file = out.parent / "vlm.yaml"
     file.write_text(f"""
 loop: language
-model: {{source: {tiny_vlm}, vision: true, tuning: full}}
+model: {{source: {tiny_vlm}, vision: true, tuning: full, precision: fp32}}
 data: {{path: {table}, holdout: 0.25}}
 objective: {{name: dpo}}
 optim: {{lr: 3.0e-3, schedule: constant}}

@@ -43,8 +43,8 @@ class LanguageModelSettings(Settings):
     teachers: runs or models that an objective learns from, by the names it gives them; their tokenizer is this one's.
     vision: whether it is a vision-language model, whose pairs have images.
     system: text in the system's turn of every conversation (null: whatever the model's own template puts there).
-    precision: arithmetic of training; `auto` is bf16 on a GPU and fp32 on a CPU. weights are held in fp32 on a CPU and
-    in that precision on a GPU.
+    precision: arithmetic of training, by autocast; `auto` is bf16 where the hardware has it, else fp32. Weights are
+    held in fp32, on a GPU those below a LoRA in this precision.
     """
 
     source: Text

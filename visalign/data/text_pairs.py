@@ -47,8 +47,8 @@ MOST_EMPTY = 0.05
 class TextPair:
     """A conversation up to the answer, a chosen answer and a rejected one (None: only to imitate the chosen).
 
-    desirable: of a single answer, whether it is good. images: files or bytes that the prompt shows. numbers: further
-    columns by name. where: file and row.
+    unfinished: sides whose answer was cut before it ended. desirable: of a single answer, whether it is good. images:
+    files or bytes that the prompt shows. numbers: further columns by name. where: file and row.
     """
 
     messages: tuple[Message, ...]
@@ -60,6 +60,7 @@ class TextPair:
     chosen_reward: float | None = None
     rejected_reward: float | None = None
     desirable: bool | None = None
+    unfinished: frozenset[str] = frozenset()
     images: tuple[Any, ...] = ()
     numbers: dict[str, float] = field(default_factory=dict)
 

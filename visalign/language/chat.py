@@ -37,6 +37,8 @@ def encode_pair(tokenizer, pair: TextPair, number: int, system: str | None, revi
     row: TokenRow = {"prompt_ids": prompt[:shared], "row": number, "strength": pair.strength, "chance": pair.chance}
     for name, (tokens, place) in sides.items():
         row[f"{name}_ids"] = up_to_end(prompt[shared:place] + tokens, turn_end(tokenizer))
+        if name in pair.unfinished:  # it did not end here, and shall not learn to
+            row[f"{name}_ids"] = row[f"{name}_ids"][:-1]
     if revised:
         row |= {f"after_{name}_ids": prompt_tokens(tokenizer, to_revise(messages, text))
                 for name, text in (("chosen", pair.chosen), ("rejected", pair.rejected))}

@@ -16,11 +16,11 @@ TRL_OPTIMIZERS = {"adamw": "adamw_torch", "adamw8bit": "adamw_bnb_8bit", "paged_
 SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
 
 
-def language_precision(config: LanguageSettings, device: torch.device) -> torch.dtype:
-    """fp32 on a CPU unless another is asked for: bf16's autocast is twice as fast there and changes what is learnt."""
-    if config.model.precision == "auto" and device.type == "cpu":
-        return torch.float32
-    return pick_dtype(config.model.precision, device)
+def held_precision(config: LanguageSettings) -> torch.dtype:
+    """In which weights are held: those below a LoRA as they are computed with on a GPU, all others in fp32."""
+    device = pick_device(config.train.device)
+    lora = config.model.tuning == "lora" and device.type == "cuda"
+    return pick_dtype(config.model.precision, device) if lora else torch.float32
 
 
 def trl_arguments(config: LanguageSettings, kind: str, folder: str) -> Any:
@@ -54,7 +54,7 @@ REFUSED = {"beta": "objective.beta", "loss_type": "objective.name", "loss_weight
 def _shared(config: LanguageSettings, folder: str) -> dict[str, Any]:
     optim, train = config.optim, config.train
     device = pick_device(train.device)
-    precision = language_precision(config, device)
+    precision = pick_dtype(config.model.precision, device)
     if optim.name not in TRL_OPTIMIZERS:
         raise UserError(f"optim.name {optim.name}: is not among the optimisers of language runs"
                         f"{nearest(optim.name, TRL_OPTIMIZERS)}")

@@ -62,7 +62,9 @@ def rank_answers(samples: list[Sample], scores: list[float], pairs_per_prompt: i
         groups.setdefault(sample.prompt, []).append(Candidate(i, scores[i]))
     counts = PairCounts()
     return [TextPair(({"role": "user", "content": prompt},), str(samples[a.number].answer),
-                     str(samples[b.number].answer), f"prompt '{prompt}'", a.score - b.score, 1.0, a.score, b.score)
+                     str(samples[b.number].answer), f"prompt '{prompt}'", a.score - b.score, 1.0, a.score, b.score,
+                     unfinished=frozenset(name for name, each in (("chosen", a), ("rejected", b))
+                                          if not samples[each.number].known.get("ended", True)))
             for prompt, candidates in groups.items()
             for a, b in keep(best_worst(candidates, pairs_per_prompt), counts, min_gap)
             if samples[a.number].answer != samples[b.number].answer]
@@ -72,7 +74,8 @@ def write_feedback(pairs: list[TextPair], folder: Path) -> None:
     """The pairs, so that a run that is continued learns from the same."""
     lines = [json.dumps({"prompt": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected,
                          "strength": pair.strength, "chance": pair.chance, "chosen_reward": pair.chosen_reward,
-                         "rejected_reward": pair.rejected_reward}, ensure_ascii=False) for pair in pairs]
+                         "rejected_reward": pair.rejected_reward, "unfinished": sorted(pair.unfinished)},
+                        ensure_ascii=False) for pair in pairs]
     write_atomically(folder / FEEDBACK, ("\n".join(lines) + "\n").encode("utf-8", "backslashreplace"))
 
 
@@ -84,5 +87,5 @@ def read_feedback(folder: Path) -> list[TextPair]:
     rows = [json.loads(line) for line in read_text(file, f"run {file}").splitlines()]
     return [TextPair(({"role": "user", "content": row["prompt"]},), row["chosen"], row["rejected"],
                      f"{file.name} row {i}", row["strength"], row["chance"], row["chosen_reward"],
-                     row["rejected_reward"])
+                     row["rejected_reward"], unfinished=frozenset(row["unfinished"]))
             for i, row in enumerate(rows, 1)]

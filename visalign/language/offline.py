@@ -13,7 +13,7 @@ from visalign.data.prompts import read_prompts
 from visalign.data.text_pairs import TextPair
 from visalign.errors import UserError, notice
 from visalign.language.chat import TokenRow, encode_pairs_of_text
-from visalign.language.convert import peft_config, trl_arguments
+from visalign.language.convert import held_precision, peft_config, trl_arguments
 from visalign.language.diagnostics import ches_of_rows, own_kl, pair_numbers
 from visalign.language.feedback import feedback_text_pairs, read_feedback, write_feedback
 from visalign.language.goals import goal_text, with_goals
@@ -94,7 +94,7 @@ def reference_model(config: LanguageConfig, model: LanguageModel) -> Any:
 
 def frozen_model(source: str, where: str, config: LanguageConfig, model: LanguageModel) -> Any:
     """Raises UserError for a model with another tokenizer."""
-    found = load_language_model(source, where=where, vision=config.model.vision)
+    found = load_language_model(source, held_precision(config), where, config.model.vision)
     if found.tokenizer.get_vocab() != model.tokenizer.get_vocab():
         raise UserError(f"{where} {source}: has another tokenizer than {config.model.source}, so its tokens cannot be "
                         "compared")

@@ -20,8 +20,8 @@ from visalign.data.text_pairs import TextPair, has_pairs, read_text_pairs
 from visalign.data.usable import BrokenRows
 from visalign.errors import UserError, nearest
 from visalign.evaluation.equal_length import equal_length_of_run
-from visalign.generators.hardware.devices import pick_device
-from visalign.language.convert import language_precision
+from visalign.generators.hardware.devices import pick_device, pick_dtype
+from visalign.language.convert import held_precision
 from visalign.language.held_out import HeldOutAnswers, load_text_reward, load_text_suite
 from visalign.language.opa import opa_rows
 from visalign.language.trl import check_trl
@@ -121,7 +121,7 @@ def train_language(config: LanguageSettings, resume: bool = False) -> Result:
     started = time.time()
     config, pairs = check_language(config)
     with opened_language_run(config, resume) as (accelerator, run):
-        model = load_language_model(config.model.source, vision=config.model.vision)
+        model = load_language_model(config.model.source, held_precision(config), vision=config.model.vision)
         check_model(run, [model.model], f"model.source {config.model.source}")
         return trained_language(config, pairs, model, accelerator, run, started)
 
@@ -130,7 +130,7 @@ def train_language(config: LanguageSettings, resume: bool = False) -> Result:
 def opened_language_run(config: LanguageSettings, resume: bool) -> Iterator[tuple[Accelerator, RunFolder]]:
     """A run, within which its processes end together. Raises UserError when the folder cannot be this run's."""
     device = pick_device(config.train.device)
-    precision = language_precision(config, device)
+    precision = pick_dtype(config.model.precision, device)
     patience = max(timedelta(hours=3), timedelta(minutes=2 * config.train.wait_minutes))
     with all_met():
         accelerator = Accelerator(cpu=device.type == "cpu", kwargs_handlers=[InitProcessGroupKwargs(timeout=patience)],
