@@ -86,7 +86,7 @@ def test_the_prompts_of_a_hub_set_are_known_once_it_is_read(recipe, pairs_file, 
 
     entries = [json.loads(line) for line in pairs_file.read_text().splitlines()]
     entries = [entry | {side: str(tmp_path / entry[side]) for side in ("chosen", "rejected")} for entry in entries]
-    monkeypatch.setattr(preferences, "_hub_rows", lambda source, split: ((source, entry) for entry in entries))
+    monkeypatch.setattr(preferences, "hub_rows", lambda source, split: ((source, entry) for entry in entries))
     file = recipe("sd3", data={"path": "someone/pairs"}, eval={"prompts": None}, train={"steps": 1})
     done = invoke("train", file)
     assert done.exit_code == 0, done.output
