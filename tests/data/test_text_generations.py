@@ -78,7 +78,7 @@ def test_a_file_wins_where_a_row_names_one(tmp_path):
 
 
 def test_a_folder_without_generations_says_what_was_looked_for(tmp_path):
-    with pytest.raises(UserError, match="no image, no video, and no table of prompt and answer"):
+    with pytest.raises(UserError, match="no image and no video, nor a samples.jsonl of prompt and answer"):
         find_generations(tmp_path)
 
 

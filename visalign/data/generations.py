@@ -59,8 +59,8 @@ def find_generations(source: str | Path, prompts_from: PromptsFrom = "auto",
     except (OSError, ValueError, RuntimeError) as error:  # too long a name, a NUL, ~ of an unknown user
         raise UserError(f"input {named}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
     if not found:
-        raise UserError(". ".join([f"input {named}: holds no image, no video, and no table of prompt and answer",
-                                   *found.notes]))
+        raise UserError(". ".join([f"input {named}: holds no image and no video, nor a samples.jsonl of prompt and "
+                                   "answer (another table is named itself)", *found.notes]))
     return found
 
 
