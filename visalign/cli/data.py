@@ -81,7 +81,10 @@ def _is_table(path: Path) -> bool:
     """Whether a path is a table here, or a folder of them."""
     from visalign.data.sources import has_tables, is_table
 
-    return has_tables(path) if path.is_dir() else path.is_file() and is_table(path)
+    try:
+        return has_tables(path) if path.is_dir() else path.is_file() and is_table(path)
+    except OSError:  # too long a name: whoever reads it says so
+        return False
 
 
 @data.command("pairs")

@@ -10,6 +10,7 @@
 Messages have the roles system, user and assistant and text as content.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -196,13 +197,19 @@ class TextCounts:
                         "is taken"] * bool(self.without_prompt)
 
 
+_NO_LANGUAGE = re.compile(r"[!-~]{200,}")
+"""So many signs without a space between are an image in base64, or a path."""
+
+
 def is_text_set(settings: TextDataSettings) -> bool:
     """Whether the first row of a set is of text: conversations, or answers that name no image and no video."""
     _, row = next(iter(_rows(settings)), ("", {}))
     row = plain_names(row, _KNOWN)
     value = next((row[name] for name in ("messages", *ANSWER_COLUMNS) if row.get(name) is not None), None)
     if isinstance(value, str):
-        return not (is_image_name(value) or is_video_name(value) or find_file(value, [default_root(settings.path)]))
+        encoded = value.startswith("data:") or _NO_LANGUAGE.fullmatch(value) is not None
+        return not (encoded or is_image_name(value) or is_video_name(value)
+                    or find_file(value, [default_root(settings.path)]))
     return isinstance(value, list) and bool(value) and isinstance(value[0], dict) and "role" in value[0]
 
 
