@@ -46,3 +46,33 @@ def recipe(tiny_lm, text_pairs, tmp_path):
         return load_config(file, overrides)
 
     return make
+
+
+OWN_ANSWERS = """
+loop: language
+model: {{source: {model}, lora: {{rank: 4, alpha: 8}}}}
+rollout: {{prompts: {prompts}, holdout: 0.2, prompts_per_step: 2, group_size: 4, max_tokens: 8}}
+reward: {{models: [brevity]}}
+advantage: {{baseline: leave_one_out, scale: none}}
+objective: {{name: grpo, beta: 0.02}}
+optim: {{lr: 1.0e-2}}
+train: {{steps: 4, batch_size: 4}}
+eval: {{max_prompts: 1, samples_per_prompt: 2, reward: brevity, max_tokens: 8}}
+output: {{folder: {out}, trackers: []}}
+"""
+
+
+@pytest.fixture
+def group_recipe(tiny_lm, tmp_path):
+    """make(*overrides) -> settings of a run of four steps on own answers, two prompts of four answers each."""
+    from visalign.config.load import load_config
+
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("".join(f"Tell me about thing {i}.\n" for i in range(20)))
+
+    def make(*overrides: str, out: str = "run"):
+        file = tmp_path / "online.yaml"
+        file.write_text(OWN_ANSWERS.format(model=tiny_lm, prompts=prompts, out=tmp_path / out))
+        return load_config(file, overrides)
+
+    return make

@@ -8,7 +8,7 @@ import torch
 from visalign.objectives import REGISTRIES
 from visalign.objectives.language import TokenLogs
 from visalign.objectives.online import StepTerms
-from visalign.objectives.pairs_in_group import AnswerTerms, PairsInGroup
+from visalign.objectives.pairs_in_group import AnswerTerms, PairsInGroup, levels_of
 
 
 def answers(q, level, group=None, learnt=False) -> AnswerTerms:
@@ -87,3 +87,10 @@ def test_one_class_for_both_worlds():
     assert method.select(advantages, advantages != 0, torch.tensor([0, 0, 1, 1, 2, 2])) == [(0, 1)]
     with pytest.raises(ValueError, match="best_of"):
         PairsInGroup(best_of=2)
+
+
+def test_levels_go_by_what_an_answer_reaches_before_it_first_fails():
+    # well-formed, right: both 1; well-formed alone 2; right but ill-formed, and neither, 3; unknown 0
+    rewards = torch.tensor([[1.0, 1.0], [1.0, 0.0], [0.0, 1.0], [0.0, 0.0], [1.0, math.nan]])
+    assert levels_of(rewards, torch.tensor([1.0, 0.7])).tolist() == [1, 2, 3, 3, 0]
+    assert levels_of(torch.tensor([[0.7]]), torch.tensor([0.7])).tolist() == [1]  # in the rewards' own precision

@@ -13,7 +13,7 @@ def test_every_loop_has_its_objectives():
     assert set(REGISTRIES["reward"]) == {"preference"}
     assert set(REGISTRIES["language"]) == {"dpo", "simpo", "cpl", "power", "sppo", "sft", "kto", "srpo", "sparse_po",
                                            "dckd", "adpa", "align_distil"}
-    assert set(REGISTRIES["language_online"]) == {"pairs_in_group"}
+    assert set(REGISTRIES["language_online"]) == {"grpo", "pairs_in_group"}
 
 
 def test_a_name_that_is_taken_is_refused_and_the_same_class_may_come_again():

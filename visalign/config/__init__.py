@@ -18,6 +18,7 @@ from visalign.config.language import (
            LanguageEvaluationSettings,
            LanguageModelSettings,
            LanguageOnlineConfig,
+           LanguageRewardSettings,
            LanguageRolloutSettings,
            LanguageSettings,
            LanguageTrainSettings,
@@ -40,8 +41,8 @@ from visalign.config.sources import CaptionSettings, SourceSettings
 __all__ = ["AnnotationDataSettings", "BucketSettings", "CaptionSettings", "DataSettings", "EvaluationSettings",
            "FeedbackSettings", "GuardSettings", "GuideConfig", "GuideHeadSettings", "HeldLora", "JointSettings",
            "LanguageConfig", "LanguageEvaluationSettings", "LanguageModelSettings", "LanguageOnlineConfig",
-           "LanguageRolloutSettings", "LanguageSettings", "LanguageTrainSettings", "LoraSettings", "ModelSettings",
-           "OfflineConfig", "OnlineConfig", "OnlineOutputSettings", "OnlineTrainSettings", "OptimSettings",
-           "OutputSettings", "RewardConfig", "RewardSettings", "RewardSpec", "RewardTerm", "RewardTrainSettings",
-           "RolloutSettings", "Settings", "SourceSettings", "TextDataSettings", "TextFeedbackSettings",
-           "TrainSettings", "WindowSettings"]
+           "LanguageRewardSettings", "LanguageRolloutSettings", "LanguageSettings", "LanguageTrainSettings",
+           "LoraSettings", "ModelSettings", "OfflineConfig", "OnlineConfig", "OnlineOutputSettings",
+           "OnlineTrainSettings", "OptimSettings", "OutputSettings", "RewardConfig", "RewardSettings", "RewardSpec",
+           "RewardTerm", "RewardTrainSettings", "RolloutSettings", "Settings", "SourceSettings", "TextDataSettings",
+           "TextFeedbackSettings", "TrainSettings", "WindowSettings"]

@@ -23,6 +23,7 @@ from visalign.validation.ranges import (
     Fraction,
     Limit,
     Often,
+    RewardValue,
     Seed,
     Share,
     Steps,
@@ -169,7 +170,8 @@ class LanguageRolloutSettings(AnswerSettings):
     """The model's own answers: prompts_per_step x group_size of them for each update.
 
     prompts: a text file, a table or `topics:train`. holdout: share of them that is measured on where eval.prompts names
-    no others. vllm: draw them with vLLM, on a GPU.
+    no others. patience: how many batches in a row may have nothing to learn, since all answers to a prompt are worth
+    the same, before the run stops. vllm: draw them with vLLM, on a GPU.
     """
 
     prompts: Text
@@ -177,7 +179,30 @@ class LanguageRolloutSettings(AnswerSettings):
     holdout: Fraction = 0.1
     prompts_per_step: Few = 8
     group_size: AtLeastTwo = 8
+    patience: Few = 10
     vllm: bool = False
+
+    @property
+    def answers_per_step(self) -> int:
+        """Answers that are drawn together, of all processes."""
+        return self.prompts_per_step * self.group_size
+
+    @model_validator(mode="after")
+    def _differ(self):
+        if self.temperature == 0:
+            raise ValueError("rollout.temperature 0: all answers to a prompt would be the same, with nothing to learn "
+                             "from; 1 draws from the model as it is")
+        return self
+
+
+class LanguageRewardSettings(RewardSettings):
+    """As for images; levels: of `pairs_in_group`, rewards by name with what each must reach, the most basic first.
+
+    An answer that reaches all has level 1, the best; one that fails the first has the last level, whatever else it
+    reaches. Without levels, answers are compared by their advantages.
+    """
+
+    levels: dict[Text, RewardValue] = {}
 
 
 class LanguageTrainSettings(Settings):
@@ -308,7 +333,7 @@ class LanguageOnlineConfig(LanguageSettings):
 
     methods: ClassVar[str] = "language_online"
     rollout: LanguageRolloutSettings
-    reward: RewardSettings
+    reward: LanguageRewardSettings
     advantage: dict[str, Any] = {}
 
     @model_validator(mode="after")
@@ -318,6 +343,12 @@ class LanguageOnlineConfig(LanguageSettings):
         if self.model.lora.dropout:
             raise ValueError("model.lora.dropout must be 0 in online training: answers are drawn without it, so the "
                              "policy that learns would be another than the one that answered")
+        if self.model.reference:
+            raise ValueError("model.reference: a model that learns from its own answers is compared with itself as it "
+                             "starts; leave it out")
+        if self.train.gradient_accumulation != 1:
+            raise ValueError("train.gradient_accumulation: follows from rollout.prompts_per_step x rollout.group_size "
+                             "and train.batch_size; leave it out")
         if self.model.vision:
             raise ValueError("model.vision: vision-language models learn from pairs here; give data.path in place of "
                              "rollout")

@@ -1,5 +1,6 @@
 """From settings to TRL's arguments: the one file that knows how TRL and transformers call things."""
 
+import os
 from typing import Any
 
 import torch
@@ -47,7 +48,9 @@ REFUSED = {"beta": "objective.beta", "loss_type": "objective.name", "loss_weight
            "label_smoothing": "objective.label_smoothing, which TRL would leave out", "num_train_epochs": "train.steps",
            "report_to": "output.trackers", "push_to_hub": "`visalign push`", "resume_from_checkpoint": "--resume",
            "trust_remote_code": "nobody: code of a model is not run", "fsdp": "accelerate launch --config_file",
-           "deepspeed": "accelerate launch --config_file"}
+           "deepspeed": "accelerate launch --config_file",
+           "reward_weights": "reward.models", "generation_batch_size": "rollout.prompts_per_step",
+           "steps_per_generation": "rollout.prompts_per_step", "multi_objective_aggregation": "advantage.combine"}
 """Fields of TRL that are never passed through, and what decides them here."""
 
 
@@ -81,11 +84,27 @@ def _pairs(config: LanguageConfig) -> dict[str, Any]:
 
 
 def _group(config: LanguageOnlineConfig) -> dict[str, Any]:
-    rollout = config.rollout
-    objective = build_objective(config.objective, loop=config.methods)
+    rollout, train = config.rollout, config.train
+    together = train.batch_size * int(os.environ.get("WORLD_SIZE", "1"))
     return {"num_generations": rollout.group_size, "max_completion_length": rollout.max_tokens,
+            "gradient_accumulation_steps": rollout.answers_per_step // together,
             "temperature": rollout.temperature, "top_p": rollout.top_p, "use_vllm": rollout.vllm,
-            "scale_rewards": "none", "disable_dropout": True} | objective.trl()
+            "scale_rewards": "none", "disable_dropout": True} | _of_method(
+                build_objective(config.objective, loop=config.methods))
+
+
+LENGTHS = {"constant": "dr_grpo", "tokens": "dapo", "answer": "grpo"}
+"""Of objective.length, what TRL calls the loss."""
+
+
+def _of_method(objective) -> dict[str, Any]:
+    if objective.compares:
+        return {"beta": objective.beta}  # the loss is this package's; with a beta TRL keeps the reference for it
+    return {"beta": objective.beta, "loss_type": LENGTHS[objective.length], "epsilon": objective.clip,
+            "epsilon_high": objective.clip_high, "importance_sampling_level": objective.level,
+            "num_iterations": objective.updates, "entropy_coef": objective.entropy,
+            "top_entropy_quantile": objective.top_entropy,
+            "mask_truncated_completions": not objective.truncated}
 
 
 OWN = {"DPOConfig": _pairs, "GRPOConfig": _group}

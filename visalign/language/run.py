@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -22,11 +23,13 @@ from visalign.errors import UserError, nearest
 from visalign.evaluation.equal_length import equal_length_of_run
 from visalign.generators.hardware.devices import pick_device, pick_dtype
 from visalign.language.convert import held_precision
+from visalign.language.group_shape import check_groups, check_rewards_of_answers, check_vllm
 from visalign.language.held_out import HeldOutAnswers, load_text_reward, load_text_suite
 from visalign.language.opa import opa_rows
 from visalign.language.trl import check_trl
 from visalign.media.source_images import with_sources
 from visalign.parallel.meeting import all_met
+from visalign.parallel.opening import check_configuration, is_sharded_run, uses_deepspeed
 from visalign.parallel.sharing import Processes, doing
 from visalign.parallel.watch import watched
 from visalign.storage.files import write_atomically
@@ -126,10 +129,22 @@ def train_language(config: LanguageSettings, resume: bool = False) -> Result:
         return trained_language(config, pairs, model, accelerator, run, started)
 
 
+def check_division(device: torch.device) -> None:
+    """Raise UserError for what accelerate's configuration asks and a language run would not do."""
+    check_configuration()
+    if uses_deepspeed():
+        raise UserError("accelerate: DeepSpeed is not supported for language models; use configs/accelerate/fsdp2.yaml "
+                        "on GPUs, or configs/accelerate/ddp.yaml")
+    if is_sharded_run() and device.type == "cpu":
+        raise UserError("accelerate: FSDP2 of language models needs GPUs, since accelerate's own, which TRL uses, "
+                        "leaves processes on CPUs undivided without a word; use configs/accelerate/ddp.yaml")
+
+
 @contextlib.contextmanager
 def opened_language_run(config: LanguageSettings, resume: bool) -> Iterator[tuple[Accelerator, RunFolder]]:
     """A run, within which its processes end together. Raises UserError when the folder cannot be this run's."""
     device = pick_device(config.train.device)
+    check_division(device)
     precision = pick_dtype(config.model.precision, device)
     patience = max(timedelta(hours=3), timedelta(minutes=2 * config.train.wait_minutes))
     with all_met():
@@ -201,8 +216,9 @@ def build_on_prompts(config, pairs: list[TextPair], model: LanguageModel, run: R
 
 
 def check_prompts(config) -> KnownBefore:
-    for term in config.reward.models:
-        load_text_reward(term.reward)
+    check_groups(config, int(os.environ.get("WORLD_SIZE", "1")))
+    check_rewards_of_answers(config)
+    check_vllm(config)
     return KnownBefore(measuring_prompts(config, read_prompts(config.rollout.prompts, config.rollout.max_prompts)), [])
 
 

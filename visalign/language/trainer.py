@@ -5,12 +5,14 @@ back after each step. Here `fit` is TRL's loop, and the calls come from its call
 """
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PrinterCallback, TrainerCallback
@@ -41,30 +43,38 @@ class LanguageState:
 
 
 class StepNotes:
-    """Metrics of the batches of a step, noted by the loss and read when the step is logged."""
+    """Metrics of the batches of a step, noted by the loss and read when the step is logged; figures: numbers of the
+    whole step, the same in all processes."""
 
     def __init__(self):
         self.batches: list[dict[str, Tensor]] = []
+        self.figures: dict[str, float] = {}
 
     def keep(self, metrics: dict[str, Tensor]) -> None:
         """A batch's metrics {name: [B]}."""
         self.batches.append({name: values.detach().float() for name, values in metrics.items()})
 
-    def reduced(self, accelerator) -> dict[str, float]:
-        """Means over the step's batches and all processes; the notes are empty then."""
-        if not self.batches:
-            return {}
-        names = list(self.batches[0])
-        mine = torch.stack([torch.cat([batch[name] for batch in self.batches]).mean() for name in names])
+    def reduced(self) -> dict[str, float]:
+        """The figures, and means over the step's batches and all processes; the notes are empty then."""
+        figures, self.figures = self.figures, {}
+        found: dict[str, list[Tensor]] = {}
+        for batch in self.batches:
+            for name, values in batch.items():
+                found.setdefault(name, []).append(values.double().cpu())
         self.batches.clear()
-        return dict(zip(names, accelerator.reduce(mine.to(accelerator.device), "mean").tolist(), strict=True))
+        mine = {name: (torch.cat(values).sum().item(), sum(map(len, values))) for name, values in found.items()}
+        told = gather_object([mine])  # a process may have none of a name
+        return figures | {name: math.fsum(each[name][0] for each in told if name in each)
+                          / sum(each[name][1] for each in told if name in each)
+                          for name in dict.fromkeys(name for each in told for name in each)}
 
 
 @dataclass
 class LanguageTrainer:
     """loop: TRL's trainer. notes: where its loss leaves metrics. answerer: the policy with its tokenizer.
     held_out_numbers: what is measured on held-out pairs and on `last_answers`, the held-out answers drawn last, and
-    logged beside those."""
+    logged beside those. whole: steps that learn from the same answers; a checkpoint waits for the last of them, since
+    the answers are not in it."""
 
     config: LanguageSettings
     run: RunFolder
@@ -74,6 +84,7 @@ class LanguageTrainer:
     objective: Any
     held_out_numbers: Callable[[Sequence[Sample]], dict[str, Any]] = lambda answers: {}
     last_answers: Sequence[Sample] = ()
+    whole: int = 1
 
     unit: ClassVar[str] = "step"
 
@@ -159,7 +170,7 @@ class FollowLoop(TrainerCallback):
         trainer, output = self.trainer, self.trainer.config.output
         trainer.state.step = step = state.global_step
         doing(f"step {step + 1}")
-        late, stop = self._agreed()
+        late, stop = self._agreed() if step % trainer.whole == 0 else (False, False)
         every = output.checkpoint_every
         control.should_save = bool(step == trainer.config.train.steps or late or (every and step % every == 0))
         if not stop:
@@ -178,10 +189,10 @@ class FollowLoop(TrainerCallback):
     def on_log(self, args, state, control, logs: dict[str, float], **given):
         if "loss" not in logs or "train_runtime" in logs:
             return
-        row = self.trainer.notes.reduced(self.trainer.accelerator)
+        row = {name: value for name, value in logs.items()
+               if name not in ("learning_rate", "epoch") and isinstance(value, int | float)}
+        row |= self.trainer.notes.reduced()
         row |= {"loss": logs["loss"], "lr": logs.get("learning_rate", 0.0)}
-        row |= {name.replace("/", "_"): value for name, value in logs.items()
-                if name not in ("loss", "learning_rate", "epoch") and isinstance(value, int | float)}
         now = time.monotonic()
         self.trainer.run.log({"kind": "train", "step": state.global_step, **row, "seconds": now - self.began})
         self.trainer.accelerator.log(row, step=state.global_step)

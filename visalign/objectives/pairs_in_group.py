@@ -8,7 +8,7 @@ counts with best_weight beta, and a group of one level learns -log s(q) where it
 
 Differs from the paper in: best_weight multiplies beta, as the paper's code has it, rather than the pair's loss. For
 images it is D3PO with all pairs and without its clip; levels are unknown there, so no pair is a best one.
-Recipe: configs/online/pairs_in_group.yaml.
+Recipes: configs/online/pairs_in_group.yaml, configs/language/trpa.yaml.
 """
 
 from dataclasses import dataclass
@@ -29,17 +29,17 @@ from visalign.validation.ranges import Positive, Weight
 @dataclass(frozen=True)
 class AnswerTerms:
     """Own answers of a micro-batch of whole groups, each [B] float32: advantage, mean log-probability of a token under
-    the policy and the reference, KL to the reference per token; group int64 and level int64, 1 the best."""
+    the policy and the reference, KL to the reference per token; group, level int64, 1 the best (None: unknown)."""
 
     advantage: Tensor
     log_prob: Tensor
     ref_log_prob: Tensor
     kl: Tensor
     group: Tensor
-    level: Tensor
+    level: Tensor | None
 
     @classmethod
-    def of_side(cls, side: TokenLogs, advantage: Tensor, group: Tensor, level: Tensor) -> "AnswerTerms":
+    def of_side(cls, side: TokenLogs, advantage: Tensor, group: Tensor, level: Tensor | None) -> "AnswerTerms":
         """From the answers' tokens; the KL by Schulman's estimator e^{-r} - 1 + r, r = log pi - log ref."""
         ratio = side.log_ratios
         return cls(advantage, side.averaged(side.log_probs), side.averaged(side.ref_log_probs),
@@ -62,6 +62,8 @@ class PairsInGroup(OnlineBase):
 
     view: ClassVar[str] = "steps"
     needs: ClassVar[frozenset[str]] = frozenset({"reference"})
+    compares: ClassVar[bool] = True
+    updates: ClassVar[int] = 1
 
     def __post_init__(self):
         super().__post_init__()
@@ -106,3 +108,12 @@ class PairsInGroup(OnlineBase):
         of_each = torch.zeros_like(q).index_add_(0, both, right)
         pairs = torch.zeros_like(q).index_add_(0, both, torch.ones_like(right))
         return -F.logsigmoid(z).mean(), torch.where(pairs > 0, of_each / pairs.clamp(min=1), 0.5).detach()
+
+
+def levels_of(rewards: Tensor, least: Tensor) -> Tensor:
+    """Level of each sample, int64 [n], from rewards [n, M], the most basic first, and what each must reach, [M].
+
+    1 where all are reached, M + 1 where the first is not, whatever else is; 0, unknown, where one is NaN.
+    """
+    reached = (rewards >= least).long().cumprod(1).sum(1)
+    return (rewards.shape[1] + 1 - reached).masked_fill(rewards.isnan().any(1), 0)

@@ -1,5 +1,6 @@
 """The page of a run: before and after on the same seeds, curves, gains and costs."""
 
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,8 +16,10 @@ CURVES = (("loss", "loss"), ("implicit_accuracy", "implicit accuracy"),
           ("chosen_error_minus_ref", "error on chosen minus reference"),
           ("log_prob_chosen", "log-likelihood of chosen answers"), ("reward", "reward of the policy's samples"),
           ("group_std", "spread of rewards within a prompt"), ("zero_std_ratio", "share of groups with equal rewards"),
-          ("approx_kl", "KL to the old policy (estimate)"), ("kl", "KL to the reference"),
-          ("old_deviate", "distance from the old policy"), ("grad_norm", "gradient norm"))
+          ("ended", "share of answers that ended by themselves"), ("answer_tokens", "tokens of an answer"),
+          ("entropy", "entropy of a token"), ("approx_kl", "KL to the old policy (estimate)"),
+          ("kl", "KL to the reference"), ("old_deviate", "distance from the old policy"),
+          ("grad_norm", "gradient norm"))
 UNITS = {"offline": "optimiser step", "online": "epoch", "language": "optimiser step"}
 
 
@@ -36,6 +39,7 @@ def write_report(run: RunFolder, config: OfflineConfig | OnlineConfig | Language
         images=before_and_after(shown, held, (reward := shown_reward(held[0], result.verdict.proxy))), reward=reward,
         curves=run_curves(trained, held, UNITS[config.loop]), unit=UNITS[config.loop], tables=step_tables(trained),
         own_samples=[embedded(path, 900) for path in newest_sheet(run.path / "rollouts")],
+        own_answers=own_answers(run.path / "rollouts" / "answers.jsonl"),
         guard=guard_looks([row for row in rows if row["kind"] == "guard"], UNITS[config.loop]),
         versions=versions, settings=(run.path / "config.yaml").read_text(), steps=len(trained),
         step_seconds=sum(r["seconds"] for r in trained) / max(1, len(trained)),
@@ -94,6 +98,11 @@ def newest_sheet(folder: Path) -> list[Path]:
     """The last epoch's contact sheet, the looping one where there is one; [] before the first."""
     sheets = sorted(folder.glob("*.png"))[-1:]
     return [loop if (loop := sheet.with_suffix(".webp")).exists() else sheet for sheet in sheets]
+
+
+def own_answers(file: Path) -> list[dict]:
+    """Of an online run's last batch, the first groups' answers with their rewards, best first; [] of other runs."""
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
 
 
 def step_tables(trained: list[dict]) -> str | None:

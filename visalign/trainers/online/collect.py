@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from visalign.config import OnlineConfig
-from visalign.errors import UserError
 from visalign.generators.base import Conditioning, Generator, Guidance
 from visalign.generators.observe.rows import join
 from visalign.media.samples import Sample
@@ -24,7 +23,7 @@ from visalign.sampling.encoding_cache import EncodingCache
 from visalign.storage.out_of_memory import give_back
 from visalign.trainers.online.epochs import Epochs
 from visalign.trainers.online.rollout import Sampler, Start, Trajectory
-from visalign.trainers.online.scoring import AsyncScorer, RewardBatch, RewardSet
+from visalign.trainers.online.scoring import AsyncScorer, RewardSet, check_scored, first_reason
 
 
 @dataclass
@@ -188,21 +187,6 @@ class RolloutCollector:
         rewards = torch.stack(columns, 1)
         check_scored(rewards, failed > 0, self.reward_set, first_reason(batches))
         return rewards
-
-
-def first_reason(batches: list[RewardBatch]) -> str:
-    """Why the first sample without a score has none, '' when all have one."""
-    return next((text for batch in batches for text in batch.reasons.values()), "")
-
-
-def check_scored(rewards: Tensor, failed: Tensor, reward_set: RewardSet, reason: str) -> None:
-    """Raise UserError when too many of an epoch's samples have no score, or lack one that they should have."""
-    missing = (failed | rewards.isnan().all(1)).double().mean().item()
-    limit = reward_set.settings.max_failures
-    if missing > limit:
-        raise UserError(f"reward {', '.join(reward_set.names)}: {missing:.0%} of the epoch's samples have no score or "
-                        f"lack one, more than reward.max_failures {limit:g}{f' ({reason})' if reason else ''}; the "
-                        "run stops here, continue it with --resume")
 
 
 def votes_as_rewards(epochs: Epochs) -> Tensor:

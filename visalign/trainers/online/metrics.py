@@ -12,9 +12,9 @@ from visalign.objectives import Outcome
 from visalign.objectives.advantages import Advantages
 from visalign.trainers.online.collect import RolloutBatch
 from visalign.trainers.online.epochs import SHOWN_GROUPS
+from visalign.trainers.online.reward_figures import advantage_figures, reward_figures
 from visalign.trainers.online.scoring import RewardSet
 
-TOP_SHARES = (100, 50, 25, 10)
 SPREAD = ("ratio", "log_prob")
 """Metrics whose table also holds the spread, minimum and maximum."""
 
@@ -22,39 +22,12 @@ SPREAD = ("ratio", "log_prob")
 def epoch_metrics(collected: RolloutBatch, advantages: Advantages, reward_set: RewardSet | None,
                   accelerator: Accelerator) -> dict[str, float]:
     """Rewards and advantages of one epoch over all processes."""
-    row: dict[str, float] = {}
-    for name, column in zip(reward_set.names if reward_set else (), collected.rewards.unbind(1), strict=False):
-        known = column[~column.isnan()]
-        if not len(known):
-            continue
-        for label, value in (("mean", known.mean()), ("std", known.std(correction=0)), ("min", known.min()),
-                             ("max", known.max())):
-            row[f"reward/{name}/{label}"] = value.item()
-    if reward_set:
-        scored = ~collected.rewards.isnan().all(1)
-        total = (collected.rewards.nan_to_num(0.0).double() * reward_set.weights).sum(1)[scored]
-        groups = collected.groups[scored]
-        row["reward"] = total.mean().item()
-        row |= {f"reward_top_{share}": top_mean(total, groups, share) for share in TOP_SHARES}
-        stds = torch.stack([total[groups == g].std(correction=0) for g in groups.unique()])
-        row["group_std"] = stds.mean().item()
-    known = advantages.advantages[~advantages.advantages.isnan()]
-    row |= {"zero_std_ratio": advantages.zero_std, "unscored": int(collected.rewards.isnan().all(1).sum()),
-            "unique_prompts": len(set(collected.prompts)), "advantage_abs": known.abs().mean().item(),
-            "advantage_clipped": advantages.clipped.double().mean().item()}
+    row = reward_figures(collected.rewards, collected.groups, reward_set) if reward_set else {}
+    row |= advantage_figures(advantages, collected.rewards) | {"unique_prompts": len(set(collected.prompts))}
     row["latent_rms"] = torch.stack([s.latents for s in collected.samples.values()]).square().mean().sqrt().item()
     sampling = collected.seconds["sampling"] + collected.seconds["decoding"]
     row["samples_a_second"] = len(collected.samples) * accelerator.num_processes / max(sampling, 1e-9)
     return row
-
-
-def top_mean(values: Tensor, groups: Tensor, share: int) -> float:
-    """Mean reward of the best `share` per cent of each group."""
-    means = []
-    for g in groups.unique():
-        ordered = values[groups == g].sort(descending=True).values
-        means.append(ordered[:max(1, round(len(ordered) * share / 100))].mean())
-    return torch.stack(means).mean().item()
 
 
 class StepTable:

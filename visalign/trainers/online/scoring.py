@@ -128,6 +128,22 @@ def applies(reward: Reward, sample: Sample) -> bool:
     return refusal is None or refusal(sample) is None
 
 
+def first_reason(batches: list[RewardBatch]) -> str:
+    """Why the first sample without a score has none, '' when all have one."""
+    return next((text for batch in batches for text in batch.reasons.values()), "")
+
+
+def check_scored(rewards: Tensor, failed: Tensor, reward_set: RewardSet, reason: str, of: str = "epoch") -> None:
+    """Raise UserError when too many samples of an epoch, or of what `of` names, have no score, or lack one that they
+    should have."""
+    missing = (failed | rewards.isnan().all(1)).double().mean().item()
+    limit = reward_set.settings.max_failures
+    if missing > limit:
+        raise UserError(f"reward {', '.join(reward_set.names)}: {missing:.0%} of the {of}'s samples have no score or "
+                        f"lack one, more than reward.max_failures {limit:g}{f' ({reason})' if reason else ''}; the "
+                        "run stops here, continue it with --resume")
+
+
 class AsyncScorer:
     """One thread that scores batches in order. It is a daemon: a reward that hangs cannot keep the program alive."""
 

@@ -17,15 +17,10 @@ from visalign.storage.out_of_memory import give_back
 from visalign.trainers.online.ahead.crew import Crew, Pool
 from visalign.trainers.online.ahead.packing import DrawnBatch, packed_weights, unpacked_samples
 from visalign.trainers.online.ahead.schedule import begun_with, drawn_with
-from visalign.trainers.online.collect import (
-    RolloutBatch,
-    RolloutParts,
-    check_scored,
-    first_reason,
-    votes_as_rewards,
-)
+from visalign.trainers.online.collect import RolloutBatch, RolloutParts, votes_as_rewards
 from visalign.trainers.online.epochs import BatchRequest
 from visalign.trainers.online.rollout import Trajectory
+from visalign.trainers.online.scoring import check_scored, first_reason
 
 
 class WeightHistory:

@@ -1,0 +1,91 @@
+"""Whether answers divide into groups, passes and updates, and rewards go with what learns from them."""
+
+import importlib.util
+
+import torch
+
+from visalign.config import LanguageOnlineConfig
+from visalign.config.load import build_advantage, build_objective
+from visalign.data.prompts import read_prompts
+from visalign.data.text_pairs import TextPair
+from visalign.errors import UserError, nearest, notice
+from visalign.language.chat import check_controls
+from visalign.media.conversations import Message, prompt_tokens, with_system
+from visalign.media.source_images import content_of
+from visalign.trainers.online.scoring import RewardSet
+from visalign.trainers.order import is_held_out
+
+
+def check_groups(config: LanguageOnlineConfig, world: int) -> None:
+    """Raise UserError naming the numbers to change when answers do not divide."""
+    rollout, train, size = config.rollout, config.train, config.rollout.answers_per_step
+    rule, objective = build_advantage(config.advantage), build_objective(config.objective, loop=config.methods)
+    together = train.batch_size * world
+    if size % together:
+        raise UserError(f"rollout.prompts_per_step {rollout.prompts_per_step} x rollout.group_size "
+                        f"{rollout.group_size} = {size} answers are not a multiple of train.batch_size "
+                        f"{train.batch_size} x {world} processes = {together}; change one of these numbers")
+    if objective.compares and train.batch_size % rollout.group_size:
+        raise UserError(f"train.batch_size {train.batch_size} must be a multiple of rollout.group_size "
+                        f"{rollout.group_size}: {config.objective['name']} compares the answers of a group")
+    if rule.baseline == "median" and rollout.group_size % 2 == 0:
+        raise UserError(f"rollout.group_size {rollout.group_size}: must be odd with advantage.baseline median (MC-GRPO "
+                        "draws one answer more than it trains on)")
+    for name, steps in (("train.steps", train.steps), ("output.checkpoint_every", config.output.checkpoint_every)):
+        if steps % objective.updates:
+            raise UserError(f"{name} {steps}: must be a multiple of objective.updates {objective.updates}, the steps "
+                            "that learn from the same answers")
+
+
+def check_rewards_of_answers(config: LanguageOnlineConfig) -> None:
+    """Raise UserError for names of rewards that no reward has, and for levels that nothing would read."""
+    names = RewardSet(config.reward, "cpu", "text").names
+    rule, objective = build_advantage(config.advantage), build_objective(config.objective, loop=config.methods)
+    for setting, given in (("advantage.gate", [rule.gate] if rule.gate is not None else []),
+                           ("reward.levels", list(config.reward.levels))):
+        for name in given:
+            if name not in names:
+                raise UserError(f"{setting} {name}: names no reward; the rewards are {', '.join(names)}"
+                                f"{nearest(name, names)}")
+    if config.reward.levels and not objective.compares:
+        raise UserError(f"reward.levels: only objective pairs_in_group reads them, not {config.objective['name']}")
+
+
+def check_vllm(config: LanguageOnlineConfig) -> None:
+    """Raise UserError where vLLM cannot be used."""
+    if config.rollout.vllm and (not torch.cuda.is_available() or config.train.device == "cpu"):
+        raise UserError("rollout.vllm: needs a GPU, and this run has none; leave it out to draw answers with "
+                        "transformers")
+    if config.rollout.vllm and importlib.util.find_spec("vllm") is None:
+        raise UserError("rollout.vllm: vLLM is not installed (pip install 'trl[vllm]')")
+
+
+def prompts_to_answer(config: LanguageOnlineConfig, tokenizer, measured: frozenset[str]) -> list[list[Message]]:
+    """The conversations to answer: prompts that are not held out, those that leave too little room left out.
+
+    Raises UserError when too many are too long, one holds control tokens, or fewer are left than a step asks.
+    """
+    rollout, train = config.rollout, config.train
+    held = frozenset(map(content_of, measured))
+    prompts = [prompt for prompt in dict.fromkeys(read_prompts(rollout.prompts, rollout.max_prompts))
+               if not is_held_out(prompt, rollout.holdout, held)]
+    for prompt in prompts:
+        check_controls(tokenizer, TextPair(({"role": "user", "content": prompt},), "", None,
+                                           f"rollout.prompts '{prompt[:60]}'"))
+    talks = [with_system([{"role": "user", "content": prompt}], config.model.system) for prompt in prompts]
+    lengths = [len(prompt_tokens(tokenizer, talk)) for talk in talks]
+    room = train.max_length - rollout.max_tokens
+    kept = [talk for talk, length in zip(talks, lengths, strict=True) if length <= room]
+    longer = len(talks) - len(kept)
+    if longer > train.max_longer * len(talks):
+        raise UserError(f"train.max_length {train.max_length} less rollout.max_tokens {rollout.max_tokens} leaves "
+                        f"{room} tokens for a prompt: {longer} of {len(talks)} prompts are longer, up to "
+                        f"{max(lengths)}, more than the share {train.max_longer:g} of train.max_longer; nothing is "
+                        "ever cut, so raise it")
+    if longer:
+        notice(f"train.max_length {train.max_length}: {longer} of {len(talks)} prompts are longer than the {room} "
+               "tokens that rollout.max_tokens leaves and are left out")
+    if len(kept) < rollout.prompts_per_step:
+        raise UserError(f"rollout.prompts {rollout.prompts}: {len(kept)} prompts are left to learn from, fewer than "
+                        f"rollout.prompts_per_step {rollout.prompts_per_step}")
+    return kept
