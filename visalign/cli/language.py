@@ -18,6 +18,7 @@ def lm() -> None:
     visalign lm train language/dpo                          a first run, ten minutes on a CPU
     visalign lm train language/dpo data.path=pairs.jsonl data.feedback=null
     visalign lm generate smollm2 "What is salt?"            answer a prompt
+    visalign lm adapt language/adapt_sd3                    learn to write prompts for a generator
     """
 
 
@@ -34,8 +35,12 @@ def train(config: str, overrides: tuple[str, ...], dry_run: bool, resume: bool, 
 def run_language(settings, dry_run: bool, resume: bool, auto_resume: bool) -> None:
     """Train as a recipe of a language model says, and print what came of it."""
     from visalign.config import LanguageSettings
+    from visalign.config.adapter import AdaptConfig
     from visalign.errors import UserError
 
+    if isinstance(settings, AdaptConfig):
+        run_adapt(settings, dry_run, resume, auto_resume)
+        return
     if not isinstance(settings, LanguageSettings):
         raise UserError("lm train: this recipe is for images or videos; start it with `visalign train` (a recipe of a "
                         "language model says `loop: language`)")
@@ -71,6 +76,38 @@ def rounds(config: str, overrides: tuple[str, ...], rounds: int | None, resume: 
     for row in ({name: name for name in widths}, *rows):
         click.echo("  ".join(f"{row[name]:{width}}" for name, width in widths.items()))
     click.echo(f"\n{found.ended}; page: {Path(settings.output.folder).expanduser() / PAGE}")
+
+
+@lm.command(cls=Verb)
+@recipe_arguments
+@click.option("--dry-run", is_flag=True, help="Print the settings and how many renders there will be; load nothing.")
+@resume_options
+def adapt(config: str, overrides: tuple[str, ...], dry_run: bool, resume: bool, auto_resume: bool) -> None:
+    """Teach a language model to rewrite prompts for a generator (Prompt-A-Video), as CONFIG says.
+
+    Rewards of the generator's own images or videos are the teacher; `visalign generate MODEL PROMPTS --rewrite RUN`
+    uses what was learnt.
+    """
+    from visalign.config.adapter import AdaptConfig
+
+    run_adapt(read_recipe(config, overrides, AdaptConfig), dry_run, resume, auto_resume)
+
+
+def run_adapt(settings, dry_run: bool, resume: bool, auto_resume: bool) -> None:
+    """Adapt as a recipe says, and print what came of it."""
+    from visalign.language.adapter import adapt as run_stages
+    from visalign.language.adapter import describe_adapt
+    from visalign.reports.adapting import table_in_words
+
+    if dry_run:
+        click.echo(describe_adapt(settings))
+        return
+    folder, found = run_stages(settings, resumes(settings, resume, auto_resume))
+    for line in table_in_words(found):
+        click.echo(line)
+    generator = settings.generator.model.source
+    click.echo(f"\nreport {folder / 'report.html'}\n\nnext:")
+    click.echo(f"  {shlex.join(['visalign', 'generate', generator, '@prompts.txt', '--rewrite', str(folder)])}")
 
 
 @lm.command(cls=Verb)

@@ -50,11 +50,13 @@ from visalign.validation.ranges import Few, Limit, Positive, Seed
               help="The part of the noise range in which the guide is followed.")
 @click.option("--guide-clip", default=1.0, show_default=True, type=ranged(Positive),
               help="Largest size of the guide's term, relative to the model's prediction.")
+@click.option("--rewrite", "rewriter", type=click.Path(exists=True, file_okay=False, path_type=Path),
+              help="Rewrite prompts first, with a run of `visalign lm adapt` or its export folder.")
 @ray_options
 def generate(model: str, prompts: tuple[str, ...], out: str, lora: Path | None, samples_per_prompt: int,
              settings: tuple[str, ...], steps: int | None, guidance_scale: float | None, seed: int, precision: str,
              device: str, best_of: int, reward: str, weights: str | None, guide_from: Path | None, guide_range: str,
-             guide_clip: float, video_format: str | None, **cluster) -> None:
+             guide_clip: float, video_format: str | None, rewriter: Path | None, **cluster) -> None:
     """Sample MODEL on PROMPTS (texts, or one @file with a prompt per line) into media files, a grid and samples.jsonl.
 
     \b
@@ -69,6 +71,8 @@ def generate(model: str, prompts: tuple[str, ...], out: str, lora: Path | None, 
                "seed": seed, "following": _following(weights, guide_from, guide_range, guide_clip),
                "video_format": video_format}
     loaded, ray = model_of(model, (f"precision={precision}", *settings)), ray_settings(slow=True, **cluster)
+    if ray and rewriter:
+        raise UserError("generate: --rewrite works on one machine; leave out --engine ray")
     if ray and best_of > 1:
         raise UserError("generate: --best-of chooses on one machine; leave out --engine ray, or score what it draws")
     if ray:
@@ -77,6 +81,11 @@ def generate(model: str, prompts: tuple[str, ...], out: str, lora: Path | None, 
         click.echo(f"{generate_on_ray(loaded, list(prompts), out, ray, device=device, **options)} files in {out}")
         return
     device, folder = str(pick_device(device)), Path(out)
+    if rewriter:
+        if best_of > 1:
+            raise UserError("generate: --rewrite and --best-of are two ways to better samples; give one of them")
+        _generate_rewritten(loaded, list(prompts), folder, rewriter, device, options)
+        return
     if best_of > 1:
         from visalign.sampling.best_of import best_of_to_folder
 
@@ -86,6 +95,18 @@ def generate(model: str, prompts: tuple[str, ...], out: str, lora: Path | None, 
         from visalign.sampling.folder import generate_to_folder
 
         written = generate_to_folder(loaded, list(prompts), folder, device=device, **options)
+    click.echo(f"{written} files in {folder}, overview in {folder / 'grid.png'}")
+
+
+def _generate_rewritten(model, prompts: list[str], folder: Path, rewriter: Path, device: str, options: dict) -> None:
+    """Sample what the rewriter makes of the prompts, and print both."""
+    from visalign.language.generate_rewritten import generate_rewritten
+    from visalign.language.rewriting import fallbacks_in_words
+
+    written, rewritten = generate_rewritten(model, prompts, folder, rewriter, device=device, **options)
+    for each in rewritten:
+        click.echo(f"{each.prompt}\n  {each.used}" + (f"  (fell back: {each.refused})" if each.refused else ""))
+    click.echo(fallbacks_in_words(rewritten))
     click.echo(f"{written} files in {folder}, overview in {folder / 'grid.png'}")
 
 

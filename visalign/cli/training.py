@@ -42,7 +42,7 @@ def train(config: str, overrides: tuple[str, ...], rollouts: str | None, dry_run
     if accelerate is not None and not dry_run:
         raise click.UsageError("--accelerate is for --dry-run: a run is started by accelerate launch --config_file")
     settings = read_recipe(config, (*overrides, *([f"rollout.engine={rollouts}"] if rollouts else ())))
-    if settings.loop == "language":
+    if settings.loop in ("language", "adapt"):
         run_language(settings, dry_run, resume, auto_resume)
         return
     if dry_run:

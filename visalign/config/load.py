@@ -19,6 +19,7 @@ from visalign.config import (
     OnlineConfig,
     Settings,
 )
+from visalign.config.adapter import AdaptConfig
 from visalign.config.common import switch_for_number
 from visalign.config.overrides import apply_overrides
 from visalign.errors import UserError, nearest
@@ -31,7 +32,7 @@ Kind = TypeVar("Kind", bound=BaseModel)
 
 def load_config(path: str | Path, overrides: tuple[str, ...] = (), kind: type[Kind] | None = None) -> Kind:
     """Read and validate a recipe of `kind`; by default an online one if it has a `rollout` section, else offline, of a
-    language model where it says `loop: language`.
+    language model where it says `loop: language` or `loop: adapt`.
 
     Raises UserError with one sentence naming the file and key, what was given, and what is allowed.
     """
@@ -44,6 +45,8 @@ def load_config(path: str | Path, overrides: tuple[str, ...] = (), kind: type[Ki
 def kind_of_recipe(raw: dict, overrides: tuple[str, ...] = ()) -> type[Settings]:
     """What a recipe is a recipe of: its loop, and whether the model learns from samples of its own."""
     online = "rollout" in raw or any(each.startswith("rollout.") for each in overrides)
+    if raw.get("loop") == "adapt":
+        return AdaptConfig
     if raw.get("loop") == "language":
         return LanguageOnlineConfig if online else LanguageConfig
     return OnlineConfig if online else OfflineConfig
@@ -70,6 +73,9 @@ def parse_config(raw: dict, where: str = "config", kind: type[Kind] | None = Non
         config = kind.model_validate(raw)
     except ValidationError as error:
         raise UserError(f"{where}: {_explain(error, kind)}") from None
+    if isinstance(config, AdaptConfig):
+        build_objective(config.dpo.objective, where, LanguageConfig.methods)
+        return config
     build_objective(config.objective, where, getattr(kind, "methods", None) or kind.loop)
     if hasattr(config, "advantage"):
         build_advantage(config.advantage, where)

@@ -59,7 +59,7 @@ def _method(section: str, raw: dict) -> type | None:
     if section == "objective":
         from visalign.objectives import REGISTRIES
 
-        name = raw["objective"].get("name")
+        name = raw.get("objective", {}).get("name")
         return next((methods[name] for methods in REGISTRIES.values() if str(name) in methods), None)
     return None
 

@@ -13,6 +13,7 @@ Diversity is the mean Vendi score less 1, kinds of image beyond the first, so lo
 held-out rewards share the 5 % of error among them (Bonferroni), and so do the style statistics.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 from visalign.evaluators.prompt_metrics import PromptMetrics, paired
@@ -188,8 +189,8 @@ def best_point(points: list[tuple[float, float, bool]]) -> int:
     return max(allowed, key=lambda i: (points[i][0], points[i][1]))
 
 
-def front(points: list[tuple[float, float]]) -> list[int]:
-    """Numbers of the points that no other point dominates in (reward, diversity), by rising reward."""
-    kept = [i for i, (r, v) in enumerate(points)
-            if not any((r2 >= r and v2 >= v) and (r2 > r or v2 > v) for r2, v2 in points)]
+def front(points: Sequence[tuple[float, ...]]) -> list[int]:
+    """Numbers of the points that no other point dominates (is as good in every number and better in one), rising."""
+    kept = [i for i, one in enumerate(points)
+            if not any(other != one and all(b >= a for a, b in zip(one, other, strict=True)) for other in points)]
     return sorted(kept, key=lambda i: points[i])

@@ -23,16 +23,20 @@ def _tokenizer(generator: Generator, name: str):
     return getattr(part, "tokenizer", part)
 
 
+def unread_tokens(generator: Generator, prompts: list[str]) -> dict[str, list[int]]:
+    """How many tokens of each prompt each text encoder does not read, by its tokenizer."""
+    texts = list(map(generator.text_of, prompts))
+    return {name: [max(0, len(row) - limit)
+                   for row in _tokenizer(generator, name)(texts, truncation=False, verbose=False).input_ids]
+            for name, limit in limits(generator).items()} if texts else {}
+
+
 def say_what_is_cut(generator: Generator, prompts: Iterable[str], where: str) -> int:
     """Count the prompts that every text encoder truncates, and print a notice starting with `where`."""
     prompts, most = list(dict.fromkeys(map(generator.text_of, prompts))), limits(generator)
     if not prompts or not most:
         return 0
-    missed = [0] * len(prompts)
-    for place, (name, limit) in enumerate(most.items()):
-        rows = _tokenizer(generator, name)(prompts, truncation=False, verbose=False).input_ids
-        over = [max(0, len(row) - limit) for row in rows]
-        missed = over if place == 0 else [min(a, b) for a, b in zip(missed, over, strict=True)]
+    missed = list(map(min, zip(*unread_tokens(generator, prompts).values(), strict=True)))
     cut = sum(number > 0 for number in missed)
     if cut:
         worst = max(range(len(prompts)), key=missed.__getitem__)

@@ -3,7 +3,7 @@
 import functools
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -108,16 +108,19 @@ def generate_to_folder(model: ModelSettings, prompts: list[str], folder: Path, *
 
 
 def write_generations(load: Callable[[], Generator], prompts: list[str], folder: Path, identity: dict, *, samples: int,
-                      steps: int, guidance_scale: float, seed: int, video_format: str | None = None) -> int:
+                      steps: int, guidance_scale: float, seed: int, video_format: str | None = None,
+                      rewritten: Mapping[str, dict] | None = None) -> int:
     """Write media files, `grid.png`, `settings.json` and `samples.jsonl` (prompt, file, seed, and of edits the copies
     of their source images); returns how many.
 
     The same call continues where an earlier one was killed; `samples.jsonl` appears when all are there. identity: what
-    makes the generator that `load` gives what it is. Raises UserError when the folder holds other generations.
+    makes the generator that `load` gives what it is. rewritten: {prompt: columns of samples.jsonl}, of which `rewrite`
+    is drawn in the prompt's place. Raises UserError when the folder holds other generations.
     """
-    prompts = list(dict.fromkeys(prompts))
+    prompts, rewritten = list(dict.fromkeys(prompts)), rewritten or {}
+    drawn = [rewritten[prompt]["rewrite"] if prompt in rewritten else prompt for prompt in prompts]
     settings = identity | {"prompts": list(map(content_of, prompts)), "samples": samples, "steps": steps,
-                           "guidance_scale": guidance_scale, "seed": seed}
+                           "guidance_scale": guidance_scale, "seed": seed} | ({"rewritten": drawn} if rewritten else {})
     file = folder / "settings.json"
     if (folder / "samples.jsonl").exists():
         raise UserError(f"output {folder}: already holds generations; choose another folder with --out")
@@ -135,11 +138,11 @@ def write_generations(load: Callable[[], Generator], prompts: list[str], folder:
     broken = {number // TOGETHER for number in range(count) if number not in names}
     missing = [number for number in range(count) if number // TOGETHER in broken]
     generator = load()
-    generator.check_prompts(prompts, "prompt")
-    for number, sample in samples_at(generator, prompts, samples, missing, steps=steps, guidance_scale=guidance_scale,
+    generator.check_prompts(drawn, "prompt")
+    for number, sample in samples_at(generator, drawn, samples, missing, steps=steps, guidance_scale=guidance_scale,
                                      seed=seed, label="generating"):
         names[number] = write_media(sample.media, folder / f"{number:05d}", video_format).name
-    rows = [sample_row(prompt, folder) for prompt in prompts]
+    rows = [sample_row(prompt, folder) | rewritten.get(prompt, {}) for prompt in prompts]
     sheet: list[tuple[str, list[Media]]] = []
     for i, row in enumerate(rows[:GRID_ROWS]):
         files = [*row.get("sources", ()), *(names[i * samples + k] for k in range(samples))]
