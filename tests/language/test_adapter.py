@@ -1,26 +1,30 @@
-"""The whole of `lm adapt` on a tiny random language model and a tiny random pipeline, through the command line."""
+"""The whole of `lm adapt` on a tiny random language model and a tiny random pipeline, and `generate --rewrite`."""
 
 import json
 import shlex
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
+from safetensors.torch import load_file
 
 from visalign.cli import main
+from visalign.config.load import load_config
+from visalign.errors import UserError
+from visalign.language.adapter import AdaptRun, adapt, check_adapt
 
 RECIPE = """
 loop: adapt
 model: {{source: {lm}, lora: {{rank: 2, alpha: 4}}}}
 prompts: {folder}/asked.txt
 generator:
-  model: {{source: {generator}, resolution: 16, prompt_tokens: 16, attention: math}}
+  model: {{source: {generator}, resolution: 16, prompt_tokens: 77, attention: math}}
   steps: 1
   guidance_scale: 1.0
-  seeds: 2
 reward: {{models: [colourfulness, {{reward: sharpness, weight: 0.5}}]}}
 rewrite: {{max_tokens: 6}}
-gate: {{similarity: 0.5, max_words: 8}}
+gate: {{similarity: -1.0, max_words: 8}}   # a random model's rewrites pass, so that there are pairs
 evolve: {{rounds: 1, per_round: 2, max_tokens: 6}}
 sft: {{optim: {{lr: 1.0e-2}}, train: {{steps: 2, batch_size: 2}}}}
 dpo: {{candidates: 2, train: {{steps: 2, batch_size: 2}}}}
@@ -38,21 +42,81 @@ def adapt_recipe(tiny_lm, pipelines, tmp_path):
     return file
 
 
-def run(command: str, code: int = 0) -> str:
-    result = CliRunner().invoke(main, ["--debug", *shlex.split(command)], catch_exceptions=code != 0)
-    assert result.exit_code == code, result.output
+def typed(command: str) -> str:
+    result = CliRunner().invoke(main, ["--debug", *shlex.split(command)], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
     return result.output
 
 
-def lines(file: Path) -> list[dict]:
+def rows_in(file: Path) -> list[dict]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
-def test_all_stages(adapt_recipe, tmp_path):
-    said = run(f"lm adapt {adapt_recipe}")
-    print(said)
-    for f in sorted((tmp_path / "run").rglob("*")): print(f)
-    print((tmp_path/"run/stages.json").read_text(), (tmp_path/"run/measures.json").read_text()[:3000])
-    print((tmp_path/"run/evolve/round-1.jsonl").read_text(), (tmp_path/"run/candidates.jsonl").read_text())
-    print(run(f"generate {tmp_path}/x 'a b'") if 0 else "")
-    assert 0
+def test_all_stages_and_the_use_of_what_was_learnt(adapt_recipe, pipelines, tmp_path):
+    said, run = typed(f"lm adapt {adapt_recipe}"), tmp_path / "run"
+    assert "gain over best of 2 seeds, the user's prompt (equal renders: best of 2 on both sides)" in said
+    tried = rows_in(run / "evolve" / "round-1.jsonl")
+    assert {"red fruit", "blue bird"} <= {row["rewrite"] for row in tried}
+    assert json.loads((run / "evolve" / "llm-1.json").read_text()) == {
+        "answers": 6, "in_format": 0, "prompts_skipped": 3}  # noise holds no <PROMPT>: three asked, three asked again
+    assert json.loads((run / "stages.json").read_text())["dpo"]["pairs"] > 0
+    assert [row["step"] for row in rows_in(run / "dpo" / "metrics.jsonl") if row["kind"] == "train"] == [1, 2]
+    page = (run / "report.html").read_text()
+    assert page.count("data:image/webp") == 8 and "please draw a black cat for me" in page  # two prompts, four ways
+    keys = [row["key"] for row in rows_in(run / "renders.jsonl")]
+    assert len(keys) == len(set(keys)) and {row["prompt"] for row in rows_in(run / "scores.jsonl")} == set(
+        (tmp_path / "asked.txt").read_text().splitlines())  # rewards saw what users wrote
+
+    told = typed(f"generate {pipelines('sd3')} 'a red cat, please' --set resolution=16 --steps 1 "
+                 f"--samples-per-prompt 1 --rewrite {run} -o {tmp_path / 'out'}")
+    row, = rows_in(tmp_path / "out" / "samples.jsonl")
+    assert row["prompt"] == "a red cat, please" and row["fell_back"] is None and row["rewrite"] != row["prompt"]
+    assert f"a red cat, please\n  {row['rewrite']}\n0 of 1 rewrites fell back" in told
+
+
+def test_a_run_that_is_killed_between_stages_ends_with_the_same_bits(adapt_recipe, tmp_path, monkeypatch):
+    whole = load_config(adapt_recipe, (f"output.folder={tmp_path / 'whole'}",))
+    parts = load_config(adapt_recipe, (f"output.folder={tmp_path / 'parts'}",))
+    adapt(whole)
+    for resume, stage in enumerate(("imitated", "compared", "measured")):
+        with monkeypatch.context() as patch:
+            patch.setattr(AdaptRun, stage, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                adapt(parts, resume=bool(resume))
+    _, found = adapt(parts, resume=True)
+    weights = [load_file(tmp_path / name / "export" / "adapter_model.safetensors") for name in ("whole", "parts")]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    for file in ("renders.jsonl", "scores.jsonl", "held_out/scores.jsonl", "candidates.jsonl", "stages.json"):
+        assert (tmp_path / "whole" / file).read_text() == (tmp_path / "parts" / file).read_text(), file
+    assert found["rows"] == json.loads((tmp_path / "whole" / "measures.json").read_text())["rows"]
+
+
+def test_floors_that_nobody_passes_end_the_run_before_anything_is_learnt(adapt_recipe, tmp_path):
+    with pytest.raises(UserError, match=r"reward.floors: none of \d+ rewrites passes colourfulness at least 1e\+06 "
+                                        r"\(the best rewrite has [\d.]+\); take lower floors"):
+        adapt(load_config(adapt_recipe, ("reward.floors={colourfulness: 1.0e6}", "evolve.llm=false")))
+    assert not (tmp_path / "run" / "sft").exists()
+
+
+@pytest.mark.parametrize(("overrides", "words"), [
+    (("generator.model.source=nowhere",), "nowhere"),
+    (("model.source=nowhere",), "model.source nowhere: there is no such folder"),
+    (("reward.floors={colorfulness: 1}",), r"reward.floors.colorfulness: .*did you mean 'colourfulness'"),
+    (("dpo.objective={name: sft}",), "dpo.objective sft: learns from chosen answers alone"),
+    (("dpo.train.trl={beta: 1}",), "train.trl.beta: is decided by objective.beta"),
+    (("eval.also=[colourfulness]",), "names colourfulness, sharpness, colourfulness are not distinct"),
+    (("reward.models=[brevity]",), "reward brevity: scores texts only"),
+    (("eval.features=sharpness",), "eval.features sharpness"),
+    (("gate.encoder=nowhere",), "gate.encoder: nowhere is neither minilm nor a folder"),
+])
+def test_what_cannot_be_is_said_before_a_model_is_loaded(adapt_recipe, overrides, words):
+    with pytest.raises(UserError, match=words):
+        check_adapt(load_config(adapt_recipe, overrides))
+
+
+def test_prompts_that_are_measured_are_not_learnt_from(adapt_recipe, tmp_path):
+    (tmp_path / "held.txt").write_text("a green tree\n")
+    assert "a green tree" not in check_adapt(load_config(adapt_recipe)).prompts
+    with pytest.raises(UserError, match="every prompt is among eval.prompts"):
+        check_adapt(load_config(adapt_recipe, (f"eval.prompts={tmp_path / 'asked.txt'}",)))

@@ -26,7 +26,7 @@ SYNONYMS = {
 _ARTICLE = re.compile(r"^(?:an?|the)\s+", re.IGNORECASE)
 
 
-def plain(text: str) -> str:
+def plain_prompt(text: str) -> str:
     """The prompt without politeness and without saying that it is a drawing, an image or a video."""
     before = None
     while before != text:
@@ -39,7 +39,7 @@ def plain(text: str) -> str:
 def rule_rewrites(text: str) -> Iterator[str]:
     """Rewrites from the most to the least probable to keep the meaning, each once: plain, without its article, with a
     synonym, with one word dropped. The text itself is none of them."""
-    core = plain(text) or text
+    core = plain_prompt(text) or text
     words = core.split()
     told = [core, _ARTICLE.sub("", core)]
     told += [" ".join([*words[:i], SYNONYMS[word.lower()], *words[i + 1:]])
