@@ -33,13 +33,24 @@ output: {{folder: {folder}/run}}
 """
 
 
-@pytest.fixture
-def adapt_recipe(tiny_lm, pipelines, tmp_path):
+def write_recipe(tiny_lm: Path, generator: Path, tmp_path: Path) -> Path:
     (tmp_path / "asked.txt").write_text("a drawing of red fruit, please\ncould you draw a blue bird?\na green tree\n")
     (tmp_path / "held.txt").write_text("please draw a black cat for me\na drawing of pink heart, please\n")
     file = tmp_path / "recipe.yaml"
-    file.write_text(RECIPE.format(lm=tiny_lm, generator=pipelines("sd3"), folder=tmp_path))
+    file.write_text(RECIPE.format(lm=tiny_lm, generator=generator, folder=tmp_path))
     return file
+
+
+@pytest.fixture
+def adapt_recipe(tiny_lm, pipelines, tmp_path):
+    return write_recipe(tiny_lm, pipelines("sd3"), tmp_path)
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_lm, pipelines, tmp_path_factory):
+    """The folder in which a run lies, finished, and what it printed."""
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, typed(f"lm adapt {write_recipe(tiny_lm, pipelines('sd3'), folder)}")
 
 
 def typed(command: str) -> str:
@@ -52,8 +63,9 @@ def rows_in(file: Path) -> list[dict]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
-def test_all_stages_and_the_use_of_what_was_learnt(adapt_recipe, pipelines, tmp_path):
-    said, run = typed(f"lm adapt {adapt_recipe}"), tmp_path / "run"
+def test_all_stages_and_the_use_of_what_was_learnt(whole, pipelines, tmp_path):
+    folder, said = whole
+    run = folder / "run"
     assert "gain over best of 2 seeds, the user's prompt (equal renders: best of 2 on both sides)" in said
     tried = rows_in(run / "evolve" / "round-1.jsonl")
     assert {"red fruit", "blue bird"} <= {row["rewrite"] for row in tried}
@@ -65,7 +77,7 @@ def test_all_stages_and_the_use_of_what_was_learnt(adapt_recipe, pipelines, tmp_
     assert page.count("data:image/webp") == 8 and "please draw a black cat for me" in page  # two prompts, four ways
     keys = [row["key"] for row in rows_in(run / "renders.jsonl")]
     assert len(keys) == len(set(keys)) and {row["prompt"] for row in rows_in(run / "scores.jsonl")} == set(
-        (tmp_path / "asked.txt").read_text().splitlines())  # rewards saw what users wrote
+        (folder / "asked.txt").read_text().splitlines())  # rewards saw what users wrote
 
     told = typed(f"generate {pipelines('sd3')} 'a red cat, please' --set resolution=16 --steps 1 "
                  f"--samples-per-prompt 1 --rewrite {run} -o {tmp_path / 'out'}")
@@ -74,22 +86,20 @@ def test_all_stages_and_the_use_of_what_was_learnt(adapt_recipe, pipelines, tmp_
     assert f"a red cat, please\n  {row['rewrite']}\n0 of 1 rewrites fell back" in told
 
 
-def test_a_run_that_is_killed_between_stages_ends_with_the_same_bits(adapt_recipe, tmp_path, monkeypatch):
-    whole = load_config(adapt_recipe, (f"output.folder={tmp_path / 'whole'}",))
-    parts = load_config(adapt_recipe, (f"output.folder={tmp_path / 'parts'}",))
-    adapt(whole)
+def test_a_run_that_is_killed_between_stages_ends_with_the_same_bits(whole, adapt_recipe, tmp_path, monkeypatch):
+    parts, ours, theirs = load_config(adapt_recipe), tmp_path / "run", whole[0] / "run"
     for resume, stage in enumerate(("imitated", "compared", "measured")):
         with monkeypatch.context() as patch:
             patch.setattr(AdaptRun, stage, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
             with pytest.raises(KeyboardInterrupt):
                 adapt(parts, resume=bool(resume))
     _, found = adapt(parts, resume=True)
-    weights = [load_file(tmp_path / name / "export" / "adapter_model.safetensors") for name in ("whole", "parts")]
+    weights = [load_file(run / "export" / "adapter_model.safetensors") for run in (theirs, ours)]
     assert weights[0].keys() == weights[1].keys()
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     for file in ("renders.jsonl", "scores.jsonl", "held_out/scores.jsonl", "candidates.jsonl", "stages.json"):
-        assert (tmp_path / "whole" / file).read_text() == (tmp_path / "parts" / file).read_text(), file
-    assert found["rows"] == json.loads((tmp_path / "whole" / "measures.json").read_text())["rows"]
+        assert (theirs / file).read_text() == (ours / file).read_text(), file
+    assert found["rows"] == json.loads((theirs / "measures.json").read_text())["rows"]
 
 
 def test_floors_that_nobody_passes_end_the_run_before_anything_is_learnt(adapt_recipe, tmp_path):

@@ -89,8 +89,13 @@ def adapt(config: str, overrides: tuple[str, ...], dry_run: bool, resume: bool, 
     uses what was learnt.
     """
     from visalign.config.adapter import AdaptConfig
+    from visalign.errors import UserError
 
-    run_adapt(read_recipe(config, overrides, AdaptConfig), dry_run, resume, auto_resume)
+    settings = read_recipe(config, overrides)
+    if not isinstance(settings, AdaptConfig):
+        raise UserError("lm adapt: this recipe is none for rewriting prompts (one says `loop: adapt`); start it with "
+                        "`visalign train`")
+    run_adapt(settings, dry_run, resume, auto_resume)
 
 
 def run_adapt(settings, dry_run: bool, resume: bool, auto_resume: bool) -> None:
