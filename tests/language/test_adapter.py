@@ -130,3 +130,29 @@ def test_prompts_that_are_measured_are_not_learnt_from(adapt_recipe, tmp_path):
     assert "a green tree" not in check_adapt(load_config(adapt_recipe)).prompts
     with pytest.raises(UserError, match="every prompt is among eval.prompts"):
         check_adapt(load_config(adapt_recipe, (f"eval.prompts={tmp_path / 'asked.txt'}",)))
+
+
+RECIPES = sorted((Path(__file__).resolve().parents[2] / "configs" / "language").glob("adapt_*.yaml"))
+
+
+@pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
+def test_shipped_recipes_are_sound(file):
+    plan = check_adapt(load_config(file))
+    assert len(plan.prompts) == 48 and len(plan.measured) == 24 and not {*plan.prompts} & {*plan.measured}
+
+
+def test_videos(tiny_lm, pipelines, tmp_path):
+    """The recipe of videos on a tiny model and a tiny pipeline, of one prompt; and videos of a rewritten prompt."""
+    folder, wan = tmp_path / "run", pipelines("wan")
+    small = ("evolve={rounds: 1, per_round: 1, llm: false}", "max_prompts=2", "eval.max_prompts=2",
+             "gate={similarity: -1, max_words: 100}", "generator.seeds=1", "eval.samples_per_prompt=2", "sft.train.steps=1",
+             "sft.optim.warmup_steps=0", "sft.train.batch_size=2", "dpo.candidates=2", "dpo.train.steps=1", "dpo.gap=0",
+             "eval.also=[]", "eval.features=null", "reward.models=[prompt_motion, colourfulness]", "generator.steps=1",
+             f"generator.model={{source: {wan}, resolution: 16, frames: 5, prompt_tokens: 77}}")
+    found = adapt(load_config(RECIPES[1], (f"model={tiny_lm}", f"output.folder={folder}", *small)))[1]
+    assert found["rewards"] == ["weighted sum", "prompt_motion", "colourfulness"] and found["renders"]["held out"] >= 4
+    assert {row["file"].rpartition(".")[2] for row in rows_in(folder / "renders.jsonl")} == {"mkv"}
+    typed(f"generate {wan} 'please animate star turns for me' --set resolution=16 --set frames=5 --steps 1 "
+          f"--samples-per-prompt 1 --rewrite {folder} -o {tmp_path / 'out'}")
+    row, = rows_in(tmp_path / "out" / "samples.jsonl")
+    assert row["prompt"] == "please animate star turns for me" and row["file"].endswith(".mp4") and row["rewrite"]
