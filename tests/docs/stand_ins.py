@@ -34,7 +34,8 @@ LINES = {"answers/samples.jsonl": ANSWERS, "aligned_answers/samples.jsonl": ANSW
          "mine.yaml": OWN, "demo-votes/train_on_votes.yaml": OWN}
 COLOURS = ("red", "green", "blue", "yellow")
 FOLDERS = ("samples", "my-images", "photos", "mine", "raw", "base-samples")
-RUNS = ("quickstart", "adapt-sd3", "flow-grpo", "nft", "curve", "sft-folder", "sdxl-dpo", "video-flow-grpo", "guide-tiny-wan")
+RUNS = ("quickstart", "adapt-sd3", "flow-grpo", "nft", "curve", "sft-folder", "sdxl-dpo", "video-flow-grpo",
+        "guide-tiny-wan")
 
 
 def lay_out(folder: Path) -> None:
