@@ -144,10 +144,10 @@ def test_shipped_recipes_are_sound(file):
 def test_videos(tiny_lm, pipelines, tmp_path):
     """The recipe of videos on a tiny model and a tiny pipeline, of one prompt; and videos of a rewritten prompt."""
     folder, wan = tmp_path / "run", pipelines("wan")
-    small = ("evolve={rounds: 1, per_round: 1, llm: false}", "max_prompts=2", "eval.max_prompts=2",
-             "gate={similarity: -1, max_words: 100}", "generator.seeds=1", "eval.samples_per_prompt=2",
-             "sft.train.steps=1", "sft.optim.warmup_steps=0", "sft.train.batch_size=2", "dpo.candidates=2", "dpo.train.steps=1", "dpo.gap=0",
-             "eval.also=[]", "eval.features=null", "reward.models=[prompt_motion, colourfulness]", "generator.steps=1",
+    small = ("evolve={rounds: 1, per_round: 1, llm: false}", "max_prompts=2", "gate={similarity: -1, max_words: 100}",
+             "eval={prompts: polite-videos:held_out, max_prompts: 2, samples_per_prompt: 2}",
+             "sft={train: {steps: 1, batch_size: 2}}", "dpo={candidates: 2, train: {steps: 1, batch_size: 2}}",
+             "reward.models=[prompt_motion, colourfulness]", "generator.steps=1", "generator.seeds=1",
              f"generator.model={{source: {wan}, resolution: 16, frames: 5, prompt_tokens: 77}}")
     found = adapt(load_config(RECIPES[1], (f"model={tiny_lm}", f"output.folder={folder}", *small)))[1]
     assert found["rewards"] == ["weighted sum", "prompt_motion", "colourfulness"] and found["renders"]["held out"] >= 4

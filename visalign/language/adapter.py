@@ -30,7 +30,15 @@ from visalign.generators import load_generator, locate_model
 from visalign.generators.export.model_card import named_only
 from visalign.generators.files.locating import sampling_for
 from visalign.generators.hardware.devices import pick_device
-from visalign.language.adapter_measures import BASE, OURS, RAW, HeldOutRenders, measures_of, render_held_out
+from visalign.language.adapter_measures import (
+    BASE,
+    IMITATED,
+    OURS,
+    RAW,
+    HeldOutRenders,
+    measures_of,
+    render_held_out,
+)
 from visalign.language.adapter_measures import held_out_rows as rows_of_held_out
 from visalign.language.adapter_stages import (
     Floors,
@@ -241,21 +249,22 @@ class AdaptRun:
                                       trained_for=str(named_only(self.config.generator.model.source))), folder)
         return folder
 
-    def measured(self, export: Path) -> dict[str, Any]:
-        """All numbers on held-out prompts, and the page."""
+    def measured(self, export: Path, first: Path | None) -> dict[str, Any]:
+        """All numbers on held-out prompts, and the page. first: the run of SFT, where DPO has learnt more."""
         from visalign.reports.adapting import write_adapt_page
 
         doing("measuring on held-out prompts")
         config, prompts = self.config, self.plan.measured
         gate = self.laboratory.gate
-        base = rewriter_of(config.model.source, config.rewrite, gate, self.device).rewrite(prompts, f"{BASE}, held out")
-        ours = rewriter_of(str(export), config.rewrite, gate, self.device).rewrite(prompts, f"{OURS}, held out")
-        raw = [Rewritten(prompt, prompt, prompt, None) for prompt in prompts]
+        sources = {BASE: config.model.source, **({IMITATED: str(first)} if first else {}), OURS: str(export)}
+        texts = {RAW: [Rewritten(prompt, prompt, prompt, None) for prompt in prompts]} | {
+            kind: rewriter_of(source, config.rewrite, gate, self.device).rewrite(prompts, f"{kind}, held out")
+            for kind, source in sources.items()}
         store = RenderStore(self.path / "held_out", self.generator, config.generator,
                             held_out_rewards(config, self.device, self.plan.modality))
         features = load_features(config.eval.features, self.device) if config.eval.features else None
-        held = render_held_out(prompts, {RAW: raw, BASE: base, OURS: ours}, store, config.eval, features)
-        notice(f"held out: {fallbacks_in_words(ours)}")
+        held = render_held_out(prompts, texts, store, config.eval, features)
+        notice(f"held out: {fallbacks_in_words(texts[OURS])}")
         found = measures_of(held, gate) | {"renders": {"learning": self.laboratory.store.kept,
                                                        "held out": store.kept}}
         write_lines(self.path / "held_out" / "texts.jsonl", rows_of_held_out(held))
@@ -298,7 +307,7 @@ def adapt(config: AdaptConfig, resume: bool = False) -> tuple[Path, dict[str, An
     first = here.imitated(pools)
     second = here.compared(pools, first)
     export = here.exported([first, *([second] if second else [])])
-    found = here.measured(export) | {"seconds": time.time() - started}
+    found = here.measured(export, first if second else None) | {"seconds": time.time() - started}
     write_adapt_card(plan.config, found, export)
     write_atomically(run.path / MEASURES, (json.dumps(found, indent=1) + "\n").encode())
     return run.path, found

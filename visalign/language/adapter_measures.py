@@ -18,6 +18,7 @@ from visalign.media.words import words_in
 from visalign.rewards import FeatureExtractor
 
 RAW, BASE, OURS = "the user's prompt", "the base model's rewrite", "this rewriter"
+IMITATED = "the rewriter after SFT alone"
 WEIGHTED_SUM = "weighted sum"
 
 
@@ -101,8 +102,11 @@ def measures_of(held: HeldOutRenders, gate: Gate) -> dict[str, Any]:
     many = f"best of {held.seeds} seeds, {RAW}"
     raw, base, ours = (score_columns(held, held.scores[kind]) for kind in (RAW, BASE, OURS))
     best_raw, best_ours = (score_columns(held, held.of_best(kind)) for kind in (RAW, OURS))
-    ways = {RAW: raw, many: best_raw, BASE: base, OURS: ours, f"best of {held.seeds} seeds, {OURS}": best_ours}
+    first = {kind: score_columns(held, held.scores[kind]) for kind in (IMITATED,) if kind in held.texts}
+    ways = {RAW: raw, many: best_raw, BASE: base, **first, OURS: ours,
+            f"best of {held.seeds} seeds, {OURS}": best_ours}
     compared = [(RAW, "same renders", ours, raw), (BASE, "same renders", ours, base),
+                *((kind, "same renders", ours, columns) for kind, columns in first.items()),
                 (many, f"equal renders: best of {held.seeds} on both sides", best_ours, best_raw),
                 (many, f"which takes {held.seeds} times the renders", ours, best_raw)]
     rewards = list(raw)
