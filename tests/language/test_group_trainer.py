@@ -1,5 +1,6 @@
 """What the opened trainer changes of TRL's GRPO, and what it leaves as it is."""
 
+import json
 import math
 from pathlib import Path
 
@@ -9,9 +10,10 @@ import torch
 from tests.tiny.languages import tiny_language_model, tiny_tokenizer
 from visalign.errors import UserError
 from visalign.language.convert import trl_arguments
-from visalign.language.group_trainer import GroupTrainer, _grpo, whole_rows
+from visalign.language.group_trainer import GroupTrainer, _grpo, opening_sentence, whole_rows
 from visalign.language.online import build_group_trainer
 from visalign.language.run import check_language, train_language
+from visalign.objectives.advantages import AdvantageRule
 from visalign.parallel.sharing import ALONE
 from visalign.rewards.text.rules import Brevity, Repetition
 from visalign.storage.language_models import LanguageModel
@@ -187,3 +189,42 @@ def test_groups_are_compared_as_wholes(group_recipe, monkeypatch):
     assert seen[0]["loss"] == pytest.approx(math.log(2) / 2, abs=1e-6)  # policy = reference
     with pytest.raises(UserError, match="train.batch_size 2 must be a multiple of rollout.group_size 4"):
         train_language(group_recipe("objective={name: pairs_in_group}", "train.batch_size=2", out="parts"))
+
+
+def test_siblings_continue_one_beginning_and_learn_what_follows(group_recipe, monkeypatch):
+    """The beginning stands in the prompts of the loss; rewards and the table see it as part of the answer."""
+    seen = batches(monkeypatch)
+    config = group_recipe("rollout.branch={prefix: 3}", "train.steps=1", "train.batch_size=8")
+    train_language(config)
+    rows = [prompt[mask.bool()].tolist() for prompt, mask in zip(seen[0]["prompt_ids"], seen[0]["prompt_mask"],
+                                                                 strict=True)]
+    groups = {}
+    for row in rows:
+        groups.setdefault(tuple(row), []).append(row[-3:])
+    assert sorted(map(len, groups.values())) == [4, 4]
+    tokenizer = tiny_tokenizer()
+    own = [json.loads(line) for line in (Path(config.output.folder) / "rollouts" / "answers.jsonl").read_text(
+        ).splitlines()]
+    begun = {tokenizer.decode(tail[0]).strip() for tail in groups.values()}
+    plain = [text for text in begun if "\ufffd" not in text]
+    assert all(sum(row["answer"].startswith(text) for row in own) >= 4 for text in plain)
+    assert len({row["answer"] for row in own}) == 8 and seen[0]["completion_ids"].size(1) == 8
+
+
+def test_a_beginning_is_the_opening_sentence():
+    tokenizer = tiny_tokenizer()
+    text = tokenizer("The rain. The salt! ")["input_ids"]
+    assert tokenizer.decode(opening_sentence(tokenizer, text)) == "The rain."
+    assert opening_sentence(tokenizer, tokenizer("no end")["input_ids"]) == []
+
+
+def test_siblings_advantages_vary_with_their_own_step_alone():
+    """Rewards are sums of 8 independent steps; siblings that share the first 7 differ in one: 1/8 of the variance."""
+    rng, groups = torch.Generator().manual_seed(0), torch.arange(6000) // 6
+    steps = torch.randn(6000, 8, generator=rng)
+    shared = steps.clone()
+    shared[:, :7] = steps[::6, :7].repeat_interleave(6, 0)
+    rule = AdvantageRule(baseline="leave_one_out", scale="none", clip=1e6)
+    spread = [rule(each.sum(1, keepdim=True), torch.ones(1), groups).advantages.var().item()
+              for each in (steps, shared)]
+    assert spread[1] / spread[0] == pytest.approx(1 / 8, rel=0.1)

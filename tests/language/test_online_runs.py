@@ -60,7 +60,7 @@ def test_a_run_leaves_rewards_its_own_answers_and_an_adapter(group_recipe, capfd
      "reward.models=[{reward: {kind: contains, words: a}}, brevity]"),
     ("objective={name: grpo, level: sequence, length: answer, updates: 2, entropy: 0.01, clip_high: 0.3}",),
     ("objective={name: grpo, top_entropy: 0.5, truncated: false}", "model.system=Be brief."),
-    (PAIRS, "advantage={}"),
+    (PAIRS, "advantage={}"), ("rollout.branch={prefix: sentence}",),
 ])
 def test_options_run_from_start_to_finish(group_recipe, overrides):
     config = group_recipe("train.steps=2", *overrides)
@@ -123,6 +123,9 @@ def test_a_killed_run_continues_to_the_same_bits(group_recipe, tmp_path):
                               r"train.batch_size 3 x 1 processes = 3"),
     (("advantage={baseline: median}",), "rollout.group_size 4: must be odd with advantage.baseline median"),
     (("rollout.temperature=0",), "rollout.temperature 0: all answers to a prompt would be the same"),
+    (("rollout.branch={prefix: 0}",), "rollout.branch.prefix is 0"),
+    (("rollout.branch={prefix: 40}", "train.max_length=60"), "leaves 12 tokens for a prompt"),
+    (("rollout.branch={}", "rollout.vllm=true"), "rollout.branch: goes with answers that transformers draws"),
     (("rollout.vllm=true",), "rollout.vllm: needs a GPU"),
     (("rollout.prompts_per_step=50",), "rollout.prompts .*: 18 prompts are left to learn from, fewer than "),
     (("train.max_length=20",), "train.max_length 20 less rollout.max_tokens 8 leaves 12 tokens for a prompt: 18 of 18"),
@@ -160,3 +163,12 @@ def test_a_prompt_with_control_tokens_is_refused(group_recipe, tmp_path):
     (tmp_path / "prompts.txt").write_text("".join(f"Tell me <|im_end|> {i}\n" for i in range(9)))
     with pytest.raises(UserError, match=r"rollout.prompts 'Tell me <\|im_end\|> \d': holds <\|im_end\|>"):
         train_language(config)
+
+
+def test_a_dry_run_says_what_would_be_answered(group_recipe):
+    from visalign.language.dry_run import describe_language_run
+
+    said = describe_language_run(group_recipe())
+    assert "4 of 8 answers, 2 prompts x 4" in said and "prompts           18 to answer" in said
+    with pytest.raises(UserError, match="train.max_length 20"):
+        describe_language_run(group_recipe("train.max_length=20"))

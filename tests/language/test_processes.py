@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from tests.programs import together
 from visalign.errors import UserError
 from visalign.language.run import train_language
+from visalign.rewards.text.rules import Brevity
 from visalign.storage.run_folder import read_metrics
 
 CODE = """
@@ -74,3 +75,15 @@ def test_what_accelerate_would_silently_leave_out_is_refused(recipe, monkeypatch
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=words):
         train_language(recipe())
+
+
+@pytest.mark.parametrize(("overrides", "needs_group", "words"), [
+    (("rollout.branch={}",), False, "rollout.prompts_per_step 1 must be a multiple of the 2 processes with rollout.br"),
+    ((), True, "must be a multiple of the 2 processes: reward brevity compares the answers of a group"),
+    (("train.batch_size=4",), False, "= 4 answers are not a multiple of train.batch_size 4 x 2 processes = 8"),
+])
+def test_groups_that_processes_would_tear_apart_are_refused(group_recipe, monkeypatch, overrides, needs_group, words):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(Brevity, "needs_group", needs_group)
+    with pytest.raises(UserError, match=words):
+        train_language(group_recipe("rollout.prompts_per_step=1", "train.batch_size=2", *overrides))

@@ -28,6 +28,9 @@ def check_groups(config: LanguageOnlineConfig, world: int) -> None:
     if objective.compares and train.batch_size % rollout.group_size:
         raise UserError(f"train.batch_size {train.batch_size} must be a multiple of rollout.group_size "
                         f"{rollout.group_size}: {config.objective['name']} compares the answers of a group")
+    if rollout.branch and rollout.prompts_per_step % world:
+        raise UserError(f"rollout.prompts_per_step {rollout.prompts_per_step} must be a multiple of the {world} "
+                        "processes with rollout.branch: the answers of a group share their beginning")
     if rule.baseline == "median" and rollout.group_size % 2 == 0:
         raise UserError(f"rollout.group_size {rollout.group_size}: must be odd with advantage.baseline median (MC-GRPO "
                         "draws one answer more than it trains on)")
@@ -37,9 +40,15 @@ def check_groups(config: LanguageOnlineConfig, world: int) -> None:
                             "that learn from the same answers")
 
 
-def check_rewards_of_answers(config: LanguageOnlineConfig) -> None:
-    """Raise UserError for names of rewards that no reward has, and for levels that nothing would read."""
-    names = RewardSet(config.reward, "cpu", "text").names
+def check_rewards_of_answers(config: LanguageOnlineConfig, world: int) -> None:
+    """Raise UserError for names of rewards that no reward has, for levels that nothing would read, and for a reward of
+    whole groups where processes share them."""
+    reward_set = RewardSet(config.reward, "cpu", "text")
+    names, prompts = reward_set.names, config.rollout.prompts_per_step
+    grouped = next((term.name for term in reward_set.terms if term.reward.needs_group), None)
+    if grouped and prompts % world:
+        raise UserError(f"rollout.prompts_per_step {prompts} must be a multiple of the {world} processes: reward "
+                        f"{grouped} compares the answers of a group")
     rule, objective = build_advantage(config.advantage), build_objective(config.objective, loop=config.methods)
     for setting, given in (("advantage.gate", [rule.gate] if rule.gate is not None else []),
                            ("reward.levels", list(config.reward.levels))):
@@ -74,12 +83,15 @@ def prompts_to_answer(config: LanguageOnlineConfig, tokenizer, measured: frozens
                                            f"rollout.prompts '{prompt[:60]}'"))
     talks = [with_system([{"role": "user", "content": prompt}], config.model.system) for prompt in prompts]
     lengths = [len(prompt_tokens(tokenizer, talk)) for talk in talks]
-    room = train.max_length - rollout.max_tokens
+    begun = 0 if rollout.branch is None else rollout.branch.prefix
+    begun = rollout.max_tokens if begun == "sentence" else begun
+    room = train.max_length - rollout.max_tokens - begun
     kept = [talk for talk, length in zip(talks, lengths, strict=True) if length <= room]
     longer = len(talks) - len(kept)
     if longer > train.max_longer * len(talks):
-        raise UserError(f"train.max_length {train.max_length} less rollout.max_tokens {rollout.max_tokens} leaves "
-                        f"{room} tokens for a prompt: {longer} of {len(talks)} prompts are longer, up to "
+        more = " and what rollout.branch may add" if begun else ""
+        raise UserError(f"train.max_length {train.max_length} less rollout.max_tokens {rollout.max_tokens}{more} "
+                        f"leaves {room} tokens for a prompt: {longer} of {len(talks)} prompts are longer, up to "
                         f"{max(lengths)}, more than the share {train.max_longer:g} of train.max_longer; nothing is "
                         "ever cut, so raise it")
     if longer:

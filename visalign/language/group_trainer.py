@@ -41,7 +41,8 @@ LOGGED = {"kl": "kl", "entropy": "entropy", "clip_ratio/high_mean": "clipped_abo
 @dataclass
 class GroupParts:
     """What answers are scored and compared with. levels: of rewards by name, what each must reach. at_once: answers
-    drawn together. patience: batches in a row without anything to learn."""
+    drawn together. patience: batches in a row without anything to learn. prefix: tokens of the beginning that a group's
+    answers share, or "sentence"; None: they share none."""
 
     rule: AdvantageRule
     objective: Any
@@ -51,6 +52,7 @@ class GroupParts:
     levels: Mapping[str, float]
     at_once: int
     patience: int
+    prefix: int | str | None
 
 
 class GroupTrainer(_grpo.GRPOTrainer):
@@ -61,6 +63,7 @@ class GroupTrainer(_grpo.GRPOTrainer):
         self.history = History(parts.rule.history) if parts.rule.history else None
         self.idle = 0  # batches in a row with nothing to learn
         self._newest: Tensor | None = None  # log-probabilities of the last pass
+        self._begun: list[list[int]] = []  # beginnings of the answers that are drawn, where they have some
         super().__init__(reward_funcs=[parts.scorer.totals], **given)
 
     def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations, has_tool_images=False):
@@ -70,6 +73,31 @@ class GroupTrainer(_grpo.GRPOTrainer):
                  for start in range(0, len(prompt_ids), size)]
         log_probs = None if drawn[0][1] is None else [each for _, part in drawn for each in part]
         return [answer for answers, _ in drawn for answer in answers], log_probs
+
+    def _tokenize_prompts(self, prompts):
+        tokens, images, fields = super()._tokenize_prompts(prompts)
+        if self.parts.prefix is not None:
+            self._begun = [begun for begun in self.beginnings(tokens[::self.num_generations])
+                           for _ in range(self.num_generations)]
+            tokens = [prompt + begun for prompt, begun in zip(tokens, self._begun, strict=True)]
+        return tokens, images, fields
+
+    def beginnings(self, prompts: list[list[int]]) -> list[list[int]]:
+        """The first tokens of an answer to each prompt, without one that would end it."""
+        whole, prefix = self.generation_config.max_new_tokens, self.parts.prefix
+        self.generation_config.max_new_tokens = whole if prefix == "sentence" else prefix
+        drawn, _ = self._generate_single_turn(prompts, None, {}, 1)
+        self.generation_config.max_new_tokens = whole
+        drawn = [answer[:-1] if answer and answer[-1] in self.eos_token_ids else answer for answer in drawn]
+        return [opening_sentence(self.processing_class, answer) for answer in drawn] if prefix == "sentence" else drawn
+
+    def _generate(self, prompts):
+        ids, answers, mask, completions, *rest = super()._generate(prompts)
+        if self._begun:  # rewards see whole answers; what is learnt is what differs
+            texts = self.processing_class.batch_decode(
+                [begun + answer for begun, answer in zip(self._begun, answers, strict=True)], skip_special_tokens=True)
+            completions = [[{"role": "assistant", "content": text}] for text in texts]
+        return ids, answers, mask, completions, *rest
 
     def _generate_and_score_completions(self, inputs):
         batch = super()._generate_and_score_completions(inputs)
@@ -201,6 +229,14 @@ class GroupTrainer(_grpo.GRPOTrainer):
         if self.history is not None:
             self.history.load_state_dict(read_json(Path(resume_from_checkpoint) / HISTORY,
                                                    f"checkpoint {resume_from_checkpoint}"))
+
+
+def opening_sentence(tokenizer, tokens: list[int]) -> list[int]:
+    """The tokens up to where the first sentence or line of a text ends; none where none does."""
+    for end in range(1, len(tokens) + 1):
+        if tokenizer.decode(tokens[:end]).rstrip(" ").endswith((".", "!", "?", "\n")):
+            return tokens[:end]
+    return []
 
 
 def whole_rows(batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:

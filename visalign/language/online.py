@@ -47,7 +47,7 @@ def group_loop(config: LanguageOnlineConfig, model: LanguageModel, prompts: list
     scorer = AnswerScorer(RewardSet(config.reward, device, "text"), [*ends, model.tokenizer.eos_token_id],
                           rollout.group_size, processes, device)
     parts = GroupParts(build_advantage(config.advantage), objective, scorer, run, notes, config.reward.levels,
-                       rollout.batch_size, rollout.patience)
+                       rollout.batch_size, rollout.patience, rollout.branch and rollout.branch.prefix)
     return GroupTrainer(
         parts=parts, model=model.model, args=arguments,
         train_dataset=Dataset.from_list([{"prompt": talk} for talk in prompts]), processing_class=model.tokenizer,

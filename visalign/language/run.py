@@ -216,8 +216,9 @@ def build_on_prompts(config, pairs: list[TextPair], model: LanguageModel, run: R
 
 
 def check_prompts(config) -> KnownBefore:
-    check_groups(config, int(os.environ.get("WORLD_SIZE", "1")))
-    check_rewards_of_answers(config)
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    check_groups(config, world)
+    check_rewards_of_answers(config, world)
     check_vllm(config)
     return KnownBefore(measuring_prompts(config, read_prompts(config.rollout.prompts, config.rollout.max_prompts)), [])
 
