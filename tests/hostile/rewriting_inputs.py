@@ -30,6 +30,7 @@ CASES = [
     planned("only-held-out", "prompts=held.txt", "every prompt is among eval.prompts"),
     planned("floor-of-nobody", "'reward.floors={sharpness: 1}'", "reward.floors.sharpness", "colourfulness"),
     planned("no-reward", "reward.models=[]", "reward.models", "at least one reward"),
+    planned("offload", "reward.offload=true", "reward.offload", "leave it out"),
     planned("reward-of-text", "reward.models=[brevity]", "brevity", "text"),
     planned("similarity", "gate.similarity=2", "gate.similarity", "at most 1"),
     planned("nobody-writes", "'evolve={rules: false, llm: false}'", "evolve", "set one of them true"),

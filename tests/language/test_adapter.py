@@ -109,6 +109,12 @@ def test_floors_that_nobody_passes_end_the_run_before_anything_is_learnt(adapt_r
     assert not (tmp_path / "run" / "sft").exists()
 
 
+def test_a_reward_that_scores_no_held_out_prompt_is_said_before_anything_is_learnt(adapt_recipe, tmp_path):
+    with pytest.raises(UserError, match="eval: reward tiny-group scores none of the 4 renders of the held-out prompts"):
+        adapt(load_config(adapt_recipe, ("eval.also=[tiny-group]", "reward.max_failures=1")))
+    assert not (tmp_path / "run" / "evolve").exists()
+
+
 @pytest.mark.parametrize(("overrides", "words"), [
     (("generator.model.source=nowhere",), "nowhere"),
     (("model.source=nowhere",), "model.source nowhere: there is no such folder"),

@@ -11,7 +11,7 @@ from visalign.language import renders
 from visalign.language.renders import RenderStore, Wanted, read_lines_of, render_seeds
 from visalign.media.samples import Sample
 from visalign.rewards.base import RewardModel
-from visalign.trainers.online.scoring import RewardSet
+from visalign.trainers.online.scoring import RewardBatch, RewardSet
 
 
 class Painter:
@@ -35,18 +35,22 @@ class Letters(RewardModel):
         return torch.tensor([[float("nan") if each.prompt.startswith("x") else len(each.prompt)] for each in samples])
 
 
+def batch_of(values):
+    return RewardBatch(values, {0: "it begins with x"}, ~values.isfinite().all(1))
+
+
 @pytest.fixture
 def store(tmp_path, monkeypatch):
     monkeypatch.setattr(renders, "render_identity", lambda *_: "one")
     settings = AdaptedGenerator(model={"source": "any"}, steps=1, guidance_scale=1.0, batch_size=2)
 
-    def make():
+    def make(share=1.0):
         return RenderStore(tmp_path, Painter(), settings, RewardSet(RewardSettings(
-            models=("colourfulness",), retries=0), "cpu", "image"))
+            models=("colourfulness",), retries=0, max_failures=share), "cpu", "image"))
 
     first = make()
-    monkeypatch.setattr(RewardSet, "score", lambda self, samples: type("Batch", (), {
-        "values": Letters(name="letters").score(samples).values}))
+    letters = Letters(name="letters")
+    monkeypatch.setattr(RewardSet, "score", lambda self, samples: batch_of(letters.score(samples).values))
     Letters.calls = 0
     return first, make
 
@@ -69,6 +73,15 @@ def test_what_has_no_score_stays_unknown(store):
     first, make = store
     assert torch.isnan(first.score([Wanted("x asks", "fox", 1)], "")).all()
     assert torch.isnan(make().score([Wanted("x asks", "fox", 1)], "")).all() and Letters.calls == 1
+
+
+def test_more_unscored_renders_than_allowed_end_the_run(store):
+    """One of four is a quarter, two are a half."""
+    _, make = store
+    four = [Wanted(prompt, "fox", 1) for prompt in ("x", "a", "b", "c")]
+    assert make(0.25).score(four, "").isfinite().sum() == 3
+    with pytest.raises(UserError, match=r"reward.max_failures 0.25: 2 of 4 renders have no score \(it begins with x\)"):
+        make(0.25).score([*(each._replace(seed=2) for each in four[:3]), Wanted("xx", "fox", 2)], "")
 
 
 def test_after_a_kill_batches_are_what_they_would_have_been(store, tmp_path):

@@ -67,7 +67,8 @@ class AdaptedGenerator(Settings):
 
 class AdaptRewardSettings(RewardSettings):
     """What scores the renders, always for the user's prompt. floors: least score by name of a reward (NAME.DIMENSION
-    where a dimension is named) that a rewrite must reach to be learnt from."""
+    where a dimension is named) that a rewrite must reach to be learnt from. max_failures: share of the renders of a
+    stage."""
 
     floors: dict[Text, RewardValue] = {}
 
@@ -75,6 +76,8 @@ class AdaptRewardSettings(RewardSettings):
     def _enough(self):
         if not any(term.weight for term in self.models):
             raise ValueError("reward.models: name at least one reward, of a weight above 0")
+        if self.offload:
+            raise ValueError("reward.offload: rewards and generator take turns too often here; leave it out")
         return self
 
 

@@ -14,6 +14,7 @@ import json
 import math
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -38,6 +39,7 @@ from visalign.language.adapter_measures import (
     HeldOutRenders,
     measures_of,
     render_held_out,
+    wanted_of,
 )
 from visalign.language.adapter_measures import held_out_rows as rows_of_held_out
 from visalign.language.adapter_stages import (
@@ -184,6 +186,22 @@ class AdaptRun:
         known = written(file) if file.is_file() else {}
         write_atomically(file, (json.dumps(known | figures, indent=1) + "\n").encode())
 
+    @cached_property
+    def held_out(self) -> RenderStore:
+        rewards = held_out_rewards(self.config, self.device, self.plan.modality)
+        return RenderStore(self.path / "held_out", self.generator, self.config.generator, rewards)
+
+    def check_held_out(self) -> None:
+        """Score the renders of the held-out prompts themselves. Raises UserError for a reward that scores none: it
+        would say nothing when all is learnt."""
+        doing("rendering held-out prompts")
+        wanted = wanted_of(unchanged(self.plan.measured), self.config.eval)
+        known = self.held_out.score(wanted, f"held out: {RAW}").isfinite().any(0).tolist()
+        for name, scored in zip(self.held_out.rewards.names, known, strict=True):
+            if not scored:
+                raise UserError(f"eval: reward {name} scores none of the {len(wanted)} renders of the held-out "
+                                "prompts; leave it out of reward.models and eval.also, or choose other eval.prompts")
+
     def evolved(self) -> dict[str, list[Attempt]]:
         """The pools of all prompts; nobody's floors unreached, or it ends here."""
         doing("evolving rewrites")
@@ -257,11 +275,10 @@ class AdaptRun:
         config, prompts = self.config, self.plan.measured
         gate = self.laboratory.gate
         sources = {BASE: config.model.source, **({IMITATED: str(first)} if first else {}), OURS: str(export)}
-        texts = {RAW: [Rewritten(prompt, prompt, prompt, None) for prompt in prompts]} | {
+        texts = {RAW: unchanged(prompts)} | {
             kind: rewriter_of(source, config.rewrite, gate, self.device).rewrite(prompts, f"{kind}, held out")
             for kind, source in sources.items()}
-        store = RenderStore(self.path / "held_out", self.generator, config.generator,
-                            held_out_rewards(config, self.device, self.plan.modality))
+        store = self.held_out
         features = load_features(config.eval.features, self.device) if config.eval.features else None
         held = render_held_out(prompts, texts, store, config.eval, features)
         notice(f"held out: {fallbacks_in_words(texts[OURS])}")
@@ -273,13 +290,16 @@ class AdaptRun:
         return found
 
 
+def unchanged(prompts: Sequence[str]) -> list[Rewritten]:
+    """The prompts as they are."""
+    return [Rewritten(prompt, prompt, prompt, None) for prompt in prompts]
+
+
 SHOWN_PROMPTS = 16
 
 
 def shown_rows(held: HeldOutRenders, store: RenderStore, config: AdaptConfig) -> list[dict[str, Any]]:
     """Of the first held-out prompts, never a choice of good ones, each way's render of the first seed, and the best."""
-    from visalign.language.adapter_measures import wanted_of
-
     every, rows, best = held.seeds, [], held.best(RAW).tolist()
     wanted = {kind: wanted_of(texts, config.eval) for kind, texts in held.texts.items()}
     for i, prompt in enumerate(held.prompts[:SHOWN_PROMPTS]):
@@ -303,6 +323,7 @@ def adapt(config: AdaptConfig, resume: bool = False) -> tuple[Path, dict[str, An
     if (run.path / MEASURES).is_file():
         return run.path, written(run.path / MEASURES)
     here = AdaptRun(plan, run, str(pick_device(plan.config.device)))
+    here.check_held_out()
     pools = here.evolved()
     first = here.imitated(pools)
     second = here.compared(pools, first)

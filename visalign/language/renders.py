@@ -30,7 +30,7 @@ from visalign.sampling.fingerprint import fingerprint, of_pipeline, words
 from visalign.sampling.seeds import stable_seed
 from visalign.storage.files import write_atomically
 from visalign.storage.text_files import read_text
-from visalign.trainers.online.scoring import RewardSet
+from visalign.trainers.online.scoring import AsyncScorer, RewardSet
 
 _EVERY_FRAME = 10_000
 
@@ -74,6 +74,7 @@ class RenderStore:
         (self.folder / "renders").mkdir(parents=True, exist_ok=True)
         self._identity = render_identity(self.generator, self.settings.steps, self.settings.guidance_scale)
         self._files = {row["key"]: row["file"] for row in read_lines_of(self.folder / "renders.jsonl")}
+        self._scorer = AsyncScorer(self.rewards)
         self._scores = {(row["key"], row["prompt"]): row["values"]
                         for row in read_lines_of(self.folder / "scores.jsonl")}
 
@@ -126,11 +127,16 @@ class RenderStore:
         names = [(self.key(each), each.prompt) for each in wanted]
         missing = list({name: each for name, each in zip(names, wanted, strict=True) if name not in self._scores
                         }.items())
+        failed, why = 0, ""
         for start in range(0, len(missing), self.settings.batch_size):
             part = missing[start:start + self.settings.batch_size]
-            values = self.rewards.score([self.sample(each) for _, each in part]).values.double().tolist()
+            batch = self._scorer.result(self._scorer.submit([self.sample(each) for _, each in part]))
+            failed, why = failed + int(batch.failed.sum()), why or next(iter(batch.reasons.values()), "")
+            if failed > self.rewards.settings.max_failures * len(missing):
+                raise UserError(f"reward.max_failures {self.rewards.settings.max_failures:g}: {failed} of {len(missing)} "
+                                f"renders have no score ({why})")
             rows = [{"key": key, "prompt": prompt, "values": [v if v == v else None for v in own]}
-                    for ((key, prompt), _), own in zip(part, values, strict=True)]
+                    for ((key, prompt), _), own in zip(part, batch.values.double().tolist(), strict=True)]
             append_lines(self.folder / "scores.jsonl", rows)
             self._scores |= {(row["key"], row["prompt"]): row["values"] for row in rows}
             doing()
