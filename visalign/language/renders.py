@@ -127,14 +127,14 @@ class RenderStore:
         names = [(self.key(each), each.prompt) for each in wanted]
         missing = list({name: each for name, each in zip(names, wanted, strict=True) if name not in self._scores
                         }.items())
-        failed, why = 0, ""
+        failed, why, allowed = 0, "", self.rewards.settings.max_failures
         for start in range(0, len(missing), self.settings.batch_size):
             part = missing[start:start + self.settings.batch_size]
             batch = self._scorer.result(self._scorer.submit([self.sample(each) for _, each in part]))
             failed, why = failed + int(batch.failed.sum()), why or next(iter(batch.reasons.values()), "")
-            if failed > self.rewards.settings.max_failures * len(missing):
-                raise UserError(f"reward.max_failures {self.rewards.settings.max_failures:g}: {failed} of {len(missing)} "
-                                f"renders have no score ({why})")
+            if failed > allowed * len(missing):
+                raise UserError(f"reward.max_failures {allowed:g}: {failed} of {len(missing)} renders have no score "
+                                f"({why})")
             rows = [{"key": key, "prompt": prompt, "values": [v if v == v else None for v in own]}
                     for ((key, prompt), _), own in zip(part, batch.values.double().tolist(), strict=True)]
             append_lines(self.folder / "scores.jsonl", rows)
