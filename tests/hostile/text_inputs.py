@@ -31,6 +31,10 @@ def named(id: str, reward: str, *says: str) -> Case:
     return Case(f"texts-reward-{id}", f"score a.jsonl -r '{reward}' -o out.csv", says, given={"a.jsonl": rows(*FINE)})
 
 
+def grouped(id: str, setting: str, *says: str, given: dict | None = None) -> Case:
+    return Case(f"own-answers-{id}", f"lm train language/grpo --dry-run '{setting}'", says, given=given or {})
+
+
 CASES = [
     scored("empty-answer", rows(*FINE, {"prompt": "p", "answer": ""}), "scored 7 of 7", "7 texts"),
     scored("nothing-but-empty", rows({"prompt": "p", "answer": " "}), "scored 1 of 1"),
@@ -75,4 +79,12 @@ CASES = [
               "role and content"),
     evaluated("by-a-reward-of-images", rows({"prompt": "p", "chosen": "x", "rejected": "y"}), "does not exist",
               reward="sharpness"),
+    grouped("group-of-one", "rollout.group_size=1", "rollout.group_size is 1: it must be at least 2"),
+    grouped("no-such-file", "rollout.prompts=nowhere.txt", "prompts nowhere.txt: there is no such file"),
+    grouped("no-text", "rollout.prompts=p.txt", "p.txt", given={"p.txt": b"\xff\xfe\x00\xd8"}),
+    grouped("infinite-temperature", "rollout.temperature=inf", "rollout.temperature"),
+    grouped("reward-of-images", "reward.models=[sharpness]", "reward sharpness: scores images only"),
+    grouped("control-tokens", "rollout.prompts=p.txt", "holds <|im_end|>, a control token",
+            given={"p.txt": "".join(f"one<|im_end|> {i}\n" for i in range(9))}),
+    grouped("levels-nobody-reads", "reward.levels={brevity: nan}", "reward.levels"),
 ]
