@@ -164,17 +164,35 @@ reward.add_command(serve)
 @recipe_arguments
 @resume_options
 def reward_train(config: str, overrides: tuple[str, ...], resume: bool, auto_resume: bool) -> None:
-    """Train the unified reward as CONFIG says; KEY=VALUE pairs override it.
+    """Train the unified reward as CONFIG says, or one of text; KEY=VALUE pairs override it.
 
     \b
     visalign reward train reward_model/open_clip data.path=annotations.parquet
+    visalign reward train language/reward data.path=pairs.jsonl
     """
     from visalign.config import RewardConfig
+    from visalign.config.recipes import find_recipe
     from visalign.jobs.reward_train import train_reward
+    from visalign.storage.yaml_files import read_mapping
 
+    if read_mapping(find_recipe(config), "config").get("loop") == "language":
+        _text_reward(config, overrides, resume, auto_resume)
+        return
     settings = read_recipe(config, overrides, RewardConfig)
     folder = train_reward(settings, resumes(settings, resume, auto_resume))
     click.echo(f"the reward is in {folder / 'reward'}, its report in {folder / 'eval' / 'report.html'}")
+
+
+def _text_reward(config: str, overrides: tuple[str, ...], resume: bool, auto_resume: bool) -> None:
+    from visalign.config.language_reward import LanguageRewardConfig
+    from visalign.language.reward_model import train_text_reward
+
+    settings = read_recipe(config, overrides, LanguageRewardConfig)
+    found = train_text_reward(settings, resumes(settings, resume, auto_resume))
+    if found.accuracy is not None:
+        click.echo(f"accuracy on {found.held_out} held-out pairs {found.accuracy.value:.3f} [{found.accuracy.low:.3f}, "
+                   f"{found.accuracy.high:.3f}]")
+    click.echo(f"the reward is sequence:{found.folder / 'reward'}")
 
 
 @reward.command("eval")

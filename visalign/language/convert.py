@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from visalign.config import LanguageConfig, LanguageOnlineConfig, LanguageSettings, LoraSettings
+from visalign.config.language_reward import LanguageRewardConfig
 from visalign.config.load import build_objective
 from visalign.errors import UserError, nearest
 from visalign.generators.hardware.devices import pick_device, pick_dtype
@@ -107,7 +108,13 @@ def _of_method(objective) -> dict[str, Any]:
             "mask_truncated_completions": not objective.truncated}
 
 
-OWN = {"DPOConfig": _pairs, "GRPOConfig": _group}
+def _reward(config: LanguageRewardConfig) -> dict[str, Any]:
+    objective = build_objective(config.objective, loop=config.methods)
+    return {"max_length": None, "center_rewards_coefficient": objective.center or None,
+            "disable_dropout": not config.model.lora.dropout}
+
+
+OWN = {"DPOConfig": _pairs, "GRPOConfig": _group, "RewardConfig": _reward}
 """What each kind of trainer has beside what all have."""
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 REGISTRIES: dict[str, dict[str, type]] = {"offline": {}, "online": {}, "reward": {}, "language": {},
-                                          "language_online": {}}
+                                          "language_online": {}, "language_reward": {}}
 """By the loop that uses them; a configuration says which loop it is for."""
 
 Method = TypeVar("Method", bound=type)

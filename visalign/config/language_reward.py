@@ -1,0 +1,38 @@
+"""Settings of a reward model of text, trained by TRL on pairs."""
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import model_validator
+
+from visalign.config.common import OptimSettings, OutputSettings, Settings
+from visalign.config.language import LanguageModelSettings, LanguageTrainSettings, TextDataSettings
+
+
+class LanguageRewardConfig(Settings):
+    """One training of a classifier with one output on pairs of text (Bradley-Terry), from a language model's weights.
+
+    `objective` is {name: bradley_terry, and its settings}.
+    """
+
+    methods: ClassVar[str] = "language_reward"
+    loop: Literal["language"] = "language"
+    model: LanguageModelSettings
+    data: TextDataSettings
+    objective: dict[str, Any] = {"name": "bradley_terry"}
+    optim: OptimSettings = OptimSettings()
+    train: LanguageTrainSettings = LanguageTrainSettings()
+    output: OutputSettings = OutputSettings()
+
+    @property
+    def learning_precision(self) -> str:
+        """The arithmetic in which gradients are computed."""
+        return self.model.precision
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        if not self.data.path or self.data.feedback or self.data.goals or self.data.opa or self.data.drop_ches:
+            raise ValueError("data: a reward model of text learns from the pairs of data.path alone; leave feedback, "
+                             "goals, opa and drop_ches out")
+        if self.model.vision or self.model.teachers or self.model.reference:
+            raise ValueError("model: a reward model of text has no vision, teachers or reference; leave them out")
+        return self
