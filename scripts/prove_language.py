@@ -2,7 +2,7 @@
 
     python scripts/prove_language.py --out proof-language                     every setting, three seeds (many hours)
     python scripts/prove_language.py --out proof-language --only dpo grpo healthy hacked --seeds 1
-    python scripts/prove_language.py --out proof-language --table             table and picture of the finished runs
+    python scripts/prove_language.py --out proof-language --table             table and chart of the finished runs
 
 The preference is planted (short answers: minus the words / 10), so the truth is known. Questions about 24 topics are
 trained on, those about 8 others held out, the same seeds before and after. Pairs are made once for each seed, of the

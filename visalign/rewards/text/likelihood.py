@@ -18,6 +18,7 @@ from visalign.media.conversations import Message, answer_tokens, prompt_tokens, 
 from visalign.media.samples import Sample
 from visalign.rewards.base import RewardModel
 from visalign.storage.language_models import LanguageModel, load_language_model, locate_language_model
+from visalign.validation.ranges import BatchSize
 
 SATISFIED = ("That is exactly what I asked for.", "Thank you, this helps.")
 DISSATISFIED = ("That is not what I asked for.", "This is wrong, please try again.")
@@ -76,7 +77,7 @@ class DensityRatio(TextModelReward):
     strong: str
     weak: str
     per: Literal["sequence", "token"] = "token"
-    batch_size: int = field(default=16, kw_only=True)
+    batch_size: BatchSize = field(default=16, kw_only=True)
 
     def sources(self) -> tuple[str, ...]:
         return self.strong, self.weak
@@ -95,7 +96,7 @@ class FollowUp(TextModelReward):
     source: str = "smollm2"
     positive: tuple[str, ...] = SATISFIED
     negative: tuple[str, ...] = DISSATISFIED
-    batch_size: int = field(default=16, kw_only=True)
+    batch_size: BatchSize = field(default=16, kw_only=True)
 
     def __post_init__(self):
         super().__post_init__()

@@ -13,7 +13,7 @@ from torch import Tensor
 from visalign.media.samples import Sample
 from visalign.rewards.base import Scores
 from visalign.rewards.text.likelihood import TextModelReward
-from visalign.validation.ranges import AnswerTokens, Few, Seed, Temperature
+from visalign.validation.ranges import AnswerTokens, BatchSize, Few, Seed, Temperature
 
 QUESTION = ("Here is a question and an answer to it.\n\nQuestion: {prompt}\n\nAnswer: {answer}\n\nGive the answer "
             "0 to 5 points: 0 if it is useless, 5 if it could not be better. End with the number of points.")
@@ -35,7 +35,7 @@ class Points(TextModelReward):
     max_tokens: AnswerTokens = 48
     temperature: Temperature = 0.7
     seed: Seed = 0
-    batch_size: int = field(default=16, kw_only=True)
+    batch_size: BatchSize = field(default=16, kw_only=True)
 
     score_range = (0.0, 5.0)
 

@@ -16,6 +16,7 @@ from visalign.media.samples import Sample
 from visalign.rewards.base import RewardModel, Scores
 from visalign.storage.pretrained import check_tokenizer, load_whole
 from visalign.storage.weights import read_json
+from visalign.validation.ranges import AnswerTokens, BatchSize
 
 
 class _Classifier(torch.nn.Module):
@@ -33,8 +34,8 @@ class SequenceReward(RewardModel):
     """
 
     source: str
-    max_tokens: int = 4096
-    batch_size: int = field(default=16, kw_only=True)
+    max_tokens: AnswerTokens = 4096
+    batch_size: BatchSize = field(default=16, kw_only=True)
 
     modalities = frozenset({"text"})
     needs_prompt = True
