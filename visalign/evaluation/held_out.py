@@ -43,13 +43,28 @@ class HeldOut:
         samples = make_samples(generator, prompts, settings.samples_per_prompt, steps=settings.steps,
                                guidance_scale=settings.guidance_scale, seed=settings.seed, label=label,
                                batch_size=settings.batch_size, processes=self.processes)
-        try:
-            found = metrics_of(prompts, samples, self.tools, self.processes)
-        except ValueError as error:
-            raise UserError(f"eval.features {settings.features}: {error}") from None
-        for note in found.notes() if self.processes.is_first else ():
-            tqdm.write(f"{label}: {note}")
-        return found, samples
+        return told_metrics(prompts, samples, self, label), samples
+
+
+def told_metrics(prompts: list[str], samples: list[Sample], held_out, label: str) -> PromptMetrics:
+    """Metrics of held-out samples by what measures them (HeldOut, or what else has its fields); what a reward could not
+    score is told. Raises UserError when features are not finite."""
+    try:
+        found = metrics_of(prompts, samples, held_out.tools, held_out.processes)
+    except ValueError as error:
+        raise UserError(f"eval.features {held_out.settings.features}: {error}") from None
+    for note in found.notes() if held_out.processes.is_first else ():
+        tqdm.write(f"{label}: {note}")
+    return found
+
+
+def check_named_once(rewards: list[Reward]) -> None:
+    """Raise UserError when two of the rewards to measure have one name."""
+    names = [reward.name for reward in rewards]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise UserError(f"eval.reward and eval.also: two rewards are named {twice}; leave one out or give it a name "
+                        "with {kind: ..., name: ...}")
 
 
 def load_held_out(settings: EvaluationSettings, device: str, modality: str) -> HeldOut:
@@ -60,11 +75,7 @@ def load_held_out(settings: EvaluationSettings, device: str, modality: str) -> H
     proxy = [load(settings.reward)] if settings.reward else []
     tools = MetricSuite([*proxy, *map(load, settings.also)],
                         load_features(settings.features, device) if settings.features else None)
-    names = [reward.name for reward in tools.rewards]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice:
-        raise UserError(f"eval.reward and eval.also: two rewards are named {twice}; leave one out or give it a name "
-                        "with {kind: ..., name: ...}")
+    check_named_once(tools.rewards)
     return HeldOut(settings, tools, proxy[0].name if proxy else None)
 
 

@@ -3,13 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tqdm import tqdm
-
 from visalign.config import LanguageEvaluationSettings
 from visalign.data.prompts import read_prompts
 from visalign.errors import UserError
-from visalign.evaluation.held_out import load_features
-from visalign.evaluation.measure import MetricSuite, metrics_of
+from visalign.evaluation.held_out import check_named_once, load_features, told_metrics
+from visalign.evaluation.measure import MetricSuite
 from visalign.evaluators.prompt_metrics import PromptMetrics
 from visalign.language.sampling import Answerer, sample_answers
 from visalign.media.conversations import Message
@@ -42,13 +40,7 @@ class HeldOutAnswers:
                                  settings.samples_per_prompt, settings, seed=settings.seed, label=label,
                                  processes=self.processes)
         self.on_answers(samples)
-        try:
-            found = metrics_of(prompts, samples, self.tools, self.processes)
-        except ValueError as error:
-            raise UserError(f"eval.features {settings.features}: {error}") from None
-        for note in found.notes() if self.processes.is_first else ():
-            tqdm.write(f"{label}: {note}")
-        return found, samples
+        return told_metrics(prompts, samples, self, label), samples
 
 
 def load_text_suite(settings: LanguageEvaluationSettings, device: str) -> tuple[MetricSuite, str | None]:
@@ -57,11 +49,7 @@ def load_text_suite(settings: LanguageEvaluationSettings, device: str) -> tuple[
     Raises UserError for a reward that does not score text, or two of one name.
     """
     rewards = [load_text_reward(spec, device) for spec in filter(None, (settings.reward, *settings.also))]
-    names = [reward.name for reward in rewards]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice:
-        raise UserError(f"eval.reward and eval.also: two rewards are named {twice}; leave one out or give it a name "
-                        "with {kind: ..., name: ...}")
+    check_named_once(rewards)
     features = load_features(settings.features, device) if settings.features else None
     return MetricSuite(rewards, features), rewards[0].name if settings.reward else None
 

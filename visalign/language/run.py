@@ -31,17 +31,17 @@ from visalign.media.source_images import with_sources
 from visalign.parallel.meeting import all_met
 from visalign.parallel.opening import check_configuration, is_sharded_run, uses_deepspeed
 from visalign.parallel.sharing import Processes, doing
-from visalign.parallel.watch import watched
 from visalign.storage.files import write_atomically
 from visalign.storage.language_models import LanguageModel, load_language_model, locate_language_model
 from visalign.storage.run_folder import RunFolder
 from visalign.trainers.cadence import Cadence
 from visalign.trainers.checkpoint import check_model
 from visalign.trainers.guard import check_guard
+from visalign.trainers.opening import run_of_processes
 from visalign.trainers.order import prompts_to_measure
 from visalign.trainers.stopping import heard
 from visalign.trainers.summary import VERDICT, Result, result_figures, summarise
-from visalign.trainers.tracking import check_trackers, keep_results, tracked
+from visalign.trainers.tracking import check_trackers, keep_results
 
 
 class KnownBefore(NamedTuple):
@@ -150,13 +150,8 @@ def opened_language_run(config: LanguageSettings, resume: bool) -> Iterator[tupl
     with all_met():
         accelerator = Accelerator(cpu=device.type == "cpu", kwargs_handlers=[InitProcessGroupKwargs(timeout=patience)],
                                   mixed_precision={torch.bfloat16: "bf16", torch.float16: "fp16"}.get(precision, "no"))
-    with watched(Processes(accelerator.process_index, accelerator.num_processes), 60 * config.train.wait_minutes):
-        run = RunFolder(config.output.folder, config, resume, accelerator.is_main_process)
-        with tracked(accelerator, config.output.trackers, config, run):
-            accelerator.wait_for_everyone()
-            yield accelerator, run
-        accelerator.wait_for_everyone()
-        accelerator.end_training()
+    with run_of_processes(accelerator, config, resume) as run:
+        yield run
 
 
 def trained_language(config: LanguageSettings, pairs: list[TextPair], model: LanguageModel, accelerator: Accelerator,

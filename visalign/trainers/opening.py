@@ -63,7 +63,14 @@ def opened_run(config: AnyConfig, resume: bool) -> Iterator[tuple[Accelerator, R
     check_configuration()
     check_sharded(config)
     check_trackers(config.output.trackers)
-    accelerator = open_accelerator(config)
+    with run_of_processes(open_accelerator(config), config, resume) as run:
+        yield run
+
+
+@contextlib.contextmanager
+def run_of_processes(accelerator: Accelerator, config, resume: bool) -> Iterator[tuple[Accelerator, RunFolder]]:
+    """The run of processes that are open: watched, with its folder and trackers. Raises UserError when the folder
+    cannot be this run's."""
     with watched(Processes(accelerator.process_index, accelerator.num_processes), 60 * config.train.wait_minutes):
         run = RunFolder(config.output.folder, config, resume, accelerator.is_main_process)
         with tracked(accelerator, config.output.trackers, config, run):
