@@ -32,9 +32,12 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 def settings(kind: str) -> str:
     """Every setting of one kind of run: a section of the page for each section of its YAML."""
     from visalign import config
+    from visalign.config.adapter import AdaptConfig
+    from visalign.config.language_reward import LanguageRewardConfig
 
     root = {"offline": config.OfflineConfig, "online": config.OnlineConfig, "reward": config.RewardConfig,
-            "guide": config.GuideConfig}[kind]
+            "guide": config.GuideConfig, "language": config.LanguageConfig, "adapter": AdaptConfig,
+            "language_online": config.LanguageOnlineConfig, "language_reward": LanguageRewardConfig}[kind]
     return "\n\n".join(_section(path, model, kind) for path, model in _sections(root))
 
 
