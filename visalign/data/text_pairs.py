@@ -133,9 +133,9 @@ def pair_of_row(row: dict, where: str, compared: bool, root: Path) -> TextPair:
     if not any(message["role"] == "user" and message["content"].strip() for message in prompt):
         raise BadRow(f"{where}: 'prompt' is empty; the user says nothing in it")
     desirable = says_yes(row, "label", where) if not compared and "label" in row else None
-    rewards = [row_number(row, key, where) for key in ("chosen_reward", "rejected_reward")]
-    return TextPair(prompt, chosen, rejected, where, row_strength(row, where), row_chance(row, where), *rewards,
-                    desirable, _images(row, where, root), _numbers(row, where))
+    rewards = {key: row_number(row, key, where) for key in ("chosen_reward", "rejected_reward")}
+    return TextPair(prompt, chosen, rejected, where, row_strength(row, where), row_chance(row, where), **rewards,
+                    desirable=desirable, images=_images(row, where, root), numbers=_numbers(row, where))
 
 
 def _two_sides(row: dict, prompt: tuple[Message, ...] | None, where: str) -> tuple[tuple[Message, ...], str, str]:

@@ -246,8 +246,8 @@ def test_mistakes_end_in_one_sentence_that_names_them(online_recipe, tmp_path, o
 
 
 def test_a_diffusion_model_is_told_which_objectives_fit(online_recipe):
-    assert "use one of d3po, draft, grpo, grpo_guard, raft" in fails(online_recipe("sdxl", "nft", **ODE)).replace(
-        "flow_dppo, ", "")
+    said = fails(online_recipe("sdxl", "nft", **ODE)).replace("flow_dppo, ", "")
+    assert "use one of d3po, draft, grpo, grpo_guard, pairs_in_group, raft" in said
 
 
 def test_fewer_prompts_than_an_epoch_asks_for_are_sampled_more_than_once(online_recipe, tmp_path):
