@@ -40,8 +40,9 @@ def pair_numbers(loop: PreferenceTrainer, rows: list[TokenRow], processes: Proce
 
     def of(batch: list[TokenRow]) -> list[list[float]]:
         with torch.no_grad():
-            chosen, rejected, mask, logits = loop.compared(model, on_device(loop, batch))
-            clocks = likeliest(logits, mask)
+            inputs = on_device(loop, batch)
+            chosen, rejected, mask = loop.compared(model, inputs)
+            clocks = likeliest(loop.chosen_logits(model, inputs), mask)
         return torch.stack([*chosen, *rejected, *clocks]).double().cpu().tolist()
 
     training = model.training
@@ -93,7 +94,7 @@ def own_kl(loop: PreferenceTrainer, tokenizer, system: str | None, samples: Sequ
 
     def of(batch: list[TokenRow]) -> list[tuple[float, int]]:
         with torch.no_grad():
-            (policy, reference), _, mask, _ = loop.compared(model, on_device(loop, batch))
+            (policy, reference), _, mask = loop.compared(model, on_device(loop, batch))
         return list(zip((policy - reference).double().tolist(), mask.sum(1).tolist(), strict=True))
 
     training = model.training

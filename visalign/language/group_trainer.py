@@ -259,7 +259,7 @@ class OwnPasses:
         """Whether there is a reference: a copy, or an adapter to leave out."""
         return self.loop.ref_model is not None or hasattr(self.accelerator.unwrap_model(self.model), "disable_adapter")
 
-    def compared(self, model, inputs: Mapping[str, Tensor]) -> tuple[tuple[Tensor, Tensor], None, Tensor, None]:
+    def compared(self, model, inputs: Mapping[str, Tensor]) -> tuple[tuple[Tensor, Tensor], None, Tensor]:
         """(log_prob, ref_log_prob) [B] of a batch's answers and their mask [B, L-1]."""
         mask = inputs["completion_mask"][:, 1:].bool()
 
@@ -270,6 +270,6 @@ class OwnPasses:
 
         policy = summed(model)
         if self.loop.ref_model is not None:
-            return (policy, summed(self.loop.ref_model)), None, mask, None
+            return (policy, summed(self.loop.ref_model)), None, mask
         with model.disable_adapter():
-            return (policy, summed(model)), None, mask, None
+            return (policy, summed(model)), None, mask

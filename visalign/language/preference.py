@@ -113,17 +113,27 @@ class PreferenceTrainer(_dpo.DPOTrainer):
         """Whether there is a reference: a copy, or an adapter to leave out."""
         return self.ref_model is not None or hasattr(self.accelerator.unwrap_model(self.model), "disable_adapter")
 
-    def compared(self, model, inputs: Mapping[str, Tensor]) -> tuple[tuple, tuple, Tensor, Tensor]:
+    def compared(self, model, inputs: Mapping[str, Tensor]) -> tuple[tuple, tuple, Tensor]:
         """Of a batch (log_prob, ref_log_prob) [B] of the chosen answers and of the rejected ones (of the chosen again
-        where there are none), and mask [B, L-1] and logits [B, L-1, V] of the chosen ones."""
+        where there are none), by one arithmetic, and the mask [B, L-1] of the chosen ones."""
         columns = self.columns_of(inputs)
         passed = {name: value for name, value in inputs.items() if name not in ("completion_mask", *columns)}
         mask = inputs["completion_mask"][:, 1:].bool()
         size = len(columns["row"])
-        found = self.tokens_of(model, passed, mask, True) | self.reference_of(passed, mask, frozenset())
+        found = self.tokens_of(model, passed, mask, False) | self.reference_of(passed, mask, frozenset())
         sums = [found[name].sum(1).split(size) for name in ("log_probs", "ref_log_probs")]
         chosen, *others = zip(*sums, strict=True)
-        return chosen, others[0] if others else chosen, mask[:size], found["logits"][:size]
+        return chosen, others[0] if others else chosen, mask[:size]
+
+    def chosen_logits(self, model, inputs: Mapping[str, Tensor]) -> Tensor:
+        """What the tokens of the chosen answers were predicted from, [B, L-1, V]; of images' batches, which are not
+        divided, all are computed."""
+        columns = self.columns_of(inputs)
+        size = len(columns["row"])
+        passed = {name: value for name, value in inputs.items() if name not in ("completion_mask", *columns)}
+        if "pixel_values" not in passed:
+            passed = {name: value[:size] for name, value in passed.items()}
+        return self.logits_of(model, passed)[:size]
 
     def columns_of(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What the collator put beside the tokens."""
