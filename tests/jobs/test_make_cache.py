@@ -114,8 +114,8 @@ def test_the_workers_of_a_cluster_encode_what_one_machine_does(recipe, tmp_path,
     assert len(encoded) == len(set(encoded)) == len(local), "each once"
     for key in encoded:
         assert all(torch.equal(tensor, local.get(key)[name]) for name, tensor in shared.get(key).items())
-    for shard in sorted((tmp_path / "ray").glob("shard-*"))[1:]:
-        shard.unlink()  # as if their workers had been killed
+    max((tmp_path / "ray").glob("shard-*"), key=lambda shard: shard.stat().st_size).unlink()  # as if killed
+    lost = len(local) - len(ShardStore(tmp_path / "ray"))  # of one worker that was fast enough all
     encoded.clear()
-    assert invoke(*words).exit_code == 0 and 0 < len(encoded) < len(local)
+    assert invoke(*words).exit_code == 0 and len(encoded) == lost > 0
     assert len(ShardStore(tmp_path / "ray")) == len(local)
