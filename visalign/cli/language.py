@@ -15,7 +15,7 @@ def lm() -> None:
     """Language models: align them to preferences or rewards, answer with them.
 
     \b
-    visalign lm train language/dpo                          a first run, ten minutes on a CPU
+    visalign lm train language/dpo                          a first run, minutes on a CPU
     visalign lm train language/dpo data.path=pairs.jsonl data.feedback=null
     visalign lm generate smollm2 "What is salt?"            answer a prompt
     visalign lm adapt language/adapt_sd3                    learn to write prompts for a generator

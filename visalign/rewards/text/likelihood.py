@@ -7,6 +7,7 @@ lp is the sum over the answer's tokens, the one that ends the turn included, or 
 favours long answers wherever the ratio is positive.
 """
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -59,8 +60,9 @@ class TextModelReward(RewardModel):
     modalities = frozenset({"text"})
     needs_prompt = True
 
+    @abstractmethod
     def sources(self) -> tuple[str, ...]:
-        raise NotImplementedError
+        """The models whose likelihoods are read, each as a language model's source."""
 
     def check(self) -> None:
         for source in self.sources():
