@@ -1,5 +1,8 @@
 """Distillation of preferences: numbers worked out by hand on a vocabulary of two."""
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -38,6 +41,15 @@ def test_whose_tokens_adpa_learns():
     assert losses == pytest.approx({"chosen": -0.470004, "rejected": 0.223144, "both": -0.123430}, abs=1e-6)
     assert "rejected" in ADPA().needs and "rejected" not in ADPA(on="chosen").needs
     assert ADPA().teachers == ("aligned", "before")
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_importance_of_an_answer_to_adpa(padded):
+    answer = side([0.5, 0.5], padded, **ALIGNED)  # its token has log-probability -1
+    answer = replace(answer, ref_log_probs=torch.full(answer.mask.shape, -1.5))
+    loss = ADPA(sft_weight=0.0, importance=True)(PairLogs.of_sides(answer, answer)).loss
+    assert loss.item() == pytest.approx(math.exp(0.5) * 0.223144, abs=1e-6)
+    assert "reference" in ADPA(importance=True).needs and "reference" not in ADPA().needs
 
 
 @pytest.mark.parametrize("padded", [False, True])

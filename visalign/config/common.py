@@ -1,7 +1,7 @@
 """Settings shared by several loops: model, optimiser, evaluation, guard and output."""
 
 import math
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from annotated_types import Interval
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
@@ -55,6 +55,22 @@ class Settings(BaseModel):
         if switch_for_number(cls.model_fields[info.field_name].annotation, value):
             raise PydanticCustomError("number_expected", "a number is expected")
         return value
+
+
+class PolicyRun(Settings):
+    """What is asked of every run that trains a policy. prompts_in: the section its prompts come from."""
+
+    prompts_in: ClassVar[str] = "data"
+
+    @property
+    def learning_precision(self) -> str:
+        """The arithmetic in which gradients are computed."""
+        return self.model.precision
+
+    @property
+    def holdout(self) -> tuple[str, float]:
+        """The setting that keeps prompts from training, and their share."""
+        return f"{self.prompts_in}.holdout", getattr(self, self.prompts_in).holdout
 
 
 Attention = Literal["native", "math", "flash", "xformers", "flex", "_native_math", "_native_flash", "_native_efficient",

@@ -10,6 +10,7 @@ from visalign.config.common import (
     LoraSettings,
     OptimSettings,
     OutputSettings,
+    PolicyRun,
     RewardSpec,
     Settings,
     Text,
@@ -265,7 +266,7 @@ class LanguageOutputSettings(OutputSettings):
     merged: bool = False
 
 
-class LanguageSettings(Settings):
+class LanguageSettings(PolicyRun):
     """What both kinds of language runs have."""
 
     loop: Literal["language"] = "language"
@@ -276,11 +277,6 @@ class LanguageSettings(Settings):
     eval: LanguageEvaluationSettings = LanguageEvaluationSettings()
     guard: GuardSettings = GuardSettings()
     output: LanguageOutputSettings = LanguageOutputSettings()
-
-    @property
-    def learning_precision(self) -> str:
-        """The arithmetic in which gradients are computed."""
-        return self.model.precision
 
     @model_validator(mode="after")
     def _of_trl(self):
@@ -329,11 +325,6 @@ class LanguageConfig(LanguageSettings):
             raise ValueError("data.feedback: makes pairs of answers to text; for model.vision give data.path")
         return self
 
-    @property
-    def holdout(self) -> tuple[str, float]:
-        """The setting that keeps prompts from training, and their share."""
-        return "data.holdout", self.data.holdout
-
     def taught_by(self) -> tuple[str, ...]:
         """What the model learnt from, in words."""
         if self.data.feedback:
@@ -345,6 +336,7 @@ class LanguageOnlineConfig(LanguageSettings):
     """One language run on the model's own answers; `advantage` has the settings of image models' online runs."""
 
     methods: ClassVar[str] = "language_online"
+    prompts_in: ClassVar[str] = "rollout"
     rollout: LanguageRolloutSettings
     reward: LanguageRewardSettings
     advantage: dict[str, Any] = {}
@@ -366,11 +358,6 @@ class LanguageOnlineConfig(LanguageSettings):
             raise ValueError("model.vision: vision-language models learn from pairs here; give data.path in place of "
                              "rollout")
         return self
-
-    @property
-    def holdout(self) -> tuple[str, float]:
-        """The setting that keeps prompts from training, and their share."""
-        return "rollout.holdout", self.rollout.holdout
 
     def taught_by(self) -> tuple[str, ...]:
         """What the model learnt from, in words."""

@@ -4,11 +4,11 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import model_validator
 
-from visalign.config.common import OptimSettings, OutputSettings, Settings
+from visalign.config.common import OptimSettings, OutputSettings, PolicyRun
 from visalign.config.language import LanguageModelSettings, LanguageTrainSettings, TextDataSettings
 
 
-class LanguageRewardConfig(Settings):
+class LanguageRewardConfig(PolicyRun):
     """One training of a classifier with one output on pairs of text (Bradley-Terry), from a language model's weights.
 
     `objective` is {name: bradley_terry, and its settings}.
@@ -22,11 +22,6 @@ class LanguageRewardConfig(Settings):
     optim: OptimSettings = OptimSettings()
     train: LanguageTrainSettings = LanguageTrainSettings()
     output: OutputSettings = OutputSettings()
-
-    @property
-    def learning_precision(self) -> str:
-        """The arithmetic in which gradients are computed."""
-        return self.model.precision
 
     @model_validator(mode="after")
     def _consistent(self):

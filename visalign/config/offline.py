@@ -11,6 +11,7 @@ from visalign.config.common import (
     ModelSettings,
     OptimSettings,
     OutputSettings,
+    PolicyRun,
     RewardSpec,
     Settings,
     Text,
@@ -168,7 +169,7 @@ class TrainSettings(Settings):
     wait_minutes: WaitMinutes = 60.0
 
 
-class OfflineConfig(Settings):
+class OfflineConfig(PolicyRun):
     """One run. `objective` is {name: ..., and that method's own settings}."""
 
     loop: ClassVar[str] = "offline"
@@ -180,11 +181,6 @@ class OfflineConfig(Settings):
     eval: EvaluationSettings = EvaluationSettings()
     guard: GuardSettings = GuardSettings()
     output: OutputSettings = OutputSettings()
-
-    @property
-    def learning_precision(self) -> str:
-        """The arithmetic in which gradients are computed."""
-        return self.model.precision
 
     @model_validator(mode="after")
     def _whole_gradients(self):
@@ -210,11 +206,6 @@ class OfflineConfig(Settings):
             raise ValueError(f"train.timestep_shift {self.train.timestep_shift:g} does nothing with "
                              "train.timestep_sampling uniform; choose shifted or logit_normal")
         return self
-
-    @property
-    def holdout(self) -> tuple[str, float]:
-        """The setting that keeps prompts from training, and their share."""
-        return "data.holdout", self.data.holdout
 
     def taught_by(self) -> tuple[str, ...]:
         """What the model learnt from, in words, of which paths are some of their own."""

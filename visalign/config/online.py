@@ -11,6 +11,7 @@ from visalign.config.common import (
     ModelSettings,
     OptimSettings,
     OutputSettings,
+    PolicyRun,
     RewardSpec,
     Settings,
     Text,
@@ -204,13 +205,14 @@ class OnlineOutputSettings(OutputSettings):
     checkpoint_every: Often = 1
 
 
-class OnlineConfig(Settings):
+class OnlineConfig(PolicyRun):
     """One online run. `objective` is {name: ..., and its settings}, `advantage` the settings of advantages.py.
 
     `eval.every` and `output.checkpoint_every` count epochs.
     """
 
     loop: ClassVar[str] = "online"
+    prompts_in: ClassVar[str] = "rollout"
     model: ModelSettings
     rollout: RolloutSettings = RolloutSettings()
     reward: RewardSettings = RewardSettings()
@@ -221,11 +223,6 @@ class OnlineConfig(Settings):
     eval: EvaluationSettings = EvaluationSettings()
     guard: GuardSettings = GuardSettings()
     output: OnlineOutputSettings = OnlineOutputSettings()
-
-    @property
-    def learning_precision(self) -> str:
-        """The arithmetic in which gradients are computed."""
-        return self.model.precision
 
     @model_validator(mode="after")
     def _consistent(self):
@@ -262,11 +259,6 @@ class OnlineConfig(Settings):
         if rollout.same_noise and rollout.sampler == "ode":
             raise ValueError("rollout.same_noise with sampler ode makes all samples of a prompt the same")
         return self
-
-    @property
-    def holdout(self) -> tuple[str, float]:
-        """The setting that keeps prompts from training, and their share."""
-        return "rollout.holdout", self.rollout.holdout
 
     def taught_by(self) -> tuple[str, ...]:
         """What the model learnt from, in words, of which paths are some of their own."""

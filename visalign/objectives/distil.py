@@ -1,14 +1,15 @@
 """A smaller model learns preferences from aligned ones, token by token.
 
     dckd          w_sft NLL(y_w) + mean over both answers of (1/|y|) sum_t KL(teacher || pi)
-    adpa          w_sft NLL(y_w) - weight (1/|y|) sum_t sum_v pi(v) A(v),   A = log p_aligned - log p_before
+    adpa          w_sft NLL(y_w) - weight c (1/|y|) sum_t sum_v pi(v) A(v),   A = log p_aligned - log p_before
     align_distil  (1/|y|) sum_t (beta / a_t) KL(pi || softmax(a_t (aligned - reversed) + aligned)),
                   a_t = beta_contrast sum_v |p_aligned - p_reversed| + 0.001
 
 DCKD and ADPA: Gao et al. 2025 (ICLR). AlignDistil: Zhang et al. 2025 (arXiv 2503.02832). Teachers share the tokenizer
 of the student; `teachers` of an objective names them, and `TokenLogs.teachers` holds their logits.
 
-Differs from the papers in: ADPA's optional importance weight is left out.
+Differs from the papers in: nothing known. c of ADPA is 1, or the answer's importance exp(lp - lp_ref), through
+which gradients pass, as in the authors' code.
 """
 
 from dataclasses import dataclass
@@ -69,23 +70,35 @@ class ADPA(_FromTeachers):
     """The teacher's change by alignment is an advantage for every token of answers that the student sampled.
 
     sft_weight: of imitating the chosen answer, which alone holds the student where it was. weight: of the advantage.
-    on: which answers the student sampled, usually the `rejected` ones.
+    on: which answers the student sampled, usually the `rejected` ones. importance: answers count by how much likelier
+    they are to the student now than to its reference, which sampled them.
     """
 
     sft_weight: Weight = 1.0
     weight: Positive = 1.0
     on: Literal["chosen", "rejected", "both"] = "rejected"
+    importance: bool = False
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return super().needs | ({"reference"} if self.importance else set())
 
     @property
     def teachers(self) -> tuple[str, ...]:
         return ("aligned", "before")
 
     def __call__(self, logs: PairLogs) -> Outcome:
-        gained = mean_of([side.averaged(expected_advantage(side)) for side in self._of_sides(logs)])
+        gained = mean_of([self._counted(side) * side.averaged(expected_advantage(side))
+                          for side in self._of_sides(logs)])
         loss = -self.weight * logs.mean(gained)
         if self.sft_weight:
             loss = loss + self.sft_weight * nll(logs, "answer")
         return Outcome(loss, {"advantage": gained.detach(), "log_prob_chosen": logs.chosen.detach()})
+
+
+    def _counted(self, side: TokenLogs) -> Tensor | float:
+        """c, [B]."""
+        return side.summed(side.log_ratios).exp() if self.importance else 1.0
 
 
 @register("language", "align_distil")

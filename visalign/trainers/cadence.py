@@ -6,7 +6,7 @@ from dataclasses import replace
 from visalign.evaluation.held_out import HeldOut, check_same, refuse_blind, save_samples
 from visalign.evaluators.prompt_metrics import prompt_metrics_of
 from visalign.parallel.sharing import doing
-from visalign.trainers.base import GeneratorTrainer
+from visalign.trainers.followed import FollowedTrainer
 from visalign.trainers.guard import Guard
 from visalign.trainers.tracking import show_held_out, show_rollouts
 
@@ -14,7 +14,7 @@ from visalign.trainers.tracking import show_held_out, show_rollouts
 class Cadence:
     """One run from its first measurement to its last; measurements of an earlier, stopped session are not repeated."""
 
-    def __init__(self, trainer: GeneratorTrainer, held_out: HeldOut, started: float):
+    def __init__(self, trainer: FollowedTrainer, held_out: HeldOut, started: float):
         self.trainer, self.processes, self.started = trainer, trainer.engine.processes, started
         self.held_out = replace(held_out, processes=self.processes)
         self.guard = Guard(trainer, self.held_out)

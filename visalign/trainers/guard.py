@@ -29,8 +29,8 @@ from visalign.parallel.sharing import doing
 from visalign.parallel.tensors import laid_out, whole
 from visalign.sampling.seeds import second_seed
 from visalign.storage.weights import write_tensors
-from visalign.trainers.base import GeneratorTrainer
 from visalign.trainers.cost import passes_of_look, passes_of_step
+from visalign.trainers.followed import FollowedTrainer
 
 PROMPTS_DRAWN = 8
 
@@ -60,7 +60,7 @@ def check_guard(config: OfflineConfig | OnlineConfig) -> None:
 class Guard:
     """Compares a run with its start when it is due, and says when to stop."""
 
-    def __init__(self, trainer: GeneratorTrainer, held_out: HeldOut):
+    def __init__(self, trainer: FollowedTrainer, held_out: HeldOut):
         config, self.settings = trainer.config, trainer.config.guard
         self.trainer, self.run, self.state, self.accelerator = trainer, trainer.run, trainer.state, trainer.accelerator
         self.limits = VerdictLimits(self.settings.budget, self.settings.drift, self.settings.tolerance)
