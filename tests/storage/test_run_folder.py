@@ -30,6 +30,18 @@ def test_checkpoints_are_kept_by_count(tmp_path):
     assert [p.name for p in run.checkpoints()] == ["step-00000002", "step-00000003"]
 
 
+def test_the_step_kept_is_that_of_the_newest_complete_checkpoint_of_either_loop(tmp_path):
+    run = RunFolder(tmp_path / "run", CONFIG)
+    assert run.step_kept() is None
+    run.save_checkpoint(3, good, keep=2)
+    assert run.step_kept() == 3
+    for step, file in ((9, "trainer_state.json"), (10, "trainer_state.json"), (12, "adapter_model.safetensors")):
+        folder = run.path / "checkpoints" / f"checkpoint-{step}"
+        folder.mkdir()
+        (folder / file).write_text("{}")
+    assert run.step_kept() == 10
+
+
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"),
                                    SafetensorError("I/O error: No space left on device (os error 28)")])
 def test_full_disk_keeps_the_old_checkpoint_and_says_so(tmp_path, error):

@@ -114,6 +114,12 @@ class RunFolder:
         """All checkpoints, including incomplete ones, oldest first."""
         return sorted(folder for folder in (self.path / "checkpoints").glob("step-*") if folder.is_dir())
 
+    def step_kept(self) -> int | None:
+        """The step of the newest complete checkpoint, of this package's loops or of TRL's; None before the first."""
+        files = [file for name in ("step-*/state.json", "checkpoint-*/trainer_state.json")
+                 for file in (self.path / "checkpoints").glob(name)]
+        return max((int(file.parent.name.rpartition("-")[2]) for file in files), default=None)
+
     def last_good(self) -> str:
         """Which checkpoint to go back to, in words."""
         kept = self.checkpoints()

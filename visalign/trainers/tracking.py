@@ -59,8 +59,8 @@ class TensorBoardRun(TensorBoardTracker):
     run_id = None
 
     def __init__(self, run: RunFolder, run_id: str | None):
-        kept = run.checkpoints()
-        super().__init__("logs", run.path, purge_step=1 + int(kept[-1].name.removeprefix("step-")) if kept else None)
+        kept = run.step_kept()
+        super().__init__("logs", run.path, purge_step=None if kept is None else 1 + kept)
 
     def show(self, group: str, exhibits: list[Exhibit], step: int) -> None:
         for each in exhibits:
