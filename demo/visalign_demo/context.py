@@ -20,6 +20,7 @@ from starlette.datastructures import Headers
 from visalign.data.generations import find_generations
 from visalign.data.prompts import read_prompts
 from visalign.errors import UserError
+from visalign.evaluation.answer_sources import AnswerSource
 from visalign.evaluation.held_out import load_features
 from visalign.evaluation.sources import SampleSource
 from visalign.generators import locate_model
@@ -189,6 +190,10 @@ def upload_modality(sources: list[SampleSource]) -> str:
     """`image`, `video` or `text`, which all must share. Raises UserError when they do not."""
     found = {}
     for source in sources:
+        if isinstance(source, AnswerSource):
+            raise UserError(f"demo: {source.name} is a language model; the demo shows answers that are there, so make "
+                            f"them with `visalign lm generate {source.source} PROMPTS --out answers` and name that "
+                            "folder")
         if source.load is None:
             entries = find_generations(source.source)
             found[source.name] = next((entry for entry in entries if not entry.problem), entries[0]).modality()

@@ -106,7 +106,8 @@ def request_of(device: str, samples_per_prompt: int, **given):
 @out_option(None, "Default: evaluations/ and the source's name.")
 @measuring_options
 def evaluate(source: str, checkpoints: str, out: Path | None, **given) -> None:
-    """What did alignment cost? SOURCE is a run, a checkpoint, a folder of generations, a manifest or a pipeline.
+    """What did alignment cost? SOURCE is a run, a checkpoint, a folder of generations, a manifest, a pipeline or a
+    language model.
 
     A run and a checkpoint are compared with the untrained model. A command that was stopped continues when given again.
 

@@ -81,6 +81,12 @@ class AnswerSettings(Settings):
     batch_size: BatchSize = 32
 
 
+class AskedSettings(AnswerSettings):
+    """How a language model is asked from outside of a run; system: text in the system's turn (null: its template's)."""
+
+    system: Text | None = None
+
+
 class TextFeedbackSettings(AnswerSettings):
     """Make the pairs: answer each prompt several times, let a reward pick best and worst.
 

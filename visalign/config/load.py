@@ -21,6 +21,7 @@ from visalign.config import (
 )
 from visalign.config.adapter import AdaptConfig
 from visalign.config.common import switch_for_number
+from visalign.config.language import AskedSettings
 from visalign.config.overrides import apply_overrides
 from visalign.errors import UserError, nearest
 from visalign.storage.old_names import OLD_SETTINGS
@@ -56,6 +57,10 @@ class _OneModel(Settings):
     model: ModelSettings
 
 
+class _OnlyAnswers(Settings):
+    answers: AskedSettings = AskedSettings()
+
+
 def model_of(source: str, settings: tuple[str, ...] = ()) -> ModelSettings:
     """A model with settings given as `key=value`. Raises UserError naming the key that is wrong."""
     raw: dict[str, Any] = {"model": {"source": source}}
@@ -64,6 +69,16 @@ def model_of(source: str, settings: tuple[str, ...] = ()) -> ModelSettings:
         return _OneModel.model_validate(raw).model
     except ValidationError as error:
         raise UserError(f"model {source}: {_explain(error, _OneModel)}") from None
+
+
+def answers_of(settings: tuple[str, ...]) -> AskedSettings:
+    """How language models are asked, from `key=value`. Raises UserError naming the key that is wrong."""
+    raw: dict[str, Any] = {}
+    apply_overrides(raw, tuple(f"answers.{setting}" for setting in settings), _OnlyAnswers)
+    try:
+        return _OnlyAnswers.model_validate(raw).answers
+    except ValidationError as error:
+        raise UserError(f"set: {_explain(error, _OnlyAnswers)}") from None
 
 
 def parse_config(raw: dict, where: str = "config", kind: type[Kind] | None = None) -> Kind:

@@ -14,6 +14,7 @@ import torch
 from visalign.data.diversity_prompts import family_rows
 from visalign.data.generations import find_generations
 from visalign.errors import UserError
+from visalign.evaluation.answer_sources import AnswerPlan
 from visalign.evaluation.held_out import load_features
 from visalign.evaluation.matching import Matched, match
 from visalign.evaluation.measure import GenerationMetrics, MetricSuite, measure_generations
@@ -36,6 +37,7 @@ from visalign.rewards.registry import check_reward, load_rewards
 from visalign.storage.sqlite_cache import SqliteCache
 from visalign.storage.text_files import file_name
 
+AnyPlan = SamplingPlan | AnswerPlan
 KL_PROMPTS = 16
 LENGTH = "words"
 """The style statistic of texts by which win rates are put at equal length."""
@@ -109,7 +111,7 @@ def check_comparable(options: Options) -> None:
         find_generations(options.reference)
 
 
-def compare_models(sources: list[SampleSource], plan: SamplingPlan | None, out: Path, options: Options) -> Results:
+def compare_models(sources: list[SampleSource], plan: AnyPlan | None, out: Path, options: Options) -> Results:
     """Measure and compare. Raises UserError for what the user can fix."""
     check_comparable(options)
     if plan:
@@ -172,13 +174,12 @@ def cut_figures(measured: PromptMetrics, words: int) -> dict[str, Estimate]:
     return {f"all answers cut to {words} words/{metric}": mean for metric, mean in means.items() if mean}
 
 
-def about(sources: list[SampleSource], plan: SamplingPlan | None, options: Options) -> dict:
+def about(sources: list[SampleSource], plan: AnyPlan | None, options: Options) -> dict:
     """How the numbers were made."""
-    sampling = plan and {"steps": plan.steps, "guidance scale": plan.guidance_scale, "first seed": plan.seed}
     rewards = [getattr(spec, "name", str(spec)) for spec in options.rewards]
     return {"sources": {source.name: source.source for source in sources}, "rewards": rewards,
             "optimised reward": options.proxy, "features": options.features, "reference": options.reference,
-            "sampling": sampling}
+            "sampling": plan and plan.about()}
 
 
 def metric_suite(options: Options) -> MetricSuite:
@@ -287,7 +288,7 @@ def best_of_curves(base: GenerationMetrics, proxy: str | None) -> dict[str, dict
     return found
 
 
-def curve_of(sources: list[SampleSource], plan: SamplingPlan | None, measured: dict[str, GenerationMetrics],
+def curve_of(sources: list[SampleSource], plan: AnyPlan | None, measured: dict[str, GenerationMetrics],
              base: str) -> Curve | None:
     """KL of every checkpoint, and fits of each reward against it; None where the sources are not checkpoints."""
     checkpoints = [source for source in sources if source.step is not None]

@@ -1,7 +1,8 @@
 """What can be measured: a folder of generations or a manifest, a run, a checkpoint of one, a pipeline, or MODEL+LORA.
 
 Generations are used as they are. The others are sampled on the same prompts and seeds. Of a language model's run the
-answers are used that it gave at its held-out measurements, which are of the same prompts and seeds by themselves.
+answers are used that it gave at its held-out measurements, which are of the same prompts and seeds by themselves;
+answer_sources.py has language models that are asked.
 """
 
 import functools
@@ -38,6 +39,15 @@ class SamplingPlan:
     seed: int = 0
     device: str = "auto"
 
+    def settings(self) -> dict:
+        """What determines the samples beside the model."""
+        return {"prompts": list(map(content_of, self.prompts)), "samples": self.seeds, "steps": self.steps,
+                "guidance_scale": self.guidance_scale, "seed": self.seed}
+
+    def about(self) -> dict:
+        """The same in words."""
+        return {"steps": self.steps, "guidance scale": self.guidance_scale, "first seed": self.seed}
+
 
 @dataclass(frozen=True)
 class SampleSource:
@@ -55,6 +65,11 @@ class SampleSource:
     model: ModelSettings | None = None
     adapter: Path | None = None
 
+    @property
+    def sampled(self) -> bool:
+        """Whether it is a model, of which a plan says how it is sampled."""
+        return self.load is not None
+
     def check_prompts(self, prompts: list[str], where: str) -> None:
         """Raise UserError for a prompt that its model cannot take, where that is known before it is loaded."""
         if self.model:
@@ -64,7 +79,7 @@ class SampleSource:
         """Its generations; missing ones are sampled into `folder`, continuing what is there."""
         if self.load is None:
             return find_generations(self.source)
-        if not (folder / "samples.jsonl").is_file() or not _same(folder, self.identity, plan):
+        if not (folder / "samples.jsonl").is_file() or not holds_plan(folder, self.identity, plan):
             write_generations(functools.partial(self.load, plan.device), plan.prompts, folder, self.identity,
                               samples=plan.seeds, steps=plan.steps, guidance_scale=plan.guidance_scale, seed=plan.seed)
         return find_generations(folder)
@@ -74,12 +89,9 @@ _WHOLE = {"base": None, "parts": {}, "without": (), "prediction": "auto"}
 """Settings of a model that has everything in one place."""
 
 
-def _same(folder: Path, identity: dict, plan: SamplingPlan) -> bool:
+def holds_plan(folder: Path, identity: dict, plan) -> bool:
     """Whether a finished folder holds this plan. Raises UserError when it holds another one."""
-    known = folder / "settings.json"
-    wanted = identity | {"prompts": list(map(content_of, plan.prompts)), "samples": plan.seeds, "steps": plan.steps,
-                         "guidance_scale": plan.guidance_scale, "seed": plan.seed}
-    if written(known) == wanted:
+    if written(folder / "settings.json") == identity | plan.settings():
         return True
     raise UserError(f"output {folder}: holds samples of other settings; choose another folder with --out, or delete it")
 

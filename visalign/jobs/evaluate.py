@@ -7,6 +7,13 @@ from visalign.config import LanguageSettings, ModelSettings, OfflineConfig, Onli
 from visalign.config.load import model_of
 from visalign.data.prompts import read_prompts
 from visalign.errors import UserError
+from visalign.evaluation.answer_sources import (
+    AnswerPlan,
+    answer_plan,
+    answer_source,
+    is_language_model,
+    is_run_of_language,
+)
 from visalign.evaluation.compare import Options, Results, compare_models
 from visalign.evaluation.medium import TEXT, VISUAL
 from visalign.evaluation.results import write_results
@@ -64,10 +71,13 @@ def evaluate_source(source: str, asked: EvaluationRequest, out: Path, checkpoint
     if checkpoints == "all" and (run is None or run != path):
         raise UserError(f"evaluate {source}: --checkpoints all needs the folder of a run")
     if run is not None and is_language_run(run):
-        return _finish(_measured_answers(run, checkpoints), asked, out, run_config(run), run)
+        return _finish(_answers_of_run(run, checkpoints, asked), asked, out, run_config(run), run)
+    name = path.name if path.exists() else source
+    if is_language_model(source):
+        return _finish([answer_source(name, source)], asked, out, None)
     like = model_for([source], asked.settings)
     if run is None:
-        sources = [source_of(path.name if path.exists() else source, source, like)]
+        sources = [source_of(name, source, like)]
     elif checkpoints == "all":
         sources = [base_source("base", run), *checkpoint_sources(run)]
     else:
@@ -75,8 +85,14 @@ def evaluate_source(source: str, asked: EvaluationRequest, out: Path, checkpoint
     return _finish(sources, asked, out, None if run is None else run_config(run), run)
 
 
-def _measured_answers(run: Path, checkpoints: str) -> list[SampleSource]:
-    """What a language model's run answered at its start and end, or at every measurement."""
+def _answers_of_run(run: Path, checkpoints: str, asked: EvaluationRequest) -> list[SampleSource]:
+    """What a language model's run answered at its start and end, or at every measurement; with prompts of the user's,
+    the models before and after it, to be asked."""
+    if asked.prompts or asked.max_prompts:
+        if checkpoints == "all":
+            raise UserError("prompts: of a language model's run, --checkpoints all compares the answers it measured "
+                            "itself while it was trained; leave --prompts and --max-prompts out")
+        return [answer_source("base", run_config(run).model.source), answer_source("aligned", str(run))]
     found = language_sources(run)
     if len(found) < 2:
         raise UserError(f"run {run}: has measured held-out answers only once, at its start; it has not finished")
@@ -94,19 +110,27 @@ def compare_sources(named: dict[str, str], asked: EvaluationRequest, out: Path) 
     """Models by name, the first the base; writes the results and the page. Raises UserError."""
     if len(named) < 2:
         raise UserError("compare: name at least two models, such as base=tiny-sdxl aligned=runs/quickstart")
-    sources, config = sources_of(named, asked.settings)
+    sources, config = sources_of(named, asked.settings, asked=bool(asked.prompts or asked.max_prompts))
     return _finish(sources, asked, out, config)
 
 
-def sources_of(named: dict[str, str],
-                settings: tuple[str, ...] = ()) -> tuple[list[SampleSource], RunSettings | None]:
+def sources_of(named: dict[str, str], settings: tuple[str, ...] = (),
+               asked: bool = False) -> tuple[list[SampleSource], RunSettings | None]:
     """Sources by name, and the settings of the first run among them, with which all are loaded.
 
-    settings: `key=value` of the models, where no run brings its own. Raises UserError.
+    settings: `key=value` of the models, where no run brings its own. asked: whether runs of language models are asked,
+    as they are beside a language model, rather than their held-out answers used. Raises UserError.
     """
     runs = [run for source in named.values() if (run := run_of(Path(source).expanduser()))]
-    like = model_for(list(named.values()), settings)
-    return [source_of(name, source, like) for name, source in named.items()], run_config(runs[0]) if runs else None
+    config = run_config(runs[0]) if runs else None
+    models = {name for name, source in named.items() if is_language_model(source)}
+    if asked or models:
+        models |= {name for name, source in named.items() if is_run_of_language(source)}
+    like = None if models else model_for(list(named.values()), settings)
+    if models and settings and config:
+        raise UserError(f"set {settings[0]}: {runs[0]} is a run and says itself how it is asked; leave --set out")
+    return [answer_source(name, source) if name in models else source_of(name, source, like)
+            for name, source in named.items()], config
 
 
 def model_for(sources: list[str], settings: tuple[str, ...]) -> ModelSettings | None:
@@ -153,8 +177,7 @@ def _finish(sources: list[SampleSource], asked: EvaluationRequest, out: Path,
     if (out / "results.json").exists():
         raise UserError(f"out {out}: already holds results; choose another folder with --out")
     options = options_of(asked, config, sources[0].texts)
-    sampled = next((source for source in sources if source.load), None)
-    plan = sampling_plan_of(asked, config, sampled.model) if sampled else None
+    plan = plan_of(sources, asked, config)
     results = compare_models(sources, plan, out, options)
     if asked.proxy is None and results.verdicts and (asked.rewards is not None or config is None) and options.proxy:
         results.notes.append(f"{options.proxy}, the first reward, was taken for the optimised one (--proxy NAME)")
@@ -162,6 +185,24 @@ def _finish(sources: list[SampleSource], asked: EvaluationRequest, out: Path,
     write_comparison(results, out / "report.html")
     write_results(results, out)  # last, since they mark the command as done
     return results
+
+
+def plan_of(sources: list[SampleSource], asked: EvaluationRequest,
+            config: RunSettings | None) -> SamplingPlan | AnswerPlan | None:
+    """How the models among the sources are sampled, None where all generations are there. Raises UserError."""
+    sampled = next((source for source in sources if source.sampled), None)
+    if sampled is None:
+        return None
+    odd = next((source for source in sources if source.texts != sampled.texts), None)
+    if odd:
+        kinds = [f"{each.name} makes {'texts' if each.texts else 'images or videos'}" for each in (sampled, odd)]
+        raise UserError(f"{' and '.join(kinds)}, which cannot be compared")
+    if not sampled.texts:
+        return sampling_plan_of(asked, config, sampled.model)
+    for name in ("steps", "guidance_scale"):
+        if getattr(asked, name) is not None:
+            raise UserError(f"{name}: is of image and video models, not of a language model; leave it out")
+    return answer_plan(prompts_of(asked, config), asked.seeds, asked.seed, asked.device, config, asked.settings)
 
 
 def likelihoods_of(run: Path) -> dict[str, Estimate]:
@@ -178,17 +219,21 @@ def sampling_plan_of(asked: EvaluationRequest, config: RunSettings | None,
 
     Raises UserError when no prompts are known.
     """
+    settings, prompts = config.eval if config else None, prompts_of(asked, config)
+    sampling = sampling_for(config.model if config else model,
+                            *(value if value is not None or settings is None else getattr(settings, name)
+                              for name, value in (("steps", asked.steps), ("guidance_scale", asked.guidance_scale))))
+    return SamplingPlan(prompts, asked.seeds, sampling.steps, sampling.guidance_scale, asked.seed, asked.device)
+
+
+def prompts_of(asked: EvaluationRequest, config: RunSettings | None) -> list[str]:
+    """Those the user names, or the run's. Raises UserError when there are none."""
     settings = config.eval if config else None
     source = asked.prompts or (settings.prompts if settings else None)
     if source is None:
         raise UserError("prompts: give --prompts with a text file, one per line, or emoji:held_out")
-    prompts = read_prompts(source, asked.max_prompts or (settings.max_prompts if settings and not asked.prompts
-                                                         else None))
-    sampling = sampling_for(config.model if config else model,
-                            *(value if value is not None or settings is None else getattr(settings, name)
-                              for name, value in (("steps", asked.steps), ("guidance_scale", asked.guidance_scale))))
-    return SamplingPlan(list(dict.fromkeys(prompts)), asked.seeds, sampling.steps, sampling.guidance_scale, asked.seed,
-                        asked.device)
+    most = asked.max_prompts or (settings.max_prompts if settings and not asked.prompts else None)
+    return list(dict.fromkeys(read_prompts(source, most)))
 
 
 def options_of(asked: EvaluationRequest, config: RunSettings | None, texts: bool = False) -> Options:

@@ -28,6 +28,15 @@ def generate_answers(source: str, prompts: Sequence[str], per_prompt: int, setti
     locate_language_model(source, "model")
     if out is not None and (out / "samples.jsonl").exists():
         raise UserError(f"out {out}: already holds samples; choose another folder")
+    samples = answers_of_model(source, asked, per_prompt, settings, system, seed, revise, device)
+    if out is not None:
+        write_answers(samples, out)
+    return samples
+
+
+def answers_of_model(source: str, asked: Sequence[str], per_prompt: int, settings: AnswerSettings, system: str | None,
+                     seed: int, revise: int, device: str) -> list[Sample]:
+    """As `generate_answers`, of prompts that are texts."""
     model = load_language_model(source, where="model")
     model.model.to(pick_device(device))
     answerer = Answerer(model.model, model.tokenizer, system)
@@ -36,8 +45,6 @@ def generate_answers(source: str, prompts: Sequence[str], per_prompt: int, setti
         tries = [to_revise([{"role": "user", "content": each.prompt}], str(each.answer)) for each in samples]
         better = sample_answers(answerer, tries, 1, settings, seed=seed + turn, label=f"revision {turn}")
         samples = [replace(new, prompt=old.prompt) for old, new in zip(samples, better, strict=True)]
-    if out is not None:
-        write_answers(samples, out)
     return samples
 
 
