@@ -50,7 +50,7 @@ def recipe(tiny_lm, text_pairs, tmp_path):
 
 OWN_ANSWERS = """
 loop: language
-model: {{source: {model}, lora: {{rank: 4, alpha: 8}}}}
+model: {{source: {model}, lora: {{rank: 4, alpha: 8}}, precision: fp32}}
 rollout: {{prompts: {prompts}, holdout: 0.2, prompts_per_step: 2, group_size: 4, max_tokens: 8}}
 reward: {{models: [brevity]}}
 advantage: {{baseline: leave_one_out, scale: none}}

@@ -59,6 +59,11 @@ def test_a_run_is_asked_as_it_measures_and_stands_beside_its_base(recipe, tiny_l
     assert found.exit_code == 0, found.output
     settings = json.loads((tmp_path / "asked" / "generations" / "aligned" / "settings.json").read_text())
     assert settings["system"] == "Be brief." and settings["max_tokens"] == 8 and settings["adapters"]
+    by_hand = {name: visalign("lm", "generate", run, "What is rain?", "--max-tokens", 6, *more).output
+               for name, more in (("run", ()), ("same", ("--system", "Be brief.")), ("other", ("--system", "Hm.")))}
+    assert "is asked with the system's turn that it learnt with, 'Be brief.'" in by_hand["run"]
+    answers = {name: output.rstrip().splitlines()[-1] for name, output in by_hand.items()}
+    assert answers["run"] == answers["same"] != answers["other"], by_hand
     results = compared(tmp_path / "asked")
     assert results["models"] == ["base", "aligned"] and results["about"]["sampling"]["tokens at most"] == 8
     base, aligned = ((tmp_path / "asked" / "generations" / name / "samples.jsonl").read_text()

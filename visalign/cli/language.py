@@ -122,7 +122,8 @@ def run_adapt(settings, dry_run: bool, resume: bool, auto_resume: bool) -> None:
 @click.option("--max-tokens", default=128, show_default=True, type=ranged(AnswerTokens))
 @click.option("--temperature", default=1.0, show_default=True, type=ranged(Temperature))
 @click.option("--top-p", default=1.0, show_default=True, type=ranged(Share))
-@click.option("--system", help="Text of the system's turn (default: the model's own template).")
+@click.option("--system", help="Text of the system's turn (default: of a run what it learnt with, else the "
+                            "template's own).")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1))
 @click.option("--revise", default=0, show_default=True, type=click.IntRange(0, 100),
               help="How often the model is asked for a better answer; the last one counts (for models of srpo).")

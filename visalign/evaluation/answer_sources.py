@@ -96,11 +96,9 @@ def is_run_of_language(source: str) -> bool:
 def answer_plan(prompts: list[str], seeds: int, seed: int, device: str, config: LanguageSettings | None,
                 settings: tuple[str, ...]) -> AnswerPlan:
     """How models are asked: as a run measures its own, or as `key=value` say. Raises UserError."""
-    from visalign.language.goals import goal_text
+    from visalign.language.goals import system_in_use
 
     if config is None:
         return AnswerPlan(prompts, seeds, answers_of(settings), seed, device)
     measured = {name: getattr(config.eval, name) for name in AnswerSettings.model_fields}
-    goals = getattr(getattr(config, "data", None), "goals", None)
-    system = goal_text(goals, goals.scale[1]) if goals else config.model.system
-    return AnswerPlan(prompts, seeds, AskedSettings(**measured, system=system), seed, device)
+    return AnswerPlan(prompts, seeds, AskedSettings(**measured, system=system_in_use(config)), seed, device)

@@ -8,9 +8,12 @@ from visalign.config.language import AnswerSettings
 from visalign.data.prompts import read_prompts
 from visalign.data.sources import is_table
 from visalign.data.text_generations import write_answers
-from visalign.errors import UserError
+from visalign.errors import UserError, notice
+from visalign.evaluation.answer_sources import is_run_of_language
+from visalign.evaluation.sources import run_config
 from visalign.generators.hardware.devices import pick_device
 from visalign.language.chat import to_revise
+from visalign.language.goals import system_in_use
 from visalign.language.sampling import Answerer, sample_answers
 from visalign.media.samples import Sample
 from visalign.storage.language_models import load_language_model, locate_language_model
@@ -39,6 +42,10 @@ def answers_of_model(source: str, asked: Sequence[str], per_prompt: int, setting
     """As `generate_answers`, of prompts that are texts."""
     model = load_language_model(source, where="model")
     model.model.to(pick_device(device))
+    if system is None and is_run_of_language(source):
+        system = system_in_use(run_config(Path(source).expanduser()))
+        if system is not None:
+            notice(f"model {source}: is asked with the system's turn that it learnt with, '{system[:120]}'")
     answerer = Answerer(model.model, model.tokenizer, system)
     samples = sample_answers(answerer, asked, per_prompt, settings, seed=seed, label="answers")
     for turn in range(1, revise + 1):

@@ -7,7 +7,7 @@ rejected answer is then what was asked for. The model is used, and measured, wit
 from collections.abc import Sequence
 from dataclasses import replace
 
-from visalign.config import TextDataSettings
+from visalign.config import LanguageSettings, TextDataSettings
 from visalign.config.language import GoalSettings
 from visalign.data.text_pairs import TextPair
 from visalign.errors import UserError, notice
@@ -47,3 +47,10 @@ def with_goals(pairs: Sequence[TextPair], data: TextDataSettings) -> list[TextPa
         replace(pair, messages=asked(pair, pair.chosen_reward)),
         replace(pair, messages=asked(pair, pair.rejected_reward), chosen=pair.rejected, rejected=pair.chosen,
                 chosen_reward=pair.rejected_reward, rejected_reward=pair.chosen_reward))]
+
+
+def system_in_use(config: LanguageSettings) -> str | None:
+    """The text of the system's turn with which a run's model is measured and used: the highest goal, or
+    `model.system`."""
+    goals = getattr(getattr(config, "data", None), "goals", None)
+    return goal_text(goals, goals.scale[1]) if goals else config.model.system

@@ -16,7 +16,7 @@ from visalign.language.chat import TokenRow, encode_pairs_of_text
 from visalign.language.convert import held_precision, peft_config, trl_arguments
 from visalign.language.diagnostics import ches_of_rows, own_kl, pair_numbers
 from visalign.language.feedback import feedback_text_pairs, read_feedback, write_feedback
-from visalign.language.goals import goal_text, with_goals
+from visalign.language.goals import system_in_use, with_goals
 from visalign.language.held_out import load_text_reward
 from visalign.language.preference import ROW_COLUMNS, PairCollator, PreferenceTrainer
 from visalign.language.sampling import Answerer
@@ -36,9 +36,9 @@ def build_pair_trainer(config: LanguageConfig, pairs: list[TextPair], model: Lan
     measured = frozenset(read_prompts(config.eval.prompts, config.eval.max_prompts))
     if config.data.feedback:
         pairs = made_pairs(config, model, run, measured, processes)
-    system = config.model.system
+    system = system_in_use(config)
     if config.data.goals:
-        pairs, system = with_goals(pairs, config.data), goal_text(config.data.goals, config.data.goals.scale[1])
+        pairs = with_goals(pairs, config.data)
     objective = build_objective(config.objective, loop=config.methods)
     check_numbers(objective, pairs, config)
     if config.model.vision:
