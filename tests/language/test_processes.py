@@ -87,3 +87,15 @@ def test_groups_that_processes_would_tear_apart_are_refused(group_recipe, monkey
     monkeypatch.setattr(Brevity, "needs_group", needs_group)
     with pytest.raises(UserError, match=words):
         train_language(group_recipe("rollout.prompts_per_step=1", "train.batch_size=2", *overrides))
+
+
+def test_two_processes_grow_the_trees_that_one_grows(recipe, tmp_path):
+    feedback = ("{prompts: topics:train, max_prompts: 3, reward: brevity, max_tokens: 8, batch_size: 4, "
+                "success: {samples: 2, least: 0}, tree: {simulations: 2, width: 3, depth: 2, step: 3}}")
+    more = ("data.path=null", f"data.feedback={feedback}", "train.steps=1")
+    alone = recipe(*more, out="alone")
+    train_language(alone)
+    shared = written(recipe(*more, "train.batch_size=2", out="shared"), tmp_path / "shared.yaml")
+    together(CODE, f"lm train {shared}", folder=tmp_path)
+    for name in ("pairs.jsonl", "success.json"):
+        assert (tmp_path / "alone" / name).read_text() == (tmp_path / "shared" / name).read_text()

@@ -65,6 +65,7 @@ def rounds(config: str, overrides: tuple[str, ...], rounds: int | None, resume: 
     \b
     visalign lm rounds language/rounds                      three rounds of DPO on SmolLM2's own answers
     visalign lm rounds language/rounds_cream --rounds 2     pairs weighed by how far two rewards agree
+    visalign lm rounds language/rounds_tree                 pairs of steps of answers, by tree search
     """
     from visalign.language.rounds import PAGE, train_rounds
 

@@ -15,6 +15,7 @@ from visalign.config.common import (
     Settings,
     Text,
 )
+from visalign.config.language_search import RoundSettings, SuccessSettings, TreeSettings, check_search
 from visalign.config.online import RewardSettings
 from visalign.validation.ranges import (
     AnswerTokens,
@@ -93,7 +94,7 @@ class TextFeedbackSettings(AnswerSettings):
     prompts: a text file, a table, or `topics:train` / `topics:held_out`. pairs_per_prompt: the best against the worst,
     then the second best against the second worst, ... min_gap: pairs whose rewards differ by no more are ties.
     second_reward: another one; how far it ranks a prompt's answers alike is the chance of its pairs (CREAM, arXiv
-    2410.12735).
+    2410.12735). tree: pairs of steps, by search. success: learn from prompts that the model fails, or from what it can.
     """
 
     prompts: Text = "topics:train"
@@ -103,9 +104,22 @@ class TextFeedbackSettings(AnswerSettings):
     reward: RewardSpec
     second_reward: RewardSpec | None = None
     min_gap: Weight = 0.0
+    tree: TreeSettings | None = None
+    success: SuccessSettings | None = None
+
+    @property
+    def rewards(self) -> tuple[RewardSpec, ...]:
+        """All rewards that pairs are made with, `reward` first."""
+        return tuple(filter(None, (self.reward, self.second_reward, self.tree and self.tree.self_reward)))
+
+    @property
+    def imitates(self) -> bool:
+        """Whether it gives single answers to imitate, in the order in which they are learnt, in place of pairs."""
+        return self.success is not None and self.success.learn == "solved"
 
     @model_validator(mode="after")
     def _enough(self):
+        check_search(self)
         if 2 * self.pairs_per_prompt > self.samples_per_prompt:
             raise ValueError(f"data.feedback.pairs_per_prompt {self.pairs_per_prompt} takes two answers each, more "
                              f"than data.feedback.samples_per_prompt {self.samples_per_prompt}")
@@ -295,20 +309,6 @@ class LanguageSettings(PolicyRun):
         return self
 
 
-class RoundSettings(Settings):
-    """For `visalign lm rounds`: answers, rewards, pairs and training again and again, each time from the model before.
-
-    count: how many rounds at most. reference: what the policy is compared with, the `previous` round's model or the
-    `base`. stop: whether to end when the reward no longer rises, its interval clear of 0, over the round before.
-    Rewards of the recipe may name {current}, {previous} and {base}: the models of this round, the one before it, and
-    the first, as in {kind: density_ratio, strong: "{current}", weak: "{base}"}.
-    """
-
-    count: Few = 3
-    reference: Literal["previous", "base"] = "previous"
-    stop: bool = True
-
-
 class LanguageConfig(LanguageSettings):
     """One language run from pairs (or answers alone). `objective` is {name: ..., and that method's own settings}."""
 
@@ -329,12 +329,16 @@ class LanguageConfig(LanguageSettings):
             raise ValueError("data.drop_ches and data.goals: are for text alone; leave them out with model.vision")
         if self.data.feedback and self.model.vision:
             raise ValueError("data.feedback: makes pairs of answers to text; for model.vision give data.path")
+        if self.rounds.warm_up and not (self.data.feedback and self.data.feedback.success):
+            raise ValueError("rounds.warm_up: imitates answers that succeed; say in data.feedback.success what that is")
         return self
 
     def taught_by(self) -> tuple[str, ...]:
         """What the model learnt from, in words."""
         if self.data.feedback:
-            return (f"pairs of its own answers, ranked by {self.data.feedback.reward}",)
+            feedback = self.data.feedback
+            of = "pairs of steps of" if feedback.tree else "the best of" if feedback.imitates else "pairs of"
+            return (f"{of} its own answers, ranked by {feedback.reward}",)
         return str(self.data.path),
 
 

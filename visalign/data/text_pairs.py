@@ -6,6 +6,8 @@
     labels     prompt, an answer as above, and label: whether it is a good one
     optional   strength, chance, chosen_reward, rejected_reward, image or images, and any columns of numbers that a
                method names (NAME of a reward as chosen.NAME and rejected.NAME)
+    parts      prefix: the beginning of an answer that both sides continue; unfinished: list of the sides (chosen,
+               rejected) whose answer goes on, and shall not learn to end there
 
 Messages have the roles system, user and assistant and text as content.
 """
@@ -39,7 +41,8 @@ from visalign.media.kinds import is_image_name, is_video_name
 ROLES = ("system", "user", "assistant")
 ANSWER_COLUMNS = ("chosen", "completion", "answer", "response", "output")
 IMAGE_COLUMNS = ("image", "images")
-_KNOWN = frozenset(("prompt", "rejected", "messages", *ANSWER_COLUMNS, *IMAGE_COLUMNS))
+SIDES = ("chosen", "rejected")
+_KNOWN = frozenset(("prompt", "rejected", "messages", "prefix", "unfinished", *ANSWER_COLUMNS, *IMAGE_COLUMNS))
 MOST_EMPTY = 0.05
 """Share of pairs whose chosen answer is empty, above which a set is refused: they teach to say nothing."""
 
@@ -49,7 +52,8 @@ class TextPair:
     """A conversation up to the answer, a chosen answer and a rejected one (None: only to imitate the chosen).
 
     unfinished: sides whose answer was cut before it ended. desirable: of a single answer, whether it is good. images:
-    files or bytes that the prompt shows. numbers: further columns by name. where: file and row.
+    files or bytes that the prompt shows. numbers: further columns by name. where: file and row. prefix: the beginning
+    of an answer that both sides continue; it is of the prompt, and nothing is learnt of it.
     """
 
     messages: tuple[Message, ...]
@@ -64,6 +68,11 @@ class TextPair:
     unfinished: frozenset[str] = frozenset()
     images: tuple[Any, ...] = ()
     numbers: dict[str, float] = field(default_factory=dict)
+    prefix: str = field(default="", kw_only=True)
+
+    def whole(self, part: str) -> str:
+        """The answer up to the end of a side."""
+        return self.prefix + part
 
     @property
     def prompt(self) -> str:
@@ -135,7 +144,24 @@ def pair_of_row(row: dict, where: str, compared: bool, root: Path) -> TextPair:
     desirable = says_yes(row, "label", where) if not compared and "label" in row else None
     rewards = {key: row_number(row, key, where) for key in ("chosen_reward", "rejected_reward")}
     return TextPair(prompt, chosen, rejected, where, row_strength(row, where), row_chance(row, where), **rewards,
-                    desirable=desirable, images=_images(row, where, root), numbers=_numbers(row, where))
+                    desirable=desirable, images=_images(row, where, root), numbers=_numbers(row, where),
+                    prefix=_prefix(row, where), unfinished=_unfinished(row, where))
+
+
+def _prefix(row: dict, where: str) -> str:
+    value = row.get("prefix")
+    if value is not None and not isinstance(value, str):
+        raise BadRow(f"{where}: 'prefix' is {type(value).__name__} {shortened(value, 40)}; the text is expected with "
+                     "which the answers of both sides begin")
+    return value or ""
+
+
+def _unfinished(row: dict, where: str) -> frozenset[str]:
+    value = row.get("unfinished")
+    if value is not None and not (isinstance(value, list | tuple) and all(side in SIDES for side in value)):
+        raise BadRow(f"{where}: 'unfinished' is {shortened(value, 40)}; a list of the sides whose answer goes on is "
+                     "expected: chosen, rejected")
+    return frozenset(value or ())
 
 
 def _two_sides(row: dict, prompt: tuple[Message, ...] | None, where: str) -> tuple[tuple[Message, ...], str, str]:
@@ -233,7 +259,7 @@ def read_text_pairs(settings: TextDataSettings, compared: bool = True,
             counts.same += 1
             continue
         counts.usable += 1
-        counts.empty += not pair.chosen.strip()
+        counts.empty += not pair.whole(pair.chosen).strip()
         pairs.append(pair)
         if settings.max_pairs and len(pairs) == settings.max_pairs:
             break

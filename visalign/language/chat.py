@@ -7,7 +7,16 @@ from tqdm import tqdm
 
 from visalign.data.text_pairs import TextPair
 from visalign.errors import UserError, notice
-from visalign.media.conversations import Message, answer_tokens, prompt_tokens, turn_end, up_to_end, with_system
+from visalign.media.conversations import (
+    Message,
+    answer_tokens,
+    begun_tokens,
+    prompt_tokens,
+    turn_end,
+    up_to_end,
+    with_system,
+    without_end,
+)
 
 TokenRow = dict[str, Any]
 """prompt_ids, chosen_ids, rejected_ids (lists of token numbers), row, and the numbers that methods name."""
@@ -25,20 +34,24 @@ def to_revise(messages: Sequence[Message], answer: str) -> list[Message]:
 def encode_pair(tokenizer, pair: TextPair, number: int, system: str | None, revised: bool = False) -> TokenRow:
     """A pair as tokens, with its numbers; revised: and the prompts in which either answer is an earlier try.
 
-    Raises UserError for an answer that holds tokens of the template.
+    A beginning that both sides share is of the prompt; a token that holds the end of it and more is of the answer.
+    Raises UserError for an answer that holds tokens of the template, and for a revision of a part of one.
     """
-    messages = with_system(pair.messages, system)
+    messages, end = with_system(pair.messages, system), turn_end(tokenizer)
     check_controls(tokenizer, pair)
-    prompt = prompt_tokens(tokenizer, messages)
-    sides = {"chosen": answer_tokens(tokenizer, messages, prompt, pair.chosen)}
+    if revised and pair.prefix:
+        raise UserError(f"{pair.where}: both sides continue one beginning ('prefix'), and an objective that revises "
+                        "answers takes whole ones")
+    prompt = begun_tokens(tokenizer, messages, pair.prefix)
+    sides = {"chosen": answer_tokens(tokenizer, messages, prompt, pair.whole(pair.chosen))}
     if pair.rejected is not None:
-        sides["rejected"] = answer_tokens(tokenizer, messages, prompt, pair.rejected)
+        sides["rejected"] = answer_tokens(tokenizer, messages, prompt, pair.whole(pair.rejected))
     shared = min(place for _, place in sides.values())
     row: TokenRow = {"prompt_ids": prompt[:shared], "row": number, "strength": pair.strength, "chance": pair.chance}
     for name, (tokens, place) in sides.items():
-        row[f"{name}_ids"] = up_to_end(prompt[shared:place] + tokens, turn_end(tokenizer))
+        row[f"{name}_ids"] = up_to_end(prompt[shared:place] + tokens, end)
         if name in pair.unfinished:  # it did not end here, and shall not learn to
-            row[f"{name}_ids"] = row[f"{name}_ids"][:-1]
+            row[f"{name}_ids"] = without_end(row[f"{name}_ids"], end)
     if revised:
         row |= {f"after_{name}_ids": prompt_tokens(tokenizer, to_revise(messages, text))
                 for name, text in (("chosen", pair.chosen), ("rejected", pair.rejected))}
@@ -49,7 +62,8 @@ def encode_pair(tokenizer, pair: TextPair, number: int, system: str | None, revi
 
 def check_controls(tokenizer, pair: TextPair) -> None:
     """Raise UserError for text that would become control tokens, and with them turns of its own."""
-    texts = [pair.chosen, pair.rejected or "", *(message["content"] for message in pair.messages)]
+    texts = [*(pair.whole(text or "") for text in (pair.chosen, pair.rejected)),
+             *(message["content"] for message in pair.messages)]
     controls = [token for token in tokenizer.all_special_tokens if len(token) > 2]
     found = next((token for token in controls if any(token in text for text in texts)), None)
     if found:

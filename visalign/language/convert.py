@@ -81,7 +81,9 @@ def _shared(config: LanguageSettings, folder: str) -> dict[str, Any]:
 
 def _pairs(config: LanguageConfig) -> dict[str, Any]:
     # None: rows that are too long have been counted and left out before, and nothing is ever cut
-    return {"max_length": None, "beta": 0.1, "disable_dropout": not config.model.lora.dropout}
+    shared = {"max_length": None, "beta": 0.1, "disable_dropout": not config.model.lora.dropout}
+    in_order = config.data.feedback is not None and config.data.feedback.imitates
+    return shared | ({"train_sampling_strategy": "sequential"} if in_order else {})
 
 
 def _group(config: LanguageOnlineConfig) -> dict[str, Any]:

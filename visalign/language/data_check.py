@@ -51,7 +51,7 @@ def check_text_pairs(settings: TextDataSettings, model: str | None = None, alike
 def described_pairs(named: str, pairs: list[TextPair]) -> list[str]:
     """Numbers of a set that its texts alone give."""
     prompts = Counter(pair.prompt for pair in pairs)
-    sides = Counter((pair.messages[-1]["content"], pair.chosen, pair.rejected) for pair in pairs)
+    sides = Counter((pair.messages[-1]["content"] + pair.prefix, pair.chosen, pair.rejected) for pair in pairs)
     turned = sum((prompt, rejected, chosen) in sides for prompt, chosen, rejected in sides if rejected is not None)
     lines = [f"{named}: {len(pairs)} {'pairs' if pairs[0].rejected is not None else 'answers'} of {len(prompts)} "
              f"prompts; {sum(n - 1 for n in sides.values())} repeated, {turned // 2} contradict another one",
@@ -86,7 +86,7 @@ def fit_to_model(pairs: list[TextPair], model: LanguageModel, alike: bool) -> li
         sums, tokens = answer_log_probs(model, prompts, answers)
         return (sums.sum() / tokens.sum()).item()
 
-    given, drawn = likely([pair.chosen for pair in first]), likely([str(sample.answer) for sample in own])
+    given, drawn = likely([pair.whole(pair.chosen) for pair in first]), likely([str(sample.answer) for sample in own])
     lines.append(f"log-probability per token: {given:.2f} of chosen answers, {drawn:.2f} of the model's own" + (
         "; the pairs are far from what it says, so it may forget more than it learns (train sft on the chosen answers "
         "first, or make pairs of its own answers)" if given < drawn - 1 else ""))

@@ -134,9 +134,8 @@ def made_pairs(config: LanguageConfig, model: LanguageModel, run: RunFolder, mea
         return known
     settings = config.data.feedback
     pairs = feedback_text_pairs(Answerer(model.model, model.tokenizer, config.model.system), settings,
-                                [load_text_reward(each, str(model.model.device)) for each in (
-                                    settings.reward, settings.second_reward) if each], config.train.seed, measured,
-                                processes)
+                                [load_text_reward(each, str(model.model.device)) for each in settings.rewards],
+                                config.train.seed, measured, processes, run.path)
     if processes.is_first:
         write_feedback(pairs, run.path)
     return pairs

@@ -105,7 +105,7 @@ def reward_rows(config: LanguageRewardConfig, base: LanguageModel, pairs: list[T
         check_controls(base.tokenizer, pair)
         messages = with_system(pair.messages, config.model.system)
         sides = {f"{name}_ids": base.tokenizer.apply_chat_template(
-            [*messages, {"role": "assistant", "content": text}], return_dict=True)["input_ids"]
+            [*messages, {"role": "assistant", "content": pair.whole(text)}], return_dict=True)["input_ids"]
             for name, text in (("chosen", pair.chosen), ("rejected", pair.rejected))}
         if max(map(len, sides.values())) > config.train.max_length:
             longer += 1
@@ -146,7 +146,7 @@ def reward_loop(config: LanguageRewardConfig, classifier: Any, base: LanguageMod
 def accuracy_of(folder: Path, pairs: list[TextPair], device: str) -> Estimate:
     """Share of pairs whose chosen answer scores higher, ties one half, with its interval over prompts."""
     reward = load_reward(f"sequence:{folder}", device)
-    chosen, rejected = (scores_of(reward, [Sample(pair.prompt, Answer(getattr(pair, side))) for pair in pairs])[0]
-                        for side in ("chosen", "rejected"))
+    chosen, rejected = (scores_of(reward, [Sample(pair.prompt, Answer(pair.whole(getattr(pair, side))))
+                                           for pair in pairs])[0] for side in ("chosen", "rejected"))
     wins = (chosen > rejected).float() + (chosen == rejected).float() / 2
     return clustered_mean(wins.double().numpy(), np.unique([pair.prompt for pair in pairs], return_inverse=True)[1])

@@ -1,11 +1,12 @@
 """`visalign lm rounds`: answers, rewards, pairs, training, measuring, and again from the model that came of it.
 
     OUT/round-1/ ...   runs as `lm train` makes them      OUT/rounds.json   what each round came to
-    OUT/rounds.html    the same as a page
+    OUT/warm-up/       the run before, if there is one    OUT/rounds.html   the same as a page
 
 Self-play schemes are a reward, a choice of pairs and a reference: self-rewarding (reward `points` of {current}), Selfie
 and DNO (`density_ratio` of {current} over {base}; `min_gap`), CREAM (`second_reward` of {previous}), SPPO (objective
-`sppo`). A round that is interrupted continues with --resume; rounds that are complete are not repeated.
+`sppo`), MCTS-DPO (`tree`), iRFT (`tree`, `success` and `warm_up`). A round that is interrupted continues with --resume;
+rounds that are complete are not repeated.
 """
 
 import json
@@ -14,25 +15,28 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from visalign.config import LanguageConfig
+from visalign.config import LanguageConfig, TextFeedbackSettings
 from visalign.errors import UserError
 from visalign.evaluators import Estimate, VerdictLimits, mean_with_interval, verdict_of
 from visalign.evaluators.prompt_metrics import PromptMetrics, known_mean, paired, prompt_metrics_of
 from visalign.language.feedback import read_feedback
 from visalign.language.run import train_language
+from visalign.language.success import NothingDeficient, SuccessShares, read_success
 from visalign.reports import render_page
 from visalign.storage.files import write_atomically
 from visalign.storage.run_folder import holds_run, read_metrics
 from visalign.trainers.summary import VERDICT
 
-SUMMARY, PAGE = "rounds.json", "rounds.html"
+SUMMARY, PAGE, WARM_UP = "rounds.json", "rounds.html", "warm-up"
 
 
 @dataclass(frozen=True)
 class Round:
     """What a round came to, on the held-out prompts: mean reward, its change from the start and from the round before
     (intervals over prompts), KL to this round's reference per answer, relative change of diversity since the start,
-    verdict against the start, pairs it learnt from, and the share of them that the measured reward orders alike."""
+    verdict against the start, pairs it learnt from, the share of them that the measured reward orders alike (of steps
+    with what comes before them), and how often the model succeeded at the prompts before the round, where that is
+    asked for."""
 
     number: int
     folder: str
@@ -45,6 +49,7 @@ class Round:
     reasons: tuple[str, ...]
     pairs: int
     agreement: float | None
+    success: SuccessShares | None = None
 
 
 @dataclass(frozen=True)
@@ -55,13 +60,15 @@ class Rounds:
     ended: str
 
     def table(self) -> list[dict[str, str]]:
-        """Rows of texts."""
+        """Rows of texts; a column that no round has anything for is left out."""
+        successes = any(each.success for each in self.rounds)
         return [{"round": str(each.number), "reward": f"{each.reward:+.3f}",
                  "from the start": interval(each.from_start), "from the round before": interval(each.from_before),
                  "KL": "" if each.kl is None else f"{each.kl:.2f}",
                  "diversity": "" if each.diversity is None else interval(each.diversity), "pairs": str(each.pairs),
-                 "labels agree": "" if each.agreement is None else f"{each.agreement:.2f}", "verdict": each.verdict}
-                for each in self.rounds]
+                 "labels agree": "" if each.agreement is None else f"{each.agreement:.2f}",
+                 **({"prompts by success": each.success.text() if each.success else ""} if successes else {}),
+                 "verdict": each.verdict} for each in self.rounds]
 
 
 def interval(estimate: Estimate) -> str:
@@ -72,21 +79,22 @@ def train_rounds(config: LanguageConfig, resume: bool = False,
                  told: Callable[[Round], None] = lambda found: None) -> Rounds:
     """Run the rounds of a recipe; `told` of each as it ends. Raises UserError for a recipe that makes no pairs, or a
     folder that holds rounds already."""
-    root, base = Path(config.output.folder).expanduser(), config.model.source
-    if not isinstance(config, LanguageConfig) or not config.data.feedback:
-        raise UserError("lm rounds: needs data.feedback, since every round makes pairs of the model's answers")
-    if not config.eval.reward:
-        raise UserError("lm rounds: needs eval.reward, by which rounds are compared")
-    if not resume and (root / "round-1").exists():
-        raise UserError(f"output.folder {root}: already holds rounds; continue them with --resume, or begin others "
-                        f"with output.folder={root}-2")
+    root = Path(config.output.folder).expanduser()
+    check_rounds(config, root, resume)
     done: list[Round] = []
-    models = [base]
+    models = [config.model.source, *warmed_up(config, root, resume)]
     ended = f"all {config.rounds.count} rounds were made"
     for number in range(1, config.rounds.count + 1):
         folder = root / f"round-{number}"
-        if not (folder / VERDICT).is_file():
-            train_language(round_config(config, number, models, folder), resume and holds_run(folder))
+        try:
+            if not (folder / VERDICT).is_file():
+                train_language(round_config(config, number, models, folder), resume and holds_run(folder))
+        except NothingDeficient as error:
+            if not done:
+                raise
+            ended = f"round {number} had nothing to learn: {error}"
+            keep_rounds(root, Rounds(tuple(done), ended), config)
+            break
         models.append(str(folder / "export"))
         done.append(summed_up(number, root, config))
         told(done[-1])
@@ -98,18 +106,68 @@ def train_rounds(config: LanguageConfig, resume: bool = False,
     return Rounds(tuple(done), ended)
 
 
+def check_rounds(config: LanguageConfig, root: Path, resume: bool) -> None:
+    """Raise UserError for a recipe that makes no pairs, or a folder that holds rounds of another kind."""
+    if not isinstance(config, LanguageConfig) or not config.data.feedback:
+        raise UserError("lm rounds: needs data.feedback, since every round makes pairs of the model's answers")
+    if not config.eval.reward:
+        raise UserError("lm rounds: needs eval.reward, by which rounds are compared")
+    begun = [(root / name).exists() for name in ("round-1", WARM_UP)]
+    if not resume and any(begun):
+        raise UserError(f"output.folder {root}: already holds rounds; continue them with --resume, or begin others "
+                        f"with output.folder={root}-2")
+    if begun[0] and begun[1] != bool(config.rounds.warm_up):
+        raise UserError(f"rounds.warm_up: output.folder {root} holds rounds {'with' if begun[1] else 'without'} a "
+                        f"warm-up, and this recipe is for the other; begin others with output.folder={root}-2")
+
+
+def warmed_up(config: LanguageConfig, root: Path, resume: bool) -> list[str]:
+    """The model that came of imitating the base's own successes, [] where the recipe has no warm-up."""
+    if not config.rounds.warm_up:
+        return []
+    folder = root / WARM_UP
+    if not (folder / VERDICT).is_file():
+        train_language(warm_up_config(config, folder), resume and holds_run(folder))
+    return [str(folder / "export")]
+
+
 def round_config(config: LanguageConfig, number: int, models: list[str], folder: Path) -> LanguageConfig:
-    """The recipe of one round. models: the base and what came of the rounds before, in order."""
+    """The recipe of one round. models: the base and what came of the warm-up and the rounds before, in order."""
     current, previous = models[-1], models[max(0, len(models) - 2)]
     named = {"{current}": current, "{previous}": previous, "{base}": models[0]}
-    reference = models[0] if config.rounds.reference == "base" and number > 1 else None
-    feedback = config.data.feedback.model_copy(update={
-        "reward": with_models(config.data.feedback.reward, named),
-        "second_reward": with_models(config.data.feedback.second_reward, named)})
+    reference = models[0] if config.rounds.reference == "base" and len(models) > 1 else None
+    feedback = feedback_of(config, named)
     return config.model_copy(update={
         "model": config.model.model_copy(update={"source": current, "reference": reference}),
         "data": config.data.model_copy(update={"feedback": feedback}),
         "train": config.train.model_copy(update={"seed": config.train.seed + number - 1}),
+        "eval": config.eval.model_copy(update={"also": tuple(with_models(each, named) for each in config.eval.also)}),
+        "output": config.output.model_copy(update={"folder": str(folder)})})
+
+
+def feedback_of(config: LanguageConfig, named: dict[str, str]) -> TextFeedbackSettings:
+    """data.feedback, in whose rewards the names of models are theirs."""
+    feedback, tree = config.data.feedback, config.data.feedback.tree
+    return feedback.model_copy(update={
+        "reward": with_models(feedback.reward, named), "second_reward": with_models(feedback.second_reward, named),
+        "tree": tree and tree.model_copy(update={"self_reward": with_models(tree.self_reward, named)})})
+
+
+def warm_up_config(config: LanguageConfig, folder: Path) -> LanguageConfig:
+    """The recipe of the run before round 1, which imitates the base's own successes."""
+    warm_up = config.rounds.warm_up
+    named = dict.fromkeys(("{current}", "{previous}", "{base}"), config.model.source)
+    feedback = feedback_of(config, named)
+    ranked = {name: TextFeedbackSettings.model_fields[name].default
+              for name in ("second_reward", "tree", "samples_per_prompt", "pairs_per_prompt", "min_gap")}
+    feedback = feedback.model_copy(update=ranked | {
+        "success": feedback.success.model_copy(update={"learn": "solved"})})
+    return config.model_copy(update={
+        "data": config.data.model_copy(update={"feedback": feedback, "goals": None, "drop_ches": 0.0}),
+        "objective": {"name": "sft"}, "optim": warm_up.optim or config.optim,
+        "train": config.train.model_copy(update={"steps": warm_up.steps}),
+        "model": config.model.model_copy(update={"teachers": {}, "reference": None}),
+        "rounds": config.rounds.model_copy(update={"warm_up": None}),
         "eval": config.eval.model_copy(update={"also": tuple(with_models(each, named) for each in config.eval.also)}),
         "output": config.output.model_copy(update={"folder": str(folder)})})
 
@@ -136,7 +194,7 @@ def summed_up(number: int, root: Path, config: LanguageConfig) -> Round:
     """A round that is complete, compared with the start and with the round before."""
     folder = root / f"round-{number}"
     before, after, row = measured_in(folder)
-    start = measured_in(root / "round-1")[0]
+    start = measured_in(root / (WARM_UP if config.rounds.warm_up else "round-1"))[0]
     name = json.loads((folder / VERDICT).read_text())["proxy"]
     guard = config.guard
     verdict = verdict_of(start, after, name, VerdictLimits(guard.budget, guard.drift, guard.tolerance))
@@ -148,12 +206,13 @@ def summed_up(number: int, root: Path, config: LanguageConfig) -> Round:
     pairs = read_feedback(folder)
     return Round(number, folder.name, known_mean(after.values[f"reward/{name}"]), change(start), change(before),
                  row.get("held_out/kl_per_answer"), verdict.diversity, verdict.word, verdict.reasons, len(pairs),
-                 agreement_of(pairs, config))
+                 agreement_of(pairs, config), read_success(folder))
 
 
 def agreement_of(pairs, config: LanguageConfig) -> float | None:
-    """Share of a round's pairs that eval.reward orders as they are labelled, ties one half; None where it did that."""
-    if config.data.feedback.reward == config.eval.reward:
+    """Share of a round's pairs that eval.reward orders as they are labelled, ties one half; None where it did that, or
+    there are no labels."""
+    if config.data.feedback.reward == config.eval.reward or config.data.feedback.imitates:
         return None
     from visalign.language.held_out import load_text_reward
     from visalign.media.answers import Answer
@@ -161,7 +220,7 @@ def agreement_of(pairs, config: LanguageConfig) -> float | None:
     from visalign.rewards import scores_of
 
     reward = load_text_reward(config.eval.reward)
-    sides = [scores_of(reward, [Sample(pair.prompt, Answer(text)) for pair, text in (
+    sides = [scores_of(reward, [Sample(pair.prompt, Answer(pair.whole(text))) for pair, text in (
         (pair, getattr(pair, side)) for pair in pairs)])[0] for side in ("chosen", "rejected")]
     return ((sides[0] > sides[1]).float() + (sides[0] == sides[1]).float() / 2).mean().item()
 

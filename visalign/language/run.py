@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
-from visalign.config import LanguageConfig, LanguageSettings
+from visalign.config import LanguageConfig, LanguageSettings, TextFeedbackSettings
 from visalign.config.load import build_objective
 from visalign.data.prompts import read_prompts
 from visalign.data.text_pairs import TextPair, has_pairs, read_text_pairs
@@ -76,8 +76,7 @@ def check_text_data(config: LanguageConfig) -> KnownBefore:
         raise UserError("data: set exactly one of data.path (pairs to read) and data.feedback (pairs to make)")
     pairs: list[TextPair] = []
     if data.feedback:
-        for reward in filter(None, (data.feedback.reward, data.feedback.second_reward)):
-            load_text_reward(reward)
+        check_feedback(data.feedback, objective)
         prompts = read_prompts(data.feedback.prompts, data.feedback.max_prompts)
     else:
         broken = BrokenRows(data, 20)
@@ -90,6 +89,18 @@ def check_text_data(config: LanguageConfig) -> KnownBefore:
         broken.check(len(pairs))
         prompts = [asked_with(pair) for pair in pairs]
     return KnownBefore(measuring_prompts(config, prompts), pairs)
+
+
+def check_feedback(feedback: TextFeedbackSettings, objective) -> None:
+    """Raise UserError for a reward that cannot be loaded, and for an objective that what is made is not for."""
+    for reward in feedback.rewards:
+        load_text_reward(reward)
+    if feedback.tree and "revision" in objective.needs:
+        raise UserError("data.feedback.tree: makes pairs of parts of answers, and this objective revises whole ones; "
+                        "take another objective, such as dpo")
+    if feedback.imitates and {"rejected", "desirable"} & objective.needs:
+        raise UserError("data.feedback.success.learn solved: makes answers to imitate, and this objective compares "
+                        "answers; take objective.name=sft")
 
 
 def asked_with(pair: TextPair) -> str:

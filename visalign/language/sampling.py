@@ -5,7 +5,7 @@ each answer's noise comes from its own seed: two models answer with common rando
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from tqdm import tqdm
 from visalign.config.language import AnswerSettings
 from visalign.language.vision import processed, rendered
 from visalign.media.answers import Answer
-from visalign.media.conversations import Message, turn_end, with_system
+from visalign.media.conversations import Message, begun_tokens, prompt_tokens, turn_end, with_system
 from visalign.media.samples import Sample
 from visalign.media.source_images import source_images_of, words_of
 from visalign.parallel.sharing import ALONE, Processes, doing
@@ -77,8 +77,6 @@ def answers_of(answerer: Answerer, conversations: Sequence[Sequence[Message]], s
                settings: AnswerSettings, images: Sequence[Sequence[Image.Image]] = ()) -> list[tuple[str, bool]]:
     """One answer to each conversation (and its images) as text without control tokens, and whether it ended by itself.
     """
-    from transformers import LogitsProcessorList
-
     tokenizer, model = answerer.tokenizer, answerer.model
     talks = [with_system(each, answerer.system) for each in conversations]
     if answerer.processor is not None:
@@ -88,15 +86,43 @@ def answers_of(answerer: Answerer, conversations: Sequence[Sequence[Message]], s
     else:
         given = tokenizer.apply_chat_template(talks, add_generation_prompt=True, return_dict=True, return_tensors="pt",
                                               padding=True, tokenizer_kwargs={"padding_side": "left"}).to(model.device)
-    ends = ends_of(answerer)
-    choice = GumbelChoice(seeds, settings.temperature, settings.top_p)
-    drawn = model.generate(**given, eos_token_id=ends, max_new_tokens=settings.max_tokens, do_sample=False, num_beams=1,
-                           use_cache=True, temperature=None, top_p=None, top_k=None, repetition_penalty=None,
-                           logits_processor=LogitsProcessorList([choice]))
-    tokens = drawn[:, given["input_ids"].shape[1]:]
-    ended = torch.isin(tokens, torch.tensor(ends, device=tokens.device)).any(1)
+    tokens = drawn_tokens(answerer, given, seeds, settings, settings.max_tokens)
+    ended = torch.isin(tokens, torch.tensor(ends_of(answerer), device=tokens.device)).any(1)
     return list(zip((storable(text).strip() for text in tokenizer.batch_decode(tokens, skip_special_tokens=True)),
                     ended.tolist(), strict=True))
+
+
+def drawn_tokens(answerer: Answerer, given: Mapping[str, Any], seeds: Sequence[int], settings: AnswerSettings,
+                 most: int) -> Tensor:
+    """At most `most` tokens after each row of a batch that is padded on the left, int64 [B, T]."""
+    from transformers import LogitsProcessorList
+
+    choice = GumbelChoice(seeds, settings.temperature, settings.top_p)
+    drawn = answerer.model.generate(
+        **given, eos_token_id=ends_of(answerer), max_new_tokens=most, do_sample=False, num_beams=1, use_cache=True,
+        temperature=None, top_p=None, top_k=None, repetition_penalty=None,
+        logits_processor=LogitsProcessorList([choice]))
+    return drawn[:, given["input_ids"].shape[1]:]
+
+
+def continuations_of(answerer: Answerer, conversations: Sequence[Sequence[Message]], begun: Sequence[str],
+                     seeds: Sequence[int], settings: AnswerSettings) -> list[tuple[str, bool]]:
+    """What follows the beginning of an answer to each conversation, spaces before it included, and whether the answer
+    ended by itself. settings.max_tokens counts the beginning as well; at least one token is drawn."""
+    tokenizer, model = answerer.tokenizer, answerer.model
+    talks = [with_system(each, answerer.system) for each in conversations]
+    rows = [begun_tokens(tokenizer, talk, text) for talk, text in zip(talks, begun, strict=True)]
+    spent = [max(0, len(row) - len(prompt_tokens(tokenizer, talk))) for row, talk in zip(rows, talks, strict=True)]
+    left = [max(1, settings.max_tokens - each) for each in spent]
+    given = tokenizer.pad({"input_ids": rows}, padding=True, padding_side="left", return_tensors="pt").to(model.device)
+    drawn = drawn_tokens(answerer, given, seeds, settings, max(left)).tolist()
+    ends, found = frozenset(ends_of(answerer)), []
+    for row, tokens, most, size in zip(rows, drawn, left, spent, strict=True):
+        tokens = tokens[:most]
+        before, whole = (storable(tokenizer.decode(part, skip_special_tokens=True)) for part in (
+            row[len(row) - size:], [*row[len(row) - size:], *tokens]))
+        found.append((whole[len(before):], bool(ends.intersection(tokens))))
+    return found
 
 
 def ends_of(answerer: Answerer) -> list[int]:

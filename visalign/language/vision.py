@@ -40,6 +40,8 @@ def vision_rows(model: LanguageModel, pairs: Sequence[TextPair], system: str | N
         if not pair.images:
             raise UserError(f"{pair.where}: has no image; with model.vision every row names one (column image or "
                             "images)")
+        if pair.prefix or pair.unfinished:
+            raise UserError(f"{pair.where}: has a 'prefix' or 'unfinished'; parts of answers are learnt of text alone")
         check_controls(model.tokenizer, pair)
         files = [_file_of(image, folder, f"{number:06d}-{i}", pair.where) for i, image in enumerate(pair.images)]
         row: TokenRow = {"messages": with_system(pair.messages, system), "chosen": pair.chosen, "files": files,

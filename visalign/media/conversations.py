@@ -35,6 +35,21 @@ def answer_tokens(tokenizer, messages: Sequence[Message], prompt: list[int], ans
     return whole[shared:], shared
 
 
+def begun_tokens(tokenizer, messages: Sequence[Message], answer: str) -> list[int]:
+    """Tokens of a conversation whose last turn is the beginning of an answer: nothing ends it; of an empty beginning
+    those of the prompt."""
+    prompt = prompt_tokens(tokenizer, messages)
+    if not answer:
+        return prompt
+    tokens, shared = answer_tokens(tokenizer, messages, prompt, answer)
+    return prompt[:shared] + without_end(up_to_end(tokens, turn_end(tokenizer)), turn_end(tokenizer))
+
+
+def without_end(tokens: list[int], end: int | None) -> list[int]:
+    """The tokens without one that ends a turn at their end."""
+    return tokens[:-1] if tokens and tokens[-1] == end else tokens
+
+
 def up_to_end(tokens: list[int], end: int | None) -> list[int]:
     """The tokens up to the last one that ends a turn."""
     places = [i for i, token in enumerate(tokens) if token == end]
