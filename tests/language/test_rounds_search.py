@@ -17,7 +17,14 @@ from visalign.evaluators.prompt_metrics import known_mean
 from visalign.language.feedback import read_feedback
 from visalign.language.rounds import measured_in, round_config, train_rounds, warm_up_config
 from visalign.language.run import check_language
-from visalign.language.success import SuccessShares, Tried, deficient_prompts, read_success, shares_of, solved_answers
+from visalign.language.success import (
+    SuccessShares,
+    Tried,
+    deficient_prompts,
+    read_success,
+    solved_answers,
+    success_shares,
+)
 from visalign.media.answers import Answer
 from visalign.media.samples import Sample
 
@@ -118,7 +125,7 @@ def test_prompts_are_counted_by_successes_and_those_below_the_share_are_deficien
     """Of four answers: 0, 2 and 4 reach 1; below .5 is the first alone, since 2/4 is not less."""
     settings = SuccessSettings(samples=4, least=1.0, below=0.5)
     found = [tried("hard", 0, 0.9, 0, 0), tried("middle", 1, 0, 1, 0.5), tried("easy", 3, 1, 1, 2)]
-    shares = shares_of(found, settings)
+    shares = success_shares(found, settings)
     assert shares == SuccessShares(4, 1.0, 0.5, (1, 0, 1, 0, 1), 1)
     assert shares.text() == "0/4: 33 %, 2/4: 33 %, 4/4: 33 %; deficient 33 %"
     assert deficient_prompts(found, settings) == ["hard"]

@@ -41,7 +41,7 @@ from visalign.media.kinds import is_image_name, is_video_name
 ROLES = ("system", "user", "assistant")
 ANSWER_COLUMNS = ("chosen", "completion", "answer", "response", "output")
 IMAGE_COLUMNS = ("image", "images")
-SIDES = ("chosen", "rejected")
+_SIDES = ("chosen", "rejected")
 _KNOWN = frozenset(("prompt", "rejected", "messages", "prefix", "unfinished", *ANSWER_COLUMNS, *IMAGE_COLUMNS))
 MOST_EMPTY = 0.05
 """Share of pairs whose chosen answer is empty, above which a set is refused: they teach to say nothing."""
@@ -158,7 +158,7 @@ def _prefix(row: dict, where: str) -> str:
 
 def _unfinished(row: dict, where: str) -> frozenset[str]:
     value = row.get("unfinished")
-    if value is not None and not (isinstance(value, list | tuple) and all(side in SIDES for side in value)):
+    if value is not None and not (isinstance(value, list | tuple) and all(side in _SIDES for side in value)):
         raise BadRow(f"{where}: 'unfinished' is {shortened(value, 40)}; a list of the sides whose answer goes on is "
                      "expected: chosen, rejected")
     return frozenset(value or ())

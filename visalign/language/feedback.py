@@ -12,7 +12,7 @@ from visalign.data.prompts import read_prompts
 from visalign.data.text_pairs import TextPair
 from visalign.errors import UserError, notice
 from visalign.language.sampling import Answerer, sample_answers
-from visalign.language.success import deficient_prompts, shares_of, solved_answers, tried_prompts, write_success
+from visalign.language.success import deficient_prompts, solved_answers, success_shares, tried_prompts, write_success
 from visalign.language.tree_pairs import tree_pairs
 from visalign.media.samples import Sample
 from visalign.parallel.sharing import ALONE, Processes
@@ -35,7 +35,7 @@ def feedback_text_pairs(answerer: Answerer, settings: TextFeedbackSettings, rewa
     if settings.success:
         tried = tried_prompts(answerer, prompts, settings, settings.success.samples, rewards[0], seed, processes)
         if folder is not None and processes.is_first:
-            write_success(shares_of(tried, settings.success), folder)
+            write_success(success_shares(tried, settings.success), folder)
         if settings.imitates:
             return solved_answers(tried, settings.success)
         prompts = deficient_prompts(tried, settings.success)

@@ -70,7 +70,7 @@ def tried_prompts(answerer: Answerer, prompts: Sequence[str], settings: AnswerSe
             for i, prompt in enumerate(prompts)]
 
 
-def shares_of(tried: Sequence[Tried], settings: SuccessSettings) -> SuccessShares:
+def success_shares(tried: Sequence[Tried], settings: SuccessSettings) -> SuccessShares:
     counts = [each.successes(settings.least) for each in tried]
     return SuccessShares(settings.samples, settings.least, settings.below,
                          tuple(counts.count(k) for k in range(settings.samples + 1)),
