@@ -2,6 +2,7 @@
 loads."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,23 @@ def test_irft_warms_up_on_what_is_solved_and_then_searches_where_the_model_fails
         train_rounds(small("rounds_irft", "rounds.warm_up=null"), resume=True)
     with pytest.raises(UserError, match="already holds rounds"):
         train_rounds(small("rounds_irft"))
+
+
+def test_a_warm_up_that_was_killed_continues_to_the_same_rounds(small, tmp_path):
+    config, root = small("rounds_irft", *IRFT, "rounds.count=1", "output.checkpoint_every=1"), tmp_path / "rounds_irft"
+    train_rounds(config)
+    whole = [weights_of(root / name) for name in ("warm-up", "round-1")]
+    shutil.rmtree(root / "round-1")
+    (root / "warm-up" / "verdict.json").unlink()
+    (root / "warm-up" / "checkpoints" / "checkpoint-2" / "trainer_state.json").unlink()
+    train_rounds(config, resume=True)
+    assert [weights_of(root / name) for name in ("warm-up", "round-1")] == whole
+
+
+def test_rounds_of_imitation_alone_have_no_labels(small):
+    done = train_rounds(small("rounds_irft", "rounds.warm_up=null", "data.feedback.tree=null", "objective={name: sft}",
+                              "data.feedback.success={samples: 2, least: -100, learn: solved}", "rounds.count=1"))
+    assert (done.rounds[0].agreement, done.rounds[0].pairs, done.rounds[0].success.deficient) == (None, 6, 0)
 
 
 def test_rounds_end_where_no_prompt_is_deficient(small, tmp_path):

@@ -1,9 +1,7 @@
-"""Pairs of steps from search trees (tree_search.py), grown for all prompts together: a batch holds draws of many
-trees.
+"""Pairs of steps from search trees (tree_search.py), which grow together: a batch holds draws of many prompts.
 
-A simulation descends every tree once and draws on from where it ends, `width` times each. What is drawn belongs to
-the prompt, the simulation and the place among the draws, so that neither the size of batches nor processes change
-it.
+A simulation descends every tree once and draws on from where it ends, `width` times each. A draw's seed is of its
+prompt, its simulation and its place, so that neither the size of batches nor the number of processes changes it.
 """
 
 import math
@@ -29,7 +27,7 @@ from visalign.sampling.seeds import place_seed
 
 
 @dataclass(frozen=True)
-class Asked:
+class DrawRequest:
     """One draw: the prompt's place, the node it goes on from, and its seed."""
 
     prompt: int
@@ -39,9 +37,8 @@ class Asked:
 
 def tree_pairs(answerer: Answerer, prompts: Sequence[str], settings: TextFeedbackSettings,
                rewards: Sequence[Reward], seed: int, processes: Processes) -> list[TextPair]:
-    """Best against worst step of each prefix in the prompts' trees, by the first reward of the completed answers
-    and the second one, where there is one, of the answers up to the step. Raises UserError when no steps
-    differ."""
+    """Best against worst step of each prefix in the prompts' trees, by the first reward of the whole answers and
+    the second, where there is one, of the answers up to the step. Raises UserError when no steps differ."""
     assert settings.tree is not None
     trees = grown_trees(answerer, prompts, settings, settings.tree, rewards, seed, processes)
     counts = PairCounts()
@@ -74,7 +71,7 @@ def grown_trees(answerer: Answerer, prompts: Sequence[str], settings: AnswerSett
               disable=not processes.is_first) as progress:
         for number in range(tree.simulations):
             leaves = [(i, node) for i, each in enumerate(trees) if (node := each.select()) is not None]
-            asked = [Asked(i, node, place_seed(seed, (i * tree.simulations + number) * width + j))
+            asked = [DrawRequest(i, node, place_seed(seed, (i * tree.simulations + number) * width + j))
                      for i, node in leaves for j in range(width)]
             if not asked:
                 break
@@ -87,10 +84,10 @@ def grown_trees(answerer: Answerer, prompts: Sequence[str], settings: AnswerSett
     return trees
 
 
-def drawn_on(answerer: Answerer, prompts: Sequence[str], asked: Sequence[Asked], settings: AnswerSettings,
+def drawn_on(answerer: Answerer, prompts: Sequence[str], asked: Sequence[DrawRequest], settings: AnswerSettings,
              processes: Processes, progress: tqdm) -> list[tuple[str, bool]]:
     """What follows each beginning, and whether the answer ended by itself; processes share the batches."""
-    def answered(batch: Sequence[Asked]) -> list[tuple[str, bool]]:
+    def answered(batch: Sequence[DrawRequest]) -> list[tuple[str, bool]]:
         talks: list[tuple[Message, ...]] = [({"role": "user", "content": prompts[each.prompt]},) for each in batch]
         with drawing(answerer.model):
             found = continuations_of(answerer, talks, [each.node.prefix for each in batch],
@@ -103,8 +100,9 @@ def drawn_on(answerer: Answerer, prompts: Sequence[str], asked: Sequence[Asked],
     return [each for batch in processes.share(batches, answered) for each in batch]
 
 
-def valued(answerer: Answerer, prompts: Sequence[str], asked: Sequence[Asked], drawn: Sequence[tuple[str, bool]],
-           tree: TreeSettings, rewards: Sequence[Reward], processes: Processes) -> list[Draw | None]:
+def valued(answerer: Answerer, prompts: Sequence[str], asked: Sequence[DrawRequest],
+           drawn: Sequence[tuple[str, bool]], tree: TreeSettings, rewards: Sequence[Reward],
+           processes: Processes) -> list[Draw | None]:
     """What was drawn as steps, with the reward of each whole answer and what the step itself is worth; None for
     one that a reward cannot score, which is left out. Raises UserError when more than half are."""
     steps, whole, so_far = [], [], []
