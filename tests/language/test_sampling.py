@@ -1,7 +1,7 @@
 import torch
 
 from tests.tiny.languages import tiny_language_model, tiny_tokenizer
-from visalign.config.language import AnswerSettings
+from visalign.config.language_answers import AnswerSettings
 from visalign.language.sampling import Answerer, GumbelChoice, sample_answers, within_top
 
 SETTINGS = AnswerSettings(max_tokens=6)

@@ -45,7 +45,9 @@ def test_recipe_runs_on_a_tiny_model(file, tiny, tiny_vlm, colours, tmp_path, mo
                   "train.batch_size=6"]
     elif config.data.feedback:
         given += ["data.feedback.max_prompts=4", "data.feedback.max_tokens=6", "data.feedback.reward=brevity",
-                  "data.feedback.second_reward=null"]
+                  "data.feedback.second_reward=null", "data.feedback.uncertainty=null"]
+    elif config.data.persuasion:
+        given += ["data.persuasion.max_questions=8", "data.persuasion.replies=1", "data.persuasion.max_tokens=6"]
     else:
         given += [f"data.path={colours / ('opa' if config.data.opa else 'pairs')}.jsonl", "data.holdout=0.25",
                   "model.gradient_checkpointing=false"]

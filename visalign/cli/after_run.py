@@ -29,6 +29,7 @@ def print_result(config, result, own: str) -> None:
 
 def print_language_result(settings, result) -> None:
     """The same of a language run, with its first answers before and after."""
+    from visalign.evaluators.persuasion import rates_of
     from visalign.reports.before_after import first_and_last
     from visalign.storage.run_folder import read_metrics
     from visalign.trainers.summary import result_figures
@@ -42,6 +43,9 @@ def print_language_result(settings, result) -> None:
     for name, text in lines.items():
         click.echo(f"{name:36} {text}")
     held = [row for row in read_metrics(result.folder) if row["kind"] == "held_out"]
+    for when, row in (("before", held[0]), ("after", held[-1])):
+        if "persuasion" in row:
+            click.echo(f"{f'persuasion {when}':36} {rates_of(row['persuasion']).text()}")
     shown = first_and_last(result.folder, held)[:3]
     for row in shown:
         click.echo(f"\n{row.prompt}\n  before: {row.before[0]}\n  after:  {row.after[0]}")

@@ -1,5 +1,6 @@
 """`visalign data`: check or make preference data; and `visalign benchmark`."""
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -19,7 +20,19 @@ from visalign.cli.ray_options import ray_options, ray_settings
 from visalign.cli.reading import how_to_read, reading_options
 from visalign.cli.verbs import Verbs
 from visalign.errors import UserError, speaks
-from visalign.validation.ranges import AtLeastTwo, Few, Fraction, Limit, Positive, Seed, SideLength, Weight
+from visalign.validation.ranges import (
+    AnswerTokens,
+    AtLeastTwo,
+    Few,
+    Fraction,
+    Limit,
+    Positive,
+    RewardValue,
+    Seed,
+    SideLength,
+    Temperature,
+    Weight,
+)
 
 
 @click.group(cls=Verbs)
@@ -156,6 +169,56 @@ def data_pairs(source: str | None, out: Path, model: str | None, prompts: str | 
     page = out / "pairs.html"  # of texts
     shown = f"page {page}" if page.exists() else f"contact sheet {out / 'sheet.png'}"
     click.echo(f"{out / ('pairs' if ray else 'pairs.parquet')}, {shown}")
+
+
+@data.command("dialogues")
+@click.argument("source")
+@out_option("dialogue-pairs", "Folder for pairs.jsonl, which data.path takes.")
+@click.option("--phrases", type=click.Path(path_type=Path, dir_okay=False, exists=True),
+              help="YAML with the lists satisfied and dissatisfied (and ignored) in place of the English ones.")
+@click.option("--reward", "-r", help="Instead of phrases: a reward of text that reads each turn as an answer to the "
+                                     "conversation before it, such as an `llm` asked in words.")
+@click.option("--satisfied-at", type=ranged(RewardValue), help="With --reward: satisfied from this score on.")
+@click.option("--dissatisfied-at", type=ranged(RewardValue), help="With --reward: dissatisfied from this score down.")
+@click.option("--model", help="A language model that writes the better answers that no dialogue has.")
+@click.option("--hint", help="What that model sees as the user's turn, with {prompt} and {complaint} in it.")
+@click.option("--system", help="Text of the system's turn for that model.")
+@click.option("--max-tokens", default=256, show_default=True, type=ranged(AnswerTokens))
+@click.option("--temperature", default=0.7, show_default=True, type=ranged(Temperature))
+@click.option("--seed", default=0, show_default=True, type=ranged(Seed))
+@device_option
+def data_dialogues(source: str, out: Path, phrases: Path | None, reward: str | None, satisfied_at: float | None,
+                   dissatisfied_at: float | None, model: str | None, hint: str | None, system: str | None,
+                   max_tokens: int, temperature: float, seed: int, device: str) -> None:
+    """Turn conversations into pairs, by what users said next (WildFeedback).
+
+    SOURCE is a table with a column messages (or conversation): lists of {role, content}. The answer before a complaint
+    is rejected; chosen is the later answer that satisfied, or one that --model revises with the complaint as a hint.
+    A column satisfied (true, false, null for each turn after an answer) gives precision and recall of the signal.
+
+    \b
+    visalign data dialogues chats.jsonl -o dialogue-pairs
+    visalign data dialogues chats.jsonl -o dialogue-pairs --model smollm2
+    """
+    if (reward is None) != (satisfied_at is None) or (reward is None) != (dissatisfied_at is None):
+        raise UserError("data dialogues: --reward, --satisfied-at and --dissatisfied-at go together")
+    if reward and phrases:
+        raise UserError("data dialogues: give --phrases or --reward, not both")
+    if hint and not model:
+        raise UserError("data dialogues: --hint is for --model")
+    from visalign.config.language_answers import AnswerSettings
+    from visalign.data.user_reactions import ReactionPhrases, read_phrases
+    from visalign.generators.hardware.devices import pick_device
+    from visalign.language.dialogue_pairs import HINT, Reviser, RewardedReactions, dialogue_pairs
+
+    signal = (RewardedReactions(reward, satisfied_at, dissatisfied_at) if reward
+              else read_phrases(phrases) if phrases else ReactionPhrases())
+    reviser = Reviser(model, AnswerSettings(max_tokens=max_tokens, temperature=temperature), hint or HINT, system, seed,
+                      device) if model else None
+    done = dialogue_pairs(source, out, signal, reviser, str(pick_device(device)))
+    click.echo(done.text())
+    click.echo(f"{out / 'pairs.jsonl'}; train on them with: visalign lm train language/dpo "
+               f"{shlex.quote(f'data.path={out}/pairs.jsonl')} data.feedback=null")
 
 
 @data.command("cache")

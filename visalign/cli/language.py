@@ -134,7 +134,7 @@ def run_adapt(settings, dry_run: bool, resume: bool, auto_resume: bool) -> None:
 def generate(model: str, prompts: tuple[str, ...], samples_per_prompt: int, max_tokens: int, temperature: float,
              top_p: float, system: str | None, seed: int, revise: int, out: Path | None, device: str) -> None:
     """Answer PROMPTS (texts, or one file or set of them) with MODEL: smollm2, a folder, a run, hub id or FILE.gguf."""
-    from visalign.config.language import AnswerSettings
+    from visalign.config.language_answers import AnswerSettings
     from visalign.language.generate import generate_answers
 
     settings = AnswerSettings(max_tokens=max_tokens, temperature=temperature, top_p=top_p)

@@ -6,7 +6,8 @@ from annotated_types import Interval
 from pydantic import Field, model_validator
 
 from visalign.config.common import ModelSettings, OptimSettings, RewardSpec, Settings, Text
-from visalign.config.language import AnswerSettings, LanguageModelSettings, LanguageTrainSettings
+from visalign.config.language import LanguageModelSettings, LanguageTrainSettings
+from visalign.config.language_answers import AnswerSettings
 from visalign.config.online import RewardSettings
 from visalign.validation.ranges import (
     AtLeastTwo,

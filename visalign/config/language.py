@@ -15,6 +15,8 @@ from visalign.config.common import (
     Settings,
     Text,
 )
+from visalign.config.language_answers import AnswerSettings
+from visalign.config.language_feedback import PersuasionSettings, UncertaintySettings
 from visalign.config.language_search import RoundSettings, SuccessSettings, TreeSettings, check_search
 from visalign.config.online import RewardSettings
 from visalign.validation.ranges import (
@@ -29,7 +31,6 @@ from visalign.validation.ranges import (
     Seed,
     Share,
     Steps,
-    Temperature,
     WaitMinutes,
     Weight,
 )
@@ -72,29 +73,14 @@ class LanguageModelSettings(Settings):
         return self
 
 
-class AnswerSettings(Settings):
-    """How answers are drawn: at most max_tokens of them, at this temperature (0: the likeliest token each time), from
-    the likeliest tokens that hold the share top_p. batch_size: answers drawn at once."""
-
-    max_tokens: AnswerTokens = 128
-    temperature: Temperature = 1.0
-    top_p: Share = 1.0
-    batch_size: BatchSize = 32
-
-
-class AskedSettings(AnswerSettings):
-    """How a language model is asked from outside of a run; system: text in the system's turn (null: its template's)."""
-
-    system: Text | None = None
-
-
 class TextFeedbackSettings(AnswerSettings):
     """Make the pairs: answer each prompt several times, let a reward pick best and worst.
 
     prompts: a text file, a table, or `topics:train` / `topics:held_out`. pairs_per_prompt: the best against the worst,
     then the second best against the second worst, ... min_gap: pairs whose rewards differ by no more are ties.
     second_reward: another one; how far it ranks a prompt's answers alike is the chance of its pairs (CREAM, arXiv
-    2410.12735). tree: pairs of steps, by search. success: learn from prompts that the model fails, or from what it can.
+    2410.12735). uncertainty: keep only pairs that the current model is sure of (UPO). tree: pairs of steps, by search.
+    success: learn from prompts that the model fails, or from what it can.
     """
 
     prompts: Text = "topics:train"
@@ -104,6 +90,7 @@ class TextFeedbackSettings(AnswerSettings):
     reward: RewardSpec
     second_reward: RewardSpec | None = None
     min_gap: Weight = 0.0
+    uncertainty: UncertaintySettings | None = None
     tree: TreeSettings | None = None
     success: SuccessSettings | None = None
 
@@ -162,7 +149,7 @@ class TextDataSettings(Settings):
 
     path: JSONL, JSON, CSV or parquet, a folder of them, or a `datasets` hub id, with the columns prompt, chosen and
     rejected (text, or lists of {role, content}; `sft` needs prompt and chosen, or completion, or messages); or leave it
-    out and set `feedback`.
+    out and set `feedback`, or `persuasion`, dialogues that argue for a right or a wrong answer.
     on_error, max_skipped: what a row that cannot be used does, as for images. holdout: share of the prompts kept for
     measuring. drop_ches: leave out this share of the pairs, those whose chosen and rejected answers are most alike to
     the model (CHES, arXiv 2410.08847), which makes both less likely. goals: reward-augmented data.
@@ -173,6 +160,7 @@ class TextDataSettings(Settings):
     split: Text = "train"
     media_root: Text | None = None
     feedback: TextFeedbackSettings | None = None
+    persuasion: PersuasionSettings | None = None
     goals: GoalSettings | None = None
     opa: OpaSettings | None = None
     on_error: Literal["stop", "skip"] = "stop"
@@ -184,7 +172,7 @@ class TextDataSettings(Settings):
     @property
     def named(self) -> str:
         """The source in words."""
-        return str(self.path or "feedback")
+        return str(self.path or ("feedback" if self.feedback else "persuasion"))
 
 
 class BranchSettings(Settings):
@@ -318,8 +306,9 @@ class LanguageConfig(LanguageSettings):
 
     @model_validator(mode="after")
     def _consistent(self):
-        if self.data.path and self.data.feedback:
-            raise ValueError("set exactly one of data.path (pairs to read) and data.feedback (pairs to make)")
+        if sum(map(bool, (self.data.path, self.data.feedback, self.data.persuasion))) > 1:
+            raise ValueError("set exactly one of data.path (pairs to read), data.feedback (pairs to make) and "
+                             "data.persuasion (dialogues to make)")
         if self.data.goals and self.model.system:
             raise ValueError("data.goals puts the goal into the system's turn, where model.system would stand; leave "
                              "one of them out")
@@ -327,8 +316,11 @@ class LanguageConfig(LanguageSettings):
             raise ValueError("data.opa: is for vision-language models; set model.vision=true")
         if self.model.vision and (self.data.drop_ches or self.data.goals):
             raise ValueError("data.drop_ches and data.goals: are for text alone; leave them out with model.vision")
-        if self.data.feedback and self.model.vision:
-            raise ValueError("data.feedback: makes pairs of answers to text; for model.vision give data.path")
+        if (self.data.feedback or self.data.persuasion) and self.model.vision:
+            raise ValueError("data.feedback and data.persuasion: make pairs of answers to text; for model.vision give "
+                             "data.path")
+        if self.data.persuasion and self.data.goals:
+            raise ValueError("data.goals: needs pairs with rewards, which data.persuasion has not; leave it out")
         if self.rounds.warm_up and not (self.data.feedback and self.data.feedback.success):
             raise ValueError("rounds.warm_up: imitates answers that succeed; say in data.feedback.success what that is")
         return self
@@ -339,6 +331,8 @@ class LanguageConfig(LanguageSettings):
             feedback = self.data.feedback
             of = "pairs of steps of" if feedback.tree else "the best of" if feedback.imitates else "pairs of"
             return (f"{of} its own answers, ranked by {feedback.reward}",)
+        if self.data.persuasion:
+            return (f"dialogues that argue for right and wrong answers to {self.data.persuasion.path}",)
         return str(self.data.path),
 
 

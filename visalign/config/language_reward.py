@@ -25,9 +25,10 @@ class LanguageRewardConfig(PolicyRun):
 
     @model_validator(mode="after")
     def _consistent(self):
-        if not self.data.path or self.data.feedback or self.data.goals or self.data.opa or self.data.drop_ches:
+        others = (self.data.feedback, self.data.persuasion, self.data.goals, self.data.opa, self.data.drop_ches)
+        if not self.data.path or any(others):
             raise ValueError("data: a reward model of text learns from the pairs of data.path alone; leave feedback, "
-                             "goals, opa and drop_ches out")
+                             "persuasion, goals, opa and drop_ches out")
         if self.model.vision or self.model.teachers or self.model.reference:
             raise ValueError("model: a reward model of text has no vision, teachers or reference; leave them out")
         return self

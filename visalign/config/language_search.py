@@ -97,7 +97,7 @@ def check_search(feedback: Any) -> None:
         other = " (a second opinion of steps is data.feedback.tree.self_reward)" if feedback.tree else ""
         raise ValueError(f"data.feedback.second_reward: gives pairs of whole answers the chance that both rewards "
                          f"rank a prompt's answers alike, and {by} ranks none; leave one of them out{other}")
-    for name in ("samples_per_prompt", "pairs_per_prompt", *["min_gap"] * solved):
+    for name in ("samples_per_prompt", "pairs_per_prompt", *["min_gap", "uncertainty"] * solved):
         if getattr(feedback, name) != type(feedback).model_fields[name].default:
             raise ValueError(f"data.feedback.{name}: is of pairs of whole answers, and {by} makes none; leave it "
                              "out")

@@ -21,7 +21,7 @@ from visalign.config import (
 )
 from visalign.config.adapter import AdaptConfig
 from visalign.config.common import switch_for_number
-from visalign.config.language import AskedSettings
+from visalign.config.language_answers import AskedSettings
 from visalign.config.overrides import apply_overrides
 from visalign.errors import UserError, nearest
 from visalign.storage.old_names import OLD_SETTINGS

@@ -52,8 +52,9 @@ class TextPair:
     """A conversation up to the answer, a chosen answer and a rejected one (None: only to imitate the chosen).
 
     unfinished: sides whose answer was cut before it ended. desirable: of a single answer, whether it is good. images:
-    files or bytes that the prompt shows. numbers: further columns by name. where: file and row. prefix: the beginning
-    of an answer that both sides continue; it is of the prompt, and nothing is learnt of it.
+    files or bytes that the prompt shows. numbers: further columns by name. where: file and row. group: what is held
+    out, and resampled for intervals, as a whole, where that is not the prompt. prefix: the beginning of an answer that
+    both sides continue; it is of the prompt, and nothing is learnt of it.
     """
 
     messages: tuple[Message, ...]
@@ -68,6 +69,7 @@ class TextPair:
     unfinished: frozenset[str] = frozenset()
     images: tuple[Any, ...] = ()
     numbers: dict[str, float] = field(default_factory=dict)
+    group: str | None = None
     prefix: str = field(default="", kw_only=True)
 
     def whole(self, part: str) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from visalign.config import LanguageSettings
-from visalign.config.language import AnswerSettings, AskedSettings
+from visalign.config.language_answers import AnswerSettings, AskedSettings
 from visalign.config.load import answers_of
 from visalign.data.entry import Entry
 from visalign.data.generations import find_generations

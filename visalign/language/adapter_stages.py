@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from visalign.config.adapter import AdaptConfig, ImitationSettings
-from visalign.config.language import AnswerSettings, LanguageConfig
+from visalign.config.language import LanguageConfig
+from visalign.config.language_answers import AnswerSettings
 from visalign.errors import UserError
 from visalign.language.evolve import Attempt, Laboratory
 from visalign.language.renders import write_lines

@@ -57,7 +57,7 @@ def encode_pair(tokenizer, pair: TextPair, number: int, system: str | None, revi
                 for name, text in (("chosen", pair.chosen), ("rejected", pair.rejected))}
     if pair.desirable is not None:
         row["desirable"] = float(pair.desirable)
-    return row | pair.numbers | {"prompt": pair.prompt}
+    return row | pair.numbers | {"prompt": pair.group or pair.prompt}
 
 
 def check_controls(tokenizer, pair: TextPair) -> None:

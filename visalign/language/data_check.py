@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from statistics import fmean, median
 
 from visalign.config import TextDataSettings
-from visalign.config.language import AnswerSettings
+from visalign.config.language_answers import AnswerSettings
 from visalign.data.text_pairs import TextPair, has_pairs, read_text_pairs
 from visalign.errors import UserError
 from visalign.language.chat import encode_pair, length_of

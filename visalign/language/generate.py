@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from visalign.config.language import AnswerSettings
+from visalign.config.language_answers import AnswerSettings
 from visalign.data.prompts import read_prompts
 from visalign.data.sources import is_table
 from visalign.data.text_generations import write_answers

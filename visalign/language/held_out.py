@@ -1,19 +1,23 @@
 """Held-out answers: the same prompts and seeds at every measurement, scored, and reduced to numbers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+
+from torch import Tensor, where
 
 from visalign.config import LanguageEvaluationSettings
 from visalign.data.prompts import read_prompts
+from visalign.data.text_pairs import TextPair
 from visalign.errors import UserError
 from visalign.evaluation.held_out import check_named_once, load_features, told_metrics
 from visalign.evaluation.measure import MetricSuite
 from visalign.evaluators.prompt_metrics import PromptMetrics
 from visalign.language.sampling import Answerer, sample_answers
+from visalign.media.answers import Answer
 from visalign.media.conversations import Message
 from visalign.media.samples import Sample
 from visalign.parallel.sharing import ALONE, Processes
-from visalign.rewards import Reward, load_reward
+from visalign.rewards import Reward, load_reward, scores_of
 from visalign.storage.out_of_memory import memory_told
 
 
@@ -61,3 +65,13 @@ def load_text_reward(spec, device: str = "cpu") -> Reward:
         raise UserError(f"reward {reward.name}: scores {' and '.join(sorted(reward.modalities))}s, not text; "
                         "`visalign list rewards` says which score text")
     return reward
+
+
+def label_agreements(pairs: Sequence[TextPair], spec, device: str = "cpu") -> Tensor:
+    """How a reward orders pairs: 1 as they are labelled, 0 the other way, 1/2 a tie, float32 [N]; NaN where it scores
+    one of the answers not."""
+    reward = load_text_reward(spec, device)
+    chosen, rejected = (scores_of(reward, [Sample(pair.prompt, Answer(pair.whole(getattr(pair, side))))
+                                           for pair in pairs])[0] for side in ("chosen", "rejected"))
+    agreed = (chosen > rejected).float() + (chosen == rejected).float() / 2
+    return where((chosen - rejected).isnan(), float("nan"), agreed)

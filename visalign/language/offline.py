@@ -8,7 +8,9 @@ from typing import Any
 import torch
 
 from visalign.config import LanguageConfig
+from visalign.config.language_feedback import PersuasionSettings
 from visalign.config.load import build_objective
+from visalign.data.persuasion import read_disputed
 from visalign.data.prompts import read_prompts
 from visalign.data.text_pairs import TextPair
 from visalign.errors import UserError, notice
@@ -18,9 +20,17 @@ from visalign.language.diagnostics import ches_of_rows, own_kl, pair_numbers
 from visalign.language.feedback import feedback_text_pairs, read_feedback, write_feedback
 from visalign.language.goals import system_in_use, with_goals
 from visalign.language.held_out import load_text_reward
+from visalign.language.persuasion import (
+    PersuasionMeasure,
+    persuasion_pairs,
+    read_dialogue_pairs,
+    split_questions,
+    write_dialogues,
+)
 from visalign.language.preference import ROW_COLUMNS, PairCollator, PreferenceTrainer
 from visalign.language.sampling import Answerer
 from visalign.language.trainer import LanguageTrainer, StepNotes
+from visalign.language.uncertainty import PairDoubts
 from visalign.language.vision import VisionCollator, vision_rows
 from visalign.media.conversations import Message
 from visalign.objectives.links import LabelTable
@@ -34,8 +44,11 @@ def build_pair_trainer(config: LanguageConfig, pairs: list[TextPair], model: Lan
                   processes: Processes) -> tuple[LanguageTrainer, dict[str, int], dict[str, tuple[Message, ...]]]:
     """The trainer of a run from pairs, what it learns from in numbers, and its conversations of several turns."""
     measured = frozenset(read_prompts(config.eval.prompts, config.eval.max_prompts))
+    persuasion = None
     if config.data.feedback:
         pairs = made_pairs(config, model, run, measured, processes)
+    elif config.data.persuasion:
+        pairs, persuasion = made_dialogues(config, config.data.persuasion, model, run, measured, processes)
     system = system_in_use(config)
     if config.data.goals:
         pairs = with_goals(pairs, config.data)
@@ -59,7 +72,8 @@ def build_pair_trainer(config: LanguageConfig, pairs: list[TextPair], model: Lan
     trainer = LanguageTrainer(config, run, loop, notes, Answerer(loop.model, model.tokenizer, system, model.processor),
                               objective)
     trainer.held_out_numbers = lambda answers: pair_numbers(loop, held, processes) | ({} if config.model.vision else
-        own_kl(loop, model.tokenizer, system, answers, processes))
+        own_kl(loop, model.tokenizer, system, answers, processes)) | (
+            persuasion.numbers(trainer.answerer) if persuasion else {})
     talks = {pair.prompt: pair.messages for pair in pairs if len(pair.messages) > 1 and pair.prompt in measured}
     return trainer, {"pairs to train on": len(kept), "held-out pairs": len(held)}, talks
 
@@ -136,9 +150,34 @@ def made_pairs(config: LanguageConfig, model: LanguageModel, run: RunFolder, mea
     pairs = feedback_text_pairs(Answerer(model.model, model.tokenizer, config.model.system), settings,
                                 [load_text_reward(each, str(model.model.device)) for each in settings.rewards],
                                 config.train.seed, measured, processes, run.path)
+    unsure = settings.uncertainty
+    if unsure:
+        measures = config.eval.reward if config.eval.reward != settings.reward else None
+        doubts = PairDoubts(unsure, config.train.seed, config.model.system, measures)
+        where = "data.feedback.uncertainty.reference"
+        pairs = processes.told_by_first(lambda: doubts.sure_pairs(
+            pairs, model, frozen_model(unsure.reference, where, config, model), run.path))
     if processes.is_first:
         write_feedback(pairs, run.path)
     return pairs
+
+
+def made_dialogues(config: LanguageConfig, settings: PersuasionSettings, model: LanguageModel, run: RunFolder,
+                   measured: frozenset[str], processes: Processes) -> tuple[list[TextPair], PersuasionMeasure]:
+    """Pairs of dialogues that persuade, those of an earlier session where it has made them, and what measures whether
+    the model accepts good persuasion and resists bad."""
+    questions = read_disputed(settings, lambda error: None)  # whose broken rows the check has counted
+    learnt, held = split_questions(questions, config.data.holdout, measured)
+    measure = PersuasionMeasure(settings, held, config.eval, config.eval.samples_per_prompt, config.eval.seed,
+                                processes)
+    known = processes.told_by_first(lambda: read_dialogue_pairs(run.path))
+    if known:
+        return known, measure
+    pairs = persuasion_pairs(Answerer(model.model, model.tokenizer, config.model.system), settings, questions,
+                             config.train.seed, frozenset(learnt).__contains__, processes)
+    if processes.is_first:
+        write_dialogues(pairs, run.path)
+    return pairs, measure
 
 
 def without_alike(rows: list[TokenRow], config: LanguageConfig, model: LanguageModel) -> list[TokenRow]:

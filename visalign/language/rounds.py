@@ -5,11 +5,12 @@
 
 Self-play schemes are a reward, a choice of pairs and a reference: self-rewarding (reward `points` of {current}), Selfie
 and DNO (`density_ratio` of {current} over {base}; `min_gap`), CREAM (`second_reward` of {previous}), SPPO (objective
-`sppo`), MCTS-DPO (`tree`), iRFT (`tree`, `success` and `warm_up`). A round that is interrupted continues with --resume;
-rounds that are complete are not repeated.
+`sppo`), UPO (`uncertainty`), MCTS-DPO (`tree`), iRFT (`tree`, `success` and `warm_up`). A round that is interrupted
+continues with --resume; rounds that are complete are not repeated.
 """
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,8 +21,10 @@ from visalign.errors import UserError
 from visalign.evaluators import Estimate, VerdictLimits, mean_with_interval, verdict_of
 from visalign.evaluators.prompt_metrics import PromptMetrics, known_mean, paired, prompt_metrics_of
 from visalign.language.feedback import read_feedback
+from visalign.language.held_out import label_agreements
 from visalign.language.run import train_language
 from visalign.language.success import NothingDeficient, SuccessShares, read_success
+from visalign.language.uncertainty import uncertainty_of_round
 from visalign.reports import render_page
 from visalign.storage.files import write_atomically
 from visalign.storage.run_folder import holds_run, read_metrics
@@ -136,7 +139,9 @@ def round_config(config: LanguageConfig, number: int, models: list[str], folder:
     current, previous = models[-1], models[max(0, len(models) - 2)]
     named = {"{current}": current, "{previous}": previous, "{base}": models[0]}
     reference = models[0] if config.rounds.reference == "base" and len(models) > 1 else None
-    feedback = feedback_of(config, named)
+    unsure, feedback = config.data.feedback.uncertainty, feedback_of(config, named)
+    feedback = feedback.model_copy(update={"uncertainty": uncertainty_of_round(
+        unsure, number, with_models(unsure and unsure.reference, named), current)})
     return config.model_copy(update={
         "model": config.model.model_copy(update={"source": current, "reference": reference}),
         "data": config.data.model_copy(update={"feedback": feedback}),
@@ -159,7 +164,8 @@ def warm_up_config(config: LanguageConfig, folder: Path) -> LanguageConfig:
     named = dict.fromkeys(("{current}", "{previous}", "{base}"), config.model.source)
     feedback = feedback_of(config, named)
     ranked = {name: TextFeedbackSettings.model_fields[name].default
-              for name in ("second_reward", "tree", "samples_per_prompt", "pairs_per_prompt", "min_gap")}
+              for name in ("second_reward", "tree", "uncertainty", "samples_per_prompt", "pairs_per_prompt",
+                           "min_gap")}
     feedback = feedback.model_copy(update=ranked | {
         "success": feedback.success.model_copy(update={"learn": "solved"})})
     return config.model_copy(update={
@@ -211,18 +217,11 @@ def summed_up(number: int, root: Path, config: LanguageConfig) -> Round:
 
 def agreement_of(pairs, config: LanguageConfig) -> float | None:
     """Share of a round's pairs that eval.reward orders as they are labelled, ties one half; None where it did that, or
-    there are no labels."""
+    scores none of them, or there are no labels."""
     if config.data.feedback.reward == config.eval.reward or config.data.feedback.imitates:
         return None
-    from visalign.language.held_out import load_text_reward
-    from visalign.media.answers import Answer
-    from visalign.media.samples import Sample
-    from visalign.rewards import scores_of
-
-    reward = load_text_reward(config.eval.reward)
-    sides = [scores_of(reward, [Sample(pair.prompt, Answer(pair.whole(text))) for pair, text in (
-        (pair, getattr(pair, side)) for pair in pairs)])[0] for side in ("chosen", "rejected")]
-    return ((sides[0] > sides[1]).float() + (sides[0] == sides[1]).float() / 2).mean().item()
+    agreed = label_agreements(pairs, config.eval.reward).nanmean().item()
+    return None if math.isnan(agreed) else agreed
 
 
 def reason_to_stop(done: list[Round], config: LanguageConfig) -> str:

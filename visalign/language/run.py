@@ -15,7 +15,9 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
 from visalign.config import LanguageConfig, LanguageSettings, TextFeedbackSettings
+from visalign.config.language_feedback import PersuasionSettings
 from visalign.config.load import build_objective
+from visalign.data.persuasion import read_disputed
 from visalign.data.prompts import read_prompts
 from visalign.data.text_pairs import TextPair, has_pairs, read_text_pairs
 from visalign.data.usable import BrokenRows
@@ -26,7 +28,9 @@ from visalign.language.convert import held_precision
 from visalign.language.group_shape import check_groups, check_rewards_of_answers, check_vllm
 from visalign.language.held_out import HeldOutAnswers, load_text_reward, load_text_suite
 from visalign.language.opa import opa_rows
+from visalign.language.persuasion import split_questions
 from visalign.language.trl import check_trl
+from visalign.language.uncertainty import check_uncertainty
 from visalign.media.source_images import with_sources
 from visalign.parallel.meeting import all_met
 from visalign.parallel.opening import check_configuration, is_sharded_run, uses_deepspeed
@@ -72,12 +76,17 @@ def check_language(config: LanguageSettings) -> KnownBefore:
 def check_text_data(config: LanguageConfig) -> KnownBefore:
     data, objective = config.data, build_objective(config.objective, loop=config.methods)
     check_teachers(config, objective)
-    if not data.path and not data.feedback:
-        raise UserError("data: set exactly one of data.path (pairs to read) and data.feedback (pairs to make)")
+    if not data.path and not data.feedback and not data.persuasion:
+        raise UserError("data: set exactly one of data.path (pairs to read), data.feedback (pairs to make) and "
+                        "data.persuasion (dialogues to make)")
     pairs: list[TextPair] = []
     if data.feedback:
         check_feedback(data.feedback, objective)
+        if data.feedback.uncertainty:
+            check_uncertainty(data.feedback.uncertainty, config.model.source)
         prompts = read_prompts(data.feedback.prompts, data.feedback.max_prompts)
+    elif data.persuasion:
+        return check_persuasion(config, data.persuasion)
     else:
         broken = BrokenRows(data, 20)
         compared = "rejected" in objective.needs or ("desirable" in objective.needs and has_pairs(data))
@@ -89,6 +98,17 @@ def check_text_data(config: LanguageConfig) -> KnownBefore:
         broken.check(len(pairs))
         prompts = [asked_with(pair) for pair in pairs]
     return KnownBefore(measuring_prompts(config, prompts), pairs)
+
+
+def check_persuasion(config: LanguageConfig, settings: PersuasionSettings) -> KnownBefore:
+    """Raise UserError for a table that cannot be used, or of which nothing is held out or nothing is left."""
+    broken = BrokenRows(config.data, 20)
+    questions = read_disputed(settings, broken.note)
+    broken.check(len(questions))
+    config = measuring_prompts(config, [each.question for each in questions])
+    measured = read_prompts(config.eval.prompts, config.eval.max_prompts)
+    split_questions(questions, config.data.holdout, frozenset(measured))
+    return KnownBefore(config, [])
 
 
 def check_feedback(feedback: TextFeedbackSettings, objective) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from visalign.config.language import AnswerSettings
+from visalign.config.language_answers import AnswerSettings
 from visalign.language.vision import processed, rendered
 from visalign.media.answers import Answer
 from visalign.media.conversations import Message, begun_tokens, prompt_tokens, turn_end, with_system

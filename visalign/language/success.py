@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 
-from visalign.config.language import AnswerSettings
+from visalign.config.language_answers import AnswerSettings
 from visalign.config.language_search import SuccessSettings
 from visalign.data.text_pairs import TextPair
 from visalign.errors import UserError, notice

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from tqdm import tqdm
 
 from visalign.config import TextFeedbackSettings
-from visalign.config.language import AnswerSettings
+from visalign.config.language_answers import AnswerSettings
 from visalign.config.language_search import TreeSettings
 from visalign.data.pair_selection import PairCounts
 from visalign.data.text_pairs import TextPair

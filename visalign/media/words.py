@@ -46,3 +46,9 @@ def first_words(text: str, count: int) -> str:
         if number == count:
             return text[:found.end()]
     return text if count else ""
+
+
+def whole_words(phrase: str) -> re.Pattern:
+    """A pattern that finds a word or phrase as whole words, in any case and with any space between."""
+    parts = r"\s+".join(map(re.escape, phrase.split()))
+    return re.compile(rf"(?<!\w){parts}(?!\w)", re.IGNORECASE)

@@ -10,6 +10,7 @@ from visalign.evaluators.prompt_metrics import known_mean, prompt_metrics_of
 from visalign.media.video_files import read_media
 from visalign.reports import charts, media_uri, render_page, source_uris, svg
 from visalign.reports.before_after import BEFORE_AFTER, BeforeAfter, first_and_last, save_before_after
+from visalign.reports.uncertainty import uncertainty_shown
 from visalign.storage.run_folder import RunFolder, write_atomically
 
 CURVES = (("loss", "loss"), ("implicit_accuracy", "implicit accuracy"),
@@ -39,6 +40,7 @@ def write_report(run: RunFolder, config: OfflineConfig | OnlineConfig | Language
         images=before_and_after(shown, held, (reward := shown_reward(held[0], result.verdict.proxy))), reward=reward,
         curves=run_curves(trained, held, UNITS[config.loop]), unit=UNITS[config.loop], tables=step_tables(trained),
         own_samples=[embedded(path, 900) for path in newest_sheet(run.path / "rollouts")],
+        kept_pairs=uncertainty_shown(run.path),
         own_answers=own_answers(run.path / "rollouts" / "answers.jsonl"),
         guard=guard_looks([row for row in rows if row["kind"] == "guard"], UNITS[config.loop]),
         versions=versions, settings=(run.path / "config.yaml").read_text(), steps=len(trained),

@@ -4,7 +4,6 @@ An empty answer is scored as any other: it has no words, contains nothing and re
 """
 
 import json
-import re
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Literal
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from visalign.media.samples import Sample
-from visalign.media.words import repeated_share, tokens_of, words_in
+from visalign.media.words import repeated_share, tokens_of, whole_words, words_in
 from visalign.rewards.base import RewardModel, Scores
 from visalign.rewards.text.stopwords import STOPWORDS, language_share
 from visalign.validation.ranges import Few, Seconds
@@ -60,7 +59,7 @@ class WordRule(TextRule):
         given = [self.words] if isinstance(self.words, str) else self.words
         if not given or not all(each.strip() for each in given):
             raise ValueError(f"words is {self.words!r}; name at least one word or phrase, as in {self.name}:the")
-        self._patterns = [_whole_words(each) for each in given]
+        self._patterns = [whole_words(each) for each in given]
 
 
 @dataclass
@@ -81,11 +80,6 @@ class Contains(WordRule):
 
     def measure(self, sample: Sample) -> float:
         return sum(bool(pattern.search(sample.answer)) for pattern in self._patterns) / len(self._patterns)
-
-
-def _whole_words(words: str) -> re.Pattern:
-    parts = r"\s+".join(map(re.escape, words.split()))
-    return re.compile(rf"(?<!\w){parts}(?!\w)", re.IGNORECASE)
 
 
 @dataclass
