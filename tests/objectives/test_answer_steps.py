@@ -4,7 +4,14 @@ import pytest
 import torch
 
 from visalign.objectives.advantages import AdvantageRule
-from visalign.objectives.answer_steps import rewards_to_go, sibling_groups, spread_over_tokens, step_rewards
+from visalign.objectives.answer_steps import (
+    centred_in_group,
+    counted_success,
+    rewards_to_go,
+    sibling_groups,
+    spread_over_tokens,
+    step_rewards,
+)
 
 NAN = float("nan")
 
@@ -23,6 +30,19 @@ def test_rewards_to_go():
     assert rewards_to_go(rewards)[0].tolist() == [0.75, 0.5, 0.625]
     assert rewards_to_go(rewards, 0.5)[0].tolist() == [0.34375, 0.1875, 0.625]
     assert rewards_to_go(rewards)[1].nan_to_num(9.0).tolist() == [-0.5, -0.5, 9.0]
+
+
+def test_a_try_counts_as_success_where_it_reaches_the_threshold():
+    rewards = torch.tensor([[0.7, 0.69, NAN], [1.0, -2.0, 0.7]])
+    assert counted_success(rewards, 0.7).nan_to_num(9.0).tolist() == [[1, 0, 9], [1, 0, 1]]
+    assert counted_success(rewards, None) is rewards
+
+
+def test_steps_are_centred_over_all_steps_of_their_group():
+    # group 7: mean of 1, 2, 6 is 3; group 3: mean of 4, 0 is 2; a group of which nothing is known stays unknown
+    values = torch.tensor([[1.0, 2.0], [4.0, 0.0], [6.0, NAN], [NAN, NAN]], dtype=torch.float64)
+    centred = centred_in_group(values, torch.tensor([7, 3, 7, 5]))
+    assert centred.nan_to_num(9.0).tolist() == [[-2, -1], [2, -2], [3, 9], [9, 9]]
 
 
 def test_tokens_get_what_their_step_is_worth():

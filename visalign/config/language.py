@@ -17,10 +17,10 @@ from visalign.config.common import (
 )
 from visalign.config.language_answers import AnswerSettings
 from visalign.config.language_feedback import PersuasionSettings, UncertaintySettings
+from visalign.config.language_rollout import LanguageRolloutSettings
 from visalign.config.language_search import RoundSettings, SuccessSettings, TreeSettings, check_search
 from visalign.config.online import RewardSettings
 from visalign.validation.ranges import (
-    AnswerTokens,
     AtLeastTwo,
     BatchSize,
     Few,
@@ -173,48 +173,6 @@ class TextDataSettings(Settings):
     def named(self) -> str:
         """The source in words."""
         return str(self.path or ("feedback" if self.feedback else "persuasion"))
-
-
-class BranchSettings(Settings):
-    """All answers of a group continue one beginning, so that they differ only in what follows (SLATE).
-
-    prefix: tokens of the beginning, or `sentence`: its first one. rollout.max_tokens counts what follows.
-    """
-
-    prefix: AnswerTokens | Literal["sentence"] = "sentence"
-
-
-class LanguageRolloutSettings(AnswerSettings):
-    """The model's own answers: prompts_per_step x group_size of them for each update.
-
-    prompts: a text file, a table or `topics:train`. holdout: share of them that is measured on where eval.prompts names
-    no others. patience: how many batches in a row may have nothing to learn, since all answers to a prompt are worth
-    the same, before the run stops. branch: draw the beginning of an answer first, which all answers of its group share.
-    vllm: draw them with vLLM, on a GPU.
-    """
-
-    prompts: Text
-    max_prompts: Limit | None = None
-    holdout: Fraction = 0.1
-    prompts_per_step: Few = 8
-    group_size: AtLeastTwo = 8
-    patience: Few = 10
-    branch: BranchSettings | None = None
-    vllm: bool = False
-
-    @property
-    def answers_per_step(self) -> int:
-        """Answers that are drawn together, of all processes."""
-        return self.prompts_per_step * self.group_size
-
-    @model_validator(mode="after")
-    def _differ(self):
-        if self.temperature == 0:
-            raise ValueError("rollout.temperature 0: all answers to a prompt would be the same, with nothing to learn "
-                             "from; 1 draws from the model as it is")
-        if self.branch and self.vllm:
-            raise ValueError("rollout.branch: goes with answers that transformers draws, not rollout.vllm")
-        return self
 
 
 class LanguageRewardSettings(RewardSettings):

@@ -29,6 +29,13 @@ def describe_language_run(config: LanguageSettings) -> str:
     if isinstance(config, LanguageOnlineConfig):
         measured = frozenset(read_prompts(config.eval.prompts, config.eval.max_prompts))
         lines.append(f"prompts           {len(prompts_to_answer(config, tokenizer, measured))} to answer")
+        rollout, credit = config.rollout, config.rollout.step_credit
+        if credit is not None:
+            tries = credit.most_tries(rollout.prompts_per_step, rollout.answers_per_step)
+            lines.append(f"tries             at most {tries} a step, of {credit.max_tokens} tokens, beside "
+                         f"{rollout.answers_per_step} answers of {rollout.max_tokens}: {credit.tries} x "
+                         f"({rollout.prompts_per_step} prompts + {rollout.answers_per_step} answers x "
+                         f"{credit.max_steps} parts)")
     lines.append(f"held-out prompts  {len(read_prompts(config.eval.prompts, config.eval.max_prompts))}")
     return "\n".join([*lines, "", dump_yaml(config.model_dump(mode="json"))])
 

@@ -12,6 +12,7 @@ from visalign.errors import UserError, nearest, notice
 from visalign.language.chat import check_controls
 from visalign.media.conversations import Message, prompt_tokens, with_system
 from visalign.media.source_images import content_of
+from visalign.parallel.opening import is_sharded_run
 from visalign.trainers.online.scoring import RewardSet
 from visalign.trainers.order import is_held_out
 
@@ -31,6 +32,9 @@ def check_groups(config: LanguageOnlineConfig, world: int) -> None:
     if rollout.branch and rollout.prompts_per_step % world:
         raise UserError(f"rollout.prompts_per_step {rollout.prompts_per_step} must be a multiple of the {world} "
                         "processes with rollout.branch: the answers of a group share their beginning")
+    if rollout.step_credit and rollout.prompts_per_step % world:
+        raise UserError(f"rollout.prompts_per_step {rollout.prompts_per_step} must be a multiple of the {world} "
+                        "processes with rollout.step_credit: the answers of a group share what is tried before them")
     if rule.baseline == "median" and rollout.group_size % 2 == 0:
         raise UserError(f"rollout.group_size {rollout.group_size}: must be odd with advantage.baseline median (MC-GRPO "
                         "draws one answer more than it trains on)")
@@ -50,7 +54,9 @@ def check_rewards_of_answers(config: LanguageOnlineConfig, world: int) -> None:
         raise UserError(f"rollout.prompts_per_step {prompts} must be a multiple of the {world} processes: reward "
                         f"{grouped} compares the answers of a group")
     rule, objective = build_advantage(config.advantage), build_objective(config.objective, loop=config.methods)
+    credit = config.rollout.step_credit
     for setting, given in (("advantage.gate", [rule.gate] if rule.gate is not None else []),
+                           ("rollout.step_credit.of", [credit.of] if credit is not None else []),
                            ("reward.levels", list(config.reward.levels))):
         for name in given:
             if name not in names:
@@ -58,6 +64,26 @@ def check_rewards_of_answers(config: LanguageOnlineConfig, world: int) -> None:
                                 f"{nearest(name, names)}")
     if config.reward.levels and not objective.compares:
         raise UserError(f"reward.levels: only objective pairs_in_group reads them, not {config.objective['name']}")
+
+
+def check_step_credit(config: LanguageOnlineConfig) -> None:
+    """Raise UserError for what credit for steps does not go with, and for a reward that cannot say what succeeds."""
+    credit = config.rollout.step_credit
+    if credit is None:
+        return
+    objective = build_objective(config.objective, loop=config.methods)
+    if objective.compares:
+        raise UserError(f"rollout.step_credit: credits tokens, and objective {config.objective['name']} compares whole "
+                        "answers; take objective grpo")
+    if objective.level == "sequence":
+        raise UserError("rollout.step_credit: credits tokens, and objective.level sequence has one ratio for all "
+                        "tokens of an answer; take level token")
+    if any(term.reward.needs_group for term in RewardSet(config.reward, "cpu", "text").only(credit.of).terms):
+        raise UserError(f"rollout.step_credit.of {credit.of}: compares the answers of a group, so it cannot say "
+                        "whether one answer succeeds; name another reward")
+    if is_sharded_run():
+        raise UserError("rollout.step_credit: processes try as many parts as their answers have, which goes with whole "
+                        "models only; use configs/accelerate/ddp.yaml")
 
 
 def check_vllm(config: LanguageOnlineConfig) -> None:
@@ -74,7 +100,7 @@ def prompts_to_answer(config: LanguageOnlineConfig, tokenizer, measured: frozens
 
     Raises UserError when too many are too long, one holds control tokens, or fewer are left than a step asks.
     """
-    rollout, train = config.rollout, config.train
+    rollout, train, credit = config.rollout, config.train, config.rollout.step_credit
     held = frozenset(map(content_of, measured))
     prompts = [prompt for prompt in dict.fromkeys(read_prompts(rollout.prompts, rollout.max_prompts))
                if not is_held_out(prompt, rollout.holdout, held)]
@@ -85,11 +111,17 @@ def prompts_to_answer(config: LanguageOnlineConfig, tokenizer, measured: frozens
     lengths = [len(prompt_tokens(tokenizer, talk)) for talk in talks]
     begun = 0 if rollout.branch is None else rollout.branch.prefix
     begun = rollout.max_tokens if begun == "sentence" else begun
-    room = train.max_length - rollout.max_tokens - begun
+    tried = 0
+    if credit is not None:
+        check_controls(tokenizer, TextPair(({"role": "user", "content": credit.forced or ""},), "", None,
+                                           "rollout.step_credit.forced"))
+        tried = credit.max_tokens + len(tokenizer(credit.forced or "", add_special_tokens=False)["input_ids"])
+    room = train.max_length - rollout.max_tokens - begun - tried
     kept = [talk for talk, length in zip(talks, lengths, strict=True) if length <= room]
     longer = len(talks) - len(kept)
     if longer > train.max_longer * len(talks):
-        more = " and what rollout.branch may add" if begun else ""
+        more = "".join(f" and what {name} may add" for name, tokens in (
+            ("rollout.branch", begun), ("rollout.step_credit", tried)) if tokens)
         raise UserError(f"train.max_length {train.max_length} less rollout.max_tokens {rollout.max_tokens}{more} "
                         f"leaves {room} tokens for a prompt: {longer} of {len(talks)} prompts are longer, up to "
                         f"{max(lengths)}, more than the share {train.max_longer:g} of train.max_longer; nothing is "

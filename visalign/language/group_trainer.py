@@ -1,7 +1,8 @@
 """TRL's GRPO trainer, opened once for this package's advantages, and for losses that compare a group's answers.
 
-What is TRL's: sampling, GRPO's loss, the reference, batches, checkpoints. What is not: rewards and advantages, and the
-loss of objectives that compare. Answers lie prompt by prompt, `group_size` consecutive ones over all processes.
+What is TRL's: sampling, GRPO's loss, the reference, batches, checkpoints. What is not: rewards and advantages (of whole
+answers, or of tokens where steps are credited), and the loss of objectives that compare. Answers lie prompt by prompt,
+`group_size` consecutive ones over all processes.
 """
 
 import json
@@ -17,12 +18,14 @@ from torch import Tensor
 from visalign.errors import UserError
 from visalign.language.preference import PairCollator
 from visalign.language.scored_answers import AnswerScorer, ScoredAnswers, write_own_answers
+from visalign.language.step_credit import CreditedAnswers, DrawnAnswers, StepCredit
 from visalign.language.trainer import StepNotes
 from visalign.language.trl import import_trl
 from visalign.objectives.advantages import AdvantageRule, Advantages, History
 from visalign.objectives.language import TokenLogs
 from visalign.objectives.online import members_of
 from visalign.objectives.pairs_in_group import AnswerTerms, levels_of
+from visalign.parallel.sharing import doing
 from visalign.storage.files import write_atomically
 from visalign.storage.run_folder import RunFolder
 from visalign.storage.weights import read_json
@@ -42,7 +45,7 @@ LOGGED = {"kl": "kl", "entropy": "entropy", "clip_ratio/high_mean": "clipped_abo
 class GroupParts:
     """What answers are scored and compared with. levels: of rewards by name, what each must reach. at_once: answers
     drawn together. patience: batches in a row without anything to learn. prefix: tokens of the beginning that a group's
-    answers share, or "sentence"; None: they share none."""
+    answers share, or "sentence"; None: they share none. steps: credit for the steps of answers, or None."""
 
     rule: AdvantageRule
     objective: Any
@@ -53,6 +56,7 @@ class GroupParts:
     at_once: int
     patience: int
     prefix: int | str | None
+    steps: StepCredit | None
 
 
 class GroupTrainer(_grpo.GRPOTrainer):
@@ -64,13 +68,15 @@ class GroupTrainer(_grpo.GRPOTrainer):
         self.idle = 0  # batches in a row with nothing to learn
         self._newest: Tensor | None = None  # log-probabilities of the last pass
         self._begun: list[list[int]] = []  # beginnings of the answers that are drawn, where they have some
+        self._drawn = DrawnAnswers([], [], [], [])  # the last answers, where their steps are credited
         super().__init__(reward_funcs=[parts.scorer.totals], **given)
 
     def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations, has_tool_images=False):
         size = len(prompt_ids) if self.use_vllm else self.parts.at_once
-        drawn = [super(GroupTrainer, self)._generate_single_turn(prompt_ids[start:start + size], None, {},
-                                                                 num_generations)
-                 for start in range(0, len(prompt_ids), size)]
+        drawn = []
+        for start in range(0, len(prompt_ids), size):
+            drawn.append(super()._generate_single_turn(prompt_ids[start:start + size], None, {}, num_generations))
+            doing()
         log_probs = None if drawn[0][1] is None else [each for _, part in drawn for each in part]
         return [answer for answers, _ in drawn for answer in answers], log_probs
 
@@ -84,15 +90,24 @@ class GroupTrainer(_grpo.GRPOTrainer):
 
     def beginnings(self, prompts: list[list[int]]) -> list[list[int]]:
         """The first tokens of an answer to each prompt, without one that would end it."""
-        whole, prefix = self.generation_config.max_new_tokens, self.parts.prefix
-        self.generation_config.max_new_tokens = whole if prefix == "sentence" else prefix
-        drawn, _ = self._generate_single_turn(prompts, None, {}, 1)
-        self.generation_config.max_new_tokens = whole
+        prefix = self.parts.prefix
+        drawn = self.continued(prompts, prefix if isinstance(prefix, int) else self.generation_config.max_new_tokens)
         drawn = [answer[:-1] if answer and answer[-1] in self.eos_token_ids else answer for answer in drawn]
         return [opening_sentence(self.processing_class, answer) for answer in drawn] if prefix == "sentence" else drawn
 
+    def continued(self, rows: list[list[int]], most: int) -> list[list[int]]:
+        """What the policy adds to each row of tokens, at most so many."""
+        whole, self.generation_config.max_new_tokens = self.generation_config.max_new_tokens, most
+        drawn, _ = self._generate_single_turn(rows, None, {}, 1)
+        self.generation_config.max_new_tokens = whole
+        return drawn
+
     def _generate(self, prompts):
         ids, answers, mask, completions, *rest = super()._generate(prompts)
+        if self.parts.steps is not None:
+            begun = self._begun or [[]] * len(ids)
+            self._drawn = DrawnAnswers([talk[-1]["content"] for talk in prompts], [
+                each[:len(each) - len(start)] for each, start in zip(ids, begun, strict=True)], begun, answers)
         if self._begun:  # rewards see whole answers; what is learnt is what differs
             texts = self.processing_class.batch_decode(
                 [begun + answer for begun, answer in zip(self._begun, answers, strict=True)], skip_special_tokens=True)
@@ -102,11 +117,16 @@ class GroupTrainer(_grpo.GRPOTrainer):
     def _generate_and_score_completions(self, inputs):
         batch = super()._generate_and_score_completions(inputs)
         scored = self.parts.scorer.scored()
-        found = self.advantages_of(scored, batch)
-        self._note(scored, found)
+        found, credited = self.advantages_of(scored, batch), None
         rank, device = self.accelerator.process_index, self.accelerator.device
         mine = slice(rank * len(inputs), (rank + 1) * len(inputs))
-        batch["advantages"] = torch.where(found.trained, found.advantages, 0.0).float()[mine].to(device)
+        if self.parts.steps is not None:
+            found, credited = self.with_steps(self.parts.steps, found, mine, batch["completion_ids"].size(1))
+        self._note(scored, found, credited)
+        advantages = torch.where(found.trained, found.advantages, 0.0).float()[mine]
+        if credited is not None:
+            advantages = advantages[:, None] + credited.tokens
+        batch["advantages"] = advantages.to(device)
         if self.parts.objective.compares:
             level, kept = self.compared(scored, found)
             batch |= {"group": scored.groups[mine].to(device), "kept": kept[mine].to(device)}
@@ -124,6 +144,15 @@ class GroupTrainer(_grpo.GRPOTrainer):
                                    self.history)
         except ValueError as error:
             raise UserError(f"advantage: {error}") from None
+
+    def with_steps(self, steps: StepCredit, found: Advantages, mine: slice, width: int
+                   ) -> tuple[Advantages, CreditedAnswers]:
+        """The credit of this process's answers, padded to `width` tokens, and the advantages with all answers that have
+        some among those that are learnt from; an answer without a score has none."""
+        credited = steps.of(self._drawn, self.continued, width)
+        credited.tokens[found.advantages[mine].isnan()] = 0.0
+        moved = self.parts.scorer.processes.gather(credited.tokens.ne(0).any(1).tolist())
+        return found._replace(trained=found.trained | torch.tensor(moved)), credited
 
     @torch.no_grad()
     def likelihood_of(self, batch: dict[str, Tensor]) -> Tensor:
@@ -152,7 +181,7 @@ class GroupTrainer(_grpo.GRPOTrainer):
             kept[members] = bool((level[members] > 0).all())
         return level, kept
 
-    def _note(self, scored: ScoredAnswers, found: Advantages) -> None:
+    def _note(self, scored: ScoredAnswers, found: Advantages, credited: CreditedAnswers | None) -> None:
         parts = self.parts
         parts.notes.figures |= reward_figures(scored.rewards, scored.groups, parts.scorer.reward_set)
         parts.notes.figures |= advantage_figures(found, scored.rewards)
@@ -162,7 +191,9 @@ class GroupTrainer(_grpo.GRPOTrainer):
             raise UserError(f"rollout.patience {parts.patience}: in that many batches all answers to a prompt were "
                             "worth the same, so there was nothing to learn; take a higher rollout.temperature, a "
                             "larger rollout.group_size, or a reward that tells them apart")
-        write_own_answers(parts.run, self.state.global_step + 1, scored, parts.scorer.total(scored), found.advantages)
+        steps = None if credited is None else parts.scorer.processes.gather(credited.steps)
+        write_own_answers(parts.run, self.state.global_step + 1, scored, parts.scorer.total(scored), found.advantages,
+                          steps)
 
     def _prepare_inputs(self, generation_batch):
         if not self.parts.objective.compares:

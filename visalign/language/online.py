@@ -13,6 +13,7 @@ from visalign.language.group_shape import prompts_to_answer
 from visalign.language.group_trainer import GroupParts, GroupTrainer, OwnPasses
 from visalign.language.sampling import Answerer
 from visalign.language.scored_answers import AnswerScorer
+from visalign.language.step_credit import StepCredit
 from visalign.language.trainer import LanguageTrainer, StepNotes
 from visalign.media.conversations import Message
 from visalign.parallel.sharing import Processes
@@ -33,7 +34,11 @@ def build_group_trainer(config: LanguageOnlineConfig, model: LanguageModel, run:
                               objective, whole=objective.updates)
     passes = OwnPasses(loop, model.tokenizer.pad_token_id)
     trainer.held_out_numbers = lambda answers: own_kl(passes, model.tokenizer, config.model.system, answers, processes)
-    return trainer, {"prompts to answer": len(prompts), "answers a step": config.rollout.answers_per_step}, {}
+    counts = {"prompts to answer": len(prompts), "answers a step": config.rollout.answers_per_step}
+    if config.rollout.step_credit is not None:
+        counts["tries of parts of answers, at most"] = config.rollout.step_credit.most_tries(
+            config.rollout.prompts_per_step, config.rollout.answers_per_step)
+    return trainer, counts, {}
 
 
 def group_loop(config: LanguageOnlineConfig, model: LanguageModel, prompts: list[list[Message]], run: RunFolder,
@@ -44,10 +49,15 @@ def group_loop(config: LanguageOnlineConfig, model: LanguageModel, prompts: list
     device, rollout = str(model.model.device), config.rollout
     ends = model.model.generation_config.eos_token_id
     ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
-    scorer = AnswerScorer(RewardSet(config.reward, device, "text"), [*ends, model.tokenizer.eos_token_id],
-                          rollout.group_size, processes, device)
+    rewards, ends = RewardSet(config.reward, device, "text"), [*ends, model.tokenizer.eos_token_id]
+    scorer = AnswerScorer(rewards, ends, rollout.group_size, processes, device)
+    credit, steps = rollout.step_credit, None
+    if credit is not None:
+        tries = AnswerScorer(rewards.only(credit.of), ends, rollout.group_size, processes, device,
+                             rollout.answers_per_step // processes.world)
+        steps = StepCredit(credit, tries, model.tokenizer, notes)
     parts = GroupParts(build_advantage(config.advantage), objective, scorer, run, notes, config.reward.levels,
-                       rollout.batch_size, rollout.patience, rollout.branch and rollout.branch.prefix)
+                       rollout.batch_size, rollout.patience, rollout.branch and rollout.branch.prefix, steps)
     return GroupTrainer(
         parts=parts, model=model.model, args=arguments,
         train_dataset=Dataset.from_list([{"prompt": talk} for talk in prompts]), processing_class=model.tokenizer,

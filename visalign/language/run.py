@@ -25,7 +25,12 @@ from visalign.errors import UserError, nearest
 from visalign.evaluation.equal_length import equal_length_of_run
 from visalign.generators.hardware.devices import pick_device, pick_dtype
 from visalign.language.convert import held_precision
-from visalign.language.group_shape import check_groups, check_rewards_of_answers, check_vllm
+from visalign.language.group_shape import (
+    check_groups,
+    check_rewards_of_answers,
+    check_step_credit,
+    check_vllm,
+)
 from visalign.language.held_out import HeldOutAnswers, load_text_reward, load_text_suite
 from visalign.language.opa import opa_rows
 from visalign.language.persuasion import split_questions
@@ -245,6 +250,7 @@ def check_prompts(config) -> KnownBefore:
     world = int(os.environ.get("WORLD_SIZE", "1"))
     check_groups(config, world)
     check_rewards_of_answers(config, world)
+    check_step_credit(config)
     check_vllm(config)
     return KnownBefore(measuring_prompts(config, read_prompts(config.rollout.prompts, config.rollout.max_prompts)), [])
 

@@ -36,10 +36,12 @@ class AnswerScorer:
     """Scores answers with a recipe's rewards: in a thread of its own with a time limit, several times where one fails.
 
     end: tokens that end an answer. TRL calls `totals` in each process with its own answers; `scored` has those of all.
+    at_once: answers of a batch, which a reward scores within its time limit (None: all).
     """
 
-    def __init__(self, reward_set: RewardSet, end: Sequence[int], group_size: int, processes: Processes, device: str):
-        self.reward_set, self.end = reward_set, frozenset(end)
+    def __init__(self, reward_set: RewardSet, end: Sequence[int], group_size: int, processes: Processes, device: str,
+                 at_once: int | None = None):
+        self.reward_set, self.end, self.at_once = reward_set, frozenset(end), at_once
         self.group_size, self.processes, self.device = group_size, processes, device
         self.scorer = AsyncScorer(reward_set)
         self._mine: list[tuple[str, str, list[float], bool, str]] = []
@@ -50,13 +52,16 @@ class AnswerScorer:
         samples = [Sample(talk[-1]["content"], Answer(answer[-1]["content"].strip()), None,
                           {"ended": bool(ids) and ids[-1] in self.end})
                    for talk, answer, ids in zip(prompts, completions, completion_ids, strict=True)]
+        size = self.at_once or len(samples)
+        parts = [samples[start:start + size] for start in range(0, len(samples), size)]
         self._place(self.device)
-        batch = self.scorer.result(self.scorer.submit(samples))
+        batches = [self.scorer.result(self.scorer.submit(part)) for part in parts]
         self._place("cpu")
         self._mine = [(sample.prompt, str(sample.answer), values, bool(failed), batch.reasons.get(i, ""))
+                      for part, batch in zip(parts, batches, strict=True)
                       for i, (sample, values, failed) in enumerate(
-                          zip(samples, batch.values.tolist(), batch.failed.tolist(), strict=True))]
-        return weighted(batch.values.double(), self.reward_set.weights).tolist()
+                          zip(part, batch.values.tolist(), batch.failed.tolist(), strict=True))]
+        return weighted(torch.cat([batch.values for batch in batches]).double(), self.reward_set.weights).tolist()
 
     def _place(self, device: str) -> None:
         if self.reward_set.settings.offload:
@@ -75,8 +80,12 @@ class AnswerScorer:
         return weighted(without_partly_scored(scored.rewards.double(), scored.groups), self.reward_set.weights)
 
 
-def write_own_answers(run: RunFolder, step: int, scored: ScoredAnswers, total: Tensor, advantages: Tensor) -> None:
-    """The first groups of a batch, best first, where the report shows them; an answer without a score is last."""
+def write_own_answers(run: RunFolder, step: int, scored: ScoredAnswers, total: Tensor, advantages: Tensor,
+                      steps: Sequence[list[dict]] | None = None) -> None:
+    """The first groups of a batch, best first, where the report shows them; an answer without a score is last.
+
+    steps: of every answer, what is known of its steps, where that is known.
+    """
     if not run.is_main:
         return
     rows = []
@@ -85,7 +94,7 @@ def write_own_answers(run: RunFolder, step: int, scored: ScoredAnswers, total: T
         for i in members[total[members].nan_to_num(-torch.inf).argsort(descending=True, stable=True)].tolist():
             worth = [None if value != value else round(value, 6) for value in (total[i].item(), advantages[i].item())]
             rows.append({"step": step, "prompt": scored.prompts[i], "answer": scored.answers[i], "reward": worth[0],
-                         "advantage": worth[1]})
+                         "advantage": worth[1]} | ({} if steps is None else {"steps": steps[i]}))
     folder = run.path / "rollouts"
     folder.mkdir(exist_ok=True)
     write_atomically(folder / OWN_ANSWERS, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode(

@@ -14,17 +14,13 @@ answers into signals of steps, from the outcome and an evaluation of each step b
 """
 
 import math
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from visalign.data.pair_selection import Candidate, PairCounts, best_worst, keep
 from visalign.errors import UserError
-
-_SENTENCE_END = re.compile(r"[.!?\u2026]+[\"')\]\u2019\u201d]*(?=\s)"
-                           r"|[\u3002\uff01\uff1f]+[\u2019\u201d\u300d\u300f]*|(?=\n)")
-"""Also of Chinese and Japanese, after which no space follows; a line break is of the next step."""
+from visalign.media.words import sentence_ends
 
 
 @dataclass(frozen=True)
@@ -151,7 +147,7 @@ def first_step(tokenizer: Any, text: str, step: int | str) -> str:
 
 
 def _sentence_ends(text: str) -> Iterator[int]:
-    return (found.end() for found in _SENTENCE_END.finditer(text) if any(map(str.isalpha, text[:found.end()])))
+    return (end for end in sentence_ends(text) if any(map(str.isalpha, text[:end])))
 
 
 def _token_ends(tokenizer: Any, text: str, count: int) -> Iterator[int]:

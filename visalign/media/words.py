@@ -11,6 +11,9 @@ _WORD = re.compile(rf"[{_WIDE}]|[^\s{_WIDE}]+")
 _TOKEN = re.compile(rf"[{_WIDE}]|[^\W{_WIDE}]+(?:['\u2019][^\W{_WIDE}]+)*")
 _SENTENCE_END = re.compile(r"[.!?\u3002\uff01\uff1f]+(?=[\s\"')\]\u201d]|$)|[\u3002\uff01\uff1f]")
 
+_STEP_END = re.compile(r"[.!?\u2026]+[\"'\u201d\u2019)\]]*(?=\s)|[\u3002\uff01\uff1f]+[\u201d\u2019\u300d\u300f]*"
+                       r"|(?<=\S)(?=[^\S\n]*\n)")
+
 
 def words_in(text: str) -> list[str]:
     """What stands between spaces, as written."""
@@ -27,6 +30,11 @@ def sentences_in(text: str) -> int:
     ended = list(_SENTENCE_END.finditer(text))
     rest = text[ended[-1].end():] if ended else text
     return len(ended) + bool(_TOKEN.search(rest))
+
+
+def sentence_ends(text: str) -> list[int]:
+    """Characters behind which a sentence, with its closing quotes and brackets, or a line has ended."""
+    return [found.end() for found in _STEP_END.finditer(text)]
 
 
 def ngrams(tokens: list[str], n: int) -> list[tuple[str, ...]]:

@@ -1,15 +1,17 @@
 """Credit for the steps of an answer: VSRM's step rewards and SLATE's sibling groups (both by their abstracts alone).
 
-VSRM: the answer is forced after each step, S_i is the share of tries that are right then, and d_i = S_i - S_{i-1} is
-what step i was worth; all d_i of an answer sum to S_last - S_0. SLATE: a group are k continuations of one prefix that
-differ in their next step only, so that advantages vary with that step alone: down to 1/T of the variance over whole
-answers of T steps.
+VSRM (arXiv 2508.10293): the answer is forced after each step, S_i is the share of tries that are right then, and
+d_i = S_i - S_{i-1} is what step i was worth; all d_i of an answer sum to S_last - S_0. SLATE: a group are k
+continuations of one prefix that differ in their next step only, so that advantages vary with that step alone: down to
+1/T of the variance over whole answers of T steps.
 """
 
 from collections.abc import Hashable, Sequence
 
 import torch
 from torch import Tensor
+
+from visalign.objectives.advantages import group_mean
 
 
 def step_rewards(success: Tensor) -> Tensor:
@@ -25,6 +27,18 @@ def rewards_to_go(rewards: Tensor, discount: float = 1.0) -> Tensor:
         total = column.nan_to_num(0.0) + discount * total
         columns.append(torch.where(column.isnan(), torch.nan, total))
     return torch.stack(columns[::-1], 1)
+
+
+def counted_success(rewards: Tensor, threshold: float | None) -> Tensor:
+    """What a try counts in S, of any shape: 1 where its reward reaches the threshold, else 0; the reward itself without
+    a threshold. A try without a reward (NaN) stays so, and drops out of the mean."""
+    return rewards if threshold is None else torch.where(rewards.isnan(), torch.nan, (rewards >= threshold).to(rewards))
+
+
+def centred_in_group(values: Tensor, groups: Tensor) -> Tensor:
+    """Values of steps [B, K] less their mean over all steps of the answers of a group, int64 [B]; NaN stays NaN."""
+    index = torch.unique(groups, return_inverse=True)[1].repeat_interleave(values.shape[1])
+    return values - group_mean(values.flatten(), index).view_as(values)
 
 
 def spread_over_tokens(values: Tensor, step: Tensor) -> Tensor:

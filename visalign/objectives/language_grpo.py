@@ -8,7 +8,8 @@ over the answers' tokens, divided by what `length` says: `constant`, the most to
 2402.03300). RLOO is advantage.baseline leave_one_out with scale none.
 
 Differs from the papers in: a sample that the rule leaves out has advantage 0, so it still counts in the mean and in the
-KL. Recipes: configs/language/grpo.yaml, configs/language/mc_grpo.yaml.
+KL. Recipes: configs/language/grpo.yaml, configs/language/mc_grpo.yaml; with an advantage for each token, by what its
+step of the answer changed, configs/language/vsrm.yaml.
 """
 
 from dataclasses import dataclass

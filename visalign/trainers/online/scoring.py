@@ -1,5 +1,6 @@
 """The rewards of an online run, which score in the background while the next batch is sampled."""
 
+import copy
 import queue
 import threading
 import time
@@ -60,6 +61,13 @@ class RewardSet:
                             f"{nearest(dimension, reward.dimensions)}")
         column = 0 if dimension is None else reward.dimensions.index(dimension)
         return _Term(reward, column, reward.name if dimension is None else f"{reward.name}.{dimension}")
+
+    def only(self, name: str) -> "RewardSet":
+        """One of the rewards alone, of weight 1; it is not loaded again."""
+        term, found = self.terms[self.names.index(name)], copy.copy(self)
+        found.terms, found.names, found.weights = [term], (name,), torch.ones(1, dtype=torch.float64)
+        found._loaded = {key: reward for key, reward in self._loaded.items() if reward is term.reward}
+        return found
 
     def score(self, samples: list[Sample]) -> RewardBatch:
         """All rewards on one batch, each called once. A reward that raises, or scores nothing, is called again.
