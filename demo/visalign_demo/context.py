@@ -20,7 +20,6 @@ from starlette.datastructures import Headers
 from visalign.data.generations import find_generations
 from visalign.data.prompts import read_prompts
 from visalign.errors import UserError
-from visalign.evaluation.answer_sources import AnswerSource
 from visalign.evaluation.held_out import load_features
 from visalign.evaluation.sources import SampleSource
 from visalign.generators import locate_model
@@ -28,6 +27,7 @@ from visalign.generators.files.embedded import EMBEDDED_PROMPTS
 from visalign.generators.files.locating import sampling_for
 from visalign.generators.hardware.devices import pick_device
 from visalign.jobs.evaluate import sources_of
+from visalign.language.answer_sources import AnswerSource
 from visalign.reports import render_page as render_page
 from visalign.rewards import FeatureExtractor, Reward
 from visalign.rewards.registry import check_reward, load_rewards

@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from visalign.cli import main
 from visalign.errors import UserError
-from visalign.evaluation.answer_sources import answer_source, is_language_model
+from visalign.language.answer_sources import answer_source, is_language_model
 
 
 @pytest.fixture

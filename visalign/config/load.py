@@ -71,7 +71,7 @@ def model_of(source: str, settings: tuple[str, ...] = ()) -> ModelSettings:
         raise UserError(f"model {source}: {_explain(error, _OneModel)}") from None
 
 
-def answers_of(settings: tuple[str, ...]) -> AskedSettings:
+def asked_settings(settings: tuple[str, ...]) -> AskedSettings:
     """How language models are asked, from `key=value`. Raises UserError naming the key that is wrong."""
     raw: dict[str, Any] = {}
     apply_overrides(raw, tuple(f"answers.{setting}" for setting in settings), _OnlyAnswers)

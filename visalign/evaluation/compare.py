@@ -14,13 +14,12 @@ import torch
 from visalign.data.diversity_prompts import family_rows
 from visalign.data.generations import find_generations
 from visalign.errors import UserError
-from visalign.evaluation.answer_sources import AnswerPlan
 from visalign.evaluation.held_out import load_features
 from visalign.evaluation.matching import Matched, match
 from visalign.evaluation.measure import GenerationMetrics, MetricSuite, measure_generations
 from visalign.evaluation.medium import TEXT, medium_of_entries
 from visalign.evaluation.path_kl import path_kl
-from visalign.evaluation.sources import SampleSource, SamplingPlan
+from visalign.evaluation.sources import AnswerPlan, SampleSource, SamplingPlan
 from visalign.evaluators import diversity_axes as families
 from visalign.evaluators import fidelity
 from visalign.evaluators.diversity import spread_ratio

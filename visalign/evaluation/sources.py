@@ -2,7 +2,7 @@
 
 Generations are used as they are. The others are sampled on the same prompts and seeds. Of a language model's run the
 answers are used that it gave at its held-out measurements, which are of the same prompts and seeds by themselves;
-answer_sources.py has language models that are asked.
+language/answer_sources.py has language models that are asked.
 """
 
 import functools
@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from visalign.config import LanguageSettings, ModelSettings, OfflineConfig, OnlineConfig
+from visalign.config.language_answers import AskedSettings
 from visalign.config.load import model_of, parse_config
 from visalign.data.generations import Entry, find_generations
 from visalign.data.sources import is_table
@@ -47,6 +48,27 @@ class SamplingPlan:
     def about(self) -> dict:
         """The same in words."""
         return {"steps": self.steps, "guidance scale": self.guidance_scale, "first seed": self.seed}
+
+
+@dataclass(frozen=True)
+class AnswerPlan:
+    """How language models are asked, the same for all. seeds: answers to each prompt."""
+
+    prompts: list[str]
+    seeds: int
+    answers: AskedSettings
+    seed: int = 0
+    device: str = "auto"
+
+    def settings(self) -> dict:
+        """What determines the answers beside the model."""
+        return {"prompts": self.prompts, "samples": self.seeds, "seed": self.seed,
+                **self.answers.model_dump(mode="json", exclude={"batch_size"})}
+
+    def about(self) -> dict:
+        """The same in words."""
+        return {"tokens at most": self.answers.max_tokens, "temperature": self.answers.temperature,
+                "first seed": self.seed}
 
 
 @dataclass(frozen=True)
@@ -142,6 +164,12 @@ def model_source(name: str, model: ModelSettings, adapter: Path | None = None) -
 def is_language_run(folder: Path) -> bool:
     """Whether the run is a language model's. Raises UserError as `run_config` does."""
     return isinstance(run_config(folder), LanguageSettings)
+
+
+def is_run_of_language(source: str) -> bool:
+    """Whether this is the folder of a language model's run."""
+    path = Path(source).expanduser()
+    return (path / "config.yaml").is_file() and (path / "checkpoints").is_dir() and is_language_run(path)
 
 
 def language_sources(run: Path, name: str | None = None) -> list[SampleSource]:

@@ -7,28 +7,24 @@ from visalign.config import LanguageSettings, ModelSettings, OfflineConfig, Onli
 from visalign.config.load import model_of
 from visalign.data.prompts import read_prompts
 from visalign.errors import UserError
-from visalign.evaluation.answer_sources import (
-    AnswerPlan,
-    answer_plan,
-    answer_source,
-    is_language_model,
-    is_run_of_language,
-)
 from visalign.evaluation.compare import Options, Results, compare_models
 from visalign.evaluation.medium import TEXT, VISUAL
 from visalign.evaluation.results import write_results
 from visalign.evaluation.sources import (
+    AnswerPlan,
     SampleSource,
     SamplingPlan,
     base_source,
     checkpoint_sources,
     is_language_run,
+    is_run_of_language,
     language_sources,
     run_config,
     source_of,
 )
 from visalign.evaluators.statistics import Estimate
 from visalign.generators.files.locating import sampling_for
+from visalign.language.answer_sources import answer_plan, answer_source, is_language_model
 from visalign.storage.run_folder import read_metrics
 from visalign.storage.text_files import file_name
 
@@ -177,7 +173,7 @@ def _finish(sources: list[SampleSource], asked: EvaluationRequest, out: Path,
     if (out / "results.json").exists():
         raise UserError(f"out {out}: already holds results; choose another folder with --out")
     options = options_of(asked, config, sources[0].texts)
-    plan = plan_of(sources, asked, config)
+    plan = plan_for(sources, asked, config)
     results = compare_models(sources, plan, out, options)
     if asked.proxy is None and results.verdicts and (asked.rewards is not None or config is None) and options.proxy:
         results.notes.append(f"{options.proxy}, the first reward, was taken for the optimised one (--proxy NAME)")
@@ -187,7 +183,7 @@ def _finish(sources: list[SampleSource], asked: EvaluationRequest, out: Path,
     return results
 
 
-def plan_of(sources: list[SampleSource], asked: EvaluationRequest,
+def plan_for(sources: list[SampleSource], asked: EvaluationRequest,
             config: RunSettings | None) -> SamplingPlan | AnswerPlan | None:
     """How the models among the sources are sampled, None where all generations are there. Raises UserError."""
     sampled = next((source for source in sources if source.sampled), None)
@@ -202,7 +198,7 @@ def plan_of(sources: list[SampleSource], asked: EvaluationRequest,
     for name in ("steps", "guidance_scale"):
         if getattr(asked, name) is not None:
             raise UserError(f"{name}: is of image and video models, not of a language model; leave it out")
-    return answer_plan(prompts_of(asked, config), asked.seeds, asked.seed, asked.device, config, asked.settings)
+    return answer_plan(prompts_to_ask(asked, config), asked.seeds, asked.seed, asked.device, config, asked.settings)
 
 
 def likelihoods_of(run: Path) -> dict[str, Estimate]:
@@ -219,14 +215,14 @@ def sampling_plan_of(asked: EvaluationRequest, config: RunSettings | None,
 
     Raises UserError when no prompts are known.
     """
-    settings, prompts = config.eval if config else None, prompts_of(asked, config)
+    settings, prompts = config.eval if config else None, prompts_to_ask(asked, config)
     sampling = sampling_for(config.model if config else model,
                             *(value if value is not None or settings is None else getattr(settings, name)
                               for name, value in (("steps", asked.steps), ("guidance_scale", asked.guidance_scale))))
     return SamplingPlan(prompts, asked.seeds, sampling.steps, sampling.guidance_scale, asked.seed, asked.device)
 
 
-def prompts_of(asked: EvaluationRequest, config: RunSettings | None) -> list[str]:
+def prompts_to_ask(asked: EvaluationRequest, config: RunSettings | None) -> list[str]:
     """Those the user names, or the run's. Raises UserError when there are none."""
     settings = config.eval if config else None
     source = asked.prompts or (settings.prompts if settings else None)

@@ -9,8 +9,7 @@ from visalign.data.prompts import read_prompts
 from visalign.data.sources import is_table
 from visalign.data.text_generations import write_answers
 from visalign.errors import UserError, notice
-from visalign.evaluation.answer_sources import is_run_of_language
-from visalign.evaluation.sources import run_config
+from visalign.evaluation.sources import is_run_of_language, run_config
 from visalign.generators.hardware.devices import pick_device
 from visalign.language.chat import to_revise
 from visalign.language.goals import system_in_use

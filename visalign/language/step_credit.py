@@ -38,7 +38,7 @@ from visalign.objectives.answer_steps import (
 BYTES = 4
 """Of a character, at most."""
 
-Draw = Callable[[list[list[int]], int], list[list[int]]]
+DrawMore = Callable[[list[list[int]], int], list[list[int]]]
 """At most so many tokens after each row of tokens, drawn from the policy."""
 
 
@@ -77,7 +77,7 @@ class StepCredit:
         self.settings, self.scorer, self.tokenizer, self.notes = settings, scorer, tokenizer, notes
         self.forced = tokenizer(settings.forced, add_special_tokens=False)["input_ids"] if settings.forced else []
 
-    def of(self, drawn: DrawnAnswers, draw: Draw, width: int) -> CreditedAnswers:
+    def of(self, drawn: DrawnAnswers, draw: DrawMore, width: int) -> CreditedAnswers:
         """The credit of a batch's tokens, padded to `width`. All processes must call this."""
         ends = [step_ends(self.tokenizer, answer, self.settings) for answer in drawn.answers]
         success = self.success(drawn, ends, draw)
@@ -90,7 +90,7 @@ class StepCredit:
             [] if rates[0].isnan() else self._shown(answer, stops, rates.tolist())
             for answer, stops, rates in zip(drawn.answers, ends, success, strict=True)])
 
-    def success(self, drawn: DrawnAnswers, ends: Sequence[Sequence[int]], draw: Draw) -> Tensor:
+    def success(self, drawn: DrawnAnswers, ends: Sequence[Sequence[int]], draw: DrawMore) -> Tensor:
         """S before the first step and after each, float64 [n, K + 1]; NaN for steps that an answer lacks, and for all
         steps of one that is not known."""
         places: dict[Prefix, int] = {}
@@ -109,7 +109,7 @@ class StepCredit:
         return [Prefix(drawn.asked[i], tuple(drawn.prompts[i]), (*begun, *answer[:stop]),
                        ended and stop == len(answer)) for stop in (0, *stops)]
 
-    def rates(self, prefixes: Sequence[Prefix], draw: Draw) -> Tensor:
+    def rates(self, prefixes: Sequence[Prefix], draw: DrawMore) -> Tensor:
         """S of each beginning, float64 [n], NaN where no try has a score. Raises UserError where too many have none."""
         tried = [(place, prefix) for place, prefix in enumerate(prefixes)
                  for _ in range(1 if prefix.ended else self.settings.tries)]

@@ -6,36 +6,17 @@ from pathlib import Path
 
 from visalign.config import LanguageSettings
 from visalign.config.language_answers import AnswerSettings, AskedSettings
-from visalign.config.load import answers_of
+from visalign.config.load import asked_settings
 from visalign.data.entry import Entry
 from visalign.data.generations import find_generations
 from visalign.data.text_generations import write_answers
 from visalign.errors import UserError
-from visalign.evaluation.sources import SampleSource, holds_plan, is_language_run, run_config
+from visalign.evaluation.sources import AnswerPlan, SampleSource, holds_plan, run_config
+from visalign.language.generate import answers_of_model
+from visalign.language.goals import system_in_use
 from visalign.storage.files import write_atomically
 from visalign.storage.language_models import ADAPTER, WHEELS, locate_language_model
 from visalign.storage.weights import read_json
-
-
-@dataclass(frozen=True)
-class AnswerPlan:
-    """How language models are asked, the same for all. seeds: answers to each prompt."""
-
-    prompts: list[str]
-    seeds: int
-    answers: AskedSettings
-    seed: int = 0
-    device: str = "auto"
-
-    def settings(self) -> dict:
-        """What determines the answers beside the model."""
-        return {"prompts": self.prompts, "samples": self.seeds, "seed": self.seed,
-                **self.answers.model_dump(mode="json", exclude={"batch_size"})}
-
-    def about(self) -> dict:
-        """The same in words."""
-        return {"tokens at most": self.answers.max_tokens, "temperature": self.answers.temperature,
-                "first seed": self.seed}
 
 
 @dataclass(frozen=True)
@@ -48,8 +29,6 @@ class AnswerSource(SampleSource):
 
     def entries(self, plan: AnswerPlan, folder: Path) -> list[Entry]:
         """Its answers, which are drawn into `folder` unless they are there."""
-        from visalign.language.generate import answers_of_model
-
         if not (folder / "samples.jsonl").is_file() or not holds_plan(folder, self.identity, plan):
             folder.mkdir(parents=True, exist_ok=True)
             write_atomically(folder / "settings.json", json.dumps(self.identity | plan.settings()).encode())
@@ -87,18 +66,10 @@ def is_language_model(source: str) -> bool:
     return (path / ADAPTER).is_file() and read_json(path / ADAPTER, f"model {source}").get("task_type") == "CAUSAL_LM"
 
 
-def is_run_of_language(source: str) -> bool:
-    """Whether this is the folder of a language model's run."""
-    path = Path(source).expanduser()
-    return (path / "config.yaml").is_file() and (path / "checkpoints").is_dir() and is_language_run(path)
-
-
 def answer_plan(prompts: list[str], seeds: int, seed: int, device: str, config: LanguageSettings | None,
                 settings: tuple[str, ...]) -> AnswerPlan:
     """How models are asked: as a run measures its own, or as `key=value` say. Raises UserError."""
-    from visalign.language.goals import system_in_use
-
     if config is None:
-        return AnswerPlan(prompts, seeds, answers_of(settings), seed, device)
+        return AnswerPlan(prompts, seeds, asked_settings(settings), seed, device)
     measured = {name: getattr(config.eval, name) for name in AnswerSettings.model_fields}
     return AnswerPlan(prompts, seeds, AskedSettings(**measured, system=system_in_use(config)), seed, device)
