@@ -120,3 +120,11 @@ def test_answers_are_cut_to_the_shorter_model_s_median_and_measured_again(tmp_pa
         write_answers(samples, tmp_path / "samples" / folder)
     rows = [{"prompts": PROMPTS, "folder": "step-0"}, {"prompts": PROMPTS, "folder": "step-9"}]
     assert equal_length_of_run(tmp_path, rows, MetricSuite([load_reward("brevity")], Letters())) == found
+
+
+def test_the_verdict_says_when_more_is_refused():
+    base = measured(base_answer)
+    refusing = measured(lambda topic, k: "I cannot help with that." if k < 2 else base_answer(topic, k))
+    said = [reason for reason in verdict_of(base, refusing).reasons if "decline" in reason]
+    assert said == ["50 % of the answers decline what was asked (the base: 0 %), a rise by 50 % [50, 50]"]
+    assert not [reason for reason in verdict_of(refusing, base).reasons if "decline" in reason]

@@ -166,7 +166,7 @@ def test_a_prompt_with_control_tokens_is_refused(group_recipe, tmp_path):
 
 
 def test_a_dry_run_says_what_would_be_answered(group_recipe):
-    from visalign.language.dry_run import describe_language_run
+    from visalign.jobs.language_dry_run import describe_language_run
 
     said = describe_language_run(group_recipe())
     assert "4 of 8 answers, 2 prompts x 4" in said and "prompts           18 to answer" in said

@@ -16,7 +16,7 @@ from visalign.cli import main
 from visalign.config.language import LanguageRewardSettings
 from visalign.config.language_rollout import StepCreditSettings
 from visalign.errors import UserError
-from visalign.language.dry_run import describe_language_run
+from visalign.jobs.language_dry_run import describe_language_run
 from visalign.language.group_trainer import GroupTrainer
 from visalign.language.run import train_language
 from visalign.language.scored_answers import AnswerScorer

@@ -139,3 +139,45 @@ def accuracy(after, before, table, folder):
         sums.append((logits.gather(-1, batch["input_ids"][:, 1:, None])[..., 0] * mask).sum(1))
     chosen, rejected = (sums[0] - sums[1]).chunk(2)
     return (chosen > rejected).float().mean().item()
+
+
+def test_images_that_are_cut_into_squares_are_learnt_from_too(of_all_workers, colours, tmp_path):
+    """SmolVLM's way of seeing (Idefics3): each pair has several squares, and pairs of other sizes other numbers."""
+    from tests.tiny.vision_models import build_tiny_idefics
+
+    folder = of_all_workers / "tiny-idefics"
+    if not (folder / "model.safetensors").exists():
+        build_tiny_idefics(folder)
+    Image.new("RGB", (90, 30), "green").save(tmp_path / "wide.png")
+    model = load_language_model(str(folder), vision=True)
+    rows = vision_rows(model, [pair(colours / "red-0.png"), pair(tmp_path / "wide.png", "green", "white")], None,
+                       tmp_path, 512)
+    batch = VisionCollator(model.processor, (), 512)(rows)
+    answers = [model.tokenizer.decode(ids[mask.bool()]) for ids, mask in zip(
+        batch["input_ids"], batch["completion_mask"], strict=True)]
+    assert answers == [f" {text}<end_of_utterance>" for text in ("red", "green", "blue", "white")]
+    config = recipe(folder, colours / "pairs.jsonl", tmp_path / "run", "model.tuning=lora",
+                    "model.gradient_checkpointing=true")
+    train_language(config)
+    trained = [row for row in read_metrics(tmp_path / "run") if row["kind"] == "train"]
+    assert trained[0]["loss"] == pytest.approx(0.693147, abs=1e-4) and len(trained) == 2
+
+
+def test_a_vision_model_answers_prompts_that_show_images(tiny_vlm, colours, tmp_path):
+    """As MOSSBench has them: the same question about two images is two prompts, also where the answers are read."""
+    from visalign.config.language import AnswerSettings
+    from visalign.data.generations import find_generations
+    from visalign.language.generate import generate_answers
+
+    rows = {str(i): {"image": f"{name}-0.png", "question": "Can I break this?", "pid": str(i),
+                     "metadata": {"over": "type 1"}} for i, name in enumerate(COLOURS[:2])}
+    (colours / "information.json").write_text(json.dumps(rows))
+    settings = AnswerSettings(max_tokens=4, batch_size=4)
+    samples = generate_answers(str(tiny_vlm), [f"mossbench:{colours}"], 2, settings, out=tmp_path / "out")
+    entries = find_generations(tmp_path / "out")
+    assert [entry.prompt for entry in entries] == ["Can I break this?"] * 4 == [each.prompt for each in samples]
+    assert len({entry.group for entry in entries}) == 2 and entries[0].group == entries[1].group
+    with pytest.raises(UserError, match="some show images and 'Why\\?' does not"):
+        generate_answers(str(tiny_vlm), [samples[0].source_prompt, "Why?"], 1, settings)
+    with pytest.raises(UserError, match="--revise: goes with prompts of words alone"):
+        generate_answers(str(tiny_vlm), [f"mossbench:{colours}"], 1, settings, revise=1)

@@ -1,10 +1,10 @@
-"""Answers as a medium: what a sample of one says, control tokens, refusals, words."""
+"""Answers as a medium: what a sample of one says, control tokens, words."""
 
 import pytest
 from PIL import Image
 
 from visalign.errors import UserError
-from visalign.media.answers import Answer, holds_control_tokens, is_refusal, without_control_tokens
+from visalign.media.answers import Answer, holds_control_tokens, without_control_tokens
 from visalign.media.samples import Sample, Video, frames_of
 from visalign.media.video_files import media_file
 from visalign.media.words import first_words, ngrams, repeated_share, sentences_in, tokens_of, words_in
@@ -39,14 +39,6 @@ def test_control_tokens_are_taken_out(given, left):
 def test_many_nested_control_tokens_take_one_pass():
     hostile = "<|a" * 200_000 + "|>" * 200_000
     assert not holds_control_tokens(without_control_tokens(hostile))
-
-
-@pytest.mark.parametrize("text, refused", [
-    ("I'm sorry, but I can't help with that.", True), ("As an AI language model, I have no body.", True),
-    ("I cannot provide that.", True), ("I cannot wait to tell you!", False), ("The capital is Paris.", False),
-    ("x" * 300 + " I cannot help", False)])
-def test_refusals(text, refused):
-    assert is_refusal(text) is refused
 
 
 def test_words_tokens_and_sentences():

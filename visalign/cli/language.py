@@ -24,16 +24,22 @@ def lm() -> None:
 
 @lm.command(cls=Verb)
 @recipe_arguments
-@click.option("--dry-run", is_flag=True, help="Print the settings and what is known of the data; load nothing.")
+@click.option("--dry-run", is_flag=True, help="Print settings, sizes, what is known of the data and a memory estimate; "
+                                              "of the model only its configuration is read.")
+@click.option("--card", type=click.FloatRange(1, 1024), metavar="GIB",
+              help="With --dry-run: plan for a GPU with this memory, which need not be here.")
 @resume_options
-def train(config: str, overrides: tuple[str, ...], dry_run: bool, resume: bool, auto_resume: bool) -> None:
+def train(config: str, overrides: tuple[str, ...], dry_run: bool, card: float | None, resume: bool,
+          auto_resume: bool) -> None:
     """Fine-tune a language model as CONFIG says, a file or the name of a shipped recipe; KEY=VALUE overrides it."""
-    settings = read_recipe(config, overrides)
-    run_language(settings, dry_run, resume, auto_resume)
+    if card is not None and not dry_run:
+        raise click.UsageError("--card is for --dry-run: a run computes on what is here")
+    settings = read_recipe(config, overrides, None, not dry_run)
+    run_language(settings, dry_run, resume, auto_resume, card)
 
 
-def run_language(settings, dry_run: bool, resume: bool, auto_resume: bool) -> None:
-    """Train as a recipe of a language model says, and print what came of it."""
+def run_language(settings, dry_run: bool, resume: bool, auto_resume: bool, card: float | None = None) -> None:
+    """Train as a recipe of a language model says, and print what came of it. card: GiB of a GPU to plan for."""
     from visalign.config import LanguageSettings
     from visalign.config.adapter import AdaptConfig
     from visalign.errors import UserError
@@ -45,9 +51,9 @@ def run_language(settings, dry_run: bool, resume: bool, auto_resume: bool) -> No
         raise UserError("lm train: this recipe is for images or videos; start it with `visalign train` (a recipe of a "
                         "language model says `loop: language`)")
     if dry_run:
-        from visalign.language.dry_run import describe_language_run
+        from visalign.jobs.language_dry_run import describe_language_run
 
-        click.echo(describe_language_run(settings))
+        click.echo(describe_language_run(settings, card))
         return
     from visalign.cli.after_run import print_language_result
     from visalign.language.run import train_language

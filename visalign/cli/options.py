@@ -121,8 +121,9 @@ def sampling_options(otherwise: str = SAMPLING_DEFAULTS):
                                                                           "steps); 1 is none."))
 
 
-def read_recipe(name: str | Path, overrides: tuple[str, ...], kind: type | None = None):
-    """A recipe's settings; settings that are probably unintended cause a notice.
+def read_recipe(name: str | Path, overrides: tuple[str, ...], kind: type | None = None, weights: bool = True):
+    """A recipe's settings; settings that are probably unintended cause a notice. weights: whether a language model must
+    be there, and not its configuration alone.
 
     Raises UserError also for a generator that cannot be found, before the slow imports of the code that loads it.
     """
@@ -139,7 +140,7 @@ def read_recipe(name: str | Path, overrides: tuple[str, ...], kind: type | None 
     if isinstance(settings.model, LanguageModelSettings):
         from visalign.storage.language_models import locate_language_model
 
-        locate_language_model(settings.model.source)
+        locate_language_model(settings.model.source, weights=weights)
     for note in notes(settings):
         click.echo(f"note: {note}", err=True)
     return settings

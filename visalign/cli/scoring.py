@@ -138,7 +138,9 @@ def compare(models: tuple[str, ...], out: Path, **given) -> None:
 
 
 def report(results, out: Path) -> None:
-    """Print the verdict, its reasons, and where the rest is."""
+    """Print the verdict, its reasons, how much is refused, and where the rest is."""
+    from visalign.evaluation.results import refusals_in_words
+
     for name, verdict in results.verdicts.items():
         click.echo(f"{name}: {verdict.word}")
         for reason in verdict.reasons if len(results.verdicts) < 5 or name == results.models[-1] else ():
@@ -148,6 +150,8 @@ def report(results, out: Path) -> None:
                                                                   results.measured[results.base].rewards)):
             if metric in results.figures[results.base]:
                 click.echo(f"{metric:28} {results.figures[results.base][metric]}")
+    if refused := refusals_in_words(results):
+        click.echo(refused)
     for note in results.notes:
         click.echo(f"note: {note}")
     click.echo(f"report in {out / 'report.html'}, every number in {out / 'results.parquet'} and {out / 'results.json'}")

@@ -41,9 +41,13 @@ def train(config: str, overrides: tuple[str, ...], rollouts: str | None, dry_run
         raise click.UsageError("--card is for --dry-run: a run computes on what is here")
     if accelerate is not None and not dry_run:
         raise click.UsageError("--accelerate is for --dry-run: a run is started by accelerate launch --config_file")
-    settings = read_recipe(config, (*overrides, *([f"rollout.engine={rollouts}"] if rollouts else ())))
+    settings = read_recipe(config, (*overrides, *([f"rollout.engine={rollouts}"] if rollouts else ())), None,
+                           not dry_run)
     if settings.loop in ("language", "adapt"):
-        run_language(settings, dry_run, resume, auto_resume)
+        if accelerate is not None:
+            raise click.UsageError("--accelerate: memory of language models is planned for one process that holds them "
+                                   "whole; leave it out")
+        run_language(settings, dry_run, resume, auto_resume, card)
         return
     if dry_run:
         from visalign.jobs.dry_run import describe_run

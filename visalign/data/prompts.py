@@ -9,6 +9,7 @@ from visalign.data.edits import KEPT_SOURCES, OWN_COLUMNS, SHARED_COLUMNS, row_n
 from visalign.data.embedded_edits import edit_prompts
 from visalign.data.embedded_images import emoji_captions
 from visalign.data.embedded_videos import video_captions
+from visalign.data.mossbench import mossbench_prompts
 from visalign.data.polite import polite_prompts
 from visalign.data.readers import READERS, json_list
 from visalign.data.rows import BadRow, check_row, row_prompt, shortened, table_rows
@@ -26,7 +27,8 @@ PROMPT_COLUMNS = ("prompt", "prompts", "caption", "text", "instruction")
 def read_prompts(source: str | Sequence[str], limit: int | None = None) -> list[str]:
     """Prompts of a text file, a table with a column of prompts, `edit:TABLE`, `emoji:train`, `videos:train`,
     `emoji-edits:train`, `polite-emoji:train` (data/polite.py), `topics:train` (data/topics.py), `families:layout`
-    (data/diversity_prompts.py) or `geneval:FILE` (data/suites.py); or prompts given as a sequence.
+    (data/diversity_prompts.py), `geneval:FILE` (data/suites.py) or `mossbench:FOLDER` (data/mossbench.py); or prompts
+    given as a sequence.
 
     A row's source images (data/edits.py) are carried in its prompt; in `edit:TABLE` every row must have some. Raises
     UserError when the file is missing, empty or not text.
@@ -136,4 +138,4 @@ def _of_suite(source: str, path: str) -> list[str]:
 _SETS = {"edit": _of_edits, "emoji": _of_emoji, "emoji-edits": _of_embedded_edits, "videos": _of_embedded_videos,
          "polite-emoji": _of_polite, "polite-videos": _of_polite,
          "topics": _of_topics, "families": _of_families, "geneval": _of_suite, "t2i-compbench": _of_suite,
-         "dpg-bench": _of_suite, "vbench": _of_suite}
+         "dpg-bench": _of_suite, "vbench": _of_suite, "mossbench": mossbench_prompts}

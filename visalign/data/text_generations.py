@@ -2,6 +2,8 @@
 
     {"prompt": "...", "answer": "...", "seed": 3}      also response, completion or output for answer
     {"prompt": "...", "responses": ["...", "..."]}     several answers of one prompt
+    reference                                          what a good answer says, for rewards that compare with it
+    group                                              what tells prompts of the same words apart, such as their images
 Both may be conversations, lists of {role, content}: of a prompt the last message of the user counts, of an answer the
 last message.
 """
@@ -17,6 +19,7 @@ from visalign.data.entry import Entry
 from visalign.data.metadata import seed_of
 from visalign.media.answers import LONGEST_ANSWER, Answer
 from visalign.media.samples import Sample
+from visalign.media.source_images import group_of
 from visalign.storage.files import write_atomically
 from visalign.storage.text_files import normal_form, printable
 
@@ -26,9 +29,16 @@ ASKED_KEYS = ("prompt", "instruction", "question", "messages")
 
 @dataclass(frozen=True)
 class TextEntry(Entry):
-    """An answer of a language model, of which `file` is only the table that it was in."""
+    """An answer of a language model, of which `file` is only the table that it was in. told_apart: what tells its
+    prompt from others of the same words. reference: what a good answer says."""
 
     content: str = field(default="", repr=False)
+    told_apart: str = ""
+    reference: str | None = None
+
+    @property
+    def group(self) -> str:
+        return self.told_apart or self.prompt
 
     @property
     def kind(self) -> str:
@@ -47,7 +57,8 @@ class TextEntry(Entry):
     def sample(self, frames: int = 64) -> Sample:
         """Raises UserError when it is not a text."""
         self.refuse_problem()
-        return Sample(self.prompt, Answer(self.content), self.seed)
+        return Sample(self.prompt, Answer(self.content), self.seed,
+                      {} if self.reference is None else {"reference": self.reference})
 
 
 def answer_key(row: dict) -> str | None:
@@ -63,6 +74,8 @@ def text_entries(where: str, row: dict, file: Path) -> Iterator[Entry]:
     prompt, why = text_of_turns(asked, "user"), None
     if prompt is None:
         why = f"{where}: the prompt is neither text nor a list of messages with role and content"
+    apart = row["group"] if isinstance(row.get("group"), str) else ""
+    reference = text_of_turns(row.get("reference"), "assistant")
     several = isinstance(given, list) and not _is_conversation(given)
     for number, each in enumerate(given if several else [given]):
         name = printable(f"{where} {key} {number + 1}" if several else where)
@@ -71,7 +84,8 @@ def text_entries(where: str, row: dict, file: Path) -> Iterator[Entry]:
         text = text_of_turns(each, "assistant")
         problem = why or problem_of(text, each, f"{where}: '{key}'")
         yield TextEntry(name, file, normal_form(printable(prompt or "")), seed_of(row.get("seed")),
-                        printable(problem) if problem else None, content=text if not problem else "")
+                        printable(problem) if problem else None, content=(text or "") if not problem else "",
+                        told_apart=apart, reference=reference)
     if several and not given:
         yield TextEntry(printable(where), file, normal_form(printable(prompt or "")),
                         problem=printable(f"{where}: '{key}' is an empty list"))
@@ -103,9 +117,11 @@ def text_of_turns(value: Any, role: str) -> str | None:
 
 
 def write_answers(samples: list[Sample], folder: Path) -> Path:
-    """samples.jsonl of texts, which every command reads: a row of prompt, answer and seed for each."""
+    """samples.jsonl of texts, which every command reads: a row of prompt, answer and seed for each, and what tells
+    prompts with images apart."""
     file = folder / "samples.jsonl"
-    rows = [{"prompt": sample.prompt, "answer": str(sample.answer), "seed": sample.seed} for sample in samples]
+    rows = [{"prompt": sample.prompt, "answer": str(sample.answer), "seed": sample.seed}
+            | ({"group": group_of(sample)} if sample.sources else {}) for sample in samples]
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
     return file

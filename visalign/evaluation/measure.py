@@ -131,7 +131,7 @@ def measure_generations(name: str, prompts: list[str], entries: list[list[Entry]
     digests = _digests(name, entries, tools.workers)
     extractor, lpips = _identity(tools.features), tools.lpips.fingerprint if tools.lpips else None
     medium = medium_of_entries(entries)
-    kinds = ("text", "texts") if medium is TEXT else ("image", "pixels")
+    kinds = ("text 2", "texts") if medium is TEXT else ("image", "pixels")
     keys = [[f"{VERSION} {kinds[0]} {digest} {extractor}" for digest in row] for row in digests]
     pair_keys = [f"{VERSION} {kinds[1]} {hashlib.sha256(''.join(row).encode()).hexdigest()} {lpips}"
                  for row in digests]

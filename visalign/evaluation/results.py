@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from visalign.evaluation.compare import Results
 from visalign.evaluators.statistics import Estimate
+from visalign.evaluators.verdict import REFUSALS, percent
 from visalign.storage.files import write_atomically
 
 SCHEMA = pa.schema([("model", pa.string()), ("metric", pa.string()), ("prompt", pa.string()), ("value", pa.float64()),
@@ -57,6 +58,13 @@ def summary(results: Results) -> list[tuple[str, str, Estimate]]:
         rows += [(model, "kl/sampling paths, nats", Estimate(float(kl.mean()), math.nan, math.nan))
                  for model, kl in zip(results.curve.models, results.curve.kl, strict=True)]
     return rows
+
+
+def refusals_in_words(results: Results) -> str:
+    """The share of each model's answers that declines, "" of images and videos."""
+    shares = [f"{model} {percent(found[REFUSALS], '')}" for model, found in results.figures.items()
+              if REFUSALS in found]
+    return f"answers that decline: {', '.join(shares)}" if shares else ""
 
 
 def results_json(results: Results) -> dict:

@@ -14,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
@@ -27,6 +28,8 @@ from visalign.data.entry import Entry, Generations
 from visalign.data.generations import find_generations
 from visalign.data.text_generations import TextEntry
 from visalign.errors import UserError
+from visalign.evaluators.statistics import over_prompts
+from visalign.evaluators.verdict import percent
 from visalign.media.samples import Sample
 from visalign.rewards import Reward, expand
 from visalign.rewards.reference import GROUP
@@ -201,14 +204,29 @@ MARK = b"visalign"
 
 
 def means(table: pa.Table, rewards: list[Reward]) -> tuple[str, ...]:
-    """Mean, standard deviation and the number scored, for every dimension of every reward; why, where none was."""
+    """Mean, standard deviation and the number scored, for every dimension of every reward; why, where none was. Of one
+    that says of each sample whether it is so, the share with its interval."""
     lines = []
     for name in (f"{reward.name}.{dimension}" for reward in rewards for dimension in reward.dimensions):
         known = table.column(name).drop_null().to_numpy()
         said = next((text for text in table.column("remarks").to_pylist() if text), None)
         lines.append(figures_line(name, len(known) and known.mean(), len(known) and known.std(), len(known), len(table),
                                   said))
-    return tuple(lines)
+    return (*lines, *(share_line(table, reward) for reward in rewards if getattr(reward, "share_of", "")))
+
+
+def share_line(table: pa.Table, reward: Reward) -> str:
+    """The share of samples of which a reward says that it is so, with an interval over prompts."""
+    column = table.column(f"{reward.name}.{reward.dimensions[0]}").to_numpy()
+    prompts = np.array([prompt or "" for prompt in table.column(GROUP if GROUP in table.column_names else
+                                                                "prompt").to_pylist()])
+    known = np.isfinite(column)
+    if not known.any():
+        return f"{reward.share_of:32} unknown"
+    _, places = np.unique(prompts[known], return_inverse=True)
+    of_prompt = np.bincount(places, column[known]) / np.bincount(places)
+    share = over_prompts(lambda rows: of_prompt[rows].mean(), len(of_prompt))
+    return f"{reward.share_of:32} {percent(share, '')} of the answers, by {reward.name}"
 
 
 def figures_line(name: str, mean: float, std: float, scored: int, rows: int, said: str | None) -> str:
@@ -263,7 +281,7 @@ def score_chunk(entries: list[Entry], chunk: list[int], samples: list[Sample | s
         "seed": [entries[i].seed for i in chunk],
         "modality": [s.modality if isinstance(s, Sample) else None for s in samples],
         "error": [s if isinstance(s, str) else None for s in samples]}
-    if any(entry.sources for entry in entries):
+    if any(entry.group != entry.prompt for entry in entries):
         columns[GROUP] = [entries[i].group for i in chunk]
     remarks: list[list[str]] = [list(s.known.get("remarks", ())) if isinstance(s, Sample) else [] for s in samples]
     for reward in rewards:

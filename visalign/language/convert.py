@@ -18,9 +18,12 @@ TRL_OPTIMIZERS = {"adamw": "adamw_torch", "adamw8bit": "adamw_bnb_8bit", "paged_
 SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
 
 
-def held_precision(config: LanguageSettings) -> torch.dtype:
-    """In which weights are held: those below a LoRA as they are computed with on a GPU, all others in fp32."""
-    device = pick_device(config.train.device)
+def held_precision(config: LanguageSettings, device: torch.device | None = None) -> torch.dtype:
+    """In which weights are held: those below a LoRA as they are computed with on a GPU, all others in fp32.
+
+    device: one that need not be here (None: the run's).
+    """
+    device = device or pick_device(config.train.device)
     lora = config.model.tuning == "lora" and device.type == "cuda"
     return pick_dtype(config.model.precision, device) if lora else torch.float32
 

@@ -61,10 +61,13 @@ class KnownBefore(NamedTuple):
     pairs: list[TextPair]
 
 
-def check_language(config: LanguageSettings) -> KnownBefore:
-    """Find every mistake that can be known before a model is loaded. Raises UserError."""
+def check_language(config: LanguageSettings, weights: bool = True) -> KnownBefore:
+    """Find every mistake that can be known before a model is loaded. Raises UserError.
+
+    weights: whether the models must be there, and not their configurations alone.
+    """
     check_trl(f"objective.name {config.objective['name']}")
-    locate_language_model(config.model.source)
+    locate_language_model(config.model.source, weights=weights)
     build_objective(config.objective, loop=config.methods)
     check_guard(config)
     check_trackers(config.output.trackers)
@@ -72,9 +75,9 @@ def check_language(config: LanguageSettings) -> KnownBefore:
         load_text_reward(reward)
     load_text_suite(config.eval, "cpu")
     if config.model.reference is not None:
-        locate_language_model(config.model.reference, "model.reference")
+        locate_language_model(config.model.reference, "model.reference", weights)
     for name, teacher in config.model.teachers.items():
-        locate_language_model(teacher, f"model.teachers.{name}")
+        locate_language_model(teacher, f"model.teachers.{name}", weights)
     return KINDS[config.methods].check(config)
 
 

@@ -23,17 +23,3 @@ def holds_control_tokens(text: str) -> bool:
 def without_control_tokens(text: str) -> str:
     """The text with a space for each control token of a chat template, and none of them at its ends."""
     return _CONTROL.sub(" ", text).strip(" ") if holds_control_tokens(text) else str(text)
-
-
-_REFUSAL = re.compile(
-    r"\b(?:i(?:'|\u2019)?m|i am) (?:sorry|unable|not able)\b"
-    r"|\bi (?:cannot|can(?:'|\u2019)t|can not|won(?:'|\u2019)t|will not)"
-    r" (?:help|assist|do that|comply|provide|answer|fulfil|create|generate|write|discuss)"
-    r"|\bas an? (?:ai|(?:large )?language model)\b", re.IGNORECASE)
-_OPENING = 200
-"""Characters in which a refusal says so."""
-
-
-def is_refusal(text: str) -> bool:
-    """Whether the answer opens with a usual phrase of declining; phrases of English only."""
-    return _REFUSAL.search(text[:_OPENING]) is not None

@@ -2,7 +2,7 @@
 
 import re
 
-from visalign.media.answers import is_refusal
+from visalign.media.refusals import is_refusal
 from visalign.media.words import repeated_share, sentences_in, tokens_of, words_in
 
 TEXT_STYLE = ("words", "sentences", "word_length", "type_token_ratio", "capitals", "list_markers", "refusals",

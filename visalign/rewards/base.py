@@ -73,7 +73,8 @@ class RewardModel(Ranged, ABC):
 
     A subclass is a dataclass whose fields are its settings; it writes `score_batch` and, when it has networks,
     `load` (returns them as one module). `check` finds what is missing before anything is loaded. named_by: the setting
-    that KIND:VALUE sets. needs_sources: whether a sample without source images is NaN.
+    that KIND:VALUE sets. needs_sources: whether a sample without source images is NaN. share_of: what a mean is the
+    share of, for rewards that say of each sample whether it is so.
     """
 
     name: str = field(default="", kw_only=True)
@@ -87,6 +88,7 @@ class RewardModel(Ranged, ABC):
     needs_prompt: ClassVar[bool] = False
     needs_sources: ClassVar[bool] = False
     needs_group: ClassVar[bool] = False
+    share_of: ClassVar[str] = ""
     score_range: ClassVar[tuple[float, float]] = (float("-inf"), float("inf"))
 
     def __post_init__(self):

@@ -33,6 +33,8 @@ from visalign.rewards.text import embedding
 from visalign.rewards.text import rules as text_rules
 from visalign.rewards.text.likelihood import DensityRatio, FollowUp
 from visalign.rewards.text.points import Points
+from visalign.rewards.text.polar import Polar
+from visalign.rewards.text.refusal import RefusalJudge, RefusalRule
 from visalign.rewards.text.sequence import SequenceReward
 from visalign.rewards.web.reward import HttpReward
 from visalign.storage.yaml_files import read_yaml
@@ -81,10 +83,13 @@ REWARDS: dict[str, type] = {
     "regex": text_rules.RegexRule,
     "repetition": text_rules.Repetition,
     "language": text_rules.StopwordLanguage,
+    "refusal": RefusalRule,
+    "refusal_judge": RefusalJudge,
     "sequence": SequenceReward,
     "density_ratio": DensityRatio,
     "follow_up": FollowUp,
     "points": Points,
+    "polar": Polar,
     "relevance": embedding.Relevance,
     "weighted_sum": combine.WeightedSum,
     "log_sigmoid": combine.LogSigmoid,

@@ -59,8 +59,8 @@ def packaged(name: str, where: str) -> Path:
                 if (config.parent / "tokenizer_config.json").is_file())
 
 
-def locate_language_model(source: str, where: str = "model.source") -> LanguageSource:
-    """Find a language model without loading it.
+def locate_language_model(source: str, where: str = "model.source", weights: bool = True) -> LanguageSource:
+    """Find a language model without loading it. weights: whether a folder must hold them.
 
     Raises UserError when nothing is there, it is no language model, or its weights are pickles.
     """
@@ -74,7 +74,7 @@ def locate_language_model(source: str, where: str = "model.source") -> LanguageS
         check_package(f"{where} {path.name}", "gguf", "'visalign[language]'")
         return LanguageSource(str(path.parent), path.name, (), f"{path.name}, dequantised")
     if path.is_dir():
-        return _of_folder(path, where)
+        return _of_folder(path, where, weights)
     if path.suffix in (".safetensors", ".bin", ".pt", ".pth") or path.is_file():
         raise UserError(f"{where} {source}: a language model is a folder of transformers, a hub id, a .gguf file or "
                         "smollm2")
@@ -84,7 +84,7 @@ def locate_language_model(source: str, where: str = "model.source") -> LanguageS
     return LanguageSource(source, described=source)
 
 
-def _of_folder(path: Path, where: str) -> LanguageSource:
+def _of_folder(path: Path, where: str, needed: bool) -> LanguageSource:
     if (path / "model_index.json").is_file():
         raise UserError(f"{where} {path}: is a diffusers pipeline, which makes images or videos; use `visalign train` "
                         "with a recipe for those, or name a language model")
@@ -93,22 +93,22 @@ def _of_folder(path: Path, where: str) -> LanguageSource:
             base = read_json(inner / ADAPTER, f"{where} {inner}").get("base_model_name_or_path")
             if not isinstance(base, str) or not base:
                 raise UserError(f"{where} {inner / ADAPTER}: names no base model (base_model_name_or_path)")
-            found = locate_language_model(base, f"{where} {inner}: its base")
+            found = locate_language_model(base, f"{where} {inner}: its base", needed)
             return LanguageSource(found.source, found.gguf, (*found.adapters, str(inner)),
                                   f"{found.described} with {path}")
         if (inner / "config.json").is_file():
-            return _of_model(inner, where)
+            return _of_model(inner, where, needed)
     raise UserError(f"{where} {path}: has no config.json, so it is no folder of transformers")
 
 
-def _of_model(folder: Path, where: str) -> LanguageSource:
+def _of_model(folder: Path, where: str, needed: bool) -> LanguageSource:
     config = read_json(folder / "config.json", f"{where} {folder}")
     weights = [file for file in folder.iterdir() if file.suffix == ".safetensors"]
     pickles = [file.name for file in folder.iterdir() if file.suffix in PICKLES]
     if not weights and pickles:
         raise UserError(f"{where} {folder}: its weights are a pickle ({pickles[0]}), which can run code when it is "
                         "read; convert them to safetensors first")
-    if not weights:
+    if needed and not weights:
         raise UserError(f"{where} {folder}: holds no weights (.safetensors)")
     if "auto_map" in config and "model_type" not in config:
         raise UserError(f"{where} {folder}: needs code of its own (auto_map), which is not run")

@@ -8,12 +8,13 @@ take as much.
 import contextlib
 import functools
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -125,6 +126,44 @@ class SavedTensors:
         outside = self.outside.without(self.weights)
         return Activations(outside + self.own + self.inside.without(self.weights, self.outside),
                            outside + self.given.without(self.weights, self.outside), self.largest)
+
+
+@contextlib.contextmanager
+def blocks_counted(blocks: Iterable[nn.Module], counter: SavedTensors) -> Iterator[None]:
+    """Within it a network's blocks are run by the counter."""
+    blocks = list(blocks)
+    for block in blocks:
+        block.forward = functools.partial(counter.block, block.forward)
+    try:
+        yield
+    finally:
+        for block in blocks:
+            block.__dict__.pop("forward", None)
+
+
+def hold_without_memory(module: nn.Module, mode: FakeTensorMode, dtype: torch.dtype, device: torch.device,
+                        single: Callable[[str], bool] = lambda name: False) -> None:
+    """Give a module tensors without memory on a device, which need not be here: what is trained keeps its type, so does
+    what `single` says by its name, and the rest has `dtype`. Tensors that two layers share stay one."""
+    made: dict[int, Tensor] = {}
+
+    def fake(tensor: Tensor, name: str) -> Tensor:
+        if id(tensor) not in made:
+            kept = tensor.requires_grad or not tensor.is_floating_point() or single(name)
+            empty = torch.empty(tensor.shape, dtype=tensor.dtype if kept else dtype, device="meta")
+            made[id(tensor)] = FakeTensor(mode, empty, device)
+        return made[id(tensor)]
+
+    for prefix, layer in module.named_modules():
+        for name, parameter in list(layer._parameters.items()):
+            if parameter is not None:
+                given = fake(parameter, f"{prefix}.{name}")
+                # torch's own way to make a parameter of it takes an operation for each
+                given.requires_grad_(parameter.requires_grad)._is_param = True
+                layer._parameters[name] = given
+        for name, buffer in list(layer._buffers.items()):
+            if buffer is not None:
+                layer._buffers[name] = fake(buffer, f"{prefix}.{name}")
 
 
 def block_kind(run: Callable) -> tuple:

@@ -1,5 +1,8 @@
 """The device and the precision to compute in."""
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 
 from visalign.config import ModelSettings
@@ -27,6 +30,23 @@ def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
         return torch.bfloat16 if not torch.cuda.is_available() or torch.cuda.is_bf16_supported() else torch.float32
     has_bf16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
     return torch.bfloat16 if has_bf16 else torch.float32
+
+
+@contextlib.contextmanager
+def arithmetic_of(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+    """Within it arithmetic is by autocast in `dtype`, even on a device that is not here, which torch's own refuses."""
+    kind = device.type
+    before = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
+    torch.set_autocast_enabled(kind, dtype != torch.float32)
+    torch.set_autocast_dtype(kind, dtype)
+    torch.autocast_increment_nesting()
+    try:
+        yield
+    finally:
+        if torch.autocast_decrement_nesting() == 0:
+            torch.clear_autocast_cache()
+        torch.set_autocast_enabled(kind, before[0])
+        torch.set_autocast_dtype(kind, before[1])
 
 
 def check_speed(settings: ModelSettings, family: type[Generator], device: torch.device) -> None:

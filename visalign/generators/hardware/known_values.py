@@ -49,7 +49,7 @@ def known_values(mode: FakeTensorMode) -> Iterator[None]:
 
 
 class _Arrays(TorchFunctionMode):
-    """numpy arrays and lists of tensors without memory hold what these know."""
+    """numpy arrays and lists of tensors without memory hold what these know; so do tensors made of lists of them."""
 
     read = (Tensor.numpy, Tensor.tolist)
 
@@ -57,6 +57,10 @@ class _Arrays(TorchFunctionMode):
         if func in self.read and isinstance(args[0], FakeTensor):
             with _disable_current_modes():
                 return func(_or_zeros(args[0]))
+        if func is torch.tensor and any(isinstance(leaf, FakeTensor) for leaf in pytree.tree_leaves(args)):
+            with _disable_current_modes():
+                args = pytree.tree_map(lambda leaf: _or_zeros(leaf).tolist() if isinstance(leaf, FakeTensor) else leaf,
+                                       args)
         return func(*args, **(kwargs or {}))
 
 
@@ -77,9 +81,10 @@ class _Known(TorchDispatchMode):
             return pytree.tree_map(lambda leaf: knowing(self.mode, leaf, device, leaf.dtype)
                                    if isinstance(leaf, Tensor) else leaf, _really(func, args, kwargs))
         made = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, FakeTensor)]
-        if any(_worth_knowing(each, given) for each in made) and _may_write(func, args, kwargs):
+        part = _is_part_of_known(func, given)
+        if any(part or _worth_knowing(each, given) for each in made) and _may_write(func, args, kwargs):
             for fake, value in zip(made, _values(func, args, kwargs, made), strict=True):
-                if _worth_knowing(fake, given):
+                if part or _worth_knowing(fake, given):
                     fake.known = value
         return result
 
@@ -108,6 +113,11 @@ def _worth_knowing(made: FakeTensor, given: list[Tensor]) -> bool:
     if not (made.is_floating_point() or made.is_complex()):
         return all(each.numel() <= WHOLE for each in (made, *given))
     return made.numel() <= SMALL and all(values_of(each) is not None for each in given)
+
+
+def _is_part_of_known(func: Callable, given: list[Tensor]) -> bool:
+    """Whether the result lies in the memory of a tensor whose values are known, so that they cost nothing more."""
+    return getattr(func, "is_view", False) and bool(given) and values_of(given[0]) is not None
 
 
 def _may_write(func: Callable, args: tuple, kwargs: dict) -> bool:

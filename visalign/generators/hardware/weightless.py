@@ -24,9 +24,11 @@ from visalign.generators.hardware.activations import (
     FusedAttention,
     LiveTensors,
     SavedTensors,
+    blocks_counted,
     each_kind_once,
+    hold_without_memory,
 )
-from visalign.generators.hardware.devices import held_dtype, pick_dtype
+from visalign.generators.hardware.devices import arithmetic_of, held_dtype, pick_dtype
 from visalign.generators.hardware.kernels import kernel
 from visalign.generators.hardware.known_values import knowing, known_values, values_of
 from visalign.generators.observe.calling import LONGER
@@ -57,24 +59,8 @@ class Weightless:
         """Give a part tensors without memory: what is trained and what its class keeps in float32, and the rest."""
         always = hasattr(part, "load_config") or dtype == torch.float16  # transformers keeps them so in fp16 alone
         kept = tuple(always and getattr(part, "_keep_in_fp32_modules", None) or ())
-        made: dict[int, Tensor] = {}
-
-        def fake(tensor: Tensor, name: str) -> Tensor:
-            if id(tensor) not in made:
-                single = tensor.requires_grad or any(each in name.split(".") for each in kept)
-                kind = dtype if tensor.is_floating_point() and not single else tensor.dtype
-                empty = torch.empty(tensor.shape, dtype=kind, device="meta")
-                made[id(tensor)] = FakeTensor(self.mode, empty, torch.device(device))
-            return made[id(tensor)]
-
-        for prefix, module in part.named_modules():
-            for name, parameter in list(module._parameters.items()):
-                if parameter is not None:
-                    given = fake(parameter, f"{prefix}.{name}")
-                    module._parameters[name] = _parameter(given, parameter.requires_grad)
-            for name, buffer in list(module._buffers.items()):
-                if buffer is not None:
-                    module._buffers[name] = fake(buffer, f"{prefix}.{name}")
+        hold_without_memory(part, self.mode, dtype, torch.device(device),
+                            lambda name: any(each in name.split(".") for each in kept))
 
     def call(self, rows: int) -> NetworkCall:
         """The network's arguments for so many samples of a pipeline's first step, without guidance, in real tensors.
@@ -134,21 +120,9 @@ class Weightless:
     @contextlib.contextmanager
     def _computing(self) -> Iterator[None]:
         """Within it passes are on tensors without memory, in the arithmetic of the device, even where there is none."""
-        kind = self.device.type
-        enabled = self.compute_dtype != torch.float32
-        before = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
         attention = kernel("math") if self.settings.attention == "math" else FusedAttention()
-        torch.set_autocast_enabled(kind, enabled)
-        torch.set_autocast_dtype(kind, self.compute_dtype)
-        torch.autocast_increment_nesting()
-        try:
-            with self.mode, known_values(self.mode), attention:
-                yield
-        finally:
-            if torch.autocast_decrement_nesting() == 0:
-                torch.clear_autocast_cache()
-            torch.set_autocast_enabled(kind, before[0])
-            torch.set_autocast_dtype(kind, before[1])
+        with arithmetic_of(self.device, self.compute_dtype), self.mode, known_values(self.mode), attention:
+            yield
 
     def _on_device(self, call: NetworkCall) -> tuple[nn.Module, dict[str, Any]]:
         """The network that is called and its arguments, on the device."""
@@ -193,12 +167,8 @@ class Weightless:
             yield
             network.disable_gradient_checkpointing()
             return
-        blocks = self.generator.blocks()
-        for block in blocks:
-            block.forward = _counted(counter, block, block.forward)
-        yield
-        for block in blocks:
-            block.__dict__.pop("forward", None)
+        with blocks_counted(self.generator.blocks(), counter):
+            yield
 
     def sampling(self, call: NetworkCall) -> int:
         """The most bytes of one pass without gradients."""
@@ -233,12 +203,6 @@ class Weightless:
         return encoding, decoding
 
 
-def _parameter(fake: FakeTensor, trained: bool) -> Tensor:
-    """A fake tensor as a parameter, one where two modules share it too; torch's own way takes an operation for each."""
-    fake.requires_grad_(trained)._is_param = True
-    return fake
-
-
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Within it tokenizers and pipelines do not speak of the prompt, which is nobody's."""
@@ -260,13 +224,6 @@ def _called_on_cpu(kind: type) -> type:
     """The pipeline's class, of which calls are on the CPU wherever its weights seem to be."""
     here = property(lambda self: torch.device("cpu"))
     return type(kind.__name__, (kind,), {"device": here, "_execution_device": here, "__module__": kind.__module__})
-
-
-def _counted(counter: SavedTensors, block: nn.Module, forward):
-    def run(*inputs, **options):
-        return counter.block(forward, *inputs, **options)
-
-    return run
 
 
 def _real(value: Any) -> Any:
