@@ -1,6 +1,7 @@
 """Whole runs of a tiny language model: every method, resuming to the same bits, and what is refused before loading."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -129,3 +130,10 @@ def test_an_unfinished_checkpoint_is_deleted_and_the_one_before_is_taken(recipe,
 def test_what_cannot_be_is_said_in_one_sentence(recipe, overrides, words):
     with pytest.raises(UserError, match=words):
         train_language(recipe(*overrides))
+
+
+def test_one_program_may_run_in_several_precisions(recipe):
+    for number, precision in enumerate(("fp32", "bf16", "fp32")):
+        config = recipe(f"model.precision={precision}", "train.steps=1", out=f"run-{number}")
+        train_language(config)
+        assert (Path(config.output.folder) / "verdict.json").is_file()

@@ -46,6 +46,7 @@ def test_recipe_runs_on_a_tiny_model(file, tiny, tiny_vlm, colours, tmp_path, mo
     elif config.data.feedback:
         given += ["data.feedback.max_prompts=4", "data.feedback.max_tokens=6", "data.feedback.reward=brevity",
                   "data.feedback.second_reward=null", "data.feedback.uncertainty=null"]
+        given += ["data.feedback.success.least=0"] if config.data.feedback.success else []
     elif config.data.persuasion:
         given += ["data.persuasion.max_questions=8", "data.persuasion.replies=1", "data.persuasion.max_tokens=6"]
     else:

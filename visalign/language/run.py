@@ -38,7 +38,7 @@ from visalign.language.trl import check_trl
 from visalign.language.uncertainty import check_uncertainty
 from visalign.media.source_images import with_sources
 from visalign.parallel.meeting import all_met
-from visalign.parallel.opening import check_configuration, is_sharded_run, uses_deepspeed
+from visalign.parallel.opening import another_precision, check_configuration, is_sharded_run, uses_deepspeed
 from visalign.parallel.sharing import Processes, doing
 from visalign.storage.files import write_atomically
 from visalign.storage.language_models import LanguageModel, load_language_model, locate_language_model
@@ -186,9 +186,11 @@ def opened_language_run(config: LanguageSettings, resume: bool) -> Iterator[tupl
     check_division(device)
     precision = pick_dtype(config.model.precision, device)
     patience = max(timedelta(hours=3), timedelta(minutes=2 * config.train.wait_minutes))
+    mixed = {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(precision, "no")
+    another_precision(mixed)
     with all_met():
         accelerator = Accelerator(cpu=device.type == "cpu", kwargs_handlers=[InitProcessGroupKwargs(timeout=patience)],
-                                  mixed_precision={torch.bfloat16: "bf16", torch.float16: "fp16"}.get(precision, "no"))
+                                  mixed_precision=mixed)
     with run_of_processes(accelerator, config, resume) as run:
         yield run
 

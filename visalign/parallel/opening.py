@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, patch_environment
 
 from visalign.errors import UserError, check_package, notice
@@ -17,15 +18,23 @@ def says(name: str) -> bool:
     return os.environ.get(name, "false").lower() in ("true", "1")
 
 
-def open_processes(wait: timedelta, **options: Any) -> Accelerator:
+def another_precision(wanted: str) -> None:
+    """Let a program that ran something before run this in another precision: accelerate holds to the first one."""
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != wanted:
+        AcceleratorState._reset_state()
+
+
+def open_processes(wait: timedelta, mixed_precision: str = "no", **options: Any) -> Accelerator:
     """An accelerator that knows of no shards: those are this package's. wait: for another process, at most."""
+    another_precision(mixed_precision)
     if uses_deepspeed():
         check_package("accelerate: distributed_type DEEPSPEED", "deepspeed", "'visalign[deepspeed]'")
     # SD3's last block discards the text stream, so part of an adapter there never gets a gradient
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
     with all_met(), patch_environment(ACCELERATE_USE_FSDP="false", ACCELERATE_USE_PARALLELISM_CONFIG="false",
                                       ACCELERATE_USE_DEEPSPEED="false"):
-        return Accelerator(kwargs_handlers=[unused, InitProcessGroupKwargs(timeout=wait)], **options)
+        return Accelerator(kwargs_handlers=[unused, InitProcessGroupKwargs(timeout=wait)],
+                           mixed_precision=mixed_precision, **options)
 
 
 def uses_deepspeed() -> bool:
