@@ -1,8 +1,9 @@
 """Likelihood displacement and ranking accuracy by hand."""
 
 import numpy as np
+import pytest
 
-from visalign.evaluators.likelihood import likelihoods
+from visalign.evaluators.likelihood import gap_quantiles, likelihoods
 
 
 def test_shares_of_four_pairs():
@@ -20,3 +21,9 @@ def test_at_the_reference_nothing_is_displaced():
     values = np.arange(6.0)
     found = likelihoods(values, values - 1, values, values - 1, list("aabbcc"))
     assert found.displaced.value == 0 and found.ranked.value == 1 and found.implicit.value == 0
+
+
+def test_quantiles_of_the_reference_s_gap():
+    """Gaps 0 to 100: a share p of pairs lies below 100 p."""
+    assert gap_quantiles([float(each) for each in range(101)]) == pytest.approx(
+        {0.05: 5, 0.25: 25, 0.5: 50, 0.75: 75, 0.95: 95})

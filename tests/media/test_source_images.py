@@ -11,6 +11,7 @@ from visalign.media.source_images import (
     content_of,
     is_edit,
     prompt_group,
+    put_into,
     sample_of,
     source_images_of,
     sources_key,
@@ -35,6 +36,17 @@ def files(tmp_path):
 def test_words_and_files_are_taken_apart_and_joined_again(prompt, parts):
     assert split_prompt(prompt) == parts
     assert split_prompt(with_sources(*parts)) == parts
+
+
+def test_a_prompt_is_put_into_a_template_before_its_images(files):
+    template = "{prompt}, quality 4 of 10"
+    assert put_into(template, "a {red} cat") == "a {red} cat, quality 4 of 10"
+    assert put_into(None, "a cat") == "a cat"
+    edit = with_sources("make it red ", files[:1], {"requirement": "red"})
+    changed = put_into(template, edit)
+    assert split_prompt(changed) == ("make it red, quality 4 of 10", files[:1])
+    assert changed.partition("@@")[2] == edit.partition("@@")[2]
+    assert put_into(template, "an email to me@@home") == "an email to me@@home, quality 4 of 10"
 
 
 def test_words_that_hold_the_separator_cannot_carry_images():

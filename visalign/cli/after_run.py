@@ -62,7 +62,8 @@ def commands_of(config, folder) -> list[str]:
     adapter = config.model.tuning == "lora"
     prompt = next(row["prompts"][0] for row in read_metrics(folder) if row["kind"] == "held_out")
     options = {"--lora": folder if adapter else None, "--steps": config.eval.steps,
-               "--guidance-scale": config.eval.guidance_scale, "-o": folder / "more"}
+               "--guidance-scale": config.eval.guidance_scale, "--goal": "best" if config.goals else None,
+               "-o": folder / "more"}
     given = [str(word) for pair in options.items() if pair[1] is not None for word in pair]
     given += [word for setting in _of_the_file(config.model) for word in ("--set", setting)] if adapter else []
     model = config.model.source if adapter else str(folder / "export" / "pipeline")

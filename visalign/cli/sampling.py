@@ -52,11 +52,14 @@ from visalign.validation.ranges import Few, Limit, Positive, Seed
               help="Largest size of the guide's term, relative to the model's prediction.")
 @click.option("--rewrite", "rewriter", type=click.Path(exists=True, file_okay=False, path_type=Path),
               help="Rewrite prompts first, with a run of `visalign lm adapt` or its export folder.")
+@click.option("--goal", metavar="best|SCORE",
+              help="Ask a model that learnt with data.goals (its export as --lora, or as MODEL) for this score.")
 @ray_options
 def generate(model: str, prompts: tuple[str, ...], out: str, lora: Path | None, samples_per_prompt: int,
              settings: tuple[str, ...], steps: int | None, guidance_scale: float | None, seed: int, precision: str,
              device: str, best_of: int, reward: str, weights: str | None, guide_from: Path | None, guide_range: str,
-             guide_clip: float, video_format: str | None, rewriter: Path | None, **cluster) -> None:
+             guide_clip: float, video_format: str | None, rewriter: Path | None, goal: str | None,
+             **cluster) -> None:
     """Sample MODEL on PROMPTS (texts, or one @file with a prompt per line) into media files, a grid and samples.jsonl.
 
     \b
@@ -69,7 +72,7 @@ def generate(model: str, prompts: tuple[str, ...], out: str, lora: Path | None, 
 
     options = {"lora": lora, "samples": samples_per_prompt, "steps": steps, "guidance_scale": guidance_scale,
                "seed": seed, "following": _following(weights, guide_from, guide_range, guide_clip),
-               "video_format": video_format}
+               "video_format": video_format, "goal": goal}
     loaded, ray = model_of(model, (f"precision={precision}", *settings)), ray_settings(slow=True, **cluster)
     if ray and rewriter:
         raise UserError("generate: --rewrite works on one machine; leave out --engine ray")

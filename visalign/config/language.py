@@ -15,6 +15,7 @@ from visalign.config.common import (
     Settings,
     Text,
 )
+from visalign.config.goals import GoalSettings
 from visalign.config.language_answers import AnswerSettings
 from visalign.config.language_feedback import PersuasionSettings, UncertaintySettings
 from visalign.config.language_rollout import LanguageRolloutSettings
@@ -113,22 +114,13 @@ class TextFeedbackSettings(AnswerSettings):
         return self
 
 
-class GoalSettings(Settings):
+class TextGoalSettings(GoalSettings):
     """Reward-augmented data (arXiv 2410.08067): each pair twice, asked for the score of either answer, on `scale`.
 
     template: text of the system's turn, with {goal} in it.
     """
 
-    scale: tuple[float, float] = (1.0, 10.0)
     template: Text = "Write an answer of quality {goal} out of {best}."
-
-    @model_validator(mode="after")
-    def _consistent(self):
-        if "{goal}" not in self.template:
-            raise ValueError("data.goals.template must contain {goal}, where the score is put")
-        if self.scale[0] >= self.scale[1]:
-            raise ValueError(f"data.goals.scale {list(self.scale)} must rise")
-        return self
 
 
 class OpaSettings(Settings):
@@ -161,7 +153,7 @@ class TextDataSettings(Settings):
     media_root: Text | None = None
     feedback: TextFeedbackSettings | None = None
     persuasion: PersuasionSettings | None = None
-    goals: GoalSettings | None = None
+    goals: TextGoalSettings | None = None
     opa: OpaSettings | None = None
     on_error: Literal["stop", "skip"] = "stop"
     max_skipped: Fraction = 0.05

@@ -18,6 +18,7 @@ from visalign.config.common import (
     check_tuned,
     refuse_fused,
 )
+from visalign.config.goals import PromptGoalSettings
 from visalign.config.sources import CaptionSettings, DataFormat, SourceSettings, check_shares
 from visalign.validation.ranges import (
     AtLeastTwo,
@@ -75,6 +76,7 @@ class DataSettings(Settings):
     prefers less of it (null: its `Overall`, else all in equal parts).
     score_with: a reward that scores both images of a pair (needed by reward-weighted objectives).
     rerank: flip pairs where that reward disagrees with the label (AI feedback).
+    goals: reward-augmented data, of pairs with rewards.
     caption_dropout: share of the visits that learn without a prompt, which keeps guidance working.
     holdout: share of the prompts kept for measuring: implicit accuracy on their pairs, and samples of them where
     eval.prompts names no others.
@@ -100,6 +102,7 @@ class DataSettings(Settings):
     feedback: FeedbackSettings | None = None
     score_with: RewardSpec | None = None
     rerank: bool = False
+    goals: PromptGoalSettings | None = None
     max_pairs: Limit | None = None
     holdout: Fraction = 0.05
     caption_dropout: Fraction = 0.0
@@ -206,6 +209,11 @@ class OfflineConfig(PolicyRun):
             raise ValueError(f"train.timestep_shift {self.train.timestep_shift:g} does nothing with "
                              "train.timestep_sampling uniform; choose shifted or logit_normal")
         return self
+
+    @property
+    def goals(self) -> PromptGoalSettings | None:
+        """What asks for a score, of a model that learnt to be asked."""
+        return self.data.goals
 
     def taught_by(self) -> tuple[str, ...]:
         """What the model learnt from, in words, of which paths are some of their own."""

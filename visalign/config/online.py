@@ -213,6 +213,8 @@ class OnlineConfig(PolicyRun):
 
     loop: ClassVar[str] = "online"
     prompts_in: ClassVar[str] = "rollout"
+    goals: ClassVar[None] = None
+    """No online model learns to be asked for a score."""
     model: ModelSettings
     rollout: RolloutSettings = RolloutSettings()
     reward: RewardSettings = RewardSettings()

@@ -8,6 +8,8 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from visalign.config import DataSettings
+from visalign.data.goals import check_has_rewards
+from visalign.data.preference_pair import PreferencePair
 from visalign.data.preferences import RowCounts, is_local, read_pairs
 from visalign.data.rows import MediaReference
 from visalign.data.table_media import TableMedia
@@ -18,6 +20,9 @@ from visalign.storage.files import write_atomically
 
 PROBED = 1000
 """Pairs of a table whose images, where they lie in the table itself, are opened before a model is loaded."""
+
+SCORED = "; give both columns, or set data.score_with"
+"""How a pair gets the rewards that become goals."""
 
 
 class BrokenRows:
@@ -61,7 +66,7 @@ class FoundPairs(NamedTuple):
 
     prompts: the distinct ones, those of prior sets aside. sizes: how many pairs each source has, repeated ones as often
     as they are. pairs: how many there are in all, each once. texts: how many prompts, all captions of all sources
-    included.
+    included, and at most how many with goals.
     """
 
     prompts: list[str]
@@ -77,7 +82,8 @@ def check_pair_sources(settings: DataSettings, compared: bool = True) -> FoundPa
     compared: whether the objective learns from both images. Raises UserError for every mistake that can be found
     before anything is loaded.
     """
-    broken, prompts, sizes, pairs, texts = BrokenRows(settings, 20), {}, [], 0, set()
+    broken, prompts, sizes, pairs = BrokenRows(settings, 20), {}, [], 0
+    texts: set[tuple] = set()
     local = all([is_local(source) for source in settings.each])
     for place, source in enumerate(settings.each):
         found = _check_source(source, broken, compared, texts)
@@ -88,8 +94,8 @@ def check_pair_sources(settings: DataSettings, compared: bool = True) -> FoundPa
     return FoundPairs(list(prompts), sizes, pairs, len(texts)) if local else FoundPairs([], [])
 
 
-def _check_source(settings: DataSettings, broken: BrokenRows, compared: bool, texts: set[str]) -> FoundPairs:
-    """One source alone; `texts` gets its prompts."""
+def _check_source(settings: DataSettings, broken: BrokenRows, compared: bool, texts: set[tuple]) -> FoundPairs:
+    """One source alone; `texts` gets its prompts, each with the goals that are asked for."""
     prompts, pairs, same, repeated = {}, 0, 0, 0
     found = itertools.islice(read_pairs(settings, RowCounts(), broken.note, compared, again=True),
                              None if is_local(settings) else 1)
@@ -103,7 +109,7 @@ def _check_source(settings: DataSettings, broken: BrokenRows, compared: bool, te
                 broken.note(error)
                 continue
             prompts[pair.asked] = None
-            texts |= {pair.asked, *pair.asked_otherwise}
+            texts |= {(text, goal) for text in (pair.asked, *pair.asked_otherwise) for goal in _goals(pair, settings)}
             pairs, same = pairs + 1, same + (pair.chosen == pair.rejected)
             repeated += pair.repeats
     except UserError:
@@ -112,6 +118,16 @@ def _check_source(settings: DataSettings, broken: BrokenRows, compared: bool, te
     if compared and pairs:
         check_different(f"data {settings.path}", pairs, same)
     return FoundPairs(list(prompts), [repeated], pairs)
+
+
+def _goals(pair: PreferencePair, settings: DataSettings) -> tuple:
+    """What a prompt is asked with, told apart. Raises UserError for a pair without rewards where they become goals."""
+    if not settings.goals:
+        return (None,)
+    if settings.score_with:
+        return (f"{pair.where}, chosen", f"{pair.where}, rejected")
+    check_has_rewards(pair, SCORED)
+    return pair.chosen_reward, pair.rejected_reward
 
 
 def check_different(source: str, pairs: int, same: int) -> None:

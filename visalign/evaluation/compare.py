@@ -293,7 +293,7 @@ def curve_of(sources: list[SampleSource], plan: AnyPlan | None, measured: dict[s
     checkpoints = [source for source in sources if source.step is not None]
     if len(checkpoints) < 2 or plan is None:
         return None
-    kls = np.stack([path_kl(source.load(plan.device), plan.prompts[:KL_PROMPTS], steps=plan.steps,
+    kls = np.stack([path_kl(source.load(plan.device), source.given(plan.prompts[:KL_PROMPTS]), steps=plan.steps,
                             guidance_scale=plan.guidance_scale, seed=plan.seed + 1) for source in checkpoints])
     distance = np.sqrt(np.maximum(kls.mean(1), 0))
     fits: dict[str, dict[str, OveroptimisationFit]] = {}

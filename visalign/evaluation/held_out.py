@@ -24,13 +24,14 @@ from visalign.storage.out_of_memory import memory_told
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The sampled prompts and seeds, what measures the samples, which reward was optimised, if known, and who shares
-    the work."""
+    """The sampled prompts and seeds, what measures the samples, which reward was optimised, if known, who shares the
+    work, and what the prompts are put into before they are sampled, if anything (`put_into`)."""
 
     settings: EvaluationSettings
     tools: MetricSuite
     proxy: str | None
     processes: Processes = ALONE
+    asking: str | None = None
 
     @memory_told("measuring held-out samples")
     def look(self, generator: Generator, label: str) -> tuple[PromptMetrics, list[Sample]]:
@@ -42,7 +43,7 @@ class HeldOut:
         prompts = read_prompts(settings.prompts, settings.max_prompts)
         samples = make_samples(generator, prompts, settings.samples_per_prompt, steps=settings.steps,
                                guidance_scale=settings.guidance_scale, seed=settings.seed, label=label,
-                               batch_size=settings.batch_size, processes=self.processes)
+                               batch_size=settings.batch_size, processes=self.processes, asking=self.asking)
         return told_metrics(prompts, samples, self, label), samples
 
 

@@ -22,7 +22,7 @@ from visalign.generators.base import Generator
 from visalign.generators.files.sketching import check_adapter
 from visalign.generators.lora.files import find_lora
 from visalign.media.kinds import is_image_name, is_video_name
-from visalign.media.source_images import content_of
+from visalign.media.source_images import content_of, put_into
 from visalign.sampling.folder import write_generations
 from visalign.storage.checkpoint_files import load_policy, step_of
 from visalign.storage.files import written
@@ -76,7 +76,7 @@ class SampleSource:
     """One side of a comparison. load(device): loads its generator; None for existing generations. identity: what
     determines its samples. step: of a run's checkpoint. texts: whether existing generations are texts. model, adapter:
     what `load` loads, where that is a model with or without a LoRA, so that several sources may share one model in
-    memory."""
+    memory. asking: what prompts are put into for its generator, as `identity` says, too."""
 
     name: str
     source: str
@@ -86,6 +86,7 @@ class SampleSource:
     texts: bool = False
     model: ModelSettings | None = None
     adapter: Path | None = None
+    asking: str | None = None
 
     @property
     def sampled(self) -> bool:
@@ -97,13 +98,18 @@ class SampleSource:
         if self.model:
             locate_model(self.model).family.check_prompts(prompts, where)
 
+    def given(self, prompts: list[str]) -> list[str]:
+        """Prompts as its generator is given them."""
+        return [put_into(self.asking, prompt) for prompt in prompts]
+
     def entries(self, plan: SamplingPlan | None, folder: Path) -> list[Entry]:
         """Its generations; missing ones are sampled into `folder`, continuing what is there."""
         if self.load is None:
             return find_generations(self.source)
         if not (folder / "samples.jsonl").is_file() or not holds_plan(folder, self.identity, plan):
             write_generations(functools.partial(self.load, plan.device), plan.prompts, folder, self.identity,
-                              samples=plan.seeds, steps=plan.steps, guidance_scale=plan.guidance_scale, seed=plan.seed)
+                              samples=plan.seeds, steps=plan.steps, guidance_scale=plan.guidance_scale, seed=plan.seed,
+                              asking=self.asking)
         return find_generations(folder)
 
 
@@ -194,8 +200,17 @@ def run_config(folder: Path) -> OfflineConfig | OnlineConfig | LanguageSettings:
 
 
 def base_source(name: str, run: Path) -> SampleSource:
-    """The untrained model of a run."""
-    return model_source(name, run_config(run).model)
+    """The untrained model of a run, asked as the run's."""
+    config = run_config(run)
+    return _asked(model_source(name, config.model), config)
+
+
+def _asked(source: SampleSource, config: OfflineConfig | OnlineConfig) -> SampleSource:
+    """With the highest goal in its prompts, where the run learnt to be asked for one."""
+    if not config.goals:
+        return source
+    asking = config.goals.highest
+    return replace(source, asking=asking, identity=source.identity | {"asking": asking})
 
 
 def run_source(name: str, run: Path) -> SampleSource:
@@ -206,8 +221,9 @@ def run_source(name: str, run: Path) -> SampleSource:
         raise UserError(f"run {run}: has not finished, so it has no export; name one of its checkpoints, or use "
                         "--checkpoints all")
     if config.model.tuning == "full":
-        return model_source(name, model.model_copy(update=_WHOLE | {"source": str(export / "pipeline")}))
-    return replace(model_source(name, model, export), source=str(run))
+        whole = model.model_copy(update=_WHOLE | {"source": str(export / "pipeline")})
+        return _asked(model_source(name, whole), config)
+    return _asked(replace(model_source(name, model, export), source=str(run)), config)
 
 
 def checkpoint_source(name: str, folder: Path) -> SampleSource:
@@ -223,7 +239,8 @@ def checkpoint_source(name: str, folder: Path) -> SampleSource:
         return generator
 
     stamp = (folder / "trainable.safetensors").stat().st_mtime_ns
-    return SampleSource(name, str(folder), load, {"checkpoint": str(folder.resolve()), "weights": stamp}, step)
+    identity = {"checkpoint": str(folder.resolve()), "weights": stamp}
+    return _asked(SampleSource(name, str(folder), load, identity, step), config)
 
 
 def checkpoint_sources(run: Path) -> list[SampleSource]:

@@ -6,9 +6,12 @@ last token to the last but one of the answer,
     ches = <S_w, S_l> - |S_w|^2
 
 which is high where the answers are alike to the model, and then both become less likely. Gradient entanglement, Yuan et
-al. 2024 (arXiv 2410.13828): both fall where <g_w, g_l> > |g_w|^2, g the gradient of an answer's log-probability.
+al. 2024 (arXiv 2410.13828): both fall where <g_w, g_l> > |g_w|^2, g the gradient of an answer's log-probability. Of
+images minus the denoising error stands for it, both errors at the same noise and time.
 """
 
+from collections.abc import Sequence
+from statistics import fmean, median
 from typing import NamedTuple
 
 import torch
@@ -42,12 +45,29 @@ class Entanglement(NamedTuple):
 
 
 def entanglement(chosen: Tensor, rejected: Tensor) -> Entanglement:
-    """From the gradients of both log-probabilities, flattened, [N] each."""
+    """From the gradients of both log-probabilities, flattened, [N] each; or of both errors, whose signs cancel."""
     chosen, rejected = chosen.double(), rejected.double()
     inner, square = chosen @ rejected, chosen @ chosen
     norms = square.sqrt(), rejected.norm()
     return Entanglement((inner / (norms[0] * norms[1]).clamp(min=1e-30)).item(),
                         (norms[1] / norms[0].clamp(min=1e-30)).item(), bool(inner > square))
+
+
+def flat_gradient(value: Tensor, weights: Sequence[Tensor], keep_graph: bool = False) -> Tensor:
+    """The gradient of a number at all weights, [N], 0 where it does not depend on one; `.grad` stays as it is.
+
+    keep_graph: whether another gradient is taken of the same pass.
+    """
+    found = torch.autograd.grad(value, weights, retain_graph=keep_graph, allow_unused=True)
+    return torch.cat([torch.zeros_like(w).flatten() if g is None else g.flatten()
+                      for g, w in zip(found, weights, strict=True)])
+
+
+def entanglement_metrics(found: Sequence[Entanglement]) -> dict[str, float]:
+    """Of held-out pairs: the mean cosine, the median ratio of norms, and the share in which both fall; {} of none."""
+    return {"held_out/gradient_cosine": fmean(each.cosine for each in found),
+            "held_out/gradient_norm_ratio": median(each.norm_ratio for each in found),
+            "held_out/both_fall": fmean(each.both_fall for each in found)} if found else {}
 
 
 def likeliest(logits: Tensor, mask: Tensor, count: int = 10) -> tuple[Tensor, Tensor]:

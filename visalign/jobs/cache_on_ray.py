@@ -43,6 +43,9 @@ class PairSlice:
 def cache_on_ray(config: OfflineConfig, ray: RaySettings) -> CacheContent:
     """As `make_cache`. Raises UserError for anything the user can fix."""
     check_ray("--engine ray")
+    if config.goals:
+        raise UserError("data cache: the prompts of data.goals follow from the rewards of all pairs, of which a worker "
+                        "sees its part; encode the media alone with data.goals=null, or leave out --engine ray")
     found = check_cache(config)
     if not found.pairs:
         raise UserError(f"data {config.data.named}: --engine ray cuts pairs that are counted beforehand, and those of "

@@ -23,7 +23,7 @@ from visalign.media.source_images import content_of, is_edit
 from visalign.media.video_files import write_media
 from visalign.parallel.ray_cluster import check_ray
 from visalign.sampling.feedback import samples_at
-from visalign.sampling.folder import TOGETHER, Drawing, drawing_of, sample_row
+from visalign.sampling.folder import TOGETHER, Drawing, asked_row, drawing_of, sample_row
 from visalign.sampling.seeds import place_seed
 from visalign.storage.locations import Location
 
@@ -96,9 +96,10 @@ def drawer(drawing: Drawing, folder: PartitionFolder, share: WorkerShare) -> Wor
         rows = []
         for place, sample in samples_at(generator, part.prompts, drawing.samples, part.places, steps=drawing.steps,
                                         guidance_scale=drawing.guidance_scale, seed=drawing.seed, label="", quiet=True,
-                                        first=part.first):
+                                        first=part.first, asking=drawing.asking):
             name = write_sample(sample.media, under, f"{place:05d}", drawing.video_format)
-            row = sample_row(part.prompts[place // drawing.samples - part.first], Path(folder.out.path))
+            prompt = part.prompts[place // drawing.samples - part.first]
+            row = sample_row(prompt, Path(folder.out.path)) | asked_row(prompt, drawing.asking)
             rows.append(row | {"file": f"{under.name}/{name}", "seed": place_seed(drawing.seed, place)})
         names = {name for row in rows for name in row}
         folder.write(number, [pa.Table.from_pylist([dict.fromkeys(names) | row for row in rows])])

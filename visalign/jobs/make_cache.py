@@ -37,6 +37,9 @@ def check_cache(config: OfflineConfig) -> FoundPairs:
     if config.loop != "offline" or config.data.feedback:
         raise UserError("data cache: this recipe makes its samples itself, during the run; only pairs and captioned "
                         "media that are read (data.path) can be encoded ahead")
+    if config.goals and config.data.score_with:
+        raise UserError("data cache: the prompts of data.goals follow from rewards, which data.score_with gives during "
+                        "the run; encode the media alone with data.goals=null")
     checkpoint = locate_model(config.model)
     found = check_offline(config, checkpoint.family)
     check_cache_room(config, empty_generator(checkpoint, config.model), found)
@@ -52,7 +55,7 @@ def make_cache(config: OfflineConfig) -> CacheContent:
     before = len(cache.store)
     pairs = read_pairs(config.data, on_bad_row=broken.note, compared=compares(config), again=True)
     items = encode_pairs(pairs, cache, accelerator, broken, buckets_of(config.data, generator),
-                         total=sum(found.sizes) or None)
+                         total=sum(found.sizes) or None, goals=config.goals)
     check_items(config.taught_by(), items, broken, compares(config))
     if config.data.caption_dropout:
         empty_keys(items, cache, accelerator)

@@ -150,7 +150,8 @@ def trained(config: OfflineConfig | OnlineConfig, accelerator: Accelerator, run:
         config = trainer.config = measured_on_pairs(config, trainer.held_out)
         run.keep_settings(config)
     with trainer.started(), advised(config):
-        cadence = Cadence(trainer, replace(held_out, settings=config.eval), started)
+        asking = config.goals.highest if config.goals else None
+        cadence = Cadence(trainer, replace(held_out, settings=config.eval, asking=asking), started)
         ended = cadence.follow()
         result = trainer.engine.processes.told_by_first(
             lambda: summarise(run, started, held_out.proxy, cadence.guard.limits, ended))

@@ -75,10 +75,21 @@ def check_margin_of(config: OfflineConfig) -> None:
                         "one, or set data.score_with to the reward that the margin is to be of")
 
 
+def check_goals(config: OfflineConfig) -> None:
+    """Raise UserError when the objective weighs the rewards that are goals, of which none is better than another."""
+    objective, named = build_objective(config.objective), f"objective {config.objective['name']}"
+    if config.data.goals and ("rewards" in objective.needs or getattr(objective, "margin_of", None)):
+        why = "takes a margin by reward (margin_of)" if getattr(objective, "margin_of", None) else \
+            "learns most from samples of high reward"
+        raise UserError(f"data.goals: {named} {why}, and with goals low rewards are asked for as well; leave one of "
+                        "them out")
+
+
 def check_offline(config: OfflineConfig, family: type[Generator]) -> FoundPairs:
     feedback = config.data.feedback
     check_offline_steps(config)
     check_margin_of(config)
+    check_goals(config)
     check_buckets(config.data, family)
     if not (feedback or config.data.path or config.data.sources):
         raise UserError("data.path: name the data to learn from with data.path=FILE_OR_FOLDER, or let the model make "
@@ -130,7 +141,7 @@ def build_offline(config: OfflineConfig, generator: Generator, run: RunFolder, a
     cache = EncodingCache(config.data.cache, generator, config.data.cache_dtype)
     objective, broken = build_objective(config.objective), BrokenRows(config.data)
     pairs = prepare_pairs(config, generator, run, accelerator, broken)
-    items = encode_pairs(pairs, cache, accelerator, broken, buckets_of(config.data, generator))
+    items = encode_pairs(pairs, cache, accelerator, broken, buckets_of(config.data, generator), goals=config.goals)
     check_items(" ".join(config.taught_by()), items, broken, "rejected" in objective.needs)
     mixed = [(share, source.loss_weight, source.prior) for source, share in zip(
         config.data.sources or (), shares_of(config.data.sources or ()), strict=True)]

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from visalign.evaluators.displacement import ches, entanglement, likeliest
+from visalign.evaluators.displacement import ches, entanglement, entanglement_metrics, flat_gradient, likeliest
 from visalign.evaluators.likelihood import likelihoods
 from visalign.language.chat import TokenRow
 from visalign.language.preference import PreferenceTrainer
@@ -55,10 +55,7 @@ def pair_numbers(loop: PreferenceTrainer, rows: list[TokenRow], processes: Proce
     numbers = {"held_out/implicit_accuracy": measured.implicit.value, "likelihoods": asdict(measured),
                "held_out/top_entropy": columns[4].mean(), "held_out/top_mass": columns[5].mean(),
                "held_out/reference_gap": (columns[1] - columns[3]).tolist()}
-    if entangled:
-        numbers |= {"held_out/gradient_cosine": fmean(each.cosine for each in entangled),
-                    "held_out/both_fall": fmean(each.both_fall for each in entangled)}
-    return numbers
+    return numbers | entanglement_metrics(entangled)
 
 
 def _entangled(loop: PreferenceTrainer, model, row: TokenRow):
@@ -66,11 +63,8 @@ def _entangled(loop: PreferenceTrainer, model, row: TokenRow):
     weights = [p for p in model.parameters() if p.requires_grad]
     with torch.enable_grad():
         logs = loop.logs_of(model, on_device(loop, [row]))
-        gradients = [torch.autograd.grad(side.sum(), weights, retain_graph=True, allow_unused=True)
-                     for side in (logs.chosen, logs.rejected)]
-    flat = [torch.cat([torch.zeros_like(w).flatten() if g is None else g.flatten() for g, w in zip(
-        each, weights, strict=True)]) for each in gradients]
-    return entanglement(*flat)
+        return entanglement(flat_gradient(logs.chosen.sum(), weights, keep_graph=True),
+                            flat_gradient(logs.rejected.sum(), weights))
 
 
 def own_kl(loop: PreferenceTrainer, tokenizer, system: str | None, samples: Sequence[Sample],

@@ -4,7 +4,7 @@ import json
 from importlib.metadata import version
 from pathlib import Path
 
-from visalign.config import LanguageSettings
+from visalign.config import LanguageConfig, LanguageSettings
 from visalign.generators.export.model_card import named_only
 from visalign.language.preference import HEADS
 from visalign.language.trainer import LanguageTrainer
@@ -41,6 +41,13 @@ def export_language(trainer: LanguageTrainer, model: LanguageModel, folder: Path
         (model.processor or model.tokenizer).save_pretrained(folder / "merged")
 
 
+def _goal_in_words(config: LanguageSettings) -> str:
+    """A paragraph on how a model is asked for the highest score."""
+    goals = config.data.goals if isinstance(config, LanguageConfig) else None
+    return f"\n\nIt learnt to answer as the system's turn asks, and was measured with its best: `{goals.highest}`" \
+        if goals else ""
+
+
 def language_card(config: LanguageSettings, figures: dict[str, str]) -> str:
     """Markdown with a header as model hubs read it; nothing in it names a place on the machine that trained it."""
     source, method = named_only(config.model.source), config.objective["name"]
@@ -54,7 +61,7 @@ def language_card(config: LanguageSettings, figures: dict[str, str]) -> str:
 ---
 # {source} aligned with {method}
 
-Learnt from {' '.join(map(str, named_only(list(config.taught_by()))))}.
+Learnt from {' '.join(map(str, named_only(list(config.taught_by()))))}.{_goal_in_words(config)}
 
 ## What changed on held-out prompts
 

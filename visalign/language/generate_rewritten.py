@@ -22,6 +22,8 @@ def generate_rewritten(model: ModelSettings, prompts: list[str], folder: Path, s
     locate_language_model(str(find_rewriter(source)[0]), "--rewrite")
     drawing, prompts = drawing_of(model, prompts, **options)
     prompts = list(dict.fromkeys(prompts))
+    if drawing.asking:
+        raise UserError("--goal: goes with the user's own prompts, not with --rewrite; leave one of them out")
     if any(map(is_edit, prompts)):
         raise UserError("--rewrite: prompts of edits, which name source images, are not rewritten; leave it out")
     if (folder / "samples.jsonl").exists():

@@ -51,7 +51,7 @@ def build_pair_trainer(config: LanguageConfig, pairs: list[TextPair], model: Lan
         pairs, persuasion = made_dialogues(config, config.data.persuasion, model, run, measured, processes)
     system = system_in_use(config)
     if config.data.goals:
-        pairs = with_goals(pairs, config.data)
+        pairs = with_goals(pairs, config.data.goals)
     objective = build_objective(config.objective, loop=config.methods)
     check_numbers(objective, pairs, config)
     if config.model.vision:

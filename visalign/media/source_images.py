@@ -36,6 +36,17 @@ def words_of(prompt: str) -> str:
     return split_prompt(prompt)[0]
 
 
+def put_into(template: str | None, prompt: str) -> str:
+    """The prompt with its words in the place of {prompt} in a template, before the same images; as it is without one.
+    """
+    if template is None:
+        return prompt
+    if not is_edit(prompt):
+        return template.replace("{prompt}", prompt)
+    words, mark, rest = prompt.partition(SEPARATOR)
+    return template.replace("{prompt}", words.strip()) + mark + rest
+
+
 def notes_of(prompt: str) -> dict[str, str]:
     """What a prompt says beside its words and images, by EDIT_NOTES. Raises UserError where it is not readable."""
     *_, last = prompt.split(SEPARATOR)

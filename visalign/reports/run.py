@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from visalign.config import LanguageSettings, OfflineConfig, OnlineConfig
+from visalign.evaluators.likelihood import gap_quantiles
 from visalign.evaluators.prompt_metrics import known_mean, prompt_metrics_of
 from visalign.media.video_files import read_media
 from visalign.reports import charts, media_uri, render_page, source_uris, svg
@@ -46,6 +47,7 @@ def write_report(run: RunFolder, config: OfflineConfig | OnlineConfig | Language
         versions=versions, settings=(run.path / "config.yaml").read_text(), steps=len(trained),
         step_seconds=sum(r["seconds"] for r in trained) / max(1, len(trained)),
         displaced=tail_mean(trained, "displaced"), known_mean=known_mean, texts=texts,
+        gaps=gap_quantiles(gaps) if (gaps := held[0].get("held_out/reference_gap")) else None,
         notes={when: prompt_metrics_of(row).notes() for when, row in (("before", held[0]), ("after", held[-1]))})
     write_atomically(run.path / "report.html", page)
     return run.path / "report.html"

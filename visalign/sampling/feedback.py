@@ -13,7 +13,7 @@ from visalign.errors import UserError
 from visalign.generators.base import Generator
 from visalign.generators.prompt_length import say_what_is_cut
 from visalign.media.samples import Sample
-from visalign.media.source_images import sample_of
+from visalign.media.source_images import put_into, sample_of
 from visalign.media.video_files import media_file
 from visalign.parallel.sharing import ALONE, Processes, doing
 from visalign.rewards import Reward, finite_scores
@@ -23,7 +23,7 @@ from visalign.sampling.source_check import check_takes_sources
 
 def make_samples(generator: Generator, prompts: list[str], per_prompt: int, *, steps: int, guidance_scale: float,
                  seed: int, label: str, quiet: bool = False, batch_size: int = 32,
-                 processes: Processes = ALONE) -> list[Sample]:
+                 processes: Processes = ALONE, asking: str | None = None) -> list[Sample]:
     """`per_prompt` samples of each prompt; the i-th of the j-th prompt always has the same seed.
 
     Processes share whole batches, so that a sample has the same neighbours whatever their number.
@@ -33,24 +33,26 @@ def make_samples(generator: Generator, prompts: list[str], per_prompt: int, *, s
               for place in range(start, min(start + batch_size, len(prompts) * per_prompt))]
     mine = list(samples_at(generator, prompts, per_prompt, places, steps=steps, seed=seed, label=label,
                            guidance_scale=guidance_scale, quiet=quiet or not processes.is_first,
-                           batch_size=batch_size))
+                           batch_size=batch_size, asking=asking))
     return [sample for _, sample in sorted(processes.gather(mine), key=lambda each: each[0])]
 
 
 def samples_at(generator: Generator, prompts: list[str], per_prompt: int, places: Sequence[int], *, steps: int,
                guidance_scale: float, seed: int, label: str, quiet: bool = False, batch_size: int = 32,
-               first: int = 0) -> Iterator[tuple[int, Sample]]:
+               first: int = 0, asking: str | None = None) -> Iterator[tuple[int, Sample]]:
     """(place, sample) as they are generated; place p is sample p mod per_prompt of prompt p div per_prompt.
 
-    first: the number of the first of `prompts`, where they are part of a list.
+    first: the number of the first of `prompts`, where they are part of a list. asking: what each prompt is put into
+    before it is sampled (`put_into`); rewards see the prompt itself.
     """
     chosen = [prompts[place // per_prompt - first] for place in places]
     seeds = [place_seed(seed, place) for place in places]
+    given = [put_into(asking, prompt) for prompt in chosen]
     numbers = iter(range(len(chosen)))
-    check_takes_sources(generator, dict.fromkeys(chosen), label)
-    say_what_is_cut(generator, chosen, label)
+    check_takes_sources(generator, dict.fromkeys(given), label)
+    say_what_is_cut(generator, given, label)
     with tqdm(total=len(chosen), desc=label, unit="sample", disable=quiet) as progress:
-        for batch in generator.sample(chosen, seeds, steps=steps, guidance_scale=guidance_scale,
+        for batch in generator.sample(given, seeds, steps=steps, guidance_scale=guidance_scale,
                                       batch_size=batch_size):
             for media in batch:
                 k = next(numbers)

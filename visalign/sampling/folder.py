@@ -10,7 +10,7 @@ from pathlib import Path
 from visalign.config import ModelSettings
 from visalign.data.edits import kept_source
 from visalign.data.prompts import read_prompts
-from visalign.errors import UserError
+from visalign.errors import UserError, notice
 from visalign.generators import load_generator, locate_model
 from visalign.generators.base import Generator
 from visalign.generators.files.locating import sampling_for
@@ -19,9 +19,10 @@ from visalign.guidance import Guided, Guiding, load_guide
 from visalign.guidance.network import GUIDE_FILES, find_guide, read_head
 from visalign.media.kinds import is_image_name, is_video_name
 from visalign.media.samples import Media
-from visalign.media.source_images import content_of, is_edit, notes_of, split_prompt
+from visalign.media.source_images import content_of, is_edit, notes_of, put_into, split_prompt, words_of
 from visalign.media.video_files import read_media, save_sheet, write_media
 from visalign.sampling.feedback import samples_at
+from visalign.sampling.goals import asking_for, known_goals
 from visalign.sampling.seeds import place_seed
 from visalign.storage.files import write_atomically, written
 
@@ -55,7 +56,8 @@ class Following:
 
 @dataclass(frozen=True)
 class Drawing:
-    """What draws samples: a model, with a LoRA, following a guide; `samples` of each prompt from `seed` on."""
+    """What draws samples: a model, with a LoRA, following a guide; `samples` of each prompt from `seed` on. asking:
+    what prompts are put into (`put_into`)."""
 
     model: ModelSettings
     lora: Path | None
@@ -65,6 +67,7 @@ class Drawing:
     steps: int
     guidance_scale: float
     seed: int
+    asking: str | None = None
 
     def load(self, device: str) -> Generator:
         generator = load_generator(self.model, device)
@@ -76,15 +79,18 @@ class Drawing:
     def identity(self) -> dict:
         """What makes its generator what it is."""
         own = {"model": self.model.model_dump(mode="json"), "lora": str(self.lora), "video_format": self.video_format}
-        return own | (self.following.identity() if self.following else {})
+        asked = {"asking": self.asking} if self.asking else {}
+        return own | asked | (self.following.identity() if self.following else {})
 
 
 def drawing_of(model: ModelSettings, prompts: list[str], *, lora: Path | None = None, samples: int = 4,
                steps: int | None = None, guidance_scale: float | None = None, seed: int = 0,
-               following: Following | None = None, video_format: str | None = None) -> tuple[Drawing, list[str]]:
+               following: Following | None = None, video_format: str | None = None,
+               goal: str | None = None) -> tuple[Drawing, list[str]]:
     """What draws these prompts (texts, or one @file), and the prompts; nothing is loaded yet.
 
-    Steps and guidance are the model's own where they are None. Raises UserError for what cannot be drawn.
+    Steps and guidance are the model's own where they are None. goal: the score that a model is asked for which learnt
+    to be asked. Raises UserError for what cannot be drawn.
     """
     if len(prompts) == 1 and prompts[0].startswith("@"):
         prompts = read_prompts(prompts[0][1:])
@@ -93,9 +99,12 @@ def drawing_of(model: ModelSettings, prompts: list[str], *, lora: Path | None = 
         following.check()
     if lora:
         check_adapter(model, lora)
+    place = lora or Path(model.source).expanduser()
+    if goal is None and known_goals(place):
+        notice(f"{place}: learnt to be asked for a score, and these prompts ask for none; add --goal best")
     sampling = sampling_for(model, steps, guidance_scale)
     return Drawing(model, lora, following, video_format, samples, sampling.steps, sampling.guidance_scale,
-                   seed), prompts
+                   seed, goal and asking_for(goal, place)), prompts
 
 
 def generate_to_folder(model: ModelSettings, prompts: list[str], folder: Path, *, device: str = "auto",
@@ -104,18 +113,19 @@ def generate_to_folder(model: ModelSettings, prompts: list[str], folder: Path, *
     drawing, prompts = drawing_of(model, prompts, **options)
     return write_generations(functools.partial(drawing.load, device), prompts, folder, drawing.identity(),
                              samples=drawing.samples, steps=drawing.steps, guidance_scale=drawing.guidance_scale,
-                             seed=drawing.seed, video_format=drawing.video_format)
+                             seed=drawing.seed, video_format=drawing.video_format, asking=drawing.asking)
 
 
 def write_generations(load: Callable[[], Generator], prompts: list[str], folder: Path, identity: dict, *, samples: int,
                       steps: int, guidance_scale: float, seed: int, video_format: str | None = None,
-                      rewritten: Mapping[str, dict] | None = None) -> int:
+                      rewritten: Mapping[str, dict] | None = None, asking: str | None = None) -> int:
     """Write media files, `grid.png`, `settings.json` and `samples.jsonl` (prompt, file, seed, and of edits the copies
     of their source images); returns how many.
 
     The same call continues where an earlier one was killed; `samples.jsonl` appears when all are there. identity: what
     makes the generator that `load` gives what it is. rewritten: {prompt: columns of samples.jsonl}, of which `rewrite`
-    is drawn in the prompt's place. Raises UserError when the folder holds other generations.
+    is drawn in the prompt's place. asking: what prompts are put into before they are drawn, as `identity` says, too;
+    samples.jsonl has it as `rewrite`. Raises UserError when the folder holds other generations.
     """
     prompts, rewritten = list(dict.fromkeys(prompts)), rewritten or {}
     drawn = [rewritten[prompt]["rewrite"] if prompt in rewritten else prompt for prompt in prompts]
@@ -140,9 +150,9 @@ def write_generations(load: Callable[[], Generator], prompts: list[str], folder:
     generator = load()
     generator.check_prompts(drawn, "prompt")
     for number, sample in samples_at(generator, drawn, samples, missing, steps=steps, guidance_scale=guidance_scale,
-                                     seed=seed, label="generating"):
+                                     seed=seed, label="generating", asking=asking):
         names[number] = write_media(sample.media, folder / f"{number:05d}", video_format).name
-    rows = [sample_row(prompt, folder) | rewritten.get(prompt, {}) for prompt in prompts]
+    rows = [sample_row(prompt, folder) | asked_row(prompt, asking) | rewritten.get(prompt, {}) for prompt in prompts]
     sheet: list[tuple[str, list[Media]]] = []
     for i, row in enumerate(rows[:GRID_ROWS]):
         files = [*row.get("sources", ()), *(names[i * samples + k] for k in range(samples))]
@@ -152,6 +162,12 @@ def write_generations(load: Callable[[], Generator], prompts: list[str], folder:
              for number in range(count)]
     write_atomically(folder / "samples.jsonl", ("\n".join(lines) + "\n").encode())
     return count
+
+
+def asked_row(prompt: str, asking: str | None) -> dict:
+    """What samples.jsonl says of a prompt that was put into `asking`."""
+    return {"rewrite": words_of(put_into(asking, prompt)) if is_edit(prompt) else put_into(asking, prompt)} \
+        if asking else {}
 
 
 def sample_row(prompt: str, folder: Path) -> dict:

@@ -1,6 +1,7 @@
 """Metrics of a run: per pair, per quarter of the noise range, reduced over processes, written and smoothed."""
 
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,9 +30,9 @@ def pair_metrics(outcome: Outcome, errors: PairErrors) -> dict[str, Tensor]:
     return metrics
 
 
-def pair_likelihoods(seen: list[PairErrors], levels: int, prompts: list[str]) -> dict[str, dict]:
-    """`likelihoods` of pairs whose errors [B] were taken at `levels` noise levels, one after the other for each batch;
-    {} for objectives that see no reference or no rejected sample."""
+def pair_likelihoods(seen: list[PairErrors], levels: int, prompts: list[str]) -> dict[str, Any]:
+    """`likelihoods` of pairs whose errors [B] were taken at `levels` noise levels, one after the other for each batch,
+    and the reference's own gap of each pair; {} for objectives that see no reference or no rejected sample."""
     if seen[0].rejected is None or seen[0].ref_rejected is None:
         return {}
 
@@ -40,8 +41,9 @@ def pair_likelihoods(seen: list[PairErrors], levels: int, prompts: list[str]) ->
                    for start in range(0, len(seen), levels)]
         return -torch.cat(batches).double().cpu().numpy()
 
-    return {"likelihoods": asdict(likelihoods(of("chosen"), of("rejected"), of("ref_chosen"), of("ref_rejected"),
-                                              prompts))}
+    reference = of("ref_chosen"), of("ref_rejected")
+    return {"likelihoods": asdict(likelihoods(of("chosen"), of("rejected"), *reference, prompts)),
+            "held_out/reference_gap": (reference[0] - reference[1]).tolist()}
 
 
 def by_quarter(values: Tensor, noise_fraction: Tensor) -> dict[str, float]:

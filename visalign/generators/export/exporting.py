@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 
 from visalign.config import OfflineConfig
+from visalign.config.goals import GOALS_FILE
 from visalign.generators.base import Generator
 from visalign.generators.export.ldm import one_file_holds, write_single_file
 from visalign.generators.export.model_card import model_card
@@ -26,6 +27,9 @@ def export(generator: Generator, folder: Path, config: OfflineConfig, figures: d
     folder.mkdir(parents=True, exist_ok=True)
     written = [str(file.relative_to(folder)) for file in write_loras(generator, folder)] \
         if generator.tuning == "lora" else _export_full(generator, folder, config)
+    if config.goals:
+        write_atomically(folder / GOALS_FILE, (config.goals.model_dump_json(indent=1) + "\n").encode())
+        written.append(GOALS_FILE)
     write_atomically(folder / "README.md", model_card(config, generator, figures).encode())
     return [*written, "README.md"]
 

@@ -59,7 +59,7 @@ from diffusers import {type(generator.pipeline).__name__}
 {_loading(generator, source)}
 ```
 
-Data: {' '.join(named_only(config.taught_by()))}.{_held_in_words(config)}
+Data: {' '.join(named_only(config.taught_by()))}.{_held_in_words(config)}{_goal_in_words(config)}
 
 | measured on held-out prompts | |
 |---|---|
@@ -89,6 +89,13 @@ def _held_in_words(config: OfflineConfig | OnlineConfig) -> str:
     names = ", ".join(f"{Path(each.path).name} at strength {each.strength:g}" for each in config.model.loras)
     return f"\n\nWhat lay below the training is in these files as well ({names}): load them into the base checkpoint " \
            "alone." if names else ""
+
+
+def _goal_in_words(config: OfflineConfig | OnlineConfig) -> str:
+    """A paragraph on how a model is asked for the highest score."""
+    return "\n\nIt learnt to make samples of the score that a prompt asks for, and was measured with the highest: " \
+           f"write `{config.goals.highest}` with your prompt in the place of {{prompt}}, or use `visalign generate " \
+           "--goal best`." if config.goals else ""
 
 
 def _task(generator: Generator) -> str:

@@ -10,8 +10,10 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from tqdm import tqdm
 
+from visalign.config.goals import PromptGoalSettings
+from visalign.data.goals import goal_rows
 from visalign.data.preference_pair import PreferencePair
-from visalign.data.usable import BrokenRows, check_different
+from visalign.data.usable import SCORED, BrokenRows, check_different
 from visalign.errors import UserError, notice
 from visalign.generators.base import Conditioning, Generator
 from visalign.generators.hardware.quantization import plain_tensors
@@ -20,7 +22,7 @@ from visalign.generators.prompt_length import say_what_is_cut
 from visalign.generators.video_speed import how_wrong, say_speeds
 from visalign.media.buckets import Buckets
 from visalign.media.fitting import Size
-from visalign.media.source_images import content_of
+from visalign.media.source_images import content_of, put_into
 from visalign.parallel.sharing import doing
 from visalign.sampling.encoding_cache import EncodingCache, KnownMedia
 from visalign.sampling.seeds import rng_for
@@ -33,7 +35,8 @@ PAIR_SIDES = ("chosen", "rejected")
 class EncodedPair:
     """A pair as cache keys; of a captioned medium alone, rejected_key is None. prompt: with its source images.
 
-    captions: further prompts of the same media and their keys. origin: the place of its source in data.sources.
+    captions: further prompts of the same media and their keys. origin: the place of its source in data.sources. asking:
+    what its prompts are put into, such as "{prompt}, quality 4 out of 10"; the keys are those of what results.
     """
 
     prompt: str
@@ -50,6 +53,7 @@ class EncodedPair:
     captions: tuple[tuple[str, str], ...] = ()
     origin: int = 0
     size: Size | None = None  # at which its images are learnt, where that is not the same for all
+    asking: str | None = None
 
     def prompt_key_at(self, seed: int, place: int) -> str:
         """The key of the prompt that is learnt at a place of the order: one of all, drawn anew at each."""
@@ -101,12 +105,13 @@ class PreparedPairs(NamedTuple):
 
 
 def encode_pairs(pairs: Iterable[PreferencePair], cache: EncodingCache, accelerator: Accelerator, broken: BrokenRows,
-                 buckets: Buckets | None = None, batch: int = 16, total: int | None = None) -> list[EncodedPair]:
+                 buckets: Buckets | None = None, batch: int = 16, total: int | None = None,
+                 goals: PromptGoalSettings | None = None) -> list[EncodedPair]:
     """Encode every pair into the cache, each process its share, and return all items in the data's order.
 
     total: how many pairs there are, where that is known. A pair that cannot be read goes to `broken`, on all processes
     at the same moment, so that they end together. Pairs whose chosen image is too small for `buckets` are left out and
-    counted.
+    counted. goals: each pair twice, asked for the score of either sample.
     """
     rank, world = accelerator.process_index, accelerator.num_processes
     small: list[str] = []
@@ -145,19 +150,42 @@ def encode_pairs(pairs: Iterable[PreferencePair], cache: EncodingCache, accelera
         numbered, small = gather_object(numbered), gather_object(small)
     items = [item for _, item in sorted(numbered, key=lambda entry: entry[0])]
     say_what_is_small(sorted(small), len(items), buckets)
+    if goals:
+        items = asked_for_goals(items, goals, cache)
     at = encoded_at(items, cache.generator)
     for size in dict.fromkeys(at.values()):
         prompts = prompts_of(item for item in items if at[item.size] == size)
         with cache.generator.working_at(size):
             encode_prompts(prompts, cache, accelerator)
-    say_what_is_cut(cache.generator, list(prompts_of(items).values()), "training pairs")
+    say_what_is_cut(cache.generator, list(prompts_of(items).values()), "training pairs" + (
+        " (a goal at the end of one that is cut off is not read)" if goals else ""))
     say_speeds([(item.speed, item.where) for item in items], cache.generator.shape)
     return items
 
 
 def prompts_of(items: Iterable[EncodedPair]) -> dict[str, str]:
-    """All prompts of the items, by key."""
-    return {key: text for item in items for text, key in ((item.prompt, item.prompt_key), *item.captions)}
+    """All prompts of the items as they are learnt, by key."""
+    return {key: put_into(item.asking, text) for item in items
+            for text, key in ((item.prompt, item.prompt_key), *item.captions)}
+
+
+def asked_for_goals(items: list[EncodedPair], goals: PromptGoalSettings, cache: EncodingCache) -> list[EncodedPair]:
+    """Each item twice, asked for the score of either sample; those of equal scores are left out and counted.
+
+    Raises UserError for an item without rewards.
+    """
+    rows = goal_rows(items, goals, "samples", SCORED)
+    keys: dict[tuple[Size | None, str], str] = {}
+
+    def key(size: Size | None, text: str) -> str:
+        if (size, text) not in keys:
+            with cache.generator.working_at(size):
+                keys[size, text] = cache.prompt_key(text)
+        return keys[size, text]
+
+    return [replace(item, asking=asking, prompt_key=key(item.size, put_into(asking, item.prompt)),
+                    captions=tuple((text, key(item.size, put_into(asking, text))) for text, _ in item.captions))
+            for item, asking, _ in rows]
 
 
 def size_of(pair: PreferencePair, buckets: Buckets | None) -> Size | None:
@@ -273,7 +301,9 @@ def digest_entry(item: EncodedPair) -> tuple:
     known = [item.user] if item.user else []
     uncertain = [item.chance] if item.chance < 1 else []
     several = [(item.origin, [content_of(text) for text, _ in item.captions])] if item.captions or item.origin else []
-    return (content_of(item.prompt), item.chosen_key, item.rejected_key, item.strength, *known, *uncertain, *several)
+    asked = [item.asking] if item.asking else []
+    return (content_of(item.prompt), item.chosen_key, item.rejected_key, item.strength, *known, *uncertain, *several,
+            *asked)
 
 
 def load_batch(items: list[EncodedPair], cache: EncodingCache, prompt_keys: list[str] | None = None,

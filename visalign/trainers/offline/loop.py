@@ -20,7 +20,8 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from visalign.config import OfflineConfig
-from visalign.generators.base import Generator
+from visalign.evaluators.displacement import Entanglement, entanglement, entanglement_metrics, flat_gradient
+from visalign.generators.base import Conditioning, Generator
 from visalign.objectives import PairErrors
 from visalign.sampling.encoding_cache import EncodingCache
 from visalign.sampling.seeds import rng_at
@@ -48,6 +49,9 @@ from visalign.trainers.prefetch import Prefetch
 
 FIXED_FRACTIONS = torch.tensor([0.1, 0.3, 0.5, 0.7, 0.9])
 """Noise levels at which held-out pairs are compared."""
+
+ENTANGLED = 4
+"""Held-out pairs whose gradients are compared, at each of these levels."""
 
 READERS = 2
 """Threads that read the next micro-batches from the cache."""
@@ -153,8 +157,7 @@ class OfflineTrainer(GeneratorTrainer):
     def _errors_at_work(self, batch: PairBatch, t: Tensor, noise: Tensor, rngs: list[torch.Generator]) -> PairErrors:
         device = self.generator.device
         states = self._passes(self.states.draw(batch, t, noise, rngs))
-        shared = {name: value.to(device, non_blocking=True) for name, value in batch.conditioning.items()}
-        conditioning = {side: self.generator.for_size(shared, batch.fits.get(side)) for side in PAIR_SIDES}
+        conditioning = self._conditioning(batch)
         reference: dict[str, Tensor] = {}
         if "reference" in self.objective.needs:
             with torch.no_grad(), self.states.reference():
@@ -167,6 +170,12 @@ class OfflineTrainer(GeneratorTrainer):
             chosen_reward=None if batch.chosen_reward is None else batch.chosen_reward.to(device),
             rejected_reward=None if batch.rejected_reward is None else batch.rejected_reward.to(device))
 
+    def _conditioning(self, batch: PairBatch) -> dict[str, Conditioning]:
+        """Of each side's samples, on the generator's device."""
+        shared = {name: value.to(self.generator.device, non_blocking=True)
+                  for name, value in batch.conditioning.items()}
+        return {side: self.generator.for_size(shared, batch.fits.get(side)) for side in PAIR_SIDES}
+
     def _passes(self, states: list[Noised]) -> list[Noised]:
         """One after the other where memory asks for it, else both sides together."""
         return [part for state in states for part in state.apart()] if self.config.train.one_side_at_a_time else states
@@ -176,7 +185,8 @@ class OfflineTrainer(GeneratorTrainer):
     def held_out_metrics(self, limit: int = 64) -> dict:
         """The objective's metrics on held-out pairs at five fixed noise levels with fixed noise.
 
-        `likelihoods`: the change of both samples' likelihoods, each replaced by minus the mean error.
+        `likelihoods`: the change of both samples' likelihoods, each replaced by minus the mean error. Beside them how
+        the gradients of both errors lie to each other.
         """
         items = self.held_out[:limit]
         if not items:
@@ -189,18 +199,47 @@ class OfflineTrainer(GeneratorTrainer):
             for name, values in pair_metrics(self.objective(errors), errors).items():
                 totals.setdefault(name, []).append(values.float())
         found = {f"held_out/{k}": torch.cat(v).mean().item() for k, v in totals.items() if not k.startswith("noise")}
-        return found | pair_likelihoods(seen, len(FIXED_FRACTIONS), [item.prompt for part in parts for item in part])
+        return found | pair_likelihoods(seen, len(FIXED_FRACTIONS), [item.prompt for part in parts for item in part]
+                                        ) | entanglement_metrics(self._entangled(items[:ENTANGLED]))
 
-    def _errors_at_levels(self, number: int, items: list[EncodedPair]) -> list[PairErrors]:
-        """Errors of the `number`-th held-out pairs at each level, on the CPU."""
-        batch, found = load_batch(items, self.cache, fits=self.told_fits), []
+    def _at_levels(self, number: int, items: list[EncodedPair]) -> Iterator[PreparedPairs]:
+        """The `number`-th held-out pairs at each level."""
+        batch = load_batch(items, self.cache, fits=self.told_fits)
         for fraction in FIXED_FRACTIONS:
             generator = torch.Generator().manual_seed(16 * number + int(fraction * 100))
             noise = torch.randn(batch.chosen.shape, generator=generator)
             t = self.generator.process.times_at(fraction.repeat(len(batch.items)))
-            errors = self.errors(batch, t, noise, [generator] * len(batch.items))
+            yield PreparedPairs(batch, t, noise, [generator] * len(batch.items))
+
+    def _errors_at_levels(self, number: int, items: list[EncodedPair]) -> list[PairErrors]:
+        """Errors of the `number`-th held-out pairs at each level, on the CPU."""
+        found = []
+        for prepared in self._at_levels(number, items):
+            errors = self.errors(*prepared)
             found.append(replace(errors, **{name: value.cpu() for name, value in vars(errors).items()
                                             if isinstance(value, Tensor)}))
+        return found
+
+    def _entangled(self, items: list[EncodedPair]) -> list[Entanglement]:
+        """Of each pair alone at each level, on the weights that learn: one side after the other, so that no more is
+        held than in a step. [] where that would take more than training does: whole gradients of a full fine-tune,
+        weights that others hold, and a pass that would be compiled for it."""
+        model = self.config.model
+        if "rejected" not in self.objective.needs or model.tuning == "full" or model.compile or \
+                self.engine.processes.world > 1:
+            return []
+        found = []
+        for number, item in enumerate(items):
+            for batch, t, noise, rngs in self._at_levels(number, [item]):
+                gradients: dict[str, Tensor] = {}
+                with self.generator.working_at(batch.size), torch.enable_grad():
+                    conditioning = self._conditioning(batch)
+                    for state in (part for each in self.states.draw(batch, t, noise, rngs) for part in each.apart()):
+                        [side] = state.sides
+                        gradient = flat_gradient(row_errors(self.generator, state, conditioning).sum(),
+                                                 self.parameters)
+                        gradients[side] = gradients[side] + gradient if side in gradients else gradient
+                found.append(entanglement(gradients["chosen"], gradients["rejected"]))
         return found
 
     def blame(self, items: list[EncodedPair]) -> str:
