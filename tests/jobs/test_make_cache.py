@@ -90,7 +90,7 @@ def test_weights_of_the_denoiser_are_not_read_and_change_nothing(recipe, tmp_pat
         expected.add_prompts({item.prompt_key: item.prompt})
         for key in (item.chosen_key, item.rejected_key, item.prompt_key):
             mine, theirs = found.get(key), expected.store.get(key)
-            assert mine.keys() == theirs.keys() and all(torch.equal(mine[each], theirs[each]) for each in mine)
+            torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-6)  # batches of two processes are smaller
     assert len(found) == len(expected.store)
 
 
