@@ -13,7 +13,7 @@ pytest.importorskip("trl")
 from peft import get_peft_model
 
 from tests.rewards.tiny_vlm import build_tiny_vlm
-from tests.tiny.vision_models import PUBLISHED_VISION, build_tiny_idefics, published_vision
+from tests.tiny.vision_models import PUBLISHED_VISION, published_vision, save_tiny_idefics
 from visalign.cli import main
 from visalign.config.language import LanguageModelSettings, TextDataSettings
 from visalign.data.text_pairs import read_text_pairs
@@ -33,7 +33,7 @@ def tiny_processors(tmp_path_factory):
     """Folders of tiny models by the first letter of the family; SmolVLM's processor cuts images as the small ones do,
     into squares of 512 pixels with 64 tokens each."""
     root = tmp_path_factory.mktemp("tiny")
-    return {"Q": build_tiny_vlm(root / "qwen"), "S": build_tiny_idefics(root / "smol", 512, 16, 4)}
+    return {"Q": build_tiny_vlm(root / "qwen"), "S": save_tiny_idefics(root / "smol", 512, 16, 4)}
 
 
 @pytest.fixture

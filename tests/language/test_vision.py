@@ -143,11 +143,11 @@ def accuracy(after, before, table, folder):
 
 def test_images_that_are_cut_into_squares_are_learnt_from_too(of_all_workers, colours, tmp_path):
     """SmolVLM's way of seeing (Idefics3): each pair has several squares, and pairs of other sizes other numbers."""
-    from tests.tiny.vision_models import build_tiny_idefics
+    from tests.tiny.vision_models import save_tiny_idefics
 
     folder = of_all_workers / "tiny-idefics"
     if not (folder / "model.safetensors").exists():
-        build_tiny_idefics(folder)
+        save_tiny_idefics(folder)
     Image.new("RGB", (90, 30), "green").save(tmp_path / "wide.png")
     model = load_language_model(str(folder), vision=True)
     rows = vision_rows(model, [pair(colours / "red-0.png"), pair(tmp_path / "wide.png", "green", "white")], None,

@@ -90,15 +90,22 @@ def trained(folder) -> dict[str, torch.Tensor]:
 
 
 def same(one, two, names=("loss", "grad_norm"), **near) -> None:
-    """The rows, weights and exports of two runs, to round-off."""
+    """The rows, weights and exports of two runs, to round-off, but for one weight in a thousand: where a gradient is
+    nothing but rounding, Adam makes a whole step of its sign."""
     for a, b in zip(rows(one), rows(two), strict=True):
         assert [a[name] for name in names] == pytest.approx([b[name] for name in names], rel=2e-3, abs=1e-6)
     first, second = trained(one), trained(two)
     assert first.keys() == second.keys()
     for name in first:
-        torch.testing.assert_close(first[name], second[name], **near)
+        close(first[name], second[name], **near)
     for file in (one / "export").rglob("*.safetensors"):
         first, second = load_file(file), load_file(two / file.relative_to(one))
         assert first.keys() == second.keys()
         for name in first:
-            torch.testing.assert_close(first[name], second[name], **near)
+            close(first[name], second[name], **near)
+
+
+def close(one: torch.Tensor, two: torch.Tensor, **near) -> None:
+    far = ~torch.isclose(one, two, **near)
+    assert far.float().mean() <= 1e-3, torch.testing.assert_close(one, two, **near)
+    torch.testing.assert_close(one[far], two[far], atol=10 * near["atol"], rtol=10 * near["rtol"])

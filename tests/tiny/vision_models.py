@@ -13,7 +13,7 @@ CHAT = ("<|im_start|>{% for m in messages %}{{ m.role | capitalize }}{% if m.con
         "{% endfor %}<end_of_utterance>\n{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}")
 
 
-def build_tiny_idefics(folder: Path, side: int = 32, patch: int = 8, scale: int = 2) -> Path:
+def save_tiny_idefics(folder: Path, side: int = 32, patch: int = 8, scale: int = 2) -> Path:
     """side: of the squares that an image is cut into."""
     from tokenizers import pre_tokenizers
     from transformers import (

@@ -7,6 +7,7 @@ from pydantic import model_validator
 
 from visalign.config.common import Settings, Text
 from visalign.media.source_images import SEPARATOR
+from visalign.validation.ranges import RewardValue
 
 GOALS_FILE = "goals.json"
 """The settings in an export, from which a sampler knows how to ask for a score."""
@@ -20,7 +21,7 @@ class GoalSettings(Settings):
     """
 
     parts: ClassVar[dict[str, str]] = {"goal": "where the score is put"}
-    scale: tuple[float, float] = (1.0, 10.0)
+    scale: tuple[RewardValue, RewardValue] = (1.0, 10.0)
     template: Text
 
     @model_validator(mode="after")

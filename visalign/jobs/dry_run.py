@@ -61,7 +61,8 @@ def _data(config: OfflineConfig | OnlineConfig, found: FoundPairs) -> list[str]:
     """How much there is to learn from, by source, where it is known without a hub."""
     if not found.sizes:
         return []
-    several = f" ({found.texts} with all captions and goals)" * (found.texts > len(found.prompts))
+    goals = " and goals" if config.goals else ""
+    several = f" ({found.texts} with all captions{goals})" * (found.texts > len(found.prompts))
     said = f"{found.pairs} pairs or captioned media of {len(found.prompts)} prompts{several}, those held out included"
     return [f"data                  {said}",
             *(f"                      {line}" for line in mixture_lines(config.data, found.sizes))]
