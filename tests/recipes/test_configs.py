@@ -36,6 +36,8 @@ def test_recipe_runs_on_a_tiny_network(file, pipelines, pairs_file, tmp_path):
                  f"data.cache={tmp_path / 'cache'}", "data.holdout=0", "train.steps=2", "train.batch_size=2",
                  "train.gradient_accumulation=1", "train.device=cpu", f"eval.prompts={tmp_path / 'prompts.txt'}",
                  "eval.steps=2", "output.trackers=[]", f"output.folder={tmp_path / 'run'}"]
+    if config.model.resolution:
+        overrides += ["model.resolution=16"]
     if config.data.feedback:
         overrides += ["data.feedback.max_prompts=3", "data.feedback.steps=2"]
     elif config.data.sources:

@@ -37,6 +37,9 @@ def value(config, key):
     ("sdxl_dpo", {"data.caption_dropout": 0.2}), ("sd15_dpo", {"data.caption_dropout": 0.2}),
     ("video/cogvideox_diffusion_dpo", {"data.caption_dropout": 0.2}),
     ("sd3_flow_dpo", {"train.timestep_sampling": "logit_normal", "train.timestep_shift": 3.0}),
+    ("sd3_soar", {"objective.points": 6, "objective.weight": 1.0, "objective.guidance_scale": 4.5, "train.steps": 5000,
+                  "objective.rollout_steps": 40, "optim.lr": 2e-5, "optim.weight_decay": 1e-2, "train.batch_size": 4,
+                  "model.tuning": "full", "model.resolution": 512, "train.timestep_sampling": "logit_normal"}),
 ])
 def test_numbers_of_the_published_code(name, numbers):
     config = load_config(CONFIGS / f"{name}.yaml")
@@ -48,7 +51,7 @@ def test_numbers_of_the_published_code(name, numbers):
     ("online/sd35_grpo_guard", "first step"), ("online/sd35_nft", "last time"), ("online/flux_dance_grpo", "n - 1"),
     ("online/flux_mix_grpo", "shift"), ("video/hunyuan_dance_grpo", "VQ alone"),
     ("video/ltx2_grpo", "follow one another"), ("edit/qwen_edit_nft", "second order"), ("video/wan22_grpo", "4 and 3"),
-    ("edit/kontext_grpo", "forgets"), ("online/z_image_nft", "half"), ("sd3_flow_rwr", "mean 1")])
+    ("edit/kontext_grpo", "forgets"), ("online/z_image_nft", "half"), ("sd3_flow_rwr", "mean 1"), ("sd3_soar", "1/40")])
 def test_what_differs_on_purpose_is_said(name, word):
     lines = (CONFIGS / f"{name}.yaml").read_text().splitlines()
     header = " ".join(line.removeprefix("# ") for line in lines if line.startswith("#"))

@@ -77,7 +77,10 @@ def _buckets(config: OfflineConfig | OnlineConfig, generator: Generator) -> list
 def _offline_work(config: OfflineConfig, objective) -> list[str]:
     train = config.train
     passes = "policy" + (" on chosen and rejected" if "rejected" in objective.needs else " on chosen")
+    states, own = objective.passes.with_gradient, objective.passes.without - ("reference" in objective.needs)
+    passes += f" at {states} states of each" * (states > 1)
     passes += ", reference without gradient" if "reference" in objective.needs else ""
+    passes += f", {own} more without gradient" * (own > 0)
     batch = train.batch_size * train.gradient_accumulation
     return [f"passes of a step      {passes}", f"optimiser steps       {train.steps}",
             f"effective batch       {batch} pairs a process ({train.batch_size} x {train.gradient_accumulation} "

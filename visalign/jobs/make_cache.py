@@ -17,7 +17,7 @@ from visalign.generators.files.sketching import empty_generator
 from visalign.jobs.disk_estimate import check_cache_room
 from visalign.jobs.training_setup import check_offline, compares
 from visalign.sampling.encoding_cache import EncodingCache
-from visalign.trainers.offline.encoded_pairs import check_items, empty_keys, encode_pairs
+from visalign.trainers.offline.encoded_pairs import asks_without_prompt, check_items, empty_keys, encode_pairs
 from visalign.trainers.opening import open_accelerator
 
 
@@ -57,7 +57,7 @@ def make_cache(config: OfflineConfig) -> CacheContent:
     items = encode_pairs(pairs, cache, accelerator, broken, buckets_of(config.data, generator),
                          total=sum(found.sizes) or None, goals=config.goals)
     check_items(config.taught_by(), items, broken, compares(config))
-    if config.data.caption_dropout:
+    if asks_without_prompt(config):
         empty_keys(items, cache, accelerator)
     media = {key for item in items for key in (item.chosen_key, item.rejected_key) if key}
     prompts = {key for item in items for key in (item.prompt_key, *(key for _, key in item.captions))}

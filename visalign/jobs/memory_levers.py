@@ -65,7 +65,7 @@ def _passes(config: Config) -> float:
     """Passes of a step for each pass with gradients, which counts three of them."""
     objective = build_objective(config.objective, loop=config.loop)
     if config.loop == "offline":
-        return WITH_GRADIENT + ("reference" in objective.needs)
+        return WITH_GRADIENT + objective.passes.without / objective.passes.with_gradient
     drawn, learnt, frozen = sample_passes(config, objective)
     return (drawn + WITH_GRADIENT * learnt + frozen) / learnt
 
@@ -122,7 +122,8 @@ def small_optimizer(config: Config, generator: Generator) -> Iterator[Choice]:
 def fused(config: Config, generator: Generator) -> Iterator[Choice]:
     """No gradients but one, where all weights are trained by one process; which combinations take it is checked."""
     if config.loop == "offline" and config.model.tuning == "full" and not config.optim.fused_backward and \
-            int(os.environ.get("WORLD_SIZE", "1")) == 1 and OPTIMIZERS[config.optim.name].alone:
+            int(os.environ.get("WORLD_SIZE", "1")) == 1 and OPTIMIZERS[config.optim.name].alone and \
+            build_objective(config.objective, loop=config.loop).passes.with_gradient == 1:
         yield Choice({"optim.fused_backward": True, "optim.grad_clip": None}, FUSED,
                      "each weight steps when its gradient is there, which is not clipped")
 

@@ -232,11 +232,11 @@ class _Planning:
         return found
 
     def rows_trained(self) -> int:
-        """Samples in a pass with gradients, those of guidance included."""
+        """Samples in passes with gradients until a backward pass, those of guidance included."""
         config = self.config
         if config.loop == "offline":
             both = "rejected" in self.objective.needs and not config.train.one_side_at_a_time
-            return config.train.batch_size * (2 if both else 1)
+            return config.train.batch_size * (2 if both else 1) * self.objective.passes.with_gradient
         return config.train.batch_size * self._together(config.rollout)
 
     def _drawn(self) -> list[tuple[int, int]]:

@@ -59,9 +59,21 @@ def check_offline_steps(config: OfflineConfig) -> None:
     if config.optim.fused_backward and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("optim.fused_backward: is for one process, since several add their gradients up; leave it out "
                         "or start one process")
-    if config.train.one_side_at_a_time and "rejected" not in build_objective(config.objective).needs:
+    objective = build_objective(config.objective)
+    if config.optim.fused_backward and objective.passes.with_gradient > 1:
+        raise UserError(f"optim.fused_backward: objective {config.objective['name']} adds the gradients of "
+                        f"{objective.passes.with_gradient} states of each sample up, so that none is given back before "
+                        "the last; leave it out")
+    if config.train.one_side_at_a_time and "rejected" not in objective.needs:
         raise UserError(f"train.one_side_at_a_time: objective {config.objective['name']} learns from one sample of a "
                         "prompt, so there are no two sides; leave it out")
+
+
+def check_guided(config: OfflineConfig, family: type[Generator]) -> None:
+    """Raise UserError when the objective guides a model whose prompts have source images, which an empty one lacks."""
+    if family.sources is not None and build_objective(config.objective).guided:
+        raise UserError(f"objective.guidance_scale: {config.objective['name']} guides away from the empty prompt, and "
+                        f"each prompt of {family.pipeline_class} has source images; set objective.guidance_scale=1")
 
 
 def check_margin_of(config: OfflineConfig) -> None:
@@ -88,6 +100,7 @@ def check_goals(config: OfflineConfig) -> None:
 def check_offline(config: OfflineConfig, family: type[Generator]) -> FoundPairs:
     feedback = config.data.feedback
     check_offline_steps(config)
+    check_guided(config, family)
     check_margin_of(config)
     check_goals(config)
     check_buckets(config.data, family)

@@ -42,11 +42,19 @@ class Outcome(NamedTuple):
     metrics: dict[str, Tensor]
 
 
+class SamplePasses(NamedTuple):
+    """How often a sample passes through the network in a step."""
+
+    with_gradient: int
+    without: int
+
+
 class Objective(Protocol):
     """Settings and loss of one method.
 
     process: "diffusion", "flow" or "any". needs: subset of {"rejected", "reference", "rewards"}. states: where the
-    noised latents come from at which the errors are taken, a name in `trainers.offline.states.STATES`.
+    noised latents come from at which the errors are taken, a name in `trainers.offline.states.STATES`. passes: what a
+    step costs. guided: whether a step guides away from the empty prompt, which has to be encoded then.
     """
 
     process: ClassVar[str]
@@ -54,6 +62,12 @@ class Objective(Protocol):
 
     @property
     def needs(self) -> frozenset[str]: ...
+
+    @property
+    def passes(self) -> SamplePasses: ...
+
+    @property
+    def guided(self) -> bool: ...
 
     def __call__(self, errors: PairErrors) -> Outcome: ...
 
@@ -68,3 +82,11 @@ class OfflineBase(Ranged):
     @property
     def needs(self) -> frozenset[str]:
         return frozenset()
+
+    @property
+    def passes(self) -> SamplePasses:
+        return SamplePasses(1, int("reference" in self.needs))
+
+    @property
+    def guided(self) -> bool:
+        return False

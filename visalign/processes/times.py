@@ -28,3 +28,15 @@ def sample_unit_times(n: int, sampling: str, shift: float, generator: torch.Gene
 def per_sample(values: Tensor, like: Tensor) -> Tensor:
     """[B] reshaped to [B, 1, ...] so that it multiplies `like` [B, ...], on its device, in at least float32."""
     return values.to(like.device, torch.promote_types(like.dtype, torch.float32)).view(-1, *[1] * (like.ndim - 1))
+
+
+def next_time(schedule: Tensor, t: Tensor) -> Tensor:
+    """Where a step of a sampling schedule [N + 1], noisiest first and 0 last, leads from times [B] between its own.
+
+    It lies as far along the next interval as t along its own: on a uniform schedule at t - 1 / N, and at least at 0.
+    """
+    rising = schedule.to(t).flip(0)
+    place = (torch.searchsorted(rising, t, right=True) - 1).clamp(0, len(rising) - 2)
+    share = ((t - rising[place]) / (rising[place + 1] - rising[place])).clamp(0, 1)
+    below = rising[(place - 1).clamp(min=0)]
+    return torch.where(place > 0, below + share * (rising[place] - below), 0)

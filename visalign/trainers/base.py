@@ -234,7 +234,7 @@ class GeneratorTrainer(Trainer):
         engine = engine_of(accelerator)
         engine.send_home(generator.denoiser)
         make_policy(generator, config)
-        on_noised = "noised" in (getattr(self.objective, "view", None), getattr(self.objective, "states", None))
+        on_noised = config.loop == "offline" or self.objective.view == "noised"
         for remark in remarks(generator, config.model.source, on_noised):
             notice(remark)
         for network in generator.whole_networks():

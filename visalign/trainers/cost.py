@@ -16,7 +16,7 @@ def passes_of_step(config: OfflineConfig | OnlineConfig, objective) -> float:
 
 def _offline(config: OfflineConfig, objective) -> float:
     samples = config.train.batch_size * config.train.gradient_accumulation * (2 if "rejected" in objective.needs else 1)
-    return samples * (WITH_GRADIENT + ("reference" in objective.needs))
+    return samples * (WITH_GRADIENT * objective.passes.with_gradient + objective.passes.without)
 
 
 def _online(config: OnlineConfig, objective) -> float:

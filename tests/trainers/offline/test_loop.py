@@ -18,7 +18,7 @@ from tests.trainers.commands import ENVIRONMENT, UNMEASURED, WITHOUT_GRADIENT, f
 from visalign.storage.shards import ShardStore
 
 
-@pytest.mark.parametrize("model, method", [("sd3", "flow_dpo"), ("sd3", "flow_rwr"), ("sd3", "sft"),
+@pytest.mark.parametrize("model, method", [("sd3", "flow_dpo"), ("sd3", "flow_rwr"), ("sd3", "sft"), ("sd3", "soar"),
                                            ("sdxl", "diffusion_dpo"), ("sdxl", "sft"), ("sd15", "diffusion_dpo"),
                                            ("sd15-v", "diffusion_dpo")])
 def test_every_method_changes_every_trainable_weight_and_leaves_a_complete_run(recipe, tmp_path, model, method):

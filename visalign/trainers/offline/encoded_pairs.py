@@ -10,7 +10,9 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from tqdm import tqdm
 
+from visalign.config import OfflineConfig
 from visalign.config.goals import PromptGoalSettings
+from visalign.config.load import build_objective
 from visalign.data.goals import goal_rows
 from visalign.data.preference_pair import PreferencePair
 from visalign.data.usable import SCORED, BrokenRows, check_different
@@ -213,6 +215,11 @@ def encoded_at(items: list[EncodedPair], generator: Generator) -> dict[Size | No
         with generator.working_at(size):
             found[size] = size if generator.by_size else None
     return found
+
+
+def asks_without_prompt(config: OfflineConfig) -> bool:
+    """Whether training needs the empty prompt: to learn without one, or to guide away from it."""
+    return config.data.caption_dropout > 0 or build_objective(config.objective).guided
 
 
 def empty_keys(items: list[EncodedPair], cache: EncodingCache, accelerator: Accelerator) -> dict[Size | None, str]:

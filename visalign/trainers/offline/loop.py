@@ -21,7 +21,7 @@ from torch import Tensor
 
 from visalign.config import OfflineConfig
 from visalign.evaluators.displacement import Entanglement, entanglement, entanglement_metrics, flat_gradient
-from visalign.generators.base import Conditioning, Generator
+from visalign.generators.base import Generator
 from visalign.objectives import PairErrors
 from visalign.sampling.encoding_cache import EncodingCache
 from visalign.sampling.seeds import rng_at
@@ -32,10 +32,10 @@ from visalign.trainers.base import GeneratorTrainer
 from visalign.trainers.bucket_order import BucketOrder
 from visalign.trainers.metrics import pair_likelihoods, pair_metrics
 from visalign.trainers.offline.encoded_pairs import (
-    PAIR_SIDES,
     EncodedPair,
     PairBatch,
     PreparedPairs,
+    asks_without_prompt,
     empty_keys,
     load_batch,
     of_one_size,
@@ -43,7 +43,14 @@ from visalign.trainers.offline.encoded_pairs import (
 )
 from visalign.trainers.offline.pair_labels import PairLabels
 from visalign.trainers.offline.sides import mixture_of
-from visalign.trainers.offline.states import STATES, Noised, recomputed_errors, row_errors, sample_errors
+from visalign.trainers.offline.states import (
+    STATES,
+    Noised,
+    conditioning_of,
+    recomputed_errors,
+    row_errors,
+    sample_errors,
+)
 from visalign.trainers.order import DataOrder
 from visalign.trainers.prefetch import Prefetch
 
@@ -64,7 +71,7 @@ class OfflineTrainer(GeneratorTrainer):
                  held_out: list[EncodedPair],
                  cache: EncodingCache, run: RunFolder, accelerator: Accelerator):
         self.cache, self.order, self.held_out = cache, self._order(config, items, accelerator), held_out
-        learnt = [*items, *held_out] if config.data.caption_dropout else []
+        learnt = [*items, *held_out] if asks_without_prompt(config) else []
         self.empty_keys = empty_keys(learnt, cache, accelerator)
         self.told_fits = bool(generator.told_fit) and config.data.tells_fits
         super().__init__(config, generator, run, accelerator)
@@ -157,7 +164,7 @@ class OfflineTrainer(GeneratorTrainer):
     def _errors_at_work(self, batch: PairBatch, t: Tensor, noise: Tensor, rngs: list[torch.Generator]) -> PairErrors:
         device = self.generator.device
         states = self._passes(self.states.draw(batch, t, noise, rngs))
-        conditioning = self._conditioning(batch)
+        conditioning = conditioning_of(self.generator, batch)
         reference: dict[str, Tensor] = {}
         if "reference" in self.objective.needs:
             with torch.no_grad(), self.states.reference():
@@ -169,12 +176,6 @@ class OfflineTrainer(GeneratorTrainer):
             strength=batch.strength.to(device), chance=batch.chance.to(device),
             chosen_reward=None if batch.chosen_reward is None else batch.chosen_reward.to(device),
             rejected_reward=None if batch.rejected_reward is None else batch.rejected_reward.to(device))
-
-    def _conditioning(self, batch: PairBatch) -> dict[str, Conditioning]:
-        """Of each side's samples, on the generator's device."""
-        shared = {name: value.to(self.generator.device, non_blocking=True)
-                  for name, value in batch.conditioning.items()}
-        return {side: self.generator.for_size(shared, batch.fits.get(side)) for side in PAIR_SIDES}
 
     def _passes(self, states: list[Noised]) -> list[Noised]:
         """One after the other where memory asks for it, else both sides together."""
@@ -233,7 +234,7 @@ class OfflineTrainer(GeneratorTrainer):
             for batch, t, noise, rngs in self._at_levels(number, [item]):
                 gradients: dict[str, Tensor] = {}
                 with self.generator.working_at(batch.size), torch.enable_grad():
-                    conditioning = self._conditioning(batch)
+                    conditioning = conditioning_of(self.generator, batch)
                     for state in (part for each in self.states.draw(batch, t, noise, rngs) for part in each.apart()):
                         [side] = state.sides
                         gradient = flat_gradient(row_errors(self.generator, state, conditioning).sum(),

@@ -6,19 +6,22 @@ To add some: a subclass of `States` with `draw`, and its name in STATES. The set
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from visalign.generators.base import Conditioning, Generator
+from visalign.errors import UserError
+from visalign.generators.base import Conditioning, Generator, Guidance
 from visalign.generators.observe.rows import join
 from visalign.media.fitting import Size
 from visalign.objectives import Objective
+from visalign.objectives.soar import SOAR
+from visalign.processes.times import next_time, per_sample
 from visalign.sampling.encoding_cache import EncodingCache
-from visalign.trainers.offline.encoded_pairs import PairBatch
+from visalign.trainers.offline.encoded_pairs import PAIR_SIDES, PairBatch
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,72 @@ class NoisedStates(States):
         return [Noised(process.add_noise(x0, noise, times), times, process.target(x0, noise, times), sides)]
 
 
-STATES: dict[str, type[States]] = {"noised": NoisedStates}
+class CorrectedStates(NoisedStates):
+    """SOAR's (objectives/soar.py): beside the noised sample, points on the way back to its noise from where one guided
+    step of the current model leads. Raises UserError for a model without guidance where a scale is set."""
+
+    objective: SOAR
+
+    def __init__(self, generator: Generator, objective: SOAR, cache: EncodingCache):
+        super().__init__(generator, objective, cache)
+        if objective.guided and generator.conventions.guidance is None:
+            raise UserError(f"objective.guidance_scale {objective.guidance_scale:g}: {generator.pipeline_class} is "
+                            "without guidance here; set objective.guidance_scale=1")
+        self._empty: dict[str, Conditioning] = {}
+
+    def draw(self, batch: PairBatch, t: Tensor, noise: Tensor, rngs: list[torch.Generator]) -> list[Noised]:
+        [plain], objective, device = super().draw(batch, t, noise, rngs), self.objective, self.generator.device
+        if not objective.weight:
+            return [plain]
+        t1 = next_time(self.generator.schedule(objective.rollout_steps), t).to(device)
+        shares = torch.stack([torch.rand(objective.points, generator=rng) for rng in rngs], 1).to(device)
+        x0, noise, reached = batch.chosen.to(device), noise.to(device), self._reached(plain, t1, batch)
+        total = 1 + objective.points * objective.weight
+        states = [replace(plain, weight=1 / total)]
+        for share in shares:
+            times = (t1 + share * (1 - t1)).clamp(min=1 / objective.rollout_steps)
+            x_t = towards_noise(reached, noise, t1, times)
+            target = self.generator.process.target_at(x0, x_t, times)
+            states.append(Noised(x_t, times, target, plain.sides, objective.weight / total))
+        return states
+
+    @torch.no_grad()
+    def _reached(self, plain: Noised, t1: Tensor, batch: PairBatch) -> Tensor:
+        """Where the model's own step to t1 [B] leads, as it is sampled: without dropout."""
+        generator = self.generator
+        conditioning = conditioning_of(generator, batch)["chosen"]
+        negative = self._negative(batch) if self.objective.guided else None
+        # passes of their own, so that processes make equally many whatever the prompts' lengths
+        guidance = Guidance(self.objective.guidance_scale, negative, apart=True)
+        with generator.measuring():
+            velocity = generator.predict(plain.x_t, plain.t, conditioning, guidance)
+        return generator.process.moments(velocity, plain.x_t, plain.t, t1, "ode").mean
+
+    def _negative(self, batch: PairBatch) -> Conditioning:
+        """The empty prompt for each sample."""
+        key = self.cache.prompt_key("")
+        if key not in self._empty:
+            self._empty[key] = _on_device(self.cache.conditioning([key]), self.generator)
+        return self.generator.for_size(join([self._empty[key]] * len(batch.items)), batch.fits.get("chosen"))
+
+
+STATES: dict[str, type[States]] = {"noised": NoisedStates, "corrected": CorrectedStates}
+
+
+def towards_noise(x: Tensor, noise: Tensor, t: Tensor, later: Tensor) -> Tensor:
+    """On the straight line from x at t [B] to the noise at time 1, where it is at the time `later` [B]."""
+    share = per_sample((later - t) / (1 - t), x)
+    return (1 - share) * x + share * noise
+
+
+def _on_device(conditioning: Conditioning, generator: Generator) -> Conditioning:
+    return {name: value.to(generator.device, non_blocking=True) for name, value in conditioning.items()}
+
+
+def conditioning_of(generator: Generator, batch: PairBatch) -> dict[str, Conditioning]:
+    """Of each side's samples, on the generator's device."""
+    shared = _on_device(batch.conditioning, generator)
+    return {side: generator.for_size(shared, batch.fits.get(side)) for side in PAIR_SIDES}
 
 
 RowErrors = Callable[[Generator, Noised, dict[str, Conditioning]], Tensor]
