@@ -35,6 +35,8 @@ def value(config, key):
     ("video/hunyuan15_grpo", {"optim.lr": 1e-5, "rollout.noise_level": 0.25, "rollout.clean_steps": 7}),
     ("edit/qwen_edit_nft", {"rollout.group_size": 12, "rollout.steps": 6, "objective.beta_kl": 1e-4}),
     ("sdxl_dpo", {"data.caption_dropout": 0.2}), ("sd15_dpo", {"data.caption_dropout": 0.2}),
+    ("sdxl_mapo", {"optim.lr": 1e-5, "train.steps": 2000, "objective.beta": 0.1}),
+    ("sd15_kto", {"objective.beta": 1000, "data.positive_ratio": 0.8, "model.lora.rank": 8, "train.steps": 20000}),
     ("video/cogvideox_diffusion_dpo", {"data.caption_dropout": 0.2}),
     ("sd3_flow_dpo", {"train.timestep_sampling": "logit_normal", "train.timestep_shift": 3.0}),
     ("sd3_soar", {"objective.points": 6, "objective.weight": 1.0, "objective.guidance_scale": 4.5, "train.steps": 5000,

@@ -19,7 +19,7 @@ from visalign.config.common import (
     refuse_fused,
 )
 from visalign.config.goals import PromptGoalSettings
-from visalign.config.sources import CaptionSettings, DataFormat, SourceSettings, check_shares
+from visalign.config.sources import CaptionSettings, DataFormat, SourceSettings, check_shares, shares_of
 from visalign.validation.ranges import (
     AtLeastTwo,
     BatchSize,
@@ -33,6 +33,7 @@ from visalign.validation.ranges import (
     Signed,
     Steps,
     WaitMinutes,
+    Within,
 )
 
 
@@ -70,6 +71,9 @@ class DataSettings(Settings):
     hub id; or leave it out and set `feedback`, or `sources` for several of them in one run.
     captions: how captions become prompts, and where they are.
     split: of a folder or hub set; found in the names of files and folders (train-00000-of-00001.parquet, test/...).
+    good_from: for objectives that learn from good and bad samples: from which rating on a sample is good, where the
+    data are ratings (null: a column `label` or pairs say so).
+    positive_ratio: for the same objectives: share of the visits that good samples get (null: as the data are).
     on_error: what a row that cannot be used does: `stop` the run before it trains, or `skip`: it is left out, counted
     and listed in the run's skipped.jsonl; more than the share max_skipped end the run all the same.
     dimensions: weights of the dimensions in which the set was labelled, such as {VQ: 1, MQ: 1, TA: 2}; a negative one
@@ -97,6 +101,8 @@ class DataSettings(Settings):
     dimensions: Annotated[dict[Text, Signed], Field(min_length=1)] | None = None
     split: Text = "train"
     media_root: Text | None = None
+    good_from: Signed | None = None
+    positive_ratio: Within | None = None
     on_error: Literal["stop", "skip"] = "stop"
     max_skipped: Fraction = 0.05
     feedback: FeedbackSettings | None = None
@@ -123,6 +129,9 @@ class DataSettings(Settings):
             raise ValueError(f"data.{given[0]}: does not go with data.sources; give each source its own {given[0]}")
         if self.sources:
             check_shares(self.sources)
+            if self.positive_ratio is not None and any(shares_of(self.sources)):
+                raise ValueError("data.positive_ratio: does not go with the shares of data.sources, which say how "
+                                 "often samples are visited too; give repeats instead of shares")
         return self
 
     @property

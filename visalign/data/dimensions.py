@@ -8,12 +8,22 @@ A direction is a weight for each dimension; a negative weight prefers less. Two 
                   columns); every two media of a prompt are compared
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from visalign.data.edits import SOURCES_OF_ROW
 from visalign.data.generations import MEDIA_KEYS
 from visalign.data.preference_pair import PreferencePair
-from visalign.data.rows import BadRow, media_reference, row_chance, row_number, row_prompt, row_user, take
+from visalign.data.rows import (
+    BadRow,
+    MediaReference,
+    media_reference,
+    row_chance,
+    row_number,
+    row_prompt,
+    row_user,
+    take,
+)
 from visalign.errors import UserError, nearest
 
 KNOWN = ("VQ", "MQ", "TA", "visual quality", "temporal consistency", "dynamic degree", "text-to-video alignment",
@@ -57,12 +67,7 @@ class Ratings:
 
     def __call__(self, row: dict, where: str, root: Path) -> list[PreferencePair] | None:
         """The new pairs; [] where all are even, None for a prompt's first medium."""
-        key = next((key for key in MEDIA_KEYS if row.get(key)), MEDIA_KEYS[0])
-        prompt = row_prompt(row, _prompt_key(row), where)
-        weights = directions(row, where, self.weights)
-        ratings = {name: value for name in weights if (value := row_number(row, name, where)) is not None}
-        _refuse_unlabelled(ratings, weights, row, where)
-        media = media_reference(take(row, key, where), key, where, root)
+        prompt, media, ratings, weights = rated(row, where, root, self.weights)
         earlier = self._seen.setdefault((prompt, row.get(SOURCES_OF_ROW)), [])
         pairs = []
         for other, theirs, there in earlier:
@@ -73,6 +78,16 @@ class Ratings:
         is_first = not earlier
         earlier.append((media, ratings, where))
         return None if is_first else pairs
+
+
+def rated(row: dict, where: str, root: Path | Sequence[Path],
+          weights: dict[str, float] | None) -> tuple[str, MediaReference, dict[str, float], dict[str, float]]:
+    """Prompt, medium, ratings and the weights of their dimensions. Raises BadRow."""
+    key = next((key for key in MEDIA_KEYS if row.get(key)), MEDIA_KEYS[0])
+    prompt, weights = row_prompt(row, _prompt_key(row), where), directions(row, where, weights)
+    ratings = {name: value for name in weights if (value := row_number(row, name, where)) is not None}
+    _refuse_unlabelled(ratings, weights, row, where)
+    return prompt, media_reference(take(row, key, where), key, where, root), ratings, weights
 
 
 def directions(row: dict, where: str, weights: dict[str, float] | None) -> dict[str, float]:

@@ -31,6 +31,7 @@ from visalign.data.rows import (
     shortened,
     take,
 )
+from visalign.data.thumbs import RatedThumbs, is_thumb, thumbs_of_row
 from visalign.data.wordings import CAPTION_KEYS, row_captions, wordings
 from visalign.errors import UserError, nearest
 from visalign.media.source_images import EDIT_NOTES
@@ -61,15 +62,20 @@ class Format:
 class Converters:
     """Turns rows into pairs by one format, or by the one that each row's columns fit (`auto`).
 
-    compared: whether a pair without its rejected half is refused. kept: the folder for source images that are in the
-    table itself.
+    compared: whether a pair without its rejected half is refused. labelled: whether single samples that are good or bad
+    are wanted, pairs being two of them; good_from: the rating that makes a sample a good one. kept: the folder for
+    source images that are in the table itself.
     """
 
     def __init__(self, name: str, weights: dict[str, float] | None, compared: bool = True,
-                 kept: str | Path = KEPT_SOURCES, captions: CaptionSettings | None = None):
+                 kept: str | Path = KEPT_SOURCES, captions: CaptionSettings | None = None, labelled: bool = False,
+                 good_from: float | None = None):
         self.name, self.weights, self.compared, self.kept = name, weights, compared, kept
+        self.labelled, self.good_from = labelled, good_from
         self.captions = captions or CaptionSettings()
         self._built = {each: FORMATS[each].build(weights) for each in FORMATS}
+        if good_from is not None:
+            self._built["ratings"] = RatedThumbs(weights, good_from)
 
     def __call__(self, row: dict, where: str, roots: Roots) -> list[PreferencePair] | None:
         row = plain_names(row, NAMES)
@@ -83,6 +89,8 @@ class Converters:
             notes = row_notes(row, where, roots, self.kept)
             pairs = [replace(pair, sources=sources, notes=notes) for pair in pairs]
         pairs = pairs and [self._worded(pair, captions) for pair in pairs]
+        if self.labelled:
+            pairs = pairs and thumbs_of_row(pairs, row, where)
         if self.compared and any(pair.rejected is None for pair in pairs or ()):
             take(row, "rejected", where)
         return pairs
@@ -95,6 +103,13 @@ class Converters:
         return pair if prompts == (pair.prompt,) else replace(pair, prompt=prompts[0], captions=prompts[1:])
 
     def _convert(self, row: dict, where: str, roots: Roots) -> list[PreferencePair] | None:
+        if self.good_from is not None:
+            if not is_rating(row, self.weights):
+                raise BadRow(f"{where}: has no ratings for data.good_from (its columns are {_names(row)}); name those "
+                             "that are in data.dimensions, or leave data.good_from out")
+            return self._built["ratings"](row, where, roots)
+        if self.labelled and self.name == "auto" and is_thumb(row):
+            return self._built["captioned"](row, where, roots)
         if self.name in FORMATS and FORMATS[self.name].fits(row, self.weights):
             return self._by(self.name, row, where, roots)
         fitting = next((name for name, each in FORMATS.items() if each.fits(row, self.weights)), None)

@@ -25,5 +25,6 @@ def save_pairs(pairs: list[PreferencePair], file: Path) -> None:
     write_atomically(file, sink.getvalue().to_pybytes())
 
 
-def read_saved_pairs(file: Path) -> Iterator[PreferencePair]:
-    return read_pairs(DataSettings(path=str(file), format="table"))
+def read_saved_pairs(file: Path, labelled: bool = False) -> Iterator[PreferencePair]:
+    """labelled: each as a good and a bad sample."""
+    return read_pairs(DataSettings(path=str(file), format="table"), labelled=labelled, compared=not labelled)

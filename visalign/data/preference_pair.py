@@ -1,4 +1,4 @@
-"""A preference: two images or videos for one prompt, as stored; or one alone, which is to be imitated."""
+"""A preference: two images or videos for one prompt, as stored; or one alone, to be imitated, or with a label."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -28,7 +28,8 @@ class PreferencePair:
     that it is better at all (1: certain). user: the annotator, hashed; None where unknown. repeats: how often it occurs
     in the data. sources: of an edit, the files of the images that the prompt speaks of; notes: what else is said of it
     (EDIT_NOTES). captions: further prompts of the same media; each visit learns from one of them or from `prompt`.
-    origin: the place of its source in `data.sources`.
+    origin: the place of its source in `data.sources`. desirable: of a single medium, whether it is good; None where
+    nothing is said.
     """
 
     prompt: str
@@ -45,6 +46,7 @@ class PreferencePair:
     notes: dict[str, str] = field(default_factory=dict, hash=False)
     captions: tuple[str, ...] = ()
     origin: int = 0
+    desirable: bool | None = None
 
     @property
     def asked(self) -> str:

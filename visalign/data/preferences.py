@@ -31,28 +31,30 @@ class RowCounts:
 
 def read_pairs(settings: DataSettings, counts: RowCounts | None = None,
                on_bad_row: Callable[[BadRow], None] | None = None, compared: bool = True,
-               again: bool = False) -> Iterator[PreferencePair]:
+               again: bool = False, labelled: bool = False) -> Iterator[PreferencePair]:
     """Stream pairs from `settings.path`, or from each of `settings.sources` in turn, as `origin` says.
 
     compared: whether pairs without a rejected half are refused. again: note in `settings.cache` what bytes the tables
-    hold, and read no bytes that are known from an earlier time before they are wanted. A broken row raises BadRow, or
-    is passed to `on_bad_row`. Raises UserError when nothing usable is found in a source.
+    hold, and read no bytes that are known from an earlier time before they are wanted. labelled: give single samples
+    that are good or bad (thumbs.py), each counted as a pair. A broken row raises BadRow, or is passed to `on_bad_row`.
+    Raises UserError when nothing usable is found in a source.
     """
     counts = counts if counts is not None else RowCounts()
     for place, source in enumerate(settings.each):
         own = RowCounts()
-        for pair in _read_source(source, own, on_bad_row, compared, again):
+        for pair in _read_source(source, own, on_bad_row, compared, again, labelled):
             counts.pairs += 1
             yield replace(pair, origin=place, repeats=pair.repeats * settings.repeats(place))
         counts.ties += own.ties
 
 
 def _read_source(settings: DataSettings, counts: RowCounts, on_bad_row: Callable[[BadRow], None] | None,
-                 compared: bool, again: bool) -> Iterator[PreferencePair]:
+                 compared: bool, again: bool, labelled: bool) -> Iterator[PreferencePair]:
     source, cache = str(settings.path), Path(settings.cache).expanduser()
     check_weights(settings.dimensions)
     rows, roots = _open(settings, source, cache / "tables" if again else None)
-    convert = Converters(settings.format, settings.dimensions, compared, cache / "sources", settings.captions)
+    convert = Converters(settings.format, settings.dimensions, compared, cache / "sources", settings.captions,
+                         labelled, settings.good_from)
     columns: set[str] = set()
     for where, row in rows:
         columns |= row.keys()

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from visalign.data.preference_pair import PreferencePair
 from visalign.data.preferences import RowCounts, is_local, read_pairs
 from visalign.data.rows import MediaReference
 from visalign.data.table_media import TableMedia
+from visalign.data.thumbs import check_both_kinds
 from visalign.errors import UserError, notice
 from visalign.media.image_files import BROKEN_IMAGE, decode_image, open_image
 from visalign.media.kinds import is_video
@@ -75,29 +77,35 @@ class FoundPairs(NamedTuple):
     texts: int = 0
 
 
-def check_pair_sources(settings: DataSettings, compared: bool = True) -> FoundPairs:
+def check_pair_sources(settings: DataSettings, compared: bool = True, labelled: bool = False) -> FoundPairs:
     """Read every row and the beginning of every image (of those that lie in a table, the first `PROBED` pairs'), of a
     hub set only those of the first pair.
 
-    compared: whether the objective learns from both images. Raises UserError for every mistake that can be found
-    before anything is loaded.
+    compared: whether the objective learns from both images; labelled: from good and bad ones apart. Raises UserError
+    for every mistake that can be found before anything is loaded.
     """
     broken, prompts, sizes, pairs = BrokenRows(settings, 20), {}, [], 0
     texts: set[tuple] = set()
+    labels: Counter = Counter()
     local = all([is_local(source) for source in settings.each])
     for place, source in enumerate(settings.each):
-        found = _check_source(source, broken, compared, texts)
+        found = _check_source(source, broken, compared, texts, labels if labelled else None)
         sizes.append(found.sizes[0] * settings.repeats(place))
         pairs += found.pairs
         prompts |= dict.fromkeys(() if settings.is_prior(place) else found.prompts)
     broken.check(pairs)
+    if labelled and local:
+        check_both_kinds(labels, f"data {settings.named}", settings)
     return FoundPairs(list(prompts), sizes, pairs, len(texts)) if local else FoundPairs([], [])
 
 
-def _check_source(settings: DataSettings, broken: BrokenRows, compared: bool, texts: set[tuple]) -> FoundPairs:
-    """One source alone; `texts` gets its prompts, each with the goals that are asked for."""
+def _check_source(settings: DataSettings, broken: BrokenRows, compared: bool, texts: set[tuple],
+                  labels: Counter | None) -> FoundPairs:
+    """One source alone; `texts` gets its prompts, each with the goals that are asked for, and `labels`, where single
+    samples are wanted, how many are good."""
     prompts, pairs, same, repeated = {}, 0, 0, 0
-    found = itertools.islice(read_pairs(settings, RowCounts(), broken.note, compared, again=True),
+    found = itertools.islice(read_pairs(settings, RowCounts(), broken.note, compared, again=True,
+                                        labelled=labels is not None),
                              None if is_local(settings) else 1)
     try:
         for pair in tqdm(found, desc="checking the pairs", unit="pair", leave=False, delay=2):
@@ -112,6 +120,8 @@ def _check_source(settings: DataSettings, broken: BrokenRows, compared: bool, te
             texts |= {(text, goal) for text in (pair.asked, *pair.asked_otherwise) for goal in _goals(pair, settings)}
             pairs, same = pairs + 1, same + (pair.chosen == pair.rejected)
             repeated += pair.repeats
+            if labels is not None:
+                labels[pair.desirable] += 1
     except UserError:
         broken.check(pairs)  # where no pair is left, the faults of the rows explain it
         raise

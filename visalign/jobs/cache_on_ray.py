@@ -18,7 +18,7 @@ from visalign.generators import load_generator
 from visalign.generators.bucket_sizes import buckets_of
 from visalign.jobs.make_cache import CacheContent, check_cache, make_cache
 from visalign.jobs.on_ray import RaySettings, Work, WorkerShare, run_partitions
-from visalign.jobs.training_setup import compares
+from visalign.jobs.training_setup import wanted
 from visalign.parallel.ray_cluster import check_ray
 from visalign.sampling.encoding_cache import EncodingCache
 from visalign.storage.shards import ShardStore
@@ -73,7 +73,7 @@ def encoder(config: OfflineConfig, share: WorkerShare) -> Work:
     def work(number: int, part: PairSlice) -> dict:
         cache.find_shared()
         broken = BrokenRows(config.data)
-        pairs = read_pairs(config.data, on_bad_row=broken.note, compared=compares(config), again=True)
+        pairs = read_pairs(config.data, on_bad_row=broken.note, again=True, **wanted(config))
         try:
             encode_pairs(itertools.islice(pairs, part.start, part.stop), cache, accelerator, broken, buckets)
         except UserError:

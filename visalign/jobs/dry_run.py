@@ -76,7 +76,9 @@ def _buckets(config: OfflineConfig | OnlineConfig, generator: Generator) -> list
 
 def _offline_work(config: OfflineConfig, objective) -> list[str]:
     train = config.train
-    passes = "policy" + (" on chosen and rejected" if "rejected" in objective.needs else " on chosen")
+    sides = "chosen and rejected" if "rejected" in objective.needs else "each sample" if (
+        "desirable" in objective.needs) else "chosen"
+    passes = f"policy on {sides}"
     states, own = objective.passes.with_gradient, objective.passes.without - ("reference" in objective.needs)
     passes += f" at {states} states of each" * (states > 1)
     passes += ", reference without gradient" if "reference" in objective.needs else ""

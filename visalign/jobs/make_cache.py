@@ -15,7 +15,7 @@ from visalign.generators.bucket_sizes import buckets_of
 from visalign.generators.files.locating import locate_model
 from visalign.generators.files.sketching import empty_generator
 from visalign.jobs.disk_estimate import check_cache_room
-from visalign.jobs.training_setup import check_offline, compares
+from visalign.jobs.training_setup import check_offline, compares, wanted
 from visalign.sampling.encoding_cache import EncodingCache
 from visalign.trainers.offline.encoded_pairs import asks_without_prompt, check_items, empty_keys, encode_pairs
 from visalign.trainers.opening import open_accelerator
@@ -53,7 +53,7 @@ def make_cache(config: OfflineConfig) -> CacheContent:
     generator = load_generator(config.model, accelerator.device, denoiser=False)
     cache, broken = EncodingCache(config.data.cache, generator, config.data.cache_dtype), BrokenRows(config.data)
     before = len(cache.store)
-    pairs = read_pairs(config.data, on_bad_row=broken.note, compared=compares(config), again=True)
+    pairs = read_pairs(config.data, on_bad_row=broken.note, again=True, **wanted(config))
     items = encode_pairs(pairs, cache, accelerator, broken, buckets_of(config.data, generator),
                          total=sum(found.sizes) or None, goals=config.goals)
     check_items(config.taught_by(), items, broken, compares(config))

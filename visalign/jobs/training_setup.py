@@ -1,9 +1,10 @@
 """What each loop checks before anything is loaded, and how its trainer is put together."""
 
 import os
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from accelerate import Accelerator
 from tqdm import tqdm
@@ -16,6 +17,7 @@ from visalign.data.pair_tables import read_saved_pairs, save_pairs
 from visalign.data.preferences import is_local, read_pairs
 from visalign.data.prompts import read_prompts
 from visalign.data.seed_preferences import read_seed_preferences
+from visalign.data.thumbs import check_both_kinds
 from visalign.data.usable import BrokenRows, FoundPairs, check_pair_sources
 from visalign.errors import UserError, notice
 from visalign.generators import Generator, locate_model
@@ -97,12 +99,35 @@ def check_goals(config: OfflineConfig) -> None:
                         "them out")
 
 
+def check_labels(config: OfflineConfig) -> None:
+    """Raise UserError for settings of labels without an objective that learns from them, and for what such an
+    objective cannot use."""
+    data, train, named = config.data, config.train, f"objective {config.objective['name']}"
+    if not reads_labels(config):
+        unused = next((name for name in ("good_from", "positive_ratio") if getattr(data, name) is not None), None)
+        if unused:
+            raise UserError(f"data.{unused}: {named} does not learn from samples that are good or bad (diffusion_kto "
+                            "does); leave it out")
+        return
+    scored = next((name for name in ("score_with", "goals") if getattr(data, name)), None)
+    if scored:
+        raise UserError(f"data.{scored}: compares two samples of a prompt, and {named} learns from each alone; leave "
+                        "it out")
+    if any(source.prior for source in data.sources or ()):
+        raise UserError(f"data.sources: a prior set is of samples to imitate, and {named} learns from good ones and "
+                        "bad ones; leave prior out, and give its samples labels")
+    if train.batch_size * int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        raise UserError(f"train.batch_size 1: {named} sees each sample against the mean of its batch, over all "
+                        "processes; take at least 2, better 8 or more")
+
+
 def check_offline(config: OfflineConfig, family: type[Generator]) -> FoundPairs:
     feedback = config.data.feedback
     check_offline_steps(config)
     check_guided(config, family)
     check_margin_of(config)
     check_goals(config)
+    check_labels(config)
     check_buckets(config.data, family)
     if not (feedback or config.data.path or config.data.sources):
         raise UserError("data.path: name the data to learn from with data.path=FILE_OR_FOLDER, or let the model make "
@@ -118,7 +143,7 @@ def check_offline(config: OfflineConfig, family: type[Generator]) -> FoundPairs:
         family.check_prompts(prompts, "data.feedback.prompts")
         check_sources_given(rewards, prompts, "data.feedback.prompts")
         return FoundPairs(prompts, [])
-    found = check_pair_sources(config.data, compares(config))
+    found = check_pair_sources(config.data, compares(config), reads_labels(config))
     family.check_prompts(found.prompts, f"data {config.data.named}")
     check_sources_given(rewards, found.prompts, f"data {config.data.named}")
     check_holdout(found.prompts, config.data.holdout, config.eval.listed)
@@ -139,7 +164,7 @@ def images_by_size(config: OfflineConfig) -> dict[Size | None, int]:
         return {}
     pairs = (replace(pair, repeats=pair.repeats * config.data.repeats(place))
              for place, source in enumerate(config.data.each)
-             for pair in read_pairs(source, on_bad_row=lambda error: None, compared=compares(config), again=True))
+             for pair in read_pairs(source, on_bad_row=lambda error: None, again=True, **wanted(config)))
     counts = count_sizes(tqdm(pairs, desc="reading the images' sizes", unit="pair", leave=False, delay=2), buckets)
     check_sizes(counts, buckets, config.train.batch_size * int(os.environ.get("WORLD_SIZE", "1")))
     return counts
@@ -148,6 +173,16 @@ def images_by_size(config: OfflineConfig) -> dict[Size | None, int]:
 def compares(config: OfflineConfig) -> bool:
     """Whether a run needs two media of a prompt: its objective, or the reward that scores both."""
     return "rejected" in build_objective(config.objective).needs or bool(config.data.score_with)
+
+
+def reads_labels(config: OfflineConfig) -> bool:
+    """Whether a run learns from single samples that are good or bad."""
+    return "desirable" in build_objective(config.objective).needs
+
+
+def wanted(config: OfflineConfig) -> dict[str, Any]:
+    """What `read_pairs` is told of a run."""
+    return {"compared": compares(config), "labelled": reads_labels(config)}
 
 
 def build_offline(config: OfflineConfig, generator: Generator, run: RunFolder, accelerator: Accelerator):
@@ -164,6 +199,9 @@ def build_offline(config: OfflineConfig, generator: Generator, run: RunFolder, a
     if "rewards" in objective.needs:
         items = standardised(items, objective.standardise)
     train_items, held_out = split_items(items, config.data, config.eval.listed)
+    labels = Counter(item.desirable for item in train_items) if reads_labels(config) else None
+    if labels:
+        check_both_kinds(labels, "what is trained on", config.data)
     trainer = OfflineTrainer(config, generator, train_items, held_out, cache, run, accelerator)
     sizes = [sum(item.origin == place for item in train_items) for place in range(len(config.data.each))]
     for line in mixture_lines(config.data, sizes):
@@ -172,6 +210,7 @@ def build_offline(config: OfflineConfig, generator: Generator, run: RunFolder, a
                   zip(config.data.sources or (), sizes, strict=False)}
     return trainer, {"training pairs": len(train_items), "held-out pairs": len(held_out), **of_sources,
                      **{what: count for what, count in (
+                         ("good training samples", labels and labels[True]),
                          ("sizes", len({item.size for item in items}) if config.data.buckets else 0),
                          ("rows left out", len(broken.found)),
                          ("pairs of one image twice", sum(i.chosen_key == i.rejected_key for i in items))) if count}}
@@ -190,8 +229,8 @@ def prepare_pairs(config: OfflineConfig, generator: Generator, run: RunFolder, a
             if processes.is_first:
                 save_pairs(pairs, file)
         accelerator.wait_for_everyone()
-        return read_saved_pairs(file)
-    pairs = read_pairs(data, on_bad_row=broken.note, compared=compares(config), again=True)
+        return read_saved_pairs(file, reads_labels(config))
+    pairs = read_pairs(data, on_bad_row=broken.note, again=True, **wanted(config))
     if data.score_with:
         pairs = rescored(pairs, for_modality(load_reward(data.score_with, str(accelerator.device)), generator.modality),
                        data.rerank, generator.shape.frames, broken.note)

@@ -1,5 +1,6 @@
 """Inputs and outputs of an offline objective."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Protocol
 
@@ -9,14 +10,20 @@ from visalign.objectives.links import Labels
 from visalign.validation.ranges import Ranged
 
 
+def of_one_process(mean: Tensor) -> Tensor:
+    """The mean of a tensor over processes where there is one."""
+    return mean
+
+
 @dataclass(frozen=True)
 class PairErrors(Labels):
-    """Prediction errors of one batch of pairs; every tensor is float32 [B].
+    """Prediction errors of one batch of pairs, or of single samples; every tensor is float32 [B] unless said.
 
     An error is the squared distance between prediction and target, averaged over all non-batch dimensions. `chosen`
     and `rejected` are the policy's, `ref_*` the frozen reference's; what an objective does not need is None.
     `noise_fraction` is 0 at data and 1 at pure noise. `strength` says how much better the chosen sample is (1 where
-    the data do not say). Rewards are standardised.
+    the data do not say). Rewards are standardised. desirable [B] bool: of single samples, which are the chosen ones
+    here, whether they are good. across: mean of a tensor over the processes that share the batch.
     """
 
     chosen: Tensor
@@ -27,6 +34,8 @@ class PairErrors(Labels):
     ref_rejected: Tensor | None = None
     chosen_reward: Tensor | None = None
     rejected_reward: Tensor | None = None
+    desirable: Tensor | None = None
+    across: Callable[[Tensor], Tensor] = of_one_process
 
     def reward_gap(self, name: str) -> Tensor:
         """Reward of the chosen sample minus that of the rejected one, [B]; pairs of images carry one reward."""
@@ -52,9 +61,10 @@ class SamplePasses(NamedTuple):
 class Objective(Protocol):
     """Settings and loss of one method.
 
-    process: "diffusion", "flow" or "any". needs: subset of {"rejected", "reference", "rewards"}. states: where the
-    noised latents come from at which the errors are taken, a name in `trainers.offline.states.STATES`. passes: what a
-    step costs. guided: whether a step guides away from the empty prompt, which has to be encoded then.
+    process: "diffusion", "flow" or "any". needs: subset of {"rejected", "reference", "rewards", "desirable"}, the last
+    for single samples that are good or bad. states: where the noised latents come from at which the errors are taken, a
+    name in `trainers.offline.states.STATES`. passes: what a step costs. guided: whether a step guides away from the
+    empty prompt, which has to be encoded then.
     """
 
     process: ClassVar[str]

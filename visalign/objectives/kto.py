@@ -1,31 +1,37 @@
-"""KTO: good and bad answers without pairs, each seen against the policy's usual distance from the reference.
+"""KTO: good and bad samples without pairs, each seen against the policy's usual distance from the reference.
 
-    k = max(0, mean of rho over the batch),   loss = w_y (1 - s(y beta (rho - k))),   y = +1 good, -1 bad
+    k = max(0, mean of g over the batch),   loss = w_y (1 - s(y beta (g - k))),   y = +1 good, -1 bad
 
-Ethayarajh et al. 2024 (arXiv 2402.01306).
+g says how much more the policy makes of a sample than the reference: rho = lp - lp_ref of an answer, and E_ref - E of
+an image or a video, with E the mean squared prediction error at the same time and noise.
 
-Differs from the paper in: k is the mean over the batch's own answers, as Diffusion-KTO has it, where the paper scores
-answers against prompts of others. A batch of good answers alone, or of bad ones, makes k wrong: mix them.
+Answers: Ethayarajh et al. 2024 (arXiv 2402.01306). Images and videos: Diffusion-KTO, Li et al. 2024 (arXiv
+2404.04465), with the form of its published code.
+
+Differs from the papers in: of answers, k is the mean over the batch's own answers, as Diffusion-KTO has it, where the
+paper scores answers against prompts of others; flow models may be trained with it, since only errors enter; soft labels
+take the mean of the loss over both labels. A batch of good samples alone, or of bad ones, makes k wrong: mix them.
+Recipe: configs/sd15_kto.yaml.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from visalign.objectives.base import Outcome
+from visalign.objectives.base import OfflineBase, Outcome, PairErrors
 from visalign.objectives.language import LanguageBase, PairLogs, pair_report
 from visalign.objectives.registry import register
-from visalign.validation.ranges import Positive, Weight
+from visalign.validation.ranges import Positive, Ranged, Weight
 
 
-@register("language", "kto")
 @dataclass(frozen=True)
-class KTO(LanguageBase):
-    """Good and bad answers, each against the policy's usual distance from the reference.
+class LabelledSamples(Ranged):
+    """Good and bad samples, each against the policy's usual distance from the reference.
 
-    beta: strength of the pull towards the reference. desirable_weight, undesirable_weight: of good and bad answers; of
-    pairs the chosen answers are good and the rejected ones bad.
+    beta: strength of the pull towards the reference. desirable_weight, undesirable_weight: of good and bad samples; of
+    pairs the chosen samples are good and the rejected ones bad.
     """
 
     beta: Positive = 0.1
@@ -41,26 +47,51 @@ class KTO(LanguageBase):
     def needs(self) -> frozenset[str]:
         return frozenset({"reference", "desirable"})
 
+    def usual(self, gains: Tensor, across: Callable[[Tensor], Tensor]) -> Tensor:
+        """k from g, a scalar without gradients, over all processes that `across` averages."""
+        return across(gains.detach().mean()).clamp(min=0)
+
+    def losses(self, excess: Tensor, good: Tensor) -> Tensor:
+        """Of each sample from g - k, [B]."""
+        weights = torch.where(good, self.desirable_weight, self.undesirable_weight)
+        return weights * torch.sigmoid(-self.beta * torch.where(good, excess, -excess))
+
+
+@register("language", "kto")
+@dataclass(frozen=True)
+class KTO(LabelledSamples, LanguageBase):
+    """Of a language model's answers."""
+
     def __call__(self, logs: PairLogs) -> Outcome:
         if logs.rejected is None:
             if logs.desirable is None:
                 raise ValueError("kto needs pairs, or answers with a label that says whether they are good")
-            usual = self.usual(logs, logs.rho_chosen)
+            usual = self.usual(logs.rho_chosen, logs.across)
             losses = self.losses(logs.rho_chosen - usual, logs.desirable.bool())
             return Outcome(logs.mean(losses), {
                 "reward": (self.beta * logs.rho_chosen).detach(), "desirable": logs.desirable.float(),
                 "usual": usual.expand_as(losses), "displaced": (logs.chosen < logs.ref_chosen).float()})
-        usual = self.usual(logs, torch.cat([logs.rho_chosen, logs.rho_rejected]))
+        usual = self.usual(torch.cat([logs.rho_chosen, logs.rho_rejected]), logs.across)
         good = torch.ones_like(logs.chosen, dtype=torch.bool)
         losses = (self.losses(logs.rho_chosen - usual, good) + self.losses(logs.rho_rejected - usual, ~good)) / 2
         report = pair_report(logs, self.beta * logs.h, self.beta * logs.rho_chosen, self.beta * logs.rho_rejected)
         return Outcome(logs.mean(losses), report | {"usual": usual.expand_as(losses)})
 
-    def usual(self, logs: PairLogs, log_ratios: Tensor) -> Tensor:
-        """k, a scalar without gradients, over all processes."""
-        return logs.across(log_ratios.detach().mean()).clamp(min=0)
 
-    def losses(self, excess: Tensor, good: Tensor) -> Tensor:
-        """Of each answer from rho - k, [B]."""
-        weights = torch.where(good, self.desirable_weight, self.undesirable_weight)
-        return weights * torch.sigmoid(-self.beta * torch.where(good, excess, -excess))
+@register("offline", "diffusion_kto")
+@dataclass(frozen=True)
+class DiffusionKTO(LabelledSamples, OfflineBase):
+    """Of images and videos; errors are means over dimensions, hence a beta of about a thousand."""
+
+    beta: Positive = 1000.0
+
+    def __call__(self, errors: PairErrors) -> Outcome:
+        if errors.desirable is None:
+            raise ValueError("diffusion_kto needs samples with a label that says whether they are good")
+        gains, good = errors.ref_chosen - errors.chosen, errors.desirable
+        usual = self.usual(gains, errors.across)
+        right, wrong = self.losses(gains - usual, good), self.losses(gains - usual, ~good)
+        margin = self.beta * torch.where(good, gains - usual, usual - gains).detach()
+        return Outcome(errors.mean(errors.chance * right + (1 - errors.chance) * wrong), {
+            "implicit_accuracy": (margin > 0).float(), "margin": margin, "reward": (self.beta * gains).detach(),
+            "desirable": good.float(), "usual": usual.expand_as(gains)})

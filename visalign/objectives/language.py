@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from visalign.objectives.base import Outcome
+from visalign.objectives.base import Outcome, of_one_process
 from visalign.objectives.links import Labels
 from visalign.validation.ranges import Ranged
 
@@ -86,7 +86,7 @@ class PairLogs(Labels):
     revisions: Mapping[str, Tensor] = field(default_factory=dict)
     chosen_side: TokenLogs | None = None
     rejected_side: TokenLogs | None = None
-    across: Callable[[Tensor], Tensor] = lambda tensor: tensor
+    across: Callable[[Tensor], Tensor] = of_one_process
 
     @classmethod
     def of_sides(cls, chosen: TokenLogs, rejected: TokenLogs | None = None, **more) -> "PairLogs":

@@ -22,7 +22,7 @@ def pair_metrics(outcome: Outcome, errors: PairErrors) -> dict[str, Tensor]:
     """
     metrics = {"noise_fraction": errors.noise_fraction, "loss": outcome.loss.detach().expand(len(errors.chosen)),
                "chosen_error": errors.chosen.detach(), **outcome.metrics}
-    if errors.ref_chosen is not None:
+    if errors.ref_chosen is not None and errors.desirable is None:  # of labelled samples, bad ones shall rise
         metrics["chosen_error_minus_ref"] = (errors.chosen - errors.ref_chosen).detach()
         metrics["displaced"] = (errors.chosen > errors.ref_chosen).float()
     if errors.ref_rejected is not None:

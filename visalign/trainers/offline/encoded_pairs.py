@@ -39,6 +39,7 @@ class EncodedPair:
 
     captions: further prompts of the same media and their keys. origin: the place of its source in data.sources. asking:
     what its prompts are put into, such as "{prompt}, quality 4 out of 10"; the keys are those of what results.
+    desirable: of a labelled medium, whether it is good.
     """
 
     prompt: str
@@ -56,6 +57,7 @@ class EncodedPair:
     origin: int = 0
     size: Size | None = None  # at which its images are learnt, where that is not the same for all
     asking: str | None = None
+    desirable: bool | None = None
 
     def prompt_key_at(self, seed: int, place: int) -> str:
         """The key of the prompt that is learnt at a place of the order: one of all, drawn anew at each."""
@@ -67,7 +69,7 @@ class EncodedPair:
 
 @dataclass(frozen=True)
 class PairBatch:
-    """Latents [B, C, (F,) H, W], conditioning, strength, chance and rewards [B] on the CPU, and their items.
+    """Latents [B, C, (F,) H, W], conditioning, strength, chance, rewards and labels [B] on the CPU, and their items.
 
     fits: by side `Fitting.numbers` of its images [B, 6], where the network is told them.
     """
@@ -81,6 +83,7 @@ class PairBatch:
     rejected_reward: Tensor | None
     chance: Tensor
     fits: dict[str, Tensor] = field(default_factory=dict)
+    desirable: Tensor | None = None
 
     @property
     def size(self) -> Size | None:
@@ -259,7 +262,8 @@ def encode_media(pair: PreferencePair, cache: EncodingCache) -> EncodedPair:
     return EncodedPair(pair.asked, cache.prompt_key(pair.asked), keys[0], keys[1] if len(keys) > 1 else None,
                        pair.where, pair.strength, pair.chosen_reward, pair.rejected_reward, pair.chance,
                        max((known.speed for known in found), key=how_wrong), pair.user,
-                       tuple((text, cache.prompt_key(text)) for text in pair.asked_otherwise), pair.origin)
+                       tuple((text, cache.prompt_key(text)) for text in pair.asked_otherwise), pair.origin,
+                       desirable=pair.desirable)
 
 
 def encode_prompts(prompts: dict[str, str], cache: EncodingCache, accelerator: Accelerator) -> None:
@@ -309,23 +313,25 @@ def digest_entry(item: EncodedPair) -> tuple:
     uncertain = [item.chance] if item.chance < 1 else []
     several = [(item.origin, [content_of(text) for text, _ in item.captions])] if item.captions or item.origin else []
     asked = [item.asking] if item.asking else []
+    labelled = [] if item.desirable is None else [item.desirable]
     return (content_of(item.prompt), item.chosen_key, item.rejected_key, item.strength, *known, *uncertain, *several,
-            *asked)
+            *asked, *labelled)
 
 
 def load_batch(items: list[EncodedPair], cache: EncodingCache, prompt_keys: list[str] | None = None,
                fits: bool = False) -> PairBatch:
     """Read a batch from the cache; `prompt_keys` replaces the items' own (caption dropout). fits: with them."""
-    def tensor(name: str) -> Tensor | None:
+    def tensor(name: str, dtype: torch.dtype = torch.float32) -> Tensor | None:
         values = [getattr(item, name) for item in items]
-        return None if None in values else torch.tensor(values, dtype=torch.float32)
+        return None if None in values else torch.tensor(values, dtype=dtype)
 
     chosen, rejected = ([getattr(item, f"{side}_key") for item in items] for side in PAIR_SIDES)
     keys = {"chosen": chosen} if None in rejected else {"chosen": chosen, "rejected": rejected}
     return PairBatch(items, cache.latents(chosen), None if None in rejected else cache.latents(rejected),
                      cache.conditioning(prompt_keys or [i.prompt_key for i in items]), tensor("strength"),
                      tensor("chosen_reward"), tensor("rejected_reward"), tensor("chance"),
-                     {side: cache.fits(each) for side, each in keys.items()} if fits else {})
+                     {side: cache.fits(each) for side, each in keys.items()} if fits else {},
+                     tensor("desirable", torch.bool))
 
 
 def untrained_cause(generator: Generator, batch: PairBatch) -> str:

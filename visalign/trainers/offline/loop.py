@@ -124,7 +124,8 @@ class OfflineTrainer(GeneratorTrainer):
                 prepared = self.prepared[number]
                 items = prepared.batch.items
                 self.check_one_pass(prepared.batch.conditioning)
-                errors = replace(self.errors(*prepared), weight=self._weights(items), label=self.labels.of(items))
+                errors = replace(self.errors(*prepared), weight=self._weights(items), label=self.labels.of(items),
+                                 across=partial(self.accelerator.reduce, reduction="mean"))
                 outcome = self.objective(errors)
                 self.stop_unless_finite(outcome.loss, items)
                 self.labels.visited(items, outcome.metrics)
@@ -174,6 +175,7 @@ class OfflineTrainer(GeneratorTrainer):
             chosen=policy["chosen"], rejected=policy.get("rejected"), ref_chosen=reference.get("chosen"),
             ref_rejected=reference.get("rejected"), noise_fraction=self.generator.process.noise_fraction(t).to(device),
             strength=batch.strength.to(device), chance=batch.chance.to(device),
+            desirable=None if batch.desirable is None else batch.desirable.to(device),
             chosen_reward=None if batch.chosen_reward is None else batch.chosen_reward.to(device),
             rejected_reward=None if batch.rejected_reward is None else batch.rejected_reward.to(device))
 

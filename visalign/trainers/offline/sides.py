@@ -39,6 +39,9 @@ def mixture_of(items: list[EncodedPair], data: DataSettings, seed: int) -> Mixtu
 
     Raises UserError when a source that shall have its share has nothing to train on.
     """
+    if data.positive_ratio is not None:
+        kinds = [[index for index, item in enumerate(items) if item.desirable is kind] for kind in (True, False)]
+        return Mixture(kinds, visits_of(list(map(len, kinds)), (data.positive_ratio, 1 - data.positive_ratio)), seed)
     shares = shares_of(data.sources or ())
     if not any(shares):
         return None
