@@ -38,6 +38,8 @@ def value(config, key):
     ("sdxl_mapo", {"optim.lr": 1e-5, "train.steps": 2000, "objective.beta": 0.1}),
     ("sd15_kto", {"objective.beta": 1000, "data.positive_ratio": 0.8, "model.lora.rank": 8, "train.steps": 20000}),
     ("video/cogvideox_diffusion_dpo", {"data.caption_dropout": 0.2}),
+    ("sdxl_inpo", {"objective.beta": 5000, "objective.inversion_steps": 10, "objective.inversion_noise": 0.1,
+                   "optim.warmup_steps": 200, "optim.schedule": "constant", "train.steps": 400}),
     ("sd3_flow_dpo", {"train.timestep_sampling": "logit_normal", "train.timestep_shift": 3.0}),
     ("sd3_soar", {"objective.points": 6, "objective.weight": 1.0, "objective.guidance_scale": 4.5, "train.steps": 5000,
                   "objective.rollout_steps": 40, "optim.lr": 2e-5, "optim.weight_decay": 1e-2, "train.batch_size": 4,

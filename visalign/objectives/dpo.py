@@ -35,8 +35,6 @@ class PreferenceOptions(PairOptions, OfflineBase):
 
     beta: Positive = 5000.0
 
-    standardise: ClassVar[str] = "dataset"
-
     def __post_init__(self):
         super().__post_init__()
         if len(self.margin_of or ()) > 1:
@@ -47,14 +45,24 @@ class PreferenceOptions(PairOptions, OfflineBase):
     def needs(self) -> frozenset[str]:
         return frozenset({"rejected", "reference"} | ({"rewards"} if self.margin_of else set()))
 
+    @property
+    def standardise(self) -> str:
+        """How rewards are standardised that the pairs carry: see `trainers.offline.encoded_pairs.standardised`."""
+        return "dataset"
+
     def time_weight(self, noise_fraction: Tensor) -> Tensor:
         """beta_t / beta, [B]."""
         return torch.ones_like(noise_fraction)
 
+    def margin_factor(self, errors: PairErrors) -> Tensor | float:
+        """By which the margin of each pair is multiplied in the loss, [B] or one number for all."""
+        return 1.0
+
     def __call__(self, errors: PairErrors) -> Outcome:
         h = unscaled_margin(errors) * self.time_weight(errors.noise_fraction)
         z = self.beta * h
-        loss = self.loss_of(z, h, errors)
+        factor = self.margin_factor(errors)
+        loss = self.loss_of(factor * z, factor * h, errors)
         if self.sft_weight:
             loss = loss + self.sft_weight * errors.mean(errors.chosen)
         scale = -0.5 * self.beta * self.time_weight(errors.noise_fraction)

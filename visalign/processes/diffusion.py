@@ -90,6 +90,32 @@ class Diffusion:
         alpha, sigma = self._alpha_sigma(t, x_t)
         return alpha * prediction + sigma * x_t
 
+    def direction(self, prediction: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """What stays the same along a DDIM step, to less noise or to more: the noise."""
+        return self.noise_from(prediction, x_t, t)
+
+    def along(self, direction: Tensor, x_t: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
+        """Where a direction leads from t to t_next (both [B], -1 is clean data), to less noise or to more."""
+        alpha, sigma = self._alpha_sigma(t, x_t)
+        return self.add_noise((x_t - sigma * direction) / alpha, direction, t_next)
+
+    def times_up_to(self, t: Tensor, steps: int) -> Tensor:
+        """Each row's own equally long steps from clean data to t, rounded to whole times: int64 [steps + 1, B].
+
+        Its last row is t; times of t < steps - 1 repeat themselves.
+        """
+        shares = torch.linspace(0, 1, steps + 1, dtype=torch.float64, device=t.device)
+        return torch.outer(shares, t.double() + 1).round().long() - 1
+
+    def least_time(self, steps: int) -> int:
+        """The earliest time to which that many steps lead which the network can tell apart."""
+        return min(steps, len(self)) - 1
+
+    def noise_of_step(self, t: Tensor, t_next: Tensor) -> Tensor:
+        """DDIM's sigma (eq. 16, eta 1) of the step down from t_next to t (both [B], t <= t_next), [B]; 0 at data."""
+        now, then = self._alpha_bar(t), self._alpha_bar(t_next)
+        return ((1 - now) / (1 - then).clamp(min=1e-12)).sqrt() * (1 - then / now).clamp(min=0).sqrt()
+
     def tilt(self, t: Tensor, most: float = 10.0) -> Tensor:
         """What to add to the prediction, per unit of the gradient of log p_t that is added, [B].
 

@@ -68,6 +68,29 @@ class Flow:
         """Gradient of log p_t at x_t: -eps_hat / t."""
         return -self.noise_from(prediction, x_t, t) / per_sample(t, x_t)
 
+    def direction(self, prediction: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """What stays the same along a step of the ODE, to less noise or to more: the velocity."""
+        return prediction
+
+    def along(self, direction: Tensor, x_t: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
+        """Where a direction leads from t to t_next (both [B], 0 is data), to less noise or to more."""
+        return x_t + per_sample(t_next - t, x_t) * direction
+
+    def times_up_to(self, t: Tensor, steps: int) -> Tensor:
+        """Each row's own equally long steps from data to t, [steps + 1, B]; its last row is t."""
+        return torch.outer(torch.arange(steps + 1, device=t.device) / steps, t)
+
+    def least_time(self, steps: int) -> float:
+        """The earliest time to which that many steps lead of at least one unit of the network's time each."""
+        return steps / 1000
+
+    def noise_of_step(self, t: Tensor, t_next: Tensor) -> Tensor:
+        """The std of x_t given x_{t_next} and x0 on straight paths, of t <= t_next < 1, [B]; 0 at data.
+
+        (t / t') sqrt(t'^2 - t^2 ((1-t') / (1-t))^2): the formula of which DDIM's sigma is the case of diffusion.
+        """
+        return t / t_next * (t_next.square() - (t * (1 - t_next) / (1 - t)).square()).clamp(min=0).sqrt()
+
     def tilt(self, t: Tensor, most: float = 10.0) -> Tensor:
         """What to add to the prediction, per unit of the gradient of log p_t that is added: -t / (1 - t), [B].
 

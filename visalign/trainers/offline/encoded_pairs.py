@@ -287,7 +287,8 @@ def check_items(source: str, items: list[EncodedPair], broken: BrokenRows, compa
 
 
 def standardised(items: list[EncodedPair], within: str) -> list[EncodedPair]:
-    """The items with rewards shifted to mean 0 and scaled to std 1, over the data set or within each prompt."""
+    """The items with rewards shifted to mean 0 and scaled to std 1, over the data set or within each prompt, or within
+    `range`: from 0 for the set's lowest to 1 for its highest."""
     missing = next((item for item in items if item.chosen_reward is None or item.rejected_reward is None), None)
     if missing:
         raise UserError(f"{missing.where}: this objective needs rewards; give columns chosen_reward and "
@@ -296,12 +297,13 @@ def standardised(items: list[EncodedPair], within: str) -> list[EncodedPair]:
     for item in items:
         groups.setdefault(item.prompt if within == "prompt" else "", []).extend(
             (item.chosen_reward, item.rejected_reward))
-    statistics = {k: (torch.tensor(v).mean().item(), max(torch.tensor(v).std().item(), 1e-8))
-                  for k, v in groups.items()}
+    ends = within == "range"
+    statistics = {k: (min(v) if ends else torch.tensor(v).mean().item(),
+                      max(max(v) - min(v) if ends else torch.tensor(v).std().item(), 1e-8)) for k, v in groups.items()}
 
     def scaled(item: EncodedPair, value: float) -> float:
-        mean, std = statistics[item.prompt if within == "prompt" else ""]
-        return (value - mean) / std
+        shift, scale = statistics[item.prompt if within == "prompt" else ""]
+        return (value - shift) / scale
 
     return [replace(item, chosen_reward=scaled(item, item.chosen_reward),
                     rejected_reward=scaled(item, item.rejected_reward)) for item in items]

@@ -7,7 +7,7 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -18,9 +18,11 @@ from visalign.generators.base import Conditioning, Generator, Guidance
 from visalign.generators.observe.rows import join
 from visalign.media.fitting import Size
 from visalign.objectives import Objective
+from visalign.objectives.inpo import Inversion
 from visalign.objectives.soar import SOAR
 from visalign.processes.times import next_time, per_sample
 from visalign.sampling.encoding_cache import EncodingCache
+from visalign.sampling.inversion import inverted
 from visalign.trainers.offline.encoded_pairs import PAIR_SIDES, PairBatch
 
 
@@ -81,6 +83,28 @@ class NoisedStates(States):
         return [Noised(process.add_noise(x0, noise, times), times, process.target(x0, noise, times), sides)]
 
 
+class InvertedStates(States):
+    """Latents that the policy itself would pass through on its way to the samples: each is inverted to its pair's time.
+
+    The two samples of a pair share nothing but the time, which is raised to the least that the steps lead to. The
+    objective's settings: objectives/inpo.py.
+    """
+
+    def draw(self, batch: PairBatch, t: Tensor, noise: Tensor, rngs: list[torch.Generator]) -> list[Noised]:
+        generator, process, given = self.generator, self.generator.process, cast(Inversion, self.objective)
+        conditioning = conditioning_of(generator, batch)
+        x0 = torch.cat([getattr(batch, side).to(generator.device, non_blocking=True) for side in PAIR_SIDES])
+        times = t.to(generator.device).clamp(min=process.least_time(given.inversion_steps)).repeat(len(PAIR_SIDES))
+
+        def fresh() -> Tensor:
+            drawn = [torch.randn(noise.shape[1:], generator=rng) for _ in PAIR_SIDES for rng in rngs]
+            return given.inversion_noise * torch.stack(drawn).to(generator.device)
+
+        x_t = inverted(generator, x0, times, join([conditioning[side] for side in PAIR_SIDES]), given.inversion_steps,
+                       fresh if given.inversion_noise else None, given.renoise)
+        return [Noised(x_t, times, process.target_at(x0, x_t, times), PAIR_SIDES)]
+
+
 class CorrectedStates(NoisedStates):
     """SOAR's (objectives/soar.py): beside the noised sample, points on the way back to its noise from where one guided
     step of the current model leads. Raises UserError for a model without guidance where a scale is set."""
@@ -130,7 +154,8 @@ class CorrectedStates(NoisedStates):
         return self.generator.for_size(join([self._empty[key]] * len(batch.items)), batch.fits.get("chosen"))
 
 
-STATES: dict[str, type[States]] = {"noised": NoisedStates, "corrected": CorrectedStates}
+STATES: dict[str, type[States]] = {"noised": NoisedStates, "inverted": InvertedStates,
+                                 "corrected": CorrectedStates}
 
 
 def towards_noise(x: Tensor, noise: Tensor, t: Tensor, later: Tensor) -> Tensor:
