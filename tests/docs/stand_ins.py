@@ -35,7 +35,7 @@ LINES = {"answers/samples.jsonl": ANSWERS, "aligned_answers/samples.jsonl": ANSW
 COLOURS = ("red", "green", "blue", "yellow")
 FOLDERS = ("samples", "my-images", "photos", "mine", "raw", "base-samples")
 RUNS = ("quickstart", "adapt-sd3", "flow-grpo", "nft", "curve", "sft-folder", "sdxl-dpo", "video-flow-grpo",
-        "guide-tiny-wan", "tiny-goals")
+        "guide-tiny-wan", "tiny-goals", "tiny-npo")
 
 
 def lay_out(folder: Path) -> None:

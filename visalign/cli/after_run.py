@@ -56,14 +56,17 @@ def print_language_result(settings, result) -> None:
 
 
 def commands_of(config, folder) -> list[str]:
-    """Commands that open the report, and that sample the aligned model as it was measured."""
+    """Commands that open the report, and that sample the aligned model as it was measured, or away from a negative
+    adapter, for which guidance must be on."""
     from visalign.storage.run_folder import read_metrics
 
     adapter = config.model.tuning == "lora"
     prompt = next(row["prompts"][0] for row in read_metrics(folder) if row["kind"] == "held_out")
-    options = {"--lora": folder if adapter else None, "--steps": config.eval.steps,
-               "--guidance-scale": config.eval.guidance_scale, "--goal": "best" if config.goals else None,
-               "-o": folder / "more"}
+    scale, loading = config.eval.guidance_scale, "--lora"
+    if adapter and config.loop == "offline" and config.data.swap:
+        scale, loading = max(scale or 0.0, 2.0), "--negative-adapter"
+    options = {loading: folder if adapter else None, "--steps": config.eval.steps, "--guidance-scale": scale,
+               "--goal": "best" if config.goals else None, "-o": folder / "more"}
     given = [str(word) for pair in options.items() if pair[1] is not None for word in pair]
     given += [word for setting in _of_the_file(config.model) for word in ("--set", setting)] if adapter else []
     model = config.model.source if adapter else str(folder / "export" / "pipeline")

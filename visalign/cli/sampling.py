@@ -22,7 +22,7 @@ from visalign.cli.options import (
 from visalign.cli.ray_options import ray_options, ray_settings
 from visalign.cli.verbs import Verb, Verbs
 from visalign.errors import UserError
-from visalign.validation.ranges import Few, Limit, Positive, Seed
+from visalign.validation.ranges import Few, Limit, Portion, Positive, Seed
 
 
 @click.command(cls=Verb)
@@ -54,12 +54,17 @@ from visalign.validation.ranges import Few, Limit, Positive, Seed
               help="Rewrite prompts first, with a run of `visalign lm adapt` or its export folder.")
 @click.option("--goal", metavar="best|SCORE",
               help="Ask a model that learnt with data.goals (its export as --lora, or as MODEL) for this score.")
+@click.option("--negative-adapter", type=click.Path(exists=True, path_type=Path),
+              help="A LoRA folder or file, or a run with data.swap, that guidance leads away from (Diffusion-NPO).")
+@click.option("--negative-scale", type=ranged(Portion),
+              help="How much of --lora the negative side is without (default 0: --negative-adapter on top of --lora; "
+                   "1: on MODEL alone).")
 @ray_options
 def generate(model: str, prompts: tuple[str, ...], out: str, lora: Path | None, samples_per_prompt: int,
              settings: tuple[str, ...], steps: int | None, guidance_scale: float | None, seed: int, precision: str,
              device: str, best_of: int, reward: str, weights: str | None, guide_from: Path | None, guide_range: str,
              guide_clip: float, video_format: str | None, rewriter: Path | None, goal: str | None,
-             **cluster) -> None:
+             negative_adapter: Path | None, negative_scale: float | None, **cluster) -> None:
     """Sample MODEL on PROMPTS (texts, or one @file with a prompt per line) into media files, a grid and samples.jsonl.
 
     \b
@@ -72,7 +77,7 @@ def generate(model: str, prompts: tuple[str, ...], out: str, lora: Path | None, 
 
     options = {"lora": lora, "samples": samples_per_prompt, "steps": steps, "guidance_scale": guidance_scale,
                "seed": seed, "following": _following(weights, guide_from, guide_range, guide_clip),
-               "video_format": video_format, "goal": goal}
+               "video_format": video_format, "goal": goal} | _negative(negative_adapter, negative_scale)
     loaded, ray = model_of(model, (f"precision={precision}", *settings)), ray_settings(slow=True, **cluster)
     if ray and rewriter:
         raise UserError("generate: --rewrite works on one machine; leave out --engine ray")
@@ -111,6 +116,18 @@ def _generate_rewritten(model, prompts: list[str], folder: Path, rewriter: Path,
         click.echo(f"{each.prompt}\n  {each.used}" + (f"  (fell back: {each.refused})" if each.refused else ""))
     click.echo(fallbacks_in_words(rewritten))
     click.echo(f"{written} files in {folder}, overview in {folder / 'grid.png'}")
+
+
+def _negative(adapter: Path | None, less: float | None) -> dict:
+    """The option of `drawing_of` where there is a negative adapter. Raises UserError when only half of it is given."""
+    if adapter is None:
+        if less is not None:
+            raise UserError(f"--negative-scale {less:g} says what --negative-adapter is put on, and there is none; "
+                            "give both")
+        return {}
+    from visalign.sampling.folder import Negative
+
+    return {"negative": Negative(adapter, less or 0.0)}
 
 
 def _following(weights: str | None, source: Path | None, span: str, most: float):

@@ -80,6 +80,8 @@ class DataSettings(Settings):
     prefers less of it (null: its `Overall`, else all in equal parts).
     score_with: a reward that scores both images of a pair (needed by reward-weighted objectives).
     rerank: flip pairs where that reward disagrees with the label (AI feedback).
+    swap: the chosen and the rejected sample of each pair change places, with their rewards, so that a run learns to
+    prefer the worse one: a negative adapter, for `visalign generate --negative-adapter` (Diffusion-NPO).
     goals: reward-augmented data, of pairs with rewards.
     caption_dropout: share of the visits that learn without a prompt, which keeps guidance working.
     holdout: share of the prompts kept for measuring: implicit accuracy on their pairs, and samples of them where
@@ -108,6 +110,7 @@ class DataSettings(Settings):
     feedback: FeedbackSettings | None = None
     score_with: RewardSpec | None = None
     rerank: bool = False
+    swap: bool = False
     goals: PromptGoalSettings | None = None
     max_pairs: Limit | None = None
     holdout: Fraction = 0.05
@@ -132,7 +135,19 @@ class DataSettings(Settings):
             if self.positive_ratio is not None and any(shares_of(self.sources)):
                 raise ValueError("data.positive_ratio: does not go with the shares of data.sources, which say how "
                                  "often samples are visited too; give repeats instead of shares")
+        self._check_swap()
         return self
+
+    def _check_swap(self) -> None:
+        if self.swap and self.feedback:
+            raise ValueError("data.swap is for pairs that are read, and data.feedback makes its own; keep them first "
+                             "with `visalign data pairs` and name their file as data.path")
+        if self.swap and self.rerank:
+            raise ValueError("data.swap and data.rerank undo each other, since rerank decides by reward which sample "
+                             "is the chosen one; leave one of them out")
+        if self.swap and self.goals:
+            raise ValueError("data.swap changes nothing with data.goals, which asks for the score of either sample of "
+                             "a pair; leave one of them out")
 
     @property
     def each(self) -> "tuple[DataSettings, ...]":

@@ -1,7 +1,7 @@
 """A preference: two images or videos for one prompt, as stored; or one alone, to be imitated, or with a label."""
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from PIL import Image
@@ -79,6 +79,11 @@ class PreferencePair:
         """`stored` decoded, of a video at most `frames`. Raises UserError naming the row."""
         return tuple(read_media(data.read() if isinstance(data, TableMedia) else data, self.where,
                                 frames or PAIR_FRAMES) for data in self.stored())
+
+    def swapped(self) -> "PreferencePair":
+        """The opposite preference, as strong and as sure; each sample keeps its reward."""
+        return replace(self, chosen=self.rejected, rejected=self.chosen, chosen_reward=self.rejected_reward,
+                       rejected_reward=self.chosen_reward)
 
     def size(self) -> Size:
         """(height, width) of the chosen image, from its header. Raises UserError naming the row for what is none."""

@@ -32,7 +32,8 @@ class RowCounts:
 def read_pairs(settings: DataSettings, counts: RowCounts | None = None,
                on_bad_row: Callable[[BadRow], None] | None = None, compared: bool = True,
                again: bool = False, labelled: bool = False) -> Iterator[PreferencePair]:
-    """Stream pairs from `settings.path`, or from each of `settings.sources` in turn, as `origin` says.
+    """Stream pairs from `settings.path`, or from each of `settings.sources` in turn, as `origin` says; with
+    `settings.swap` each the other way round.
 
     compared: whether pairs without a rejected half are refused. again: note in `settings.cache` what bytes the tables
     hold, and read no bytes that are known from an earlier time before they are wanted. labelled: give single samples
@@ -44,7 +45,8 @@ def read_pairs(settings: DataSettings, counts: RowCounts | None = None,
         own = RowCounts()
         for pair in _read_source(source, own, on_bad_row, compared, again, labelled):
             counts.pairs += 1
-            yield replace(pair, origin=place, repeats=pair.repeats * settings.repeats(place))
+            pair = replace(pair, origin=place, repeats=pair.repeats * settings.repeats(place))
+            yield pair.swapped() if settings.swap else pair
         counts.ties += own.ties
 
 

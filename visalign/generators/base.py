@@ -40,7 +40,8 @@ class Guidance:
     """Classifier-free guidance u + scale (c - u), u from the `negative` conditioning [B, ...].
 
     Guidance-distilled families take the scale as an input instead. detach_negative: no gradient through u. apart: u and
-    c in a pass each, of which that of a detached u keeps no activations.
+    c in a pass each, of which that of a detached u keeps no activations; so they are with a negative adapter, which u
+    alone is predicted with.
     """
 
     scale: float
@@ -201,8 +202,9 @@ class Generator(Tunable, Sized, ManySizes):
                    "not followed")
         if guidance is None or guidance.scale == 1 or guidance.negative is None or unguided_family:
             return self._pass(latents, t, conditioning)
-        if guidance.apart:
-            with torch.set_grad_enabled(torch.is_grad_enabled() and not guidance.detach_negative):
+        if guidance.apart or self.negative_branch is not None:
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not guidance.detach_negative), \
+                    contextlib.nullcontext() if self.negative_branch is None else self.negative_branch.predicting():
                 unguided = self._pass(latents, t, guidance.negative)
             wanted = self._pass(latents, t, conditioning)
         elif share_inputs(guidance.negative, conditioning):
@@ -326,11 +328,28 @@ class Generator(Tunable, Sized, ManySizes):
         """
         batch_size = batch_size if self.sources is None else 1
         for start in range(0, len(prompts), batch_size):
-            options = self.call.options(prompts[start:start + batch_size], seeds=seeds[start:start + batch_size],
-                                        steps=steps, scale=guidance_scale, negative=negative_prompt)
-            with memory_told("sampling"), self.arithmetic(), final_latents(self.pipeline, on_step) as last:
+            batch = prompts[start:start + batch_size]
+            options = self.call.options(batch, seeds=seeds[start:start + batch_size], steps=steps,
+                                        scale=guidance_scale, negative=negative_prompt)
+            with memory_told("sampling"), self.arithmetic(), self._branches(len(batch), on_step) as told, \
+                    final_latents(self.pipeline, told) as last:
                 self.call(**options)
             latents = self.conventions.from_rule(last.latents.float())
             if self.conventions.given is not None:
-                latents = self.replay.finished(latents, self.encode_prompts(prompts[start:start + batch_size]))
+                latents = self.replay.finished(latents, self.encode_prompts(batch))
             yield self.decode(latents)
+
+    @contextlib.contextmanager
+    def _branches(self, count: int, on_step: OnStep | None) -> Iterator[OnStep | None]:
+        """Within it the pipeline's two branches of guidance have their own adapters, where there is a negative one;
+        gives what is to be called in place of `on_step`."""
+        if self.negative_branch is None:
+            yield on_step
+            return
+        with self.negative_branch.sampling(count, self.conventions.wanted_place) as after_step:
+            def told(done: int, steps: int) -> None:
+                after_step()
+                if on_step is not None:
+                    on_step(done, steps)
+
+            yield told

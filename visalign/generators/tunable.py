@@ -39,11 +39,14 @@ from visalign.generators.lora.layers import (
     attach,
     changes_nothing,
     fuse,
+    kind_on,
     one_kind,
     scale_adapters,
     taken,
 )
 from visalign.generators.lora.matching import fit_lora
+from visalign.generators.lora.negative import NEGATIVE, NegativeBranch, check_beside, check_negative
+from visalign.generators.observe.conventions import Conventions
 
 
 class Tunable:
@@ -58,6 +61,7 @@ class Tunable:
     trained_in_training_mode: ClassVar[tuple[str, ...]] = ()  # classes of layers that else give no gradient
     recomputes_wrongly: ClassVar[bool] = False  # whether diffusers' gradient checkpointing changes its output
     pipeline: Any
+    conventions: Conventions
     denoiser: nn.Module
     policy: nn.Module
     compute_dtype: torch.dtype
@@ -66,6 +70,7 @@ class Tunable:
     tuning: str | None = None
     offload: str = "none"
     streams_blocks = False  # its own network's; that of the reference is another
+    negative_branch: NegativeBranch | None = None
     _reference_adapters: tuple[str, ...] = (HELD, START)
     _tuned: list[nn.Module]  # the layers with adapters, once there is a trained one
     _frozen_copy: nn.Module | None = None
@@ -237,8 +242,42 @@ class Tunable:
         if changes_nothing(found):
             tqdm.write(f"lora {path}: all its products are 0, so it changes nothing")
 
+    def load_negative_adapter(self, path: Path, less: float = 0.0) -> None:
+        """Let guidance lead away from what a LoRA's folder or file predicts; after all others are loaded.
+
+        less: m of `NegativeBranch`. Raises UserError, leaving the model unchanged, for one that does not fit, and for a
+        model without an unconditional branch.
+        """
+        where = f"negative adapter {path}"
+        self._refuse_where_streamed(where)
+        if self.conventions.embedded or self.conventions.guidance is None:
+            why = "takes the guidance scale as an input of its network" if self.conventions.embedded else \
+                "is without guidance here"
+            raise UserError(f"{where}: {type(self.pipeline).__name__} {why}, so it has no unconditional branch")
+        found = self.fit_adapter(path)
+        check_negative(found, where)
+        self.unload_negative_adapter()
+        for network in self.networks().values():
+            for positive in adapters_of(network):
+                check_beside(kind_on(network, positive), less, where)
+        for name, layers in found.items():
+            attach(self.networks()[name], layers, NEGATIVE)
+        self.negative_branch = NegativeBranch(self.networks().values(), less)
+        if changes_nothing(found) and not less:
+            tqdm.write(f"{where}: all its products are 0, so this is plain guidance")
+
+    def unload_negative_adapter(self) -> None:
+        """Guide as without it."""
+        if self.negative_branch is not None:
+            self.negative_branch.remove()
+            self.negative_branch = None
+        for network in self.networks().values():
+            if NEGATIVE in adapters_of(network):
+                keep_adapters(network, [name for name in adapters_of(network) if name != NEGATIVE])
+
     def unload_adapter(self) -> None:
-        """Remove what `load_adapter` loaded."""
+        """Remove what `load_adapter` and `load_negative_adapter` loaded."""
+        self.unload_negative_adapter()
         for network in self._adapted().values():
             keep_adapters(network, (HELD, START))
 

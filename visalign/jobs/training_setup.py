@@ -99,6 +99,18 @@ def check_goals(config: OfflineConfig) -> None:
                         "them out")
 
 
+def check_swap(config: OfflineConfig) -> None:
+    """Raise UserError when the objective learns the same from a pair whichever sample is the chosen one, or from the
+    chosen one alone."""
+    objective, named = build_objective(config.objective), f"data.swap: objective {config.objective['name']}"
+    if config.data.swap and "rejected" not in objective.needs:
+        raise UserError(f"{named} compares no two samples of a prompt, so there is nothing to swap; take one that "
+                        "does, such as diffusion_dpo or flow_dpo")
+    if config.data.swap and "rewards" in objective.needs and not getattr(objective, "margin_of", None):
+        raise UserError(f"{named} learns from each sample's own reward, so a swap changes nothing; take one that "
+                        "compares, such as diffusion_dpo or flow_dpo")
+
+
 def check_labels(config: OfflineConfig) -> None:
     """Raise UserError for settings of labels without an objective that learns from them, and for what such an
     objective cannot use."""
@@ -127,6 +139,7 @@ def check_offline(config: OfflineConfig, family: type[Generator]) -> FoundPairs:
     check_guided(config, family)
     check_margin_of(config)
     check_goals(config)
+    check_swap(config)
     check_labels(config)
     check_buckets(config.data, family)
     if not (feedback or config.data.path or config.data.sources):

@@ -13,7 +13,10 @@ VPO's value term; answers of a language model take the same (objectives/links.py
 A soft label, the chance p that the chosen sample is really better, takes the loss's mean over both labels,
 p l(z) + (1 - p) l(-z), with every link: p = 1 is the loss above, p = 1 - e for all pairs is cDPO with e, p = 1/2 pulls
 to the reference, and IPO's target 1/(2 tau) becomes (2p - 1)/(2 tau) up to a constant.
-Recipes: configs/sdxl_dpo.yaml, configs/sd3_flow_dpo.yaml.
+
+Diffusion-NPO (Wang et al. 2025, arXiv 2505.11245) is the same on swapped pairs (`data.swap`), on which inside becomes
+-inside; guidance leads away from the adapter that is learnt so (`visalign generate --negative-adapter`).
+Recipes: configs/sdxl_dpo.yaml, configs/sd3_flow_dpo.yaml, configs/sd15_npo.yaml.
 """
 
 from dataclasses import dataclass

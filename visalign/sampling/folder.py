@@ -2,6 +2,7 @@
 
 import functools
 import json
+import operator
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -15,6 +16,9 @@ from visalign.generators import load_generator, locate_model
 from visalign.generators.base import Generator
 from visalign.generators.files.locating import sampling_for
 from visalign.generators.files.sketching import check_adapter
+from visalign.generators.lora.files import digest_of
+from visalign.generators.lora.layers import one_kind
+from visalign.generators.lora.negative import check_beside, check_negative
 from visalign.guidance import Guided, Guiding, load_guide
 from visalign.guidance.network import GUIDE_FILES, find_guide, read_head
 from visalign.media.kinds import is_image_name, is_video_name
@@ -55,9 +59,40 @@ class Following:
 
 
 @dataclass(frozen=True)
+class Negative:
+    """The LoRA that the unconditional branch of guidance has, and how much of the other LoRA it is without."""
+
+    lora: Path
+    less: float = 0.0
+
+    def check(self, model: ModelSettings, lora: Path | None, guidance_scale: float) -> None:
+        """Raise UserError where it cannot be for this model, this other LoRA and this scale."""
+        where = f"negative adapter {self.lora}"
+        if guidance_scale <= 1:
+            raise UserError(f"{where}: at guidance scale {guidance_scale:g} there is no unconditional branch for it; "
+                            "give --guidance-scale above 1")
+        if self.less and lora is None:
+            raise UserError(f"{where}: --negative-scale {self.less:g} takes so much of --lora off, and there is none; "
+                            "leave it out, or give --lora")
+        try:
+            found = check_adapter(model, self.lora)
+        except UserError as error:
+            raise UserError(f"negative adapter: {error}") from None
+        check_negative(found, where)
+        if lora:
+            layers = [each for part in check_adapter(model, lora).values() for each in part.values()]
+            check_beside(one_kind(layers, f"lora {lora}"), self.less, where)
+
+    def identity(self) -> dict:
+        """What makes samples that are led away from it what they are."""
+        return {"negative adapter": str(self.lora), "weights of the negative adapter": digest_of(self.lora),
+                "negative scale": self.less}
+
+
+@dataclass(frozen=True)
 class Drawing:
     """What draws samples: a model, with a LoRA, following a guide; `samples` of each prompt from `seed` on. asking:
-    what prompts are put into (`put_into`)."""
+    what prompts are put into (`put_into`). negative: what guidance leads away from."""
 
     model: ModelSettings
     lora: Path | None
@@ -68,11 +103,14 @@ class Drawing:
     guidance_scale: float
     seed: int
     asking: str | None = None
+    negative: Negative | None = None
 
     def load(self, device: str) -> Generator:
         generator = load_generator(self.model, device)
         if self.lora:
             generator.load_adapter(self.lora)
+        if self.negative:
+            generator.load_negative_adapter(self.negative.lora, self.negative.less)
         guide = self.following
         return Guided(generator, load_guide(guide.guide, generator), guide.guiding) if guide else generator
 
@@ -80,13 +118,14 @@ class Drawing:
         """What makes its generator what it is."""
         own = {"model": self.model.model_dump(mode="json"), "lora": str(self.lora), "video_format": self.video_format}
         asked = {"asking": self.asking} if self.asking else {}
-        return own | asked | (self.following.identity() if self.following else {})
+        others = [each.identity() for each in (self.following, self.negative) if each]
+        return functools.reduce(operator.or_, others, own | asked)
 
 
 def drawing_of(model: ModelSettings, prompts: list[str], *, lora: Path | None = None, samples: int = 4,
                steps: int | None = None, guidance_scale: float | None = None, seed: int = 0,
                following: Following | None = None, video_format: str | None = None,
-               goal: str | None = None) -> tuple[Drawing, list[str]]:
+               goal: str | None = None, negative: Negative | None = None) -> tuple[Drawing, list[str]]:
     """What draws these prompts (texts, or one @file), and the prompts; nothing is loaded yet.
 
     Steps and guidance are the model's own where they are None. goal: the score that a model is asked for which learnt
@@ -103,8 +142,10 @@ def drawing_of(model: ModelSettings, prompts: list[str], *, lora: Path | None = 
     if goal is None and known_goals(place):
         notice(f"{place}: learnt to be asked for a score, and these prompts ask for none; add --goal best")
     sampling = sampling_for(model, steps, guidance_scale)
+    if negative:
+        negative.check(model, lora, sampling.guidance_scale)
     return Drawing(model, lora, following, video_format, samples, sampling.steps, sampling.guidance_scale,
-                   seed, goal and asking_for(goal, place)), prompts
+                   seed, goal and asking_for(goal, place), negative), prompts
 
 
 def generate_to_folder(model: ModelSettings, prompts: list[str], folder: Path, *, device: str = "auto",

@@ -19,6 +19,7 @@ from visalign.generators.files.made_for import told_shape
 from visalign.generators.files.parts import left_out, networks_beside, networks_of, parts_of
 from visalign.generators.files.scheduler_files import load_scheduler
 from visalign.generators.lora.adapters import check_lora_names
+from visalign.generators.lora.layers import Layers
 from visalign.generators.lora.matching import fit_lora
 from visalign.generators.lora.start import beneath
 from visalign.generators.shape import Shape
@@ -41,8 +42,9 @@ def shape_of(settings: ModelSettings, checkpoint: ModelLocation) -> Shape:
     return Shape(height, width, settings.frames, settings.fps).or_else(told_shape(checkpoint.folder))
 
 
-def check_adapter(settings: ModelSettings, path: Path) -> None:
-    """Raise UserError unless a LoRA file or folder fits the model, whose weights are not read."""
+def check_adapter(settings: ModelSettings, path: Path) -> dict[str, Layers]:
+    """What a LoRA file or folder holds, by network and layer. Raises UserError unless it fits the model, whose weights
+    are not read."""
     import diffusers
 
     checkpoint = locate_model(settings)
@@ -51,7 +53,7 @@ def check_adapter(settings: ModelSettings, path: Path) -> None:
     with explained(settings.source):
         parts = {name: _empty_part(kind, checkpoint, name) for name, kind in networks_of(index).items()
                  if name in checkpoint.family.adapted_parts(pipeline) and name not in given}
-    fit_lora(path, parts, pipeline, checkpoint.family.denoiser_name, checkpoint.family.interface_name)
+    return fit_lora(path, parts, pipeline, checkpoint.family.denoiser_name, checkpoint.family.interface_name)
 
 
 def sketch(checkpoint: ModelLocation, settings: ModelSettings, words: bool = False) -> Generator:

@@ -166,6 +166,17 @@ def taken(network: nn.Module, name: str) -> Layers:
     return found
 
 
+def kind_on(network: nn.Module, name: str) -> str:
+    """The kind of an adapter that a network has."""
+    for _, layer in tuner_layers(network):
+        kind = next((kind for kind, sides in LYCORIS.items() if hasattr(layer, sides[0])), None)
+        if kind is not None:
+            return kind
+        if name in layer.lora_A:
+            return "dora" if name in layer.lora_magnitude_vector else "lora"
+    raise ValueError(f"no layer has an adapter {name}")
+
+
 def _kept(tensor: Tensor) -> Tensor:
     """A copy, so that one adapter's training leaves another as it is."""
     return tensor.detach().float().clone()
