@@ -53,10 +53,14 @@ def test_the_model_sees_what_was_tried_with_its_scores_best_first():
 
 
 class Lab:
-    """by_model reads no more of a laboratory than its settings."""
+    """by_model reads no more of a laboratory than its settings, and what the generator makes."""
 
     class config:
         evolve, seed = EvolveSettings(per_round=2), 0
+
+    class store:
+        class generator:
+            modality = "video"
 
 
 def test_answers_in_another_format_are_asked_for_once_more_and_counted(monkeypatch, tmp_path):
@@ -64,6 +68,7 @@ def test_answers_in_another_format_are_asked_for_once_more_and_counted(monkeypat
     two, asked = "<PROMPT>fox</PROMPT><PROMPT>a red fox</PROMPT>", []
 
     def answers(_, talks, *__, **___):
+        assert all("a generator of videos" in talk[0]["content"] for talk in talks)
         prompts = [talk[-1]["content"].splitlines()[0].removeprefix("Prompt: ") for talk in talks]
         asked.append(prompts)
         return [Sample(prompt, Answer(two if prompt == "a fox" else f"{two}<PROMPT>third</PROMPT>"))

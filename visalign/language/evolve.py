@@ -129,7 +129,8 @@ def by_model(laboratory: Laboratory, pools: dict[str, list[Attempt]], answerer: 
     for attempt in range(2):
         if not open_:
             break
-        talks = [conversation(prompt, pools[prompt], settings.per_round) for prompt in open_]
+        things = f"{laboratory.store.generator.modality}s"
+        talks = [conversation(prompt, pools[prompt], settings.per_round, things) for prompt in open_]
         drawn = sample_answers(answerer, talks, 1, settings, seed=second_seed(seed) if attempt else seed,
                                label=f"rewrites of round {number}")
         told = {prompt: tagged_rewrites(str(each.answer)) for prompt, each in zip(open_, drawn, strict=True)}
@@ -144,17 +145,17 @@ def by_model(laboratory: Laboratory, pools: dict[str, list[Attempt]], answerer: 
     return [each for each in found if (each.prompt, each.rewrite) not in known]
 
 
-ASKED = ("You improve prompts for a generator of images. You see a prompt, rewrites of it and their scores; more is "
+ASKED = ("You improve prompts for a generator of {things}. You see a prompt, rewrites of it and their scores; more is "
          "better. Write {count} new rewrites that show the same thing, each as <PROMPT>rewrite</PROMPT>.")
 _EXAMPLE = (("I would like to see a lighthouse", 0.31), ("lighthouse by the sea", 1.12))
 _EXAMPLE_ANSWERS = ("a lighthouse", "lighthouse", "white lighthouse", "lighthouse at night", "tall lighthouse")
 
 
-def conversation(prompt: str, pool: Sequence[Attempt], count: int) -> list[dict[str, str]]:
+def conversation(prompt: str, pool: Sequence[Attempt], count: int, things: str = "images") -> list[dict[str, str]]:
     """What the language model is asked: the task, one example with its answer, then the prompt and its tries."""
     tries = sorted((each for each in pool if each.known), key=lambda each: -each.overall)[:TRIES_SHOWN]
     shown = [_EXAMPLE_ANSWERS[i % len(_EXAMPLE_ANSWERS)] for i in range(count)]
-    return [{"role": "system", "content": ASKED.format(count=count)},
+    return [{"role": "system", "content": ASKED.format(count=count, things=things)},
             {"role": "user", "content": _asked(_EXAMPLE[0][0], _EXAMPLE)},
             {"role": "assistant", "content": "\n".join(f"<PROMPT>{text}</PROMPT>" for text in shown)},
             {"role": "user", "content": _asked(prompt, [(each.rewrite, each.overall) for each in tries])}]
