@@ -173,7 +173,7 @@ def draw(rows: list[tuple[str, int, dict]], file: Path) -> None:
         middle = [row["reward"].value for row in points]
         spread = [[row["reward"].value - row["reward"].low for row in points],
                   [row["reward"].high - row["reward"].value for row in points]]
-        axis.errorbar(kl, middle, spread, fmt="o", capsize=3, label=name, color=f"C{i % 10}",
+        axis.errorbar(kl, middle, spread, fmt="os"[i // 10 % 2], capsize=3, label=name, color=f"C{i % 10}",
                       markerfacecolor="white" if points[0]["verdict"] in ("hacked", "collapsed") else f"C{i % 10}")
     axis.axhline(0, color="#999999", linewidth=0.7)
     axis.set_xlabel("KL of own answers to the start, nats an answer")
