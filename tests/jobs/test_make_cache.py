@@ -90,7 +90,10 @@ def test_weights_of_the_denoiser_are_not_read_and_change_nothing(recipe, tmp_pat
         expected.add_prompts({item.prompt_key: item.prompt})
         for key in (item.chosen_key, item.rejected_key, item.prompt_key):
             mine, theirs = found.get(key), expected.store.get(key)
-            torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-6)  # batches of two processes are smaller
+            assert mine.keys() == theirs.keys()
+            for each in mine:  # embeddings alone are made in batches, which are smaller of two processes
+                off = 1e-6 if processes == 2 and key == item.prompt_key else 0
+                torch.testing.assert_close(mine[each], theirs[each], rtol=off, atol=off)
     assert len(found) == len(expected.store)
 
 
