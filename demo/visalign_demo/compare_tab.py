@@ -22,6 +22,8 @@ from visalign_demo.pair_queue import entries_by_prompt
 MOST_SEEDS, WALL, LONGEST_PROMPT = 4, 16, 2000
 MOST_SEED = 2**53 - 1
 """The largest whole number that browsers send exactly."""
+AS_NAMED, NONE, OF = "", "none", "of "
+"""Choices of a negative adapter: each model's own, none, and with a source's name behind it that source's."""
 CLIENT_REQUESTS = 30
 """Generations that one client may ask for in a minute."""
 
@@ -41,7 +43,8 @@ class Shown:
 @dataclass(frozen=True)
 class CompareRequest:
     """What a user wants to see. wall: many seeds and their diversity, instead of a few with their rewards. source: the
-    key of an edit's source images, '' for none (source_choice.py)."""
+    key of an edit's source images, '' for none (source_choice.py). negative: which negative adapter all models get;
+    AS_NAMED: each its own."""
 
     prompt: str
     models: list[str]
@@ -53,6 +56,7 @@ class CompareRequest:
     rewards: list[str]
     wall: bool = False
     source: str = ""
+    negative: str = AS_NAMED
 
     def checked(self, known: dict[str, SampleSource]) -> "CompareRequest":
         """The request with its numbers converted. Raises UserError for what cannot be generated."""
@@ -73,7 +77,42 @@ class CompareRequest:
         except UserError:
             raise UserError(f"Allowed are 1 to {WALL} seeds, 1 to 200 steps, and a LoRA strength from 0 to "
                             "1.5.") from None
+        if not isinstance(self.negative, str) or self.negative not in negative_choices(known):
+            raise UserError(f"There is no negative adapter '{str(self.negative)[:40]}' here; choose one of the list.")
+        led = next((name for name in self.models if scale <= 1 and self._leads_away(known[name])), None)
+        if led:
+            raise UserError(f"{led} is to be guided away from a negative adapter, for which there is no branch at "
+                            f"guidance scale {scale:g}; choose a scale above 1.")
         return replace(self, first_seed=first, seeds=seeds, steps=steps, guidance_scale=scale, strength=strength)
+
+    def _leads_away(self, source: SampleSource) -> bool:
+        return source.negative is not None if self.negative == AS_NAMED else self.negative != NONE
+
+    def as_shown(self, source: SampleSource, known: dict[str, SampleSource]) -> SampleSource:
+        """A source with the negative adapter that was chosen. Raises UserError where it can have none."""
+        if self.negative == AS_NAMED or source.model is None and self.negative == NONE:
+            return source
+        if source.model is None or self.negative == NONE:
+            return source.away_from(None)
+        other = known[self.negative.removeprefix(OF)]
+        less = other.negative.less if source.adapter else 0.0
+        try:
+            return source.away_from(replace(other.negative, less=less))
+        except UserError:  # its sentence has paths, which are none of a visitor's business
+            raise UserError(f"The negative adapter of {other.name} does not fit {source.name}; choose another, or "
+                            "none.") from None
+
+
+def negative_choices(known: dict[str, SampleSource]) -> dict[str, str]:
+    """{value: words} of the negative adapters that the command named; AS_NAMED alone where it named none."""
+    given = [f"{OF}{name}" for name, source in known.items() if source.negative]
+    others = [NONE, *given] if given else []
+    return {AS_NAMED: "each model's own"} | {value: negative_words(value) for value in others}
+
+
+def negative_words(value: str) -> str:
+    """What the page says of a choice; nothing where each model has its own."""
+    return f"that of {value.removeprefix(OF)}" if value.startswith(OF) else value
 
 
 def make(demo: Demo, request: CompareRequest, job: Job) -> None:
@@ -85,7 +124,7 @@ def make(demo: Demo, request: CompareRequest, job: Job) -> None:
     media: dict[str, list[Media]] = {}
     seeds = list(range(request.first_seed, request.first_seed + request.seeds))
     for name in request.models:
-        source = demo.sources[name]
+        source = request.as_shown(demo.sources[name], demo.sources)
         media[name] = media_of(demo, job, source, asked, request, seeds)
         files = [demo.media_store.put(each) for each in media[name]]
         columns[name] = [Shown(name, seed, demo.media_url(file), shows_video(file))
@@ -156,7 +195,8 @@ class CompareView:
     def html(self) -> str:
         template = "wall.html.j2" if self.request.wall else "compare.html.j2"
         rows = [dict(zip(self.columns, row, strict=False)) for row in zip(*self.columns.values(), strict=False)]
-        return render_fragment(template, view=self, rows=rows, names=list(self.columns))
+        return render_fragment(template, view=self, rows=rows, names=list(self.columns),
+                               negative=negative_words(self.request.negative))
 
 
 def progress_html(step: Step | None, begun: float, waiting: bool = False) -> str:
@@ -218,6 +258,15 @@ def source_choice(demo: Demo, key: str) -> list[gr.Dropdown]:
     return [source]
 
 
+def negative_choice(demo: Demo) -> list[gr.Dropdown]:
+    """A list of the negative adapters that the command named; [] where it named none."""
+    choices = negative_choices(demo.sources)
+    if len(choices) == 1:
+        return []
+    return [gr.Dropdown([(words, value) for value, words in choices.items()], value=AS_NAMED, elem_id="negative",
+                        label="Negative adapter (guidance scale above 1)")]
+
+
 def build_compare_tab(demo: Demo) -> None:
     """The tab."""
     names, rewards = list(demo.sources), [reward.name for reward in demo.rewards]
@@ -237,6 +286,7 @@ def build_compare_tab(demo: Demo) -> None:
                 steps = gr.Slider(1, 100, min(100, demo.steps), step=1, label="Steps")
                 scale = gr.Slider(0, 20, min(20.0, demo.guidance_scale), step=0.1, label="Guidance scale")
             strength = gr.Slider(0, 1.5, 1.0, step=0.05, label="LoRA strength (0: base)")
+            negative = negative_choice(demo)
             chosen = gr.CheckboxGroup(rewards, value=rewards, label="Rewards")
     with gr.Row():
         go = gr.Button("Generate", variant="primary", elem_id="generate")
@@ -245,16 +295,17 @@ def build_compare_tab(demo: Demo) -> None:
         stop = gr.Button("Cancel", elem_id="cancel")
     progress = gr.HTML(elem_id="compare-progress")
     shown = gr.HTML(elem_id="compare-shown")
-    inputs = [prompt, models, first, seeds, steps, scale, strength, chosen, *asked[1:]]
+    inputs = [prompt, models, first, seeds, steps, scale, strength, chosen, *asked[1:], *negative]
+    optional = [*["source"] * len(asked[1:]), *["negative"] * len(negative)]
 
-    def generate(request: gr.Request, prompt, models, first, seeds, steps, scale, strength, chosen, source=""):
+    def generate(request: gr.Request, prompt, models, first, seeds, steps, scale, strength, chosen, *more):
         wanted = CompareRequest(prompt or "", models or [], first, seeds, steps, scale, strength, chosen or [],
-                                source=source or "")
+                                **{name: value or "" for name, value in zip(optional, more, strict=True)})
         yield from stream(demo, wanted, request.session_hash, client_of(request))
 
-    def generate_wall(request: gr.Request, prompt, models, first, seeds, steps, scale, strength, chosen, source=""):
+    def generate_wall(request: gr.Request, prompt, models, first, seeds, steps, scale, strength, chosen, *more):
         wanted = CompareRequest(prompt or "", models or [], first, WALL, steps, scale, strength, [], wall=True,
-                                source=source or "")
+                                **{name: value or "" for name, value in zip(optional, more, strict=True)})
         yield from stream(demo, wanted, request.session_hash, client_of(request))
 
     def roll(prompt, source=""):

@@ -108,6 +108,8 @@ class Demo:
         for source in found:
             source.check_prompts(self.prompts, f"demo: {source.name}: prompt")
         self.steps, self.guidance_scale = self._sampling(found, config)
+        for source in found:
+            source.check_scale(self.guidance_scale)
         self.book = VoteDatabase(settings.folder)
         self.model_worker = ModelWorker(settings.device, settings.keep)
         self.limits = RequestLimits(time.monotonic)

@@ -88,7 +88,8 @@ class _End:
 
 
 class ModelWorker:
-    """Runs jobs, and holds at most `keep` models in memory; those that differ only in their LoRA count as one."""
+    """Runs jobs, and holds at most `keep` models in memory; those that differ only in their LoRA or their negative
+    adapter count as one."""
 
     def __init__(self, device: str = "auto", keep: int = 2, most_waiting: int = 32):
         self.device, self.keep, self.most_waiting = device, keep, most_waiting
@@ -156,7 +157,7 @@ class ModelWorker:
                             "or start the demo with a smaller model") from None
 
     def generator(self, source: SampleSource, strength: float = 1.0) -> Generator:
-        """A source's generator with its LoRA at `strength`, from memory or loaded. To be called from a job."""
+        """A source's generator with its adapters at `strength`, from memory or loaded. To be called from a job."""
         key = key_of(source)
         held = self._held.pop(key, None)
         if held is None:
@@ -175,20 +176,32 @@ class ModelWorker:
 
 
 class _Held:
-    """A loaded model and its active LoRA."""
+    """A loaded model, its LoRA and what it is guided away from."""
 
     def __init__(self, generator: Generator):
-        self.generator, self._worn = generator, None
+        self.generator, self._lora, self._negative = generator, None, None
 
     def wear(self, source: SampleSource, strength: float) -> None:
-        wanted = None if source.adapter is None else str(source.adapter)
-        if source.model is not None and wanted != self._worn and wanted is not None:
-            if self._worn is not None:
-                self.generator.unload_adapter()
-            self._worn = None
-            self.generator.load_adapter(source.adapter)
-            self._worn = wanted
-        self.generator.set_adapter_strength(strength if wanted or source.model is None else 0.0)
+        if source.model is not None:
+            self._put_on(source)
+        self.generator.set_adapter_strength(strength if source.model is None or source.adapter or source.negative
+                                            else 0.0)
+
+    def _put_on(self, source: SampleSource) -> None:
+        """Load what the source has and is not there; where it is without adapters, a LoRA stays at strength 0."""
+        lora = source.adapter if source.adapter or source.negative else self._lora
+        if lora != self._lora:
+            self.generator.unload_adapter()
+            self._lora = self._negative = None
+            if lora is not None:
+                self.generator.load_adapter(lora)
+            self._lora = lora
+        if source.negative != self._negative:
+            self.generator.unload_negative_adapter()
+            self._negative = None
+            if source.negative is not None:
+                self.generator.load_negative_adapter(source.negative.lora, source.negative.less)
+            self._negative = source.negative
 
 
 def key_of(source: SampleSource) -> str:

@@ -78,7 +78,7 @@ def test_rows_without_a_rejected_are_enough_for_what_learns_from_the_chosen(tmp_
 
 
 def test_a_preference_method_says_what_it_needs(folder):
-    with pytest.raises(UserError, match="objective.name=sft alone learns from"):
+    with pytest.raises(UserError, match="no rejected one.*take the recipe sft_folder .flow models: sd3_soar."):
         read(folder, compared=True)
 
 

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from visalign.generators.files.embedded import EMBEDDED_MODELS
-from visalign.rewards.openclip import CLIP_ASSETS
+from visalign.storage.open_clip_models import CLIP_ASSETS
 
 STAND_INS = {"/models/my-sdxl": "tiny-sdxl", "/models/my-sd35": "tiny-sd3", "/models/my-sd3": "tiny-sd3",
              "stabilityai/stable-diffusion-xl-base-1.0": "tiny-sdxl",
@@ -35,7 +35,7 @@ LINES = {"answers/samples.jsonl": ANSWERS, "aligned_answers/samples.jsonl": ANSW
 COLOURS = ("red", "green", "blue", "yellow")
 FOLDERS = ("samples", "my-images", "photos", "mine", "raw", "base-samples")
 RUNS = ("quickstart", "adapt-sd3", "flow-grpo", "nft", "curve", "sft-folder", "sdxl-dpo", "video-flow-grpo",
-        "guide-tiny-wan", "tiny-goals", "tiny-npo")
+        "guide-tiny-wan", "tiny-goals", "tiny-npo", "sdxl-ppd")
 
 
 def lay_out(folder: Path) -> None:
@@ -67,6 +67,11 @@ def lay_out(folder: Path) -> None:
     absolute = [row | {side: str(folder / row[side]) for side in ("chosen", "rejected")} for row in rows]
     (folder / "pairs").mkdir()
     pq.write_table(pa.Table.from_pylist(absolute), folder / "pairs" / "pairs.parquet")
+    (folder / "capo-pairs").mkdir()
+    pq.write_table(pa.Table.from_pylist([row | {"chosen_reward": 0.9, "rejected_reward": 0.2} for row in absolute]),
+                   folder / "capo-pairs" / "pairs.parquet")
+    pq.write_table(pa.Table.from_pylist([row | {"flip_chance": 0.1, "margin": 2.0} for row in absolute]),
+                   folder / "annotated.parquet")
     write_videos(folder)
 
 

@@ -199,6 +199,8 @@ CASES = [
     Case("guide-weights", "generate tiny-sd3 'a cat' --guide VQ=nan --guide-from .", ("VQ=nan", "NAME=WEIGHT")),
     Case("pairs-rso-beta", "data pairs x -o out --strategy rso --rso-beta 0", ("--rso-beta",)),
     Case("pairs-rso-alone", "data pairs x -o out --rso-beta 1", ("--rso-beta", "strategy rso")),
+    Case("pairs-several", "data pairs x -o out -r contrast,jpeg", ("--reward names 2", "strategy pareto")),
+    Case("pairs-standardise", "data pairs x -o out --standardise", ("--standardise", "strategy pareto")),
     Case("pairs-second-reward", "data pairs x -o out -r contrast --second-reward contrast", ("is the reward itself",)),
     Case("pairs-confidence", "data pairs x -o out --min-confidence 1.5", ("--min-confidence",)),
     Case("no-model", "evaluate '+some-lora'", ("model.source", "must not be empty")),

@@ -79,7 +79,7 @@ def test_scores_tell_sources_apart_and_the_gallery_shows_them(folder, tmp_path):
 
 
 def test_pairs_are_made_within_a_source_and_name_it(folder, tmp_path):
-    make_pairs(str(folder), "source_change", tmp_path / "pairs", PairSettings())
+    make_pairs(str(folder), ["source_change"], tmp_path / "pairs", PairSettings())
     pairs = list(read_pairs(DataSettings(path=str(tmp_path / "pairs" / "pairs.parquet"))))
     assert len(pairs) == 2
     assert [(pair.prompt, pair.sources[0].rpartition("/")[2]) for pair in pairs] == [

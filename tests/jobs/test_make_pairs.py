@@ -70,6 +70,35 @@ def test_the_chance_is_that_of_the_generations_that_both_have_scored():
     assert chances["x"] == pytest.approx(5 / 6) and chances["y"] != chances["y"]
 
 
+def test_trade_offs_between_two_rewards_carry_win_rates(generations, tmp_path):
+    """x: saturation rises with the number; exposure is 0.284, 0.147, 0.009 and 0.128 from the best. x3 and x2 beat x0
+    and x1 by both, and x1 beats x0: fronts {x2, x3} and {x0}."""
+    options = ["-o", tmp_path / "out", "-r", "saturation,exposure", "--strategy", "pareto", "--standardise"]
+    result = invoke("data", "pairs", generations, *options)
+    assert result.exit_code == 0, result.output
+    rows = pq.read_table(tmp_path / "out" / "pairs.parquet").to_pylist()
+    by_prompt = {row["prompt"]: row for row in rows}
+    assert by_prompt["x"]["chosen"][-6:] in ("x2.png", "x3.png") and by_prompt["x"]["rejected"].endswith("x0.png")
+    for row in rows:
+        assert 0 < row["rejected_reward"] < row["chosen_reward"] < 1
+        assert row["strength"] == pytest.approx(row["chosen_reward"] - row["rejected_reward"])
+    assert "3 of 3 prompts have fewer than 8 scored generations (the fewest 2)" in result.output
+    said = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert said["reward"] == "saturation,exposure" and said["standardise"] is True
+
+
+def test_one_reward_s_trade_offs_are_its_best_against_its_worst(generations, tmp_path):
+    result = invoke("data", "pairs", generations, "-o", tmp_path / "out", "-r", "saturation", "--strategy", "pareto",
+                    "--top", 3)
+    assert result.exit_code == 0, result.output
+    rows = pq.read_table(tmp_path / "out" / "pairs.parquet").to_pylist()
+    assert [tuple(row[k].split("/")[-1][:-4] for k in ("chosen", "rejected")) for row in rows] == [("x3", "x0"),
+                                                                                                 ("y3", "y0")]
+    # saturations (200 - g) / 200: 0, .25, .5, .75 of x; mean of s(.25), s(.5), s(.75) = .621265; turned for the worst
+    assert rows[0]["chosen_reward"] == pytest.approx(0.621265, abs=2e-3)
+    assert rows[0]["rejected_reward"] == pytest.approx(1 - 0.621265, abs=2e-3)
+
+
 def test_sifting_pairs_the_best_winner_with_the_worst_loser(generations, tmp_path):
     result = invoke("data", "pairs", generations, "-o", tmp_path / "out", "-r", "saturation", "--strategy", "sifted")
     assert result.exit_code == 0, result.output
@@ -117,6 +146,14 @@ def test_from_a_model_to_pairs_to_training(recipe, pipelines, tmp_path):
         (["--ranker", "tiny-clip"], "sifted"),
         (["--rso-beta", 1.0], "--rso-beta is for the strategy rso"),
         (["--second-reward", "saturation"], "saturation is the reward itself"),
+        (["-r", "saturation,exposure"], "strategy pareto takes several"),
+        (["-r", "saturation,exposure", "--strategy", "pareto", "--dimension", "saturation"], "--dimension is of one"),
+        (["-r", "saturation,saturation", "--strategy", "pareto"], "saturation is given twice"),
+        (["--standardise"], "--standardise is for the strategy pareto"),
+        (["--strategy", "pareto", "--min-confidence", 0.9], "--min-confidence compares scores of one reward"),
+        (["--strategy", "pareto", "--second-reward", "exposure"], "--second-reward compares scores of one reward"),
+        (["--strategy", "pareto", "--engine", "ray"], "strategy pareto compares on one machine"),
+        (["--strategy", "pareto", "--min-gap", 0.9], "no pair to train on"),
         (["--dimension", "style"], "no dimension 'style'"),
         (["--strategy", "sifted", "--ranker", "tiny-clip"], "does not compare"),
         (["--min-gap", 9], "no pair to train on"),

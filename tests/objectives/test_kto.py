@@ -94,6 +94,48 @@ def test_soft_labels_and_loss_weights_of_images():
     assert DiffusionKTO()(images(batch, [True, False], weight=2.0)).loss.item() == pytest.approx(2 * right)
 
 
+UTILITIES = ("kahneman_tversky", "loss_averse", "risk_seeking")
+
+
+def test_the_losses_of_the_three_utilities_by_hand():
+    # z = 0.75 of both: 1 - s(z), log(1 + e^-z), -log(1 + e^z)
+    for utility, loss in zip(UTILITIES, (0.320821, 0.386871, -1.136871), strict=True):
+        outcome = DiffusionKTO(utility=utility)(images([0.001, -0.0005], [True, False]))
+        assert outcome.loss.item() == pytest.approx(loss, abs=1e-6)
+        assert outcome.metrics["margin"].tolist() == pytest.approx([0.75, 0.75])
+    excess, good = torch.randn(64), torch.rand(64) < 0.5
+    plain = torch.sigmoid(-1000.0 * torch.where(good, excess, -excess))
+    assert torch.equal(DiffusionKTO().losses(excess, good), plain)  # the default is as it was, to the bit
+
+
+def test_what_the_three_utilities_pull_at():
+    z = torch.linspace(-6, 6, 25, dtype=torch.float64)
+    worth, pull, bend = {}, {}, {}
+    for utility in UTILITIES:
+        of = z.clone().requires_grad_()
+        worth[utility] = -DiffusionKTO(utility=utility).lost(-of)
+        [first] = torch.autograd.grad(worth[utility].sum(), of, create_graph=True)
+        [bend[utility]] = torch.autograd.grad(first.sum(), of)
+        pull[utility] = first.detach()
+    known = {"kahneman_tversky": z.sigmoid() * (-z).sigmoid(), "loss_averse": (-z).sigmoid(),
+             "risk_seeking": z.sigmoid()}
+    for utility in UTILITIES:
+        assert torch.allclose(pull[utility], known[utility], atol=1e-12)
+    assert (bend["loss_averse"] < 0).all() and (bend["risk_seeking"] > 0).all()
+    assert torch.equal(bend["kahneman_tversky"].sign()[z != 0], -z.sign()[z != 0])
+    assert torch.allclose(worth["risk_seeking"].detach() + worth["loss_averse"].detach(), z)
+    assert torch.isfinite(DiffusionKTO(utility="loss_averse").lost(torch.tensor([-1e5, 1e5]))).all()
+
+
+def test_far_samples_are_pulled_on_by_risk_seeking_alone():
+    far = {utility: images([0.02, 0.0], [True, False], across=lambda mean: 0 * mean) for utility in UTILITIES}
+    for utility, batch in far.items():
+        DiffusionKTO(utility=utility)(batch).loss.backward()
+    pulls = {utility: batch.chosen.grad[0].item() for utility, batch in far.items()}  # of a good sample at z = 20
+    assert pulls["risk_seeking"] == pytest.approx(500) and 0 < pulls["loss_averse"] < 1e-5
+    assert 0 < pulls["kahneman_tversky"] < 1e-5
+
+
 def test_images_without_labels_are_refused():
     with pytest.raises(ValueError, match="diffusion_kto needs samples with a label"):
         DiffusionKTO()(PairErrors(torch.zeros(1), torch.zeros(1), torch.ones(1), ref_chosen=torch.zeros(1)))

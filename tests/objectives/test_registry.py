@@ -8,7 +8,7 @@ from visalign.objectives.dpo import DiffusionDPO, FlowDPO
 
 def test_every_loop_has_its_objectives():
     assert set(REGISTRIES["offline"]) == {"diffusion_dpo", "diffusion_kto", "flow_dpo", "flow_inpo", "flow_rwr", "inpo",
-                                          "mapo", "sft", "soar"}
+                                          "mapo", "rpo_subject", "seppo", "sft", "soar"}
     assert set(REGISTRIES["online"]) == {"grpo", "grpo_guard", "flow_dppo", "d3po", "nft", "awm", "raft", "draft",
                                          "pairs_in_group"}
     assert set(REGISTRIES["reward"]) == {"preference"}

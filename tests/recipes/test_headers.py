@@ -19,6 +19,7 @@ from visalign.generators import FAMILIES
 from visalign.rewards.vlm import VlmEdit
 
 from .model_of_recipe import source_of
+from .pairs_of_recipe import write_what_is_asked
 from .test_online_configs import TINY as IMAGES
 from .test_video_configs import TINY as VIDEOS
 
@@ -83,8 +84,10 @@ def test_a_full_size_recipe_needs_what_its_header_gives_and_nothing_else(file, p
     if FAMILIES[PIPELINES[kind].family].sources and config.loop == "offline":
         pairs_file.write_text("".join(json.dumps(json.loads(line) | {"source": str(first)}) + "\n"
                                       for line in pairs_file.read_text().splitlines()))
+    if config.loop == "offline":
+        write_what_is_asked(pairs_file, config)
     of_hub = not {"data.path", "data.sources"} & given(file).keys() and config.loop == "offline"
-    if of_hub and not config.data.feedback:
+    if of_hub and not (config.data.feedback or config.data.subject):
         overrides.append(f"data.path={pairs_file}")
     write_what_the_header_says(file, tmp_path)
     shape = PIPELINES[kind].settings or {"resolution": 16}
@@ -119,5 +122,6 @@ def captioned(tmp_path):
 def test_an_embedded_recipe_names_no_file_that_is_not_made_by_what_its_header_says(file):
     config, header = load_config(file), file.read_text().split("\nmodel:")[0]
     named = [source for source in (getattr(config.data, "path", None) if config.loop == "offline"
-                                   else config.rollout.votes, config.eval.prompts) if source and ":" not in source]
+                                   else config.rollout.votes, config.eval.prompts)
+             if isinstance(source, str) and ":" not in source]
     assert all(Path(source).parts[0] in header for source in named)

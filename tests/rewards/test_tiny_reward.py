@@ -9,7 +9,7 @@ import pytest
 
 from visalign.data.annotations import read_annotations
 from visalign.jobs.reward_eval import evaluate_reward
-from visalign.rewards.openclip import CLIP_ASSETS
+from visalign.storage.open_clip_models import CLIP_ASSETS
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "build_reward_data.py"
 DIMENSIONS = ("alignment", "quality", "motion")

@@ -41,7 +41,7 @@ def test_weights_of_an_open_clip_model_that_are_no_numbers_are_refused(clip):
 
 
 def test_a_unified_reward_needs_its_tokenizer_and_finite_weights(tmp_path):
-    from visalign.rewards.registry import CLIP_ASSETS
+    from visalign.storage.open_clip_models import CLIP_ASSETS
 
     shutil.copytree(CLIP_ASSETS / "tiny-reward", tmp_path / "reward")
     changed(tmp_path / "reward" / "reward.safetensors", lambda w: next(iter(w.values())).fill_(torch.inf))

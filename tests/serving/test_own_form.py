@@ -21,10 +21,10 @@ from visalign.media.samples import Sample, Video, to_bytes
 from visalign.media.video_files import to_video_bytes
 from visalign.rewards import build_reward, load_reward
 from visalign.rewards.base import RewardModel, Scores
-from visalign.rewards.openclip import CLIP_ASSETS
 from visalign.rewards.pairwise import matches, win_rates
 from visalign.serving.panel import version_of
 from visalign.serving.settings import ServeSettings, read_token
+from visalign.storage.open_clip_models import CLIP_ASSETS
 
 
 def noise(seed: int, size: int = 24) -> Image.Image:

@@ -10,7 +10,8 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from visalign.config.common import OptimSettings, OutputSettings, Settings
+from visalign.config.common import OutputSettings, Settings
+from visalign.config.optim import OptimSettings
 from visalign.errors import UserError
 from visalign.storage.run_folder import RunFolder
 from visalign.trainers.base import NonFinite, Trainer

@@ -60,7 +60,7 @@ def test_optimisers_that_look_at_all_gradients_are_refused():
 
 @pytest.mark.parametrize("sections, words", [
     ({"optim": {"fused_backward": True}}, "optim.grad_clip=null"),
-    ({"optim": {"fused_backward": True, "grad_clip": None}}, "those of a LoRA are small"),
+    ({"optim": {"fused_backward": True, "grad_clip": None}}, "those of an adapter are small"),
     ({"optim": {"fused_backward": True, "grad_clip": None}, "model": {"tuning": "full"},
       "train": {"gradient_accumulation": 2}}, "train.gradient_accumulation 2 adds several up"),
 ])

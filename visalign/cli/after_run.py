@@ -60,18 +60,40 @@ def commands_of(config, folder) -> list[str]:
     adapter, for which guidance must be on."""
     from visalign.storage.run_folder import read_metrics
 
-    adapter = config.model.tuning == "lora"
+    adapter = config.model.tuning != "full"
     prompt = next(row["prompts"][0] for row in read_metrics(folder) if row["kind"] == "held_out")
-    scale, loading = config.eval.guidance_scale, "--lora"
-    if adapter and config.loop == "offline" and config.data.swap:
-        scale, loading = max(scale or 0.0, 2.0), "--negative-adapter"
+    scale, loading = _scale_of(config), "--negative-adapter" if _leads_away(config) else "--lora"
     options = {loading: folder if adapter else None, "--steps": config.eval.steps, "--guidance-scale": scale,
+               "--user": "PAIRS.jsonl" if config.model.tuning == "user" else None,
                "--goal": "best" if config.goals else None, "-o": folder / "more"}
     given = [str(word) for pair in options.items() if pair[1] is not None for word in pair]
     given += [word for setting in _of_the_file(config.model) for word in ("--set", setting)] if adapter else []
     model = config.model.source if adapter else str(folder / "export" / "pipeline")
     return [shlex.join(["python", "-m", "webbrowser", str(folder / "report.html")]),
             shlex.join(["visalign", "generate", model, prompt, *given])]
+
+
+def demo_of(config, folder) -> str:
+    """The command that shows the aligned model beside its base, or guidance with and without a negative adapter."""
+    from visalign.evaluation.source_words import AWAY_FROM
+
+    model = config.model.source
+    words = [f"base={model}", f"aligned={folder}"]
+    if _leads_away(config):
+        words = [f"plain={model}", f"away={model}{AWAY_FROM}{folder}", "--guidance-scale", str(_scale_of(config)),
+                 *(word for setting in _of_the_file(config.model) for word in ("--set", setting))]
+    return shlex.join(["visalign", "demo", *words])
+
+
+def _leads_away(config) -> bool:
+    """Whether what was trained is a negative adapter."""
+    return config.model.tuning == "lora" and config.loop == "offline" and config.data.swap
+
+
+def _scale_of(config) -> float | None:
+    """The guidance scale to look at a run's result with: its own, at which a negative adapter may have no branch."""
+    own = config.eval.guidance_scale
+    return max(own or 0.0, 2.0) if _leads_away(config) else own
 
 
 def _of_the_file(model) -> list[str]:

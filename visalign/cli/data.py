@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from visalign.cli.options import (
+    Names,
     device_option,
     out_option,
     ranged,
@@ -110,13 +111,19 @@ def _is_table(path: Path) -> bool:
 @samples_option(8, AtLeastTwo)
 @set_option
 @sampling_options()
-@click.option("--reward", "-r", default="tiny-reward", show_default=True)
+@click.option("--reward", "-r", "rewards", default="tiny-reward", show_default=True, type=Names(),
+              help="A reward; for strategy pareto several, separated by commas.")
 @click.option("--dimension", help="Of the reward; its first by default.")
 @click.option("--strategy", default="best_worst", show_default=True,
-              type=click.Choice(["best_worst", "top_k", "margin", "sifted", "rso"]))
+              type=click.Choice(["best_worst", "top_k", "margin", "sifted", "rso", "pareto"]),
+              help="pareto (CaPO): of the best trade-offs between the rewards against the worst, with win rates as "
+                   "rewards.")
 @click.option("--ranker", help="A comparing reward that ranks the pairs of strategy sifted.")
-@click.option("--top", default=1, show_default=True, type=ranged(Few), help="Pairs per prompt, of top_k and rso.")
+@click.option("--top", default=1, show_default=True, type=ranged(Few),
+              help="Pairs per prompt, of top_k, rso and pareto.")
 @click.option("--rso-beta", type=ranged(Positive), help="For strategy rso: larger keeps worse ones; 0.5 by default.")
+@click.option("--standardise", is_flag=True,
+              help="For strategy pareto: each reward in its own standard deviations, within prompts.")
 @click.option("--second-reward", help="Another reward; how far it agrees on a prompt's ranking is its pairs' chance.")
 @click.option("--min-gap", default=0.0, show_default=True, type=ranged(Weight), help="Smaller differences are ties.")
 @click.option("--min-confidence", default=0.0, show_default=True, type=ranged(Fraction),
@@ -126,9 +133,10 @@ def _is_table(path: Path) -> bool:
 @ray_options
 def data_pairs(source: str | None, out: Path, model: str | None, prompts: str | None, max_prompts: int | None,
                samples_per_prompt: int, settings: tuple[str, ...], steps: int | None, guidance_scale: float | None,
-               reward: str, dimension: str | None, strategy: str, ranker: str | None, top: int, rso_beta: float | None,
-               second_reward: str | None, min_gap: float, min_confidence: float, seed: int, device: str,
-               prompts_from: str, prompts_from_names: bool, media_root: str | None, **cluster) -> None:
+               rewards: tuple[str, ...], dimension: str | None, strategy: str, ranker: str | None, top: int,
+               rso_beta: float | None, standardise: bool, second_reward: str | None, min_gap: float,
+               min_confidence: float, seed: int, device: str, prompts_from: str, prompts_from_names: bool,
+               media_root: str | None, **cluster) -> None:
     """Turn the generations of SOURCE (a folder, a run, or a manifest) into a preference set.
 
     They are scored and paired; ties and doubtful pairs are left out and counted.
@@ -137,6 +145,7 @@ def data_pairs(source: str | None, out: Path, model: str | None, prompts: str | 
     visalign data pairs generated -r pickscore -o my_pairs
     visalign data pairs generated -r pickscore -o my_pairs --engine ray
     visalign data pairs --model tiny-sd3 --prompts emoji:train -o my_pairs
+    visalign data pairs generated -r pickscore,aesthetic --strategy pareto --top 4 -o my_pairs
     """
     if bool(source) == bool(model and prompts):
         raise UserError("pairs: give SOURCE, the generations to pair, or --model with --prompts")
@@ -147,7 +156,7 @@ def data_pairs(source: str | None, out: Path, model: str | None, prompts: str | 
     from visalign.sampling.folder import generate_to_folder
 
     plan = PairSettings(strategy, dimension, ranker, top, min_gap, min_confidence, seed, rso_beta,
-                        second_reward)
+                        second_reward, standardise)
     ray = ray_settings(**cluster)
     read = how_to_read(prompts_from, prompts_from_names, media_root)
     if ray and model:
@@ -155,7 +164,7 @@ def data_pairs(source: str | None, out: Path, model: str | None, prompts: str | 
     if ray:
         from visalign.jobs.pairs_on_ray import pairs_on_ray
 
-        counts, notes = pairs_on_ray(source, reward, out, plan, ray, device=device, **read)
+        counts, notes = pairs_on_ray(source, rewards, out, plan, ray, device=device, **read)
     else:
         device = str(pick_device(device))
         if model:
@@ -164,7 +173,7 @@ def data_pairs(source: str | None, out: Path, model: str | None, prompts: str | 
                 generate_to_folder(model_of(model, settings), read_prompts(prompts, max_prompts), out / "samples",
                                    samples=samples_per_prompt, steps=steps, guidance_scale=guidance_scale, seed=seed,
                                    device=device)
-        counts, notes = make_pairs(source, reward, out, plan, device, **read)
+        counts, notes = make_pairs(source, rewards, out, plan, device, **read)
     click.echo("\n".join([counts.text(), *(f"note: {note}" for note in notes)]))
     page = out / "pairs.html"  # of texts
     shown = f"page {page}" if page.exists() else f"contact sheet {out / 'sheet.png'}"

@@ -49,7 +49,8 @@ def demo(models: tuple[str, ...], **given) -> None:
     """Compare MODELS, given as NAME=SOURCE, in the browser: side by side, blind, and on a leaderboard.
 
     Without MODELS, the last finished run below --runs meets the model it was trained from; otherwise an
-    embedded model meets its LoRA. One model alone meets itself on two seeds. Sources are as for `compare`.
+    embedded model meets its LoRA. One model alone meets itself on two seeds. Sources are as for `compare`; one with
+    +negative:ADAPTER needs a --guidance-scale above 1.
     """
     from visalign.jobs.evaluate import read_names
 

@@ -59,17 +59,24 @@ from visalign.validation.ranges import Few, Limit, Portion, Positive, Seed
 @click.option("--negative-scale", type=ranged(Portion),
               help="How much of --lora the negative side is without (default 0: --negative-adapter on top of --lora; "
                    "1: on MODEL alone).")
+@click.option("--user", metavar="FILE",
+              help="Sample for the user of these pairs (a table of prompt, chosen, rejected), with a run of "
+                   "model.tuning user as --lora.")
+@click.option("--user-scale", type=ranged(Portion),
+              help="How much of the user's part is added (default 1; 0: MODEL itself).")
 @ray_options
 def generate(model: str, prompts: tuple[str, ...], out: str, lora: Path | None, samples_per_prompt: int,
              settings: tuple[str, ...], steps: int | None, guidance_scale: float | None, seed: int, precision: str,
              device: str, best_of: int, reward: str, weights: str | None, guide_from: Path | None, guide_range: str,
              guide_clip: float, video_format: str | None, rewriter: Path | None, goal: str | None,
-             negative_adapter: Path | None, negative_scale: float | None, **cluster) -> None:
+             negative_adapter: Path | None, negative_scale: float | None, user: str | None, user_scale: float | None,
+             **cluster) -> None:
     """Sample MODEL on PROMPTS (texts, or one @file with a prompt per line) into media files, a grid and samples.jsonl.
 
     \b
     visalign generate stabilityai/stable-diffusion-xl-base-1.0 "a lighthouse in fog" -o lighthouse
     visalign generate SDXL_FOLDER @prompts.txt --lora runs/sdxl-dpo/export --samples-per-prompt 8
+    visalign generate SDXL_FOLDER @prompts.txt --lora runs/sdxl-ppd --user my_pairs.jsonl
     visalign generate SDXL_FOLDER @prompts.txt --engine ray --ray-address 10.0.0.1:6379 -o s3://bucket/samples
     """
     from visalign.config.load import model_of
@@ -77,7 +84,8 @@ def generate(model: str, prompts: tuple[str, ...], out: str, lora: Path | None, 
 
     options = {"lora": lora, "samples": samples_per_prompt, "steps": steps, "guidance_scale": guidance_scale,
                "seed": seed, "following": _following(weights, guide_from, guide_range, guide_clip),
-               "video_format": video_format, "goal": goal} | _negative(negative_adapter, negative_scale)
+               "video_format": video_format, "goal": goal}
+    options |= _negative(negative_adapter, negative_scale) | _of_user(user, user_scale)
     loaded, ray = model_of(model, (f"precision={precision}", *settings)), ray_settings(slow=True, **cluster)
     if ray and rewriter:
         raise UserError("generate: --rewrite works on one machine; leave out --engine ray")
@@ -128,6 +136,17 @@ def _negative(adapter: Path | None, less: float | None) -> dict:
     from visalign.sampling.folder import Negative
 
     return {"negative": Negative(adapter, less or 0.0)}
+
+
+def _of_user(file: str | None, scale: float | None) -> dict:
+    """The option of `drawing_of` where samples are for a user. Raises UserError when only half of it is given."""
+    if file is None:
+        if scale is not None:
+            raise UserError(f"--user-scale {scale:g} says how much of --user is added, and there is none; give both")
+        return {}
+    from visalign.sampling.users import ForUser
+
+    return {"user": ForUser(file, 1.0 if scale is None else scale)}
 
 
 def _following(weights: str | None, source: Path | None, span: str, most: float):

@@ -109,7 +109,8 @@ def evaluate(source: str, checkpoints: str, out: Path | None, **given) -> None:
     """What did alignment cost? SOURCE is a run, a checkpoint, a folder of generations, a manifest, a pipeline or a
     language model.
 
-    A run and a checkpoint are compared with the untrained model. A command that was stopped continues when given again.
+    A run and a checkpoint are compared with the untrained model, a source that ends with +negative:ADAPTER with itself
+    without it. A command that was stopped continues when given again.
 
     \b
     visalign evaluate runs/sdxl-dpo --samples-per-prompt 8 -r pickscore,aesthetic
@@ -129,8 +130,12 @@ def evaluate(source: str, checkpoints: str, out: Path | None, **given) -> None:
 def compare(models: tuple[str, ...], out: Path, **given) -> None:
     """Compare MODELS, given as NAME=SOURCE, on the same prompts and seeds; the first is the base.
 
+    SOURCE is as for `evaluate`, or MODEL+LORA; a pipeline, MODEL+LORA or a run may end with +negative:ADAPTER or
+    +negative:M:ADAPTER, as `generate --negative-adapter ADAPTER --negative-scale M`.
+
     \b
     visalign compare base=tiny-sd3 dpo=runs/ai-feedback grpo=runs/flow-grpo
+    visalign compare plain=tiny-sdxl away=tiny-sdxl+negative:runs/tiny-npo --guidance-scale 2 --prompts emoji:held_out
     """
     from visalign.jobs.evaluate import compare_sources, read_names
 

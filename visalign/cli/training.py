@@ -1,12 +1,11 @@
 """`visalign quickstart` and `visalign train`."""
 
 import contextlib
-import shlex
 from pathlib import Path
 
 import click
 
-from visalign.cli.after_run import print_result
+from visalign.cli.after_run import demo_of, print_result
 from visalign.cli.language import run_language
 from visalign.cli.options import read_recipe, recipe_arguments, resume_options, resumes
 from visalign.cli.verbs import Verb
@@ -59,8 +58,7 @@ def train(config: str, overrides: tuple[str, ...], rollouts: str | None, dry_run
     from visalign.jobs.train import train as run_recipe
 
     result = run_recipe(settings, resume=resumes(settings, resume, auto_resume))
-    print_result(settings, result, f"visalign demo base={shlex.quote(settings.model.source)} "
-                                   f"aligned={shlex.quote(str(result.folder))}")
+    print_result(settings, result, demo_of(settings, result.folder))
 
 
 @click.command(cls=Verb)

@@ -5,10 +5,11 @@ from typing import Annotated, Any, Literal
 from annotated_types import Interval
 from pydantic import Field, model_validator
 
-from visalign.config.common import ModelSettings, OptimSettings, RewardSpec, Settings, Text
+from visalign.config.common import ModelSettings, RewardSpec, Settings, Text
 from visalign.config.language import LanguageModelSettings, LanguageTrainSettings
 from visalign.config.language_answers import AnswerSettings
 from visalign.config.online import RewardSettings
+from visalign.config.optim import OptimSettings
 from visalign.validation.ranges import (
     AtLeastTwo,
     BatchSize,

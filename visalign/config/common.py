@@ -1,6 +1,5 @@
-"""Settings shared by several loops: model, optimiser, evaluation, guard and output."""
+"""Settings shared by several loops: model, evaluation, guard and output."""
 
-import math
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from annotated_types import Interval
@@ -22,13 +21,11 @@ from visalign.validation.ranges import (
     Often,
     Positive,
     PromptTokens,
-    Rate,
     SamplingSteps,
     Seed,
     Share,
     SideLength,
     Signed,
-    Weight,
     Within,
 )
 
@@ -126,6 +123,8 @@ class ModelSettings(Settings):
     parts: files or folders that take the place of the model's parts, by name (vae, unet, transformer, text_encoder,
         text_encoder_2, tokenizer_3 and so on). without: parts that it runs without (text_encoder_3 of SD3).
     prediction: what a diffusion model predicts; `auto` is what its file or its scheduler says.
+    tuning: what learns: a `lora`, the `full` network, or what it is told of a `user` (data.users) beside its text.
+    user_features: with tuning user: the open_clip model that looks at a user's pairs, as eval.features names one.
     loras: LoRAs held below what is trained, [{path, strength}], on text encoders as well; all weights of a model take
         them in, beside an adapter they stay adapters.
     reference: what the policy is compared with: the model as training `start`s, or the `base` without any LoRA.
@@ -157,7 +156,8 @@ class ModelSettings(Settings):
     parts: dict[Text, Text] = {}
     without: tuple[Text, ...] = ()
     prediction: Literal["auto", "epsilon", "v_prediction"] = "auto"
-    tuning: Literal["lora", "full"] = "lora"
+    tuning: Literal["lora", "full", "user"] = "lora"
+    user_features: Text | None = None
     lora: LoraSettings = LoraSettings()
     loras: tuple[HeldLora, ...] = ()
     reference: Literal["start", "base"] = "start"
@@ -189,6 +189,21 @@ class ModelSettings(Settings):
                                       "passes through it; use native", {"name": value})
         return value
 
+    @field_validator("user_features", mode="before")
+    @classmethod
+    def _open_clip(cls, value):
+        return value.removeprefix("clip:") if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _users(self):
+        if (self.tuning == "user") != bool(self.user_features):
+            raise ValueError("model.user_features and model.tuning user go together: it names the open_clip model that "
+                             "looks at a user's pairs, such as ViT-L-14/openai (tiny-clip for the embedded models)")
+        for name, why in (("compile", "compiled blocks cannot be told of users"), ("loras", "their export holds none")):
+            if self.tuning == "user" and getattr(self, name):
+                raise ValueError(f"model.{name}: does not go with model.tuning user, since {why}; leave it out")
+        return self
+
     @model_validator(mode="after")
     def _fused(self):
         if self.attention == "flex" and not self.compile:
@@ -214,9 +229,9 @@ class ModelSettings(Settings):
 
     @model_validator(mode="after")
     def _consistent(self):
-        if self.tuning == "full" and self.lora.start:
-            raise ValueError("model.lora.start: model.tuning full trains no LoRA; name the file in model.loras, which "
-                             "all weights take in")
+        if self.tuning != "lora" and self.lora.start:
+            raise ValueError(f"model.lora.start: model.tuning {self.tuning} trains no LoRA; name the file in "
+                             "model.loras" + ", which all weights take in" * (self.tuning == "full"))
         if self.tuning == "lora" and self.loras and self.lora.kind not in ("lora", "rslora"):
             raise ValueError(f"model.loras: one file cannot hold them and a {self.lora.kind}; use model.lora.kind lora "
                              "or rslora")
@@ -230,84 +245,6 @@ class ModelSettings(Settings):
         return self.model_copy(update={"loras": (), "lora": self.lora.model_copy(update={"start": None})})
 
 
-class OptimSettings(Settings):
-    """Optimiser and learning rate; warm-up in optimiser steps, grad_clip the largest gradient norm (null: any).
-
-    name: the first three and `adafactor` are AdamW with less and less state; `lion` wants a tenth of AdamW's learning
-    rate; `prodigy` finds the rate itself and multiplies it by lr; `adamw_schedulefree` averages its weights instead of
-    having a schedule; `muon` is for matrices of a full fine-tune.
-    lr: left out, it is the optimiser's own: 1 for prodigy, 1e-5 for lion, else 1e-4. betas: of those that have any.
-    options: further arguments of the optimiser's constructor, by name.
-    fused_backward: in a full fine-tune each weight steps as soon as the backward pass has its gradient, so that the
-    gradients are never held all together; nothing can clip them together then.
-    ema_decay: of the moving average that is measured and exported (0: none), renewed every `ema_every` optimiser steps.
-    """
-
-    name: Literal["adamw", "adamw8bit", "paged_adamw8bit", "adafactor", "lion", "lion8bit", "came", "prodigy",
-                  "adamw_schedulefree", "muon"] = "adamw"
-    lr: Rate = 1e-4
-    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
-    weight_decay: Weight = 0.01
-    options: dict[Text, Any] = {}
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    warmup_steps: Often = 0
-    grad_clip: Positive | None = 1.0
-    fused_backward: bool = False
-    ema_decay: Fraction = 0.0
-    ema_every: Few = 1
-
-    @property
-    def largest_norm(self) -> float:
-        """To which gradients are clipped."""
-        return math.inf if self.grad_clip is None else self.grad_clip
-
-    @model_validator(mode="before")
-    @classmethod
-    def _own_defaults(cls, raw):
-        return _OWN_DEFAULTS.get(raw.get("name"), {}) | raw if isinstance(raw, dict) else raw
-
-    @model_validator(mode="after")
-    def _consistent(self):
-        if self.ema_every > 1 and not self.ema_decay:
-            raise ValueError(f"optim.ema_every {self.ema_every} does nothing without optim.ema_decay")
-        if self.fused_backward and self.grad_clip is not None:
-            raise ValueError(f"optim.grad_clip {self.grad_clip:g}: optim.fused_backward uses each gradient up before "
-                             "the norm of all is known; set optim.grad_clip=null (adafactor and came limit each update "
-                             "themselves)")
-        if self.name == "prodigy" and not 0.1 <= self.lr <= 1:
-            raise ValueError(f"optim.lr {self.lr:g}: prodigy finds the learning rate itself and multiplies it by this; "
-                             "leave it out, or set optim.lr=1")
-        if self.name == "adamw_schedulefree" and self.schedule != "constant":
-            raise ValueError(f"optim.schedule {self.schedule}: adamw_schedulefree takes the place of a schedule; set "
-                             "optim.schedule=constant")
-        if self.name == "adamw_schedulefree" and self.ema_decay:
-            raise ValueError(f"optim.ema_decay {self.ema_decay:g}: adamw_schedulefree averages its weights itself; "
-                             "leave it out")
-        return self
-
-
-_OWN_DEFAULTS = {"prodigy": {"lr": 1.0}, "lion": {"lr": 1e-5, "betas": (0.9, 0.99)},
-                 "lion8bit": {"lr": 1e-5, "betas": (0.9, 0.99)}}
-
-
-def refuse_fused(optim: OptimSettings, why: str) -> None:
-    """Raise ValueError when weights would step before their gradient is whole."""
-    if optim.fused_backward:
-        raise ValueError(f"optim.fused_backward makes each backward pass a step, and {why}; leave it out")
-
-
-def check_tuned(model: ModelSettings, optim: OptimSettings) -> None:
-    """Raise ValueError when the optimiser, or where weights lie, is for another kind of tuning."""
-    if model.offload == "blocks" and model.tuning != "full":
-        raise ValueError("model.offload blocks moves what never learns, and a LoRA learns inside of every block; use "
-                         "model.offload=frozen, with model.quantization where that is not enough")
-    if optim.name == "muon" and model.tuning != "full":
-        raise ValueError("optim.name muon is for the matrices of a full fine-tune; with model.tuning lora use adamw")
-    if optim.fused_backward and model.tuning != "full":
-        raise ValueError("optim.fused_backward spares the gradients of a full fine-tune; those of a LoRA are small, so "
-                         "leave it out")
-
-
 class EvaluationSettings(Settings):
     """Samples and rewards on held-out prompts with fixed seeds; `every` in steps of the loop (0: only before/after).
 
@@ -317,6 +254,8 @@ class EvaluationSettings(Settings):
     reward scores the images (any reward; its first dimension counts), features measures their diversity (an open_clip
     model); null omits either; `also` names more rewards to report, such as one not trained on. The embedded
     tiny-clip and tiny-reward know emoji only. batch_size: samples that are drawn at once.
+    keep_best: the name of one of these rewards: the run ends with the weights whose measurement, one of those `every`
+    so many steps, had its highest mean, the untrained ones included (null: with the last).
     """
 
     every: Often = 0
@@ -330,6 +269,14 @@ class EvaluationSettings(Settings):
     guidance_scale: GuidanceScale | None = None
     batch_size: BatchSize = 32
     seed: Seed = 1000
+    keep_best: Text | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        if self.keep_best and not self.every:
+            raise ValueError(f"eval.keep_best {self.keep_best}: the best of several measurements is kept, and there is "
+                             "none during training; set eval.every to the steps between two")
+        return self
 
     @field_validator("prompts", mode="before")
     @classmethod

@@ -4,7 +4,8 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, model_validator
 
-from visalign.config.common import ModelSettings, OptimSettings, OutputSettings, Settings, Text, refuse_fused
+from visalign.config.common import ModelSettings, OutputSettings, Settings, Text
+from visalign.config.optim import OptimSettings, refuse_fused
 from visalign.config.reward import AnnotationDataSettings, RewardTrainSettings
 from visalign.validation.ranges import Few, FewOrNone, Width
 

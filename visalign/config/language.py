@@ -5,22 +5,14 @@ from typing import Annotated, Any, ClassVar, Literal
 from annotated_types import Interval
 from pydantic import field_validator, model_validator
 
-from visalign.config.common import (
-    GuardSettings,
-    LoraSettings,
-    OptimSettings,
-    OutputSettings,
-    PolicyRun,
-    RewardSpec,
-    Settings,
-    Text,
-)
+from visalign.config.common import GuardSettings, LoraSettings, OutputSettings, PolicyRun, RewardSpec, Settings, Text
 from visalign.config.goals import GoalSettings
 from visalign.config.language_answers import AnswerSettings
 from visalign.config.language_feedback import PersuasionSettings, UncertaintySettings
 from visalign.config.language_rollout import LanguageRolloutSettings
 from visalign.config.language_search import RoundSettings, SuccessSettings, TreeSettings, check_search
 from visalign.config.online import RewardSettings
+from visalign.config.optim import OptimSettings
 from visalign.validation.ranges import (
     AtLeastTwo,
     BatchSize,

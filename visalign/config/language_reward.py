@@ -4,8 +4,9 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import model_validator
 
-from visalign.config.common import OptimSettings, OutputSettings, PolicyRun
+from visalign.config.common import OutputSettings, PolicyRun
 from visalign.config.language import LanguageModelSettings, LanguageTrainSettings, TextDataSettings
+from visalign.config.optim import OptimSettings
 
 
 class LanguageRewardConfig(PolicyRun):

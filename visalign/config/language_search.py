@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 from annotated_types import Interval
 from pydantic import model_validator
 
-from visalign.config.common import OptimSettings, RewardSpec, Settings
+from visalign.config.common import RewardSpec, Settings
+from visalign.config.optim import OptimSettings
 from visalign.validation.ranges import AnswerTokens, AtLeastTwo, Few, Positive, RewardValue, Share, Steps, Weight
 
 Levels = Annotated[int, Interval(ge=1, le=100)]

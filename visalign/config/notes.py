@@ -1,7 +1,8 @@
 """Settings that are allowed but probably not intended."""
 
 from visalign.config.adapter import AdaptConfig
-from visalign.config.common import OptimSettings, Settings
+from visalign.config.common import Settings
+from visalign.config.optim import OptimSettings
 
 
 def notes(config: Settings) -> list[str]:

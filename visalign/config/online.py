@@ -9,15 +9,13 @@ from visalign.config.common import (
     EvaluationSettings,
     GuardSettings,
     ModelSettings,
-    OptimSettings,
     OutputSettings,
     PolicyRun,
     RewardSpec,
     Settings,
     Text,
-    check_tuned,
-    refuse_fused,
 )
+from visalign.config.optim import OptimSettings, check_tuned, refuse_fused
 from visalign.validation.ranges import (
     BatchSize,
     Few,
@@ -230,6 +228,9 @@ class OnlineConfig(PolicyRun):
     def _consistent(self):
         check_tuned(self.model, self.optim)
         refuse_fused(self.optim, "an online update adds several up")
+        if self.model.tuning == "user":
+            raise ValueError("model.tuning user learns from pairs whose users are known, in offline training "
+                             "(configs/sdxl_ppd.yaml); use lora or full")
         rollout = self.rollout
         if bool(rollout.votes) == bool(self.reward.models):
             raise ValueError("set exactly one of reward.models (rewards to raise) and rollout.votes (votes to follow)")

@@ -4,7 +4,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from visalign.config.common import OptimSettings, OutputSettings, Settings, Text, refuse_fused
+from visalign.config.common import OutputSettings, Settings, Text
+from visalign.config.optim import OptimSettings, refuse_fused
 from visalign.validation.ranges import (
     BatchSize,
     Few,

@@ -9,9 +9,11 @@ from pathlib import Path
 from PIL import Image
 
 from visalign.config import DataSettings
+from visalign.config.fitting import recipes_for
 from visalign.data.bucket_counts import bucket_lines
 from visalign.data.preference_pair import PAIR_FRAMES
 from visalign.data.preferences import RowCounts, read_pairs
+from visalign.data.thumbs import LABEL
 from visalign.errors import UserError
 from visalign.media.buckets import Buckets
 from visalign.media.samples import Media, frames_of
@@ -30,7 +32,7 @@ class Summary:
     broken: a sentence for each row that cannot be used; contradictory: one for each that reverses an earlier pair;
     problem: why the set as it is cannot be trained on; edits: pairs and captioned media with source images; wordings:
     how many pairs and captioned media have how many prompts each; buckets: lines about the sizes at which its images
-    would be learnt.
+    would be learnt; labels: of single samples with a label, how many are good (True), bad (False), or neither (None).
     """
 
     source: str
@@ -49,13 +51,16 @@ class Summary:
     problem: str | None = None
     sheet: Path | None = None
     buckets: list[str] = field(default_factory=list)
+    labels: Counter = field(default_factory=Counter)
 
     def text(self) -> str:
         common = ", ".join(f"{w}x{h} ({n})" for (w, h), n in self.sizes.most_common(4))
         alone = f"{self.captioned} images or videos with captions, for objective sft; " if self.captioned else ""
+        alone = alone.replace("captions, for objective sft", "captions") if self.labels else alone
         lines = [f"{self.source}: {alone}{self.pairs} pairs of {len(self.prompts)} prompts, {self.ties} ties dropped",
                  f"sizes: {common or 'none'}",
                  *self.buckets,
+                 *self._thumbs(),
                  *self._captions(),
                  *[f"with source images: {self.edits}; a prompt is its words and those images"] * bool(self.edits),
                  f"duplicate pairs: {self.duplicates}; pairs whose two images are the same: {self.same_image}",
@@ -66,6 +71,16 @@ class Summary:
         if self.sheet:
             lines.append(f"contact sheet ({'source, ' * bool(self.edits)}chosen left, rejected right): {self.sheet}")
         return "\n".join(lines)
+
+    def _thumbs(self) -> list[str]:
+        if not self.labels:
+            return []
+        good, bad, neither = (self.labels[kind] for kind in (True, False, None))
+        use = "for objective diffusion_kto" if good and bad else f"for {recipes_for('images')}" if good else \
+            "which nothing learns from without good ones"
+        without = f", {neither} whose label is neither" if neither else ""
+        return [f"thumbs (column {LABEL}): {good} good, {bad} bad{without}"
+                + (f", {use}" if good or bad else "; they are learnt from as captioned images")]
 
     def _captions(self) -> list[str]:
         if max(self.wordings, default=1) == 1:
@@ -126,7 +141,8 @@ def check_pairs(settings: DataSettings, sheet: Path | None = None, buckets: Buck
     if summary.pairs and summary.pairs == summary.same_image:
         summary.problem = "chosen and rejected are the same image in all pairs, so there is nothing to learn"
     summary.buckets = bucket_lines(sizes, buckets) if sizes else []
-    summary.ties, summary.long_prompts = counts.ties, count_long(set(map(words_of, summary.prompts)))
+    summary.ties, summary.labels = counts.ties, counts.labels
+    summary.long_prompts = count_long(set(map(words_of, summary.prompts)))
     if sheet and shown:
         save_sheet(shown, sheet, cell=128)
         summary.sheet = sheet

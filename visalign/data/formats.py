@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from visalign.config.fitting import recipes_for
 from visalign.config.sources import CaptionSettings
 from visalign.data.captions import from_captioned, is_captioned
 from visalign.data.dimensions import Ratings, from_comparison, is_comparison, is_rating
@@ -41,7 +42,7 @@ Converter = Callable[[dict, str, Roots], list[PreferencePair] | None]
 IMAGE_LISTS = ("file_path", "image_path", "image_paths", "images", "image")
 TIES = {"tie", "same", "draw", "equal"}
 NAMES = frozenset(("prompt", "chosen", "rejected", "tie", "label", "strength", "chosen_reward", "rejected_reward",
-                   "chance", "user", "path1", "path2", "path_src", "tie_case", "source",
+                   "chance", "user", "rejected_prompt", "path1", "path2", "path_src", "tie_case", "source",
                    "sources", *EDIT_NOTES, "rank", "human_preference", *IMAGE_LISTS, *CAPTION_KEYS,
                    *MEDIA_KEYS))
 
@@ -92,7 +93,7 @@ class Converters:
         if self.labelled:
             pairs = pairs and thumbs_of_row(pairs, row, where)
         if self.compared and any(pair.rejected is None for pair in pairs or ()):
-            take(row, "rejected", where)
+            raise _without_rejected(row, where)
         return pairs
 
     def _worded(self, pair: PreferencePair, captions: tuple[str, ...]) -> PreferencePair:
@@ -112,23 +113,32 @@ class Converters:
             return self._built["captioned"](row, where, roots)
         if self.name in FORMATS and FORMATS[self.name].fits(row, self.weights):
             return self._by(self.name, row, where, roots)
-        fitting = next((name for name, each in FORMATS.items() if each.fits(row, self.weights)), None)
+        found = format_of(row, self.weights)
         if self.name in FORMATS:
-            if fitting:
+            if found:
                 raise BadRow(f"{where}: is not of the format {self.name} ({FORMATS[self.name].columns}); its columns "
-                             f"are {_names(row)}, those of data.format={fitting}")
+                             f"are {_names(row)}, those of data.format={found}")
             return self._built[self.name](row, where, roots)
-        if not fitting:
+        if not found:
+            alone = f"; prompts alone are for {recipes_for('prompts')}" if row.keys() & set(CAPTION_KEYS) else ""
             raise BadRow(f"{where}: its columns ({_names(row)}) are not those of a known preference set: "
-                         + "; ".join(f"{name} has {each.columns}" for name, each in FORMATS.items()))
-        return self._by(fitting, row, where, roots)
+                         + "; ".join(f"{name} has {each.columns}" for name, each in FORMATS.items()) + alone)
+        return self._by(found, row, where, roots)
 
     def _by(self, name: str, row: dict, where: str, roots: Roots) -> list[PreferencePair] | None:
         if self.compared and not FORMATS[name].compares:
-            raise UserError(f"{where}: is one image or video with its caption, which objective.name=sft alone learns "
-                            "from; preference methods and data.score_with need two of a prompt, such as the columns "
-                            "prompt, chosen, rejected")
+            what = "a label and no rejected one" if is_thumb(row) else "its caption and no rejected one"
+            raise UserError(f"{where}: is one image or video with {what}, and this objective or data.score_with needs "
+                            "two of a prompt, such as the columns prompt, chosen, rejected; of such data take "
+                            f"{recipes_for('thumbs' if is_thumb(row) else 'images')}")
         return self._built[name](row, where, roots)
+
+
+def _without_rejected(row: dict, where: str) -> BadRow:
+    near = nearest("rejected", row)
+    state = "is empty" if "rejected" in row else f"is missing{near if 'did you mean' in near else ''}"
+    return BadRow(f"{where}: 'rejected' {state}, and this objective or data.score_with needs two of a prompt; of "
+                  f"chosen samples alone take {recipes_for('images')}")
 
 
 def _names(row: dict) -> str:
@@ -249,9 +259,13 @@ def _from_table(row: dict, where: str, roots: Roots) -> list[PreferencePair]:
     if str(row.get("label")).strip().lower() in TIES or says_yes(row, "tie", where):
         return []
     rejected = None if row.get("rejected") in (None, "") else media_reference(row["rejected"], "rejected", where, roots)
+    other = None if row.get("rejected_prompt") in (None, "") else row_prompt(row, "rejected_prompt", where)
+    if other and rejected is None:
+        raise BadRow(f"{where}: has a 'rejected_prompt' and no 'rejected' sample, which it would be of")
     return [PreferencePair(prompt, media_reference(take(row, "chosen", where), "chosen", where, roots), rejected, where,
                  row_strength(row, where), row_number(row, "chosen_reward", where),
-                 row_number(row, "rejected_reward", where), row_chance(row, where), row_user(row, where))]
+                 row_number(row, "rejected_reward", where), row_chance(row, where), row_user(row, where),
+                 rejected_prompt=other)]
 
 
 def _is_table(row: dict, weights: dict | None) -> bool:
@@ -286,3 +300,8 @@ FORMATS: dict[str, Format] = {
     "table": Format("prompt, chosen, rejected", _is_table, lambda _: _from_table),
 }
 """By the setting's value, in the order in which `auto` tries them."""
+
+
+def format_of(row: dict, weights: dict[str, float] | None = None) -> str | None:
+    """The format whose columns a row has; None where it has those of none."""
+    return next((name for name, each in FORMATS.items() if each.fits(row, weights)), None)

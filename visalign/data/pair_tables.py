@@ -15,8 +15,9 @@ PAIR_COLUMNS = ("prompt", "chosen", "rejected", "strength", "chosen_reward", "re
 
 
 def save_pairs(pairs: list[PreferencePair], file: Path) -> None:
-    """Write pairs whose images are bytes, atomically."""
-    columns = PAIR_COLUMNS + tuple(name for name in ("user", "sources") if any(getattr(pair, name) for pair in pairs))
+    """Write pairs whose images are bytes, or files named from the table's folder, atomically."""
+    columns = PAIR_COLUMNS + tuple(name for name in ("user", "sources", "rejected_prompt")
+                              if any(getattr(pair, name) for pair in pairs))
     noted = sorted({name for pair in pairs for name in pair.notes})
     table = pa.Table.from_pylist([{name: getattr(pair, name) for name in columns}
                                   | {name: pair.notes.get(name) for name in noted} for pair in pairs])

@@ -29,7 +29,9 @@ class PreferencePair:
     in the data. sources: of an edit, the files of the images that the prompt speaks of; notes: what else is said of it
     (EDIT_NOTES). captions: further prompts of the same media; each visit learns from one of them or from `prompt`.
     origin: the place of its source in `data.sources`. desirable: of a single medium, whether it is good; None where
-    nothing is said.
+    nothing is said. rejected_prompt: of the rejected sample, where it was made for another prompt than the chosen one.
+    label_margin: by how much a reward prefers the chosen one, in log-odds; turned: whether the pair was turned round
+    because of it (label_strength.py).
     """
 
     prompt: str
@@ -47,6 +49,9 @@ class PreferencePair:
     captions: tuple[str, ...] = ()
     origin: int = 0
     desirable: bool | None = None
+    rejected_prompt: str | None = None
+    label_margin: float | None = None
+    turned: bool = False
 
     @property
     def asked(self) -> str:
@@ -58,13 +63,18 @@ class PreferencePair:
         """`captions` with the source images."""
         return tuple(with_sources(caption, self.sources, self.notes) for caption in self.captions)
 
+    @property
+    def rejected_asked(self) -> str | None:
+        """`rejected_prompt` with the source images."""
+        return self.rejected_prompt and with_sources(self.rejected_prompt, self.sources, self.notes)
+
     def source_images(self) -> tuple[Image.Image, ...]:
         """`sources` decoded. Raises UserError naming the row."""
         return tuple(read_source(Path(file), self.where) for file in self.sources)
 
     def sample(self, media: Media) -> Sample:
-        """What rewards see of one of its media."""
-        return edit_sample(self.prompt, media, self.sources, self.notes, self.where)
+        """What rewards see of one of its media; of different prompts they see the rejected one's with both."""
+        return edit_sample(self.rejected_prompt or self.prompt, media, self.sources, self.notes, self.where)
 
     def stored(self) -> tuple[MediaReference, ...]:
         """The chosen medium, and the rejected one where there is one."""
@@ -81,9 +91,10 @@ class PreferencePair:
                                 frames or PAIR_FRAMES) for data in self.stored())
 
     def swapped(self) -> "PreferencePair":
-        """The opposite preference, as strong and as sure; each sample keeps its reward."""
+        """The opposite preference, as strong and as sure; each sample keeps its reward and its prompt."""
+        prompts = {"prompt": self.rejected_prompt, "rejected_prompt": self.prompt} if self.rejected_prompt else {}
         return replace(self, chosen=self.rejected, rejected=self.chosen, chosen_reward=self.rejected_reward,
-                       rejected_reward=self.chosen_reward)
+                       rejected_reward=self.chosen_reward, **prompts)
 
     def size(self) -> Size:
         """(height, width) of the chosen image, from its header. Raises UserError naming the row for what is none."""

@@ -1,7 +1,8 @@
 """Preference data, streamed row by row, so that sets may be larger than memory: from tables (formats.py) or the hub."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from visalign.config import DataSettings
@@ -9,31 +10,39 @@ from visalign.data.captions import folder_rows, holds_captions
 from visalign.data.dimensions import check_weights
 from visalign.data.embedded_edits import EDIT_PAIRS, edit_pair_rows
 from visalign.data.embedded_pairs import PAIRS, drawing_rows
+from visalign.data.embedded_tastes import TASTES, taste_rows
 from visalign.data.formats import Converters
+from visalign.data.label_strength import as_annotated
 from visalign.data.preference_pair import PreferencePair
 from visalign.data.readers import checked
 from visalign.data.rows import BadRow, check_row, shortened, table_rows
 from visalign.data.sources import default_root, has_lists, has_tables, is_table, local_path, table_files
+from visalign.data.thumbs import said_good
 from visalign.errors import UserError, nearest
 from visalign.storage.hub_files import check_hub_dataset, hub_reason
 
-EMBEDDED_PAIRS = {PAIRS: drawing_rows, EDIT_PAIRS: edit_pair_rows}
+EMBEDDED_PAIRS = {PAIRS: drawing_rows, EDIT_PAIRS: edit_pair_rows, TASTES: taste_rows}
 """Sets of pairs that come with visalign."""
 
 
 @dataclass
 class RowCounts:
-    """Rows that are not usable pairs."""
+    """What the rows of a source are: usable pairs and single samples together, and ties.
+
+    labels: of rows of one sample with a label, how many are good (True), bad (False), or neither (None); counted as
+    they are read.
+    """
 
     pairs: int = 0
     ties: int = 0
+    labels: Counter = field(default_factory=Counter)
 
 
 def read_pairs(settings: DataSettings, counts: RowCounts | None = None,
                on_bad_row: Callable[[BadRow], None] | None = None, compared: bool = True,
                again: bool = False, labelled: bool = False) -> Iterator[PreferencePair]:
     """Stream pairs from `settings.path`, or from each of `settings.sources` in turn, as `origin` says; with
-    `settings.swap` each the other way round.
+    `settings.swap` each the other way round, and with `settings.strength` as a reward's columns say.
 
     compared: whether pairs without a rejected half are refused. again: note in `settings.cache` what bytes the tables
     hold, and read no bytes that are known from an earlier time before they are wanted. labelled: give single samples
@@ -42,7 +51,7 @@ def read_pairs(settings: DataSettings, counts: RowCounts | None = None,
     """
     counts = counts if counts is not None else RowCounts()
     for place, source in enumerate(settings.each):
-        own = RowCounts()
+        own = RowCounts(labels=counts.labels)
         for pair in _read_source(source, own, on_bad_row, compared, again, labelled):
             counts.pairs += 1
             pair = replace(pair, origin=place, repeats=pair.repeats * settings.repeats(place))
@@ -63,12 +72,15 @@ def _read_source(settings: DataSettings, counts: RowCounts, on_bad_row: Callable
         try:
             check_row(row)
             found = convert(row, where, roots)
+            if settings.strength and found:
+                found = [as_annotated(pair, row, where, settings.strength) for pair in found]
         except BadRow as error:
             if on_bad_row is None:
                 raise
             on_bad_row(error)
             continue
         counts.ties += found == []
+        counts.labels.update(said_good(row))
         for pair in found or ():
             counts.pairs += 1
             yield pair

@@ -49,6 +49,12 @@ def read_prompts(source: str | Sequence[str], limit: int | None = None) -> list[
     return prompts[:limit]
 
 
+def names_prompts(source: str) -> bool:
+    """Whether a text names one of the sets of prompts that `read_prompts` knows by a word, such as emoji:train."""
+    kind, _, rest = source.partition(":")
+    return bool(rest) and (kind in _SETS or kind in PROMPT_SETS)
+
+
 def count_prompts(source: str | Sequence[str] | None, limit: int | None) -> int:
     """How many `read_prompts` gives; about that many where the source is not known yet (None)."""
     return (limit or 1000) if source is None else len(read_prompts(source, limit))

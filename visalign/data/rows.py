@@ -17,7 +17,8 @@ from visalign.media.video_files import FRAMES_FILE
 
 MediaReference = bytes | TableMedia | str
 """An image or video as stored: its bytes, where in a table they are, or a path."""
-_YES, _NO = {"true", "t", "yes", "y", "1", "1.0"}, {"false", "f", "no", "n", "0", "0.0", "nan", ""}
+YES, NO = {"true", "t", "yes", "y", "1", "1.0"}, {"false", "f", "no", "n", "0", "0.0", "nan", ""}
+"""What a column of yes and no may hold, in lower case."""
 _HASHED = re.compile(r"user-[0-9a-f]{16}")
 
 
@@ -162,9 +163,9 @@ def hashed_user(name: str) -> str:
 def says_yes(row: dict, key: str, where: str) -> bool:
     """Whether a yes-or-no column says yes, also in a spreadsheet's words; no where it is empty or missing."""
     word = str(row.get(key) if row.get(key) is not None else "").strip().lower()
-    if word not in _YES | _NO:
+    if word not in YES | NO:
         raise BadRow(f"{where}: '{key}' is '{shortened(word)}' (allowed: true or false, yes or no, 1 or 0)")
-    return word in _YES
+    return word in YES
 
 
 def row_prompt(row: dict, key: str, where: str) -> str:

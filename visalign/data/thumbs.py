@@ -11,10 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from visalign.config import DataSettings
+from visalign.config.fitting import recipes_for
 from visalign.data.captions import is_captioned
 from visalign.data.dimensions import rated, weighed
 from visalign.data.preference_pair import PreferencePair
-from visalign.data.rows import BadRow, row_user, says_yes
+from visalign.data.rows import NO, YES, BadRow, plain_names, row_user, says_yes
 from visalign.errors import UserError
 
 LABEL = "label"
@@ -26,6 +27,17 @@ def is_thumb(row: dict) -> bool:
     return LABEL in row and is_captioned(row)
 
 
+def said_good(row: dict) -> list[bool | None]:
+    """Whether the one sample of a row is good, None where its label is neither a yes nor a no; [] for other rows."""
+    row = plain_names(row, frozenset((LABEL,)))
+    alone = row.get("chosen") and not row.get("rejected")
+    if LABEL not in row or not (is_captioned(row) or alone):
+        return []
+    word = str(row[LABEL]).strip().lower()
+    word = _WORDS.get(word, word)
+    return [True if word in YES else False if word and word in NO - {"nan"} else None]
+
+
 def row_label(row: dict, where: str) -> bool:
     """Whether a row's sample is good. Raises BadRow where it does not say so."""
     value = row.get(LABEL)
@@ -33,7 +45,7 @@ def row_label(row: dict, where: str) -> bool:
     if not word or word == "nan":
         raise BadRow(f"{where}: '{LABEL}' is {'empty' if LABEL in row else 'missing'}; true or false says whether the "
                      "one sample of this row is good (or give pairs: prompt, chosen, rejected; or ratings with "
-                     "data.good_from)")
+                     f"data.good_from; of good samples alone take {recipes_for('images')})")
     return says_yes({LABEL: _WORDS.get(word, word)}, LABEL, where)
 
 
@@ -48,8 +60,9 @@ def singles(pair: PreferencePair) -> list[PreferencePair]:
     """A pair as a good sample and a bad one; a single sample as it is."""
     if pair.rejected is None:
         return [pair]
-    alone = replace(pair, rejected=None, chosen_reward=None, rejected_reward=None)
-    return [replace(alone, desirable=True), replace(alone, chosen=pair.rejected, desirable=False)]
+    alone = replace(pair, rejected=None, chosen_reward=None, rejected_reward=None, rejected_prompt=None)
+    return [replace(alone, desirable=True),
+            replace(alone, prompt=pair.rejected_prompt or pair.prompt, chosen=pair.rejected, desirable=False)]
 
 
 class RatedThumbs:
@@ -72,5 +85,5 @@ def check_both_kinds(labels: Counter, named: str, settings: DataSettings) -> Non
     cut = " among those that data.max_pairs reads" * (settings.max_pairs is not None)
     threshold = "" if settings.good_from is None else f" with data.good_from {settings.good_from:g}"
     raise UserError(f"{named}: all {labels.total()} samples{cut} are {kind}{threshold}, and this objective learns from "
-                    f"good ones and bad ones together; add {other} ones, or take objective.name=sft for good ones "
-                    "alone")
+                    f"good ones and bad ones together; add {other} ones"
+                    + (f", or take {recipes_for('images')} for good ones alone" if labels[True] else ""))

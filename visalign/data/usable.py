@@ -3,18 +3,22 @@
 import itertools
 import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
 from visalign.config import DataSettings
+from visalign.config.fitting import recipes_for
 from visalign.data.goals import check_has_rewards
+from visalign.data.label_strength import say_what_was_turned
 from visalign.data.preference_pair import PreferencePair
 from visalign.data.preferences import RowCounts, is_local, read_pairs
 from visalign.data.rows import MediaReference
 from visalign.data.table_media import TableMedia
 from visalign.data.thumbs import check_both_kinds
+from visalign.data.users import check_users
 from visalign.errors import UserError, notice
 from visalign.media.image_files import BROKEN_IMAGE, decode_image, open_image
 from visalign.media.kinds import is_video
@@ -77,34 +81,41 @@ class FoundPairs(NamedTuple):
     texts: int = 0
 
 
-def check_pair_sources(settings: DataSettings, compared: bool = True, labelled: bool = False) -> FoundPairs:
+def check_pair_sources(settings: DataSettings, compared: bool = True, labelled: bool = False,
+                       each: Callable[[PreferencePair], None] | None = None) -> FoundPairs:
     """Read every row and the beginning of every image (of those that lie in a table, the first `PROBED` pairs'), of a
     hub set only those of the first pair.
 
-    compared: whether the objective learns from both images; labelled: from good and bad ones apart. Raises UserError
+    compared: whether the objective learns from both images; labelled: from good and bad ones apart. each: raises
+    UserError for a pair that the run cannot learn from, which nothing leaves out. Raises UserError
     for every mistake that can be found before anything is loaded.
     """
     broken, prompts, sizes, pairs = BrokenRows(settings, 20), {}, [], 0
     texts: set[tuple] = set()
     labels: Counter = Counter()
+    of_users: Counter = Counter()
     local = all([is_local(source) for source in settings.each])
     for place, source in enumerate(settings.each):
-        found = _check_source(source, broken, compared, texts, labels if labelled else None)
+        found = _check_source(source, broken, compared, texts, labels if labelled else None, of_users, each)
         sizes.append(found.sizes[0] * settings.repeats(place))
         pairs += found.pairs
         prompts |= dict.fromkeys(() if settings.is_prior(place) else found.prompts)
     broken.check(pairs)
     if labelled and local:
         check_both_kinds(labels, f"data {settings.named}", settings)
+    if settings.users and local:
+        check_users(of_users, settings.users, settings.named)
     return FoundPairs(list(prompts), sizes, pairs, len(texts)) if local else FoundPairs([], [])
 
 
 def _check_source(settings: DataSettings, broken: BrokenRows, compared: bool, texts: set[tuple],
-                  labels: Counter | None) -> FoundPairs:
-    """One source alone; `texts` gets its prompts, each with the goals that are asked for, and `labels`, where single
-    samples are wanted, how many are good."""
-    prompts, pairs, same, repeated = {}, 0, 0, 0
-    found = itertools.islice(read_pairs(settings, RowCounts(), broken.note, compared, again=True,
+                  labels: Counter | None, of_users: Counter,
+                  each: Callable[[PreferencePair], None] | None) -> FoundPairs:
+    """One source alone; `texts` gets its prompts, each with the goals that are asked for, `labels`, where single
+    samples are wanted, how many are good, and `of_users`, where users are, how many pairs each has of each prompt."""
+    prompts, pairs, same, repeated, turned, unknown = {}, 0, 0, 0, 0, 0
+    counts = RowCounts()
+    found = itertools.islice(read_pairs(settings, counts, broken.note, compared, again=True,
                                         labelled=labels is not None),
                              None if is_local(settings) else 1)
     try:
@@ -116,10 +127,16 @@ def _check_source(settings: DataSettings, broken: BrokenRows, compared: bool, te
             except UserError as error:
                 broken.note(error)
                 continue
+            if each:
+                each(pair)
             prompts[pair.asked] = None
-            texts |= {(text, goal) for text in (pair.asked, *pair.asked_otherwise) for goal in _goals(pair, settings)}
+            texts |= {(text, goal) for text in filter(None, (
+                pair.asked, pair.rejected_asked, *pair.asked_otherwise)) for goal in _goals(pair, settings)}
             pairs, same = pairs + 1, same + (pair.chosen == pair.rejected)
-            repeated += pair.repeats
+            repeated, turned = repeated + pair.repeats, turned + pair.turned
+            unknown += pair.label_margin is None
+            if settings.users:
+                of_users[pair.user, pair.asked] += 1
             if labels is not None:
                 labels[pair.desirable] += 1
     except UserError:
@@ -127,6 +144,12 @@ def _check_source(settings: DataSettings, broken: BrokenRows, compared: bool, te
         raise
     if compared and pairs:
         check_different(f"data {settings.path}", pairs, same)
+    if settings.strength and pairs and is_local(settings):
+        say_what_was_turned(settings.strength, pairs, turned, unknown)
+    good, bad = counts.labels[True], counts.labels[False]
+    if labels is None and good and bad:
+        notice(f"data {settings.path}: its column label says that {bad} of {good + bad} samples are bad, and this "
+               f"objective learns from all alike; to tell them apart take {recipes_for('thumbs')}")
     return FoundPairs(list(prompts), [repeated], pairs)
 
 
@@ -138,6 +161,13 @@ def _goals(pair: PreferencePair, settings: DataSettings) -> tuple:
         return (f"{pair.where}, chosen", f"{pair.where}, rejected")
     check_has_rewards(pair, SCORED)
     return pair.chosen_reward, pair.rejected_reward
+
+
+def check_rewarded(pair: Any) -> None:
+    """Raise UserError for a pair, of images or as it is encoded, that does not say how good both samples are."""
+    if None in (pair.chosen_reward, pair.rejected_reward):
+        raise UserError(f"{pair.where}: this objective needs rewards; give columns chosen_reward and rejected_reward, "
+                        f"or set data.score_with, or learn from which is better alone: {recipes_for('pairs')}")
 
 
 def check_different(source: str, pairs: int, same: int) -> None:

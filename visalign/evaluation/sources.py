@@ -1,8 +1,9 @@
 """What can be measured: a folder of generations or a manifest, a run, a checkpoint of one, a pipeline, or MODEL+LORA.
 
-Generations are used as they are. The others are sampled on the same prompts and seeds. Of a language model's run the
-answers are used that it gave at its held-out measurements, which are of the same prompts and seeds by themselves;
-language/answer_sources.py has language models that are asked.
+Generations are used as they are. The others are sampled on the same prompts and seeds, guided away from a negative
+adapter where the source ends with one (source_words.py). Of a language model's run the answers are used that it gave at
+its held-out measurements, which are of the same prompts and seeds by themselves; language/answer_sources.py has
+language models that are asked.
 """
 
 import functools
@@ -17,13 +18,16 @@ from visalign.data.generations import Entry, find_generations
 from visalign.data.sources import is_table
 from visalign.data.text_generations import TextEntry
 from visalign.errors import UserError
+from visalign.evaluation.source_words import SourceWords, parse_source
 from visalign.generators import load_generator, locate_model
 from visalign.generators.base import Generator
 from visalign.generators.files.sketching import check_adapter
 from visalign.generators.lora.files import find_lora
+from visalign.generators.users import USER_FILES
 from visalign.media.kinds import is_image_name, is_video_name
 from visalign.media.source_images import content_of, put_into
-from visalign.sampling.folder import write_generations
+from visalign.sampling.folder import Negative, write_generations
+from visalign.sampling.users import USERS_FILE, load_for_user, of_its_users
 from visalign.storage.checkpoint_files import load_policy, step_of
 from visalign.storage.files import written
 from visalign.storage.old_names import read_run_settings
@@ -74,9 +78,10 @@ class AnswerPlan:
 @dataclass(frozen=True)
 class SampleSource:
     """One side of a comparison. load(device): loads its generator; None for existing generations. identity: what
-    determines its samples. step: of a run's checkpoint. texts: whether existing generations are texts. model, adapter:
-    what `load` loads, where that is a model with or without a LoRA, so that several sources may share one model in
-    memory. asking: what prompts are put into for its generator, as `identity` says, too."""
+    determines its samples. step: of a run's checkpoint. texts: whether existing generations are texts. model, adapter,
+    negative: what `load` loads, where that is a model with or without a LoRA and a negative adapter, so that several
+    sources may share one model in memory. asking: what prompts are put into for its generator, as `identity` says,
+    too."""
 
     name: str
     source: str
@@ -87,6 +92,7 @@ class SampleSource:
     model: ModelSettings | None = None
     adapter: Path | None = None
     asking: str | None = None
+    negative: Negative | None = None
 
     @property
     def sampled(self) -> bool:
@@ -97,6 +103,23 @@ class SampleSource:
         """Raise UserError for a prompt that its model cannot take, where that is known before it is loaded."""
         if self.model:
             locate_model(self.model).family.check_prompts(prompts, where)
+
+    def check_scale(self, guidance_scale: float) -> None:
+        """Raise UserError where it has a negative adapter and this guidance scale no branch for one."""
+        if self.negative:
+            try:
+                self.negative.check_scale(guidance_scale)
+            except UserError as error:
+                raise UserError(f"{self.name}: {error}") from None
+
+    def away_from(self, negative: Negative | None) -> "SampleSource":
+        """The same model and LoRA, guided away from another negative adapter, or as usual. Raises UserError for one
+        that does not fit, and where this is no model."""
+        if self.model is None:
+            raise UserError(f"{self.name} is a folder or a checkpoint, which takes no negative adapter; leave it out.")
+        own = model_source(self.name, self.model, self.adapter, negative)
+        asked = {"asking": self.asking} if self.asking else {}
+        return replace(own, source=self.source, asking=self.asking, identity=own.identity | asked)
 
     def given(self, prompts: list[str]) -> list[str]:
         """Prompts as its generator is given them."""
@@ -125,26 +148,36 @@ def holds_plan(folder: Path, identity: dict, plan) -> bool:
 
 
 def source_of(name: str, source: str, like: ModelSettings | None = None) -> SampleSource:
-    """Recognise `source`: see above, or MODEL+LORA. Raises UserError when it cannot be measured.
+    """Recognise `source` (`parse_source`): see above. Raises UserError when it cannot be measured.
 
     like: the model of a run it is compared with; a pipeline is loaded with the same settings.
     """
-    path = Path(source).expanduser()
+    words = parse_source(source)
+    path = words.path
     if (path / "state.json").is_file() and (path / "trainable.safetensors").is_file():
-        return checkpoint_source(name, path)
+        return _without_negative(words, "a checkpoint", checkpoint_source(name, path))
     if (path / "config.yaml").is_file() and (path / "checkpoints").is_dir():
-        return language_sources(path, name)[-1] if is_language_run(path) else run_source(name, path)
+        if is_language_run(path):
+            return _without_negative(words, "a language model's run", language_sources(path, name)[-1])
+        return replace(run_source(name, path, words.negative), source=source)
     if (path.is_dir() and not (path / "model_index.json").is_file()) or is_table(path) or (
             path.is_file() and (is_image_name(path) or is_video_name(path))):
-        texts = isinstance(find_generations(source)[0], TextEntry)
-        return SampleSource(name, source, None, {"source": str(path.resolve())}, texts=texts)
-    wanted, plus, lora = (source, "", "") if path.exists() else source.partition("+")
-    model = _like(wanted, like.without_loras()) if like else model_of(wanted)
+        texts = isinstance(find_generations(words.source)[0], TextEntry)
+        return _without_negative(words, "generations that are there", SampleSource(
+            name, source, None, {"source": str(path.resolve())}, texts=texts))
+    model = _like(words.source, like.without_loras()) if like else model_of(words.source)
     locate_model(model)
-    adapter = Path(lora).expanduser() if plus else None
-    if adapter:
-        check_adapter(model, adapter)
-    return replace(model_source(name, model, adapter), source=source)
+    if words.lora:
+        check_adapter(model, words.lora)
+    return replace(model_source(name, model, words.lora, words.negative), source=source)
+
+
+def _without_negative(words: SourceWords, kind: str, found: SampleSource) -> SampleSource:
+    """Raise UserError where a source of this kind is given a negative adapter."""
+    if words.negative:
+        raise UserError(f"{words.text}: {words.source} is {kind}; a negative adapter is for an image or video model "
+                        "that is sampled: a pipeline, MODEL+LORA or a finished run")
+    return found
 
 
 def _like(source: str, model: ModelSettings) -> ModelSettings:
@@ -153,18 +186,27 @@ def _like(source: str, model: ModelSettings) -> ModelSettings:
     return model.model_copy(update={"source": source} | ({} if same else _WHOLE))
 
 
-def model_source(name: str, model: ModelSettings, adapter: Path | None = None) -> SampleSource:
-    """A model, or one with a LoRA file or folder."""
+def model_source(name: str, model: ModelSettings, adapter: Path | None = None,
+                 negative: Negative | None = None) -> SampleSource:
+    """A model, or one with a LoRA file or folder. negative: what it is guided away from; UserError where that does not
+    fit."""
+    if negative:
+        negative.check_fit(model, adapter)
+
     def load(device: str) -> Generator:
         generator = load_generator(model, device)
         if adapter:
             generator.load_adapter(adapter)
+        if negative:
+            generator.load_negative_adapter(negative.lora, negative.less)
         return generator
 
     identity = {"model": model.model_dump(mode="json")}
     if adapter:
         identity |= {"adapter": str(adapter.resolve()), "written": find_lora(adapter).stat().st_mtime_ns}
-    return SampleSource(name, model.source, load, identity, model=model, adapter=adapter)
+    if negative:
+        identity |= negative.identity()
+    return SampleSource(name, model.source, load, identity, model=model, adapter=adapter, negative=negative)
 
 
 def is_language_run(folder: Path) -> bool:
@@ -213,8 +255,8 @@ def _asked(source: SampleSource, config: OfflineConfig | OnlineConfig) -> Sample
     return replace(source, asking=asking, identity=source.identity | {"asking": asking})
 
 
-def run_source(name: str, run: Path) -> SampleSource:
-    """A finished run's export, which holds the LoRAs that the run began with."""
+def run_source(name: str, run: Path, negative: Negative | None = None) -> SampleSource:
+    """A finished run's export, which holds the LoRAs that the run began with, guided away from a negative adapter."""
     config, export = run_config(run), run / "export"
     model = config.model.without_loras()
     if not export.is_dir():
@@ -222,8 +264,22 @@ def run_source(name: str, run: Path) -> SampleSource:
                         "--checkpoints all")
     if config.model.tuning == "full":
         whole = model.model_copy(update=_WHOLE | {"source": str(export / "pipeline")})
-        return _asked(model_source(name, whole), config)
-    return _asked(replace(model_source(name, model, export), source=str(run)), config)
+        return _asked(model_source(name, whole, negative=negative), config)
+    if config.model.tuning == "user":
+        if negative:
+            raise UserError(f"run {run}: learnt who prefers what, and an adapter of users takes no negative adapter "
+                            "beside it; leave it out")
+        return _asked(_users_source(name, run, model), config)
+    return _asked(model_source(name, model, export, negative), config)
+
+
+def _users_source(name: str, run: Path, model: ModelSettings) -> SampleSource:
+    """A finished run's adapter of users, sampled for those it learnt from, in turn."""
+    def load(device: str) -> Generator:
+        return of_its_users(load_for_user(model, run, None, device), run)
+
+    stamps = [file.stat().st_mtime_ns for file in (run / "export" / USER_FILES[0], run / USERS_FILE)]
+    return SampleSource(name, str(run), load, {"model": model.model_dump(mode="json"), "users in turn": stamps})
 
 
 def checkpoint_source(name: str, folder: Path) -> SampleSource:
@@ -233,10 +289,11 @@ def checkpoint_source(name: str, folder: Path) -> SampleSource:
     def load(device: str) -> Generator:
         generator = load_generator(config.model, device)
         generator.make_trainable(config.model.tuning, reference=config.model.reference,
+                                 user_features=config.model.user_features,
                                  **dict(config.model.lora) | {"dropout": 0.0})
         load_policy(generator.trainable_parameters(), folder)
         generator.denoiser.eval()
-        return generator
+        return of_its_users(generator, folder.parents[1]) if config.model.tuning == "user" else generator
 
     stamp = (folder / "trainable.safetensors").stat().st_mtime_ns
     identity = {"checkpoint": str(folder.resolve()), "weights": stamp}

@@ -23,6 +23,7 @@ from visalign.generators.schedulers import trained_process
 from visalign.generators.shape import Shape
 from visalign.generators.sizes import Sized
 from visalign.generators.tunable import Tunable
+from visalign.generators.users import USER
 from visalign.media.samples import Media, Video, to_pixels
 from visalign.media.source_images import SEPARATOR, SourceCount, sources_key, split_prompt, words_of
 from visalign.processes import Diffusion, Flow
@@ -32,7 +33,8 @@ VAE_PIXELS = 2**21
 """Pixels of all frames that pass through the VAE together: 2 images of 1024x1024, for which SDXL's takes 6 GiB."""
 
 Conditioning = dict[str, Tensor]
-"""Everything that the network takes beside latents, time and guidance, by the names of its arguments, batch first."""
+"""Everything that the network takes beside latents, time and guidance, by the names of its arguments, batch first; and
+USER, where it is told of one."""
 
 
 @dataclass(frozen=True)
@@ -226,7 +228,11 @@ class Generator(Tunable, Sized, ManySizes):
     def _called(self, network: nn.Module, latents: Tensor, t: Tensor, conditioning: Conditioning,
                 scale: float | None = None) -> Tensor:
         scales = torch.full((len(t),), self.default_guidance_scale if scale is None else scale, device=latents.device)
-        return self.replay.predictions(lambda arguments: network(**arguments), latents, t, conditioning, scales,
+        def call(arguments: dict[str, Any], own: Conditioning):
+            with self.for_user(own.get(USER)):
+                return network(**arguments)
+
+        return self.replay.predictions(call, latents, t, conditioning, scales,
                                        self._dtype_of(getattr(network, "module", network)))
 
     def _dtype_of(self, network: nn.Module) -> torch.dtype:
@@ -331,7 +337,7 @@ class Generator(Tunable, Sized, ManySizes):
             batch = prompts[start:start + batch_size]
             options = self.call.options(batch, seeds=seeds[start:start + batch_size], steps=steps,
                                         scale=guidance_scale, negative=negative_prompt)
-            with memory_told("sampling"), self.arithmetic(), self._branches(len(batch), on_step) as told, \
+            with memory_told("sampling"), self.arithmetic(), self._branches(batch, guidance_scale, on_step) as told, \
                     final_latents(self.pipeline, told) as last:
                 self.call(**options)
             latents = self.conventions.from_rule(last.latents.float())
@@ -340,16 +346,24 @@ class Generator(Tunable, Sized, ManySizes):
             yield self.decode(latents)
 
     @contextlib.contextmanager
-    def _branches(self, count: int, on_step: OnStep | None) -> Iterator[OnStep | None]:
-        """Within it the pipeline's two branches of guidance have their own adapters, where there is a negative one;
+    def _branches(self, batch: list[str], scale: float, on_step: OnStep | None) -> Iterator[OnStep | None]:
+        """Within it the pipeline's two branches of guidance have their own adapters and users, where there are any;
         gives what is to be called in place of `on_step`."""
-        if self.negative_branch is None:
-            yield on_step
-            return
-        with self.negative_branch.sampling(count, self.conventions.wanted_place) as after_step:
+        place = self.conventions.wanted_place
+        with contextlib.ExitStack() as stack:
+            followed = []
+            if self.negative_branch is not None:
+                followed.append(stack.enter_context(self.negative_branch.sampling(len(batch), place)))
+            if self.user_term is not None and self.user_of is not None:
+                tokens = torch.stack([self.user_of(prompt) for prompt in batch]).to(self.device)
+                guided = self.conventions.guidance is not None and scale > 1
+                followed.append(stack.enter_context(self.user_term.sampling(self.networks().values(), tokens,
+                                                                            place if guided else None)))
+
             def told(done: int, steps: int) -> None:
-                after_step()
+                for after_step in followed:
+                    after_step()
                 if on_step is not None:
                     on_step(done, steps)
 
-            yield told
+            yield told if followed else on_step

@@ -2,7 +2,7 @@
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -47,6 +47,12 @@ from visalign.generators.lora.layers import (
 from visalign.generators.lora.matching import fit_lora
 from visalign.generators.lora.negative import NEGATIVE, NegativeBranch, check_beside, check_negative
 from visalign.generators.observe.conventions import Conventions
+from visalign.generators.users import (
+    UserTerm,
+    put_user_weights,
+    read_user_adapter,
+    user_width,
+)
 
 
 class Tunable:
@@ -57,6 +63,7 @@ class Tunable:
     """
 
     denoiser_name: ClassVar[str]
+    modality: ClassVar[str]
     lora_targets: ClassVar[tuple[str, ...] | None] = None
     trained_in_training_mode: ClassVar[tuple[str, ...]] = ()  # classes of layers that else give no gradient
     recomputes_wrongly: ClassVar[bool] = False  # whether diffusers' gradient checkpointing changes its output
@@ -71,8 +78,10 @@ class Tunable:
     offload: str = "none"
     streams_blocks = False  # its own network's; that of the reference is another
     negative_branch: NegativeBranch | None = None
+    user_term: UserTerm | None = None
+    user_of: Callable[[str], Tensor] | None = None  # who `sample` is for, by the prompt: tokens [N, width]
     _reference_adapters: tuple[str, ...] = (HELD, START)
-    _tuned: list[nn.Module]  # the layers with adapters, once there is a trained one
+    _tuned: Sequence[nn.Module] = ()  # the layers with adapters, once something beside or below them is trained
     _frozen_copy: nn.Module | None = None
     _last_pass: tuple | None = None  # size and arguments of the newest prediction with gradients
     _in_reference = False
@@ -97,7 +106,7 @@ class Tunable:
 
         With `model.reference: base` it is without any LoRA.
         """
-        layers = self._tuned if self.tuning == "lora" else ()
+        layers = self._tuned
         switch_adapters(layers, self._reference_adapters)
         self._in_reference = True
         try:
@@ -133,27 +142,31 @@ class Tunable:
         switch_dropout(self.denoiser, on)
 
     def make_trainable(self, tuning: str, *, reference: str = "start", gradient_checkpointing: bool = False,
-                       compiled: bool = False, **lora: Any) -> list[Tensor]:
-        """Add an adapter, or unfreeze all weights and keep a frozen copy; returns the trainable parameters.
+                       compiled: bool = False, user_features: str | None = None, **lora: Any) -> list[Tensor]:
+        """Add an adapter, of a LoRA or of users, or unfreeze all weights and keep a frozen copy; returns the trainable
+        parameters.
 
-        lora: settings of LoraSettings; an adapter that was put on to start from decides them. reference: see
-        ModelSettings. Raises UserError when no module matches `targets`.
+        lora: settings of LoraSettings; an adapter that was put on to start from decides them. reference, user_features:
+        see ModelSettings. Raises UserError when no module matches `targets`, or none can be told of a user.
         """
         self.tuning = tuning
         self._reference_adapters = (HELD, START) if reference == "start" else ()
         if tuning == "lora":
             self._add_trained(LoraSettings(**lora))
             self._tuned = [layer for _, layer in tuner_layers(self.denoiser)]
+        elif tuning == "user":
+            self._add_users(user_width(user_features, self.modality))
         else:
             self._unfreeze(reference)
         put_in_training_mode(self.denoiser, self.trained_in_training_mode)
         for network in (self.denoiser, self._frozen_copy) if compiled else ():
             if network is not None:
                 compile_blocks(network)
+        again = contextlib.nullcontext if self.user_term is None else self.user_term.again
         if gradient_checkpointing and self.recomputes_wrongly:
-            recompute_blocks(self.blocks(), self.attention)
+            recompute_blocks(self.blocks(), self.attention, again)
         elif gradient_checkpointing:
-            self.denoiser.enable_gradient_checkpointing(recomputing(self.attention))
+            self.denoiser.enable_gradient_checkpointing(recomputing(self.attention, again))
         return [p for _, p in self.trainable_parameters()]
 
     def _add_trained(self, lora: LoraSettings) -> None:
@@ -166,6 +179,17 @@ class Tunable:
             if layers:
                 attach(self.networks()[part], layers, TRAINED, lora.dropout)
         activate(self.denoiser, (HELD, TRAINED))
+
+    def _add_users(self, width: int) -> None:
+        """What an adapter of users has beside the network."""
+        self._refuse_where_streamed("model.tuning user")
+        self.user_term = UserTerm(self.denoiser, width, type(self.pipeline).__name__)
+
+    def for_user(self, tokens: Tensor | None) -> contextlib.AbstractContextManager[None]:
+        """Within it passes are for the users of these tokens [B, N, width]; the reference knows none."""
+        if self.user_term is None:
+            return contextlib.nullcontext()
+        return self.user_term.told(None if self._in_reference else tokens)
 
     def _unfreeze(self, reference: str) -> None:
         """LoRAs below become part of the weights, in single precision; the reference is a copy with or without them."""
@@ -242,6 +266,23 @@ class Tunable:
         if changes_nothing(found):
             tqdm.write(f"lora {path}: all its products are 0, so it changes nothing")
 
+    def load_user_adapter(self, path: Path) -> None:
+        """Load what a run with model.tuning user exported, for sampling; `user_of` says for whom.
+
+        Raises UserError, leaving the model unchanged, unless it fits.
+        """
+        if self.user_term is not None:
+            raise UserError(f"user adapter {path}: the model has one already")
+        term = UserTerm(self.denoiser, read_user_adapter(path).width, type(self.pipeline).__name__)
+        try:
+            put_user_weights(term, path)
+        except UserError:
+            term.remove()
+            raise
+        for weight in term.weights().values():
+            weight.requires_grad_(False)
+        self.user_term = term
+
     def load_negative_adapter(self, path: Path, less: float = 0.0) -> None:
         """Let guidance lead away from what a LoRA's folder or file predicts; after all others are loaded.
 
@@ -276,15 +317,22 @@ class Tunable:
                 keep_adapters(network, [name for name in adapters_of(network) if name != NEGATIVE])
 
     def unload_adapter(self) -> None:
-        """Remove what `load_adapter` and `load_negative_adapter` loaded."""
+        """Remove what was loaded to sample: LoRAs, the negative one, and a user adapter."""
         self.unload_negative_adapter()
+        if self.user_term is not None:
+            self.user_term.remove()
+            self.user_term = self.user_of = None
         for network in self._adapted().values():
             keep_adapters(network, (HELD, START))
 
     def set_adapter_strength(self, strength: float) -> None:
-        """Scale every adapter that was loaded or trained: 1 is as trained, 0 the model without it."""
+        """Scale every adapter that was loaded or trained, a negative one too: 1 is as trained, 0 the model without it.
+        """
+        if self.user_term is not None:
+            self.user_term.strength = strength
         idle = START if self.tuning == "lora" else TRAINED
-        for network in self._adapted().values():
-            scale_adapters(network, strength)
-            activate(network, [name for name in adapters_of(network)
-                               if name != idle and (strength or name in (HELD, START))])
+        with self.negative_branch.aside() if self.negative_branch else contextlib.nullcontext():
+            for network in self._adapted().values():
+                scale_adapters(network, strength)
+                activate(network, [name for name in adapters_of(network)
+                                   if name != idle and (strength or name in (HELD, START))])

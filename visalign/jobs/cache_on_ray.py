@@ -17,8 +17,8 @@ from visalign.errors import UserError
 from visalign.generators import load_generator
 from visalign.generators.bucket_sizes import buckets_of
 from visalign.jobs.make_cache import CacheContent, check_cache, make_cache
+from visalign.jobs.offline_checks import wanted
 from visalign.jobs.on_ray import RaySettings, Work, WorkerShare, run_partitions
-from visalign.jobs.training_setup import wanted
 from visalign.parallel.ray_cluster import check_ray
 from visalign.sampling.encoding_cache import EncodingCache
 from visalign.storage.shards import ShardStore

@@ -71,13 +71,14 @@ def room(config: OfflineConfig | OnlineConfig, generator: Generator) -> dict[str
     whole = sum(p.numel() for p in named) + sum(p.numel() for m in generator.frozen_modules() for p in m.parameters())
     objective = build_objective(config.objective, loop=config.loop)
     each = 4 + MOMENTS[config.optim.name] + 4 * bool(config.optim.ema_decay) + 4 * ("old" in objective.needs)
+    each += 4 * config.data.selves.most(config.train.steps) if "own" in objective.needs else 0
     kept = _checkpoints(config) + 1  # the next is written before the oldest goes
     evaluation, shape = config.eval, generator.shape
     looks = 2 + (config.train.steps // evaluation.every if evaluation.every else 0)
     prompts = count_prompts(evaluation.prompts, evaluation.max_prompts)
     pixels = 3 * shape.height * shape.width * (shape.frames or 1)
     export = whole if config.model.tuning == "full" else learning
-    best = 4 * learning * (config.guard.action == "rollback")
+    best = 4 * learning * (config.guard.action == "rollback" or bool(evaluation.keep_best))
     one_file = whole * single_file_width(config) if config.model.tuning == "full" else 0
     return {"for checkpoints": math.ceil(kept * each * learning), "for the export": 4 * export + best + one_file,
             "for samples": looks * prompts * evaluation.samples_per_prompt * pixels}

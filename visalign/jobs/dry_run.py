@@ -11,12 +11,12 @@ from visalign.jobs.cards import find_card
 from visalign.jobs.disk_estimate import cache_room, room
 from visalign.jobs.memory_sizes import PassSizes
 from visalign.jobs.memory_words import fitted, memory_table
+from visalign.jobs.offline_checks import images_by_size
 from visalign.jobs.train import check_training, completed, measured_on
-from visalign.jobs.training_setup import images_by_size
 from visalign.parallel.opening import check_configuration
 from visalign.storage.files import size_in_words
 from visalign.storage.yaml_files import dump_yaml
-from visalign.trainers.cost import sample_passes
+from visalign.trainers.cost import own_passes, sample_passes
 from visalign.trainers.guard import interval_of
 from visalign.trainers.offline.sides import mixture_lines
 from visalign.trainers.opening import check_sharded
@@ -76,13 +76,15 @@ def _buckets(config: OfflineConfig | OnlineConfig, generator: Generator) -> list
 
 def _offline_work(config: OfflineConfig, objective) -> list[str]:
     train = config.train
-    sides = "chosen and rejected" if "rejected" in objective.needs else "each sample" if (
+    sides = " and ".join(objective.sides) if len(objective.sides) > 1 else "each sample" if (
         "desirable" in objective.needs) else "chosen"
     passes = f"policy on {sides}"
     states, own = objective.passes.with_gradient, objective.passes.without - ("reference" in objective.needs)
     passes += f" at {states} states of each" * (states > 1)
     passes += ", reference without gradient" if "reference" in objective.needs else ""
     passes += f", {own} more without gradient" * (own > 0)
+    drawn = own_passes(config, objective)
+    passes += f", and {drawn} for each prompt and earlier self to draw its sample" * (drawn > 0)
     batch = train.batch_size * train.gradient_accumulation
     return [f"passes of a step      {passes}", f"optimiser steps       {train.steps}",
             f"effective batch       {batch} pairs a process ({train.batch_size} x {train.gradient_accumulation} "

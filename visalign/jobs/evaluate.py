@@ -10,6 +10,7 @@ from visalign.errors import UserError
 from visalign.evaluation.compare import Options, Results, compare_models
 from visalign.evaluation.medium import TEXT, VISUAL
 from visalign.evaluation.results import write_results
+from visalign.evaluation.source_words import AWAY_FROM, parse_source
 from visalign.evaluation.sources import (
     AnswerPlan,
     SampleSource,
@@ -58,12 +59,19 @@ class EvaluationRequest:
 
 
 def evaluate_source(source: str, asked: EvaluationRequest, out: Path, checkpoints: str = "last") -> Results:
-    """A run or checkpoint against its untrained model, or any other source alone; writes the results and the page.
+    """A run or checkpoint against its untrained model, a source with a negative adapter against the same without it, or
+    any other source alone; writes the results and the page.
 
     checkpoints: `last`, or `all` of those a run has kept. Raises UserError for what the user can fix.
     """
-    path = Path(source).expanduser()
+    words = parse_source(source)
+    path = words.path
     run = run_of(path)
+    if words.negative:
+        if checkpoints == "all":
+            raise UserError(f"evaluate {source}: --checkpoints all measures a run alone; leave {AWAY_FROM} and what "
+                            "follows out")
+        return compare_sources({"plain": source.partition(AWAY_FROM)[0], "away": source}, asked, out)
     if checkpoints == "all" and (run is None or run != path):
         raise UserError(f"evaluate {source}: --checkpoints all needs the folder of a run")
     if run is not None and is_language_run(run):
@@ -117,7 +125,7 @@ def sources_of(named: dict[str, str], settings: tuple[str, ...] = (),
     settings: `key=value` of the models, where no run brings its own. asked: whether runs of language models are asked,
     as they are beside a language model, rather than their held-out answers used. Raises UserError.
     """
-    runs = [run for source in named.values() if (run := run_of(Path(source).expanduser()))]
+    runs = [run for source in named.values() if (run := run_of(parse_source(source).path))]
     config = run_config(runs[0]) if runs else None
     models = {name for name, source in named.items() if is_language_model(source)}
     if asked or models:
@@ -134,11 +142,12 @@ def model_for(sources: list[str], settings: tuple[str, ...]) -> ModelSettings | 
 
     None where nothing is said. Raises UserError when both say something.
     """
-    runs = (run for source in sources if (run := run_of(Path(source).expanduser())))
+    words = [parse_source(source) for source in sources]
+    runs = (run for each in words if (run := run_of(each.path)))
     run = next((run for run in runs if not is_language_run(run)), None)
     if run and settings:
         raise UserError(f"set {settings[0]}: {run} is a run and brings its own model settings; leave --set out")
-    return run_config(run).model if run else model_of(sources[0], settings) if settings else None
+    return run_config(run).model if run else model_of(words[0].source, settings) if settings else None
 
 
 def read_names(given: tuple[str, ...], verb: str) -> dict[str, str]:
@@ -194,7 +203,10 @@ def plan_for(sources: list[SampleSource], asked: EvaluationRequest,
         kinds = [f"{each.name} makes {'texts' if each.texts else 'images or videos'}" for each in (sampled, odd)]
         raise UserError(f"{' and '.join(kinds)}, which cannot be compared")
     if not sampled.texts:
-        return sampling_plan_of(asked, config, sampled.model)
+        plan = sampling_plan_of(asked, config, sampled.model)
+        for source in sources:
+            source.check_scale(plan.guidance_scale)
+        return plan
     for name in ("steps", "guidance_scale"):
         if getattr(asked, name) is not None:
             raise UserError(f"{name}: is of image and video models, not of a language model; leave it out")

@@ -15,7 +15,7 @@ from visalign.generators.bucket_sizes import buckets_of
 from visalign.generators.files.locating import locate_model
 from visalign.generators.files.sketching import empty_generator
 from visalign.jobs.disk_estimate import check_cache_room
-from visalign.jobs.training_setup import check_offline, compares, wanted
+from visalign.jobs.offline_checks import check_offline, compares, wanted
 from visalign.sampling.encoding_cache import EncodingCache
 from visalign.trainers.offline.encoded_pairs import asks_without_prompt, check_items, empty_keys, encode_pairs
 from visalign.trainers.opening import open_accelerator
@@ -34,7 +34,7 @@ class CacheContent(NamedTuple):
 
 def check_cache(config: OfflineConfig) -> FoundPairs:
     """What is known of the recipe's pairs. Raises UserError for anything that can be found before a model is loaded."""
-    if config.loop != "offline" or config.data.feedback:
+    if config.loop != "offline" or config.data.feedback or config.data.subject:
         raise UserError("data cache: this recipe makes its samples itself, during the run; only pairs and captioned "
                         "media that are read (data.path) can be encoded ahead")
     if config.goals and config.data.score_with:

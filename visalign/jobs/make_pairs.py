@@ -9,6 +9,7 @@
 import json
 import math
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -30,6 +31,14 @@ from visalign.data.pair_selection import (
     rejection_sampled,
     sifted,
 )
+from visalign.data.pareto import (
+    Rewarded,
+    calibration_notes,
+    check_distinct,
+    pareto_pairs,
+    standardised_rewards,
+    together,
+)
 from visalign.data.text_generations import TextEntry
 from visalign.errors import UserError, nearest
 from visalign.jobs.score import LEAST_FOR_SHARE, belongs, identity_of, read_table, score_generations
@@ -40,7 +49,7 @@ from visalign.rewards.pairwise import Failure, PairReward
 from visalign.storage.files import write_atomically
 
 SHEET_ROWS = 16
-Strategy = Literal["best_worst", "top_k", "margin", "sifted", "rso"]
+Strategy = Literal["best_worst", "top_k", "margin", "sifted", "rso", "pareto"]
 RSO_BETA = 0.5
 
 
@@ -50,7 +59,9 @@ class PairSettings:
 
     strategy: `best_worst` (one per prompt), `top_k` (the k best against the k worst), `margin` (every pair with a gap
     above min_gap), `sifted` (pair ranking, then point sifting), `rso` (rejection sampling, with rso_beta in units of
-    the score, then `top` random pairs of what is kept). dimension: of the reward (None: its first).
+    the score, then `top` random pairs of what is kept), `pareto` (CaPO, by one reward or several: `top` random ones of
+    the best trade-offs against as many of the worst, with win rates as scores). standardise: for `pareto`, each reward
+    in its own standard deviations. dimension: of the reward (None: its first).
     ranker: a comparing reward for `sifted` (None: by the scores). min_gap: smaller gaps are ties.
     min_confidence: least probability that the order is right, by the reward's own spread.
     second_reward: another one; how far it ranks a prompt's generations alike is the chance of its pairs (CREAM).
@@ -65,6 +76,7 @@ class PairSettings:
     seed: int = 0
     rso_beta: float | None = None
     second_reward: str | None = None
+    standardise: bool = False
 
     def __post_init__(self):
         if self.rso_beta is not None and self.strategy != "rso":
@@ -73,18 +85,28 @@ class PairSettings:
             raise UserError("pairs: strategy margin needs --min-gap greater than 0")
         if self.ranker and self.strategy != "sifted":
             raise UserError("pairs: --ranker is for the strategy sifted")
+        if self.standardise and self.strategy != "pareto":
+            raise UserError("pairs: --standardise is for the strategy pareto")
+        unused = next((name for name in ("min_confidence", "second_reward") if getattr(self, name)), None)
+        if self.strategy == "pareto" and unused:
+            raise UserError(f"pairs: --{unused.replace('_', '-')} compares scores of one reward, and strategy pareto "
+                            "compares win rates; leave it out")
         if not 0 <= self.min_confidence < 1:
             raise UserError(f"pairs: --min-confidence must be at least 0 and below 1, got {self.min_confidence}")
 
 
-def make_pairs(source: str, reward: str, out: Path, settings: PairSettings, device: str = "cpu",
+def make_pairs(source: str, rewards: Sequence[str], out: Path, settings: PairSettings, device: str = "cpu",
                max_failures: float = 0.05, prompts_from: PromptsFrom = "auto",
                media_root: str | None = None) -> tuple[PairCounts, tuple[str, ...]]:
     """Score the generations of `source` and write pairs into the folder `out`; the notes say what was left out.
 
-    Raises UserError when no pair is left, with the counts that say why.
+    rewards: one, or several for the strategy pareto. Raises UserError when no pair is left, with the counts that say
+    why.
     """
-    reward_model = load_reward(reward, device)
+    check_number(rewards, settings)
+    models = [load_reward(reward, device) for reward in rewards]
+    check_distinct(models)
+    reward_model = models[0]
     dimension = dimension_of(reward_model, settings)
     ranker = load_reward(settings.ranker, device) if settings.ranker else None
     second = second_reward_of(settings, reward_model, device)
@@ -95,12 +117,12 @@ def make_pairs(source: str, reward: str, out: Path, settings: PairSettings, devi
     out.mkdir(parents=True, exist_ok=True)
     scores = out / "scores.parquet"
     entries = find_generations(source, prompts_from, media_root)
-    rewards = [reward, settings.second_reward] if second else [reward]
+    scored = [*rewards, settings.second_reward] if second else list(rewards)
     if scores.exists():
-        check_scores(scores, identity_of(source, rewards, entries), entries)
+        check_scores(scores, identity_of(source, scored, entries), entries)
         notes = entries.notes
     else:
-        notes = score_generations(source, rewards, scores, device=device, max_failures=max_failures,
+        notes = score_generations(source, scored, scores, device=device, max_failures=max_failures,
                                   prompts_from=prompts_from, media_root=media_root).notes
     if entries.prompt_hint and entries.prompt_hint not in notes:
         notes += (entries.prompt_hint,)
@@ -109,11 +131,14 @@ def make_pairs(source: str, reward: str, out: Path, settings: PairSettings, devi
     others = candidates_in(scores, second, second.dimensions[0], entries) if second else {}
     chances = consistency_by_prompt(groups, others) if second else {}
     rank = Ranking(entries, ranker, counts, max_failures)
+    calibrated = trade_offs(scores, models, dimension, settings, entries) if settings.strategy == "pareto" else {}
+    if calibrated:
+        notes += calibration_notes(calibrated, [model.name for model in models], "--standardise")
     for prompt, candidates in groups.items():
         if math.isnan(chances.get(prompt, 1.0)):
             counts.prompts_without += 1
             continue
-        proposed = propose(candidates, settings, rank)
+        proposed = propose(candidates, settings, rank, calibrated.get(prompt, {}))
         chosen += [(prompt, *pair) for pair in keep(proposed, counts, settings.min_gap, settings.min_confidence)]
     rank.check(1)
     if not chosen:
@@ -123,9 +148,28 @@ def make_pairs(source: str, reward: str, out: Path, settings: PairSettings, devi
     if against:
         notes += (f"{second.name} ranks {against} of {len(groups)} prompts more against {reward_model.name} than with "
                   "it: their pairs have chance 0.5",)
-    summary = {"source": source, "reward": reward, **asdict(settings), **asdict(counts)}
+    summary = {"source": source, "reward": ",".join(rewards), **asdict(settings), **asdict(counts)}
     write_atomically(out / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
     return counts, notes
+
+
+def check_number(rewards: Sequence[str], settings: PairSettings) -> None:
+    """Raise UserError for several rewards where one is wanted."""
+    if len(rewards) > 1 and settings.strategy != "pareto":
+        raise UserError(f"pairs: --reward names {len(rewards)}, and strategy {settings.strategy} takes one; strategy "
+                        "pareto takes several")
+    if len(rewards) > 1 and settings.dimension:
+        raise UserError("pairs: --dimension is of one reward, and --reward names several, of each of which the first "
+                        "is taken; leave it out")
+
+
+def trade_offs(scores: Path, models: Sequence[Reward], dimension: str, settings: PairSettings,
+               entries: list[Entry]) -> Rewarded:
+    """The rewards of each prompt's generations as the strategy pareto compares them; dimension: of a reward alone."""
+    groups = [{prompt: {c.number: c.score for c in candidates} for prompt, candidates in candidates_in(
+        scores, model, model.dimensions[0] if len(models) > 1 else dimension, entries).items()} for model in models]
+    found = together(groups)
+    return standardised_rewards(found, [model.name for model in models]) if settings.standardise else found
 
 
 def second_reward_of(settings: PairSettings, reward: Reward, device: str) -> Reward | None:
@@ -212,13 +256,16 @@ class Ranking:
                             f"{self.reason}")
 
 
-def propose(candidates: list[Candidate], settings: PairSettings, rank: Ranking) -> list[Chosen]:
-    """The strategy's pairs of one prompt, before ties and doubtful ones are left out."""
+def propose(candidates: list[Candidate], settings: PairSettings, rank: Ranking,
+            rewarded: Mapping[int, tuple[float, ...]] | None = None) -> list[Chosen]:
+    """The strategy's pairs of one prompt, before ties and doubtful ones are left out; rewarded: the candidates'
+    rewards, for the strategy pareto."""
     strategies = {"best_worst": lambda: best_worst(candidates), "top_k": lambda: best_worst(candidates, settings.top),
                   "margin": lambda: all_pairs(candidates),
                   "sifted": lambda: sifted(candidates, rank, settings.seed),
                   "rso": lambda: rejection_sampled(candidates, settings.rso_beta or RSO_BETA, settings.top,
-                                                   settings.seed)}
+                                                   settings.seed),
+                  "pareto": lambda: pareto_pairs(rewarded or {}, settings.top, settings.seed)}
     return strategies[settings.strategy]()
 
 

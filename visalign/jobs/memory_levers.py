@@ -131,7 +131,7 @@ def fused(config: Config, generator: Generator) -> Iterator[Choice]:
 def sides_apart(config: Config, generator: Generator) -> Iterator[Choice]:
     """One side of a pair after the other, for a forward pass more."""
     if config.loop == "offline" and not config.train.one_side_at_a_time and \
-            "rejected" in build_objective(config.objective, loop=config.loop).needs:
+            "rejected" in build_objective(config.objective, loop=config.loop).sides:
         yield Choice({"train.one_side_at_a_time": True}, 1 + 1 / _passes(config), "one side of a pair at a time")
 
 

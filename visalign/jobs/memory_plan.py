@@ -15,6 +15,7 @@ from visalign.config import OfflineConfig, OnlineConfig
 from visalign.config.load import build_objective
 from visalign.data.prompts import count_prompts
 from visalign.errors import UserError
+from visalign.generators.encoding_size import numbers_of_latents
 from visalign.generators.hardware.devices import held_dtype
 from visalign.generators.hardware.quantization import QUANTIZERS
 from visalign.jobs.memory_beside import reward_sizes
@@ -107,6 +108,9 @@ class _Planning:
         unknown, found = self.rewards.unknown, []
         if unknown:
             found.append(f"rewards are not counted: {', '.join(unknown)}")
+        if "own" in self.objective.needs:
+            found.append("samples of earlier selves, of which host memory keeps the latents, are not counted: "
+                         f"{4 * numbers_of_latents(self.generator):,} bytes for each prompt and self")
         if self._learns_through_rewards():
             found.append("gradients through the VAE and the rewards are not counted")
         return tuple(found)
@@ -177,8 +181,15 @@ class _Planning:
         return {"optimiser": round(MOMENTS[self.config.optim.name] * self.stepped / 4),
                 "stepped copy": self.stepped if self._flat() else 0,
                 "average": self.mine if self.config.optim.ema_decay else 0, "old policy": old * self.mine,
+                "earlier selves": self._selves() * self.mine,
                 "buckets of gradients": buckets,
                 "rewards": self.rewards.scoring + self.rewards.measuring} | ({} if self.on_gpu else self._epoch())
+
+    def _selves(self) -> int:
+        """Snapshots at the end of the run, and the current weights while one is in their place."""
+        if "own" not in self.objective.needs:
+            return 0
+        return self.config.data.selves.most(self.config.train.steps) + 1
 
     def _backward(self) -> dict[str, int]:
         size = self.sizes.training(self.rows_trained(), self.config.model.gradient_checkpointing)
@@ -235,12 +246,13 @@ class _Planning:
         """Samples in passes with gradients until a backward pass, those of guidance included."""
         config = self.config
         if config.loop == "offline":
-            both = "rejected" in self.objective.needs and not config.train.one_side_at_a_time
-            return config.train.batch_size * (2 if both else 1) * self.objective.passes.with_gradient
+            together = 1 if config.train.one_side_at_a_time else len(self.objective.sides)
+            return config.train.batch_size * together * self.objective.passes.with_gradient
         return config.train.batch_size * self._together(config.rollout)
 
     def _drawn(self) -> list[tuple[int, int]]:
-        """Passes of a sample under guidance, and samples drawn at once: of an evaluation, and of a rollout."""
+        """Passes of a sample under guidance, and samples drawn at once: of an evaluation, and of a rollout or of
+        earlier selves."""
         evaluation = self.config.eval
         prompts = count(evaluation.prompts, evaluation.max_prompts) if evaluation.prompts else \
             evaluation.max_prompts or evaluation.batch_size
@@ -248,6 +260,8 @@ class _Planning:
         found = [(self._guided(evaluation.guidance_scale), 1 if self.generator.sources is not None else looks)]
         if self.config.loop == "online":
             found.append((self._together(self.config.rollout), self.config.rollout.batch_size))
+        elif "own" in self.objective.needs:
+            found.append((self._guided(self.config.data.selves.guidance_scale), self.config.train.batch_size))
         return found
 
     def _together(self, rollout) -> int:

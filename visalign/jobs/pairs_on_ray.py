@@ -10,6 +10,7 @@ import functools
 import hashlib
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -26,6 +27,7 @@ from visalign.jobs.make_pairs import (
     SHEET_ROWS,
     PairSettings,
     Ranking,
+    check_number,
     dimension_of,
     edit_of,
     named_from,
@@ -65,10 +67,15 @@ class Bucket:
         return f"bucket {self.number} of the prompts"
 
 
-def pairs_on_ray(source: str, reward: str, out: Path, settings: PairSettings, ray: RaySettings, *, device: str = "auto",
-                 max_failures: float = 0.05, prompts_from: PromptsFrom = "auto",
+def pairs_on_ray(source: str, rewards: Sequence[str], out: Path, settings: PairSettings, ray: RaySettings, *,
+                 device: str = "auto", max_failures: float = 0.05, prompts_from: PromptsFrom = "auto",
                  media_root: str | None = None) -> tuple[PairCounts, tuple[str, ...]]:
-    """As `make_pairs`, into tables in `out`/pairs. Raises UserError also for a ranker, and media that no path names."""
+    """As `make_pairs`, into tables in `out`/pairs. Raises UserError also for a ranker, for the strategy pareto, and for
+    media that no path names."""
+    check_number(rewards, settings)
+    if settings.strategy == "pareto":
+        raise UserError("pairs: strategy pareto compares on one machine; leave out --engine ray")
+    [reward] = rewards
     model = load_reward(reward)
     column = f"{model.name}.{dimension_of(model, settings)}"
     for option in ("ranker", "second_reward"):

@@ -1,7 +1,6 @@
 """The YAML that `visalign init` writes, with a comment wherever a newcomer may want another value."""
 
-import json
-import re
+from visalign.storage.yaml_edits import quoted
 
 EFFECTIVE_BATCH = 64
 """Pairs or samples that make an optimiser step on a large model, gathered in parts where the card is small."""
@@ -25,7 +24,7 @@ def online_text(plan, name: str) -> str:
     batch = plan.at_once
     return "\n".join([
         _heading(plan, name), _model(plan), _rollout(plan),
-        "reward:", f"  models: {_quoted(plan.answers.learn_from)}",
+        "reward:", f"  models: {quoted(plan.answers.learn_from)}",
         *_ONLINE[plan.process], _optim(plan),
         "train:",
         f"  epochs: {12 if plan.small else 300}",
@@ -43,8 +42,8 @@ def _heading(plan, name: str) -> str:
 
 
 def _model(plan) -> str:
-    lines = ["model:", f"  source: {_quoted(plan.answers.checkpoint)}"]
-    lines += [f"  base: {_quoted(plan.answers.base)}"] if plan.answers.base else []
+    lines = ["model:", f"  source: {quoted(plan.answers.checkpoint)}"]
+    lines += [f"  base: {quoted(plan.answers.base)}"] if plan.answers.base else []
     lines += ["  tuning: lora             # full learns every weight and needs several times the memory",
               f"  lora: {{rank: {plan.rank}, alpha: {plan.rank}}}"]
     if plan.small:
@@ -56,7 +55,7 @@ def _model(plan) -> str:
 
 
 def _data(plan) -> str:
-    lines = ["data:", f"  path: {_quoted(plan.answers.learn_from)}",
+    lines = ["data:", f"  path: {quoted(plan.answers.learn_from)}",
              "  holdout: 0.05            # share of the prompts that is measured and never trained on"]
     if plan.chosen_only:
         lines += ["  caption_dropout: 0.1     # keeps guidance working"]
@@ -66,9 +65,15 @@ def _data(plan) -> str:
 def _offline_objective(plan) -> str:
     if plan.chosen_only:
         return "objective:\n  name: sft                # the data name nothing that their samples are preferred to"
-    beta, name = (2000, "diffusion_dpo") if plan.process == "diffusion" else (1000, "flow_dpo")
-    beta = beta if plan.small else {"diffusion": 5000, "flow": 2000}[plan.process]
+    name = "diffusion_dpo" if plan.process == "diffusion" else "flow_dpo"
+    beta = usual_beta(plan.process, plan.small)
     return f"objective:\n  name: {name}\n" + f"  beta: {beta}".ljust(27) + "# smaller moves further from the start"
+
+
+def usual_beta(process: str, small: bool) -> int:
+    """beta of DPO on models of a process, "diffusion" or "flow"; small: those that train on a CPU."""
+    return {("diffusion", True): 2000, ("diffusion", False): 5000, ("flow", True): 1000, ("flow", False): 2000}[
+        process, small]
 
 
 def _optim(plan) -> str:
@@ -84,7 +89,7 @@ def _times(plan) -> list[str]:
 
 def _rollout(plan) -> str:
     group = 8 if plan.small else 16
-    lines = ["rollout:", f"  prompts: {_quoted(plan.answers.prompts)}", "  prompts_per_epoch: 8",
+    lines = ["rollout:", f"  prompts: {quoted(plan.answers.prompts)}", "  prompts_per_epoch: 8",
              f"  group_size: {group}".ljust(27) + "# samples of a prompt that are compared with each other",
              f"  batch_size: {plan.at_once}"]
     return "\n".join([*lines, *_SAMPLING[plan.process, plan.small]])
@@ -111,11 +116,11 @@ def _eval(plan, every: int) -> str:
         also = "[tiny-clip, tiny-group]" if plan.answers.learn_from != "tiny-clip" else "[tiny-reward, tiny-group]"
         lines += [f"  prompts: {plan.embedded}:held_out", "  max_prompts: 32", "  samples_per_prompt: 4",
                   "  guidance_scale: 1.0",
-                  *([f"  reward: {_quoted(plan.answers.learn_from)}"] if plan.from_reward else []),
+                  *([f"  reward: {quoted(plan.answers.learn_from)}"] if plan.from_reward else []),
                   f"  also: {also}   # rewards that nothing is trained on", "  features: tiny-clip"]
         return "\n".join(lines)
     lines += ["  max_prompts: 16", "  samples_per_prompt: 4"]
-    lines += [f"  reward: {_quoted(plan.answers.learn_from)}"] if plan.from_reward else []
+    lines += [f"  reward: {quoted(plan.answers.learn_from)}"] if plan.from_reward else []
     return "\n".join([*lines, "  # also: [pickscore]      # a reward that nothing is trained on; it sees hacking",
                       "  # features: clip:ViT-L-14/openai   # measures diversity, so that a collapse is seen"])
 
@@ -127,9 +132,4 @@ def _guard(plan) -> str:
 
 
 def _output(plan, name: str) -> str:
-    return f"output:\n  folder: {_quoted(f'runs/{name}')}"
-
-
-def _quoted(text: str) -> str:
-    """A text as YAML; plain where it can be mistaken for nothing else."""
-    return text if re.fullmatch(r"[A-Za-z.~/][\w./~-]*(:[\w./-]+)*", text) else json.dumps(text, ensure_ascii=False)
+    return f"output:\n  folder: {quoted(f'runs/{name}')}"

@@ -9,6 +9,7 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from visalign.config import OfflineConfig, OnlineConfig
+from visalign.config.fitting import RECIPE_OF, SIBLINGS
 from visalign.config.load import build_objective
 from visalign.data.prompts import read_prompts
 from visalign.data.usable import FoundPairs
@@ -31,6 +32,7 @@ from visalign.rewards import check_reward, check_sources_given
 from visalign.storage.run_folder import RunFolder, write_atomically
 from visalign.storage.yaml_files import read_mapping
 from visalign.trainers.base import GeneratorTrainer
+from visalign.trainers.best import check_keep_best
 from visalign.trainers.cadence import Cadence
 from visalign.trainers.checkpoint import check_loras, check_model
 from visalign.trainers.guard import check_guard
@@ -96,14 +98,17 @@ def check_training(config: OfflineConfig | OnlineConfig) -> FoundPairs:
     if objective.process not in ("any", family.process_kind):
         fitting = ", ".join(sorted(name for name, each in REGISTRIES[config.loop].items()
                                    if each.process in ("any", family.process_kind)))
+        sibling = SIBLINGS.get(config.objective["name"])
+        same = f"the same method for it is {sibling}, as in the recipe {RECIPE_OF[sibling]}; else " if sibling else ""
         raise UserError(f"objective.name {config.objective['name']} is for {objective.process} models, but "
                         f"{config.model.source} ({family.pipeline_class}) is a {family.process_kind} model; "
-                        f"use one of {fitting}")
+                        f"{same}use one of {fitting}")
     load_scheduler(checkpoint)
     for reward in filter(None, (config.eval.reward, *config.eval.also)):
         check_reward(reward)
     held_out = load_held_out(config.eval, "cpu", family.modality)
     check_guard(config)
+    check_keep_best(config, held_out.tools.rewards)
     check_optimizer(config.optim)
     check_packages(config)
     check_speed(config.model, family, pick_device(config.train.device))
@@ -154,7 +159,7 @@ def trained(config: OfflineConfig | OnlineConfig, accelerator: Accelerator, run:
         cadence = Cadence(trainer, replace(held_out, settings=config.eval, asking=asking), started)
         ended = cadence.follow()
         result = trainer.engine.processes.told_by_first(
-            lambda: summarise(run, started, held_out.proxy, cadence.guard.limits, ended))
+            lambda: summarise(run, started, held_out.proxy, cadence.guard.limits, ended, kept=cadence.kept))
         leave(trainer, result, counts)
     return result
 

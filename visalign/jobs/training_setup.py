@@ -3,28 +3,25 @@
 import os
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from accelerate import Accelerator
-from tqdm import tqdm
 
 from visalign.config import OfflineConfig, OnlineConfig
 from visalign.config.load import build_advantage, build_objective
 from visalign.config.sources import shares_of
-from visalign.data.bucket_counts import check_sizes, count_sizes
+from visalign.data.label_strength import smoothed
 from visalign.data.pair_tables import read_saved_pairs, save_pairs
-from visalign.data.preferences import is_local, read_pairs
+from visalign.data.preferences import read_pairs
 from visalign.data.prompts import read_prompts
 from visalign.data.seed_preferences import read_seed_preferences
 from visalign.data.thumbs import check_both_kinds
-from visalign.data.usable import BrokenRows, FoundPairs, check_pair_sources
+from visalign.data.usable import BrokenRows, FoundPairs
 from visalign.errors import UserError, notice
-from visalign.generators import Generator, locate_model
-from visalign.generators.bucket_sizes import buckets_of, check_buckets
-from visalign.generators.files.sketching import explained, sketch
+from visalign.generators import Generator
+from visalign.generators.bucket_sizes import buckets_of
 from visalign.generators.prompt_length import say_what_is_cut
-from visalign.media.fitting import Size
+from visalign.jobs.offline_checks import check_offline, reads_labels, wanted
 from visalign.media.source_images import content_of
 from visalign.parallel.ray_cluster import check_ray
 from visalign.parallel.sharing import Processes
@@ -33,16 +30,18 @@ from visalign.rewards import check_sources_given, for_modality, load_reward
 from visalign.sampling.encoding_cache import EncodingCache
 from visalign.sampling.feedback import feedback_pairs, rescored
 from visalign.sampling.source_check import check_takes_sources
+from visalign.sampling.subject import subject_pairs
 from visalign.storage.run_folder import RunFolder
 from visalign.trainers.offline.encoded_pairs import check_items, digest_entry, encode_pairs, standardised
 from visalign.trainers.offline.loop import OfflineTrainer
 from visalign.trainers.offline.sides import mixture_lines, split_items
+from visalign.trainers.offline.users import NOBODY_ASKED, Everybody, Users
 from visalign.trainers.online.epoch_shape import check_arithmetic
 from visalign.trainers.online.epochs import PromptTask, prompt_tasks_of
 from visalign.trainers.online.loop import OnlineTrainer
 from visalign.trainers.online.scoring import RewardSet
 from visalign.trainers.online.step_selection import check_noise
-from visalign.trainers.order import check_holdout, keep_digest
+from visalign.trainers.order import keep_digest
 
 
 class Loop(NamedTuple):
@@ -56,166 +55,32 @@ class Loop(NamedTuple):
     build: Callable[..., tuple]
 
 
-def check_offline_steps(config: OfflineConfig) -> None:
-    """Raise UserError when steps are asked for that several processes, or one side of a pair, do not have."""
-    if config.optim.fused_backward and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("optim.fused_backward: is for one process, since several add their gradients up; leave it out "
-                        "or start one process")
-    objective = build_objective(config.objective)
-    if config.optim.fused_backward and objective.passes.with_gradient > 1:
-        raise UserError(f"optim.fused_backward: objective {config.objective['name']} adds the gradients of "
-                        f"{objective.passes.with_gradient} states of each sample up, so that none is given back before "
-                        "the last; leave it out")
-    if config.train.one_side_at_a_time and "rejected" not in objective.needs:
-        raise UserError(f"train.one_side_at_a_time: objective {config.objective['name']} learns from one sample of a "
-                        "prompt, so there are no two sides; leave it out")
-
-
-def check_guided(config: OfflineConfig, family: type[Generator]) -> None:
-    """Raise UserError when the objective guides a model whose prompts have source images, which an empty one lacks."""
-    if family.sources is not None and build_objective(config.objective).guided:
-        raise UserError(f"objective.guidance_scale: {config.objective['name']} guides away from the empty prompt, and "
-                        f"each prompt of {family.pipeline_class} has source images; set objective.guidance_scale=1")
-
-
-def check_margin_of(config: OfflineConfig) -> None:
-    """Raise UserError when objective.margin_of names another reward than the pairs carry."""
-    scored = config.data.score_with or (config.data.feedback and config.data.feedback.reward)
-    known = scored if isinstance(scored, str) else "reward"
-    other = next((name for name in getattr(build_objective(config.objective), "margin_of", None) or ()
-                  if name != known), None)
-    if other:
-        raise UserError(f"objective.margin_of names {other}, but the reward that the pairs carry is {known}; name that "
-                        "one, or set data.score_with to the reward that the margin is to be of")
-
-
-def check_goals(config: OfflineConfig) -> None:
-    """Raise UserError when the objective weighs the rewards that are goals, of which none is better than another."""
-    objective, named = build_objective(config.objective), f"objective {config.objective['name']}"
-    if config.data.goals and ("rewards" in objective.needs or getattr(objective, "margin_of", None)):
-        why = "takes a margin by reward (margin_of)" if getattr(objective, "margin_of", None) else \
-            "learns most from samples of high reward"
-        raise UserError(f"data.goals: {named} {why}, and with goals low rewards are asked for as well; leave one of "
-                        "them out")
-
-
-def check_swap(config: OfflineConfig) -> None:
-    """Raise UserError when the objective learns the same from a pair whichever sample is the chosen one, or from the
-    chosen one alone."""
-    objective, named = build_objective(config.objective), f"data.swap: objective {config.objective['name']}"
-    if config.data.swap and "rejected" not in objective.needs:
-        raise UserError(f"{named} compares no two samples of a prompt, so there is nothing to swap; take one that "
-                        "does, such as diffusion_dpo or flow_dpo")
-    if config.data.swap and "rewards" in objective.needs and not getattr(objective, "margin_of", None):
-        raise UserError(f"{named} learns from each sample's own reward, so a swap changes nothing; take one that "
-                        "compares, such as diffusion_dpo or flow_dpo")
-
-
-def check_labels(config: OfflineConfig) -> None:
-    """Raise UserError for settings of labels without an objective that learns from them, and for what such an
-    objective cannot use."""
-    data, train, named = config.data, config.train, f"objective {config.objective['name']}"
-    if not reads_labels(config):
-        unused = next((name for name in ("good_from", "positive_ratio") if getattr(data, name) is not None), None)
-        if unused:
-            raise UserError(f"data.{unused}: {named} does not learn from samples that are good or bad (diffusion_kto "
-                            "does); leave it out")
-        return
-    scored = next((name for name in ("score_with", "goals") if getattr(data, name)), None)
-    if scored:
-        raise UserError(f"data.{scored}: compares two samples of a prompt, and {named} learns from each alone; leave "
-                        "it out")
-    if any(source.prior for source in data.sources or ()):
-        raise UserError(f"data.sources: a prior set is of samples to imitate, and {named} learns from good ones and "
-                        "bad ones; leave prior out, and give its samples labels")
-    if train.batch_size * int(os.environ.get("WORLD_SIZE", "1")) < 2:
-        raise UserError(f"train.batch_size 1: {named} sees each sample against the mean of its batch, over all "
-                        "processes; take at least 2, better 8 or more")
-
-
-def check_offline(config: OfflineConfig, family: type[Generator]) -> FoundPairs:
-    feedback = config.data.feedback
-    check_offline_steps(config)
-    check_guided(config, family)
-    check_margin_of(config)
-    check_goals(config)
-    check_swap(config)
-    check_labels(config)
-    check_buckets(config.data, family)
-    if not (feedback or config.data.path or config.data.sources):
-        raise UserError("data.path: name the data to learn from with data.path=FILE_OR_FOLDER, or let the model make "
-                        "pairs with data.feedback")
-    prior = next((source.path for source in config.data.sources or () if source.prior), None)
-    if prior and compares(config):
-        raise UserError(f"data.sources: {prior} is a prior set of single images, which objective.name=sft learns from; "
-                        f"{config.objective['name']} compares two of a prompt")
-    rewards = [for_modality(load_reward(reward), family.modality)
-               for reward in filter(None, (config.data.score_with, feedback and feedback.reward))]
-    if feedback:
-        prompts = read_prompts(feedback.prompts, feedback.max_prompts)
-        family.check_prompts(prompts, "data.feedback.prompts")
-        check_sources_given(rewards, prompts, "data.feedback.prompts")
-        return FoundPairs(prompts, [])
-    found = check_pair_sources(config.data, compares(config), reads_labels(config))
-    family.check_prompts(found.prompts, f"data {config.data.named}")
-    check_sources_given(rewards, found.prompts, f"data {config.data.named}")
-    check_holdout(found.prompts, config.data.holdout, config.eval.listed)
-    images_by_size(config)
-    return found
-
-
-def images_by_size(config: OfflineConfig) -> dict[Size | None, int]:
-    """How many images each bucket gets, by the sizes of the chosen ones, None those that are too small.
-
-    {} without buckets, and where images are not at hand. Raises UserError where a size is impossible, or none gets any.
-    """
-    if config.data.buckets is None:
-        return {}
-    with explained(config.model.source):
-        buckets = buckets_of(config.data, sketch(locate_model(config.model), config.model))
-    if config.data.feedback or not all(map(is_local, config.data.each)):
-        return {}
-    pairs = (replace(pair, repeats=pair.repeats * config.data.repeats(place))
-             for place, source in enumerate(config.data.each)
-             for pair in read_pairs(source, on_bad_row=lambda error: None, again=True, **wanted(config)))
-    counts = count_sizes(tqdm(pairs, desc="reading the images' sizes", unit="pair", leave=False, delay=2), buckets)
-    check_sizes(counts, buckets, config.train.batch_size * int(os.environ.get("WORLD_SIZE", "1")))
-    return counts
-
-
-def compares(config: OfflineConfig) -> bool:
-    """Whether a run needs two media of a prompt: its objective, or the reward that scores both."""
-    return "rejected" in build_objective(config.objective).needs or bool(config.data.score_with)
-
-
-def reads_labels(config: OfflineConfig) -> bool:
-    """Whether a run learns from single samples that are good or bad."""
-    return "desirable" in build_objective(config.objective).needs
-
-
-def wanted(config: OfflineConfig) -> dict[str, Any]:
-    """What `read_pairs` is told of a run."""
-    return {"compared": compares(config), "labelled": reads_labels(config)}
-
-
 def build_offline(config: OfflineConfig, generator: Generator, run: RunFolder, accelerator: Accelerator):
     cache = EncodingCache(config.data.cache, generator, config.data.cache_dtype)
     objective, broken = build_objective(config.objective), BrokenRows(config.data)
     pairs = prepare_pairs(config, generator, run, accelerator, broken)
-    items = encode_pairs(pairs, cache, accelerator, broken, buckets_of(config.data, generator), goals=config.goals)
+    users = users_of(config, cache, accelerator)
+    items = encode_pairs(pairs, cache, accelerator, broken, buckets_of(config.data, generator), goals=config.goals,
+                         look=users.look)
     check_items(" ".join(config.taught_by()), items, broken, "rejected" in objective.needs)
+    if config.data.strength and config.data.strength.smooth:
+        items = smoothed(items, config.data.strength.smooth)
+    if getattr(objective, "strength_beta", 0) and len({item.strength for item in items}) == 1:
+        notice("objective.strength_beta: all pairs have the same strength, so beta grows alike for all of them; give a "
+               "column strength, or set data.strength")
     mixed = [(share, source.loss_weight, source.prior) for source, share in zip(
         config.data.sources or (), shares_of(config.data.sources or ()), strict=True)]
-    keep_digest(run, [digest_entry(item) for item in items], "pairs", mixed)
+    keep_digest(run, [digest_entry(item) for item in items], "pairs", [*mixed, *users.said])
     if accelerator.is_main_process:
         broken.write(run.path / "skipped.jsonl")
     if "rewards" in objective.needs:
         items = standardised(items, objective.standardise)
-    train_items, held_out = split_items(items, config.data, config.eval.listed)
+    train_items, held_out = users.split(*split_items(items, config.data, config.eval.listed))
     labels = Counter(item.desirable for item in train_items) if reads_labels(config) else None
     if labels:
         check_both_kinds(labels, "what is trained on", config.data)
-    trainer = OfflineTrainer(config, generator, train_items, held_out, cache, run, accelerator)
+    trainer = OfflineTrainer(config, generator, train_items, held_out, cache, run, accelerator, users)
+    users.draw_samples_for(generator, run, accelerator.is_main_process)
     sizes = [sum(item.origin == place for item in train_items) for place in range(len(config.data.each))]
     for line in mixture_lines(config.data, sizes):
         notice(line)
@@ -225,20 +90,32 @@ def build_offline(config: OfflineConfig, generator: Generator, run: RunFolder, a
                      **{what: count for what, count in (
                          ("good training samples", labels and labels[True]),
                          ("sizes", len({item.size for item in items}) if config.data.buckets else 0),
-                         ("rows left out", len(broken.found)),
+                         *users.counts.items(), ("rows left out", len(broken.found)),
                          ("pairs of one image twice", sum(i.chosen_key == i.rejected_key for i in items))) if count}}
+
+
+def users_of(config: OfflineConfig, cache: EncodingCache, accelerator: Accelerator) -> Everybody:
+    """What the network is told of whose pairs it learns from; nothing where a run is for everybody."""
+    if config.data.users is None:
+        return NOBODY_ASKED
+    return Users(config.data.users, config.model.user_features, config.data.named, cache, str(accelerator.device),
+                 config.train.seed)
 
 
 def prepare_pairs(config: OfflineConfig, generator: Generator, run: RunFolder, accelerator: Accelerator,
                   broken: BrokenRows):
     """The run's pairs as an iterable: read from the user's file, or made once and kept in the run's folder."""
     data = config.data
-    if data.feedback:
+    if data.feedback or data.subject:
         file = run.path / "pairs.parquet"
         processes = Processes(accelerator.process_index, accelerator.num_processes)
         if not processes.told_by_first(file.exists):
-            reward = for_modality(load_reward(data.feedback.reward, str(accelerator.device)), generator.modality)
-            pairs = feedback_pairs(generator, data.feedback, reward, config.train.seed, processes=processes)
+            rewards = [for_modality(load_reward(reward, str(accelerator.device)), generator.modality)
+                       for reward in (data.feedback.rewards if data.feedback else [data.subject.reward])]
+            if data.feedback:
+                pairs = feedback_pairs(generator, data.feedback, rewards, config.train.seed, processes=processes)
+            else:
+                pairs = subject_pairs(generator, data.subject, rewards[0], config.train.seed, processes, run.path)
             if processes.is_first:
                 save_pairs(pairs, file)
         accelerator.wait_for_everyone()

@@ -21,9 +21,11 @@ class PairErrors(Labels):
 
     An error is the squared distance between prediction and target, averaged over all non-batch dimensions. `chosen`
     and `rejected` are the policy's, `ref_*` the frozen reference's; what an objective does not need is None.
-    `noise_fraction` is 0 at data and 1 at pure noise. `strength` says how much better the chosen sample is (1 where
-    the data do not say). Rewards are standardised. desirable [B] bool: of single samples, which are the chosen ones
-    here, whether they are good. across: mean of a tensor over the processes that share the batch.
+    `noise_fraction` is 0 at data and 1 at pure noise, of the chosen sample where each has its own. `strength` says how
+    much better the chosen sample is (1 where the data do not say). Rewards are standardised as the objective says.
+    desirable [B] bool: of single samples, which are the chosen ones here, whether they are good. anchor, ref_anchor:
+    errors on the chosen sample at further times and noises, summed. log_snr: of the noised latents, log(alpha^2 /
+    sigma^2). across: mean of a tensor over the processes that share the batch.
     """
 
     chosen: Tensor
@@ -35,6 +37,9 @@ class PairErrors(Labels):
     chosen_reward: Tensor | None = None
     rejected_reward: Tensor | None = None
     desirable: Tensor | None = None
+    anchor: Tensor | None = None
+    ref_anchor: Tensor | None = None
+    log_snr: Tensor | None = None
     across: Callable[[Tensor], Tensor] = of_one_process
 
     def reward_gap(self, name: str) -> Tensor:
@@ -61,10 +66,11 @@ class SamplePasses(NamedTuple):
 class Objective(Protocol):
     """Settings and loss of one method.
 
-    process: "diffusion", "flow" or "any". needs: subset of {"rejected", "reference", "rewards", "desirable"}, the last
-    for single samples that are good or bad. states: where the noised latents come from at which the errors are taken, a
-    name in `trainers.offline.states.STATES`. passes: what a step costs. guided: whether a step guides away from the
-    empty prompt, which has to be encoded then.
+    process: "diffusion", "flow" or "any". needs: subset of {"rejected", "reference", "rewards", "desirable", "own"}:
+    "desirable" is for single samples that are good or bad, "own" for rejected samples that the run makes itself, where
+    the data need none. sides: of which samples errors are taken. states: where the noised latents come from at which
+    they are, a name in `trainers.offline.states.STATES`. passes: what a step costs. guided: whether a step guides away
+    from the empty prompt, which has to be encoded then.
     """
 
     process: ClassVar[str]
@@ -72,6 +78,9 @@ class Objective(Protocol):
 
     @property
     def needs(self) -> frozenset[str]: ...
+
+    @property
+    def sides(self) -> tuple[str, ...]: ...
 
     @property
     def passes(self) -> SamplePasses: ...
@@ -92,6 +101,10 @@ class OfflineBase(Ranged):
     @property
     def needs(self) -> frozenset[str]:
         return frozenset()
+
+    @property
+    def sides(self) -> tuple[str, ...]:
+        return ("chosen", "rejected") if self.needs & {"rejected", "own"} else ("chosen",)
 
     @property
     def passes(self) -> SamplePasses:

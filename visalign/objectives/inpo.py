@@ -50,6 +50,9 @@ class Inversion(PreferenceOptions):
         if self.smooth == "reward" and self.margin_of:
             raise ValueError("smooth and margin_of take the one reward that the pairs carry on different scales: set "
                              "one of them")
+        if self.smooth == "reward" and self.link == "calibrated":
+            raise ValueError("smooth turns rewards into how sure a pair is, and link 'calibrated' takes them for win "
+                             "rates; set one of them")
 
     @property
     def needs(self) -> frozenset[str]:

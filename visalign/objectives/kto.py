@@ -6,18 +6,26 @@ g says how much more the policy makes of a sample than the reference: rho = lp -
 an image or a video, with E the mean squared prediction error at the same time and noise.
 
 Answers: Ethayarajh et al. 2024 (arXiv 2402.01306). Images and videos: Diffusion-KTO, Li et al. 2024 (arXiv
-2404.04465), with the form of its published code.
+2404.04465), with the form of its published code. It maximises a utility U of z = y beta (g - k), of which it studies
+three; here the loss is -U, and 1 - U of the first:
+
+    kahneman_tversky  U = s(z)          U' = s(z) s(-z)   convex in losses (z < 0), concave in gains
+    loss_averse       U = log s(z)      U' = s(-z)        concave: the worse a sample is off, the more it counts
+    risk_seeking      U = -log s(-z)    U' = s(z)         convex: the better off it is, the more, without an end
 
 Differs from the papers in: of answers, k is the mean over the batch's own answers, as Diffusion-KTO has it, where the
 paper scores answers against prompts of others; flow models may be trained with it, since only errors enter; soft labels
-take the mean of the loss over both labels. A batch of good samples alone, or of bad ones, makes k wrong: mix them.
+take the mean of the loss over both labels; the published code adds 1 to the loss of loss_averse, which moves no weight.
+A batch of good samples alone, or of bad ones, makes k wrong: mix them.
 Recipe: configs/sd15_kto.yaml.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from visalign.objectives.base import OfflineBase, Outcome, PairErrors
@@ -54,7 +62,11 @@ class LabelledSamples(Ranged):
     def losses(self, excess: Tensor, good: Tensor) -> Tensor:
         """Of each sample from g - k, [B]."""
         weights = torch.where(good, self.desirable_weight, self.undesirable_weight)
-        return weights * torch.sigmoid(-self.beta * torch.where(good, excess, -excess))
+        return weights * self.lost(-self.beta * torch.where(good, excess, -excess))
+
+    def lost(self, against: Tensor) -> Tensor:
+        """The loss of each sample from -z, [B]."""
+        return torch.sigmoid(against)
 
 
 @register("language", "kto")
@@ -81,9 +93,22 @@ class KTO(LabelledSamples, LanguageBase):
 @register("offline", "diffusion_kto")
 @dataclass(frozen=True)
 class DiffusionKTO(LabelledSamples, OfflineBase):
-    """Of images and videos; errors are means over dimensions, hence a beta of about a thousand."""
+    """Of images and videos; errors are means over dimensions, hence a beta of about a thousand.
+
+    utility: what a sample is worth: `kahneman_tversky`, to which those count most that are near the usual distance;
+    `loss_averse`, those that are still wrong, as in DPO; `risk_seeking`, those that are right already, whose loss falls
+    without an end.
+    """
 
     beta: Positive = 1000.0
+    utility: Literal["kahneman_tversky", "loss_averse", "risk_seeking"] = "kahneman_tversky"
+
+    def lost(self, against: Tensor) -> Tensor:
+        if self.utility == "loss_averse":
+            return -F.logsigmoid(-against)
+        if self.utility == "risk_seeking":
+            return F.logsigmoid(against)
+        return super().lost(against)
 
     def __call__(self, errors: PairErrors) -> Outcome:
         if errors.desirable is None:

@@ -41,6 +41,12 @@ class AnswerPairOptions(PairOptions, LanguageBase):
     sft_per: Literal["token", "answer", "sum"] = "token"
     confidence: str | None = None
 
+    def __post_init__(self):
+        super().__post_init__()
+        if self.link == "calibrated":
+            raise ValueError("link calibrated needs the win rates of both samples, which pairs of answers do not "
+                             "carry; take sigmoid, hinge or ipo")
+
     @property
     def needs(self) -> frozenset[str]:
         return frozenset({"rejected", "rewards"} if self.margin_of else {"rejected"})
@@ -169,9 +175,11 @@ class SPPO(AnswerPairOptions):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.link != "sigmoid" or self.label_smoothing or self.flip_rate or self.margin or self.margin_of:
-            raise ValueError("link, label_smoothing, flip_rate, margin and margin_of are of losses on a difference, "
-                             "which sppo is not; say how sure labels are by chance, soft_labels or confidence")
+        if (self.link != "sigmoid" or self.label_smoothing or self.flip_rate or self.margin or self.margin_of
+                or self.strength_beta):
+            raise ValueError("link, label_smoothing, flip_rate, margin, margin_of and strength_beta are of losses on a "
+                             "difference, which sppo is not; say how sure labels are by chance, soft_labels or "
+                             "confidence")
 
     @property
     def needs(self) -> frozenset[str]:

@@ -4,11 +4,13 @@ With h the policy's log-ratio of chosen to rejected in excess of the reference's
 
     sigmoid  -log s(z)         hinge  max(0, 1 - z)         ipo  (h - 1/(2 tau))^2
 
-A label that is right with probability p takes the mean over both labels, p l(z) + (1 - p) l(-z), with every link. What
-says how sure a label is, the data's `chance`, `soft_labels` and `dynamic_labels`, counts as independent flips of it.
+`calibrated`, (gap - z)^2, is of images alone (objectives/dpo.py). A label that is right with probability p takes the
+mean over both labels, p l(z) + (1 - p) l(-z), with every link. What says how sure a label is, the data's `chance`,
+`soft_labels` and `dynamic_labels`, counts as independent flips of it.
 
 cDPO and rDPO: Chowdhury et al. 2024 (arXiv 2403.00409). MODPO: Zhou et al. 2023 (arXiv 2310.03708). VPO: Cen et al.
-2024 (arXiv 2405.19320). Dynamic labels: POWER-DL, Rashidinejad and Tian 2024 (arXiv 2412.09544).
+2024 (arXiv 2405.19320). Dynamic labels: POWER-DL, Rashidinejad and Tian 2024 (arXiv 2412.09544). A beta that grows with
+the strength: MM-RLHF (Zhang et al. 2025, arXiv 2502.10391), as a note on it has it; its code: beta (1 + 0.1 strength).
 """
 
 from collections.abc import Mapping
@@ -52,12 +54,14 @@ class Labels:
     """What is known of the labels of a batch of pairs, each [B] or one number for all.
 
     chance: how probable it is that the chosen one is better at all (1: certain). label: the same by the table of
-    `dynamic_labels`. weight: how much the pair counts beside others.
+    `dynamic_labels`. weight: how much the pair counts beside others. coin: where a label is drawn at every visit, a
+    uniform number in [0, 1) for each.
     """
 
     chance: Tensor | float = 1.0
     label: Tensor | float = 1.0
     weight: Tensor | float = 1.0
+    coin: Tensor | None = None
 
     def mean(self, losses: Tensor) -> Tensor:
         """The loss of the batch from those of its pairs, [B] -> a scalar: w l / B, summed."""
@@ -70,6 +74,7 @@ class LabelledPairs(Protocol):
     strength: Tensor | float
     chance: Tensor | float
     label: Tensor | float
+    coin: Tensor | None
 
     def mean(self, losses: Tensor) -> Tensor: ...
 
@@ -81,11 +86,14 @@ class PairOptions(Ranged):
     """Options that losses on pairs share, of images and of answers.
 
     beta: strength of the pull towards the reference.
-    link: `sigmoid` (Bradley-Terry), `hinge` max(0, 1 - z), or `ipo` (h - 1/(2 tau))^2 with h = z / beta.
+    link: `sigmoid` (Bradley-Terry), `hinge` max(0, 1 - z), `ipo` (h - 1/(2 tau))^2 with h = z / beta, or of images
+    `calibrated`, the squared distance of z from the gap of the win rates that the pairs carry (CaPO).
     label_smoothing: cDPO, the assumed share of flipped labels, 0 <= e < 0.5.
     flip_rate: rDPO, the loss that is unbiased under that share of flipped labels, 0 <= e < 0.5.
     sft_weight: RPO, adds sft_weight times the loss of imitating the chosen one. margin: z is lowered by margin *
     strength.
+    strength_beta, strength_beta_rate: w and k of MM-RLHF, z is multiplied by 1 + w (1 - e^(-k strength)), so that the
+    beta of clear pairs is up to (1 + w) beta; w 0 is off. Reported margins are those with beta.
     soft_labels: tau, a label is right with probability s(strength / tau) (null: with the data's `chance` alone).
     dynamic_labels: g, a pair's label starts at 1 and moves to (1-g) label + g s(z) at each visit (0: it stays).
     margin_of: MODPO, weights of further rewards that the pairs carry, such as {relevance: 0.2}; z becomes (z - sum of
@@ -95,12 +103,14 @@ class PairOptions(Ranged):
     """
 
     beta: Positive = 0.1
-    link: Literal["sigmoid", "hinge", "ipo"] = "sigmoid"
+    link: Literal["sigmoid", "hinge", "ipo", "calibrated"] = "sigmoid"
     ipo_tau: Positive = 0.1
     label_smoothing: UnderHalf = 0.0
     flip_rate: UnderHalf = 0.0
     sft_weight: Weight = 0.0
     margin: Weight = 0.0
+    strength_beta: Weight = 0.0
+    strength_beta_rate: Positive = 0.5
     soft_labels: Positive | None = None
     dynamic_labels: Fraction = 0.0
     margin_of: dict[str, Weight] | None = None
@@ -114,6 +124,8 @@ class PairOptions(Ranged):
             raise ValueError(f"label_smoothing and flip_rate need link 'sigmoid', got link '{self.link}'")
         if self.link == "ipo" and (self.margin or self.margin_of):
             raise ValueError("margin and margin_of lower z, which link 'ipo' does not see; take link sigmoid or hinge")
+        if self.link == "ipo" and self.strength_beta:
+            raise ValueError("strength_beta scales z, which link 'ipo' does not see; take link sigmoid or hinge")
         if self.own_part < LEAST_PART:
             raise ValueError(f"margin_of leaves the preference a weight of 1 - {1 - self.own_part:g}, which must be at "
                              f"least {LEAST_PART:g}")
@@ -151,6 +163,9 @@ class PairOptions(Ranged):
 
     def _lowered(self, z: Tensor, pairs: LabelledPairs) -> Tensor:
         """What stands in the link, [B]."""
+        if self.strength_beta:
+            strength = torch.as_tensor(pairs.strength).clamp(min=0)
+            z = z * (1 - self.strength_beta * torch.expm1(-self.strength_beta_rate * strength))
         z = z - self.margin * pairs.strength
         if not self.margin_of:
             return z

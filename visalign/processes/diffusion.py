@@ -52,6 +52,10 @@ class Diffusion:
     def noise_fraction(self, t: Tensor) -> Tensor:
         return t.float() / len(self)
 
+    def log_snr(self, t: Tensor) -> Tensor:
+        """log(alpha_t^2 / sigma_t^2), [B]; -inf where nothing of the data is left (zero terminal SNR)."""
+        return self._alpha_bar(t).float().logit()
+
     def network_time(self, t: Tensor) -> Tensor:
         return t
 

@@ -37,6 +37,10 @@ class Flow:
         """Where t lies between data (0) and noise (1)."""
         return t
 
+    def log_snr(self, t: Tensor) -> Tensor:
+        """log of the squared ratio of data to noise in x_t, 2 log((1 - t) / t), [B]."""
+        return 2 * t.float().logit().neg()
+
     def network_time(self, t: Tensor) -> Tensor:
         """What the network is given for t: 1000 t."""
         return 1000 * t

@@ -13,7 +13,6 @@ from visalign.errors import UserError
 from visalign.media.samples import Sample
 from visalign.rewards.base import RewardModel, Scores
 from visalign.rewards.openclip import (
-    EMBEDDED_CLIPS,
     check_clip_source,
     cut_prompts,
     load_open_clip,
@@ -21,6 +20,7 @@ from visalign.rewards.openclip import (
     to_batch,
 )
 from visalign.rewards.sizes import of_open_clip
+from visalign.storage.open_clip_models import EMBEDDED_CLIPS
 
 SCALES = {"cosine": lambda cosine: cosine, "percent": lambda cosine: 100 * cosine,
           "hessel": lambda cosine: 2.5 * cosine.clamp(min=0)}

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from visalign.errors import UserError
 from visalign.media.samples import Sample, to_pixels
 from visalign.rewards.base import RewardModel
-from visalign.rewards.openclip import CLIP_ASSETS
 from visalign.rewards.sizes import of_header
+from visalign.storage.open_clip_models import CLIP_ASSETS
 from visalign.storage.weights import read_json
 
 SIDE = 64

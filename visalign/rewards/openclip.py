@@ -10,29 +10,9 @@ from torch import Tensor
 
 from visalign.errors import UserError, nearest
 from visalign.media.samples import middle
+from visalign.storage.open_clip_models import EMBEDDED_CLIPS, model_name
 from visalign.storage.pretrained import check_tokenizer
 from visalign.storage.weights import check_loaded, read_json
-
-CLIP_ASSETS = Path(__file__).resolve().parents[1] / "assets"
-EMBEDDED_CLIPS = {"tiny-clip": CLIP_ASSETS / "tiny-clip"}
-
-
-def model_name(source: str | Path) -> tuple[str, str | None]:
-    """open_clip's own (model name, pretrained tag) for a source.
-
-    source: an embedded model, a local folder with `open_clip_config.json`, `ARCHITECTURE/TAG` such as
-    `ViT-L-14/openai`, or a hub id such as `laion/CLIP-ViT-H-14-laion2B-s32B-b79K`.
-    """
-    import open_clip
-
-    text = str(EMBEDDED_CLIPS.get(str(source), source))
-    folder = Path(text).expanduser()
-    if folder.is_dir():
-        return f"local-dir:{folder}", None
-    architecture, _, tag = text.partition("/")
-    if architecture in open_clip.list_models():
-        return architecture, tag or None
-    return f"hf-hub:{text.removeprefix('hf-hub:')}", None
 
 
 def check_clip_source(source: str | Path, who: str) -> None:

@@ -23,12 +23,13 @@ from visalign.rewards.clip import ClipScore
 from visalign.rewards.edits import BackgroundKept, ClipDirection, SourceChange
 from visalign.rewards.emoji_edit import EmojiEdit
 from visalign.rewards.emoji_group import EmojiGroup
+from visalign.rewards.harmonic import Harmonic
 from visalign.rewards.hub_clip import Aesthetic, HPSv2, PickScore
 from visalign.rewards.imagereward import ImageReward
 from visalign.rewards.joint import JointReward
 from visalign.rewards.ocr import OcrText
-from visalign.rewards.openclip import CLIP_ASSETS, EMBEDDED_CLIPS
 from visalign.rewards.qwen_heads import HPSv3, VideoReward
+from visalign.rewards.reference_similarity import ReferenceSimilarity
 from visalign.rewards.text import embedding
 from visalign.rewards.text import rules as text_rules
 from visalign.rewards.text.likelihood import DensityRatio, FollowUp
@@ -37,6 +38,7 @@ from visalign.rewards.text.polar import Polar
 from visalign.rewards.text.refusal import RefusalJudge, RefusalRule
 from visalign.rewards.text.sequence import SequenceReward
 from visalign.rewards.web.reward import HttpReward
+from visalign.storage.open_clip_models import CLIP_ASSETS, EMBEDDED_CLIPS
 from visalign.storage.yaml_files import read_yaml
 
 REWARDS: dict[str, type] = {
@@ -59,6 +61,7 @@ REWARDS: dict[str, type] = {
     "unifiedreward_pairs": vlm.UnifiedRewardPairs,
     "unifiedreward_flex": vlm.UnifiedRewardFlex,
     "clip_direction": ClipDirection,
+    "reference_similarity": ReferenceSimilarity,
     "background_kept": BackgroundKept,
     "source_change": SourceChange,
     "ocr": OcrText,
@@ -98,6 +101,7 @@ REWARDS: dict[str, type] = {
     "uncertainty_weight": combine.UncertaintyWeight,
     "gate": combine.GatedReward,
     "direction": combine.Direction,
+    "harmonic": Harmonic,
     "debiased": Debiased,
 }
 ALIASES: dict[str, dict[str, Any]] = {

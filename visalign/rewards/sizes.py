@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from visalign.rewards.openclip import model_name
 from visalign.storage.hub_files import hub_file
+from visalign.storage.open_clip_models import model_name
 from visalign.storage.weights import read_shapes
 
 SINGLE = 4

@@ -124,6 +124,16 @@ class EncodingCache:
         """Encode, by `negative_key`, what guidance leads these prompts away from."""
         self._add(prompts, lambda each: _only(self.generator.encode_negatives([each], negative_prompt)))
 
+    def add_features(self, media: dict[str, Media], features: Callable[[Media], Tensor]) -> None:
+        """Keep what another network than the generator makes of media, by key, exactly and as it is computed."""
+        for key in [key for key in media if key not in self.store]:
+            with self._writing():
+                self.store.put(key, compact({"features": features(media[key]).cpu()}))
+
+    def features(self, keys: list[str]) -> Tensor:
+        """What `add_features` kept, [B, D] on the CPU."""
+        return torch.stack([self._need(key)["features"] for key in keys])
+
     def _add(self, wanted: dict, encode: Callable[..., dict[str, Tensor]]) -> None:
         for key, each in wanted.items():
             if key not in self.store:

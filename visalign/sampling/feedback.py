@@ -6,10 +6,11 @@ from dataclasses import replace
 from tqdm import tqdm
 
 from visalign.config import FeedbackSettings
-from visalign.data.pair_selection import Candidate, PairCounts, best_worst, keep
+from visalign.data.pair_selection import Candidate, Chosen, PairCounts, best_worst, keep
+from visalign.data.pareto import Rewarded, calibration_notes, pareto_pairs, standardised_rewards
 from visalign.data.preference_pair import PreferencePair, pair_fields
 from visalign.data.prompts import read_prompts
-from visalign.errors import UserError
+from visalign.errors import UserError, notice
 from visalign.generators.base import Generator
 from visalign.generators.prompt_length import say_what_is_cut
 from visalign.media.samples import Sample
@@ -66,30 +67,56 @@ def rank_pairs(samples: list[Sample], scores: list[float], pairs_per_prompt: int
     groups: dict[str, list[Candidate]] = {}
     for i, sample in enumerate(samples):
         groups.setdefault(sample.source_prompt, []).append(Candidate(i, scores[i]))
+    return kept_pairs(samples, {prompt: best_worst(candidates, pairs_per_prompt)
+                                for prompt, candidates in groups.items()})
+
+
+def traded_pairs(samples: list[Sample], scores: list[list[float]], names: list[str], settings: FeedbackSettings,
+                 seed: int) -> list[PreferencePair]:
+    """Best trade-offs between rewards against the worst within each prompt (CaPO); scores: of the samples, by reward.
+
+    Raises UserError for a reward that cannot be standardised.
+    """
+    groups: dict[str, dict[int, tuple[float, ...]]] = {}
+    for i, sample in enumerate(samples):
+        groups.setdefault(sample.source_prompt, {})[i] = tuple(each[i] for each in scores)
+    compared: Rewarded = standardised_rewards(groups, names) if settings.standardise else groups
+    for note in calibration_notes(compared, names, "data.feedback.standardise"):
+        notice(f"data.feedback: {note}")
+    return kept_pairs(samples, {prompt: pareto_pairs(points, settings.pairs_per_prompt, seed)
+                                for prompt, points in compared.items()})
+
+
+def kept_pairs(samples: list[Sample], proposed: dict[str, list[Chosen]]) -> list[PreferencePair]:
+    """Those of each prompt's pairs whose first sample scores more."""
     counts = PairCounts()
     return [PreferencePair(chosen=media_file(samples[a.number].media, lossless=True)[1],
                            rejected=media_file(samples[b.number].media, lossless=True)[1],
                            where=f"prompt '{prompt}', seeds {samples[a.number].seed} and {samples[b.number].seed}",
                            strength=a.score - b.score, chosen_reward=a.score, rejected_reward=b.score,
                            **pair_fields(samples[a.number]))
-            for prompt, candidates in groups.items()
-            for a, b in keep(best_worst(candidates, pairs_per_prompt), counts)]
+            for prompt, pairs in proposed.items() for a, b in keep(pairs, counts)]
 
 
-def feedback_pairs(generator: Generator, settings: FeedbackSettings, reward: Reward, seed: int,
+def feedback_pairs(generator: Generator, settings: FeedbackSettings, rewards: Sequence[Reward], seed: int,
                    quiet: bool = False, processes: Processes = ALONE) -> list[PreferencePair]:
-    """Pairs of the generator's own samples, scored by `reward`; processes share the sampling.
+    """Pairs of the generator's own samples, scored by `rewards`; processes share the sampling.
 
-    Raises UserError when the reward sees no difference anywhere.
+    Raises UserError when the rewards see no difference anywhere.
     """
     prompts = read_prompts(settings.prompts, settings.max_prompts)
     samples = make_samples(generator, prompts, settings.samples_per_prompt, steps=settings.steps,
                            guidance_scale=settings.guidance_scale, seed=seed, label="sampling pairs", quiet=quiet,
                            processes=processes)
-    scores = processes.told_by_first(lambda: finite_scores(reward, samples).tolist())
-    pairs = rank_pairs(samples, scores, settings.pairs_per_prompt)
+    scores = processes.told_by_first(lambda: [finite_scores(reward, samples).tolist() for reward in rewards])
+    names = [reward.name for reward in rewards]
+    pairs = traded_pairs(samples, scores, names, settings, seed) if settings.strategy == "pareto" else rank_pairs(
+        samples, scores[0], settings.pairs_per_prompt)
+    if not pairs and len(rewards) > 1:
+        raise UserError(f"data.feedback: by {' and '.join(names)} no sample of a prompt is a better trade-off than "
+                        "another, so there is no preference to learn; take fewer rewards, or more samples_per_prompt")
     if not pairs:
-        raise UserError(f"data.feedback: {reward.name} scored all samples of each prompt alike, so there is no "
+        raise UserError(f"data.feedback: {names[0]} scored all samples of each prompt alike, so there is no "
                         "preference to learn")
     return pairs
 
@@ -127,7 +154,6 @@ def _score(held: list[PreferencePair], reward: Reward, rerank: bool, frames: int
     for pair, (chosen, rejected) in zip(pairs, scores, strict=True):
         pair = replace(pair, chance=1.0) if rerank else pair
         if rerank and chosen < rejected:
-            yield replace(pair, chosen=pair.rejected, rejected=pair.chosen, chosen_reward=rejected,
-                          rejected_reward=chosen)
+            yield replace(pair.swapped(), chosen_reward=rejected, rejected_reward=chosen)
         else:
             yield replace(pair, chosen_reward=chosen, rejected_reward=rejected)

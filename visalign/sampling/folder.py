@@ -15,10 +15,11 @@ from visalign.errors import UserError, notice
 from visalign.generators import load_generator, locate_model
 from visalign.generators.base import Generator
 from visalign.generators.files.locating import sampling_for
-from visalign.generators.files.sketching import check_adapter
+from visalign.generators.files.sketching import check_adapter, check_user_adapter
 from visalign.generators.lora.files import digest_of
 from visalign.generators.lora.layers import one_kind
 from visalign.generators.lora.negative import check_beside, check_negative
+from visalign.generators.users import find_user_adapter
 from visalign.guidance import Guided, Guiding, load_guide
 from visalign.guidance.network import GUIDE_FILES, find_guide, read_head
 from visalign.media.kinds import is_image_name, is_video_name
@@ -28,6 +29,7 @@ from visalign.media.video_files import read_media, save_sheet, write_media
 from visalign.sampling.feedback import samples_at
 from visalign.sampling.goals import asking_for, known_goals
 from visalign.sampling.seeds import place_seed
+from visalign.sampling.users import ForUser
 from visalign.storage.files import write_atomically, written
 
 GRID_ROWS = 100
@@ -65,15 +67,22 @@ class Negative:
     lora: Path
     less: float = 0.0
 
-    def check(self, model: ModelSettings, lora: Path | None, guidance_scale: float) -> None:
-        """Raise UserError where it cannot be for this model, this other LoRA and this scale."""
-        where = f"negative adapter {self.lora}"
+    @property
+    def where(self) -> str:
+        return f"negative adapter {self.lora}"
+
+    def check_scale(self, guidance_scale: float) -> None:
+        """Raise UserError where this guidance scale leaves it without a branch."""
         if guidance_scale <= 1:
-            raise UserError(f"{where}: at guidance scale {guidance_scale:g} there is no unconditional branch for it; "
-                            "give --guidance-scale above 1")
+            raise UserError(f"{self.where}: at guidance scale {guidance_scale:g} there is no unconditional branch for "
+                            "it; give --guidance-scale above 1")
+
+    def check_fit(self, model: ModelSettings, lora: Path | None) -> None:
+        """Raise UserError where it cannot be for this model and this other LoRA."""
+        where = self.where
         if self.less and lora is None:
-            raise UserError(f"{where}: --negative-scale {self.less:g} takes so much of --lora off, and there is none; "
-                            "leave it out, or give --lora")
+            raise UserError(f"{where}: a negative scale of {self.less:g} takes so much of the model's LoRA off, and "
+                            "there is none; leave it out, or give a LoRA")
         try:
             found = check_adapter(model, self.lora)
         except UserError as error:
@@ -92,7 +101,8 @@ class Negative:
 @dataclass(frozen=True)
 class Drawing:
     """What draws samples: a model, with a LoRA, following a guide; `samples` of each prompt from `seed` on. asking:
-    what prompts are put into (`put_into`). negative: what guidance leads away from."""
+    what prompts are put into (`put_into`). negative: what guidance leads away from. user: whom they are for, where
+    `lora` is an adapter of users."""
 
     model: ModelSettings
     lora: Path | None
@@ -104,11 +114,16 @@ class Drawing:
     seed: int
     asking: str | None = None
     negative: Negative | None = None
+    user: ForUser | None = None
 
     def load(self, device: str) -> Generator:
         generator = load_generator(self.model, device)
-        if self.lora:
+        if self.lora and find_user_adapter(self.lora):
+            generator.load_user_adapter(self.lora)
+        elif self.lora:
             generator.load_adapter(self.lora)
+        if self.user:
+            self.user.tell(generator, self.lora)
         if self.negative:
             generator.load_negative_adapter(self.negative.lora, self.negative.less)
         guide = self.following
@@ -119,13 +134,15 @@ class Drawing:
         own = {"model": self.model.model_dump(mode="json"), "lora": str(self.lora), "video_format": self.video_format}
         asked = {"asking": self.asking} if self.asking else {}
         others = [each.identity() for each in (self.following, self.negative) if each]
+        others += [self.user.identity(self.lora)] if self.user else []
         return functools.reduce(operator.or_, others, own | asked)
 
 
 def drawing_of(model: ModelSettings, prompts: list[str], *, lora: Path | None = None, samples: int = 4,
                steps: int | None = None, guidance_scale: float | None = None, seed: int = 0,
                following: Following | None = None, video_format: str | None = None,
-               goal: str | None = None, negative: Negative | None = None) -> tuple[Drawing, list[str]]:
+               goal: str | None = None, negative: Negative | None = None,
+               user: ForUser | None = None) -> tuple[Drawing, list[str]]:
     """What draws these prompts (texts, or one @file), and the prompts; nothing is loaded yet.
 
     Steps and guidance are the model's own where they are None. goal: the score that a model is asked for which learnt
@@ -136,16 +153,25 @@ def drawing_of(model: ModelSettings, prompts: list[str], *, lora: Path | None = 
     locate_model(model).family.check_prompts(prompts, "prompt")
     if following:
         following.check()
-    if lora:
+    if user:
+        user.check(lora)
+    if user and following:
+        raise UserError("generate: --guide and --user cannot be followed together yet; give one of them")
+    if lora and find_user_adapter(lora):
+        check_user_adapter(model, lora)
+        if user is None:
+            notice(f"{lora}: is of users, and nobody is named, so these are the model's own samples; add --user PAIRS")
+    elif lora:
         check_adapter(model, lora)
     place = lora or Path(model.source).expanduser()
     if goal is None and known_goals(place):
         notice(f"{place}: learnt to be asked for a score, and these prompts ask for none; add --goal best")
     sampling = sampling_for(model, steps, guidance_scale)
     if negative:
-        negative.check(model, lora, sampling.guidance_scale)
+        negative.check_scale(sampling.guidance_scale)
+        negative.check_fit(model, lora)
     return Drawing(model, lora, following, video_format, samples, sampling.steps, sampling.guidance_scale,
-                   seed, goal and asking_for(goal, place), negative), prompts
+                   seed, goal and asking_for(goal, place), negative, user), prompts
 
 
 def generate_to_folder(model: ModelSettings, prompts: list[str], folder: Path, *, device: str = "auto",

@@ -2,10 +2,11 @@
 
     run/
       config.yaml      the resolved settings          metrics.jsonl    one line a step or evaluation
-      pairs.parquet    pairs from AI feedback         samples/step-N/  images on fixed seeds
+      pairs.parquet    pairs the run made             samples/step-N/  images on fixed seeds
       checkpoints/     step-N folders                 export/          diffusers weights and model card
       report.html      before and after               rollouts/        samples of online runs
       guard/           the guard's measurements, and the best weights it may return to
+      best/            weights of eval.keep_best      subject/         photographs and images of data.subject
       data.json        a digest of the training data, which a resumed run must match
       skipped.jsonl    rows that could not be used (data.on_error=skip)
       started.json     what the run started from, such as a fingerprint of the model

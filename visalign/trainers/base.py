@@ -222,6 +222,7 @@ def make_policy(generator: Generator, config) -> None:
     torch.manual_seed(config.train.seed)
     model = config.model
     generator.make_trainable(model.tuning, reference=model.reference, compiled=model.compile,
+                             user_features=model.user_features,
                              gradient_checkpointing=model.gradient_checkpointing, **dict(model.lora))
 
 

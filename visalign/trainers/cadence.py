@@ -1,4 +1,5 @@
-"""When a run is measured: before training, every `eval.every` units, when the guard is due, and after it."""
+"""When a run is measured: before training, every `eval.every` units, when the guard is due, and after it; and of which
+moment its weights are in the end."""
 
 import time
 from dataclasses import replace
@@ -6,6 +7,7 @@ from dataclasses import replace
 from visalign.evaluation.held_out import HeldOut, check_same, refuse_blind, save_samples
 from visalign.evaluators.prompt_metrics import prompt_metrics_of
 from visalign.parallel.sharing import doing
+from visalign.trainers.best import RETURNED, Best
 from visalign.trainers.followed import FollowedTrainer
 from visalign.trainers.guard import Guard
 from visalign.trainers.tracking import show_held_out, show_rollouts
@@ -19,6 +21,9 @@ class Cadence:
         self.held_out = replace(held_out, processes=self.processes)
         self.guard = Guard(trainer, self.held_out)
         self._done = {row["folder"] for row in self._rows}
+        wanted = getattr(trainer.config.eval, "keep_best", None)
+        self.best = Best(trainer, wanted) if wanted else None
+        self.kept: str | None = None
 
     @property
     def _rows(self) -> list[dict]:
@@ -33,7 +38,18 @@ class Cadence:
             ended = f"the guard stopped the run at step {trainer.state.step}" + (
                 "" if back is None else f" and returned to step {back}")
         self.evaluate(trainer.state.step, back)
+        self._return_to_best(trainer.state.step)
         return ended
+
+    def _return_to_best(self, last: int) -> None:
+        """End with the best weights, measured once more where they are not the last; `kept` says which they are."""
+        if self.best is None:
+            return
+        best = self.processes.told_by_first(lambda: self.best.step(self._rows))
+        self.kept = self.best.told(best, last)
+        if best != last:
+            self.best.weights.put_back(best)
+            self.evaluate(last, best)
 
     def after(self, step: int) -> bool:
         """What is due after a unit; whether the guard ends the run."""
@@ -45,7 +61,7 @@ class Cadence:
 
     def evaluate(self, step: int, returned_to: int | None = None) -> None:
         """Measure and keep held-out samples; the processes share the work."""
-        folder = f"step-{step:08d}" + ("" if returned_to is None else "-returned")
+        folder = f"step-{step:08d}" + ("" if returned_to is None else RETURNED)
         if not self.processes.told_by_first(lambda: folder in self._done):
             self._done.add(folder)
             doing(f"measuring held-out samples, {self.trainer.unit} {step}")
@@ -53,7 +69,8 @@ class Cadence:
         self.trainer.accelerator.wait_for_everyone()
 
     def _evaluate(self, step: int, folder: str) -> None:
-        trainer, first = self.trainer, self.processes.told_by_first(lambda: next(iter(self._rows), None))
+        trainer, rows = self.trainer, self.processes.told_by_first(lambda: self._rows)
+        first = next(iter(rows), None)
         with trainer.measuring() as generator:
             found, samples = self.held_out.look(generator, f"samples, step {step}")
             if first:
@@ -62,6 +79,8 @@ class Cadence:
                 refuse_blind(found)
             if self.processes.is_first:
                 save_samples(samples, trainer.run.path / "samples" / folder)
-            trainer.run.log({"kind": "held_out", "step": step, "folder": folder, **found.as_dict(),
-                             **trainer.held_out_metrics(), "seconds_so_far": time.time() - self.started})
-            show_held_out(trainer.accelerator, found, samples, step)
+            further = trainer.held_out_metrics()
+        best = {"best_step": self.best.look(rows, step, folder, found)} if self.best else {}
+        trainer.run.log({"kind": "held_out", "step": step, "folder": folder, **found.as_dict(), **further, **best,
+                         "seconds_so_far": time.time() - self.started})
+        show_held_out(trainer.accelerator, found, samples, step)

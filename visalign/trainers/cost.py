@@ -15,8 +15,16 @@ def passes_of_step(config: OfflineConfig | OnlineConfig, objective) -> float:
 
 
 def _offline(config: OfflineConfig, objective) -> float:
-    samples = config.train.batch_size * config.train.gradient_accumulation * (2 if "rejected" in objective.needs else 1)
-    return samples * (WITH_GRADIENT * objective.passes.with_gradient + objective.passes.without)
+    pairs = config.train.batch_size * config.train.gradient_accumulation
+    learnt = len(objective.sides) * (WITH_GRADIENT * objective.passes.with_gradient + objective.passes.without)
+    return pairs * (learnt + own_passes(config, objective))
+
+
+def own_passes(config: OfflineConfig, objective) -> int:
+    """Passes that draw a sample of an earlier self, where an objective learns from them; made once for each prompt and
+    self, so that a step takes at most these."""
+    own = config.data.selves
+    return own.steps * (2 if own.guidance_scale != 1 else 1) if "own" in objective.needs else 0
 
 
 def _online(config: OnlineConfig, objective) -> float:

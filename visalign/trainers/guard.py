@@ -11,8 +11,6 @@ import math
 import time
 from dataclasses import replace
 
-import torch
-from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
 
 from visalign.config import OfflineConfig, OnlineConfig
@@ -26,11 +24,10 @@ from visalign.media.samples import Sample
 from visalign.media.source_images import sheet_row
 from visalign.media.video_files import save_sheet
 from visalign.parallel.sharing import doing
-from visalign.parallel.tensors import laid_out, whole
 from visalign.sampling.seeds import second_seed
-from visalign.storage.weights import write_tensors
 from visalign.trainers.cost import passes_of_look, passes_of_step
 from visalign.trainers.followed import FollowedTrainer
+from visalign.trainers.kept_weights import KeptWeights
 
 PROMPTS_DRAWN = 8
 
@@ -71,6 +68,7 @@ class Guard:
             "max_prompts": self.settings.max_prompts, "samples_per_prompt": self.settings.samples_per_prompt,
             "seed": second_seed(config.eval.seed)}))
         self.folder = self.run.path / "guard"
+        self.weights = KeptWeights("guard", self.folder, self.state, self.processes)
 
     @property
     def rows(self) -> list[dict]:
@@ -119,15 +117,7 @@ class Guard:
         """Save the weights of the best acceptable point so far, including the start."""
         if self.settings.action != "rollback":
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        try:
-            with self.state.averaged():
-                weights = whole(self.state.parameters, keep=self.processes.is_first)
-            if weights:
-                write_tensors(self.folder / "best.safetensors", weights, {"step": str(step)})
-        except (OSError, RuntimeError) as error:
-            raise UserError(f"guard {self.folder}: the best weights could not be saved "
-                            f"({' '.join(str(error).split())[:150]})") from None
+        self.weights.save(step)
 
     def roll_back(self) -> int | None:
         """Put the best acceptable weights back in every process; returns their step, None when rolling back is off.
@@ -138,16 +128,7 @@ class Guard:
             return None
         rows = self.processes.told_by_first(lambda: self.rows)
         step = rows[best_point(points_of(rows, self.limits.budget))]["step"]
-        file = self.folder / "best.safetensors"
-        try:
-            with safe_open(file, "pt") as weights, torch.no_grad():
-                if weights.metadata() != {"step": str(step)}:
-                    raise UserError(f"guard {file}: holds the weights of another step than {step}, the best one")
-                for name, parameter in self.state.parameters:
-                    parameter.copy_(laid_out(weights.get_tensor(name), parameter))
-        except (OSError, SafetensorError) as error:
-            raise UserError(f"guard {file}: cannot be read ({error})") from None
-        self.state.ema = None  # the kept weights are the average already
+        self.weights.put_back(step)
         return step
 
 

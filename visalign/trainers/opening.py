@@ -8,6 +8,7 @@ import torch
 from accelerate import Accelerator
 
 from visalign.config import GuideConfig, OfflineConfig, OnlineConfig, RewardConfig
+from visalign.config.load import build_objective
 from visalign.errors import UserError
 from visalign.generators.hardware.devices import pick_device, pick_dtype
 from visalign.parallel.opening import check_configuration, is_sharded_run, open_processes, uses_deepspeed
@@ -47,10 +48,15 @@ def check_sharded(config: AnyConfig) -> None:
             "model.offload blocks: moves whole blocks to host memory (fsdp_offload_params of accelerate's file moves "
             "parts)": model.offload == "blocks",
             "model.precision fp16: its loss scale needs whole gradients": model.precision == "fp16",
-            "model.compile: compiled blocks were not tried in parts": model.compile}
+            "model.compile: compiled blocks were not tried in parts": model.compile,
+            "model.tuning user: what is told of users was not tried in parts":
+                getattr(model, "tuning", None) == "user"}
     if config.loop == "offline":
         made = "data.feedback: samples before the network is divided (make the pairs first, with `visalign data pairs`)"
         wrong[made] = config.data.feedback is not None
+        own = f"objective {config.objective.get('name')}: lets each process sample earlier selves as often as it has to"
+        wrong[own] = "own" in build_objective(config.objective).needs
+        wrong["data.subject: samples before the network is divided"] = config.data.subject is not None
     for what, is_set in wrong.items():
         if is_set:
             raise UserError(f"{what}, which does not go with sharded training; change it, or use "

@@ -6,7 +6,7 @@ With LoRA a snapshot takes a few MB.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -71,8 +71,7 @@ class Snapshots:
 
     def draw(self, rng: torch.Generator) -> tuple[int, Snapshot]:
         """A uniformly random one, and its number."""
-        numbers = list(self.taken)
-        number = numbers[int(torch.randint(len(numbers), (), generator=rng))]
+        number = one_of(list(self.taken), rng)
         return number, self.taken[number]
 
     def state_dict(self) -> dict:
@@ -83,3 +82,8 @@ class Snapshots:
         for number, saved in state["taken"].items():
             self.taken[number] = Snapshot(self.parameters)
             self.taken[number].load_state_dict(saved)
+
+
+def one_of(numbers: Sequence[int], rng: torch.Generator) -> int:
+    """A uniformly random one of these."""
+    return numbers[int(torch.randint(len(numbers), (), generator=rng))]

@@ -17,7 +17,8 @@ VERDICT = "verdict.json"
 class Result:
     """Where a run lies and what it changed on held-out prompts (None where not measured).
 
-    ended: what the guard did to it, in words, when it ended the run.
+    ended: what the guard did to it, in words, when it ended the run. kept: of which step its weights are, in words,
+    where the best are kept.
     """
 
     folder: Path
@@ -28,10 +29,12 @@ class Result:
     implicit_accuracy: float | None
     seconds: float
     ended: str | None = None
+    kept: str | None = None
 
 
 def summarise(run: RunFolder, started: float, proxy: str | None, limits: VerdictLimits, ended: str | None,
-              equal_length: Callable[[list[dict]], EqualLength | None] | None = None) -> Result:
+              equal_length: Callable[[list[dict]], EqualLength | None] | None = None,
+              kept: str | None = None) -> Result:
     """Change from before to after per held-out prompt, with bootstrap intervals, and the verdict.
 
     equal_length: of texts, what the held-out rows' answers measure when they are cut to one length; asked for where a
@@ -52,7 +55,7 @@ def summarise(run: RunFolder, started: float, proxy: str | None, limits: Verdict
     others = {name: change(f"reward/{name}") for name in before.names("reward") if name != proxy}
     return Result(run.path, change(f"reward/{proxy}"), change("diversity/distance"), others,
                   verdict, rows[-1].get("held_out/implicit_accuracy"),
-                  time.time() - started, ended)
+                  time.time() - started, ended, kept)
 
 
 def result_figures(result: Result) -> dict[str, str]:
@@ -63,6 +66,8 @@ def result_figures(result: Result) -> dict[str, str]:
     numbers["verdict"] = result.verdict.word
     if result.ended:
         numbers["ended early"] = result.ended
+    if result.kept:
+        numbers["weights"] = result.kept
     if result.implicit_accuracy is not None:
         numbers["implicit accuracy on held-out pairs"] = f"{result.implicit_accuracy:.3f}"
     return numbers

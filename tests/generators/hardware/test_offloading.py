@@ -83,7 +83,7 @@ def test_blocks_that_never_learn_take_no_adapter(pipelines, tmp_path):
         generator.load_adapter(tmp_path)
     with pytest.raises(UserError, match="a latent reward needs gradients"):
         generator.features(*inputs_of(generator), (0,))
-    with pytest.raises(UserError, match="a LoRA learns inside of every block"):
+    with pytest.raises(UserError, match="an adapter learns inside of every block"):
         parse_config({"model": {"source": "tiny-sd3", "offload": "blocks"}, "objective": {"name": "flow_dpo"}})
     with pytest.raises(UserError, match="without an adapter"):
         model_of("tiny-sd3", ("offload=blocks", "loras=[{path: a.safetensors}]"))

@@ -9,12 +9,13 @@ from click.testing import CliRunner
 from safetensors.torch import save_file
 
 from tests.families import TINY, each_family, load_tiny, takes_words
+from tests.generators.lora.random_lora import write_random_lora
 from tests.trainers.commands import UNMEASURED, run
 from visalign.cli import main
 from visalign.errors import UserError
 from visalign.generators import FAMILIES
 from visalign.generators.base import Guidance
-from visalign.generators.lora.adapters import adapters_of, add_adapter, found_targets, remove_adapters
+from visalign.generators.lora.adapters import adapters_of, remove_adapters
 from visalign.generators.lora.export import write_loras
 from visalign.generators.lora.layers import attach
 from visalign.media.samples import frames_of
@@ -26,20 +27,7 @@ PROMPTS, SEEDS = ["a cat face", "a red fruit"], [1, 2]
 def adapter(tmp_path):
     """Writes a random LoRA for a generator, which stays as it is; times `size`."""
     def write(generator, name, seed, size=1.0):
-        from visalign.config import LoraSettings
-
-        torch.manual_seed(seed)
-        for network in generator.networks().values():
-            add_adapter(network, LoraSettings(rank=2, alpha=3), generator.lora_targets or found_targets(network))
-            with torch.no_grad():
-                for parameter in (p for n, p in network.named_parameters() if "lora_B" in n):
-                    parameter.copy_(0.3 * size * torch.randn_like(parameter))
-        folder = tmp_path / name
-        folder.mkdir()
-        write_loras(generator, folder)
-        for network in generator.networks().values():
-            remove_adapters(network)
-        return folder
+        return write_random_lora(generator, tmp_path / name, seed, size)
 
     return write
 
@@ -245,7 +233,7 @@ def test_pairs_are_swapped_learnt_and_led_away_from_on_the_command_line(recipe, 
     assert best.exit_code == 0, best.output
 
     for words, said in ((["--guidance-scale", "1"], "at guidance scale 1 there is no unconditional branch"),
-                        (["--guidance-scale", "3", "--negative-scale", "0.5"], "takes so much of --lora off"),
+                        (["--guidance-scale", "3", "--negative-scale", "0.5"], "takes so much of the model's LoRA off"),
                         (["--lora", dpo, "--guidance-scale", "3", "--negative-scale", "1.5"], "--negative-scale")):
         done = generate(pipelines, tmp_path / "bad", *words, "--negative-adapter", npo)
         assert done.exit_code != 0 and said in done.output, done.output

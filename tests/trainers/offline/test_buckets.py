@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from tests.trainers.commands import UNMEASURED, fails, rows, run, weights
-from visalign.trainers.offline.states import Noised, sample_errors
+from visalign.trainers.offline.noised import Noised, sample_errors
 
 SHAPES = [(16, 16), (32, 8), (8, 32), (10, 40)]  # width, height: of three sizes, the last two of one
 

@@ -15,10 +15,11 @@ from visalign.config import ModelSettings
 from visalign.config.load import load_config
 from visalign.errors import UserError
 from visalign.generators import load_generator
-from visalign.jobs.training_setup import check_guided
+from visalign.jobs.offline_checks import check_guided
 from visalign.objectives.soar import SOAR
 from visalign.processes import Flow
-from visalign.trainers.offline.states import CorrectedStates, Noised, NoisedStates, sample_errors, towards_noise
+from visalign.trainers.offline.noised import Noised, NoisedStates, sample_errors
+from visalign.trainers.offline.states import CorrectedStates, towards_noise
 
 
 class Moving:
@@ -51,7 +52,7 @@ CACHE = SimpleNamespace(prompt_key=lambda text: f"key of '{text}'",
 def drawn(velocity, x0, noise, t, **settings):
     """(the generator, what SOAR's states make of these) for samples [B, 1]."""
     generator = Moving(velocity)
-    batch = SimpleNamespace(chosen=x0, rejected=None, conditioning={"text": torch.ones(len(t), 3)}, fits={},
+    batch = SimpleNamespace(chosen=x0, rejected=None, conditionings=[{"text": torch.ones(len(t), 3)}], fits={},
                             items=[None] * len(t))
     rngs = [torch.Generator().manual_seed(place) for place in range(len(t))]
     return generator, CorrectedStates(generator, SOAR(**settings), CACHE).draw(batch, t, noise, rngs)
@@ -136,7 +137,7 @@ def test_a_real_network_guides_without_gradients_and_learns_from_seven_passes(pi
     texts = {"": generator.encode_prompts([""]), "a": generator.encode_prompts(["a red fruit"] * 2)}
     cache = SimpleNamespace(prompt_key=lambda text: text, conditioning=lambda keys: texts[keys[0]])
     x0, noise = torch.randn(2, 2, *generator.conventions.shape)
-    batch = SimpleNamespace(chosen=x0, rejected=None, conditioning=texts["a"], fits={}, items=[None] * 2)
+    batch = SimpleNamespace(chosen=x0, rejected=None, conditionings=[texts["a"]], fits={}, items=[None] * 2)
     t = torch.tensor([0.6, 0.4])
 
     def states():

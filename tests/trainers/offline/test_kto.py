@@ -120,6 +120,7 @@ def test_its_samples_are_encoded_ahead(recipe, thumbs):
     (["train.one_side_at_a_time=true"], "train.one_side_at_a_time"),
     (["data.positive_ratio=1"], "data.positive_ratio"),
     (["objective.desirable_weight=0", "objective.undesirable_weight=0"], "nothing to learn"),
+    (["objective.utility=bold"], "objective.utility"),
     (["objective.name=sft", "data.positive_ratio=0.5"], "data.positive_ratio: objective sft does not learn from"),
     (["objective.name=sft", "data.good_from=3"], "data.good_from: objective sft does not learn from")])
 def test_bad_settings_are_refused_before_a_model_is_loaded(recipe, thumbs, monkeypatch, overrides, words):

@@ -12,7 +12,7 @@ from visalign.config import ModelSettings
 from visalign.config.load import build_objective
 from visalign.generators import load_generator
 from visalign.objectives import REGISTRIES, PairErrors
-from visalign.trainers.offline.states import Noised, recomputed_errors, row_errors, sample_errors
+from visalign.trainers.offline.noised import Noised, recomputed_errors, row_errors, sample_errors
 
 PAIRS = 8
 

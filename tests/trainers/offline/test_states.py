@@ -9,7 +9,8 @@ from tests.trainers.commands import rows, run, weights
 from visalign.objectives import REGISTRIES
 from visalign.objectives.dpo import FlowDPO
 from visalign.trainers.offline import states as module
-from visalign.trainers.offline.states import STATES, Noised, NoisedStates, sample_errors
+from visalign.trainers.offline.noised import Noised, NoisedStates, sample_errors
+from visalign.trainers.offline.states import STATES
 from visalign.trainers.snapshots import Snapshots
 
 

@@ -93,6 +93,7 @@ def test_a_killed_run_continues_to_the_same_bits_and_not_with_other_pairs(recipe
     cut = recipe("sd3", output={"folder": str(tmp_path / "cut")}, **options)
     said = run(cut).output
     assert f"--negative-adapter {tmp_path / 'cut'} --steps 2 --guidance-scale 2.0" in said and " --lora " not in said
+    assert f"+negative:{tmp_path / 'cut'} --guidance-scale 2.0" in said and "visalign demo plain=" in said
     shutil.rmtree(tmp_path / "cut" / "checkpoints" / "step-00000004")
     assert "data.swap" in fails(recipe("sd3", name="plain.yaml", output={"folder": str(tmp_path / "cut")},
                                        eval=UNMEASURED), "--resume")

@@ -3,6 +3,7 @@
 LoRA: `pytorch_lora_weights.safetensors` for `pipeline.load_lora_weights(folder)`, or what lora_export.py has for
 pipelines without that. Beside it, under the names of user interfaces and with `.alpha`: `lora_kohya.safetensors` for
 U-Nets, `lora_comfyui.safetensors` for transformers whose names are known. LoHa and LoKr: `lora_lycoris.safetensors`.
+Users: `user_adapter.safetensors` and what it is for, `user_adapter.json`, which visalign alone reads.
 Full fine-tuning: a folder for `from_pretrained`, its CLIP encoders under the published names, beside what its base was
 made for (made_for.py); and `model.safetensors` where user interfaces take a whole model as one file (ldm.py).
 """
@@ -18,6 +19,7 @@ from visalign.generators.export.model_card import model_card
 from visalign.generators.files.locating import locate_model
 from visalign.generators.files.made_for import pass_on
 from visalign.generators.lora.export import PUBLISHED_PREFIX, write_loras
+from visalign.generators.users import UserAdapter, write_user_adapter
 from visalign.storage.run_folder import write_atomically
 from visalign.storage.weights import read_json, read_tensors, share_storage, write_tensors
 
@@ -25,13 +27,21 @@ from visalign.storage.weights import read_json, read_tensors, share_storage, wri
 def export(generator: Generator, folder: Path, config: OfflineConfig, figures: dict[str, str]) -> list[str]:
     """Write weights and a model card; returns the names of the files or folders written."""
     folder.mkdir(parents=True, exist_ok=True)
-    written = [str(file.relative_to(folder)) for file in write_loras(generator, folder)] \
-        if generator.tuning == "lora" else _export_full(generator, folder, config)
+    written = _EXPORTS[generator.tuning](generator, folder, config)
     if config.goals:
         write_atomically(folder / GOALS_FILE, (config.goals.model_dump_json(indent=1) + "\n").encode())
         written.append(GOALS_FILE)
     write_atomically(folder / "README.md", model_card(config, generator, figures).encode())
     return [*written, "README.md"]
+
+
+def _export_lora(generator: Generator, folder: Path, config: OfflineConfig) -> list[str]:
+    return [str(file.relative_to(folder)) for file in write_loras(generator, folder)]
+
+
+def _export_users(generator: Generator, folder: Path, config: OfflineConfig) -> list[str]:
+    about = UserAdapter(config.model.user_features, config.data.users.context, generator.user_term.width)
+    return [file.name for file in write_user_adapter(generator.user_term, folder, about)]
 
 
 def _export_full(generator: Generator, folder: Path, config: OfflineConfig) -> list[str]:
@@ -51,6 +61,7 @@ def _export_full(generator: Generator, folder: Path, config: OfflineConfig) -> l
 
 
 SINGLE_FILE = "model.safetensors"
+_EXPORTS = {"lora": _export_lora, "user": _export_users, "full": _export_full}
 
 
 def _put_prefix(folder: Path, prefix: str) -> None:

@@ -106,4 +106,8 @@ def _loading(generator: Generator, source: str) -> str:
     pipeline = type(generator.pipeline).__name__
     if generator.tuning == "lora":
         return f'pipeline = {pipeline}.from_pretrained("{source}")\n{loading_lines(generator)}'
+    if generator.tuning == "user":
+        return (f'pipeline = {pipeline}.from_pretrained("{source}")\n'
+                "# diffusers cannot tell it of a user; visalign can, by a table of prompt, chosen, rejected:\n"
+                f'#   visalign generate {source} "a prompt" --lora path/to/this/folder --user pairs.jsonl -o samples')
     return f'pipeline = {pipeline}.from_pretrained("path/to/this/folder/pipeline")'

@@ -98,7 +98,7 @@ def empty_generator(checkpoint: ModelLocation, settings: ModelSettings, words: b
             generator.denoiser.requires_grad_(True)
         else:
             generator.put_on(beneath(generator, settings))
-            generator.make_trainable("lora", **dict(settings.lora))
+            generator.make_trainable(settings.tuning, user_features=settings.user_features, **dict(settings.lora))
     return generator
 
 
@@ -121,6 +121,14 @@ def with_start(settings: ModelSettings) -> ModelSettings:
             raise UserError(f"model.lora.{name} {asked}: the LoRA of model.lora.start has {name} {value}; set "
                             f"model.lora.{name}={value}, or leave it out")
     return settings.model_copy(update={"lora": settings.lora.model_copy(update=found)})
+
+
+def check_user_adapter(settings: ModelSettings, path: Path) -> None:
+    """Raise UserError unless a user adapter fits the model, whose weights are not read."""
+    with explained(settings.source):
+        generator = sketch(locate_model(settings), settings)
+    with _without_values():
+        generator.load_user_adapter(path)
 
 
 def _empty_part(kind: type, checkpoint: ModelLocation, name: str) -> nn.Module:

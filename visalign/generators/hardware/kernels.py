@@ -7,7 +7,7 @@ the calling thread alone.
 
 import contextlib
 import importlib.util
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import torch
@@ -167,21 +167,33 @@ def kernel(attention: str) -> contextlib.AbstractContextManager:
     return ChosenAttention(_KERNELS[attention]) if attention in _KERNELS else contextlib.nullcontext()
 
 
-def recomputing(attention: str) -> Callable:
+Again = Callable[[], contextlib.AbstractContextManager]
+"""Called while a block computes; gives what else it is to be computed again in."""
+
+
+def recomputing(attention: str, again: Again = contextlib.nullcontext) -> Callable:
     """A diffusers checkpointing function: the backward pass recomputes a block with the forward pass's kernel.
 
-    The kernel is chosen by a `with` that has exited when gradients flow, so the recomputation needs its own.
+    The kernel is chosen by a `with` that has exited when gradients flow, so the recomputation needs its own; `again`
+    is for all else that is so.
     """
     def run(block: Callable, *inputs, **options):
-        return checkpoint(block, *inputs, use_reentrant=False,
-                          context_fn=lambda: (contextlib.nullcontext(), kernel(attention)), **options)
+        return checkpoint(block, *inputs, use_reentrant=False, context_fn=lambda: (
+            contextlib.nullcontext(), _computed_again(attention, again())), **options)
 
     return run
 
 
-def recompute_blocks(blocks: Iterable[torch.nn.Module], attention: str) -> None:
+@contextlib.contextmanager
+def _computed_again(attention: str, others: contextlib.AbstractContextManager) -> Iterator[None]:
+    with kernel(attention), others:
+        yield
+
+
+def recompute_blocks(blocks: Iterable[torch.nn.Module], attention: str,
+                     again: Again = contextlib.nullcontext) -> None:
     """The same for networks whose own checkpointing gives a block less than it is given otherwise."""
-    run = recomputing(attention)
+    run = recomputing(attention, again)
     for block in blocks:
         def recomputed(*inputs, forward=block.forward, **options):
             return run(forward, *inputs, **options) if torch.is_grad_enabled() else forward(*inputs, **options)

@@ -38,6 +38,9 @@ from visalign.generators.observe.watching import EnoughSeen, NetworkCall
 PROMPT = " ".join(["a red fruit beside a green leaf on a wooden table"] * 6)
 """Of 60 words: what networks that take prompts of any length are given."""
 
+USER_TOKENS = 4
+"""Of a user, by data.users.context; beside a prompt's they are few."""
+
 
 class Weightless:
     """One model with its adapter, as a recipe would hold it on `device`, which need not be there."""
@@ -124,6 +127,14 @@ class Weightless:
         with arithmetic_of(self.device, self.compute_dtype), self.mode, known_values(self.mode), attention:
             yield
 
+    def _for_users(self, call: NetworkCall) -> contextlib.AbstractContextManager[None]:
+        """Within it passes are for users, where the network is told of any."""
+        term = self.generator.user_term
+        if term is None:
+            return contextlib.nullcontext()
+        tokens = torch.empty(call.rows(), USER_TOKENS, term.width, device="meta")
+        return term.told(FakeTensor(self.mode, tokens, self.device))
+
     def _on_device(self, call: NetworkCall) -> tuple[nn.Module, dict[str, Any]]:
         """The network that is called and its arguments, on the device."""
         network = self.generator.networks()[call.network]
@@ -154,7 +165,7 @@ class Weightless:
         """What the backward of one pass needs. Raises UserError where the network looks at values."""
         network, arguments = self._on_device(call)
         counter = SavedTensors(network)
-        with self._told("a pass"), self._checkpointed(network, counter), self._computing(), \
+        with self._told("a pass"), self._checkpointed(network, counter), self._computing(), self._for_users(call), \
                 counter.counting(counter.outside):
             network(**arguments)
         return counter.found()
@@ -174,7 +185,8 @@ class Weightless:
         """The most bytes of one pass without gradients."""
         network, arguments = self._on_device(call)
         live = LiveTensors(network)
-        with self._told("a pass"), torch.no_grad(), self._computing(), live, each_kind_once(network, live):
+        with self._told("a pass"), torch.no_grad(), self._computing(), self._for_users(call), live, \
+                each_kind_once(network, live):
             network(**arguments)
         return live.peak
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from visalign.errors import UserError
+from visalign.generators.users import find_user_adapter
 from visalign.storage.weights import PICKLES, read_json, read_metadata, read_tensors, some
 
 LYCORIS_FILE = "lora_lycoris.safetensors"
@@ -41,6 +42,9 @@ def find_lora(path: Path) -> Path:
 
     Raises UserError saying which file or folder to give.
     """
+    if find_user_adapter(path):
+        raise UserError(f"lora {path}: is of users (model.tuning user), and no LoRA; `visalign generate --lora` takes "
+                        "it, with --user")
     if not path.is_dir():
         if not path.is_file():
             raise UserError(f"lora {path}: there is no such file or folder")

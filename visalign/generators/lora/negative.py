@@ -11,15 +11,14 @@ its own branch's share, so a share of 0 or 1 leaves all other bits as they were.
 """
 
 import contextlib
-import inspect
 from collections.abc import Callable, Iterable, Iterator
 
-import torch
 from torch import Tensor, nn
 
 from visalign.errors import UserError
 from visalign.generators.lora.adapters import HELD, START, tuner_layers
 from visalign.generators.lora.layers import LYCORIS, Layers, one_kind
+from visalign.generators.observe.branches import branches_told
 
 NEGATIVE = "negative"
 """The adapter's name on a network."""
@@ -54,14 +53,17 @@ class NegativeBranch:
     """
 
     def __init__(self, networks: Iterable[nn.Module], less: float = 0.0):
-        self._networks = list(networks)
+        self._networks, self._less = list(networks), less
         self._unconditional: Tensor | float = 0.0  # 1 for each sample of the pass that is: [B], or of all of them
         self._shaped: dict[tuple[int, int], Tensor] = {}
         self._restore: list[Callable[[], None]] = []
+        self._follow_all()
+
+    def _follow_all(self) -> None:
         for network in self._networks:
             for _, layer in tuner_layers(network):
-                shares = {name: (0.0, 1.0) if name == NEGATIVE else (1.0, 1.0 - less) for name in layer.scaling
-                          if name == NEGATIVE or (less and name not in (HELD, START))}
+                shares = {name: (0.0, 1.0) if name == NEGATIVE else (1.0, 1.0 - self._less) for name in layer.scaling
+                          if name == NEGATIVE or (self._less and name not in (HELD, START))}
                 self._follow(layer, {name: (layer.scaling[name], *share) for name, share in shares.items()})
 
     def _follow(self, layer: nn.Module, shares: dict[str, tuple[float, float, float]]) -> None:
@@ -103,6 +105,15 @@ class NegativeBranch:
         self._restore.clear()
 
     @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """Within it the adapters' scales may be changed; what they are then is what each branch gets its share of."""
+        self.remove()
+        try:
+            yield
+        finally:
+            self._follow_all()
+
+    @contextlib.contextmanager
     def predicting(self) -> Iterator[None]:
         """Within it every sample is of the unconditional branch."""
         self._set(1.0)
@@ -111,44 +122,6 @@ class NegativeBranch:
         finally:
             self._set(0.0)
 
-    @contextlib.contextmanager
-    def sampling(self, count: int, wanted_place: int) -> Iterator[Callable[[], None]]:
-        """Within it the networks are called by their pipeline, for `count` samples; gives what is to be called after
-        each step.
-
-        wanted_place: of the conditional prediction among the two of a step, be they in a call each or together. Raises
-        UserError for calls that are neither.
-        """
-        apart: list[int] = []  # places of the calls of this step that hold one of the two
-
-        def before(network: nn.Module, arguments: tuple, named: dict) -> None:
-            rows = _rows(network, arguments, named)
-            if rows == 2 * count:
-                halves = torch.tensor([0.0, 1.0] if wanted_place == 0 else [1.0, 0.0])
-                self._set(halves.repeat_interleave(count))
-            elif rows == count and len(apart) < 2:
-                self._set(float(len(apart) != wanted_place))
-                apart.append(len(apart))
-            else:
-                raise UserError(f"negative adapter: the pipeline calls its network for {rows} samples of {count}, "
-                                "which are not the two branches of guidance")
-
-        def after_step() -> None:
-            if len(apart) == 1:
-                raise UserError("negative adapter: the pipeline leaves guidance out in some steps, so that its "
-                                "unconditional branch is not known")
-            apart.clear()
-
-        handles = [network.register_forward_pre_hook(before, with_kwargs=True) for network in self._networks]
-        try:
-            yield after_step
-        finally:
-            for handle in handles:
-                handle.remove()
-            self._set(0.0)
-
-
-def _rows(network: nn.Module, arguments: tuple, named: dict) -> int:
-    """Samples in this call of a network, by its first argument."""
-    bound = inspect.signature(type(network).forward).bind(network, *arguments, **named).arguments
-    return len(list(bound.values())[1])
+    def sampling(self, count: int, wanted_place: int) -> contextlib.AbstractContextManager[Callable[[], None]]:
+        """Within it the networks are called by their pipeline, for `count` samples: see `branches_told`."""
+        return branches_told(self._networks, count, wanted_place, self._set, "negative adapter")

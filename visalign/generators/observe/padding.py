@@ -64,5 +64,5 @@ def _predicted(calls: ShortCalls, replay: Replay, step: SchedulerStep, rows: lis
     time = step.timestep if step.sigma is None else step.sigma
     times = torch.as_tensor(time, device=sample.device).reshape(-1)[:1].repeat(len(rows))
     with torch.no_grad():
-        return replay.predictions(lambda arguments: network(**arguments), torch.cat([sample] * len(rows)), times,
+        return replay.predictions(lambda arguments, _: network(**arguments), torch.cat([sample] * len(rows)), times,
                                   stack(rows), torch.ones(len(rows), device=sample.device), network.dtype)

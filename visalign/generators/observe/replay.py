@@ -12,8 +12,8 @@ from visalign.generators.observe.guidance import combine
 from visalign.generators.observe.rows import Lengths, by_length, is_ragged, lengths_of, trimmed
 from visalign.generators.observe.watching import NetworkCall, SchedulerStep, primary
 
-Call = Callable[[dict[str, Any]], Any]
-"""A network, given its arguments by name."""
+Call = Callable[[dict[str, Any], dict[str, Tensor]], Any]
+"""A network, given its arguments by name, and the conditioning of the samples they are of."""
 
 
 class Replay:
@@ -50,12 +50,12 @@ class Replay:
                     scale: Tensor | None, dtype: torch.dtype) -> Tensor:
         """Predictions [B, *output] as the network gives them, for latents [B, ...] and times [B]."""
         if self.in_one_pass(conditioning):
-            return self._output(network(self.arguments(latents, t, conditioning, scale, dtype)))
+            return self._output(network(self.arguments(latents, t, conditioning, scale, dtype), conditioning))
         parts, order = [], []
         for places, batch in by_length(conditioning):
             where = places.to(latents.device)
             own = None if scale is None else scale[where]
-            parts.append(self._output(network(self.arguments(latents[where], t[where], batch, own, dtype))))
+            parts.append(self._output(network(self.arguments(latents[where], t[where], batch, own, dtype), batch)))
             order.append(where)
         return torch.cat(parts)[torch.cat(order).argsort()]
 

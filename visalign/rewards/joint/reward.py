@@ -189,7 +189,7 @@ def copy_tower_files(source: str, folder: Path, network: JointNetwork) -> None:
 
     import open_clip
 
-    from visalign.rewards.openclip import model_name
+    from visalign.storage.open_clip_models import model_name
 
     name, _ = model_name(source)
     if name.startswith("local-dir:"):

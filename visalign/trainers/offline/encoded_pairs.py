@@ -1,6 +1,6 @@
 """From pairs to the batches of a step: every pair is encoded once, then addressed by its place in the data order."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -14,8 +14,9 @@ from visalign.config import OfflineConfig
 from visalign.config.goals import PromptGoalSettings
 from visalign.config.load import build_objective
 from visalign.data.goals import goal_rows
+from visalign.data.pareto import check_win_rates
 from visalign.data.preference_pair import PreferencePair
-from visalign.data.usable import SCORED, BrokenRows, check_different
+from visalign.data.usable import SCORED, BrokenRows, check_different, check_rewarded
 from visalign.errors import UserError, notice
 from visalign.generators.base import Conditioning, Generator
 from visalign.generators.hardware.quantization import plain_tensors
@@ -39,7 +40,8 @@ class EncodedPair:
 
     captions: further prompts of the same media and their keys. origin: the place of its source in data.sources. asking:
     what its prompts are put into, such as "{prompt}, quality 4 out of 10"; the keys are those of what results.
-    desirable: of a labelled medium, whether it is good.
+    desirable: of a labelled medium, whether it is good. rejected_prompt: text and key of the rejected one's prompt,
+    where it has its own. label_margin: by how much a reward prefers the chosen one.
     """
 
     prompt: str
@@ -58,6 +60,18 @@ class EncodedPair:
     size: Size | None = None  # at which its images are learnt, where that is not the same for all
     asking: str | None = None
     desirable: bool | None = None
+    rejected_prompt: tuple[str, str] | None = None
+    label_margin: float | None = None
+
+    @property
+    def others(self) -> tuple[tuple[str, str], ...]:
+        """Text and key of all its prompts but the first."""
+        return (*self.captions, *([self.rejected_prompt] if self.rejected_prompt else []))
+
+    def prompt_keys_at(self, seed: int, place: int) -> tuple[str, str]:
+        """The keys of both samples' prompts at a place of the order."""
+        key = self.prompt_key_at(seed, place)
+        return key, self.rejected_prompt[1] if self.rejected_prompt else key
 
     def prompt_key_at(self, seed: int, place: int) -> str:
         """The key of the prompt that is learnt at a place of the order: one of all, drawn anew at each."""
@@ -71,7 +85,8 @@ class EncodedPair:
 class PairBatch:
     """Latents [B, C, (F,) H, W], conditioning, strength, chance, rewards and labels [B] on the CPU, and their items.
 
-    fits: by side `Fitting.numbers` of its images [B, 6], where the network is told them.
+    fits: by side `Fitting.numbers` of its images [B, 6], where the network is told them. rejected_conditioning: of the
+    rejected samples, where it is not the chosen ones'. coin: a uniform number [B] for labels that are drawn.
     """
 
     items: list[EncodedPair]
@@ -84,6 +99,13 @@ class PairBatch:
     chance: Tensor
     fits: dict[str, Tensor] = field(default_factory=dict)
     desirable: Tensor | None = None
+    rejected_conditioning: Conditioning | None = None
+    coin: Tensor | None = None
+
+    @property
+    def conditionings(self) -> list[Conditioning]:
+        """`conditioning`, and the rejected samples' where it is another."""
+        return [self.conditioning, *([self.rejected_conditioning] if self.rejected_conditioning else [])]
 
     @property
     def size(self) -> Size | None:
@@ -93,7 +115,8 @@ class PairBatch:
 
 class PreparedPairs(NamedTuple):
     """What the network is shown of a batch of B pairs, on the CPU: times [B], noise [B, C, (F,) H, W], and the random
-    numbers of each pair for all else that is drawn."""
+    numbers of each pair for all else that is drawn. Where the two samples of a pair share neither, times and noise are
+    [2B, ...], those of the rejected ones second."""
 
     batch: PairBatch
     t: Tensor
@@ -104,19 +127,26 @@ class PreparedPairs(NamedTuple):
         """The same in memory from which a GPU reads while it computes."""
         batch = self.batch
         rejected = None if batch.rejected is None else batch.rejected.pin_memory()
-        conditioning = {name: value.pin_memory() for name, value in batch.conditioning.items()}
+        shared, *own = [{name: value.pin_memory() for name, value in each.items()} for each in batch.conditionings]
         return self._replace(noise=self.noise.pin_memory(), batch=replace(
-            batch, chosen=batch.chosen.pin_memory(), rejected=rejected, conditioning=conditioning))
+            batch, chosen=batch.chosen.pin_memory(), rejected=rejected, conditioning=shared,
+            rejected_conditioning=own[0] if own else None))
+
+
+EncodedLook = Callable[[PreferencePair, EncodedPair], None]
+"""Called with each pair once it is encoded. Raises UserError for one that cannot be read."""
 
 
 def encode_pairs(pairs: Iterable[PreferencePair], cache: EncodingCache, accelerator: Accelerator, broken: BrokenRows,
                  buckets: Buckets | None = None, batch: int = 16, total: int | None = None,
-                 goals: PromptGoalSettings | None = None) -> list[EncodedPair]:
+                 goals: PromptGoalSettings | None = None,
+                 look: EncodedLook = lambda pair, item: None) -> list[EncodedPair]:
     """Encode every pair into the cache, each process its share, and return all items in the data's order.
 
     total: how many pairs there are, where that is known. A pair that cannot be read goes to `broken`, on all processes
     at the same moment, so that they end together. Pairs whose chosen image is too small for `buckets` are left out and
-    counted. goals: each pair twice, asked for the score of either sample.
+    counted. goals: each pair twice, asked for the score of either sample. look: what else shall see each pair, at the
+    size it is learnt at; what it adds to the cache is shared with it.
     """
     rank, world = accelerator.process_index, accelerator.num_processes
     small: list[str] = []
@@ -133,6 +163,7 @@ def encode_pairs(pairs: Iterable[PreferencePair], cache: EncodingCache, accelera
                     continue
                 with cache.generator.working_at(size):
                     item = replace(encode_media(pair, cache), size=size)
+                    look(pair, item)
             except UnusableSize:
                 raise
             except UserError as error:
@@ -171,7 +202,7 @@ def encode_pairs(pairs: Iterable[PreferencePair], cache: EncodingCache, accelera
 def prompts_of(items: Iterable[EncodedPair]) -> dict[str, str]:
     """All prompts of the items as they are learnt, by key."""
     return {key: put_into(item.asking, text) for item in items
-            for text, key in ((item.prompt, item.prompt_key), *item.captions)}
+            for text, key in ((item.prompt, item.prompt_key), *item.others)}
 
 
 def asked_for_goals(items: list[EncodedPair], goals: PromptGoalSettings, cache: EncodingCache) -> list[EncodedPair]:
@@ -189,7 +220,9 @@ def asked_for_goals(items: list[EncodedPair], goals: PromptGoalSettings, cache: 
         return keys[size, text]
 
     return [replace(item, asking=asking, prompt_key=key(item.size, put_into(asking, item.prompt)),
-                    captions=tuple((text, key(item.size, put_into(asking, text))) for text, _ in item.captions))
+                    captions=tuple((text, key(item.size, put_into(asking, text))) for text, _ in item.captions),
+                    rejected_prompt=item.rejected_prompt and (
+                        item.rejected_prompt[0], key(item.size, put_into(asking, item.rejected_prompt[0]))))
             for item, asking, _ in rows]
 
 
@@ -222,7 +255,9 @@ def encoded_at(items: list[EncodedPair], generator: Generator) -> dict[Size | No
 
 def asks_without_prompt(config: OfflineConfig) -> bool:
     """Whether training needs the empty prompt: to learn without one, or to guide away from it."""
-    return config.data.caption_dropout > 0 or build_objective(config.objective).guided
+    objective = build_objective(config.objective)
+    own = "own" in objective.needs and config.data.selves.guidance_scale != 1
+    return config.data.caption_dropout > 0 or objective.guided or own
 
 
 def empty_keys(items: list[EncodedPair], cache: EncodingCache, accelerator: Accelerator) -> dict[Size | None, str]:
@@ -263,7 +298,8 @@ def encode_media(pair: PreferencePair, cache: EncodingCache) -> EncodedPair:
                        pair.where, pair.strength, pair.chosen_reward, pair.rejected_reward, pair.chance,
                        max((known.speed for known in found), key=how_wrong), pair.user,
                        tuple((text, cache.prompt_key(text)) for text in pair.asked_otherwise), pair.origin,
-                       desirable=pair.desirable)
+                       desirable=pair.desirable, rejected_prompt=pair.rejected_asked and (
+                           pair.rejected_asked, cache.prompt_key(pair.rejected_asked)), label_margin=pair.label_margin)
 
 
 def encode_prompts(prompts: dict[str, str], cache: EncodingCache, accelerator: Accelerator) -> None:
@@ -288,11 +324,13 @@ def check_items(source: str, items: list[EncodedPair], broken: BrokenRows, compa
 
 def standardised(items: list[EncodedPair], within: str) -> list[EncodedPair]:
     """The items with rewards shifted to mean 0 and scaled to std 1, over the data set or within each prompt, or within
-    `range`: from 0 for the set's lowest to 1 for its highest."""
-    missing = next((item for item in items if item.chosen_reward is None or item.rejected_reward is None), None)
-    if missing:
-        raise UserError(f"{missing.where}: this objective needs rewards; give columns chosen_reward and "
-                        "rejected_reward, or set data.score_with")
+    `range`: from 0 for the set's lowest to 1 for its highest; `none` and `win_rates` stay as they are. Raises UserError
+    for items without rewards, and for win rates that are none."""
+    check = check_win_rates if within == "win_rates" else check_rewarded
+    for item in items:
+        check(item)
+    if within in ("none", "win_rates"):
+        return items
     groups: dict[str, list[float]] = {}
     for item in items:
         groups.setdefault(item.prompt if within == "prompt" else "", []).extend(
@@ -316,24 +354,29 @@ def digest_entry(item: EncodedPair) -> tuple:
     several = [(item.origin, [content_of(text) for text, _ in item.captions])] if item.captions or item.origin else []
     asked = [item.asking] if item.asking else []
     labelled = [] if item.desirable is None else [item.desirable]
+    unlike = [content_of(item.rejected_prompt[0])] if item.rejected_prompt else []
     return (content_of(item.prompt), item.chosen_key, item.rejected_key, item.strength, *known, *uncertain, *several,
-            *asked, *labelled)
+            *asked, *labelled, *unlike)
 
 
-def load_batch(items: list[EncodedPair], cache: EncodingCache, prompt_keys: list[str] | None = None,
-               fits: bool = False) -> PairBatch:
-    """Read a batch from the cache; `prompt_keys` replaces the items' own (caption dropout). fits: with them."""
+def load_batch(items: list[EncodedPair], cache: EncodingCache, prompt_keys: list[tuple[str, str]] | None = None,
+               fits: bool = False, beside: Conditioning | None = None) -> PairBatch:
+    """Read a batch from the cache; `prompt_keys`, of the chosen and the rejected one, replace the items' own (caption
+    dropout). fits: with them. beside: what the network is told beside the prompts."""
     def tensor(name: str, dtype: torch.dtype = torch.float32) -> Tensor | None:
         values = [getattr(item, name) for item in items]
         return None if None in values else torch.tensor(values, dtype=dtype)
 
     chosen, rejected = ([getattr(item, f"{side}_key") for item in items] for side in PAIR_SIDES)
+    first, second = map(list, zip(*prompt_keys or [
+        (item.prompt_key, (item.rejected_prompt or ("", item.prompt_key))[1]) for item in items], strict=True))
     keys = {"chosen": chosen} if None in rejected else {"chosen": chosen, "rejected": rejected}
     return PairBatch(items, cache.latents(chosen), None if None in rejected else cache.latents(rejected),
-                     cache.conditioning(prompt_keys or [i.prompt_key for i in items]), tensor("strength"),
+                     cache.conditioning(first) | (beside or {}), tensor("strength"),
                      tensor("chosen_reward"), tensor("rejected_reward"), tensor("chance"),
                      {side: cache.fits(each) for side, each in keys.items()} if fits else {},
-                     tensor("desirable", torch.bool))
+                     tensor("desirable", torch.bool),
+                     cache.conditioning(second) | (beside or {}) if second != first else None)
 
 
 def untrained_cause(generator: Generator, batch: PairBatch) -> str:
@@ -345,7 +388,7 @@ def untrained_cause(generator: Generator, batch: PairBatch) -> str:
         for item, each in zip(batch.items, latents, strict=True) if latents is not None else ():
             if not each.isfinite().all():
                 return f", since the VAE's latents of the {name} sample of {item.where} are not"
-    for name, embedding in batch.conditioning.items():
+    for name, embedding in (each for conditioning in batch.conditionings for each in conditioning.items()):
         if not embedding.float().isfinite().all():
             return f", since the text encoder's embeddings of the prompts are not ({name})"
     return " before anything was learnt, so the learning rate is not to blame (model.precision=fp32 usually helps)"

@@ -24,7 +24,7 @@ from visalign.evaluators.displacement import Entanglement, entanglement, entangl
 from visalign.generators.base import Generator
 from visalign.objectives import PairErrors
 from visalign.sampling.encoding_cache import EncodingCache
-from visalign.sampling.seeds import rng_at
+from visalign.sampling.seeds import rng_at, rng_for
 from visalign.storage.files import write_atomically
 from visalign.storage.out_of_memory import memory_told
 from visalign.storage.run_folder import RunFolder
@@ -41,16 +41,18 @@ from visalign.trainers.offline.encoded_pairs import (
     of_one_size,
     untrained_cause,
 )
-from visalign.trainers.offline.pair_labels import PairLabels
-from visalign.trainers.offline.sides import mixture_of
-from visalign.trainers.offline.states import (
-    STATES,
+from visalign.trainers.offline.noised import (
+    Asked,
     Noised,
     conditioning_of,
     recomputed_errors,
     row_errors,
     sample_errors,
 )
+from visalign.trainers.offline.pair_labels import PairLabels
+from visalign.trainers.offline.sides import mixture_of
+from visalign.trainers.offline.states import STATES
+from visalign.trainers.offline.users import NOBODY_ASKED, Everybody
 from visalign.trainers.order import DataOrder
 from visalign.trainers.prefetch import Prefetch
 
@@ -65,17 +67,19 @@ READERS = 2
 
 
 class OfflineTrainer(GeneratorTrainer):
-    """Trains `generator` on encoded `items`. The caller decides what to measure at which step."""
+    """Trains `generator` on encoded `items`. The caller decides what to measure at which step. users: what the network
+    is told of whose pairs they are."""
 
     def __init__(self, config: OfflineConfig, generator: Generator, items: list[EncodedPair],
                  held_out: list[EncodedPair],
-                 cache: EncodingCache, run: RunFolder, accelerator: Accelerator):
+                 cache: EncodingCache, run: RunFolder, accelerator: Accelerator, users: Everybody = NOBODY_ASKED):
         self.cache, self.order, self.held_out = cache, self._order(config, items, accelerator), held_out
+        self.users = users
         learnt = [*items, *held_out] if asks_without_prompt(config) else []
         self.empty_keys = empty_keys(learnt, cache, accelerator)
         self.told_fits = bool(generator.told_fit) and config.data.tells_fits
         super().__init__(config, generator, run, accelerator)
-        self.states = STATES[self.objective.states](generator, self.objective, cache)
+        self.states = STATES[self.objective.states].of(self)
         self.labels = PairLabels(getattr(self.objective, "dynamic_labels", 0.0), items, accelerator)
         self.state.extras |= self.states.extras | self.labels.kept
         self._policy_errors = recomputed_errors if config.train.one_side_at_a_time else row_errors
@@ -109,11 +113,20 @@ class OfflineTrainer(GeneratorTrainer):
         many = self.config.train.gradient_accumulation
         return range(step * many, (step + 1) * many)
 
-    def _plan(self, number: int) -> Callable[[], PreparedPairs]:
-        """The items of a micro-batch; the returned call reads them."""
+    def places(self, number: int) -> range:
+        """The places in the data's order of a micro-batch of this process."""
         size, accelerator = self.config.train.batch_size, self.accelerator
         first = (number * accelerator.num_processes + accelerator.process_index) * size
-        places = range(first, first + size)
+        return range(first, first + size)
+
+    def asked(self, number: int) -> list[Asked]:
+        """What is learnt in a micro-batch of this process, by its number."""
+        items = [(place, self.order[place]) for place in self.places(number)]
+        return [Asked(item.prompt_key_at(self.config.train.seed, place), item.size) for place, item in items]
+
+    def _plan(self, number: int) -> Callable[[], PreparedPairs]:
+        """The items of a micro-batch; the returned call reads them."""
+        places = self.places(number)
         return partial(self.prepare, places, [self.order[place] for place in places])
 
     @memory_told("training on pairs")
@@ -123,7 +136,8 @@ class OfflineTrainer(GeneratorTrainer):
             with self.engine.accumulation(self.generator.policy, last=number == batch[-1]):
                 prepared = self.prepared[number]
                 items = prepared.batch.items
-                self.check_one_pass(prepared.batch.conditioning)
+                self.check_one_pass(*prepared.batch.conditionings)
+                self.states.before(number)
                 errors = replace(self.errors(*prepared), weight=self._weights(items), label=self.labels.of(items),
                                  across=partial(self.accelerator.reduce, reduction="mean"))
                 outcome = self.objective(errors)
@@ -142,13 +156,22 @@ class OfflineTrainer(GeneratorTrainer):
         sources = [rng_at(train.seed, place) for place in places]
         dropped = [torch.rand((), generator=g).item() < self.config.data.caption_dropout for g in sources]
         batch = load_batch(items, self.cache, [
-            self.empty_keys[item.size] if d else item.prompt_key_at(train.seed, place)
-            for d, item, place in zip(dropped, items, places, strict=True)], self.told_fits)
-        process = replace(self.generator.process, shift=train.timestep_shift)
-        t = torch.cat([process.sample_times(1, train.timestep_sampling, g) for g in sources])
-        noise = torch.stack([torch.randn(batch.chosen.shape[1:], generator=g) for g in sources])
+            (self.empty_keys[item.size],) * 2 if d else item.prompt_keys_at(train.seed, place)
+            for d, item, place in zip(dropped, items, places, strict=True)], self.told_fits,
+            self.users.of(items, places))
+        batch = replace(batch, coin=torch.cat([torch.rand(1, generator=rng_for("label", train.seed, place))
+                                               for place in places]))
+        drawn = [(torch.cat([self.draw_time(g) for g in sources]),
+                  torch.stack([torch.randn(batch.chosen.shape[1:], generator=g) for g in sources]))
+                 for _ in range(1 if self.config.data.shared_noise else 2)]
+        t, noise = (torch.cat(halves) for halves in zip(*drawn, strict=True))
         prepared = PreparedPairs(batch, t, noise, sources)
         return prepared.pinned() if self.generator.device.type == "cuda" else prepared
+
+    def draw_time(self, rng: torch.Generator) -> Tensor:
+        """A random time of training, [1]."""
+        process = replace(self.generator.process, shift=self.config.train.timestep_shift)
+        return process.sample_times(1, self.config.train.timestep_sampling, rng)
 
     def _weights(self, items: list[EncodedPair]) -> Tensor | float:
         """How much each item counts in the loss, [B] on the generator's device; 1 where all count the same."""
@@ -158,7 +181,8 @@ class OfflineTrainer(GeneratorTrainer):
         return torch.tensor([weights[item.origin] for item in items], device=self.generator.device)
 
     def errors(self, batch: PairBatch, t: Tensor, noise: Tensor, rngs: list[torch.Generator]) -> PairErrors:
-        """Errors of policy and reference that the objective needs, at the states it names; t [B], noise [B, ...]."""
+        """Errors of policy and reference that the objective needs, at the states it names; t [B] and noise [B, ...], or
+        [2B] and [2B, ...]."""
         with self.generator.working_at(batch.size):
             return self._errors_at_work(batch, t, noise, rngs)
 
@@ -173,8 +197,11 @@ class OfflineTrainer(GeneratorTrainer):
         policy = sample_errors(self.generator, states, conditioning, self._policy_errors)
         return PairErrors(
             chosen=policy["chosen"], rejected=policy.get("rejected"), ref_chosen=reference.get("chosen"),
-            ref_rejected=reference.get("rejected"), noise_fraction=self.generator.process.noise_fraction(t).to(device),
+            ref_rejected=reference.get("rejected"), anchor=policy.get("anchor"), ref_anchor=reference.get("anchor"),
+            noise_fraction=self.generator.process.noise_fraction(t[:len(batch.chosen)]).to(device),
+            log_snr=self.generator.process.log_snr(t[:len(batch.chosen)]).to(device),
             strength=batch.strength.to(device), chance=batch.chance.to(device),
+            coin=None if batch.coin is None else batch.coin.to(device),
             desirable=None if batch.desirable is None else batch.desirable.to(device),
             chosen_reward=None if batch.chosen_reward is None else batch.chosen_reward.to(device),
             rejected_reward=None if batch.rejected_reward is None else batch.rejected_reward.to(device))
@@ -194,6 +221,7 @@ class OfflineTrainer(GeneratorTrainer):
         items = self.held_out[:limit]
         if not items:
             return {}
+        self.states.before(None)
         totals: dict[str, list[Tensor]] = {}
         parts = of_one_size(items, 16)
         looks = self.engine.processes.share(list(enumerate(parts)), lambda part: self._errors_at_levels(*part))
@@ -207,7 +235,7 @@ class OfflineTrainer(GeneratorTrainer):
 
     def _at_levels(self, number: int, items: list[EncodedPair]) -> Iterator[PreparedPairs]:
         """The `number`-th held-out pairs at each level."""
-        batch = load_batch(items, self.cache, fits=self.told_fits)
+        batch = load_batch(items, self.cache, fits=self.told_fits, beside=self.users.of(items))
         for fraction in FIXED_FRACTIONS:
             generator = torch.Generator().manual_seed(16 * number + int(fraction * 100))
             noise = torch.randn(batch.chosen.shape, generator=generator)
@@ -228,7 +256,7 @@ class OfflineTrainer(GeneratorTrainer):
         held than in a step. [] where that would take more than training does: whole gradients of a full fine-tune,
         weights that others hold, and a pass that would be compiled for it."""
         model = self.config.model
-        if "rejected" not in self.objective.needs or model.tuning == "full" or model.compile or \
+        if "rejected" not in self.objective.sides or model.tuning == "full" or model.compile or \
                 self.engine.processes.world > 1:
             return []
         found = []
@@ -237,7 +265,8 @@ class OfflineTrainer(GeneratorTrainer):
                 gradients: dict[str, Tensor] = {}
                 with self.generator.working_at(batch.size), torch.enable_grad():
                     conditioning = conditioning_of(self.generator, batch)
-                    for state in (part for each in self.states.draw(batch, t, noise, rngs) for part in each.apart()):
+                    drawn = [each for each in self.states.draw(batch, t, noise, rngs) if each.learnt]
+                    for state in (part for each in drawn for part in each.apart()):
                         [side] = state.sides
                         gradient = flat_gradient(row_errors(self.generator, state, conditioning).sum(),
                                                  self.parameters)

@@ -54,7 +54,7 @@ class Sampler:
     @memory_told("sampling")
     @torch.no_grad()
     def draw(self, starts: list[Start], conditioning: Conditioning, guidance: Guidance | None,
-             stochastic: frozenset[int], kept: Tensor) -> list[Trajectory]:
+             stochastic: frozenset[int], kept: Tensor, after_step: Callable[[], object] = list) -> list[Trajectory]:
         """Samples of one batch. kept: int64 [B, K], the steps of each sample to store."""
         shape = self.generator.latent_shape()
         noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(s.noise_seed)) for s in starts])
@@ -70,6 +70,7 @@ class Sampler:
             after = draw(moments, fresh)
             store.add(j, x, after, moments, LOG_PROBS[self.settings.log_prob])
             x = after
+            after_step()
         x = self.generator.replay.finished(x, conditioning)
         store.fetch()
         return [Trajectory(start, latents, *store.row(i))
