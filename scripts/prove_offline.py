@@ -56,13 +56,14 @@ from visalign.trainers.opening import open_accelerator
 
 NAMED = {"drawings": "emoji:pairs", "tastes": TASTES, "subject": ""}
 PROMPTS, PER_PROMPT, STEPS, SEED = 64, 2, 12, 1000
+DRAWINGS = 32
 FROM, ROADS = 0.8, {"way home": 40, "way home in 8 steps": 8}
 LED = 2.0
 """The guidance scale at which a negative adapter is measured."""
 
 
-def samples_of(generator: Generator, guidance_scale: float) -> list[Sample]:
-    return make_samples(generator, read_prompts("emoji:held_out", PROMPTS), PER_PROMPT, steps=STEPS, seed=SEED,
+def samples_of(generator: Generator, guidance_scale: float, each: int = PER_PROMPT) -> list[Sample]:
+    return make_samples(generator, read_prompts("emoji:held_out", PROMPTS), each, steps=STEPS, seed=SEED,
                         guidance_scale=guidance_scale, label="held-out samples", quiet=True)
 
 
@@ -111,7 +112,7 @@ def home(trainer: OfflineTrainer) -> dict[str, list[float]]:
     """How far from a held-out drawing the model ends that it leads home under guidance from time FROM, root mean
     squared difference of latents; and as many samples of the same prompts beside the drawings."""
     generator = trainer.generator
-    batch = load_batch(trainer.held_out[:PROMPTS], trainer.cache)
+    batch = load_batch(trainer.held_out[::len(trainer.held_out) // DRAWINGS][:DRAWINGS], trainer.cache)
     conditioning, x0 = conditioning_of(generator, batch)["chosen"], batch.chosen
     key = trainer.cache.prompt_key("")
     trainer.cache.add_prompts({key: ""})
@@ -126,7 +127,7 @@ def home(trainer: OfflineTrainer) -> dict[str, list[float]]:
             velocity = generator.predict(x, now, conditioning, Guidance(GUIDED, empty))
             x = x + per_sample(then - now, x) * velocity
         found[name] = (x - x0).square().flatten(1).mean(1).sqrt().tolist()
-    samples = samples_of(generator, GUIDED)
+    samples = samples_of(generator, GUIDED, each=1)
     clip = load_reward("tiny-clip")
     real = clip.features(generator.decode(x0))
     return found | {"kid": [kid(real, clip.features([s.image for s in samples]), [s.prompt for s in samples]).value]}
