@@ -13,9 +13,9 @@ from visalign.processes.steps import normal_log_prob, sensitivity
 FLOW = Flow()
 
 
-def terms(v_theta, v_old, x, z, t, t_next, level=0.7, advantage=None, v_ref=None):
-    """Real terms of one Flow-SDE step in float64."""
-    where = (x, t, t_next, "flow_sde", level)
+def terms(v_theta, v_old, x, z, t, t_next, level=0.7, advantage=None, v_ref=None, sampler="flow_sde", **more):
+    """Real terms of one stochastic step in float64."""
+    where = (x, t, t_next, sampler, level)
     old, new = FLOW.moments(v_old, *where), FLOW.moments(v_theta, *where)
     sample = (old.mean + old.std.view(-1, 1, 1, 1) * z).detach()
     ref = None if v_ref is None else FLOW.moments(v_ref, *where).mean
@@ -24,7 +24,7 @@ def terms(v_theta, v_old, x, z, t, t_next, level=0.7, advantage=None, v_ref=None
         log_prob=normal_log_prob(sample, new.mean, new.std), old_log_prob=normal_log_prob(sample, *old).detach(),
         sample=sample, mean=new.mean, old_mean=old.mean.detach(), std=old.std, h=t - t_next,
         sensitivity=sensitivity(FLOW, *where), prediction=v_theta, ref_mean=ref, ref_prediction=v_ref,
-        ref_log_prob=None if ref is None else normal_log_prob(sample, ref, old.std))
+        ref_log_prob=None if ref is None else normal_log_prob(sample, ref, old.std), **more)
 
 
 def tensors(count, n=1, seed=0):
@@ -125,6 +125,55 @@ def test_kl_reaches_the_policy_and_vanishes_at_the_reference():
     assert outcome.metrics["kl"].item() == 0
     away = terms(v, v.detach(), x, z, times(0.5), times(0.4), advantage=times(0.0), v_ref=v.detach() + 1)
     assert torch.autograd.grad(GRPO(beta=1.0)(away).loss, v)[0].norm() > 0
+
+
+TEMPFLOW = (2.224, 2.110, 1.407, 1.074, 0.861, 0.703, 0.574, 0.460, 0.352, 0.234)
+"""Weights of ten steps of an unshifted Flow-SDE at noise level 0.7."""
+
+
+def weighed(sampler="flow_sde", level=0.7, **settings):
+    """The outcomes of each of ten steps at the old policy with advantage 1, and the gradients of the velocity."""
+    grid, found = Flow().schedule(10).double(), []
+    for j in range(10):
+        x, v, w, z = tensors(4, seed=j)
+        where = (x, grid[j:j + 1], grid[j + 1:j + 2], sampler, level)
+        stds = Flow().moments(torch.zeros(10, 1), torch.zeros(10, 1), grid[:-1], grid[1:], sampler, level).std
+        one = terms(v.requires_grad_(True), v.detach(), x, z, *where[1:3], level=level, sampler=sampler, v_ref=w,
+                    mean_std=stds.mean()[None])
+        outcome = GRPO(**settings)(one)
+        found.append((outcome, torch.autograd.grad(outcome.loss, v)[0]))
+    return found
+
+
+def test_tempflow_weighs_steps_by_their_noise():
+    found, plain = weighed(step_weight="noise"), weighed()
+    weights = [outcome.metrics["step_weight"].item() for outcome, _ in found]
+    assert weights == pytest.approx(TEMPFLOW, abs=6e-4) and sum(weights) / 10 == pytest.approx(1)
+    for weight, (outcome, gradient), (same, bare) in zip(weights, found, plain, strict=True):
+        assert outcome.loss.item() == pytest.approx(weight * same.loss.item())
+        torch.testing.assert_close(gradient, weight * bare)
+        assert torch.equal(outcome.metrics["policy_loss"], same.metrics["policy_loss"])
+
+
+def test_steps_of_equal_noise_weigh_one():
+    found, plain = weighed("dance_sde", 0.3, step_weight="noise"), weighed("dance_sde", 0.3)
+    for (outcome, gradient), (_, bare) in zip(found, plain, strict=True):
+        assert outcome.metrics["step_weight"].item() == pytest.approx(1, abs=1e-6)
+        torch.testing.assert_close(gradient, bare)
+
+
+def test_without_weights_nothing_changes_and_the_kl_is_never_weighed():
+    for (none, gradient), (left_out, same) in zip(weighed(step_weight="none"), weighed(), strict=True):
+        assert torch.equal(none.loss, left_out.loss) and torch.equal(gradient, same)
+        assert "step_weight" not in none.metrics
+    for (outcome, _), (same, _) in zip(weighed(step_weight="noise", beta=0.5), weighed(step_weight="noise"),
+                                       strict=True):
+        assert outcome.loss.item() == pytest.approx(same.loss.item() + 0.5 * outcome.metrics["kl"].item())
+
+
+def test_guard_refuses_weights_that_undo_it():
+    with pytest.raises(ValueError, match="step_weight noise favours noisy steps, and grpo_guard gives every step"):
+        GRPOGuard(step_weight="noise")
 
 
 def test_d3po_is_log_two_at_the_reference_and_has_a_gradient():

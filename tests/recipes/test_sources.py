@@ -21,6 +21,7 @@ def value(config, key):
     ("online/sd35_flow_grpo", {"optim.ema_decay": 0.9, "optim.ema_every": 8}),
     ("online/sd35_flow_grpo_fast", {"optim.ema_every": 8, "rollout.window.last": 2, "rollout.window.size": 3}),
     ("online/sd35_grpo_guard", {"optim.ema_every": 8}),
+    ("online/sd35_tempflow", {"objective.step_weight": "noise", "objective.clip": 1e-4, "guard.action": "rollback"}),
     ("online/flux_mix_grpo", {"rollout.clean_steps": 2}),
     ("online/sd35_awm", {"advantage.clip": 5.0, "advantage.scale": "global_std", "objective.decay_ramp": 300,
                          "objective.noisiest": 0.7}),

@@ -22,7 +22,8 @@ class StepTerms:
 
     sample was drawn from N(old_mean, std^2); `mean` and `prediction` are the policy's at the same latents, `ref_*` the
     reference's (None unless needed). h: length of the step in noise fraction. sensitivity: |d mean / d prediction|.
-    group: int64, equal for samples of one prompt.
+    mean_std: the mean of std over the steps of the same sample that are trained on. group: int64, equal for samples of
+    one prompt.
     """
 
     advantage: Tensor
@@ -39,6 +40,7 @@ class StepTerms:
     ref_mean: Tensor | None = None
     ref_prediction: Tensor | None = None
     group: Tensor | None = None
+    mean_std: Tensor | None = None
 
 
 @dataclass(frozen=True)

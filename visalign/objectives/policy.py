@@ -5,7 +5,8 @@
 `grpo` is DDPO (Black et al. 2023, arXiv 2305.13301), Flow-GRPO (Liu et al. 2025, arXiv 2505.05470) and its Fast form,
 DanceGRPO (Xue et al. 2025, arXiv 2505.07818) and MixGRPO (Li et al. 2025, arXiv 2507.21802): they differ in sampler,
 trained steps and advantages, which a recipe sets. `grpo_guard` is Wang et al. 2025 (arXiv 2510.22319), `flow_dppo` is
-arXiv 2606.11025, `d3po` is Yang et al. 2023 (arXiv 2311.13231).
+arXiv 2606.11025, `d3po` is Yang et al. 2023 (arXiv 2311.13231). `step_weight: noise` is the weighting of TempFlow-GRPO
+(He et al. 2025, arXiv 2508.04324).
 
 Differs from the papers in: see each class. Recipes: configs/online/*.yaml.
 """
@@ -42,12 +43,20 @@ def kl_to_reference(terms: StepTerms, form: str) -> Tensor:
 
 @dataclass(frozen=True)
 class PolicyGradient(OnlineBase):
-    """Settings the ratio methods share. clip_high None: as clip. beta: weight of the KL to the reference (0: none)."""
+    """Settings the ratio methods share. clip_high None: as clip. beta: weight of the KL to the reference (0: none).
+
+    step_weight: how much the surrogate of a step counts among those of its sample that are trained on. `none`: all
+    alike. `noise`: in proportion to the noise that it adds, std_j / mean_j std (TempFlow-GRPO, equation 8): steps with
+    more noise decide more of the image. Their mean is 1, and they are 1 where every step adds as much.
+    Differs from TempFlow-GRPO in: it weighs steps only, and leaves the KL as it is; the paper also draws samples that
+    part at a single step, which is `rollout.window` of size 1 with `same_noise`.
+    """
 
     clip: Positive = 1e-4
     clip_high: Positive | None = None
     beta: Weight = 0.0
     kl: Literal["step_scaled", "closed", "velocity"] = "step_scaled"
+    step_weight: Literal["none", "noise"] = "none"
 
     view: ClassVar[str] = "steps"
 
@@ -70,6 +79,9 @@ class PolicyGradient(OnlineBase):
         loss = self.policy_loss(terms, log_ratio)
         metrics = ratio_metrics(log_ratio, self.clip, self.high) | {"log_prob": terms.log_prob.detach(),
                                                                      "policy_loss": loss.detach()}
+        if self.step_weight == "noise":
+            weight = terms.std / terms.mean_std
+            loss, metrics["step_weight"] = weight * loss, weight
         if self.beta:
             kl = kl_to_reference(terms, self.kl)
             loss, metrics["kl"] = loss + self.beta * kl, kl.detach()
@@ -94,6 +106,12 @@ class GRPOGuard(PolicyGradient):
     """
 
     clip: Positive = 2e-6
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.step_weight != "none":
+            raise ValueError(f"step_weight {self.step_weight} favours noisy steps, and grpo_guard gives every step the "
+                             "same gradient: use one of them (objective.name grpo takes step_weight)")
 
     @property
     def needs(self) -> frozenset[str]:

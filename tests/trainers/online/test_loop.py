@@ -71,6 +71,8 @@ def test_every_method_changes_every_trainable_weight_and_leaves_a_complete_run(o
     ("awm", {"objective": {"weighting": "huber", "beta_kl": 0.0}} | ODE),
     ("d3po", {"objective": {"pairs_per_group": 2}}),
     ("grpo", {"advantage": {"shape": "win_rate"}, "reward": {"models": ["contrast", "jpeg"]}}),
+    ("grpo", {"objective": {"step_weight": "noise", "beta": 0.1},
+              "rollout": {"train_choice": "random", "train_fraction": 0.6}}),
 ])
 def test_every_option_trains(online_recipe, tmp_path, method, sections):
     run(online_recipe("sd3", method, **{"eval": UNMEASURED} | sections), "train.epochs=2")

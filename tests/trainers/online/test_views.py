@@ -44,6 +44,23 @@ def test_an_advantage_for_all_terms_is_one_for_each_of_them(pipelines, objective
         assert torch.equal(view.build(falling, term)[0].advantage, batch.advantage / (term + 1))
 
 
+def test_a_step_knows_the_noise_of_all_steps_of_its_sample_that_are_trained_on(pipelines):
+    view, batch = viewed(pipelines, GRPO())
+    view.needs = frozenset()
+    view.expect(len(batch.samples[0].steps))
+    noise = [view.build(batch, term)[0].std for term in range(view.terms)]
+    weights = [std / view.build(batch, term)[0].mean_std for term, std in enumerate(noise)]
+    assert view.terms == 4 and len({std[0].item() for std in noise}) == 4
+    torch.testing.assert_close(torch.stack(weights).mean(0), torch.ones(4))
+    # a sample of which fewer steps are stored is compared with those alone
+    for sample in batch.samples[:2]:
+        sample.steps, sample.before, sample.after = sample.steps[1:], sample.before[1:], sample.after[1:]
+        sample.log_prob = sample.log_prob[1:]
+    fewer = replace(batch, samples=batch.samples[:2], advantage=batch.advantage[:2],
+                    conditioning={name: value[:2] for name, value in batch.conditioning.items()})
+    torch.testing.assert_close(view.build(fewer, 0)[0].mean_std, torch.stack(noise[1:])[:, :2].mean(0))
+
+
 def drawn(view, batch, term=1):
     terms, _ = view.build(batch, term)
     return terms.noise_fraction, (terms.target + terms.x0)  # a flow's target is noise - x0

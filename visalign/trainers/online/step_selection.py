@@ -20,11 +20,15 @@ class StepPlan(NamedTuple):
 
 def noisy_steps(process, times: Tensor, settings: RolloutSettings) -> list[int]:
     """Steps at which the sampler adds noise: only these have a log-probability."""
+    return (noise_of_steps(process, times, settings) > 0).nonzero().flatten().tolist()
+
+
+def noise_of_steps(process, times: Tensor, settings: RolloutSettings) -> Tensor:
+    """The std of the noise that each step may add, float32 [steps less clean_steps]."""
     count = len(times) - 1 - settings.clean_steps
-    nothing = torch.zeros(1, 1)
-    std = [process.moments(nothing, nothing, times[j:j + 1], times[j + 1:j + 2], settings.sampler,
-                           settings.noise_level).std.item() for j in range(count)]
-    return [j for j in range(count) if std[j] > 0]
+    nothing = torch.zeros(count, 1)
+    return process.moments(nothing, nothing, times[:count], times[1:count + 1], settings.sampler,
+                           settings.noise_level).std
 
 
 def plan_steps(settings: RolloutSettings, noisy: list[int], epoch: int, seed: int, places: list[int]) -> StepPlan:

@@ -18,7 +18,7 @@ from visalign.sampling.seeds import rng_for
 from visalign.trainers.online.old_policy import OldPolicy
 from visalign.trainers.online.rollout import Trajectory
 from visalign.trainers.online.scoring import RewardSet
-from visalign.trainers.online.step_selection import StepPlan, check_steps, trained_count
+from visalign.trainers.online.step_selection import StepPlan, check_steps, noise_of_steps, trained_count
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,7 @@ class StepView(_WithPredictions):
     def prepare(self, noisy: list[int]) -> None:
         check_steps(self.settings, noisy)
         self.terms = trained_count(self.settings, noisy)
+        self.noise = noise_of_steps(self.process, self.times, self.settings)
 
     def expect(self, stored: int) -> None:
         self.terms = stored
@@ -124,7 +125,8 @@ class StepView(_WithPredictions):
             sensitivity=sensitivity(self.process, *where), prediction=prediction, ref_mean=ref_mean,
             ref_log_prob=None if ref_mean is None else log_prob(after, ref_mean, std),
             ref_prediction=reference, group=torch.tensor(
-                [s.start.place // self.settings.group_size for s in batch.samples], device=x.device)), steps
+                [s.start.place // self.settings.group_size for s in batch.samples], device=x.device),
+            mean_std=self.noise[torch.stack([s.steps for s in batch.samples])].mean(1).to(x.device)), steps
 
 
 class NoisedView(_WithPredictions):
