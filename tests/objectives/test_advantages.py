@@ -41,6 +41,16 @@ def test_win_rates():
     assert both.advantages.tolist() == pytest.approx([0.5, -0.5])
 
 
+def test_an_outlier_loses_its_pull_when_win_rates_are_learnt_from():
+    rewards = [0.0, 1.0, 1.0, 3.0]
+    assert advantages(rewards, shape="win_rate", baseline="none", scale="none").advantages.tolist() == [0, 0.5, 0.5, 1]
+    root = math.sqrt(2)
+    assert advantages(rewards, shape="win_rate").advantages.tolist() == pytest.approx([-root, 0, 0, root], abs=1e-9)
+    assert advantages(rewards).advantages[3].item() == pytest.approx(1.606, abs=5e-4)
+    farther = advantages([0.0, 1.0, 1.0, 300.0], shape="win_rate").advantages
+    assert farther.tolist() == pytest.approx([-root, 0, 0, root], abs=1e-9)
+
+
 @pytest.mark.parametrize("settings", [{}, {"scale": "global_std"}, {"scale": "none"}, {"baseline": "leave_one_out"}])
 def test_advantages_of_a_group_add_up_to_zero(settings):
     rewards, groups = torch.randn(12).tolist(), [0] * 4 + [1] * 4 + [2] * 4

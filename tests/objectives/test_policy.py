@@ -117,6 +117,38 @@ def test_forms_of_the_kl():
     assert kl_to_reference(one, "velocity").item() == pytest.approx((v - w).square().mean().item())
 
 
+def test_early_kl_has_no_variance_and_ends_after_its_steps():
+    x, v, w, z = tensors(4)
+    apart = []
+    for step, (t, t_next) in enumerate(((1.0, 0.9), (0.9, 0.7), (0.7, 0.4))):
+        one = terms(v, v, x, z, times(t), times(t_next), v_ref=w, step=torch.tensor([step]))
+        apart.append((one.mean - one.ref_mean).square().mean().item())
+        outcome = GRPO(beta=0.5, kl="early", kl_steps=2)(one)
+        assert outcome.metrics["kl"].item() == pytest.approx(apart[-1] if step < 2 else 0.0)
+        assert outcome.loss.item() == pytest.approx(-1 + 0.5 * outcome.metrics["kl"].item())
+        # the closed KL is the same distance in units of the step's own noise
+        assert kl_to_reference(one, "closed").item() == pytest.approx(apart[-1] / (2 * one.std.item() ** 2))
+    assert min(apart) > 0
+
+
+def test_early_kl_reaches_the_policy_at_its_steps_alone():
+    x, v, z = tensors(3)
+    v.requires_grad_(True)
+    for step, moves in ((0, True), (1, False)):
+        one = terms(v, v.detach(), x, z, times(0.5), times(0.4), advantage=times(0.0), v_ref=v.detach() + 1,
+                    step=torch.tensor([step]))
+        gradient = torch.autograd.grad(GRPO(beta=1.0, kl="early", kl_steps=1)(one).loss, v)[0]
+        assert bool(gradient.norm() > 0) is moves
+
+
+@pytest.mark.parametrize("settings, message", [
+    ({"kl": "early", "beta": 0.1}, "kl_steps, at least 1"), ({"kl_steps": 2, "beta": 0.1}, "no other form of it takes"),
+    ({"kl": "early", "kl_steps": 2}, "early without beta")])
+def test_early_kl_needs_its_steps_and_a_weight(settings, message):
+    with pytest.raises(ValueError, match=message):
+        GRPO(**settings)
+
+
 def test_kl_reaches_the_policy_and_vanishes_at_the_reference():
     x, v, z = tensors(3)
     v.requires_grad_(True)

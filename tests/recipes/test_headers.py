@@ -16,7 +16,7 @@ from tests.families import TINY as PIPELINES
 from visalign.cli import main
 from visalign.config.load import load_config
 from visalign.generators import FAMILIES
-from visalign.rewards.vlm import VlmEdit
+from visalign.rewards.vlm import UnifiedRewardPairs, VlmEdit
 
 from .model_of_recipe import source_of
 from .pairs_of_recipe import write_what_is_asked
@@ -92,7 +92,8 @@ def test_a_full_size_recipe_needs_what_its_header_gives_and_nothing_else(file, p
     write_what_the_header_says(file, tmp_path)
     shape = PIPELINES[kind].settings or {"resolution": 16}
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(VlmEdit, "check", lambda self: None)  # a header asks for its server
+    for judge in (VlmEdit, UnifiedRewardPairs):  # a header asks for its server
+        monkeypatch.setattr(judge, "check", lambda self: None)
     done = CliRunner().invoke(main, ["train", str(file), "--dry-run", f"model={pipelines(kind)}",
                                      "model.prompt_tokens=8", "train.device=cpu", *overrides,
                                      *(f"model.{key}={json.dumps(value)}" for key, value in shape.items())])

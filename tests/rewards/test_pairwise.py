@@ -46,6 +46,15 @@ def test_the_win_rate_is_the_mean_probability():
     assert rates.remarks[0] == "no answer" and rates.remarks[1] == rates.remarks[2] == "made smaller"
 
 
+def test_a_judge_of_pairs_gives_win_rates_that_an_outlier_does_not_stretch():
+    quality = [0.0, 1.0, 1.0, 3.0]
+    met = matches([Sample("p")] * 4, 7)
+    assert 2 * len(met) == 4 * 3  # every pair once, and asked in both orders
+    rates = win_rates(4, met, [0.5 + 0.5 * math.copysign(quality[i] != quality[j], quality[i] - quality[j])
+                               for i, j in met])
+    assert rates.values[:, 0].tolist() == [0, 0.5, 0.5, 1]
+
+
 def test_log_odds_are_finite_antisymmetric_and_nan_for_a_failure():
     values = log_odds([0.8, 0.2, 0.5, 1.0, Failure("x")])
     assert values[:3].tolist() == pytest.approx([math.log(4), -math.log(4), 0.0])

@@ -174,6 +174,14 @@ class RewardSettings(Settings):
         return [each if term else {"reward": each} for each, term in zip(value, is_term, strict=True)]
 
 
+class OnlineRewardSettings(RewardSettings):
+    """As `RewardSettings`. features: what tells kinds of a prompt's samples apart for advantage.rarity, an open_clip
+    model, as eval.features names one; what the run learns from says less of its diversity, so take another there.
+    """
+
+    features: Text | None = None
+
+
 class OnlineTrainSettings(Settings):
     """Length and shape of online training.
 
@@ -215,7 +223,7 @@ class OnlineConfig(PolicyRun):
     """No online model learns to be asked for a score."""
     model: ModelSettings
     rollout: RolloutSettings = RolloutSettings()
-    reward: RewardSettings = RewardSettings()
+    reward: OnlineRewardSettings = OnlineRewardSettings()
     advantage: dict[str, Any] = {}
     objective: dict[str, Any]
     optim: OptimSettings = OptimSettings()

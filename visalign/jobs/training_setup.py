@@ -133,11 +133,21 @@ def check_online(config: OnlineConfig, family: type[Generator]) -> FoundPairs:
     check_arithmetic(config, int(os.environ.get("WORLD_SIZE", "1")))
     check_engine(config)
     family.check_prompts(prompts, "rollout.prompts")
-    reward_set = RewardSet(config.reward, "cpu", family.modality)
+    reward_set = RewardSet(config.reward, "cpu", family.modality, config.reward.features)
     check_sources_given([term.reward for term in reward_set.terms], prompts, "rollout.prompts")
     rule, objective = build_advantage(config.advantage), build_objective(config.objective, loop="online")
     if rule.gate is not None and rule.gate not in reward_set.names:
         raise UserError(f"advantage.gate {rule.gate}: names no reward; the rewards are {', '.join(reward_set.names)}")
+    grouped = next((term.name for term in reward_set.terms if term.reward.needs_group), None)
+    if grouped and rollout.batch_size % rollout.group_size:
+        raise UserError(f"rollout.batch_size {rollout.batch_size} must be a multiple of rollout.group_size "
+                        f"{rollout.group_size}: reward {grouped} compares the samples of a group with each other")
+    if bool(rule.rarity) != bool(config.reward.features):
+        raise UserError("advantage.rarity and reward.features go together: features (tiny-clip, an open_clip folder or "
+                        "clip:ARCHITECTURE/TAG) tell kinds of samples apart, and rarity rewards the rare ones")
+    if rule.rarity and (rollout.votes or objective.view == "sampling"):
+        raise UserError(f"advantage.rarity {rule.rarity:g}: adds to the advantages of samples with a reward, and "
+                        f"{'votes' if rollout.votes else config.objective['name']} takes none; leave it out")
     if objective.view == "steps":
         check_noise(rollout)
     if objective.view == "sampling":
@@ -202,7 +212,8 @@ def build_online(config: OnlineConfig, generator: Generator, run: RunFolder, acc
                 "votes" if config.rollout.votes else "prompts")
     check_takes_sources(generator, (each.prompt for each in asked), "rollout.prompts")
     say_what_is_cut(generator, [each.prompt for each in asked], "training prompts")
-    reward_set = RewardSet(config.reward, str(accelerator.device), generator.modality) if config.reward.models else None
+    reward_set = RewardSet(config.reward, str(accelerator.device), generator.modality,
+                           config.reward.features) if config.reward.models else None
     trainer = OnlineTrainer(config, generator, asked, reward_set, run, accelerator)
     what = "votes" if config.rollout.votes else "training prompts"
     return trainer, {what: len(asked), "samples an epoch": trainer.epochs.size}

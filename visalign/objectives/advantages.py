@@ -5,12 +5,16 @@
 Baselines: the group's mean (GRPO), the mean of the others (`leave_one_out`, RLOO), the median (MC-GRPO, arXiv
 2601.22582), or none. Scales: std of the group or of the whole epoch (ddof 0), the median absolute deviation, or none
 (Dr. GRPO, arXiv 2503.20783). Rewards are shaped before, in this order: win rates within the group (SPO, Swamy et al.
-2024, arXiv 2401.04056), G-RA's gate, the unlikeliness penalty.
+2024, arXiv 2401.04056), G-RA's gate, the unlikeliness penalty. Then the bonus of rare kinds is added (DiverseGRPO, Liu
+et al. 2025, arXiv 2512.21514):
+
+    R_i = r_i + rarity sqrt(G / samples of i's kind)
 
 Differs from the papers in: MC-GRPO falls back to the group's std where more than half of the rewards tie, since its MAD
 is then 0 and advantages would be a thousand times too large; unlikeliness ranks a sample by how near it is to its
-group's centre, since the log-probability of a diffusion sample measures only the noise that was drawn.
-Recipes: configs/online/mc_grpo.yaml, configs/online/dance_grpo.yaml.
+group's centre, since the log-probability of a diffusion sample measures only the noise that was drawn; of kinds, see
+rarity.py.
+Recipes: configs/online/mc_grpo.yaml, configs/online/dance_grpo.yaml, configs/online/diverse.yaml.
 """
 
 from dataclasses import dataclass
@@ -19,19 +23,21 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from visalign.validation.ranges import FewOrNone, Portion, Positive, Ranged, RewardValue
+from visalign.validation.ranges import FewOrNone, Portion, Positive, Ranged, RewardValue, Weight
 
 
 class Advantages(NamedTuple):
     """advantages: float64 [n], NaN where a sample has no reward. trained: bool [n], which samples the update may use.
     clipped: bool [n]. zero_std: share of the groups in which all rewards are equal. by_term: float64 [n, T] where a
-    rule tells a sample's terms apart, column k for the view's k-th term; samples are still selected by `advantages`."""
+    rule tells a sample's terms apart, column k for the view's k-th term; samples are still selected by `advantages`.
+    kinds: how many kinds of samples a group has in the mean, where rarity tells them apart."""
 
     advantages: Tensor
     trained: Tensor
     clipped: Tensor
     zero_std: float
     by_term: Tensor | None = None
+    kinds: float | None = None
 
     def of_terms(self) -> Tensor:
         """The advantages of the samples' terms: [n], equal for every term, or [n, T]."""
@@ -49,6 +55,8 @@ class AdvantageRule(Ranged):
     gate, gate_threshold: G-RA, the other rewards count only where reward `gate` reaches the threshold; with
     gate_share > 0 only in groups of which at least that share reaches it.
     unlikeliness: r (1 - unlikeliness k / G), k = 0 for the least likely of the group; rewards must be at least 0.
+    rarity: DiverseGRPO's bonus for samples of rare kinds, in units of the reward; 0: none. kinds: how many a group is
+    divided into by the features of `reward.features`; 0: as many as their distances show, which may be one.
     history: take mean and std from this many last rewards of the prompt, as DDPO does (0: from the group).
     drop_zero: leave samples with advantage 0 out of the update.
     """
@@ -63,6 +71,8 @@ class AdvantageRule(Ranged):
     gate_threshold: RewardValue = 0.0
     gate_share: Portion = 0.0
     unlikeliness: Portion = 0.0
+    rarity: Weight = 0.0
+    kinds: FewOrNone = 0
     history: FewOrNone = 0
     drop_zero: bool = True
 
@@ -76,14 +86,23 @@ class AdvantageRule(Ranged):
             raise ValueError("shape win_rate goes with neither gate nor history, which see the rewards as they are")
         if self.scale == "mad" and self.baseline != "median":
             raise ValueError(f"scale mad goes with baseline median, got {self.baseline}")
+        if self.rarity and (self.combine != "rewards" or self.history):
+            raise ValueError("rarity adds to a sample's whole reward within its group: it goes with combine rewards "
+                             "and without history")
+        if self.kinds == 1 or self.kinds and not self.rarity:
+            raise ValueError(f"kinds {self.kinds}: how many kinds rarity divides a group into, at least 2, or 0 to "
+                             "find their number; it goes with rarity only")
 
     def __call__(self, rewards: Tensor, weights: Tensor, groups: Tensor, names: tuple[str, ...] = (),
-                 likelihood: Tensor | None = None, history: "History | None" = None) -> Advantages:
+                 likelihood: Tensor | None = None, history: "History | None" = None,
+                 kind_sizes: Tensor | None = None) -> Advantages:
         """rewards [n, K] (NaN: does not apply or could not be scored), weights [K], groups int64 [n].
 
         A reward that is NaN for a whole group drops out of it; a sample that lacks one which others of its group have
-        is left out. likelihood [n]: larger is more likely.
-        Raises ValueError when a penalty would reward: unlikeliness with a negative reward.
+        is left out. likelihood [n]: larger is more likely. kind_sizes [n]: how many of its group are of a sample's
+        kind.
+        Raises ValueError when a penalty would reward: unlikeliness with a negative reward; and for rarity without
+        kind_sizes.
         """
         index = torch.unique(groups, return_inverse=True)[1]
         rewards = without_partly_scored(rewards.double(), index)
@@ -91,10 +110,11 @@ class AdvantageRule(Ranged):
             rewards = torch.stack([win_rates_in_group(column, index) for column in rewards.unbind(1)], 1)
         weights = weights.double()
         if self.gate is not None:
-            return self._finish(self._one(self._gated(rewards, weights, index, names), index), index)
+            gated = self._gated(rewards, weights, index, names)
+            return self._finish(self._one(self._rare(gated, index, kind_sizes), index), index)
         if self.combine == "rewards":
-            total = weighted(rewards, weights)
-            return self._finish(self._one(self._unlikely(total, index, likelihood), index, history), index)
+            total = self._unlikely(weighted(rewards, weights), index, likelihood)
+            return self._finish(self._one(self._rare(total, index, kind_sizes), index, history), index)
         columns = [self._one(self._unlikely(column, index, likelihood), index)[0] for column in rewards.unbind(1)]
         advantages = weighted(torch.stack(columns, 1), weights)
         if self.combine == "gdpo":
@@ -121,6 +141,13 @@ class AdvantageRule(Ranged):
             raise ValueError("unlikeliness needs rewards of at least 0, since it scales them down; shift or gate them")
         ranks = rank_in_group(likelihood, index)
         return rewards * (1 - self.unlikeliness * ranks / counts(index))
+
+    def _rare(self, rewards: Tensor, index: Tensor, kind_sizes: Tensor | None) -> Tensor:
+        if not self.rarity:
+            return rewards
+        if kind_sizes is None:
+            raise ValueError("rarity needs the features of the samples: set reward.features")
+        return rewards + self.rarity * (counts(index) / kind_sizes).sqrt()
 
     def _one(self, rewards: Tensor, index: Tensor, history: "History | None" = None) -> tuple[Tensor, Tensor, Tensor]:
         """Advantages before clipping, which samples may be trained on, and where all rewards of a group are equal."""

@@ -22,8 +22,8 @@ class StepTerms:
 
     sample was drawn from N(old_mean, std^2); `mean` and `prediction` are the policy's at the same latents, `ref_*` the
     reference's (None unless needed). h: length of the step in noise fraction. sensitivity: |d mean / d prediction|.
-    mean_std: the mean of std over the steps of the same sample that are trained on. group: int64, equal for samples of
-    one prompt.
+    mean_std: the mean of std over the steps of the same sample that are trained on. step: int64, which of the sampling
+    steps it is, 0 the noisiest. group: int64, equal for samples of one prompt.
     """
 
     advantage: Tensor
@@ -41,6 +41,7 @@ class StepTerms:
     ref_prediction: Tensor | None = None
     group: Tensor | None = None
     mean_std: Tensor | None = None
+    step: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,9 @@ class OnlineObjective(Protocol):
     def least_group(self) -> int: ...
 
     @property
+    def early_steps(self) -> int: ...
+
+    @property
     def needs(self) -> frozenset[str]: ...
 
     def unit_size(self, group_size: int) -> int: ...
@@ -118,6 +122,11 @@ class OnlineBase(Ranged):
     def unit_size(self, group_size: int) -> int:
         """Samples that the loss compares, and that one process therefore holds."""
         return group_size if self.draws == "group" else self.unit
+
+    @property
+    def early_steps(self) -> int:
+        """How many first sampling steps hold something that no later one does, and that a window must not miss."""
+        return 0
 
     @property
     def least_group(self) -> int:

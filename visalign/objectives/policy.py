@@ -29,14 +29,18 @@ from visalign.objectives.online import (
     ratio_metrics,
 )
 from visalign.objectives.registry import register
-from visalign.validation.ranges import Few, Positive, Weight
+from visalign.validation.ranges import Few, FewOrNone, Positive, Weight
 
 
-def kl_to_reference(terms: StepTerms, form: str) -> Tensor:
+def kl_to_reference(terms: StepTerms, form: str, steps: int = 0) -> Tensor:
     """[B]. `closed`: the KL of the two Gaussians, |mu - mu_ref|^2 / (2 std^2). `step_scaled`: that times the length of
-    the step, as Flow-GRPO's code has it (its beta of 0.04 goes with this one). `velocity`: |v - v_ref|^2."""
+    the step, as Flow-GRPO's code has it (its beta of 0.04 goes with this one). `velocity`: |v - v_ref|^2. `early`:
+    |mu - mu_ref|^2 of the first `steps` sampling steps, and 0 of later ones (DiverseGRPO, arXiv 2512.21514: the squared
+    Wasserstein distance of the two Gaussians; a KL is weakest at the noisy steps where variety is decided)."""
     if form == "velocity":
         return mean_square(terms.prediction, terms.ref_prediction)
+    if form == "early":
+        return mean_square(terms.mean, terms.ref_mean) * (terms.step < steps)
     closed = mean_square(terms.mean, terms.ref_mean) / (2 * terms.std.square())
     return closed * terms.h if form == "step_scaled" else closed
 
@@ -45,6 +49,8 @@ def kl_to_reference(terms: StepTerms, form: str) -> Tensor:
 class PolicyGradient(OnlineBase):
     """Settings the ratio methods share. clip_high None: as clip. beta: weight of the KL to the reference (0: none).
 
+    kl: its form; `early` holds the policy at the first `kl_steps` sampling steps alone, so its beta is another. As
+    every term it is averaged over all steps that are trained on.
     step_weight: how much the surrogate of a step counts among those of its sample that are trained on. `none`: all
     alike. `noise`: in proportion to the noise that it adds, std_j / mean_j std (TempFlow-GRPO, equation 8): steps with
     more noise decide more of the image. Their mean is 1, and they are 1 where every step adds as much.
@@ -55,10 +61,23 @@ class PolicyGradient(OnlineBase):
     clip: Positive = 1e-4
     clip_high: Positive | None = None
     beta: Weight = 0.0
-    kl: Literal["step_scaled", "closed", "velocity"] = "step_scaled"
+    kl: Literal["step_scaled", "closed", "velocity", "early"] = "step_scaled"
+    kl_steps: FewOrNone = 0
     step_weight: Literal["none", "noise"] = "none"
 
     view: ClassVar[str] = "steps"
+
+    def __post_init__(self):
+        super().__post_init__()
+        if (self.kl == "early") != bool(self.kl_steps):
+            raise ValueError(f"kl {self.kl} with kl_steps {self.kl_steps}: kl early needs the number of first steps in "
+                             "kl_steps, at least 1, and no other form of it takes kl_steps")
+        if self.kl == "early" and not self.beta:
+            raise ValueError("kl early without beta: set the weight of the KL in beta, above 0")
+
+    @property
+    def early_steps(self) -> int:
+        return self.kl_steps
 
     @property
     def high(self) -> float:
@@ -83,7 +102,7 @@ class PolicyGradient(OnlineBase):
             weight = terms.std / terms.mean_std
             loss, metrics["step_weight"] = weight * loss, weight
         if self.beta:
-            kl = kl_to_reference(terms, self.kl)
+            kl = kl_to_reference(terms, self.kl, self.kl_steps)
             loss, metrics["kl"] = loss + self.beta * kl, kl.detach()
         return Outcome(loss.mean(), metrics)
 

@@ -66,6 +66,8 @@ class FeatureExtractor(Protocol):
 
     def sample_features(self, samples: list[Sample]) -> Tensor: ...
 
+    def to(self, device: str) -> None: ...
+
 
 @dataclass
 class RewardModel(Ranged, ABC):

@@ -73,6 +73,8 @@ def test_every_method_changes_every_trainable_weight_and_leaves_a_complete_run(o
     ("grpo", {"advantage": {"shape": "win_rate"}, "reward": {"models": ["contrast", "jpeg"]}}),
     ("grpo", {"objective": {"step_weight": "noise", "beta": 0.1},
               "rollout": {"train_choice": "random", "train_fraction": 0.6}}),
+    ("grpo", {"objective": {"kl": "early", "kl_steps": 1, "beta": 0.1}, "advantage": {"rarity": 0.3, "kinds": 2},
+              "reward": {"features": "tiny-clip"}}),
 ])
 def test_every_option_trains(online_recipe, tmp_path, method, sections):
     run(online_recipe("sd3", method, **{"eval": UNMEASURED} | sections), "train.epochs=2")
@@ -96,7 +98,8 @@ def test_the_old_policy_of_nft_follows_its_schedule(online_recipe, tmp_path):
 
 STATEFUL = [("grpo", {"optim": {"ema_decay": 0.9, "schedule": "cosine"}, "train": {"updates_per_epoch": 2}}),
             ("nft", {"objective": {"decay": "slow", "mixing": 0.5}} | ODE), ("grpo", {"advantage": {"history": 8}}),
-            ("nft", {"objective": {"draws": "group", "times": 2}} | ODE)]
+            ("nft", {"objective": {"draws": "group", "times": 2}} | ODE),
+            ("grpo", {"advantage": {"rarity": 0.3, "kinds": 2}, "reward": {"features": "tiny-clip"}})]
 
 
 @pytest.mark.parametrize("method, sections", STATEFUL)
@@ -168,7 +171,8 @@ except SystemExit as end:
 
 @pytest.mark.parametrize("method, sections", [
     ("grpo", {"train": {"updates_per_epoch": 2}}), ("nft", {"advantage": {"drop_zero": False}} | ODE),
-    ("nft", {"objective": {"draws": "group"}, "rollout": {"sampler": "ode", "group_size": 2}})])
+    ("nft", {"objective": {"draws": "group"}, "rollout": {"sampler": "ode", "group_size": 2}}),
+    ("grpo", {"advantage": {"rarity": 0.3, "kinds": 2}, "reward": {"features": "tiny-clip"}})])
 def test_two_processes_learn_what_one_does_with_twice_the_batch(online_recipe, two_processes, tmp_path, method,
                                                                 sections):
     recipe = online_recipe("sd3", method, **sections | {"eval": UNMEASURED})

@@ -23,7 +23,7 @@ from visalign.sampling.encoding_cache import EncodingCache
 from visalign.storage.out_of_memory import give_back
 from visalign.trainers.online.epochs import Epochs
 from visalign.trainers.online.rollout import Sampler, Start, Trajectory
-from visalign.trainers.online.scoring import AsyncScorer, RewardSet, check_scored, first_reason
+from visalign.trainers.online.scoring import AsyncScorer, RewardBatch, RewardSet, check_scored, first_reason
 
 
 @dataclass
@@ -31,6 +31,7 @@ class RolloutBatch:
     """samples: this process's, by place. rewards: float32 [n, K] of all places in order, NaN where unscored.
     groups: int64 [n]. prompts: [n]. images: this process's first groups, for the grid. seconds: by phase.
     stochastic: the sampling steps that added noise. version: how many epochs the policy that sampled had learnt from.
+    features: float32 [n, D] of all places in order, where `reward.features` names what embeds them.
     """
 
     samples: dict[int, Trajectory]
@@ -41,6 +42,7 @@ class RolloutBatch:
     seconds: dict[str, float]
     stochastic: frozenset[int]
     version: int
+    features: Tensor | None = None
 
     @property
     def stored(self) -> int:
@@ -167,26 +169,35 @@ class RolloutCollector:
                 images += zip(places, made, strict=True) if request.shown else ()
                 scoring.append((places, self.scorer.submit(made)))
         sampled = time.perf_counter()
-        rewards = self._gathered(scoring) if self.scorer else votes_as_rewards(self.epochs)
+        rewards, features = self._gathered(scoring) if self.scorer else (votes_as_rewards(self.epochs), None)
         seconds = {"sampling": sampled - started - decoding, "decoding": decoding,
                    "waiting_for_rewards": time.perf_counter() - sampled,
                    "scoring": (self.scorer.seconds if self.scorer else 0.0) - scoring_before}
         return RolloutBatch(samples, rewards, self.epochs.groups, prompts, images, seconds, requests[0].stochastic,
-                            version=epoch)
+                            version=epoch, features=features)
 
-    def _gathered(self, scoring: list[tuple[list[int], Future]]) -> Tensor:
-        """Rewards of all places, gathered. Raises UserError when too few samples could be scored."""
+    def _gathered(self, scoring: list[tuple[list[int], Future]]) -> tuple[Tensor, Tensor | None]:
+        """Rewards of all places, gathered, and their features. Raises UserError when too few could be scored."""
         rows, batches = [], []
         for places, future in scoring:
             batches.append(self.scorer.result(future))
             rows += places
+        columns, features = batches[0].values.shape[1], gathered_features(batches)
         values = torch.cat([torch.cat([batch.values, batch.failed[:, None].float()], 1) for batch in batches])
+        if features is not None:
+            values = torch.cat([values, features], 1)
         mine = torch.cat([torch.tensor(rows, dtype=torch.float64)[:, None], values.double()], 1)
         gathered = self.accelerator.gather(mine.to(self.accelerator.device, torch.float64)).cpu()
-        *columns, failed = gathered[gathered[:, 0].argsort(), 1:].float().unbind(1)
-        rewards = torch.stack(columns, 1)
-        check_scored(rewards, failed > 0, self.reward_set, first_reason(batches))
-        return rewards
+        found = gathered[gathered[:, 0].argsort(), 1:].float()
+        rewards, failed, features = found[:, :columns], found[:, columns] > 0, found[:, columns + 1:]
+        check_scored(rewards, failed, self.reward_set, first_reason(batches))
+        return rewards, features if features.shape[1] else None
+
+
+def gathered_features(batches: list[RewardBatch]) -> Tensor | None:
+    """The features of batches one after the other, None where nothing embeds them."""
+    found = [batch.features for batch in batches if batch.features is not None]
+    return torch.cat(found) if found else None
 
 
 def votes_as_rewards(epochs: Epochs) -> Tensor:

@@ -29,6 +29,17 @@ def check_arithmetic(config: OnlineConfig, world: int) -> None:
     if rollout.group_size < objective.least_group:
         raise UserError(f"rollout.group_size {rollout.group_size}: {config.objective['name']} chooses from at least "
                         f"{objective.least_group} samples of a prompt with these settings of objective")
+    if rule.rarity and rollout.group_size < 3:
+        raise UserError(f"rollout.group_size {rollout.group_size}: must be at least 3 with advantage.rarity, since the "
+                        "kinds of two samples are equally rare")
+    if rule.kinds >= rollout.group_size:
+        raise UserError(f"advantage.kinds {rule.kinds}: must be below rollout.group_size {rollout.group_size}, or "
+                        "every sample is of a kind of its own")
+    early = objective.early_steps
+    if early and rollout.window and rollout.window.first >= early:
+        raise UserError(f"objective.kl_steps {early}: rollout.window.first {rollout.window.first} leaves the first "
+                        f"{early} steps untrained, so kl early would hold nothing; start the window before, or use "
+                        "another objective.kl")
     alone = rollout.group_size == 1 and rule.baseline != "none" and not rule.history
     if alone and objective.view != "sampling":
         raise UserError("rollout.group_size 1: one sample of a prompt has nothing to be compared with, so every "

@@ -27,6 +27,7 @@ from visalign.errors import UserError
 from visalign.generators.base import Generator
 from visalign.media.video_files import save_sheet
 from visalign.objectives.advantages import Advantages, History
+from visalign.objectives.rarity import kind_sizes, kinds_a_group
 from visalign.sampling.encoding_cache import EncodingCache
 from visalign.sampling.seeds import rng_for
 from visalign.storage.out_of_memory import memory_told
@@ -139,10 +140,12 @@ class OnlineTrainer(GeneratorTrainer):
             total = (collected.rewards.double() * weights).sum(1)
             self.history.add(collected.prompts, total.tolist())
         try:
-            return self.rule(collected.rewards, weights, collected.groups, names, self._likelihood(collected),
-                             self.history)
+            sizes = kind_sizes(collected.features, collected.groups, self.rule.kinds) if self.rule.rarity else None
+            found = self.rule(collected.rewards, weights, collected.groups, names, self._likelihood(collected),
+                              self.history, sizes)
         except ValueError as error:
             raise UserError(f"advantage: {error}") from None
+        return found if sizes is None else found._replace(kinds=kinds_a_group(sizes, collected.groups))
 
     def _likelihood(self, collected: RolloutBatch) -> Tensor | None:
         """Minus the distance of each sample's latents from its group's centre, [n], where the rule needs it."""

@@ -33,9 +33,11 @@ def reward_figures(rewards: Tensor, groups: Tensor, reward_set: RewardSet) -> di
 
 
 def advantage_figures(advantages: Advantages, rewards: Tensor) -> dict[str, float]:
-    """Of the advantages of rewards [n, K]: groups of equal rewards, samples without any reward, size, share clipped."""
+    """Of the advantages of rewards [n, K]: groups of equal rewards, samples without any reward, size, share clipped;
+    and kinds of samples a group where they are told apart."""
     known = advantages.advantages[~advantages.advantages.isnan()]
-    return {"zero_std_ratio": advantages.zero_std, "unscored": int(rewards.isnan().all(1).sum()),
+    kinds = {} if advantages.kinds is None else {"kinds": advantages.kinds}
+    return kinds | {"zero_std_ratio": advantages.zero_std, "unscored": int(rewards.isnan().all(1).sum()),
             "advantage_abs": known.abs().mean().item(), "advantage_clipped": advantages.clipped.double().mean().item()}
 
 

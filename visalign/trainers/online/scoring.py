@@ -13,6 +13,7 @@ from torch import Tensor
 
 from visalign.config import RewardSettings
 from visalign.errors import UserError, nearest
+from visalign.evaluation.held_out import load_features
 from visalign.media.samples import Sample
 from visalign.parallel.sharing import doing
 from visalign.rewards import Reward, for_modality, load_reward
@@ -24,11 +25,13 @@ class RewardBatch:
     """values: float32 [n, K], larger is better, NaN where there is no score; reasons by sample.
 
     failed: bool [n], samples that a reward should have scored but did not; samples that it refuses do not count.
+    features: float32 [n, D] where `reward.features` names what embeds samples.
     """
 
     values: Tensor
     reasons: dict[int, str]
     failed: Tensor
+    features: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -39,9 +42,10 @@ class _Term:
 
 
 class RewardSet:
-    """All rewards of a recipe, for samples of one modality. names and weights belong to the K columns."""
+    """All rewards of a recipe, for samples of one modality. names and weights belong to the K columns. features: what
+    embeds the samples as well."""
 
-    def __init__(self, settings: RewardSettings, device: str, modality: str):
+    def __init__(self, settings: RewardSettings, device: str, modality: str, features: str | None = None):
         self.settings, self.device, self.modality = settings, device, modality
         self._loaded: dict[str, Reward] = {}
         self.terms = [self._term(term.reward, term.dimension) for term in settings.models]
@@ -50,6 +54,7 @@ class RewardSet:
             raise UserError(f"reward.models: names {', '.join(self.names)} are not distinct; give a `name` in a "
                             "mapping")
         self.weights = torch.tensor([term.weight for term in settings.models], dtype=torch.float64)
+        self.embedder = load_features(features, device, "reward.features") if features else None
 
     def _term(self, spec, dimension: str | None) -> _Term:
         key = repr(spec)  # dimensions of one reward are terms that share it
@@ -84,7 +89,8 @@ class RewardSet:
                 failed[i] |= applies(term.reward, samples[i])
                 reasons.setdefault(i, f"{term.name}: {answer.remarks.get(i, 'not a finite number')}")
         values = torch.stack(columns, 1)
-        return RewardBatch(torch.where(values.isfinite(), values, torch.nan), reasons, failed)
+        features = None if self.embedder is None else self.embedder.sample_features(samples).float().cpu()
+        return RewardBatch(torch.where(values.isfinite(), values, torch.nan), reasons, failed, features)
 
     def _patiently(self, reward: Reward, samples: list[Sample]):
         for attempt in range(self.settings.retries + 1):
@@ -111,7 +117,7 @@ class RewardSet:
         raise AssertionError("the last attempt returns or raises")
 
     def to(self, device: str) -> None:
-        for reward in self._loaded.values():
+        for reward in (*self._loaded.values(), *([self.embedder] if self.embedder else [])):
             reward.to(device)
 
     def differentiable(self, pixels: Tensor, prompts: list[str]) -> Tensor:

@@ -126,7 +126,8 @@ class StepView(_WithPredictions):
             ref_log_prob=None if ref_mean is None else log_prob(after, ref_mean, std),
             ref_prediction=reference, group=torch.tensor(
                 [s.start.place // self.settings.group_size for s in batch.samples], device=x.device),
-            mean_std=self.noise[torch.stack([s.steps for s in batch.samples])].mean(1).to(x.device)), steps
+            mean_std=self.noise[torch.stack([s.steps for s in batch.samples])].mean(1).to(x.device),
+            step=steps.to(x.device)), steps
 
 
 class NoisedView(_WithPredictions):

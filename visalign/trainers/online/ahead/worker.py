@@ -51,7 +51,8 @@ class RolloutWorker:
         self.conditions = PromptEmbeddings(EncodingCache(config.rollout.cache, self.generator), config, device)
         self.parameters = self.generator.trainable_parameters()
         scored = bool(config.reward.models)
-        self.scorer = AsyncScorer(RewardSet(config.reward, str(device), self.generator.modality)) if scored else None
+        self.scorer = AsyncScorer(RewardSet(config.reward, str(device), self.generator.modality,
+                                            config.reward.features)) if scored else None
         return Ready(f"{socket.gethostname()}, process {os.getpid()}", frozen_identity(self.generator, self.conditions))
 
     def sample(self, request: BatchRequest, version: int, fetch: Callable[[], bytes]) -> DrawnBatch:
