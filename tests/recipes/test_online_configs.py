@@ -42,6 +42,7 @@ def test_recipe_runs_on_a_tiny_network(file, pipelines, tmp_path):
         f"eval.features={'null' if config.guard.action == 'off' else 'tiny-clip'}", "guard.max_prompts=1",
         "guard.samples_per_prompt=2", "output.trackers=[]", f"output.folder={tmp_path / 'run'}"]
     overrides += ["objective.keep=1"] if "keep" in config.objective else []
+    overrides += ["reward.features=tiny-clip"] if config.reward.features else []
     if config.rollout.window is None:
         overrides.append("rollout.steps=6")
     if config.rollout.votes:

@@ -58,6 +58,15 @@ class WindowSettings(Settings):
     exp_from: FewOrNone = 13
 
 
+class TailSettings(Settings):
+    """The steps after a sliding window by a solver of second order, which takes fewer (MixGRPO-Flash).
+
+    ratio: how many times it has for each that remains, at least two in all. 0.4: Flash; 0.2 where the window stays.
+    """
+
+    ratio: Share = 0.4
+
+
 class RolloutActorSettings(Settings):
     """Actors on a Ray cluster that sample and score, each with the generator and the rewards in its own process.
 
@@ -88,6 +97,7 @@ class RolloutSettings(Settings):
     sampler: `ode`, `flow_sde`, `dance_sde` and `cps` for flows, `ode` and `ddim` for diffusion; noise_level is its own.
     log_prob: the density, or `unnormalised` as the published trainers have it with cps.
     train_fraction: share of the stochastic steps trained on, the `first` ones or a `random` choice for each sample.
+    tail: the steps after a `progressive` window are fewer, by a solver of second order, for flow models.
     clean_steps: this many last steps follow the ODE, so images are scored without the sampler's last noise
     (DanceGRPO: 1; SD3's own schedule ends with a step from 0.001 to 0, so 2 there).
     same_noise: all samples of a prompt start from one noise and differ by the sampler's noise alone.
@@ -112,6 +122,7 @@ class RolloutSettings(Settings):
     train_fraction: Share = 0.99
     train_choice: Literal["first", "random"] = "first"
     window: WindowSettings | None = None
+    tail: TailSettings | None = None
     clean_steps: FewOrNone = 0
     same_noise: bool = False
     guidance_scale: GuidanceScale = 1.0
@@ -267,6 +278,12 @@ class OnlineConfig(PolicyRun):
                              "rollout.engine ray, or staleness 0")
         if rollout.window:
             check_window(rollout.window, rollout.steps - rollout.clean_steps)
+        if rollout.tail and (rollout.window is None or rollout.window.schedule != "progressive"):
+            raise ValueError("rollout.tail shortens what follows a window that slides: set rollout.window with "
+                             "schedule progressive, or leave it out")
+        if rollout.tail and rollout.sampler in ("ode", "ddim"):
+            raise ValueError("rollout.tail follows steps of a stochastic sampler of flow models, and rollout.sampler "
+                             f"is {rollout.sampler}: use flow_sde, dance_sde or cps, or leave it out")
         if rollout.same_noise and rollout.sampler == "ode":
             raise ValueError("rollout.same_noise with sampler ode makes all samples of a prompt the same")
         return self

@@ -36,7 +36,7 @@ def kl_to_reference(terms: StepTerms, form: str, steps: int = 0) -> Tensor:
     """[B]. `closed`: the KL of the two Gaussians, |mu - mu_ref|^2 / (2 std^2). `step_scaled`: that times the length of
     the step, as Flow-GRPO's code has it (its beta of 0.04 goes with this one). `velocity`: |v - v_ref|^2. `early`:
     |mu - mu_ref|^2 of the first `steps` sampling steps, and 0 of later ones (DiverseGRPO, arXiv 2512.21514: the squared
-    Wasserstein distance of the two Gaussians; a KL is weakest at the noisy steps where variety is decided)."""
+    Wasserstein distance of the two Gaussians; a KL is weakest at the noisy steps where diversity is decided)."""
     if form == "velocity":
         return mean_square(terms.prediction, terms.ref_prediction)
     if form == "early":

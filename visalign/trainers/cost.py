@@ -5,6 +5,7 @@ third more, since nothing overlaps there: that holds for small networks; on larg
 """
 
 from visalign.config import OfflineConfig, OnlineConfig
+from visalign.trainers.online.tail import steps_to_draw
 
 WITH_GRADIENT, DECODED, LOOKING = 3, 4, 1.3
 
@@ -41,7 +42,7 @@ def sample_passes(config: OnlineConfig, objective) -> tuple[int, int, int]:
     guided = 2 if rollout.guidance_scale != 1 else 1
     learnt = 1 if rollout.guidance_apart else guided
     frozen = guided * len({"old", "reference"} & objective.needs) + guided - learnt
-    return guided * rollout.steps, learnt * terms, frozen * terms
+    return guided * steps_to_draw(rollout), learnt * terms, frozen * terms
 
 
 def _trained_steps(config: OnlineConfig) -> int:

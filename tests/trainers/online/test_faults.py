@@ -250,14 +250,24 @@ def _then_training(collect):
     (["objective.kl=early", "objective.beta=0.1", "objective.kl_steps=1", "rollout.window={size: 1, first: 1}"],
      "rollout.window.first 1 leaves the first 1 steps untrained"),
     (["objective={name: grpo_guard, step_weight: noise}"], "grpo_guard gives every step the same gradient"),
-    (["reward.models={kind: vlm_pairs, url: 'http://127.0.0.1:9/v1'}", "rollout.batch_size=2"],
-     "rollout.batch_size 2 must be a multiple of rollout.group_size 4: reward vlm_pairs compares"),
+    (["rollout.tail={ratio: 0.4}"], "rollout.tail shortens what follows a window that slides"),
+    (["rollout.tail={ratio: 0.4}", "rollout.window={size: 1}"], "set rollout.window with schedule progressive"),
+    (["rollout.tail={ratio: 0.4}", "rollout.window={size: 1, schedule: progressive}", "rollout.sampler=ode"],
+     "is ode: use flow_sde"),
+    (["rollout.tail={ratio: 0}"], "rollout.tail.ratio"),
     (["rollout.grup_size=2"], "unknown key rollout.grup_size (did you mean 'group_size'"),
 ])
 def test_mistakes_end_in_one_sentence_that_names_them(online_recipe, tmp_path, overrides, message):
     said = fails(online_recipe("sd3"), *overrides)
     assert message in said
     assert not (tmp_path / "run").exists()  # found before a model was loaded and a run begun
+
+
+def test_a_reward_that_compares_needs_whole_groups(online_recipe, tmp_path, scripted):
+    scripted(brightness).needs_group = True
+    said = fails(online_recipe("sd3", **QUIET), "rollout.batch_size=2")
+    assert "rollout.batch_size 2 must be a multiple of rollout.group_size 4: reward scripted compares" in said
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_diffusion_model_is_told_which_objectives_fit(online_recipe):

@@ -73,6 +73,8 @@ def test_every_method_changes_every_trainable_weight_and_leaves_a_complete_run(o
     ("grpo", {"advantage": {"shape": "win_rate"}, "reward": {"models": ["contrast", "jpeg"]}}),
     ("grpo", {"objective": {"step_weight": "noise", "beta": 0.1},
               "rollout": {"train_choice": "random", "train_fraction": 0.6}}),
+    ("grpo", {"rollout": {"steps": 6, "tail": {"ratio": 0.4}, "window": {"size": 1, "schedule": "progressive",
+                                                                         "iterations": 1, "stride": 2}}}),
     ("grpo", {"objective": {"kl": "early", "kl_steps": 1, "beta": 0.1}, "advantage": {"rarity": 0.3, "kinds": 2},
               "reward": {"features": "tiny-clip"}}),
 ])

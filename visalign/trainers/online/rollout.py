@@ -1,19 +1,22 @@
 """Drawing the generator's own samples, storing only the steps that are trained on.
 
 Sampling is the diffusers pipeline's: same times, same guidance, same network input. Noise belongs to a sample
-(its place in the epoch), so it does not depend on batches or processes; steps outside the window draw no noise.
+(its place in the epoch), so it does not depend on batches or processes; steps outside the window draw no noise, and
+those after it may be fewer (tail.py).
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from visalign.config import RolloutSettings
 from visalign.generators.base import Conditioning, Generator, Guidance
-from visalign.processes.steps import LOG_PROBS, draw
+from visalign.processes.steps import LOG_PROBS, Moments, draw
 from visalign.storage.out_of_memory import memory_told
+from visalign.trainers.online.tail import Multistep, tail_times
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,14 @@ class Sampler:
         alone = min([*stochastic, *kept.flatten().tolist()], default=0)
         x, first = self._shared_beginning(noise, starts, conditioning, guidance, alone)
         store = _Store(kept, shape, self.keep_mean, x.device)
-        for j in range(first, self.settings.steps):
-            moments = self._moments(x, j, conditioning, guidance, stochastic)
+        tail, end = self.settings.tail, self.settings.steps
+        if tail is not None:
+            end = max(stochastic, default=end - 1) + 1
+        solver = Multistep(self.generator.process)
+        for j in range(first, end):
+            moments, prediction = self._moments(x, j, conditioning, guidance, stochastic)
+            if tail is not None and j == end - 1:
+                solver.predicted(prediction, x, self.times[j].repeat(len(x)).to(x.device))
             fresh = None
             if j in stochastic:
                 fresh = torch.stack([torch.randn(shape, generator=g) for g in sources]).to(x.device)
@@ -71,6 +80,11 @@ class Sampler:
             store.add(j, x, after, moments, LOG_PROBS[self.settings.log_prob])
             x = after
             after_step()
+        if tail is not None:
+            for t, t_next in pairwise(tail_times(self.times, end, tail.ratio)):
+                t, t_next = t.repeat(len(x)).to(x.device), t_next.repeat(len(x)).to(x.device)
+                x = solver.step(self.generator.predict(x, t, conditioning, guidance), x, t, t_next)
+                after_step()
         x = self.generator.replay.finished(x, conditioning)
         store.fetch()
         return [Trajectory(start, latents, *store.row(i))
@@ -88,16 +102,17 @@ class Sampler:
         fewer = guidance if negative is None else replace(guidance, negative=trajectory_rows(negative, rows))
         x = x[rows]
         for j in range(alone):
-            x = self._moments(x, j, trajectory_rows(conditioning, rows), fewer, frozenset()).mean
+            x = self._moments(x, j, trajectory_rows(conditioning, rows), fewer, frozenset())[0].mean
         place = {row: i for i, row in enumerate(rows)}
         return x[[place[twins[start.prompt, start.noise_seed]] for start in starts]], alone
 
     def _moments(self, x: Tensor, j: int, conditioning: Conditioning, guidance: Guidance | None,
-                 stochastic: frozenset[int]):
+                 stochastic: frozenset[int]) -> tuple[Moments, Tensor]:
+        """The Gaussian of step j, and the prediction that it follows from."""
         t, t_next = (self.times[i].repeat(len(x)).to(x.device) for i in (j, j + 1))
         prediction = self.generator.predict(x, t, conditioning, guidance)
         sampler = self.settings.sampler if j in stochastic else "ode"
-        return self.generator.process.moments(prediction, x, t, t_next, sampler, self.settings.noise_level)
+        return self.generator.process.moments(prediction, x, t, t_next, sampler, self.settings.noise_level), prediction
 
 
 def trajectory_rows(conditioning: Conditioning, rows: list[int]) -> Conditioning:

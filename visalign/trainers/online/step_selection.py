@@ -83,9 +83,15 @@ def window_start(window: WindowSettings, steps: int, epoch: int, seed: int) -> i
     first = min(window.first, last)
     if window.schedule == "random":
         return int(torch.randint(first, last + 1, (), generator=rng_for(seed, epoch, "window")))
-    places = range(first, last + 1, window.stride)
+    places = window_places(window, steps)
     cycle = [place for place in places for _ in range(_dwell(window, place, first, last))]
     return cycle[epoch % len(cycle)]
+
+
+def window_places(window: WindowSettings, steps: int) -> range:
+    """Where a window that slides may start."""
+    last = window_last(window, steps)
+    return range(min(window.first, last), last + 1, window.stride)
 
 
 def _dwell(window: WindowSettings, place: int, first: int, last: int) -> int:
