@@ -164,6 +164,20 @@ def test_a_stale_run_that_is_continued_ends_with_the_same_bits(online_recipe, tm
     assert len(rows(tmp_path / "run", "self_check")) == 1  # a continued run's first samples are of older weights
 
 
+def test_workers_tell_kinds_apart_and_shorten_what_follows_the_window_as_the_learner_would(online_recipe, tmp_path,
+                                                                                           monkeypatch):
+    monkeypatch.setitem(sources.SOURCES, "ray", lambda parts: RolloutsAhead(parts, Here(parts.config)))
+    file = online_recipe("sd3", "grpo", eval=UNMEASURED, advantage={"rarity": 0.3, "kinds": 2},
+                         reward={"features": "tiny-clip"}, rollout={
+                             "window": {"size": 1, "schedule": "progressive", "last": 0}, "tail": {"ratio": 0.5}})
+    run(file, "train.epochs=2", f"output.folder={tmp_path / 'alone'}")
+    run(file, "--rollouts", "ray", "train.epochs=2", "rollout.ray.actors=1")
+    alone, apart = weights(tmp_path / "alone", 2), weights(tmp_path / "run", 2)
+    assert all(torch.equal(alone[name], apart[name]) for name in alone)
+    for folder in ("alone", "run"):
+        assert [row["kinds"] for row in rows(tmp_path / folder)] == [2, 2]
+
+
 class Killing(RayPool):
     """Ends the actor that is given the second batch while it draws it."""
 
