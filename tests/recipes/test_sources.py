@@ -23,7 +23,7 @@ def value(config, key):
     ("online/sd35_grpo_guard", {"optim.ema_every": 8}),
     ("online/sd35_tempflow", {"objective.step_weight": "noise", "objective.clip": 1e-4, "guard.action": "rollback"}),
     ("online/sd35_diverse", {"objective.kl": "early", "objective.kl_steps": 3, "objective.beta": 0.04,
-                             "advantage.rarity": 0.3, "reward.features": "clip:ViT-L-14/openai"}),
+                             "advantage.rarity": 0.2, "reward.features": "clip:ViT-L-14/openai"}),
     ("online/flux_mix_grpo_flash", {"rollout.tail.ratio": 0.4, "rollout.window.schedule": "progressive"}),
     ("online/sd35_pref_grpo", {"rollout.group_size": 8, "advantage.combine": "advantages"}),
     ("online/flux_mix_grpo", {"rollout.clean_steps": 2}),
