@@ -122,6 +122,8 @@ def test_a_killed_run_continues_to_the_same_bits(group_recipe, tmp_path):
     (("train.batch_size=3",), r"rollout.prompts_per_step 2 x rollout.group_size 4 = 8 answers are not a multiple of "
                               r"train.batch_size 3 x 1 processes = 3"),
     (("advantage={baseline: median}",), "rollout.group_size 4: must be odd with advantage.baseline median"),
+    (("advantage={rarity: 0.3}",), "advantage.rarity 0.3: tells kinds of images and videos apart, not of answers"),
+    (("reward.features=minilm",), "unknown key reward.features"),
     (("rollout.temperature=0",), "rollout.temperature 0: all answers to a prompt would be the same"),
     (("rollout.branch={prefix: 0}",), "rollout.branch.prefix is 0"),
     (("rollout.branch={prefix: 40}", "train.max_length=60"), "leaves 12 tokens for a prompt"),
