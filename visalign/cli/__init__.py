@@ -8,6 +8,7 @@ from visalign import __version__
 from visalign.cli import data, doctor, hub, language, people, sampling, scoring, training
 from visalign.cli.advise import advise
 from visalign.cli.init import init
+from visalign.cli.soup import soup
 from visalign.cli.verbs import Root
 from visalign.errors import notice
 
@@ -51,7 +52,7 @@ def quiet_libraries() -> None:
 
 
 SECTIONS = {
-    "Train": (training.quickstart, advise, init, training.train, scoring.reward, sampling.guide, hub.push),
+    "Train": (training.quickstart, advise, init, training.train, scoring.reward, sampling.guide, soup, hub.push),
     "Language models": (language.lm,),
     "Sample": (sampling.generate,),
     "Score and evaluate": (scoring.score, scoring.evaluate, scoring.compare, data.benchmark),

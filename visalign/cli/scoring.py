@@ -22,7 +22,8 @@ from visalign.cli.ray_options import ray_options, ray_settings
 from visalign.cli.reading import how_to_read, reading_options
 from visalign.cli.serving import serve
 from visalign.cli.verbs import Verb, Verbs
-from visalign.validation.ranges import Few, Limit, Portion, Positive, Seed
+from visalign.errors import UserError
+from visalign.validation.ranges import Few, Limit, Portion, Positive, Seed, Within
 
 
 @click.command(cls=Verb)
@@ -103,9 +104,15 @@ def request_of(device: str, samples_per_prompt: int, **given):
 @click.argument("source")
 @click.option("--checkpoints", default="last", show_default=True, type=click.Choice(["last", "all"]),
               help="For a run: its end, or every checkpoint it kept, with curves against the KL.")
+@click.option("--strengths", metavar="START:STOP:COUNT",
+              help="For a finished run: this many strengths of what it learnt, such as 0:1.5:7, what each gains and "
+                   "costs, and the one to take.")
+@click.option("--budget", type=ranged(Within),
+              help="With --strengths: the share of diversity that may be lost (default: the run's guard.budget).")
 @out_option(None, "Default: evaluations/ and the source's name.")
 @measuring_options
-def evaluate(source: str, checkpoints: str, out: Path | None, **given) -> None:
+def evaluate(source: str, checkpoints: str, strengths: str | None, budget: float | None, out: Path | None,
+             **given) -> None:
     """What did alignment cost? SOURCE is a run, a checkpoint, a folder of generations, a manifest, a pipeline or a
     language model.
 
@@ -114,12 +121,23 @@ def evaluate(source: str, checkpoints: str, out: Path | None, **given) -> None:
 
     \b
     visalign evaluate runs/sdxl-dpo --samples-per-prompt 8 -r pickscore,aesthetic
+    visalign evaluate runs/sdxl-dpo --strengths 0:1.5:7 --budget 0.1
     """
     from visalign.jobs.evaluate import default_folder, evaluate_source
 
+    if strengths and checkpoints == "all":
+        raise UserError("evaluate: --strengths and --checkpoints all are two ways through a run; give one of them")
+    if budget is not None and not strengths:
+        raise UserError("evaluate: --budget is what a strength is chosen under; give --strengths as well")
     if out is None:
         out = default_folder(source)
         out = out.with_name(f"{out.name}-checkpoints") if checkpoints == "all" else out
+        out = out.with_name(f"{out.name}-strengths") if strengths else out
+    if strengths:
+        from visalign.jobs.strengths import evaluate_strengths
+
+        report(evaluate_strengths(source, strengths, request_of(**given), out, budget), out)
+        return
     report(evaluate_source(source, request_of(**given), out, checkpoints), out)
 
 
@@ -155,6 +173,10 @@ def report(results, out: Path) -> None:
                                                                   results.measured[results.base].rewards)):
             if metric in results.figures[results.base]:
                 click.echo(f"{metric:28} {results.figures[results.base][metric]}")
+    if results.strengths:
+        click.echo(results.strengths.sentence)
+        if results.strengths.command:
+            click.echo(f"to write it: {results.strengths.command}")
     if refused := refusals_in_words(results):
         click.echo(refused)
     for note in results.notes:

@@ -20,6 +20,7 @@ from visalign.evaluation.measure import GenerationMetrics, MetricSuite, measure_
 from visalign.evaluation.medium import TEXT, medium_of_entries
 from visalign.evaluation.path_kl import path_kl
 from visalign.evaluation.sources import AnswerPlan, SampleSource, SamplingPlan
+from visalign.evaluation.strengths import StrengthChoice
 from visalign.evaluators import diversity_axes as families
 from visalign.evaluators import fidelity
 from visalign.evaluators.diversity import spread_ratio
@@ -75,8 +76,8 @@ class Results:
     """Everything that was measured. figures {model: {metric: Estimate}}; wins {reward: {model: against the base}};
     ladders
     {reward: {model: Elo}} or the reason there is none; best_of {reward: {n: change from one sample}}; weights {model:
-    of the guide it followed}, where the models differ in that. cut: {model: it and the base once more, at equal
-    length}, of texts."""
+    of the guide it followed}, where the models differ in that; strengths: of one run, where they differ in those. cut:
+    {model: it and the base once more, at equal length}, of texts."""
 
     base: str
     models: list[str]
@@ -92,6 +93,7 @@ class Results:
     about: dict = field(default_factory=dict)
     weights: dict[str, float] = field(default_factory=dict)
     cut: dict[str, EqualLength] = field(default_factory=dict)
+    strengths: StrengthChoice | None = None
 
     @property
     def texts(self) -> bool:

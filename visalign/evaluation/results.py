@@ -75,7 +75,8 @@ def results_json(results: Results) -> dict:
         "seeds": results.matched.seeds, "verdicts": results.verdicts, "figures": results.figures, "wins": results.wins,
         "ladders": results.ladders, "best_of": results.best_of, "notes": results.notes, "about": results.about,
         "curve": None if curve is None else {"models": curve.models, "steps": curve.steps, "fits": curve.fits,
-                                             "distance": curve.distance, "kl": curve.kl.mean(1).tolist()}})
+                                             "distance": curve.distance, "kl": curve.kl.mean(1).tolist()}}
+        | ({"strengths": results.strengths} if results.strengths else {}))
 
 
 def plain_values(value):

@@ -94,6 +94,29 @@ def front_chart(rewards: dict[str, Estimate], diversity: dict[str, Estimate], ba
     return chart(draw, f"{reward} against diversity for {', '.join(rewards)}")
 
 
+def trade_chart(labels: dict[str, str], gains: dict[str, Estimate], kept: dict[str, Estimate], least: float,
+                best: str | None, reward: str) -> Markup:
+    """Reward gained against diversity kept, one point per model, joined in their order. gains: in standard deviations;
+    kept, least: in percent of the base's; best: the model that is chosen."""
+    def draw(axis) -> None:
+        axis.plot([each.value for each in gains.values()], [kept[model].value for model in gains], color=SOFT,
+                  linewidth=1, linestyle="--", zorder=1)
+        for model, gain in gains.items():
+            axis.errorbar([gain.value], [kept[model].value], xerr=_bars(gain), yerr=_bars(kept[model]), fmt="o",
+                          color=SERIES[2] if model == best else SERIES[0], markersize=9 if model == best else 5,
+                          linewidth=1.2, zorder=3 if model == best else 2)
+            axis.annotate(labels[model], (gain.value, kept[model].value), (7, 6), textcoords="offset points",
+                          fontsize=9, weight="bold" if model == best else "normal")
+        axis.axhline(least, color=SERIES[4], linewidth=0.9, linestyle=":")
+        axis.axvline(0, color=LINE, linewidth=0.8)
+        axis.set_xlabel(f"{reward} gained, sd of the base")
+        axis.set_ylabel("diversity kept, % of the base")
+        axis.set_title("reward and diversity by strength; dotted: the budget")
+        axis.margins(0.14)
+
+    return chart(draw, f"{reward} gained against diversity kept at the strengths {', '.join(labels.values())}")
+
+
 def drift_chart(style: dict[str, dict[str, Estimate]], base: str, limit: float) -> Markup:
     """Drift of every style statistic, one colour per model."""
     palette = colours([base, *style], base)

@@ -11,6 +11,7 @@ from visalign.evaluators.overoptimisation import best_of_n_kl, past_peak
 from visalign.evaluators.statistics import Estimate, mean_with_interval
 from visalign.evaluators.verdict import DIVERSITY
 from visalign.reports import charts, data_uri, render_page, shown_media, source_uris
+from visalign.reports.strengths import by_strength
 from visalign.storage.files import write_atomically
 
 CHANGED, WALLS, SEEDS_SHOWN, MODELS_SHOWN, WALL_SEEDS = 3, 4, 4, 4, 16
@@ -22,7 +23,7 @@ def write_comparison(results: Results, file: Path) -> None:
     shown = shown_models(results)
     write_atomically(file, render_page(
         "compare.html.j2", title=title_of(results), results=results, verdicts=results.verdicts, shown=shown,
-        last=results.models[-1], images=changed_most_and_least(results, shown), walls=walls(results, shown),
+        last=foremost(results), images=changed_most_and_least(results, shown), walls=walls(results, shown),
         charts=comparison_figures(results), curves=comparison_curves(results), tables=tables(results),
         ladders=results.ladders,
         prompts=len(results.matched.prompts), seeds=results.matched.seeds,
@@ -32,16 +33,25 @@ def write_comparison(results: Results, file: Path) -> None:
 
 def title_of(results: Results) -> str:
     others = [model for model in results.models if model != results.base]
+    if results.strengths:
+        return f"{results.strengths.run} at {len(others)} strengths"
     if not others:
         return f"{results.base}: diversity and quality"
     return f"{others[-1] if len(others) > 3 else ', '.join(others)} against {results.base}"
 
 
+def foremost(results: Results) -> str:
+    """The model whose verdict comes first where there are many: the strength that was chosen, or the last."""
+    chosen = results.strengths.best if results.strengths else None
+    return chosen or results.models[-1]
+
+
 def shown_models(results: Results) -> list[str]:
-    """The base and at most three others, evenly chosen and the last among them."""
+    """The base and at most three others, evenly chosen and the last among them; and the strength that was chosen."""
     others = [model for model in results.models if model != results.base]
     count = min(len(others), MODELS_SHOWN - 1)
-    return [results.base, *(others[round((i + 1) * len(others) / count) - 1] for i in range(count))]
+    shown = {results.base, foremost(results), *(others[round((i + 1) * len(others) / count) - 1] for i in range(count))}
+    return [model for model in results.models if model in shown]
 
 
 def changed_most_and_least(results: Results, shown: list[str]) -> list[dict]:
@@ -86,7 +96,7 @@ def comparison_figures(results: Results) -> list:
     base, measured = results.base, results.measured
     proxy = next(iter(results.verdicts.values())).proxy if results.verdicts else None
     reward = proxy or next(iter(measured[base].rewards), None)
-    if results.verdicts and reward and DIVERSITY in measured[base].measured.values:
+    if results.verdicts and not results.strengths and reward and DIVERSITY in measured[base].measured.values:
         means = {model: results.figures[model][f"reward/{reward}"] for model in measured
                  if f"reward/{reward}" in results.figures[model]}
         diversity = {model: results.figures[model]["diversity/vendi"] for model in means}
@@ -100,7 +110,9 @@ def comparison_figures(results: Results) -> list:
 
 
 def comparison_curves(results: Results) -> dict | None:
-    """Changes along the steps of a run, or along the weights of a guide."""
+    """Changes along the strengths of a run, along its steps, or along the weights of a guide."""
+    if results.strengths:
+        return by_strength(results, results.strengths)
     return by_weight(results) if results.weights else by_step(results)
 
 

@@ -41,6 +41,9 @@ PromptTokens = Annotated[int, Interval(ge=1, le=512)]
 
 Positive = Annotated[float, Interval(gt=0, le=1e9)]
 Weight = Annotated[float, Interval(ge=0, le=1e6)]
+SoupWeight = Annotated[float, Interval(ge=-10, le=10)]
+"""Beyond 1 and below 0 lie models that go further than a run, or away from it."""
+AdapterStrength = Annotated[float, Interval(ge=0, le=10)]
 Signed = Annotated[float, Interval(ge=-1e6, le=1e6)]
 RewardValue = Annotated[float, Interval(ge=-1e12, le=1e12)]
 """What a reward may return, in any unit: bytes, pixels, votes."""

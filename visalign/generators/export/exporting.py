@@ -44,7 +44,8 @@ def _export_users(generator: Generator, folder: Path, config: OfflineConfig) -> 
     return [file.name for file in write_user_adapter(generator.user_term, folder, about)]
 
 
-def _export_full(generator: Generator, folder: Path, config: OfflineConfig) -> list[str]:
+def export_pipeline(generator: Generator, folder: Path, config: OfflineConfig) -> list[str]:
+    """Write a model of which all weights were trained; returns the names of what was written."""
     place = folder / "pipeline"
     generator.pipeline.save_pretrained(place)
     for name, module in generator.pipeline.components.items():
@@ -61,7 +62,7 @@ def _export_full(generator: Generator, folder: Path, config: OfflineConfig) -> l
 
 
 SINGLE_FILE = "model.safetensors"
-_EXPORTS = {"lora": _export_lora, "user": _export_users, "full": _export_full}
+_EXPORTS = {"lora": _export_lora, "user": _export_users, "full": export_pipeline}
 
 
 def _put_prefix(folder: Path, prefix: str) -> None:

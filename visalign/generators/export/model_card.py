@@ -49,7 +49,7 @@ def model_card(config: OfflineConfig | OnlineConfig, generator: Generator, figur
     settings = named_only(config.model_dump(mode="json", exclude={"output"}))
     rows = "\n".join(f"| {name} | {value} |" for name, value in figures.items())
     return f"""---
-{_header(config, generator)}
+{_header(config, generator, method)}
 ---
 # {source} aligned with {method}
 
@@ -71,16 +71,47 @@ Data: {' '.join(named_only(config.taught_by()))}.{_held_in_words(config)}{_goal_
 ```
 
 ## Versions
-{', '.join(f'{name} {number}' for name, number in versions().items())}
+{_versions_in_words()}
 """
 
 
-def _header(config: OfflineConfig | OnlineConfig, generator: Generator) -> str:
+def soup_card(config: OfflineConfig | OnlineConfig, generator: Generator, words: str,
+              parts: list[tuple[str, str, float]]) -> str:
+    """The card of a weighted average of runs; config: of one of them. parts: run, method and weight of each."""
+    source = named_only(config.model.source)
+    rows = "\n".join(f"| {run} | {method} | {weight:g} |" for run, method, weight in parts)
+    return f"""---
+{_header(config, generator, "model-soup")}
+---
+# {source}, with averaged weights
+
+```python
+from diffusers import {type(generator.pipeline).__name__}
+
+{_loading(generator, source)}
+```
+
+Its weights are {words}.
+
+| run | method | weight |
+|---|---|---|
+{rows}
+
+## Versions
+{_versions_in_words()}
+"""
+
+
+def _versions_in_words() -> str:
+    return ", ".join(f"{name} {number}" for name, number in versions().items())
+
+
+def _header(config: OfflineConfig | OnlineConfig, generator: Generator, method: str) -> str:
     from huggingface_hub import ModelCardData
 
     lora, source = generator.tuning == "lora", config.model.source
     of_hub = {"base_model": source} if not is_local_path(source) and source.count("/") == 1 else {}
-    tags = ["diffusers", "preference-alignment", config.objective["name"], *(["lora", "template:sd-lora"] * lora)]
+    tags = ["diffusers", "preference-alignment", method, *(["lora", "template:sd-lora"] * lora)]
     return ModelCardData(**of_hub, library_name="diffusers", pipeline_tag=_task(generator), tags=tags).to_yaml()
 
 

@@ -29,11 +29,17 @@ def learned(network: nn.Module) -> Layers:
 
 def write_loras(generator: Generator, folder: Path) -> list[Path]:
     """Write the adapters of all networks, a second network's to a folder of its own; returns the files."""
+    parts = generator.networks() | generator.text_encoders()
+    return write_layers(generator, folder, {part: learned(network) for part, network in parts.items()})
+
+
+def write_layers(generator: Generator, folder: Path, found: dict[str, Layers]) -> list[Path]:
+    """Write adapters by network, for a generator that need not have them on, and may be on the meta device."""
     texts = {name: {_published(encoder, module): each for module, each in layers.items()}
-             for name, encoder in generator.text_encoders().items() if (layers := learned(encoder))}
+             for name, encoder in generator.text_encoders().items() if (layers := found.get(name))}
     written = []
     for part, network in generator.networks().items():
-        layers = learned(network)
+        layers = found.get(part)
         if layers:
             main = part == generator.denoiser_name
             place = folder if main else folder / part
