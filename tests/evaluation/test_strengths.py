@@ -12,7 +12,7 @@ from visalign.cli import main
 from visalign.config.load import load_config
 from visalign.errors import UserError
 from visalign.evaluation.sources import run_config, run_source, source_of
-from visalign.evaluation.strengths import choice_in_words, choose_strength, name_of, read_strengths
+from visalign.evaluation.strengths import choice_in_words, choose_strength, read_strengths, strength_name
 from visalign.evaluators.statistics import Estimate
 from visalign.evaluators.verdict import Verdict
 from visalign.generators import load_generator
@@ -28,8 +28,8 @@ def verdict(gain, diversity, word="healthy"):
 
 
 def chosen(*verdicts, budget=0.15):
-    strengths = {"base": 0.0} | {name_of(i + 1): i + 1.0 for i in range(len(verdicts))}
-    named = {name_of(i + 1): each for i, each in enumerate(verdicts)}
+    strengths = {"base": 0.0} | {strength_name(i + 1): i + 1.0 for i in range(len(verdicts))}
+    named = {strength_name(i + 1): each for i, each in enumerate(verdicts)}
     best = choose_strength(strengths, named, "r", budget)
     return best, choice_in_words(strengths, named, "r", budget, best)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from visalign.errors import UserError
 from visalign.evaluators.verdict import Verdict, best_point, percent
-from visalign.validation.ranges import AdapterStrength, intervals, range_in_words
+from visalign.validation.ranges import AdapterStrength, allows, intervals, range_in_words
 
 MOST_STRENGTHS = 50
 _DIGITS = 4
@@ -36,14 +36,15 @@ class StrengthChoice:
 
 def read_strengths(text: str) -> list[float]:
     """`START:STOP:COUNT` as evenly spaced numbers with 0, the base, before them. Raises UserError."""
-    allowed, where = next(intervals(AdapterStrength)), f"evaluate --strengths {text}"
+    where = f"evaluate --strengths {text}"
     try:
         first, last, number = text.split(":")
         start, stop, count = float(first), float(last), int(number)
     except ValueError:
         raise UserError(f"{where}: expected START:STOP:COUNT, such as 0:1.5:7") from None
-    if not (allowed.ge <= start < stop <= allowed.le):
-        raise UserError(f"{where}: START must be below STOP, and both {range_in_words(allowed)}")
+    if not start < stop or not (allows(AdapterStrength, start) and allows(AdapterStrength, stop)):
+        raise UserError(f"{where}: START must be below STOP, and both "
+                        f"{range_in_words(next(intervals(AdapterStrength)))}")
     if not 2 <= count <= MOST_STRENGTHS:
         raise UserError(f"{where}: COUNT must be at least 2 and at most {MOST_STRENGTHS}")
     found = [round(start + (stop - start) * i / (count - 1), _DIGITS) for i in range(count)]
@@ -52,7 +53,7 @@ def read_strengths(text: str) -> list[float]:
     return found if found[0] == 0 else [0.0, *found]
 
 
-def name_of(strength: float) -> str:
+def strength_name(strength: float) -> str:
     """The model's name in results."""
     return f"strength {strength:g}"
 

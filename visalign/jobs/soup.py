@@ -26,7 +26,7 @@ from visalign.generators.lora.averaging import of_rank, weighted_sum
 from visalign.generators.lora.export import write_layers
 from visalign.generators.lora.layers import Layers, one_kind
 from visalign.storage.files import write_atomically
-from visalign.validation.ranges import SoupWeight, intervals, range_in_words
+from visalign.validation.ranges import SoupWeight, allows, intervals, range_in_words
 
 SOUP_FILE = "soup.json"
 """What a soup's folder is made of; written last."""
@@ -85,14 +85,14 @@ def make_soup(given: tuple[str, ...], out: Path, rank: int | None = None) -> Sou
 
     Raises UserError, before a model is loaded, for runs that have no average.
     """
-    parts = read_parts(given)
-    check_alike(parts)
+    parts = read_soup(given)
+    check_averageable(parts)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"out {out}: is there already; choose another folder with --out")
     whole, first = parts[0].trained == _WHOLE, parts[0].config
     if whole and rank is not None:
         raise UserError("soup: --rank is for LoRAs, and these runs trained all weights; leave it out")
-    words = in_words(parts)
+    words = soup_in_words(parts)
     if whole:
         generator, ranks = load_generator(base_of(first), "cpu"), None
         average = WeightAverage(generator, again=False)
@@ -118,7 +118,7 @@ def _name_of(run: Path) -> str:
     return run.name if run.name not in ("", "base", "soup") else "run"
 
 
-def read_parts(given: tuple[str, ...]) -> list[SoupPart]:
+def read_soup(given: tuple[str, ...]) -> list[SoupPart]:
     """Runs with their weights, which are equal and add up to 1 where none is given. Raises UserError naming the
     argument that is wrong."""
     if not given:
@@ -139,15 +139,12 @@ def _taken_apart(text: str) -> tuple[Path, float | None]:
     path, equals, number = text.rpartition("=")
     if not equals or Path(text).expanduser().exists():
         return Path(text).expanduser(), None
-    interval = next(intervals(SoupWeight))
     try:
         weight = float(number)
     except ValueError:
-        weight = math.nan
-    if not path or math.isnan(weight):
-        raise UserError(f"soup {text}: expected RUN or RUN=WEIGHT, such as runs/sdxl-dpo=0.6")
-    if weight == 0 or not interval.ge <= weight <= interval.le:
-        raise UserError(f"soup {text}: the weight must be {range_in_words(interval)} and not 0")
+        raise UserError(f"soup {text}: expected RUN or RUN=WEIGHT, such as runs/sdxl-dpo=0.6") from None
+    if weight == 0 or not allows(SoupWeight, weight):
+        raise UserError(f"soup {text}: the weight must be {range_in_words(next(intervals(SoupWeight)))} and not 0")
     return Path(path).expanduser(), weight
 
 
@@ -167,7 +164,7 @@ def finished_run(run: Path, verb: str) -> OfflineConfig | OnlineConfig:
     return config
 
 
-def check_alike(parts: list[SoupPart]) -> None:
+def check_averageable(parts: list[SoupPart]) -> None:
     """Raise UserError for runs of several bases or kinds."""
     first = parts[0]
     for other in parts[1:]:
@@ -233,7 +230,7 @@ def rest_of(parts: list[SoupPart]) -> float:
     return 0.0 if abs(rest) < 1e-9 else rest
 
 
-def in_words(parts: list[SoupPart], named: bool = False) -> str:
+def soup_in_words(parts: list[SoupPart], named: bool = False) -> str:
     """What a soup is made of. named: without folders of this machine."""
     model, rest = parts[0].config.model, rest_of(parts)
     words = [f"{part.weight:g} of {part.run.resolve().name if named else part.run}{_with_start(part)}"
@@ -254,7 +251,7 @@ def _write_about(generator: Generator, parts: list[SoupPart], out: Path,
     if config.goals:
         write_atomically(out / GOALS_FILE, (config.goals.model_dump_json(indent=1) + "\n").encode())
     rows = [(part.run.resolve().name, part.config.objective["name"], part.weight) for part in parts]
-    write_atomically(out / "README.md", soup_card(config, generator, in_words(parts, named=True), rows).encode())
+    write_atomically(out / "README.md", soup_card(config, generator, soup_in_words(parts, named=True), rows).encode())
     about = {"base": named_only(config.model.source), "trained": parts[0].kind, "rest": rest_of(parts),
              "runs": [{"run": run, "objective": method, "weight": weight} for run, method, weight in rows]}
     if ranks:

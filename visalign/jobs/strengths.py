@@ -14,7 +14,13 @@ from visalign.evaluation.compare import Results, compare_models
 from visalign.evaluation.results import write_results
 from visalign.evaluation.source_words import parse_source
 from visalign.evaluation.sources import SampleSource, is_language_run, run_config, run_source
-from visalign.evaluation.strengths import StrengthChoice, choice_in_words, choose_strength, name_of, read_strengths
+from visalign.evaluation.strengths import (
+    StrengthChoice,
+    choice_in_words,
+    choose_strength,
+    read_strengths,
+    strength_name,
+)
 from visalign.evaluators.verdict import VerdictLimits
 from visalign.generators import load_generator
 from visalign.generators.base import Generator
@@ -92,7 +98,7 @@ def sources_at(run: Path, config: OfflineConfig | OnlineConfig,
         raise UserError(f"evaluate {run}: is a dora, which has no strengths but 0 and 1, since it sets the lengths of "
                         "rows; --strengths takes runs of the other kinds of LoRA, and of all weights")
     at = _LoadedOnce(lambda device: _whole(run, config, device) if kind == "full" else _adapted(own, device))
-    return kind, [replace(own, name=name_of(each), load=at(each), identity=own.identity | {"strength": each})
+    return kind, [replace(own, name=strength_name(each), load=at(each), identity=own.identity | {"strength": each})
                   for each in strengths]
 
 

@@ -81,6 +81,11 @@ def intervals(hint: Any) -> Iterator[Interval]:
         yield from intervals(part)
 
 
+def allows(hint: Any, value: float) -> bool:
+    """Whether a number lies in the range of a type."""
+    return all(_inside(value, interval) for interval in intervals(hint))
+
+
 def range_in_words(interval: Interval) -> str:
     """'greater than 0 and at most 1'."""
     return " and ".join(f"{words} {getattr(interval, end)}" for end, words in RANGE_WORDS.items()
