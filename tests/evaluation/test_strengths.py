@@ -67,6 +67,23 @@ def test_no_strength_counts_beyond_the_first_that_leaves_the_budget():
     assert chosen(verdict(0.2, within), verdict(0.5, outside), verdict(0.9, within))[0] == "strength 1"
 
 
+def test_trying_many_strengths_keeps_the_error_of_one_interval():
+    """Six strengths that lose just what the budget allows, each with noise of its own: whoever takes any whose interval
+    is inside is wrong far more often."""
+    rng, strengths = np.random.default_rng(0), {f"s{i}": i + 1.0 for i in range(6)}
+    wrong = any_inside = 0
+    for _ in range(200):
+        base = rng.gamma(8, 0.25, 24)
+        after = 0.85 * base + rng.normal(0, 0.35, (6, 24))
+        drawn = rng.integers(0, 24, (400, 24))
+        ratio = after[:, drawn].mean(-1) / base[drawn].mean(-1) - 1
+        found = {name: verdict(s, (0.0, float(np.quantile(each, 0.025)), 1.0))
+                 for (name, s), each in zip(strengths.items(), ratio, strict=True)}
+        wrong += choose_strength(strengths, found, "r", 0.15) is not None
+        any_inside += any(each.diversity.low > -0.15 for each in found.values())
+    assert wrong / 200 < 0.08 < 0.12 < any_inside / 200
+
+
 def test_strengths_may_come_in_any_order():
     found = {"b": verdict(0.5, (-0.1, -0.2, 0.0)), "a": verdict(0.2, (0.0, -0.1, 0.1))}
     assert choose_strength({"base": 0.0, "b": 2.0, "a": 1.0}, found, "r", 0.15) == "a"
@@ -188,6 +205,7 @@ def test_what_has_no_strengths_is_said_in_a_sentence_before_anything_is_sampled(
     assert "give one of them" in said(*ask, "--checkpoints", "all")
     assert "give --strengths as well" in said("evaluate", run, "--budget", 0.1)
     assert "--samples-per-prompt 1 shows no diversity" in said(*ask, "--samples-per-prompt", 1)
+    assert "brings its own model settings" in said(*ask, "--set", "frames=3")
     assert "no reward is known as the optimised one" in said(*ask, "-r", "")
     for source in (tmp_path, f"{run}+negative:{run}", run / "checkpoints" / "step-1", f"tiny-sd3+{run}"):
         assert "--strengths needs the folder of a finished run, alone" in said("evaluate", source, *ask[2:])

@@ -93,8 +93,9 @@ def make_soup(given: tuple[str, ...], out: Path, rank: int | None = None) -> Sou
     if whole and rank is not None:
         raise UserError("soup: --rank is for LoRAs, and these runs trained all weights; leave it out")
     words = soup_in_words(parts)
+    ranks: tuple[int, int, float] | None = None
     if whole:
-        generator, ranks = load_generator(base_of(first), "cpu"), None
+        generator = load_generator(base_of(first), "cpu")
         average = WeightAverage(generator, again=False)
         average.put([(part.weight, part.export / "pipeline") for part in parts])
         out.mkdir(parents=True, exist_ok=True)

@@ -27,7 +27,7 @@ from visalign.generators.base import Generator
 from visalign.generators.files.sketching import check_adapter
 from visalign.generators.interpolation import WeightAverage
 from visalign.generators.lora.layers import one_kind
-from visalign.jobs.evaluate import EvaluationRequest, options_of, plan_for, run_of
+from visalign.jobs.evaluate import EvaluationRequest, model_for, options_of, plan_for, run_of
 from visalign.jobs.soup import base_of, finished_run
 
 
@@ -43,6 +43,7 @@ def evaluate_strengths(source: str, strengths: str, asked: EvaluationRequest, ou
     tried, run = read_strengths(strengths), _run_named(source)
     if (out / "results.json").exists():
         raise UserError(f"out {out}: already holds results; choose another folder with --out")
+    model_for([source], asked.settings)  # refuses settings, of which a run brings its own
     config = run_config(run)
     budget = config.guard.budget if budget is None else budget
     options = replace(options_of(asked, config), limits=VerdictLimits(budget=budget))
@@ -124,8 +125,10 @@ def _whole(run: Path, config: OfflineConfig | OnlineConfig, device: str) -> tupl
 class _LoadedOnce:
     """Loads on first use, and sets the strength whenever the generator is asked for."""
 
+    _loaded: tuple[Generator, SetStrength] | None = None
+
     def __init__(self, load: Callable[[str], tuple[Generator, SetStrength]]):
-        self._load, self._loaded = load, None
+        self._load = load
 
     def __call__(self, strength: float) -> Callable[[str], Generator]:
         def load(device: str) -> Generator:
