@@ -111,7 +111,7 @@ def trade_chart(labels: dict[str, str], gains: dict[str, Estimate], kept: dict[s
         axis.axvline(0, color=LINE, linewidth=0.8)
         axis.set_xlabel(f"{reward} gained, sd of the base")
         axis.set_ylabel("diversity kept, % of the base")
-        axis.set_title("reward and diversity by strength; dotted: the budget")
+        axis.set_title("reward and diversity; dotted: the budget")
         axis.margins(0.14)
 
     return chart(draw, f"{reward} gained against diversity kept at the strengths {', '.join(labels.values())}")
