@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from visalign.cli import main
 from visalign.config.load import load_config
+from visalign.config.recipes import find_recipe
 from visalign.errors import UserError
 from visalign.evaluation.sources import run_config, run_source, source_of
 from visalign.evaluation.strengths import choice_in_words, choose_strength, read_strengths, strength_name
@@ -213,3 +214,8 @@ def test_what_has_no_strengths_is_said_in_a_sentence_before_anything_is_sampled(
     assert "is a dora, which has no strengths but 0 and 1" in said("evaluate", dora, *ask[2:])
     shutil.rmtree(run / "export")
     assert "has no export yet" in said(*ask)
+
+
+def test_a_language_model_s_run_has_no_strengths(tmp_path):
+    folder = RunFolder(tmp_path / "run", load_config(find_recipe("language/dpo"))).path
+    assert "--strengths is for image and video models" in said("evaluate", folder, "--strengths", "0:1:3")

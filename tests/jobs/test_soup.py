@@ -14,6 +14,7 @@ from tests.families import load_tiny
 from visalign.cli import main
 from visalign.config import ModelSettings
 from visalign.config.load import load_config
+from visalign.config.recipes import find_recipe
 from visalign.errors import UserError
 from visalign.evaluation.sources import source_of
 from visalign.generators import load_generator
@@ -223,3 +224,12 @@ def test_whole_models_of_another_base_or_above_loras_are_refused(finished, tmp_p
     save_file({"x.lora_A.weight": torch.zeros(1)}, tmp_path / "l.safetensors")
     change(run, "loras: []", f"loras: [{{path: {tmp_path / 'l.safetensors'}, strength: 1}}]")
     assert "trained all weights above model.loras" in refused(run, out=tmp_path / "out")
+
+
+@pytest.mark.parametrize("name, words", [("tiny_ppd", "learnt who prefers what (model.tuning user)"),
+                                         ("language/dpo", "is a language model's run")])
+def test_runs_of_users_and_of_language_models_are_refused(tmp_path, name, words):
+    folder = RunFolder(tmp_path / "run", load_config(find_recipe(name))).path
+    (folder / "export").mkdir()
+    (folder / "export" / "README.md").write_text("a card")
+    assert words in refused(folder, out=tmp_path / "out")

@@ -49,7 +49,7 @@ class SoupPart:
     @property
     def kind(self) -> str:
         """What was trained, in words."""
-        if self.config.loop == "offline" and self.config.data.swap:
+        if isinstance(self.config, OfflineConfig) and self.config.data.swap:
             return f"{self.trained} as a negative adapter (data.swap)"
         return self.trained
 

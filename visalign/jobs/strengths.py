@@ -8,12 +8,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from visalign.config import OfflineConfig, OnlineConfig
+from visalign.config import LanguageSettings, OfflineConfig, OnlineConfig
 from visalign.errors import UserError
 from visalign.evaluation.compare import Results, compare_models
 from visalign.evaluation.results import write_results
 from visalign.evaluation.source_words import parse_source
-from visalign.evaluation.sources import SampleSource, is_language_run, run_config, run_source
+from visalign.evaluation.sources import SampleSource, run_config, run_source
 from visalign.evaluation.strengths import (
     StrengthChoice,
     choice_in_words,
@@ -40,11 +40,10 @@ def evaluate_strengths(source: str, strengths: str, asked: EvaluationRequest, ou
     """
     from visalign.reports.comparison import write_comparison
 
-    tried, run = read_strengths(strengths), _run_named(source)
+    tried, (run, config) = read_strengths(strengths), _run_named(source)
     if (out / "results.json").exists():
         raise UserError(f"out {out}: already holds results; choose another folder with --out")
     model_for([source], asked.settings)  # refuses settings, of which a run brings its own
-    config = run_config(run)
     budget = config.guard.budget if budget is None else budget
     options = replace(options_of(asked, config), limits=VerdictLimits(budget=budget))
     if options.proxy is None:
@@ -69,14 +68,15 @@ def evaluate_strengths(source: str, strengths: str, asked: EvaluationRequest, ou
     return results
 
 
-def _run_named(source: str) -> Path:
+def _run_named(source: str) -> tuple[Path, OfflineConfig | OnlineConfig]:
     words = parse_source(source)
     if words.negative or words.lora or run_of(words.path) != words.path:
         raise UserError(f"evaluate {source}: --strengths needs the folder of a finished run, alone")
-    if is_language_run(words.path):
+    config = run_config(words.path)
+    if isinstance(config, LanguageSettings):
         raise UserError(f"evaluate {source}: --strengths is for image and video models, and this run is a language "
                         "model's")
-    return words.path
+    return words.path, config
 
 
 def _command(run: Path, strength: float) -> str:

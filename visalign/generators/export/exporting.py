@@ -11,7 +11,7 @@ made for (made_for.py); and `model.safetensors` where user interfaces take a who
 import json
 from pathlib import Path
 
-from visalign.config import OfflineConfig
+from visalign.config import OfflineConfig, OnlineConfig
 from visalign.config.goals import GOALS_FILE
 from visalign.generators.base import Generator
 from visalign.generators.export.ldm import one_file_holds, write_single_file
@@ -44,7 +44,7 @@ def _export_users(generator: Generator, folder: Path, config: OfflineConfig) -> 
     return [file.name for file in write_user_adapter(generator.user_term, folder, about)]
 
 
-def export_pipeline(generator: Generator, folder: Path, config: OfflineConfig) -> list[str]:
+def export_pipeline(generator: Generator, folder: Path, config: OfflineConfig | OnlineConfig) -> list[str]:
     """Write a model of which all weights were trained; returns the names of what was written."""
     place = folder / "pipeline"
     generator.pipeline.save_pretrained(place)

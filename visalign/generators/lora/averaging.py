@@ -29,7 +29,8 @@ def of_rank(found: dict[str, Layers], rank: int) -> tuple[dict[str, Layers], flo
     Nearest in the Frobenius norm (Eckart and Young 1936). The share is sqrt(sum ||D - D'||^2 / sum ||D||^2) over all
     layers' products D.
     """
-    kept, lost, total = {}, 0.0, 0.0
+    kept: dict[str, Layers] = {}
+    lost = total = 0.0
     for part, layers in found.items():
         kept[part] = {}
         for module, each in layers.items():
