@@ -1,4 +1,4 @@
-"""Table and picture of prove_offline.py."""
+"""Table and plot of prove_offline.py."""
 
 import json
 from collections import defaultdict
@@ -96,7 +96,7 @@ def right(estimate: Estimate, sign: int) -> bool:
 
 
 def table(out: Path) -> str:
-    lines = ["| method | target | change | its control | difference | works | variety | tiny-group | tiny-clip "
+    lines = ["| method | target | change | its control | difference | works | diversity | tiny-group | tiny-clip "
              "| steps | passes | seeds |", "|" + "---|" * 12]
     for row in rows_of(out):
         led = " led away" if row.trial.target.endswith("led away") else ""

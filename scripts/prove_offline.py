@@ -3,7 +3,7 @@
     python scripts/prove_offline.py --out proof-offline                    everything, three seeds (hours on 2 cores)
     python scripts/prove_offline.py --out proof-offline --worker 0/2       one of two processes that share the work
     python scripts/prove_offline.py --out proof-offline --only soar flow_dpo --seeds 1
-    python scripts/prove_offline.py --out proof-offline --table            table and picture of the finished runs
+    python scripts/prove_offline.py --out proof-offline --table            table and plot of the finished runs
 
 The preference is planted: of six own samples of each prompt the most colourful one is preferred to the least, so the
 truth is known. `coins` are the same pairs, half of them turned at random; `drawings` are real ones. Held-out prompts,
