@@ -114,8 +114,8 @@ def settings_of(trial: Trial, path: str, seed: int, folder: str, cache: str) -> 
         return parse_config(recipe_of(trial, path, seed, folder, cache))
     objective = build_objective(trial.objective)
     as_long = build_objective(TRIALS[trial.steps_as].objective) if trial.steps_as else objective
-    sides = 2 if "rejected" in objective.needs else 1
-    steps = max(1, round(BUDGET / (BATCH * sides * cost(as_long.passes))))
+    own = trial.changes.get("data", {}).get("own", {}).get("steps", 0)
+    steps = max(1, round(BUDGET / (BATCH * (len(objective.sides) * cost(as_long.passes) + own))))
     raw = {"model": {"source": trial.model, "tuning": "lora", "lora": {"rank": 16, "alpha": 32}, "attention": "native"},
            "data": {"path": path, "holdout": 0.2, "cache": cache}, "objective": trial.objective,
            "optim": {"lr": 5e-4, "schedule": "cosine", "warmup_steps": 5},
