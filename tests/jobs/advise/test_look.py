@@ -73,6 +73,14 @@ def test_a_folder_of_captioned_images(folder):
     assert seen(folder, "kind", "modality", "rows", "prompts") == ("images", "image", 6, 6)
 
 
+def test_a_few_images_of_which_none_has_a_caption_are_photographs(tmp_path):
+    for number in range(4):
+        Image.new("RGB", (16, 16), (9 * number, 0, 0)).save(tmp_path / f"{number}.png")
+    assert seen(tmp_path, "kind", "rows", "folder") == ("photographs", 4, True)
+    (tmp_path / "0.txt").write_text("a dog\n")
+    assert seen(tmp_path, "kind", "rows", "broken") == ("images", 1, 3)
+
+
 def test_edits_and_videos(table, pairs, video_pairs_file):
     assert seen(table(pairs(3, source=lambda n: "white.png")), "kind", "edits") == ("pairs", True)
     assert seen(video_pairs_file, "kind", "modality", "dimensions") == ("pairs", "video", ("VQ", "MQ", "TA"))

@@ -12,6 +12,7 @@ from typing import Any
 from visalign.config import DataSettings, TextDataSettings
 from visalign.data.captions import is_captioned
 from visalign.data.dimensions import KNOWN, SIDES, is_rating, rated, weighed
+from visalign.data.folder import folder_entries
 from visalign.data.formats import NAMES, format_of
 from visalign.data.label_strength import COLUMNS as LABEL_COLUMNS
 from visalign.data.preference_pair import PreferencePair
@@ -103,14 +104,12 @@ def look_at(source: str) -> Look:
 
 
 def _folder(settings: DataSettings, path: Path) -> Look:
-    """A folder of media; of a few images without a caption: photographs."""
-    try:
-        return replace(_media(settings, {}), folder=path.is_dir())
-    except UserError:
-        images = [file for file in path.iterdir() if is_image_name(file)] if path.is_dir() else []
-        if len(images) not in PHOTOGRAPHS or any(file.suffix in (".txt", ".caption") for file in path.iterdir()):
-            raise
-        return Look(str(settings.path), "photographs", rows=len(images), folder=True)
+    """A folder of media; a few images of which none has a caption are photographs."""
+    entries = folder_entries(path, "auto") if path.is_dir() else []
+    if len(entries) in PHOTOGRAPHS and all(is_image_name(entry.file) and entry.file.parent == path and not (
+            entry.prompt or entry.problem) for entry in entries):
+        return Look(str(settings.path), "photographs", rows=len(entries), folder=True)
+    return replace(_media(settings, {}), folder=path.is_dir())
 
 
 def _first_row(settings: DataSettings) -> dict:
