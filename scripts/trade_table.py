@@ -1,0 +1,103 @@
+"""Table and plot of prove_trade.py."""
+
+from collections import defaultdict
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+from offline_table import brief
+from prove_plots import BLUE, GREY, ORANGE, tidy
+from prove_trade import NOT_OPTIMISED, done_runs, start_of
+from trade_trials import SHORT_NAMES, TRIALS, WORLDS
+
+from visalign.evaluators import mean_with_interval
+from visalign.evaluators.statistics import Estimate, relative_change
+
+
+class Row(NamedTuple):
+    """A trial in a world, over its seeds. gain, beside: of the optimised reward and of one that nobody optimises, in
+    deviations of the untrained model's. kept: the relative change of diversity. rarer: change of the share of
+    the rarer colour. over_control: the gain less the control's, at the same seeds."""
+
+    name: str
+    world: str
+    seeds: int
+    factor: float
+    gain: Estimate
+    kept: Estimate
+    beside: Estimate
+    rarer: Estimate
+    over_control: Estimate | None
+
+
+def rows_of(out: Path) -> list[Row]:
+    runs = defaultdict(list)
+    for each in done_runs(out):
+        if each["prompts"] == "table":
+            runs[each["trial"], each["world"]].append(each)
+    start = start_of(out)
+    return [row_of(name, world, runs, start) for world in WORLDS for name in TRIALS if (name, world) in runs]
+
+
+def row_of(name: str, world: str, runs: dict[tuple[str, str], list[dict]], start: dict[str, list]) -> Row:
+    own = runs[name, world]
+    control, over = runs.get((TRIALS[name].control or "", world), []), None
+    unit = start[f"{world}, deviation"][0]
+    same = {run["seed"] for run in own} & {run["seed"] for run in control}
+    if same:
+        both = [over_seeds([run for run in each if run["seed"] in same], world) for each in (own, control)]
+        over = mean_with_interval((both[0] - both[1]) / unit)
+    return Row(name, world, len(own), own[0]["factor"],
+               mean_with_interval((over_seeds(own, world) - np.asarray(start[world])) / unit),
+               relative_change(start["diversity"], over_seeds(own, "diversity")),
+               mean_with_interval((over_seeds(own, NOT_OPTIMISED) - np.asarray(start[NOT_OPTIMISED]))
+                                  / start[f"{NOT_OPTIMISED}, deviation"][0]),
+               mean_with_interval(over_seeds(own, "rarer colour") - np.asarray(start["rarer colour"])), over)
+
+
+def over_seeds(runs: list[dict], figure: str) -> np.ndarray:
+    """By prompt."""
+    return np.mean([run["held"][figure] for run in runs], 0)
+
+
+def table(out: Path) -> str:
+    rows, parts = rows_of(out), []
+    for world in WORLDS:
+        found = [row for row in rows if row.world == world]
+        if not found:
+            continue
+        modes = world == "two modes"
+        lines = [f"| optimised: {SHORT_NAMES[world]} | gain | over its control | diversity, % | {NOT_OPTIMISED} |"
+                 + (" rarer colour, share |" if modes else "") + " rate | seeds |", "|" + "---|" * (8 if modes else 7)]
+        for row in found:
+            trial = TRIALS[row.name]
+            over = "" if row.over_control is None else f"{trial.control}: {brief(row.over_control, 2)}"
+            cells = [trial.title or f"*{row.name}*", brief(row.gain, 2), over, brief(row.kept.scaled(100), 1),
+                     brief(row.beside, 2), *([brief(row.rarer, 2)] if modes else []), f"x {row.factor:.2g}",
+                     str(row.seeds)]
+            lines.append(f"| {' | '.join(cells)} |")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def draw(out: Path) -> None:
+    """trade.png: gain against the diversity that is kept, a panel for each world; controls are hollow."""
+    rows = rows_of(out)
+    worlds = [world for world in WORLDS if any(row.world == world for row in rows)]
+    figure = Figure(figsize=(4.4 * len(worlds) + 0.4, 4.6), layout="constrained")
+    axes = figure.subplots(1, len(worlds), squeeze=False)[0]
+    for axis, world in zip(axes, worlds, strict=True):
+        for row in (row for row in rows if row.world == world):
+            x, y, titled = row.kept.scaled(100), row.gain, TRIALS[row.name].title
+            colour = BLUE if titled else ORANGE
+            axis.plot([x.low, x.high], [y.value] * 2, color=colour, linewidth=1, alpha=0.5)
+            axis.plot([x.value] * 2, [y.low, y.high], color=colour, linewidth=1, alpha=0.5)
+            axis.plot(x.value, y.value, "o", color=colour, markersize=5, markerfacecolor=colour if titled else "white")
+            axis.annotate(titled or row.name, (x.value, y.value), textcoords="offset points", xytext=(5, 3), fontsize=7,
+                          color=colour)
+        axis.axvline(0, color=GREY, linewidth=0.8)
+        axis.axhline(0, color=GREY, linewidth=0.8)
+        tidy(axis, f"optimised: {SHORT_NAMES[world]}", "change of diversity, %",
+             "gain, deviations of the untrained model" if world == worlds[0] else "")
+    figure.savefig(out / "trade.png", dpi=130)
