@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from visalign.evaluators.prompt_metrics import PromptMetrics, prompt_metrics_of, reduce
+from visalign.evaluators.prompt_metrics import PromptMetrics, mean_of, prompt_metrics_of, reduce
 from visalign.evaluators.statistics import Estimate
 from visalign.evaluators.style import STYLE
-from visalign.evaluators.verdict import VerdictLimits, best_point, front, percent, verdict_of
+from visalign.evaluators.verdict import VerdictLimits, best_point, front, one_of, percent, shared, verdict_of
 
 PROMPTS = [f"prompt {i}" for i in range(40)]
 
@@ -116,3 +116,42 @@ def test_reduce_gives_means_spreads_and_diversity():
     assert prompt_metrics_of(json.loads(json.dumps(found.as_dict()))).notes() == found.notes()
     assert found.values["diversity/vendi"] == pytest.approx([2.0, 1.0])
     assert reduce(["a", "b"], rewards, None, style, {}, {"r": ""}).names("diversity") == []
+
+
+def test_what_is_clear_leaves_its_share_to_the_others():
+    """Holm by hand: three at 1/3, then the two that are left at 1/2."""
+    needs = {"sure": 0.3, "next": 0.45, "unsure": 0.9}
+    asked = []
+
+    def change(name, share):
+        asked.append((name, round(share, 3)))
+        return Estimate(-1.0, -2.0, -0.1 if share >= needs[name] else 0.1)
+
+    found = shared(needs, change, lambda each: each.high < 0)
+    assert asked == [("sure", 0.333), ("next", 0.333), ("unsure", 0.333), ("next", 0.5), ("unsure", 0.5),
+                     ("unsure", 1.0)]
+    assert [found[name].high < 0 for name in needs] == [True, True, True]
+    needs["unsure"] = 2.0
+    assert [each.high < 0 for each in shared(needs, change, lambda each: each.high < 0).values()] == [True, True, False]
+    assert shared([], change, lambda each: True) == {}
+
+
+def test_one_look_of_many_must_be_surer():
+    fallen = measured(proxy=1.0, extra=0.78, noise=0.15)
+    assert verdict_of(measured(), fallen, "proxy").word == "collapsed"
+    assert verdict_of(measured(), fallen, "proxy", intervals=one_of(100, 3)).word == "undecided"
+    assert verdict_of(measured(), measured(proxy=1.0, extra=0.6, noise=0.15), "proxy",
+                      intervals=one_of(100, 3)).word == "collapsed"
+    assert one_of(100, 3).error == pytest.approx(0.05 / 100 / 3)
+
+
+def test_the_mean_of_several_sets_of_seeds_knows_what_any_of_them_knows():
+    first, second = measured(extra=1.0, gold=0.0), measured(extra=0.5, gold=1.0)
+    second.values["reward/gold"][0] = np.nan
+    both = mean_of([first, second])
+    assert both.values["diversity/extra"] == pytest.approx([0.75] * len(PROMPTS))
+    assert both.values["reward/gold"][:2] == pytest.approx([0.0, 0.5])
+    assert both.prompts == first.prompts and both.seeds == first.seeds and both.spread == first.spread
+    first.values["reward/gold"][0] = np.nan
+    assert np.isnan(mean_of([first, second]).values["reward/gold"][0])
+    assert mean_of([first]).values["diversity/extra"] == first.values["diversity/extra"]

@@ -35,6 +35,8 @@ def scripted(monkeypatch):
 
     def install(script: dict[int, tuple[float, float]]):
         def look(self, generator, label):
+            if label.startswith("guard's start"):
+                return made_up(*script.get(0, (1.0, 0.0)), self.proxy), []
             if not label.startswith("guard, step "):
                 return real(self, generator, label)
             step = int(label.removeprefix("guard, step "))
@@ -227,3 +229,22 @@ def test_two_processes_stop_together(recipe, tmp_path, two_processes):
     assert rows(tmp_path / "run", "start")[0]["processes"] == 2
     assert [row["step"] for row in rows(tmp_path / "run", "guard")] == [0, 1, 2]
     assert rows(tmp_path / "run", "held_out")[-1]["folder"] == "step-00000002-returned"
+
+
+def test_the_start_is_measured_on_several_sets_of_seeds(recipe, monkeypatch, tmp_path):
+    seeds, real = [], HeldOut.look
+
+    def look(self, generator, label):
+        seeds.append((label, self.settings.seed))
+        return real(self, generator, label)
+
+    monkeypatch.setattr(HeldOut, "look", look)
+    file = recipe(guard={"action": "warn", "every": 2, "max_prompts": 1, "start_sets": 3}, train={"steps": 4},
+                  output={"folder": str(tmp_path / "run")})
+    assert run(file).exit_code == 0
+    looks = [(label, seed) for label, seed in seeds if "guard" in label]
+    assert [label for label, _ in looks] == ["guard, step 0", "guard's start, seeds 2 of 3",
+                                             "guard's start, seeds 3 of 3", "guard, step 2", "guard, step 4"]
+    assert len({seed for _, seed in looks[:3]}) == 3 and {seed for _, seed in looks[3:]} == {looks[0][1]}
+    guard = rows(tmp_path / "run", "guard")
+    assert [row["error"] for row in guard] == pytest.approx([0.05 / 2 / 3] * 3)  # two looks after the start

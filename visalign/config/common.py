@@ -295,7 +295,8 @@ class GuardSettings(Settings):
     action: `off`; `warn`; `stop` training when the model has collapsed or its reward is being hacked; `rollback` to
     the best acceptable point as well. every: steps of the loop between measurements; 0 chooses the fewest that
     keep their cost within the share `cost` of training's network passes. budget: share of diversity that may be lost;
-    drift, tolerance: standard deviations by which style may move and other rewards may fall.
+    drift, tolerance: standard deviations by which style may move and other rewards may fall. start_sets: on how many
+    sets of seeds the start is measured, with which every look is compared.
     """
 
     action: Literal["off", "warn", "stop", "rollback"] = "off"
@@ -303,6 +304,7 @@ class GuardSettings(Settings):
     cost: Share = 0.05
     max_prompts: Limit = 32
     samples_per_prompt: AtLeastTwo = 4
+    start_sets: Few = 4
     budget: Within = 0.15
     drift: Positive = 2.0
     tolerance: Annotated[float, Interval(gt=0.1, le=100)] = 0.25

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from visalign.evaluators.statistics import Estimate, mean_with_interval
+from visalign.evaluators.looks import ONE_LOOK, Intervals
+from visalign.evaluators.statistics import Estimate
 from visalign.evaluators.text_style import TEXT_SCALE
 from visalign.media import pixels as measures
 from visalign.media.samples import Sample
@@ -38,13 +39,14 @@ def _of_image(image: Image.Image) -> list[float]:
             measures.sharpness(y), measures.edge_density(y), measures.jpeg_kilobytes(image)]
 
 
-def drift(name: str, base: np.ndarray, after: np.ndarray, spread: float, seed: int = 0) -> Estimate:
+def drift(name: str, base: np.ndarray, after: np.ndarray, spread: float, intervals: Intervals = ONE_LOOK,
+          share: float = 1.0) -> Estimate:
     """Change of a statistic's mean in standard deviations of the base's single generations.
 
     base, after: per-prompt means [P] in one order. spread: the base's standard deviation, at least 1 % of its scale
-    (SCALE, TEXT_SCALE).
+    (SCALE, TEXT_SCALE). share: of the error of `intervals`.
     """
-    change = mean_with_interval(np.asarray(after) - np.asarray(base), seed)
+    change = intervals.mean(np.asarray(after) - np.asarray(base), share)
     return change.scaled(1 / max(spread, 0.01 * (SCALE | TEXT_SCALE)[name]))
 
 

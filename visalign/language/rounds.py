@@ -20,6 +20,7 @@ from visalign.config import LanguageConfig, TextFeedbackSettings
 from visalign.errors import UserError
 from visalign.evaluators import Estimate, VerdictLimits, mean_with_interval, verdict_of
 from visalign.evaluators.prompt_metrics import PromptMetrics, known_mean, paired, prompt_metrics_of
+from visalign.evaluators.verdict import one_of
 from visalign.language.feedback import read_feedback
 from visalign.language.held_out import label_agreements
 from visalign.language.run import train_language
@@ -203,7 +204,8 @@ def summed_up(number: int, root: Path, config: LanguageConfig) -> Round:
     start = measured_in(root / (WARM_UP if config.rounds.warm_up else "round-1"))[0]
     name = json.loads((folder / VERDICT).read_text())["proxy"]
     guard = config.guard
-    verdict = verdict_of(start, after, name, VerdictLimits(guard.budget, guard.drift, guard.tolerance))
+    verdict = verdict_of(start, after, name, VerdictLimits(guard.budget, guard.drift, guard.tolerance),
+                         intervals=one_of(config.rounds.count, number))
 
     def change(base: PromptMetrics) -> Estimate:
         first, last = paired(base, after, f"reward/{name}")

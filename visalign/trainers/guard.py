@@ -9,6 +9,7 @@ Everything it knows is in metrics.jsonl and guard/, so a run that is killed cont
 
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 
 from tqdm import tqdm
@@ -18,8 +19,9 @@ from visalign.data.prompts import count_prompts
 from visalign.data.text_generations import write_answers
 from visalign.errors import UserError
 from visalign.evaluation.held_out import HeldOut, check_same, samples_by_prompt
-from visalign.evaluators.prompt_metrics import known_mean, prompt_metrics_of
-from visalign.evaluators.verdict import DIVERSITY, Verdict, VerdictLimits, best_point, verdict_of
+from visalign.evaluators.prompt_metrics import PromptMetrics, known_mean, mean_of, prompt_metrics_of
+from visalign.evaluators.verdict import DIVERSITY, Verdict, VerdictLimits, best_point, one_of, verdict_of
+from visalign.generators.base import Generator
 from visalign.media.samples import Sample
 from visalign.media.source_images import sheet_row
 from visalign.media.video_files import save_sheet
@@ -88,10 +90,13 @@ class Guard:
         doing(f"guard, {self.trainer.unit} {step}")
         with self.trainer.measuring() as generator:
             held, samples = self.held_out.look(generator, f"guard, step {step}")
+            if not rows:
+                held = mean_of([held, *self._start_again(generator)])
         base = prompt_metrics_of(rows[0]) if rows else held
         check_same(base, held, "guard")
-        verdict = verdict_of(base, held, self.held_out.proxy, self.limits)
-        row = {"kind": "guard", "step": step, "verdict": verdict.as_dict(), **held.as_dict()}
+        intervals = one_of(math.ceil(self.last / self.every), max(1, math.ceil(step / self.every)))
+        verdict = verdict_of(base, held, self.held_out.proxy, self.limits, intervals=intervals)
+        row = {"kind": "guard", "step": step, "error": intervals.error, "verdict": verdict.as_dict(), **held.as_dict()}
         points = points_of([*rows, row], self.limits.budget)
         if best_point(points) == len(points) - 1:
             self._keep_weights(step)
@@ -100,6 +105,14 @@ class Guard:
             self._tell(step, samples, row, verdict)
         self.accelerator.log({f"guard/{name}": known_mean(values) for name, values in held.values.items()}, step=step)
         return row
+
+    def _start_again(self, generator: Generator) -> Iterator[PromptMetrics]:
+        """The start on further seeds: every later look is compared with it, so that its noise is in all of them."""
+        sets, settings = self.settings.start_sets, self.held_out.settings
+        for number in range(2, sets + 1):
+            settings = settings.model_copy(update={"seed": second_seed(settings.seed)})
+            held_out = replace(self.held_out, settings=settings)
+            yield held_out.look(generator, f"guard's start, seeds {number} of {sets}")[0]
 
     def _tell(self, step: int, samples: list[Sample], row: dict, verdict: Verdict) -> None:
         """Leave what was found: a row, and samples of the first prompts."""
