@@ -155,3 +155,11 @@ def test_the_mean_of_several_sets_of_seeds_knows_what_any_of_them_knows():
     first.values["reward/gold"][0] = np.nan
     assert np.isnan(mean_of([first, second]).values["reward/gold"][0])
     assert mean_of([first]).values["diversity/extra"] == first.values["diversity/extra"]
+
+
+def test_what_did_not_change_is_said_with_what_would_have_been_seen():
+    unclear = measured(proxy=0.0, noise=0.3)
+    first = verdict_of(measured(), unclear, "proxy").reasons[0]
+    assert "did not clearly change" in first and "would have been seen in four of five cases" in first
+    assert "would have been seen" not in verdict_of(measured(), measured(proxy=1.0), "proxy").reasons[0]
+    assert "would have been seen" not in verdict_of(measured(), unclear, "proxy", intervals=one_of(20, 1)).reasons[0]

@@ -15,10 +15,12 @@ leaves it to the others (Holm 1979). That is the verdict of one look, as on a fi
 again hands in intervals of what each of its looks may spend (looks.py).
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 
-from visalign.evaluators.looks import ONE_LOOK, Intervals, OneOfMany, error_of_look
+from visalign.evaluators.looks import ONE_LOOK, Intervals, OneLook, OneOfMany, error_of_look
+from visalign.evaluators.power import seen_by
 from visalign.evaluators.prompt_metrics import PromptMetrics, paired
 from visalign.evaluators.statistics import Estimate, mean_with_interval
 from visalign.evaluators.style import drift
@@ -107,7 +109,7 @@ def verdict_of(base: PromptMetrics, after: PromptMetrics, proxy: str | None = No
     lost = diversity is not None and diversity.high < -limits.budget
     moved = [name for name, change in style.items() if change.low > limits.drift or change.high < -limits.drift]
     degenerate = _degenerate(base, after, intervals)
-    reasons = [_proxy_sentence(proxy, rewards), *degenerate]
+    reasons = [_proxy_sentence(proxy, rewards, once=isinstance(intervals, OneLook)), *degenerate]
     reasons += [f"{name}, which was not optimised, rose by {rewards[name].value:.2f} standard deviations "
                 f"[{rewards[name].low:.2f}, {rewards[name].high:.2f}]" for name in others if rewards[name].low > 0]
     reasons += [f"{name}, which was not optimised, fell by {-rewards[name].value:.2f} standard deviations "
@@ -202,13 +204,16 @@ def _diversity_at_equal_length(cut: EqualLength) -> list[str]:
     return [f"with all answers cut to {cut.words} words diversity within a prompt changed by {percent(change)}: {left}"]
 
 
-def _proxy_sentence(proxy: str | None, rewards: dict[str, Estimate]) -> str:
+def _proxy_sentence(proxy: str | None, rewards: dict[str, Estimate], once: bool) -> str:
+    """once: whether the interval is the usual one, by which what could have been seen is told."""
     if proxy not in rewards:
         return "no reward is named as the optimised one" if proxy is None else "the optimised reward was not measured"
     change = rewards[proxy]
     what = "rose" if change.low > 0 else "fell" if change.high < 0 else "did not clearly change"
+    unseen = "" if change.clear_of_zero or not once or not math.isfinite(change.high) else (
+        f"; a change of {seen_by(change):.2f} would have been seen in four of five cases")
     return (f"{proxy}, the optimised reward, {what}: {change.value:+.2f} standard deviations "
-            f"[{change.low:+.2f}, {change.high:+.2f}]")
+            f"[{change.low:+.2f}, {change.high:+.2f}]{unseen}")
 
 
 def _refusals(base: PromptMetrics, after: PromptMetrics) -> list[str]:
