@@ -25,7 +25,8 @@ from visalign.trainers.online.step_selection import StepPlan, check_steps, noise
 class MicroBatch:
     """Samples in one pass through the network, on the device.
 
-    advantage: float32 [B], or [B, T] where each of a view's T terms has its own.
+    advantage: float32 [B], or [B, T] where each of a view's T terms has its own. process: [B, T], of the terms by
+    themselves, None where nothing is learnt from that.
     """
 
     samples: list[Trajectory]
@@ -33,6 +34,7 @@ class MicroBatch:
     conditioning: Conditioning
     guidance: Guidance | None
     epoch: int
+    process: Tensor | None = None
 
     def advantage_of(self, term: int) -> Tensor:
         """The advantage of a term, [B]."""
@@ -127,7 +129,8 @@ class StepView(_WithPredictions):
             ref_prediction=reference, group=torch.tensor(
                 [s.start.place // self.settings.group_size for s in batch.samples], device=x.device),
             mean_std=self.noise[torch.stack([s.steps for s in batch.samples])].mean(1).to(x.device),
-            step=steps.to(x.device)), steps
+            step=steps.to(x.device), process_advantage=None if batch.process is None else batch.process[:, term],
+            moves=stored("moves") if "moves" in self.needs else None), steps
 
 
 class NoisedView(_WithPredictions):
