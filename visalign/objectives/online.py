@@ -78,8 +78,8 @@ class OnlineObjective(Protocol):
 
     `select` picks the samples of an update as units of `unit_size` indices; a unit is never split. The loss must
     be a mean over the micro-batch, so that the loop can weigh micro-batches by their size. stale: why it cannot learn
-    from samples of an earlier policy, "" where it can. credits_steps: whether it learns from `process_advantage`. draws: whose own the times
-    and the noise of a `noised` view are, a "sample"'s or a "group"'s.
+    from samples of an earlier policy, "" where it can. credits_steps: whether it learns from `process_advantage`.
+    draws: whose own the times and the noise of a `noised` view are, a "sample"'s or a "group"'s.
     """
 
     process: ClassVar[str]

@@ -3,8 +3,8 @@
     x' = mean + std z + kappa h grad R(x_t, t, prompt),     R = sum_d w_d r_d
 
 The score tilted by exp(R / b) adds g^2 h / (2 b) grad R to the mean of a step of the SDE: kappa = g^2 / (2 b). Zhong et
-al. 2026 (arXiv 2602.04928). The stored mean and log-probability are those of the plain step, as in its code, so the first
-update's ratios are 1 and the policy is led to reproduce what the guide moved.
+al. 2026 (arXiv 2602.04928). The stored mean and log-probability are those of the plain step, as in its code, so the
+first update's ratios are 1 and the policy is led to reproduce what the guide moved.
 
 R reads the blocks of the frozen reference, so it stays the same while the generator learns.
 """
@@ -43,7 +43,8 @@ class Followed(Protocol):
 
 
 class SaidByGuide(NamedTuple):
-    """R before and after the stored steps of samples, [n, K, 2], NaN where it was not asked; and which steps, [n, K]."""
+    """R before and after the stored steps of samples, [n, K, 2], NaN where it was not asked; and which steps, [n, K].
+    """
 
     values: Tensor
     steps: Tensor
@@ -95,8 +96,8 @@ class RolloutGuide:
         """Raise UserError when none of the steps that may be stochastic lies within its range."""
         if not self.steps(frozenset(noisy)):
             noise = self.generator.process.noise_fraction(self.times)
-            raise UserError(f"rollout.guide: between first {self.settings.first:g} and last {self.settings.last:g} of the "
-                            "noise range no sampling step adds noise; the steps that do begin at "
+            raise UserError(f"rollout.guide: between first {self.settings.first:g} and last {self.settings.last:g} of "
+                            "the noise range no sampling step adds noise; the steps that do begin at "
                             f"{', '.join(f'{noise[j].item():.3g}' for j in noisy)}")
 
     def networks(self) -> list[nn.Module]:
@@ -179,8 +180,8 @@ class FollowedGuide:
 
     def _check(self, move: Tensor, j: int) -> None:
         if not move.isfinite().all():
-            raise UserError(f"rollout.guide {self.guide.settings.source}: its gradient at sampling step {j} is not finite; "
-                            "try model.precision=fp32, or a guide that was trained longer")
+            raise UserError(f"rollout.guide {self.guide.settings.source}: its gradient at sampling step {j} is not "
+                            "finite; try model.precision=fp32, or a guide that was trained longer")
 
 
 def rollout_guide(config: OnlineConfig, generator: Generator, keep_moves: bool) -> RolloutGuide | Unguided:
