@@ -178,7 +178,10 @@ def test_gradient_checkpointing_does_not_change_the_gradient(pipelines):
     assert found[0][1].abs().max() > 0
 
 
-def test_a_gradient_that_is_not_finite_ends_the_run(generator):
+def test_a_reward_or_a_gradient_that_is_not_finite_ends_the_run(generator):
+    with pytest.raises(UserError, match="rollout.guide nowhere: its reward at sampling step 0 is not finite"):
+        drawn(generator, guide_of(generator, lambda x, t, **texts: (x.flatten(1).sum(1) * torch.nan)[:, None, None],
+                                  "gain", scale=0.0))
     with pytest.raises(UserError, match="rollout.guide nowhere: its gradient at sampling step 0 is not finite"):
         drawn(generator, guide_of(generator, lambda x, t, **texts: (x.flatten(1).sum(1) / 0)[:, None, None]))
 
