@@ -75,7 +75,8 @@ def test_numbers_of_the_published_code(name, numbers):
     ("online/sd35_pref_grpo", "one order only"), ("video/hunyuan_dance_grpo", "VQ alone"),
     ("video/ltx2_grpo", "follow one another"),
     ("video/wan21_euphonium", "set out from"),
-    ("online/sd35_branch_grpo", "narrower one"), ("edit/qwen_edit_nft", "second order"), ("video/wan22_grpo", "4 and 3"),
+    ("online/sd35_branch_grpo", "narrower one"),
+    ("edit/qwen_edit_nft", "second order"), ("video/wan22_grpo", "4 and 3"),
     ("edit/kontext_grpo", "forgets"), ("online/z_image_nft", "half"), ("sd3_flow_rwr", "mean 1"), ("sd3_soar", "1/40")])
 def test_what_differs_on_purpose_is_said(name, word):
     lines = (CONFIGS / f"{name}.yaml").read_text().splitlines()
