@@ -68,7 +68,7 @@ class TailSettings(Settings):
     ratio: Share = 0.4
 
 
-class BranchSettings(Settings):
+class TrunkSettings(Settings):
     """Samples of a prompt grow as trees, whose trunk divides in two before some sampling steps (BranchGRPO).
 
     steps: which, in rising order; s of them make 2^s samples of one noise, whose common steps are drawn once. noise: by
@@ -146,7 +146,7 @@ class RolloutSettings(Settings):
     window: WindowSettings | None = None
     tail: TailSettings | None = None
     guide: RolloutGuideSettings | None = None
-    branches: BranchSettings | None = None
+    branches: TrunkSettings | None = None
     clean_steps: FewOrNone = 0
     same_noise: bool = False
     guidance_scale: GuidanceScale = 1.0

@@ -7,7 +7,7 @@ import torch
 
 from tests.families import load_tiny
 from visalign.config import RolloutSettings, WindowSettings
-from visalign.config.online import BranchSettings
+from visalign.config.online import TrunkSettings
 from visalign.processes.steps import normal_log_prob
 from visalign.trainers.online import sources
 from visalign.trainers.online.ahead.source import RolloutsAhead
@@ -21,9 +21,9 @@ from .test_ahead import Here
 from .test_loop import PROCESSES
 
 PAPER = RolloutSettings(steps=20, sampler="dance_sde", noise_level=0.3, group_size=16,
-                        branches=BranchSettings(steps=(0, 3, 6, 9)))
+                        branches=TrunkSettings(steps=(0, 3, 6, 9)))
 SMALL = RolloutSettings(steps=5, sampler="dance_sde", noise_level=0.3, group_size=4,
-                        branches=BranchSettings(steps=(1, 3), noise=4.0))
+                        branches=TrunkSettings(steps=(1, 3), noise=4.0))
 
 
 def test_the_paper_s_tree_takes_13_6_passes_a_sample_in_place_of_20():
@@ -86,7 +86,7 @@ def test_a_tree_does_not_depend_on_what_it_is_drawn_with(generator):
 
 def test_the_log_probability_is_that_of_the_wider_noise(generator):
     times = generator.schedule(5)
-    narrow = drawn(generator, SMALL.model_copy(update={"branches": BranchSettings(steps=(1, 3), noise=1.0)}))
+    narrow = drawn(generator, SMALL.model_copy(update={"branches": TrunkSettings(steps=(1, 3), noise=1.0)}))
     for a, b in zip(drawn(generator, SMALL), narrow, strict=True):
         for j in (0, 1, 2, 3, 4):
             std = 0.3 * (times[j] - times[j + 1]).sqrt() * (4 if j in (1, 3) else 1)
@@ -98,7 +98,7 @@ def test_the_log_probability_is_that_of_the_wider_noise(generator):
 
 
 def test_depths_are_pruned_by_a_window_while_all_steps_stay_stochastic():
-    branches = BranchSettings(steps=(1, 3), trained=WindowSettings(size=2, schedule="progressive", iterations=1))
+    branches = TrunkSettings(steps=(1, 3), trained=WindowSettings(size=2, schedule="progressive", iterations=1))
     settings = SMALL.model_copy(update={"branches": branches})
     plans = [plan_steps(settings, [0, 1, 2, 3, 4], epoch, 0, [0, 1]) for epoch in range(5)]
     assert all(plan.stochastic == {0, 1, 2, 3, 4} for plan in plans)
