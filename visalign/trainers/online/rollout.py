@@ -2,21 +2,24 @@
 
 Sampling is the diffusers pipeline's: same times, same guidance, same network input. Noise belongs to a sample
 (its place in the epoch), so it does not depend on batches or processes; steps outside the window draw no noise, and
-those after it may be fewer (tail.py).
+those after it may be fewer (tail.py). Samples that are still equal are drawn once (trunks.py).
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from visalign.config import RolloutSettings
+from visalign.config import OnlineConfig, RolloutSettings
+from visalign.config.load import build_objective
 from visalign.generators.base import Conditioning, Generator, Guidance
 from visalign.processes.steps import LOG_PROBS, Moments, draw
 from visalign.storage.out_of_memory import memory_told
+from visalign.trainers.online.guide import Followed, RolloutGuide, Unguided, rollout_guide
 from visalign.trainers.online.tail import Multistep, tail_times
+from visalign.trainers.online.trunks import Rows, Trunks, widened
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,9 @@ class Trajectory:
     """One of the generator's samples, on the CPU in float32: clean latents, and K stored steps.
 
     steps: int64 [K], indices of the stored steps. before, after: latents [K, ...]. log_prob: [K]. mean: [K, ...] where
-    the objective needs it.
+    the objective needs it. moves: how far a guide moved each stored step's sample, [K, ...], 0 where it did not;
+    values: the guide's reward before and after each, [K, 2], NaN where it was not asked; each where something is learnt
+    from it.
     """
 
     start: Start
@@ -45,13 +50,17 @@ class Trajectory:
     after: Tensor
     log_prob: Tensor
     mean: Tensor | None
+    moves: Tensor | None = None
+    values: Tensor | None = None
 
 
 class Sampler:
-    """Samples one generator with one recipe's settings."""
+    """Samples one generator with one recipe's settings. guide: what the samples follow."""
 
-    def __init__(self, generator: Generator, settings: RolloutSettings, keep_mean: bool):
+    def __init__(self, generator: Generator, settings: RolloutSettings, keep_mean: bool,
+                 guide: RolloutGuide | Unguided | None = None):
         self.generator, self.settings, self.keep_mean = generator, settings, keep_mean
+        self.guide = guide or Unguided()
         self.times = generator.schedule(settings.steps)
 
     @memory_told("sampling")
@@ -63,21 +72,27 @@ class Sampler:
         noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(s.noise_seed)) for s in starts])
         sources = [torch.Generator().manual_seed(s.step_seed) for s in starts]
         alone = min([*stochastic, *kept.flatten().tolist()], default=0)
-        x, first = self._shared_beginning(noise, starts, conditioning, guidance, alone)
+        trunks = Trunks([(s.prompt, s.noise_seed) for s in starts], self.settings, alone)
+        rows = trunks.rows(0)
+        x, texts, led = rows.only(noise.to(self.generator.device)), rows.texts(conditioning), rows.guidance(guidance)
+        followed: Followed = self.guide.follow(conditioning, stochastic, kept)
         store = _Store(kept, shape, self.keep_mean, x.device)
         tail, end = self.settings.tail, self.settings.steps
         if tail is not None:
             end = max(stochastic, default=end - 1) + 1
         solver = Multistep(self.generator.process)
-        for j in range(first, end):
-            moments, prediction = self._moments(x, j, conditioning, guidance, stochastic)
+        for j in range(end):
+            before, rows = rows, trunks.rows(j)
+            if rows != before:
+                x, texts, led = rows.only(before.whole(x)), rows.texts(conditioning), rows.guidance(guidance)
+            moments, prediction = self._moments(x, j, texts, led, stochastic)
             if tail is not None and j == end - 1:
                 solver.predicted(prediction, x, self.times[j].repeat(len(x)).to(x.device))
             fresh = None
             if j in stochastic:
-                fresh = torch.stack([torch.randn(shape, generator=g) for g in sources]).to(x.device)
-            after = draw(moments, fresh)
-            store.add(j, x, after, moments, LOG_PROBS[self.settings.log_prob])
+                fresh = torch.stack([torch.randn(shape, generator=sources[i]) for i in rows.drawn]).to(x.device)
+            after = draw(followed.moved(moments, j, x, prediction), fresh)
+            store.add(j, rows, x, after, moments, LOG_PROBS[self.settings.log_prob])
             x = after
             after_step()
         if tail is not None:
@@ -85,26 +100,11 @@ class Sampler:
                 t, t_next = t.repeat(len(x)).to(x.device), t_next.repeat(len(x)).to(x.device)
                 x = solver.step(self.generator.predict(x, t, conditioning, guidance), x, t, t_next)
                 after_step()
+        followed.end(x)
         x = self.generator.replay.finished(x, conditioning)
         store.fetch()
-        return [Trajectory(start, latents, *store.row(i))
+        return [Trajectory(start, latents, *store.row(i), *followed.row(i))
                 for i, (start, latents) in enumerate(zip(starts, x.cpu(), strict=True))]
-
-    def _shared_beginning(self, noise: Tensor, starts: list[Start], conditioning: Conditioning,
-                          guidance: Guidance | None, alone: int) -> tuple[Tensor, int]:
-        """Latents at step `alone`, where samples diverge or are stored; equal ones are computed once."""
-        twins = {(start.prompt, start.noise_seed): i for i, start in reversed(list(enumerate(starts)))}
-        x = noise.to(self.generator.device)
-        if len(twins) == len(starts) or not alone:
-            return x, 0
-        rows = sorted(twins.values())
-        negative = None if guidance is None else guidance.negative
-        fewer = guidance if negative is None else replace(guidance, negative=trajectory_rows(negative, rows))
-        x = x[rows]
-        for j in range(alone):
-            x = self._moments(x, j, trajectory_rows(conditioning, rows), fewer, frozenset())[0].mean
-        place = {row: i for i, row in enumerate(rows)}
-        return x[[place[twins[start.prompt, start.noise_seed]] for start in starts]], alone
 
     def _moments(self, x: Tensor, j: int, conditioning: Conditioning, guidance: Guidance | None,
                  stochastic: frozenset[int]) -> tuple[Moments, Tensor]:
@@ -112,11 +112,14 @@ class Sampler:
         t, t_next = (self.times[i].repeat(len(x)).to(x.device) for i in (j, j + 1))
         prediction = self.generator.predict(x, t, conditioning, guidance)
         sampler = self.settings.sampler if j in stochastic else "ode"
-        return self.generator.process.moments(prediction, x, t, t_next, sampler, self.settings.noise_level), prediction
+        moments = self.generator.process.moments(prediction, x, t, t_next, sampler, self.settings.noise_level)
+        return widened(moments, self.settings, torch.full((len(x),), j)), prediction
 
 
-def trajectory_rows(conditioning: Conditioning, rows: list[int]) -> Conditioning:
-    return {name: tensor[rows] for name, tensor in conditioning.items()}
+def sampler_of(config: OnlineConfig, generator: Generator) -> Sampler:
+    """What draws a recipe's samples. Raises UserError when its guide does not fit the generator."""
+    needs = build_objective(config.objective, loop="online").needs
+    return Sampler(generator, config.rollout, "old_mean" in needs, rollout_guide(config, generator, "moves" in needs))
 
 
 class _Store:
@@ -132,14 +135,15 @@ class _Store:
         self.mean = torch.full(size, torch.nan, device=device) if keep_mean else None
         self.log_prob = torch.full(kept.shape, float("nan"), device=device)
 
-    def add(self, j: int, before: Tensor, after: Tensor, moments, log_prob: Callable) -> None:
+    def add(self, j: int, drawn: Rows, before: Tensor, after: Tensor, moments: Moments, log_prob: Callable) -> None:
         rows, places = (each.to(before.device) for each in (self.kept == j).nonzero(as_tuple=True))
         if not len(rows):
             return
-        self.before[rows, places], self.after[rows, places] = before[rows], after[rows]
-        self.log_prob[rows, places] = log_prob(after[rows], moments.mean[rows], moments.std[rows])
+        own = torch.tensor(drawn.place, device=before.device)[rows]
+        self.before[rows, places], self.after[rows, places] = before[own], after[own]
+        self.log_prob[rows, places] = log_prob(after[own], moments.mean[own], moments.std[own])
         if self.mean is not None:
-            self.mean[rows, places] = moments.mean[rows]
+            self.mean[rows, places] = moments.mean[own]
 
     def fetch(self) -> None:
         """Move everything to the CPU, where an epoch's samples wait for their rewards."""

@@ -19,13 +19,15 @@ from visalign.trainers.online.old_policy import OldPolicy
 from visalign.trainers.online.rollout import Trajectory
 from visalign.trainers.online.scoring import RewardSet
 from visalign.trainers.online.step_selection import StepPlan, check_steps, noise_of_steps, trained_count
+from visalign.trainers.online.trunks import widened
 
 
 @dataclass(frozen=True)
 class MicroBatch:
     """Samples in one pass through the network, on the device.
 
-    advantage: float32 [B], or [B, T] where each of a view's T terms has its own.
+    advantage: float32 [B], or [B, T] where each of a view's T terms has its own. process: [B, T], of the terms by
+    themselves, None where nothing is learnt from that.
     """
 
     samples: list[Trajectory]
@@ -33,6 +35,7 @@ class MicroBatch:
     conditioning: Conditioning
     guidance: Guidance | None
     epoch: int
+    process: Tensor | None = None
 
     def advantage_of(self, term: int) -> Tensor:
         """The advantage of a term, [B]."""
@@ -115,7 +118,7 @@ class StepView(_WithPredictions):
         t, t_next = self.times[steps].to(x.device), self.times[steps + 1].to(x.device)
         prediction, _, reference = self.predictions(x, t, batch)
         where = (x, t, t_next, self.settings.sampler, self.settings.noise_level)
-        mean, std = self.process.moments(prediction, *where)
+        mean, std = widened(self.process.moments(prediction, *where), self.settings, steps)
         log_prob = LOG_PROBS[self.settings.log_prob]
         ref_mean = None if reference is None else self.process.moments(reference, *where).mean
         return StepTerms(
@@ -127,7 +130,8 @@ class StepView(_WithPredictions):
             ref_prediction=reference, group=torch.tensor(
                 [s.start.place // self.settings.group_size for s in batch.samples], device=x.device),
             mean_std=self.noise[torch.stack([s.steps for s in batch.samples])].mean(1).to(x.device),
-            step=steps.to(x.device)), steps
+            step=steps.to(x.device), process_advantage=None if batch.process is None else batch.process[:, term],
+            moves=stored("moves") if "moves" in self.needs else None), steps
 
 
 class NoisedView(_WithPredictions):
