@@ -39,10 +39,16 @@ def sample_passes(config: OnlineConfig, objective) -> tuple[int, int, int]:
     rollout = config.rollout
     terms = {"steps": _trained_steps(config), "noised": getattr(objective, "times", 1),
              "sampling": getattr(objective, "last_steps", 1)}[objective.view]
-    guided = 2 if rollout.guidance_scale != 1 else 1
-    learnt = 1 if rollout.guidance_apart else guided
-    frozen = guided * len({"old", "reference"} & objective.needs) + guided - learnt
+    guided, trained, reference = (_branches(rollout.guidance_scale if scale is None else scale) for scale in (
+        None, objective.train_guidance, objective.ref_guidance))
+    learnt = 1 if rollout.guidance_apart else trained
+    frozen = trained * ("old" in objective.needs) + reference * ("reference" in objective.needs) + trained - learnt
     return guided * steps_to_draw(rollout), learnt * terms, frozen * terms
+
+
+def _branches(scale: float) -> int:
+    """Passes of a prediction under guidance."""
+    return 2 if scale != 1 else 1
 
 
 def _trained_steps(config: OnlineConfig) -> int:

@@ -35,6 +35,10 @@ def check_arithmetic(config: OnlineConfig, world: int) -> None:
     if rule.kinds >= rollout.group_size:
         raise UserError(f"advantage.kinds {rule.kinds}: must be below rollout.group_size {rollout.group_size}, or "
                         "every sample is of a kind of its own")
+    if objective.centred and (rule.baseline not in ("mean", "leave_one_out") or rule.history):
+        given = f"history {rule.history}" if rule.history else f"baseline {rule.baseline}"
+        raise UserError(f"advantage.{given}: objective.name {config.objective['name']} needs advantages that add up to "
+                        "0 over a group; use baseline mean or leave_one_out, without history")
     early = objective.early_steps
     if early and rollout.window and rollout.window.first >= early:
         raise UserError(f"objective.kl_steps {early}: rollout.window.first {rollout.window.first} leaves the first "

@@ -60,15 +60,16 @@ class OnlineTrainer(GeneratorTrainer):
                          updates=config.train.epochs * config.train.updates_per_epoch)
         self.reward_set, self.rule = reward_set, build_advantage(config.advantage)
         self.unit_size = self.objective.unit_size(config.rollout.group_size)
-        self.old = OldPolicy(self.parameters) if "old" in self.objective.needs else None
+        self.copies = {name: OldPolicy(self.parameters) for name in ("old", "sampler") if name in self.objective.needs}
         self.history = History(self.rule.history) if self.rule.history else None
         self.counts = RunCounts()
-        kept = {"old": self.old, "history": self.history, "counts": self.counts}
+        kept = {**self.copies, "history": self.history, "counts": self.counts}
         self.state.extras |= {name: each for name, each in kept.items() if each is not None}
         self.sampler = Sampler(generator, config.rollout, keep_mean="old_mean" in self.objective.needs)
         self.noisy = noisy_steps(generator.process, self.sampler.times, config.rollout)
         self.view = VIEWS[self.objective.view](
-            Context(generator, config.rollout, self.objective, self.old, reward_set, config.train.seed), self.noisy)
+            Context(generator, config.rollout, self.objective, self.copies.get("old"), reward_set, config.train.seed),
+            self.noisy)
         self.conditions = PromptEmbeddings(EncodingCache(config.rollout.cache, generator), config, generator.device)
         self.epochs = Epochs(config, tasks, self.conditions.key, self.engine.processes, self.noisy, self.view.kept)
         self.rollouts = SOURCES[config.rollout.engine](RolloutParts(
@@ -111,10 +112,10 @@ class OnlineTrainer(GeneratorTrainer):
             raise UserError(f"epoch {epoch + 1}: for {self.counts.idle_epochs} epochs no sample could be trained on, "
                             "since all rewards of each prompt were equal; the reward sees no difference between this "
                             "model's samples, or rollout.group_size is too small")
-        if self.old is not None:
-            decay = self.objective.old_decay(self.counts.updates)
-            row |= {"old_distance": self.old.distance(), "old_decay": decay}
-            self.old.follow(decay)
+        for name, copy in self.copies.items():
+            decay = self.objective.copy_decay(name, self.counts.updates)
+            row |= {f"{name}_distance": copy.distance(), f"{name}_decay": decay}
+            copy.follow(decay)
         row |= averaged(rows) | {f"seconds/{name}": value for name, value in collected.seconds.items()}
         return row | {"seconds/training": time.perf_counter() - training, "updates": self.counts.updates,
                       "bad_updates": self.counts.bad_updates, "peak_memory_gib": peak_memory(),
@@ -131,7 +132,8 @@ class OnlineTrainer(GeneratorTrainer):
         """A context with the policy that draws the samples; images that were voted on are the untrained model's."""
         if self.config.rollout.votes:
             return self.generator.reference()
-        return contextlib.nullcontext() if self.old is None else self.old.active()
+        copy = self.copies.get(self.objective.drawn_by(self.counts.updates))
+        return contextlib.nullcontext() if copy is None else copy.active()
 
     def _advantages(self, collected: RolloutBatch) -> Advantages:
         names = self.reward_set.names if self.reward_set else ("vote",)
@@ -210,7 +212,8 @@ class OnlineTrainer(GeneratorTrainer):
         places = [place for unit in units for place in unit]
         samples = [collected.samples[place] for place in places]
         conditioning, guidance = self.conditions.of([sample.start for sample in samples])
-        guided = guidance.negative is not None and guidance.scale != 1
+        scales = {guidance.scale, self.objective.train_guidance, self.objective.ref_guidance} - {None}
+        guided = guidance.negative is not None and scales != {1}
         self.check_one_pass(conditioning, *([guidance.negative] if guided else []))
         advantage = advantages.of_terms()[places].float().to(self.generator.device)
         if not counts:  # it may have no score
