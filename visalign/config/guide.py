@@ -1,4 +1,4 @@
-"""Settings of a latent reward and its training."""
+"""Settings of a latent reward, of its training, and of rollouts that follow it."""
 
 from typing import Annotated, Any, ClassVar
 
@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from visalign.config.common import ModelSettings, OutputSettings, Settings, Text
 from visalign.config.optim import OptimSettings, refuse_fused
 from visalign.config.reward import AnnotationDataSettings, RewardTrainSettings
-from visalign.validation.ranges import Few, FewOrNone, Width
+from visalign.validation.ranges import Few, FewOrNone, Portion, Signed, Weight, Width
 
 
 class GuideHeadSettings(Settings):
@@ -32,6 +32,31 @@ class GuideHeadSettings(Settings):
         if self.width % self.attention_heads:
             raise ValueError(f"head.width {self.width} must be a multiple of head.attention_heads "
                              f"{self.attention_heads}")
+        return self
+
+
+class RolloutGuideSettings(Settings):
+    """A latent reward R that an online run's samples follow (Euphonium).
+
+    source: a run of `visalign guide train`, or its guide folder. weights: of its dimensions, R is their sum in log-odds.
+    scale: kappa; a stochastic step's sample is moved by kappa times the length of the step times the gradient of R; 0
+    moves nothing. first, last: the part of the noise range, from 1 (pure noise) to 0 (data), in which the guide is
+    followed and asked.
+    """
+
+    source: Text
+    weights: Annotated[dict[Text, Signed], Field(min_length=1)]
+    scale: Weight = 0.01
+    first: Portion = 0.65
+    last: Portion = 0.05
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        if self.last >= self.first:
+            raise ValueError(f"rollout.guide.last {self.last:g}: must be below rollout.guide.first {self.first:g}, since "
+                             "noise falls from 1 to 0 along a sampling run")
+        if not any(self.weights.values()):
+            raise ValueError("rollout.guide.weights are all 0, so there is nothing to follow")
         return self
 
 

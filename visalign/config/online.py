@@ -15,6 +15,7 @@ from visalign.config.common import (
     Settings,
     Text,
 )
+from visalign.config.guide import RolloutGuideSettings
 from visalign.config.optim import OptimSettings, check_tuned, refuse_fused
 from visalign.validation.ranges import (
     BatchSize,
@@ -98,6 +99,7 @@ class RolloutSettings(Settings):
     log_prob: the density, or `unnormalised` as the published trainers have it with cps.
     train_fraction: share of the stochastic steps trained on, the `first` ones or a `random` choice for each sample.
     tail: the steps after a `progressive` window are fewer, by a solver of second order, for flow models.
+    guide: a latent reward that the samples follow.
     clean_steps: this many last steps follow the ODE, so images are scored without the sampler's last noise
     (DanceGRPO: 1; SD3's own schedule ends with a step from 0.001 to 0, so 2 there).
     same_noise: all samples of a prompt start from one noise and differ by the sampler's noise alone.
@@ -123,6 +125,7 @@ class RolloutSettings(Settings):
     train_choice: Literal["first", "random"] = "first"
     window: WindowSettings | None = None
     tail: TailSettings | None = None
+    guide: RolloutGuideSettings | None = None
     clean_steps: FewOrNone = 0
     same_noise: bool = False
     guidance_scale: GuidanceScale = 1.0
@@ -284,6 +287,9 @@ class OnlineConfig(PolicyRun):
         if rollout.tail and rollout.sampler in ("ode", "ddim"):
             raise ValueError("rollout.tail follows steps of a stochastic sampler of flow models, and rollout.sampler "
                              f"is {rollout.sampler}: use flow_sde, dance_sde or cps, or leave it out")
+        if rollout.guide and (rollout.tail or rollout.votes):
+            raise ValueError("rollout.guide moves the samples that are drawn: it goes with neither rollout.tail nor "
+                             "rollout.votes; leave one of them out")
         if rollout.same_noise and rollout.sampler == "ode":
             raise ValueError("rollout.same_noise with sampler ode makes all samples of a prompt the same")
         return self

@@ -218,7 +218,7 @@ class Generator(Tunable, Sized, ManySizes):
         return self.replay.combined(unguided, wanted, guidance.scale)
 
     def _pass(self, latents: Tensor, t: Tensor, conditioning: Conditioning, scale: float | None = None) -> Tensor:
-        network = self.policy if not self._in_reference else (self._frozen_copy or self.denoiser)
+        network = self.network_in_use() if self._in_reference else self.policy
         self.passes["with gradient" if torch.is_grad_enabled() else "without gradient"] += len(latents)
         if torch.is_grad_enabled():
             self._last_pass = self.shape.size, latents.detach(), t, conditioning
@@ -244,7 +244,7 @@ class Generator(Tunable, Sized, ManySizes):
 
     def blocks(self) -> list[nn.Module]:
         """The network's blocks in the order in which latents pass through them."""
-        return [block for name, blocks in self.denoiser.named_children() if isinstance(blocks, nn.ModuleList)
+        return [block for name, blocks in self.network_in_use().named_children() if isinstance(blocks, nn.ModuleList)
                 and name.endswith("blocks") for block in blocks]
 
     def _tokens_of(self, output) -> Tensor:
@@ -254,7 +254,8 @@ class Generator(Tunable, Sized, ManySizes):
     def features(self, latents: Tensor, t: Tensor, conditioning: Conditioning, blocks: tuple[int, ...]) -> list[Tensor]:
         """Tokens [B, N, width] after the blocks of these numbers, ascending; later blocks are not computed.
 
-        Gradients flow to the latents and, where they are trained, to the weights.
+        Gradients flow to the latents and, where they are trained, to the weights. Within `reference` they are the
+        frozen reference's.
         """
         if self.streams_blocks:
             raise UserError("model.offload blocks: a latent reward needs gradients through blocks that have left; use "
@@ -268,7 +269,7 @@ class Generator(Tunable, Sized, ManySizes):
 
         def run() -> None:
             with self.arithmetic():
-                self._called(self.denoiser, latents, t, conditioning)
+                self._called(self.network_in_use(), latents, t, conditioning)
 
         return [self._tokens_of(output).float() for output in outputs_of([modules[number] for number in blocks], run)]
 

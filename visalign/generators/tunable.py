@@ -91,6 +91,10 @@ class Tunable:
         """The denoiser's networks by their names in the pipeline; more than one where experts share the noise range."""
         return {self.denoiser_name: self.denoiser}
 
+    def network_in_use(self) -> nn.Module:
+        """The network itself, without the wrapper of several processes; the frozen copy within `reference`."""
+        return self._frozen_copy if self._in_reference and self._frozen_copy is not None else self.denoiser
+
     def whole_networks(self) -> list[nn.Module]:
         """What is called as one: the denoiser, and its frozen copy where there is one."""
         return [network for network in (self.denoiser, self._frozen_copy) if network is not None]

@@ -6,6 +6,7 @@ It is trained on both sides of an annotation at one time and with one noise. Its
 with guide.json and guide.safetensors (the pooling and the heads; the generator's weights stay where they are).
 """
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -77,6 +78,12 @@ def find_guide(source: str | Path) -> Path:
     return folder
 
 
+def digest_of_guide(source: str | Path) -> str:
+    """A hash of its files."""
+    folder = find_guide(source)
+    return hashlib.sha256(b"".join((folder / name).read_bytes() for name in GUIDE_FILES)).hexdigest()
+
+
 def read_head(folder: Path) -> GuideHeadSettings:
     """Its settings. Raises UserError naming the file when they cannot be read."""
     try:
@@ -84,6 +91,14 @@ def read_head(folder: Path) -> GuideHeadSettings:
     except (ValueError, KeyError, ValidationError) as error:
         reason = " ".join(str(error).split())[:150]
         raise UserError(f"guide {folder / GUIDE_FILES[0]}: not a guide's settings ({reason})") from None
+
+
+def read_network(folder: Path) -> str:
+    """The pipeline whose network a guide reads. Raises UserError naming the file when it does not say."""
+    found = json.loads((folder / GUIDE_FILES[0]).read_text()).get("network")
+    if not isinstance(found, str):
+        raise UserError(f"guide {folder / GUIDE_FILES[0]}: does not say which network it is for (network)")
+    return found
 
 
 def load_guide(source: str | Path, generator: Generator) -> LatentReward:

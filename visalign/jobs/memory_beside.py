@@ -50,8 +50,8 @@ class SampleSizes:
 
     def trajectory(self, config: OnlineConfig, objective) -> int:
         """Of one sample: its latents and, of each step that is kept, those before and after, its number and
-        log-probability, and the mean where the objective needs it."""
-        tensors = 3 if "old_mean" in objective.needs else 2
+        log-probability, and the mean and what a guide moved where the objective needs them."""
+        tensors = 2 + len({"old_mean", "moves"} & objective.needs)
         return self.latents + kept_steps(config, objective) * (tensors * self.latents + 8 + 4)
 
     def epoch(self, config: OnlineConfig, objective, processes: int) -> dict[str, int]:

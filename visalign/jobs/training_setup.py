@@ -21,7 +21,9 @@ from visalign.errors import UserError, notice
 from visalign.generators import Generator
 from visalign.generators.bucket_sizes import buckets_of
 from visalign.generators.prompt_length import say_what_is_cut
+from visalign.guidance.network import digest_of_guide
 from visalign.jobs.offline_checks import check_offline, reads_labels, wanted
+from visalign.jobs.rollout_guide import check_rollout_guide
 from visalign.media.source_images import content_of
 from visalign.parallel.ray_cluster import check_ray
 from visalign.parallel.sharing import Processes
@@ -132,6 +134,7 @@ def check_online(config: OnlineConfig, family: type[Generator]) -> FoundPairs:
     check_sampler(config, family)
     check_arithmetic(config, int(os.environ.get("WORLD_SIZE", "1")))
     check_engine(config)
+    check_rollout_guide(config, family)
     family.check_prompts(prompts, "rollout.prompts")
     reward_set = RewardSet(config.reward, "cpu", family.modality, config.reward.features)
     check_sources_given([term.reward for term in reward_set.terms], prompts, "rollout.prompts")
@@ -209,7 +212,7 @@ def rollout_prompts(config: OnlineConfig) -> list[str]:
 def build_online(config: OnlineConfig, generator: Generator, run: RunFolder, accelerator: Accelerator):
     asked = read_prompt_tasks(config)
     keep_digest(run, [(content_of(each.prompt), each.seeds) for each in asked],
-                "votes" if config.rollout.votes else "prompts")
+                "votes" if config.rollout.votes else "prompts", guide_entry(config))
     check_takes_sources(generator, (each.prompt for each in asked), "rollout.prompts")
     say_what_is_cut(generator, [each.prompt for each in asked], "training prompts")
     reward_set = RewardSet(config.reward, str(accelerator.device), generator.modality,
@@ -217,6 +220,12 @@ def build_online(config: OnlineConfig, generator: Generator, run: RunFolder, acc
     trainer = OnlineTrainer(config, generator, asked, reward_set, run, accelerator)
     what = "votes" if config.rollout.votes else "training prompts"
     return trainer, {what: len(asked), "samples an epoch": trainer.epochs.size}
+
+
+def guide_entry(config: OnlineConfig) -> list[tuple]:
+    """What makes a rollout's guide the one that it is; [] without one."""
+    guide = config.rollout.guide
+    return [] if guide is None else [("guide", digest_of_guide(guide.source))]
 
 
 LOOPS = {"offline": Loop(check_offline, build_offline), "online": Loop(check_online, build_online)}

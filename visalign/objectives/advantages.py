@@ -23,6 +23,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from visalign.objectives.process_rewards import process_advantages, process_rewards
 from visalign.validation.ranges import FewOrNone, Portion, Positive, Ranged, RewardValue, Weight
 
 
@@ -30,6 +31,7 @@ class Advantages(NamedTuple):
     """advantages: float64 [n], NaN where a sample has no reward. trained: bool [n], which samples the update may use.
     clipped: bool [n]. zero_std: share of the groups in which all rewards are equal. by_term: float64 [n, T] where a
     rule tells a sample's terms apart, column k for the view's k-th term; samples are still selected by `advantages`.
+    process: float64 [n, T], of the terms by themselves, which an objective learns from beside the sample's own, weighed.
     kinds: how many kinds of samples a group has in the mean, where rarity tells them apart."""
 
     advantages: Tensor
@@ -37,6 +39,7 @@ class Advantages(NamedTuple):
     clipped: Tensor
     zero_std: float
     by_term: Tensor | None = None
+    process: Tensor | None = None
     kinds: float | None = None
 
     def of_terms(self) -> Tensor:
@@ -59,6 +62,9 @@ class AdvantageRule(Ranged):
     divided into by the features of `reward.features`; 0: as many as their distances show, which may be one.
     history: take mean and std from this many last rewards of the prompt, as DDPO does (0: from the group).
     drop_zero: leave samples with advantage 0 out of the update.
+    process_weight, process: how much a step counts by what rollout.guide says of it, beside the outcome, and what of it:
+    the guide's reward `before` the step (Euphonium's code), `after` it, its `gain`, or that of the clean samples that are
+    predicted (`dense`); see process_rewards.py.
     """
 
     baseline: Literal["mean", "leave_one_out", "median", "none"] = "mean"
@@ -75,6 +81,8 @@ class AdvantageRule(Ranged):
     kinds: FewOrNone = 0
     history: FewOrNone = 0
     drop_zero: bool = True
+    process_weight: Weight = 0.0
+    process: Literal["before", "after", "gain", "dense"] = "gain"
 
     def __post_init__(self):
         super().__post_init__()
@@ -95,12 +103,12 @@ class AdvantageRule(Ranged):
 
     def __call__(self, rewards: Tensor, weights: Tensor, groups: Tensor, names: tuple[str, ...] = (),
                  likelihood: Tensor | None = None, history: "History | None" = None,
-                 kind_sizes: Tensor | None = None) -> Advantages:
+                 kind_sizes: Tensor | None = None, process: Tensor | None = None) -> Advantages:
         """rewards [n, K] (NaN: does not apply or could not be scored), weights [K], groups int64 [n].
 
         A reward that is NaN for a whole group drops out of it; a sample that lacks one which others of its group have
         is left out. likelihood [n]: larger is more likely. kind_sizes [n]: how many of its group are of a sample's
-        kind.
+        kind. process: advantages of terms by themselves, [n, T].
         Raises ValueError when a penalty would reward: unlikeliness with a negative reward; and for rarity without
         kind_sizes.
         """
@@ -111,17 +119,28 @@ class AdvantageRule(Ranged):
         weights = weights.double()
         if self.gate is not None:
             gated = self._gated(rewards, weights, index, names)
-            return self._finish(self._one(self._rare(gated, index, kind_sizes), index), index)
-        if self.combine == "rewards":
+            parts = self._one(self._rare(gated, index, kind_sizes), index)
+        elif self.combine == "rewards":
             total = self._unlikely(weighted(rewards, weights), index, likelihood)
-            return self._finish(self._one(self._rare(total, index, kind_sizes), index, history), index)
+            parts = self._one(self._rare(total, index, kind_sizes), index, history)
+        else:
+            parts = self._added(rewards, weights, index, likelihood)
+        return self._finish(parts, index, process)
+
+    def of_steps(self, values: Tensor, steps: Tensor, groups: Tensor) -> Tensor:
+        """Advantages of steps by what a guide said before and after each, [n, K, 2], before they are weighed, [n, K]."""
+        return process_advantages(process_rewards(values, self.process), steps, groups, self.eps, self.clip)
+
+    def _added(self, rewards: Tensor, weights: Tensor, index: Tensor,
+               likelihood: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Each reward's advantages by itself, added."""
         columns = [self._one(self._unlikely(column, index, likelihood), index)[0] for column in rewards.unbind(1)]
         advantages = weighted(torch.stack(columns, 1), weights)
         if self.combine == "gdpo":
             known = advantages[~advantages.isnan()]
             advantages = (advantages - known.mean()) / known.std(correction=0).clamp(min=1e-6)
         same = torch.stack([alike(column, index) for column in rewards.unbind(1)]).all(0)
-        return self._finish((advantages, torch.ones_like(index, dtype=torch.bool), same), index)
+        return advantages, torch.ones_like(index, dtype=torch.bool), same
 
     def _gated(self, rewards: Tensor, weights: Tensor, index: Tensor, names: tuple[str, ...]) -> Tensor:
         if self.gate not in names:
@@ -179,14 +198,17 @@ class AdvantageRule(Ranged):
             return torch.where(mad > 0, mad, std)
         return std
 
-    def _finish(self, parts: tuple[Tensor, Tensor, Tensor], index: Tensor) -> Advantages:
+    def _finish(self, parts: tuple[Tensor, Tensor, Tensor], index: Tensor, process: Tensor | None) -> Advantages:
         advantages, trained, same = parts
         bounded = advantages.clamp(-self.clip, self.clip)
         trained = trained & ~advantages.isnan()
         if self.drop_zero:
-            trained = trained & (advantages != 0)
+            nothing = advantages == 0 if process is None else (advantages == 0) & (process == 0).all(1)
+            trained = trained & ~nothing
+        weighed = None if process is None else self.process_weight * process
         groups = first_of_group(torch.ones_like(same), index)
-        return Advantages(bounded, trained, advantages.abs() > self.clip, same[groups].double().mean().item())
+        return Advantages(bounded, trained, advantages.abs() > self.clip, same[groups].double().mean().item(),
+                          process=weighed)
 
 
 class History:

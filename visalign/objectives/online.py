@@ -23,7 +23,9 @@ class StepTerms:
     sample was drawn from N(old_mean, std^2); `mean` and `prediction` are the policy's at the same latents, `ref_*` the
     reference's (None unless needed). h: length of the step in noise fraction. sensitivity: |d mean / d prediction|.
     mean_std: the mean of std over the steps of the same sample that are trained on. step: int64, which of the sampling
-    steps it is, 0 the noisiest. group: int64, equal for samples of one prompt.
+    steps it is, 0 the noisiest. group: int64, equal for samples of one prompt. process_advantage: how much better the
+    step itself went than the same step of the group's other samples, 0 where nobody says; None where nothing is learnt
+    from that. moves: how far a guide moved `sample`, 0 where it did not.
     """
 
     advantage: Tensor
@@ -42,6 +44,8 @@ class StepTerms:
     group: Tensor | None = None
     mean_std: Tensor | None = None
     step: Tensor | None = None
+    process_advantage: Tensor | None = None
+    moves: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -74,21 +78,22 @@ class RewardTerms:
 
 
 class OnlineObjective(Protocol):
-    """Settings and loss of one method. needs: subset of {"reference", "old_mean", "old", "sampler"}; the last two are
-    copies of the policy that follow it, see `copy_decay`.
+    """Settings and loss of one method. needs: subset of {"reference", "old_mean", "moves", "old", "sampler"}; the last
+    two are copies of the policy that follow it, see `copy_decay`.
 
     `select` picks the samples of an update as units of `unit_size` indices; a unit is never split. The loss must
     be a mean over the micro-batch, so that the loop can weigh micro-batches by their size. stale: why it cannot learn
-    from samples of an earlier policy, "" where it can. draws: whose own the times and the noise of a `noised` view are,
-    a "sample"'s or a "group"'s. centred: whether a group's advantages must add up
-    to 0. train_guidance, ref_guidance: guidance scale of what learns (with its old policy) and of the reference, None
-    for the rollout's.
+    from samples of an earlier policy, "" where it can. credits_steps: whether it learns from `process_advantage`. draws:
+    whose own the times and the noise of a `noised` view are, a "sample"'s or a "group"'s. centred: whether a group's
+    advantages must add up to 0. train_guidance, ref_guidance: guidance scale of what learns (with its old policy) and of
+    the reference, None for the rollout's.
     """
 
     process: ClassVar[str]
     view: ClassVar[str]
     draws: ClassVar[str]
     stale: ClassVar[str]
+    credits_steps: ClassVar[bool]
     centred: ClassVar[bool]
 
     @property
@@ -134,9 +139,14 @@ class OnlineBase(Ranged):
     unit: ClassVar[int] = 1
     draws: ClassVar[str] = "sample"
     stale: ClassVar[str] = ""
+    credits_steps: ClassVar[bool] = False
     centred: ClassVar[bool] = False
     train_guidance: ClassVar[float | None] = None
     ref_guidance: ClassVar[float | None] = None
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset()
 
     def unit_size(self, group_size: int) -> int:
         """Samples that the loss compares, and that one process therefore holds."""

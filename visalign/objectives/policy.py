@@ -6,13 +6,19 @@
 DanceGRPO (Xue et al. 2025, arXiv 2505.07818) and MixGRPO (Li et al. 2025, arXiv 2507.21802): they differ in sampler,
 trained steps and advantages, which a recipe sets. `grpo_guard` is Wang et al. 2025 (arXiv 2510.22319), `flow_dppo` is
 arXiv 2606.11025, `d3po` is Yang et al. 2023 (arXiv 2311.13231). `step_weight: noise` is the weighting of TempFlow-GRPO
-(He et al. 2025, arXiv 2508.04324).
+(He et al. 2025, arXiv 2508.04324). With rollouts that follow a latent reward R (`rollout.guide`) it is Euphonium (Zhong
+et al. 2026, arXiv 2602.04928): a second surrogate learns which steps went well by R, clipped on its own,
+
+    L(A_outcome) + process_weight L(A_process of the step) + distil |v_theta - v*|^2,
+
+where v* = v_old + kappa h grad R / (d mean / d v) is the velocity whose plain step is the guided one, for a flow's SDE
+v_old - kappa grad R / (1 + g^2 (1-t) / (2t)).
 
 Differs from the papers in: see each class. Recipes: configs/online/*.yaml.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -45,6 +51,12 @@ def kl_to_reference(terms: StepTerms, form: str, steps: int = 0) -> Tensor:
     return closed * terms.h if form == "step_scaled" else closed
 
 
+def distance_to_guided(terms: StepTerms) -> Tensor:
+    """|v - v*|^2 where a guide moved the sample, 0 elsewhere, [B]. v* is the prediction whose mean is old_mean + moves."""
+    apart = mean_square(terms.mean, terms.old_mean + terms.moves) / terms.sensitivity.square()
+    return apart * (terms.moves != 0).flatten(1).any(1)
+
+
 @dataclass(frozen=True)
 class PolicyGradient(OnlineBase):
     """Settings the ratio methods share. clip_high None: as clip. beta: weight of the KL to the reference (0: none).
@@ -54,6 +66,9 @@ class PolicyGradient(OnlineBase):
     step_weight: how much the surrogate of a step counts among those of its sample that are trained on. `none`: all
     alike. `noise`: in proportion to the noise that it adds, std_j / mean_j std (TempFlow-GRPO, equation 8): steps with
     more noise decide more of the image. Their mean is 1, and they are 1 where every step adds as much.
+    distil: weight of the squared distance to the velocity that would have moved the sample as the guide did, at guided
+    steps, and 0 at others; |mean - (old mean + move)|^2 / slope^2 is the same. Euphonium's code has it at 0: what is moved
+    is learnt through its advantages.
     Differs from TempFlow-GRPO in: it weighs steps only, and leaves the KL as it is; the paper also draws samples that
     part at a single step, which is `rollout.window` of size 1 with `same_noise`.
     """
@@ -64,8 +79,10 @@ class PolicyGradient(OnlineBase):
     kl: Literal["step_scaled", "closed", "velocity", "early"] = "step_scaled"
     kl_steps: FewOrNone = 0
     step_weight: Literal["none", "noise"] = "none"
+    distil: Weight = 0.0
 
     view: ClassVar[str] = "steps"
+    credits_steps: ClassVar[bool] = True
 
     def __post_init__(self):
         super().__post_init__()
@@ -85,7 +102,7 @@ class PolicyGradient(OnlineBase):
 
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset({"reference"}) if self.beta else frozenset()
+        return frozenset({"reference"} if self.beta else ()) | ({"old_mean", "moves"} if self.distil else frozenset())
 
     def log_ratio(self, terms: StepTerms) -> Tensor:
         return terms.log_prob - terms.old_log_prob
@@ -98,12 +115,18 @@ class PolicyGradient(OnlineBase):
         loss = self.policy_loss(terms, log_ratio)
         metrics = ratio_metrics(log_ratio, self.clip, self.high) | {"log_prob": terms.log_prob.detach(),
                                                                      "policy_loss": loss.detach()}
+        if terms.process_advantage is not None:
+            of_step = self.policy_loss(replace(terms, advantage=terms.process_advantage), log_ratio)
+            loss, metrics["process_loss"] = loss + of_step, of_step.detach()
         if self.step_weight == "noise":
             weight = terms.std / terms.mean_std
             loss, metrics["step_weight"] = weight * loss, weight
         if self.beta:
             kl = kl_to_reference(terms, self.kl, self.kl_steps)
             loss, metrics["kl"] = loss + self.beta * kl, kl.detach()
+        if self.distil:
+            apart = distance_to_guided(terms)
+            loss, metrics["distil"] = loss + self.distil * apart, apart.detach()
         return Outcome(loss.mean(), metrics)
 
 

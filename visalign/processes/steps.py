@@ -46,10 +46,15 @@ def unnormalised_log_prob(sample: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 LOG_PROBS = {"normal": normal_log_prob, "unnormalised": unnormalised_log_prob}
 
 
-def sensitivity(process, x_t: Tensor, t: Tensor, t_next: Tensor, sampler: str, level: float) -> Tensor:
-    """|d mean / d prediction| of a step, [B]. The mean is affine in the prediction, so the slope is one number.
+def slope(process, x_t: Tensor, t: Tensor, t_next: Tensor, sampler: str, level: float) -> Tensor:
+    """d mean / d prediction of a step, [B]. The mean is affine in the prediction, so the slope is one number.
 
-    For the SDE of a flow it is h (1 + g^2 (1 - t) / (2 t)); GRPO-Guard divides its loss by it.
+    For the SDE of a flow it is -h (1 + g^2 (1 - t) / (2 t)).
     """
     ones = torch.ones(len(t), 1, device=x_t.device, dtype=x_t.dtype)
-    return process.moments(ones, torch.zeros_like(ones), t, t_next, sampler, level).mean[:, 0].abs()
+    return process.moments(ones, torch.zeros_like(ones), t, t_next, sampler, level).mean[:, 0]
+
+
+def sensitivity(process, x_t: Tensor, t: Tensor, t_next: Tensor, sampler: str, level: float) -> Tensor:
+    """|d mean / d prediction| of a step, [B]; GRPO-Guard divides its loss by it."""
+    return slope(process, x_t, t, t_next, sampler, level).abs()

@@ -20,7 +20,7 @@ class SDGenerator(Generator):
     default_steps, default_guidance_scale = 50, 7.5
 
     def blocks(self) -> list[nn.Module]:
-        return [*self.denoiser.down_blocks, self.denoiser.mid_block]
+        return [*self.network_in_use().down_blocks, self.network_in_use().mid_block]
 
     def _tokens_of(self, output) -> Tensor:
         return super()._tokens_of(output).flatten(2).transpose(1, 2)  # a grid, not tokens

@@ -36,9 +36,10 @@ from visalign.trainers.base import GeneratorTrainer, NonFinite
 from visalign.trainers.online.collect import PromptEmbeddings, RolloutBatch, RolloutParts
 from visalign.trainers.online.epoch_shape import check_arithmetic
 from visalign.trainers.online.epochs import Epochs, PromptTask
-from visalign.trainers.online.metrics import StepTable, epoch_metrics, peak_memory, rollout_rows
+from visalign.trainers.online.guide import SaidByGuide
+from visalign.trainers.online.metrics import StepTable, epoch_metrics, guide_figures, peak_memory, rollout_rows
 from visalign.trainers.online.old_policy import OldPolicy
-from visalign.trainers.online.rollout import Sampler
+from visalign.trainers.online.rollout import sampler_of
 from visalign.trainers.online.scoring import RewardSet
 from visalign.trainers.online.self_check import check_ratio
 from visalign.trainers.online.sources import SOURCES
@@ -65,8 +66,9 @@ class OnlineTrainer(GeneratorTrainer):
         self.counts = RunCounts()
         kept = {**self.copies, "history": self.history, "counts": self.counts}
         self.state.extras |= {name: each for name, each in kept.items() if each is not None}
-        self.sampler = Sampler(generator, config.rollout, keep_mean="old_mean" in self.objective.needs)
+        self.sampler = sampler_of(config, generator)
         self.noisy = noisy_steps(generator.process, self.sampler.times, config.rollout)
+        self.sampler.guide.check(self.noisy)
         self.view = VIEWS[self.objective.view](
             Context(generator, config.rollout, self.objective, self.copies.get("old"), reward_set, config.train.seed),
             self.noisy)
@@ -96,11 +98,13 @@ class OnlineTrainer(GeneratorTrainer):
 
     def train_unit(self, epoch: int, collected: RolloutBatch) -> dict:
         """An epoch's updates."""
-        advantages = self._advantages(collected)
+        said = self._said_by_guide(collected)
+        advantages = self._advantages(collected, said)
         units = self.objective.select(advantages.advantages, advantages.trained, collected.groups)
         row = epoch_metrics(collected, advantages, self.reward_set, self.accelerator) | {"trained_samples": sum(
             len(unit) for unit in units), "window": min(collected.stochastic, default=-1),
                                               "staleness": epoch - collected.version}
+        row |= {} if said is None else guide_figures(said.values)
         self._show(epoch, collected)
         self.view.expect(collected.stored)
         training = time.perf_counter()
@@ -135,7 +139,7 @@ class OnlineTrainer(GeneratorTrainer):
         copy = self.copies.get(self.objective.drawn_by(self.counts.updates))
         return contextlib.nullcontext() if copy is None else copy.active()
 
-    def _advantages(self, collected: RolloutBatch) -> Advantages:
+    def _advantages(self, collected: RolloutBatch, said: SaidByGuide | None) -> Advantages:
         names = self.reward_set.names if self.reward_set else ("vote",)
         weights = self.reward_set.weights if self.reward_set else torch.ones(1, dtype=torch.float64)
         if self.history is not None:
@@ -144,7 +148,7 @@ class OnlineTrainer(GeneratorTrainer):
         try:
             sizes = kind_sizes(collected.features, collected.groups, self.rule.kinds) if self.rule.rarity else None
             found = self.rule(collected.rewards, weights, collected.groups, names, self._likelihood(collected),
-                              self.history, sizes)
+                              self.history, sizes, None if said is None else self.rule.of_steps(*said, collected.groups))
         except ValueError as error:
             raise UserError(f"advantage: {error}") from None
         return found if sizes is None else found._replace(kinds=kinds_a_group(sizes, collected.groups))
@@ -160,9 +164,21 @@ class OnlineTrainer(GeneratorTrainer):
             latents = torch.stack([collected.samples[place].latents for place in members]).flatten(1)
             distance = (latents - latents.mean(0)).square().mean(1)
             found += list(zip(members, (-distance).tolist(), strict=True))
-        mine = torch.tensor(found, dtype=torch.float64, device=self.accelerator.device)
-        everyone = self.accelerator.gather(mine).cpu()
-        return everyone[everyone[:, 0].argsort(), 1]
+        return self._of_everyone(torch.tensor(found, dtype=torch.float64))[:, 0]
+
+    def _said_by_guide(self, collected: RolloutBatch) -> SaidByGuide | None:
+        """The guide's rewards around all samples' steps, where something is learnt from them."""
+        if not self.rule.process_weight:
+            return None
+        rows = torch.stack([torch.cat([torch.tensor([place]), sample.steps, sample.values.flatten()]).double()
+                            for place, sample in collected.samples.items()])
+        steps, values = self._of_everyone(rows).tensor_split([collected.stored], 1)
+        return SaidByGuide(values.unflatten(1, (-1, 2)), steps.long())
+
+    def _of_everyone(self, mine: Tensor) -> Tensor:
+        """Rows of all processes in the order of their first column, the place, which is left out, on the CPU."""
+        everyone = self.accelerator.gather(mine.to(self.accelerator.device)).cpu()
+        return everyone[everyone[:, 0].argsort(), 1:]
 
     def _parts(self, epoch: int, units: list[tuple[int, ...]]) -> list[tuple[bool, list[tuple[int, ...]]]]:
         """The units of each update (is it the first?, units), divided by whole sampling batches in a random order."""
@@ -218,7 +234,10 @@ class OnlineTrainer(GeneratorTrainer):
         advantage = advantages.of_terms()[places].float().to(self.generator.device)
         if not counts:  # it may have no score
             advantage = torch.zeros_like(advantage)
-        return MicroBatch(samples, advantage, conditioning, guidance, epoch)
+        process = None
+        if advantages.process is not None:
+            process = counts * advantages.process[places].float().to(self.generator.device)
+        return MicroBatch(samples, advantage, conditioning, guidance, epoch, process)
 
     def _step(self, epoch: int) -> dict:
         """One optimiser step, and how far it moved; raises UserError when too many in a row could not be made."""

@@ -30,6 +30,13 @@ def epoch_metrics(collected: RolloutBatch, advantages: Advantages, reward_set: R
     return row
 
 
+def guide_figures(values: Tensor) -> dict[str, float]:
+    """Of a guide's rewards before and after steps, [n, K, 2]: their mean, and what a step and a sample's steps gained."""
+    gains = values[..., 1] - values[..., 0]
+    found = {"reward": values[..., 1].nanmean(), "gain": gains.nanmean(), "gain_of_sample": gains.nansum(1).mean()}
+    return {f"guide/{name}": value.item() for name, value in found.items() if value.isfinite()}
+
+
 class StepTable:
     """Metrics of an update's terms by sampling step (by tenth of the noise range for forward-process methods)."""
 

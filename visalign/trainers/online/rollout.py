@@ -12,10 +12,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from visalign.config import RolloutSettings
+from visalign.config import OnlineConfig, RolloutSettings
+from visalign.config.load import build_objective
 from visalign.generators.base import Conditioning, Generator, Guidance
 from visalign.processes.steps import LOG_PROBS, Moments, draw
 from visalign.storage.out_of_memory import memory_told
+from visalign.trainers.online.guide import Followed, RolloutGuide, Unguided, rollout_guide
 from visalign.trainers.online.tail import Multistep, tail_times
 
 
@@ -35,7 +37,8 @@ class Trajectory:
     """One of the generator's samples, on the CPU in float32: clean latents, and K stored steps.
 
     steps: int64 [K], indices of the stored steps. before, after: latents [K, ...]. log_prob: [K]. mean: [K, ...] where
-    the objective needs it.
+    the objective needs it. moves: how far a guide moved each stored step's sample, [K, ...], 0 where it did not; values:
+    the guide's reward before and after each, [K, 2], NaN where it was not asked; each where something is learnt from it.
     """
 
     start: Start
@@ -45,13 +48,17 @@ class Trajectory:
     after: Tensor
     log_prob: Tensor
     mean: Tensor | None
+    moves: Tensor | None = None
+    values: Tensor | None = None
 
 
 class Sampler:
-    """Samples one generator with one recipe's settings."""
+    """Samples one generator with one recipe's settings. guide: what the samples follow."""
 
-    def __init__(self, generator: Generator, settings: RolloutSettings, keep_mean: bool):
+    def __init__(self, generator: Generator, settings: RolloutSettings, keep_mean: bool,
+                 guide: RolloutGuide | Unguided | None = None):
         self.generator, self.settings, self.keep_mean = generator, settings, keep_mean
+        self.guide = guide or Unguided()
         self.times = generator.schedule(settings.steps)
 
     @memory_told("sampling")
@@ -64,6 +71,7 @@ class Sampler:
         sources = [torch.Generator().manual_seed(s.step_seed) for s in starts]
         alone = min([*stochastic, *kept.flatten().tolist()], default=0)
         x, first = self._shared_beginning(noise, starts, conditioning, guidance, alone)
+        followed: Followed = self.guide.follow(conditioning, stochastic, kept)
         store = _Store(kept, shape, self.keep_mean, x.device)
         tail, end = self.settings.tail, self.settings.steps
         if tail is not None:
@@ -76,7 +84,7 @@ class Sampler:
             fresh = None
             if j in stochastic:
                 fresh = torch.stack([torch.randn(shape, generator=g) for g in sources]).to(x.device)
-            after = draw(moments, fresh)
+            after = draw(followed.moved(moments, j, x, prediction), fresh)
             store.add(j, x, after, moments, LOG_PROBS[self.settings.log_prob])
             x = after
             after_step()
@@ -85,9 +93,10 @@ class Sampler:
                 t, t_next = t.repeat(len(x)).to(x.device), t_next.repeat(len(x)).to(x.device)
                 x = solver.step(self.generator.predict(x, t, conditioning, guidance), x, t, t_next)
                 after_step()
+        followed.end(x)
         x = self.generator.replay.finished(x, conditioning)
         store.fetch()
-        return [Trajectory(start, latents, *store.row(i))
+        return [Trajectory(start, latents, *store.row(i), *followed.row(i))
                 for i, (start, latents) in enumerate(zip(starts, x.cpu(), strict=True))]
 
     def _shared_beginning(self, noise: Tensor, starts: list[Start], conditioning: Conditioning,
@@ -113,6 +122,12 @@ class Sampler:
         prediction = self.generator.predict(x, t, conditioning, guidance)
         sampler = self.settings.sampler if j in stochastic else "ode"
         return self.generator.process.moments(prediction, x, t, t_next, sampler, self.settings.noise_level), prediction
+
+
+def sampler_of(config: OnlineConfig, generator: Generator) -> Sampler:
+    """What draws a recipe's samples. Raises UserError when its guide does not fit the generator."""
+    needs = build_objective(config.objective, loop="online").needs
+    return Sampler(generator, config.rollout, "old_mean" in needs, rollout_guide(config, generator, "moves" in needs))
 
 
 def trajectory_rows(conditioning: Conditioning, rows: list[int]) -> Conditioning:

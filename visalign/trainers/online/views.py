@@ -24,7 +24,8 @@ from visalign.trainers.online.step_selection import StepPlan, check_steps, noise
 class MicroBatch:
     """Samples in one pass through the network, on the device.
 
-    advantage: float32 [B], or [B, T] where each of a view's T terms has its own.
+    advantage: float32 [B], or [B, T] where each of a view's T terms has its own. process: [B, T], of the terms by
+    themselves, None where nothing is learnt from that.
     """
 
     samples: list[Trajectory]
@@ -32,6 +33,7 @@ class MicroBatch:
     conditioning: Conditioning
     guidance: Guidance | None
     epoch: int
+    process: Tensor | None = None
 
     def advantage_of(self, term: int) -> Tensor:
         """The advantage of a term, [B]."""
@@ -136,7 +138,8 @@ class StepView(_WithPredictions):
             ref_log_prob=None if ref_mean is None else log_prob(after, ref_mean, std),
             ref_prediction=reference, group=self.groups(batch),
             mean_std=self.noise[torch.stack([s.steps for s in batch.samples])].mean(1).to(x.device),
-            step=steps.to(x.device)), steps
+            step=steps.to(x.device), process_advantage=None if batch.process is None else batch.process[:, term],
+            moves=stored("moves") if "moves" in self.needs else None), steps
 
 
 class NoisedView(_WithPredictions):

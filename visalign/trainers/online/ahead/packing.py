@@ -11,7 +11,7 @@ from visalign.media.samples import Sample
 from visalign.trainers.online.rollout import Start, Trajectory
 from visalign.trainers.online.scoring import RewardBatch
 
-_STACKED = ("latents", "steps", "before", "after", "log_prob", "mean")
+_STACKED = ("latents", "steps", "before", "after", "log_prob", "mean", "moves", "values")
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ class RolloutsAhead:
     def _identity(self) -> str:
         from visalign.trainers.online.ahead.worker import frozen_identity
 
-        return frozen_identity(self.parts.generator, self.conditions)
+        return frozen_identity(self.parts.sampler, self.conditions)
 
     def collect(self, epoch: int) -> RolloutBatch:
         started = time.perf_counter()

@@ -13,9 +13,7 @@ import torch
 from torch import nn
 
 from visalign.config import OnlineConfig
-from visalign.config.load import build_objective
 from visalign.generators import load_generator
-from visalign.generators.base import Generator
 from visalign.generators.export.model_card import versions
 from visalign.generators.hardware.devices import pick_device
 from visalign.sampling.encoding_cache import EncodingCache
@@ -24,7 +22,7 @@ from visalign.trainers.base import make_policy
 from visalign.trainers.online.ahead.packing import DrawnBatch, Ready, packed_samples, put_packed
 from visalign.trainers.online.collect import PromptEmbeddings, decoded_samples
 from visalign.trainers.online.epochs import BatchRequest
-from visalign.trainers.online.rollout import Sampler
+from visalign.trainers.online.rollout import Sampler, sampler_of
 from visalign.trainers.online.scoring import AsyncScorer, RewardSet
 
 
@@ -46,14 +44,13 @@ class RolloutWorker:
         self.generator = load_generator(config.model, device)
         make_policy(self.generator, config)
         self.generator.set_dropout(False)
-        needs = build_objective(config.objective, loop="online").needs
-        self.sampler = Sampler(self.generator, config.rollout, keep_mean="old_mean" in needs)
+        self.sampler = sampler_of(config, self.generator)
         self.conditions = PromptEmbeddings(EncodingCache(config.rollout.cache, self.generator), config, device)
         self.parameters = self.generator.trainable_parameters()
         scored = bool(config.reward.models)
         self.scorer = AsyncScorer(RewardSet(config.reward, str(device), self.generator.modality,
                                             config.reward.features)) if scored else None
-        return Ready(f"{socket.gethostname()}, process {os.getpid()}", frozen_identity(self.generator, self.conditions))
+        return Ready(f"{socket.gethostname()}, process {os.getpid()}", frozen_identity(self.sampler, self.conditions))
 
     def sample(self, request: BatchRequest, version: int, fetch: Callable[[], bytes]) -> DrawnBatch:
         """A batch drawn with the weights of a version, which are fetched when they are not here yet."""
@@ -77,9 +74,11 @@ class RolloutWorker:
         return DrawnBatch(self.version, packed_samples(drawn), scores, images, seconds, passes)
 
 
-def frozen_identity(generator: Generator, conditions: PromptEmbeddings) -> str:
-    """A hash of what must be equal in all processes: frozen weights, encoders and the packages that compute."""
-    frozen = [parameter for module in (generator.denoiser, *generator.frozen_modules())
+def frozen_identity(sampler: Sampler, conditions: PromptEmbeddings) -> str:
+    """A hash of what must be equal in all processes: frozen weights, encoders, the guide and the packages that compute.
+    """
+    generator = sampler.generator
+    frozen = [parameter for module in (generator.denoiser, *generator.frozen_modules(), *sampler.guide.networks())
               for parameter in module.parameters() if not parameter.requires_grad]
     parts = (versions(), conditions.key(""), fingerprint(nn.ParameterList(frozen)))
     return hashlib.sha256(repr(parts).encode()).hexdigest()
