@@ -18,6 +18,7 @@ from visalign.config.load import load_config
 from visalign.generators import FAMILIES
 from visalign.rewards.vlm import UnifiedRewardPairs, VlmEdit
 
+from .guide_of_recipe import guide_source
 from .model_of_recipe import source_of
 from .pairs_of_recipe import write_what_is_asked
 from .test_online_configs import TINY as IMAGES
@@ -90,6 +91,8 @@ def test_a_full_size_recipe_needs_what_its_header_gives_and_nothing_else(file, p
     if of_hub and not (config.data.feedback or config.data.subject):
         overrides.append(f"data.path={pairs_file}")
     write_what_the_header_says(file, tmp_path)
+    overrides = [each for each in overrides if not each.startswith("rollout.guide.source=")]
+    overrides += guide_source(config, tmp_path, pipelines(kind), kind)
     shape = PIPELINES[kind].settings or {"resolution": 16}
     monkeypatch.chdir(tmp_path)
     for judge in (VlmEdit, UnifiedRewardPairs):  # a header asks for its server
@@ -118,11 +121,16 @@ def captioned(tmp_path):
     return tmp_path
 
 
+def guided_by(config) -> str | None:
+    """The guide that a recipe's samples follow."""
+    return config.rollout.guide.source if config.loop == "online" and config.rollout.guide else None
+
+
 @pytest.mark.parametrize("file", [file for file in RECIPES if file not in FULL_SIZE],
                          ids=lambda file: file.relative_to(ROOT).with_suffix("").as_posix())
 def test_an_embedded_recipe_names_no_file_that_is_not_made_by_what_its_header_says(file):
     config, header = load_config(file), file.read_text().split("\nmodel:")[0]
     named = [source for source in (getattr(config.data, "path", None) if config.loop == "offline"
-                                   else config.rollout.votes, config.eval.prompts)
+                                   else config.rollout.votes, config.eval.prompts, guided_by(config))
              if isinstance(source, str) and ":" not in source]
     assert all(Path(source).parts[0] in header for source in named)

@@ -11,6 +11,7 @@ from visalign.config.load import build_objective, load_config
 from visalign.trainers.cost import sample_passes
 from visalign.trainers.online.epoch_shape import check_arithmetic
 
+from .guide_of_recipe import guide_source
 from .model_of_recipe import source_of
 from .test_configs import TINY
 
@@ -41,6 +42,8 @@ def test_recipe_runs_on_a_tiny_network(file, pipelines, tmp_path):
         "rollout.engine=local", "rollout.staleness=0", "eval.steps=2", "eval.reward=contrast", "eval.also=[saturation]",
         f"eval.features={'null' if config.guard.action == 'off' else 'tiny-clip'}", "guard.max_prompts=1",
         "guard.samples_per_prompt=2", "output.trackers=[]", f"output.folder={tmp_path / 'run'}"]
+    kind = TINY[config.model.source]
+    overrides += guide_source(config, tmp_path, pipelines(kind), kind)
     overrides += ["objective.keep=1"] if "keep" in config.objective else []
     overrides += ["reward.features=tiny-clip"] if config.reward.features else []
     if config.rollout.window is None:

@@ -3,6 +3,7 @@
 A method names its `view`: which terms the loop makes of its own samples.
     steps     one term per trained sampling step: log-probabilities of the stored transition (StepTerms)
     noised    one term per drawn time: predictions at the noised final latents (NoisedTerms)
+    siblings  one term per trained step: two candidates of that step, told apart by a latent reward (StepTerms)
     sampling  one term: the end of the sampling run with gradients, scored by a differentiable reward (RewardTerms)
 """
 
@@ -78,15 +79,16 @@ class RewardTerms:
 
 
 class OnlineObjective(Protocol):
-    """Settings and loss of one method. needs: subset of {"reference", "old_mean", "moves", "old", "sampler"}; the last
-    two are copies of the policy that follow it, see `copy_decay`.
+    """Settings and loss of one method. needs: subset of {"reference", "old_mean", "moves", "siblings", "old",
+    "sampler"}; the last two are copies of the policy that follow it, see `copy_decay`.
 
     `select` picks the samples of an update as units of `unit_size` indices; a unit is never split. The loss must
     be a mean over the micro-batch, so that the loop can weigh micro-batches by their size. stale: why it cannot learn
-    from samples of an earlier policy, "" where it can. credits_steps: whether it learns from `process_advantage`. draws:
-    whose own the times and the noise of a `noised` view are, a "sample"'s or a "group"'s. centred: whether a group's
-    advantages must add up to 0. train_guidance, ref_guidance: guidance scale of what learns (with its old policy) and of
-    the reference, None for the rollout's.
+    from samples of an earlier policy, "" where it can. credits_steps: whether it learns from `process_advantage`.
+    draws: whose own the times and the noise of a `noised` view are, a "sample"'s or a "group"'s. centred: whether a
+    group's advantages must add up to 0. ranks_samples: whether advantages of samples teach it anything.
+    train_guidance, ref_guidance: guidance scale of what learns (with its old policy) and of the reference, None for the
+    rollout's.
     """
 
     process: ClassVar[str]
@@ -95,6 +97,7 @@ class OnlineObjective(Protocol):
     stale: ClassVar[str]
     credits_steps: ClassVar[bool]
     centred: ClassVar[bool]
+    ranks_samples: ClassVar[bool]
 
     @property
     def train_guidance(self) -> float | None: ...
@@ -141,6 +144,7 @@ class OnlineBase(Ranged):
     stale: ClassVar[str] = ""
     credits_steps: ClassVar[bool] = False
     centred: ClassVar[bool] = False
+    ranks_samples: ClassVar[bool] = True
     train_guidance: ClassVar[float | None] = None
     ref_guidance: ClassVar[float | None] = None
 

@@ -37,7 +37,8 @@ def _online(config: OnlineConfig, objective) -> float:
 def sample_passes(config: OnlineConfig, objective) -> tuple[int, int, int]:
     """Passes an online sample takes: to draw it, with gradient to learn from it, and without."""
     rollout = config.rollout
-    terms = {"steps": _trained_steps(config), "noised": getattr(objective, "times", 1),
+    steps = _trained_steps(config)
+    terms = {"steps": steps, "siblings": steps, "noised": getattr(objective, "times", 1),
              "sampling": getattr(objective, "last_steps", 1)}[objective.view]
     guided, trained, reference = (_branches(rollout.guidance_scale if scale is None else scale) for scale in (
         None, objective.train_guidance, objective.ref_guidance))
@@ -59,7 +60,8 @@ def _trained_steps(config: OnlineConfig) -> int:
 
 def kept_steps(config: OnlineConfig, objective) -> int:
     """Sampling steps that are stored of each sample."""
-    return {"steps": _trained_steps(config), "noised": 0, "sampling": 1}[objective.view]
+    steps = _trained_steps(config)
+    return {"steps": steps, "siblings": steps, "noised": 0, "sampling": 1}[objective.view]
 
 
 def passes_of_look(prompts: int, seeds: int, steps: int, guidance_scale: float) -> float:

@@ -33,6 +33,7 @@ from visalign.sampling.seeds import rng_for
 from visalign.storage.out_of_memory import memory_told
 from visalign.storage.run_folder import RunFolder
 from visalign.trainers.base import GeneratorTrainer, NonFinite
+from visalign.trainers.online import sibling_view  # noqa: F401, a view is known once it is imported
 from visalign.trainers.online.collect import PromptEmbeddings, RolloutBatch, RolloutParts
 from visalign.trainers.online.epoch_shape import check_arithmetic
 from visalign.trainers.online.epochs import Epochs, PromptTask
@@ -256,7 +257,7 @@ class OnlineTrainer(GeneratorTrainer):
 
     def _self_check(self, batch: MicroBatch) -> None:
         """Before the first update every ratio must be 1. Raises UserError with the likely cause."""
-        if self.objective.view == "steps" and not self.config.rollout.votes:
+        if self.view.has_ratio and not self.config.rollout.votes:
             with self.engine.gathered():
                 worst = check_ratio(self.view, batch, self.generator)
             self.run.log({"kind": "self_check", "step": self.state.step, "log_ratio": worst})

@@ -1,6 +1,7 @@
 """Views of the generator's own samples for an update. An objective names its view; the loop needs nothing else.
 
-To add a view: a class with these methods, and its name in VIEWS.
+To add a view: a class with these methods, and its name in VIEWS. One in a file of its own
+puts itself there, and loop.py imports it.
 """
 
 from dataclasses import dataclass, replace
@@ -53,10 +54,11 @@ class Context:
 
 
 class TermView(Protocol):
-    """terms: how many terms each sample has. kept: which steps the sampler must store, int64 [n, K]. expect: that many
-    are stored of each sample of the epoch to learn from."""
+    """terms: how many terms each sample has. has_ratio: whether they hold old log-probabilities. kept: which steps the
+    sampler must store, int64 [n, K]. expect: that many are stored of each sample of the epoch to learn from."""
 
     terms: int
+    has_ratio: bool
 
     def expect(self, stored: int) -> None: ...
 
@@ -68,6 +70,8 @@ class TermView(Protocol):
 
 
 class _WithPredictions:
+    has_ratio = False
+
     def __init__(self, context: Context, noisy: list[int]):
         self.context, self.generator, self.settings = context, context.generator, context.settings
         self.process, self.needs = context.generator.process, context.objective.needs
@@ -106,6 +110,8 @@ class _WithPredictions:
 
 class StepView(_WithPredictions):
     """Stored transitions of a stochastic sampler, one per term."""
+
+    has_ratio = True
 
     def prepare(self, noisy: list[int]) -> None:
         check_steps(self.settings, noisy)
