@@ -24,6 +24,9 @@ def value(config, key):
     ("online/sd35_tempflow", {"objective.step_weight": "noise", "objective.clip": 1e-4, "guard.action": "rollback"}),
     ("online/sd35_diverse", {"objective.kl": "early", "objective.kl_steps": 3, "objective.beta": 0.04,
                              "advantage.rarity": 0.2, "reward.features": "clip:ViT-L-14/openai"}),
+    ("video/wan21_euphonium", {"rollout.guide.scale": 0.01, "rollout.noise_level": 0.25, "rollout.group_size": 8,
+                               "rollout.steps": 16, "advantage.process_weight": 1.0, "objective": {
+                                   "name": "grpo", "clip": 1e-4}}),
     ("online/flux_mix_grpo_flash", {"rollout.tail.ratio": 0.4, "rollout.window.schedule": "progressive"}),
     ("online/sd35_pref_grpo", {"rollout.group_size": 8, "advantage.combine": "advantages"}),
     ("online/flux_mix_grpo", {"rollout.clean_steps": 2}),
@@ -75,7 +78,8 @@ def test_numbers_of_the_published_code(name, numbers):
     ("online/sd35_crd", "draws 20"), ("online/flux_dance_grpo", "n - 1"),
     ("online/flux_mix_grpo", "shift"), ("online/flux_mix_grpo_flash", "still have noise"),
     ("online/sd35_pref_grpo", "one order only"), ("video/hunyuan_dance_grpo", "VQ alone"),
-    ("video/ltx2_grpo", "follow one another"), ("edit/qwen_edit_nft", "second order"), ("video/wan22_grpo", "4 and 3"),
+    ("video/ltx2_grpo", "follow one another"),
+    ("video/wan21_euphonium", "set out from"), ("edit/qwen_edit_nft", "second order"), ("video/wan22_grpo", "4 and 3"),
     ("edit/kontext_grpo", "forgets"), ("online/z_image_nft", "half"), ("sd3_flow_rwr", "mean 1"), ("sd3_soar", "1/40")])
 def test_what_differs_on_purpose_is_said(name, word):
     lines = (CONFIGS / f"{name}.yaml").read_text().splitlines()

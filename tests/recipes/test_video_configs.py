@@ -14,6 +14,7 @@ from visalign.config import GuideConfig
 from visalign.config.load import load_config
 from visalign.trainers.online.epoch_shape import check_arithmetic
 
+from .guide_of_recipe import guide_source
 from .model_of_recipe import source_of
 
 ROOT = Path(__file__).resolve().parents[2] / "configs"
@@ -76,6 +77,8 @@ def test_recipe_runs_on_a_tiny_network(file, pipeline, video_pairs_file, tmp_pat
                       "rollout.prompts_per_epoch=2", f"rollout.group_size={group}", f"rollout.batch_size={group}",
                       "rollout.steps=4", "train.epochs=1", "train.updates_per_epoch=1", "train.batch_size=4",
                       "reward.models=[motion, contrast]"]
+        kind = TINY[config.model.source]
+        overrides += guide_source(config, tmp_path, pipeline(config.model.source)[0], kind)
     result = CliRunner().invoke(main, ["--debug", "train", str(file), *overrides], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     assert (tmp_path / "run" / "report.html").stat().st_size > 5000

@@ -235,6 +235,10 @@ RULES: tuple[Rule, ...] = (
          prompted=True),
     Rule("diverse", "prompts", _prompts, ("online/sd35_diverse", "online/diverse"),
          "diversity within a prompt shall stay: rare kinds of samples earn a bonus", prompted=True),
+    Rule("euphonium", "prompts", _prompts, ("video/wan21_euphonium", "online/euphonium"),
+         "a latent reward is there, or can be trained from comparisons: samples follow it, and it credits each step",
+         prompted=True, first="train the latent reward with `visalign guide train`, and name its run in "
+         "rollout.guide.source"),
     Rule("pref-grpo", "prompts", _prompts, ("online/sd35_pref_grpo", "online/pref_grpo"),
          "the reward compares two samples, or its scale means nothing: win rates within the group",
          prompted=True),
