@@ -278,7 +278,7 @@ def test_a_reward_that_compares_needs_whole_groups(online_recipe, tmp_path, scri
 
 def test_a_diffusion_model_is_told_which_objectives_fit(online_recipe):
     said = fails(online_recipe("sdxl", "nft", **ODE)).replace("flow_dppo, ", "")
-    assert "use one of crd, d3po, dgpo, draft, grpo, grpo_guard, pairs_in_group, raft" in said
+    assert "use one of crd, d3po, dgpo, draft, grpo, grpo_guard, pairs_in_group, raft, spo" in said
 
 
 def test_fewer_prompts_than_an_epoch_asks_for_are_sampled_more_than_once(online_recipe, tmp_path):

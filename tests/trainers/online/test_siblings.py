@@ -46,11 +46,12 @@ def drawn(pipelines, settings=SETTINGS, reward=lambda x, t, **texts: x.mean((1, 
     starts = [Start(place, "a red fruit", "key", place, 20 + place) for place in range(2)]
     plan = plan_steps(settings, noisy, 0, 0, [0, 1])
     conditioning = generator.encode_prompts(["a red fruit"] * 2)
-    found = Sampler(generator, settings, False, steps).draw(starts, conditioning, None, plan.stochastic, view.kept(plan))
+    kept = view.kept(plan)
+    found = Sampler(generator, settings, False, steps).draw(starts, conditioning, None, plan.stochastic, kept)
     return found, view, MicroBatch(found, torch.zeros(2), conditioning, None, 0)
 
 
-def test_pairs_are_stored_from_the_latents_that_went_on(pipelines):
+def test_the_best_and_the_worst_of_each_step_in_range_are_stored(pipelines):
     found, view, _ = drawn(pipelines)
     noise = view.process.noise_fraction(view.times)
     inside = [j for j in range(5) if 0.1 <= noise[j] <= 0.95]
@@ -58,8 +59,6 @@ def test_pairs_are_stored_from_the_latents_that_went_on(pipelines):
         assert sample.steps.tolist() == inside and view.terms == len(inside) >= 2
         gap = torch.tanh((sample.after - sample.other).mean((1, 2, 3)) / 2)
         assert (gap > 0).all() and torch.equal(sample.decided, gap > 0.3)
-        # the next step begins at one of three siblings; the first one, whatever the judge says of it
-        assert not torch.equal(sample.before[1], sample.other[0])
 
 
 def test_what_goes_on_does_not_depend_on_the_judge(pipelines):
@@ -91,7 +90,8 @@ def guided(pipelines, online_recipe, tmp_path):
         generator = load_tiny(pipelines(base), base)
         save_guide(tmp_path / "guide", LatentReward(generator, head), ModelSettings(source="tiny"), {})
         rollout = {"group_size": 1, "prompts_per_epoch": 4, "siblings": {"count": 3, "threshold": 0.0},
-                   "guide": {"source": str(tmp_path / "guide"), "weights": {"alignment": 1.0}, "scale": 0, "first": 1.0}}
+                   "guide": {"source": str(tmp_path / "guide"), "weights": {"alignment": 1.0}, "scale": 0,
+                             "first": 1.0}}
         return online_recipe(base, "spo", rollout=rollout | sections.pop("rollout", {}), **sections)
 
     return write
