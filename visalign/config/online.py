@@ -113,7 +113,7 @@ class RolloutSettings(Settings):
     train_fraction: share of the stochastic steps trained on, the `first` ones or a `random` choice for each sample.
     tail: the steps after a `progressive` window are fewer, by a solver of second order, for flow models.
     guide: a latent reward that the samples follow.
-    siblings: several candidates of each trained step, which the guide judges and does not move.
+    siblings: several candidates of each trained step, which the guide scores and does not move.
     clean_steps: this many last steps follow the ODE, so images are scored without the sampler's last noise
     (DanceGRPO: 1; SD3's own schedule ends with a step from 0.001 to 0, so 2 there).
     same_noise: all samples of a prompt start from one noise and differ by the sampler's noise alone.
@@ -306,7 +306,7 @@ class OnlineConfig(PolicyRun):
             raise ValueError("rollout.guide moves the samples that are drawn: it goes with neither rollout.tail nor "
                              "rollout.votes; leave one of them out")
         if rollout.siblings and (rollout.guide is None or rollout.guide.scale):
-            raise ValueError("rollout.siblings are judged by rollout.guide, which moves nothing then: set its source "
+            raise ValueError("rollout.siblings are scored by rollout.guide, which moves nothing then: set its source "
                              "and weights, and scale 0")
         if rollout.siblings and (rollout.window or rollout.train_choice == "random"):
             raise ValueError("rollout.siblings are drawn at the same steps of every sample, those in the range of "

@@ -17,7 +17,7 @@ def check_rollout_guide(config: OnlineConfig, family: type[Generator]) -> None:
     distil = getattr(objective, "distil", 0.0)
     if (objective.view == "siblings") != bool(config.rollout.siblings):
         raise UserError(f"objective.name {name}: " + (
-            "learns from candidates of a step that a guide judges; set rollout.siblings and rollout.guide"
+            "learns from candidates of a step that a guide scores; set rollout.siblings and rollout.guide"
             if objective.view == "siblings" else "learns nothing from rollout.siblings; use spo, or leave them out"))
     if guide is None:
         for setting, value in (("advantage.process_weight", rule.process_weight), ("objective.distil", distil)):

@@ -9,6 +9,7 @@ from tests.families import load_tiny
 from visalign.config import GuideHeadSettings, ModelSettings, RolloutSettings
 from visalign.guidance import LatentReward, save_guide
 from visalign.objectives.spo import SPO
+from visalign.trainers.online.ahead.packing import packed_samples, unpacked_samples
 from visalign.trainers.online.guide import RolloutGuide
 from visalign.trainers.online.rollout import Sampler, Start
 from visalign.trainers.online.sibling_view import SiblingView
@@ -36,12 +37,12 @@ SETTINGS = RolloutSettings(steps=5, sampler="flow_sde", group_size=1, train_frac
 
 
 def drawn(pipelines, settings=SETTINGS, reward=lambda x, t, **texts: x.mean((1, 2, 3))[:, None, None]):
-    """Trajectories with siblings that are judged by their mean, and the view of them."""
+    """Trajectories with siblings with their mean as the reward, and the view of them."""
     generator = load_tiny(pipelines("sd3"), "sd3")
     times = generator.schedule(settings.steps)
     noisy = noisy_steps(generator.process, times, settings)
-    judge = RolloutGuide(reward, torch.ones(1), generator, settings.guide, times)
-    steps = SiblingSteps(judge, settings.siblings, LOG_PROBS["normal"]) if settings.siblings else judge
+    guide = RolloutGuide(reward, torch.ones(1), generator, settings.guide, times)
+    steps = SiblingSteps(guide, settings.siblings, LOG_PROBS["normal"])
     view = SiblingView(Context(generator, settings, SPO(), None, None, 0), noisy)
     starts = [Start(place, "a red fruit", "key", place, 20 + place) for place in range(2)]
     plan = plan_steps(settings, noisy, 0, 0, [0, 1])
@@ -61,12 +62,20 @@ def test_the_best_and_the_worst_of_each_step_in_range_are_stored(pipelines):
         assert (gap > 0).all() and torch.equal(sample.decided, gap > 0.3)
 
 
-def test_what_goes_on_does_not_depend_on_the_judge(pipelines):
+def test_what_goes_on_does_not_depend_on_the_reward(pipelines):
     liked, _, _ = drawn(pipelines)
     disliked, _, _ = drawn(pipelines, reward=lambda x, t, **texts: -x.mean((1, 2, 3))[:, None, None])
     for a, b in zip(liked, disliked, strict=True):
         assert torch.equal(a.before, b.before) and torch.equal(a.latents, b.latents)
         assert torch.equal(a.after, b.other) and torch.equal(a.other, b.after)
+
+
+def test_siblings_reach_the_learner_from_another_process_as_they_were_drawn(pipelines):
+    found, _, _ = drawn(pipelines)
+    again = unpacked_samples(packed_samples(found), tuple(sample.start for sample in found))
+    for a, b in zip(found, again, strict=True):
+        assert all(torch.equal(getattr(a, name), getattr(b, name)) for name in ("after", "other", "other_log_prob",
+                                                                                "decided"))
 
 
 def test_both_siblings_begin_with_ratio_one(pipelines):
@@ -102,7 +111,7 @@ def guided(pipelines, online_recipe, tmp_path):
 def test_siblings_teach_every_weight_and_a_continued_run_ends_with_the_same_bits(guided, tmp_path, base, sections):
     file = guided(base, eval=UNMEASURED, **sections)
     run(file, "train.epochs=3")
-    trained, first, last = rows(tmp_path / "run"), weights(tmp_path / "run", 1), weights(tmp_path / "run", 3)
+    trained, first, last = rows(tmp_path / "run"), weights(tmp_path / "run", 2), weights(tmp_path / "run", 3)
     assert {name for name in first if torch.equal(first[name], last[name]) and "add_" not in name} == set()
     assert trained[0]["decided"] == 1 and trained[0]["loss"] == pytest.approx(0.693147, abs=1e-4)
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-00000003")
@@ -122,9 +131,9 @@ def test_two_processes_learn_from_siblings_what_one_does(guided, two_processes, 
 
 @pytest.mark.parametrize("overrides, words", [
     (["rollout.siblings={count: 1}"], "rollout.siblings.count is 1: it must be at least 2"),
-    (["rollout.siblings=null"], "objective.name spo: learns from candidates of a step that a guide judges"),
+    (["rollout.siblings=null"], "objective.name spo: learns from candidates of a step that a guide scores"),
     (["objective={name: grpo}"], "objective.name grpo: learns nothing from rollout.siblings; use spo"),
-    (["rollout.guide=null"], "rollout.siblings are judged by rollout.guide"),
+    (["rollout.guide=null"], "rollout.siblings are scored by rollout.guide"),
     (["rollout.guide.scale=0.5"], "which moves nothing then: set its source and weights, and scale 0"),
     (["rollout.window={size: 1}"], "leave out rollout.window and train_choice random"),
     (["rollout.guide.weights={aligment: 1}"], "there is no dimension 'aligment' (did you mean 'alignment'"),
@@ -135,6 +144,11 @@ def test_mistakes_end_in_one_sentence(guided, tmp_path, overrides, words):
     said = fails(guided(), *overrides)
     assert words in said
     assert not (tmp_path / "run").exists()
+
+
+def test_steps_outside_the_guide_s_range_alone_are_refused(guided):
+    said = fails(guided(), "rollout.steps=6", "rollout.train_fraction=0.2", "rollout.guide.first=0.6")
+    assert "rollout.train_fraction 0.2: none of the steps that it leaves lies in the range of rollout.guide" in said
 
 
 def test_a_guide_of_another_network_is_refused_before_a_model_is_loaded(guided, pipelines, tmp_path):

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from visalign.errors import UserError
 from visalign.objectives.online import StepTerms
 from visalign.processes.steps import LOG_PROBS, sensitivity
 from visalign.trainers.online.guide import steps_in_range
@@ -13,12 +14,15 @@ from visalign.trainers.online.views import VIEWS, MicroBatch, StepView
 class SiblingView(StepView):
     """Stored pairs of a stochastic sampler, one per term: rows 2i and 2i + 1 are a sample's best and worst sibling.
 
-    Their advantages are 1 and -1, and 0 where the judge does not tell them apart.
+    Their advantages are 1 and -1, and 0 where the guide does not tell them apart.
     """
 
     def prepare(self, noisy: list[int]) -> None:
         super().prepare(noisy)
         self.terms = self.kept(plan_steps(self.settings, noisy, 0, self.context.seed, [0])).shape[1]
+        if not self.terms:
+            raise UserError(f"rollout.train_fraction {self.settings.train_fraction:g}: none of the steps that it leaves "
+                            "lies in the range of rollout.guide, so no siblings would be drawn; set it to 1")
 
     def kept(self, plan: StepPlan) -> Tensor:
         inside = steps_in_range(self.settings.guide, self.process, self.times, plan.trained[0].tolist())

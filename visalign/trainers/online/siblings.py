@@ -6,8 +6,8 @@
 Liang et al. 2024 (arXiv 2406.04314), step-aware preference optimisation. R's differences are log-odds, so the left side
 is how much likelier than not the best one is the better. Candidates are drawn alike, so that the first one, which goes
 on whatever R says of it, is a random one.
-Differs from its code in: R judges the candidates themselves, at their own time, where its judge sees the images that
-the next predictions make of them, decoded: a pass and a decoding of each candidate.
+Differs from its code in: R scores the candidates themselves, at their own time, where its reward sees the images
+that the next predictions make of them, decoded: a pass and a decoding of each candidate.
 """
 
 from collections.abc import Callable
@@ -42,17 +42,17 @@ def best_and_worst(candidates: Tensor, rewards: Tensor, threshold: float) -> Pai
 
 @dataclass(frozen=True)
 class SiblingSteps:
-    """judge: whose reward tells siblings apart, and in whose range they are drawn; it moves nothing."""
+    """guide: whose reward tells siblings apart, and in whose range they are drawn; it moves nothing."""
 
-    judge: RolloutGuide
+    guide: RolloutGuide
     settings: SiblingSettings
     log_prob: Callable[[Tensor, Tensor, Tensor], Tensor]
 
     def networks(self) -> list[nn.Module]:
-        return self.judge.networks()
+        return self.guide.networks()
 
     def check(self, noisy: list[int]) -> None:
-        self.judge.check(noisy)
+        self.guide.check(noisy)
 
     def follow(self, texts: Conditioning, stochastic: frozenset[int], kept: Tensor) -> "DrawnSiblings":
         return DrawnSiblings(self, texts, kept)
@@ -75,9 +75,9 @@ class DrawnSiblings:
         noise = [torch.stack([torch.randn(after.shape[1:], generator=g) for g in sources]).to(after.device)
                  for _ in range(self.steps.settings.count - 1)]
         candidates = torch.stack([after, *(draw(moments, each) for each in noise)])
-        judge = self.steps.judge
-        t = judge.time(j + 1, after)
-        rewards = torch.stack([judge.value(each, t, self.texts) for each in candidates])
+        guide = self.steps.guide
+        t = guide.time(j + 1, after)
+        rewards = torch.stack([guide.value(each, t, self.texts) for each in candidates])
         pair = best_and_worst(candidates, rewards, self.steps.settings.threshold)
         self.others[j] = pair.worst, self.steps.log_prob(pair.worst, *moments), pair.decided
         return pair.best
@@ -93,9 +93,9 @@ class DrawnSiblings:
         return None, None, worst, log_prob, decided
 
 
-def siblings_of(config: OnlineConfig, judge: RolloutGuide | Unguided) -> RolloutGuide | Unguided | SiblingSteps:
+def siblings_of(config: OnlineConfig, guide: RolloutGuide | Unguided) -> RolloutGuide | Unguided | SiblingSteps:
     """What a recipe's steps are drawn with: siblings, or what the guide makes of one sample."""
     settings = config.rollout.siblings
-    if settings is None or isinstance(judge, Unguided):
-        return judge
-    return SiblingSteps(judge, settings, LOG_PROBS[config.rollout.log_prob])
+    if settings is None or isinstance(guide, Unguided):
+        return guide
+    return SiblingSteps(guide, settings, LOG_PROBS[config.rollout.log_prob])
