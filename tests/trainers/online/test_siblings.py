@@ -148,7 +148,7 @@ def test_mistakes_end_in_one_sentence(guided, tmp_path, overrides, words):
 
 def test_steps_outside_the_guide_s_range_alone_are_refused(guided):
     said = fails(guided(), "rollout.steps=6", "rollout.train_fraction=0.2", "rollout.guide.first=0.6")
-    assert "rollout.train_fraction 0.2: none of the steps that it leaves lies in the range of rollout.guide" in said
+    assert "rollout.train_fraction 0.2: no step that it leaves lies in the range of rollout.guide" in said
 
 
 def test_a_guide_of_another_network_is_refused_before_a_model_is_loaded(guided, pipelines, tmp_path):
