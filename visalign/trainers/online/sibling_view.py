@@ -22,7 +22,7 @@ class SiblingView(StepView):
         self.terms = self.kept(plan_steps(self.settings, noisy, 0, self.context.seed, [0])).shape[1]
         if not self.terms:
             raise UserError(f"rollout.train_fraction {self.settings.train_fraction:g}: no step that it leaves lies "
-                            " in the range of rollout.guide, so no siblings would be drawn; set it to 1")
+                            "in the range of rollout.guide, so no siblings would be drawn; set it to 1")
 
     def kept(self, plan: StepPlan) -> Tensor:
         inside = steps_in_range(self.settings.guide, self.process, self.times, plan.trained[0].tolist())
