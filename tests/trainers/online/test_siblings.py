@@ -132,7 +132,7 @@ def test_two_processes_learn_from_siblings_what_one_does(guided, two_processes, 
 @pytest.mark.parametrize("overrides, words", [
     (["rollout.siblings={count: 1}"], "rollout.siblings.count is 1: it must be at least 2"),
     (["rollout.siblings=null"], "objective.name spo: learns from candidates of a step that a guide scores"),
-    (["objective={name: grpo}", "rollout.group_size=4"], "objective.name grpo: learns nothing from rollout.siblings; use spo"),
+    (["objective={name: grpo}", "rollout.group_size=4"], "grpo: learns nothing from rollout.siblings; use spo"),
     (["rollout.guide=null"], "rollout.siblings are scored by rollout.guide"),
     (["rollout.guide.scale=0.5"], "which moves nothing then: set its source and weights, and scale 0"),
     (["rollout.window={size: 1}"], "leave out rollout.window and train_choice random"),
