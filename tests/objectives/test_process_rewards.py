@@ -104,7 +104,8 @@ def test_the_velocity_of_distillation_has_the_guided_mean(sampler, level):
         bracket = 1 + level**2 * (1 - t) / (2 * t)
         torch.testing.assert_close(target, v - kappa * gradient / bracket[:, None], atol=1e-6, rtol=0)
     learnt = v + 0.1 * torch.randn_like(v)
-    given = replace(terms([0.0, 0.0], None, [1.0, 1.0]), mean=process.moments(learnt, x, t, t_next, sampler, level).mean,
+    mean = process.moments(learnt, x, t, t_next, sampler, level).mean
+    given = replace(terms([0.0, 0.0], None, [1.0, 1.0]), mean=mean,
                     old_mean=guided - move, moves=move, sensitivity=slopes.abs())
     torch.testing.assert_close(distance_to_guided(given), (learnt - target).square().mean(1))
 

@@ -44,6 +44,7 @@ def test_recipe_runs_on_a_tiny_network(file, pipelines, tmp_path):
         "guard.samples_per_prompt=2", "output.trackers=[]", f"output.folder={tmp_path / 'run'}"]
     kind = TINY[config.model.source]
     overrides += guide_source(config, tmp_path, pipelines(kind), kind)
+    overrides += ["rollout.branches.steps=[0, 1]"] if config.rollout.branches else []
     overrides += ["objective.keep=1"] if "keep" in config.objective else []
     overrides += ["reward.features=tiny-clip"] if config.reward.features else []
     if config.rollout.window is None:

@@ -27,6 +27,9 @@ def value(config, key):
     ("video/wan21_euphonium", {"rollout.guide.scale": 0.01, "rollout.noise_level": 0.25, "rollout.group_size": 8,
                                "rollout.steps": 16, "advantage.process_weight": 1.0, "objective": {
                                    "name": "grpo", "clip": 1e-4}}),
+    ("online/sd35_branch_grpo", {"rollout.branches.steps": (0, 3, 6, 9), "rollout.branches.noise": 4.0,
+                                 "rollout.noise_level": 0.3, "rollout.group_size": 16, "rollout.steps": 20,
+                                 "objective.clip": 1e-3}),
     ("online/flux_mix_grpo_flash", {"rollout.tail.ratio": 0.4, "rollout.window.schedule": "progressive"}),
     ("online/sd35_pref_grpo", {"rollout.group_size": 8, "advantage.combine": "advantages"}),
     ("online/flux_mix_grpo", {"rollout.clean_steps": 2}),
@@ -82,7 +85,8 @@ def test_numbers_of_the_published_code(name, numbers):
     ("online/flux_mix_grpo", "shift"), ("online/flux_mix_grpo_flash", "still have noise"),
     ("online/sd35_pref_grpo", "one order only"), ("video/hunyuan_dance_grpo", "VQ alone"),
     ("video/ltx2_grpo", "follow one another"),
-    ("video/wan21_euphonium", "set out from"), ("edit/qwen_edit_nft", "second order"), ("video/wan22_grpo", "4 and 3"),
+    ("video/wan21_euphonium", "set out from"), ("online/sd35_branch_grpo", "narrower one"),
+    ("edit/qwen_edit_nft", "second order"), ("video/wan22_grpo", "4 and 3"),
     ("edit/kontext_grpo", "forgets"), ("online/z_image_nft", "half"), ("sd3_flow_rwr", "mean 1"), ("sd3_soar", "1/40")])
 def test_what_differs_on_purpose_is_said(name, word):
     lines = (CONFIGS / f"{name}.yaml").read_text().splitlines()

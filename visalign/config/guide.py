@@ -38,10 +38,10 @@ class GuideHeadSettings(Settings):
 class RolloutGuideSettings(Settings):
     """A latent reward R that an online run's samples follow (Euphonium).
 
-    source: a run of `visalign guide train`, or its guide folder. weights: of its dimensions, R is their sum in log-odds.
-    scale: kappa; a stochastic step's sample is moved by kappa times the length of the step times the gradient of R; 0
-    moves nothing. first, last: the part of the noise range, from 1 (pure noise) to 0 (data), in which the guide is
-    followed and asked.
+    source: a run of `visalign guide train`, or its guide folder. weights: of its dimensions, R is their sum in
+    log-odds. scale: kappa; a stochastic step's sample is moved by kappa times the length of the step times the gradient
+    of R; 0 moves nothing. first, last: the part of the noise range, from 1 (pure noise) to 0 (data), in which the guide
+    is followed and asked.
     """
 
     source: Text
@@ -53,8 +53,8 @@ class RolloutGuideSettings(Settings):
     @model_validator(mode="after")
     def _consistent(self):
         if self.last >= self.first:
-            raise ValueError(f"rollout.guide.last {self.last:g}: must be below rollout.guide.first {self.first:g}, since "
-                             "noise falls from 1 to 0 along a sampling run")
+            raise ValueError(f"rollout.guide.last {self.last:g}: must be below rollout.guide.first {self.first:g}, "
+                             "since noise falls from 1 to 0 along a sampling run")
         if not any(self.weights.values()):
             raise ValueError("rollout.guide.weights are all 0, so there is nothing to follow")
         return self

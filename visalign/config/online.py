@@ -3,7 +3,7 @@
 from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Interval
-from pydantic import field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from visalign.config.common import (
     EvaluationSettings,
@@ -81,6 +81,26 @@ class SiblingSettings(Settings):
     threshold: Fraction = 0.3
 
 
+class BranchSettings(Settings):
+    """Samples of a prompt grow as trees, whose trunk divides in two before some sampling steps (BranchGRPO).
+
+    steps: which, in rising order; s of them make 2^s samples of one noise, whose common steps are drawn once. noise: by
+    what the noise of these steps is multiplied, so that the two parts differ. trained: the steps that are learnt from,
+    as a window that slides while all steps stay stochastic (null: those of train_fraction).
+    """
+
+    steps: Annotated[tuple[FewOrNone, ...], Field(min_length=1, max_length=10)]
+    noise: Positive = 4.0
+    trained: WindowSettings | None = None
+
+    @field_validator("steps")
+    @classmethod
+    def _rising(cls, steps: tuple[int, ...]) -> tuple[int, ...]:
+        if list(steps) != sorted(set(steps)):
+            raise ValueError(f"rollout.branches.steps {list(steps)} must rise")
+        return steps
+
+
 class RolloutActorSettings(Settings):
     """Actors on a Ray cluster that sample and score, each with the generator and the rewards in its own process.
 
@@ -112,7 +132,7 @@ class RolloutSettings(Settings):
     log_prob: the density, or `unnormalised` as the published trainers have it with cps.
     train_fraction: share of the stochastic steps trained on, the `first` ones or a `random` choice for each sample.
     tail: the steps after a `progressive` window are fewer, by a solver of second order, for flow models.
-    guide: a latent reward that the samples follow.
+    guide: a latent reward that the samples follow. branches: samples grow as trees, and share the steps of their trunk.
     siblings: several candidates of each trained step, which the guide scores and does not move.
     clean_steps: this many last steps follow the ODE, so images are scored without the sampler's last noise
     (DanceGRPO: 1; SD3's own schedule ends with a step from 0.001 to 0, so 2 there).
@@ -141,6 +161,7 @@ class RolloutSettings(Settings):
     tail: TailSettings | None = None
     guide: RolloutGuideSettings | None = None
     siblings: SiblingSettings | None = None
+    branches: BranchSettings | None = None
     clean_steps: FewOrNone = 0
     same_noise: bool = False
     guidance_scale: GuidanceScale = 1.0
@@ -152,19 +173,48 @@ class RolloutSettings(Settings):
     staleness: Staleness = 0
     ray: RolloutActorSettings = RolloutActorSettings()
 
+    @property
+    def split_steps(self) -> tuple[int, ...]:
+        """Before which sampling steps a trunk divides."""
+        return self.branches.steps if self.branches else ()
 
-def check_window(window: WindowSettings, steps: int) -> None:
+    @property
+    def leaves(self) -> int:
+        """Samples of one tree."""
+        return 2**len(self.split_steps)
+
+    @property
+    def trained_window(self) -> WindowSettings | None:
+        """The window that is learnt from, whether or not other steps add noise too."""
+        return self.branches.trained if self.branches else self.window
+
+
+def check_branches(rollout: RolloutSettings) -> None:
+    """Raise ValueError when trees cannot grow with the other settings."""
+    branches, steps = rollout.branches, rollout.steps - rollout.clean_steps
+    if branches.steps[-1] >= steps:
+        raise ValueError(f"rollout.branches.steps {branches.steps[-1]}: must be below {steps}, rollout.steps less "
+                         "rollout.clean_steps, since parts that add no noise stay the same")
+    for name, given in (("window", rollout.window), ("votes", rollout.votes), ("guide", rollout.guide),
+                       ("train_choice random", rollout.train_choice == "random")):
+        if given:
+            raise ValueError(f"rollout.branches goes without rollout.{name}; leave one of them out")
+    if branches.trained:
+        check_window(branches.trained, steps, "rollout.branches.trained")
+
+
+def check_window(window: WindowSettings, steps: int, where: str = "rollout.window") -> None:
     """Raise ValueError when a window does not lie within the steps that may be stochastic."""
     last = steps - window.size
     if last < 0:
-        raise ValueError(f"rollout.window.size {window.size} does not fit into the {steps} steps of rollout.steps less "
+        raise ValueError(f"{where}.size {window.size} does not fit into the {steps} steps of rollout.steps less "
                          "rollout.clean_steps")
     for name, place in (("first", window.first), ("last", window.last)):
         if place is not None and place > last:
-            raise ValueError(f"rollout.window.{name} {place}: a window of {window.size} starts at step {last} at the "
+            raise ValueError(f"{where}.{name} {place}: a window of {window.size} starts at step {last} at the "
                              f"latest, of {steps} that may be stochastic")
     if window.last is not None and window.last < window.first:
-        raise ValueError(f"rollout.window.last {window.last} lies before rollout.window.first {window.first}")
+        raise ValueError(f"{where}.last {window.last} lies before {where}.first {window.first}")
 
 
 class RewardTerm(Settings):
@@ -296,6 +346,8 @@ class OnlineConfig(PolicyRun):
                              "rollout.engine ray, or staleness 0")
         if rollout.window:
             check_window(rollout.window, rollout.steps - rollout.clean_steps)
+        if rollout.branches:
+            check_branches(rollout)
         if rollout.tail and (rollout.window is None or rollout.window.schedule != "progressive"):
             raise ValueError("rollout.tail shortens what follows a window that slides: set rollout.window with "
                              "schedule progressive, or leave it out")

@@ -26,11 +26,11 @@ def check_rollout_guide(config: OnlineConfig, family: type[Generator]) -> None:
                                 "rollout.guide, or leave it out")
         return
     if objective.view not in ("steps", "siblings"):
-        raise UserError(f"rollout.guide: moves the steps of a stochastic sampler, from which objective.name {name} does "
-                        "not learn; use an objective that does, such as grpo, or leave the guide out")
+        raise UserError(f"rollout.guide: moves the steps of a stochastic sampler, from which objective.name {name} "
+                        "does not learn; use an objective that does, such as grpo, or leave the guide out")
     if rule.process_weight and not objective.credits_steps:
-        raise UserError(f"advantage.process_weight {rule.process_weight:g}: objective.name {name} compares whole samples; "
-                        "leave it out, or use grpo, grpo_guard or flow_dppo")
+        raise UserError(f"advantage.process_weight {rule.process_weight:g}: objective.name {name} compares whole "
+                        "samples; leave it out, or use grpo, grpo_guard or flow_dppo")
     if distil and not guide.scale:
         raise UserError(f"objective.distil {distil:g}: rollout.guide.scale 0 moves nothing that could be learnt; set a "
                         "scale above 0, or leave distil out")

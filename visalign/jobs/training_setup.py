@@ -22,6 +22,7 @@ from visalign.generators import Generator
 from visalign.generators.bucket_sizes import buckets_of
 from visalign.generators.prompt_length import say_what_is_cut
 from visalign.guidance.network import digest_of_guide
+from visalign.jobs.branching import check_branching
 from visalign.jobs.offline_checks import check_offline, reads_labels, wanted
 from visalign.jobs.rollout_guide import check_rollout_guide
 from visalign.media.source_images import content_of
@@ -135,6 +136,7 @@ def check_online(config: OnlineConfig, family: type[Generator]) -> FoundPairs:
     check_arithmetic(config, int(os.environ.get("WORLD_SIZE", "1")))
     check_engine(config)
     check_rollout_guide(config, family)
+    check_branching(config)
     family.check_prompts(prompts, "rollout.prompts")
     reward_set = RewardSet(config.reward, "cpu", family.modality, config.reward.features)
     check_sources_given([term.reward for term in reward_set.terms], prompts, "rollout.prompts")

@@ -22,8 +22,8 @@ def check_groups(config: LanguageOnlineConfig, world: int) -> None:
     rollout, train, size = config.rollout, config.train, config.rollout.answers_per_step
     rule, objective = build_advantage(config.advantage), build_objective(config.objective, loop=config.methods)
     if rule.process_weight:
-        raise UserError(f"advantage.process_weight {rule.process_weight:g}: weighs sampling steps of images and videos; leave "
-                        "it out")
+        raise UserError(f"advantage.process_weight {rule.process_weight:g}: weighs sampling steps of images and "
+                        "videos; leave it out")
     if rule.rarity:
         raise UserError(f"advantage.rarity {rule.rarity:g}: tells kinds of images and videos apart, not of answers; "
                         "leave it out")

@@ -23,6 +23,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from visalign.objectives.branches import edge_advantages
 from visalign.objectives.process_rewards import process_advantages, process_rewards
 from visalign.validation.ranges import FewOrNone, Portion, Positive, Ranged, RewardValue, Weight
 
@@ -31,8 +32,8 @@ class Advantages(NamedTuple):
     """advantages: float64 [n], NaN where a sample has no reward. trained: bool [n], which samples the update may use.
     clipped: bool [n]. zero_std: share of the groups in which all rewards are equal. by_term: float64 [n, T] where a
     rule tells a sample's terms apart, column k for the view's k-th term; samples are still selected by `advantages`.
-    process: float64 [n, T], of the terms by themselves, which an objective learns from beside the sample's own, weighed.
-    kinds: how many kinds of samples a group has in the mean, where rarity tells them apart."""
+    process: float64 [n, T], of the terms by themselves, which an objective learns from beside the sample's own,
+    weighed. kinds: how many kinds of samples a group has in the mean, where rarity tells them apart."""
 
     advantages: Tensor
     trained: Tensor
@@ -62,9 +63,9 @@ class AdvantageRule(Ranged):
     divided into by the features of `reward.features`; 0: as many as their distances show, which may be one.
     history: take mean and std from this many last rewards of the prompt, as DDPO does (0: from the group).
     drop_zero: leave samples with advantage 0 out of the update.
-    process_weight, process: how much a step counts by what rollout.guide says of it, beside the outcome, and what of it:
-    the guide's reward `before` the step (Euphonium's code), `after` it, its `gain`, or that of the clean samples that are
-    predicted (`dense`); see process_rewards.py.
+    process_weight, process: how much a step counts by what rollout.guide says of it, beside the outcome, and what of
+    it: the guide's reward `before` the step (Euphonium's code), `after` it, its `gain`, or that of the clean samples
+    that are predicted (`dense`); see process_rewards.py.
     """
 
     baseline: Literal["mean", "leave_one_out", "median", "none"] = "mean"
@@ -128,8 +129,19 @@ class AdvantageRule(Ranged):
         return self._finish(parts, index, process)
 
     def of_steps(self, values: Tensor, steps: Tensor, groups: Tensor) -> Tensor:
-        """Advantages of steps by what a guide said before and after each, [n, K, 2], before they are weighed, [n, K]."""
+        """Advantages of steps by what a guide said before and after each, [n, K, 2], before they are weighed, [n, K].
+        """
         return process_advantages(process_rewards(values, self.process), steps, groups, self.eps, self.clip)
+
+    def by_edge(self, found: Advantages, rewards: Tensor, weights: Tensor, groups: Tensor, splits: int,
+                depths: Tensor) -> Advantages:
+        """`found` with an advantage for each term: of the edge of the samples' tree that lies after depths [T] of its
+        splits. Groups are of one size, and the leaves of a node stand next to each other."""
+        index = torch.unique(groups, return_inverse=True)[1]
+        total = weighted(without_partly_scored(rewards.double(), index), weights.double())
+        edges = edge_advantages(total, len(groups) // (int(index.max()) + 1), splits, self.eps, self.clip)[:, depths]
+        trained = ~edges.isnan().any(1)
+        return found._replace(by_term=edges, trained=trained & (edges != 0).any(1) if self.drop_zero else trained)
 
     def _added(self, rewards: Tensor, weights: Tensor, index: Tensor,
                likelihood: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:

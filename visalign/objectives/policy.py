@@ -52,7 +52,8 @@ def kl_to_reference(terms: StepTerms, form: str, steps: int = 0) -> Tensor:
 
 
 def distance_to_guided(terms: StepTerms) -> Tensor:
-    """|v - v*|^2 where a guide moved the sample, 0 elsewhere, [B]. v* is the prediction whose mean is old_mean + moves."""
+    """|v - v*|^2 where a guide moved the sample, 0 elsewhere, [B]. v* is the prediction whose mean is old_mean + moves.
+    """
     apart = mean_square(terms.mean, terms.old_mean + terms.moves) / terms.sensitivity.square()
     return apart * (terms.moves != 0).flatten(1).any(1)
 
@@ -67,8 +68,8 @@ class PolicyGradient(OnlineBase):
     alike. `noise`: in proportion to the noise that it adds, std_j / mean_j std (TempFlow-GRPO, equation 8): steps with
     more noise decide more of the image. Their mean is 1, and they are 1 where every step adds as much.
     distil: weight of the squared distance to the velocity that would have moved the sample as the guide did, at guided
-    steps, and 0 at others; |mean - (old mean + move)|^2 / slope^2 is the same. Euphonium's code has it at 0: what is moved
-    is learnt through its advantages.
+    steps, and 0 at others; |mean - (old mean + move)|^2 / slope^2 is the same. Euphonium's code has it at 0: what is
+    moved is learnt through its advantages.
     Differs from TempFlow-GRPO in: it weighs steps only, and leaves the KL as it is; the paper also draws samples that
     part at a single step, which is `rollout.window` of size 1 with `same_noise`.
     """

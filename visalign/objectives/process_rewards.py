@@ -7,12 +7,13 @@
 
 A_j = (r_j - mean) / (std + eps), over the same step of the samples of a prompt, std with ddof 0, clipped.
 
-Euphonium (Zhong et al. 2026, arXiv 2602.04928), whose code is `before`; a state is decided by the steps that led to it and
-not by the one that leaves it, so `gain` is the default here. Gains are potential-based shaping (Ng et al. 1999) with the
-potential R: those of consecutive steps add up to R(end) - R(start), so a sample cannot earn by detours. `dense` is that of
-DenseGRPO (arXiv 2601.20218).
-Differs from the papers in: DenseGRPO decodes x0_hat, from an ODE's solution, and asks a reward of pixels; here x0_hat is
-predicted in one step and a latent reward is asked. Steps of which R was not asked take no part; the code counts them as 0.
+Euphonium (Zhong et al. 2026, arXiv 2602.04928), whose code is `before`; a state is decided by the steps that led to it
+and not by the one that leaves it, so `gain` is the default here. Gains are potential-based shaping (Ng et al. 1999)
+with the potential R: those of consecutive steps add up to R(end) - R(start), so a sample cannot earn by detours.
+`dense` is that of DenseGRPO (arXiv 2601.20218).
+Differs from the papers in: DenseGRPO decodes x0_hat, from an ODE's solution, and asks a reward of pixels; here x0_hat
+is predicted in one step and a latent reward is asked. Steps of which R was not asked take no part; the code counts them
+as 0.
 Recipe: configs/online/euphonium.yaml.
 """
 

@@ -55,7 +55,7 @@ def _branches(scale: float) -> int:
 def _trained_steps(config: OnlineConfig) -> int:
     rollout = config.rollout
     noisy = rollout.steps - rollout.clean_steps
-    return rollout.window.size if rollout.window else max(1, int(noisy * rollout.train_fraction))
+    return rollout.trained_window.size if rollout.trained_window else max(1, int(noisy * rollout.train_fraction))
 
 
 def kept_steps(config: OnlineConfig, objective) -> int:

@@ -34,7 +34,8 @@ def linear(generator, slope):
 def guide_of(generator, reward, process=None, keep_moves=True, settings=SETTINGS, **changes):
     chosen = RolloutGuideSettings(source="nowhere", weights={"VQ": 1.0}, **{"scale": 0.5, "first": 1.0, "last": 0.0}
                                   | changes)
-    return RolloutGuide(reward, torch.ones(1), generator, chosen, generator.schedule(settings.steps), process, keep_moves)
+    return RolloutGuide(reward, torch.ones(1), generator, chosen, generator.schedule(settings.steps), process,
+    keep_moves)
 
 
 def drawn(generator, guide=None, settings=SETTINGS):
@@ -68,7 +69,8 @@ def test_a_linear_reward_moves_every_mean_by_kappa_h_b(generator):
 
 
 @pytest.mark.parametrize("reward, scale", [
-    (lambda x, t, **texts: (0 * x).flatten(1).sum(1)[:, None, None] + 7, 0.5), (None, 0.0)], ids=["constant", "scale 0"])
+    (lambda x, t, **texts: (0 * x).flatten(1).sum(1)[:, None, None] + 7, 0.5), (None, 0.0)],
+    ids=["constant", "scale 0"])
 def test_what_has_no_gradient_or_no_scale_changes_no_bit(generator, reward, scale):
     guide = guide_of(generator, reward or linear(generator, 5.0)[1], scale=scale)
     for a, b in zip(drawn(generator), drawn(generator, guide), strict=True):
@@ -176,7 +178,10 @@ def test_gradient_checkpointing_does_not_change_the_gradient(pipelines):
     assert found[0][1].abs().max() > 0
 
 
-def test_a_gradient_that_is_not_finite_ends_the_run(generator):
+def test_a_reward_or_a_gradient_that_is_not_finite_ends_the_run(generator):
+    with pytest.raises(UserError, match="rollout.guide nowhere: its reward at sampling step 0 is not finite"):
+        drawn(generator, guide_of(generator, lambda x, t, **texts: (x.flatten(1).sum(1) * torch.nan)[:, None, None],
+                                  "gain", scale=0.0))
     with pytest.raises(UserError, match="rollout.guide nowhere: its gradient at sampling step 0 is not finite"):
         drawn(generator, guide_of(generator, lambda x, t, **texts: (x.flatten(1).sum(1) / 0)[:, None, None]))
 
@@ -216,7 +221,8 @@ def test_methods_learn_from_guided_samples_with_first_ratios_of_one(online_recip
 
 def test_scale_0_is_the_run_without_a_guide_to_the_bit(online_recipe, tmp_path, guide_folder):
     told = sections(guide_folder)
-    run(online_recipe("sd3", "grpo", **told), "train.epochs=2", "rollout.guide=null", f"output.folder={tmp_path / 'no'}")
+    run(online_recipe("sd3", "grpo", **told), "train.epochs=2", "rollout.guide=null",
+        f"output.folder={tmp_path / 'no'}")
     for scale in (0.0, 5.0):
         run(online_recipe("sd3", "grpo", **told), "train.epochs=2", f"rollout.guide.scale={scale}",
             f"output.folder={tmp_path / str(scale)}")
@@ -242,7 +248,8 @@ def test_a_continued_run_ends_with_the_same_bits_and_another_guide_is_refused(on
 
 def test_two_processes_learn_what_one_does(online_recipe, two_processes, tmp_path, guide_folder):
     recipe = online_recipe("sd3", "grpo", **sections(guide_folder, **FULL))
-    shape = ["rollout.prompts_per_epoch=4", "train.epochs=2", "rollout.train_choice=random", "rollout.train_fraction=0.6"]
+    shape = ["rollout.prompts_per_epoch=4", "train.epochs=2", "rollout.train_choice=random",
+             "rollout.train_fraction=0.6"]
     run(recipe, *shape, "rollout.batch_size=4", f"output.folder={tmp_path / 'one'}")
     two_processes(PROCESSES, recipe, *shape, "rollout.batch_size=2", f"output.folder={tmp_path / 'two'}")
     for a, b in zip(rows(tmp_path / "one"), rows(tmp_path / "two"), strict=True):
@@ -265,10 +272,10 @@ def test_workers_follow_the_guide_as_the_learner_would(online_recipe, tmp_path, 
 @pytest.mark.parametrize("told, words", [
     (["rollout.guide.weights={VG: 1}"], "guide: there is no dimension 'VG'"),
     (["rollout.guide.weights={VQ: 0}"], "rollout.guide.weights are all 0"),
-    (["rollout.guide.first=0.2", "rollout.guide.last=0.5"], "rollout.guide.last 0.5: must be below rollout.guide.first"),
+    (["rollout.guide.first=0.2", "rollout.guide.last=0.5"], "rollout.guide.last 0.5: must be below rollout.guide"),
     (["rollout.guide.source=nothing"], "not a guide's folder"),
     (["rollout.guide.first=0.02", "rollout.guide.last=0.01"], "no sampling step adds noise"),
-    (["rollout.guide=null", "advantage.process_weight=1"], "advantage.process_weight 1: is learnt from what a guide says"),
+    (["rollout.guide=null", "advantage.process_weight=1"], "advantage.process_weight 1: is learnt from what a guide"),
     (["rollout.guide=null", "objective.distil=0.1"], "objective.distil 0.1: is learnt from what a guide says"),
     (["rollout.guide.scale=0", "objective.distil=0.1"], "rollout.guide.scale 0 moves nothing that could be learnt"),
     (["objective={name: nft}", "rollout.sampler=ode", "rollout.same_noise=false"],

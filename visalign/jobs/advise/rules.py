@@ -235,6 +235,9 @@ RULES: tuple[Rule, ...] = (
          prompted=True),
     Rule("diverse", "prompts", _prompts, ("online/sd35_diverse", "online/diverse"),
          "diversity within a prompt shall stay: rare kinds of samples earn a bonus", prompted=True),
+    Rule("branch-grpo", "prompts", _prompts, ("online/sd35_branch_grpo", "online/branch_grpo"),
+         "samples are dear to draw: those of a prompt share their first steps, and each step is credited by itself",
+         prompted=True),
     Rule("euphonium", "prompts", _prompts, ("video/wan21_euphonium", "online/euphonium"),
          "a latent reward is there, or can be trained from comparisons: samples follow it, and it credits each step",
          prompted=True, first="train the latent reward with `visalign guide train`, and name its run in "

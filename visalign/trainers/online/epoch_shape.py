@@ -18,6 +18,10 @@ def check_arithmetic(config: OnlineConfig, world: int) -> None:
     if size // together < train.updates_per_epoch or (size // together) % train.updates_per_epoch:
         raise UserError(f"{product} make {size // together} sampling batches of {together}, which cannot be divided "
                         f"among train.updates_per_epoch {train.updates_per_epoch}; change one of these numbers")
+    for name, number in (("group_size", rollout.group_size), ("batch_size", rollout.batch_size)):
+        if number % rollout.leaves:
+            raise UserError(f"rollout.{name} {number}: must be a multiple of {rollout.leaves}, the samples of one tree "
+                            f"that divides {len(rollout.split_steps)} times (rollout.branches.steps)")
     unit = objective.unit_size(rollout.group_size)
     whole = unit > 1 or bool(rule.unlikeliness)
     if whole and rollout.batch_size % rollout.group_size:

@@ -108,7 +108,8 @@ class Epochs:
         if tasks[slot].seeds is not None:
             own = tasks[slot].seeds[copy]
             return Start(place, prompt, self.key(prompt), *voted_seeds(own))
-        noise = (seed, epoch, slot, "shared noise") if rollout.same_noise else (seed, epoch, place, "noise")
+        root = place - place % rollout.leaves
+        noise = (seed, epoch, slot, "shared noise") if rollout.same_noise else (seed, epoch, root, "noise")
         return Start(place, prompt, self.key(prompt), stable_seed(*noise),
                      stable_seed(seed, epoch, place, "steps of sampling"))
 

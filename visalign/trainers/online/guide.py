@@ -3,8 +3,8 @@
     x' = mean + std z + kappa h grad R(x_t, t, prompt),     R = sum_d w_d r_d
 
 The score tilted by exp(R / b) adds g^2 h / (2 b) grad R to the mean of a step of the SDE: kappa = g^2 / (2 b). Zhong et
-al. 2026 (arXiv 2602.04928). The stored mean and log-probability are those of the plain step, as in its code, so the first
-update's ratios are 1 and the policy is led to reproduce what the guide moved.
+al. 2026 (arXiv 2602.04928). The stored mean and log-probability are those of the plain step, as in its code, so the
+first update's ratios are 1 and the policy is led to reproduce what the guide moved.
 
 R reads the blocks of the frozen reference, so it stays the same while the generator learns.
 """
@@ -47,7 +47,8 @@ class Followed(Protocol):
 
 
 class SaidByGuide(NamedTuple):
-    """R before and after the stored steps of samples, [n, K, 2], NaN where it was not asked; and which steps, [n, K]."""
+    """R before and after the stored steps of samples, [n, K, 2], NaN where it was not asked; and which steps, [n, K].
+    """
 
     values: Tensor
     steps: Tensor
@@ -107,8 +108,8 @@ class RolloutGuide:
         """Raise UserError when none of the steps that may be stochastic lies within its range."""
         if not self.steps(frozenset(noisy)):
             noise = self.generator.process.noise_fraction(self.times)
-            raise UserError(f"rollout.guide: between first {self.settings.first:g} and last {self.settings.last:g} of the "
-                            "noise range no sampling step adds noise; the steps that do begin at "
+            raise UserError(f"rollout.guide: between first {self.settings.first:g} and last {self.settings.last:g} of "
+                            "the noise range no sampling step adds noise; the steps that do begin at "
                             f"{', '.join(f'{noise[j].item():.3g}' for j in noisy)}")
 
     def networks(self) -> list[nn.Module]:
@@ -151,21 +152,20 @@ class FollowedGuide:
         self.moves: dict[int, Tensor] = {}
 
     def moved(self, moments: Moments, j: int, x: Tensor, prediction: Tensor) -> Moments:
-        guide, process = self.guide, self.guide.generator.process
-        t, noisy = guide.time(j, x), guide.process != "dense"
-        follows = j in self.guided and guide.settings.scale > 0
-        if follows:
+        guide, value = self.guide, None
+        t = guide.time(j, x)
+        if j in self.guided and guide.settings.scale:
             value, gradient = guide.value_and_gradient(x, t, self.texts)
             move = guide.settings.scale * per_sample(self._length(j, x), x) * gradient
-            self._check(move, j)
-            self.moves[j] = move
+            self._check(move, "gradient", j)
             moments = moments._replace(mean=moments.mean + move)
+            if guide.keep_moves:
+                self.moves[j] = move.float()
         if j in self.asked:
-            if not noisy:
-                value = guide.value(process.x0_from(prediction, x, t), guide.time(len(guide.times) - 1, x), self.texts)
-            elif not follows:
-                value = guide.value(x, t, self.texts)
-            self.values[j] = value
+            if guide.process == "dense":
+                x0, clean = guide.generator.process.x0_from(prediction, x, t), guide.time(len(guide.times) - 1, x)
+                value = guide.value(x0, clean, self.texts)
+            self.values[j] = guide.value(x, t, self.texts) if value is None else value
         return moments
 
     def stored(self, after: Tensor, j: int, moments: Moments, sources: list[torch.Generator]) -> Tensor:
@@ -175,27 +175,31 @@ class FollowedGuide:
         last = len(self.guide.times) - 1
         if last in self.asked:
             self.values[last] = self.guide.value(x, self.guide.time(last, x), self.texts)
+        for j, value in self.values.items():
+            self._check(value, "reward", j)
+        self.values = {j: value.float().cpu() for j, value in self.values.items()}
+        self.moves = {j: move.cpu() for j, move in self.moves.items()}
 
     def row(self, i: int) -> tuple[Tensor | None, Tensor | None]:
         steps = self.kept[i].tolist()
         moves = values = None
         if self.guide.keep_moves:
             nothing = torch.zeros(self.guide.generator.latent_shape())
-            moves = torch.stack([self.moves[j][i].float().cpu() if j in self.moves else nothing for j in steps])
+            moves = torch.stack([self.moves[j][i] if j in self.moves else nothing for j in steps])
         if self.guide.process:
             unasked = torch.full((), torch.nan)
-            values = torch.stack([torch.stack([self.values[k][i].cpu() if j in self.guided else unasked
-                                               for k in (j, j + 1)]) for j in steps]).float()
+            values = torch.stack([torch.stack([self.values[k][i] if j in self.guided else unasked
+                                               for k in (j, j + 1)]) for j in steps])
         return moves, values
 
     def _length(self, j: int, x: Tensor) -> Tensor:
         noise = self.guide.generator.process.noise_fraction(self.guide.times[j:j + 2])
         return (noise[0] - noise[1]).repeat(len(x)).to(x.device)
 
-    def _check(self, move: Tensor, j: int) -> None:
-        if not move.isfinite().all():
-            raise UserError(f"rollout.guide {self.guide.settings.source}: its gradient at sampling step {j} is not finite; "
-                            "try model.precision=fp32, or a guide that was trained longer")
+    def _check(self, found: Tensor, what: str, j: int) -> None:
+        if not found.isfinite().all():
+            raise UserError(f"rollout.guide {self.guide.settings.source}: its {what} at sampling step {j} is not "
+                            "finite; try model.precision=fp32, or a guide that was trained longer")
 
 
 def rollout_guide(config: OnlineConfig, generator: Generator, keep_moves: bool) -> RolloutGuide | Unguided:

@@ -45,6 +45,7 @@ from visalign.trainers.online.scoring import RewardSet
 from visalign.trainers.online.self_check import check_ratio
 from visalign.trainers.online.sources import SOURCES
 from visalign.trainers.online.step_selection import noisy_steps
+from visalign.trainers.online.trunks import splits_before
 from visalign.trainers.online.views import VIEWS, Context, MicroBatch
 
 
@@ -149,9 +150,14 @@ class OnlineTrainer(GeneratorTrainer):
         try:
             sizes = kind_sizes(collected.features, collected.groups, self.rule.kinds) if self.rule.rarity else None
             found = self.rule(collected.rewards, weights, collected.groups, names, self._likelihood(collected),
-                              self.history, sizes, None if said is None else self.rule.of_steps(*said, collected.groups))
+                              self.history, sizes,
+                              None if said is None else self.rule.of_steps(*said, collected.groups))
         except ValueError as error:
             raise UserError(f"advantage: {error}") from None
+        if self.config.rollout.branches:
+            depths = splits_before(self.config.rollout, next(iter(collected.samples.values())).steps)
+            found = self.rule.by_edge(found, collected.rewards, weights, collected.groups,
+                                      len(self.config.rollout.split_steps), depths)
         return found if sizes is None else found._replace(kinds=kinds_a_group(sizes, collected.groups))
 
     def _likelihood(self, collected: RolloutBatch) -> Tensor | None:

@@ -31,7 +31,8 @@ def epoch_metrics(collected: RolloutBatch, advantages: Advantages, reward_set: R
 
 
 def guide_figures(values: Tensor) -> dict[str, float]:
-    """Of a guide's rewards before and after steps, [n, K, 2]: their mean, and what a step and a sample's steps gained."""
+    """Of a guide's rewards before and after steps, [n, K, 2]: their mean, and what a step and a sample's steps gained.
+    """
     gains = values[..., 1] - values[..., 0]
     found = {"reward": values[..., 1].nanmean(), "gain": gains.nanmean(), "gain_of_sample": gains.nansum(1).mean()}
     return {f"guide/{name}": value.item() for name, value in found.items() if value.isfinite()}

@@ -2,11 +2,11 @@
 
 Sampling is the diffusers pipeline's: same times, same guidance, same network input. Noise belongs to a sample
 (its place in the epoch), so it does not depend on batches or processes; steps outside the window draw no noise, and
-those after it may be fewer (tail.py).
+those after it may be fewer (tail.py). Samples that are still equal are drawn once (trunks.py).
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -20,6 +20,7 @@ from visalign.storage.out_of_memory import memory_told
 from visalign.trainers.online.guide import Followed, RolloutGuide, Unguided, rollout_guide
 from visalign.trainers.online.siblings import SiblingSteps, siblings_of
 from visalign.trainers.online.tail import Multistep, tail_times
+from visalign.trainers.online.trunks import Rows, Trunks, widened
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,9 @@ class Trajectory:
     """One of the generator's samples, on the CPU in float32: clean latents, and K stored steps.
 
     steps: int64 [K], indices of the stored steps. before, after: latents [K, ...]. log_prob: [K]. mean: [K, ...] where
-    the objective needs it. moves: how far a guide moved each stored step's sample, [K, ...], 0 where it did not; values:
-    the guide's reward before and after each, [K, 2], NaN where it was not asked; each where something is learnt from it.
+    the objective needs it. moves: how far a guide moved each stored step's sample, [K, ...], 0 where it did not;
+    values: the guide's reward before and after each, [K, 2], NaN where it was not asked; each where something is learnt
+    from it.
     Where siblings are drawn, `after` is the best one of each stored step; other: the worst, [K, ...]; other_log_prob,
     decided: its log-probability, and whether it is told apart from the best, [K].
     """
@@ -76,22 +78,28 @@ class Sampler:
         noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(s.noise_seed)) for s in starts])
         sources = [torch.Generator().manual_seed(s.step_seed) for s in starts]
         alone = min([*stochastic, *kept.flatten().tolist()], default=0)
-        x, first = self._shared_beginning(noise, starts, conditioning, guidance, alone)
+        trunks = Trunks([(s.prompt, s.noise_seed) for s in starts], self.settings, alone)
+        rows = trunks.rows(0)
+        x, texts, led = rows.only(noise.to(self.generator.device)), rows.texts(conditioning), rows.guidance(guidance)
         followed: Followed = self.guide.follow(conditioning, stochastic, kept)
         store = _Store(kept, shape, self.keep_mean, x.device)
         tail, end = self.settings.tail, self.settings.steps
         if tail is not None:
             end = max(stochastic, default=end - 1) + 1
         solver = Multistep(self.generator.process)
-        for j in range(first, end):
-            moments, prediction = self._moments(x, j, conditioning, guidance, stochastic)
+        for j in range(end):
+            before, rows = rows, trunks.rows(j)
+            if rows != before:
+                x, texts, led = rows.only(before.whole(x)), rows.texts(conditioning), rows.guidance(guidance)
+            moments, prediction = self._moments(x, j, texts, led, stochastic)
             if tail is not None and j == end - 1:
                 solver.predicted(prediction, x, self.times[j].repeat(len(x)).to(x.device))
             fresh = None
             if j in stochastic:
-                fresh = torch.stack([torch.randn(shape, generator=g) for g in sources]).to(x.device)
+                fresh = torch.stack([torch.randn(shape, generator=sources[i]) for i in rows.drawn]).to(x.device)
             after = draw(followed.moved(moments, j, x, prediction), fresh)
-            store.add(j, x, followed.stored(after, j, moments, sources), moments, LOG_PROBS[self.settings.log_prob])
+            stored = followed.stored(after, j, moments, sources)
+            store.add(j, rows, x, stored, moments, LOG_PROBS[self.settings.log_prob])
             x = after
             after_step()
         if tail is not None:
@@ -105,29 +113,14 @@ class Sampler:
         return [Trajectory(start, latents, *store.row(i), *followed.row(i))
                 for i, (start, latents) in enumerate(zip(starts, x.cpu(), strict=True))]
 
-    def _shared_beginning(self, noise: Tensor, starts: list[Start], conditioning: Conditioning,
-                          guidance: Guidance | None, alone: int) -> tuple[Tensor, int]:
-        """Latents at step `alone`, where samples diverge or are stored; equal ones are computed once."""
-        twins = {(start.prompt, start.noise_seed): i for i, start in reversed(list(enumerate(starts)))}
-        x = noise.to(self.generator.device)
-        if len(twins) == len(starts) or not alone:
-            return x, 0
-        rows = sorted(twins.values())
-        negative = None if guidance is None else guidance.negative
-        fewer = guidance if negative is None else replace(guidance, negative=trajectory_rows(negative, rows))
-        x = x[rows]
-        for j in range(alone):
-            x = self._moments(x, j, trajectory_rows(conditioning, rows), fewer, frozenset())[0].mean
-        place = {row: i for i, row in enumerate(rows)}
-        return x[[place[twins[start.prompt, start.noise_seed]] for start in starts]], alone
-
     def _moments(self, x: Tensor, j: int, conditioning: Conditioning, guidance: Guidance | None,
                  stochastic: frozenset[int]) -> tuple[Moments, Tensor]:
         """The Gaussian of step j, and the prediction that it follows from."""
         t, t_next = (self.times[i].repeat(len(x)).to(x.device) for i in (j, j + 1))
         prediction = self.generator.predict(x, t, conditioning, guidance)
         sampler = self.settings.sampler if j in stochastic else "ode"
-        return self.generator.process.moments(prediction, x, t, t_next, sampler, self.settings.noise_level), prediction
+        moments = self.generator.process.moments(prediction, x, t, t_next, sampler, self.settings.noise_level)
+        return widened(moments, self.settings, torch.full((len(x),), j)), prediction
 
 
 def sampler_of(config: OnlineConfig, generator: Generator) -> Sampler:
@@ -135,10 +128,6 @@ def sampler_of(config: OnlineConfig, generator: Generator) -> Sampler:
     needs = build_objective(config.objective, loop="online").needs
     guide = siblings_of(config, rollout_guide(config, generator, "moves" in needs))
     return Sampler(generator, config.rollout, "old_mean" in needs, guide)
-
-
-def trajectory_rows(conditioning: Conditioning, rows: list[int]) -> Conditioning:
-    return {name: tensor[rows] for name, tensor in conditioning.items()}
 
 
 class _Store:
@@ -154,14 +143,15 @@ class _Store:
         self.mean = torch.full(size, torch.nan, device=device) if keep_mean else None
         self.log_prob = torch.full(kept.shape, float("nan"), device=device)
 
-    def add(self, j: int, before: Tensor, after: Tensor, moments, log_prob: Callable) -> None:
+    def add(self, j: int, drawn: Rows, before: Tensor, after: Tensor, moments: Moments, log_prob: Callable) -> None:
         rows, places = (each.to(before.device) for each in (self.kept == j).nonzero(as_tuple=True))
         if not len(rows):
             return
-        self.before[rows, places], self.after[rows, places] = before[rows], after[rows]
-        self.log_prob[rows, places] = log_prob(after[rows], moments.mean[rows], moments.std[rows])
+        own = torch.tensor(drawn.place, device=before.device)[rows]
+        self.before[rows, places], self.after[rows, places] = before[own], after[own]
+        self.log_prob[rows, places] = log_prob(after[own], moments.mean[own], moments.std[own])
         if self.mean is not None:
-            self.mean[rows, places] = moments.mean[rows]
+            self.mean[rows, places] = moments.mean[own]
 
     def fetch(self) -> None:
         """Move everything to the CPU, where an epoch's samples wait for their rewards."""

@@ -9,6 +9,7 @@ from torch import Tensor
 from visalign.config import RolloutSettings, WindowSettings
 from visalign.errors import UserError
 from visalign.sampling.seeds import rng_for
+from visalign.trainers.online.trunks import widened
 
 
 class StepPlan(NamedTuple):
@@ -27,16 +28,18 @@ def noise_of_steps(process, times: Tensor, settings: RolloutSettings) -> Tensor:
     """The std of the noise that each step may add, float32 [steps less clean_steps]."""
     count = len(times) - 1 - settings.clean_steps
     nothing = torch.zeros(count, 1)
-    return process.moments(nothing, nothing, times[:count], times[1:count + 1], settings.sampler,
-                           settings.noise_level).std
+    moments = process.moments(nothing, nothing, times[:count], times[1:count + 1], settings.sampler,
+                              settings.noise_level)
+    return widened(moments, settings, torch.arange(count)).std
 
 
 def plan_steps(settings: RolloutSettings, noisy: list[int], epoch: int, seed: int, places: list[int]) -> StepPlan:
     """The plan of one epoch for the samples at `places`."""
-    if settings.window is not None:
-        start = window_start(settings.window, settings.steps - settings.clean_steps, epoch, seed)
-        inside = [j for j in range(start, start + settings.window.size) if j in noisy]
-        return StepPlan(frozenset(inside), _table([inside] * len(places), len(inside)))
+    window = settings.trained_window
+    if window is not None:
+        start = window_start(window, settings.steps - settings.clean_steps, epoch, seed)
+        inside = [j for j in range(start, start + window.size) if j in noisy]
+        return StepPlan(frozenset(noisy if settings.branches else inside), _table([inside] * len(places), len(inside)))
     count = trained_count(settings, noisy)
     rows = [noisy[:count]] * len(places)
     if settings.train_choice == "random":
@@ -64,11 +67,16 @@ def check_noise(settings: RolloutSettings) -> None:
 
 def check_steps(settings: RolloutSettings, noisy: list[int]) -> None:
     """Raise UserError when, with this model's times, a likelihood method would have no step to train on."""
-    window = settings.window
+    silent = [j for j in settings.split_steps if j not in noisy]
+    if silent:
+        raise UserError(f"rollout.branches.steps {silent[0]}: this sampling step adds no noise with this model's "
+                        "times, so what divides there would stay the same; choose another")
+    window = settings.trained_window
     last = 0 if window is None else window_last(window, settings.steps - settings.clean_steps)
     if not any(j in noisy for j in range(last, last + (window.size if window else settings.steps))):
+        where = "rollout.branches.trained" if settings.branches else "rollout.window"
         raise UserError(f"rollout: at sampling step {last} and after it no step adds noise with this model's times; "
-                        "use more steps, or set rollout.window.last lower")
+                        f"use more steps, or set {where}.last lower")
 
 
 def window_last(window: WindowSettings, steps: int) -> int:

@@ -15,6 +15,7 @@ from torch import Tensor
 from visalign.config import RolloutSettings
 from visalign.processes.times import per_sample
 from visalign.trainers.online.step_selection import window_places
+from visalign.trainers.online.trunks import splits_before
 
 
 class Multistep:
@@ -57,7 +58,11 @@ def tail_times(times: Tensor, end: int, ratio: float) -> Tensor:
 
 
 def steps_to_draw(settings: RolloutSettings) -> int:
-    """Steps that a sample takes, with a tail in the mean over the places of the window."""
+    """Steps that a sample takes, with a tail in the mean over the places of the window, with branches in the mean over
+    the samples of a tree."""
+    if settings.branches:
+        shared = splits_before(settings, torch.arange(settings.steps)).double().exp2().sum().item()
+        return round(shared / settings.leaves)
     if settings.tail is None:
         return settings.steps
     ends = [place + settings.window.size for place in window_places(settings.window,

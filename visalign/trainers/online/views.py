@@ -19,6 +19,7 @@ from visalign.trainers.online.old_policy import OldPolicy
 from visalign.trainers.online.rollout import Trajectory
 from visalign.trainers.online.scoring import RewardSet
 from visalign.trainers.online.step_selection import StepPlan, check_steps, noise_of_steps, trained_count
+from visalign.trainers.online.trunks import widened
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ class StepView(_WithPredictions):
         t, t_next = self.times[steps].to(x.device), self.times[steps + 1].to(x.device)
         prediction, _, reference = self.predictions(x, t, batch)
         where = (x, t, t_next, self.settings.sampler, self.settings.noise_level)
-        mean, std = self.process.moments(prediction, *where)
+        mean, std = widened(self.process.moments(prediction, *where), self.settings, steps)
         log_prob = LOG_PROBS[self.settings.log_prob]
         ref_mean = None if reference is None else self.process.moments(reference, *where).mean
         return StepTerms(
