@@ -75,3 +75,12 @@ def test_guidance_apart_costs_half_of_the_passes_with_gradient():
     apart = config.model_copy(update={"rollout": config.rollout.model_copy(update={"guidance_apart": True})})
     assert sample_passes(config, objective) == (20, 18, 18)  # 10 steps, 9 of them learnt from, the reference for the KL
     assert sample_passes(apart, objective) == (20, 9, 27)
+
+
+def test_guidance_of_its_own_in_training_costs_its_own_passes():
+    def passes(name):
+        config = load_config(CONFIGS[0].parent / f"{name}.yaml", ("rollout.prompts=emoji:train",))
+        return sample_passes(config, build_objective(config.objective, loop="online"))
+
+    assert passes("sd35_dgpo") == (20, 4, 8)  # drawn with guidance; the policy, the old one and the reference without
+    assert passes("sd35_crd") == (10, 9, 27)  # drawn without; 9 times the old policy, and the reference in two branches

@@ -35,6 +35,16 @@ def value(config, key):
     ("online/flux_mix_grpo", {"rollout.clean_steps": 2}),
     ("online/sd35_awm", {"advantage.clip": 5.0, "advantage.scale": "global_std", "objective.decay_ramp": 300,
                          "objective.noisiest": 0.7}),
+    ("online/sd35_dgpo", {"model.lora.rank": 64, "rollout.guidance_scale": 4.5, "objective.train_guidance": 1.0,
+                          "rollout.group_size": 24, "rollout.prompts_per_epoch": 24, "objective.beta": 10,
+                          "objective.beta_kl": 1e-3, "objective.clip": 0.05, "objective.switch": 200,
+                          "advantage.scale": "global_std", "optim.lr": 3e-4, "optim.ema_every": 8}),
+    ("online/sd35_crd", {"model.lora.rank": 32, "rollout.guidance_scale": 1.0, "objective.ref_guidance": 4.5,
+                         "rollout.group_size": 24, "rollout.prompts_per_epoch": 48, "train.updates_per_epoch": 2,
+                         "objective.beta_kl": 0.1, "objective.decay_start": 0.25, "objective.decay_rise": 0.005}),
+    ("online/sd15_spo", {"rollout.siblings.count": 4, "rollout.siblings.threshold": 0.3, "objective.beta": 10,
+                         "objective.clip": 0.1, "optim.lr": 6e-5, "model.lora.rank": 4, "rollout.steps": 20,
+                         "rollout.guidance_scale": 5.0, "rollout.detach_negative": False}),
     ("online/sdxl_d3po", {"rollout.detach_negative": False, "rollout.train_fraction": 1.0, "optim.weight_decay": 1e-4}),
     ("online/sdxl_ddpo", {"rollout.detach_negative": False, "rollout.train_fraction": 1.0, "optim.weight_decay": 1e-4}),
     ("video/wan21_flow_grpo", {"objective.kl": "closed", "objective.beta": 0.004}),
@@ -70,12 +80,12 @@ def test_numbers_of_the_published_code(name, numbers):
 
 @pytest.mark.parametrize("name, word", [
     ("online/sdxl_ddpo", "sampling times"), ("online/sdxl_d3po", "sampling times"),
-    ("online/sd35_grpo_guard", "first step"), ("online/sd35_nft", "last time"), ("online/flux_dance_grpo", "n - 1"),
+    ("online/sd35_grpo_guard", "first step"), ("online/sd35_nft", "last time"), ("online/sd35_dgpo", "second order"),
+    ("online/sd35_crd", "draws 20"), ("online/sd15_spo", "decoded predictions"), ("online/flux_dance_grpo", "n - 1"),
     ("online/flux_mix_grpo", "shift"), ("online/flux_mix_grpo_flash", "still have noise"),
     ("online/sd35_pref_grpo", "one order only"), ("video/hunyuan_dance_grpo", "VQ alone"),
     ("video/ltx2_grpo", "follow one another"),
-    ("video/wan21_euphonium", "set out from"),
-    ("online/sd35_branch_grpo", "narrower one"),
+    ("video/wan21_euphonium", "set out from"), ("online/sd35_branch_grpo", "narrower one"),
     ("edit/qwen_edit_nft", "second order"), ("video/wan22_grpo", "4 and 3"),
     ("edit/kontext_grpo", "forgets"), ("online/z_image_nft", "half"), ("sd3_flow_rwr", "mean 1"), ("sd3_soar", "1/40")])
 def test_what_differs_on_purpose_is_said(name, word):

@@ -18,6 +18,7 @@ from visalign.config.common import (
 from visalign.config.guide import RolloutGuideSettings
 from visalign.config.optim import OptimSettings, check_tuned, refuse_fused
 from visalign.validation.ranges import (
+    AtLeastTwo,
     BatchSize,
     Few,
     FewOrNone,
@@ -66,6 +67,18 @@ class TailSettings(Settings):
     """
 
     ratio: Share = 0.4
+
+
+class SiblingSettings(Settings):
+    """Candidates of each sampling step from the same latents, of which `rollout.guide` names the best and the worst
+    (SPO).
+
+    count: how many. threshold: how much likelier than not the best must be the better one, from 0, where every pair
+    counts, to 1.
+    """
+
+    count: AtLeastTwo = 4
+    threshold: Fraction = 0.3
 
 
 class TrunkSettings(Settings):
@@ -120,6 +133,7 @@ class RolloutSettings(Settings):
     train_fraction: share of the stochastic steps trained on, the `first` ones or a `random` choice for each sample.
     tail: the steps after a `progressive` window are fewer, by a solver of second order, for flow models.
     guide: a latent reward that the samples follow. branches: samples grow as trees, and share the steps of their trunk.
+    siblings: several candidates of each trained step, which the guide scores and does not move.
     clean_steps: this many last steps follow the ODE, so images are scored without the sampler's last noise
     (DanceGRPO: 1; SD3's own schedule ends with a step from 0.001 to 0, so 2 there).
     same_noise: all samples of a prompt start from one noise and differ by the sampler's noise alone.
@@ -146,6 +160,7 @@ class RolloutSettings(Settings):
     window: WindowSettings | None = None
     tail: TailSettings | None = None
     guide: RolloutGuideSettings | None = None
+    siblings: SiblingSettings | None = None
     branches: TrunkSettings | None = None
     clean_steps: FewOrNone = 0
     same_noise: bool = False
@@ -342,6 +357,12 @@ class OnlineConfig(PolicyRun):
         if rollout.guide and (rollout.tail or rollout.votes):
             raise ValueError("rollout.guide moves the samples that are drawn: it goes with neither rollout.tail nor "
                              "rollout.votes; leave one of them out")
+        if rollout.siblings and (rollout.guide is None or rollout.guide.scale):
+            raise ValueError("rollout.siblings are scored by rollout.guide, which moves nothing then: set its source "
+                             "and weights, and scale 0")
+        if rollout.siblings and (rollout.window or rollout.train_choice == "random"):
+            raise ValueError("rollout.siblings are drawn at the same steps of every sample, those in the range of "
+                             "rollout.guide: leave out rollout.window and train_choice random")
         if rollout.same_noise and rollout.sampler == "ode":
             raise ValueError("rollout.same_noise with sampler ode makes all samples of a prompt the same")
         return self

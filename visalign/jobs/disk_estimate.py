@@ -70,7 +70,8 @@ def room(config: OfflineConfig | OnlineConfig, generator: Generator) -> dict[str
     learning = sum(p.numel() for p in named if p.requires_grad)
     whole = sum(p.numel() for p in named) + sum(p.numel() for m in generator.frozen_modules() for p in m.parameters())
     objective = build_objective(config.objective, loop=config.loop)
-    each = 4 + MOMENTS[config.optim.name] + 4 * bool(config.optim.ema_decay) + 4 * ("old" in objective.needs)
+    each = 4 + MOMENTS[config.optim.name] + 4 * bool(config.optim.ema_decay)
+    each += 4 * len({"old", "sampler"} & objective.needs)
     each += 4 * config.data.selves.most(config.train.steps) if "own" in objective.needs else 0
     kept = _checkpoints(config) + 1  # the next is written before the oldest goes
     evaluation, shape = config.eval, generator.shape

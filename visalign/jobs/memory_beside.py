@@ -50,8 +50,9 @@ class SampleSizes:
 
     def trajectory(self, config: OnlineConfig, objective) -> int:
         """Of one sample: its latents and, of each step that is kept, those before and after, its number and
-        log-probability, and the mean and what a guide moved where the objective needs them."""
-        tensors = 2 + len({"old_mean", "moves"} & objective.needs)
+        log-probability, and the mean, what a guide moved, and another sibling where the objective
+        needs them."""
+        tensors = 2 + len({"old_mean", "moves", "siblings"} & objective.needs)
         return self.latents + kept_steps(config, objective) * (tensors * self.latents + 8 + 4)
 
     def epoch(self, config: OnlineConfig, objective, processes: int) -> dict[str, int]:

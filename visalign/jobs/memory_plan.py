@@ -175,7 +175,8 @@ class _Planning:
         return numbers * self.sizes.model.compute_dtype.itemsize
 
     def _beside_the_weights(self) -> dict[str, int]:
-        old = 2 if "old" in self.objective.needs else 0  # the values, and the current ones while it is in their place
+        copies = len({"old", "sampler"} & self.objective.needs)
+        old = copies + 1 if copies else 0  # their values, and the current ones while one is in their place
         copied = self.processes > 1 and self.division.state == 1 and self.config.loop == "offline"
         buckets = self.trained if copied else min(4 * BUCKET, self.trained) if self._flat() else 0
         return {"optimiser": round(MOMENTS[self.config.optim.name] * self.stepped / 4),
@@ -248,7 +249,9 @@ class _Planning:
         if config.loop == "offline":
             together = 1 if config.train.one_side_at_a_time else len(self.objective.sides)
             return config.train.batch_size * together * self.objective.passes.with_gradient
-        return config.train.batch_size * self._together(config.rollout)
+        scale = self.objective.train_guidance
+        scale = config.rollout.guidance_scale if scale is None else scale
+        return config.train.batch_size * (1 if config.rollout.guidance_apart else self._guided(scale))
 
     def _drawn(self) -> list[tuple[int, int]]:
         """Passes of a sample under guidance, and samples drawn at once: of an evaluation, and of a rollout or of
@@ -265,7 +268,7 @@ class _Planning:
         return found
 
     def _together(self, rollout) -> int:
-        """Rows of a sample in one pass of a rollout or of training on it."""
+        """Rows of a sample in one pass of a rollout."""
         return 1 if rollout.guidance_apart else self._guided(rollout.guidance_scale)
 
     def _guided(self, scale: float | None) -> int:

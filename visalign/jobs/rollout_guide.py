@@ -15,13 +15,17 @@ def check_rollout_guide(config: OnlineConfig, family: type[Generator]) -> None:
     guide, name = config.rollout.guide, config.objective["name"]
     rule, objective = build_advantage(config.advantage), build_objective(config.objective, loop="online")
     distil = getattr(objective, "distil", 0.0)
+    if (objective.view == "siblings") != bool(config.rollout.siblings):
+        raise UserError(f"objective.name {name}: " + (
+            "learns from candidates of a step that a guide scores; set rollout.siblings and rollout.guide"
+            if objective.view == "siblings" else "learns nothing from rollout.siblings; use spo, or leave them out"))
     if guide is None:
         for setting, value in (("advantage.process_weight", rule.process_weight), ("objective.distil", distil)):
             if value:
                 raise UserError(f"{setting} {value:g}: is learnt from what a guide says of sampling steps; set "
                                 "rollout.guide, or leave it out")
         return
-    if objective.view != "steps":
+    if objective.view not in ("steps", "siblings"):
         raise UserError(f"rollout.guide: moves the steps of a stochastic sampler, from which objective.name {name} "
                         "does not learn; use an objective that does, such as grpo, or leave the guide out")
     if rule.process_weight and not objective.credits_steps:

@@ -150,10 +150,10 @@ def check_online(config: OnlineConfig, family: type[Generator]) -> FoundPairs:
     if bool(rule.rarity) != bool(config.reward.features):
         raise UserError("advantage.rarity and reward.features go together: features (tiny-clip, an open_clip folder or "
                         "clip:ARCHITECTURE/TAG) tell kinds of samples apart, and rarity rewards the rare ones")
-    if rule.rarity and (rollout.votes or objective.view == "sampling"):
+    if rule.rarity and (rollout.votes or objective.view == "sampling" or not objective.ranks_samples):
         raise UserError(f"advantage.rarity {rule.rarity:g}: adds to the advantages of samples with a reward, and "
                         f"{'votes' if rollout.votes else config.objective['name']} takes none; leave it out")
-    if objective.view == "steps":
+    if objective.view in ("steps", "siblings"):
         check_noise(rollout)
     if objective.view == "sampling":
         if rollout.votes:

@@ -3,6 +3,7 @@
 A method names its `view`: which terms the loop makes of its own samples.
     steps     one term per trained sampling step: log-probabilities of the stored transition (StepTerms)
     noised    one term per drawn time: predictions at the noised final latents (NoisedTerms)
+    siblings  one term per trained step: two candidates of that step, told apart by a latent reward (StepTerms)
     sampling  one term: the end of the sampling run with gradients, scored by a differentiable reward (RewardTerms)
 """
 
@@ -50,7 +51,10 @@ class StepTerms:
 
 @dataclass(frozen=True)
 class NoisedTerms:
-    """Own samples x0 noised to t. Predictions and target are [B, ...]; x0_of turns a prediction into clean latents."""
+    """Own samples x0 noised to t. Predictions and target are [B, ...]; x0_of turns a prediction into clean latents.
+
+    group: int64 [B], equal for samples of one prompt.
+    """
 
     advantage: Tensor
     x0: Tensor
@@ -61,6 +65,7 @@ class NoisedTerms:
     old_prediction: Tensor | None
     ref_prediction: Tensor | None
     x0_of: object
+    group: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -74,12 +79,16 @@ class RewardTerms:
 
 
 class OnlineObjective(Protocol):
-    """Settings and loss of one method. needs: subset of {"reference", "old_mean", "old", "moves"}.
+    """Settings and loss of one method. needs: subset of {"reference", "old_mean", "moves", "siblings", "old",
+    "sampler"}; the last two are copies of the policy that follow it, see `copy_decay`.
 
     `select` picks the samples of an update as units of `unit_size` indices; a unit is never split. The loss must
     be a mean over the micro-batch, so that the loop can weigh micro-batches by their size. stale: why it cannot learn
     from samples of an earlier policy, "" where it can. credits_steps: whether it learns from `process_advantage`.
-    draws: whose own the times and the noise of a `noised` view are, a "sample"'s or a "group"'s.
+    draws: whose own the times and the noise of a `noised` view are, a "sample"'s or a "group"'s. centred: whether a
+    group's advantages must add up to 0. ranks_samples: whether advantages of samples teach it anything.
+    train_guidance, ref_guidance: guidance scale of what learns (with its old policy) and of the reference, None for the
+    rollout's.
     """
 
     process: ClassVar[str]
@@ -87,6 +96,14 @@ class OnlineObjective(Protocol):
     draws: ClassVar[str]
     stale: ClassVar[str]
     credits_steps: ClassVar[bool]
+    centred: ClassVar[bool]
+    ranks_samples: ClassVar[bool]
+
+    @property
+    def train_guidance(self) -> float | None: ...
+
+    @property
+    def ref_guidance(self) -> float | None: ...
 
     @property
     def least_group(self) -> int: ...
@@ -101,7 +118,9 @@ class OnlineObjective(Protocol):
 
     def select(self, advantages: Tensor, trained: Tensor, groups: Tensor) -> list[tuple[int, ...]]: ...
 
-    def old_decay(self, updates: int) -> float: ...
+    def drawn_by(self, updates: int) -> str: ...
+
+    def copy_decay(self, name: str, updates: int) -> float: ...
 
     def __call__(self, terms) -> Outcome: ...
 
@@ -124,6 +143,14 @@ class OnlineBase(Ranged):
     draws: ClassVar[str] = "sample"
     stale: ClassVar[str] = ""
     credits_steps: ClassVar[bool] = False
+    centred: ClassVar[bool] = False
+    ranks_samples: ClassVar[bool] = True
+    train_guidance: ClassVar[float | None] = None
+    ref_guidance: ClassVar[float | None] = None
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset()
 
     def unit_size(self, group_size: int) -> int:
         """Samples that the loss compares, and that one process therefore holds."""
@@ -160,8 +187,20 @@ class OnlineBase(Ranged):
             kept += order.tolist() if len(order) <= self.best_of else [*order[:half].tolist(), *order[-half:].tolist()]
         return [(i,) for i in sorted(kept)]
 
+    def drawn_by(self, updates: int) -> str:
+        """What draws an epoch's samples after so many optimiser steps: "policy", or a copy, "old" or "sampler"."""
+        return next((name for name in ("sampler", "old") if name in self.needs), "policy")
+
+    def copy_decay(self, name: str, updates: int) -> float:
+        """What remains of a copy of the policy at the end of an epoch: copy <- c copy + (1 - c) current."""
+        return self.old_decay(updates) if name == "old" else self.sampler_decay(updates)
+
     def old_decay(self, updates: int) -> float:
-        """What remains of the old policy at the end of an epoch: old <- c old + (1 - c) current."""
+        """Of the old policy."""
+        return 0.0
+
+    def sampler_decay(self, updates: int) -> float:
+        """Of the copy that draws samples where that is another than the old policy."""
         return 0.0
 
 

@@ -186,28 +186,43 @@ class FlowDPPO(PolicyGradient):
         return -terms.advantage * log_ratio.exp() * (~((moved > self.divergence) & along)).float()
 
 
-@register("online", "d3po")
 @dataclass(frozen=True)
-class D3PO(OnlineBase):
-    """DPO on the steps of two samples of one prompt: -log sigmoid(beta (log R_w - log R_l)).
-
-    R = clip(p / p_ref, 1 - clip, 1 + clip). Pairs are the best and the worst of a group, then the second best and the
-    second worst, `pairs_per_group` of them; with votes, the two images that were voted on.
-    Differs from the paper in: nothing known. A bound that is reached stops the gradient of that sample.
+class StepPairs(OnlineBase):
+    """-log sigmoid(beta (log R_w - log R_l)) of rows 2i and 2i + 1, R = clip(p / p_ref, 1 - clip, 1 + clip) of a step.
     """
 
     beta: Positive = 0.1
     clip: Positive = 0.1
-    pairs_per_group: Few = 1
-
-    view: ClassVar[str] = "steps"
-    unit: ClassVar[int] = 2
-    needs: ClassVar[frozenset[str]] = frozenset({"reference"})
 
     def __post_init__(self):
         super().__post_init__()
         if self.best_of:
             raise ValueError("best_of does not go with pairs")
+
+    def of_pairs(self, terms: StepTerms) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of each pair, and metrics of both rows."""
+        bounds = math.log(1 - self.clip) if self.clip < 1 else -math.inf, math.log(1 + self.clip)
+        log_ratio = terms.log_prob - terms.ref_log_prob
+        bounded = log_ratio.clamp(*bounds)
+        z = self.beta * (bounded[0::2] - bounded[1::2])
+        return -F.logsigmoid(z), ratio_metrics(log_ratio, self.clip, self.clip) | {
+            "log_prob": terms.log_prob.detach(), "margin": z.detach().repeat_interleave(2),
+            "implicit_accuracy": (z > 0).float().repeat_interleave(2)}
+
+
+@register("online", "d3po")
+@dataclass(frozen=True)
+class D3PO(StepPairs):
+    """DPO on the steps of two samples of one prompt. Pairs are the best and the worst of a group, then the second best
+    and the second worst, `pairs_per_group` of them; with votes, the two images that were voted on.
+    Differs from the paper in: nothing known. A bound that is reached stops the gradient of that sample.
+    """
+
+    pairs_per_group: Few = 1
+
+    view: ClassVar[str] = "steps"
+    unit: ClassVar[int] = 2
+    needs: ClassVar[frozenset[str]] = frozenset({"reference"})
 
     @property
     def least_group(self) -> int:
@@ -225,12 +240,5 @@ class D3PO(OnlineBase):
         return pairs
 
     def __call__(self, terms: StepTerms) -> Outcome:
-        bounds = math.log(1 - self.clip) if self.clip < 1 else -math.inf, math.log(1 + self.clip)
-        log_ratio = terms.log_prob - terms.ref_log_prob
-        bounded = log_ratio.clamp(*bounds)
-        z = self.beta * (bounded[0::2] - bounded[1::2])
-        loss = -F.logsigmoid(z)
-        metrics = ratio_metrics(log_ratio, self.clip, self.clip) | {
-            "log_prob": terms.log_prob.detach(), "margin": z.detach().repeat_interleave(2),
-            "implicit_accuracy": (z > 0).float().repeat_interleave(2)}
-        return Outcome(loss.mean(), metrics)
+        losses, metrics = self.of_pairs(terms)
+        return Outcome(losses.mean(), metrics)

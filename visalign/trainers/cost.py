@@ -37,12 +37,19 @@ def _online(config: OnlineConfig, objective) -> float:
 def sample_passes(config: OnlineConfig, objective) -> tuple[int, int, int]:
     """Passes an online sample takes: to draw it, with gradient to learn from it, and without."""
     rollout = config.rollout
-    terms = {"steps": _trained_steps(config), "noised": getattr(objective, "times", 1),
+    steps = _trained_steps(config)
+    terms = {"steps": steps, "siblings": steps, "noised": getattr(objective, "times", 1),
              "sampling": getattr(objective, "last_steps", 1)}[objective.view]
-    guided = 2 if rollout.guidance_scale != 1 else 1
-    learnt = 1 if rollout.guidance_apart else guided
-    frozen = guided * len({"old", "reference"} & objective.needs) + guided - learnt
+    guided, trained, reference = (_branches(rollout.guidance_scale if scale is None else scale) for scale in (
+        None, objective.train_guidance, objective.ref_guidance))
+    learnt = 1 if rollout.guidance_apart else trained
+    frozen = trained * ("old" in objective.needs) + reference * ("reference" in objective.needs) + trained - learnt
     return guided * steps_to_draw(rollout), learnt * terms, frozen * terms
+
+
+def _branches(scale: float) -> int:
+    """Passes of a prediction under guidance."""
+    return 2 if scale != 1 else 1
 
 
 def _trained_steps(config: OnlineConfig) -> int:
@@ -53,7 +60,8 @@ def _trained_steps(config: OnlineConfig) -> int:
 
 def kept_steps(config: OnlineConfig, objective) -> int:
     """Sampling steps that are stored of each sample."""
-    return {"steps": _trained_steps(config), "noised": 0, "sampling": 1}[objective.view]
+    steps = _trained_steps(config)
+    return {"steps": steps, "siblings": steps, "noised": 0, "sampling": 1}[objective.view]
 
 
 def passes_of_look(prompts: int, seeds: int, steps: int, guidance_scale: float) -> float:

@@ -255,6 +255,12 @@ def _then_training(collect):
     (["rollout.tail={ratio: 0.4}", "rollout.window={size: 1, schedule: progressive}", "rollout.sampler=ode"],
      "is ode: use flow_sde"),
     (["rollout.tail={ratio: 0}"], "rollout.tail.ratio"),
+    (["objective={name: dgpo}", "rollout.batch_size=2"], "must be a multiple of rollout.group_size 4: this method"),
+    (["objective={name: dgpo}", "train.batch_size=2"], "train.batch_size 2 must be at least 4"),
+    (["objective={name: dgpo}", "advantage.baseline=none"], "objective.name dgpo needs advantages that add up to 0"),
+    (["objective={name: dgpo}", "advantage.history=8"], "advantage.history 8: objective.name dgpo needs"),
+    (["objective={name: crd, temperature: 0}"], "objective.temperature is 0: it must be greater than 0"),
+    (["objective={name: crd, draws: sample}"], "unknown key objective.draws for crd"),
     (["rollout.grup_size=2"], "unknown key rollout.grup_size (did you mean 'group_size'"),
 ])
 def test_mistakes_end_in_one_sentence_that_names_them(online_recipe, tmp_path, overrides, message):
@@ -272,7 +278,7 @@ def test_a_reward_that_compares_needs_whole_groups(online_recipe, tmp_path, scri
 
 def test_a_diffusion_model_is_told_which_objectives_fit(online_recipe):
     said = fails(online_recipe("sdxl", "nft", **ODE)).replace("flow_dppo, ", "")
-    assert "use one of d3po, draft, grpo, grpo_guard, pairs_in_group, raft" in said
+    assert "use one of crd, d3po, dgpo, draft, grpo, grpo_guard, pairs_in_group, raft, spo" in said
 
 
 def test_fewer_prompts_than_an_epoch_asks_for_are_sampled_more_than_once(online_recipe, tmp_path):

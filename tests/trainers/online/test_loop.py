@@ -19,7 +19,8 @@ ODE = {"rollout": {"sampler": "ode"}}
     ("sdxl", "grpo", {"advantage": {"history": 8}}), ("sd15", "grpo", {}), ("sd15-v", "d3po", {}),
     ("sd3", "grpo_guard", {}), ("flux", "grpo_guard", {}), ("sd3", "flow_dppo", {}), ("sd3", "d3po", {}),
     ("sdxl", "d3po", {}), ("sd3", "nft", ODE), ("flux", "nft", ODE), ("sd3", "awm", ODE), ("sd3", "raft", ODE),
-    ("sdxl", "raft", ODE), ("sd3", "draft", ODE), ("sdxl", "draft", ODE), ("sd3", "pairs_in_group", {})])
+    ("sdxl", "raft", ODE), ("sd3", "draft", ODE), ("sdxl", "draft", ODE), ("sd3", "pairs_in_group", {}),
+    ("sd3", "dgpo", ODE), ("sdxl", "dgpo", ODE), ("sd3", "crd", ODE), ("sdxl", "crd", ODE)])
 def test_every_method_changes_every_trainable_weight_and_leaves_a_complete_run(online_recipe, tmp_path, base, method,
                                                                                sections):
     run(online_recipe(base, method, **sections), "train.epochs=2")
@@ -41,7 +42,11 @@ def test_every_method_changes_every_trainable_weight_and_leaves_a_complete_run(o
         assert len(first_row["by_step"]["ratio"]) == len(first_row["by_step"]["ratio_std"]) >= 2
     if method in ("d3po", "pairs_in_group"):
         assert trained[0]["loss"] == pytest.approx(0.693147, abs=1e-4)
-    if method in ("nft", "awm"):
+    if method == "dgpo":
+        assert trained[0]["group_weight"] == pytest.approx(0.5, abs=1e-6) and trained[0]["clipped"] == 0
+    if method == "crd":
+        assert trained[0]["implicit_reward"] == pytest.approx(0, abs=1e-6) and "sampler_distance" in trained[0]
+    if method in ("nft", "awm", "dgpo", "crd"):
         assert trained[0]["old_deviate"] == pytest.approx(0, abs=1e-9) and "old_distance" in trained[0]
 
 
@@ -77,6 +82,10 @@ def test_every_method_changes_every_trainable_weight_and_leaves_a_complete_run(o
                                                                          "iterations": 1, "stride": 2}}}),
     ("grpo", {"objective": {"kl": "early", "kl_steps": 1, "beta": 0.1}, "advantage": {"rarity": 0.3, "kinds": 2},
               "reward": {"features": "tiny-clip"}}),
+    ("dgpo", {"objective": {"train_guidance": 1.0, "ref_guidance": 4.5, "moving_reference": True, "switch": 0},
+              "rollout": {"sampler": "ode", "guidance_scale": 3.0}}),
+    ("crd", {"objective": {"ref_guidance": 4.5, "loss": "bce", "temperature": 0.5, "adaptive": False,
+                           "adaptive_kl": False}} | ODE),
 ])
 def test_every_option_trains(online_recipe, tmp_path, method, sections):
     run(online_recipe("sd3", method, **{"eval": UNMEASURED} | sections), "train.epochs=2")
@@ -101,7 +110,8 @@ def test_the_old_policy_of_nft_follows_its_schedule(online_recipe, tmp_path):
 STATEFUL = [("grpo", {"optim": {"ema_decay": 0.9, "schedule": "cosine"}, "train": {"updates_per_epoch": 2}}),
             ("nft", {"objective": {"decay": "slow", "mixing": 0.5}} | ODE), ("grpo", {"advantage": {"history": 8}}),
             ("nft", {"objective": {"draws": "group", "times": 2}} | ODE),
-            ("grpo", {"advantage": {"rarity": 0.3, "kinds": 2}, "reward": {"features": "tiny-clip"}})]
+            ("dgpo", {"objective": {"switch": 1, "decay_ramp": 4}, "train": {"updates_per_epoch": 2}} | ODE),
+            ("crd", ODE), ("grpo", {"advantage": {"rarity": 0.3, "kinds": 2}, "reward": {"features": "tiny-clip"}})]
 
 
 @pytest.mark.parametrize("method, sections", STATEFUL)
@@ -174,6 +184,8 @@ except SystemExit as end:
 @pytest.mark.parametrize("method, sections", [
     ("grpo", {"train": {"updates_per_epoch": 2}}), ("nft", {"advantage": {"drop_zero": False}} | ODE),
     ("nft", {"objective": {"draws": "group"}, "rollout": {"sampler": "ode", "group_size": 2}}),
+    ("dgpo", {"rollout": {"sampler": "ode", "group_size": 2}}),
+    ("crd", {"rollout": {"sampler": "ode", "group_size": 2}, "advantage": {"drop_zero": False}}),
     ("grpo", {"advantage": {"rarity": 0.3, "kinds": 2}, "reward": {"features": "tiny-clip"}})])
 def test_two_processes_learn_what_one_does_with_twice_the_batch(online_recipe, two_processes, tmp_path, method,
                                                                 sections):

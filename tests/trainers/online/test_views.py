@@ -7,8 +7,11 @@ import torch
 
 from visalign.config import ModelSettings, RolloutSettings
 from visalign.generators import load_generator
+from visalign.generators.base import Guidance
 from visalign.objectives.forward import DiffusionNFT
+from visalign.objectives.group import CRD, DGPO
 from visalign.objectives.policy import GRPO
+from visalign.trainers.online.old_policy import OldPolicy
 from visalign.trainers.online.rollout import Sampler, Start
 from visalign.trainers.online.step_selection import noisy_steps
 from visalign.trainers.online.views import VIEWS, Context, MicroBatch
@@ -83,6 +86,27 @@ def test_a_group_shares_its_draws_and_a_sample_keeps_its_own(pipelines, sampling
     half = replace(batch, samples=batch.samples[2:], advantage=batch.advantage[2:],
                    conditioning={name: value[2:] for name, value in batch.conditioning.items()})
     torch.testing.assert_close(drawn(grouped, half)[1], noise[2:])
+
+
+@pytest.mark.parametrize("method, wanted", [
+    (DGPO(), (3.0, 3.0, 3.0)), (DGPO(train_guidance=1.0), (1.0, 1.0, 3.0)),
+    (CRD(train_guidance=2.0, ref_guidance=4.5), (2.0, 2.0, 4.5))])
+def test_what_learns_and_the_reference_may_have_a_guidance_of_their_own(pipelines, method, wanted):
+    view, batch = viewed(pipelines, method)
+    generator = view.generator
+    generator.make_trainable("lora")
+    view.context.old = OldPolicy([parameter for _, parameter in generator.trainable_parameters()])
+    guided = replace(batch, guidance=Guidance(3.0, generator.encode_negatives(["a red fruit"] * 4)))
+    x = torch.stack([sample.latents for sample in batch.samples])
+    t = torch.full((4,), 0.6)
+
+    def at(scale):
+        return generator.predict(x, t, batch.conditioning, replace(guided.guidance, scale=scale))
+
+    assert view.build(guided, 0)[0].group.tolist() == [0, 0, 1, 1]
+    for found, scale in zip(view.predictions(x, t, guided), wanted, strict=True):
+        torch.testing.assert_close(found, at(scale))
+        assert scale == 3.0 or not torch.allclose(found, at(3.0))
 
 
 def test_the_loop_passes_on_what_a_rule_gives_each_term(online_recipe, tmp_path, monkeypatch):

@@ -39,13 +39,17 @@ def check_arithmetic(config: OnlineConfig, world: int) -> None:
     if rule.kinds >= rollout.group_size:
         raise UserError(f"advantage.kinds {rule.kinds}: must be below rollout.group_size {rollout.group_size}, or "
                         "every sample is of a kind of its own")
+    if objective.centred and (rule.baseline not in ("mean", "leave_one_out") or rule.history):
+        given = f"history {rule.history}" if rule.history else f"baseline {rule.baseline}"
+        raise UserError(f"advantage.{given}: objective.name {config.objective['name']} needs advantages that add up to "
+                        "0 over a group; use baseline mean or leave_one_out, without history")
     early = objective.early_steps
     if early and rollout.window and rollout.window.first >= early:
         raise UserError(f"objective.kl_steps {early}: rollout.window.first {rollout.window.first} leaves the first "
                         f"{early} steps untrained, so kl early would hold nothing; start the window before, or use "
                         "another objective.kl")
     alone = rollout.group_size == 1 and rule.baseline != "none" and not rule.history
-    if alone and objective.view != "sampling":
+    if alone and objective.view != "sampling" and objective.ranks_samples:
         raise UserError("rollout.group_size 1: one sample of a prompt has nothing to be compared with, so every "
                         "advantage is 0; use at least 2, advantage.baseline none, or advantage.history")
     if rule.baseline == "median" and rollout.group_size % 2 == 0:

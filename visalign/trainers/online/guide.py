@@ -9,7 +9,7 @@ first update's ratios are 1 and the policy is led to reproduce what the guide mo
 R reads the blocks of the frozen reference, so it stays the same while the generator learns.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -37,8 +37,12 @@ class Followed(Protocol):
         """These are the clean latents."""
         ...
 
-    def row(self, i: int) -> tuple[Tensor | None, Tensor | None]:
-        """Of sample i, on the CPU: how the stored steps were moved [K, ...], and R before and after them [K, 2]."""
+    def stored(self, after: Tensor, j: int, moments: Moments, sources: list[torch.Generator]) -> Tensor:
+        """What is stored as the sample of step j: `after`, which goes on, or a sibling drawn from the sources."""
+        ...
+
+    def row(self, i: int) -> tuple[Tensor | None, ...]:
+        """Of sample i, on the CPU, fields of its trajectory from `moves` on."""
         ...
 
 
@@ -48,6 +52,12 @@ class SaidByGuide(NamedTuple):
 
     values: Tensor
     steps: Tensor
+
+
+def steps_in_range(settings: RolloutGuideSettings, process, times: Tensor, steps: Iterable[int]) -> frozenset[int]:
+    """Of these steps, those whose noise lies in the guide's part of the range."""
+    noise = process.noise_fraction(times)
+    return frozenset(j for j in steps if settings.last <= noise[j].item() <= settings.first)
 
 
 class Unguided:
@@ -64,6 +74,9 @@ class Unguided:
 
     def moved(self, moments: Moments, j: int, x: Tensor, prediction: Tensor) -> Moments:
         return moments
+
+    def stored(self, after: Tensor, j: int, moments: Moments, sources: list[torch.Generator]) -> Tensor:
+        return after
 
     def end(self, x: Tensor) -> None:
         pass
@@ -89,8 +102,7 @@ class RolloutGuide:
 
     def steps(self, stochastic: frozenset[int]) -> frozenset[int]:
         """Of these steps, those at which the guide is followed and asked."""
-        noise = self.generator.process.noise_fraction(self.times)
-        return frozenset(j for j in stochastic if self.settings.last <= noise[j].item() <= self.settings.first)
+        return steps_in_range(self.settings, self.generator.process, self.times, stochastic)
 
     def check(self, noisy: list[int]) -> None:
         """Raise UserError when none of the steps that may be stochastic lies within its range."""
@@ -155,6 +167,9 @@ class FollowedGuide:
                 value = guide.value(x0, clean, self.texts)
             self.values[j] = guide.value(x, t, self.texts) if value is None else value
         return moments
+
+    def stored(self, after: Tensor, j: int, moments: Moments, sources: list[torch.Generator]) -> Tensor:
+        return after
 
     def end(self, x: Tensor) -> None:
         last = len(self.guide.times) - 1

@@ -33,6 +33,7 @@ from visalign.sampling.seeds import rng_for
 from visalign.storage.out_of_memory import memory_told
 from visalign.storage.run_folder import RunFolder
 from visalign.trainers.base import GeneratorTrainer, NonFinite
+from visalign.trainers.online import sibling_view  # noqa: F401, a view is known once it is imported
 from visalign.trainers.online.collect import PromptEmbeddings, RolloutBatch, RolloutParts
 from visalign.trainers.online.epoch_shape import check_arithmetic
 from visalign.trainers.online.epochs import Epochs, PromptTask
@@ -62,16 +63,17 @@ class OnlineTrainer(GeneratorTrainer):
                          updates=config.train.epochs * config.train.updates_per_epoch)
         self.reward_set, self.rule = reward_set, build_advantage(config.advantage)
         self.unit_size = self.objective.unit_size(config.rollout.group_size)
-        self.old = OldPolicy(self.parameters) if "old" in self.objective.needs else None
+        self.copies = {name: OldPolicy(self.parameters) for name in ("old", "sampler") if name in self.objective.needs}
         self.history = History(self.rule.history) if self.rule.history else None
         self.counts = RunCounts()
-        kept = {"old": self.old, "history": self.history, "counts": self.counts}
+        kept = {**self.copies, "history": self.history, "counts": self.counts}
         self.state.extras |= {name: each for name, each in kept.items() if each is not None}
         self.sampler = sampler_of(config, generator)
         self.noisy = noisy_steps(generator.process, self.sampler.times, config.rollout)
         self.sampler.guide.check(self.noisy)
         self.view = VIEWS[self.objective.view](
-            Context(generator, config.rollout, self.objective, self.old, reward_set, config.train.seed), self.noisy)
+            Context(generator, config.rollout, self.objective, self.copies.get("old"), reward_set, config.train.seed),
+            self.noisy)
         self.conditions = PromptEmbeddings(EncodingCache(config.rollout.cache, generator), config, generator.device)
         self.epochs = Epochs(config, tasks, self.conditions.key, self.engine.processes, self.noisy, self.view.kept)
         self.rollouts = SOURCES[config.rollout.engine](RolloutParts(
@@ -116,10 +118,10 @@ class OnlineTrainer(GeneratorTrainer):
             raise UserError(f"epoch {epoch + 1}: for {self.counts.idle_epochs} epochs no sample could be trained on, "
                             "since all rewards of each prompt were equal; the reward sees no difference between this "
                             "model's samples, or rollout.group_size is too small")
-        if self.old is not None:
-            decay = self.objective.old_decay(self.counts.updates)
-            row |= {"old_distance": self.old.distance(), "old_decay": decay}
-            self.old.follow(decay)
+        for name, copy in self.copies.items():
+            decay = self.objective.copy_decay(name, self.counts.updates)
+            row |= {f"{name}_distance": copy.distance(), f"{name}_decay": decay}
+            copy.follow(decay)
         row |= averaged(rows) | {f"seconds/{name}": value for name, value in collected.seconds.items()}
         return row | {"seconds/training": time.perf_counter() - training, "updates": self.counts.updates,
                       "bad_updates": self.counts.bad_updates, "peak_memory_gib": peak_memory(),
@@ -136,7 +138,8 @@ class OnlineTrainer(GeneratorTrainer):
         """A context with the policy that draws the samples; images that were voted on are the untrained model's."""
         if self.config.rollout.votes:
             return self.generator.reference()
-        return contextlib.nullcontext() if self.old is None else self.old.active()
+        copy = self.copies.get(self.objective.drawn_by(self.counts.updates))
+        return contextlib.nullcontext() if copy is None else copy.active()
 
     def _advantages(self, collected: RolloutBatch, said: SaidByGuide | None) -> Advantages:
         names = self.reward_set.names if self.reward_set else ("vote",)
@@ -232,7 +235,8 @@ class OnlineTrainer(GeneratorTrainer):
         places = [place for unit in units for place in unit]
         samples = [collected.samples[place] for place in places]
         conditioning, guidance = self.conditions.of([sample.start for sample in samples])
-        guided = guidance.negative is not None and guidance.scale != 1
+        scales = {guidance.scale, self.objective.train_guidance, self.objective.ref_guidance} - {None}
+        guided = guidance.negative is not None and scales != {1}
         self.check_one_pass(conditioning, *([guidance.negative] if guided else []))
         advantage = advantages.of_terms()[places].float().to(self.generator.device)
         if not counts:  # it may have no score
@@ -259,7 +263,7 @@ class OnlineTrainer(GeneratorTrainer):
 
     def _self_check(self, batch: MicroBatch) -> None:
         """Before the first update every ratio must be 1. Raises UserError with the likely cause."""
-        if self.objective.view == "steps" and not self.config.rollout.votes:
+        if self.view.has_ratio and not self.config.rollout.votes:
             with self.engine.gathered():
                 worst = check_ratio(self.view, batch, self.generator)
             self.run.log({"kind": "self_check", "step": self.state.step, "log_ratio": worst})

@@ -18,6 +18,7 @@ from visalign.generators.base import Conditioning, Generator, Guidance
 from visalign.processes.steps import LOG_PROBS, Moments, draw
 from visalign.storage.out_of_memory import memory_told
 from visalign.trainers.online.guide import Followed, RolloutGuide, Unguided, rollout_guide
+from visalign.trainers.online.siblings import SiblingSteps, siblings_of
 from visalign.trainers.online.tail import Multistep, tail_times
 from visalign.trainers.online.trunks import Rows, Trunks, widened
 
@@ -41,6 +42,8 @@ class Trajectory:
     the objective needs it. moves: how far a guide moved each stored step's sample, [K, ...], 0 where it did not;
     values: the guide's reward before and after each, [K, 2], NaN where it was not asked; each where something is learnt
     from it.
+    Where siblings are drawn, `after` is the best one of each stored step; other: the worst, [K, ...]; other_log_prob,
+    decided: its log-probability, and whether it is told apart from the best, [K].
     """
 
     start: Start
@@ -52,13 +55,16 @@ class Trajectory:
     mean: Tensor | None
     moves: Tensor | None = None
     values: Tensor | None = None
+    other: Tensor | None = None
+    other_log_prob: Tensor | None = None
+    decided: Tensor | None = None
 
 
 class Sampler:
     """Samples one generator with one recipe's settings. guide: what the samples follow."""
 
     def __init__(self, generator: Generator, settings: RolloutSettings, keep_mean: bool,
-                 guide: RolloutGuide | Unguided | None = None):
+                 guide: RolloutGuide | SiblingSteps | Unguided | None = None):
         self.generator, self.settings, self.keep_mean = generator, settings, keep_mean
         self.guide = guide or Unguided()
         self.times = generator.schedule(settings.steps)
@@ -92,7 +98,8 @@ class Sampler:
             if j in stochastic:
                 fresh = torch.stack([torch.randn(shape, generator=sources[i]) for i in rows.drawn]).to(x.device)
             after = draw(followed.moved(moments, j, x, prediction), fresh)
-            store.add(j, rows, x, after, moments, LOG_PROBS[self.settings.log_prob])
+            stored = followed.stored(after, j, moments, sources)
+            store.add(j, rows, x, stored, moments, LOG_PROBS[self.settings.log_prob])
             x = after
             after_step()
         if tail is not None:
@@ -119,7 +126,8 @@ class Sampler:
 def sampler_of(config: OnlineConfig, generator: Generator) -> Sampler:
     """What draws a recipe's samples. Raises UserError when its guide does not fit the generator."""
     needs = build_objective(config.objective, loop="online").needs
-    return Sampler(generator, config.rollout, "old_mean" in needs, rollout_guide(config, generator, "moves" in needs))
+    guide = siblings_of(config, rollout_guide(config, generator, "moves" in needs))
+    return Sampler(generator, config.rollout, "old_mean" in needs, guide)
 
 
 class _Store:

@@ -1,10 +1,10 @@
 """Views of the generator's own samples for an update. An objective names its view; the loop needs nothing else.
 
-To add a view: a class with these methods, and its name in VIEWS.
+To add a view: a class with these methods, and its name in VIEWS. One in a file of its own
+puts itself there, and loop.py imports it.
 """
 
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -55,10 +55,11 @@ class Context:
 
 
 class TermView(Protocol):
-    """terms: how many terms each sample has. kept: which steps the sampler must store, int64 [n, K]. expect: that many
-    are stored of each sample of the epoch to learn from."""
+    """terms: how many terms each sample has. has_ratio: whether they hold old log-probabilities. kept: which steps the
+    sampler must store, int64 [n, K]. expect: that many are stored of each sample of the epoch to learn from."""
 
     terms: int
+    has_ratio: bool
 
     def expect(self, stored: int) -> None: ...
 
@@ -70,6 +71,8 @@ class TermView(Protocol):
 
 
 class _WithPredictions:
+    has_ratio = False
+
     def __init__(self, context: Context, noisy: list[int]):
         self.context, self.generator, self.settings = context, context.generator, context.settings
         self.process, self.needs = context.generator.process, context.objective.needs
@@ -82,21 +85,34 @@ class _WithPredictions:
     def expect(self, stored: int) -> None:
         """Only steps make terms of what is stored."""
 
+    def groups(self, batch: MicroBatch) -> Tensor:
+        """The group of each sample, int64 [B]."""
+        return torch.tensor([s.start.place // self.settings.group_size for s in batch.samples],
+                            device=self.generator.device)
+
     def predictions(self, x: Tensor, t: Tensor, batch: MicroBatch) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """(policy, old, reference) at the same latents and times; the frozen ones first, since they change weights."""
-        predict = partial(self.generator.predict, x, t, batch.conditioning, batch.guidance)
+        def predict(scale: float | None) -> Tensor:
+            guidance = batch.guidance
+            if scale is not None and guidance is not None:
+                guidance = replace(guidance, scale=scale)
+            return self.generator.predict(x, t, batch.conditioning, guidance)
+
+        method = self.context.objective
         old = reference = None
         if "old" in self.needs:
             with torch.no_grad(), self.context.old.active():
-                old = predict()
+                old = predict(method.train_guidance)
         if "reference" in self.needs:
             with self.generator.reference():
-                reference = predict()
-        return predict(), old, reference
+                reference = predict(method.ref_guidance)
+        return predict(method.train_guidance), old, reference
 
 
 class StepView(_WithPredictions):
     """Stored transitions of a stochastic sampler, one per term."""
+
+    has_ratio = True
 
     def prepare(self, noisy: list[int]) -> None:
         check_steps(self.settings, noisy)
@@ -127,8 +143,7 @@ class StepView(_WithPredictions):
             h=self.process.noise_fraction(t) - self.process.noise_fraction(t_next),
             sensitivity=sensitivity(self.process, *where), prediction=prediction, ref_mean=ref_mean,
             ref_log_prob=None if ref_mean is None else log_prob(after, ref_mean, std),
-            ref_prediction=reference, group=torch.tensor(
-                [s.start.place // self.settings.group_size for s in batch.samples], device=x.device),
+            ref_prediction=reference, group=self.groups(batch),
             mean_std=self.noise[torch.stack([s.steps for s in batch.samples])].mean(1).to(x.device),
             step=steps.to(x.device), process_advantage=None if batch.process is None else batch.process[:, term],
             moves=stored("moves") if "moves" in self.needs else None), steps
@@ -160,7 +175,8 @@ class NoisedView(_WithPredictions):
         terms = NoisedTerms(
             advantage=batch.advantage_of(term), x0=x0, x_t=x_t, noise_fraction=fraction,
             target=self.process.target(x0, noise, t), prediction=prediction, old_prediction=old,
-            ref_prediction=reference, x0_of=lambda predicted: self.process.x0_from(predicted, x_t, t))
+            ref_prediction=reference, x0_of=lambda predicted: self.process.x0_from(predicted, x_t, t),
+            group=self.groups(batch))
         return terms, (10 * (1 - fraction)).long().clamp(0, 9).cpu()
 
     def _draw(self, epoch: int, owner: int, term: int, shape) -> tuple[Tensor, Tensor]:
@@ -170,8 +186,6 @@ class NoisedView(_WithPredictions):
             order = torch.randperm(len(self.grid), generator=rng_for(seed, epoch, owner, "times"))
             time = self.grid[order[term]]
         else:
-            from dataclasses import replace
-
             shifted = replace(self.process, shift=method.time_shift)
             time = shifted.sample_times(1, method.time_sampling, rng_for(seed, epoch, owner, term, "time"))[0]
         return time, torch.randn(shape, generator=rng_for(seed, epoch, owner, term, "noise"))

@@ -11,7 +11,8 @@ from visalign.media.samples import Sample
 from visalign.trainers.online.rollout import Start, Trajectory
 from visalign.trainers.online.scoring import RewardBatch
 
-_STACKED = ("latents", "steps", "before", "after", "log_prob", "mean", "moves", "values")
+_STACKED = ("latents", "steps", "before", "after", "log_prob", "mean", "moves", "values", "other",
+            "other_log_prob", "decided")
 
 
 @dataclass(frozen=True)
