@@ -4,6 +4,7 @@ A method names its `view`: which terms the loop makes of its own samples.
     steps     one term per trained sampling step: log-probabilities of the stored transition (StepTerms)
     noised    one term per drawn time: predictions at the noised final latents (NoisedTerms)
     sampling  one term: the end of the sampling run with gradients, scored by a differentiable reward (RewardTerms)
+    known_noise  one term per drawn time: clean latents recovered from one step at known noise, scored alike
 """
 
 from dataclasses import dataclass
@@ -61,7 +62,7 @@ class NoisedTerms:
 
 @dataclass(frozen=True)
 class RewardTerms:
-    """reward [B], with gradients into the policy; prediction and ref_prediction of the sampling steps that carry them,
+    """reward [B], with gradients into the policy; prediction and ref_prediction of the steps that carry them,
     [B, K, ...]."""
 
     reward: Tensor
@@ -75,13 +76,15 @@ class OnlineObjective(Protocol):
     `select` picks the samples of an update as units of `unit_size` indices; a unit is never split. The loss must
     be a mean over the micro-batch, so that the loop can weigh micro-batches by their size. stale: why it cannot learn
     from samples of an earlier policy, "" where it can. draws: whose own the times
-    and the noise of a `noised` view are, a "sample"'s or a "group"'s.
+    and the noise of a `noised` view are, a "sample"'s or a "group"'s. through_reward: it learns by gradients through
+    the rewards, and not from advantages.
     """
 
     process: ClassVar[str]
     view: ClassVar[str]
     draws: ClassVar[str]
     stale: ClassVar[str]
+    through_reward: ClassVar[bool]
 
     @property
     def least_group(self) -> int: ...
@@ -118,6 +121,7 @@ class OnlineBase(Ranged):
     unit: ClassVar[int] = 1
     draws: ClassVar[str] = "sample"
     stale: ClassVar[str] = ""
+    through_reward: ClassVar[bool] = False
 
     def unit_size(self, group_size: int) -> int:
         """Samples that the loss compares, and that one process therefore holds."""

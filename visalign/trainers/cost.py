@@ -38,7 +38,8 @@ def sample_passes(config: OnlineConfig, objective) -> tuple[int, int, int]:
     """Passes an online sample takes: to draw it, with gradient to learn from it, and without."""
     rollout = config.rollout
     terms = {"steps": _trained_steps(config), "noised": getattr(objective, "times", 1),
-             "sampling": getattr(objective, "last_steps", 1)}[objective.view]
+             "sampling": getattr(objective, "last_steps", 1),
+             "known_noise": getattr(objective, "times", 1)}[objective.view]
     guided = 2 if rollout.guidance_scale != 1 else 1
     learnt = 1 if rollout.guidance_apart else guided
     frozen = guided * len({"old", "reference"} & objective.needs) + guided - learnt
@@ -53,7 +54,7 @@ def _trained_steps(config: OnlineConfig) -> int:
 
 def kept_steps(config: OnlineConfig, objective) -> int:
     """Sampling steps that are stored of each sample."""
-    return {"steps": _trained_steps(config), "noised": 0, "sampling": 1}[objective.view]
+    return {"steps": _trained_steps(config), "noised": 0, "sampling": 1, "known_noise": 0}[objective.view]
 
 
 def passes_of_look(prompts: int, seeds: int, steps: int, guidance_scale: float) -> float:
