@@ -64,7 +64,7 @@ def test_mistakes_end_in_one_sentence(source, tmp_path):
     nameless.mkdir()
     drawing(0, 0, 4).save(nameless / "a.png")
     for arguments, message in (
-            (("tiny-clip", source, "-o", tmp_path / "b.pt"), "the correction is a .safetensors file"),
+            (("tiny-clip", source, "-o", tmp_path / "b.pt"), "what is written is a .safetensors file"),
             (("sharpness", source, "-o", tmp_path / "b.safetensors"), "reward sharpness: has no features of images"),
             (("tiny-clip", few, "-o", tmp_path / "b.safetensors"), "has samples of 3 prompts; at least 8 are needed"),
             (("tiny-clip", nameless, "-o", tmp_path / "b.safetensors"), "none of its 1 samples is an image with a"),

@@ -94,6 +94,7 @@ def test_reward_can_be_built_and_scores_where_it_needs_no_server(file, tmp_path,
         )
     )
     write_tensors(tmp_path / "direction.safetensors", {"direction": torch.full((128,), 0.01)})
+    write_tensors(tmp_path / "map.safetensors", {"matrix": torch.eye(128), "shift": torch.zeros(128)})
     reward = build_reward(file.name)
     assert reward.name == file.stem and reward.__doc__
     if "url" in file.read_text():

@@ -55,6 +55,8 @@ def test_learning_finds_the_taste_that_images_share_and_raises_the_reward():
     assert F.cosine_similarity(b, taste, dim=0) > 0.9
     before, after = ((images * guided_texts(texts, each, 1.5)).sum(-1).mean() for each in (torch.zeros(8), b))
     assert after > before + 0.2
+    held = learn_direction(images, texts, 1.5, 100, 0.01, torch.Generator().manual_seed(0), longest=0.3)
+    assert held.norm().item() == pytest.approx(0.3) and F.cosine_similarity(held, taste, dim=0) > 0.9
     again = learn_direction(images, texts, 1.5, 100, 0.01, torch.Generator().manual_seed(0))
     assert torch.equal(b, again)
 

@@ -9,8 +9,8 @@ One vector b for all prompts moves the texts e towards what the reward likes, wh
 
 The control that learns nothing moves the texts towards the mean feature of the same samples, e~ = normalize(e + m f).
 
-Differs from the paper in: b is learnt by Adam from 0 on features that are computed once. Its length is not bounded
-there or here, and a long b drowns the prompts: what is left of them is measured on samples that b was not learnt from.
+Differs from the paper in: b is learnt by Adam from 0 on features that are computed once, and may be held short. Nothing
+bounds it there, and a long b drowns the prompts: how much, is measured on samples that b was not learnt from.
 Recipe: configs/online/d2align.yaml.
 """
 
@@ -37,8 +37,11 @@ def guided_texts(texts: Tensor, b: Tensor, omega: float) -> Tensor:
 
 
 def learn_direction(images: Tensor, texts: Tensor, omega: float, steps: int, rate: float, generator: torch.Generator,
-                    batch: int = 256) -> Tensor:
-    """b, float32 [d], for unit features of images and of their prompts, [n, d] each (stage 1 of the paper)."""
+                    longest: float | None = None, batch: int = 256) -> Tensor:
+    """b, float32 [d], for unit features of images and of their prompts, [n, d] each (stage 1 of the paper).
+
+    longest: the length within which b is held.
+    """
     b = torch.zeros(images.shape[1], requires_grad=True)
     optimizer = torch.optim.Adam([b], lr=rate)
     for _ in range(steps):
@@ -47,6 +50,9 @@ def learn_direction(images: Tensor, texts: Tensor, omega: float, steps: int, rat
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        if longest is not None:
+            with torch.no_grad():
+                b.mul_((longest / b.norm()).clamp(max=1))
     return b.detach()
 
 

@@ -139,8 +139,8 @@ class RewardSet:
         for term in self.terms:
             if not hasattr(term.reward, "score_pixels"):
                 raise UserError(f"reward {term.name}: has no gradient with respect to the image, which this "
-                                "objective needs; clip, joint (open_clip), relative, colourfulness, saturation and "
-                                "contrast do")
+                                "objective needs; clip, hpsv2, relative, directional, joint (open_clip), "
+                                "colourfulness, saturation and contrast do")
 
 
 def _in_branches(reward: Any, pixels: Tensor, prompts: list[str], branches: Branches | None) -> Tensor:
