@@ -10,7 +10,7 @@ One vector b for all prompts moves the texts e towards what the reward likes, wh
 The control that learns nothing moves the texts towards the mean feature of the same samples, e~ = normalize(e + m f).
 
 Differs from the paper in: b is learnt by Adam from 0 on features that are computed once, and may be held short. Nothing
-bounds it there, and a long b drowns the prompts: how much, is measured on samples that b was not learnt from.
+bounds it there, and where samples hardly fit their prompts a long b drowns these: samples that are held out tell.
 Recipe: configs/online/d2align.yaml.
 """
 
