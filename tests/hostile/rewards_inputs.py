@@ -131,6 +131,13 @@ CASES = [
           judge_yaml="{kind: weighted_sum, standardised: false, of: [contrast], weights: {contrast: 0}}\n"),
     named("no-such-device", "judge.yaml", "device is 'gpu'", judge_yaml="{kind: contrast, device: gpu}\n"),
     named("no-bias-model", "judge.yaml", "set model to the file", judge_yaml="{kind: debiased, of: contrast}\n"),
+    named("no-correction", "judge.yaml", "set correction to the file",
+          judge_yaml="{kind: directional, of: tiny-clip}\n"),
+    named("correction-is-text", "judge.yaml", "b.safetensors", "cannot be read as .safetensors", b_safetensors="x" * 99,
+          judge_yaml="{kind: directional, of: tiny-clip, correction: b.safetensors}\n"),
+    named("no-words", "judge.yaml", "good is missing", judge_yaml="{kind: relative, of: tiny-clip}\n"),
+    named("no-features", "judge.yaml", "contrast has no features", judge_yaml="{kind: relative, of: contrast, good: a, "
+                                                                             "bad: b}\n"),
     Case("training-with-a-dead-judge", "train r.yaml", ("cannot be reached", "start the server"),
          given={"r.yaml": "model: {source: tiny-sd3}\nobjective: {name: grpo}\nrollout: {prompts: 'emoji:train'}\n"
                           f"reward: {{models: [{{reward: {{kind: vlm, url: '{GONE}'}}}}]}}\n"}),

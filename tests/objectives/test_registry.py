@@ -10,7 +10,7 @@ def test_every_loop_has_its_objectives():
     assert set(REGISTRIES["offline"]) == {"diffusion_dpo", "diffusion_kto", "flow_dpo", "flow_inpo", "flow_rwr", "inpo",
                                           "mapo", "rpo_subject", "seppo", "sft", "soar"}
     assert set(REGISTRIES["online"]) == {"grpo", "grpo_guard", "flow_dppo", "d3po", "nft", "awm", "raft", "draft",
-                                         "pairs_in_group", "dgpo", "crd", "spo"}
+                                         "direct_align", "pairs_in_group", "dgpo", "crd", "spo"}
     assert set(REGISTRIES["reward"]) == {"preference"}
     assert set(REGISTRIES["language"]) == {"dpo", "simpo", "cpl", "power", "sppo", "sft", "kto", "srpo", "sparse_po",
                                            "dckd", "adpa", "align_distil"}

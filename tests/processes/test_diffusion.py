@@ -36,6 +36,12 @@ def test_true_prediction_gives_back_data_and_noise(kind):
     torch.testing.assert_close(diffusion.noise_from(prediction, x_t, t), noise, atol=2e-5, rtol=1e-4)
 
 
+def test_known_noise_taken_out_leaves_the_data():
+    x0, noise, t = make()
+    found = process().without_noise(process().add_noise(x0, noise, t), noise, t)
+    torch.testing.assert_close(found, x0, atol=2e-5, rtol=1e-4)
+
+
 def test_v_target_is_alpha_noise_minus_sigma_data():
     x0, noise, t = torch.ones(1, 1, 1, 1), 2 * torch.ones(1, 1, 1, 1), torch.tensor([500])
     alpha, sigma = ALPHAS_CUMPROD[500].sqrt(), (1 - ALPHAS_CUMPROD[500]).sqrt()

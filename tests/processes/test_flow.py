@@ -30,6 +30,11 @@ def test_true_velocity_gives_back_data_and_noise():
     torch.testing.assert_close(flow.score_from(v, x_t, t), -noise / t.view(-1, 1, 1, 1))
 
 
+def test_known_noise_taken_out_leaves_the_data():
+    x0, noise, t = make()
+    torch.testing.assert_close(Flow().without_noise(Flow().add_noise(x0, noise, t), noise, t), x0)
+
+
 def test_one_euler_step_with_the_true_velocity_stays_on_the_path():
     x0, noise, t = make()
     flow = Flow()

@@ -44,7 +44,9 @@ def given(file: Path) -> dict[str, str]:
 
 
 def write_what_the_header_says(file: Path, folder: Path) -> None:
-    """The reward's YAML file that a header asks for, and the text that it names."""
+    """The reward's YAML file that a header asks for and the text that it names, and the direction that it learns."""
+    for name in re.findall(r"^#   visalign reward direct .* -o (\S+)", file.read_text(), re.MULTILINE):
+        save_file({"direction": torch.zeros(1024)}, folder / name)
     for name, content in re.findall(r"^# Write (\S+) first: (\{.*\})$", file.read_text(), re.MULTILINE):
         (folder / name).write_text(content)
         (folder / "instruction.txt").write_text("{prompt} <|VQ_reward|> <|MQ_reward|> <|TA_reward|>")

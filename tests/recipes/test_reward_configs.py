@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from click.testing import CliRunner
 from PIL import Image
 
@@ -16,6 +17,7 @@ from visalign.config.load import load_config
 from visalign.media.samples import Sample
 from visalign.rewards import build_reward
 from visalign.rewards.bias import FEATURES
+from visalign.storage.weights import write_tensors
 
 from ..rewards.tiny_vlm import build_tiny_vlm
 
@@ -91,6 +93,8 @@ def test_reward_can_be_built_and_scores_where_it_needs_no_server(file, tmp_path,
             }
         )
     )
+    write_tensors(tmp_path / "direction.safetensors", {"direction": torch.full((128,), 0.01)})
+    write_tensors(tmp_path / "map.safetensors", {"matrix": torch.eye(128), "shift": torch.zeros(128)})
     reward = build_reward(file.name)
     assert reward.name == file.stem and reward.__doc__
     if "url" in file.read_text():

@@ -107,6 +107,18 @@ def test_hpsv2_is_a_hundred_times_the_cosine_of_the_checkpoints_own_weights(tmp_
         expected = 100 * F.cosine_similarity(image, model.encode_text(tokens))
     reward = load_reward({"kind": "hpsv2", "source": str(tmp_path), "architecture": TINY})
     torch.testing.assert_close(reward.score(SAMPLES).values[:, 0], expected, atol=1e-4, rtol=1e-4)
+    features, texts = reward.features([s.image for s in SAMPLES]), reward.prompt_features([s.prompt for s in SAMPLES])
+    torch.testing.assert_close(100 * (features * texts[0]).sum(-1), expected, atol=1e-4, rtol=1e-4)
+    assert len(texts[1]) == len(SAMPLES)
+    for sample, value in zip(SAMPLES, expected, strict=True):  # wide, high and square images
+        pixels = to_tensor(sample.image.convert("RGB"))[None].requires_grad_(True)
+        found = reward.score_pixels(pixels, [sample.prompt])
+        assert found.item() == pytest.approx(value.item(), abs=0.02)
+        assert torch.autograd.grad(found.sum(), pixels)[0].abs().sum() > 0
+    assert not any(parameter.requires_grad for parameter in reward.network.parameters())
+    relative = load_reward({"kind": "relative", "of": {"kind": "hpsv2", "source": str(tmp_path), "architecture": TINY},
+                            "good": "yellow", "bad": "blue"})
+    assert relative.score(SAMPLES).values.isfinite().all()
 
 
 def test_aesthetic_is_the_mlp_on_the_unit_embedding(tmp_path):

@@ -23,7 +23,17 @@ from visalign.cli.reading import how_to_read, reading_options
 from visalign.cli.serving import serve
 from visalign.cli.verbs import Verb, Verbs
 from visalign.errors import UserError
-from visalign.validation.ranges import Few, Limit, Portion, Positive, Seed, Within
+from visalign.validation.ranges import (
+    Extrapolation,
+    Few,
+    Limit,
+    Portion,
+    Positive,
+    Rate,
+    Seed,
+    Steps,
+    Within,
+)
 
 
 @click.command(cls=Verb)
@@ -297,3 +307,69 @@ def reward_debias(reward_spec: str, source: str, out: Path, device: str) -> None
     for name in model.before:
         click.echo(f"{name:18} {model.before[name]:+7.3f} {model.after[name]:+7.3f}")
     click.echo(f"use it as {{kind: debiased, of: [{reward_spec}], model: {out}}}")
+
+
+@reward.command("direct")
+@click.argument("reward_spec", metavar="REWARD")
+@click.argument("source")
+@out_option("direction.safetensors")
+@click.option("--mean", type=ranged(Positive), help="Learn nothing: this many times the mean feature of SOURCE.")
+@click.option("--omega", default=1.5, show_default=True, type=ranged(Extrapolation),
+              help="How far texts are moved while the direction is learnt.")
+@click.option("--steps", default=2000, show_default=True, type=ranged(Steps))
+@click.option("--rate", default=0.01, show_default=True, type=ranged(Rate), help="Of Adam.")
+@click.option("--longest", type=ranged(Positive),
+              help="Hold the direction within this length, that of a prompt being 1 (default: as long as it grows).")
+@click.option("--seed", default=0, show_default=True, type=ranged(Seed))
+@device_option
+def reward_direct(reward_spec: str, source: str, out: Path, mean: float | None, omega: float, steps: int, rate: float,
+                  longest: float | None, seed: int, device: str) -> None:
+    """Learn the direction that frees REWARD, a CLIP model, of its own taste, on SOURCE, samples of the base model.
+
+    \b
+    visalign reward direct tiny-clip base-samples -o direction.safetensors
+    """
+    from visalign.generators.hardware.devices import pick_device
+    from visalign.jobs.reward_direction import direct_reward
+
+    found = direct_reward(reward_spec, source, out, mean=mean, omega=omega, steps=steps, rate=rate,
+                          longest=longest, seed=seed, device=str(pick_device(device)))
+    left = f", {found.left_out} others left out" if found.left_out else ""
+    click.echo(f"{found.samples} samples{left}; the direction has length {found.length:.3f} and cosine "
+               f"{found.towards:+.3f} with their mean feature")
+    for when, (value, told) in (("before", found.before), ("after", found.after)):
+        click.echo(f"{when:6} on held-out prompts: reward {value:+.3f}, {told:+.3f} more than with another prompt")
+    if found.after[1] < found.before[1] / 2:
+        click.echo("note: more than half of what the prompts say is lost; --longest or fewer --steps leave more of it")
+    click.echo(f"use it as {{kind: directional, of: {reward_spec}, correction: {out}"
+               + ("" if mean else f", omega: {omega:g}") + "}")
+
+
+@reward.command("transport")
+@click.argument("reward_spec", metavar="REWARD")
+@click.argument("source")
+@out_option("map.safetensors")
+@click.option("--epsilon", default=0.05, show_default=True, type=ranged(Positive),
+              help="Blur of the plan, in units of the mean cost.")
+@click.option("--ridge", default=0.1, show_default=True, type=ranged(Positive),
+              help="How much the map is held back, in units of the captions' variance.")
+@click.option("--most", default=4096, show_default=True, type=ranged(Few), help="Samples that the plan is made of.")
+@click.option("--seed", default=0, show_default=True, type=ranged(Seed))
+@device_option
+def reward_transport(reward_spec: str, source: str, out: Path, epsilon: float, ridge: float, most: int, seed: int,
+                     device: str) -> None:
+    """Map captions to where real videos are for REWARD, a CLIP model, on SOURCE, real videos with captions.
+
+    \b
+    visalign reward transport clip:ViT-L-14/openai my_videos -o map.safetensors
+    """
+    from visalign.generators.hardware.devices import pick_device
+    from visalign.jobs.reward_transport import transport_reward
+
+    found = transport_reward(reward_spec, source, out, epsilon=epsilon, ridge=ridge, most=most, seed=seed,
+                             device=str(pick_device(device)))
+    left = f", {found.left_out} others left out" if found.left_out else ""
+    click.echo(f"{found.used} of {found.samples} samples made the map{left}")
+    click.echo("on the held-out ones, a caption's own sample fits better than another one in\n"
+               f"  {found.plain} by the plain cosine\n  {found.mapped} by the mapped one")
+    click.echo(f"use it as {{kind: transport_quality, of: {reward_spec}, map: {out}}}")

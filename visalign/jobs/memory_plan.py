@@ -116,7 +116,7 @@ class _Planning:
         return tuple(found)
 
     def _learns_through_rewards(self) -> bool:
-        return self.config.loop == "online" and self.objective.view == "sampling"
+        return self.config.loop == "online" and self.objective.through_reward
 
     def _rewards_away(self) -> dict[str, int]:
         """Of the rewards that score, what is in host memory while the network learns: less than nothing."""
@@ -194,7 +194,8 @@ class _Planning:
 
     def _backward(self) -> dict[str, int]:
         size = self.sizes.training(self.rows_trained(), self.config.model.gradient_checkpointing)
-        passes = min(self.objective.last_steps, self.config.rollout.steps) if self._learns_through_rewards() else 1
+        last = getattr(self.objective, "last_steps", 1)
+        passes = last if last == 1 else min(last, self.config.rollout.steps)
         return {"activations": size * passes, "weights unrounded": self._kept_unrounded(),
                 "gradients": self._gradients(), "gathered blocks": self._gathered_blocks()}
 

@@ -150,16 +150,16 @@ def check_online(config: OnlineConfig, family: type[Generator]) -> FoundPairs:
     if bool(rule.rarity) != bool(config.reward.features):
         raise UserError("advantage.rarity and reward.features go together: features (tiny-clip, an open_clip folder or "
                         "clip:ARCHITECTURE/TAG) tell kinds of samples apart, and rarity rewards the rare ones")
-    if rule.rarity and (rollout.votes or objective.view == "sampling" or not objective.ranks_samples):
+    if rule.rarity and (rollout.votes or objective.through_reward or not objective.ranks_samples):
         raise UserError(f"advantage.rarity {rule.rarity:g}: adds to the advantages of samples with a reward, and "
                         f"{'votes' if rollout.votes else config.objective['name']} takes none; leave it out")
     if objective.view in ("steps", "siblings"):
         check_noise(rollout)
-    if objective.view == "sampling":
+    if objective.through_reward:
         if rollout.votes:
             raise UserError(f"objective.name {config.objective['name']} needs a reward with a gradient; rollout.votes "
                             "has none")
-        if objective.last_steps > rollout.steps:
+        if objective.view == "sampling" and objective.last_steps > rollout.steps:
             raise UserError(f"objective.last_steps {objective.last_steps} are more than rollout.steps {rollout.steps}")
         reward_set.check_differentiable()
     return FoundPairs(prompts, [])

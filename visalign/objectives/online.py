@@ -5,6 +5,7 @@ A method names its `view`: which terms the loop makes of its own samples.
     noised    one term per drawn time: predictions at the noised final latents (NoisedTerms)
     siblings  one term per trained step: two candidates of that step, told apart by a latent reward (StepTerms)
     sampling  one term: the end of the sampling run with gradients, scored by a differentiable reward (RewardTerms)
+    known_noise  one term per drawn time: clean latents recovered from one step at known noise, scored alike
 """
 
 from dataclasses import dataclass
@@ -70,7 +71,7 @@ class NoisedTerms:
 
 @dataclass(frozen=True)
 class RewardTerms:
-    """reward [B], with gradients into the policy; prediction and ref_prediction of the sampling steps that carry them,
+    """reward [B], with gradients into the policy; prediction and ref_prediction of the steps that carry them,
     [B, K, ...]."""
 
     reward: Tensor
@@ -86,7 +87,8 @@ class OnlineObjective(Protocol):
     be a mean over the micro-batch, so that the loop can weigh micro-batches by their size. stale: why it cannot learn
     from samples of an earlier policy, "" where it can. credits_steps: whether it learns from `process_advantage`.
     draws: whose own the times and the noise of a `noised` view are, a "sample"'s or a "group"'s. centred: whether a
-    group's advantages must add up to 0. ranks_samples: whether advantages of samples teach it anything.
+    group's advantages must add up to 0. ranks_samples: whether advantages of samples teach it anything. through_reward:
+    it learns by gradients through the rewards, and not from advantages.
     train_guidance, ref_guidance: guidance scale of what learns (with its old policy) and of the reference, None for the
     rollout's.
     """
@@ -95,6 +97,7 @@ class OnlineObjective(Protocol):
     view: ClassVar[str]
     draws: ClassVar[str]
     stale: ClassVar[str]
+    through_reward: ClassVar[bool]
     credits_steps: ClassVar[bool]
     centred: ClassVar[bool]
     ranks_samples: ClassVar[bool]
@@ -142,6 +145,7 @@ class OnlineBase(Ranged):
     unit: ClassVar[int] = 1
     draws: ClassVar[str] = "sample"
     stale: ClassVar[str] = ""
+    through_reward: ClassVar[bool] = False
     credits_steps: ClassVar[bool] = False
     centred: ClassVar[bool] = False
     ranks_samples: ClassVar[bool] = True

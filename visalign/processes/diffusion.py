@@ -100,8 +100,12 @@ class Diffusion:
 
     def along(self, direction: Tensor, x_t: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
         """Where a direction leads from t to t_next (both [B], -1 is clean data), to less noise or to more."""
+        return self.add_noise(self.without_noise(x_t, direction, t), direction, t_next)
+
+    def without_noise(self, x_t: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """The clean latents in x_t when its noise is known, (x_t - sigma eps) / alpha, where any signal is left."""
         alpha, sigma = self._alpha_sigma(t, x_t)
-        return self.add_noise((x_t - sigma * direction) / alpha, direction, t_next)
+        return (x_t - sigma * noise) / alpha
 
     def times_up_to(self, t: Tensor, steps: int) -> Tensor:
         """Each row's own equally long steps from clean data to t, rounded to whole times: int64 [steps + 1, B].

@@ -80,6 +80,11 @@ class Flow:
         """Where a direction leads from t to t_next (both [B], 0 is data), to less noise or to more."""
         return x_t + per_sample(t_next - t, x_t) * direction
 
+    def without_noise(self, x_t: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """The clean latents in x_t when its noise is known, (x_t - t eps) / (1 - t), for t < 1."""
+        t = per_sample(t, x_t)
+        return (x_t - t * noise) / (1 - t)
+
     def times_up_to(self, t: Tensor, steps: int) -> Tensor:
         """Each row's own equally long steps from data to t, [steps + 1, B]; its last row is t."""
         return torch.outer(torch.arange(steps + 1, device=t.device) / steps, t)

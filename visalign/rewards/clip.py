@@ -111,12 +111,17 @@ class ClipScore(RewardModel):
         found = [self._known[prompt] for prompt in prompts]
         return torch.stack([features for features, _ in found]), [note for _, note in found]
 
+    def pixel_features(self, pixels: Tensor) -> Tensor:
+        """As `features`, of square pixels [B, 3, H, W] in [0, 1], on their device and with gradients."""
+        network = self.network
+        found = network.encode_image(pixels_to_batch(self.preprocess, pixels.to(self.device), self.name))
+        return F.normalize(found.float(), dim=-1)
+
     def score_pixels(self, pixels: Tensor, prompts: list[str]) -> Tensor:
         """As `score`, of square pixels [B, 3, H, W] in [0, 1] and with gradients, [B, 1]."""
-        network = self.network
-        features = network.encode_image(pixels_to_batch(self.preprocess, pixels.to(self.device), self.name))
+        features = self.pixel_features(pixels)
         texts = self.prompt_features(prompts)[0].to(self.device)
-        return SCALES[self.scale]((F.normalize(features.float(), dim=-1) * texts).sum(-1, keepdim=True))
+        return SCALES[self.scale]((features * texts).sum(-1, keepdim=True))
 
     def score_batch(self, samples: list[Sample]) -> Scores:
         texts, notes = self.prompt_features([sample.prompt for sample in samples])

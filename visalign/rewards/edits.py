@@ -12,13 +12,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from visalign.media.pixels import pixels_of
 from visalign.media.samples import Sample, fit_image
 from visalign.media.source_images import read_source
 from visalign.rewards.base import RewardModel, Scores
 from visalign.rewards.clip import ClipScore
+from visalign.rewards.on_clip import OnClip
 
 WINDOW = 11
 """Side of SSIM's window; smaller images have none."""
@@ -103,7 +104,7 @@ class SourceChange(EditMeasure):
 
 
 @dataclass
-class ClipDirection(RewardModel):
+class ClipDirection(OnClip):
     """CLIP direction similarity (Gal et al. 2022, StyleGAN-NADA): does the image change as its caption does?
 
     The cosine of CLIP(result) - CLIP(source) with CLIP(target caption) - CLIP(source caption), 0 where either is no
@@ -125,19 +126,6 @@ class ClipDirection(RewardModel):
         if not self.neutral.strip():
             raise ValueError("neutral is empty; name what an image shows before any edit, such as 'a photo'")
         self._clip = ClipScore(self.source, name=self.name, device=self.device, batch_size=self.batch_size)
-
-    def check(self) -> None:
-        self._clip.check()
-
-    def held_bytes(self) -> int | None:
-        return self._clip.held_bytes()
-
-    def load(self) -> nn.Module:
-        return self._clip.network
-
-    def to(self, device: str) -> None:
-        super().to(device)
-        self._clip.to(device)
 
     def score_batch(self, samples: list[Sample]) -> Scores:
         captions = [(sample.known.get("target_caption") or sample.prompt,

@@ -6,12 +6,20 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
 from visalign.errors import UserError
 from visalign.media.samples import Sample, middle
 from visalign.rewards.base import RewardModel, Scores
-from visalign.rewards.openclip import check_clip_source, cut_prompts, letterboxed, load_open_clip, to_batch
+from visalign.rewards.openclip import (
+    check_clip_source,
+    cut_prompts,
+    letterboxed,
+    letterboxed_pixels,
+    load_open_clip,
+    to_batch,
+)
 from visalign.rewards.sizes import of_open_clip, of_transformers
 from visalign.storage.hub_files import hub_file, hub_reason
 from visalign.storage.pretrained import check_processor, load_whole
@@ -168,7 +176,35 @@ class HPSv2(RewardModel):
         model, _, self.preprocess = open_clip.create_model_and_transforms(name, load_weights=False)
         self.tokenizer = open_clip.get_tokenizer(name)
         load_weights(model, weights, path, self.name)
-        return model.eval()
+        return model.eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def features(self, images: list[Image.Image]) -> Tensor:
+        """Unit-length image embeddings, float32 [n, d] on the CPU."""
+        network = self.network
+        parts = [letterboxed(self.preprocess, images[start:start + self.batch_size], self.name)
+                 for start in range(0, len(images), self.batch_size)]
+        return torch.cat([F.normalize(network.encode_image(part.to(self.device)).float(), dim=-1).cpu()
+                          for part in parts])
+
+    def pixel_features(self, pixels: Tensor) -> Tensor:
+        """As `features`, of pixels [B, 3, H, W] in [0, 1], on their device and with gradients."""
+        network = self.network
+        found = network.encode_image(letterboxed_pixels(self.preprocess, pixels.to(self.device), self.name))
+        return F.normalize(found.float(), dim=-1)
+
+    @torch.no_grad()
+    def prompt_features(self, prompts: list[str]) -> tuple[Tensor, list[str | None]]:
+        """Unit-length prompt embeddings, float32 [n, d] on the CPU, and a note where one was cut."""
+        network = self.network
+        found = F.normalize(network.encode_text(self.tokenizer(prompts).to(self.device)).float(), dim=-1).cpu()
+        cut = cut_prompts(self.tokenizer, prompts)
+        return found, [cut.get(i) for i in range(len(prompts))]
+
+    def score_pixels(self, pixels: Tensor, prompts: list[str]) -> Tensor:
+        """As `score`, of pixels [B, 3, H, W] in [0, 1] and with gradients, [B, 1]."""
+        features = self.pixel_features(pixels)
+        return 100 * (features * self.prompt_features(prompts)[0].to(features)).sum(-1, keepdim=True)
 
     def score_batch(self, samples: list[Sample]) -> Scores:
         network, prompts = self.network, [sample.prompt for sample in samples]

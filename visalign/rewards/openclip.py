@@ -105,6 +105,20 @@ def letterboxed(preprocess, images: list[Image.Image], who: str) -> Tensor:
     return (torch.stack(rows) - mean) / std
 
 
+def letterboxed_pixels(preprocess, pixels: Tensor, who: str) -> Tensor:
+    """As `letterboxed`, of pixels [B, 3, H, W] in [0, 1] and with gradients."""
+    size, mean, std = _resize_and_norm(preprocess)
+    if size is None:
+        raise UserError(f"reward {who}: its preprocessing is not resize, crop and normalise, so it has no gradient")
+    side, sides = max(size), pixels.shape[-2:]
+    height, width = (max(1, round(length * side / max(sides))) for length in sides)
+    if (height, width) != tuple(sides):
+        pixels = F.interpolate(pixels, (height, width), mode="bicubic", antialias=True, align_corners=False)
+    left, top = (side - width) // 2, (side - height) // 2
+    pixels = F.pad(pixels, (left, side - width - left, top, side - height - top))
+    return (pixels - mean.to(pixels)) / std.to(pixels)
+
+
 def pixels_to_batch(preprocess, pixels: Tensor, who: str) -> Tensor:
     """As `to_batch`, of pixels [B, 3, H, W] in [0, 1] and with gradients; resizing is bicubic and antialiased.
 

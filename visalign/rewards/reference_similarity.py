@@ -2,16 +2,16 @@
 
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from visalign.media.photographs import read_photographs
 from visalign.media.samples import Sample
-from visalign.rewards.base import RewardModel
 from visalign.rewards.clip import ClipScore
+from visalign.rewards.on_clip import OnClip
 
 
 @dataclass
-class ReferenceSimilarity(RewardModel):
+class ReferenceSimilarity(OnClip):
     """(1 + mean over the photographs of their cosine with the image) / 2, in [0, 1] (Miao et al. 2024, RPO).
 
     images: a folder with photographs of the subject, a list of files, or `emoji:subject`. features: an open_clip model,
@@ -33,18 +33,8 @@ class ReferenceSimilarity(RewardModel):
         self._photographs: Tensor | None = None
 
     def check(self) -> None:
-        self._clip.check()
+        super().check()
         read_photographs(self.images, f"reward {self.name}: images")
-
-    def held_bytes(self) -> int | None:
-        return self._clip.held_bytes()
-
-    def load(self) -> nn.Module:
-        return self._clip.network
-
-    def to(self, device: str) -> None:
-        super().to(device)
-        self._clip.to(device)
 
     @property
     def photographs(self) -> Tensor:

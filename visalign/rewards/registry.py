@@ -20,6 +20,7 @@ from visalign.rewards import combine, rules, video_rules, vlm
 from visalign.rewards.base import Reward
 from visalign.rewards.bias import Debiased
 from visalign.rewards.clip import ClipScore
+from visalign.rewards.directional import Directional
 from visalign.rewards.edits import BackgroundKept, ClipDirection, SourceChange
 from visalign.rewards.emoji_edit import EmojiEdit
 from visalign.rewards.emoji_group import EmojiGroup
@@ -30,6 +31,7 @@ from visalign.rewards.joint import JointReward
 from visalign.rewards.ocr import OcrText
 from visalign.rewards.qwen_heads import HPSv3, VideoReward
 from visalign.rewards.reference_similarity import ReferenceSimilarity
+from visalign.rewards.relative import Relative
 from visalign.rewards.text import embedding
 from visalign.rewards.text import rules as text_rules
 from visalign.rewards.text.likelihood import DensityRatio, FollowUp
@@ -37,6 +39,7 @@ from visalign.rewards.text.points import Points
 from visalign.rewards.text.polar import Polar
 from visalign.rewards.text.refusal import RefusalJudge, RefusalRule
 from visalign.rewards.text.sequence import SequenceReward
+from visalign.rewards.transport import TransportQuality
 from visalign.rewards.web.reward import HttpReward
 from visalign.storage.open_clip_models import CLIP_ASSETS, EMBEDDED_CLIPS
 from visalign.storage.yaml_files import read_yaml
@@ -62,6 +65,9 @@ REWARDS: dict[str, type] = {
     "unifiedreward_flex": vlm.UnifiedRewardFlex,
     "clip_direction": ClipDirection,
     "reference_similarity": ReferenceSimilarity,
+    "relative": Relative,
+    "directional": Directional,
+    "transport_quality": TransportQuality,
     "background_kept": BackgroundKept,
     "source_change": SourceChange,
     "ocr": OcrText,

@@ -235,7 +235,7 @@ class GeneratorTrainer(Trainer):
         engine = engine_of(accelerator)
         engine.send_home(generator.denoiser)
         make_policy(generator, config)
-        on_noised = config.loop == "offline" or self.objective.view == "noised"
+        on_noised = config.loop == "offline" or self.objective.view in ("noised", "known_noise")
         for remark in remarks(generator, config.model.source, on_noised):
             notice(remark)
         for network in generator.whole_networks():

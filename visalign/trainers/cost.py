@@ -39,6 +39,7 @@ def sample_passes(config: OnlineConfig, objective) -> tuple[int, int, int]:
     rollout = config.rollout
     steps = _trained_steps(config)
     terms = {"steps": steps, "siblings": steps, "noised": getattr(objective, "times", 1),
+             "known_noise": getattr(objective, "times", 1),
              "sampling": getattr(objective, "last_steps", 1)}[objective.view]
     guided, trained, reference = (_branches(rollout.guidance_scale if scale is None else scale) for scale in (
         None, objective.train_guidance, objective.ref_guidance))
@@ -61,7 +62,7 @@ def _trained_steps(config: OnlineConfig) -> int:
 def kept_steps(config: OnlineConfig, objective) -> int:
     """Sampling steps that are stored of each sample."""
     steps = _trained_steps(config)
-    return {"steps": steps, "siblings": steps, "noised": 0, "sampling": 1}[objective.view]
+    return {"steps": steps, "siblings": steps, "noised": 0, "known_noise": 0, "sampling": 1}[objective.view]
 
 
 def passes_of_look(prompts: int, seeds: int, steps: int, guidance_scale: float) -> float:

@@ -47,6 +47,7 @@ AdapterStrength = Annotated[float, Interval(ge=0, le=10)]
 Signed = Annotated[float, Interval(ge=-1e6, le=1e6)]
 RewardValue = Annotated[float, Interval(ge=-1e12, le=1e12)]
 """What a reward may return, in any unit: bytes, pixels, votes."""
+Extrapolation = Annotated[float, Interval(ge=1, le=100)]
 AboveOne = Annotated[float, Interval(gt=1, le=1e6)]
 Rate = Annotated[float, Interval(gt=0, le=1)]
 Share = Annotated[float, Interval(gt=0, le=1)]

@@ -228,6 +228,13 @@ def _then_training(collect):
     (["rollout.sampler=ode"], "rollout.sampler ode with noise_level 0.7 and clean_steps 0 adds no noise"),
     (["rollout.noise_level=0"], "adds no noise"), (["model.lora.dropout=0.1"], "model.lora.dropout must be 0"),
     (["objective.name=draft", "reward.models=jpeg"], "reward jpeg: has no gradient"),
+    (["objective.name=direct_align", "reward.models=jpeg"], "reward jpeg: has no gradient"),
+    (["objective={name: direct_align, noisiest: 0.97, branches: both}"], "must be below 1 for branches both"),
+    (["objective={name: direct_align, cleanest: 0.01}"], "distance 0.05 leads beyond clean data"),
+    (["objective={name: direct_align, branch: both}"], "did you mean 'branches'"),
+    (["reward.models=[{kind: relative, of: tiny-clip, good: yellow}]"], "reward relative: bad is missing"),
+    (["advantage.rarity=0.3", "reward.features=tiny-clip", "objective={name: direct_align}", "reward.models=tiny-clip"],
+     "and direct_align takes none"),
     (["reward.models=[]"], "set exactly one of reward.models"), (["reward.models=colour_fulness"],
                                                                  "did you mean 'colourfulness'"),
     (["reward.models=[{reward: tiny-reward, dimension: beauty}]"], "has no dimension beauty"),
@@ -278,7 +285,7 @@ def test_a_reward_that_compares_needs_whole_groups(online_recipe, tmp_path, scri
 
 def test_a_diffusion_model_is_told_which_objectives_fit(online_recipe):
     said = fails(online_recipe("sdxl", "nft", **ODE)).replace("flow_dppo, ", "")
-    assert "use one of crd, d3po, dgpo, draft, grpo, grpo_guard, pairs_in_group, raft, spo" in said
+    assert "use one of crd, d3po, dgpo, direct_align, draft, grpo, grpo_guard, pairs_in_group, raft, spo" in said
 
 
 def test_fewer_prompts_than_an_epoch_asks_for_are_sampled_more_than_once(online_recipe, tmp_path):

@@ -20,7 +20,8 @@ ODE = {"rollout": {"sampler": "ode"}}
     ("sd3", "grpo_guard", {}), ("flux", "grpo_guard", {}), ("sd3", "flow_dppo", {}), ("sd3", "d3po", {}),
     ("sdxl", "d3po", {}), ("sd3", "nft", ODE), ("flux", "nft", ODE), ("sd3", "awm", ODE), ("sd3", "raft", ODE),
     ("sdxl", "raft", ODE), ("sd3", "draft", ODE), ("sdxl", "draft", ODE), ("sd3", "pairs_in_group", {}),
-    ("sd3", "dgpo", ODE), ("sdxl", "dgpo", ODE), ("sd3", "crd", ODE), ("sdxl", "crd", ODE)])
+    ("sd3", "dgpo", ODE), ("sdxl", "dgpo", ODE), ("sd3", "crd", ODE), ("sdxl", "crd", ODE),
+    ("sd3", "direct_align", ODE), ("sdxl", "direct_align", ODE | {"objective": {"branches": "both"}})])
 def test_every_method_changes_every_trainable_weight_and_leaves_a_complete_run(online_recipe, tmp_path, base, method,
                                                                                sections):
     run(online_recipe(base, method, **sections), "train.epochs=2")
@@ -73,6 +74,9 @@ def test_every_method_changes_every_trainable_weight_and_leaves_a_complete_run(o
     ("raft", {"objective": {"beta_kl": 0.1, "keep": 2, "noisiest": 0.5}} | ODE),
     ("draft", {"objective": {"last_steps": 2, "beta": 0.1}, "reward": {"models": "tiny-reward"}} | ODE),
     ("draft", {"reward": {"models": ["tiny-clip", "saturation", "contrast"]}} | ODE),
+    ("direct_align", {"objective": {"branches": "both", "times": 2, "beta": 0.1, "ceiling": 0.7}, "reward": {"models": [
+        {"kind": "relative", "of": "tiny-clip", "good": "yellow", "bad": "blue", "k": [0.1, 0.25],
+         "k_swapped": [0.3, 0.01]}, "tiny-reward"]}} | ODE),
     ("awm", {"objective": {"weighting": "huber", "beta_kl": 0.0}} | ODE),
     ("d3po", {"objective": {"pairs_per_group": 2}}),
     ("grpo", {"advantage": {"shape": "win_rate"}, "reward": {"models": ["contrast", "jpeg"]}}),
@@ -111,7 +115,8 @@ STATEFUL = [("grpo", {"optim": {"ema_decay": 0.9, "schedule": "cosine"}, "train"
             ("nft", {"objective": {"decay": "slow", "mixing": 0.5}} | ODE), ("grpo", {"advantage": {"history": 8}}),
             ("nft", {"objective": {"draws": "group", "times": 2}} | ODE),
             ("dgpo", {"objective": {"switch": 1, "decay_ramp": 4}, "train": {"updates_per_epoch": 2}} | ODE),
-            ("crd", ODE), ("grpo", {"advantage": {"rarity": 0.3, "kinds": 2}, "reward": {"features": "tiny-clip"}})]
+            ("crd", ODE), ("direct_align", {"objective": {"branches": "both"}} | ODE),
+            ("grpo", {"advantage": {"rarity": 0.3, "kinds": 2}, "reward": {"features": "tiny-clip"}})]
 
 
 @pytest.mark.parametrize("method, sections", STATEFUL)
@@ -186,6 +191,7 @@ except SystemExit as end:
     ("nft", {"objective": {"draws": "group"}, "rollout": {"sampler": "ode", "group_size": 2}}),
     ("dgpo", {"rollout": {"sampler": "ode", "group_size": 2}}),
     ("crd", {"rollout": {"sampler": "ode", "group_size": 2}, "advantage": {"drop_zero": False}}),
+    ("direct_align", {"objective": {"branches": "both"}, "advantage": {"drop_zero": False}} | ODE),
     ("grpo", {"advantage": {"rarity": 0.3, "kinds": 2}, "reward": {"features": "tiny-clip"}})])
 def test_two_processes_learn_what_one_does_with_twice_the_batch(online_recipe, two_processes, tmp_path, method,
                                                                 sections):

@@ -49,7 +49,7 @@ def check_arithmetic(config: OnlineConfig, world: int) -> None:
                         f"{early} steps untrained, so kl early would hold nothing; start the window before, or use "
                         "another objective.kl")
     alone = rollout.group_size == 1 and rule.baseline != "none" and not rule.history
-    if alone and objective.view != "sampling" and objective.ranks_samples:
+    if alone and not objective.through_reward and objective.ranks_samples:
         raise UserError("rollout.group_size 1: one sample of a prompt has nothing to be compared with, so every "
                         "advantage is 0; use at least 2, advantage.baseline none, or advantage.history")
     if rule.baseline == "median" and rollout.group_size % 2 == 0:

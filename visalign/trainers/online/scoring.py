@@ -7,6 +7,7 @@ import time
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as Late
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from visalign.evaluation.held_out import load_features
 from visalign.media.samples import Sample
 from visalign.parallel.sharing import doing
 from visalign.rewards import Reward, for_modality, load_reward
+from visalign.rewards.relative import Branches
 from visalign.storage.out_of_memory import OutOfMemory, memory_told
 
 
@@ -120,11 +122,15 @@ class RewardSet:
         for reward in (*self._loaded.values(), *([self.embedder] if self.embedder else [])):
             reward.to(device)
 
-    def differentiable(self, pixels: Tensor, prompts: list[str]) -> Tensor:
-        """Weighted sum of the rewards of pixels [B, 3, H, W] in [0, 1], with gradients, [B]."""
+    def differentiable(self, pixels: Tensor, prompts: list[str], branches: Branches | None = None) -> Tensor:
+        """Weighted sum of the rewards of pixels [B, 3, H, W] in [0, 1], with gradients, [B].
+
+        branches: where pixels come from steps of `direct_align`. A reward without words to swap counts with its sign
+        turned where they are swapped.
+        """
         total = torch.zeros(len(pixels), device=pixels.device)
         for term, weight in zip(self.terms, self.weights.tolist(), strict=True):
-            values = term.reward.score_pixels(pixels, prompts)[:, term.column].float()
+            values = _in_branches(term.reward, pixels, prompts, branches)[:, term.column].float()
             total = total + weight * (values if term.reward.higher_is_better else -values)
         return total
 
@@ -133,7 +139,17 @@ class RewardSet:
         for term in self.terms:
             if not hasattr(term.reward, "score_pixels"):
                 raise UserError(f"reward {term.name}: has no gradient with respect to the image, which this "
-                                "objective needs; clip, joint (open_clip), colourfulness, saturation and contrast do")
+                                "objective needs; clip, hpsv2, relative, directional, joint (open_clip), "
+                                "colourfulness, saturation and contrast do")
+
+
+def _in_branches(reward: Any, pixels: Tensor, prompts: list[str], branches: Branches | None) -> Tensor:
+    if branches is None:
+        return reward.score_pixels(pixels, prompts)
+    if hasattr(reward, "score_branches"):
+        return reward.score_branches(pixels, prompts, branches)
+    values = reward.score_pixels(pixels, prompts)
+    return torch.where(branches.swapped[:, None], -values, values)
 
 
 def applies(reward: Reward, sample: Sample) -> bool:

@@ -14,7 +14,9 @@ from visalign.config import RolloutSettings
 from visalign.generators.base import Conditioning, Generator, Guidance
 from visalign.objectives.online import NoisedTerms, OnlineObjective, RewardTerms, StepTerms
 from visalign.processes.steps import LOG_PROBS, sensitivity
+from visalign.rewards.relative import Branches
 from visalign.sampling.seeds import rng_for
+from visalign.trainers.online.known_noise import known_steps
 from visalign.trainers.online.old_policy import OldPolicy
 from visalign.trainers.online.rollout import Trajectory
 from visalign.trainers.online.scoring import RewardSet
@@ -191,13 +193,26 @@ class NoisedView(_WithPredictions):
         return time, torch.randn(shape, generator=rng_for(seed, epoch, owner, term, "noise"))
 
 
-class SamplingView(_WithPredictions):
-    """The last K sampling steps with gradients, decoded and scored by rewards that have gradients."""
+class _ScoredView(_WithPredictions):
+    """Latents with gradients, decoded and scored by rewards that have gradients."""
+
+    def prepare(self, noisy: list[int]) -> None:
+        self.context.reward_set.check_differentiable()
+
+    def scored(self, latents: Tensor, batch: MicroBatch, branches: Branches | None = None) -> Tensor:
+        """The rewards of latents [B, ...], with gradients, [B]."""
+        pixels = (self.generator.decode_pixels(latents) / 2 + 0.5).clamp(0, 1)
+        words = [self.generator.text_of(s.start.prompt) for s in batch.samples]
+        return self.context.reward_set.differentiable(pixels, words, branches)
+
+
+class SamplingView(_ScoredView):
+    """The last K sampling steps with gradients."""
 
     terms = 1
 
     def prepare(self, noisy: list[int]) -> None:
-        self.context.reward_set.check_differentiable()
+        super().prepare(noisy)
         self.start = max(0, self.settings.steps - self.context.objective.last_steps)
 
     def kept(self, plan: StepPlan) -> Tensor:
@@ -212,11 +227,30 @@ class SamplingView(_WithPredictions):
             seen.append(prediction)
             frozen.append(reference)
             x = self.process.moments(prediction, x, t, t_next).mean
-        pixels = (self.generator.decode_pixels(x) / 2 + 0.5).clamp(0, 1)
-        words = [self.generator.text_of(s.start.prompt) for s in batch.samples]
-        reward = self.context.reward_set.differentiable(pixels, words)
+        reward = self.scored(x, batch)
         terms = RewardTerms(reward, torch.stack(seen, 1), torch.stack(frozen, 1) if frozen[0] is not None else None)
         return terms, torch.full((len(x),), self.start)
 
 
-VIEWS: dict[str, type[_WithPredictions]] = {"steps": StepView, "noised": NoisedView, "sampling": SamplingView}
+class KnownNoiseView(_ScoredView):
+    """Clean latents noised afresh, and given back by one step with gradients whose noise is known."""
+
+    def prepare(self, noisy: list[int]) -> None:
+        super().prepare(noisy)
+        self.terms = self.context.objective.times
+
+    def kept(self, plan: StepPlan) -> Tensor:
+        return torch.empty(len(plan.trained), 0, dtype=torch.int64)
+
+    def build(self, batch: MicroBatch, term: int) -> tuple[RewardTerms, Tensor]:
+        steps = known_steps(self.process, self.context.objective, batch.samples, self.generator.device,
+                            (self.context.seed, batch.epoch, term))
+        prediction, _, reference = self.predictions(steps.x_t, steps.t, batch)
+        fraction = self.process.noise_fraction(steps.t)
+        reward = self.scored(steps.recovered(self.process, prediction), batch, Branches(fraction, steps.swapped))
+        terms = RewardTerms(reward, prediction[:, None], None if reference is None else reference[:, None])
+        return terms, (10 * (1 - fraction)).long().clamp(0, 9).cpu()
+
+
+VIEWS: dict[str, type[_WithPredictions]] = {"steps": StepView, "noised": NoisedView, "sampling": SamplingView,
+                                            "known_noise": KnownNoiseView}
