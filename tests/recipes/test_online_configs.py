@@ -65,6 +65,13 @@ def test_dry_run_says_what_an_epoch_costs():
     assert "8 prompts x 12 = 96 samples" in result.output and "4 to draw it, 2 with gradient and 2" in result.output
 
 
+def test_dry_run_says_what_a_probe_costs():
+    result = CliRunner().invoke(main, ["train", str(CONFIGS[0].parent / "marble.yaml"), "--dry-run"])
+    # 6 updates: 5 of one pass, and one of 3 rewards and what is held apart
+    assert result.exit_code == 0, result.output
+    assert "passes of an update   1.5 over its samples in the mean: one in 6" in result.output
+
+
 def test_guidance_apart_costs_half_of_the_passes_with_gradient():
     config = load_config(CONFIGS[0].parent / "sd35_flow_grpo.yaml", ("rollout.prompts=emoji:train",))
     objective = build_objective(config.objective, loop="online")

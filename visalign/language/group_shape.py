@@ -24,6 +24,9 @@ def check_groups(config: LanguageOnlineConfig, world: int) -> None:
     if rule.rarity:
         raise UserError(f"advantage.rarity {rule.rarity:g}: tells kinds of images and videos apart, not of answers; "
                         "leave it out")
+    if rule.finds_weights:
+        raise UserError(f"advantage.combine {rule.combine}: finds weights of rewards of images and videos, not of "
+                        "answers; use rewards, advantages or gdpo")
     together = train.batch_size * world
     if size % together:
         raise UserError(f"rollout.prompts_per_step {rollout.prompts_per_step} x rollout.group_size "

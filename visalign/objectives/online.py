@@ -74,7 +74,8 @@ class OnlineObjective(Protocol):
 
     `select` picks the samples of an update as units of `unit_size` indices; a unit is never split. The loss must
     be a mean over the micro-batch, so that the loop can weigh micro-batches by their size. stale: why it cannot learn
-    from samples of an earlier policy, "" where it can. draws: whose own the times
+    from samples of an earlier policy, "" where it can. not_affine: why its gradient is not affine in the advantages,
+    for so many updates an epoch and advantages of at most `largest`, "" where it is. draws: whose own the times
     and the noise of a `noised` view are, a "sample"'s or a "group"'s.
     """
 
@@ -97,6 +98,8 @@ class OnlineObjective(Protocol):
     def select(self, advantages: Tensor, trained: Tensor, groups: Tensor) -> list[tuple[int, ...]]: ...
 
     def old_decay(self, updates: int) -> float: ...
+
+    def not_affine(self, updates: int, largest: float) -> str: ...
 
     def __call__(self, terms) -> Outcome: ...
 
@@ -157,6 +160,10 @@ class OnlineBase(Ranged):
     def old_decay(self, updates: int) -> float:
         """What remains of the old policy at the end of an epoch: old <- c old + (1 - c) current."""
         return 0.0
+
+    def not_affine(self, updates: int, largest: float) -> str:
+        """Why the gradients of advantages do not add up as the advantages do, "" where they do."""
+        return "its loss bends or selects by the advantage"
 
 
 def members_of(groups: Tensor) -> list[Tensor]:

@@ -12,6 +12,8 @@ from tests.programs import Program
 from ..commands import UNMEASURED, rows, run, weights
 
 ODE = {"rollout": {"sampler": "ode"}}
+MARBLE = {"advantage": {"combine": "marble", "every": 3, "drop_zero": False},
+          "reward": {"models": ["colourfulness", "contrast"]}} | ODE
 
 
 @pytest.mark.parametrize("base, method, sections", [
@@ -77,6 +79,8 @@ def test_every_method_changes_every_trainable_weight_and_leaves_a_complete_run(o
                                                                          "iterations": 1, "stride": 2}}}),
     ("grpo", {"objective": {"kl": "early", "kl_steps": 1, "beta": 0.1}, "advantage": {"rarity": 0.3, "kinds": 2},
               "reward": {"features": "tiny-clip"}}),
+    ("nft", MARBLE | {"train": {"updates_per_epoch": 2}}),
+    ("awm", MARBLE | {"objective": {"decay_max": 0.0}, "advantage": {"combine": "marble", "normalise": False}}),
 ])
 def test_every_option_trains(online_recipe, tmp_path, method, sections):
     run(online_recipe("sd3", method, **{"eval": UNMEASURED} | sections), "train.epochs=2")
@@ -100,7 +104,7 @@ def test_the_old_policy_of_nft_follows_its_schedule(online_recipe, tmp_path):
 
 STATEFUL = [("grpo", {"optim": {"ema_decay": 0.9, "schedule": "cosine"}, "train": {"updates_per_epoch": 2}}),
             ("nft", {"objective": {"decay": "slow", "mixing": 0.5}} | ODE), ("grpo", {"advantage": {"history": 8}}),
-            ("nft", {"objective": {"draws": "group", "times": 2}} | ODE),
+            ("nft", {"objective": {"draws": "group", "times": 2}} | ODE), ("nft", MARBLE),
             ("grpo", {"advantage": {"rarity": 0.3, "kinds": 2}, "reward": {"features": "tiny-clip"}})]
 
 
@@ -114,6 +118,17 @@ def test_a_continued_run_ends_with_the_same_bits(online_recipe, tmp_path, method
     continued = weights(tmp_path / "run", 4)
     assert all(torch.equal(whole[name], continued[name]) for name in whole)
     assert [row["step"] for row in rows(tmp_path / "run")] == [1, 2, 3, 4]
+
+
+def test_one_reward_balanced_is_the_plain_method(online_recipe, tmp_path):
+    file = online_recipe("sd3", "nft", eval=UNMEASURED, objective={"beta_kl": 0.0},
+                         advantage={"drop_zero": False}, **ODE)
+    run(file, "train.epochs=2", f"output.folder={tmp_path / 'plain'}")
+    run(file, "train.epochs=2", "advantage.combine=marble", "advantage.every=2", f"output.folder={tmp_path / 'alone'}")
+    plain, alone = weights(tmp_path / "plain", 2), weights(tmp_path / "alone", 2)
+    assert all(torch.equal(plain[name], alone[name]) for name in plain)
+    first, second = rows(tmp_path / "alone")
+    assert first["gradient_cosine/colourfulness"] == pytest.approx(1) and "gradient_norm/colourfulness" not in second
 
 
 KILLED = """
@@ -174,6 +189,7 @@ except SystemExit as end:
 @pytest.mark.parametrize("method, sections", [
     ("grpo", {"train": {"updates_per_epoch": 2}}), ("nft", {"advantage": {"drop_zero": False}} | ODE),
     ("nft", {"objective": {"draws": "group"}, "rollout": {"sampler": "ode", "group_size": 2}}),
+    ("nft", MARBLE | {"advantage": {"combine": "marble", "every": 1, "drop_zero": False}}),
     ("grpo", {"advantage": {"rarity": 0.3, "kinds": 2}, "reward": {"features": "tiny-clip"}})])
 def test_two_processes_learn_what_one_does_with_twice_the_batch(online_recipe, two_processes, tmp_path, method,
                                                                 sections):

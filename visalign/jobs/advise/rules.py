@@ -229,6 +229,8 @@ RULES: tuple[Rule, ...] = (
          prompted=True),
     Rule("diverse", "prompts", _prompts, ("online/sd35_diverse", "online/diverse"),
          "diversity within a prompt shall stay: rare kinds of samples earn a bonus", prompted=True),
+    Rule("marble", "prompts", _prompts, ("online/sd35_marble", "online/marble"),
+         "several rewards shall all rise, and you do not want to weigh them by hand", prompted=True),
     Rule("pref-grpo", "prompts", _prompts, ("online/sd35_pref_grpo", "online/pref_grpo"),
          "the reward compares two samples, or its scale means nothing: win rates within the group",
          prompted=True),

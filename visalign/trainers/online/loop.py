@@ -13,7 +13,7 @@ Run on several:      torchrun --nproc_per_node 4 -m visalign train configs/onlin
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from accelerate import Accelerator
@@ -26,6 +26,7 @@ from visalign.config.load import build_advantage
 from visalign.errors import UserError
 from visalign.generators.base import Generator
 from visalign.media.video_files import save_sheet
+from visalign.objectives import Outcome
 from visalign.objectives.advantages import Advantages, History
 from visalign.objectives.rarity import kind_sizes, kinds_a_group
 from visalign.sampling.encoding_cache import EncodingCache
@@ -43,6 +44,7 @@ from visalign.trainers.online.scoring import RewardSet
 from visalign.trainers.online.self_check import check_ratio
 from visalign.trainers.online.sources import SOURCES
 from visalign.trainers.online.step_selection import noisy_steps
+from visalign.trainers.online.updates import update_for, whole_loss
 from visalign.trainers.online.views import VIEWS, Context, MicroBatch
 
 
@@ -62,8 +64,12 @@ class OnlineTrainer(GeneratorTrainer):
         self.unit_size = self.objective.unit_size(config.rollout.group_size)
         self.old = OldPolicy(self.parameters) if "old" in self.objective.needs else None
         self.history = History(self.rule.history) if self.rule.history else None
+        self.names = reward_set.names if reward_set else ("vote",)
+        self.mixture = self.rule.mixture_of(reward_set.weights if reward_set else torch.ones(1))
+        self.update = update_for(self.mixture, self.names, self.parameters, self.engine)
         self.counts = RunCounts()
-        kept = {"old": self.old, "history": self.history, "counts": self.counts}
+        kept = {"old": self.old, "history": self.history, "counts": self.counts,
+                "mixture": self.mixture if self.rule.finds_weights else None}
         self.state.extras |= {name: each for name, each in kept.items() if each is not None}
         self.sampler = Sampler(generator, config.rollout, keep_mean="old_mean" in self.objective.needs)
         self.noisy = noisy_steps(generator.process, self.sampler.times, config.rollout)
@@ -134,14 +140,14 @@ class OnlineTrainer(GeneratorTrainer):
         return contextlib.nullcontext() if self.old is None else self.old.active()
 
     def _advantages(self, collected: RolloutBatch) -> Advantages:
-        names = self.reward_set.names if self.reward_set else ("vote",)
-        weights = self.reward_set.weights if self.reward_set else torch.ones(1, dtype=torch.float64)
+        self.mixture.see(collected.rewards.double())
+        weights = self.mixture.weights
         if self.history is not None:
             total = (collected.rewards.double() * weights).sum(1)
             self.history.add(collected.prompts, total.tolist())
         try:
             sizes = kind_sizes(collected.features, collected.groups, self.rule.kinds) if self.rule.rarity else None
-            found = self.rule(collected.rewards, weights, collected.groups, names, self._likelihood(collected),
+            found = self.rule(collected.rewards, weights, collected.groups, self.names, self._likelihood(collected),
                               self.history, sizes)
         except ValueError as error:
             raise UserError(f"advantage: {error}") from None
@@ -178,23 +184,30 @@ class OnlineTrainer(GeneratorTrainer):
         if not units:
             return {}
         parts, table = self._shares(units, collected), StepTable()
-        for number, (part, counts) in enumerate(tqdm(parts, desc=f"epoch {epoch + 1}: training", unit="batch",
-                                                     leave=False, disable=not self.accelerator.is_main_process)):
-            self.checkpoints.stop_in_between()
-            batch = self._micro_batch(epoch, part, collected, advantages, counts)
-            if check and not number:
-                self._self_check(batch)
-            share = counts * len(batch.samples) / self.unit_size / len(units)
-            for term in range(self.view.terms):
-                last = number == len(parts) - 1 and term == self.view.terms - 1
-                with self.engine.accumulation(self.generator.policy, last):
-                    terms, steps = self.view.build(batch, term)
-                    outcome = self.objective(terms)
-                    self.backward(outcome.loss * share / self.view.terms)
-                if counts:
-                    table.add(steps, outcome)
+
+        def learn(values: Tensor, part: Callable[[Outcome], Tensor] = whole_loss, shown: bool = True) -> bool:
+            split = False
+            for number, (mine, counts) in enumerate(tqdm(parts, desc=f"epoch {epoch + 1}: training", unit="batch",
+                                                         leave=False, disable=not self.accelerator.is_main_process)):
+                self.checkpoints.stop_in_between()
+                batch = self._micro_batch(epoch, mine, collected, values, counts)
+                if check and not number:
+                    self._self_check(batch)
+                share = counts * len(batch.samples) / self.unit_size / len(units)
+                for term in range(self.view.terms):
+                    last = number == len(parts) - 1 and term == self.view.terms - 1
+                    with self.engine.accumulation(self.generator.policy, last):
+                        terms, steps = self.view.build(batch, term)
+                        outcome = self.objective(terms)
+                        self.backward(part(outcome) * share / self.view.terms)
+                    split = outcome.apart is not None
+                    if counts and shown:
+                        table.add(steps, outcome)
+            return split
+
+        row = self.update(advantages, learn)
         everyone = gather_object(table.rows) if self.accelerator.num_processes > 1 else table.rows
-        return StepTable(everyone).summary() | self._step(epoch)
+        return StepTable(everyone).summary() | row | self._step(epoch)
 
     def _shares(self, units: list[tuple[int, ...]],
                 collected: RolloutBatch) -> list[tuple[list[tuple[int, ...]], bool]]:
@@ -206,13 +219,13 @@ class OnlineTrainer(GeneratorTrainer):
                                         lambda: [spare]))
 
     def _micro_batch(self, epoch: int, units: list[tuple[int, ...]], collected: RolloutBatch,
-                     advantages: Advantages, counts: bool) -> MicroBatch:
+                     advantages: Tensor, counts: bool) -> MicroBatch:
         places = [place for unit in units for place in unit]
         samples = [collected.samples[place] for place in places]
         conditioning, guidance = self.conditions.of([sample.start for sample in samples])
         guided = guidance.negative is not None and guidance.scale != 1
         self.check_one_pass(conditioning, *([guidance.negative] if guided else []))
-        advantage = advantages.of_terms()[places].float().to(self.generator.device)
+        advantage = advantages[places].float().to(self.generator.device)
         if not counts:  # it may have no score
             advantage = torch.zeros_like(advantage)
         return MicroBatch(samples, advantage, conditioning, guidance, epoch)
