@@ -97,8 +97,8 @@ def test_probes_come_every_so_many_updates_and_outlive_a_checkpoint():
 def by_reward(rewards, **settings):
     rule = AdvantageRule(combine="marble", drop_zero=False, **settings)
     rewards = torch.tensor(rewards, dtype=F64)
-    return rule(rewards, rule.mixture_of(torch.ones(rewards.shape[1])).weights, torch.zeros(len(rewards),
-                                                                                             dtype=torch.int64))
+    weights = rule.mixture_of(("a", "b"), torch.ones(2)).weights
+    return rule(rewards, weights, torch.zeros(len(rewards), dtype=torch.int64))
 
 
 def test_advantages_are_kept_by_reward_and_mixed():

@@ -53,6 +53,10 @@ def test_recipe_runs_on_a_tiny_network(file, pipelines, tmp_path):
         overrides += [f"rollout.votes={tmp_path / 'votes' / 'votes.csv'}"]
     else:
         overrides += ["reward.models=[contrast, colourfulness]" if combined else "reward.models=[contrast]"]
+    if "thresholds" in config.advantage:
+        overrides.append("advantage.thresholds={contrast: 0.2}")
+    if "schedule" in config.advantage:
+        overrides.append("advantage.schedule={layout: [contrast], texture: [colourfulness], split: 0.8}")
     result = CliRunner().invoke(main, ["--debug", "train", str(file), *overrides], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     assert (tmp_path / "run" / "report.html").stat().st_size > 5000

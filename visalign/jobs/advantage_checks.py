@@ -10,23 +10,29 @@ from visalign.objectives.balance import MOST
 def check_advantage_rule(config: OnlineConfig, names: tuple[str, ...]) -> None:
     """Raise UserError for rewards that are not there, and for weights that cannot be found. names: of the rewards."""
     rule = build_advantage(config.advantage)
-    if rule.gate is not None and rule.gate not in names:
-        raise UserError(f"advantage.gate {rule.gate}: names no reward; the rewards are {', '.join(names)}"
-                        f"{nearest(rule.gate, names)}")
+    for setting, name in rule.rewards_named():
+        if name not in names:
+            raise UserError(f"advantage.{setting} {name}: names no reward; the rewards are {', '.join(names)}"
+                            f"{nearest(name, names)}")
+    objective = build_objective(config.objective, loop="online")
+    if rule.schedule is not None and objective.chooses:
+        raise UserError(f"advantage.schedule: weighs the terms of a sample apart, and objective.name "
+                        f"{config.objective['name']} takes samples as a whole; leave it out")
     if rule.finds_weights:
-        _check_found_weights(config, rule)
+        _check_found_weights(config, rule, names)
     if rule.probes:
         _check_probes(config, rule)
 
 
-def _check_found_weights(config: OnlineConfig, rule) -> None:
+def _check_found_weights(config: OnlineConfig, rule, names: tuple[str, ...]) -> None:
     said = f"advantage.combine {rule.combine}"
     if config.rollout.votes:
         raise UserError(f"{said}: weighs several rewards, and rollout.votes has none; leave it out")
-    weighed = next((term for term in config.reward.models if term.weight != 1), None)
-    if weighed:
-        raise UserError(f"reward.models {weighed.reward}: weight {weighed.weight:g} goes with no {said}, which finds "
-                        "the weights itself; leave the weight out")
+    found = rule.found_of(names)
+    for name, term in zip(names, config.reward.models, strict=True):
+        if name in found and term.weight != 1:
+            raise UserError(f"reward.models {name}: weight {term.weight:g} does not go with {said}, which finds the "
+                            "weight itself; leave it out")
 
 
 def _check_probes(config: OnlineConfig, rule) -> None:

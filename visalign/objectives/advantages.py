@@ -34,6 +34,7 @@ from visalign.objectives.group_figures import (
     win_rates_in_group,
     without_partly_scored,
 )
+from visalign.objectives.levels import LevelSchedule
 from visalign.objectives.mixing import MixingSettings
 from visalign.validation.ranges import FewOrNone, Portion, Positive, RewardValue, Weight
 
@@ -70,6 +71,8 @@ class AdvantageRule(MixingSettings):
     rarity: DiverseGRPO's bonus for samples of rare kinds, in units of the reward; 0: none. kinds: how many a group is
     divided into by the features of `reward.features`; 0: as many as their distances show, which may be one.
     history: take mean and std from this many last rewards of the prompt, as DDPO does (0: from the group).
+    schedule: {layout, texture, split}, which rewards count at which noise levels (levels.py); samples are still chosen
+    by all.
     drop_zero: leave samples with advantage 0 out of the update.
     """
 
@@ -85,12 +88,16 @@ class AdvantageRule(MixingSettings):
     rarity: Weight = 0.0
     kinds: FewOrNone = 0
     history: FewOrNone = 0
+    schedule: LevelSchedule | None = None
     drop_zero: bool = True
 
     def __post_init__(self):
         super().__post_init__()
         if self.history and (self.baseline, self.scale, self.combine) != ("mean", "group_std", "rewards"):
             raise ValueError("history goes with baseline mean, scale group_std and combine rewards only")
+        if self.schedule is not None and (self.history or self.probes):
+            raise ValueError("schedule goes with neither history nor combine marble, which know a sample's whole "
+                             "advantage")
         if self.finds_weights and self.gate is not None:
             raise ValueError(f"combine {self.combine} weighs the rewards itself, and gate counts some of them at "
                              "times: use one of them")
@@ -107,17 +114,38 @@ class AdvantageRule(MixingSettings):
             raise ValueError(f"kinds {self.kinds}: how many kinds rarity divides a group into, at least 2, or 0 to "
                              "find their number; it goes with rarity only")
 
+    def rewards_named(self) -> list[tuple[str, str]]:
+        """(setting, reward) of each name of a reward in the settings."""
+        gates = [self.gate] if self.gate is not None else []
+        levels = self.schedule
+        named = {"gate": gates, "thresholds": self.thresholds or (), "schedule.layout": levels.layout if levels else (),
+                 "schedule.texture": levels.texture if levels else ()}
+        return [(setting, name) for setting, names in named.items() for name in names]
+
     def __call__(self, rewards: Tensor, weights: Tensor, groups: Tensor, names: tuple[str, ...] = (),
                  likelihood: Tensor | None = None, history: "History | None" = None,
-                 kind_sizes: Tensor | None = None) -> Advantages:
+                 kind_sizes: Tensor | None = None, levels: Tensor | None = None) -> Advantages:
         """rewards [n, K] (NaN: does not apply or could not be scored), weights [K], groups int64 [n].
 
         A reward that is NaN for a whole group drops out of it; a sample that lacks one which others of its group have
         is left out. likelihood [n]: larger is more likely. kind_sizes [n]: how many of its group are of a sample's
-        kind.
+        kind. levels [n, T]: the noise fractions of each sample's terms, 1 for pure noise.
         Raises ValueError when a penalty would reward: unlikeliness with a negative reward; and for rarity without
-        kind_sizes.
+        kind_sizes, a schedule without levels.
         """
+        def found_with(chosen: Tensor) -> Advantages:
+            return self._weighed(rewards, chosen, groups, names, likelihood, history, kind_sizes)
+
+        found = found_with(weights)
+        if self.schedule is None:
+            return found
+        if levels is None:
+            raise ValueError("schedule needs the noise levels of what is learnt from, which answers have none of")
+        return found._replace(by_term=self.schedule.by_term(lambda chosen: found_with(chosen).advantages, names,
+                                                            weights.double(), levels))
+
+    def _weighed(self, rewards: Tensor, weights: Tensor, groups: Tensor, names: tuple[str, ...],
+                 likelihood: Tensor | None, history: "History | None", kind_sizes: Tensor | None) -> Advantages:
         index = torch.unique(groups, return_inverse=True)[1]
         rewards = without_partly_scored(rewards.double(), index)
         if self.shape == "win_rate":

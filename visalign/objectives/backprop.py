@@ -25,6 +25,7 @@ class DRaFT(OnlineBase):
     beta: Weight = 0.0
 
     view: ClassVar[str] = "sampling"
+    chooses: ClassVar[bool] = True
     stale: ClassVar[str] = "its gradient passes through the current policy's own last steps"
 
     @property

@@ -173,6 +173,7 @@ class RAFT(ForwardMethod):
     beta_kl: Weight = 0.0
 
     draws: ClassVar[str] = "sample"  # it splits groups
+    chooses: ClassVar[bool] = True
 
     def __post_init__(self):
         super().__post_init__()

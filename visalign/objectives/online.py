@@ -74,7 +74,8 @@ class OnlineObjective(Protocol):
 
     `select` picks the samples of an update as units of `unit_size` indices; a unit is never split. The loss must
     be a mean over the micro-batch, so that the loop can weigh micro-batches by their size. stale: why it cannot learn
-    from samples of an earlier policy, "" where it can. not_affine: why its gradient is not affine in the advantages,
+    from samples of an earlier policy, "" where it can. chooses: whether advantages only choose samples, so that those
+    of their terms are not read. not_affine: why its gradient is not affine in the advantages,
     for so many updates an epoch and advantages of at most `largest`, "" where it is. draws: whose own the times
     and the noise of a `noised` view are, a "sample"'s or a "group"'s.
     """
@@ -83,6 +84,7 @@ class OnlineObjective(Protocol):
     view: ClassVar[str]
     draws: ClassVar[str]
     stale: ClassVar[str]
+    chooses: ClassVar[bool]
 
     @property
     def least_group(self) -> int: ...
@@ -121,6 +123,7 @@ class OnlineBase(Ranged):
     unit: ClassVar[int] = 1
     draws: ClassVar[str] = "sample"
     stale: ClassVar[str] = ""
+    chooses: ClassVar[bool] = False
 
     def unit_size(self, group_size: int) -> int:
         """Samples that the loss compares, and that one process therefore holds."""

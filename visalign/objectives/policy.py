@@ -178,6 +178,7 @@ class D3PO(OnlineBase):
 
     view: ClassVar[str] = "steps"
     unit: ClassVar[int] = 2
+    chooses: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"reference"})
 
     def __post_init__(self):

@@ -45,7 +45,7 @@ from visalign.trainers.online.self_check import check_ratio
 from visalign.trainers.online.sources import SOURCES
 from visalign.trainers.online.step_selection import noisy_steps
 from visalign.trainers.online.updates import update_for, whole_loss
-from visalign.trainers.online.views import VIEWS, Context, MicroBatch
+from visalign.trainers.online.views import VIEWS, Context, MicroBatch, check_levels
 
 
 class OnlineTrainer(GeneratorTrainer):
@@ -65,7 +65,7 @@ class OnlineTrainer(GeneratorTrainer):
         self.old = OldPolicy(self.parameters) if "old" in self.objective.needs else None
         self.history = History(self.rule.history) if self.rule.history else None
         self.names = reward_set.names if reward_set else ("vote",)
-        self.mixture = self.rule.mixture_of(reward_set.weights if reward_set else torch.ones(1))
+        self.mixture = self.rule.mixture_of(self.names, reward_set.weights if reward_set else torch.ones(1))
         self.update = update_for(self.mixture, self.names, self.parameters, self.engine)
         self.counts = RunCounts()
         kept = {"old": self.old, "history": self.history, "counts": self.counts,
@@ -75,6 +75,7 @@ class OnlineTrainer(GeneratorTrainer):
         self.noisy = noisy_steps(generator.process, self.sampler.times, config.rollout)
         self.view = VIEWS[self.objective.view](
             Context(generator, config.rollout, self.objective, self.old, reward_set, config.train.seed), self.noisy)
+        check_levels(self.rule, self.view)
         self.conditions = PromptEmbeddings(EncodingCache(config.rollout.cache, generator), config, generator.device)
         self.epochs = Epochs(config, tasks, self.conditions.key, self.engine.processes, self.noisy, self.view.kept)
         self.rollouts = SOURCES[config.rollout.engine](RolloutParts(
@@ -101,9 +102,10 @@ class OnlineTrainer(GeneratorTrainer):
 
     def train_unit(self, epoch: int, collected: RolloutBatch) -> dict:
         """An epoch's updates."""
-        advantages = self._advantages(collected)
+        advantages = self._advantages(epoch, collected)
         units = self.objective.select(advantages.advantages, advantages.trained, collected.groups)
-        row = epoch_metrics(collected, advantages, self.reward_set, self.accelerator) | {"trained_samples": sum(
+        row = self.mixture.figures(self.names) | epoch_metrics(
+            collected, advantages, self.reward_set, self.accelerator) | {"trained_samples": sum(
             len(unit) for unit in units), "window": min(collected.stochastic, default=-1),
                                               "staleness": epoch - collected.version}
         self._show(epoch, collected)
@@ -139,7 +141,7 @@ class OnlineTrainer(GeneratorTrainer):
             return self.generator.reference()
         return contextlib.nullcontext() if self.old is None else self.old.active()
 
-    def _advantages(self, collected: RolloutBatch) -> Advantages:
+    def _advantages(self, epoch: int, collected: RolloutBatch) -> Advantages:
         self.mixture.see(collected.rewards.double())
         weights = self.mixture.weights
         if self.history is not None:
@@ -148,10 +150,19 @@ class OnlineTrainer(GeneratorTrainer):
         try:
             sizes = kind_sizes(collected.features, collected.groups, self.rule.kinds) if self.rule.rarity else None
             found = self.rule(collected.rewards, weights, collected.groups, self.names, self._likelihood(collected),
-                              self.history, sizes)
+                              self.history, sizes, self._levels(epoch, collected))
         except ValueError as error:
             raise UserError(f"advantage: {error}") from None
         return found if sizes is None else found._replace(kinds=kinds_a_group(sizes, collected.groups))
+
+    def _levels(self, epoch: int, collected: RolloutBatch) -> Tensor | None:
+        """The noise fractions of the terms of this process's samples, [n, T], where the rule needs them; others' are
+        NaN."""
+        if self.rule.schedule is None:
+            return None
+        found = {place: self.view.levels(epoch, sample) for place, sample in collected.samples.items()}
+        unknown = torch.full_like(next(iter(found.values())), torch.nan)
+        return torch.stack([found.get(place, unknown) for place in range(len(collected.groups))])
 
     def _likelihood(self, collected: RolloutBatch) -> Tensor | None:
         """Minus the distance of each sample's latents from its group's centre, [n], where the rule needs it."""
