@@ -88,7 +88,7 @@ def test_a_group_shares_its_draws_and_a_sample_keeps_its_own(pipelines, sampling
 @pytest.mark.parametrize("objective", [GRPO(), DiffusionNFT(times=2, beta_kl=0.0),
                                        DiffusionNFT(times=3, beta_kl=0.0, time_sampling="uniform", draws="group")])
 def test_levels_are_those_at_which_terms_are_built(pipelines, objective):
-    view, batch = viewed(pipelines, objective)
+    view, batch = viewed(pipelines, objective, SETTINGS.model_copy(update={"train_fraction": 1.0}))
     view.needs = frozenset()
     view.expect(len(batch.samples[0].steps))
     for i, sample in enumerate(batch.samples):

@@ -107,7 +107,8 @@ class StepView(_WithPredictions):
         check_steps(self.settings, noisy)
         self.terms = trained_count(self.settings, noisy)
         self.noise = noise_of_steps(self.process, self.times, self.settings)
-        levels = self.process.noise_fraction(self.times[noisy])
+        always = self.settings.window is None and self.settings.train_choice == "first"
+        levels = self.process.noise_fraction(self.times[noisy[:self.terms] if always else noisy])
         self.span = levels.min().item(), levels.max().item()
 
     def expect(self, stored: int) -> None:
