@@ -1,7 +1,7 @@
 """Rewards that count at some noise levels alone: those of the layout where it is decided, those of the texture below.
 
     A_i(t) = advantage of sample i by the layout's rewards     where the noise fraction t > split
-             advantage of sample i by the texture's rewards    elsewhere
+    A_i(t) = advantage of sample i by the texture's rewards    elsewhere
 
 From Hi-GRPO (AR3D-R1, Tang et al. 2025, arXiv 2512.10949), whose coarse and fine stages have rewards of their own.
 
