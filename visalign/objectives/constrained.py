@@ -18,7 +18,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-START = {"tanh": 0.0, "sigmoid": 0.0, "none": 0.5}
+FIRST_RAW = {"tanh": 0.0, "sigmoid": 0.0, "none": 0.5}
 """Of the raw multipliers, by the function that squashes them."""
 
 
@@ -32,7 +32,7 @@ class Multipliers:
                  rate: float = 0.1, momentum: float = 0.1):
         self.squash, self.rate, self.momentum, self.fixed = squash, rate, momentum, weights.double()
         self.thresholds = torch.tensor([thresholds.get(name, torch.nan) for name in names], dtype=torch.float64)
-        self.raw = torch.full_like(self.thresholds, START[squash])
+        self.raw = torch.full_like(self.thresholds, FIRST_RAW[squash])
         self.velocity = torch.zeros_like(self.raw)
         self.above = torch.full_like(self.raw, torch.nan)
 

@@ -14,7 +14,7 @@ from visalign.objectives.worst_group import WorstGroup
 from visalign.validation.ranges import Few, Fraction, Positive, Ranged, RewardValue
 
 
-class Mixture(Protocol):
+class RewardMixture(Protocol):
     """weights float64 [K]. One that changes with the run has a state_dict."""
 
     weights: Tensor
@@ -93,7 +93,7 @@ class MixingSettings(Ranged):
         """The rewards whose weights a run finds."""
         return tuple(self.thresholds or {}) if self.combine == "constrained" else names * self.finds_weights
 
-    def mixture_of(self, names: tuple[str, ...], weights: Tensor) -> Mixture:
+    def mixture_of(self, names: tuple[str, ...], weights: Tensor) -> RewardMixture:
         """The weights that a run begins with, from those of the recipe [K]."""
         if self.combine == "marble":
             return Balance(len(names), self.every, self.decay, self.normalise)

@@ -17,7 +17,7 @@ from visalign.objectives import Outcome
 from visalign.objectives.advantages import Advantages
 from visalign.objectives.balance import Balance
 from visalign.objectives.group_figures import weighted
-from visalign.objectives.mixing import Mixture
+from visalign.objectives.mixing import RewardMixture
 from visalign.parallel.engine import Engine
 
 
@@ -104,7 +104,8 @@ class BalancedUpdate:
                 parameter.grad = own if self.engine.processes.is_first else torch.zeros_like(own)
 
 
-def update_for(mixture: Mixture, names: tuple[str, ...], parameters: Sequence[nn.Parameter], engine: Engine) -> Update:
+def update_for(mixture: RewardMixture, names: tuple[str, ...], parameters: Sequence[nn.Parameter],
+               engine: Engine) -> Update:
     """What the weights of the rewards ask for."""
     if isinstance(mixture, Balance):
         return BalancedUpdate(mixture, names, parameters, engine)
