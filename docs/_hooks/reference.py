@@ -111,6 +111,8 @@ def _type(annotation: Any, metadata: Any = ()) -> str:
         return "a list of " + ", ".join(dict.fromkeys(_type(part) for part in parts))
     if get_origin(annotation) is dict:
         return f"a mapping to {_type(get_args(annotation)[1])}"
+    if hasattr(annotation, "__dataclass_fields__"):
+        return "a mapping"
     return {str: "text", int: "a whole number", float: "a number", bool: "true or false", dict: "a mapping",
             type(None): "null", Any: "a value"}.get(annotation, getattr(annotation, "__name__", str(annotation)))
 
@@ -164,10 +166,13 @@ def _described(settings: type) -> str:
 
 
 def advantages() -> str:
-    """The advantage rule: what it computes and its settings."""
+    """The advantage rule: what it computes, its settings, and what several rewards are combined by."""
     from visalign.objectives import advantages as rule
+    from visalign.objectives import balance, constrained, levels, worst_group
 
-    return "\n\n".join([_prose(inspect.cleandoc(rule.__doc__)), _described(rule.AdvantageRule)])
+    return "\n\n".join([_prose(inspect.cleandoc(rule.__doc__)), _described(rule.AdvantageRule),
+                        *(_prose(inspect.cleandoc(each.__doc__)) for each in (
+                            balance, constrained, worst_group, levels))])
 
 
 def commands() -> str:

@@ -181,8 +181,17 @@ def test_a_run_is_compared_with_its_untrained_model_and_along_its_checkpoints(ki
     found = results(tmp_path / "last")
     assert found["models"] == ["base", "aligned"] and found["seeds"] == 2 and len(found["prompts"]) == 2
     assert ("likelihood of held-out pairs/displaced" in found["figures"]["aligned"]) == (kind == "recipe")
-    done = invoke("evaluate", folder, "--checkpoints", "all", *OPTIONS, "-o", tmp_path / "all")
+    done = invoke("evaluate", folder, "--checkpoints", "all", "--gold", "saturation", "--proxy", "contrast", *OPTIONS,
+                  "-o", tmp_path / "all")
     assert done.exit_code == 0, done.output
+    assert "note: saturation has no peak" in done.output or "advantage.thresholds={contrast: " in done.output
+    for wrong, words in (((), "give --checkpoints all"), (("--checkpoints", "all", "--proxy", "saturation"),
+                                                         "was optimised"),
+                         (("--strengths", "0:1:2"), "leave one out")):
+        refused = invoke("evaluate", folder, "--gold", "saturation", *wrong, *OPTIONS, "-o", tmp_path / "no")
+        assert refused.exit_code == 1 and words in refused.output
+    refused = invoke("evaluate", folder, "--gold", "satration", "--checkpoints", "all", *OPTIONS, "-o", tmp_path / "no")
+    assert refused.exit_code == 1 and "names no reward" in refused.output and "saturation" in refused.output
     found = results(tmp_path / "all")
     assert found["models"] == ["base", "step 1", "step 2", "step 3"]
     assert found["curve"]["steps"] == [1, 2, 3] and all(kl > 0 for kl in found["curve"]["kl"])

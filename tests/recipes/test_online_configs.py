@@ -57,6 +57,10 @@ def test_recipe_runs_on_a_tiny_network(file, pipelines, tmp_path):
         overrides += [f"rollout.votes={tmp_path / 'votes' / 'votes.csv'}"]
     else:
         overrides += ["reward.models=[contrast, colourfulness]" if combined else "reward.models=[contrast]"]
+    if "thresholds" in config.advantage:
+        overrides.append("advantage.thresholds={contrast: 0.2}")
+    if "schedule" in config.advantage:
+        overrides.append("advantage.schedule={layout: [contrast], texture: [colourfulness], split: 0.8}")
     result = CliRunner().invoke(main, ["--debug", "train", str(file), *overrides], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     assert (tmp_path / "run" / "report.html").stat().st_size > 5000
@@ -67,6 +71,13 @@ def test_dry_run_says_what_an_epoch_costs():
     result = CliRunner().invoke(main, ["train", str(CONFIGS[0].parent / "nft.yaml"), "--dry-run"])
     assert result.exit_code == 0, result.output
     assert "8 prompts x 12 = 96 samples" in result.output and "4 to draw it, 2 with gradient and 2" in result.output
+
+
+def test_dry_run_says_what_a_probe_costs():
+    result = CliRunner().invoke(main, ["train", str(CONFIGS[0].parent / "marble.yaml"), "--dry-run"])
+    # 6 updates: 5 of one pass, and one of 3 rewards and what is held apart
+    assert result.exit_code == 0, result.output
+    assert "passes of an update   1.5 over its samples in the mean: one in 6" in result.output
 
 
 def test_guidance_apart_costs_half_of_the_passes_with_gradient():

@@ -114,6 +114,8 @@ def request_of(device: str, samples_per_prompt: int, **given):
 @click.argument("source")
 @click.option("--checkpoints", default="last", show_default=True, type=click.Choice(["last", "all"]),
               help="For a run: its end, or every checkpoint it kept, with curves against the KL.")
+@click.option("--gold", metavar="REWARD", help="With --checkpoints all: one that was not optimised, at whose peak the "
+                                               "others' values are proposed as advantage.thresholds.")
 @click.option("--strengths", metavar="START:STOP:COUNT",
               help="For a finished run: this many strengths of what it learnt, such as 0:1.5:7, what each gains and "
                    "costs, and the one to take.")
@@ -137,6 +139,8 @@ def evaluate(source: str, checkpoints: str, strengths: str | None, budget: float
 
     if strengths and checkpoints == "all":
         raise UserError("evaluate: --strengths and --checkpoints all are two ways through a run; give one of them")
+    if strengths and given["gold"] is not None:
+        raise UserError("evaluate: --gold looks for a peak over checkpoints, and --strengths has none; leave one out")
     if budget is not None and not strengths:
         raise UserError("evaluate: --budget is what a strength is chosen under; give --strengths as well")
     if out is None:

@@ -134,7 +134,9 @@ def build_dataclass(kind: type, settings: dict[str, Any], unknown: str, prefix: 
     try:
         return _adapter(kind).validate_python(settings)
     except ValidationError as error:
-        first = error.errors()[0]
+        first = min(error.errors(), key=lambda each: each["type"] != "unexpected_keyword_argument")
+        if first["type"] == "unexpected_keyword_argument":  # of settings within a setting
+            raise UserError(unknown.format(key=".".join(map(str, first["loc"])))) from None
         key = ".".join(str(part) for part in first["loc"])
         raise UserError(f"{prefix}{'.' if key else ': '}{_message(key, first)}") from None
 

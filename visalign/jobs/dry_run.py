@@ -1,7 +1,7 @@
 """`--dry-run`: what a recipe would do, without loading any weights."""
 
 from visalign.config import OfflineConfig, OnlineConfig
-from visalign.config.load import build_objective
+from visalign.config.load import build_advantage, build_objective
 from visalign.data.bucket_counts import bucket_lines
 from visalign.data.usable import FoundPairs
 from visalign.generators.base import Generator
@@ -16,7 +16,7 @@ from visalign.jobs.train import check_training, completed, measured_on
 from visalign.parallel.opening import check_configuration
 from visalign.storage.files import size_in_words
 from visalign.storage.yaml_files import dump_yaml
-from visalign.trainers.cost import own_passes, sample_passes
+from visalign.trainers.cost import own_passes, passes_of_update, sample_passes
 from visalign.trainers.guard import interval_of
 from visalign.trainers.offline.sides import mixture_lines
 from visalign.trainers.opening import check_sharded
@@ -98,7 +98,10 @@ def _online_work(config: OnlineConfig, objective) -> list[str]:
     drawn, learnt, frozen = sample_passes(config, objective)
     return [f"an epoch              {rollout.prompts_per_epoch} prompts x {rollout.group_size} = {size} samples, "
             f"{train.updates_per_epoch} optimiser steps, {train.epochs} epochs",
-            f"passes of a sample    {drawn} to draw it, {learnt} with gradient and {frozen} without to learn from it"]
+            f"passes of a sample    {drawn} to draw it, {learnt} with gradient and {frozen} without to learn from it",
+            *([f"passes of an update   {passes_of_update(config):.3g} over its samples in the mean: one in "
+               f"{build_advantage(config.advantage).every} measures each reward's gradient"]
+              if passes_of_update(config) > 1 else [])]
 
 
 def _guard_work(config: OfflineConfig | OnlineConfig, objective) -> list[str]:

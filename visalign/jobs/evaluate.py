@@ -6,7 +6,7 @@ from pathlib import Path
 from visalign.config import LanguageSettings, ModelSettings, OfflineConfig, OnlineConfig
 from visalign.config.load import model_of
 from visalign.data.prompts import read_prompts
-from visalign.errors import UserError
+from visalign.errors import UserError, nearest
 from visalign.evaluation.compare import Options, Results, compare_models
 from visalign.evaluation.medium import TEXT, VISUAL
 from visalign.evaluation.results import write_results
@@ -23,6 +23,7 @@ from visalign.evaluation.sources import (
     run_config,
     source_of,
 )
+from visalign.evaluation.usefulness import usefulness_in_words
 from visalign.evaluators.statistics import Estimate
 from visalign.generators.files.locating import sampling_for
 from visalign.language.answer_sources import answer_plan, answer_source, is_language_model
@@ -39,7 +40,8 @@ DEFAULT_TEXT_REWARDS = ("relevance", "repetition")
 class EvaluationRequest:
     """What a user may leave open (None): then a run's own settings are taken, or the defaults.
 
-    settings: `key=value` of models that no run brings its own settings for.
+    settings: `key=value` of models that no run brings its own settings for. gold: the reward at whose peak, over a
+    run's checkpoints, the others' values are proposed as thresholds.
     """
 
     prompts: str | None = None
@@ -56,6 +58,7 @@ class EvaluationRequest:
     cache: str | None = "~/.cache/visalign/features.sqlite"
     device: str = "cpu"
     settings: tuple[str, ...] = ()
+    gold: str | None = None
 
 
 def evaluate_source(source: str, asked: EvaluationRequest, out: Path, checkpoints: str = "last") -> Results:
@@ -72,6 +75,9 @@ def evaluate_source(source: str, asked: EvaluationRequest, out: Path, checkpoint
             raise UserError(f"evaluate {source}: --checkpoints all measures a run alone; leave {AWAY_FROM} and what "
                             "follows out")
         return compare_sources({"plain": source.partition(AWAY_FROM)[0], "away": source}, asked, out)
+    if asked.gold is not None and checkpoints != "all":
+        raise UserError(f"evaluate --gold {asked.gold}: looks for its peak over a run's checkpoints; give "
+                        "--checkpoints all as well")
     if checkpoints == "all" and (run is None or run != path):
         raise UserError(f"evaluate {source}: --checkpoints all needs the folder of a run")
     if run is not None and is_language_run(run):
@@ -182,14 +188,32 @@ def _finish(sources: list[SampleSource], asked: EvaluationRequest, out: Path,
     if (out / "results.json").exists():
         raise UserError(f"out {out}: already holds results; choose another folder with --out")
     options = options_of(asked, config, sources[0].texts)
+    check_gold(asked.gold, options)
     plan = plan_for(sources, asked, config)
     results = compare_models(sources, plan, out, options)
+    if asked.gold is not None:
+        results.notes.append(usefulness_in_words(results, asked.gold))
     if asked.proxy is None and results.verdicts and (asked.rewards is not None or config is None) and options.proxy:
         results.notes.append(f"{options.proxy}, the first reward, was taken for the optimised one (--proxy NAME)")
     results.figures[results.models[-1]].update(likelihoods_of(run) if run else {})
     write_comparison(results, out / "report.html")
     write_results(results, out)  # last, since they mark the command as done
     return results
+
+
+def check_gold(gold: str | None, options: Options) -> None:
+    """Raise UserError for a gold reward that is not measured, or is the one that was optimised."""
+    from visalign.rewards.registry import load_rewards
+
+    if gold is None:
+        return
+    names = [reward.name for reward in load_rewards(options.rewards)]
+    if gold not in names:
+        raise UserError(f"evaluate --gold {gold}: names no reward; the rewards are {', '.join(names)}"
+                        f"{nearest(gold, names)}")
+    if gold == options.proxy:
+        raise UserError(f"evaluate --gold {gold}: was optimised, so its rise does not tell what is gained; name one "
+                        "that was not")
 
 
 def plan_for(sources: list[SampleSource], asked: EvaluationRequest,

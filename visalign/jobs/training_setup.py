@@ -22,6 +22,7 @@ from visalign.generators import Generator
 from visalign.generators.bucket_sizes import buckets_of
 from visalign.generators.prompt_length import say_what_is_cut
 from visalign.guidance.network import digest_of_guide
+from visalign.jobs.advantage_checks import check_advantage_rule
 from visalign.jobs.branching import check_branching
 from visalign.jobs.offline_checks import check_offline, reads_labels, wanted
 from visalign.jobs.rollout_guide import check_rollout_guide
@@ -141,8 +142,7 @@ def check_online(config: OnlineConfig, family: type[Generator]) -> FoundPairs:
     reward_set = RewardSet(config.reward, "cpu", family.modality, config.reward.features)
     check_sources_given([term.reward for term in reward_set.terms], prompts, "rollout.prompts")
     rule, objective = build_advantage(config.advantage), build_objective(config.objective, loop="online")
-    if rule.gate is not None and rule.gate not in reward_set.names:
-        raise UserError(f"advantage.gate {rule.gate}: names no reward; the rewards are {', '.join(reward_set.names)}")
+    check_advantage_rule(config, reward_set.names)
     grouped = next((term.name for term in reward_set.terms if term.reward.needs_group), None)
     if grouped and rollout.batch_size % rollout.group_size:
         raise UserError(f"rollout.batch_size {rollout.batch_size} must be a multiple of rollout.group_size "

@@ -27,6 +27,12 @@ def check_groups(config: LanguageOnlineConfig, world: int) -> None:
     if rule.rarity:
         raise UserError(f"advantage.rarity {rule.rarity:g}: tells kinds of images and videos apart, not of answers; "
                         "leave it out")
+    if rule.finds_weights:
+        raise UserError(f"advantage.combine {rule.combine}: finds weights of rewards of images and videos, not of "
+                        "answers; use rewards, advantages or gdpo")
+    if rule.schedule is not None:
+        raise UserError("advantage.schedule: tells the noise levels of images and videos apart, which answers have "
+                        "none of; leave it out")
     together = train.batch_size * world
     if size % together:
         raise UserError(f"rollout.prompts_per_step {rollout.prompts_per_step} x rollout.group_size "

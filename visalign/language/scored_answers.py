@@ -10,7 +10,7 @@ from torch import Tensor
 from visalign.media.answers import Answer
 from visalign.media.conversations import Message
 from visalign.media.samples import Sample
-from visalign.objectives.advantages import weighted, without_partly_scored
+from visalign.objectives.group_figures import weighted, without_partly_scored
 from visalign.parallel.sharing import Processes
 from visalign.storage.files import write_atomically
 from visalign.storage.run_folder import RunFolder

@@ -26,7 +26,6 @@ from visalign.config.language_rollout import StepCreditSettings
 from visalign.language.scored_answers import AnswerScorer
 from visalign.language.trainer import StepNotes
 from visalign.media.words import sentence_ends
-from visalign.objectives.advantages import group_mean
 from visalign.objectives.answer_steps import (
     centred_in_group,
     counted_success,
@@ -34,6 +33,7 @@ from visalign.objectives.answer_steps import (
     spread_over_tokens,
     step_rewards,
 )
+from visalign.objectives.group_figures import group_mean
 
 BYTES = 4
 """Of a character, at most."""

@@ -24,8 +24,21 @@ import torch
 from torch import Tensor
 
 from visalign.objectives.branches import edge_advantages
+from visalign.objectives.group_figures import (
+    alike,
+    counts,
+    first_of_group,
+    group_mean,
+    group_median,
+    rank_in_group,
+    weighted,
+    win_rates_in_group,
+    without_partly_scored,
+)
+from visalign.objectives.levels import LevelSchedule
+from visalign.objectives.mixing import MixingSettings
 from visalign.objectives.process_rewards import process_advantages, process_rewards
-from visalign.validation.ranges import FewOrNone, Portion, Positive, Ranged, RewardValue, Weight
+from visalign.validation.ranges import FewOrNone, Portion, Positive, RewardValue, Weight
 
 
 class Advantages(NamedTuple):
@@ -33,7 +46,8 @@ class Advantages(NamedTuple):
     clipped: bool [n]. zero_std: share of the groups in which all rewards are equal. by_term: float64 [n, T] where a
     rule tells a sample's terms apart, column k for the view's k-th term; samples are still selected by `advantages`.
     process: float64 [n, T], of the terms by themselves, which an objective learns from beside the sample's own,
-    weighed. kinds: how many kinds of samples a group has in the mean, where rarity tells them apart."""
+    weighed. kinds: how many kinds of samples a group has in the mean, where rarity tells them apart. by_reward: float64
+    [n, K], NaN where a reward is missing, where updates tell rewards apart."""
 
     advantages: Tensor
     trained: Tensor
@@ -42,6 +56,7 @@ class Advantages(NamedTuple):
     by_term: Tensor | None = None
     process: Tensor | None = None
     kinds: float | None = None
+    by_reward: Tensor | None = None
 
     def of_terms(self) -> Tensor:
         """The advantages of the samples' terms: [n], equal for every term, or [n, T]."""
@@ -49,11 +64,9 @@ class Advantages(NamedTuple):
 
 
 @dataclass(frozen=True)
-class AdvantageRule(Ranged):
+class AdvantageRule(MixingSettings):
     """Settings.
 
-    combine: several rewards by weighted sum of `rewards`, of `advantages` (each standardised on its own), or `gdpo`
-    (the sum of advantages standardised again over the epoch).
     shape: `win_rate` puts in place of each reward the share of its group that it beats, ties a half, which no rescaling
     of the reward changes.
     gate, gate_threshold: G-RA, the other rewards count only where reward `gate` reaches the threshold; with
@@ -62,6 +75,8 @@ class AdvantageRule(Ranged):
     rarity: DiverseGRPO's bonus for samples of rare kinds, in units of the reward; 0: none. kinds: how many a group is
     divided into by the features of `reward.features`; 0: as many as their distances show, which may be one.
     history: take mean and std from this many last rewards of the prompt, as DDPO does (0: from the group).
+    schedule: {layout, texture, split}, which rewards count at which noise levels (levels.py); samples are still chosen
+    by all.
     drop_zero: leave samples with advantage 0 out of the update.
     process_weight, process: how much a step counts by what rollout.guide says of it, beside the outcome, and what of
     it: the guide's reward `before` the step (Euphonium's code), `after` it, its `gain`, or that of the clean samples
@@ -72,7 +87,6 @@ class AdvantageRule(Ranged):
     scale: Literal["group_std", "global_std", "mad", "none"] = "group_std"
     clip: Positive = 5.0
     eps: Positive = 1e-4
-    combine: Literal["rewards", "advantages", "gdpo"] = "rewards"
     shape: Literal["none", "win_rate"] = "none"
     gate: str | None = None
     gate_threshold: RewardValue = 0.0
@@ -81,6 +95,7 @@ class AdvantageRule(Ranged):
     rarity: Weight = 0.0
     kinds: FewOrNone = 0
     history: FewOrNone = 0
+    schedule: LevelSchedule | None = None
     drop_zero: bool = True
     process_weight: Weight = 0.0
     process: Literal["before", "after", "gain", "dense"] = "gain"
@@ -89,6 +104,12 @@ class AdvantageRule(Ranged):
         super().__post_init__()
         if self.history and (self.baseline, self.scale, self.combine) != ("mean", "group_std", "rewards"):
             raise ValueError("history goes with baseline mean, scale group_std and combine rewards only")
+        if self.schedule is not None and (self.history or self.probes):
+            raise ValueError("schedule goes with neither history nor combine marble, which know a sample's whole "
+                             "advantage")
+        if self.finds_weights and self.gate is not None:
+            raise ValueError(f"combine {self.combine} weighs the rewards itself, and gate counts some of them at "
+                             "times: use one of them")
         if self.baseline == "median" and self.combine != "rewards":
             raise ValueError(f"baseline median goes with combine rewards only, got {self.combine}")
         if self.shape != "none" and (self.gate is not None or self.history):
@@ -102,17 +123,41 @@ class AdvantageRule(Ranged):
             raise ValueError(f"kinds {self.kinds}: how many kinds rarity divides a group into, at least 2, or 0 to "
                              "find their number; it goes with rarity only")
 
+    def rewards_named(self) -> list[tuple[str, str]]:
+        """(setting, reward) of each name of a reward in the settings."""
+        gates = [self.gate] if self.gate is not None else []
+        levels = self.schedule
+        named = {"gate": gates, "thresholds": self.thresholds or (), "schedule.layout": levels.layout if levels else (),
+                 "schedule.texture": levels.texture if levels else ()}
+        return [(setting, name) for setting, names in named.items() for name in names]
+
     def __call__(self, rewards: Tensor, weights: Tensor, groups: Tensor, names: tuple[str, ...] = (),
                  likelihood: Tensor | None = None, history: "History | None" = None,
-                 kind_sizes: Tensor | None = None, process: Tensor | None = None) -> Advantages:
+                 kind_sizes: Tensor | None = None, process: Tensor | None = None,
+                 levels: Tensor | None = None) -> Advantages:
         """rewards [n, K] (NaN: does not apply or could not be scored), weights [K], groups int64 [n].
 
         A reward that is NaN for a whole group drops out of it; a sample that lacks one which others of its group have
         is left out. likelihood [n]: larger is more likely. kind_sizes [n]: how many of its group are of a sample's
-        kind. process: advantages of terms by themselves, [n, T].
+        kind. process: advantages of terms by themselves, [n, T]. levels [n, T]: the noise fractions of each sample's
+        terms, 1 for pure noise.
         Raises ValueError when a penalty would reward: unlikeliness with a negative reward; and for rarity without
-        kind_sizes.
+        kind_sizes, a schedule without levels.
         """
+        def found_with(chosen: Tensor) -> Advantages:
+            return self._weighed(rewards, chosen, groups, names, likelihood, history, kind_sizes, process)
+
+        found = found_with(weights)
+        if self.schedule is None:
+            return found
+        if levels is None:
+            raise ValueError("schedule needs the noise levels of what is learnt from, which answers have none of")
+        return found._replace(by_term=self.schedule.by_term(lambda chosen: found_with(chosen).advantages, names,
+                                                            weights.double(), levels))
+
+    def _weighed(self, rewards: Tensor, weights: Tensor, groups: Tensor, names: tuple[str, ...],
+                 likelihood: Tensor | None, history: "History | None", kind_sizes: Tensor | None,
+                 process: Tensor | None) -> Advantages:
         index = torch.unique(groups, return_inverse=True)[1]
         rewards = without_partly_scored(rewards.double(), index)
         if self.shape == "win_rate":
@@ -120,13 +165,11 @@ class AdvantageRule(Ranged):
         weights = weights.double()
         if self.gate is not None:
             gated = self._gated(rewards, weights, index, names)
-            parts = self._one(self._rare(gated, index, kind_sizes), index)
-        elif self.combine == "rewards":
+            return self._finish(self._one(self._rare(gated, index, kind_sizes), index), index, process)
+        if self.combine == "rewards":
             total = self._unlikely(weighted(rewards, weights), index, likelihood)
-            parts = self._one(self._rare(total, index, kind_sizes), index, history)
-        else:
-            parts = self._added(rewards, weights, index, likelihood)
-        return self._finish(parts, index, process)
+            return self._finish(self._one(self._rare(total, index, kind_sizes), index, history), index, process)
+        return self._added(rewards, weights, index, likelihood, process)
 
     def of_steps(self, values: Tensor, steps: Tensor, groups: Tensor) -> Tensor:
         """Advantages of steps by what a guide said before and after each, [n, K, 2], before they are weighed, [n, K].
@@ -143,16 +186,22 @@ class AdvantageRule(Ranged):
         trained = ~edges.isnan().any(1)
         return found._replace(by_term=edges, trained=trained & (edges != 0).any(1) if self.drop_zero else trained)
 
-    def _added(self, rewards: Tensor, weights: Tensor, index: Tensor,
-               likelihood: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def _added(self, rewards: Tensor, weights: Tensor, index: Tensor, likelihood: Tensor | None,
+               process: Tensor | None) -> Advantages:
         """Each reward's advantages by itself, added."""
         columns = [self._one(self._unlikely(column, index, likelihood), index)[0] for column in rewards.unbind(1)]
-        advantages = weighted(torch.stack(columns, 1), weights)
+        by_reward = torch.stack(columns, 1)
+        same = torch.stack([alike(column, index) for column in rewards.unbind(1)]).all(0)
+        if self.probes:  # bounded before they are mixed, so that a mixture is bounded without another clip
+            bounded = by_reward.clamp(-self.clip, self.clip)
+            parts = weighted(bounded, weights), torch.ones_like(index, dtype=torch.bool), same
+            return self._finish(parts, index, process)._replace(by_reward=bounded,
+                                                                clipped=(by_reward.abs() > self.clip).any(1))
+        advantages = weighted(by_reward, weights)
         if self.combine == "gdpo":
             known = advantages[~advantages.isnan()]
             advantages = (advantages - known.mean()) / known.std(correction=0).clamp(min=1e-6)
-        same = torch.stack([alike(column, index) for column in rewards.unbind(1)]).all(0)
-        return advantages, torch.ones_like(index, dtype=torch.bool), same
+        return self._finish((advantages, torch.ones_like(index, dtype=torch.bool), same), index, process)
 
     def _gated(self, rewards: Tensor, weights: Tensor, index: Tensor, names: tuple[str, ...]) -> Tensor:
         if self.gate not in names:
@@ -254,76 +303,3 @@ class History:
 
     def load_state_dict(self, state: dict) -> None:
         self.rewards = state["rewards"]
-
-
-def without_partly_scored(rewards: Tensor, index: Tensor) -> Tensor:
-    """Rows that lack a reward which others of their group have become NaN: their sum could not be compared."""
-    lacking = torch.zeros(len(rewards), dtype=torch.bool)
-    for column in rewards.unbind(1):
-        lacking |= column.isnan() & (counts(index, ~column.isnan()) > 0)
-    return rewards.masked_fill(lacking[:, None], torch.nan)
-
-
-def weighted(values: Tensor, weights: Tensor) -> Tensor:
-    """Weighted sum over columns; a NaN drops out of its row, a row of NaN alone is NaN."""
-    total = (values.nan_to_num(0.0) * weights).sum(1)
-    return torch.where(values.isnan().all(1), torch.nan, total)
-
-
-def counts(index: Tensor, where: Tensor | None = None) -> Tensor:
-    """Size of each sample's group, [n] float64; only members in `where` count."""
-    ones = torch.ones(len(index), dtype=torch.float64) if where is None else where.double()
-    return torch.zeros(int(index.max()) + 1, dtype=torch.float64).index_add_(0, index, ones)[index]
-
-
-def group_mean(values: Tensor, index: Tensor) -> Tensor:
-    """Mean of each sample's group without NaN, [n]."""
-    known = ~values.isnan()
-    total = torch.zeros(int(index.max()) + 1, dtype=torch.float64)
-    return total.index_add_(0, index, values.nan_to_num(0.0))[index] / counts(index, known)
-
-
-def group_median(values: Tensor, index: Tensor) -> Tensor:
-    """Median of each sample's group without NaN (the lower one of an even number), [n]."""
-    medians = torch.stack([values[index == g].nanmedian() for g in range(int(index.max()) + 1)])
-    return medians[index]
-
-
-def alike(values: Tensor, index: Tensor) -> Tensor:
-    """Whether all values of a sample's group are the same up to rounding, [n]; a group of one is."""
-    high, low = (torch.stack([extreme(values[index == g]) for g in range(int(index.max()) + 1)])[index]
-                 for extreme in (lambda v: v.nan_to_num(-torch.inf).max(), lambda v: v.nan_to_num(torch.inf).min()))
-    return (high - low) <= 1e-6 * torch.maximum(high.abs(), low.abs())
-
-
-def first_of_group(where: Tensor, index: Tensor) -> Tensor:
-    """The first member of each group that is in `where`, bool [n]."""
-    chosen = torch.zeros_like(where)
-    for g in range(int(index.max()) + 1):
-        members = (where & (index == g)).nonzero().flatten()
-        if len(members):
-            chosen[members[0]] = True
-    return chosen
-
-
-def win_rates_in_group(values: Tensor, index: Tensor) -> Tensor:
-    """The share of the others of its group that each sample beats, a tie counting a half, [n]: mean 1/2 in each group.
-
-    NaN for a sample without a value, and for one that has nobody to meet.
-    """
-    rates = torch.full_like(values, torch.nan)
-    for g in range(int(index.max()) + 1):
-        members = ((index == g) & ~values.isnan()).nonzero().flatten()
-        if len(members) > 1:
-            gaps = values[members][:, None] - values[members][None, :]
-            rates[members] = (gaps.sign().sum(1) / (len(members) - 1) + 1) / 2
-    return rates
-
-
-def rank_in_group(values: Tensor, index: Tensor) -> Tensor:
-    """Place of each sample in its group by rising value, 0 first, [n] float64."""
-    ranks = torch.zeros(len(index), dtype=torch.float64)
-    for g in range(int(index.max()) + 1):
-        members = (index == g).nonzero().flatten()
-        ranks[members[values[members].argsort(stable=True)]] = torch.arange(len(members), dtype=torch.float64)
-    return ranks

@@ -11,7 +11,7 @@ from collections.abc import Hashable, Sequence
 import torch
 from torch import Tensor
 
-from visalign.objectives.advantages import group_mean
+from visalign.objectives.group_figures import group_mean
 
 
 def step_rewards(success: Tensor) -> Tensor:

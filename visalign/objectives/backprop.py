@@ -38,6 +38,7 @@ class ThroughReward(OnlineBase):
     beta: Weight = 0.0
 
     through_reward: ClassVar[bool] = True
+    chooses: ClassVar[bool] = True
 
     @property
     def needs(self) -> frozenset[str]:

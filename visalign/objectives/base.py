@@ -50,10 +50,12 @@ class PairErrors(Labels):
 
 
 class Outcome(NamedTuple):
-    """A scalar loss to minimise and named per-pair metrics [B] (detached)."""
+    """A scalar loss to minimise and named per-pair metrics [B] (detached). apart: the part of the loss that no
+    advantage enters, such as a KL, where updates tell it from the rest."""
 
     loss: Tensor
     metrics: dict[str, Tensor]
+    apart: Tensor | None = None
 
 
 class SamplePasses(NamedTuple):

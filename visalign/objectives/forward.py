@@ -75,6 +75,12 @@ class DiffusionNFT(ForwardMethod):
             return min(max(0.0, 0.0075 * (updates - 75)), 0.999)
         return min(0.001 * updates, 0.5) if self.decay == "slow" else 0.0
 
+    def not_affine(self, updates: int, largest: float) -> str:
+        if largest > self.advantage_max:
+            return (f"objective.advantage_max {self.advantage_max:g} cuts advantages that advantage.clip {largest:g} "
+                    "lets by")
+        return ""
+
     def __call__(self, terms: NoisedTerms) -> Outcome:
         b, old = self.mixing, terms.old_prediction
         positive = (terms.advantage / self.advantage_max).clamp(-1, 1) / 2 + 0.5
@@ -84,10 +90,11 @@ class DiffusionNFT(ForwardMethod):
         loss = self.advantage_max * (positive * good + (1 - positive) * bad) / b
         moved = mean_square(terms.prediction, old).detach()
         metrics = {"optimality": positive, "good_error": good.detach(), "bad_error": bad.detach(), "old_deviate": moved}
-        if self.beta_kl:
-            kl = mean_square(terms.prediction, terms.ref_prediction)
-            loss, metrics["kl"] = loss + self.beta_kl * kl, kl.detach()
-        return Outcome(loss.mean(), metrics)
+        if not self.beta_kl:
+            return Outcome(loss.mean(), metrics)
+        kl = mean_square(terms.prediction, terms.ref_prediction)
+        held = self.beta_kl * kl
+        return Outcome((loss + held).mean(), metrics | {"kl": kl.detach()}, held.mean())
 
     @staticmethod
     def _error(terms: NoisedTerms, prediction: Tensor) -> Tensor:
@@ -124,6 +131,12 @@ class AWM(ForwardMethod):
     def old_decay(self, updates: int) -> float:
         return self.decay_max * min(1.0, updates / self.decay_ramp)
 
+    def not_affine(self, updates: int, largest: float) -> str:
+        if updates > 1 or self.decay_max:
+            return ("its ratio is clipped, unless the old policy is the current one at every update "
+                    "(train.updates_per_epoch 1 and objective.decay_max 0)")
+        return ""
+
     def weighted_error(self, error: Tensor, t: Tensor) -> Tensor:
         """w(E, t), [B] float64."""
         error, t = error.double(), t.double()
@@ -142,11 +155,13 @@ class AWM(ForwardMethod):
         moved = mean_square(terms.prediction, terms.old_prediction)
         metrics = ratio_metrics(log_ratio, self.clip, self.clip) | {"policy_loss": loss.detach(),
                                                                      "old_deviate": moved.detach()}
-        loss = loss + self.beta_old * moved
+        held = self.beta_old * moved
+        loss = loss + held
         if self.beta_kl:
             kl = mean_square(terms.prediction, terms.ref_prediction)
-            loss, metrics["kl"] = loss + self.beta_kl * kl, kl.detach()
-        return Outcome(loss.mean(), metrics)
+            toward = self.beta_kl * kl
+            loss, held, metrics["kl"] = loss + toward, held + toward, kl.detach()
+        return Outcome(loss.mean(), metrics, held.mean())
 
 
 @register("online", "raft")
@@ -158,6 +173,7 @@ class RAFT(ForwardMethod):
     beta_kl: Weight = 0.0
 
     draws: ClassVar[str] = "sample"  # it splits groups
+    chooses: ClassVar[bool] = True
 
     def __post_init__(self):
         super().__post_init__()

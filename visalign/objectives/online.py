@@ -85,10 +85,12 @@ class OnlineObjective(Protocol):
 
     `select` picks the samples of an update as units of `unit_size` indices; a unit is never split. The loss must
     be a mean over the micro-batch, so that the loop can weigh micro-batches by their size. stale: why it cannot learn
-    from samples of an earlier policy, "" where it can. credits_steps: whether it learns from `process_advantage`.
-    draws: whose own the times and the noise of a `noised` view are, a "sample"'s or a "group"'s. centred: whether a
-    group's advantages must add up to 0. ranks_samples: whether advantages of samples teach it anything. through_reward:
-    it learns by gradients through the rewards, and not from advantages.
+    from samples of an earlier policy, "" where it can. chooses: whether advantages only choose samples, so that those
+    of their terms are not read. not_affine: why its gradient is not affine in the advantages, for so many updates an
+    epoch and advantages of at most `largest`, "" where it is. credits_steps: whether it learns from
+    `process_advantage`. draws: whose own the times and the noise of a `noised` view are, a "sample"'s or a "group"'s.
+    centred: whether a group's advantages must add up to 0. ranks_samples: whether advantages of samples teach it
+    anything. through_reward: it learns by gradients through the rewards, and not from advantages.
     train_guidance, ref_guidance: guidance scale of what learns (with its old policy) and of the reference, None for the
     rollout's.
     """
@@ -97,6 +99,7 @@ class OnlineObjective(Protocol):
     view: ClassVar[str]
     draws: ClassVar[str]
     stale: ClassVar[str]
+    chooses: ClassVar[bool]
     through_reward: ClassVar[bool]
     credits_steps: ClassVar[bool]
     centred: ClassVar[bool]
@@ -125,6 +128,8 @@ class OnlineObjective(Protocol):
 
     def copy_decay(self, name: str, updates: int) -> float: ...
 
+    def not_affine(self, updates: int, largest: float) -> str: ...
+
     def __call__(self, terms) -> Outcome: ...
 
 
@@ -145,6 +150,7 @@ class OnlineBase(Ranged):
     unit: ClassVar[int] = 1
     draws: ClassVar[str] = "sample"
     stale: ClassVar[str] = ""
+    chooses: ClassVar[bool] = False
     through_reward: ClassVar[bool] = False
     credits_steps: ClassVar[bool] = False
     centred: ClassVar[bool] = False
@@ -206,6 +212,10 @@ class OnlineBase(Ranged):
     def sampler_decay(self, updates: int) -> float:
         """Of the copy that draws samples where that is another than the old policy."""
         return 0.0
+
+    def not_affine(self, updates: int, largest: float) -> str:
+        """Why the gradients of advantages do not add up as the advantages do, "" where they do."""
+        return "its loss bends or selects by the advantage"
 
 
 def members_of(groups: Tensor) -> list[Tensor]:

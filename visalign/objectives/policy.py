@@ -194,6 +194,8 @@ class StepPairs(OnlineBase):
     beta: Positive = 0.1
     clip: Positive = 0.1
 
+    chooses: ClassVar[bool] = True
+
     def __post_init__(self):
         super().__post_init__()
         if self.best_of:

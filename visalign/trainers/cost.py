@@ -5,6 +5,7 @@ third more, since nothing overlaps there: that holds for small networks; on larg
 """
 
 from visalign.config import OfflineConfig, OnlineConfig
+from visalign.config.load import build_advantage
 from visalign.trainers.online.tail import steps_to_draw
 
 WITH_GRADIENT, DECODED, LOOKING = 3, 4, 1.3
@@ -31,7 +32,13 @@ def own_passes(config: OfflineConfig, objective) -> int:
 def _online(config: OnlineConfig, objective) -> float:
     drawn, learnt, frozen = sample_passes(config, objective)
     size = config.rollout.prompts_per_epoch * config.rollout.group_size
-    return size * (drawn + DECODED + WITH_GRADIENT * learnt + frozen)
+    return size * (drawn + DECODED + passes_of_update(config) * (WITH_GRADIENT * learnt + frozen))
+
+
+def passes_of_update(config: OnlineConfig) -> float:
+    """How often an online update goes over its samples, in the mean: once, and at a probe once more for each reward."""
+    rule = build_advantage(config.advantage)
+    return 1 + len(config.reward.models) / rule.every if rule.probes else 1.0
 
 
 def sample_passes(config: OnlineConfig, objective) -> tuple[int, int, int]:

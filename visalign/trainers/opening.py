@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 
 from visalign.config import GuideConfig, OfflineConfig, OnlineConfig, RewardConfig
-from visalign.config.load import build_objective
+from visalign.config.load import build_advantage, build_objective
 from visalign.errors import UserError
 from visalign.generators.hardware.devices import pick_device, pick_dtype
 from visalign.parallel.opening import check_configuration, is_sharded_run, open_processes, uses_deepspeed
@@ -57,6 +57,9 @@ def check_sharded(config: AnyConfig) -> None:
         own = f"objective {config.objective.get('name')}: lets each process sample earlier selves as often as it has to"
         wrong[own] = "own" in build_objective(config.objective).needs
         wrong["data.subject: samples before the network is divided"] = config.data.subject is not None
+    if config.loop == "online":
+        rule = build_advantage(config.advantage)
+        wrong[f"advantage.combine {rule.combine}: compares whole gradients"] = rule.probes
     for what, is_set in wrong.items():
         if is_set:
             raise UserError(f"{what}, which does not go with sharded training; change it, or use "

@@ -9,9 +9,16 @@ from safetensors.torch import load_file
 
 from tests.programs import Program
 
-from ..commands import UNMEASURED, rows, run, weights
+from ..commands import UNMEASURED, fails, rows, run, weights
 
 ODE = {"rollout": {"sampler": "ode"}}
+MARBLE = {"advantage": {"combine": "marble", "every": 3, "drop_zero": False},
+          "reward": {"models": ["colourfulness", "contrast"]}} | ODE
+CONSTRAINED = {"advantage": {"combine": "constrained", "thresholds": {"colourfulness": 20.0}, "squash": "sigmoid"},
+               "reward": {"models": ["colourfulness", "contrast"]}}
+SCHEDULED = {"advantage": {"schedule": {"layout": ["contrast"], "texture": ["colourfulness"], "split": 0.8}},
+             "reward": {"models": ["colourfulness", "contrast"]}}
+WORST = {"advantage": {"combine": "worst", "rate": 0.5}, "reward": {"models": ["colourfulness", "contrast"]}}
 
 
 @pytest.mark.parametrize("base, method, sections", [
@@ -90,6 +97,8 @@ def test_every_method_changes_every_trainable_weight_and_leaves_a_complete_run(o
               "rollout": {"sampler": "ode", "guidance_scale": 3.0}}),
     ("crd", {"objective": {"ref_guidance": 4.5, "loss": "bce", "temperature": 0.5, "adaptive": False,
                            "adaptive_kl": False}} | ODE),
+    ("nft", MARBLE | {"train": {"updates_per_epoch": 2}}),
+    ("awm", MARBLE | {"objective": {"decay_max": 0.0}, "advantage": {"combine": "marble", "normalise": False}}),
 ])
 def test_every_option_trains(online_recipe, tmp_path, method, sections):
     run(online_recipe("sd3", method, **{"eval": UNMEASURED} | sections), "train.epochs=2")
@@ -113,7 +122,8 @@ def test_the_old_policy_of_nft_follows_its_schedule(online_recipe, tmp_path):
 
 STATEFUL = [("grpo", {"optim": {"ema_decay": 0.9, "schedule": "cosine"}, "train": {"updates_per_epoch": 2}}),
             ("nft", {"objective": {"decay": "slow", "mixing": 0.5}} | ODE), ("grpo", {"advantage": {"history": 8}}),
-            ("nft", {"objective": {"draws": "group", "times": 2}} | ODE),
+            ("nft", {"objective": {"draws": "group", "times": 2}} | ODE), ("nft", MARBLE),
+            ("grpo", CONSTRAINED), ("grpo", WORST),
             ("dgpo", {"objective": {"switch": 1, "decay_ramp": 4}, "train": {"updates_per_epoch": 2}} | ODE),
             ("crd", ODE), ("direct_align", {"objective": {"branches": "both"}} | ODE),
             ("grpo", {"advantage": {"rarity": 0.3, "kinds": 2}, "reward": {"features": "tiny-clip"}})]
@@ -129,6 +139,36 @@ def test_a_continued_run_ends_with_the_same_bits(online_recipe, tmp_path, method
     continued = weights(tmp_path / "run", 4)
     assert all(torch.equal(whole[name], continued[name]) for name in whole)
     assert [row["step"] for row in rows(tmp_path / "run")] == [1, 2, 3, 4]
+
+
+def test_one_reward_balanced_is_the_plain_method(online_recipe, tmp_path):
+    file = online_recipe("sd3", "nft", eval=UNMEASURED, objective={"beta_kl": 0.0},
+                         advantage={"drop_zero": False}, **ODE)
+    run(file, "train.epochs=2", f"output.folder={tmp_path / 'plain'}")
+    run(file, "train.epochs=2", "advantage.combine=marble", "advantage.every=2", f"output.folder={tmp_path / 'alone'}")
+    plain, alone = weights(tmp_path / "plain", 2), weights(tmp_path / "alone", 2)
+    assert all(torch.equal(plain[name], alone[name]) for name in plain)
+    first, second = rows(tmp_path / "alone")
+    assert first["gradient_cosine/colourfulness"] == pytest.approx(1) and "gradient_norm/colourfulness" not in second
+
+
+@pytest.mark.parametrize("method, sections", [("grpo", {}), ("nft", ODE)])
+def test_all_rewards_at_all_levels_train_to_the_same_bits(online_recipe, tmp_path, method, sections):
+    both = "{layout: [contrast, jpeg], texture: [contrast, jpeg], split: 0.8}"
+    file = online_recipe("sd3", method, eval=UNMEASURED, reward={"models": ["contrast", "jpeg"]}, **sections)
+    run(file, "train.epochs=2", f"output.folder={tmp_path / 'plain'}")
+    run(file, "train.epochs=2", f"advantage.schedule={both}", f"output.folder={tmp_path / 'both'}")
+    run(file, "train.epochs=2", "advantage.schedule={layout: [contrast], texture: [jpeg], split: 0.8}",
+        f"output.folder={tmp_path / 'apart'}")
+    plain, same, apart = (weights(tmp_path / name, 2) for name in ("plain", "both", "apart"))
+    assert all(torch.equal(plain[name], same[name]) for name in plain)
+    assert not all(torch.equal(plain[name], apart[name]) for name in plain)
+
+
+def test_a_split_beyond_all_levels_is_refused(online_recipe):
+    file = online_recipe("sd3", "grpo", reward={"models": ["contrast", "jpeg"]})
+    said = fails(file, "advantage.schedule={layout: [contrast], texture: [jpeg], split: 0.1}")
+    assert "split 0.1" in said and "texture (jpeg) would never count" in said
 
 
 KILLED = """
@@ -192,6 +232,8 @@ except SystemExit as end:
     ("dgpo", {"rollout": {"sampler": "ode", "group_size": 2}}),
     ("crd", {"rollout": {"sampler": "ode", "group_size": 2}, "advantage": {"drop_zero": False}}),
     ("direct_align", {"objective": {"branches": "both"}, "advantage": {"drop_zero": False}} | ODE),
+    ("nft", MARBLE | {"advantage": {"combine": "marble", "every": 1, "drop_zero": False}}), ("grpo", CONSTRAINED),
+    ("grpo", WORST), ("grpo", SCHEDULED),
     ("grpo", {"advantage": {"rarity": 0.3, "kinds": 2}, "reward": {"features": "tiny-clip"}})])
 def test_two_processes_learn_what_one_does_with_twice_the_batch(online_recipe, two_processes, tmp_path, method,
                                                                 sections):

@@ -109,6 +109,22 @@ def test_what_learns_and_the_reference_may_have_a_guidance_of_their_own(pipeline
         assert scale == 3.0 or not torch.allclose(found, at(3.0))
 
 
+@pytest.mark.parametrize("objective", [GRPO(), DiffusionNFT(times=2, beta_kl=0.0),
+                                       DiffusionNFT(times=3, beta_kl=0.0, time_sampling="uniform", draws="group")])
+def test_levels_are_those_at_which_terms_are_built(pipelines, objective):
+    view, batch = viewed(pipelines, objective, SETTINGS.model_copy(update={"train_fraction": 1.0}))
+    view.needs = frozenset()
+    view.expect(len(batch.samples[0].steps))
+    for i, sample in enumerate(batch.samples):
+        levels = view.levels(batch.epoch, sample)
+        assert len(levels) == view.terms and levels.dtype == torch.float64
+        assert view.span[0] <= levels.min() and levels.max() <= view.span[1]
+        for term, level in enumerate(levels.tolist()):
+            terms, steps = view.build(batch, term)
+            at = view.times[steps[i]] if objective.view == "steps" else terms.noise_fraction[i]
+            assert level == pytest.approx(at.item())
+
+
 def test_the_loop_passes_on_what_a_rule_gives_each_term(online_recipe, tmp_path, monkeypatch):
     """Advantages [n, T] that are alike for all terms train to the same bits as [n]."""
     from visalign.objectives.advantages import AdvantageRule

@@ -13,7 +13,7 @@ Run on several:      torchrun --nproc_per_node 4 -m visalign train configs/onlin
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from accelerate import Accelerator
@@ -26,6 +26,7 @@ from visalign.config.load import build_advantage
 from visalign.errors import UserError
 from visalign.generators.base import Generator
 from visalign.media.video_files import save_sheet
+from visalign.objectives import Outcome
 from visalign.objectives.advantages import Advantages, History
 from visalign.objectives.rarity import kind_sizes, kinds_a_group
 from visalign.sampling.encoding_cache import EncodingCache
@@ -46,7 +47,8 @@ from visalign.trainers.online.self_check import check_ratio
 from visalign.trainers.online.sources import SOURCES
 from visalign.trainers.online.step_selection import noisy_steps
 from visalign.trainers.online.trunks import splits_before
-from visalign.trainers.online.views import VIEWS, Context, MicroBatch
+from visalign.trainers.online.updates import update_for, whole_loss
+from visalign.trainers.online.views import VIEWS, Context, MicroBatch, check_levels
 
 
 class OnlineTrainer(GeneratorTrainer):
@@ -65,8 +67,12 @@ class OnlineTrainer(GeneratorTrainer):
         self.unit_size = self.objective.unit_size(config.rollout.group_size)
         self.copies = {name: OldPolicy(self.parameters) for name in ("old", "sampler") if name in self.objective.needs}
         self.history = History(self.rule.history) if self.rule.history else None
+        self.names = reward_set.names if reward_set else ("vote",)
+        self.mixture = self.rule.mixture_of(self.names, reward_set.weights if reward_set else torch.ones(1))
+        self.update = update_for(self.mixture, self.names, self.parameters, self.engine)
         self.counts = RunCounts()
-        kept = {**self.copies, "history": self.history, "counts": self.counts}
+        kept = {**self.copies, "history": self.history, "counts": self.counts,
+                "mixture": self.mixture if self.rule.finds_weights else None}
         self.state.extras |= {name: each for name, each in kept.items() if each is not None}
         self.sampler = sampler_of(config, generator)
         self.noisy = noisy_steps(generator.process, self.sampler.times, config.rollout)
@@ -74,6 +80,7 @@ class OnlineTrainer(GeneratorTrainer):
         self.view = VIEWS[self.objective.view](
             Context(generator, config.rollout, self.objective, self.copies.get("old"), reward_set, config.train.seed),
             self.noisy)
+        check_levels(self.rule, self.view)
         self.conditions = PromptEmbeddings(EncodingCache(config.rollout.cache, generator), config, generator.device)
         self.epochs = Epochs(config, tasks, self.conditions.key, self.engine.processes, self.noisy, self.view.kept)
         self.rollouts = SOURCES[config.rollout.engine](RolloutParts(
@@ -101,9 +108,10 @@ class OnlineTrainer(GeneratorTrainer):
     def train_unit(self, epoch: int, collected: RolloutBatch) -> dict:
         """An epoch's updates."""
         said = self._said_by_guide(collected)
-        advantages = self._advantages(collected, said)
+        advantages = self._advantages(epoch, collected, said)
         units = self.objective.select(advantages.advantages, advantages.trained, collected.groups)
-        row = epoch_metrics(collected, advantages, self.reward_set, self.accelerator) | {"trained_samples": sum(
+        row = self.mixture.figures(self.names) | epoch_metrics(
+            collected, advantages, self.reward_set, self.accelerator) | {"trained_samples": sum(
             len(unit) for unit in units), "window": min(collected.stochastic, default=-1),
                                               "staleness": epoch - collected.version}
         row |= {} if said is None else guide_figures(said.values)
@@ -141,17 +149,18 @@ class OnlineTrainer(GeneratorTrainer):
         copy = self.copies.get(self.objective.drawn_by(self.counts.updates))
         return contextlib.nullcontext() if copy is None else copy.active()
 
-    def _advantages(self, collected: RolloutBatch, said: SaidByGuide | None) -> Advantages:
-        names = self.reward_set.names if self.reward_set else ("vote",)
-        weights = self.reward_set.weights if self.reward_set else torch.ones(1, dtype=torch.float64)
+    def _advantages(self, epoch: int, collected: RolloutBatch, said: SaidByGuide | None) -> Advantages:
+        self.mixture.see(collected.rewards.double())
+        weights = self.mixture.weights
         if self.history is not None:
             total = (collected.rewards.double() * weights).sum(1)
             self.history.add(collected.prompts, total.tolist())
         try:
             sizes = kind_sizes(collected.features, collected.groups, self.rule.kinds) if self.rule.rarity else None
-            found = self.rule(collected.rewards, weights, collected.groups, names, self._likelihood(collected),
+            found = self.rule(collected.rewards, weights, collected.groups, self.names, self._likelihood(collected),
                               self.history, sizes,
-                              None if said is None else self.rule.of_steps(*said, collected.groups))
+                              None if said is None else self.rule.of_steps(*said, collected.groups),
+                              self._levels(epoch, collected))
         except ValueError as error:
             raise UserError(f"advantage: {error}") from None
         if self.config.rollout.branches:
@@ -159,6 +168,15 @@ class OnlineTrainer(GeneratorTrainer):
             found = self.rule.by_edge(found, collected.rewards, weights, collected.groups,
                                       len(self.config.rollout.split_steps), depths)
         return found if sizes is None else found._replace(kinds=kinds_a_group(sizes, collected.groups))
+
+    def _levels(self, epoch: int, collected: RolloutBatch) -> Tensor | None:
+        """The noise fractions of the terms of this process's samples, [n, T], where the rule needs them; others' are
+        NaN."""
+        if self.rule.schedule is None:
+            return None
+        found = {place: self.view.levels(epoch, sample) for place, sample in collected.samples.items()}
+        unknown = torch.full_like(next(iter(found.values())), torch.nan)
+        return torch.stack([found.get(place, unknown) for place in range(len(collected.groups))])
 
     def _likelihood(self, collected: RolloutBatch) -> Tensor | None:
         """Minus the distance of each sample's latents from its group's centre, [n], where the rule needs it."""
@@ -203,23 +221,30 @@ class OnlineTrainer(GeneratorTrainer):
         if not units:
             return {}
         parts, table = self._shares(units, collected), StepTable()
-        for number, (part, counts) in enumerate(tqdm(parts, desc=f"epoch {epoch + 1}: training", unit="batch",
-                                                     leave=False, disable=not self.accelerator.is_main_process)):
-            self.checkpoints.stop_in_between()
-            batch = self._micro_batch(epoch, part, collected, advantages, counts)
-            if check and not number:
-                self._self_check(batch)
-            share = counts * len(batch.samples) / self.unit_size / len(units)
-            for term in range(self.view.terms):
-                last = number == len(parts) - 1 and term == self.view.terms - 1
-                with self.engine.accumulation(self.generator.policy, last):
-                    terms, steps = self.view.build(batch, term)
-                    outcome = self.objective(terms)
-                    self.backward(outcome.loss * share / self.view.terms)
-                if counts:
-                    table.add(steps, outcome)
+
+        def learn(values: Tensor, part: Callable[[Outcome], Tensor] = whole_loss, shown: bool = True) -> bool:
+            split = False
+            for number, (mine, counts) in enumerate(tqdm(parts, desc=f"epoch {epoch + 1}: training", unit="batch",
+                                                         leave=False, disable=not self.accelerator.is_main_process)):
+                self.checkpoints.stop_in_between()
+                batch = self._micro_batch(epoch, mine, collected, values, advantages.process, counts)
+                if check and not number:
+                    self._self_check(batch)
+                share = counts * len(batch.samples) / self.unit_size / len(units)
+                for term in range(self.view.terms):
+                    last = number == len(parts) - 1 and term == self.view.terms - 1
+                    with self.engine.accumulation(self.generator.policy, last):
+                        terms, steps = self.view.build(batch, term)
+                        outcome = self.objective(terms)
+                        self.backward(part(outcome) * share / self.view.terms)
+                    split = outcome.apart is not None
+                    if counts and shown:
+                        table.add(steps, outcome)
+            return split
+
+        row = self.update(advantages, learn)
         everyone = gather_object(table.rows) if self.accelerator.num_processes > 1 else table.rows
-        return StepTable(everyone).summary() | self._step(epoch)
+        return StepTable(everyone).summary() | row | self._step(epoch)
 
     def _shares(self, units: list[tuple[int, ...]],
                 collected: RolloutBatch) -> list[tuple[list[tuple[int, ...]], bool]]:
@@ -231,19 +256,18 @@ class OnlineTrainer(GeneratorTrainer):
                                         lambda: [spare]))
 
     def _micro_batch(self, epoch: int, units: list[tuple[int, ...]], collected: RolloutBatch,
-                     advantages: Advantages, counts: bool) -> MicroBatch:
+                     advantages: Tensor, process: Tensor | None, counts: bool) -> MicroBatch:
         places = [place for unit in units for place in unit]
         samples = [collected.samples[place] for place in places]
         conditioning, guidance = self.conditions.of([sample.start for sample in samples])
         scales = {guidance.scale, self.objective.train_guidance, self.objective.ref_guidance} - {None}
         guided = guidance.negative is not None and scales != {1}
         self.check_one_pass(conditioning, *([guidance.negative] if guided else []))
-        advantage = advantages.of_terms()[places].float().to(self.generator.device)
+        advantage = advantages[places].float().to(self.generator.device)
         if not counts:  # it may have no score
             advantage = torch.zeros_like(advantage)
-        process = None
-        if advantages.process is not None:
-            process = counts * advantages.process[places].float().to(self.generator.device)
+        if process is not None:
+            process = counts * process[places].float().to(self.generator.device)
         return MicroBatch(samples, advantage, conditioning, guidance, epoch, process)
 
     def _step(self, epoch: int) -> dict:

@@ -2,7 +2,8 @@
 
 from torch import Tensor, stack
 
-from visalign.objectives.advantages import Advantages, weighted, without_partly_scored
+from visalign.objectives.advantages import Advantages
+from visalign.objectives.group_figures import weighted, without_partly_scored
 from visalign.trainers.online.scoring import RewardSet
 
 TOP_SHARES = (100, 50, 25, 10)

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from visalign.config import RolloutSettings
+from visalign.errors import UserError
 from visalign.generators.base import Conditioning, Generator, Guidance
+from visalign.objectives.advantages import AdvantageRule
 from visalign.objectives.online import NoisedTerms, OnlineObjective, RewardTerms, StepTerms
 from visalign.processes.steps import LOG_PROBS, sensitivity
 from visalign.rewards.relative import Branches
@@ -57,15 +59,21 @@ class Context:
 
 
 class TermView(Protocol):
-    """terms: how many terms each sample has. has_ratio: whether they hold old log-probabilities. kept: which steps the
-    sampler must store, int64 [n, K]. expect: that many are stored of each sample of the epoch to learn from."""
+    """terms: how many terms each sample has. has_ratio: whether they hold old log-probabilities. span: the lowest and
+    the highest noise fraction that terms may have. kept: which steps the sampler must store, int64 [n, K]. expect: that
+    many are stored of each sample of the epoch to learn from."""
 
     terms: int
     has_ratio: bool
+    span: tuple[float, float]
 
     def expect(self, stored: int) -> None: ...
 
     def kept(self, plan: StepPlan) -> Tensor: ...
+
+    def levels(self, epoch: int, sample: Trajectory) -> Tensor:
+        """The noise fraction of each term of a sample, float64 [T]."""
+        ...
 
     def build(self, batch: MicroBatch, term: int) -> tuple[object, Tensor]:
         """The terms the objective takes, and [B] the step of each for the tables."""
@@ -120,12 +128,18 @@ class StepView(_WithPredictions):
         check_steps(self.settings, noisy)
         self.terms = trained_count(self.settings, noisy)
         self.noise = noise_of_steps(self.process, self.times, self.settings)
+        always = self.settings.window is None and self.settings.train_choice == "first"
+        levels = self.process.noise_fraction(self.times[noisy[:self.terms] if always else noisy])
+        self.span = levels.min().item(), levels.max().item()
 
     def expect(self, stored: int) -> None:
         self.terms = stored
 
     def kept(self, plan: StepPlan) -> Tensor:
         return plan.trained
+
+    def levels(self, epoch: int, sample: Trajectory) -> Tensor:
+        return self.process.noise_fraction(self.times[sample.steps.cpu()]).double()
 
     def build(self, batch: MicroBatch, term: int) -> tuple[StepTerms, Tensor]:
         def stored(name: str) -> Tensor:
@@ -162,9 +176,16 @@ class NoisedView(_WithPredictions):
         self.grid = grid[usable]
         self.terms = min(method.times, len(usable)) if method.time_sampling == "grid" else method.times
         self.sharing = self.settings.group_size if method.draws == "group" else 1  # samples that share what is drawn
+        levels = self.process.noise_fraction(self.grid)
+        self.span = (levels.min().item(), levels.max().item()) if method.time_sampling == "grid" else (0.0, 1.0)
 
     def kept(self, plan: StepPlan) -> Tensor:
         return torch.empty(len(plan.trained), 0, dtype=torch.int64)
+
+    def levels(self, epoch: int, sample: Trajectory) -> Tensor:
+        owner = sample.start.place // self.sharing
+        times = torch.stack([self._time(epoch, owner, term) for term in range(self.terms)])
+        return self.process.noise_fraction(times).double()
 
     def build(self, batch: MicroBatch, term: int) -> tuple[NoisedTerms, Tensor]:
         x0 = torch.stack([s.latents for s in batch.samples]).to(self.generator.device)
@@ -183,14 +204,16 @@ class NoisedView(_WithPredictions):
 
     def _draw(self, epoch: int, owner: int, term: int, shape) -> tuple[Tensor, Tensor]:
         """Time and noise of one term of one owner: a sample by its place in the epoch, or a group by its slot."""
+        return self._time(epoch, owner, term), torch.randn(
+            shape, generator=rng_for(self.context.seed, epoch, owner, term, "noise"))
+
+    def _time(self, epoch: int, owner: int, term: int) -> Tensor:
         method, seed = self.context.objective, self.context.seed
         if method.time_sampling == "grid":
             order = torch.randperm(len(self.grid), generator=rng_for(seed, epoch, owner, "times"))
-            time = self.grid[order[term]]
-        else:
-            shifted = replace(self.process, shift=method.time_shift)
-            time = shifted.sample_times(1, method.time_sampling, rng_for(seed, epoch, owner, term, "time"))[0]
-        return time, torch.randn(shape, generator=rng_for(seed, epoch, owner, term, "noise"))
+            return self.grid[order[term]]
+        shifted = replace(self.process, shift=method.time_shift)
+        return shifted.sample_times(1, method.time_sampling, rng_for(seed, epoch, owner, term, "time"))[0]
 
 
 class _ScoredView(_WithPredictions):
@@ -254,3 +277,12 @@ class KnownNoiseView(_ScoredView):
 
 VIEWS: dict[str, type[_WithPredictions]] = {"steps": StepView, "noised": NoisedView, "sampling": SamplingView,
                                             "known_noise": KnownNoiseView}
+
+
+def check_levels(rule: AdvantageRule, view: TermView) -> None:
+    """Raise UserError where the terms lie on one side of what divides the rewards by noise level."""
+    reason = rule.schedule.one_sided(*view.span) if rule.schedule else ""
+    if reason:
+        low, high = view.span
+        raise UserError(f"advantage.schedule.split {rule.schedule.split:g}: the noise levels that are trained on, "
+                        f"{low:.3g} to {high:.3g} with this model's times, {reason}; choose a split between them")
