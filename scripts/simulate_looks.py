@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from prove_plots import BLUE, GREY, ORANGE, tidy
 
 from visalign.evaluators.looks import ERROR, error_of_look
-from visalign.evaluators.verdict import KINDS
+from visalign.evaluators.verdict import KINDS_OF_EVIDENCE
 
 BUDGET, SETS, PROMPTS, SEEDS = 0.15, 10, 96, 4
 AT_ONCE = 250
@@ -111,7 +111,7 @@ def by_betting(x: np.ndarray) -> np.ndarray:
 RULES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "one look": lambda x: below(x, ERROR / 2),
     "even": lambda x: below(x, errors(x.shape[1], "even")),
-    "even, a third": lambda x: below(x, errors(x.shape[1], "even") / KINDS),
+    "even, a third": lambda x: below(x, errors(x.shape[1], "even") / KINDS_OF_EVIDENCE),
     "late": lambda x: below(x, errors(x.shape[1], "late")),
     "even, added up": added_up,
     "even, by betting": by_betting,

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from visalign.evaluators.prompt_metrics import PromptMetrics, mean_of, prompt_metrics_of, reduce
+from visalign.evaluators.prompt_metrics import PromptMetrics, mean_over_seeds, prompt_metrics_of, reduce
 from visalign.evaluators.statistics import Estimate
 from visalign.evaluators.style import STYLE
-from visalign.evaluators.verdict import VerdictLimits, best_point, front, one_of, percent, shared, verdict_of
+from visalign.evaluators.verdict import VerdictLimits, best_point, front, percent, repeated_look, shared, verdict_of
 
 PROMPTS = [f"prompt {i}" for i in range(40)]
 
@@ -139,22 +139,22 @@ def test_what_is_clear_leaves_its_share_to_the_others():
 def test_one_look_of_many_must_be_surer():
     fallen = measured(proxy=1.0, extra=0.78, noise=0.15)
     assert verdict_of(measured(), fallen, "proxy").word == "collapsed"
-    assert verdict_of(measured(), fallen, "proxy", intervals=one_of(100, 3)).word == "undecided"
+    assert verdict_of(measured(), fallen, "proxy", intervals=repeated_look(100, 3)).word == "undecided"
     assert verdict_of(measured(), measured(proxy=1.0, extra=0.6, noise=0.15), "proxy",
-                      intervals=one_of(100, 3)).word == "collapsed"
-    assert one_of(100, 3).error == pytest.approx(0.05 / 100 / 3)
+                      intervals=repeated_look(100, 3)).word == "collapsed"
+    assert repeated_look(100, 3).error == pytest.approx(0.05 / 100 / 3)
 
 
 def test_the_mean_of_several_sets_of_seeds_knows_what_any_of_them_knows():
     first, second = measured(extra=1.0, gold=0.0), measured(extra=0.5, gold=1.0)
     second.values["reward/gold"][0] = np.nan
-    both = mean_of([first, second])
+    both = mean_over_seeds([first, second])
     assert both.values["diversity/extra"] == pytest.approx([0.75] * len(PROMPTS))
     assert both.values["reward/gold"][:2] == pytest.approx([0.0, 0.5])
     assert both.prompts == first.prompts and both.seeds == first.seeds and both.spread == first.spread
     first.values["reward/gold"][0] = np.nan
-    assert np.isnan(mean_of([first, second]).values["reward/gold"][0])
-    assert mean_of([first]).values["diversity/extra"] == first.values["diversity/extra"]
+    assert np.isnan(mean_over_seeds([first, second]).values["reward/gold"][0])
+    assert mean_over_seeds([first]).values["diversity/extra"] == first.values["diversity/extra"]
 
 
 def test_what_did_not_change_is_said_with_what_would_have_been_seen():
@@ -162,4 +162,5 @@ def test_what_did_not_change_is_said_with_what_would_have_been_seen():
     first = verdict_of(measured(), unclear, "proxy").reasons[0]
     assert "did not clearly change" in first and "would have been seen in four of five cases" in first
     assert "would have been seen" not in verdict_of(measured(), measured(proxy=1.0), "proxy").reasons[0]
-    assert "would have been seen" not in verdict_of(measured(), unclear, "proxy", intervals=one_of(20, 1)).reasons[0]
+    again = verdict_of(measured(), unclear, "proxy", intervals=repeated_look(20, 1))
+    assert "would have been seen" not in again.reasons[0]

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from visalign.evaluators.statistics import LEVEL, Estimate, TooFew
 
 POWER = 0.8
-MOST = 1_000_000
+MOST_PROMPTS = 1_000_000
 """Prompts, beyond which an effect is called out of reach."""
 
 
@@ -68,7 +68,7 @@ def prompts_needed(spread: Spread, effect: float, seeds: int) -> int | None:
     low, high = 1, 2
     while detectable(spread, high, seeds) > effect:
         low, high = high, 2 * high
-        if high > MOST:
+        if high > MOST_PROMPTS:
             return None
     while high - low > 1:
         middle = (low + high) // 2

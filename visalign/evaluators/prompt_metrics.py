@@ -78,15 +78,15 @@ def reduce(prompts: list[str], rewards: dict[str, Tensor], features: Tensor | No
     return PromptMetrics(list(prompts), next(iter(style.values())).shape[1], values, spread, unscored)
 
 
-def mean_of(measured: Sequence[PromptMetrics]) -> PromptMetrics:
+def mean_over_seeds(measured: Sequence[PromptMetrics]) -> PromptMetrics:
     """Of one model on the same prompts and other seeds: means prompt by prompt, of what is known."""
     first = measured[0]
 
     def mean(rows: list) -> np.ndarray:
         """Over the first axis; NaN where nothing is known."""
-        rows = np.asarray(rows, np.float64)
-        known = np.isfinite(rows)
-        return np.where(known, rows, 0).sum(0) / np.where(known.any(0), known.sum(0), np.nan)
+        found = np.asarray(rows, np.float64)
+        known = np.isfinite(found)
+        return np.where(known, found, 0).sum(0) / np.where(known.any(0), known.sum(0), np.nan)
 
     unscored = {name: found for each in measured for name, found in each.unscored.items()}
     values = {name: mean([each.values[name] for each in measured]).tolist() for name in first.values}

@@ -34,16 +34,16 @@ LEAST_FALL = 0.1
 """A held-out reward that fell by less than this many standard deviations is not called hacking, however sure."""
 
 
-KINDS = 3
+KINDS_OF_EVIDENCE = 3
 """Of evidence that make a verdict bad: diversity, held-out rewards, style."""
 
 
-def one_of(looks: int, look: int) -> OneOfMany:
+def repeated_look(looks: int, look: int) -> OneOfMany:
     """Intervals for look 1, 2, ... of so many: over all of them, and over diversity, rewards and style, 5 % err in all.
 
     Raises ValueError for a look that is not one of them.
     """
-    return OneOfMany(error_of_look(look, looks) / KINDS)
+    return OneOfMany(error_of_look(look, looks) / KINDS_OF_EVIDENCE)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from visalign.config import LanguageConfig, TextFeedbackSettings
 from visalign.errors import UserError
 from visalign.evaluators import Estimate, VerdictLimits, mean_with_interval, verdict_of
 from visalign.evaluators.prompt_metrics import PromptMetrics, known_mean, paired, prompt_metrics_of
-from visalign.evaluators.verdict import one_of
+from visalign.evaluators.verdict import repeated_look
 from visalign.language.feedback import read_feedback
 from visalign.language.held_out import label_agreements
 from visalign.language.run import train_language
@@ -205,7 +205,7 @@ def summed_up(number: int, root: Path, config: LanguageConfig) -> Round:
     name = json.loads((folder / VERDICT).read_text())["proxy"]
     guard = config.guard
     verdict = verdict_of(start, after, name, VerdictLimits(guard.budget, guard.drift, guard.tolerance),
-                         intervals=one_of(config.rounds.count, number))
+                         intervals=repeated_look(config.rounds.count, number))
 
     def change(base: PromptMetrics) -> Estimate:
         first, last = paired(base, after, f"reward/{name}")

@@ -19,8 +19,8 @@ from visalign.data.prompts import count_prompts
 from visalign.data.text_generations import write_answers
 from visalign.errors import UserError
 from visalign.evaluation.held_out import HeldOut, check_same, samples_by_prompt
-from visalign.evaluators.prompt_metrics import PromptMetrics, known_mean, mean_of, prompt_metrics_of
-from visalign.evaluators.verdict import DIVERSITY, Verdict, VerdictLimits, best_point, one_of, verdict_of
+from visalign.evaluators.prompt_metrics import PromptMetrics, known_mean, mean_over_seeds, prompt_metrics_of
+from visalign.evaluators.verdict import DIVERSITY, Verdict, VerdictLimits, best_point, repeated_look, verdict_of
 from visalign.generators.base import Generator
 from visalign.media.samples import Sample
 from visalign.media.source_images import sheet_row
@@ -91,10 +91,10 @@ class Guard:
         with self.trainer.measuring() as generator:
             held, samples = self.held_out.look(generator, f"guard, step {step}")
             if not rows:
-                held = mean_of([held, *self._start_again(generator)])
+                held = mean_over_seeds([held, *self._start_again(generator)])
         base = prompt_metrics_of(rows[0]) if rows else held
         check_same(base, held, "guard")
-        intervals = one_of(math.ceil(self.last / self.every), max(1, math.ceil(step / self.every)))
+        intervals = repeated_look(math.ceil(self.last / self.every), max(1, math.ceil(step / self.every)))
         verdict = verdict_of(base, held, self.held_out.proxy, self.limits, intervals=intervals)
         row = {"kind": "guard", "step": step, "error": intervals.error, "verdict": verdict.as_dict(), **held.as_dict()}
         points = points_of([*rows, row], self.limits.budget)

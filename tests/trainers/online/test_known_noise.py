@@ -12,7 +12,8 @@ from visalign.processes import Flow
 from visalign.trainers.online.known_noise import known_steps
 from visalign.trainers.online.rollout import Start, Trajectory
 from visalign.trainers.online.scoring import RewardSet
-from visalign.trainers.online.views import VIEWS, Context, MicroBatch
+from visalign.trainers.online.view_names import VIEWS
+from visalign.trainers.online.views import Context, MicroBatch
 
 RELATIVE = {"kind": "relative", "of": "tiny-clip", "good": "yellow", "bad": "blue", "k": 0.1}
 CPU = torch.device("cpu")

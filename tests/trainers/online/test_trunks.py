@@ -14,7 +14,7 @@ from visalign.trainers.online.ahead.source import RolloutsAhead
 from visalign.trainers.online.rollout import Sampler, Start
 from visalign.trainers.online.step_selection import noisy_steps, plan_steps
 from visalign.trainers.online.tail import steps_to_draw
-from visalign.trainers.online.trunks import Rows, Trunks, noise_scale, splits_before
+from visalign.trainers.online.trunks import DrawnRows, Trunks, noise_scale, splits_before
 
 from ..commands import UNMEASURED, fails, rows, run, weights
 from .test_ahead import Here
@@ -40,7 +40,7 @@ def test_who_stands_for_whom():
     assert trunks.owners(1) == trunks.owners(2) == [0, 0, 2, 2, 4, 4, 6, 6] and trunks.owners(3) == list(range(8))
     twins = Trunks(["a", "b", "a"], RolloutSettings(), alone=2)
     assert [twins.owners(j) for j in range(3)] == [[0, 1, 0], [0, 1, 0], [0, 1, 2]]
-    some = Rows([0, 0, 2, 2])
+    some = DrawnRows([0, 0, 2, 2])
     assert some.whole(torch.tensor([7, 9])).tolist() == [7, 7, 9, 9] and some.only(torch.arange(4)).tolist() == [0, 2]
 
 
@@ -144,11 +144,11 @@ def test_what_a_step_learns_from_is_its_edge_s_advantage(online_recipe, tmp_path
         return terms, steps
 
     monkeypatch.setattr(StepView, "build", built)
-    from visalign.trainers.online.loop import OnlineTrainer
+    from visalign.trainers.online.crediting import Crediting
 
-    kept, plain = {}, OnlineTrainer._advantages
-    monkeypatch.setattr(OnlineTrainer, "_advantages", lambda self, collected, said: kept.update(
-        rewards=collected.rewards[:, 0]) or plain(self, collected, said))
+    kept, plain = {}, Crediting.advantages
+    monkeypatch.setattr(Crediting, "advantages", lambda self, epoch, collected, said: kept.update(
+        rewards=collected.rewards[:, 0]) or plain(self, epoch, collected, said))
     run(online_recipe("sd3", "grpo", **sections()), "train.epochs=1")
     expected = edge_advantages(kept["rewards"], 4, 2, 1e-4, 5.0)
     assert len(seen) == 8 * 3

@@ -14,7 +14,8 @@ from visalign.objectives.policy import GRPO
 from visalign.trainers.online.old_policy import OldPolicy
 from visalign.trainers.online.rollout import Sampler, Start
 from visalign.trainers.online.step_selection import noisy_steps
-from visalign.trainers.online.views import VIEWS, Context, MicroBatch
+from visalign.trainers.online.view_names import VIEWS
+from visalign.trainers.online.views import Context, MicroBatch
 
 SETTINGS = RolloutSettings(steps=4, group_size=2, sampler="flow_sde")
 

@@ -22,23 +22,20 @@ from torch import Tensor
 from tqdm import tqdm
 
 from visalign.config import OnlineConfig
-from visalign.config.load import build_advantage
 from visalign.errors import UserError
 from visalign.generators.base import Generator
 from visalign.media.video_files import save_sheet
 from visalign.objectives import Outcome
-from visalign.objectives.advantages import Advantages, History
-from visalign.objectives.rarity import kind_sizes, kinds_a_group
+from visalign.objectives.advantages import Advantages
 from visalign.sampling.encoding_cache import EncodingCache
 from visalign.sampling.seeds import rng_for
 from visalign.storage.out_of_memory import memory_told
 from visalign.storage.run_folder import RunFolder
 from visalign.trainers.base import GeneratorTrainer, NonFinite
-from visalign.trainers.online import sibling_view  # noqa: F401, a view is known once it is imported
 from visalign.trainers.online.collect import PromptEmbeddings, RolloutBatch, RolloutParts
+from visalign.trainers.online.crediting import Crediting
 from visalign.trainers.online.epoch_shape import check_arithmetic
 from visalign.trainers.online.epochs import Epochs, PromptTask
-from visalign.trainers.online.guide import SaidByGuide
 from visalign.trainers.online.metrics import StepTable, epoch_metrics, guide_figures, peak_memory, rollout_rows
 from visalign.trainers.online.old_policy import OldPolicy
 from visalign.trainers.online.rollout import sampler_of
@@ -46,9 +43,9 @@ from visalign.trainers.online.scoring import RewardSet
 from visalign.trainers.online.self_check import check_ratio
 from visalign.trainers.online.sources import SOURCES
 from visalign.trainers.online.step_selection import noisy_steps
-from visalign.trainers.online.trunks import splits_before
 from visalign.trainers.online.updates import update_for, whole_loss
-from visalign.trainers.online.views import VIEWS, Context, MicroBatch, check_levels
+from visalign.trainers.online.view_names import VIEWS
+from visalign.trainers.online.views import Context, MicroBatch
 
 
 class OnlineTrainer(GeneratorTrainer):
@@ -63,24 +60,19 @@ class OnlineTrainer(GeneratorTrainer):
         check_arithmetic(config, accelerator.num_processes)
         super().__init__(config, generator, run, accelerator,
                          updates=config.train.epochs * config.train.updates_per_epoch)
-        self.reward_set, self.rule = reward_set, build_advantage(config.advantage)
+        self.reward_set = reward_set
         self.unit_size = self.objective.unit_size(config.rollout.group_size)
         self.copies = {name: OldPolicy(self.parameters) for name in ("old", "sampler") if name in self.objective.needs}
-        self.history = History(self.rule.history) if self.rule.history else None
-        self.names = reward_set.names if reward_set else ("vote",)
-        self.mixture = self.rule.mixture_of(self.names, reward_set.weights if reward_set else torch.ones(1))
-        self.update = update_for(self.mixture, self.names, self.parameters, self.engine)
         self.counts = RunCounts()
-        kept = {**self.copies, "history": self.history, "counts": self.counts,
-                "mixture": self.mixture if self.rule.finds_weights else None}
-        self.state.extras |= {name: each for name, each in kept.items() if each is not None}
         self.sampler = sampler_of(config, generator)
         self.noisy = noisy_steps(generator.process, self.sampler.times, config.rollout)
         self.sampler.guide.check(self.noisy)
         self.view = VIEWS[self.objective.view](
             Context(generator, config.rollout, self.objective, self.copies.get("old"), reward_set, config.train.seed),
             self.noisy)
-        check_levels(self.rule, self.view)
+        self.credit = Crediting(config, reward_set, self.view, accelerator)
+        self.update = update_for(self.credit.mixture, self.credit.names, self.parameters, self.engine)
+        self.state.extras |= self.copies | self.credit.kept | {"counts": self.counts}
         self.conditions = PromptEmbeddings(EncodingCache(config.rollout.cache, generator), config, generator.device)
         self.epochs = Epochs(config, tasks, self.conditions.key, self.engine.processes, self.noisy, self.view.kept)
         self.rollouts = SOURCES[config.rollout.engine](RolloutParts(
@@ -107,10 +99,10 @@ class OnlineTrainer(GeneratorTrainer):
 
     def train_unit(self, epoch: int, collected: RolloutBatch) -> dict:
         """An epoch's updates."""
-        said = self._said_by_guide(collected)
-        advantages = self._advantages(epoch, collected, said)
+        said = self.credit.said_by_guide(collected)
+        advantages = self.credit.advantages(epoch, collected, said)
         units = self.objective.select(advantages.advantages, advantages.trained, collected.groups)
-        row = self.mixture.figures(self.names) | epoch_metrics(
+        row = self.credit.figures() | epoch_metrics(
             collected, advantages, self.reward_set, self.accelerator) | {"trained_samples": sum(
             len(unit) for unit in units), "window": min(collected.stochastic, default=-1),
                                               "staleness": epoch - collected.version}
@@ -148,62 +140,6 @@ class OnlineTrainer(GeneratorTrainer):
             return self.generator.reference()
         copy = self.copies.get(self.objective.drawn_by(self.counts.updates))
         return contextlib.nullcontext() if copy is None else copy.active()
-
-    def _advantages(self, epoch: int, collected: RolloutBatch, said: SaidByGuide | None) -> Advantages:
-        self.mixture.see(collected.rewards.double())
-        weights = self.mixture.weights
-        if self.history is not None:
-            total = (collected.rewards.double() * weights).sum(1)
-            self.history.add(collected.prompts, total.tolist())
-        try:
-            sizes = kind_sizes(collected.features, collected.groups, self.rule.kinds) if self.rule.rarity else None
-            found = self.rule(collected.rewards, weights, collected.groups, self.names, self._likelihood(collected),
-                              self.history, sizes,
-                              None if said is None else self.rule.of_steps(*said, collected.groups),
-                              self._levels(epoch, collected))
-        except ValueError as error:
-            raise UserError(f"advantage: {error}") from None
-        if self.config.rollout.branches:
-            depths = splits_before(self.config.rollout, next(iter(collected.samples.values())).steps)
-            found = self.rule.by_edge(found, collected.rewards, weights, collected.groups,
-                                      len(self.config.rollout.split_steps), depths)
-        return found if sizes is None else found._replace(kinds=kinds_a_group(sizes, collected.groups))
-
-    def _levels(self, epoch: int, collected: RolloutBatch) -> Tensor | None:
-        """The noise fractions of the terms of this process's samples, [n, T], where the rule needs them; others' are
-        NaN."""
-        if self.rule.schedule is None:
-            return None
-        found = {place: self.view.levels(epoch, sample) for place, sample in collected.samples.items()}
-        unknown = torch.full_like(next(iter(found.values())), torch.nan)
-        return torch.stack([found.get(place, unknown) for place in range(len(collected.groups))])
-
-    def _likelihood(self, collected: RolloutBatch) -> Tensor | None:
-        """Minus the distance of each sample's latents from its group's centre, [n], where the rule needs it."""
-        if not self.rule.unlikeliness:
-            return None
-        found = []
-        places = sorted(collected.samples)
-        for slot in dict.fromkeys(collected.groups[place].item() for place in places):
-            members = [place for place in places if collected.groups[place] == slot]
-            latents = torch.stack([collected.samples[place].latents for place in members]).flatten(1)
-            distance = (latents - latents.mean(0)).square().mean(1)
-            found += list(zip(members, (-distance).tolist(), strict=True))
-        return self._of_everyone(torch.tensor(found, dtype=torch.float64))[:, 0]
-
-    def _said_by_guide(self, collected: RolloutBatch) -> SaidByGuide | None:
-        """The guide's rewards around all samples' steps, where something is learnt from them."""
-        if not self.rule.process_weight:
-            return None
-        rows = torch.stack([torch.cat([torch.tensor([place]), sample.steps, sample.values.flatten()]).double()
-                            for place, sample in collected.samples.items()])
-        steps, values = self._of_everyone(rows).tensor_split([collected.stored], 1)
-        return SaidByGuide(values.unflatten(1, (-1, 2)), steps.long())
-
-    def _of_everyone(self, mine: Tensor) -> Tensor:
-        """Rows of all processes in the order of their first column, the place, which is left out, on the CPU."""
-        everyone = self.accelerator.gather(mine.to(self.accelerator.device)).cpu()
-        return everyone[everyone[:, 0].argsort(), 1:]
 
     def _parts(self, epoch: int, units: list[tuple[int, ...]]) -> list[tuple[bool, list[tuple[int, ...]]]]:
         """The units of each update (is it the first?, units), divided by whole sampling batches in a random order."""

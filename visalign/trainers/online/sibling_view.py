@@ -8,7 +8,7 @@ from visalign.objectives.online import StepTerms
 from visalign.processes.steps import LOG_PROBS, sensitivity
 from visalign.trainers.online.guide import steps_in_range
 from visalign.trainers.online.step_selection import StepPlan, plan_steps
-from visalign.trainers.online.views import VIEWS, MicroBatch, StepView
+from visalign.trainers.online.views import MicroBatch, StepView
 
 
 class SiblingView(StepView):
@@ -54,6 +54,3 @@ class SiblingView(StepView):
             ref_log_prob=log_prob(after, twice(ref_mean), std), ref_mean=twice(ref_mean),
             ref_prediction=twice(reference), group=twice(self.groups(batch)), step=twice(steps.to(x.device))), \
             twice(steps)
-
-
-VIEWS["siblings"] = SiblingView

@@ -1,7 +1,6 @@
 """Views of the generator's own samples for an update. An objective names its view; the loop needs nothing else.
 
-To add a view: a class with these methods, and its name in VIEWS. One in a file of its own
-puts itself there, and loop.py imports it.
+To add a view: a class with these methods, and its name in view_names.py.
 """
 
 from dataclasses import dataclass, replace
@@ -14,11 +13,9 @@ from visalign.config import RolloutSettings
 from visalign.errors import UserError
 from visalign.generators.base import Conditioning, Generator, Guidance
 from visalign.objectives.advantages import AdvantageRule
-from visalign.objectives.online import NoisedTerms, OnlineObjective, RewardTerms, StepTerms
+from visalign.objectives.online import NoisedTerms, OnlineObjective, StepTerms
 from visalign.processes.steps import LOG_PROBS, sensitivity
-from visalign.rewards.relative import Branches
 from visalign.sampling.seeds import rng_for
-from visalign.trainers.online.known_noise import known_steps
 from visalign.trainers.online.old_policy import OldPolicy
 from visalign.trainers.online.rollout import Trajectory
 from visalign.trainers.online.scoring import RewardSet
@@ -80,7 +77,7 @@ class TermView(Protocol):
         ...
 
 
-class _WithPredictions:
+class PredictingView:
     has_ratio = False
 
     def __init__(self, context: Context, noisy: list[int]):
@@ -119,7 +116,7 @@ class _WithPredictions:
         return predict(method.train_guidance), old, reference
 
 
-class StepView(_WithPredictions):
+class StepView(PredictingView):
     """Stored transitions of a stochastic sampler, one per term."""
 
     has_ratio = True
@@ -165,7 +162,7 @@ class StepView(_WithPredictions):
             moves=stored("moves") if "moves" in self.needs else None), steps
 
 
-class NoisedView(_WithPredictions):
+class NoisedView(PredictingView):
     """Clean latents noised afresh; a time and a noise belong to a sample of an epoch, or to its group."""
 
     def prepare(self, noisy: list[int]) -> None:
@@ -214,69 +211,6 @@ class NoisedView(_WithPredictions):
             return self.grid[order[term]]
         shifted = replace(self.process, shift=method.time_shift)
         return shifted.sample_times(1, method.time_sampling, rng_for(seed, epoch, owner, term, "time"))[0]
-
-
-class _ScoredView(_WithPredictions):
-    """Latents with gradients, decoded and scored by rewards that have gradients."""
-
-    def prepare(self, noisy: list[int]) -> None:
-        self.context.reward_set.check_differentiable()
-
-    def scored(self, latents: Tensor, batch: MicroBatch, branches: Branches | None = None) -> Tensor:
-        """The rewards of latents [B, ...], with gradients, [B]."""
-        pixels = (self.generator.decode_pixels(latents) / 2 + 0.5).clamp(0, 1)
-        words = [self.generator.text_of(s.start.prompt) for s in batch.samples]
-        return self.context.reward_set.differentiable(pixels, words, branches)
-
-
-class SamplingView(_ScoredView):
-    """The last K sampling steps with gradients."""
-
-    terms = 1
-
-    def prepare(self, noisy: list[int]) -> None:
-        super().prepare(noisy)
-        self.start = max(0, self.settings.steps - self.context.objective.last_steps)
-
-    def kept(self, plan: StepPlan) -> Tensor:
-        return torch.full((len(plan.trained), 1), self.start)
-
-    def build(self, batch: MicroBatch, term: int) -> tuple[RewardTerms, Tensor]:
-        x = torch.stack([s.before[0] for s in batch.samples]).to(self.generator.device)
-        seen, frozen = [], []
-        for j in range(self.start, self.settings.steps):
-            t, t_next = (self.times[i].repeat(len(x)).to(x.device) for i in (j, j + 1))
-            prediction, _, reference = self.predictions(x, t, batch)
-            seen.append(prediction)
-            frozen.append(reference)
-            x = self.process.moments(prediction, x, t, t_next).mean
-        reward = self.scored(x, batch)
-        terms = RewardTerms(reward, torch.stack(seen, 1), torch.stack(frozen, 1) if frozen[0] is not None else None)
-        return terms, torch.full((len(x),), self.start)
-
-
-class KnownNoiseView(_ScoredView):
-    """Clean latents noised afresh, and given back by one step with gradients whose noise is known."""
-
-    def prepare(self, noisy: list[int]) -> None:
-        super().prepare(noisy)
-        self.terms = self.context.objective.times
-
-    def kept(self, plan: StepPlan) -> Tensor:
-        return torch.empty(len(plan.trained), 0, dtype=torch.int64)
-
-    def build(self, batch: MicroBatch, term: int) -> tuple[RewardTerms, Tensor]:
-        steps = known_steps(self.process, self.context.objective, batch.samples, self.generator.device,
-                            (self.context.seed, batch.epoch, term))
-        prediction, _, reference = self.predictions(steps.x_t, steps.t, batch)
-        fraction = self.process.noise_fraction(steps.t)
-        reward = self.scored(steps.recovered(self.process, prediction), batch, Branches(fraction, steps.swapped))
-        terms = RewardTerms(reward, prediction[:, None], None if reference is None else reference[:, None])
-        return terms, (10 * (1 - fraction)).long().clamp(0, 9).cpu()
-
-
-VIEWS: dict[str, type[_WithPredictions]] = {"steps": StepView, "noised": NoisedView, "sampling": SamplingView,
-                                            "known_noise": KnownNoiseView}
 
 
 def check_levels(rule: AdvantageRule, view: TermView) -> None:
