@@ -159,7 +159,8 @@ def by_strangers(advantages: Callable, group_size: int) -> Callable:
     """Of a trainer: the same, with each sample's advantage that of its namesake in the next prompt's group."""
     def turned(*args) -> Advantages:
         found = advantages(*args)
-        return found._replace(advantages=found.advantages.roll(group_size), trained=found.trained.roll(group_size))
+        return found._replace(advantages=found.advantages.roll(-group_size),
+                              trained=found.trained.roll(-group_size))
 
     return turned
 
