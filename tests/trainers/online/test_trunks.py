@@ -14,7 +14,7 @@ from visalign.trainers.online.ahead.source import RolloutsAhead
 from visalign.trainers.online.rollout import Sampler, Start
 from visalign.trainers.online.step_selection import noisy_steps, plan_steps
 from visalign.trainers.online.tail import steps_to_draw
-from visalign.trainers.online.trunks import Rows, Trunks, noise_scale, splits_before
+from visalign.trainers.online.trunks import DrawnRows, Trunks, noise_scale, splits_before
 
 from ..commands import UNMEASURED, fails, rows, run, weights
 from .test_ahead import Here
@@ -40,7 +40,7 @@ def test_who_stands_for_whom():
     assert trunks.owners(1) == trunks.owners(2) == [0, 0, 2, 2, 4, 4, 6, 6] and trunks.owners(3) == list(range(8))
     twins = Trunks(["a", "b", "a"], RolloutSettings(), alone=2)
     assert [twins.owners(j) for j in range(3)] == [[0, 1, 0], [0, 1, 0], [0, 1, 2]]
-    some = Rows([0, 0, 2, 2])
+    some = DrawnRows([0, 0, 2, 2])
     assert some.whole(torch.tensor([7, 9])).tolist() == [7, 7, 9, 9] and some.only(torch.arange(4)).tolist() == [0, 2]
 
 

@@ -19,7 +19,7 @@ from visalign.processes.steps import LOG_PROBS, Moments, draw
 from visalign.storage.out_of_memory import memory_told
 from visalign.trainers.online.guide import Followed, RolloutGuide, Unguided, rollout_guide
 from visalign.trainers.online.tail import Multistep, tail_times
-from visalign.trainers.online.trunks import Rows, Trunks, widened
+from visalign.trainers.online.trunks import DrawnRows, Trunks, widened
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class _Store:
         self.mean = torch.full(size, torch.nan, device=device) if keep_mean else None
         self.log_prob = torch.full(kept.shape, float("nan"), device=device)
 
-    def add(self, j: int, drawn: Rows, before: Tensor, after: Tensor, moments: Moments, log_prob: Callable) -> None:
+    def add(self, j: int, drawn: DrawnRows, before: Tensor, after: Tensor, moments: Moments, log_prob: Callable) -> None:
         rows, places = (each.to(before.device) for each in (self.kept == j).nonzero(as_tuple=True))
         if not len(rows):
             return

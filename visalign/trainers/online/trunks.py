@@ -47,11 +47,11 @@ class Trunks:
             return [i - i % leaves for i in range(self.count)]
         return self.twins if j < self.alone else list(range(self.count))
 
-    def rows(self, j: int) -> "Rows":
-        return Rows(self.owners(j))
+    def rows(self, j: int) -> "DrawnRows":
+        return DrawnRows(self.owners(j))
 
 
-class Rows:
+class DrawnRows:
     """The samples that are drawn, and the place among them of what stands for each sample."""
 
     def __init__(self, owners: list[int]):
@@ -61,7 +61,7 @@ class Rows:
         self.all = len(self.drawn) == len(owners)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Rows) and self.drawn == other.drawn
+        return isinstance(other, DrawnRows) and self.drawn == other.drawn
 
     def whole(self, tensor: Tensor) -> Tensor:
         """Of every sample, from what is of the drawn ones."""
