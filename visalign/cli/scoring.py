@@ -93,6 +93,9 @@ measuring_options = together(
                  help="As for `score` (default: the run's, or tiny-reward,tiny-clip; "
                       "of texts relevance,repetition)."),
     click.option("--proxy", help="The reward that was optimised (default: the run's, or the first)."),
+    click.option("--plan", "effect", type=ranged(Positive), metavar="EFFECT",
+                 help="Say also how many prompts, seeds and votes would show a change of EFFECT standard deviations in "
+                      "four of five cases."),
     click.option("--features", help="What embeds samples to measure diversity, an open_clip model, of texts a sentence "
                                    "encoder (default: the run's, or tiny-clip, or minilm)."),
     click.option("--reference", help="Real images, for fidelity and coverage (default: the base's samples)."),
@@ -134,6 +137,7 @@ def evaluate(source: str, checkpoints: str, strengths: str | None, budget: float
     \b
     visalign evaluate runs/sdxl-dpo --samples-per-prompt 8 -r pickscore,aesthetic
     visalign evaluate runs/sdxl-dpo --strengths 0:1.5:7 --budget 0.1
+    visalign evaluate runs/sdxl-dpo --plan 0.1
     """
     from visalign.jobs.evaluate import default_folder, evaluate_source
 
@@ -141,6 +145,8 @@ def evaluate(source: str, checkpoints: str, strengths: str | None, budget: float
         raise UserError("evaluate: --strengths and --checkpoints all are two ways through a run; give one of them")
     if strengths and given["gold"] is not None:
         raise UserError("evaluate: --gold looks for a peak over checkpoints, and --strengths has none; leave one out")
+    if strengths and given["effect"] is not None:
+        raise UserError("evaluate: --plan plans for one strength, and --strengths tries several; leave one out")
     if budget is not None and not strengths:
         raise UserError("evaluate: --budget is what a strength is chosen under; give --strengths as well")
     if out is None:

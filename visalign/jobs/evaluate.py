@@ -8,6 +8,7 @@ from visalign.config.load import model_of
 from visalign.data.prompts import read_prompts
 from visalign.errors import UserError, nearest
 from visalign.evaluation.compare import Options, Results, compare_models
+from visalign.evaluation.evidence import check_plan, evidence_in_words
 from visalign.evaluation.medium import TEXT, VISUAL
 from visalign.evaluation.results import write_results
 from visalign.evaluation.source_words import AWAY_FROM, parse_source
@@ -41,7 +42,8 @@ class EvaluationRequest:
     """What a user may leave open (None): then a run's own settings are taken, or the defaults.
 
     settings: `key=value` of models that no run brings its own settings for. gold: the reward at whose peak, over a
-    run's checkpoints, the others' values are proposed as thresholds.
+    run's checkpoints, the others' values are proposed as thresholds. effect: the change, in standard deviations of the
+    base, for which evidence is planned.
     """
 
     prompts: str | None = None
@@ -59,6 +61,7 @@ class EvaluationRequest:
     device: str = "cpu"
     settings: tuple[str, ...] = ()
     gold: str | None = None
+    effect: float | None = None
 
 
 def evaluate_source(source: str, asked: EvaluationRequest, out: Path, checkpoints: str = "last") -> Results:
@@ -190,7 +193,10 @@ def _finish(sources: list[SampleSource], asked: EvaluationRequest, out: Path,
     options = options_of(asked, config, sources[0].texts)
     check_gold(asked.gold, options)
     plan = plan_for(sources, asked, config)
+    check_plan(asked.effect, len(sources), asked.seeds if plan else None)
     results = compare_models(sources, plan, out, options)
+    if asked.effect is not None:
+        results.notes.extend(evidence_in_words(results, asked.effect))
     if asked.gold is not None:
         results.notes.append(usefulness_in_words(results, asked.gold))
     if asked.proxy is None and results.verdicts and (asked.rewards is not None or config is None) and options.proxy:
