@@ -105,7 +105,7 @@ def chosen_factor(name: str, out: Path) -> float | None:
     for each in done_runs(out):
         if each["trial"] == name and each["prompts"] == "tuning":
             gain = min((mean(each["held"][reward]) - mean(start[reward])) / start[f"{reward}, deviation"][0]
-                       for reward in WORLDS[each["world"]].judged_by)
+                       for reward in WORLDS[each["world"]].scored_by)
             lost = 1 - mean(each["held"]["diversity"]) / mean(start["diversity"])
             found[each["factor"]] = gain, lost
     if set(found) != set(FACTORS):

@@ -16,7 +16,7 @@ from visalign.evaluators.statistics import Estimate, relative_change
 
 
 class Row(NamedTuple):
-    """A trial in a world, over its seeds. gain, beside: of the reward that the world is judged by (of several, the one
+    """A trial in a world, over its seeds. gain, beside: of the reward that the world is scored by (of several, the one
     that gained least) and of one that nobody optimises, in deviations of the untrained model's. kept: the relative
     change of diversity. rarer: change of the share of the rarer colour. over_control: the gain less the control's, at
     the same seeds."""
@@ -55,7 +55,7 @@ def row_of(name: str, world: str, runs: dict[tuple[str, str], list[dict]], start
 
 def gain_of(runs: list[dict], world: str, start: dict[str, list]) -> np.ndarray:
     """By prompt, of the reward of the world that gained least in the mean."""
-    return min((change_of(reward, runs, start) for reward in WORLDS[world].judged_by), key=np.mean)
+    return min((change_of(reward, runs, start) for reward in WORLDS[world].scored_by), key=np.mean)
 
 
 def change_of(reward: str, runs: list[dict], start: dict[str, list]) -> np.ndarray:

@@ -62,12 +62,12 @@ MEASURED: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class World:
-    """What is optimised. title: how the table calls it. judged_by: the names in MEASURED of which the one that gained
+    """What is optimised. title: how the table calls it. scored_by: the names in MEASURED of which the one that gained
     least is the gain. beside: a reward there that nobody optimises. own: trials keep the rewards of their recipes,
-    instead of the one that they are judged by."""
+    instead of the one that they are scored by."""
 
     title: str
-    judged_by: tuple[str, ...]
+    scored_by: tuple[str, ...]
     beside: str = "tiny-clip"
     own: bool = False
 
@@ -186,7 +186,7 @@ def settings_of(trial: Trial, world: str, seed: int, folder: str, factor: float 
     raw = read_mapping(CONFIGS / f"{trial.recipe}.yaml", "recipe")
     if not WORLDS[world].own:
         raw["reward"] = {name: value for name, value in raw["reward"].items() if name == "features"} | {
-            "models": MEASURED[WORLDS[world].judged_by[0]]}
+            "models": MEASURED[WORLDS[world].scored_by[0]]}
     raw["output"] = {"folder": folder, "trackers": [], "checkpoint_every": 0, "keep_checkpoints": 1}
     raw["guard"] = {"action": "off"}
     raw["eval"] = {"every": 0}
