@@ -109,7 +109,7 @@ class TransportSemantic(OneClip):
 
     of: the CLIP model, with a vision transformer. mass: how much of words and patches is matched; the rest may lack in
     the other. epsilon: of the plan, in units of 1 - cosine. by_time, by_place: what it costs that a patch is elsewhere
-    than its word looks, for a clip's whole length and for an image's side squared.
+    than its word looks, for a video's whole length and for an image's side squared.
     """
 
     mass: Share = 0.9

@@ -1,4 +1,4 @@
-"""A clip as views of one object, by any reward of images (AR3D-R1's ensemble, Tang et al. 2025, arXiv 2512.10949).
+"""A video as views of one object, by any reward of images (AR3D-R1's ensemble, Tang et al. 2025, arXiv 2512.10949).
 
     mean         (1/V) sum_v r_v                                      looks
     min          min_v r_v                                            shape: a good object has no bad side
