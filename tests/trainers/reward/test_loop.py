@@ -138,9 +138,11 @@ def test_it_learns_what_the_labels_say_and_is_usable_by_its_folder(recipe, tmp_p
     assert values[0, 1] > values[1, 1]
 
 
-def test_a_killed_training_continues_to_the_same_weights(recipe, tmp_path):
-    assert invoke("train", recipe("whole.yaml", output={"folder": str(tmp_path / "whole")})).exit_code == 0
-    cut = recipe("cut.yaml", output={"folder": str(tmp_path / "cut")})
+@pytest.mark.parametrize("objective", [{}, {"forward_rate": "learn"}], ids=["plain", "forward"])
+def test_a_killed_training_continues_to_the_same_weights(recipe, tmp_path, objective):
+    whole = recipe("whole.yaml", objective=objective, output={"folder": str(tmp_path / "whole")})
+    assert invoke("train", whole).exit_code == 0
+    cut = recipe("cut.yaml", objective=objective, output={"folder": str(tmp_path / "cut")})
     code = (
         "import sys, time; from visalign.trainers.reward.loop import RewardTrainer as T; learn = T.train_unit\n"
         "T.train_unit = lambda self, *given: (time.sleep(0.3), learn(self, *given))[1]\n"
@@ -157,6 +159,9 @@ def test_a_killed_training_continues_to_the_same_weights(recipe, tmp_path):
     assert invoke("train", cut, "--resume").exit_code == 0
     whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "cut")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    shares = [[json.loads(line).get("forward_rate") for line in (tmp_path / name / "metrics.jsonl").open()][-1]
+              for name in ("whole", "cut")]
+    assert shares[0] == shares[1] and (shares[0] is None) == (not objective)
 
 
 @pytest.mark.parametrize("engine", [
