@@ -24,8 +24,9 @@ from torch import Tensor
 
 from visalign.objectives.base import Outcome
 from visalign.objectives.label_noise import LabelNoise
+from visalign.objectives.peers import easy_for_peers, share_dropped
 from visalign.objectives.registry import register
-from visalign.validation.ranges import AboveOne, Positive, Ranged, UnderHalf, Weight
+from visalign.validation.ranges import AboveOne, Fraction, Positive, Ranged, UnderHalf, Weight
 
 Filter = Callable[[Tensor], Tensor]
 """From losses [B, E, D] (without gradients, NaN where there is no label) to a factor [B, E] of each pair's weight."""
@@ -42,8 +43,9 @@ class Comparison(NamedTuple):
     a, b: rewards [B, E, D] of E ensemble members in D dimensions. outcome: 1 where a is preferred, 0 where b is, 0.5
     for a tie, [B, D]. strength: [B]. rating_a, rating_b: [B, D]. filters: of the batch; each pair's weight for each
     member is their product, 1 without any. flip_logit: of a learnt share of flipped labels, a scalar.
+    done: the share of the run that is over.
     across: mean of a tensor over the processes that share the batch, so that sparse labels have equal weight on all of
-    them.
+    them. together: the rows of all of them.
     """
 
     a: Tensor
@@ -54,7 +56,9 @@ class Comparison(NamedTuple):
     rating_b: Tensor
     filters: tuple[Filter, ...] = ()
     flip_logit: Tensor | None = None
+    done: float = 1.0
     across: Callable[[Tensor], Tensor] = lambda tensor: tensor
+    together: Callable[[Tensor], Tensor] = lambda tensor: tensor
 
 
 @register("reward", "preference")
@@ -64,7 +68,8 @@ class RewardModelLoss(Ranged):
 
     ties: how tied pairs are used (`drop`: not at all). k, nu: of Rao-Kupper and Davidson. margin: what m must exceed,
     times the pair's strength. scaled: multiply by the strength (HelpSteer2). label_smoothing, flip_rate,
-    forward_rate: label noise, see label_noise.py.
+    forward_rate: label noise, see label_noise.py. peer_filter: of each batch the share that a member leaves out in the
+    end, since another one finds it hard, see peers.py.
     preference_weight, rating_weight: of comparisons and of ratings. rating_loss: `mse` or, for 0/1 labels, `bce`.
     """
 
@@ -76,6 +81,7 @@ class RewardModelLoss(Ranged):
     label_smoothing: UnderHalf = 0.0
     flip_rate: UnderHalf = 0.0
     forward_rate: UnderHalf | Literal["learn"] = 0.0
+    peer_filter: Fraction = 0.0
     preference_weight: Weight = 1.0
     rating_weight: Weight = 0.0
     rating_loss: Literal["mse", "bce"] = "mse"
@@ -97,7 +103,7 @@ class RewardModelLoss(Ranged):
         m = batch.a - batch.b
         outcome, strength = batch.outcome[:, None].expand_as(m), batch.strength[:, None, None].expand_as(m)
         losses = self.preference_weight * self.pair_loss(m, outcome, strength, batch.flip_logit)
-        weight = member_weight(losses, (*self.filters, *batch.filters))
+        weight = member_weight(losses, (*self.filters, *self._peers(batch), *batch.filters))
         loss = masked_mean(losses, weight, batch.across)
         if self.rating_weight:
             for rewards, ratings in ((batch.a, batch.rating_a), (batch.b, batch.rating_b)):
@@ -107,6 +113,11 @@ class RewardModelLoss(Ranged):
         decided = (batch.outcome == 0) | (batch.outcome == 1)
         correct = torch.where(decided, ((mean > 0) == (batch.outcome > 0.5)).float(), float("nan"))
         return Outcome(loss, {"accuracy": correct, "gap": torch.where(decided, mean.abs(), float("nan"))})
+
+    def _peers(self, batch: Comparison) -> tuple[Filter, ...]:
+        if not self.peer_filter:
+            return ()
+        return (easy_for_peers(share_dropped(self.peer_filter, batch.done), batch.together),)
 
     def pair_loss(self, m: Tensor, outcome: Tensor, strength: Tensor, flip_logit: Tensor | None = None) -> Tensor:
         """Loss of each margin m given its outcome (1, 0, 0.5 or NaN) and strength, all of one shape; NaN masked."""

@@ -170,18 +170,19 @@ def test_a_killed_training_continues_to_the_same_weights(recipe, tmp_path, objec
         importlib.util.find_spec("deepspeed") is None, reason="needs visalign[deepspeed]"))])
 def test_two_processes_learn_what_one_does_with_twice_the_batch(recipe, tmp_path, two_processes, engine):
     settings = {"train": {"steps": 3, "bootstrap": True}}
+    noise = {"ties": "drop", "peer_filter": 0.4, "forward_rate": "learn"}
     one = recipe(
         "one.yaml",
         output={"folder": str(tmp_path / "one")},
         train=settings["train"] | {"batch_size": 6},
-        objective={"ties": "drop"},
+        objective=noise,
         data={"holdout": 0.0},
     )
     two = recipe(
         "two.yaml",
         output={"folder": str(tmp_path / "two")},
         train=settings["train"] | {"batch_size": 3},
-        objective={"ties": "drop"},
+        objective=noise,
         data={"holdout": 0.0},
     )
     assert invoke("train", one).exit_code == 0
@@ -227,6 +228,8 @@ def test_eval_takes_any_reward_and_says_which_dimension_scored(table, tmp_path):
         (["objective.name=flow_dpo"], "preference"),
         (["data.holdout=0.9999"], "nothing to train on"),
         (["model.dimensions=[style]"], "video_only"),
+        (["objective.peer_filter=0.3", "model.members=1"], "model.members 1"),
+        (["objective.peer_filter=1"], "objective.peer_filter is 1: it must be below 1"),
     ],
 )
 def test_mistakes_end_in_one_sentence(recipe, overrides, word):

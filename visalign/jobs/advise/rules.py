@@ -294,6 +294,8 @@ RULES: tuple[Rule, ...] = (
          "a reward of your own, which then scores any sample"),
     Rule("reward", "pairs", _compared, ("reward_model/forward",),
          "the same from labels of which some are flipped, a share that is learnt"),
+    Rule("reward", "pairs", _compared, ("reward_model/peers",),
+         "the same from many flipped labels: each member leaves out what another finds hard"),
     Rule("vlm-reward", "pairs", _pairs, ("reward_model/vlm",), "the same on a vision-language model"),
     Rule("guide", "pairs", _compared, ("guide/wan21", "guide/tiny_sd3", "guide/tiny_wan"),
          "steers sampling by a reward of latents; no weight of the generator changes"),

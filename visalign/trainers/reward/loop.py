@@ -145,8 +145,8 @@ class RewardTrainer(Trainer):
         filters = () if batch.weight is None else (bootstrap(batch.weight.to(device)),)
         return self.objective(Comparison(a, b, *(t.to(device) for t in (
             batch.outcome, batch.strength, batch.rating_a, batch.rating_b)), filters,
-            self.flips.logit,
-            across=lambda tensor: self.accelerator.reduce(tensor, "mean")))
+            self.flips.logit, self.state.step / self.config.train.steps,
+            across=lambda tensor: self.accelerator.reduce(tensor, "mean"), together=self.accelerator.gather))
 
     @torch.no_grad()
     def standard(self) -> dict[str, list[float]]:
