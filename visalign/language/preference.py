@@ -109,7 +109,8 @@ class PreferenceTrainer(_dpo.DPOTrainer):
             more["desirable"] = own["desirable"] > 0.5
         if self.labels is not None:
             more["label"] = self.labels.of(columns["row"].long().tolist()).to(mask.device)
-        return PairLogs.of_sides(*sides[:2], revisions=revisions, across=self.across, flip_logit=self.flips.logit, **more,
+        return PairLogs.of_sides(*sides[:2], revisions=revisions, across=self.across, **more,
+                                 flip_logit=self.flips.logit,
                                  columns={name: own[name] for name in self.objective.columns},
                                  gaps={name: own[f"gap.{name}"] for name in self.objective.rewards})
 

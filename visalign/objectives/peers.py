@@ -1,6 +1,6 @@
 """Collaborative reward modelling: members of an ensemble choose the pairs that another one learns from.
 
-    member e learns from the share 1 - rho(t) of the batch in which member e + 1 (the last: the first) has the least loss
+    member e learns from the share 1 - rho(t) of the batch in which member e + 1 (of the last: the first) has least loss
     rho(t) = rho min(1, 3 t), t the share of the run that is done
 
 Two learners err apart at first, so that what one finds easy is a check of the other; one that chooses for itself

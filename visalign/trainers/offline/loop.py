@@ -30,8 +30,8 @@ from visalign.storage.out_of_memory import memory_told
 from visalign.storage.run_folder import RunFolder
 from visalign.trainers.base import GeneratorTrainer
 from visalign.trainers.bucket_order import BucketOrder
-from visalign.trainers.metrics import pair_likelihoods, pair_metrics
 from visalign.trainers.flips import LearntFlips
+from visalign.trainers.metrics import pair_likelihoods, pair_metrics
 from visalign.trainers.offline.encoded_pairs import (
     EncodedPair,
     PairBatch,
