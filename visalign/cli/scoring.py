@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from visalign.cli.judges import distance
 from visalign.cli.options import (
     Names,
     device_option,
@@ -200,10 +201,11 @@ def report(results, out: Path) -> None:
 
 @click.group(cls=Verbs)
 def reward() -> None:
-    """Train the unified reward, measure any reward, remove its biases, serve it."""
+    """Train the unified reward, measure and compare any rewards, remove their biases, serve them."""
 
 
 reward.add_command(serve)
+reward.add_command(distance)
 
 
 @reward.command("train")
