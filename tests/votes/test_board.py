@@ -98,3 +98,19 @@ def test_a_model_against_itself_is_no_comparison(tmp_path):
     book.vote(Vote("c0", "ann", "a", "a"))
     board = leaderboard(book)
     assert board.models == [] and board.votes == 1
+
+
+def test_who_is_ahead_may_be_looked_at_at_any_time(tmp_path):
+    book = fill(VoteDatabase(tmp_path), 40)
+    for i in range(40):
+        book.vote(Vote(f"c{i}", "ann", "b", "a"))
+        book.vote(Vote(f"c{i}", "ben", "a", "a"))  # the same two samples once more
+    [duel] = leaderboard(book).duels
+    assert {duel.first, duel.second} == {"aligned", "base"} and duel.matchups == 40 and duel.decided
+    share = duel.share if duel.first == "aligned" else -duel.share
+    assert abs(share.value) in (0, 1) and ("wins" in duel.in_words() or "loses" in duel.in_words())
+    few = fill(VoteDatabase(tmp_path / "few"), 3)
+    few.vote(Vote("c0", "ann", "b", "a"))
+    few.vote(Vote("c1", "ann", "tie", "a"))
+    [duel] = leaderboard(few).duels
+    assert duel.share.value == 0.75 and not duel.decided and "is not clearly ahead" in duel.in_words()

@@ -154,6 +154,8 @@ def votes_board(folder: Path, dimension: str) -> None:
         click.echo(f"{model:24} {rating}won {won:g} of {won + lost:g}")
     if board.no_ranking:
         click.echo(board.no_ranking)
+    for duel in board.duels:
+        click.echo(duel.in_words())
     for row in board.between_voters + board.with_rewards:
         click.echo(f"kappa {row.first} and {row.second}: {row.kappa.value:.2f} [{row.kappa.low:.2f}, "
                    f"{row.kappa.high:.2f}] on {row.matchups} pairs")

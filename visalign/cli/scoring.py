@@ -94,6 +94,9 @@ measuring_options = together(
                  help="As for `score` (default: the run's, or tiny-reward,tiny-clip; "
                       "of texts relevance,repetition)."),
     click.option("--proxy", help="The reward that was optimised (default: the run's, or the first)."),
+    click.option("--plan", "effect", type=ranged(Positive), metavar="EFFECT",
+                 help="Say also how many prompts, seeds and votes would show a change of EFFECT standard deviations in "
+                      "four of five cases."),
     click.option("--features", help="What embeds samples to measure diversity, an open_clip model, of texts a sentence "
                                    "encoder (default: the run's, or tiny-clip, or minilm)."),
     click.option("--reference", help="Real images, for fidelity and coverage (default: the base's samples)."),
@@ -112,7 +115,7 @@ def request_of(device: str, samples_per_prompt: int, **given):
 
 
 @click.command(cls=Verb)
-@click.argument("source")
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @click.option("--checkpoints", default="last", show_default=True, type=click.Choice(["last", "all"]),
               help="For a run: its end, or every checkpoint it kept, with curves against the KL.")
 @click.option("--gold", metavar="REWARD", help="With --checkpoints all: one that was not optimised, at whose peak the "
@@ -124,24 +127,37 @@ def request_of(device: str, samples_per_prompt: int, **given):
               help="With --strengths: the share of diversity that may be lost (default: the run's guard.budget).")
 @out_option(None, "Default: evaluations/ and the source's name.")
 @measuring_options
-def evaluate(source: str, checkpoints: str, strengths: str | None, budget: float | None, out: Path | None,
+def evaluate(sources: tuple[str, ...], checkpoints: str, strengths: str | None, budget: float | None, out: Path | None,
              **given) -> None:
     """What did alignment cost? SOURCE is a run, a checkpoint, a folder of generations, a manifest, a pipeline or a
     language model.
 
     A run and a checkpoint are compared with the untrained model, a source that ends with +negative:ADAPTER with itself
-    without it. A command that was stopped continues when given again.
+    without it. Several finished runs of one recipe, with other values of train.seed, are one answer, whose intervals
+    hold for another run. A command that was stopped continues when given again.
 
     \b
+    visalign evaluate runs/seed-0 runs/seed-1 runs/seed-2
     visalign evaluate runs/sdxl-dpo --samples-per-prompt 8 -r pickscore,aesthetic
     visalign evaluate runs/sdxl-dpo --strengths 0:1.5:7 --budget 0.1
+    visalign evaluate runs/sdxl-dpo --plan 0.1
     """
-    from visalign.jobs.evaluate import default_folder, evaluate_source
+    from visalign.jobs.evaluate import default_folder, evaluate_runs, evaluate_source
 
+    source = sources[0]
+    if len(sources) > 1:
+        for option, value in (("--checkpoints all", checkpoints == "all"), ("--strengths", strengths)):
+            if value:
+                raise UserError(f"evaluate: {option} goes through one run; name one")
+        out = out or default_folder(source).with_name(f"{default_folder(source).name}-seeds")
+        report(evaluate_runs([Path(each).expanduser() for each in sources], request_of(**given), out), out)
+        return
     if strengths and checkpoints == "all":
         raise UserError("evaluate: --strengths and --checkpoints all are two ways through a run; give one of them")
     if strengths and given["gold"] is not None:
         raise UserError("evaluate: --gold looks for a peak over checkpoints, and --strengths has none; leave one out")
+    if strengths and given["effect"] is not None:
+        raise UserError("evaluate: --plan plans for one strength, and --strengths tries several; leave one out")
     if budget is not None and not strengths:
         raise UserError("evaluate: --budget is what a strength is chosen under; give --strengths as well")
     if out is None:

@@ -30,6 +30,7 @@ from visalign.evaluators.ranking import NoRanking, WinRate, elo, win_rate, wins_
 from visalign.evaluators.statistics import Estimate, TooFew, mean_with_interval, unknown
 from visalign.evaluators.style import STYLE, entropies
 from visalign.evaluators.text_length import LEAST_WORDS, EqualLength, length_controlled, shorter_median
+from visalign.evaluators.training_seeds import SeedsChange
 from visalign.evaluators.verdict import Verdict, VerdictLimits, verdict_of
 from visalign.media.words import first_words
 from visalign.rewards import check_sources_given
@@ -77,7 +78,8 @@ class Results:
     ladders
     {reward: {model: Elo}} or the reason there is none; best_of {reward: {n: change from one sample}}; weights {model:
     of the guide it followed}, where the models differ in that; strengths: of one run, where they differ in those. cut:
-    {model: it and the base once more, at equal length}, of texts."""
+    {model: it and the base once more, at equal length}, of texts. over_seeds {metric: change} of all models together,
+    where they are runs of one recipe."""
 
     base: str
     models: list[str]
@@ -94,6 +96,7 @@ class Results:
     weights: dict[str, float] = field(default_factory=dict)
     cut: dict[str, EqualLength] = field(default_factory=dict)
     strengths: StrengthChoice | None = None
+    over_seeds: dict[str, SeedsChange] = field(default_factory=dict)
 
     @property
     def texts(self) -> bool:

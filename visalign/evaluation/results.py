@@ -54,6 +54,8 @@ def summary(results: Results) -> list[tuple[str, str, Estimate]]:
              for model, each in ladder.items()]
     rows += [(results.base, f"best of {n}/{reward}", each) for reward, curve in results.best_of.items()
              for n, each in curve.items()]
+    rows += [(results.models[-1], f"over training seeds/{metric}", found.change)
+             for metric, found in results.over_seeds.items()]
     if results.curve:
         rows += [(model, "kl/sampling paths, nats", Estimate(float(kl.mean()), math.nan, math.nan))
                  for model, kl in zip(results.curve.models, results.curve.kl, strict=True)]
@@ -76,7 +78,8 @@ def results_json(results: Results) -> dict:
         "ladders": results.ladders, "best_of": results.best_of, "notes": results.notes, "about": results.about,
         "curve": None if curve is None else {"models": curve.models, "steps": curve.steps, "fits": curve.fits,
                                              "distance": curve.distance, "kl": curve.kl.mean(1).tolist()}}
-        | ({"strengths": results.strengths} if results.strengths else {}))
+        | ({"strengths": results.strengths} if results.strengths else {})
+        | ({"over_training_seeds": results.over_seeds} if results.over_seeds else {}))
 
 
 def plain_values(value):

@@ -8,6 +8,7 @@ from visalign.config.load import model_of
 from visalign.data.prompts import read_prompts
 from visalign.errors import UserError, nearest
 from visalign.evaluation.compare import Options, Results, compare_models
+from visalign.evaluation.evidence import check_plan, evidence_in_words
 from visalign.evaluation.medium import TEXT, VISUAL
 from visalign.evaluation.results import write_results
 from visalign.evaluation.source_words import AWAY_FROM, parse_source
@@ -26,6 +27,12 @@ from visalign.evaluation.sources import (
 from visalign.evaluation.usefulness import usefulness_in_words
 from visalign.evaluators.statistics import Estimate
 from visalign.generators.files.locating import sampling_for
+from visalign.jobs.training_seeds import (
+    changes_over_seeds,
+    runs_of_one_recipe,
+    seeds_in_words,
+    sources_of_runs,
+)
 from visalign.language.answer_sources import answer_plan, answer_source, is_language_model
 from visalign.storage.run_folder import read_metrics
 from visalign.storage.text_files import file_name
@@ -41,7 +48,8 @@ class EvaluationRequest:
     """What a user may leave open (None): then a run's own settings are taken, or the defaults.
 
     settings: `key=value` of models that no run brings its own settings for. gold: the reward at whose peak, over a
-    run's checkpoints, the others' values are proposed as thresholds.
+    run's checkpoints, the others' values are proposed as thresholds. effect: the change, in standard deviations of the
+    base, for which evidence is planned.
     """
 
     prompts: str | None = None
@@ -59,6 +67,7 @@ class EvaluationRequest:
     device: str = "cpu"
     settings: tuple[str, ...] = ()
     gold: str | None = None
+    effect: float | None = None
 
 
 def evaluate_source(source: str, asked: EvaluationRequest, out: Path, checkpoints: str = "last") -> Results:
@@ -93,6 +102,16 @@ def evaluate_source(source: str, asked: EvaluationRequest, out: Path, checkpoint
     else:
         sources = [base_source("base", run), source_of("aligned", source)]
     return _finish(sources, asked, out, None if run is None else run_config(run), run)
+
+
+def evaluate_runs(folders: list[Path], asked: EvaluationRequest, out: Path) -> Results:
+    """Finished runs of one recipe with other training seeds, against their untrained model; writes the results and the
+    page. Raises UserError."""
+    config = runs_of_one_recipe(folders)
+    if asked.settings:
+        raise UserError(f"set {asked.settings[0]}: {folders[0]} is a run and brings its own model settings; leave "
+                        "--set out")
+    return _finish(sources_of_runs(folders), asked, out, config, over_seeds=True)
 
 
 def _answers_of_run(run: Path, checkpoints: str, asked: EvaluationRequest) -> list[SampleSource]:
@@ -181,8 +200,7 @@ def run_of(path: Path) -> Path | None:
 
 
 def _finish(sources: list[SampleSource], asked: EvaluationRequest, out: Path,
-            config: RunSettings | None,
-            run: Path | None = None) -> Results:
+            config: RunSettings | None, run: Path | None = None, over_seeds: bool = False) -> Results:
     from visalign.reports.comparison import write_comparison
 
     if (out / "results.json").exists():
@@ -190,7 +208,13 @@ def _finish(sources: list[SampleSource], asked: EvaluationRequest, out: Path,
     options = options_of(asked, config, sources[0].texts)
     check_gold(asked.gold, options)
     plan = plan_for(sources, asked, config)
+    check_plan(asked.effect, len(sources), asked.seeds if plan else None)
     results = compare_models(sources, plan, out, options)
+    if over_seeds:
+        results = replace(results, over_seeds=changes_over_seeds(results))
+        results.notes.extend(seeds_in_words(results.over_seeds))
+    if asked.effect is not None:
+        results.notes.extend(evidence_in_words(results, asked.effect))
     if asked.gold is not None:
         results.notes.append(usefulness_in_words(results, asked.gold))
     if asked.proxy is None and results.verdicts and (asked.rewards is not None or config is None) and options.proxy:

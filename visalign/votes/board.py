@@ -2,10 +2,11 @@
 
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from visalign.evaluators.betting import running_mean
 from visalign.evaluators.ranking import NoRanking, elo
 from visalign.evaluators.reward_accuracy import clustered_mean
 from visalign.evaluators.statistics import LEVEL, Estimate
@@ -29,9 +30,30 @@ class Kappa:
 
 
 @dataclass(frozen=True)
+class Duel:
+    """How often the first model won over the second, ties half, by the first vote on each matchup, with an interval
+    that holds however often it is looked at while votes arrive (evaluators/betting.py)."""
+
+    first: str
+    second: str
+    share: Estimate
+    matchups: int
+
+    @property
+    def decided(self) -> bool:
+        return not self.share.low <= 0.5 <= self.share.high
+
+    def in_words(self) -> str:
+        share = "{:.0f} % [{:.0f}, {:.0f}]".format(*(100 * bound for bound in self.share))
+        what = "wins" if self.share.low > 0.5 else "loses" if self.share.high < 0.5 else "is not clearly ahead"
+        return f"{self.first} {what} against {self.second}: {share} of {self.matchups} pairs"
+
+
+@dataclass(frozen=True)
 class Leaderboard:
     """dimension: of the votes. models: the best first. wins[i, j]: votes for i over j, ties half to each; ties[i, j].
 
+    duels: of every two models that met, the better ranked one first.
     elo is None, and no_ranking says why, where the votes do not join all models. left: share of decided votes that went
     to the left side, which is 1/2 where the side does not matter.
     """
@@ -46,6 +68,7 @@ class Leaderboard:
     left: Estimate | None
     between_voters: list[Kappa]
     with_rewards: list[Kappa]
+    duels: list[Duel] = field(default_factory=list)
 
     @property
     def votes(self) -> int:
@@ -75,7 +98,7 @@ def leaderboard(book: VoteDatabase, dimension: str = OVERALL) -> Leaderboard:
     answers = {voter: {vote.matchup: choice for vote, choice in votes if vote.voter == voter} for voter in voters}
     return Leaderboard(dimension, [models[i] for i in order], total[np.ix_(order, order)], ties[np.ix_(order, order)],
                        ranking, why, dict(voters), left_share(votes), among(answers),
-                       against_rewards(book, matchups, answers))
+                       against_rewards(book, matchups, answers), duels_of(between, [models[i] for i in order]))
 
 
 def choice_in(vote: Vote, dimension: str) -> str | None:
@@ -101,6 +124,23 @@ def tally(between: list[tuple[Matchup, str]], models: list[str]) -> tuple[np.nda
         ties[a, b] += choice == "tie"
         ties[b, a] += choice == "tie"
     return wins, ties
+
+
+def duels_of(between: list[tuple[Matchup, str]], models: list[str]) -> list[Duel]:
+    """Of every two models that met. Later votes on a matchup are left out: they look at the same two samples, so that
+    they would count one piece of evidence twice."""
+    first: dict[str, tuple[Matchup, str]] = {}
+    for matchup, choice in between:
+        first.setdefault(matchup.id, (matchup, choice))
+    found = []
+    for i, one in enumerate(models):
+        for other in models[i + 1:]:
+            won = [{"a": 1.0, "tie": 0.5, "b": 0.0}[choice] if matchup.a.model == one else
+                   {"a": 0.0, "tie": 0.5, "b": 1.0}[choice] for matchup, choice in first.values()
+                   if {matchup.a.model, matchup.b.model} == {one, other}]
+            if won:
+                found.append(Duel(one, other, running_mean(won), len(won)))
+    return found
 
 
 def vote_share(wins: np.ndarray, i: int) -> float:

@@ -173,7 +173,7 @@ def test_a_split_beyond_all_levels_is_refused(online_recipe):
 
 KILLED = """
 import os, signal, sys
-from visalign.trainers.online import scoring, loop as online
+from visalign.trainers.online import loop as online, rollout, scoring
 from visalign.cli import main
 
 phase, left = sys.argv[1], [int(sys.argv[2])]
@@ -187,7 +187,7 @@ def dying(function):
     return wrapped
 
 if phase == "sampling":
-    online.Sampler.draw = dying(online.Sampler.draw)
+    rollout.Sampler.draw = dying(rollout.Sampler.draw)
 elif phase == "scoring":
     scoring.RewardSet.score = dying(scoring.RewardSet.score)
 elif phase == "update":
