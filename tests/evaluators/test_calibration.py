@@ -1,13 +1,13 @@
-"""Mean labels from a judge's scores: by hand, what stays as it is, what is refused, and how often intervals hold."""
+"""Mean labels from a reward's scores: by hand, what stays as it is, what is refused, and how often intervals hold."""
 
 import numpy as np
 import pytest
 import scipy
 
 from visalign.evaluators.calibration import (
-    InvertedJudge,
-    JudgeCalibration,
+    InvertedReward,
     OutsideLabels,
+    RewardCalibration,
     fold_jackknife,
     folds_of_prompts,
     isotonic_curve,
@@ -69,16 +69,16 @@ def test_residuals_are_from_the_curve_without_their_prompt():
     rng = np.random.default_rng(0)
     scores, prompts = rng.normal(size=30), np.arange(30)
     labels = scores + 0.1 * rng.normal(size=30)
-    found, moved = JudgeCalibration(scores, labels, prompts), labels.copy()
+    found, moved = RewardCalibration(scores, labels, prompts), labels.copy()
     moved[7] += 100
-    other = JudgeCalibration(scores, moved, prompts)
+    other = RewardCalibration(scores, moved, prompts)
     mine = found.fold == found.fold[7]
     change = other.residuals() - found.residuals()
     assert change[7] == pytest.approx(100) and np.abs(np.delete(change[mine], np.flatnonzero(mine) == 7)).max() < 1e-9
 
 
 def study(seed, labels=100, shift=0.0, prompts=100, samples=4, drift=0.0):
-    """A judge that saturates high up, yes-or-no labels of some samples; and the labels of all. drift: how much more
+    """A reward that saturates high up, yes-or-no labels of some samples; and the labels of all. drift: how much more
     the measured policy has than the labelled one."""
     rng = np.random.default_rng(seed)
 
@@ -104,12 +104,12 @@ def true_mean(shift):
 
 def coverage(studies, random_slice, drift):
     """Of the studies that are not refused, how many, and how often these hold the true mean: the interval, one that
-    takes the calibration for certain, and that of the judge's own mean."""
+    takes the calibration for certain, and that of the reward's own mean."""
     truth, held = true_mean(drift), []
     for seed in range(studies):
         scores, _, prompts, labelled = study(seed, shift=drift, drift=drift)
         try:
-            found = JudgeCalibration(*labelled).mean(scores, prompts, random_slice)
+            found = RewardCalibration(*labelled).mean(scores, prompts, random_slice)
         except OutsideLabels:
             continue
         sure = t_interval(found.estimate.value, [(found.sampling ** 2, 99.0)])
@@ -138,7 +138,7 @@ def test_intervals_hold_in_93_to_97_of_100_studies(random_slice, drift):
 def test_policies_rank_as_by_all_labels_and_the_better_one_is_clear():
     """Five policies and 100 labels among them all; a difference takes out what the prompts share."""
     drawn = [study(seed, shift=shift, prompts=200) for seed, shift in enumerate((-0.6, -0.3, 0.0, 0.3, 0.6))]
-    known = JudgeCalibration(*(np.concatenate([each[3][part][:20] for each in drawn]) for part in range(3)))
+    known = RewardCalibration(*(np.concatenate([each[3][part][:20] for each in drawn]) for part in range(3)))
     means = [known.mean(scores, prompts).estimate.value for scores, _, prompts, _ in drawn]
     assert np.argsort(means).tolist() == np.argsort([truth.mean() for _, truth, _, _ in drawn]).tolist()
     (low, _, prompts, _), (high, _, _, _) = drawn[0], drawn[-1]
@@ -151,34 +151,102 @@ def test_what_is_not_known_is_refused():
     rng = np.random.default_rng(0)
     scores, prompts = np.linspace(0, 1, 40), np.repeat(np.arange(20), 2)
     labels = (scores + 0.2 * rng.normal(size=40) > 0.5).astype(float)
-    known = JudgeCalibration(scores, labels, prompts)
+    known = RewardCalibration(scores, labels, prompts)
     assert known.mean(np.append(scores, 1.5), np.append(prompts, 0)).outside == pytest.approx(1 / 41)
     with pytest.raises(OutsideLabels, match="50 % of the scores lie outside 0 to 1"):
         known.mean(scores + 0.5, prompts)
     with pytest.raises(OutsideLabels):
         known.difference(scores, prompts, scores - 2, prompts)
-    with pytest.raises(InvertedJudge, match="do not rise"):
-        JudgeCalibration(-scores, scores, prompts)
-    with pytest.raises(InvertedJudge):
-        JudgeCalibration(np.zeros(40), labels, prompts)
+    with pytest.raises(InvertedReward, match="do not rise"):
+        RewardCalibration(-scores, scores, prompts)
+    with pytest.raises(InvertedReward):
+        RewardCalibration(np.zeros(40), labels, prompts)
     with pytest.raises(TooFew, match="at least 4 labels, and there are 3"):
-        JudgeCalibration(scores[:3], labels[:3], prompts[:3])
+        RewardCalibration(scores[:3], labels[:3], prompts[:3])
     with pytest.raises(TooFew, match="at least 2 prompts"):
-        JudgeCalibration(scores, labels, np.zeros(40))
+        RewardCalibration(scores, labels, np.zeros(40))
     with pytest.raises(TooFew, match="at least 2 prompts"):
         known.mean(scores, np.zeros(40))
     with pytest.raises(ValueError, match="must be finite"):
-        JudgeCalibration(scores, np.where(labels > 0, np.nan, labels), prompts)
+        RewardCalibration(scores, np.where(labels > 0, np.nan, labels), prompts)
     with pytest.raises(ValueError, match="1 of 40 scores are not finite"):
         known.mean(np.append(scores[1:], np.nan), prompts)
     with pytest.raises(ValueError, match="40 scores, 39 labels"):
-        JudgeCalibration(scores, labels[1:], prompts)
+        RewardCalibration(scores, labels[1:], prompts)
 
 
 def test_few_labels_are_said_to_be_few():
     scores = np.arange(12.0)
     for labels, few in ((4, True), (9, True), (10, False)):
         rows = np.r_[0, 11, 1:labels - 1]
-        known = JudgeCalibration(scores[rows], scores[rows], rows)
+        known = RewardCalibration(scores[rows], scores[rows], rows)
         assert known.mean(scores, np.arange(12)).few == few
         assert len(known.without) == min(5, labels // 2)
+
+
+def lengthy(seed, labels=150, prompts=100, samples=4, longer=0.5):
+    """A reward that likes long answers, which the oracle does not; the measured policy, otherwise the labelled one,
+    writes longer ones. Scores come with the length behind them; the true mean is 1/2."""
+    rng, groups = np.random.default_rng(seed), np.repeat(np.arange(prompts), samples)
+
+    def draw(more):
+        quality = 0.6 * rng.normal(size=(prompts, 1)) + 0.8 * rng.normal(size=(prompts, samples))
+        length = more + rng.normal(size=quality.shape)
+        scores = quality + 0.7 * length + 0.2 * rng.normal(size=quality.shape)
+        said = rng.random(quality.shape) < 1 / (1 + np.exp(-2 * quality))
+        return np.stack([scores.ravel(), length.ravel()], 1), said.astype(float).ravel()
+
+    (known, said), (mine, _), rows = draw(0.0), draw(longer), rng.choice(len(groups), labels, replace=False)
+    return mine, groups, (known[rows], said[rows], prompts + groups[rows])
+
+
+def humped(seed, samples=400, labels=100):
+    """A reward whose middle scores are the best ones."""
+    rng = np.random.default_rng(seed)
+    scores = rng.uniform(-2, 2, samples)
+    said = (rng.random(samples) < np.exp(-(scores - 0.5) ** 2)).astype(float)
+    rows = rng.choice(samples, labels, replace=False)
+    return scores, np.arange(samples), (scores[rows], said[rows], rows)
+
+
+def coverage_of(draw, truth, studies):
+    """How often the interval holds, that of the scores without covariates, and how often there were two stages."""
+    held = []
+    for seed in range(studies):
+        scores, prompts, labelled = draw(seed)
+        try:
+            known = RewardCalibration(*labelled)
+            alone = RewardCalibration(labelled[0].reshape(len(labelled[1]), -1)[:, 0], *labelled[1:])
+            pair = known.mean(scores, prompts), alone.mean(scores.reshape(len(scores), -1)[:, 0], prompts)
+        except (OutsideLabels, InvertedReward):
+            continue
+        held.append([*(each.estimate.low <= truth <= each.estimate.high for each in pair), known.two_stage])
+    assert len(held) > 0.9 * studies
+    return np.mean(held, 0)
+
+
+HUMP = float(np.exp(-(np.linspace(-2, 2, 100001) - 0.5) ** 2).mean())
+
+
+@pytest.mark.parametrize("studies, low, high", [
+    (100, 0.88, 1.0), pytest.param(2000, 0.93, 0.97, marks=pytest.mark.slow)])
+def test_a_covariate_takes_out_what_the_reward_is_bribed_with(studies, low, high):
+    held, alone, staged = coverage_of(lengthy, 0.5, studies)
+    assert low <= held <= high and alone < 0.8 and staged == 1
+
+
+@pytest.mark.parametrize("studies, low, high", [
+    (100, 0.88, 1.0), pytest.param(2000, 0.93, 0.97, marks=pytest.mark.slow)])
+def test_a_reward_whose_middle_is_best_gets_two_stages(studies, low, high):
+    held, _, staged = coverage_of(humped, HUMP, studies)
+    assert low <= held <= high and staged > 0.7
+
+
+def test_two_stages_keep_the_mean_and_are_left_alone_where_one_does():
+    mine, _, labelled = lengthy(0)
+    known = RewardCalibration(*labelled)
+    assert known.two_stage and known.curve(labelled[0]).mean() == pytest.approx(labelled[1].mean(), abs=1e-12)
+    staged = [RewardCalibration(*study(seed)[3]).two_stage for seed in range(50)]
+    assert np.mean(staged) < 0.25
+    with pytest.raises(ValueError, match="there are 0 covariates, and those of the labelled samples are 1"):
+        known.mean(mine[:, 0], np.arange(len(mine)))

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import click
 
-from visalign.cli.judges import distance
 from visalign.cli.options import (
     Names,
     device_option,
@@ -21,6 +20,7 @@ from visalign.cli.options import (
 )
 from visalign.cli.ray_options import ray_options, ray_settings
 from visalign.cli.reading import how_to_read, reading_options
+from visalign.cli.reward_distance import distance
 from visalign.cli.serving import serve
 from visalign.cli.verbs import Verb, Verbs
 from visalign.errors import UserError

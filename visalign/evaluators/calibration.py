@@ -1,6 +1,8 @@
-"""What a judge's scores say of the oracle's labels: a policy's mean label from a few labels and many scores.
+"""What a reward's scores say of the oracle's labels: a policy's mean label from a few labels and many scores.
 
     f = isotonic regression of label Y on score S, over the labelled samples; f^(-k) without the prompts of fold k
+    or, in two stages, of Y on an index: least squares of Y on a cubic spline of S and on covariates; taken where there
+    are any, and where its squared error on held-out folds is less by more than a standard error
     psi   = mean f(S) over the policy's samples
     psi_a = psi + mean over the labelled samples of ( Y - f^(-fold)(S) )      labels: a random slice of these samples
     Var   = Var_prompts(psi) + Var_cal,   Var_cal = (K - 1) / K sum_k (psi^(-k) - mean psi^(-k))^2
@@ -9,8 +11,8 @@ Var_prompts counts whole prompts; Var_cal is what the labels, being few, add (a 
 Source: CJE (Landesberg et al.), AutoCal-R for f and OUA for Var_cal.
 
 Differs from the paper in: t has the degrees of freedom of Welch and Satterthwaite, where min(prompts - 1, K - 1) covers
-too much once Var_cal is small; psi_a takes its variance from its own terms, in which the error of f cancels; scores are
-the only input of f.
+too much once Var_cal is small; psi_a takes its variance from its own terms, in which the error of f cancels; the index
+is not ranked before the isotonic regression, which sees its order only.
 """
 
 from collections.abc import Callable
@@ -24,14 +26,16 @@ from visalign.evaluators.statistics import LEVEL, Estimate, TooFew
 
 FOLDS = 5
 LEAST_LABELS, FEW_LABELS, PER_FOLD = 4, 10, 2
+KNOTS = 3
+"""Of the spline, within the labelled scores."""
 MOST_OUTSIDE = 0.05
 """The share of a policy's scores that may lie outside the labelled ones, where f is only carried on flat."""
 
-Curve = Callable[[np.ndarray], np.ndarray]
+LabelCurve = Callable[[np.ndarray], np.ndarray]
 
 
-class InvertedJudge(ValueError):
-    """Labels do not rise with the judge's scores anywhere."""
+class InvertedReward(ValueError):
+    """Labels do not rise with the reward's scores anywhere."""
 
 
 class OutsideLabels(ValueError):
@@ -56,7 +60,7 @@ class CalibratedMean:
     few: bool
 
 
-def isotonic_curve(scores: ArrayLike, labels: ArrayLike) -> Curve:
+def isotonic_curve(scores: ArrayLike, labels: ArrayLike) -> LabelCurve:
     """The rising curve through labels by least squares: linear between labelled scores, flat beyond them.
 
     Equal scores count as one with their labels' mean, so that the mean over the labelled samples is exactly theirs.
@@ -67,15 +71,47 @@ def isotonic_curve(scores: ArrayLike, labels: ArrayLike) -> Curve:
     return lambda s: np.interp(s, places, heights)
 
 
-class JudgeCalibration:
-    """A judge's scores [m] against labels [m] of the samples of `prompts` [m].
+def two_stage_curve(inputs: np.ndarray, labels: np.ndarray) -> LabelCurve:
+    """The isotonic curve over an index of scores and covariates, inputs [m, 1 + c]; scores count as within the range
+    of the labelled ones."""
+    low, high = inputs[:, 0].min(), inputs[:, 0].max()
+    knots = np.quantile(inputs[:, 0], np.linspace(0, 1, KNOTS + 2)[1:-1])
+    centre, size = inputs.mean(0), np.maximum(inputs.std(0), 1e-12)
 
-    Raises TooFew for fewer than 4 labels, or of fewer than 2 prompts, InvertedJudge, and ValueError for a label or
+    def basis(given: np.ndarray) -> np.ndarray:
+        scores = np.clip(given[:, 0], low, high)
+        powers = [((scores - centre[0]) / size[0]) ** power for power in range(4)]
+        bends = [np.maximum((scores - knot) / size[0], 0) ** 3 for knot in knots]
+        return np.stack([*powers, *bends, *((given - centre) / size)[:, 1:].T], 1)
+
+    weights = np.linalg.lstsq(basis(inputs), labels, rcond=1e-6)[0]
+    rising = isotonic_curve(basis(inputs) @ weights, labels)
+    return lambda given: rising(basis(given) @ weights)
+
+
+def one_stage_curve(inputs: np.ndarray, labels: np.ndarray) -> LabelCurve:
+    """The isotonic curve over the scores alone, inputs [m, 1 + c]."""
+    rising = isotonic_curve(inputs[:, 0], labels)
+    return lambda given: rising(given[:, 0])
+
+
+def _inputs(scores: ArrayLike) -> np.ndarray:
+    found = np.asarray(scores, np.float64)
+    return found[:, None] if found.ndim == 1 else found
+
+
+class RewardCalibration:
+    """A reward's scores [m] against labels [m] of the samples of `prompts` [m].
+
+    Scores may be [m, 1 + c], with covariates behind the score, such as an answer's length; so then are those of the
+    policies. two_stage: which curve was taken.
+
+    Raises TooFew for fewer than 4 labels, or of fewer than 2 prompts, InvertedReward, and ValueError for a label or
     score that is not finite.
     """
 
     def __init__(self, scores: ArrayLike, labels: ArrayLike, prompts: ArrayLike, folds: int = FOLDS, seed: int = 0):
-        self.scores, self.labels = np.asarray(scores, np.float64), np.asarray(labels, np.float64)
+        self.scores, self.labels = _inputs(scores), np.asarray(labels, np.float64)
         self.prompts = np.asarray(prompts)
         if not len(self.scores) == len(self.labels) == len(self.prompts):
             raise ValueError(f"{len(self.scores)} scores, {len(self.labels)} labels and {len(self.prompts)} prompts: "
@@ -88,21 +124,31 @@ class JudgeCalibration:
         if len(names) < 2:
             raise TooFew("a calibration needs labels of at least 2 prompts")
         self.fold = folds_of_prompts(inverse, min(folds, len(names), len(self.labels) // PER_FOLD), seed)
-        self.curve = isotonic_curve(self.scores, self.labels)
-        if np.ptp(self.curve(self.scores)) == 0:
-            raise InvertedJudge("labels do not rise with the judge's scores anywhere: it is inverted, or says nothing")
-        self.without = [isotonic_curve(self.scores[self.fold != k], self.labels[self.fold != k])
-                        for k in range(self.fold.max() + 1)]
+        if np.ptp(one_stage_curve(self.scores, self.labels)(self.scores)) == 0:
+            raise InvertedReward("labels do not rise with the scores anywhere: the reward is inverted, or says nothing")
+        plain, staged = self._without(one_stage_curve), self._without(two_stage_curve)
+        self.two_stage = self.scores.shape[1] > 1 or self._clearly_better(staged, plain)
+        self.without = staged if self.two_stage else plain
+        self.curve = (two_stage_curve if self.two_stage else one_stage_curve)(self.scores, self.labels)
+
+    def _without(self, fit: Callable[[np.ndarray, np.ndarray], LabelCurve]) -> list[LabelCurve]:
+        return [fit(self.scores[self.fold != k], self.labels[self.fold != k]) for k in range(self.fold.max() + 1)]
+
+    def _clearly_better(self, first: list[LabelCurve], second: list[LabelCurve]) -> bool:
+        """Whether the squared error on held-out folds is less by more than its standard error over prompts."""
+        less = self.residuals(second) ** 2 - self.residuals(first) ** 2
+        return bool(less.mean() > part_of_mean(less, self.prompts)[0] ** 0.5)
 
     def outside(self, scores: ArrayLike) -> float:
         """The share of scores beyond the labelled ones."""
-        scores = np.asarray(scores, np.float64)
-        return float(((scores < self.scores.min()) | (scores > self.scores.max())).mean())
+        mine, known = _inputs(scores)[:, 0], self.scores[:, 0]
+        return float(((mine < known.min()) | (mine > known.max())).mean())
 
-    def residuals(self) -> np.ndarray:
-        """Labels less the curve that has not seen their prompt, [m]."""
-        return self.labels - np.select([self.fold == k for k in range(len(self.without))],
-                                       [curve(self.scores) for curve in self.without])
+    def residuals(self, without: list[LabelCurve] | None = None) -> np.ndarray:
+        """Labels less the curve that has not seen their prompt, [m]; without: by fold, the curve without it."""
+        curves = self.without if without is None else without
+        return self.labels - np.select([self.fold == k for k in range(len(curves))],
+                                       [curve(self.scores) for curve in curves])
 
     def mean(self, scores: ArrayLike, prompts: ArrayLike, random_slice: bool = False) -> CalibratedMean:
         """The mean label of a policy by its scores [n] of the samples of `prompts` [n].
@@ -140,12 +186,15 @@ class JudgeCalibration:
                               parts[1][0] ** 0.5, max(share, other), len(self.labels) < FEW_LABELS)
 
     def _within(self, scores: ArrayLike, prompts: ArrayLike) -> tuple[np.ndarray, np.ndarray, float]:
-        scores, prompts = np.asarray(scores, np.float64), np.asarray(prompts)
+        scores, prompts = _inputs(scores), np.asarray(prompts)
+        if scores.shape[1:] != self.scores.shape[1:]:
+            raise ValueError(f"there are {scores.shape[1] - 1} covariates, and those of the labelled samples are "
+                             f"{self.scores.shape[1] - 1}")
         if not np.isfinite(scores).all():
-            raise ValueError(f"{(~np.isfinite(scores)).sum()} of {len(scores)} scores are not finite")
+            raise ValueError(f"{(~np.isfinite(scores).all(1)).sum()} of {len(scores)} scores are not finite")
         share = self.outside(scores)
         if share > MOST_OUTSIDE:
-            raise OutsideLabels(share, self.scores.min(), self.scores.max())
+            raise OutsideLabels(share, self.scores[:, 0].min(), self.scores[:, 0].max())
         if len(np.unique(prompts)) < 2:
             raise TooFew("a calibrated mean needs samples of at least 2 prompts")
         return scores, prompts, share

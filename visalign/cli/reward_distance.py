@@ -1,4 +1,4 @@
-"""`visalign reward distance`: what several judges of the same samples have in common."""
+"""`visalign reward distance`: what several rewards of the same samples have in common."""
 
 from pathlib import Path
 
@@ -12,8 +12,8 @@ from visalign.validation.ranges import Portion, Seed
 
 @click.command(cls=Verb)
 @click.argument("source")
-@click.option("--rewards", "-r", required=True, type=Names(), help="The judges, as for `score`; each dimension is one.")
-@out_option("judge-distance")
+@click.option("--rewards", "-r", required=True, type=Names(), help="As for `score`; each dimension counts as one.")
+@out_option("reward-distance")
 @reading_options
 @click.option("--max-failures", default=0.05, show_default=True, type=ranged(Portion),
               help="Stop when a reward cannot score more than this share.")
@@ -27,9 +27,9 @@ def distance(source: str, rewards: tuple[str, ...], out: Path, max_failures: flo
     visalign reward distance base-samples -r pickscore,hpsv2,imagereward,aesthetic
     """
     from visalign.generators.hardware.devices import pick_device
-    from visalign.jobs.judge_distance import distance_lines, measure_judge_distances
+    from visalign.jobs.reward_distance import distance_lines, measure_reward_distances
 
-    done = measure_judge_distances(source, list(rewards), out, device=str(pick_device(device)), seed=seed,
+    done = measure_reward_distances(source, list(rewards), out, device=str(pick_device(device)), seed=seed,
                                    max_failures=max_failures,
                                    **how_to_read(prompts_from, prompts_from_names, media_root))
     found = done.distances

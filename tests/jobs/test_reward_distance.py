@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from visalign.cli import main
-from visalign.jobs import judge_distance as module
+from visalign.jobs import reward_distance as module
 from visalign.rewards.registry import load_rewards
 
 from .generations import write_folder
@@ -32,7 +32,7 @@ def test_distances_are_told_written_and_found_again(source, tmp_path, monkeypatc
     lines = done.output.splitlines()
     assert "on 20 samples of 5 prompts" in lines and len([line for line in lines if " - " in line]) == 3
     found = json.loads((out / "distances.json").read_text())
-    assert found["judges"] == ["exposure", "sharpness", "tiny-clip"] and len(found["merges"]) == 2
+    assert found["rewards"] == ["exposure", "sharpness", "tiny-clip"] and len(found["merges"]) == 2
     for i in range(3):
         assert found["distance"][i][i] == 0
         for j in range(3):
@@ -41,7 +41,8 @@ def test_distances_are_told_written_and_found_again(source, tmp_path, monkeypatc
     assert "exposure" in (out / "report.html").read_text()
     assert pq.read_table(out / "scores.parquet").num_rows == 20
     monkeypatch.setattr(module, "score_generations", None)  # the scores are there
-    assert invoke(source, "-r", "exposure,sharpness,tiny-clip", "-o", out).output == done.output
+    again = invoke(source, "-r", "exposure,sharpness,tiny-clip", "-o", out).output.splitlines()
+    assert again[1:] == lines[-len(again) + 1:]  # the first follows a bar of progress
     other = invoke(source, "-r", "exposure,tiny-clip", "-o", out)
     assert other.exit_code == 1 and "belongs to another reward or other generations" in other.output
 
@@ -50,18 +51,20 @@ def test_a_reward_of_which_less_is_better_is_turned_round():
     rewards = load_rewards(["repetition", "tiny-reward"])
     assert not rewards[0].higher_is_better
     names = [f"{reward.name}.{dimension}" for reward in rewards for dimension in reward.dimensions]
-    judges = module.scores_by_judge(pa.table({name: [0.5, 0.25, None] for name in names}), rewards)
-    assert list(judges) == ["repetition", *names[1:]] and len(names) > 2  # a judge for each dimension
-    for name, scores in judges.items():
+    rewards = module.scores_by_name(pa.table({name: [0.5, 0.25, None] for name in names}), rewards)
+    assert list(rewards) == ["repetition", *names[1:]] and len(names) > 2  # a reward for each dimension
+    for name, scores in rewards.items():
         np.testing.assert_array_equal(scores, [-0.5, -0.25, np.nan] if name == "repetition" else [0.5, 0.25, np.nan])
 
 
 def test_mistakes_end_in_one_sentence(source, tmp_path):
     alone = invoke(source, "-r", "exposure", "-o", tmp_path / "a")
-    assert alone.exit_code == 1 and "exposure is the only judge; name at least two" in alone.output
+    assert alone.exit_code == 1 and "exposure is the only one; name at least two" in alone.output
     single = write_folder(tmp_path / "single", prompts=4, seeds=1)
     lonely = invoke(single, "-r", "exposure,sharpness", "-o", tmp_path / "b")
     assert lonely.exit_code == 1 and "at least 2 samples of one prompt" in lonely.output
+    still = invoke(single, "-r", "exposure,motion", "-o", tmp_path / "d")
+    assert still.exit_code == 1 and "motion scored no sample with a prompt; leave it out" in still.output
     grey = tmp_path / "grey"
     grey.mkdir()
     for name in "ab":
