@@ -8,17 +8,18 @@ import numpy as np
 from matplotlib.figure import Figure
 from offline_table import brief
 from prove_plots import BLUE, GREY, ORANGE, tidy
-from prove_trade import NOT_OPTIMISED, done_runs, start_of
-from trade_trials import SHORT_NAMES, TRIALS, WORLDS
+from prove_trade import done_runs, start_of
+from trade_trials import MEASURED, TRIALS, WORLDS
 
 from visalign.evaluators import mean_with_interval
 from visalign.evaluators.statistics import Estimate, relative_change
 
 
 class Row(NamedTuple):
-    """A trial in a world, over its seeds. gain, beside: of the optimised reward and of one that nobody optimises, in
-    deviations of the untrained model's. kept: the relative change of diversity. rarer: change of the share of
-    the rarer colour. over_control: the gain less the control's, at the same seeds."""
+    """A trial in a world, over its seeds. gain, beside: of the reward that the world is judged by (of several, the one
+    that gained least) and of one that nobody optimises, in deviations of the untrained model's. kept: the relative
+    change of diversity. rarer: change of the share of the rarer colour. over_control: the gain less the control's, at
+    the same seeds."""
 
     name: str
     world: str
@@ -41,19 +42,25 @@ def rows_of(out: Path) -> list[Row]:
 
 
 def row_of(name: str, world: str, runs: dict[tuple[str, str], list[dict]], start: dict[str, list]) -> Row:
-    own = runs[name, world]
-    control, over = runs.get((TRIALS[name].control or "", world), []), None
-    unit = start[f"{world}, deviation"][0]
+    own, control, over = runs[name, world], runs.get((TRIALS[name].control or "", world), []), None
     same = {run["seed"] for run in own} & {run["seed"] for run in control}
     if same:
-        both = [over_seeds([run for run in each if run["seed"] in same], world) for each in (own, control)]
-        over = mean_with_interval((both[0] - both[1]) / unit)
-    return Row(name, world, len(own), own[0]["factor"],
-               mean_with_interval((over_seeds(own, world) - np.asarray(start[world])) / unit),
+        gains = [gain_of([run for run in each if run["seed"] in same], world, start) for each in (own, control)]
+        over = mean_with_interval(gains[0] - gains[1])
+    return Row(name, world, len(own), own[0]["factor"], mean_with_interval(gain_of(own, world, start)),
                relative_change(start["diversity"], over_seeds(own, "diversity")),
-               mean_with_interval((over_seeds(own, NOT_OPTIMISED) - np.asarray(start[NOT_OPTIMISED]))
-                                  / start[f"{NOT_OPTIMISED}, deviation"][0]),
+               mean_with_interval(change_of(WORLDS[world].beside, own, start)),
                mean_with_interval(over_seeds(own, "rarer colour") - np.asarray(start["rarer colour"])), over)
+
+
+def gain_of(runs: list[dict], world: str, start: dict[str, list]) -> np.ndarray:
+    """By prompt, of the reward of the world that gained least in the mean."""
+    return min((change_of(reward, runs, start) for reward in WORLDS[world].judged_by), key=np.mean)
+
+
+def change_of(reward: str, runs: list[dict], start: dict[str, list]) -> np.ndarray:
+    """By prompt, in deviations of the untrained model's."""
+    return (over_seeds(runs, reward) - np.asarray(start[reward])) / start[f"{reward}, deviation"][0]
 
 
 def over_seeds(runs: list[dict], figure: str) -> np.ndarray:
@@ -67,8 +74,8 @@ def table(out: Path) -> str:
         found = [row for row in rows if row.world == world]
         if not found:
             continue
-        modes = world == "two modes"
-        lines = [f"| optimised: {SHORT_NAMES[world]} | gain | over its control | diversity, % | {NOT_OPTIMISED} |"
+        modes, beside = world == "two modes", MEASURED[WORLDS[world].beside]
+        lines = [f"| optimised: {WORLDS[world].title} | gain | over its control | diversity, % | {beside} |"
                  + (" rarer colour, share |" if modes else "") + " rate | seeds |", "|" + "---|" * (8 if modes else 7)]
         for row in found:
             trial = TRIALS[row.name]
@@ -98,6 +105,6 @@ def draw(out: Path) -> None:
                           color=colour)
         axis.axvline(0, color=GREY, linewidth=0.8)
         axis.axhline(0, color=GREY, linewidth=0.8)
-        tidy(axis, f"optimised: {SHORT_NAMES[world]}", "change of diversity, %",
+        tidy(axis, f"optimised: {WORLDS[world].title}", "change of diversity, %",
              "gain, deviations of the untrained model" if world == worlds[0] else "")
     figure.savefig(out / "trade.png", dpi=130)

@@ -3,10 +3,11 @@
     python scripts/bench/online.py                         embedded methods on tiny-sd3 and tiny-wan, on the CPU
     scripts/bench/gpu.sh                                   networks of published sizes on a GPU
 
-Bare passes are those of sampling, the decoder and the reward's network, and for each trained term the policy's forward
-and backward and the objective's frozen passes, in the same batches, on tensors already in place. An epoch adds noise,
-log-probabilities, images for scoring, advantages, the objective, clipping, the optimiser and logging. Epochs of the two
-are interleaved and their medians compared.
+Bare passes are those of sampling (with what a guide reads), the decoder and the reward's network, and for each trained
+term the policy's forward and backward, with decoder and reward where the gradient passes through them, and the
+objective's frozen passes, in the same batches, on tensors already in place. An epoch adds noise, log-probabilities,
+images for scoring, advantages, the objective, clipping, the optimiser and logging. Epochs of the two are interleaved,
+their medians compared. A method whose recipe needs a file that is not there says so and is left out.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import json
 import statistics
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -24,17 +26,25 @@ from offline import against, unit  # noqa: E402
 from visalign.config import OnlineConfig  # noqa: E402
 from visalign.config.load import parse_config  # noqa: E402
 from visalign.data.prompts import read_prompts  # noqa: E402
+from visalign.errors import UserError  # noqa: E402
 from visalign.generators import Generator, load_generator  # noqa: E402
-from visalign.generators.base import Guidance  # noqa: E402
+from visalign.generators.base import Conditioning, Guidance  # noqa: E402
 from visalign.jobs.training_setup import build_online  # noqa: E402
 from visalign.media.samples import Sample  # noqa: E402
 from visalign.storage.run_folder import RunFolder  # noqa: E402
 from visalign.storage.yaml_files import read_mapping  # noqa: E402
+from visalign.trainers.cost import passes_of_update  # noqa: E402
+from visalign.trainers.online.guide import RolloutGuide  # noqa: E402
 from visalign.trainers.online.loop import OnlineTrainer  # noqa: E402
+from visalign.trainers.online.siblings import SiblingSteps  # noqa: E402
+from visalign.trainers.online.tail import steps_to_draw  # noqa: E402
 from visalign.trainers.opening import open_accelerator  # noqa: E402
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-METHODS = ("online/flow_grpo", "online/grpo_guard", "online/nft", "video/flow_grpo", "video/nft")
+METHODS = ("online/flow_grpo", "online/grpo_guard", "online/nft", "video/flow_grpo", "video/nft", "online/tempflow",
+           "online/diverse", "online/pref_grpo", "online/mix_grpo_flash", "online/branch_grpo", "online/dgpo",
+           "online/crd", "online/marble", "online/constrained", "online/worst_group", "online/hi_grpo",
+           "online/direct_align", "online/d2align", "online/euphonium", "online/spo")
 
 
 def build_trainer(method: str, folder: str) -> OnlineTrainer:
@@ -63,25 +73,46 @@ def bare_passes(trainer: OnlineTrainer):
         return torch.randn(count, *shape, device=generator.device), t, conditioning, guidance
 
     drawn, learnt = rollout.batch_size, config.train.batch_size
+    terms = round(size // learnt * trainer.view.terms * passes_of_update(config))
+    read = reading(trainer)
     sampling, learning = inputs(drawn), inputs(learnt)
     made = [Sample(prompt, media) for media in generator.decode(sampling[0])]
 
     def run() -> None:
         with torch.no_grad():
             for _ in range(size // drawn):
-                for _ in range(rollout.steps):
+                for _ in range(steps_to_draw(rollout)):
                     generator.predict(*sampling)
+                read(*sampling[:3])
                 generator.decode_pixels(sampling[0])
                 trainer.reward_set.score(made)
-        for _ in range(size // learnt * trainer.view.terms):
+        for _ in range(terms):
             for frozen in ("reference", "old"):
                 if frozen in needs:
                     with torch.no_grad():
                         generator.predict(*learning)
-            generator.predict(*learning).square().mean().backward()
+            found = generator.predict(*learning)
+            if trainer.objective.through_reward:
+                pixels = (generator.decode_pixels(found) / 2 + 0.5).clamp(0, 1)
+                found = trainer.reward_set.differentiable(pixels, [generator.text_of(prompt)] * learnt)
+            found.square().mean().backward()
         generator.denoiser.zero_grad()
 
     return run
+
+
+def reading(trainer: OnlineTrainer) -> Callable:
+    """What a guide reads while one batch is drawn, of latents, times and texts."""
+    guide, count = trainer.sampler.guide, 0
+    if isinstance(guide, SiblingSteps):
+        guide, count = guide.guide, guide.settings.count
+    steps = len(guide.steps(frozenset(trainer.noisy))) if isinstance(guide, RolloutGuide) else 0
+
+    def read(x: torch.Tensor, t: torch.Tensor, texts: Conditioning) -> None:
+        for _ in range(steps * max(1, count)):
+            (guide.value if count else guide.value_and_gradient)(x, t, texts)
+
+    return read
 
 
 def bench_tiny(method: str, repeats: int) -> dict:
@@ -102,7 +133,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=6)
     args = parser.parse_args()
     for method in args.methods.split(","):
-        print(json.dumps(bench_tiny(method, args.repeats)), flush=True)
+        try:
+            print(json.dumps(bench_tiny(method, args.repeats)), flush=True)
+        except UserError as error:
+            print(f"{method} is left out: {error}", file=sys.stderr)
 
 
 if __name__ == "__main__":
