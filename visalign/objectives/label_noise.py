@@ -26,9 +26,9 @@ from torch import Tensor
 
 PRIOR = (2.0, 18.0)
 """Beta prior of a learnt e, in flipped and in right labels."""
-STEP = 0.1
+FLIP_STEP = 0.1
 """By which a = log(e / (1 - e)) follows its gradient, once an update."""
-MOST = 0.49
+MOST_FLIPPED = 0.49
 """Of a learnt e: beyond one half all labels would mean their opposite."""
 
 
@@ -100,7 +100,7 @@ class FlipRate:
         """Move a against the slope of the loss over all processes, and towards the prior."""
         flipped, right = PRIOR
         prior = (flipped - (flipped + right) * self.logit.sigmoid()) / self.labels
-        self._put((self.logit + STEP * (prior - slope)).clamp(max=math.log(MOST / (1 - MOST))))
+        self._put((self.logit + FLIP_STEP * (prior - slope)).clamp(max=math.log(MOST_FLIPPED / (1 - MOST_FLIPPED))))
 
     def _put(self, logit: Tensor) -> None:
         # a new tensor, since a loss that was computed with the old one may not have been learnt from yet
