@@ -30,6 +30,7 @@ from visalign.evaluators.verdict import KINDS_OF_EVIDENCE
 
 BUDGET, SETS, PROMPTS, SEEDS = 0.15, 10, 96, 4
 AT_ONCE = 250
+START = Path(__file__).resolve().parents[1] / "docs" / "measured" / "guard" / "start.json"
 
 
 def measure(out: Path) -> None:
@@ -203,13 +204,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--measure", action="store_true", help="sample first, and stop then")
+    parser.add_argument("--start", type=Path, default=START, help="what --measure wrote (default: the kept one)")
     parser.add_argument("--runs", type=int, default=10_000)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     if args.measure:
         measure(args.out)
         return
-    rows = simulate(np.array(json.loads((args.out / "start.json").read_text())["extra"]), args.runs)
+    rows = simulate(np.array(json.loads(args.start.read_text())["extra"]), args.runs)
     (args.out / "looks.json").write_text(json.dumps([row | {"gone": None} for row in rows]))
     print(table(rows))
     draw(rows, args.out)

@@ -89,7 +89,9 @@ def test_answers_with_labels_teach_kto(recipe, tmp_path):
         train_language(recipe("objective.name=kto", f"data.path={tmp_path / 'labels.jsonl'}", out="other"))
 
 
-@pytest.mark.parametrize("more", [(), ("objective={name: dpo, dynamic_labels: 0.2}",), ("objective.name=sparse_po",)])
+@pytest.mark.parametrize("more", [
+    (), ("objective={name: dpo, dynamic_labels: 0.2}",), ("objective.name=sparse_po",),
+    ("objective={name: dpo, forward_rate: learn}",)])
 def test_a_run_that_is_continued_ends_with_the_same_bits(recipe, more):
     whole = recipe("train.steps=4", *more, out="whole")
     train_language(whole)

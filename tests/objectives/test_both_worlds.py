@@ -17,6 +17,8 @@ SHARED = [
     ({"link": "ipo"}, {}, 9.0),  # (2 - 1/(2 * 0.1))^2
     ({"label_smoothing": 0.1}, {}, 0.618139),  # 0.9 * 0.598139 + 0.1 * 0.798139
     ({"flip_rate": 0.1}, {}, 0.573139),  # (0.9 * 0.598139 - 0.1 * 0.798139) / 0.8
+    ({"forward_rate": 0.1}, {}, 0.616432),  # -log(0.9 * 0.549834 + 0.1 * 0.450166)
+    ({"forward_rate": "learn"}, {"flip_logit": math.log(0.1 / 0.9)}, 0.616432),
     ({"margin": 0.1}, {"strength": 2.0}, math.log(2)),  # z - 0.1 * 2 = 0
     ({"strength_beta": 0.5, "strength_beta_rate": 0.5}, {"strength": 2.0}, 0.570176),  # z 0.2 (1 + 0.5 (1 - 1/e))
     ({}, {"chance": 0.75}, 0.648139),  # 0.598139 + 0.25 * 0.2
@@ -56,6 +58,7 @@ def test_every_shared_option_is_in_the_vector():
 @pytest.mark.parametrize("method", [LanguageDPO, FlowDPO])
 @pytest.mark.parametrize("settings, named", [
     ({"label_smoothing": 0.1, "flip_rate": 0.1}, "one of them"), ({"link": "hinge", "flip_rate": 0.1}, "sigmoid"),
+    ({"link": "ipo", "forward_rate": "learn"}, "sigmoid"), ({"forward_rate": 0.5}, "forward_rate must be"),
     ({"flip_rate": 0.5}, "flip_rate must be"), ({"beta": -0.1}, "beta must be"), ({"soft_labels": 0.0}, "soft_labels"),
     ({"link": "ipo", "margin": 0.1}, "link 'ipo' does not see"), ({"value": "optimistic"}, "go together"),
     ({"value_weight": 0.1}, "go together"), ({"dynamic_labels": 1.0}, "dynamic_labels must be"),

@@ -14,7 +14,7 @@ from PIL import Image
 from visalign.cli import main
 from visalign.config import RewardConfig
 from visalign.config.load import load_config
-from visalign.media.samples import Sample
+from visalign.media.samples import Sample, Video
 from visalign.rewards import build_reward
 from visalign.rewards.bias import FEATURES
 from visalign.storage.weights import write_tensors
@@ -100,6 +100,7 @@ def test_reward_can_be_built_and_scores_where_it_needs_no_server(file, tmp_path,
     if "url" in file.read_text():
         return
     reward.check()
-    source = Image.new("RGB", (64, 64), "blue")
-    answer = reward.score([Sample("a red fruit", Image.new("RGB", (64, 64), "red"), sources=(source,))])
+    source, red = Image.new("RGB", (64, 64), "blue"), Image.new("RGB", (64, 64), "red")
+    media = red if "image" in reward.modalities else Video([red, source, red], 8.0)
+    answer = reward.score([Sample("a red fruit", media, sources=(source,))])
     assert answer.values.isfinite().all(), answer.remarks

@@ -77,6 +77,8 @@ def test_recipe_runs_on_a_tiny_network(file, pipeline, video_pairs_file, tmp_pat
                       "rollout.prompts_per_epoch=2", f"rollout.group_size={group}", f"rollout.batch_size={group}",
                       "rollout.steps=4", "train.epochs=1", "train.updates_per_epoch=1", "train.batch_size=4",
                       "reward.models=[motion, contrast]"]
+        if config.advantage.get("schedule"):
+            overrides.append("advantage.schedule={layout: [contrast], texture: [motion], split: 0.8}")
         kind = TINY[config.model.source]
         overrides += guide_source(config, tmp_path, pipeline(config.model.source)[0], kind)
     result = CliRunner().invoke(main, ["--debug", "train", str(file), *overrides], catch_exceptions=False)

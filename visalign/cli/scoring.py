@@ -20,6 +20,7 @@ from visalign.cli.options import (
 )
 from visalign.cli.ray_options import ray_options, ray_settings
 from visalign.cli.reading import how_to_read, reading_options
+from visalign.cli.reward_distance import distance
 from visalign.cli.serving import serve
 from visalign.cli.verbs import Verb, Verbs
 from visalign.errors import UserError
@@ -216,10 +217,11 @@ def report(results, out: Path) -> None:
 
 @click.group(cls=Verbs)
 def reward() -> None:
-    """Train the unified reward, measure any reward, remove its biases, serve it."""
+    """Train the unified reward, measure and compare any rewards, remove their biases, serve them."""
 
 
 reward.add_command(serve)
+reward.add_command(distance)
 
 
 @reward.command("train")

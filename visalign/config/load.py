@@ -134,11 +134,17 @@ def build_dataclass(kind: type, settings: dict[str, Any], unknown: str, prefix: 
     try:
         return _adapter(kind).validate_python(settings)
     except ValidationError as error:
-        first = min(error.errors(), key=lambda each: each["type"] != "unexpected_keyword_argument")
+        first = min(error.errors(), key=lambda each: (each["type"] != "unexpected_keyword_argument",
+                                                      isinstance(each["input"], str) != _is_word(each)))
         if first["type"] == "unexpected_keyword_argument":  # of settings within a setting
             raise UserError(unknown.format(key=".".join(map(str, first["loc"])))) from None
-        key = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{prefix}{'.' if key else ': '}{_message(key, first)}") from None
+        key = ".".join(str(part) for part in first["loc"] if not _ALTERNATIVE.fullmatch(str(part)))
+        or_number = " or a number" if _is_word(first) and str(first["loc"][-1]).startswith("literal[") else ""
+        raise UserError(f"{prefix}{'.' if key else ': '}{_message(key, first)}{or_number}") from None
+
+
+def _is_word(error: dict) -> bool:
+    return error["type"] == "literal_error"
 
 
 _adapter = lru_cache(TypeAdapter)
@@ -172,7 +178,7 @@ def _explain(errors: ValidationError, kind: type[BaseModel]) -> str:
     return _message(key, error)
 
 
-_ALTERNATIVE = re.compile(r"(constrained-)?(int|str)|(tuple|dict)\[.*\]")
+_ALTERNATIVE = re.compile(r"(constrained-)?(int|float|str)|(tuple|dict|literal)\[.*\]")
 """How pydantic names the alternatives of a type in an error's location."""
 
 _EXPECTED = {"string_pattern_mismatch": "it must not be empty", "too_short": "it must not be empty",

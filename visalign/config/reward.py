@@ -88,6 +88,13 @@ class RewardTrainSettings(Settings):
     wait_minutes: WaitMinutes = 60.0
 
 
+def check_peers(objective: dict[str, Any], setting: str, members: int) -> None:
+    """Raise ValueError where members of an ensemble choose pairs for one another and there is one."""
+    if objective.get("peer_filter") and members < 2:
+        raise ValueError(f"objective.peer_filter {objective['peer_filter']}: members choose the pairs of one another, "
+                         f"got {setting} {members}; take at least 2")
+
+
 class RewardConfig(Settings):
     """One training of the unified reward. `objective` is {name: preference, and its settings}."""
 
@@ -107,4 +114,5 @@ class RewardConfig(Settings):
     @model_validator(mode="after")
     def _consistent(self):
         refuse_fused(self.optim, "a reward model's gradients are clipped together")
+        check_peers(self.objective, "model.members", self.model.members)
         return self

@@ -18,6 +18,7 @@ from visalign.objectives.base import Outcome
 from visalign.objectives.language import LanguageObjective, PairLogs, TokenLogs
 from visalign.objectives.links import LabelTable
 from visalign.objectives.srpo import REVISIONS
+from visalign.trainers.flips import LearntFlips
 
 _dpo = import_trl("trl.trainer.dpo_trainer")
 _peft = import_trl("trl.models.utils")
@@ -62,6 +63,7 @@ class PreferenceTrainer(_dpo.DPOTrainer):
         self.objective, self.labels, self.on_metrics = objective, labels, on_metrics
         self.teachers = teachers or {}
         super().__init__(**given)
+        self.flips = LearntFlips(objective, len(given["train_dataset"]), self.accelerator)
         self.heads = heads
         if heads is not None:
             self.model.add_module(HEADS, heads.to(self.accelerator.device))  # where the optimiser finds it
@@ -77,7 +79,9 @@ class PreferenceTrainer(_dpo.DPOTrainer):
         outcome: Outcome = self.objective(logs)
         metrics = outcome.metrics | {"loss": outcome.loss.detach().expand(len(logs.chosen))}
         if self.model.training:
-            self.on_metrics(metrics)
+            self.flips.seen(outcome.loss)
+            self.on_metrics(metrics | {name: torch.full_like(logs.chosen.detach(), rate)
+                                       for name, rate in self.flips.after_step().items()})
             if self.labels is not None:
                 self.labels.visited(inputs["row"].long().tolist(), outcome.metrics["margin"])
         return (outcome.loss, metrics) if return_outputs else outcome.loss
@@ -106,6 +110,7 @@ class PreferenceTrainer(_dpo.DPOTrainer):
         if self.labels is not None:
             more["label"] = self.labels.of(columns["row"].long().tolist()).to(mask.device)
         return PairLogs.of_sides(*sides[:2], revisions=revisions, across=self.across, **more,
+                                 flip_logit=self.flips.logit,
                                  columns={name: own[name] for name in self.objective.columns},
                                  gaps={name: own[f"gap.{name}"] for name in self.objective.rewards})
 
@@ -192,6 +197,8 @@ class PreferenceTrainer(_dpo.DPOTrainer):
         kept = read_beside(Path(resume_from_checkpoint), bool(self.beside()))
         if self.labels is not None:
             self.labels.load_state_dict(kept)
+        for flips in self.flips.kept.values():
+            flips.load_state_dict(kept)
         if self.heads is not None:
             self.heads.load_state_dict({name.removeprefix(f"{HEADS}."): value for name, value in kept.items()
                                         if name.startswith(f"{HEADS}.")})
@@ -199,6 +206,8 @@ class PreferenceTrainer(_dpo.DPOTrainer):
     def beside(self) -> dict[str, Tensor]:
         """What a checkpoint keeps beside the model's weights."""
         kept = dict(self.labels.state_dict()) if self.labels is not None else {}
+        for flips in self.flips.kept.values():
+            kept |= flips.state_dict()
         return kept | {f"{HEADS}.{name}": value for name, value in (
             self.heads.state_dict().items() if self.heads is not None else ())}
 

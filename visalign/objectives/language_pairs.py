@@ -175,11 +175,11 @@ class SPPO(AnswerPairOptions):
 
     def __post_init__(self):
         super().__post_init__()
-        if (self.link != "sigmoid" or self.label_smoothing or self.flip_rate or self.margin or self.margin_of
+        if (self.link != "sigmoid" or self.noise or self.margin or self.margin_of
                 or self.strength_beta):
-            raise ValueError("link, label_smoothing, flip_rate, margin, margin_of and strength_beta are of losses on a "
-                             "difference, which sppo is not; say how sure labels are by chance, soft_labels or "
-                             "confidence")
+            raise ValueError("link, label_smoothing, flip_rate, forward_rate, margin, margin_of and strength_beta are "
+                             "of losses on a difference, which sppo is not; say how sure labels are by chance, "
+                             "soft_labels or confidence")
 
     @property
     def needs(self) -> frozenset[str]:

@@ -8,8 +8,8 @@ With h the policy's log-ratio of chosen to rejected in excess of the reference's
 mean over both labels, p l(z) + (1 - p) l(-z), with every link. What says how sure a label is, the data's `chance`,
 `soft_labels` and `dynamic_labels`, counts as independent flips of it.
 
-cDPO and rDPO: Chowdhury et al. 2024 (arXiv 2403.00409). MODPO: Zhou et al. 2023 (arXiv 2310.03708). VPO: Cen et al.
-2024 (arXiv 2405.19320). Dynamic labels: POWER-DL, Rashidinejad and Tian 2024 (arXiv 2412.09544). A beta that grows with
+Label noise: objectives/label_noise.py. MODPO: Zhou et al. 2023 (arXiv 2310.03708). VPO: Cen et al. 2024 (arXiv
+2405.19320). Dynamic labels: POWER-DL, Rashidinejad and Tian 2024 (arXiv 2412.09544). A beta that grows with
 the strength: MM-RLHF (Zhang et al. 2025, arXiv 2502.10391), as a note on it has it; its code: beta (1 + 0.1 strength).
 """
 
@@ -21,27 +21,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from visalign.objectives.label_noise import LabelNoise
 from visalign.validation.ranges import Fraction, Positive, Ranged, UnderHalf, Weight
 
 LEAST_PART = 0.05
 """Of the preference beside the rewards of `margin_of`; its inverse multiplies the gradient."""
-
-
-def check_label_noise(label_smoothing: float, flip_rate: float) -> None:
-    """Raise ValueError when both are set."""
-    if label_smoothing and flip_rate:
-        raise ValueError("label_smoothing and flip_rate model the same label noise: set one of them")
-
-
-def noisy_label_loss(agree: Tensor, disagree: Tensor, label_smoothing: float, flip_rate: float) -> Tensor:
-    """The loss given what it would be for the label (`agree`) and for the opposite label (`disagree`).
-
-    cDPO: (1 - e) agree + e disagree. rDPO (Chowdhury et al. 2024): ((1 - e) agree - e disagree) / (1 - 2 e), whose
-    mean over labels flipped with probability e is the loss of the clean label.
-    """
-    if flip_rate:
-        return ((1 - flip_rate) * agree - flip_rate * disagree) / (1 - 2 * flip_rate)
-    return (1 - label_smoothing) * agree + label_smoothing * disagree
 
 
 def right_after_both(first: Tensor | float, second: Tensor | float) -> Tensor | float:
@@ -55,13 +39,14 @@ class Labels:
 
     chance: how probable it is that the chosen one is better at all (1: certain). label: the same by the table of
     `dynamic_labels`. weight: how much the pair counts beside others. coin: where a label is drawn at every visit, a
-    uniform number in [0, 1) for each.
+    uniform number in [0, 1) for each. flip_logit: of a learnt share of flipped labels, a scalar.
     """
 
     chance: Tensor | float = 1.0
     label: Tensor | float = 1.0
     weight: Tensor | float = 1.0
     coin: Tensor | None = None
+    flip_logit: Tensor | None = None
 
     def mean(self, losses: Tensor) -> Tensor:
         """The loss of the batch from those of its pairs, [B] -> a scalar: w l / B, summed."""
@@ -75,6 +60,7 @@ class LabelledPairs(Protocol):
     chance: Tensor | float
     label: Tensor | float
     coin: Tensor | None
+    flip_logit: Tensor | None
 
     def mean(self, losses: Tensor) -> Tensor: ...
 
@@ -90,6 +76,8 @@ class PairOptions(Ranged):
     `calibrated`, the squared distance of z from the gap of the win rates that the pairs carry (CaPO).
     label_smoothing: cDPO, the assumed share of flipped labels, 0 <= e < 0.5.
     flip_rate: rDPO, the loss that is unbiased under that share of flipped labels, 0 <= e < 0.5.
+    forward_rate: the likelihood of the labels with that share of them flipped, which lets go of labels that the policy
+    firmly contradicts, 0 <= e < 0.5; `learn` finds that share beside the policy.
     sft_weight: RPO, adds sft_weight times the loss of imitating the chosen one. margin: z is lowered by margin *
     strength.
     strength_beta, strength_beta_rate: w and k of MM-RLHF, z is multiplied by 1 + w (1 - e^(-k strength)), so that the
@@ -107,6 +95,7 @@ class PairOptions(Ranged):
     ipo_tau: Positive = 0.1
     label_smoothing: UnderHalf = 0.0
     flip_rate: UnderHalf = 0.0
+    forward_rate: UnderHalf | Literal["learn"] = 0.0
     sft_weight: Weight = 0.0
     margin: Weight = 0.0
     strength_beta: Weight = 0.0
@@ -119,9 +108,9 @@ class PairOptions(Ranged):
 
     def __post_init__(self):
         super().__post_init__()
-        check_label_noise(self.label_smoothing, self.flip_rate)
-        if self.link != "sigmoid" and (self.label_smoothing or self.flip_rate):
-            raise ValueError(f"label_smoothing and flip_rate need link 'sigmoid', got link '{self.link}'")
+        self.noise.check()
+        if self.link != "sigmoid" and self.noise:
+            raise ValueError(f"label_smoothing, flip_rate and forward_rate need link 'sigmoid', got link '{self.link}'")
         if self.link == "ipo" and (self.margin or self.margin_of):
             raise ValueError("margin and margin_of lower z, which link 'ipo' does not see; take link sigmoid or hinge")
         if self.link == "ipo" and self.strength_beta:
@@ -134,13 +123,17 @@ class PairOptions(Ranged):
                              f"{self.value_weight:g}")
 
     @property
+    def noise(self) -> LabelNoise:
+        return LabelNoise(self.label_smoothing, self.flip_rate, self.forward_rate)
+
+    @property
     def own_part(self) -> float:
         """w_k of MODPO, the weight of the preference beside those of the rewards."""
         return 1 - sum((self.margin_of or {}).values())
 
     def loss_of(self, z: Tensor, h: Tensor, pairs: LabelledPairs) -> Tensor:
         """The mean loss of a batch of pairs, before what is added to it; z and h [B]."""
-        return pairs.mean(self._expected_loss(self._lowered(z, pairs), h, self.chance_of(pairs)))
+        return pairs.mean(self._expected_loss(self._lowered(z, pairs), h, self.chance_of(pairs), pairs.flip_logit))
 
     def value_term(self, log_ratio: Tensor, pairs: LabelledPairs) -> Tensor | float:
         """VPO's -+ value_weight beta rho, averaged; log_ratio: rho [B] of the chosen ones, on which it is calibrated.
@@ -171,16 +164,16 @@ class PairOptions(Ranged):
             return z
         return (z - sum(weight * pairs.reward_gap(name) for name, weight in self.margin_of.items())) / self.own_part
 
-    def _expected_loss(self, z: Tensor, h: Tensor, chance: Tensor | float) -> Tensor:
+    def _expected_loss(self, z: Tensor, h: Tensor, chance: Tensor | float, flip_logit: Tensor | None) -> Tensor:
         """Mean of the loss over the label, which is right with probability `chance`, [B]."""
-        return chance * self._link_loss(z, h) + (1 - chance) * self._link_loss(-z, -h)
+        return chance * self._link_loss(z, h, flip_logit) + (1 - chance) * self._link_loss(-z, -h, flip_logit)
 
-    def _link_loss(self, z: Tensor, h: Tensor) -> Tensor:
+    def _link_loss(self, z: Tensor, h: Tensor, flip_logit: Tensor | None) -> Tensor:
         if self.link == "hinge":
             return F.relu(1 - z)
         if self.link == "ipo":
             return (h - 1 / (2 * self.ipo_tau)).square()
-        return noisy_label_loss(-F.logsigmoid(z), -F.logsigmoid(-z), self.label_smoothing, self.flip_rate)
+        return self.noise.loss(-F.logsigmoid(z), -F.logsigmoid(-z), flip_logit)
 
 
 class LabelTable:

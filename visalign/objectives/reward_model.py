@@ -23,9 +23,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from visalign.objectives.base import Outcome
-from visalign.objectives.links import check_label_noise, noisy_label_loss
+from visalign.objectives.label_noise import LabelNoise
+from visalign.objectives.peers import easy_for_peers, share_dropped
 from visalign.objectives.registry import register
-from visalign.validation.ranges import AboveOne, Positive, Ranged, UnderHalf, Weight
+from visalign.validation.ranges import AboveOne, Fraction, Positive, Ranged, UnderHalf, Weight
 
 Filter = Callable[[Tensor], Tensor]
 """From losses [B, E, D] (without gradients, NaN where there is no label) to a factor [B, E] of each pair's weight."""
@@ -41,9 +42,10 @@ class Comparison(NamedTuple):
 
     a, b: rewards [B, E, D] of E ensemble members in D dimensions. outcome: 1 where a is preferred, 0 where b is, 0.5
     for a tie, [B, D]. strength: [B]. rating_a, rating_b: [B, D]. filters: of the batch; each pair's weight for each
-    member is their product, 1 without any.
+    member is their product, 1 without any. flip_logit: of a learnt share of flipped labels, a scalar.
+    done: the share of the run that is over.
     across: mean of a tensor over the processes that share the batch, so that sparse labels have equal weight on all of
-    them.
+    them. together: the rows of all of them.
     """
 
     a: Tensor
@@ -53,7 +55,10 @@ class Comparison(NamedTuple):
     rating_a: Tensor
     rating_b: Tensor
     filters: tuple[Filter, ...] = ()
+    flip_logit: Tensor | None = None
+    done: float = 1.0
     across: Callable[[Tensor], Tensor] = lambda tensor: tensor
+    together: Callable[[Tensor], Tensor] = lambda tensor: tensor
 
 
 @register("reward", "preference")
@@ -62,7 +67,9 @@ class RewardModelLoss(Ranged):
     """Settings of the loss.
 
     ties: how tied pairs are used (`drop`: not at all). k, nu: of Rao-Kupper and Davidson. margin: what m must exceed,
-    times the pair's strength. scaled: multiply by the strength (HelpSteer2). label_smoothing, flip_rate: label noise.
+    times the pair's strength. scaled: multiply by the strength (HelpSteer2). label_smoothing, flip_rate,
+    forward_rate: label noise, see label_noise.py. peer_filter: of each batch the share that a member leaves out in the
+    end, since another one finds it hard, see peers.py.
     preference_weight, rating_weight: of comparisons and of ratings. rating_loss: `mse` or, for 0/1 labels, `bce`.
     """
 
@@ -73,6 +80,8 @@ class RewardModelLoss(Ranged):
     scaled: bool = False
     label_smoothing: UnderHalf = 0.0
     flip_rate: UnderHalf = 0.0
+    forward_rate: UnderHalf | Literal["learn"] = 0.0
+    peer_filter: Fraction = 0.0
     preference_weight: Weight = 1.0
     rating_weight: Weight = 0.0
     rating_loss: Literal["mse", "bce"] = "mse"
@@ -82,15 +91,19 @@ class RewardModelLoss(Ranged):
 
     def __post_init__(self):
         super().__post_init__()
-        check_label_noise(self.label_smoothing, self.flip_rate)
+        self.noise.check()
         if self.preference_weight == self.rating_weight == 0:
             raise ValueError("preference_weight and rating_weight are both 0, so there is nothing to learn")
+
+    @property
+    def noise(self) -> LabelNoise:
+        return LabelNoise(self.label_smoothing, self.flip_rate, self.forward_rate)
 
     def __call__(self, batch: Comparison) -> Outcome:
         m = batch.a - batch.b
         outcome, strength = batch.outcome[:, None].expand_as(m), batch.strength[:, None, None].expand_as(m)
-        losses = self.preference_weight * self.pair_loss(m, outcome, strength)
-        weight = member_weight(losses, (*self.filters, *batch.filters))
+        losses = self.preference_weight * self.pair_loss(m, outcome, strength, batch.flip_logit)
+        weight = member_weight(losses, (*self.filters, *self._peers(batch), *batch.filters))
         loss = masked_mean(losses, weight, batch.across)
         if self.rating_weight:
             for rewards, ratings in ((batch.a, batch.rating_a), (batch.b, batch.rating_b)):
@@ -101,11 +114,16 @@ class RewardModelLoss(Ranged):
         correct = torch.where(decided, ((mean > 0) == (batch.outcome > 0.5)).float(), float("nan"))
         return Outcome(loss, {"accuracy": correct, "gap": torch.where(decided, mean.abs(), float("nan"))})
 
-    def pair_loss(self, m: Tensor, outcome: Tensor, strength: Tensor) -> Tensor:
+    def _peers(self, batch: Comparison) -> tuple[Filter, ...]:
+        if not self.peer_filter:
+            return ()
+        return (easy_for_peers(share_dropped(self.peer_filter, batch.done), batch.together),)
+
+    def pair_loss(self, m: Tensor, outcome: Tensor, strength: Tensor, flip_logit: Tensor | None = None) -> Tensor:
         """Loss of each margin m given its outcome (1, 0, 0.5 or NaN) and strength, all of one shape; NaN masked."""
         sign = torch.where(outcome < 0.5, -1.0, 1.0)
         toward = sign * m - self.margin * (1 if self.ties == "win_tie" else strength)
-        decided = noisy_label_loss(self._decided(toward), self._decided(-toward), self.label_smoothing, self.flip_rate)
+        decided = self.noise.loss(self._decided(toward), self._decided(-toward), flip_logit)
         if self.scaled:
             decided = decided * strength
         loss = torch.where(outcome == 0.5, self._tied(m), decided)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from visalign.errors import UserError
 from visalign.media.samples import Sample
 from visalign.rewards.base import RewardModel, Scores
+from visalign.rewards.clip_tokens import check_has_tokens, patch_tokens, text_tokens
 from visalign.rewards.openclip import (
     check_clip_source,
     cut_prompts,
@@ -116,6 +117,24 @@ class ClipScore(RewardModel):
         network = self.network
         found = network.encode_image(pixels_to_batch(self.preprocess, pixels.to(self.device), self.name))
         return F.normalize(found.float(), dim=-1)
+
+    def check_tokens(self, where: str) -> None:
+        """Raise UserError starting with `where` for a model whose words and patches have no features; loads nothing."""
+        check_has_tokens(self.source, where)
+
+    @torch.no_grad()
+    def patch_features(self, images: list[Image.Image]) -> Tensor:
+        """Unit features of the patches of n images, float32 [n, h, w, d] on the CPU."""
+        network = self.network
+        return torch.cat([patch_tokens(network, to_batch(self.preprocess, images[start:start + self.batch_size])
+                                       .to(self.device)).cpu() for start in range(0, len(images), self.batch_size)])
+
+    @torch.no_grad()
+    def word_features(self, prompt: str) -> tuple[Tensor, str | None]:
+        """Unit features of a prompt's tokens and of its end, float32 [l, d] on the CPU, and a note where it was cut."""
+        network = self.network
+        return text_tokens(network, self.tokenizer([prompt]).to(self.device))[0].cpu(), cut_prompts(
+            self.tokenizer, [prompt]).get(0)
 
     def score_pixels(self, pixels: Tensor, prompts: list[str]) -> Tensor:
         """As `score`, of square pixels [B, 3, H, W] in [0, 1] and with gradients, [B, 1]."""

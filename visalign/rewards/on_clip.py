@@ -74,8 +74,8 @@ def refuse_width(clip: Reward, width: int, own: int, where: str) -> None:
 
 
 @dataclass
-class OfClip(OnClip):
-    """Base of rewards `of` one reward that has features: an image's cosine with what its prompt should be."""
+class OneClip(OnClip):
+    """Base of rewards `of` one reward that has features of images and prompts."""
 
     of: Any = field(default_factory=list)
 
@@ -91,6 +91,11 @@ class OfClip(OnClip):
             raise ValueError(f"of: {inner[0].name} has no features of images and prompts; take a CLIP model such as "
                              "tiny-clip, clip:ARCHITECTURE/TAG or hpsv2")
         self._clip = inner[0]
+
+
+@dataclass
+class OfClip(OneClip):
+    """Base of rewards `of` one CLIP model: an image's cosine with what its prompt should be."""
 
     @abstractmethod
     def wanted(self, prompts: list[str]) -> tuple[Tensor, list[str | None]]:

@@ -39,7 +39,8 @@ from visalign.rewards.text.points import Points
 from visalign.rewards.text.polar import Polar
 from visalign.rewards.text.refusal import RefusalJudge, RefusalRule
 from visalign.rewards.text.sequence import SequenceReward
-from visalign.rewards.transport import TransportQuality
+from visalign.rewards.transport import TransportQuality, TransportSemantic
+from visalign.rewards.views import Views
 from visalign.rewards.web.reward import HttpReward
 from visalign.storage.open_clip_models import CLIP_ASSETS, EMBEDDED_CLIPS
 from visalign.storage.yaml_files import read_yaml
@@ -68,6 +69,7 @@ REWARDS: dict[str, type] = {
     "relative": Relative,
     "directional": Directional,
     "transport_quality": TransportQuality,
+    "transport_semantic": TransportSemantic,
     "background_kept": BackgroundKept,
     "source_change": SourceChange,
     "ocr": OcrText,
@@ -83,6 +85,7 @@ REWARDS: dict[str, type] = {
     "prompt_motion": video_rules.PromptMotion,
     "subject_consistency": video_rules.SubjectConsistency,
     "frames": video_rules.OnFrames,
+    "views": Views,
     "emoji_group": EmojiGroup,
     "emoji_edit": EmojiEdit,
     "brevity": text_rules.Brevity,

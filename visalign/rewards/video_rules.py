@@ -184,17 +184,23 @@ class OnFrames(RewardModel):
         return self.inner.held_bytes()
 
     def score_batch(self, samples: list[Sample]) -> Scores:
-        frames = [sample.frames(self.frames) for sample in samples]
-        flat = [sample.with_media(image) for sample, each in zip(samples, frames, strict=True)
-                for image in each]
-        answer = self.inner.score(flat)
-        values, remarks, start = [], {}, 0
-        for i, each in enumerate(frames):
-            rows = answer.values[start:start + len(each)]
+        values, remarks = [], {}
+        for i, (rows, reason) in enumerate(scores_of_frames(self.inner, samples, self.frames)):
             worst = rows.amin(0) if self.higher_is_better else rows.amax(0)
             values.append(rows.mean(0) if self.pool == "mean" else torch.where(rows.isnan().any(0), torch.nan, worst))
-            noted = [answer.remarks[j] for j in range(start, start + len(each)) if j in answer.remarks]
-            if noted:
-                remarks[i] = noted[0]
-            start += len(each)
+            if reason:
+                remarks[i] = reason
         return Scores(torch.stack(values), remarks)
+
+
+def scores_of_frames(reward: Reward, samples: list[Sample], count: int) -> list[tuple[Tensor, str | None]]:
+    """Of each video an image reward's values of at most `count` frames, float32 [F, D], and the first remark on one."""
+    frames = [sample.frames(count) for sample in samples]
+    answer = reward.score([sample.with_media(image) for sample, each in zip(samples, frames, strict=True)
+                           for image in each])
+    found, start = [], 0
+    for each in frames:
+        remarks = (answer.remarks[j] for j in range(start, start + len(each)) if j in answer.remarks)
+        found.append((answer.values[start:start + len(each)], next(remarks, None)))
+        start += len(each)
+    return found

@@ -36,6 +36,23 @@ def test_labels_move_and_a_continued_run_ends_in_the_same_bits(recipe, tmp_path)
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
+def test_a_learnt_share_of_flips_moves_and_a_continued_run_ends_in_the_same_bits(recipe, two_processes, tmp_path):
+    learning = MOVING | {"objective": {"beta": 2000.0, "forward_rate": "learn"}}
+    for name in ("whole", "cut"):
+        run(recipe("sd3", name=f"{name}.yaml", output={"folder": str(tmp_path / name)}, train={"batch_size": 2},
+                   **learning))
+    shutil.rmtree(tmp_path / "cut" / "checkpoints" / "step-00000004")
+    run(tmp_path / "cut.yaml", "--resume")
+    shares = [row["forward_rate"] for row in rows(tmp_path / "whole")]
+    assert shares[0] == pytest.approx(0.1) != shares[1] != shares[2]  # z = 0 at the start says nothing of flips
+    assert shares[-1] == rows(tmp_path / "cut")[-1]["forward_rate"]
+    a, b = weights(tmp_path / "whole", 4), weights(tmp_path / "cut", 4)
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    two = recipe("sd3", name="two.yaml", output={"folder": str(tmp_path / "two")}, train={"batch_size": 1}, **learning)
+    two_processes(VISALIGN, "train", two)
+    assert [row["forward_rate"] for row in rows(tmp_path / "two")] == pytest.approx(shares, rel=1e-4)
+
+
 def test_labels_soften_the_loss_at_the_second_visit(recipe, tmp_path):
     # all six pairs a step: at the first every label is 1 and z = 0, at the second 0.85
     options = MOVING | {"objective": {"beta": 2000.0}, "train": {"steps": 2, "batch_size": 6}}

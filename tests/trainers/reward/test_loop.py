@@ -138,9 +138,11 @@ def test_it_learns_what_the_labels_say_and_is_usable_by_its_folder(recipe, tmp_p
     assert values[0, 1] > values[1, 1]
 
 
-def test_a_killed_training_continues_to_the_same_weights(recipe, tmp_path):
-    assert invoke("train", recipe("whole.yaml", output={"folder": str(tmp_path / "whole")})).exit_code == 0
-    cut = recipe("cut.yaml", output={"folder": str(tmp_path / "cut")})
+@pytest.mark.parametrize("objective", [{}, {"forward_rate": "learn"}], ids=["plain", "forward"])
+def test_a_killed_training_continues_to_the_same_weights(recipe, tmp_path, objective):
+    whole = recipe("whole.yaml", objective=objective, output={"folder": str(tmp_path / "whole")})
+    assert invoke("train", whole).exit_code == 0
+    cut = recipe("cut.yaml", objective=objective, output={"folder": str(tmp_path / "cut")})
     code = (
         "import sys, time; from visalign.trainers.reward.loop import RewardTrainer as T; learn = T.train_unit\n"
         "T.train_unit = lambda self, *given: (time.sleep(0.3), learn(self, *given))[1]\n"
@@ -157,6 +159,9 @@ def test_a_killed_training_continues_to_the_same_weights(recipe, tmp_path):
     assert invoke("train", cut, "--resume").exit_code == 0
     whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "cut")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    shares = [[json.loads(line).get("forward_rate") for line in (tmp_path / name / "metrics.jsonl").open()][-1]
+              for name in ("whole", "cut")]
+    assert shares[0] == shares[1] and (shares[0] is None) == (not objective)
 
 
 @pytest.mark.parametrize("engine", [
@@ -165,18 +170,19 @@ def test_a_killed_training_continues_to_the_same_weights(recipe, tmp_path):
         importlib.util.find_spec("deepspeed") is None, reason="needs visalign[deepspeed]"))])
 def test_two_processes_learn_what_one_does_with_twice_the_batch(recipe, tmp_path, two_processes, engine):
     settings = {"train": {"steps": 3, "bootstrap": True}}
+    noise = {"ties": "drop", "peer_filter": 0.4, "forward_rate": "learn"}
     one = recipe(
         "one.yaml",
         output={"folder": str(tmp_path / "one")},
         train=settings["train"] | {"batch_size": 6},
-        objective={"ties": "drop"},
+        objective=noise,
         data={"holdout": 0.0},
     )
     two = recipe(
         "two.yaml",
         output={"folder": str(tmp_path / "two")},
         train=settings["train"] | {"batch_size": 3},
-        objective={"ties": "drop"},
+        objective=noise,
         data={"holdout": 0.0},
     )
     assert invoke("train", one).exit_code == 0
@@ -222,6 +228,8 @@ def test_eval_takes_any_reward_and_says_which_dimension_scored(table, tmp_path):
         (["objective.name=flow_dpo"], "preference"),
         (["data.holdout=0.9999"], "nothing to train on"),
         (["model.dimensions=[style]"], "video_only"),
+        (["objective.peer_filter=0.3", "model.members=1"], "model.members 1"),
+        (["objective.peer_filter=1"], "objective.peer_filter is 1: it must be below 1"),
     ],
 )
 def test_mistakes_end_in_one_sentence(recipe, overrides, word):

@@ -30,6 +30,7 @@ from visalign.storage.out_of_memory import memory_told
 from visalign.storage.run_folder import RunFolder
 from visalign.trainers.base import GeneratorTrainer
 from visalign.trainers.bucket_order import BucketOrder
+from visalign.trainers.flips import LearntFlips
 from visalign.trainers.metrics import pair_likelihoods, pair_metrics
 from visalign.trainers.offline.encoded_pairs import (
     EncodedPair,
@@ -81,7 +82,8 @@ class OfflineTrainer(GeneratorTrainer):
         super().__init__(config, generator, run, accelerator)
         self.states = STATES[self.objective.states].of(self)
         self.labels = PairLabels(getattr(self.objective, "dynamic_labels", 0.0), items, accelerator)
-        self.state.extras |= self.states.extras | self.labels.kept
+        self.flips = LearntFlips(self.objective, len(items), accelerator)
+        self.state.extras |= self.states.extras | self.labels.kept | self.flips.kept
         self._policy_errors = recomputed_errors if config.train.one_side_at_a_time else row_errors
 
     @staticmethod
@@ -143,12 +145,13 @@ class OfflineTrainer(GeneratorTrainer):
                 outcome = self.objective(errors)
                 self.stop_unless_finite(outcome.loss, items)
                 self.labels.visited(items, outcome.metrics)
+                self.flips.seen(outcome.loss)
                 self.backward(outcome.loss / len(batch))
             collected.append(pair_metrics(outcome, errors))
         report = self.optimizer_step(items)
         self.labels.after_step()
         self.states.after_step(step + 1)
-        return self.log.reduce(collected) | report.as_row()
+        return self.log.reduce(collected) | report.as_row() | self.flips.after_step()
 
     def prepare(self, places: range, items: list[EncodedPair]) -> PreparedPairs:
         """All that a micro-batch needs beside the network, drawn for the items' places in the order."""
@@ -202,6 +205,7 @@ class OfflineTrainer(GeneratorTrainer):
             log_snr=self.generator.process.log_snr(t[:len(batch.chosen)]).to(device),
             strength=batch.strength.to(device), chance=batch.chance.to(device),
             coin=None if batch.coin is None else batch.coin.to(device),
+            flip_logit=self.flips.logit,
             desirable=None if batch.desirable is None else batch.desirable.to(device),
             chosen_reward=None if batch.chosen_reward is None else batch.chosen_reward.to(device),
             rejected_reward=None if batch.rejected_reward is None else batch.rejected_reward.to(device))

@@ -27,6 +27,7 @@ from visalign.parallel.opening import engine_of
 from visalign.sampling.seeds import rng_at
 from visalign.storage.run_folder import RunFolder
 from visalign.trainers.base import Trainer
+from visalign.trainers.flips import LearntFlips
 from visalign.trainers.offline.encoded_pairs import first_not_finite
 from visalign.trainers.order import DataOrder, keep_digest
 from visalign.trainers.prefetch import Prefetch
@@ -75,6 +76,8 @@ class RewardTrainer(Trainer):
         super().__init__(config, named, run, accelerator, groups=groups_of(named, config), engine=engine,
                          reach=GradientReach(named, getattr(network, "unused_weights", ())))
         self.dtype = pick_dtype(config.train.precision, accelerator.device)
+        self.flips = LearntFlips(self.objective, decided_labels(items, self.settings.dimensions), accelerator)
+        self.state.extras |= self.flips.kept
 
     def networks(self) -> list[torch.nn.Module]:
         return [self.network]
@@ -125,11 +128,13 @@ class RewardTrainer(Trainer):
     def train_unit(self, step: int, batch: Prepared) -> dict[str, float]:
         outcome = self._loss(batch)
         self.stop_unless_finite(outcome.loss, batch)
+        self.flips.seen(outcome.loss)
         self.backward(outcome.loss)
         report = self.optimizer_step(batch)
         loss = self.accelerator.gather(outcome.loss.detach().reshape(1)).mean().item()
         correct = self.accelerator.gather(outcome.metrics["accuracy"])
-        return {"loss": loss, **report.as_row(), **accuracies(correct, self.settings.dimensions)}
+        return {"loss": loss, **report.as_row(), **accuracies(correct, self.settings.dimensions),
+                **self.flips.after_step()}
 
     def _loss(self, batch: Prepared) -> Outcome:
         device = self.accelerator.device
@@ -140,7 +145,8 @@ class RewardTrainer(Trainer):
         filters = () if batch.weight is None else (bootstrap(batch.weight.to(device)),)
         return self.objective(Comparison(a, b, *(t.to(device) for t in (
             batch.outcome, batch.strength, batch.rating_a, batch.rating_b)), filters,
-            across=lambda tensor: self.accelerator.reduce(tensor, "mean")))
+            self.flips.logit, self.state.step / self.config.train.steps,
+            across=lambda tensor: self.accelerator.reduce(tensor, "mean"), together=self.accelerator.gather))
 
     @torch.no_grad()
     def standard(self) -> dict[str, list[float]]:
@@ -164,6 +170,11 @@ class RewardTrainer(Trainer):
             weight = first_not_finite(self.network)
             cause = f"nothing was learnt yet; {f'the weight {weight} is not' if weight else 'look at what it reads'}"
         return f" in the batch that begins with {batch.items[0].where} ({cause})"
+
+
+def decided_labels(items: list[Annotation], dimensions: tuple[str, ...]) -> int:
+    """How many labels name a winner, at least 1."""
+    return max(1, sum(item.outcome.get(name) in (0.0, 1.0) for item in items for name in dimensions))
 
 
 def groups_of(named: list[tuple[str, torch.nn.Parameter]], config: RewardConfig | GuideConfig) -> list[dict]:
