@@ -1,4 +1,4 @@
-"""Losses that allow for flipped labels, of judges and of policies alike.
+"""Losses that allow for flipped labels, of reward models and of policies alike.
 
 With l the loss of the label as it stands, l' that of the opposite label, e the share of flipped labels:
 
