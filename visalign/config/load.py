@@ -135,7 +135,7 @@ def build_dataclass(kind: type, settings: dict[str, Any], unknown: str, prefix: 
         return _adapter(kind).validate_python(settings)
     except ValidationError as error:
         first = min(error.errors(), key=lambda each: (each["type"] != "unexpected_keyword_argument",
-                                                      isinstance(each["input"], str) != _is_word(each)))
+                                                      _reads_as_word(each["input"]) != _is_word(each)))
         if first["type"] == "unexpected_keyword_argument":  # of settings within a setting
             raise UserError(unknown.format(key=".".join(map(str, first["loc"])))) from None
         key = ".".join(str(part) for part in first["loc"] if not _ALTERNATIVE.fullmatch(str(part)))
@@ -145,6 +145,17 @@ def build_dataclass(kind: type, settings: dict[str, Any], unknown: str, prefix: 
 
 def _is_word(error: dict) -> bool:
     return error["type"] == "literal_error"
+
+
+def _reads_as_word(value: Any) -> bool:
+    """Whether a setting that takes a word or a number was given what can only be meant as a word."""
+    if not isinstance(value, str):
+        return False
+    try:
+        float(value)
+    except ValueError:
+        return True
+    return False
 
 
 _adapter = lru_cache(TypeAdapter)
