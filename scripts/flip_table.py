@@ -3,7 +3,8 @@
     python scripts/flip_table.py                 6 seeds, two minutes on one core
 
 Pairs of items with 16 normal features; the better one has more of a fixed non-linear score, by which 10,000 further
-pairs are labelled. Two heads of the unified reward learn from 1,000 pairs of which a share was flipped, 200 steps of 64.
+pairs are labelled. Two heads of the unified reward learn from 1,000 pairs of which a share was flipped, in 200 steps
+of 64.
 Accuracy is that of the heads' mean, averaged over seeds, with the 95 % interval of the difference to Bradley-Terry on
 the same pairs (Student's, over seeds). `known` losses are told the share; `peers` leaves it out of each batch.
 """

@@ -65,6 +65,8 @@ def test_mistakes_end_in_one_sentence(source, tmp_path):
     assert lonely.exit_code == 1 and "at least 2 samples of one prompt" in lonely.output
     still = invoke(single, "-r", "exposure,motion", "-o", tmp_path / "d")
     assert still.exit_code == 1 and "motion scored no sample with a prompt; leave it out" in still.output
+    both = invoke(source, "-r", "tiny-reward", "-o", tmp_path / "f")  # of its dimensions motion is for videos
+    assert both.exit_code == 0 and "tiny-reward.motion scored none of them" in both.output, both.output
     grey = tmp_path / "grey"
     grey.mkdir()
     for name in "ab":

@@ -34,5 +34,7 @@ def distance(source: str, rewards: tuple[str, ...], out: Path, max_failures: flo
                                    **how_to_read(prompts_from, prompts_from_names, media_root))
     found = done.distances
     left = f", {found.left_out} others left out" if found.left_out else ""
-    click.echo("\n".join([*distance_lines(found), f"on {found.samples} samples of {found.prompts} prompts{left}",
+    silent = [f"{name} scored none of them" for name in done.silent]
+    click.echo("\n".join([*distance_lines(found), *silent,
+                          f"on {found.samples} samples of {found.prompts} prompts{left}",
                           f"report in {done.page}, every number in {done.numbers}"]))

@@ -26,11 +26,13 @@ from visalign.storage.files import write_atomically
 
 @dataclass(frozen=True)
 class DistancesFound:
-    """The distances, the page with them and every number as JSON."""
+    """The distances, the page with them and every number as JSON. silent: dimensions of rewards that scored none of the
+    samples, as motion of an image, and were left out."""
 
     distances: RewardDistances
     page: Path
     numbers: Path
+    silent: tuple[str, ...] = ()
 
 
 def measure_reward_distances(source: str, specs: list, out: Path, *, device: str = "cpu", max_failures: float = 0.05,
@@ -48,9 +50,15 @@ def measure_reward_distances(source: str, specs: list, out: Path, *, device: str
     groups = np.array(table.column(GROUP if GROUP in table.column_names else "prompt").to_pylist(), dtype=object)
     asked = np.array([group is not None and group != "" for group in groups])
     scores = {name: values[asked] for name, values in scores_by_name(table, rewards).items()}
-    silent = next((name for name, values in scores.items() if not np.isfinite(values).any()), None)
-    if silent:
-        raise UserError(f"reward distance {source}: {silent} scored no sample with a prompt; leave it out of --rewards")
+    silent = tuple(name for name, values in scores.items() if not np.isfinite(values).any())
+    for reward in rewards:
+        if set(names_of(reward)) <= set(silent):
+            raise UserError(f"reward distance {source}: {reward.name} scored no sample with a prompt; leave it out of "
+                            "--rewards")
+    scores = {name: values for name, values in scores.items() if name not in silent}
+    if len(scores) < 2:
+        raise UserError(f"reward distance {source}: {next(iter(scores))} is the only one that scored samples with a "
+                        "prompt; name at least two with --rewards")
     try:
         distances = reward_distances(scores, groups[asked].astype(str), seed)
     except ConstantReward as error:
@@ -60,7 +68,7 @@ def measure_reward_distances(source: str, specs: list, out: Path, *, device: str
     numbers, page = out / "distances.json", out / "report.html"
     write_reward_distances(page, distances, source)
     write_atomically(numbers, (json.dumps(as_json(distances), indent=2) + "\n").encode())
-    return DistancesFound(distances, page, numbers)
+    return DistancesFound(distances, page, numbers, silent)
 
 
 def _scored(source: str, specs: list, out: Path, device: str, max_failures: float, prompts_from: PromptsFrom,
@@ -81,10 +89,15 @@ def scores_by_name(table: pa.Table, rewards: list[Reward]) -> dict[str, np.ndarr
     scores = {}
     for reward in rewards:
         sign = 1 if reward.higher_is_better else -1
-        for dimension in reward.dimensions:
-            name = reward.name if len(reward.dimensions) == 1 else f"{reward.name}.{dimension}"
+        for name, dimension in zip(names_of(reward), reward.dimensions, strict=True):
             scores[name] = sign * np.array(table.column(f"{reward.name}.{dimension}").to_pylist(), np.float64)
     return scores
+
+
+def names_of(reward: Reward) -> list[str]:
+    """Of a reward's dimensions."""
+    one = len(reward.dimensions) == 1
+    return [reward.name if one else f"{reward.name}.{dimension}" for dimension in reward.dimensions]
 
 
 def as_json(distances: RewardDistances) -> dict:
