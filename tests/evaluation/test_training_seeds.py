@@ -30,6 +30,11 @@ def test_runs_of_one_recipe_are_one_answer(seeded, invoke, tmp_path):  # noqa: F
     assert over["each"] == pytest.approx(each) and over["change"]["value"] == pytest.approx(np.mean(each))
     assert over["change"]["low"] < min(each) and max(each) < over["change"]["high"]
     assert "over 2 training seeds contrast changed by" in done.output and "deviation between runs" in done.output
+    alone = invoke("evaluate", *runs, "--max-prompts", 1, "--samples-per-prompt", 2, "-r", "contrast", "--steps", 2,
+                   "--guidance-scale", 1, "-o", tmp_path / "alone")
+    assert alone.exit_code == 0, alone.output
+    assert "contrast over training seeds: training seeds need at least 2 runs at 2 prompts" in alone.output
+    assert "over_training_seeds" not in results(tmp_path / "alone")
 
 
 def test_what_is_no_set_of_training_seeds_is_refused_before_anything_is_loaded(seeded, invoke, tmp_path,  # noqa: F811

@@ -211,8 +211,9 @@ def _finish(sources: list[SampleSource], asked: EvaluationRequest, out: Path,
     check_plan(asked.effect, len(sources), asked.seeds if plan else None)
     results = compare_models(sources, plan, out, options)
     if over_seeds:
-        results = replace(results, over_seeds=changes_over_seeds(results))
-        results.notes.extend(seeds_in_words(results.over_seeds))
+        over, lacking = changes_over_seeds(results)
+        results = replace(results, over_seeds=over)
+        results.notes.extend([*seeds_in_words(over), *lacking])
     if asked.effect is not None:
         results.notes.extend(evidence_in_words(results, asked.effect))
     if asked.gold is not None:

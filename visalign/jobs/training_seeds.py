@@ -13,7 +13,7 @@ from visalign.config import LanguageSettings, OfflineConfig, OnlineConfig
 from visalign.errors import UserError
 from visalign.evaluation.compare import Results
 from visalign.evaluation.sources import SampleSource, base_source, run_config, run_source
-from visalign.evaluators.prompt_metrics import paired
+from visalign.evaluators.statistics import TooFew
 from visalign.evaluators.training_seeds import SeedsChange, over_training_seeds
 from visalign.evaluators.verdict import DIVERSITY
 
@@ -71,19 +71,23 @@ def sources_of_runs(folders: list[Path]) -> list[SampleSource]:
     return [base_source("base", folders[0]), *map(run_source, names, folders)]
 
 
-def changes_over_seeds(results: Results) -> dict[str, SeedsChange]:
-    """Of each reward, in standard deviations of the base, and of diversity, as a share of the base's mean."""
-    before, found = results.measured[results.base].measured, {}
+def changes_over_seeds(results: Results) -> tuple[dict[str, SeedsChange], list[str]]:
+    """Of each reward, in standard deviations of the base, and of diversity, as a share of the base's mean, by the
+    prompts that all runs know it for; and a sentence for each of which too few are."""
+    before, found, lacking = results.measured[results.base].measured, {}, []
     for metric in [*(f"reward/{name}" for name in before.names("reward")), DIVERSITY]:
         if metric not in before.values:
             continue
-        pairs = [paired(before, results.measured[model].measured, metric) for model in results.verdicts]
-        if len({len(after) for _, after in pairs}) > 1 or len(pairs[0][0]) < 2:
-            continue  # a reward that could not score some samples of one run alone
-        unit = pairs[0][0].mean() if metric == DIVERSITY else before.spread[metric]
-        changes = np.stack([after - base for base, after in pairs])
-        found[metric] = over_training_seeds(changes / unit if unit > 0 else changes)
-    return found
+        base = np.array(before.values[metric], np.float64)
+        runs = np.array([results.measured[model].measured.values[metric] for model in results.verdicts], np.float64)
+        known = np.isfinite(base) & np.isfinite(runs).all(0)
+        unit = base[known].mean() if metric == DIVERSITY and known.any() else before.spread.get(metric, 0.0)
+        changes = runs[:, known] - base[known]
+        try:
+            found[metric] = over_training_seeds(changes / unit if unit > 0 else changes)
+        except TooFew as error:
+            lacking.append(f"{metric.partition('/')[2]} over training seeds: {error}")
+    return found, lacking
 
 
 def seeds_in_words(changes: dict[str, SeedsChange]) -> list[str]:
