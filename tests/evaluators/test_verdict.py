@@ -9,7 +9,16 @@ import torch
 from visalign.evaluators.prompt_metrics import PromptMetrics, mean_over_seeds, prompt_metrics_of, reduce
 from visalign.evaluators.statistics import Estimate
 from visalign.evaluators.style import STYLE
-from visalign.evaluators.verdict import VerdictLimits, best_point, front, percent, repeated_look, shared, verdict_of
+from visalign.evaluators.verdict import (
+    VerdictLimits,
+    best_point,
+    front,
+    percent,
+    repeated_look,
+    shared,
+    unplanned_look,
+    verdict_of,
+)
 
 PROMPTS = [f"prompt {i}" for i in range(40)]
 
@@ -143,6 +152,12 @@ def test_one_look_of_many_must_be_surer():
     assert verdict_of(measured(), measured(proxy=1.0, extra=0.6, noise=0.15), "proxy",
                       intervals=repeated_look(100, 3)).word == "collapsed"
     assert repeated_look(100, 3).error == pytest.approx(0.05 / 100 / 3)
+
+
+def test_looks_that_were_not_planned_have_a_part_of_the_error_of_their_own():
+    planned = [repeated_look(4, look, unplanned=100).error for look in range(1, 5)]
+    assert planned == pytest.approx([0.8 * 0.05 / 4 / 3] * 4)
+    assert sum(planned) + 100 * unplanned_look(100).error == pytest.approx(0.05 / 3)
 
 
 def test_the_mean_of_several_sets_of_seeds_knows_what_any_of_them_knows():

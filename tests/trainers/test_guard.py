@@ -12,9 +12,11 @@ from visalign.config.load import build_objective, load_config
 from visalign.evaluation.held_out import HeldOut
 from visalign.evaluators.prompt_metrics import PromptMetrics
 from visalign.evaluators.style import STYLE
+from visalign.evaluators.watch import Suspicion
 from visalign.trainers import guard as module
 from visalign.trainers.cost import passes_of_look, passes_of_step
 from visalign.trainers.guard import interval_of, points_of
+from visalign.trainers.online.watching import Watch
 
 from .commands import fails, rows, run, weights
 
@@ -39,8 +41,9 @@ def scripted(monkeypatch):
                 return made_up(*script.get(0, (1.0, 0.0)), self.proxy), []
             if not label.startswith("guard, step "):
                 return real(self, generator, label)
-            step = int(label.removeprefix("guard, step "))
-            seen.append(step)
+            number, _, again = label.removeprefix("guard, step ").partition(", seeds ")
+            step = int(number)
+            seen.extend([] if again else [step])
             short = replace(self, settings=self.settings.model_copy(update={"max_prompts": 1}))
             return made_up(*script.get(step, (1.0, 0.01 * step)), self.proxy), real(short, generator, label)[1]
 
@@ -142,10 +145,10 @@ def test_a_run_killed_while_the_guard_looks_continues_to_the_same_decisions(reci
     file = recipe(**settings, output={"folder": str(tmp_path / "cut"), "checkpoint_every": 1})
     real = module.Guard._look
 
-    def killed(self, step, known):
+    def killed(self, step, *known):
         if step == 2:
             raise KeyboardInterrupt
-        return real(self, step, known)
+        return real(self, step, *known)
 
     with monkeypatch.context() as patch:
         patch.setattr(module.Guard, "_look", killed)
@@ -207,6 +210,7 @@ import sys
 from visalign.evaluation.held_out import HeldOut
 from visalign.evaluators.prompt_metrics import PromptMetrics
 from visalign.evaluators.style import STYLE
+from visalign.evaluators.watch import Suspicion
 
 def look(self, generator, label, real=HeldOut.look):
     found, samples = real(self, generator, label)
@@ -248,3 +252,58 @@ def test_the_start_is_measured_on_several_sets_of_seeds(recipe, monkeypatch, tmp
     assert len({seed for _, seed in looks[:3]}) == 3 and {seed for _, seed in looks[3:]} == {looks[0][1]}
     guard = rows(tmp_path / "run", "guard")
     assert [row["error"] for row in guard] == pytest.approx([0.05 / 2 / 3] * 3)  # two looks after the start
+
+
+class Suspected:
+    """Replaces what a run knows of its groups: suspicious at these steps."""
+
+    def __init__(self, monkeypatch, steps: set[int]):
+        self.asked = []
+
+        def suspicion(watch, budget):
+            self.asked.append(watch.epochs[-1].epoch)
+            return Suspicion(-0.3, 16, 32, False, watch.epochs[-1].epoch in steps)
+
+        monkeypatch.setattr(Watch, "suspicion", suspicion)
+
+
+def watched(online_recipe, folder, **guard):
+    return online_recipe(guard={"action": "stop", "every": 8, "max_prompts": 1, "start_sets": 2} | guard,
+                         train={"epochs": 8}, output={"folder": str(folder), "checkpoint_every": 1},
+                         eval={"every": 0})
+
+
+def test_a_suspicion_makes_the_guard_look_before_it_is_due(online_recipe, scripted, monkeypatch, tmp_path):
+    seen = scripted({3: (0.2, 1.0)})
+    suspected = Suspected(monkeypatch, {1, 3})
+    result = run(watched(online_recipe, tmp_path / "run"))
+    assert result.exit_code == 0 and seen == [0, 3]  # at 1 it is too soon after the start
+    assert "looks before it is due, since diversity within the 16 newest groups fell by 30 %" in result.output
+    assert "the guard stopped the run at step 3" in result.output and suspected.asked == [1, 2, 3]
+    look = rows(tmp_path / "run", "guard")[-1]
+    assert look["suspicion"].startswith("diversity within") and look["verdict"]["word"] == "collapsed"
+    assert look["error"] == pytest.approx(0.2 * 0.05 / 8 / 3)
+    again = run(watched(online_recipe, tmp_path / "run"), "--resume")
+    assert again.exit_code == 0 and seen == [0, 3] and len(rows(tmp_path / "run")) == 3
+
+
+def test_suspicions_that_do_not_come_true_cost_ever_less(online_recipe, scripted, monkeypatch, tmp_path):
+    seen = scripted({})
+    Suspected(monkeypatch, set(range(20)))
+    assert run(watched(online_recipe, tmp_path / "run", every=4)).exit_code == 0
+    # at 1 a look of its own; 4 and 8 are planned; between them 5 is a quarter of an interval after 4 and one after 1
+    assert seen == [0, 1, 4, 5, 8]
+    assert [("suspicion" in row) for row in rows(tmp_path / "run", "guard")] == [False, True, False, True, False]
+
+
+def test_groups_are_watched_unless_that_is_turned_off(online_recipe, tmp_path):
+    folders = {"on": {}, "off": {"watch": False}}
+    for name, settings in folders.items():
+        assert run(watched(online_recipe, tmp_path / name, **settings)).exit_code == 0
+    kept = rows(tmp_path / "on", "watch")
+    assert [row["step"] for row in kept] == list(range(1, 9)) and rows(tmp_path / "off", "watch") == []
+    assert all(min(row["diversity"]) > 0 for row in kept)
+    means = [row["group_diversity"] for row in rows(tmp_path / "on")]
+    assert means == pytest.approx([sum(row["diversity"]) / len(row["diversity"]) for row in kept], abs=1e-4)
+    for name, value in weights(tmp_path / "on").items():
+        assert torch.equal(value, weights(tmp_path / "off")[name])

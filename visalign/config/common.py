@@ -296,7 +296,8 @@ class GuardSettings(Settings):
     the best acceptable point as well. every: steps of the loop between measurements; 0 chooses the fewest that
     keep their cost within the share `cost` of training's network passes. budget: share of diversity that may be lost;
     drift, tolerance: standard deviations by which style may move and other rewards may fall. start_sets: on how many
-    sets of seeds the start is measured, with which every look is compared.
+    sets of seeds the start is measured, with which every look is compared. watch: online runs also measure the groups
+    that they learn from, after every epoch, and look in between when diversity seems to fall there.
     """
 
     action: Literal["off", "warn", "stop", "rollback"] = "off"
@@ -305,6 +306,7 @@ class GuardSettings(Settings):
     max_prompts: Limit = 32
     samples_per_prompt: AtLeastTwo = 4
     start_sets: Few = 4
+    watch: bool = True
     budget: Within = 0.15
     drift: Positive = 2.0
     tolerance: Annotated[float, Interval(gt=0.1, le=100)] = 0.25

@@ -311,6 +311,17 @@ class OnlineConfig(PolicyRun):
     guard: GuardSettings = GuardSettings()
     output: OnlineOutputSettings = OnlineOutputSettings()
 
+    @property
+    def watched(self) -> bool:
+        """Whether the guard watches the groups that are learnt from, which rewards see."""
+        return bool(self.guard.action != "off" and self.guard.watch and self.reward.models
+                    and self.rollout.group_size > 1)
+
+    @property
+    def embedded_by(self) -> str | None:
+        """What embeds the samples that are learnt from, if anything does."""
+        return self.reward.features or (self.eval.features if self.watched else None)
+
     @model_validator(mode="after")
     def _consistent(self):
         check_tuned(self.model, self.optim)

@@ -19,7 +19,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 
-from visalign.evaluators.looks import ONE_LOOK, Intervals, OneLook, OneOfMany, error_of_look
+from visalign.evaluators.looks import ERROR, ONE_LOOK, Intervals, OneLook, OneOfMany, error_of_look
 from visalign.evaluators.power import seen_by
 from visalign.evaluators.prompt_metrics import PromptMetrics, paired
 from visalign.evaluators.statistics import Estimate, mean_with_interval
@@ -38,12 +38,23 @@ KINDS_OF_EVIDENCE = 3
 """Of evidence that make a verdict bad: diversity, held-out rewards, style."""
 
 
-def repeated_look(looks: int, look: int) -> OneOfMany:
+UNPLANNED = 0.2
+"""Of the error, what is kept for looks that something gives rise to, where there may be any."""
+
+
+def repeated_look(looks: int, look: int, unplanned: int = 0) -> OneOfMany:
     """Intervals for look 1, 2, ... of so many: over all of them, and over diversity, rewards and style, 5 % err in all.
+    unplanned: at how many other moments there may be a look as well (`unplanned_look`).
 
     Raises ValueError for a look that is not one of them.
     """
-    return OneOfMany(error_of_look(look, looks) / KINDS_OF_EVIDENCE)
+    return OneOfMany(error_of_look(look, looks, ERROR * (1 - UNPLANNED * bool(unplanned))) / KINDS_OF_EVIDENCE)
+
+
+def unplanned_look(moments: int) -> OneOfMany:
+    """Intervals for a look at one of so many moments, whatever chooses them: each has an equal part of what is kept for
+    all, whether a look is taken there or not."""
+    return OneOfMany(ERROR * UNPLANNED / moments / KINDS_OF_EVIDENCE)
 
 
 @dataclass(frozen=True)

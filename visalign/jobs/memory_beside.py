@@ -23,7 +23,7 @@ class RewardSizes:
 
 def reward_sizes(config: OfflineConfig | OnlineConfig) -> RewardSizes:
     """Of the rewards of a recipe. One that scores in several dimensions is held once, one that also measures twice."""
-    scoring = [*(term.reward for term in config.reward.models), *filter(None, [config.reward.features])] \
+    scoring = [*(term.reward for term in config.reward.models), *filter(None, [config.embedded_by])] \
         if config.loop == "online" else []
     measuring = [each for each in (config.eval.reward, *config.eval.also, config.eval.features) if each]
     sizes, unknown = [], []

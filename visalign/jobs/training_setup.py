@@ -218,7 +218,7 @@ def build_online(config: OnlineConfig, generator: Generator, run: RunFolder, acc
     check_takes_sources(generator, (each.prompt for each in asked), "rollout.prompts")
     say_what_is_cut(generator, [each.prompt for each in asked], "training prompts")
     reward_set = RewardSet(config.reward, str(accelerator.device), generator.modality,
-                           config.reward.features) if config.reward.models else None
+                           config.embedded_by) if config.reward.models else None
     trainer = OnlineTrainer(config, generator, asked, reward_set, run, accelerator)
     what = "votes" if config.rollout.votes else "training prompts"
     return trainer, {what: len(asked), "samples an epoch": trainer.epochs.size}

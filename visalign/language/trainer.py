@@ -87,6 +87,7 @@ class LanguageTrainer:
     whole: int = 1
 
     unit: ClassVar[str] = "step"
+    watch: ClassVar[None] = None
 
     def __post_init__(self):
         self.loop.remove_callback(PrinterCallback)  # which prints every row

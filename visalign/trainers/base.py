@@ -39,6 +39,7 @@ from visalign.storage.files import full_disk_told
 from visalign.storage.out_of_memory import give_back, memory_told
 from visalign.storage.run_folder import RunFolder
 from visalign.trainers.checkpoint import CONTINUE, Checkpoints, TrainingState
+from visalign.trainers.followed import Watched
 from visalign.trainers.gradients import gradients_for
 from visalign.trainers.metrics import SHOWN_METRICS, MetricLog
 from visalign.trainers.optim import build_ema, build_optimizer, build_schedule
@@ -227,7 +228,10 @@ def make_policy(generator: Generator, config) -> None:
 
 
 class GeneratorTrainer(Trainer):
-    """A loop that trains `generator` as `config.model` and `config.objective` say."""
+    """A loop that trains `generator` as `config.model` and `config.objective` say. watch: of what it learns from, for
+    the guard; None where it learns from nothing of its own."""
+
+    watch: Watched | None = None
 
     def __init__(self, config, generator: Generator, run: RunFolder, accelerator: Accelerator,
                  updates: int | None = None):

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Protocol
 from accelerate import Accelerator
 from torch import nn
 
+from visalign.evaluators.watch import Suspicion
 from visalign.parallel.engine import Engine
 from visalign.storage.run_folder import RunFolder
 
@@ -22,17 +23,24 @@ class FollowedState(Protocol):
         """A context in which the parameters hold their average."""
 
 
+class Watched(Protocol):
+    def suspicion(self, budget: float) -> Suspicion | None:
+        """Whether diversity is falling, of which `budget` may be lost; None while that is not known."""
+
+
 class KeptCheckpoints(Protocol):
     def save_if_new(self) -> None:
         """Save unless the newest checkpoint is of this step."""
 
 
 class FollowedTrainer(Protocol):
-    """unit: what a step is called. measuring: a context that gives the model as held-out samples are drawn from it.
+    """unit: what a step is called. watch: what is known of the diversity in what it learns from, if anything.
+    measuring: a context that gives the model as held-out samples are drawn from it.
     held_out_metrics: what is logged beside their rewards. fit: trains on, calling back after each step, and says
     whether what was called ended the run."""
 
     unit: ClassVar[str]
+    watch: Watched | None
     config: Any
     objective: Any
     run: RunFolder

@@ -4,6 +4,8 @@
     rollback   end the run and return to the best point on the reward-diversity front that was still acceptable
 
 It uses other seeds than the run's evaluation, so that its choice is still evaluated on samples it has not seen.
+Online runs also measure the groups that they learn from, after every epoch: when diversity seems to fall there, the
+guard looks before it is due, at as many sets of seeds as it measured the start with.
 Everything it knows is in metrics.jsonl and guard/, so a run that is killed continues to the same decisions.
 """
 
@@ -20,7 +22,16 @@ from visalign.data.text_generations import write_answers
 from visalign.errors import UserError
 from visalign.evaluation.held_out import HeldOut, check_same, samples_by_prompt
 from visalign.evaluators.prompt_metrics import PromptMetrics, known_mean, mean_over_seeds, prompt_metrics_of
-from visalign.evaluators.verdict import DIVERSITY, Verdict, VerdictLimits, best_point, repeated_look, verdict_of
+from visalign.evaluators.verdict import (
+    DIVERSITY,
+    Verdict,
+    VerdictLimits,
+    best_point,
+    repeated_look,
+    unplanned_look,
+    verdict_of,
+)
+from visalign.evaluators.watch import Suspicion
 from visalign.generators.base import Generator
 from visalign.media.samples import Sample
 from visalign.media.source_images import sheet_row
@@ -32,6 +43,8 @@ from visalign.trainers.followed import FollowedTrainer
 from visalign.trainers.kept_weights import KeptWeights
 
 PROMPTS_DRAWN = 8
+BETWEEN = 0.25
+"""Of the steps between planned looks, the fewest from any look to one that is not planned."""
 
 
 def interval_of(config: OfflineConfig | OnlineConfig, objective, world: int = 1) -> int:
@@ -63,7 +76,7 @@ class Guard:
         config, self.settings = trainer.config, trainer.config.guard
         self.trainer, self.run, self.state, self.accelerator = trainer, trainer.run, trainer.state, trainer.accelerator
         self.limits = VerdictLimits(self.settings.budget, self.settings.drift, self.settings.tolerance)
-        self.processes = trainer.engine.processes
+        self.processes, self.watch = trainer.engine.processes, trainer.watch
         self.every = interval_of(config, trainer.objective, self.processes.world)
         self.last = config.train.steps
         self.held_out = replace(held_out, settings=config.eval.model_copy(update={
@@ -78,25 +91,43 @@ class Guard:
 
     def check(self, step: int) -> bool:
         """Measure if it is due and not done yet; whether the run is to stop, equal in every process."""
-        if self.settings.action == "off" or (step % self.every and step != self.last):
+        if self.settings.action == "off":
+            return False
+        planned = step % self.every == 0 or step == self.last
+        suspicion = None if planned or self.watch is None else self.watch.suspicion(self.settings.budget)
+        if not planned and not (suspicion and suspicion.suspicious):
             return False
         rows = self.processes.told_by_first(lambda: self.rows)
         known = next((row for row in rows if row["step"] == step), None)
-        row = known or self._look(step, rows)
+        if known is None and suspicion and self._too_soon(step, rows):
+            return False
+        row = known or self._look(step, rows, suspicion)
         return row["verdict"]["word"] in ("collapsed", "hacked") and self.settings.action != "warn"
 
-    def _look(self, step: int, rows: list[dict]) -> dict:
+    def _too_soon(self, step: int, rows: list[dict]) -> bool:
+        """Whether a look that was not planned has to wait: a little after any other, and after one like it longer each
+        time, so that suspicions which do not come true cost ever less."""
+        before = [row["step"] for row in rows if "suspicion" in row]
+        return step - rows[-1]["step"] < self.every * BETWEEN or bool(
+            before and step - before[-1] < self.every * len(before))
+
+    def _look(self, step: int, rows: list[dict], suspicion: Suspicion | None) -> dict:
         started = time.perf_counter()
         doing(f"guard, {self.trainer.unit} {step}")
+        if suspicion and self.processes.is_first:
+            tqdm.write(f"guard, step {step}: looks before it is due, since {suspicion.words}")
         with self.trainer.measuring() as generator:
             held, samples = self.held_out.look(generator, f"guard, step {step}")
-            if not rows:
-                held = mean_over_seeds([held, *self._start_again(generator)])
+            if suspicion or not rows:
+                held = mean_over_seeds([held, *self._look_again(generator, step)])
         base = prompt_metrics_of(rows[0]) if rows else held
         check_same(base, held, "guard")
-        intervals = repeated_look(math.ceil(self.last / self.every), max(1, math.ceil(step / self.every)))
+        moments = self.last if self.watch else 0
+        intervals = unplanned_look(moments) if suspicion else repeated_look(
+            math.ceil(self.last / self.every), max(1, math.ceil(step / self.every)), moments)
         verdict = verdict_of(base, held, self.held_out.proxy, self.limits, intervals=intervals)
         row = {"kind": "guard", "step": step, "error": intervals.error, "verdict": verdict.as_dict(), **held.as_dict()}
+        row |= {"suspicion": suspicion.words} if suspicion else {}
         points = points_of([*rows, row], self.limits.budget)
         if best_point(points) == len(points) - 1:
             self._keep_weights(step)
@@ -106,13 +137,15 @@ class Guard:
         self.accelerator.log({f"guard/{name}": known_mean(values) for name, values in held.values.items()}, step=step)
         return row
 
-    def _start_again(self, generator: Generator) -> Iterator[PromptMetrics]:
-        """The start on further seeds: every later look is compared with it, so that its noise is in all of them."""
+    def _look_again(self, generator: Generator, step: int) -> Iterator[PromptMetrics]:
+        """The same on further seeds: of the start, with which every later look is compared, so that its noise is in all
+        of them; and of a look that may err less than others."""
         sets, settings = self.settings.start_sets, self.held_out.settings
+        label = f"guard, step {step}" if step else "guard's start"
         for number in range(2, sets + 1):
             settings = settings.model_copy(update={"seed": second_seed(settings.seed)})
             held_out = replace(self.held_out, settings=settings)
-            yield held_out.look(generator, f"guard's start, seeds {number} of {sets}")[0]
+            yield held_out.look(generator, f"{label}, seeds {number} of {sets}")[0]
 
     def _tell(self, step: int, samples: list[Sample], row: dict, verdict: Verdict) -> None:
         """Leave what was found: a row, and samples of the first prompts."""

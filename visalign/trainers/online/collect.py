@@ -31,7 +31,7 @@ class RolloutBatch:
     """samples: this process's, by place. rewards: float32 [n, K] of all places in order, NaN where unscored.
     groups: int64 [n]. prompts: [n]. images: this process's first groups, for the grid. seconds: by phase.
     stochastic: the sampling steps that added noise. version: how many epochs the policy that sampled had learnt from.
-    features: float32 [n, D] of all places in order, where `reward.features` names what embeds them.
+    features: float32 [n, D] of all places in order, where something embeds them.
     """
 
     samples: dict[int, Trajectory]

@@ -27,7 +27,7 @@ class RewardBatch:
     """values: float32 [n, K], larger is better, NaN where there is no score; reasons by sample.
 
     failed: bool [n], samples that a reward should have scored but did not; samples that it refuses do not count.
-    features: float32 [n, D] where `reward.features` names what embeds samples.
+    features: float32 [n, D] where something embeds samples.
     """
 
     values: Tensor

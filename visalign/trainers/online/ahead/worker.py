@@ -49,7 +49,7 @@ class RolloutWorker:
         self.parameters = self.generator.trainable_parameters()
         scored = bool(config.reward.models)
         self.scorer = AsyncScorer(RewardSet(config.reward, str(device), self.generator.modality,
-                                            config.reward.features)) if scored else None
+                                            config.embedded_by)) if scored else None
         return Ready(f"{socket.gethostname()}, process {os.getpid()}", frozen_identity(self.sampler, self.conditions))
 
     def sample(self, request: BatchRequest, version: int, fetch: Callable[[], bytes]) -> DrawnBatch:
