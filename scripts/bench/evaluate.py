@@ -4,16 +4,20 @@
     python scripts/bench/evaluate.py vendi                   1,000 prompts of 64 generations
     python scripts/bench/evaluate.py guard                   a measurement against the steps between two, for each
     recipe
+    python scripts/bench/evaluate.py watch                   what watching the groups adds to an epoch
 
 Files are distinct 64x64 PNGs in prompts of 16. The guard is measured inside real runs of tiny recipes on the CPU, and
 compared with the interval it chooses itself: seconds of a measurement over seconds of training between two.
 """
 
 import argparse
+import contextlib
 import json
 import resource
 import tempfile
+import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +27,14 @@ from PIL import Image
 from visalign.config.load import build_objective, load_config
 from visalign.data.generations import find_generations
 from visalign.evaluation.compare import Options, metric_suite
+from visalign.evaluation.held_out import load_features
 from visalign.evaluation.matching import match
 from visalign.evaluation.measure import measure_generations
 from visalign.evaluators.diversity import per_prompt
 from visalign.jobs.train import train
 from visalign.trainers.guard import interval_of
+from visalign.trainers.online.loop import OnlineTrainer
+from visalign.trainers.online.watching import Watch
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 SEEDS = 16
@@ -93,9 +100,48 @@ def guard(recipes: list[str], length: int) -> None:
               f"{100 * look / (every * step):.1f} % of training")
 
 
+def watch(recipes: list[str], length: int) -> None:
+    """Processor time of the features of samples that are learnt from, and of what is told of them, over whole epochs'.
+    """
+    for name in recipes:
+        spent, epochs = [], []
+        with tempfile.TemporaryDirectory() as folder:
+            config = load_config(CONFIGS / f"{name}.yaml", (
+                f"train.epochs={length}", f"guard.every={length}", "guard.action=warn", f"output.folder={folder}/run",
+                "output.trackers=[]", "eval.every=0", "eval.max_prompts=4"))
+            embedder = type(load_features(config.embedded_by))
+            with (timed(Watch, "note", spent), timed(embedder, "sample_features", spent, beside=True),
+                  timed(OnlineTrainer, "batch", epochs, time.process_time),
+                  timed(OnlineTrainer, "train_unit", epochs, time.process_time)):
+                train(config)
+        print(f"{name}: {100 * sum(spent) / sum(epochs):.2f} % of {length} epochs")
+
+
+@contextlib.contextmanager
+def timed(owner: type, name: str, spent: list[float], clock: Callable[[], float] = time.thread_time,
+          beside: bool = False) -> Iterator[None]:
+    """A context in which the seconds of a method's calls are kept; beside: of those in other threads, where samples are
+    scored that are learnt from."""
+    real = getattr(owner, name)
+
+    def call(*args, **given):
+        started = clock()
+        try:
+            return real(*args, **given)
+        finally:
+            if not beside or threading.current_thread() is not threading.main_thread():
+                spent.append(clock() - started)
+
+    setattr(owner, name, call)
+    try:
+        yield
+    finally:
+        setattr(owner, name, real)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["files", "vendi", "guard"])
+    parser.add_argument("what", choices=["files", "vendi", "guard", "watch"])
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--recipes", default="online/flow_grpo,online/nft,ai_feedback")
     parser.add_argument("--length", type=int, default=6, help="epochs of training, or tens of steps")
@@ -104,8 +150,10 @@ def main() -> None:
         files(args.count)
     elif args.what == "vendi":
         vendi()
-    else:
+    elif args.what == "guard":
         guard(args.recipes.split(","), args.length)
+    else:
+        watch([name for name in args.recipes.split(",") if name.startswith("online/")], args.length)
 
 
 if __name__ == "__main__":
