@@ -20,6 +20,7 @@ from visalign.cli.options import (
 )
 from visalign.cli.ray_options import ray_options, ray_settings
 from visalign.cli.reading import how_to_read, reading_options
+from visalign.cli.reward_attack import attack
 from visalign.cli.reward_distance import distance
 from visalign.cli.serving import serve
 from visalign.cli.verbs import Verb, Verbs
@@ -220,8 +221,8 @@ def reward() -> None:
     """Train the unified reward, measure and compare any rewards, remove their biases, serve them."""
 
 
-reward.add_command(serve)
-reward.add_command(distance)
+for command in (serve, distance, attack):
+    reward.add_command(command)
 
 
 @reward.command("train")
