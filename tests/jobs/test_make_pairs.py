@@ -1,6 +1,7 @@
 """`visalign data pairs`: generations become a preference set that `train` reads."""
 
 import json
+import re
 
 import pyarrow.parquet as pq
 import pytest
@@ -99,6 +100,21 @@ def test_one_reward_s_trade_offs_are_its_best_against_its_worst(generations, tmp
     assert rows[0]["rejected_reward"] == pytest.approx(1 - 0.621265, abs=2e-3)
 
 
+def test_a_tree_of_rewards_asks_the_second_where_the_first_does_not_decide(generations, tmp_path):
+    """Saturation differs by 0.25 from one number to the next; with a margin of twice its deviation it decides no pair
+    but the first against the last, if that."""
+    options = ["-r", "saturation,exposure", "--strategy", "tree", "--top", 9]
+    result = invoke("data", "pairs", generations, "-o", tmp_path / "first", *options, "--tree-margin", 0)
+    assert result.exit_code == 0 and "saturation decided" in result.output, result.output
+    rows = pq.read_table(tmp_path / "first" / "pairs.parquet").to_pylist()
+    assert all(row["chosen"][-5] > row["rejected"][-5] and row["strength"] > 0 for row in rows)
+    wide = invoke("data", "pairs", generations, "-o", tmp_path / "wide", *options, "--tree-margin", 1.5)
+    said = re.search(r"of (\d+) pairs saturation decided (\d+), exposure decided (\d+)", wide.output)
+    pairs, by_first, by_second = map(int, said.groups())
+    assert pairs == by_first + by_second == pq.read_table(tmp_path / "wide" / "pairs.parquet").num_rows
+    assert by_first < len(rows)
+
+
 def test_sifting_pairs_the_best_winner_with_the_worst_loser(generations, tmp_path):
     result = invoke("data", "pairs", generations, "-o", tmp_path / "out", "-r", "saturation", "--strategy", "sifted")
     assert result.exit_code == 0, result.output
@@ -154,6 +170,10 @@ def test_from_a_model_to_pairs_to_training(recipe, pipelines, tmp_path):
         (["--strategy", "pareto", "--second-reward", "exposure"], "--second-reward compares scores of one reward"),
         (["--strategy", "pareto", "--engine", "ray"], "strategy pareto compares on one machine"),
         (["--strategy", "pareto", "--min-gap", 0.9], "no pair to train on"),
+        (["--tree-margin", 1], "--tree-margin is for the strategy tree"),
+        (["--strategy", "tree"], "needs several rewards in the order of their importance"),
+        (["--strategy", "tree", "-r", "saturation,exposure", "--engine", "ray"], "strategy tree compares on one"),
+        (["--strategy", "tree", "-r", "saturation,emoji_edit"], "emoji_edit"),
         (["--dimension", "style"], "no dimension 'style'"),
         (["--strategy", "sifted", "--ranker", "tiny-clip"], "does not compare"),
         (["--min-gap", 9], "no pair to train on"),

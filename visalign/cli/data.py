@@ -112,18 +112,20 @@ def _is_table(path: Path) -> bool:
 @set_option
 @sampling_options()
 @click.option("--reward", "-r", "rewards", default="tiny-reward", show_default=True, type=Names(),
-              help="A reward; for strategy pareto several, separated by commas.")
+              help="A reward; for strategies pareto and tree several, separated by commas.")
 @click.option("--dimension", help="Of the reward; its first by default.")
 @click.option("--strategy", default="best_worst", show_default=True,
-              type=click.Choice(["best_worst", "top_k", "margin", "sifted", "rso", "pareto"]),
+              type=click.Choice(["best_worst", "top_k", "margin", "sifted", "rso", "pareto", "tree"]),
               help="pareto (CaPO): of the best trade-offs between the rewards against the worst, with win rates as "
-                   "rewards.")
+                   "rewards; tree (HERON): ordered by the first of the rewards that clearly differs.")
 @click.option("--ranker", help="A comparing reward that ranks the pairs of strategy sifted.")
 @click.option("--top", default=1, show_default=True, type=ranged(Few),
-              help="Pairs per prompt, of top_k, rso and pareto.")
+              help="Pairs per prompt, of top_k, rso, pareto and tree.")
 @click.option("--rso-beta", type=ranged(Positive), help="For strategy rso: larger keeps worse ones; 0.5 by default.")
 @click.option("--standardise", is_flag=True,
               help="For strategy pareto: each reward in its own standard deviations, within prompts.")
+@click.option("--tree-margin", type=ranged(Weight),
+              help="For strategy tree: of a reward's standard deviation, what is no difference; 0.5 by default.")
 @click.option("--second-reward", help="Another reward; how far it agrees on a prompt's ranking is its pairs' chance.")
 @click.option("--min-gap", default=0.0, show_default=True, type=ranged(Weight), help="Smaller differences are ties.")
 @click.option("--min-confidence", default=0.0, show_default=True, type=ranged(Fraction),
@@ -134,9 +136,9 @@ def _is_table(path: Path) -> bool:
 def data_pairs(source: str | None, out: Path, model: str | None, prompts: str | None, max_prompts: int | None,
                samples_per_prompt: int, settings: tuple[str, ...], steps: int | None, guidance_scale: float | None,
                rewards: tuple[str, ...], dimension: str | None, strategy: str, ranker: str | None, top: int,
-               rso_beta: float | None, standardise: bool, second_reward: str | None, min_gap: float,
-               min_confidence: float, seed: int, device: str, prompts_from: str, prompts_from_names: bool,
-               media_root: str | None, **cluster) -> None:
+               rso_beta: float | None, standardise: bool, tree_margin: float | None, second_reward: str | None,
+               min_gap: float, min_confidence: float, seed: int, device: str, prompts_from: str,
+               prompts_from_names: bool, media_root: str | None, **cluster) -> None:
     """Turn the generations of SOURCE (a folder, a run, or a manifest) into a preference set.
 
     They are scored and paired; ties and doubtful pairs are left out and counted.
@@ -146,6 +148,7 @@ def data_pairs(source: str | None, out: Path, model: str | None, prompts: str | 
     visalign data pairs generated -r pickscore -o my_pairs --engine ray
     visalign data pairs --model tiny-sd3 --prompts emoji:train -o my_pairs
     visalign data pairs generated -r pickscore,aesthetic --strategy pareto --top 4 -o my_pairs
+    visalign data pairs generated -r ocr,pickscore,aesthetic --strategy tree --top 8 -o my_pairs
     """
     if bool(source) == bool(model and prompts):
         raise UserError("pairs: give SOURCE, the generations to pair, or --model with --prompts")
@@ -156,7 +159,7 @@ def data_pairs(source: str | None, out: Path, model: str | None, prompts: str | 
     from visalign.sampling.folder import generate_to_folder
 
     plan = PairSettings(strategy, dimension, ranker, top, min_gap, min_confidence, seed, rso_beta,
-                        second_reward, standardise)
+                        second_reward, standardise, tree_margin)
     ray = ray_settings(**cluster)
     read = how_to_read(prompts_from, prompts_from_names, media_root)
     if ray and model:

@@ -9,6 +9,7 @@
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from visalign.config.sources import PromptsFrom
+from visalign.data.decision_tree import MARGIN, levels_note, margins_of, tree_pairs
 from visalign.data.entry import Entry
 from visalign.data.generations import find_generations
 from visalign.data.pair_selection import (
@@ -49,7 +51,9 @@ from visalign.rewards.pairwise import Failure, PairReward
 from visalign.storage.files import write_atomically
 
 SHEET_ROWS = 16
-Strategy = Literal["best_worst", "top_k", "margin", "sifted", "rso", "pareto"]
+Strategy = Literal["best_worst", "top_k", "margin", "sifted", "rso", "pareto", "tree"]
+SEVERAL = ("pareto", "tree")
+"""Strategies of several rewards."""
 RSO_BETA = 0.5
 
 
@@ -60,8 +64,10 @@ class PairSettings:
     strategy: `best_worst` (one per prompt), `top_k` (the k best against the k worst), `margin` (every pair with a gap
     above min_gap), `sifted` (pair ranking, then point sifting), `rso` (rejection sampling, with rso_beta in units of
     the score, then `top` random pairs of what is kept), `pareto` (CaPO, by one reward or several: `top` random ones of
-    the best trade-offs against as many of the worst, with win rates as scores). standardise: for `pareto`, each reward
-    in its own standard deviations. dimension: of the reward (None: its first).
+    the best trade-offs against as many of the worst, with win rates as scores), `tree` (HERON, by several rewards:
+    `top` random pairs, each ordered by the first reward by which they differ by more than tree_margin of its standard
+    deviations). standardise: for `pareto`, each reward in its own standard deviations. dimension: of the reward (None:
+    its first).
     ranker: a comparing reward for `sifted` (None: by the scores). min_gap: smaller gaps are ties.
     min_confidence: least probability that the order is right, by the reward's own spread.
     second_reward: another one; how far it ranks a prompt's generations alike is the chance of its pairs (CREAM).
@@ -77,8 +83,11 @@ class PairSettings:
     rso_beta: float | None = None
     second_reward: str | None = None
     standardise: bool = False
+    tree_margin: float | None = None
 
     def __post_init__(self):
+        if self.tree_margin is not None and self.strategy != "tree":
+            raise UserError("pairs: --tree-margin is for the strategy tree")
         if self.rso_beta is not None and self.strategy != "rso":
             raise UserError("pairs: --rso-beta is for the strategy rso")
         if self.strategy == "margin" and self.min_gap <= 0:
@@ -88,9 +97,9 @@ class PairSettings:
         if self.standardise and self.strategy != "pareto":
             raise UserError("pairs: --standardise is for the strategy pareto")
         unused = next((name for name in ("min_confidence", "second_reward") if getattr(self, name)), None)
-        if self.strategy == "pareto" and unused:
-            raise UserError(f"pairs: --{unused.replace('_', '-')} compares scores of one reward, and strategy pareto "
-                            "compares win rates; leave it out")
+        if self.strategy in SEVERAL and unused:
+            raise UserError(f"pairs: --{unused.replace('_', '-')} compares scores of one reward, and strategy "
+                            f"{self.strategy} takes several; leave it out")
         if not 0 <= self.min_confidence < 1:
             raise UserError(f"pairs: --min-confidence must be at least 0 and below 1, got {self.min_confidence}")
 
@@ -100,8 +109,8 @@ def make_pairs(source: str, rewards: Sequence[str], out: Path, settings: PairSet
                media_root: str | None = None) -> tuple[PairCounts, tuple[str, ...]]:
     """Score the generations of `source` and write pairs into the folder `out`; the notes say what was left out.
 
-    rewards: one, or several for the strategy pareto. Raises UserError when no pair is left, with the counts that say
-    why.
+    rewards: one, or several for the strategies of SEVERAL. Raises UserError when no pair is left, with the counts that
+    say why.
     """
     check_number(rewards, settings)
     models = [load_reward(reward, device) for reward in rewards]
@@ -131,18 +140,23 @@ def make_pairs(source: str, rewards: Sequence[str], out: Path, settings: PairSet
     others = candidates_in(scores, second, second.dimensions[0], entries) if second else {}
     chances = consistency_by_prompt(groups, others) if second else {}
     rank = Ranking(entries, ranker, counts, max_failures)
-    calibrated = trade_offs(scores, models, dimension, settings, entries) if settings.strategy == "pareto" else {}
-    if calibrated:
-        notes += calibration_notes(calibrated, [model.name for model in models], "--standardise")
+    names, decided = [model.name for model in models], Counter()
+    rewarded = rewards_together(scores, models, dimension, settings, entries) if settings.strategy in SEVERAL else {}
+    margins: tuple[float, ...] = ()
+    if settings.strategy == "pareto":
+        notes += calibration_notes(rewarded, names, "--standardise")
+    if settings.strategy == "tree":
+        margins = margins_of(rewarded, names, MARGIN if settings.tree_margin is None else settings.tree_margin)
     for prompt, candidates in groups.items():
         if math.isnan(chances.get(prompt, 1.0)):
             counts.prompts_without += 1
             continue
-        proposed = propose(candidates, settings, rank, calibrated.get(prompt, {}))
+        proposed = propose(candidates, settings, rank, rewarded.get(prompt, {}), margins, decided)
         chosen += [(prompt, *pair) for pair in keep(proposed, counts, settings.min_gap, settings.min_confidence)]
     rank.check(1)
     if not chosen:
         raise UserError(". ".join([f"pairs: no pair to train on in {source}: {counts.text()}", *notes]))
+    notes += (levels_note(decided, names),) if margins else ()
     write_pairs(chosen, entries, out, {prompt: max(chance, 0.5) for prompt, chance in chances.items()})
     against = sum(chance < 0.5 for chance in chances.values())
     if against:
@@ -155,17 +169,20 @@ def make_pairs(source: str, rewards: Sequence[str], out: Path, settings: PairSet
 
 def check_number(rewards: Sequence[str], settings: PairSettings) -> None:
     """Raise UserError for several rewards where one is wanted."""
-    if len(rewards) > 1 and settings.strategy != "pareto":
+    if len(rewards) > 1 and settings.strategy not in SEVERAL:
         raise UserError(f"pairs: --reward names {len(rewards)}, and strategy {settings.strategy} takes one; strategy "
-                        "pareto takes several")
+                        "pareto takes several, and so does tree")
+    if len(rewards) < 2 and settings.strategy == "tree":
+        raise UserError("pairs: strategy tree needs several rewards in the order of their importance, and --reward "
+                        f"names {rewards[0]} alone")
     if len(rewards) > 1 and settings.dimension:
         raise UserError("pairs: --dimension is of one reward, and --reward names several, of each of which the first "
                         "is taken; leave it out")
 
 
-def trade_offs(scores: Path, models: Sequence[Reward], dimension: str, settings: PairSettings,
+def rewards_together(scores: Path, models: Sequence[Reward], dimension: str, settings: PairSettings,
                entries: list[Entry]) -> Rewarded:
-    """The rewards of each prompt's generations as the strategy pareto compares them; dimension: of a reward alone."""
+    """The rewards of each prompt's generations as strategies of several compare them; dimension: of a reward alone."""
     groups = [{prompt: {c.number: c.score for c in candidates} for prompt, candidates in candidates_in(
         scores, model, model.dimensions[0] if len(models) > 1 else dimension, entries).items()} for model in models]
     found = together(groups)
@@ -257,15 +274,17 @@ class Ranking:
 
 
 def propose(candidates: list[Candidate], settings: PairSettings, rank: Ranking,
-            rewarded: Mapping[int, tuple[float, ...]] | None = None) -> list[Chosen]:
+            rewarded: Mapping[int, tuple[float, ...]] | None = None, margins: Sequence[float] = (),
+            decided: Counter | None = None) -> list[Chosen]:
     """The strategy's pairs of one prompt, before ties and doubtful ones are left out; rewarded: the candidates'
-    rewards, for the strategy pareto."""
+    rewards, for strategies of several. margins, decided: of the strategy tree (`tree_pairs`)."""
     strategies = {"best_worst": lambda: best_worst(candidates), "top_k": lambda: best_worst(candidates, settings.top),
                   "margin": lambda: all_pairs(candidates),
                   "sifted": lambda: sifted(candidates, rank, settings.seed),
                   "rso": lambda: rejection_sampled(candidates, settings.rso_beta or RSO_BETA, settings.top,
                                                    settings.seed),
-                  "pareto": lambda: pareto_pairs(rewarded or {}, settings.top, settings.seed)}
+                  "pareto": lambda: pareto_pairs(rewarded or {}, settings.top, settings.seed),
+                  "tree": lambda: tree_pairs(rewarded or {}, margins, settings.top, settings.seed, decided)}
     return strategies[settings.strategy]()
 
 

@@ -24,6 +24,7 @@ from visalign.data.pair_selection import Candidate, PairCounts, keep
 from visalign.data.partitions import Part
 from visalign.errors import UserError
 from visalign.jobs.make_pairs import (
+    SEVERAL,
     SHEET_ROWS,
     PairSettings,
     Ranking,
@@ -70,11 +71,11 @@ class Bucket:
 def pairs_on_ray(source: str, rewards: Sequence[str], out: Path, settings: PairSettings, ray: RaySettings, *,
                  device: str = "auto", max_failures: float = 0.05, prompts_from: PromptsFrom = "auto",
                  media_root: str | None = None) -> tuple[PairCounts, tuple[str, ...]]:
-    """As `make_pairs`, into tables in `out`/pairs. Raises UserError also for a ranker, for the strategy pareto, and for
-    media that no path names."""
+    """As `make_pairs`, into tables in `out`/pairs. Raises UserError also for a ranker, for strategies of several
+    rewards, and for media that no path names."""
     check_number(rewards, settings)
-    if settings.strategy == "pareto":
-        raise UserError("pairs: strategy pareto compares on one machine; leave out --engine ray")
+    if settings.strategy in SEVERAL:
+        raise UserError(f"pairs: strategy {settings.strategy} compares on one machine; leave out --engine ray")
     [reward] = rewards
     model = load_reward(reward)
     column = f"{model.name}.{dimension_of(model, settings)}"
