@@ -68,5 +68,10 @@ class OcrText(RewardModel):
         answer = self.network(np.asarray(sample.image.convert("RGB"))[:, :, ::-1])
         return " ".join(answer.txts or ())
 
+    def read_in(self, sample: Sample) -> str:
+        """What it reads, whether the prompt quotes a text or not."""
+        found = self.read(sample) if sample.modality == "image" else ""
+        return f'"{found}"' if found else "no text"
+
     def score_batch(self, samples: list[Sample]) -> Tensor:
         return torch.tensor([[text_score(self.read(sample), quoted_text(sample.prompt))] for sample in samples])

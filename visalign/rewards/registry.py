@@ -142,6 +142,9 @@ def build_reward(spec: RewardSpec, device: str = "cpu", depth: int = 0) -> Rewar
         if not specs:
             raise UserError(f"reward {kind}: `of` is empty; name at least one reward")
         given["of"] = [build_reward(each, device, depth + 1) for each in specs]
+    if tools := given.get("tools"):
+        specs = tools if isinstance(tools, list) else [tools]
+        given["tools"] = [build_reward(each, device, depth + 1) for each in specs]
     allowed = REWARDS[kind].__dataclass_fields__
     if "device" in allowed:
         given.setdefault("device", str(device))

@@ -160,14 +160,17 @@ class ComparingJudge(AskingJudge):
     def read(self, answer: Reply) -> float:
         """Probability that the first is better. Raises ValueError for an answer that does not say."""
 
+    def questions(self, pairs: list[tuple[Sample, Sample]]) -> list[Question]:
+        """Of each pair, in the one order and in the other."""
+        return [self.question(*order) for pair in pairs for order in (pair, pair[::-1])]
+
     def compare(self, pairs: list[tuple[Sample, Sample]]) -> list[float | Failure]:
         """Probability that the first of each pair is better, averaged over both orders."""
         return [outcome for outcome, _ in self.compare_noted(pairs)]
 
     def compare_noted(self, pairs: list[tuple[Sample, Sample]]) -> list[tuple[float | Failure, str | None]]:
         """As `compare`, with a note on how it was asked, or None."""
-        questions = [self.question(*order) for pair in pairs for order in (pair, pair[::-1])]
-        read = self.read_noted(questions, self.read)
+        read = self.read_noted(self.questions(pairs), self.read)
         return [(both_orders(there, back), noted or noted_back)
                 for (there, noted), (back, noted_back) in zip(read[::2], read[1::2], strict=True)]
 

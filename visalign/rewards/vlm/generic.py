@@ -8,9 +8,10 @@ from torch import Tensor
 from visalign.media.samples import Sample
 from visalign.rewards.base import Scores
 from visalign.rewards.pairwise import Failure
-from visalign.rewards.vlm.asking import AskingJudge, ComparingJudge
+from visalign.rewards.vlm.asking import ComparingJudge
 from visalign.rewards.vlm.forms import Form
 from visalign.rewards.vlm.questions import Question, Reply
+from visalign.rewards.vlm.tools import ToldByTools, told
 
 PRINCIPLES = {
     "alignment": "Does it show what the prompt asks for: every object, count, colour, place and action?",
@@ -21,6 +22,10 @@ PRINCIPLES = {
 RUBRIC = "1 very bad, 2 bad, 3 fair, 4 good, 5 very good"
 SCORE = Form("score", (1, 2, 3, 4, 5), between=True)
 WINNER = Form("winner", (0, 1, 2))
+
+
+def in_twos(questions: list[Question]) -> list[tuple[Question, Question]]:
+    return list(zip(questions[::2], questions[1::2], strict=True))
 
 
 def images_named(count: int) -> str:
@@ -41,10 +46,10 @@ def mean_choice(answer: Reply, form: Form, worth: dict[str, float]) -> float:
 
 
 @dataclass
-class VlmJudge(AskingJudge):
+class VlmJudge(ToldByTools):
     """Score from 1 to 5 per principle by any vision-language model, the mean under its own digit probabilities.
 
-    principles: question by dimension. rubric: what the digits mean.
+    principles: question by dimension. rubric: what the digits mean. tools: rewards whose findings it is told.
     """
 
     principles: dict[str, str] = field(default_factory=lambda: {k: PRINCIPLES[k] for k in ("alignment", "quality")})
@@ -70,7 +75,9 @@ class VlmJudge(AskingJudge):
         return mean_choice(answer, SCORE, {str(choice): float(choice) for choice in SCORE.choices})
 
     def score_batch(self, samples: list[Sample]) -> Scores:
-        questions = [self.question(sample, principle) for sample in samples for principle in self.principles.values()]
+        questions = [told(self.question(sample, principle), facts)
+                     for sample, facts in zip(samples, self.facts(samples), strict=True)
+                     for principle in self.principles.values()]
         return table(self.read_noted(questions, self.read), len(self.dimensions))
 
 
@@ -86,8 +93,9 @@ def table(noted: list[tuple[float | Failure, str | None]], dimensions: int) -> S
 
 
 @dataclass
-class VlmComparison(ComparingJudge):
-    """Which of two is better, by any vision-language model, asked in both orders: win rate within the prompt."""
+class VlmComparison(ToldByTools, ComparingJudge):
+    """Which of two is better, by any vision-language model, asked in both orders: win rate within the prompt. tools:
+    rewards whose findings on both it is told."""
 
     principle: str = " ".join(PRINCIPLES[k] for k in ("alignment", "quality"))
 
@@ -97,6 +105,12 @@ class VlmComparison(ComparingJudge):
                         f"{images_named(len(two))} 2. "
                         f"The prompt:\n{first.prompt}\n\n{self.principle}\nWhich is better: 1, 2, or 0 if they are "
                         "equally good?", one + two, WINNER)
+
+    def questions(self, pairs: list[tuple[Sample, Sample]]) -> list[Question]:
+        facts = [self.facts([pair[side] for pair in pairs]) for side in (0, 1)]
+        return [told(question, *order) for (there, back), one, two in zip(
+            in_twos(super().questions(pairs)), *facts, strict=True)
+                for question, order in ((there, (one, two)), (back, (two, one)))]
 
     def read(self, answer: Reply) -> float:
         return mean_choice(answer, WINNER, {"1": 1.0, "2": 0.0, "0": 0.5})
