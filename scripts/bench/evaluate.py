@@ -34,7 +34,7 @@ from visalign.evaluators.diversity import per_prompt
 from visalign.jobs.train import train
 from visalign.trainers.guard import interval_of
 from visalign.trainers.online.loop import OnlineTrainer
-from visalign.trainers.online.watching import Watch
+from visalign.trainers.online.watching import GroupWatch
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 SEEDS = 16
@@ -110,7 +110,7 @@ def watch(recipes: list[str], length: int) -> None:
                 f"train.epochs={length}", f"guard.every={length}", "guard.action=warn", f"output.folder={folder}/run",
                 "output.trackers=[]", "eval.every=0", "eval.max_prompts=4"))
             embedder = type(load_features(config.embedded_by))
-            with (timed(Watch, "note", spent), timed(embedder, "sample_features", spent, beside=True),
+            with (timed(GroupWatch, "note", spent), timed(embedder, "sample_features", spent, beside=True),
                   timed(OnlineTrainer, "batch", epochs, time.process_time),
                   timed(OnlineTrainer, "train_unit", epochs, time.process_time)):
                 train(config)

@@ -16,7 +16,7 @@ from visalign.evaluators.watch import Suspicion
 from visalign.trainers import guard as module
 from visalign.trainers.cost import passes_of_look, passes_of_step
 from visalign.trainers.guard import interval_of, points_of
-from visalign.trainers.online.watching import Watch
+from visalign.trainers.online.watching import GroupWatch
 
 from .commands import fails, rows, run, weights
 
@@ -264,7 +264,7 @@ class Suspected:
             self.asked.append(watch.epochs[-1].epoch)
             return Suspicion(-0.3, 16, 32, False, watch.epochs[-1].epoch in steps)
 
-        monkeypatch.setattr(Watch, "suspicion", suspicion)
+        monkeypatch.setattr(GroupWatch, "suspicion", suspicion)
 
 
 def watched(online_recipe, folder, **guard):

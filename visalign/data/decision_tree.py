@@ -37,7 +37,7 @@ def deciding_level(a: Sequence[float], b: Sequence[float], margins: Sequence[flo
     return next((level for level, (x, y, d) in enumerate(zip(a, b, margins, strict=True)) if abs(x - y) > d), None)
 
 
-def tree_pairs(points: Mapping[int, tuple[float, ...]], margins: Sequence[float], top: int = 1, seed: int = 0,
+def decided_pairs(points: Mapping[int, tuple[float, ...]], margins: Sequence[float], top: int = 1, seed: int = 0,
                decided: Counter | None = None) -> list[Chosen]:
     """At most `top` of a prompt's decided pairs, drawn at random; the scores are of the deciding reward, from 0 for the
     worse one and in units of its standard deviation where margins are. decided: counts them by level."""

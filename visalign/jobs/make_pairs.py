@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from visalign.config.sources import PromptsFrom
-from visalign.data.decision_tree import MARGIN, levels_note, margins_of, tree_pairs
+from visalign.data.decision_tree import MARGIN, decided_pairs, levels_note, margins_of
 from visalign.data.entry import Entry
 from visalign.data.generations import find_generations
 from visalign.data.pair_selection import (
@@ -277,14 +277,14 @@ def propose(candidates: list[Candidate], settings: PairSettings, rank: Ranking,
             rewarded: Mapping[int, tuple[float, ...]] | None = None, margins: Sequence[float] = (),
             decided: Counter | None = None) -> list[Chosen]:
     """The strategy's pairs of one prompt, before ties and doubtful ones are left out; rewarded: the candidates'
-    rewards, for strategies of several. margins, decided: of the strategy tree (`tree_pairs`)."""
+    rewards, for strategies of several. margins, decided: of the strategy tree (`decided_pairs`)."""
     strategies = {"best_worst": lambda: best_worst(candidates), "top_k": lambda: best_worst(candidates, settings.top),
                   "margin": lambda: all_pairs(candidates),
                   "sifted": lambda: sifted(candidates, rank, settings.seed),
                   "rso": lambda: rejection_sampled(candidates, settings.rso_beta or RSO_BETA, settings.top,
                                                    settings.seed),
                   "pareto": lambda: pareto_pairs(rewarded or {}, settings.top, settings.seed),
-                  "tree": lambda: tree_pairs(rewarded or {}, margins, settings.top, settings.seed, decided)}
+                  "tree": lambda: decided_pairs(rewarded or {}, margins, settings.top, settings.seed, decided)}
     return strategies[settings.strategy]()
 
 

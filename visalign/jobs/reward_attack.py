@@ -123,7 +123,7 @@ def attack_reward(spec, items: list[Annotation], dimension: str, data: str, out:
     pairs, skipped = image_pairs(items, dimension)
     if not pairs:
         raise UserError(f"data {data}: none of its {len(items)} annotations has two images and a winner in {dimension}")
-    value = scorer(reward, column)
+    value = scorer_of(reward, column)
     better, worse = ([replace(pair.sides[i], media=square(pair.sides[i].image)) for pair in pairs] for i in (0, 1))
     margins = value(better) - value(worse)
     right = np.flatnonzero(margins > 0)
@@ -139,14 +139,15 @@ def attack_reward(spec, items: list[Annotation], dimension: str, data: str, out:
             for places in in_batches(tried, [chosen[i].image.size for i in tried]):
                 start = [chosen[i] for i in places]
                 if model is not None:  # what the attack is measured against passed through the autoencoder too
-                    start = [replace(one, media=media) for one, media in zip(start, decoded(model, start), strict=True)]
+                    start = [replace(one, media=media)
+                             for one, media in zip(start, through_autoencoder(model, start), strict=True)]
                 changed = climb(start, KINDS[kind])
                 other = [others[i] for i in places]
                 attacked += outcomes([pairs[i] for i in places], kind, start, changed, other, value, checking)
                 progress.update(len(places))
     found = AttackFound(reward.name, dimension, "latents" if model else "pixels", len(pairs), len(right), len(tried),
                         skipped,                         float(np.abs(margins).mean()), {}, attacked)
-    found = replace(found, kinds={kind: summary(found, kind) for kind in KINDS})
+    found = replace(found, kinds={kind: summary_of_kind(found, kind) for kind in KINDS})
     write_attack(out, found, data)
     return found
 
@@ -193,7 +194,7 @@ def square(image: Image.Image) -> Image.Image:
     return fit_square(image.convert("RGB"), min(image.size))
 
 
-def scorer(reward: Reward, column: int) -> Callable[[list[Sample]], np.ndarray]:
+def scorer_of(reward: Reward, column: int) -> Callable[[list[Sample]], np.ndarray]:
     """What gives samples their rewards, larger being better, float64 [n]. Raises UserError where there is none."""
     sign = 1 if reward.higher_is_better else -1
 
@@ -254,7 +255,7 @@ def latents_of(model: Generator, samples: list[Sample]) -> Tensor:
     return model.encode_media(model.to_pixels([sample.image for sample in samples]))
 
 
-def decoded(model: Generator, samples: list[Sample]) -> list[Image.Image]:
+def through_autoencoder(model: Generator, samples: list[Sample]) -> list[Image.Image]:
     """The samples as the model's autoencoder gives them back."""
     return images_of((model.decode_pixels(latents_of(model, samples)).detach() / 2 + 0.5).clamp(0, 1))
 
@@ -272,7 +273,7 @@ def outcomes(pairs: list[LabelledImages], kind: str, start: list[Sample], change
     rewards = [value(samples) for samples in (start, after, other)]
     way, checks = KINDS[kind], [None] * len(pairs)
     if checking is not None:
-        said = [scorer(checking, 0)(samples) for samples in (start, after, other)]
+        said = [scorer_of(checking, 0)(samples) for samples in (start, after, other)]
         checks = [((before - far) * way < 0, (now - far) * way >= 0) for before, now, far in zip(*said, strict=True)]
     return [Attacked(pair.where, first.prompt, kind, float(r0), float(r1), float(r2), first.image, image, far.image,
                      bool((r0 - r2) * way < 0 < (r1 - r2) * way), bool(check and check[0] and check[1]),
@@ -281,7 +282,7 @@ def outcomes(pairs: list[LabelledImages], kind: str, start: list[Sample], change
                                                                   strict=True)]
 
 
-def summary(found: AttackFound, kind: str) -> KindFound:
+def summary_of_kind(found: AttackFound, kind: str) -> KindFound:
     mine = [each for each in found.attacked if each.kind == kind]
     prompts = np.array([each.prompt for each in mine])
     gains = [each.gain / found.margin for each in mine]

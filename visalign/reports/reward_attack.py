@@ -19,11 +19,11 @@ def write_attack_report(file: Path, found, data: str) -> None:
     write_atomically(file, render_page(
         "reward_attack.html.j2", title=f"{found.reward} under attack", found=found, data=data,
         shown={kind: [(each, media_uri(each.other_image), media_uri(each.original), media_uri(each.changed),
-                       media_uri(difference(each.original, each.changed))) for each in rows]
+                       media_uri(amplified_change(each.original, each.changed))) for each in rows]
                for kind, rows in shown.items()}, amplified=AMPLIFIED, finite=np.isfinite))
 
 
-def difference(before: Image.Image, after: Image.Image) -> Image.Image:
+def amplified_change(before: Image.Image, after: Image.Image) -> Image.Image:
     """What changed, amplified around grey."""
     change = np.asarray(after, np.float64) - np.asarray(before, np.float64)
     return Image.fromarray((128 + AMPLIFIED * change).clip(0, 255).astype(np.uint8))

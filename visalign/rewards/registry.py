@@ -29,6 +29,7 @@ from visalign.rewards.hub_clip import Aesthetic, HPSv2, PickScore
 from visalign.rewards.imagereward import ImageReward
 from visalign.rewards.joint import JointReward
 from visalign.rewards.ocr import OcrText
+from visalign.rewards.prompt_weights import PromptWeighted
 from visalign.rewards.qwen_heads import HPSv3, VideoReward
 from visalign.rewards.reference_similarity import ReferenceSimilarity
 from visalign.rewards.relative import Relative
@@ -112,6 +113,7 @@ REWARDS: dict[str, type] = {
     "direction": combine.Direction,
     "harmonic": Harmonic,
     "debiased": Debiased,
+    "prompt_weighted": PromptWeighted,
 }
 ALIASES: dict[str, dict[str, Any]] = {
     "tiny-clip": {"kind": "clip", "source": str(EMBEDDED_CLIPS["tiny-clip"])},
@@ -145,6 +147,8 @@ def build_reward(spec: RewardSpec, device: str = "cpu", depth: int = 0) -> Rewar
     if tools := given.get("tools"):
         specs = tools if isinstance(tools, list) else [tools]
         given["tools"] = [build_reward(each, device, depth + 1) for each in specs]
+    if given.get("prompts_by") is not None:
+        given["prompts_by"] = build_reward(given["prompts_by"], device, depth + 1)
     allowed = REWARDS[kind].__dataclass_fields__
     if "device" in allowed:
         given.setdefault("device", str(device))

@@ -11,7 +11,7 @@ from visalign.rewards.pairwise import Failure
 from visalign.rewards.vlm.asking import ComparingJudge
 from visalign.rewards.vlm.forms import Form
 from visalign.rewards.vlm.questions import Question, Reply
-from visalign.rewards.vlm.tools import ToldByTools, told
+from visalign.rewards.vlm.tools import ToldByTools, with_facts
 
 PRINCIPLES = {
     "alignment": "Does it show what the prompt asks for: every object, count, colour, place and action?",
@@ -75,7 +75,7 @@ class VlmJudge(ToldByTools):
         return mean_choice(answer, SCORE, {str(choice): float(choice) for choice in SCORE.choices})
 
     def score_batch(self, samples: list[Sample]) -> Scores:
-        questions = [told(self.question(sample, principle), facts)
+        questions = [with_facts(self.question(sample, principle), facts)
                      for sample, facts in zip(samples, self.facts(samples), strict=True)
                      for principle in self.principles.values()]
         return table(self.read_noted(questions, self.read), len(self.dimensions))
@@ -108,7 +108,7 @@ class VlmComparison(ToldByTools, ComparingJudge):
 
     def questions(self, pairs: list[tuple[Sample, Sample]]) -> list[Question]:
         facts = [self.facts([pair[side] for pair in pairs]) for side in (0, 1)]
-        return [told(question, *order) for (there, back), one, two in zip(
+        return [with_facts(question, *order) for (there, back), one, two in zip(
             in_twos(super().questions(pairs)), *facts, strict=True)
                 for question, order in ((there, (one, two)), (back, (two, one)))]
 

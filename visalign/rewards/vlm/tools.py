@@ -65,7 +65,7 @@ def facts_by(tool: Reward, samples: list[Sample]) -> list[str]:
     return lines
 
 
-def told(question: Question, *facts: Sequence[str]) -> Question:
+def with_facts(question: Question, *facts: Sequence[str]) -> Question:
     """The question with the facts of what it shows, of several one after the other."""
     many = len(facts) > 1
     lines = [f"- {f'of {number}, ' if many else ''}{line}" for number, each in enumerate(facts, 1) for line in each]

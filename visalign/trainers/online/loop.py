@@ -46,7 +46,7 @@ from visalign.trainers.online.step_selection import noisy_steps
 from visalign.trainers.online.updates import update_for, whole_loss
 from visalign.trainers.online.view_names import VIEWS
 from visalign.trainers.online.views import Context, MicroBatch
-from visalign.trainers.online.watching import Watch
+from visalign.trainers.online.watching import GroupWatch
 
 
 class OnlineTrainer(GeneratorTrainer):
@@ -74,7 +74,7 @@ class OnlineTrainer(GeneratorTrainer):
         self.credit = Crediting(config, reward_set, self.view, accelerator)
         self.update = update_for(self.credit.mixture, self.credit.names, self.parameters, self.engine)
         self.state.extras |= self.copies | self.credit.kept | {"counts": self.counts}
-        self.watch = Watch(run, self.engine.processes) if config.watched else None
+        self.watch = GroupWatch(run, self.engine.processes) if config.watched else None
         self.conditions = PromptEmbeddings(EncodingCache(config.rollout.cache, generator), config, generator.device)
         self.epochs = Epochs(config, tasks, self.conditions.key, self.engine.processes, self.noisy, self.view.kept)
         self.rollouts = SOURCES[config.rollout.engine](RolloutParts(

@@ -10,7 +10,7 @@ from visalign.storage.run_folder import RunFolder
 from visalign.trainers.online.collect import RolloutBatch
 
 
-class Watch:
+class GroupWatch:
     """What is known of each epoch's groups; rows of kind `watch` in metrics.jsonl, so that a resumed run knows as much.
 
     processes: all know the same and ask together.
