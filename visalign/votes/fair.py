@@ -93,7 +93,8 @@ def _ranked(table: VoteTable, notes: list[str]) -> tuple[dict, np.ndarray]:
 
 
 def odds(log_odds: Estimate) -> Estimate:
-    return Estimate(*np.exp(log_odds).tolist())
+    with np.errstate(over="ignore"):  # a bound beyond all numbers is infinite
+        return Estimate(*np.exp(log_odds).tolist())
 
 
 def table_of(votes: list[tuple[Vote, str]], matchups: dict[str, Matchup], x: np.ndarray,

@@ -117,6 +117,7 @@ def test_the_table_is_images_by_task_and_the_mean_of_tasks():
     figures = {each.name: each for each in GenEval().figures(items, [[True, True, False], [True], [False, True]])}
     assert figures["single_object"].value.value == 3 / 4 and figures["single_object"].count == 4
     assert figures["counting"].value.value == 1 / 2 and np.isinf(figures["counting"].value.high)
+    assert figures["images"].value.value == 4 / 6 and figures["prompts with a right image"].value.value == 1
     overall = figures["overall (mean of tasks)"]
     assert overall.value.value == (3 / 4 + 1 / 2) / 2 and overall.headline and overall.count == 6
     assert overall.value.low < overall.value.value < overall.value.high

@@ -1,8 +1,8 @@
 """GenEval (Ghosh et al. 2023): does an image hold the objects, counts, colours and places of its prompt?
 
 An image is right when of every class in `include` as many objects are found as asked, in the colour and place asked,
-and of none in `exclude` too many. The table: the share of right images by task, and the mean of the tasks. Objects by a
-detector of transformers, the colour of each by CLIP on its crop, the rest greyed out.
+and of none in `exclude` too many. The table: the share of right images and of prompts with one, by task, and the mean
+of the tasks. Objects by a detector of transformers, the colour of each by CLIP on its crop, the rest greyed out.
 
 Differs from the published scripts in: their Mask2Former is mmdetection's; transformers' twin of it is the default, and
 any other detector that knows COCO's classes may be named.
@@ -129,7 +129,9 @@ class GenEval(SuiteScorer):
         tags = [geneval_task(item)["tag"] for item in items]
         by_task = [mean_figure(tag, [each for own, each in zip(tags, scored, strict=True) if own == tag])
                    for tag in dict.fromkeys(tags)]
-        return [*by_task, mean_of_groups("overall (mean of tasks)", tags, scored)]
+        whole = [mean_figure("images", scored), mean_figure("prompts with a right image", [[any(each)] for each in
+                                                                                          scored])]
+        return [*whole, *by_task, mean_of_groups("overall (mean of tasks)", tags, scored)]
 
 
 def geneval_task(item: SuitePrompt) -> dict:
