@@ -1,7 +1,11 @@
 """`visalign demo` and `visalign votes`, as typed: what they take, and what they say of mistakes."""
 
+import random
+import sqlite3
+
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from tests.votes.test_book import fill
 from visalign.cli import main
@@ -70,3 +74,38 @@ def test_votes_are_counted_and_exported(tmp_path):
     done = CliRunner().invoke(main, ["votes", "export", str(tmp_path / "book")], catch_exceptions=False)
     assert done.output.startswith("3 decided pairs, 1 ties, 0 only skipped")
     assert (tmp_path / "book" / "export" / "comparisons.csv").exists()
+
+
+def test_the_fair_ranking_is_printed_measured_and_written_as_a_page(tmp_path):
+    book = fill(VoteDatabase(tmp_path / "book"), 32)
+    rng = random.Random(0)
+    for i, choice in enumerate(("b", "b", "a", "tie") * 8):
+        book.vote(Vote(f"c{i}", ("ann", "bob", "cem")[i % 3], choice, "ab"[i // 4 % 2]))
+        for side in "ab":
+            noise = Image.frombytes("RGB", (16, 16), rng.randbytes(768))
+            Image.blend(Image.new("RGB", (16, 16)), noise, rng.random()).save(book.media / f"{i}{side}.png")
+    command = ["votes", "board", str(tmp_path / "book")]
+    done = CliRunner().invoke(main, command, catch_exceptions=False)
+    assert "fair ranking by 3 voters, with left side taken out:" in done.output
+    assert "luminance" not in done.output and "being on the left: of two equals it wins at odds of" in done.output
+    done = CliRunner().invoke(main, [*command, "--style", "--page", str(tmp_path / "votes.html")],
+                              catch_exceptions=False)
+    assert "one sd more luminance: of two equals it wins at odds of" in done.output
+    assert "user-" in (tmp_path / "votes.html").read_text() and "ann" not in (tmp_path / "votes.html").read_text()
+    done = CliRunner().invoke(main, [*command, "--page", str(tmp_path / "book" / "votes.sqlite" / "x.html")])
+    assert done.exit_code == 1 and "--page" in done.output and "cannot be written" in done.output
+    (book.media / "0a.png").unlink()
+    with sqlite3.connect(book.file) as raw:
+        raw.execute("DELETE FROM looks")
+    done = CliRunner().invoke(main, [*command, "--style"])
+    assert done.exit_code == 1 and "0a.png" in done.output and "Traceback" not in done.output
+
+
+def test_votes_become_the_table_of_arenas(tmp_path):
+    book = fill(VoteDatabase(tmp_path / "book"), 2)
+    book.vote(Vote("c0", "ann", "a", "a"))
+    command = ["votes", "export", str(tmp_path / "book"), "--arena"]
+    done = CliRunner().invoke(main, command, catch_exceptions=False)
+    assert done.output.startswith("1 votes: ") and (tmp_path / "book" / "export" / "arena.parquet").is_file()
+    done = CliRunner().invoke(main, [*command, "--chance"])
+    assert done.exit_code == 1 and "leave out --per-voter and --chance" in done.output

@@ -6,12 +6,14 @@ from visalign.errors import UserError
 from visalign.media.image_files import read_image
 from visalign.media.samples import Sample
 from visalign.reports.charts import ladder_chart
+from visalign.reports.votes import fair_html
 from visalign.rewards import Reward
 from visalign.votes import Matchup, VoteDatabase, leaderboard
 from visalign.votes.board import OVERALL, dimensions_of
+from visalign.votes.fair import fair_board
+from visalign.votes.style import kept_media
 from visalign_demo.compare_tab import problem_html, progress_html
 from visalign_demo.context import Demo, client_of, render_fragment, sentence_of
-from visalign_demo.media_store import kept_media
 from visalign_demo.model_worker import Job, Step
 
 LADDER_FRAMES = 16
@@ -23,14 +25,14 @@ def board_html(book: VoteDatabase, dimension: str) -> str:
     """The page of one dimension."""
     board = leaderboard(book, dimension)
     chart = ladder_chart(board.elo, board.models[-1], "votes") if board.elo else None
-    return render_fragment("board.html.j2", board=board, chart=chart, left_matters=board.left is not None
-                  and not board.left.low <= 0.5 <= board.left.high)
+    return render_fragment("board.html.j2", board=board, chart=chart, fair=fair_html(fair_board(book, dimension)),
+                           left_matters=board.left is not None and not board.left.low <= 0.5 <= board.left.high)
 
 
 def unscored(book: VoteDatabase, reward: Reward) -> list[tuple[str, Matchup]]:
     """Files of matchups' media that a reward has not scored yet, with their matchup."""
     known = book.scores(reward.name)
-    return list({side.file: matchup for matchup in book.matchups()
+    return list({side.file: matchup for matchup in book.matchups() if not matchup.is_anchor
                  for side in (matchup.a, matchup.b) if side.file not in known}.items())
 
 

@@ -51,10 +51,10 @@ UPLOAD_ROOM = 4 * 2**30
 @dataclass(frozen=True)
 class DemoSettings:
     """models: {name: source}; model_settings: `key=value` of all of them. folder: votes and their media. runs: where
-    run folders lie. pairs: matchups generated ahead of voting. rollouts: folders of `visalign votes draw` to
-    vote on. steps, guidance_scale, prompts: None means a run's. keep: models held in memory at once.
-    allowed_hosts: names by which this server may be reached beside its own. trusted_proxies: addresses and networks
-    whose X-Forwarded headers are believed. root_path: where a proxy shows it, such as /demo."""
+    run folders lie. pairs: matchups generated ahead of voting. rollouts: folders of `visalign votes draw` to vote on.
+    anchors: share of ballots that are anchors. steps, guidance_scale, prompts: None means a run's. keep: models held in
+    memory at once. allowed_hosts: names by which this server may be reached beside its own. trusted_proxies: addresses
+    and networks whose X-Forwarded headers are believed. root_path: where a proxy shows it, such as /demo."""
 
     models: dict[str, str]
     model_settings: tuple[str, ...] = ()
@@ -71,6 +71,7 @@ class DemoSettings:
     features: str = "tiny-clip"
     pairs: int = 60
     rollouts: tuple[Path, ...] = ()
+    anchors: float = 0.0
     allow_train: bool = False
     device: str = "auto"
     upload_megabytes: int = 64
@@ -120,7 +121,8 @@ class Demo:
         self.media_store = MediaStore(self.scratch / "shown", self.book.media)
         self.edits = SourceChoice(self.prompts, self.media_store)
         self.claims = Claims(self.scratch / "uploads", UPLOAD_ROOM)
-        self.pool = PairQueue(self.model_worker, self.book, self.recipe(), settings.pairs, settings.rollouts)
+        self.pool = PairQueue(self.model_worker, self.book, self.recipe(), settings.pairs, settings.rollouts,
+                              settings.anchors)
 
     def _prompts(self, sources: list[SampleSource], config) -> list[str]:
         chosen = self.settings.prompts or (config.eval.prompts if config else None)

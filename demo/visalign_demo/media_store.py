@@ -7,14 +7,15 @@ from pathlib import Path
 
 from visalign.data.entry import Entry
 from visalign.data.text_generations import TextEntry
-from visalign.media.answers import Answer
 from visalign.media.samples import Media
 from visalign.media.video_files import read_media, write_media
-from visalign.votes.export import ANSWER_SUFFIX
+from visalign.votes.style import ANSWER_SUFFIX
 
 SHOWN_SUFFIXES = re.compile(r"\.(png|mp4|webm|gif|webp|jpg|jpeg)")
 NAME = re.compile(rf"[0-9a-f]{{32}}({SHOWN_SUFFIXES.pattern}|\.csv)")
 KEPT = 2000
+WHOLE_FRAMES = 256
+"""Frames of a video that votes keep at most."""
 
 
 class MediaStore:
@@ -62,11 +63,6 @@ def shows_text(name: str) -> bool:
     return name.endswith(ANSWER_SUFFIX)
 
 
-def kept_media(file: Path, frames: int) -> Media:
-    """What a file of the votes holds. Raises UserError when it cannot be read."""
-    return Answer(file.read_bytes().decode()) if shows_text(file.name) else read_media(file, file.name, frames)
-
-
 def kept_entry(entry: Entry, folder: Path) -> str:
     """Write a generation under an opaque name; returns the name. Raises UserError as `opaque_copy` does."""
     if isinstance(entry, TextEntry):
@@ -80,7 +76,7 @@ def opaque_copy(file: Path, folder: Path) -> str:
     The original file may name its model or prompt in its metadata, and its suffix alone can give a side away.
     Raises UserError when it cannot be read.
     """
-    return put_for_good(read_media(file, str(file), 256), folder)
+    return put_for_good(read_media(file, str(file), WHOLE_FRAMES), folder)
 
 
 def put_for_good(media: Media, folder: Path) -> str:

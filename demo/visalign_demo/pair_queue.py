@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import json
 import logging
+import math
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +18,9 @@ from visalign.errors import UserError
 from visalign.evaluation.sources import SampleSource
 from visalign.media.source_images import content_of, is_edit, notes_of, prompt_group, split_prompt
 from visalign.votes import Matchup, MatchupSide, VoteDatabase
-from visalign_demo.media_store import kept_entry, opaque_copy, put_for_good
+from visalign.votes.anchors import OBVIOUS, obvious_of, spoilt
+from visalign.votes.style import kept_media, measure_style
+from visalign_demo.media_store import WHOLE_FRAMES, kept_entry, opaque_copy, put_for_good
 from visalign_demo.model_worker import BACKGROUND, Job, ModelWorker
 
 _log = logging.getLogger("visalign.demo")
@@ -73,11 +76,13 @@ class QueuedPair:
 
 
 class PairQueue:
-    """Fills the database up to `count` matchups of the plan, and with those of rollout folders."""
+    """Fills the database up to `count` matchups of the plan, and with those of rollout folders; then plants anchors
+    among them and measures how all media look, which the fair ranking needs."""
 
     def __init__(self, model_worker: ModelWorker, book: VoteDatabase, recipe: PairPlan, count: int,
-                 rollouts: tuple[Path, ...] = ()):
+                 rollouts: tuple[Path, ...] = (), anchors: float = 0.0):
         self.model_worker, self.book, self.recipe, self.count = model_worker, book, recipe, count
+        self.anchors = anchors
         self.problem = ""
         self._known = {matchup.id for matchup in book.matchups()}
         self._sources: dict[Path, str] = {}
@@ -94,16 +99,31 @@ class PairQueue:
         self._thread.join(seconds)
 
     def _fill(self) -> None:
-        try:
-            for queued in itertools.islice(self.wanted(), self.count):
-                name = self.recipe.name_of(queued)
-                if name not in self._known:
-                    self.make(name, queued)
-        except UserError as error:
-            self.problem = f"No more pairs are generated: {error}"
-        except Exception as error:
-            _log.exception("the pair queue ended")
-            self.problem = f"No more pairs are generated ({type(error).__name__}); see the server's log."
+        for work, what in ((self._make_all, "No more pairs are generated"),
+                           (self.plant, "Obvious anchors are not planted"),
+                           (lambda: measure_style(self.book), "The style of the pairs is not measured")):
+            try:
+                work()
+            except UserError as error:
+                self.problem = self.problem or f"{what}: {error}"
+            except Exception as error:
+                _log.exception("the pair queue ended")
+                self.problem = self.problem or f"{what} ({type(error).__name__}); see the server's log."
+
+    def _make_all(self) -> None:
+        for queued in itertools.islice(self.wanted(), self.count):
+            name = self.recipe.name_of(queued)
+            if name not in self._known:
+                self.make(name, queued)
+                measure_style(self.book)
+
+    def plant(self) -> None:
+        """Make as many obvious anchors as a voter of all matchups sees, and at least one."""
+        plain = [matchup for matchup in self.book.matchups() if not matchup.is_anchor]
+        for matchup in plain[:math.ceil(self.anchors * len(plain))]:
+            if OBVIOUS + matchup.id not in self._known:
+                whole = kept_media(self.book.within(matchup.a.file), WHOLE_FRAMES)
+                self.book.add(obvious_of(matchup, put_for_good(spoilt(whole), self.book.media)))
 
     def wanted(self) -> Iterator[QueuedPair]:
         """The plan's matchups; for folders, those where both sides have a medium."""

@@ -11,9 +11,11 @@ import gradio as gr
 from visalign.errors import UserError
 from visalign.reports import shown_text
 from visalign.votes import Ballot, Vote
+from visalign.votes.choosing import next_matchup
+from visalign.votes.style import kept_media
 from visalign_demo.compare_tab import problem_html
 from visalign_demo.context import Demo, mark_of, render_fragment, sentence_of
-from visalign_demo.media_store import kept_media, shows_text, shows_video
+from visalign_demo.media_store import shows_text, shows_video
 
 DIMENSIONS = {"image": ("alignment", "quality", "aesthetics"), "video": ("VQ", "MQ", "TA"),
               "text": ("helpfulness", "truthfulness", "style")}
@@ -55,9 +57,9 @@ class Booth:
         """
         ballots = [ballot for number in held.split(",")[:2] if number and (ballot := self.book.ballot(number))
                    and ballot.voter == voter and not self.book.has_voted(ballot.matchup.id, voter)]
-        taken = tuple(ballot.matchup.id for ballot in ballots)
-        new = self.book.open_for(voter, 2 - len(ballots), taken, self._between)
-        ballots += [self.book.shown(matchup.id, voter, mark) or self.book.show(matchup, voter, mark) for matchup in new]
+        while len(ballots) < 2 and (matchup := next_matchup(self.book, voter, [each.matchup.id for each in ballots],
+                                                            self._between, self.demo.settings.anchors)):
+            ballots.append(self.book.shown(matchup.id, voter, mark) or self.book.show(matchup, voter, mark))
         ballots += [None] * (2 - len(ballots))
         return Table(*ballots, note or self.progress(voter))
 

@@ -7,9 +7,12 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from tests.demo.conftest import PROMPTS
+from tests.demo.conftest import PROMPTS, write_folder
 from visalign.errors import UserError
 from visalign.votes import VoteDatabase, leaderboard
+from visalign.votes.fair import fair_board
+from visalign.votes.style import unmeasured
+from visalign_demo.board_tab import board_html
 from visalign_demo.context import Demo
 from visalign_demo.pair_queue import PairQueue, drawn_matchups
 from visalign_demo.vote_tab import Booth, voter_of
@@ -136,3 +139,42 @@ def test_a_pool_that_fails_says_why(demo, monkeypatch):
     pool.start()
     pool.join(30)
     assert pool.problem == "No more pairs are generated: plain: memory did not suffice"
+
+
+def test_anchors_are_planted_dealt_in_their_share_and_shown_with_the_fair_ranking(demo, settings):
+    assert not any(matchup.is_anchor for matchup in demo.book.matchups())
+    planted = Demo(replace(settings, folder=settings.folder / "anchors", anchors=0.3))
+    planted.pool.start()
+    planted.pool.join(60)
+    assert planted.pool.problem == ""
+    anchors = [matchup for matchup in planted.book.matchups() if matchup.is_anchor]
+    assert len(anchors) == 2 and all((planted.book.media / each.b.file).is_file() for each in anchors)
+    booth, seen = Booth(planted), []
+    table = booth.deal("ann", "")
+    while table.current:
+        assert "spoilt" not in booth.html(table) and "anchor" not in booth.html(table).replace(table.held, "")
+        seen.append(table.current.matchup.id)
+        whole = table.current.matchup.is_anchor and table.current.on_left == "b"
+        table = booth.vote("ann", table.held, "right" if whole else "left", {}, 1.0)
+    assert sum(number.startswith("anchor-") for number in seen) >= 2 and table.note.startswith("6 of 6")
+    [record] = fair_board(planted.book).records
+    assert record.obvious == (record.obvious[1], record.obvious[1]) and record.obvious[1] >= 1
+    html = board_html(planted.book, "overall")
+    assert "Fair ranking" in html and record.name in html and "saturation" in html
+
+
+def test_the_pairs_style_is_measured_ahead(demo):
+    assert unmeasured(demo.book) == [] and len(demo.book.looks()) == 12
+
+
+def test_of_three_models_all_meet(folders, settings, tmp_path):
+    third = str(write_folder(tmp_path / "made" / "third", 140))
+    three = Demo(replace(settings, models=folders | {"third": third}, folder=settings.folder / "three"))
+    three.pool.start()
+    three.pool.join(60)
+    booth = Booth(three)
+    table, met = booth.deal("ann", ""), []
+    for _ in range(3):
+        met.append(frozenset((table.current.matchup.a.model, table.current.matchup.b.model)))
+        table = booth.vote("ann", table.held, "tie", {}, 1.0)
+    assert len(set(met)) == 3

@@ -30,6 +30,8 @@ LINES = {"answers/samples.jsonl": ANSWERS, "aligned_answers/samples.jsonl": ANSW
          "prompts.txt": "a red fruit\na cat face\n", "my_prompts.txt": "a red fruit\na cat face\n",
          "my_train_prompts.txt": "a red fruit\na cat face\n",
          "evaluation_metadata.jsonl": '{"prompt": "a photo of a bench", "tag": "single_object"}\n',
+         "dpg_prompts/1.txt": "a black cat on a mat\n", "color_val.txt": "a green bench and a red car\n",
+         "signs.txt": 'a sign that says "OPEN"\n',
          "votes/votes.csv": "prompt,a_seed,b_seed,choice\na red fruit,1,2,a\n",
          "mine.yaml": OWN, "demo-votes/train_on_votes.yaml": OWN}
 COLOURS = ("red", "green", "blue", "yellow")

@@ -109,6 +109,9 @@ CASES = [
          given=lambda folder: (book(folder), (folder / "f").write_text("x"))),
     Case("votes-none-decided", "votes export book", ("no matchup is decided",),
          given=damaged("UPDATE votes SET choice = 'tie';")),
+    Case("votes-look-outside", "votes board book --style", ("outside its folder",), given=outside),
+    Case("votes-arena-and-chance", "votes export book --arena --chance", ("--arena", "--chance"), given=book),
+    Case("anchors-all", TWO + "--anchors 1", ("--anchors",), given=images),
     Case("votes-board", "votes board book", ("1 votes by 1 voters", "base"), succeeds=True, given=book),
     Case("votes-twins", "votes export book --out out", ("4 decided pairs",), succeeds=True, given=twins, writes=(
         "out/comparisons.csv", "out/comparisons-2.csv", "out/votes.csv", "out/votes-2.csv")),

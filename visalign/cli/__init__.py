@@ -7,6 +7,7 @@ import click
 from visalign import __version__
 from visalign.cli import data, doctor, hub, language, people, sampling, scoring, training
 from visalign.cli.advise import advise
+from visalign.cli.bench import bench
 from visalign.cli.init import init
 from visalign.cli.soup import soup
 from visalign.cli.verbs import Root
@@ -55,7 +56,7 @@ SECTIONS = {
     "Train": (training.quickstart, advise, init, training.train, scoring.reward, sampling.guide, soup, hub.push),
     "Language models": (language.lm,),
     "Sample": (sampling.generate,),
-    "Score and evaluate": (scoring.score, scoring.evaluate, scoring.compare, data.benchmark),
+    "Score and evaluate": (scoring.score, scoring.evaluate, scoring.compare, bench, data.benchmark),
     "Data": (data.data,),
     "People": (people.demo, people.votes),
     "This installation": (doctor.list_group, doctor.doctor, doctor.completion),

@@ -14,8 +14,8 @@ from visalign.cli.options import (
     sampling_options,
 )
 from visalign.cli.verbs import Verb, Verbs
-from visalign.errors import UserError, nearest
-from visalign.validation.ranges import Few, FewOrNone, Limit, Port, Seed
+from visalign.errors import UserError
+from visalign.validation.ranges import Few, FewOrNone, Fraction, Limit, Port, Seed
 
 
 @click.command(cls=Verb)
@@ -41,6 +41,8 @@ from visalign.validation.ranges import Few, FewOrNone, Limit, Port, Seed
 @click.option("--pairs", default=60, show_default=True, type=ranged(FewOrNone), help="Pairs generated ahead of voting.")
 @click.option("--drawn", "rollouts", multiple=True, type=click.Path(exists=True, path_type=Path),
               help="A folder of `visalign votes draw` to vote on (D3PO); may be repeated.")
+@click.option("--anchors", default=0.0, show_default=True, type=ranged(Fraction), help="Share of ballots that are "
+              "anchors: a spoilt side, or a pair shown again, to see who votes reliably.")
 @click.option("--allow-train", is_flag=True, help="Let the page start training on this machine.")
 @device_option
 @click.option("--keep", default=2, show_default=True, type=ranged(Few), help="Models held in memory at once.")
@@ -122,13 +124,20 @@ def votes_draw(config: str, overrides: tuple[str, ...], out: Path, pairs: int, r
               "majority's.")
 @click.option("--chance", is_flag=True, help="Add the share that voted with the majority: for DPO, the chance that "
               "it is right.")
-def votes_export(folder: Path, out: Path | None, per_voter: bool, chance: bool) -> None:
+@click.option("--arena", is_flag=True, help="Write arena.parquet alone, a row a vote, as analyses of LMArena read it.")
+def votes_export(folder: Path, out: Path | None, per_voter: bool, chance: bool, arena: bool) -> None:
     """Write comparisons.csv, which `train` and `reward train` read, and D3PO's tables, from a demo's FOLDER.
 
     Votes on answers become pairs.jsonl, which `lm train` reads, and comparisons.jsonl.
     """
-    from visalign.votes import VoteDatabase, export_votes
+    from visalign.votes import VoteDatabase, export_arena, export_votes
 
+    if arena:
+        if per_voter or chance:
+            raise UserError("votes export: --arena writes every vote as it is; leave out --per-voter and --chance")
+        file = (out or folder / "export") / "arena.parquet"
+        click.echo(f"{export_arena(existing(folder, VoteDatabase), file)} votes: {file}")
+        return
     done = export_votes(existing(folder, VoteDatabase), out or folder / "export", per_voter, chance)
     click.echo(f"{done.decided} decided pairs, {done.ties} ties, {done.skipped} only skipped: {done.comparisons}")
     for table in done.rollouts:
@@ -138,27 +147,18 @@ def votes_export(folder: Path, out: Path | None, per_voter: bool, chance: bool) 
 @votes.command("board")
 @click.argument("folder", type=click.Path(exists=True, path_type=Path))
 @click.option("--dimension", default="overall", show_default=True)
-def votes_board(folder: Path, dimension: str) -> None:
-    """Print the leaderboard of the votes in a demo's FOLDER, and how far voters agree."""
-    from visalign.votes import VoteDatabase, leaderboard
-    from visalign.votes.board import dimensions_of
+@click.option("--style/--no-style", default=False, show_default=True, help="Measure how the media look (once), and "
+              "take brightness, saturation, sharpness, file size and motion out of the votes.")
+@click.option("--page", type=click.Path(path_type=Path), help="Write the fair ranking as an HTML page, too.")
+def votes_board(folder: Path, dimension: str, style: bool, page: Path | None) -> None:
+    """Print the leaderboard of the votes in a demo's FOLDER, and how far voters agree.
 
-    book = existing(folder, VoteDatabase)
-    if dimension not in (known := dimensions_of(book.votes())):
-        raise UserError(f"votes board: nobody voted in '{dimension}'{nearest(dimension, known)}")
-    board = leaderboard(book, dimension)
-    click.echo(f"{board.votes} votes by {len(board.voters)} voters")
-    for i, model in enumerate(board.models):
-        won, lost = board.wins[i].sum(), board.wins[:, i].sum()
-        rating = "Elo {:.0f} [{:.0f}, {:.0f}]  ".format(*board.elo[model]) if board.elo else ""
-        click.echo(f"{model:24} {rating}won {won:g} of {won + lost:g}")
-    if board.no_ranking:
-        click.echo(board.no_ranking)
-    for duel in board.duels:
-        click.echo(duel.in_words())
-    for row in board.between_voters + board.with_rewards:
-        click.echo(f"kappa {row.first} and {row.second}: {row.kappa.value:.2f} [{row.kappa.low:.2f}, "
-                   f"{row.kappa.high:.2f}] on {row.matchups} pairs")
+    First the votes as they are; then a fair ranking with the side (and --style) taken out, ties as ties, and intervals
+    by voter; what sways a vote; and how reliable each voter is, by a hashed name. """
+    from visalign.jobs.votes_board import count_votes
+    from visalign.votes import VoteDatabase
+
+    click.echo("\n".join(count_votes(existing(folder, VoteDatabase), dimension, style, page)))
 
 
 def existing(folder: Path, kind):

@@ -4,10 +4,12 @@
     t2i-compbench:FILE    a category's .txt, one prompt a line -> samples/PROMPT_000000.png
     dpg-bench:FOLDER      of prompt files ID.txt -> ID.png, four images in a square
     vbench:FILE           VBench_full_info.json, or a .txt -> PROMPT-0.mp4 ... PROMPT-4.mp4
+    text:FILE             a .txt, one prompt a line, which quotes the text to be shown -> samples/PROMPT_000000.png
 
-Only prompts and names are handled here; the suites' own scripts score.
+Only prompts and names are handled here; the suites' own scripts score, or evaluation/suites.
 """
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -95,8 +97,12 @@ def _read_vbench(path: Path) -> list[SuitePrompt]:
         if not isinstance(rows, list):
             raise UserError(f"suite {path}: expected a list, found {type(rows).__name__}")
         places = [f"suite {path}: entry {number}" for number in range(1, len(rows) + 1)]
-        found = [_item(where, _field(where, row, "prompt_en"), "") for where, row in zip(places, rows, strict=True)]
-    return [SuitePrompt(prompt, prompt) for prompt in dict.fromkeys(item.prompt for item in found)]
+        found = [_item(where, _field(where, row, "prompt_en"), "", json.dumps(row.get("dimension", [])))
+                 for where, row in zip(places, rows, strict=True)]
+    of: dict[str, list[str]] = {}
+    for item in found:
+        of.setdefault(item.prompt, []).extend(json.loads(item.metadata or "[]"))
+    return [SuitePrompt(prompt, prompt, json.dumps(names) if names else "") for prompt, names in of.items()]
 
 
 def _as_png(entry: Entry, file: Path) -> None:
@@ -158,6 +164,7 @@ SUITES: dict[str, Suite] = {
     "t2i-compbench": Suite(_read_lines, 10, _write_compbench),
     "dpg-bench": Suite(_read_dpg, 4, _write_dpg),
     "vbench": Suite(_read_vbench, 5, _write_vbench),
+    "text": Suite(_read_lines, 4, _write_compbench),
 }
 
 

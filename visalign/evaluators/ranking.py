@@ -58,11 +58,7 @@ def elo(wins: np.ndarray, names: list[str], seed: int = 0, resamples: int = 1000
     all models, since their strengths then have no finite ratio.
     """
     total = wins.sum(0)
-    groups = _components(total)
-    if len(groups) > 1:
-        listed = "; ".join(", ".join(names[i] for i in group) for group in groups)
-        raise NoRanking("no ranking: between these groups one side won every comparison, or there was none: "
-                         f"{listed}")
+    check_joined(total, names)
     rng = np.random.default_rng(seed)
     drawn, known = [], {}
     for _ in range(resamples if len(wins) > 1 else 0):
@@ -77,6 +73,15 @@ def elo(wins: np.ndarray, names: list[str], seed: int = 0, resamples: int = 1000
         return {name: Estimate(float(middle[i]), float("-inf"), float("inf")) for i, name in enumerate(names)}
     low, high = np.quantile(np.array(drawn), [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     return {name: Estimate(float(middle[i]), float(low[i]), float(high[i])) for i, name in enumerate(names)}
+
+
+def check_joined(wins: np.ndarray, names: list[str]) -> None:
+    """Raise NoRanking naming the groups when no chain of wins [n, n] leads from every model to every other."""
+    groups = _components(wins)
+    if len(groups) > 1:
+        listed = "; ".join(", ".join(names[i] for i in group) for group in groups)
+        raise NoRanking("no ranking: between these groups one side won every comparison, or there was none: "
+                         f"{listed}")
 
 
 def _strengths(wins: np.ndarray, prior: float) -> np.ndarray:

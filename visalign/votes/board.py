@@ -76,11 +76,12 @@ class Leaderboard:
 
 
 def leaderboard(book: VoteDatabase, dimension: str = OVERALL) -> Leaderboard:
-    """Count a book's votes, skipped ones left out. Matchups of a model with itself count for agreement alone."""
-    matchups = {matchup.id: matchup for matchup in book.matchups()}
-    votes = [(vote, choice) for vote in book.votes() if (choice := choice_in(vote, dimension)) in _PLACES]
+    """Count a book's votes, skipped ones and anchors left out. Matchups of a model with itself count for agreement
+    alone."""
+    matchups = {matchup.id: matchup for matchup in book.matchups() if not matchup.is_anchor}
+    votes = votes_in(book, matchups, dimension)
     between = [(matchups[vote.matchup], choice) for vote, choice in votes
-               if matchups[vote.matchup].a.model != matchups[vote.matchup].b.model]
+               if matchups[vote.matchup].between_models]
     models = sorted({side.model for matchup, _ in between for side in (matchup.a, matchup.b)})
     wins, ties = tally(between, models)
     ranking, why = None, "there is no vote between two models yet"
@@ -99,6 +100,12 @@ def leaderboard(book: VoteDatabase, dimension: str = OVERALL) -> Leaderboard:
     return Leaderboard(dimension, [models[i] for i in order], total[np.ix_(order, order)], ties[np.ix_(order, order)],
                        ranking, why, dict(voters), left_share(votes), among(answers),
                        against_rewards(book, matchups, answers), duels_of(between, [models[i] for i in order]))
+
+
+def votes_in(book: VoteDatabase, matchups: dict[str, Matchup], dimension: str) -> list[tuple[Vote, str]]:
+    """(vote, choice) of those on `matchups` that say something in a dimension, oldest first."""
+    return [(vote, choice) for vote in book.votes() if vote.matchup in matchups
+            and (choice := choice_in(vote, dimension)) in _PLACES]
 
 
 def choice_in(vote: Vote, dimension: str) -> str | None:

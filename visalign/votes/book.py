@@ -17,6 +17,8 @@ from pathlib import Path
 from visalign.errors import UserError
 
 VOTE_CHOICES = ("a", "b", "tie", "skip")
+ANCHOR = "anchor-"
+"""How the ids of planted matchups begin (anchors.py), which count for no model."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS contests (
@@ -34,12 +36,16 @@ CREATE UNIQUE INDEX IF NOT EXISTS one_vote ON votes (contest, voter) WHERE undon
 CREATE INDEX IF NOT EXISTS ballots_of ON ballots (contest, voter);
 CREATE TABLE IF NOT EXISTS marks (
     file TEXT NOT NULL, judge TEXT NOT NULL, value REAL, PRIMARY KEY (file, judge));
+CREATE TABLE IF NOT EXISTS looks (
+    file TEXT NOT NULL, name TEXT NOT NULL, value REAL NOT NULL, PRIMARY KEY (file, name));
 """
 
 
 _COLUMNS = {name: set(re.findall(r"(?:^|,)\s*(\w+) (?:TEXT|REAL|INTEGER)", columns))
             for name, columns in re.findall(r"TABLE IF NOT EXISTS (\w+) \((.*?)\);", _SCHEMA, re.DOTALL)}
 """What each table must have."""
+_OPEN = (f"c.id NOT LIKE '{ANCHOR}%' AND NOT EXISTS (SELECT 1 FROM votes v WHERE v.contest = c.id AND v.voter = ? AND "
+         "v.undone IS NULL)")
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,16 @@ class Matchup:
     @property
     def notes(self) -> dict[str, str]:
         return self.settings.get("notes", {})
+
+    @property
+    def between_models(self) -> bool:
+        """Whether two models met, not one with itself."""
+        return self.a.model != self.b.model
+
+    @property
+    def is_anchor(self) -> bool:
+        """Whether it was planted to see how reliable voters are (anchors.py)."""
+        return self.id.startswith(ANCHOR)
 
     @property
     def asked(self) -> str:
@@ -182,18 +198,28 @@ class VoteDatabase:
 
     def open_for(self, voter: str, count: int, but: tuple[str, ...] = (),
                  between: frozenset[str] | None = None) -> list[Matchup]:
-        """Matchups that a voter has not voted on, those with the fewest votes first, otherwise at random.
+        """Matchups that a voter has not voted on, those with the fewest votes first, otherwise at random; no anchors.
 
         but: ids to leave out. between: only matchups of these models.
         """
         rows = self._read(
             "SELECT c.*, (SELECT COUNT(*) FROM votes v WHERE v.contest = c.id AND v.undone IS NULL) AS votes "
-            "FROM contests c WHERE NOT EXISTS (SELECT 1 FROM votes v WHERE v.contest = c.id AND v.voter = ? "
-            "AND v.undone IS NULL) ORDER BY votes, random()", voter)
+            f"FROM contests c WHERE {_OPEN} ORDER BY votes, random()", voter)
         found = (self._matchup(row) for row in rows)
         wanted = (matchup for matchup in found if matchup.id not in but
                   and (between is None or {matchup.a.model, matchup.b.model} <= between))
         return [matchup for matchup, _ in zip(wanted, range(count), strict=False)]
+
+    def met(self) -> list[tuple[str, str, str, int]]:
+        """(model of side a, of side b, choice, how many votes said so), of votes that count, without anchors."""
+        return [tuple(row) for row in self._read(
+            "SELECT c.a_model, c.b_model, v.choice, COUNT(*) FROM votes v JOIN contests c ON c.id = v.contest WHERE "
+            f"v.undone IS NULL AND c.id NOT LIKE '{ANCHOR}%' GROUP BY c.a_model, c.b_model, v.choice")]
+
+    def may_meet(self, voter: str) -> set[frozenset[str]]:
+        """Models of the matchups that are open for a voter (`open_for`)."""
+        return {frozenset(row) for row in self._read(
+            f"SELECT DISTINCT c.a_model, c.b_model FROM contests c WHERE {_OPEN}", voter)}
 
     def show(self, matchup: Matchup, voter: str, mark: str = "") -> Ballot:
         """A ballot with its sides in random order; it outlives the server, so that a page may hold on to its id.
@@ -256,8 +282,9 @@ class VoteDatabase:
 
     def progress(self, voter: str) -> tuple[int, int]:
         """How many matchups a voter has voted on or skipped, and how many there are."""
-        [given] = self._read("SELECT COUNT(*) FROM votes WHERE voter = ? AND undone IS NULL", voter)
-        [there] = self._read("SELECT COUNT(*) FROM contests")
+        [given] = self._read("SELECT COUNT(*) FROM votes WHERE voter = ? AND undone IS NULL AND contest NOT LIKE "
+                             f"'{ANCHOR}%'", voter)
+        [there] = self._read(f"SELECT COUNT(*) FROM contests WHERE id NOT LIKE '{ANCHOR}%'")
         return given[0], there[0]
 
     def scores(self, reward: str) -> dict[str, float | None]:
@@ -271,6 +298,23 @@ class VoteDatabase:
     def rewards(self) -> list[str]:
         """Rewards that have scored media."""
         return [row[0] for row in self._read("SELECT DISTINCT judge FROM marks ORDER BY judge")]
+
+    def looks(self) -> dict[str, dict[str, float]]:
+        """Style statistics of each file that was measured (style.py), by name."""
+        found: dict[str, dict[str, float]] = {}
+        for file, name, value in self._read("SELECT file, name, value FROM looks"):
+            found.setdefault(file, {})[name] = value
+        return found
+
+    def add_look(self, file: str, values: dict[str, float]) -> None:
+        self._write("INSERT OR REPLACE INTO looks VALUES " + ", ".join(["(?, ?, ?)"] * len(values)),
+                    tuple(each for name, value in values.items() for each in (file, name, value)))
+
+    def within(self, file: str) -> Path:
+        """The path of a medium. Raises UserError for one outside the book, which no demo writes."""
+        if not (path := (self.media / file).resolve()).is_relative_to(self.media.resolve()):
+            raise UserError(f"votes {self.file}: names a medium outside its folder ({file})")
+        return path
 
     def path(self, side: MatchupSide) -> Path:
         return self.media / side.file

@@ -33,11 +33,10 @@ from visalign.media.source_images import SEPARATOR
 from visalign.storage.files import write_atomically
 from visalign.votes.board import OVERALL, choice_in, dimensions_of
 from visalign.votes.book import Matchup, Vote, VoteDatabase
+from visalign.votes.style import ANSWER_SUFFIX
 
 _LETTERS = {"a": "A", "b": "B", "tie": "same", None: ""}
 _COLUMNS = {OVERALL: "Overall"}
-ANSWER_SUFFIX = ".txt"
-"""The ending of a medium that is a text."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,8 @@ def export_votes(book: VoteDatabase, out: Path, per_voter: bool = False, chance:
     if per_voter and chance:
         raise UserError("votes export: --chance is how many agreed, and with --per-voter every row is one vote; choose "
                         "one of them")
-    votes, matchups = book.votes(), {matchup.id: matchup for matchup in book.matchups()}
+    matchups = {matchup.id: matchup for matchup in book.matchups()}
+    votes = [vote for vote in book.votes() if not matchups[vote.matchup].is_anchor]
     by_matchup: dict[str, list[Vote]] = defaultdict(list)
     for vote in votes:
         by_matchup[vote.matchup].append(vote)
@@ -103,7 +103,7 @@ def _export_answers(book: VoteDatabase, by_matchup: dict[str, list[Vote]], match
     counts, pairs, compared = Counter(), [], []
     for number, given in by_matchup.items():
         matchup = matchups[number]
-        texts = {side: (book.media / _within(book, each.file)).read_bytes().decode()
+        texts = {side: book.within(each.file).read_bytes().decode()
                  for side, each in (("a", matchup.a), ("b", matchup.b))}
         counts[majority([choice_in(vote, OVERALL) for vote in given])] += 1
         for together in [[vote] for vote in given] if per_voter else [given]:
@@ -161,14 +161,7 @@ def majority_share(choices: list[str | None]) -> float | None:
 
 
 def _relative(book: VoteDatabase, file: str, out: Path) -> str:
-    return os.path.relpath(_within(book, file), out.resolve())
-
-
-def _within(book: VoteDatabase, file: str) -> Path:
-    """The path of a medium. Raises UserError for one outside the book, which no demo writes."""
-    if not (path := (book.media / file).resolve()).is_relative_to(book.media.resolve()):
-        raise UserError(f"votes {book.file}: names a medium outside its folder ({file})")
-    return path
+    return os.path.relpath(book.within(file), out.resolve())
 
 
 def _seeds(matchup: Matchup, choice: str) -> dict:
