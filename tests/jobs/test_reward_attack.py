@@ -90,7 +90,7 @@ def test_in_latents_a_reward_needs_no_gradient(reward, steps, tmp_path):
     assert done.exit_code == 0, done.output
     found = json.loads((tmp_path / "out" / "attack.json").read_text())
     assert found["attacker"] == "latents"
-    gains = [(each["after"] - each["before"]) * module.KINDS[each["kind"]] for each in found["images"]]
+    gains = [(each["after"] - each["before"]) * module.ATTACKS[each["kind"]] for each in found["images"]]
     assert sum(gains) > 0 and len(gains) == 4
 
 

@@ -38,7 +38,7 @@ from visalign.sampling.seeds import rng_for
 from visalign.storage.files import write_atomically
 
 TOGETHER, FRAMES = 16, 2
-KINDS = {"false high": 1.0, "false low": -1.0}
+ATTACKS = {"false high": 1.0, "false low": -1.0}
 """Which way the reward is led: up, of the worse image; down, of the better one."""
 
 
@@ -79,7 +79,7 @@ class Attacked:
     @property
     def gain(self) -> float:
         """Of the reward in the wrong direction."""
-        return (self.after - self.before) * KINDS[self.kind]
+        return (self.after - self.before) * ATTACKS[self.kind]
 
 
 @dataclass(frozen=True)
@@ -134,20 +134,20 @@ def attack_reward(spec, items: list[Annotation], dimension: str, data: str, out:
     climb = leader(reward, column, model, bounds, seed)
     attacked = []
     with tqdm(total=2 * len(tried), desc=f"attacking {reward.name}", unit="image") as progress:
-        for kind in KINDS:
+        for kind in ATTACKS:
             chosen, others = (worse, better) if kind == "false high" else (better, worse)
             for places in in_batches(tried, [chosen[i].image.size for i in tried]):
                 start = [chosen[i] for i in places]
                 if model is not None:  # what the attack is measured against passed through the autoencoder too
                     start = [replace(one, media=media)
                              for one, media in zip(start, through_autoencoder(model, start), strict=True)]
-                changed = climb(start, KINDS[kind])
+                changed = climb(start, ATTACKS[kind])
                 other = [others[i] for i in places]
-                attacked += outcomes([pairs[i] for i in places], kind, start, changed, other, value, checking)
+                attacked += what_became([pairs[i] for i in places], kind, start, changed, other, value, checking)
                 progress.update(len(places))
     found = AttackFound(reward.name, dimension, "latents" if model else "pixels", len(pairs), len(right), len(tried),
                         skipped,                         float(np.abs(margins).mean()), {}, attacked)
-    found = replace(found, kinds={kind: summary_of_kind(found, kind) for kind in KINDS})
+    found = replace(found, kinds={kind: summary_of_kind(found, kind) for kind in ATTACKS})
     write_attack(out, found, data)
     return found
 
@@ -266,12 +266,12 @@ def images_of(pixels: Tensor) -> list[Image.Image]:
             (pixels.detach() * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()]
 
 
-def outcomes(pairs: list[LabelledImages], kind: str, start: list[Sample], changed: list[Image.Image],
+def what_became(pairs: list[LabelledImages], kind: str, start: list[Sample], changed: list[Image.Image],
               other: list[Sample], value: Callable, checking: Reward | None) -> list[Attacked]:
     """What the attack did to the reward, and to what checks it."""
     after = [replace(each, media=image) for each, image in zip(start, changed, strict=True)]
     rewards = [value(samples) for samples in (start, after, other)]
-    way, checks = KINDS[kind], [None] * len(pairs)
+    way, checks = ATTACKS[kind], [None] * len(pairs)
     if checking is not None:
         said = [scorer_of(checking, 0)(samples) for samples in (start, after, other)]
         checks = [((before - far) * way < 0, (now - far) * way >= 0) for before, now, far in zip(*said, strict=True)]
