@@ -5,7 +5,8 @@
 is how much a vote lowers the entropy (nats) of the strengths' posterior, to second order: Fisher's information of a
 vote at the strengths so far, against their covariance C (D-optimal design; Chernoff 1959). Strengths have a normal
 prior, so that models without a vote have a place, far from certain. A model that was compared less than LEAST_SHARE of
-an equal share comes first, whatever is learnt. """
+an equal share comes first, whatever is learnt.
+"""
 
 import itertools
 

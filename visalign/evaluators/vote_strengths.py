@@ -11,7 +11,8 @@ voters,
     cov = V / (V - 1) H^-1 (sum_v g_v g_v^T) H^-1,   interval: estimate +- t_{V - 1} sqrt(cov)
 
 (the sandwich of Liang and Zeger 1986, with the small-sample factor and t of Cameron and Miller 2015). One voter has
-none. """
+none.
+"""
 
 from dataclasses import dataclass, replace
 
