@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from visalign.evaluators.watch import FIRST, NEWEST, WatchedEpoch, suspicion_of
+from visalign.evaluators.watch import FIRST, WatchedEpoch, suspicion_of
 
 
 def epochs(*levels: float, groups: int = 8, noisy: tuple[int, ...] = (0, 1), prompts=None) -> list[WatchedEpoch]:
@@ -14,9 +14,11 @@ def epochs(*levels: float, groups: int = 8, noisy: tuple[int, ...] = (0, 1), pro
 
 def test_nothing_is_said_while_there_are_too_few_groups():
     first = FIRST // 8
-    assert suspicion_of(epochs(*[1.0] * (first + 1)), 0.15) is None
-    found = suspicion_of(epochs(*[1.0] * (first + 2)), 0.15)
-    assert (found.change, found.newest, found.first, found.paired, found.suspicious) == (0, NEWEST, FIRST, False, False)
+    assert suspicion_of(epochs(*[1.0] * first), 0.15) is None
+    for more, groups in ((1, 8), (2, 16), (3, 16), (4, 32), (9, 32)):
+        found = suspicion_of(epochs(*[1.0] * (first + more)), 0.15)
+        assert (found.change, found.newest, found.first) == (0, groups, 32)
+        assert not found.paired and not found.suspicious
     assert suspicion_of(epochs(*[0.0] * 9), 0.15) is None  # nothing to lose
 
 
@@ -25,8 +27,9 @@ def test_half_the_budget_is_the_line(level, suspicious):
     """Budget 0.15: 0.925 of what there was."""
     found = suspicion_of(epochs(1, 1, 1, 1, level, level), 0.15)
     assert found.suspicious == suspicious and found.change == pytest.approx(level - 1)
-    assert found.words == (f"diversity within the 16 newest groups {'rose' if level > 1 else 'fell'} by "
-                           f"{100 * abs(level - 1):.0f} % against groups of the first 32")
+    assert found.words == (f"diversity within the {8 if suspicious else 16} newest groups "
+                           f"{'rose' if level > 1 else 'fell'} by {100 * abs(level - 1):.0f} % "
+                           "against groups of the first 32")
 
 
 def test_prompts_that_come_again_are_compared_with_themselves():
@@ -44,8 +47,20 @@ def test_prompts_that_come_again_are_compared_with_themselves():
     assert not alone.paired and not alone.suspicious
 
 
+def test_a_sudden_fall_is_seen_in_few_groups_and_a_slow_one_in_many():
+    """Groups that are 0.15 more or less than their epoch's level; a level of 0.83 is clear of 0.925 in 32 of them."""
+    def varied(levels) -> list[WatchedEpoch]:
+        return [WatchedEpoch(e, (0,), tuple(f"{e} {g}" for g in range(8)), (level - 0.15, level + 0.15) * 4)
+                for e, level in enumerate(levels)]
+
+    sudden = suspicion_of(varied([1.0] * 6 + [0.5]), 0.15)
+    assert sudden.suspicious and sudden.newest == 8
+    slow = suspicion_of(varied([1.0] * 4 + [0.83] * 4), 0.15)
+    assert slow.suspicious and slow.newest == 32
+
+
 def test_noise_at_other_steps_is_not_compared():
-    moved = epochs(1, 1, 1, 1, noisy=(0, 1)) + epochs(*[0.3] * 5, noisy=(2, 3))
+    moved = epochs(1, 1, 1, 1, noisy=(0, 1)) + epochs(*[0.3] * 4, noisy=(2, 3))
     assert suspicion_of(moved, 0.15) is None  # the steps changed, perhaps nothing else
     fallen = suspicion_of(moved + epochs(0.1, 0.1, noisy=(2, 3)), 0.15)
     assert fallen.suspicious and fallen.change == pytest.approx(-2 / 3)

@@ -1,6 +1,6 @@
 """Suspicion, from samples that are drawn anyway: is diversity falling within the groups an online run learns from?
 
-    suspicious   mean(newest) < (1 - budget/2) mean(first), one-sided at 5 %
+    suspicious   mean(newest) < (1 - budget/2) mean(first), one-sided; newest: 8, 16, 32 groups, at 5 % together
 
 The newest groups against those of the run's first epochs: prompt by prompt where enough of the newest prompts were
 among the first (Student's), else as two samples (Welch's). This assumes that which prompts an epoch has depends on
@@ -16,8 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 import scipy
 
-FIRST, NEWEST, ERROR = 32, 16, 0.05
-"""The fewest groups that are compared, and that are compared with; what a single test errs."""
+FIRST, NEWEST, ERROR = 32, (8, 16, 32), 0.05
+"""How many groups at least are compared with; how many of the newest are, a few that see a sudden fall and many that
+see a slow one; what these tests err together."""
 
 
 @dataclass(frozen=True)
@@ -52,16 +53,23 @@ class Suspicion:
 def suspicion_of(epochs: list[WatchedEpoch], budget: float) -> Suspicion | None:
     """Of a run's epochs so far, in order. budget: share of diversity that may be lost, in (0, 1).
 
-    None while there are too few groups with the newest epoch's noise, or the first had no diversity.
+    The fewest groups that are enough to be suspicious are told, else the most that there are. None while there are too
+    few with the newest epoch's noise, or the first had no diversity.
     """
     alike = [each for each in epochs if each.noisy == epochs[-1].noisy]
     first, rest = _until(alike, FIRST)
-    newest, _ = _until(rest[::-1], NEWEST)
-    if sum(len(each.prompts) for each in newest) < NEWEST:
+    found = [each for groups in NEWEST if (each := _compared(first, rest, groups, budget)) is not None]
+    return next((each for each in found if each.suspicious), found[-1] if found else None)
+
+
+def _compared(first: list[WatchedEpoch], rest: list[WatchedEpoch], groups: int, budget: float) -> Suspicion | None:
+    """The newest epochs that have so many groups together against the first ones."""
+    newest, _ = _until(rest[::-1], groups)
+    if sum(len(each.prompts) for each in newest) < groups:
         return None
     before, now = _by_prompt(first), _by_prompt(newest)
     both = [prompt for prompt in now if prompt in before]
-    if paired := len(both) >= NEWEST:
+    if paired := len(both) >= groups:
         a, b = (np.array([np.mean(found[prompt]) for prompt in both]) for found in (before, now))
     else:
         a, b = (np.array([value for each in part for value in each.diversity]) for part in (first, newest))
@@ -72,9 +80,9 @@ def suspicion_of(epochs: list[WatchedEpoch], budget: float) -> Suspicion | None:
     if varies < 1e-9:
         sure = b.mean() < allowed.mean()
     elif paired:
-        sure = scipy.stats.ttest_rel(b, allowed, alternative="less").pvalue < ERROR
+        sure = scipy.stats.ttest_rel(b, allowed, alternative="less").pvalue < ERROR / len(NEWEST)
     else:
-        sure = scipy.stats.ttest_ind(b, allowed, equal_var=False, alternative="less").pvalue < ERROR
+        sure = scipy.stats.ttest_ind(b, allowed, equal_var=False, alternative="less").pvalue < ERROR / len(NEWEST)
     return Suspicion(float(b.mean() / a.mean() - 1), len(b), len(a), paired, bool(sure))
 
 
