@@ -21,6 +21,7 @@ from visalign.cli.options import (
 from visalign.cli.ray_options import ray_options, ray_settings
 from visalign.cli.reading import how_to_read, reading_options
 from visalign.cli.reward_distance import distance
+from visalign.cli.reward_people import fit_user
 from visalign.cli.serving import serve
 from visalign.cli.verbs import Verb, Verbs
 from visalign.errors import UserError
@@ -222,6 +223,7 @@ def reward() -> None:
 
 reward.add_command(serve)
 reward.add_command(distance)
+reward.add_command(fit_user)
 
 
 @reward.command("train")

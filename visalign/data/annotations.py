@@ -13,7 +13,7 @@ A table (as rows.py reads it; media as paths or bytes, prompts as text) in one o
 import hashlib
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from visalign.config import DataSettings
@@ -81,6 +81,11 @@ class Annotation:
     @property
     def prompt(self) -> str:
         return self.a.prompt
+
+    def sample(self, side: str, frames: int) -> Sample:
+        """Side `a` or `b` decoded, which knows whose annotation it is. Raises UserError naming the row."""
+        sample = getattr(self, side).sample(self.where, frames)
+        return replace(sample, known=sample.known | {"user": self.user}) if self.user else sample
 
 
 def read_annotations(path: str, dimensions: tuple[str, ...], media_root: str | None = None,

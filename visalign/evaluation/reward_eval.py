@@ -98,7 +98,7 @@ def score_annotations(reward: Reward, items: list[Annotation], edits: bool = Tru
     modality: list[str] = []
     for start in tqdm(range(0, len(items), SCORING_BATCH), desc=f"scoring with {reward.name}", unit="batch"):
         part = items[start:start + SCORING_BATCH]
-        a, b = ([getattr(item, side).sample(item.where, SCORED_FRAMES) for item in part] for side in "ab")
+        a, b = ([item.sample(side, SCORED_FRAMES) for item in part] for side in "ab")
         modality += [sample.modality for sample in a]
         value = against(reward, b)
         sides["a"].append(value(a))

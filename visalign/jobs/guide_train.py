@@ -17,8 +17,9 @@ from visalign.generators import load_generator, locate_model
 from visalign.generators.prompt_length import say_what_is_cut
 from visalign.generators.video_speed import say_speeds
 from visalign.guidance.network import LatentReward, save_guide
-from visalign.jobs.reward_train import annotations_of, trained_on
+from visalign.jobs.reward_train import annotations_of, check_takes, trained_on
 from visalign.parallel.opening import is_sharded_run
+from visalign.rewards.joint.heads import Heads
 from visalign.sampling.encoding_cache import EncodingCache
 from visalign.sampling.source_check import check_takes_sources
 from visalign.storage.run_folder import write_atomically
@@ -36,6 +37,7 @@ def train_guide(config: GuideConfig, resume: bool = False) -> Path:
 
     Raises UserError for anything the user can fix.
     """
+    check_takes(config.objective, Heads, "of a guide")
     locate_model(config.model)
     check_optimizer(config.optim, (1.0, config.train.backbone_lr_scale))
     if is_sharded_run():

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import time
 
@@ -196,6 +197,32 @@ def test_two_processes_learn_what_one_does_with_twice_the_batch(recipe, tmp_path
     assert worst < 1e-3  # 0.018 where each process averages over its own labels
 
 
+def test_users_of_ideal_points_are_learnt_and_a_killed_training_would_go_on_with_them(recipe, tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = pq.read_table(tmp_path / "annotations.parquet")
+    users = pa.array([f"name {i % 3}" if i else None for i in range(len(rows))])
+    pq.write_table(rows.append_column("user", users), tmp_path / "users.parquet")
+    own = {"ideal_points": {"prototypes": 2, "size": 4, "dropout": 0.3, "reseed": 2}}
+    whole = recipe("whole.yaml", model=own, data={"path": str(tmp_path / "users.parquet")})
+    result = invoke("train", whole)
+    assert result.exit_code == 0, result.output
+    saved = (tmp_path / "run" / "reward" / "reward.json").read_text()
+    assert "name 1" not in saved and json.loads(saved)["users"]["learnt"] == 3
+    table = weights(tmp_path / "run")["heads.weights"]
+    assert table.shape == (3, 2, 3, 2)
+    two = recipe("two.yaml", model=own, data={"path": str(tmp_path / "users.parquet")},
+                 output={"folder": str(tmp_path / "again")})
+    assert invoke("train", two, "train.steps=6").exit_code == 0
+    for checkpoint in sorted((tmp_path / "again" / "checkpoints").iterdir())[1:]:
+        shutil.rmtree(checkpoint)
+    shutil.rmtree(tmp_path / "again" / "reward")
+    assert invoke("train", two, "--resume").exit_code == 0
+    again = weights(tmp_path / "again")
+    assert all(torch.equal(again[name], value) for name, value in weights(tmp_path / "run").items())
+
+
 def test_single_items_with_good_and_bad_labels_train(tmp_path, recipe):
     lines = []
     for i, (name, colour) in enumerate(COLOURS.items()):
@@ -230,6 +257,9 @@ def test_eval_takes_any_reward_and_says_which_dimension_scored(table, tmp_path):
         (["model.dimensions=[style]"], "video_only"),
         (["objective.peer_filter=0.3", "model.members=1"], "model.members 1"),
         (["objective.peer_filter=1"], "objective.peer_filter is 1: it must be below 1"),
+        (["model.ideal_points.prototypes=2"], "says whose it is"),
+        (["model.ideal_points.prototypes=1"], "model.ideal_points.prototypes is 1: it must be at least 2"),
+        (["model.ideal_points.distance=far"], "model.ideal_points.distance"),
     ],
 )
 def test_mistakes_end_in_one_sentence(recipe, overrides, word):

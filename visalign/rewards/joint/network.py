@@ -4,6 +4,7 @@
                 prompt -> text embedding ─────────────────────────────────────────────────────┴-> features [B, 1, d]
     vlm:        prompt, frames and one special token a dimension -> last hidden states            features [B, D, d]
     heads:      E members of D two-layer heads                                                    rewards [B, E, D]
+                or another head of HEADS: users' ideal points, embeddings that are compared
 
 Hierarchical pooling is SoliReward's HPQA: one learned query attends to the shallowest chosen layer, its output is the
 query of the next, and a second learned query attends to the last layer; the two are added.
@@ -21,6 +22,9 @@ from torch import Tensor, nn
 from visalign.config import JointSettings
 from visalign.errors import UserError
 from visalign.media.samples import Sample
+from visalign.rewards.joint.general import GeneralPreference
+from visalign.rewards.joint.heads import NOBODY_KNOWN, Head, Heads, KnownUsers
+from visalign.rewards.joint.ideal_points import IdealPoints
 from visalign.rewards.openclip import to_batch
 
 
@@ -96,7 +100,7 @@ class OpenClipBackbone(nn.Module):
         self.pool = HierarchicalPool(widths, width, heads) if widths else None
         self.temporal = TemporalPool(embedding + (width if widths else 0), width, heads)
         self.text = nn.Linear(embedding, width)
-        self.features = 3 * width + 1
+        self.features, self.prompt = 3 * width + 1, slice(width, 2 * width)
 
     def _widths(self, size: tuple[int, int]) -> tuple[list[int], int]:
         embedding, tokens = self._see(torch.zeros(1, 3, *size))
@@ -130,37 +134,30 @@ class OpenClipBackbone(nn.Module):
         return torch.cat([pooled, words, pooled * words, fit.to(pooled)], -1)[:, None]
 
 
-class Heads(nn.Module):
-    """An ensemble: features [B, 1 or D, d] -> rewards [B, E, D]; members share nothing."""
-
-    def __init__(self, features: int, dimensions: int, members: int, hidden: int):
-        super().__init__()
-        self.norm = nn.LayerNorm(features)
-        self.first = nn.Parameter(torch.randn(members, dimensions, features, hidden) * features**-0.5)
-        self.first_bias = nn.Parameter(torch.zeros(members, dimensions, hidden))
-        self.second = nn.Parameter(torch.randn(members, dimensions, hidden) * hidden**-0.5)
-
-    def forward(self, features: Tensor) -> Tensor:
-        x = self.norm(features).expand(-1, self.first.shape[1], -1)
-        hidden = F.gelu(torch.einsum("bdf,edfh->bedh", x, self.first.to(x)) + self.first_bias.to(x))
-        return torch.einsum("bedh,edh->bed", hidden, self.second.to(x)).float()
+HEADS: dict[str, type[Head]] = {"scalar": Heads, "ideal_points": IdealPoints, "general": GeneralPreference}
+"""By the setting `model.<name>` that asks for it; `scalar` where none is given."""
 
 
 class JointNetwork(nn.Module):
-    """Backbone and heads; `forward(**collated) -> float32 [B, E, D]`."""
+    """Backbone and heads; `forward(**collated) -> float32 [B, E, D]`, or what the head of `settings` gives."""
 
-    def __init__(self, backbone: nn.Module, settings: JointSettings):
+    def __init__(self, backbone: nn.Module, settings: JointSettings, users: KnownUsers = NOBODY_KNOWN):
         super().__init__()
         self.backbone, self.settings = backbone, settings
-        self.heads = Heads(backbone.features, len(settings.dimensions), settings.members, settings.width)
+        self.heads = HEADS[settings.head].of(settings, backbone, users)
+        self.own_rates = {f"heads.{name}": rate for name, rate in self.heads.own_rates.items()}
         # open_clip's temperature, and what follows the last chosen layer, are not used by the reward
         self.unused_weights = (r"\.logit_(scale|bias)$", *getattr(backbone, "unused_weights", ()))
 
     def collate(self, samples: list[Sample]) -> dict[str, Tensor]:
-        return self.backbone.collate(samples)
+        return self.backbone.collate(samples) | self.heads.collate(samples)
 
     def forward(self, **inputs: Tensor) -> Tensor:
-        return self.heads(self.backbone(**inputs))
+        told = {name: inputs.pop(name) for name in self.heads.reads}
+        return self.heads(self.backbone(**inputs), **told)
+
+    def after_step(self, done: int) -> None:
+        self.heads.after_step(done)
 
 
 def add_backbone_lora(module: nn.Module, rank: int, targets: list[str]) -> None:

@@ -9,7 +9,7 @@ Run:  visalign reward train configs/reward_model/open_clip.yaml data.path=annota
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -55,8 +55,9 @@ class Prepared:
 class RewardTrainer(Trainer):
     """Trains a network on annotations.
 
-    The network has `settings` (dimensions, members, frames) and `collate(samples)`; `forward(**collated)` gives
-    rewards [2B, E, D], of all first sides and then of all second ones.
+    The network has `settings` (dimensions, members, frames), `collate(samples)` and `after_step(done)`;
+    `forward(**collated)` gives what the objective takes, rewards [2B, E, D] or embeddings, of all first sides and then
+    of all second ones.
     """
 
     label = "training the reward"
@@ -73,7 +74,8 @@ class RewardTrainer(Trainer):
         engine = engine_of(accelerator)
         engine.shard(network)
         named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
-        super().__init__(config, named, run, accelerator, groups=groups_of(named, config), engine=engine,
+        groups = groups_of(named, config, getattr(network, "own_rates", {}))
+        super().__init__(config, named, run, accelerator, groups=groups, engine=engine,
                          reach=GradientReach(named, getattr(network, "unused_weights", ())))
         self.dtype = pick_dtype(config.train.precision, accelerator.device)
         self.flips = LearntFlips(self.objective, decided_labels(items, self.settings.dimensions), accelerator)
@@ -114,8 +116,7 @@ class RewardTrainer(Trainer):
     def prepare_items(self, items: list[Annotation], weight: Tensor | None = None) -> Prepared:
         """Annotations to tensors on the CPU; weight: of each for each member, [B, E], None for equal weights."""
         model = self.settings
-        samples = [item.a.sample(item.where, model.frames) for item in items]
-        samples += [item.b.sample(item.where, model.frames) for item in items]
+        samples = [item.sample(side, model.frames) for side in "ab" for item in items]
 
         def labels(get) -> Tensor:
             return torch.tensor([[get(item).get(name, float("nan")) for name in model.dimensions] for item in items])
@@ -131,6 +132,7 @@ class RewardTrainer(Trainer):
         self.flips.seen(outcome.loss)
         self.backward(outcome.loss)
         report = self.optimizer_step(batch)
+        self.network.after_step(step + 1)
         loss = self.accelerator.gather(outcome.loss.detach().reshape(1)).mean().item()
         correct = self.accelerator.gather(outcome.metrics["accuracy"])
         return {"loss": loss, **report.as_row(), **accuracies(correct, self.settings.dimensions),
@@ -150,7 +152,10 @@ class RewardTrainer(Trainer):
 
     @torch.no_grad()
     def standard(self) -> dict[str, list[float]]:
-        """Mean and standard deviation of each dimension's reward over at most STANDARD_SAMPLE training annotations."""
+        """Mean and standard deviation of each dimension's reward over at most STANDARD_SAMPLE training annotations; {}
+        of embeddings."""
+        if self.objective.takes != "rewards":
+            return {}
         count, size = min(STANDARD_SAMPLE, len(self.order.items)), self.config.train.batch_size
         rewards, is_video = [], []
         for start in range(0, count, size):
@@ -177,12 +182,15 @@ def decided_labels(items: list[Annotation], dimensions: tuple[str, ...]) -> int:
     return max(1, sum(item.outcome.get(name) in (0.0, 1.0) for item in items for name in dimensions))
 
 
-def groups_of(named: list[tuple[str, torch.nn.Parameter]], config: RewardConfig | GuideConfig) -> list[dict]:
-    """Parameter groups: the backbone's pretrained weights have their own learning rate."""
+def groups_of(named: list[tuple[str, torch.nn.Parameter]], config: RewardConfig | GuideConfig,
+              own: Mapping[str, float]) -> list[dict]:
+    """Parameter groups: the backbone's pretrained weights have their own learning rate, and so have the tensors named
+    in `own`, relative to optim.lr."""
     towers = ("backbone.clip.", "backbone.model.")
     lr, scale = config.optim.lr, config.train.backbone_lr_scale
     groups = [{"params": [p for name, p in named if name.startswith(towers)], "lr": lr * scale},
-              {"params": [p for name, p in named if not name.startswith(towers)], "lr": lr}]
+              {"params": [p for name, p in named if not name.startswith(towers) and name not in own], "lr": lr},
+              *({"params": [p for name, p in named if name == each], "lr": lr * rate} for each, rate in own.items())]
     return [group for group in groups if group["params"]]
 
 
