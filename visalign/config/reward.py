@@ -64,10 +64,13 @@ class JointSettings(Settings):
     """The network of a unified reward.
 
     backbone: `open_clip` (image and text towers) or `vlm` (a vision-language model with one special token a
-    dimension). source: its folder, hub id or embedded name. tuning: how much of the backbone learns.
+    dimension). source: its folder, hub id or embedded name; or the folder of a reward, or of its run, that training
+    goes on from: these settings are then its own, and only `tuning` of a frozen one may be another.
+    tuning: how much of the backbone learns.
     dimensions: what is scored. video_only: dimensions that a still image does not have.
     layers: blocks whose tokens are read shallow to deep by hierarchical pooling (none: the pooled output of open_clip,
-    the special tokens of a vlm).
+    the special tokens of a vlm). residual: whether what a layer answers is added to the query of the next one (false:
+    it replaces the query, as in SoliReward's code).
     members: heads in the ensemble; their disagreement is the uncertainty. frames: read evenly from each video.
     ideal_points, general: another head than one that gives each sample a number.
     """
@@ -79,6 +82,7 @@ class JointSettings(Settings):
     dimensions: Annotated[tuple[Text, ...], Field(min_length=1)] = ("alignment", "quality", "aesthetics", "motion")
     video_only: tuple[Text, ...] = ("motion",)
     layers: tuple[FewOrNone, ...] = ()
+    residual: bool = True
     width: Width = 256
     attention_heads: Few = 4
     members: Few = 4
@@ -94,6 +98,9 @@ class JointSettings(Settings):
     @model_validator(mode="after")
     def _consistent(self):
         self._check_head()
+        if not self.residual and not self.layers:
+            raise ValueError("model.residual false is about how layers are read one after another, and model.layers "
+                             "names none")
         if len(set(self.dimensions)) != len(self.dimensions):
             raise ValueError("model.dimensions names a dimension twice")
         unknown = set(self.video_only) - set(self.dimensions)

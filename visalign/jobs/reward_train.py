@@ -7,6 +7,7 @@ import torch
 
 from visalign.config import AnnotationDataSettings, GuideConfig, RewardConfig
 from visalign.config.load import build_objective
+from visalign.config.reward import check_peers
 from visalign.data.annotations import Annotation, read_annotations
 from visalign.errors import UserError, notice
 from visalign.generators.hardware.devices import pick_device
@@ -14,7 +15,8 @@ from visalign.jobs.reward_eval import evaluate_reward
 from visalign.parallel.opening import is_sharded_run
 from visalign.rewards.joint.heads import Head
 from visalign.rewards.joint.network import HEADS
-from visalign.rewards.joint.reward import build_network, check_backbone, save_reward
+from visalign.rewards.joint.reward import check_backbone, save_reward
+from visalign.rewards.joint.start import RewardStart, find_start
 from visalign.trainers.opening import opened_run
 from visalign.trainers.optim import check_optimizer
 from visalign.trainers.order import split_by_prompt
@@ -23,16 +25,22 @@ from visalign.trainers.stopping import heard
 from visalign.trainers.tracking import keep_results
 
 
-def check_reward_training(config: RewardConfig) -> None:
-    """Find mistakes before a model is loaded. Raises UserError."""
-    head = HEADS[config.model.head]
-    check_takes(config.objective, head, f"model.{config.model.head}")
+def check_reward_training(config: RewardConfig) -> RewardStart:
+    """Where training starts, after finding mistakes before a model is loaded. Raises UserError."""
+    start = find_start(config.model)
+    model, head = start.settings, HEADS[start.settings.head]
+    check_takes(config.objective, head, f"model.{model.head}")
+    try:
+        check_peers(config.objective, "model.members", model.members)
+    except ValueError as error:
+        raise UserError(f"model.source {config.model.source}: {error}") from None
     if is_sharded_run() and not head.divides:
-        raise UserError(f"model.{config.model.head}: its table of users was not tried in parts, which sharded training "
+        raise UserError(f"model.{model.head}: its table of users was not tried in parts, which sharded training "
                         "divides it into; use configs/accelerate/ddp.yaml")
-    check_backbone(config.model)
+    check_backbone(model)
     check_optimizer(config.optim, (1.0, config.train.backbone_lr_scale))
     pick_device(config.train.device)
+    return start
 
 
 def check_takes(objective: dict[str, Any], head: type[Head], setting: str) -> None:
@@ -63,20 +71,21 @@ def trained_on(config: RewardConfig | GuideConfig, items: list[Annotation]) -> d
 @heard()
 def train_reward(config: RewardConfig, resume: bool = False) -> Path:
     """Train, save to `reward/` in the run's folder, measure on held-out annotations; returns the run's folder."""
-    check_reward_training(config)
-    items, held_out = annotations_of(config.data, config.model.dimensions, config.train.seed)
-    items, users = HEADS[config.model.head].learns_from(items, config.model, config.data.path)
+    start = check_reward_training(config)
+    items, held_out = annotations_of(config.data, start.settings.dimensions, config.train.seed)
+    items, users = HEADS[start.settings.head].learns_from(items, start.settings, config.data.path)
     with opened_run(config, resume) as (accelerator, run):
         torch.manual_seed(config.train.seed)  # new layers must start equal on every process and after a restart
-        network = build_network(config.model, users=users).to(accelerator.device)
+        network = start.network(users).to(accelerator.device)
         trainer = RewardTrainer(config, network, items, run, accelerator)
         with trainer.started():
             trainer.fit()
             with trainer.whole() as writes:
                 if writes:
                     network.to(accelerator.device)
-                    save_reward(run.path / "reward", network, config.model, trainer.standard(),
-                                trained_on(config, items))
+                    begun = {"started from": config.model.source} if start.folder else {}
+                    save_reward(run.path / "reward", network, start.settings, trainer.standard(),
+                                trained_on(config, items) | begun)
                     for line in network.heads.told():
                         notice(line)
             if held_out and writes:

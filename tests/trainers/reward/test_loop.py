@@ -223,6 +223,28 @@ def test_users_of_ideal_points_are_learnt_and_a_killed_training_would_go_on_with
     assert all(torch.equal(again[name], value) for name, value in weights(tmp_path / "run").items())
 
 
+def test_comparisons_go_on_from_ratings(tmp_path, recipe):
+    for name, colour in COLOURS.items():
+        Image.new("RGB", (64, 64), colour).save(tmp_path / f"{name}.png")
+    names = list(COLOURS)
+    rows = [{"prompt": f"a thing {i % 5}", "a": f"{names[i % 4]}.png", "b": f"{names[(i + 1 + i // 4 % 3) % 4]}.png",
+             "quality": "a" if i % 4 < (i + 1 + i // 4 % 3) % 4 else "b", "strength": 1 + i % 3,
+             "quality_a": i % 4 / 2, "quality_b": (i + 1 + i // 4 % 3) % 4 / 2} for i in range(24)]
+    (tmp_path / "rated.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    data = {"path": str(tmp_path / "rated.jsonl"), "holdout": 0.0}
+    first = recipe("first.yaml", data=data, objective={"preference_weight": 0.0, "rating_weight": 1.0})
+    assert invoke("train", first, f"output.folder={tmp_path / 'ratings'}").exit_code == 0
+    content = yaml.safe_load(recipe("next.yaml", data=data, objective={"scaled": True}).read_text())
+    (tmp_path / "next.yaml").write_text(yaml.safe_dump(content | {"model": {"source": str(tmp_path / "ratings")}}))
+    assert invoke("train", tmp_path / "next.yaml", "train.steps=1", "optim.lr=1e-9").exit_code == 0
+    before, after = weights(tmp_path / "ratings"), weights(tmp_path / "run")
+    assert before.keys() == after.keys() and all((before[name] - after[name]).abs().max() < 1e-7 for name in before)
+    saved = json.loads((tmp_path / "run" / "reward" / "reward.json").read_text())
+    assert saved["started from"] == str(tmp_path / "ratings") and saved["model"]["layers"] == [1]
+    result = invoke("train", tmp_path / "next.yaml", "model.width=96", f"output.folder={tmp_path / 'x'}")
+    assert result.exit_code == 1 and "leave model.width out" in result.output
+
+
 def test_single_items_with_good_and_bad_labels_train(tmp_path, recipe):
     lines = []
     for i, (name, colour) in enumerate(COLOURS.items()):

@@ -350,6 +350,8 @@ RULES: tuple[Rule, ...] = (
 
 ELSEWHERE: dict[str, str] = {
     "language/rounds_cream": "goes on from the run of language/dpo, and compares two of its models",
+    "reward_model/ratings": "learns the columns <dimension>_a and <dimension>_b, which rate both sides of a pair",
+    "reward_model/ratings_then_bt": "goes on from the run of reward_model/ratings, with comparisons",
     "reward_model/tiny_reward": "makes the embedded reward from drawings that it spoils itself",
     "online/flow_grpo_ray": "as online/flow_grpo, with samples drawn on a Ray cluster",
     "online/served_reward": "as online/flow_grpo, with a reward that is served by another process",

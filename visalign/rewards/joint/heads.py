@@ -51,6 +51,7 @@ class Head(nn.Module, ABC):
 
     gives: `rewards` [B, E, D], or `embeddings`, which only a comparison makes sense of. scored_by: the kind of reward
     that its folder is. reads: names of what `collate` gives. divides: whether processes may each hold a part of it.
+    continues: whether another training may go on from it.
     own_rates: of tensors, by name, the learning rate relative to optim.lr.
     """
 
@@ -58,6 +59,7 @@ class Head(nn.Module, ABC):
     scored_by: ClassVar[str] = "joint"
     reads: ClassVar[tuple[str, ...]] = ()
     divides: ClassVar[bool] = True
+    continues: ClassVar[bool] = True
     users: KnownUsers = NOBODY_KNOWN
     own_rates: Mapping[str, float] = {}
 

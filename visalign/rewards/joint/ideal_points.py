@@ -118,6 +118,7 @@ class IdealPoints(Head):
 
     reads = ("user",)
     divides = False
+    continues = False
 
     def __init__(self, settings: JointSettings, backbone: Backbone, users: KnownUsers):
         super().__init__()

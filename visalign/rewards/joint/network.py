@@ -6,10 +6,11 @@
     heads:      E members of D two-layer heads                                                    rewards [B, E, D]
                 or another head of HEADS: users' ideal points, embeddings that are compared
 
-Hierarchical pooling is SoliReward's HPQA: one learned query attends to the shallowest chosen layer, its output is the
-query of the next, and a second learned query attends to the last layer; the two are added.
-Differs from it in: the layers' tokens are projected to one width first, and frame differences enter the temporal
-pooling, since a pooled set of frames has no order of its own.
+Hierarchical pooling is SoliReward's HPQA (arXiv 2512.22170): one learned query attends to the shallowest chosen layer,
+then with what it has read to the next one, and a second learned query attends to the last layer; the two are added.
+Differs from it in: the layers' tokens are normed and projected to one width first; with `residual`, the default, an
+answer is added to the query, where the published code replaces the query by it; and frame differences enter the
+temporal pooling, since a pooled set of frames has no order of its own.
 """
 
 import math
@@ -29,10 +30,15 @@ from visalign.rewards.openclip import to_batch
 
 
 class HierarchicalPool(nn.Module):
-    """Tokens of several layers, a list of [B, N_k, width_k] -> [B, width]; `masks` are True at padding."""
+    """Tokens of several layers, a list of [B, N_k, width_k] -> [B, width]; `masks` are True at padding.
 
-    def __init__(self, widths: list[int], width: int, heads: int):
+    residual: whether what a layer answers is added to the query. The published code (lian700/SoliReward) replaces the
+    query by it, so that a shallow layer is heard only in what the next one is asked.
+    """
+
+    def __init__(self, widths: list[int], width: int, heads: int, residual: bool = True):
         super().__init__()
+        self.residual = residual
         self.project = nn.ModuleList(nn.Sequential(nn.LayerNorm(w), nn.Linear(w, width)) for w in widths)
         self.attend = nn.ModuleList(nn.MultiheadAttention(width, heads, batch_first=True) for _ in widths)
         self.attend_last = nn.MultiheadAttention(width, heads, batch_first=True)
@@ -43,7 +49,8 @@ class HierarchicalPool(nn.Module):
         query = self.shallow_query.expand(len(layers[0]), -1, -1)
         for project, attend, tokens in zip(self.project, self.attend, layers, strict=True):
             tokens = project(tokens)
-            query = query + attend(query, tokens, tokens, key_padding_mask=masks, need_weights=False)[0]
+            answer = attend(query, tokens, tokens, key_padding_mask=masks, need_weights=False)[0]
+            query = query + answer if self.residual else answer
         deep = self.deep_query.expand(len(tokens), -1, -1)
         deep = self.attend_last(deep, tokens, tokens, key_padding_mask=masks, need_weights=False)[0]
         return (query + deep).squeeze(1)
@@ -97,7 +104,7 @@ class OpenClipBackbone(nn.Module):
         with torch.no_grad():
             widths, embedding = self._widths(size if isinstance(size, tuple) else (size, size))
         width, heads = settings.width, settings.attention_heads
-        self.pool = HierarchicalPool(widths, width, heads) if widths else None
+        self.pool = HierarchicalPool(widths, width, heads, settings.residual) if widths else None
         self.temporal = TemporalPool(embedding + (width if widths else 0), width, heads)
         self.text = nn.Linear(embedding, width)
         self.features, self.prompt = 3 * width + 1, slice(width, 2 * width)
@@ -134,6 +141,8 @@ class OpenClipBackbone(nn.Module):
         return torch.cat([pooled, words, pooled * words, fit.to(pooled)], -1)[:, None]
 
 
+TOWERS = ("backbone.clip.", "backbone.model.")
+"""How names of a backbone's pretrained weights begin."""
 HEADS: dict[str, type[Head]] = {"scalar": Heads, "ideal_points": IdealPoints, "general": GeneralPreference}
 """By the setting `model.<name>` that asks for it; `scalar` where none is given."""
 

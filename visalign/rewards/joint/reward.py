@@ -16,7 +16,7 @@ from visalign.media.samples import Sample
 from visalign.rewards.base import RewardModel, Scores
 from visalign.rewards.joint.heads import NOBODY_KNOWN, KnownUsers
 from visalign.rewards.joint.ideal_points import NOBODY, whose
-from visalign.rewards.joint.network import HEADS, JointNetwork, OpenClipBackbone
+from visalign.rewards.joint.network import HEADS, TOWERS, JointNetwork, OpenClipBackbone
 from visalign.rewards.openclip import (
     check_clip_source,
     check_own_tokenizer,
@@ -149,8 +149,9 @@ class TrainedReward(RewardModel):
         return cut_prompts(self.network.backbone.tokenizer, [sample.prompt for sample in samples])
 
 
-def load_trained(network: JointNetwork, folder: Path) -> None:
-    """Put what training changed into a network, from a folder. Raises UserError where it does not fit."""
+def load_trained(network: JointNetwork, folder: Path, was_frozen: bool = False) -> None:
+    """Put what training changed into a network, from a folder. was_frozen: whether its towers were, so that those of a
+    network that is tuned otherwise stay as they are. Raises UserError where it does not fit."""
     file = folder / REWARD_FILES[1]
     try:
         weights = {name: tensor.float() for name, tensor in read_tensors(file, f"reward {file}").items()}
@@ -158,7 +159,8 @@ def load_trained(network: JointNetwork, folder: Path) -> None:
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:150]
         raise UserError(f"reward {file}: cannot be read ({reason})") from None
-    odd = sorted((set(missing) & set(trained_weights(network))) | set(unexpected))
+    expected = {name for name in trained_weights(network) if not (was_frozen and name.startswith(TOWERS))}
+    odd = sorted((set(missing) & expected) | set(unexpected))
     if odd:
         raise UserError(f"reward {file}: does not fit its settings, {odd[0]} is on one side only")
 

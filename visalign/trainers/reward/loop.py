@@ -24,6 +24,7 @@ from visalign.generators.hardware.devices import pick_dtype
 from visalign.objectives.base import Outcome
 from visalign.objectives.reward_model import Comparison, bootstrap
 from visalign.parallel.opening import engine_of
+from visalign.rewards.joint.network import TOWERS
 from visalign.sampling.seeds import rng_at
 from visalign.storage.run_folder import RunFolder
 from visalign.trainers.base import Trainer
@@ -186,10 +187,9 @@ def groups_of(named: list[tuple[str, torch.nn.Parameter]], config: RewardConfig 
               own: Mapping[str, float]) -> list[dict]:
     """Parameter groups: the backbone's pretrained weights have their own learning rate, and so have the tensors named
     in `own`, relative to optim.lr."""
-    towers = ("backbone.clip.", "backbone.model.")
     lr, scale = config.optim.lr, config.train.backbone_lr_scale
-    groups = [{"params": [p for name, p in named if name.startswith(towers)], "lr": lr * scale},
-              {"params": [p for name, p in named if not name.startswith(towers) and name not in own], "lr": lr},
+    groups = [{"params": [p for name, p in named if name.startswith(TOWERS)], "lr": lr * scale},
+              {"params": [p for name, p in named if not name.startswith(TOWERS) and name not in own], "lr": lr},
               *({"params": [p for name, p in named if name == each], "lr": lr * rate} for each, rate in own.items())]
     return [group for group in groups if group["params"]]
 
