@@ -29,7 +29,7 @@ def check_reward_training(config: RewardConfig) -> RewardStart:
     """Where training starts, after finding mistakes before a model is loaded. Raises UserError."""
     start = find_start(config.model)
     model, head = start.settings, HEADS[start.settings.head]
-    check_takes(config.objective, head, f"model.{model.head}")
+    check_takes(config.objective, head, model.head)
     try:
         check_peers(config.objective, "model.members", model.members)
     except ValueError as error:
@@ -43,11 +43,11 @@ def check_reward_training(config: RewardConfig) -> RewardStart:
     return start
 
 
-def check_takes(objective: dict[str, Any], head: type[Head], setting: str) -> None:
+def check_takes(objective: dict[str, Any], head: type[Head], name: str) -> None:
     """Raise UserError for a loss that does not take what the head gives."""
     takes = build_objective(objective, loop="reward").takes
     if takes != head.gives:
-        raise UserError(f"objective.name {objective['name']}: takes {takes}, and the head {setting} gives "
+        raise UserError(f"objective.name {objective['name']}: takes {takes}, and the head {name} gives "
                         f"{head.gives}; objective general goes with model.general, every other with other heads")
 
 

@@ -223,6 +223,29 @@ def test_users_of_ideal_points_are_learnt_and_a_killed_training_would_go_on_with
     assert all(torch.equal(again[name], value) for name, value in weights(tmp_path / "run").items())
 
 
+def test_a_table_of_users_is_not_divided(recipe, monkeypatch):
+    monkeypatch.setattr("visalign.jobs.reward_train.is_sharded_run", lambda: True)
+    result = invoke("train", recipe(model={"ideal_points": {}}))
+    assert result.exit_code == 1 and "model.ideal_points: its table of users was not tried in parts" in result.output
+
+
+def test_two_processes_learn_users_as_one_does_with_twice_the_batch(recipe, tmp_path, two_processes):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = pq.read_table(tmp_path / "annotations.parquet")
+    users = pa.array([f"name {i % 3}" for i in range(len(rows))])
+    pq.write_table(rows.append_column("user", users), tmp_path / "users.parquet")
+    given = {"model": {"ideal_points": {"prototypes": 2, "size": 4, "reseed": 2}}, "objective": {"ties": "drop"},
+             "data": {"path": str(tmp_path / "users.parquet"), "holdout": 0.0}}
+    one = recipe("one.yaml", **given, train={"steps": 3, "batch_size": 6}, output={"folder": str(tmp_path / "one")})
+    two = recipe("two.yaml", **given, train={"steps": 3, "batch_size": 3}, output={"folder": str(tmp_path / "two")})
+    assert invoke("train", one).exit_code == 0
+    two_processes("import sys\nfrom visalign.cli import main\nmain(sys.argv[1:])\n", "reward", "train", two)
+    a, b = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert max((a[name] - b[name]).abs().max().item() for name in a) < 1e-3
+
+
 def test_comparisons_go_on_from_ratings(tmp_path, recipe):
     for name, colour in COLOURS.items():
         Image.new("RGB", (64, 64), colour).save(tmp_path / f"{name}.png")
@@ -279,6 +302,9 @@ def test_eval_takes_any_reward_and_says_which_dimension_scored(table, tmp_path):
         (["model.dimensions=[style]"], "video_only"),
         (["objective.peer_filter=0.3", "model.members=1"], "model.members 1"),
         (["objective.peer_filter=1"], "objective.peer_filter is 1: it must be below 1"),
+        (["objective.name=general", "objective.ties=drop"], "takes embeddings, and the head scalar gives rewards"),
+        (["model.general.blocks=2", "model.dimensions=[quality]", "model.video_only=[]"],
+         "takes rewards, and the head general gives embeddings"),
         (["model.ideal_points.prototypes=2"], "says whose it is"),
         (["model.ideal_points.prototypes=1"], "model.ideal_points.prototypes is 1: it must be at least 2"),
         (["model.ideal_points.distance=far"], "model.ideal_points.distance"),
