@@ -76,8 +76,8 @@ def encode(items: list[Annotation], cache: EncodingCache, rank: int, world: int,
     for start in tqdm(range(0, len(mine), batch), desc="encoding annotations", unit="batch", disable=rank > 0):
         media, prompts = {}, {}
         for item in mine[start:start + batch]:
-            for side in (item.a, item.b):
-                sample = side.sample(item.where, generator.shape.frames or 1)
+            for side in "ab":
+                sample = item.sample(side, generator.shape.frames or 1)
                 generator.check_media([sample.media], item.where)
                 speeds.append((generator.speed_of(sample.media), item.where))
                 media[cache.media_key(sample.media)] = sample.media

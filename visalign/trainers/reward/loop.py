@@ -69,7 +69,7 @@ class RewardTrainer(Trainer):
         self.network, self.settings = network, network.settings
         self.order = DataOrder(items, config.train.seed)
         keep_digest(run, [(side.prompt, side.digest(), sorted(item.outcome.items()), item.strength,
-                           *((item.user,) if item.user else ()))
+                           *filter(None, (item.user, item.context)))
                           for item in items for side in (item.a, item.b)], "sides of annotations")
         self.objective = build_objective(config.objective, loop="reward")
         engine = engine_of(accelerator)
