@@ -38,7 +38,7 @@ def check_reward_training(config: RewardConfig) -> RewardStart:
         raise UserError(f"model.{model.head}: its table of users was not tried in parts, which sharded training "
                         "divides it into; use configs/accelerate/ddp.yaml")
     check_backbone(model)
-    check_optimizer(config.optim, (1.0, config.train.backbone_lr_scale))
+    check_optimizer(config.optim, (1.0, config.train.backbone_lr_scale, *head.own_rates(model).values()))
     pick_device(config.train.device)
     return start
 

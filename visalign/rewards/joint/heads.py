@@ -5,7 +5,6 @@ gives). HEADS in network.py names each one.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, TypeVar
 
@@ -18,9 +17,8 @@ from visalign.media.samples import Sample
 
 
 class ByUser(Protocol):
-    """An annotation, as far as a head asks: its row, and whose it is."""
+    """An annotation, as far as a head asks: whose it is."""
 
-    where: str
     user: str | None
 
 
@@ -52,7 +50,6 @@ class Head(nn.Module, ABC):
     gives: `rewards` [B, E, D], or `embeddings`, which only a comparison makes sense of. scored_by: the kind of reward
     that its folder is. reads: names of what `collate` gives. divides: whether processes may each hold a part of it.
     continues: whether another training may go on from it.
-    own_rates: of tensors, by name, the learning rate relative to optim.lr.
     """
 
     gives: ClassVar[str] = "rewards"
@@ -61,7 +58,6 @@ class Head(nn.Module, ABC):
     divides: ClassVar[bool] = True
     continues: ClassVar[bool] = True
     users: KnownUsers = NOBODY_KNOWN
-    own_rates: Mapping[str, float] = {}
 
     @classmethod
     @abstractmethod
@@ -73,6 +69,11 @@ class Head(nn.Module, ABC):
                     source: str) -> tuple[list[Labelled], KnownUsers]:
         """What is learnt from, and the users whom the head will know. Raises UserError where there is too little."""
         return items, NOBODY_KNOWN
+
+    @classmethod
+    def own_rates(cls, settings: JointSettings) -> dict[str, float]:
+        """Learning rates of tensors that have their own, by name, relative to optim.lr."""
+        return {}
 
     def collate(self, samples: list[Sample]) -> dict[str, Tensor]:
         """What the head is told of samples beside their features, each [B]."""

@@ -124,7 +124,6 @@ class IdealPoints(Head):
         super().__init__()
         ideal = settings.ideal_points
         self.count, self.every, self.dimensions = ideal.prototypes, ideal.reseed, settings.dimensions
-        self.own_rates = {"weights": ideal.user_lr_scale}
         self.users, self.places = users, {name: place for place, name in enumerate(users.names)}
         shape = settings.members, len(settings.dimensions)
         self.project, self.dropout = vectors(settings, backbone.features, ideal.size), nn.Dropout(ideal.dropout)
@@ -155,6 +154,10 @@ class IdealPoints(Head):
             notice(f"model.ideal_points: {len(items) - len(kept)} of {len(items)} pairs are left out, {nobody} of "
                    f"nobody and the others of {len(counts) - len(users)} users with fewer than {least}")
         return kept, KnownUsers(tuple(sorted(users)), len(users))
+
+    @classmethod
+    def own_rates(cls, settings: JointSettings) -> dict[str, float]:
+        return {"weights": settings.ideal_points.user_lr_scale}
 
     def place_of(self, user: str | None) -> int:
         """Of a hashed name; NOBODY for None and for whom the head does not know."""

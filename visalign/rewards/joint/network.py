@@ -154,7 +154,7 @@ class JointNetwork(nn.Module):
         super().__init__()
         self.backbone, self.settings = backbone, settings
         self.heads = HEADS[settings.head].of(settings, backbone, users)
-        self.own_rates = {f"heads.{name}": rate for name, rate in self.heads.own_rates.items()}
+        self.own_rates = {f"heads.{name}": rate for name, rate in self.heads.own_rates(settings).items()}
         # open_clip's temperature, and what follows the last chosen layer, are not used by the reward
         self.unused_weights = (r"\.logit_(scale|bias)$", *getattr(backbone, "unused_weights", ()))
 
