@@ -19,7 +19,7 @@ from torch import Tensor
 
 from visalign.objectives.label_noise import FlipRate
 from visalign.objectives.reward_model import Comparison, RewardModelLoss
-from visalign.rewards.joint.network import Heads
+from visalign.rewards.joint.heads import Heads
 
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4)
 PAIRS, HELD_OUT, FEATURES, STEPS, BATCH, LR = 1000, 10_000, 16, 200, 64, 3e-3

@@ -34,6 +34,7 @@ def test_recipe_trains_on_a_tiny_backbone(file, tmp_path):
         Image.new("RGB", (64, 64), colour).save(tmp_path / f"{i}.png")
         single = {"prompt": f"p{i}", "media": f"{i}.png", "quality": "good" if i % 2 else "bad"}
         pair = {"prompt": f"p{i}", "a": f"{i}.png", "b": f"{max(0, i - 1)}.png", "quality": "tie" if i == 2 else "a"}
+        pair["user"] = f"user {i % 2}"
         lines.append(json.dumps(single if config.objective["ties"] == "win_tie" else pair))
     (tmp_path / "j.jsonl").write_text("\n".join(lines))
     source = build_tiny_vlm(tmp_path / "vlm") if config.model.backbone == "vlm" else "tiny-clip"

@@ -91,6 +91,39 @@ def test_hierarchical_pooling_reads_every_layer_and_ignores_padding():
     torch.testing.assert_close(pool(layers, mask), pool(noisy, mask), atol=1e-5, rtol=1e-4)
 
 
+def plain_pool(residual):
+    """Two layers, width 4, whose values are the tokens themselves and whose attention is by their own product."""
+    torch.manual_seed(0)
+    pool = HierarchicalPool([4, 4], 4, 1, residual).eval()
+    pool.project = torch.nn.ModuleList([torch.nn.Identity(), torch.nn.Identity()])
+    for attend in (*pool.attend, pool.attend_last):
+        attend.in_proj_weight.data = torch.eye(4).repeat(3, 1)
+        attend.out_proj.weight.data = torch.eye(4)
+    return pool
+
+
+def test_replacing_the_query_a_shallow_layer_is_heard_only_in_what_the_next_is_asked():
+    first, other, equal = torch.randn(1, 3, 4), torch.randn(1, 3, 4), torch.ones(1, 3, 4)
+    replacing, adding = plain_pool(False), plain_pool(True)
+    # equal tokens answer alike whatever they are asked: 1 from the traveller, 1 from the second query
+    torch.testing.assert_close(replacing([first, equal]), torch.full((1, 4), 2.0))
+    read = torch.nn.functional.scaled_dot_product_attention(adding.shallow_query, first, first)[:, 0]
+    torch.testing.assert_close(adding([first, equal]), 2 + adding.shallow_query[:, 0] + read)
+    assert (adding([first, equal]) - adding([other, equal])).abs().max() > 1e-2
+    unequal = torch.randn(1, 3, 4)
+    assert (replacing([first, unequal]) - replacing([other, unequal])).abs().max() > 1e-3
+
+
+def test_an_old_folder_reads_layers_as_it_was_trained(tmp_path):
+    saved(tmp_path / "r", residual=False)
+    assert not load_reward(str(tmp_path / "r")).network.backbone.pool.residual
+    written = json.loads((tmp_path / "r" / "reward.json").read_text())
+    for name in ("residual", "ideal_points", "general"):  # as an older visalign wrote it
+        del written["model"][name]
+    (tmp_path / "r" / "reward.json").write_text(json.dumps(written))
+    assert load_reward(str(tmp_path / "r")).network.backbone.pool.residual
+
+
 def test_sinusoids_tell_places_apart():
     codes = sinusoids(torch.linspace(0, 1, 9), 12)
     assert codes.shape == (9, 12) and torch.cdist(codes, codes)[~torch.eye(9, dtype=torch.bool)].min() > 0.1
@@ -131,6 +164,7 @@ def test_broken_folders_are_named(spoil, word, tmp_path):
         ({"dimensions": ("a", "a"), "video_only": ()}, "twice"),
         ({"dimensions": ("a",)}, "video_only"),
         ({"width": 30, "attention_heads": 4}, "multiple"),
+        ({"residual": False}, "model.layers names none"),
         ],
 )
 def test_impossible_networks_are_refused(settings, word):

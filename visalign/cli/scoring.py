@@ -22,6 +22,7 @@ from visalign.cli.ray_options import ray_options, ray_settings
 from visalign.cli.reading import how_to_read, reading_options
 from visalign.cli.reward_attack import attack
 from visalign.cli.reward_distance import distance
+from visalign.cli.reward_people import fit_user
 from visalign.cli.reward_weights import fit_weights
 from visalign.cli.serving import serve
 from visalign.cli.verbs import Verb, Verbs
@@ -222,7 +223,7 @@ def reward() -> None:
     """Train the unified reward, measure and compare any rewards, remove their biases, serve them."""
 
 
-for command in (serve, distance, attack, fit_weights):
+for command in (serve, distance, attack, fit_user, fit_weights):
     reward.add_command(command)
 
 

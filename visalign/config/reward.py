@@ -7,12 +7,14 @@ from pydantic import Field, model_validator
 from visalign.config.common import OutputSettings, Settings, Text
 from visalign.config.optim import OptimSettings, refuse_fused
 from visalign.validation.ranges import (
+    AtLeastTwo,
     BatchSize,
     Few,
     FewOrNone,
     Fraction,
     Limit,
     LoraRank,
+    Often,
     Positive,
     Seed,
     Steps,
@@ -21,15 +23,56 @@ from visalign.validation.ranges import (
 )
 
 
+class IdealPointSettings(Settings):
+    """What each user prefers, as a place among a few prototypes (PAL, arXiv 2406.08469); rewards/joint/ideal_points.py.
+
+    prototypes: K, how many tastes users are made of. kind: prototypes are learnt points (A) or functions of the prompt
+    (B, with open_clip alone). distance: `norm`, or `angle` with a learnt scale. size: numbers of a point. dropout: of
+    points that samples are mapped to, while training.
+    user_lr_scale: learning rate of the users' weights, of which each pair moves one user's, relative to optim.lr.
+    least: users with fewer training pairs are left out and counted. reseed: every so many steps a prototype that nobody
+    prefers is put beside the most preferred one and given half of its users (0: never).
+    """
+
+    prototypes: AtLeastTwo = 3
+    kind: Literal["A", "B"] = "A"
+    distance: Literal["norm", "angle"] = "norm"
+    size: Width = 32
+    dropout: Fraction = 0.0
+    user_lr_scale: Positive = 10.0
+    least: Few = 2
+    reseed: Often = 0
+
+
+class GeneralSettings(Settings):
+    """Embeddings that are compared (general preference model, arXiv 2410.02197); rewards/joint/general.py.
+
+    blocks: k, of two numbers each; one is enough for a cycle. prompt_weights: whether the prompt weighs the blocks
+    (with open_clip alone). tau: temperature; the score, in [-1, 1], is divided by it.
+    """
+
+    blocks: Few = 2
+    prompt_weights: bool = False
+    tau: Positive = 0.1
+
+
+HEAD_SETTINGS = ("ideal_points", "general")
+"""Sections of `model`, each of which asks for the head of its name."""
+
+
 class JointSettings(Settings):
     """The network of a unified reward.
 
     backbone: `open_clip` (image and text towers) or `vlm` (a vision-language model with one special token a
-    dimension). source: its folder, hub id or embedded name. tuning: how much of the backbone learns.
+    dimension). source: its folder, hub id or embedded name; or the folder of a reward, or of its run, that training
+    goes on from: these settings are then its own, and only `tuning` of a frozen one may be another.
+    tuning: how much of the backbone learns.
     dimensions: what is scored. video_only: dimensions that a still image does not have.
     layers: blocks whose tokens are read shallow to deep by hierarchical pooling (none: the pooled output of open_clip,
-    the special tokens of a vlm).
+    the special tokens of a vlm). residual: whether what a layer answers is added to the query of the next one (false:
+    it replaces the query, as in SoliReward's code).
     members: heads in the ensemble; their disagreement is the uncertainty. frames: read evenly from each video.
+    ideal_points, general: another head than one that gives each sample a number.
     """
 
     backbone: Literal["open_clip", "vlm"] = "open_clip"
@@ -39,13 +82,25 @@ class JointSettings(Settings):
     dimensions: Annotated[tuple[Text, ...], Field(min_length=1)] = ("alignment", "quality", "aesthetics", "motion")
     video_only: tuple[Text, ...] = ("motion",)
     layers: tuple[FewOrNone, ...] = ()
+    residual: bool = True
     width: Width = 256
     attention_heads: Few = 4
     members: Few = 4
     frames: Few = 8
+    ideal_points: IdealPointSettings | None = None
+    general: GeneralSettings | None = None
+
+    @property
+    def head(self) -> str:
+        """The name of the head."""
+        return next((name for name in HEAD_SETTINGS if getattr(self, name) is not None), "scalar")
 
     @model_validator(mode="after")
     def _consistent(self):
+        self._check_head()
+        if not self.residual and not self.layers:
+            raise ValueError("model.residual false is about how layers are read one after another, and model.layers "
+                             "names none")
         if len(set(self.dimensions)) != len(self.dimensions):
             raise ValueError("model.dimensions names a dimension twice")
         unknown = set(self.video_only) - set(self.dimensions)
@@ -55,6 +110,20 @@ class JointSettings(Settings):
             raise ValueError(f"model.width {self.width} must be a multiple of model.attention_heads "
                              f"{self.attention_heads}")
         return self
+
+    def _check_head(self) -> None:
+        given = [f"model.{name}" for name in HEAD_SETTINGS if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} are two heads; give one of them")
+        if self.general and len(self.dimensions) > 1:
+            raise ValueError("model.general says which of two samples is better, in one dimension, and "
+                             f"model.dimensions has {len(self.dimensions)}; name one")
+        if self.backbone != "open_clip":
+            for setting, wanted in (("model.ideal_points.kind B", self.ideal_points and self.ideal_points.kind == "B"),
+                                    ("model.general.prompt_weights", self.general and self.general.prompt_weights)):
+                if wanted:
+                    raise ValueError(f"{setting} reads the prompt by itself, and model.backbone {self.backbone} reads "
+                                     "it together with the image; leave it out, or take open_clip")
 
 
 class AnnotationDataSettings(Settings):

@@ -5,7 +5,8 @@ A table (as rows.py reads it; media as paths or bytes, prompts as text) in one o
     prompt, a, b, <dimension>: "a", "b" or "tie"     a comparison; a dimension left out or null is not labelled
                                                      (also path_A, path_B and "A", "B", "same")
         optional: strength (how clear), <dimension>_a and <dimension>_b (ratings), kind (a name in reports),
-                  user (the annotator; stored as a hash), source images of edits (edits.py)
+                  user (the annotator; stored as a hash), source images of edits (edits.py),
+                  context (under which it was given, such as "prefer the larger one"; rewards read it after the prompt)
     prompt, media, <dimension>: "good" or "bad"      one item; good ones are compared with bad ones of any prompt
     a preference set that `train` reads              its chosen side is preferred in the first dimension
 """
@@ -13,7 +14,7 @@ A table (as rows.py reads it; media as paths or bytes, prompts as text) in one o
 import hashlib
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from visalign.config import DataSettings
@@ -65,7 +66,7 @@ class AnnotatedMedia:
 class Annotation:
     """Two items and, by dimension, who won (1: a, 0: b, 0.5: tie) and how each was rated.
 
-    where: names its row. user: the annotator, hashed; None where unknown.
+    where: names its row. user: the annotator, hashed; None where unknown. context: under which it was given.
     """
 
     a: AnnotatedMedia
@@ -77,10 +78,20 @@ class Annotation:
     rating_b: dict[str, float] = field(default_factory=dict)
     kind: str = ""
     user: str | None = None
+    context: str = ""
 
     @property
     def prompt(self) -> str:
         return self.a.prompt
+
+    def sample(self, side: str, frames: int) -> Sample:
+        """Side `a` or `b` decoded, which knows whose annotation it is and reads its context after the prompt. Raises
+        UserError naming the row."""
+        item: AnnotatedMedia = getattr(self, side)
+        if self.context:
+            item = replace(item, prompt=f"{item.prompt}, {self.context}")
+        sample = item.sample(self.where, frames)
+        return replace(sample, known=sample.known | {"user": self.user}) if self.user else sample
 
 
 def read_annotations(path: str, dimensions: tuple[str, ...], media_root: str | None = None,
@@ -152,7 +163,18 @@ def comparison_of(row: dict, where: str, dimensions: tuple[str, ...],
     if not outcome and not any(ratings):
         raise BadRow(f"{where}: no label in any of the dimensions {', '.join(dimensions)}")
     return Annotation(item("a"), item("b"), outcome, where,
-                     row_strength(row, where), *ratings, str(row.get("kind") or ""), row_user(row, where))
+                     row_strength(row, where), *ratings, str(row.get("kind") or ""), row_user(row, where),
+                     row_context(row, where))
+
+
+def row_context(row: dict, where: str) -> str:
+    """Under what a comparison was made; empty where nothing is said. Raises BadRow for what is no text."""
+    context = row.get("context")
+    if context is None or context != context:  # a gap in a column
+        return ""
+    if not isinstance(context, str):
+        raise BadRow(f"{where}: 'context' is not text but {type(context).__name__}")
+    return context.strip()
 
 
 def _labels(row: dict, where: str, dimensions: tuple[str, ...], allowed: dict[str, float]) -> dict[str, float]:

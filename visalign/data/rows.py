@@ -1,6 +1,5 @@
 """Rows of tables and their fields, for every command that reads one; every error names the file and line."""
 
-import hashlib
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -14,12 +13,12 @@ from visalign.data.sources import table_files
 from visalign.data.table_media import TableMedia, known_rows
 from visalign.errors import UserError, nearest
 from visalign.media.video_files import FRAMES_FILE
+from visalign.storage.hashed_users import hashed_user
 
 MediaReference = bytes | TableMedia | str
 """An image or video as stored: its bytes, where in a table they are, or a path."""
 YES, NO = {"true", "t", "yes", "y", "1", "1.0"}, {"false", "f", "no", "n", "0", "0.0", "nan", ""}
 """What a column of yes and no may hold, in lower case."""
-_HASHED = re.compile(r"user-[0-9a-f]{16}")
 
 
 class BadRow(UserError):
@@ -149,15 +148,6 @@ def row_user(row: dict, where: str, key: str = "user") -> str | None:
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise BadRow(f"{where}: '{key}' is neither text nor a whole number")
     return hashed_user(str(value))
-
-
-def hashed_user(name: str) -> str:
-    """A name as visalign stores it: equal names give equal hashes, and a hash stays as it is.
-
-    A hash keeps names out of tables and pages; anyone with a list of names can still find which one it stands for.
-    """
-    name = name.strip()
-    return name if _HASHED.fullmatch(name) else f"user-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
 
 
 def says_yes(row: dict, key: str, where: str) -> bool:

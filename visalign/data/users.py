@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 
 from visalign.config import UserSettings
-from visalign.data.rows import hashed_user
 from visalign.errors import UserError
+from visalign.storage.hashed_users import hashed_user
 
 PairsOfUsers = Mapping[tuple[str | None, str], int]
 """How many pairs there are of each user (None: nobody) and prompt."""

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from visalign.data.annotations import Annotation
 from visalign.data.text_annotations import AnnotatedText
+from visalign.evaluators.reversals import InContext, Reversals, reversals
 from visalign.evaluators.reward_accuracy import Agreement, Calibration, agreement, calibration
 from visalign.media.answers import Answer
 from visalign.media.samples import Sample, Video
@@ -33,7 +34,7 @@ class Robustness:
 
 @dataclass(frozen=True)
 class DimensionReport:
-    """One labelled dimension: overall, by modality and kind, calibration, robustness."""
+    """One labelled dimension: overall, by modality and kind, calibration, robustness, and what contexts turn round."""
 
     dimension: str
     scored_by: str
@@ -42,6 +43,7 @@ class DimensionReport:
     calibration: Calibration | None
     robustness: list[Robustness]
     not_scored: int
+    reversals: Reversals | None = None
 
 
 def jpeg(image: Image.Image) -> Image.Image:
@@ -98,7 +100,7 @@ def score_annotations(reward: Reward, items: list[Annotation], edits: bool = Tru
     modality: list[str] = []
     for start in tqdm(range(0, len(items), SCORING_BATCH), desc=f"scoring with {reward.name}", unit="batch"):
         part = items[start:start + SCORING_BATCH]
-        a, b = ([getattr(item, side).sample(item.where, SCORED_FRAMES) for item in part] for side in "ab")
+        a, b = ([item.sample(side, SCORED_FRAMES) for item in part] for side in "ab")
         modality += [sample.modality for sample in a]
         value = against(reward, b)
         sides["a"].append(value(a))
@@ -158,7 +160,16 @@ def report_dimension(reward: Reward, dimension: str, items: list[Annotation],
         dimension, reward.dimensions[column], agreement(margins, outcomes, prompts),
         {name: agreement(margins[w], outcomes[w], [p for p, here in zip(prompts, w, strict=True) if here])
          for name, w in parts.items()},
-        calibration(margins * scale, outcomes) if decided.any() else None, robustness, int(labelled.sum() - len(rows)))
+        calibration(margins * scale, outcomes) if decided.any() else None, robustness, int(labelled.sum() - len(rows)),
+        reversals_of(margins, outcomes, [items[i] for i in rows]))
+
+
+def reversals_of(margins: np.ndarray, outcomes: np.ndarray, items: list[Annotation]) -> Reversals | None:
+    """What contexts turn round; media are not looked at where there are none."""
+    if len({item.context for item in items}) < 2:
+        return None
+    return reversals(margins, outcomes, [InContext(item.prompt, (item.a.digest(), item.b.digest()), item.context)
+                                         for item in items])
 
 
 def reward_report_json(reward: Reward, reports: dict[str, DimensionReport]) -> dict:
@@ -182,4 +193,8 @@ def summary_lines(reports: dict[str, DimensionReport]) -> list[str]:
             scored += (f"; calibration error {report.calibration.error:.3f}, Kendall tau per prompt "
                        f"{report.overall.kendall_tau.value:+.3f}")
         lines.append(f"{report.dimension:12} {scored}")
+        if turned := report.reversals:
+            lines.append(f"{report.dimension:12} of {turned.couples} couples that contexts turn round, "
+                         f"{turned.both.value:.3f} [{turned.both.low:.3f}, {turned.both.high:.3f}] are right under "
+                         f"both (0 for a reward that is blind to them), {turned.single.value:.3f} label by label")
     return lines

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from visalign.config import GuideHeadSettings, ModelSettings
 from visalign.errors import UserError
 from visalign.generators.base import Generator
-from visalign.rewards.joint.network import Heads, HierarchicalPool, sinusoids
+from visalign.rewards.joint.heads import Heads
+from visalign.rewards.joint.network import HierarchicalPool, sinusoids
 from visalign.storage.weights import write_tensors
 
 GUIDE_FILES = ("guide.json", "guide.safetensors")

@@ -124,7 +124,7 @@ def winner_margins(reward: Reward, items: list[Annotation]) -> np.ndarray:
     found = []
     for start in tqdm(range(0, len(items), SCORING_BATCH), desc=f"scoring with {reward.name}", unit="batch"):
         part = items[start:start + SCORING_BATCH]
-        a, b = ([getattr(item, side).sample(item.where, SCORED_FRAMES) for item in part] for side in "ab")
+        a, b = ([item.sample(side, SCORED_FRAMES) for item in part] for side in "ab")
         margins = member_margins(reward, a, b)
         for item, each in zip(part, margins, strict=True):
             decided = {name: outcome for name, outcome in item.outcome.items() if outcome != 0.5}

@@ -17,8 +17,9 @@ from visalign.generators import load_generator, locate_model
 from visalign.generators.prompt_length import say_what_is_cut
 from visalign.generators.video_speed import say_speeds
 from visalign.guidance.network import LatentReward, save_guide
-from visalign.jobs.reward_train import annotations_of, trained_on
+from visalign.jobs.reward_train import annotations_of, check_takes, trained_on
 from visalign.parallel.opening import is_sharded_run
+from visalign.rewards.joint.heads import Heads
 from visalign.sampling.encoding_cache import EncodingCache
 from visalign.sampling.source_check import check_takes_sources
 from visalign.storage.run_folder import write_atomically
@@ -36,6 +37,7 @@ def train_guide(config: GuideConfig, resume: bool = False) -> Path:
 
     Raises UserError for anything the user can fix.
     """
+    check_takes(config.objective, Heads, "of a guide")
     locate_model(config.model)
     check_optimizer(config.optim, (1.0, config.train.backbone_lr_scale))
     if is_sharded_run():
@@ -74,8 +76,8 @@ def encode(items: list[Annotation], cache: EncodingCache, rank: int, world: int,
     for start in tqdm(range(0, len(mine), batch), desc="encoding annotations", unit="batch", disable=rank > 0):
         media, prompts = {}, {}
         for item in mine[start:start + batch]:
-            for side in (item.a, item.b):
-                sample = side.sample(item.where, generator.shape.frames or 1)
+            for side in "ab":
+                sample = item.sample(side, generator.shape.frames or 1)
                 generator.check_media([sample.media], item.where)
                 speeds.append((generator.speed_of(sample.media), item.where))
                 media[cache.media_key(sample.media)] = sample.media

@@ -1,14 +1,22 @@
 """`visalign reward train`: from annotations to a unified reward, and the report on held-out ones."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from visalign.config import AnnotationDataSettings, GuideConfig, RewardConfig
+from visalign.config.load import build_objective
+from visalign.config.reward import check_peers
 from visalign.data.annotations import Annotation, read_annotations
+from visalign.errors import UserError, notice
 from visalign.generators.hardware.devices import pick_device
 from visalign.jobs.reward_eval import evaluate_reward
-from visalign.rewards.joint.reward import build_network, check_backbone, save_reward
+from visalign.parallel.opening import is_sharded_run
+from visalign.rewards.joint.heads import Head
+from visalign.rewards.joint.network import HEADS
+from visalign.rewards.joint.reward import check_backbone, save_reward
+from visalign.rewards.joint.start import RewardStart, find_start
 from visalign.trainers.opening import opened_run
 from visalign.trainers.optim import check_optimizer
 from visalign.trainers.order import split_by_prompt
@@ -17,11 +25,30 @@ from visalign.trainers.stopping import heard
 from visalign.trainers.tracking import keep_results
 
 
-def check_reward_training(config: RewardConfig) -> None:
-    """Find mistakes before a model is loaded. Raises UserError."""
-    check_backbone(config.model)
-    check_optimizer(config.optim, (1.0, config.train.backbone_lr_scale))
+def check_reward_training(config: RewardConfig) -> RewardStart:
+    """Where training starts, after finding mistakes before a model is loaded. Raises UserError."""
+    start = find_start(config.model)
+    model, head = start.settings, HEADS[start.settings.head]
+    check_takes(config.objective, head, model.head)
+    try:
+        check_peers(config.objective, "model.members", model.members)
+    except ValueError as error:
+        raise UserError(f"model.source {config.model.source}: {error}") from None
+    if is_sharded_run() and not head.divides:
+        raise UserError(f"model.{model.head}: its table of users was not tried in parts, which sharded training "
+                        "divides it into; use configs/accelerate/ddp.yaml")
+    check_backbone(model)
+    check_optimizer(config.optim, (1.0, config.train.backbone_lr_scale, *head.own_rates(model).values()))
     pick_device(config.train.device)
+    return start
+
+
+def check_takes(objective: dict[str, Any], head: type[Head], name: str) -> None:
+    """Raise UserError for a loss that does not take what the head gives."""
+    takes = build_objective(objective, loop="reward").takes
+    if takes != head.gives:
+        raise UserError(f"objective.name {objective['name']}: takes {takes}, and the head {name} gives "
+                        f"{head.gives}; objective general goes with model.general, every other with other heads")
 
 
 def annotations_of(data: AnnotationDataSettings, dimensions: tuple[str, ...],
@@ -44,19 +71,23 @@ def trained_on(config: RewardConfig | GuideConfig, items: list[Annotation]) -> d
 @heard()
 def train_reward(config: RewardConfig, resume: bool = False) -> Path:
     """Train, save to `reward/` in the run's folder, measure on held-out annotations; returns the run's folder."""
-    check_reward_training(config)
-    items, held_out = annotations_of(config.data, config.model.dimensions, config.train.seed)
+    start = check_reward_training(config)
+    items, held_out = annotations_of(config.data, start.settings.dimensions, config.train.seed)
+    items, users = HEADS[start.settings.head].learns_from(items, start.settings, config.data.path)
     with opened_run(config, resume) as (accelerator, run):
         torch.manual_seed(config.train.seed)  # new layers must start equal on every process and after a restart
-        network = build_network(config.model).to(accelerator.device)
+        network = start.network(users).to(accelerator.device)
         trainer = RewardTrainer(config, network, items, run, accelerator)
         with trainer.started():
             trainer.fit()
             with trainer.whole() as writes:
                 if writes:
                     network.to(accelerator.device)
-                    save_reward(run.path / "reward", network, config.model, trainer.standard(),
-                                trained_on(config, items))
+                    begun = {"started from": config.model.source} if start.folder else {}
+                    save_reward(run.path / "reward", network, start.settings, trainer.standard(),
+                                trained_on(config, items) | begun)
+                    for line in network.heads.told():
+                        notice(line)
             if held_out and writes:
                 evaluate_reward(str(run.path / "reward"), held_out, run.path / "eval", str(accelerator.device))
         keep_results(accelerator, run, ("eval/report.html", "config.yaml"), {})

@@ -40,9 +40,10 @@ def bootstrap(weight: Tensor) -> Filter:
 class Comparison(NamedTuple):
     """Rewards and labels of a batch of pairs; NaN marks a label that is missing.
 
-    a, b: rewards [B, E, D] of E ensemble members in D dimensions. outcome: 1 where a is preferred, 0 where b is, 0.5
-    for a tie, [B, D]. strength: [B]. rating_a, rating_b: [B, D]. filters: of the batch; each pair's weight for each
-    member is their product, 1 without any. flip_logit: of a learnt share of flipped labels, a scalar.
+    a, b: rewards [B, E, D] of E ensemble members in D dimensions, or embeddings [B, E, D, 2k]. outcome: 1 where a is
+    preferred, 0 where b is, 0.5 for a tie, [B, D]. strength: [B]. rating_a, rating_b: [B, D]. filters: of the batch;
+    each pair's weight for each member is their product, 1 without any. flip_logit: of a learnt share of flipped labels,
+    a scalar.
     done: the share of the run that is over.
     across: mean of a tensor over the processes that share the batch, so that sparse labels have equal weight on all of
     them. together: the rows of all of them.
@@ -86,6 +87,8 @@ class RewardModelLoss(Ranged):
     rating_weight: Weight = 0.0
     rating_loss: Literal["mse", "bce"] = "mse"
 
+    takes: ClassVar[str] = "rewards"
+    """What a head must give."""
     filters: ClassVar[tuple[Filter, ...]] = ()
     """A method that learns from some pairs only names its filters here, as a property of its own settings."""
 
@@ -100,7 +103,7 @@ class RewardModelLoss(Ranged):
         return LabelNoise(self.label_smoothing, self.flip_rate, self.forward_rate)
 
     def __call__(self, batch: Comparison) -> Outcome:
-        m = batch.a - batch.b
+        m = self.margins(batch.a, batch.b)
         outcome, strength = batch.outcome[:, None].expand_as(m), batch.strength[:, None, None].expand_as(m)
         losses = self.preference_weight * self.pair_loss(m, outcome, strength, batch.flip_logit)
         weight = member_weight(losses, (*self.filters, *self._peers(batch), *batch.filters))
@@ -113,6 +116,10 @@ class RewardModelLoss(Ranged):
         decided = (batch.outcome == 0) | (batch.outcome == 1)
         correct = torch.where(decided, ((mean > 0) == (batch.outcome > 0.5)).float(), float("nan"))
         return Outcome(loss, {"accuracy": correct, "gap": torch.where(decided, mean.abs(), float("nan"))})
+
+    def margins(self, a: Tensor, b: Tensor) -> Tensor:
+        """By how much a is preferred to b, [B, E, D]."""
+        return a - b
 
     def _peers(self, batch: Comparison) -> tuple[Filter, ...]:
         if not self.peer_filter:

@@ -27,7 +27,8 @@ from visalign.rewards.emoji_group import EmojiGroup
 from visalign.rewards.harmonic import Harmonic
 from visalign.rewards.hub_clip import Aesthetic, HPSv2, PickScore
 from visalign.rewards.imagereward import ImageReward
-from visalign.rewards.joint import JointReward
+from visalign.rewards.joint import JointPairs, JointReward
+from visalign.rewards.joint.reward import kind_of_folder
 from visalign.rewards.ocr import OcrText
 from visalign.rewards.prompt_weights import PromptWeighted
 from visalign.rewards.qwen_heads import HPSv3, VideoReward
@@ -55,6 +56,7 @@ REWARDS: dict[str, type] = {
     "aesthetic": Aesthetic,
     "videoreward": VideoReward,
     "joint": JointReward,
+    "joint_pairs": JointPairs,
     "http": HttpReward,
     "vlm": vlm.VlmJudge,
     "vlm_pairs": vlm.VlmComparison,
@@ -223,11 +225,11 @@ def expand(spec: RewardSpec, depth: int = 0) -> dict[str, Any]:
 
 
 def _from_folder(folder: Path) -> dict[str, Any]:
-    if (folder / "reward" / "reward.json").is_file():  # a run of `visalign reward train`
-        return {"kind": "joint", "source": str(folder / "reward"), "name": folder.name}
-    for marker, kind in (("reward.json", "joint"), ("open_clip_config.json", "clip")):
-        if (folder / marker).is_file():
-            return {"kind": kind, "source": str(folder), "name": folder.name}
+    for inner in (folder / "reward", folder):  # a run of `visalign reward train`, or what it trained
+        if (inner / "reward.json").is_file():
+            return {"kind": kind_of_folder(inner), "source": str(inner), "name": folder.name}
+    if (folder / "open_clip_config.json").is_file():
+        return {"kind": "clip", "source": str(folder), "name": folder.name}
     raise UserError(f"reward {folder}: the folder holds neither reward.json (a unified reward) nor "
                     "open_clip_config.json (an open_clip model); other rewards are named KIND:FOLDER")
 

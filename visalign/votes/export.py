@@ -27,10 +27,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from visalign.data.rows import hashed_user
 from visalign.errors import UserError
 from visalign.media.source_images import SEPARATOR
 from visalign.storage.files import write_atomically
+from visalign.storage.hashed_users import hashed_user
 from visalign.votes.board import OVERALL, choice_in, dimensions_of
 from visalign.votes.book import Matchup, Vote, VoteDatabase
 from visalign.votes.style import ANSWER_SUFFIX

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import time
 
@@ -196,6 +197,77 @@ def test_two_processes_learn_what_one_does_with_twice_the_batch(recipe, tmp_path
     assert worst < 1e-3  # 0.018 where each process averages over its own labels
 
 
+def test_users_of_ideal_points_are_learnt_and_a_killed_training_would_go_on_with_them(recipe, tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = pq.read_table(tmp_path / "annotations.parquet")
+    users = pa.array([f"name {i % 3}" if i else None for i in range(len(rows))])
+    pq.write_table(rows.append_column("user", users), tmp_path / "users.parquet")
+    own = {"ideal_points": {"prototypes": 2, "size": 4, "dropout": 0.3, "reseed": 2}}
+    whole = recipe("whole.yaml", model=own, data={"path": str(tmp_path / "users.parquet")})
+    result = invoke("train", whole)
+    assert result.exit_code == 0, result.output
+    saved = (tmp_path / "run" / "reward" / "reward.json").read_text()
+    assert "name 1" not in saved and json.loads(saved)["users"]["learnt"] == 3
+    table = weights(tmp_path / "run")["heads.weights"]
+    assert table.shape == (3, 2, 3, 2)
+    two = recipe("two.yaml", model=own, data={"path": str(tmp_path / "users.parquet")},
+                 output={"folder": str(tmp_path / "again")})
+    assert invoke("train", two, "train.steps=6").exit_code == 0
+    for checkpoint in sorted((tmp_path / "again" / "checkpoints").iterdir())[1:]:
+        shutil.rmtree(checkpoint)
+    shutil.rmtree(tmp_path / "again" / "reward")
+    assert invoke("train", two, "--resume").exit_code == 0
+    again = weights(tmp_path / "again")
+    assert all(torch.equal(again[name], value) for name, value in weights(tmp_path / "run").items())
+
+
+def test_a_table_of_users_is_not_divided(recipe, monkeypatch):
+    monkeypatch.setattr("visalign.jobs.reward_train.is_sharded_run", lambda: True)
+    result = invoke("train", recipe(model={"ideal_points": {}}))
+    assert result.exit_code == 1 and "model.ideal_points: its table of users was not tried in parts" in result.output
+
+
+def test_two_processes_learn_users_as_one_does_with_twice_the_batch(recipe, tmp_path, two_processes):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = pq.read_table(tmp_path / "annotations.parquet")
+    users = pa.array([f"name {i % 3}" for i in range(len(rows))])
+    pq.write_table(rows.append_column("user", users), tmp_path / "users.parquet")
+    given = {"model": {"ideal_points": {"prototypes": 2, "size": 4, "reseed": 2}}, "objective": {"ties": "drop"},
+             "data": {"path": str(tmp_path / "users.parquet"), "holdout": 0.0}}
+    one = recipe("one.yaml", **given, train={"steps": 3, "batch_size": 6}, output={"folder": str(tmp_path / "one")})
+    two = recipe("two.yaml", **given, train={"steps": 3, "batch_size": 3}, output={"folder": str(tmp_path / "two")})
+    assert invoke("train", one).exit_code == 0
+    two_processes("import sys\nfrom visalign.cli import main\nmain(sys.argv[1:])\n", "reward", "train", two)
+    a, b = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert max((a[name] - b[name]).abs().max().item() for name in a) < 1e-3
+
+
+def test_comparisons_go_on_from_ratings(tmp_path, recipe):
+    for name, colour in COLOURS.items():
+        Image.new("RGB", (64, 64), colour).save(tmp_path / f"{name}.png")
+    names = list(COLOURS)
+    rows = [{"prompt": f"a thing {i % 5}", "a": f"{names[i % 4]}.png", "b": f"{names[(i + 1 + i // 4 % 3) % 4]}.png",
+             "quality": "a" if i % 4 < (i + 1 + i // 4 % 3) % 4 else "b", "strength": 1 + i % 3,
+             "quality_a": i % 4 / 2, "quality_b": (i + 1 + i // 4 % 3) % 4 / 2} for i in range(24)]
+    (tmp_path / "rated.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    data = {"path": str(tmp_path / "rated.jsonl"), "holdout": 0.0}
+    first = recipe("first.yaml", data=data, objective={"preference_weight": 0.0, "rating_weight": 1.0})
+    assert invoke("train", first, f"output.folder={tmp_path / 'ratings'}").exit_code == 0
+    content = yaml.safe_load(recipe("next.yaml", data=data, objective={"scaled": True}).read_text())
+    (tmp_path / "next.yaml").write_text(yaml.safe_dump(content | {"model": {"source": str(tmp_path / "ratings")}}))
+    assert invoke("train", tmp_path / "next.yaml", "train.steps=1", "optim.lr=1e-9").exit_code == 0
+    before, after = weights(tmp_path / "ratings"), weights(tmp_path / "run")
+    assert before.keys() == after.keys() and all((before[name] - after[name]).abs().max() < 1e-7 for name in before)
+    saved = json.loads((tmp_path / "run" / "reward" / "reward.json").read_text())
+    assert saved["started from"] == str(tmp_path / "ratings") and saved["model"]["layers"] == [1]
+    result = invoke("train", tmp_path / "next.yaml", "model.width=96", f"output.folder={tmp_path / 'x'}")
+    assert result.exit_code == 1 and "leave model.width out" in result.output
+
+
 def test_single_items_with_good_and_bad_labels_train(tmp_path, recipe):
     lines = []
     for i, (name, colour) in enumerate(COLOURS.items()):
@@ -230,6 +302,12 @@ def test_eval_takes_any_reward_and_says_which_dimension_scored(table, tmp_path):
         (["model.dimensions=[style]"], "video_only"),
         (["objective.peer_filter=0.3", "model.members=1"], "model.members 1"),
         (["objective.peer_filter=1"], "objective.peer_filter is 1: it must be below 1"),
+        (["objective.name=general", "objective.ties=drop"], "takes embeddings, and the head scalar gives rewards"),
+        (["model.general.blocks=2", "model.dimensions=[quality]", "model.video_only=[]"],
+         "takes rewards, and the head general gives embeddings"),
+        (["model.ideal_points.prototypes=2"], "says whose it is"),
+        (["model.ideal_points.prototypes=1"], "model.ideal_points.prototypes is 1: it must be at least 2"),
+        (["model.ideal_points.distance=far"], "model.ideal_points.distance"),
     ],
 )
 def test_mistakes_end_in_one_sentence(recipe, overrides, word):

@@ -297,6 +297,11 @@ RULES: tuple[Rule, ...] = (
          "the same from labels of which some are flipped, a share that is learnt"),
     Rule("reward-peers", "pairs", _compared, ("reward_model/peers",),
          "the same from many flipped labels: each member leaves out what another finds hard"),
+    Rule("reward-voters", "pairs with a column user, 5 or more of each of several users",
+         lambda look: _compared(look) and taste_known(look), ("reward_model/voters",),
+         "a reward that scores for a user, each a mixture of a few tastes"),
+    Rule("reward-general", "pairs", _compared, ("reward_model/general",),
+         "a reward that only compares, for preferences that go round in circles"),
     Rule("vlm-reward", "pairs", _pairs, ("reward_model/vlm",), "the same on a vision-language model"),
     Rule("guide", "pairs", _compared, ("guide/wan21", "guide/tiny_sd3", "guide/tiny_wan"),
          "steers sampling by a reward of latents; no weight of the generator changes"),
@@ -345,6 +350,8 @@ RULES: tuple[Rule, ...] = (
 
 ELSEWHERE: dict[str, str] = {
     "language/rounds_cream": "goes on from the run of language/dpo, and compares two of its models",
+    "reward_model/ratings": "learns the columns <dimension>_a and <dimension>_b, which rate both sides of a pair",
+    "reward_model/ratings_then_bt": "goes on from the run of reward_model/ratings, with comparisons",
     "reward_model/tiny_reward": "makes the embedded reward from drawings that it spoils itself",
     "online/flow_grpo_ray": "as online/flow_grpo, with samples drawn on a Ray cluster",
     "online/served_reward": "as online/flow_grpo, with a reward that is served by another process",

@@ -4,11 +4,13 @@
                 prompt -> text embedding ─────────────────────────────────────────────────────┴-> features [B, 1, d]
     vlm:        prompt, frames and one special token a dimension -> last hidden states            features [B, D, d]
     heads:      E members of D two-layer heads                                                    rewards [B, E, D]
+                or another head of HEADS: users' ideal points, embeddings that are compared
 
-Hierarchical pooling is SoliReward's HPQA: one learned query attends to the shallowest chosen layer, its output is the
-query of the next, and a second learned query attends to the last layer; the two are added.
-Differs from it in: the layers' tokens are projected to one width first, and frame differences enter the temporal
-pooling, since a pooled set of frames has no order of its own.
+Hierarchical pooling is SoliReward's HPQA (arXiv 2512.22170): one learned query attends to the shallowest chosen layer,
+then with what it has read to the next one, and a second learned query attends to the last layer; the two are added.
+Differs from it in: the layers' tokens are normed and projected to one width first; with `residual`, the default, an
+answer is added to the query, where the published code replaces the query by it; and frame differences enter the
+temporal pooling, since a pooled set of frames has no order of its own.
 """
 
 import math
@@ -21,14 +23,22 @@ from torch import Tensor, nn
 from visalign.config import JointSettings
 from visalign.errors import UserError
 from visalign.media.samples import Sample
+from visalign.rewards.joint.general import GeneralPreference
+from visalign.rewards.joint.heads import NOBODY_KNOWN, Head, Heads, KnownUsers
+from visalign.rewards.joint.ideal_points import IdealPoints
 from visalign.rewards.openclip import to_batch
 
 
 class HierarchicalPool(nn.Module):
-    """Tokens of several layers, a list of [B, N_k, width_k] -> [B, width]; `masks` are True at padding."""
+    """Tokens of several layers, a list of [B, N_k, width_k] -> [B, width]; `masks` are True at padding.
 
-    def __init__(self, widths: list[int], width: int, heads: int):
+    residual: whether what a layer answers is added to the query. The published code (lian700/SoliReward) replaces the
+    query by it, so that a shallow layer is heard only in what the next one is asked.
+    """
+
+    def __init__(self, widths: list[int], width: int, heads: int, residual: bool = True):
         super().__init__()
+        self.residual = residual
         self.project = nn.ModuleList(nn.Sequential(nn.LayerNorm(w), nn.Linear(w, width)) for w in widths)
         self.attend = nn.ModuleList(nn.MultiheadAttention(width, heads, batch_first=True) for _ in widths)
         self.attend_last = nn.MultiheadAttention(width, heads, batch_first=True)
@@ -39,7 +49,8 @@ class HierarchicalPool(nn.Module):
         query = self.shallow_query.expand(len(layers[0]), -1, -1)
         for project, attend, tokens in zip(self.project, self.attend, layers, strict=True):
             tokens = project(tokens)
-            query = query + attend(query, tokens, tokens, key_padding_mask=masks, need_weights=False)[0]
+            answer = attend(query, tokens, tokens, key_padding_mask=masks, need_weights=False)[0]
+            query = query + answer if self.residual else answer
         deep = self.deep_query.expand(len(tokens), -1, -1)
         deep = self.attend_last(deep, tokens, tokens, key_padding_mask=masks, need_weights=False)[0]
         return (query + deep).squeeze(1)
@@ -93,10 +104,10 @@ class OpenClipBackbone(nn.Module):
         with torch.no_grad():
             widths, embedding = self._widths(size if isinstance(size, tuple) else (size, size))
         width, heads = settings.width, settings.attention_heads
-        self.pool = HierarchicalPool(widths, width, heads) if widths else None
+        self.pool = HierarchicalPool(widths, width, heads, settings.residual) if widths else None
         self.temporal = TemporalPool(embedding + (width if widths else 0), width, heads)
         self.text = nn.Linear(embedding, width)
-        self.features = 3 * width + 1
+        self.features, self.prompt = 3 * width + 1, slice(width, 2 * width)
 
     def _widths(self, size: tuple[int, int]) -> tuple[list[int], int]:
         embedding, tokens = self._see(torch.zeros(1, 3, *size))
@@ -130,37 +141,32 @@ class OpenClipBackbone(nn.Module):
         return torch.cat([pooled, words, pooled * words, fit.to(pooled)], -1)[:, None]
 
 
-class Heads(nn.Module):
-    """An ensemble: features [B, 1 or D, d] -> rewards [B, E, D]; members share nothing."""
-
-    def __init__(self, features: int, dimensions: int, members: int, hidden: int):
-        super().__init__()
-        self.norm = nn.LayerNorm(features)
-        self.first = nn.Parameter(torch.randn(members, dimensions, features, hidden) * features**-0.5)
-        self.first_bias = nn.Parameter(torch.zeros(members, dimensions, hidden))
-        self.second = nn.Parameter(torch.randn(members, dimensions, hidden) * hidden**-0.5)
-
-    def forward(self, features: Tensor) -> Tensor:
-        x = self.norm(features).expand(-1, self.first.shape[1], -1)
-        hidden = F.gelu(torch.einsum("bdf,edfh->bedh", x, self.first.to(x)) + self.first_bias.to(x))
-        return torch.einsum("bedh,edh->bed", hidden, self.second.to(x)).float()
+TOWERS = ("backbone.clip.", "backbone.model.")
+"""How names of a backbone's pretrained weights begin."""
+HEADS: dict[str, type[Head]] = {"scalar": Heads, "ideal_points": IdealPoints, "general": GeneralPreference}
+"""By the setting `model.<name>` that asks for it; `scalar` where none is given."""
 
 
 class JointNetwork(nn.Module):
-    """Backbone and heads; `forward(**collated) -> float32 [B, E, D]`."""
+    """Backbone and heads; `forward(**collated) -> float32 [B, E, D]`, or what the head of `settings` gives."""
 
-    def __init__(self, backbone: nn.Module, settings: JointSettings):
+    def __init__(self, backbone: nn.Module, settings: JointSettings, users: KnownUsers = NOBODY_KNOWN):
         super().__init__()
         self.backbone, self.settings = backbone, settings
-        self.heads = Heads(backbone.features, len(settings.dimensions), settings.members, settings.width)
+        self.heads = HEADS[settings.head].of(settings, backbone, users)
+        self.own_rates = {f"heads.{name}": rate for name, rate in self.heads.own_rates(settings).items()}
         # open_clip's temperature, and what follows the last chosen layer, are not used by the reward
         self.unused_weights = (r"\.logit_(scale|bias)$", *getattr(backbone, "unused_weights", ()))
 
     def collate(self, samples: list[Sample]) -> dict[str, Tensor]:
-        return self.backbone.collate(samples)
+        return self.backbone.collate(samples) | self.heads.collate(samples)
 
     def forward(self, **inputs: Tensor) -> Tensor:
-        return self.heads(self.backbone(**inputs))
+        told = {name: inputs.pop(name) for name in self.heads.reads}
+        return self.heads(self.backbone(**inputs), **told)
+
+    def after_step(self, done: int) -> None:
+        self.heads.after_step(done)
 
 
 def add_backbone_lora(module: nn.Module, rank: int, targets: list[str]) -> None:

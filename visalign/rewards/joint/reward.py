@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from pydantic import ValidationError
@@ -13,7 +14,9 @@ from visalign.config import JointSettings
 from visalign.errors import UserError
 from visalign.media.samples import Sample
 from visalign.rewards.base import RewardModel, Scores
-from visalign.rewards.joint.network import JointNetwork, OpenClipBackbone
+from visalign.rewards.joint.heads import NOBODY_KNOWN, KnownUsers
+from visalign.rewards.joint.ideal_points import NOBODY, whose
+from visalign.rewards.joint.network import HEADS, TOWERS, JointNetwork, OpenClipBackbone
 from visalign.rewards.openclip import (
     check_clip_source,
     check_own_tokenizer,
@@ -24,6 +27,7 @@ from visalign.rewards.openclip import (
 from visalign.rewards.sizes import of_header, of_open_clip, of_transformers, sum_of
 from visalign.storage.pretrained import TOKENIZER_FILES
 from visalign.storage.weights import read_tensors, write_tensors
+from visalign.validation.ranges import FewOrNone
 
 REWARD_FILES = ("reward.json", "reward.safetensors")
 
@@ -58,48 +62,67 @@ def check_backbone(settings: JointSettings) -> None:
         raise UserError(f"reward joint: {settings.source} is not a transformers folder, it has no config.json")
 
 
-def build_network(settings: JointSettings, folder: Path | None = None) -> JointNetwork:
-    return JointNetwork(BACKBONES[settings.backbone](settings, folder), settings)
+def build_network(settings: JointSettings, folder: Path | None = None,
+                  users: KnownUsers = NOBODY_KNOWN) -> JointNetwork:
+    return JointNetwork(BACKBONES[settings.backbone](settings, folder), settings, users)
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What `reward.json` of a folder says. standard: mean and std of each dimension, {} where there are none."""
+
+    settings: JointSettings
+    standard: dict[str, list[float]]
+    users: KnownUsers
+
+
+def read_saved(folder: Path, source: str) -> Saved:
+    """Raises UserError for what is no unified reward's folder, which messages call `source`."""
+    for name in REWARD_FILES:
+        if not (folder / name).is_file():
+            raise UserError(f"reward {source}: not a unified reward's folder, it has no {name}")
+    file = folder / REWARD_FILES[0]
+    try:
+        saved = json.loads(file.read_text())
+    except ValueError as error:
+        raise UserError(f"reward {file}: not readable as JSON ({error})") from None
+    try:
+        users = saved.get("users", {"names": [], "learnt": 0})
+        return Saved(JointSettings.model_validate(saved["model"]), saved["standard"],
+                     KnownUsers(tuple(users["names"]), users["learnt"]))
+    except (ValidationError, KeyError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:150]
+        raise UserError(f"reward {file}: not a unified reward's settings ({reason})") from None
+
+
+def kind_of_folder(folder: Path) -> str:
+    """The kind of reward that scores a folder with `reward.json`."""
+    return HEADS[read_saved(folder, str(folder)).settings.head].scored_by
 
 
 @dataclass
-class JointReward(RewardModel):
-    """The unified reward that `visalign reward train` makes: images and videos, named dimensions, with a spread.
-
-    source: its folder. Values are in standard deviations of the set it was trained on, around that set's mean; a
-    difference times `logit_scale` is in log-odds.
-    """
+class TrainedReward(RewardModel):
+    """Base of the rewards that `visalign reward train` makes, whatever their head. source: the folder."""
 
     source: str
 
     modalities = frozenset({"image", "video"})
     needs_prompt = True
+    kind: ClassVar[str]
 
     def __post_init__(self):
         super().__post_init__()
         self.folder = Path(self.source).expanduser()
-        self._saved = self._read_settings()
-        try:
-            self.settings = JointSettings.model_validate(self._saved["model"])
-        except (ValidationError, KeyError) as error:
-            reason = " ".join(str(error).split())[:150]
-            raise UserError(f"reward {self.folder / REWARD_FILES[0]}: not a unified reward's settings "
-                            f"({reason})") from None
+        self._saved = read_saved(self.folder, self.source)
+        self.settings = self._saved.settings
+        kind = HEADS[self.settings.head].scored_by
+        if kind != self.kind:
+            raise UserError(f"reward {self.source}: its head is {self.settings.head}, which is a reward of kind "
+                            f"{kind}; name it so, or by its folder alone")
         if self.settings.tuning == "full" and self.settings.backbone == "open_clip":
             check_own_tokenizer(self.folder, f"reward {self.source}")
-        self.dimensions = self.settings.dimensions
-        self.logit_scale = tuple(self._saved["standard"]["std"])
         if self.settings.tuning == "lora" or self.settings.backbone == "vlm":
             self.batch_size = min(self.batch_size, 16)
-
-    def _read_settings(self) -> dict:
-        for name in REWARD_FILES:
-            if not (self.folder / name).is_file():
-                raise UserError(f"reward {self.source}: not a unified reward's folder, it has no {name}")
-        try:
-            return json.loads((self.folder / REWARD_FILES[0]).read_text())
-        except ValueError as error:
-            raise UserError(f"reward {self.folder / REWARD_FILES[0]}: not readable as JSON ({error})") from None
 
     def held_bytes(self) -> int | None:
         file, settings = self.folder / REWARD_FILES[1], self.settings
@@ -111,20 +134,62 @@ class JointReward(RewardModel):
         return sum_of([trained, below])
 
     def load(self) -> JointNetwork:
-        network = build_network(self.settings, self.folder)
-        try:
-            tensors = read_tensors(self.folder / REWARD_FILES[1], f"reward {self.folder / REWARD_FILES[1]}")
-            weights = {name: tensor.float() for name, tensor in tensors.items()}
-            missing, unexpected = network.load_state_dict(weights, strict=False)
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())[:150]
-            raise UserError(f"reward {self.folder / REWARD_FILES[1]}: cannot be read ({reason})") from None
-        trained = set(trained_weights(network))
-        odd = sorted((set(missing) & trained) | set(unexpected))
-        if odd:
-            raise UserError(f"reward {self.folder / REWARD_FILES[1]}: does not fit its settings, {odd[0]} is on "
-                            "one side only")
+        network = build_network(self.settings, self.folder, self._saved.users)
+        load_trained(network, self.folder)
         return network.eval().requires_grad_(False)
+
+    def inputs_of(self, samples: list[Sample]) -> dict[str, Tensor]:
+        """What the network reads of samples, on its device."""
+        return {name: tensor.to(self.device) for name, tensor in self.network.collate(samples).items()}
+
+    def remarks_of(self, samples: list[Sample]) -> dict[int, str]:
+        """By sample, what a prompt loses."""
+        if self.settings.backbone != "open_clip":
+            return {}
+        return cut_prompts(self.network.backbone.tokenizer, [sample.prompt for sample in samples])
+
+
+def load_trained(network: JointNetwork, folder: Path, was_frozen: bool = False) -> None:
+    """Put what training changed into a network, from a folder. was_frozen: whether its towers were, so that those of a
+    network that is tuned otherwise stay as they are. Raises UserError where it does not fit."""
+    file = folder / REWARD_FILES[1]
+    try:
+        weights = {name: tensor.float() for name, tensor in read_tensors(file, f"reward {file}").items()}
+        missing, unexpected = network.load_state_dict(weights, strict=False)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:150]
+        raise UserError(f"reward {file}: cannot be read ({reason})") from None
+    expected = {name for name in trained_weights(network) if not (was_frozen and name.startswith(TOWERS))}
+    odd = sorted((set(missing) & expected) | set(unexpected))
+    if odd:
+        raise UserError(f"reward {file}: does not fit its settings, {odd[0]} is on one side only")
+
+
+@dataclass
+class JointReward(TrainedReward):
+    """The unified reward that `visalign reward train` makes: images and videos, named dimensions, with a spread.
+
+    source: its folder. Values are in standard deviations of the set it was trained on, around that set's mean; a
+    difference times `logit_scale` is in log-odds. Of a head with users: user: whose reward it is, by name or hash
+    (none: a sample's own user where a table says so and the reward knows them, else the mean over prototypes);
+    prototype: the number of the one whose reward it is, from 0.
+    """
+
+    user: str | None = None
+    prototype: FewOrNone | None = None
+
+    kind = "joint"
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.dimensions = self.settings.dimensions
+        self.logit_scale = tuple(self._saved.standard["std"])
+        self.users = self._saved.users
+        self._whose = whose(self.users, self.settings, self.source, self.user, self.prototype)
+
+    def inputs_of(self, samples: list[Sample]) -> dict[str, Tensor]:
+        inputs = super().inputs_of(samples)
+        return inputs | {name: torch.full_like(inputs[name], place) for name, place in self._whose.items()}
 
     def score_pixels(self, pixels: Tensor, prompts: list[str]) -> Tensor:
         """As `score`, of square images [B, 3, H, W] in [0, 1] and with gradients, [B, D]; for open_clip backbones."""
@@ -135,15 +200,16 @@ class JointReward(RewardModel):
         inputs = {"pixels": pixels_to_batch(backbone.preprocess, pixels.to(self.device), self.name),
                   "lengths": torch.ones(len(pixels), dtype=torch.int64, device=self.device),
                   "tokens": backbone.tokenizer(prompts).to(self.device)}
-        standard = {name: torch.tensor(values, device=self.device) for name, values in self._saved["standard"].items()}
+        told = network.heads.collate([Sample(prompt) for prompt in prompts])
+        inputs |= {name: torch.full_like(t, self._whose.get(name, NOBODY)).to(self.device) for name, t in told.items()}
+        standard = {name: torch.tensor(values, device=self.device) for name, values in self._saved.standard.items()}
         return ((network(**inputs) - standard["mean"]) / standard["std"]).mean(1)
 
     @torch.no_grad()
     def member_values(self, samples: list[Sample]) -> Tensor:
         """Values of each of the E members for one batch, [n, E, D], NaN for an image in a dimension of videos only."""
-        inputs = {name: tensor.to(self.device) for name, tensor in self.network.backbone.collate(samples).items()}
-        standard = self._saved["standard"]
-        values = (self.network(**inputs).cpu() - torch.tensor(standard["mean"])) / torch.tensor(standard["std"])
+        mean, std = (torch.tensor(self._saved.standard[name]) for name in ("mean", "std"))
+        values = (self.network(**self.inputs_of(samples)).cpu() - mean) / std
         images = torch.tensor([sample.modality == "image" for sample in samples])
         videos_only = torch.tensor([name in self.settings.video_only for name in self.dimensions])
         return values.masked_fill(images[:, None, None] & videos_only, float("nan"))
@@ -151,9 +217,7 @@ class JointReward(RewardModel):
     def score_batch(self, samples: list[Sample]) -> Scores:
         rewards = self.member_values(samples)
         values, spread = rewards.mean(1), rewards.std(1, correction=0)
-        remarks = {}
-        if self.settings.backbone == "open_clip":
-            remarks = cut_prompts(self.network.backbone.tokenizer, [sample.prompt for sample in samples])
+        remarks = self.remarks_of(samples)
         still = any(name in self.settings.video_only for name in self.dimensions)
         for i, sample in enumerate(samples):
             if sample.modality == "image" and still:
@@ -169,7 +233,7 @@ def trained_weights(network: JointNetwork) -> dict[str, Tensor]:
 
 def save_reward(folder: Path, network: JointNetwork, settings: JointSettings, standard: dict[str, list[float]],
                 about: dict) -> None:
-    """Write a reward's folder: settings, metadata (`about`), and the weights that training changed.
+    """Write a reward's folder: settings, metadata (`about` and the head's), and the weights that training changed.
 
     A fully tuned open_clip reward includes its tower's configuration and tokenizer and needs no other file.
     """
@@ -179,7 +243,7 @@ def save_reward(folder: Path, network: JointNetwork, settings: JointSettings, st
         copy_tower_files(settings.source, folder, network)
         settings = settings.model_copy(update={"source": "."})
     write_tensors(folder / REWARD_FILES[1], weights)
-    saved = {"model": settings.model_dump(mode="json"), "standard": standard, **about}
+    saved = {"model": settings.model_dump(mode="json"), "standard": standard, **about, **network.heads.about()}
     (folder / REWARD_FILES[0]).write_text(json.dumps(saved, indent=2) + "\n")
 
 

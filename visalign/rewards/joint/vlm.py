@@ -50,9 +50,9 @@ class VlmBackbone(nn.Module):
         self.unused_weights = (rf"\.norm\.|\.layers\.({'|'.join(map(str, range(max(settings.layers) + 1, blocks)))})\.",
                                ) if settings.layers else ()
         hidden = self.model.get_input_embeddings().weight.shape[1]
-        self.features = settings.width if settings.layers else hidden
+        self.features, self.prompt = settings.width if settings.layers else hidden, None
         self.pool = HierarchicalPool([hidden] * len(settings.layers), settings.width,
-                                     settings.attention_heads) if settings.layers else None
+                                     settings.attention_heads, settings.residual) if settings.layers else None
         self.questions = nn.Parameter(torch.randn(len(tokens), hidden) * hidden**-0.5)
         self.model.get_input_embeddings().register_forward_hook(self._ask)
         self.asking = "".join(f"{name}: {token} " for name, token in zip(settings.dimensions, tokens, strict=True))

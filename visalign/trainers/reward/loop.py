@@ -9,7 +9,7 @@ Run:  visalign reward train configs/reward_model/open_clip.yaml data.path=annota
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -24,6 +24,7 @@ from visalign.generators.hardware.devices import pick_dtype
 from visalign.objectives.base import Outcome
 from visalign.objectives.reward_model import Comparison, bootstrap
 from visalign.parallel.opening import engine_of
+from visalign.rewards.joint.network import TOWERS
 from visalign.sampling.seeds import rng_at
 from visalign.storage.run_folder import RunFolder
 from visalign.trainers.base import Trainer
@@ -55,8 +56,9 @@ class Prepared:
 class RewardTrainer(Trainer):
     """Trains a network on annotations.
 
-    The network has `settings` (dimensions, members, frames) and `collate(samples)`; `forward(**collated)` gives
-    rewards [2B, E, D], of all first sides and then of all second ones.
+    The network has `settings` (dimensions, members, frames), `collate(samples)` and `after_step(done)`;
+    `forward(**collated)` gives what the objective takes, rewards [2B, E, D] or embeddings, of all first sides and then
+    of all second ones.
     """
 
     label = "training the reward"
@@ -67,13 +69,14 @@ class RewardTrainer(Trainer):
         self.network, self.settings = network, network.settings
         self.order = DataOrder(items, config.train.seed)
         keep_digest(run, [(side.prompt, side.digest(), sorted(item.outcome.items()), item.strength,
-                           *((item.user,) if item.user else ()))
+                           *filter(None, (item.user, item.context)))
                           for item in items for side in (item.a, item.b)], "sides of annotations")
         self.objective = build_objective(config.objective, loop="reward")
         engine = engine_of(accelerator)
         engine.shard(network)
         named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
-        super().__init__(config, named, run, accelerator, groups=groups_of(named, config), engine=engine,
+        groups = groups_of(named, config, getattr(network, "own_rates", {}))
+        super().__init__(config, named, run, accelerator, groups=groups, engine=engine,
                          reach=GradientReach(named, getattr(network, "unused_weights", ())))
         self.dtype = pick_dtype(config.train.precision, accelerator.device)
         self.flips = LearntFlips(self.objective, decided_labels(items, self.settings.dimensions), accelerator)
@@ -114,8 +117,7 @@ class RewardTrainer(Trainer):
     def prepare_items(self, items: list[Annotation], weight: Tensor | None = None) -> Prepared:
         """Annotations to tensors on the CPU; weight: of each for each member, [B, E], None for equal weights."""
         model = self.settings
-        samples = [item.a.sample(item.where, model.frames) for item in items]
-        samples += [item.b.sample(item.where, model.frames) for item in items]
+        samples = [item.sample(side, model.frames) for side in "ab" for item in items]
 
         def labels(get) -> Tensor:
             return torch.tensor([[get(item).get(name, float("nan")) for name in model.dimensions] for item in items])
@@ -131,6 +133,7 @@ class RewardTrainer(Trainer):
         self.flips.seen(outcome.loss)
         self.backward(outcome.loss)
         report = self.optimizer_step(batch)
+        self.network.after_step(step + 1)
         loss = self.accelerator.gather(outcome.loss.detach().reshape(1)).mean().item()
         correct = self.accelerator.gather(outcome.metrics["accuracy"])
         return {"loss": loss, **report.as_row(), **accuracies(correct, self.settings.dimensions),
@@ -150,7 +153,10 @@ class RewardTrainer(Trainer):
 
     @torch.no_grad()
     def standard(self) -> dict[str, list[float]]:
-        """Mean and standard deviation of each dimension's reward over at most STANDARD_SAMPLE training annotations."""
+        """Mean and standard deviation of each dimension's reward over at most STANDARD_SAMPLE training annotations; {}
+        of embeddings."""
+        if self.objective.takes != "rewards":
+            return {}
         count, size = min(STANDARD_SAMPLE, len(self.order.items)), self.config.train.batch_size
         rewards, is_video = [], []
         for start in range(0, count, size):
@@ -177,12 +183,14 @@ def decided_labels(items: list[Annotation], dimensions: tuple[str, ...]) -> int:
     return max(1, sum(item.outcome.get(name) in (0.0, 1.0) for item in items for name in dimensions))
 
 
-def groups_of(named: list[tuple[str, torch.nn.Parameter]], config: RewardConfig | GuideConfig) -> list[dict]:
-    """Parameter groups: the backbone's pretrained weights have their own learning rate."""
-    towers = ("backbone.clip.", "backbone.model.")
+def groups_of(named: list[tuple[str, torch.nn.Parameter]], config: RewardConfig | GuideConfig,
+              own: Mapping[str, float]) -> list[dict]:
+    """Parameter groups: the backbone's pretrained weights have their own learning rate, and so have the tensors named
+    in `own`, relative to optim.lr."""
     lr, scale = config.optim.lr, config.train.backbone_lr_scale
-    groups = [{"params": [p for name, p in named if name.startswith(towers)], "lr": lr * scale},
-              {"params": [p for name, p in named if not name.startswith(towers)], "lr": lr}]
+    groups = [{"params": [p for name, p in named if name.startswith(TOWERS)], "lr": lr * scale},
+              {"params": [p for name, p in named if not name.startswith(TOWERS) and name not in own], "lr": lr},
+              *({"params": [p for name, p in named if name == each], "lr": lr * rate} for each, rate in own.items())]
     return [group for group in groups if group["params"]]
 
 

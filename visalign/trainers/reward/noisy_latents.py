@@ -43,6 +43,9 @@ class NoisyPairs(nn.Module):
         return {"latents": cache.latents([cache.media_key(sample.media) for sample in samples]),
                 **cache.conditioning([cache.prompt_key(sample.source_prompt) for sample in samples])}
 
+    def after_step(self, done: int) -> None:
+        """A guide's head changes by its gradients alone."""
+
     def forward(self, latents: Tensor, fraction: float | None = None, **conditioning: Tensor) -> Tensor:
         """Rewards [2B, E, D]; `fraction` fixes the share of noise for all."""
         process, half = self.guide.generator.process, len(latents) // 2

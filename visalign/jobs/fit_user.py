@@ -1,0 +1,118 @@
+"""`visalign reward fit-user`: users whom a reward with ideal points did not know, from a few of their pairs.
+
+All but the weights of the new users stays as it is, to the bit (PAL, arXiv 2406.08469: unseen users).
+"""
+
+import json
+import shutil
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from visalign.data.annotations import Annotation, read_annotations
+from visalign.errors import UserError
+from visalign.rewards.joint.reward import REWARD_FILES, JointReward
+from visalign.rewards.registry import build_reward
+from visalign.storage.files import write_atomically
+from visalign.storage.hashed_users import hashed_user
+from visalign.storage.weights import read_tensors, write_tensors
+
+FIT_BATCH = 32
+TABLE = "heads.weights"
+"""The tensor of the users' weights, [U, E, D, K]."""
+
+
+@dataclass(frozen=True)
+class FittedUsers:
+    """pairs: of each new user, by hashed name. before, after: share of them that the mean over prototypes orders as
+    their users do, and that the fitted weights do; None where all are ties."""
+
+    folder: Path
+    pairs: dict[str, int]
+    before: float | None
+    after: float | None
+
+
+def fit_users(source: str, path: str, out: Path, name: str | None = None, media_root: str | None = None,
+              device: str = "cpu") -> FittedUsers:
+    """Write to `out` the reward of `source` that also knows the users of the pairs at `path`.
+
+    name: whose all pairs are; None where the table's column user says so. Raises UserError.
+    """
+    reward = build_reward(source, device)
+    if not isinstance(reward, JointReward) or not reward.settings.ideal_points:
+        raise UserError(f"reward {source}: knows no users; fit-user takes a run of `visalign reward train` with "
+                        "model.ideal_points, such as that of reward_model/voters")
+    if out.exists():
+        raise UserError(f"out {out}: exists already; choose another name or delete it")
+    own = by_user(read_annotations(path, reward.dimensions, media_root), name, path)
+    known = sorted(own.keys() & set(reward.users.names))
+    if known:
+        raise UserError(f"reward {source}: knows user {known[0]} of {path} already; leave their pairs out")
+    reward.check()
+    fits = [fit(reward, items) for items in own.values()]
+    shutil.copytree(reward.folder, out)
+    add_users(out, list(own), torch.stack([weights for weights, _ in fits]))
+    right = torch.cat([ordered for _, ordered in fits])
+    before, after = right.mean(0).tolist() if len(right) else (None, None)
+    return FittedUsers(out, {user: len(items) for user, items in own.items()}, before, after)
+
+
+def by_user(items: list[Annotation], name: str | None, path: str) -> dict[str, list[Annotation]]:
+    """Whose pairs there are, by hashed names. Raises UserError where a pair is nobody's, or of another than `name`."""
+    found = defaultdict(list)
+    for item in items:
+        if item.user is None and name is None:
+            raise UserError(f"{item.where}: does not say whose pair it is; add the column user, or give --name for all "
+                            f"pairs of {path}")
+        if item.user is not None and name is not None and item.user != hashed_user(name):
+            raise UserError(f"{item.where}: is of another user than --name {name}; leave --name out to fit each user "
+                            f"of {path}")
+        found[item.user or hashed_user(name)].append(item)
+    return dict(found)
+
+
+@torch.no_grad()
+def fit(reward: JointReward, items: list[Annotation]) -> tuple[Tensor, Tensor]:
+    """Weights [E, D, K] of a new user from their pairs, and which decided labels are ordered rightly by the mean over
+    prototypes and by these weights, [labels, 2]."""
+    sides = [mapped(reward, items, side) for side in "ab"]
+    outcome = torch.tensor([[item.outcome.get(name, float("nan")) for name in reward.dimensions] for item in items])
+    head = reward.network.heads.cpu()
+    with torch.enable_grad():
+        weights = head.fitted(*sides, outcome)
+    w = weights.softmax(-1).expand(len(items), -1, -1, -1)
+    margins = []
+    for nobody in (True, False):
+        everybody = torch.full((len(items),), nobody)
+        a, b = (head.rewards(*side, w, everybody).mean(1) for side in sides)
+        margins.append(a - b)
+    reward.to(reward.device)
+    decided = (outcome == 0) | (outcome == 1)
+    right = [((margin > 0) == (outcome > 0.5))[decided].float() for margin in margins]
+    return weights, torch.stack(right, 1)
+
+
+def mapped(reward: JointReward, items: list[Annotation], side: str) -> tuple[Tensor, Tensor]:
+    """What the head maps one side of the pairs to, on the CPU; prototypes of every prompt once."""
+    network, x, points = reward.network, [], []
+    for start in range(0, len(items), FIT_BATCH):
+        samples = [item.sample(side, reward.settings.frames) for item in items[start:start + FIT_BATCH]]
+        inputs = {name: each for name, each in reward.inputs_of(samples).items() if name not in network.heads.reads}
+        ours, prototypes = network.heads.mapped(network.backbone(**inputs))
+        x.append(ours.cpu())
+        points.append(prototypes.cpu().expand(-1, len(ours), -1, -1, -1))
+    return torch.cat(x), torch.cat(points, 1)
+
+
+def add_users(folder: Path, names: list[str], weights: Tensor) -> None:
+    """Let a reward's folder know further users, of weights [n, E, D, K]."""
+    file = folder / REWARD_FILES[1]
+    tensors = read_tensors(file, f"reward {file}")
+    write_tensors(file, tensors | {TABLE: torch.cat([tensors[TABLE], weights.to(tensors[TABLE])])})
+    saved = json.loads((folder / REWARD_FILES[0]).read_text())
+    saved["users"]["names"] += names
+    write_atomically(folder / REWARD_FILES[0], (json.dumps(saved, indent=2) + "\n").encode())
