@@ -18,6 +18,7 @@ from visalign.evaluation.held_out import load_features
 from visalign.evaluation.matching import Matched, match
 from visalign.evaluation.measure import GenerationMetrics, MetricSuite, measure_generations
 from visalign.evaluation.medium import TEXT, medium_of_entries
+from visalign.evaluation.oracle import OracleReading
 from visalign.evaluation.path_kl import path_kl
 from visalign.evaluation.sources import AnswerPlan, SampleSource, SamplingPlan
 from visalign.evaluation.strengths import StrengthChoice
@@ -79,7 +80,7 @@ class Results:
     {reward: {model: Elo}} or the reason there is none; best_of {reward: {n: change from one sample}}; weights {model:
     of the guide it followed}, where the models differ in that; strengths: of one run, where they differ in those. cut:
     {model: it and the base once more, at equal length}, of texts. over_seeds {metric: change} of all models together,
-    where they are runs of one recipe."""
+    where they are runs of one recipe. oracle: what labels say of the models, where there are any."""
 
     base: str
     models: list[str]
@@ -97,6 +98,7 @@ class Results:
     cut: dict[str, EqualLength] = field(default_factory=dict)
     strengths: StrengthChoice | None = None
     over_seeds: dict[str, SeedsChange] = field(default_factory=dict)
+    oracle: OracleReading | None = None
 
     @property
     def texts(self) -> bool:

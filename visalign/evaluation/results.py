@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from visalign.evaluation.compare import Results
+from visalign.evaluation.oracle import oracle_figures, oracle_json
 from visalign.evaluators.statistics import Estimate
 from visalign.evaluators.verdict import REFUSALS, percent
 from visalign.storage.files import write_atomically
@@ -56,6 +57,7 @@ def summary(results: Results) -> list[tuple[str, str, Estimate]]:
              for n, each in curve.items()]
     rows += [(results.models[-1], f"over training seeds/{metric}", found.change)
              for metric, found in results.over_seeds.items()]
+    rows += oracle_figures(results.oracle)
     if results.curve:
         rows += [(model, "kl/sampling paths, nats", Estimate(float(kl.mean()), math.nan, math.nan))
                  for model, kl in zip(results.curve.models, results.curve.kl, strict=True)]
@@ -79,7 +81,8 @@ def results_json(results: Results) -> dict:
         "curve": None if curve is None else {"models": curve.models, "steps": curve.steps, "fits": curve.fits,
                                              "distance": curve.distance, "kl": curve.kl.mean(1).tolist()}}
         | ({"strengths": results.strengths} if results.strengths else {})
-        | ({"over_training_seeds": results.over_seeds} if results.over_seeds else {}))
+        | ({"over_training_seeds": results.over_seeds} if results.over_seeds else {})
+        | ({"oracle": oracle_json(results.oracle)} if results.oracle else {}))
 
 
 def plain_values(value):
