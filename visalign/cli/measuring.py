@@ -77,7 +77,7 @@ def request_of(device: str, samples_per_prompt: int, **given):
 def report(results, out: Path) -> None:
     """Print the verdict, its reasons, how much is refused, and where the rest is."""
     from visalign.evaluation.oracle import oracle_lines
-    from visalign.evaluation.results import refusals_in_words
+    from visalign.evaluation.results import range_shifts_in_words, refusals_in_words
 
     for name, verdict in results.verdicts.items():
         click.echo(f"{name}: {verdict.word}")
@@ -94,7 +94,7 @@ def report(results, out: Path) -> None:
             click.echo(f"to write it: {results.strengths.command}")
     if refused := refusals_in_words(results):
         click.echo(refused)
-    for line in oracle_lines(results.oracle) if results.oracle else ():
+    for line in [*range_shifts_in_words(results)[-4:], *(oracle_lines(results.oracle) if results.oracle else ())]:
         click.echo(line)
     for note in results.notes:
         click.echo(f"note: {note}")

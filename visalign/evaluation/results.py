@@ -10,12 +10,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from visalign.evaluation.compare import Results
+from visalign.evaluation.compare import RANGE_SHIFT, Results
 from visalign.evaluation.oracle import oracle_figures, oracle_json
 from visalign.evaluators.statistics import Estimate
 from visalign.evaluators.verdict import REFUSALS, percent
 from visalign.storage.files import write_atomically
 
+DISTANCE, CHANCE, OUTSIDE = RANGE_SHIFT.values()
 SCHEMA = pa.schema([("model", pa.string()), ("metric", pa.string()), ("prompt", pa.string()), ("value", pa.float64()),
                     ("low", pa.float64()), ("high", pa.float64()), ("n", pa.int64())])
 """prompt: null for a figure over all of them, which then has an interval (null where none was estimated)."""
@@ -69,6 +70,19 @@ def refusals_in_words(results: Results) -> str:
     shares = [f"{model} {percent(found[REFUSALS], '')}" for model, found in results.figures.items()
               if REFUSALS in found]
     return f"answers that decline: {', '.join(shares)}" if shares else ""
+
+
+def range_shifts_in_words(results: Results) -> list[str]:
+    """Of each model compared, how far every reward's scores have moved from where the base's are."""
+    said = []
+    for model in results.verdicts:
+        found = results.figures[model]
+        each = [f"{reward} {found[f'{DISTANCE}/{reward}'].value:.2f} apart"
+                + (f" ({found[f'{CHANCE}/{reward}'].value:.2f} by chance)" if f"{CHANCE}/{reward}" in found else "")
+                + f", {100 * found[f'{OUTSIDE}/{reward}'].value:.0f} % outside"
+                for reward in results.measured[model].rewards if f"{DISTANCE}/{reward}" in found]
+        said += [f"scores of {model} and of {results.base}: {'; '.join(each)}"] if each else []
+    return said
 
 
 def results_json(results: Results) -> dict:
