@@ -18,6 +18,7 @@ from visalign.cli.options import (
 from visalign.cli.ray_options import ray_options, ray_settings
 from visalign.cli.reading import how_to_read, reading_options
 from visalign.cli.reward_distance import distance
+from visalign.cli.reward_many import eval_many
 from visalign.cli.serving import serve
 from visalign.cli.verbs import Verb, Verbs
 from visalign.errors import UserError
@@ -210,13 +211,21 @@ def _text_reward(config: str, overrides: tuple[str, ...], resume: bool, auto_res
 @out_option("reward-eval")
 @click.option("--media-root", type=click.Path(), help="Folder that relative paths start from.")
 @click.option("--no-edits", is_flag=True, help="Leave out the robustness test, which triples the work.")
+@click.option("--many", is_flag=True,
+              help="DATA has single samples with ratings: is the best one of each prompt the highest?")
 @device_option
 def reward_eval(reward_spec: str, data_path: str, dimensions: tuple[str, ...], out: Path, media_root: str | None,
-                no_edits: bool, device: str) -> None:
+                no_edits: bool, many: bool, device: str) -> None:
     """How far REWARD agrees with the annotations in DATA, with intervals, and its worst mistakes.
 
-    A reward of texts reads prompt, chosen and rejected in DATA as texts.
+    A reward of texts reads prompt, chosen and rejected in DATA as texts. With --many DATA has a row for each sample:
+    prompt, image (video, answer) and its ratings, numbers or good and bad.
     """
+    if many and no_edits:
+        raise UserError("reward eval: --many has no robustness test that --no-edits could leave out; leave it out")
+    if many:
+        eval_many(reward_spec, data_path, dimensions, out, media_root, device)
+        return
     from visalign.data.annotations import read_annotations
     from visalign.data.text_annotations import read_text_annotations
     from visalign.evaluation.reward_eval import summary_lines
