@@ -19,6 +19,7 @@ from visalign.cli.ray_options import ray_options, ray_settings
 from visalign.cli.reading import how_to_read, reading_options
 from visalign.cli.reward_distance import distance
 from visalign.cli.reward_many import eval_many
+from visalign.cli.reward_probe import probe_verb
 from visalign.cli.serving import serve
 from visalign.cli.verbs import Verb, Verbs
 from visalign.errors import UserError
@@ -166,6 +167,7 @@ def reward() -> None:
 
 reward.add_command(serve)
 reward.add_command(distance)
+reward.add_command(probe_verb)
 
 
 @reward.command("train")

@@ -70,10 +70,10 @@ def row_class(row: dict, name: str, where: str) -> str | None:
 
 
 def read_ratings(path: str, names: tuple[str, ...], media_root: str | None = None,
-                 label: ReadLabel = row_rating) -> list[RatedMedia]:
-    """Every sample of a table that has a label in one of the columns `names`.
+                 label: ReadLabel = row_rating, unlabelled: bool = False) -> list[RatedMedia]:
+    """Every sample of a table that has a label in one of the columns `names`; `unlabelled`: the others as well.
 
-    Raises BadRow naming the row, or UserError where no row has such a column, or a label in one.
+    Raises BadRow naming the row, or UserError where none of them has a label, and for a table without samples.
     """
     root = Path(media_root).expanduser() if media_root else default_root(path)
     found: list[RatedMedia] = []
@@ -84,6 +84,8 @@ def read_ratings(path: str, names: tuple[str, ...], media_root: str | None = Non
         row |= {side: row[key] for side, key in (("a", "path_A"), ("b", "path_B")) if key in row}
         found += _compared(row, where, names, root, label) if "a" in row or "b" in row else [
             _single(row, where, names, root, label)]
+    if unlabelled and found:
+        return found
     found = [each for each in found if each.labels]
     if not found:
         lacking = next((name for name in names if not {name, f"{name}_a", f"{name}_b"} & columns.keys()), None)
@@ -97,7 +99,7 @@ def _compared(row: dict, where: str, names: tuple[str, ...], root: Path, label: 
     kind, texts = str(row.get("kind") or ""), _is_text(row["a"], root) if "a" in row else False
     labels = {side: _labels({name: row.get(f"{name}_{side}") for name in names}, names, where, label) for side in "ab"}
     return [RatedMedia(annotated_text(row, side, where) if texts else annotated_media(row, side, where, root),
-                       labels[side], where, kind) for side in "ab" if labels[side]]
+                       labels[side], where, kind) for side in "ab"]
 
 
 def _is_text(side: Any, root: Path) -> bool:

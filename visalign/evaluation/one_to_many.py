@@ -34,7 +34,7 @@ def score_rated(reward: Reward, items: list[RatedMedia]) -> np.ndarray:
     """Values [n, D] of every sample, larger is better; those of one prompt meet the reward in one call."""
     sign, values = 1 if reward.higher_is_better else -1, np.full((len(items), len(reward.dimensions)), np.nan)
     rows: list[int] = []
-    groups = list(groups_of(items).values())
+    groups = list(rows_by_prompt(items).values())
     for place, group in enumerate(tqdm(groups, desc=f"scoring with {reward.name}", unit="prompt")):
         rows += group
         if len(rows) >= SCORING_BATCH or place == len(groups) - 1:
@@ -44,7 +44,7 @@ def score_rated(reward: Reward, items: list[RatedMedia]) -> np.ndarray:
     return values
 
 
-def groups_of(items: list[RatedMedia]) -> dict[str, list[int]]:
+def rows_by_prompt(items: list[RatedMedia]) -> dict[str, list[int]]:
     """Rows of `items` by prompt."""
     found: dict[str, list[int]] = defaultdict(list)
     for i, item in enumerate(items):
@@ -56,7 +56,7 @@ def many_report(reward: Reward, dimension: str, items: list[RatedMedia], values:
     """Figures of one labelled dimension; None where no prompt has right samples, wrong ones, and scores of all."""
     column, alike, not_scored = column_for(reward, dimension), 0, 0
     kept: list[tuple[list[int], np.ndarray]] = []
-    for rows in groups_of(items).values():
+    for rows in rows_by_prompt(items).values():
         mine = [i for i in rows if dimension in items[i].labels]
         labels = np.array([items[i].labels[dimension] for i in mine])
         if not mine or np.ptp(labels) == 0:
@@ -105,8 +105,8 @@ def many_lines(reports: dict[str, ManyReport]) -> list[str]:
                          f"{_interval(part.reciprocal_rank):24} {part.rank_by_chance:6.3f}  {ties}".rstrip())
         every = report.overall
         lines.append(f"{report.dimension:12} scored by {report.scored_by}; single pairs "
-                     f"{_interval(every.pair_accuracy)}, by which accuracy@1 would be {every.independent:.3f} if "
-                     f"they were independent; left out: {report.alike} prompts rated alike, {report.not_scored} not scored")
+                     f"{_interval(every.pair_accuracy)}, by which accuracy@1 would be {every.independent:.3f} if they "
+                     f"were independent; left out: {report.alike} prompts rated alike, {report.not_scored} not scored")
     return lines
 
 

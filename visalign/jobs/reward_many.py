@@ -5,7 +5,7 @@ from pathlib import Path
 
 from visalign.data.ratings import read_ratings
 from visalign.errors import UserError
-from visalign.evaluation.one_to_many import ManyReport, groups_of, many_json, many_report, score_rated
+from visalign.evaluation.one_to_many import ManyReport, many_json, many_report, rows_by_prompt, score_rated
 from visalign.reports.one_to_many import write_many_report
 from visalign.rewards import Reward
 from visalign.storage.files import write_atomically
@@ -21,7 +21,7 @@ def evaluate_many(reward: Reward, source: str, dimensions: tuple[str, ...], fold
     items = read_ratings(source, dimensions, media_root)
     named = [name for name in dimensions if any(name in item.labels for item in items)]
     if not any(len({items[i].labels.get(name) for i in rows} - {None}) > 1
-               for rows in groups_of(items).values() for name in named):
+               for rows in rows_by_prompt(items).values() for name in named):
         raise UserError(f"data {source}: no prompt has two samples that are rated otherwise than each other in "
                         f"{' or '.join(named)}, and --many asks which of a prompt's samples is best")
     values = score_rated(reward, items)
