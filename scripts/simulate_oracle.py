@@ -5,12 +5,14 @@
 A study has 100 prompts x 4 samples. A sample's quality is normal, of its prompt and its own; the reward is its tanh
 with noise, so that high up it hardly tells samples apart; the oracle says yes with a probability that rises on.
 Labelled is a random part of the samples measured (`same`), or of those of a model that is worse by 0.2 (`worse`).
-Intervals of 95 %:
+Or votes (`votes`) are given between samples of a model that is better by 0.2 and the base's of the same prompt, whose
+differences of quality say who wins; the level is the share won. The model was trained on the reward, which gives it 0.3
+more for nothing. Intervals of 95 %:
 
     calibrated          visalign/evaluators/calibration.py: prompts and labels count
     curve for certain   the same mean, with the interval over prompts alone
-    the reward's own    the mean score, moved into [0, 1], as if it were the label
-    labels alone        the mean of the labels, with the interval over their prompts
+    the reward's own    the mean score, moved into [0, 1], as if it were the label; the share of larger scores
+    labels alone        the mean of the labels or votes, with the interval over their prompts
 """
 
 import argparse
@@ -30,51 +32,74 @@ from visalign.evaluators.calibration import (
 )
 
 PROMPTS, SAMPLES, LABELS = 100, 4, (25, 50, 100, 200)
-WORSE = {"same": 0.0, "worse": 0.2}
+BETTER = {"same": 0.0, "worse": 0.2, "votes": 0.2}
+"""By how much the model measured is better: than the one labelled, or than the base."""
+BONUS = 0.3
+"""What the reward gives the model that votes are about, in vain."""
 INTERVALS = ("calibrated", "curve for certain", "the reward's own", "labels alone")
 SHIFTS = (-0.6, -0.3, 0.0, 0.3, 0.6)
 """Of the five models whose ranking is looked at."""
 
 
-def draw_samples(rng: np.random.Generator, shift: float) -> tuple[np.ndarray, np.ndarray]:
-    """Scores in about [-1, 1] and labels 0 or 1 of a model's samples, [prompts x samples]."""
-    shape = (PROMPTS, SAMPLES)
-    quality = shift + 0.6 * rng.normal(size=(PROMPTS, 1)) + 0.8 * rng.normal(size=shape)
-    scores = np.tanh(1.5 * quality + 1) + 0.15 * rng.normal(size=shape)
-    return scores.ravel(), (rng.random(shape) < 1 / (1 + np.exp(-2 * quality))).astype(float).ravel()
+def draw_samples(rng: np.random.Generator, shift: float, of_prompt: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Quality and scores in about [-1, 1] of a model's samples, [prompts, samples]; of_prompt [prompts, 1]."""
+    quality = shift + 0.6 * of_prompt + 0.8 * rng.normal(size=(PROMPTS, SAMPLES))
+    return quality, np.tanh(1.5 * quality + 1) + 0.15 * rng.normal(size=quality.shape)
 
 
-def true_mean(shift: float) -> float:
-    """E sigmoid(2 (shift + z)), z standard normal: 0.36 + 0.64 = 1."""
+def yes(rng: np.random.Generator, quality: np.ndarray) -> np.ndarray:
+    """What the oracle says, 1 or 0."""
+    return (rng.random(quality.shape) < 1 / (1 + np.exp(-2 * quality))).astype(float)
+
+
+def labelled_samples(rng: np.random.Generator, shift: float) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and labels of a model's samples, [prompts x samples]."""
+    quality, scores = draw_samples(rng, shift, rng.normal(size=(PROMPTS, 1)))
+    return scores.ravel(), yes(rng, quality).ravel()
+
+
+def true_mean(shift: float, deviation: float = 1.0) -> float:
+    """E sigmoid(2 (shift + deviation z)), z standard normal; of a sample 0.6^2 + 0.8^2 = 1."""
     z = np.linspace(-8, 8, 20001)
     weight = np.exp(-z ** 2 / 2)
-    return float((weight / (1 + np.exp(-2 * (shift + z)))).sum() / weight.sum())
+    return float((weight / (1 + np.exp(-2 * (shift + deviation * z)))).sum() / weight.sum())
 
 
-def study(seed: int, labels: int, worse: float) -> dict[str, list[float]] | None:
+def truth_of(kind: str) -> float:
+    """What the intervals are to hold; the difference of two samples of a prompt has the variance 2 x 0.8^2."""
+    return true_mean(BETTER[kind], 0.8 * 2 ** 0.5 if kind == "votes" else 1.0)
+
+
+def study(seed: int, labels: int, kind: str) -> dict[str, list[float]] | None:
     """The four intervals of one study, as value, low and high; None where no level is claimed."""
     rng, prompts = np.random.default_rng(seed), np.repeat(np.arange(PROMPTS), SAMPLES)
-    scores, said = draw_samples(rng, worse)
+    if kind == "votes":
+        of_prompt = rng.normal(size=(PROMPTS, 1))
+        (quality, scores), (base, base_scores) = (draw_samples(rng, shift, of_prompt) for shift in (BETTER[kind], 0.0))
+        scores, said = (scores + BONUS - base_scores).ravel(), yes(rng, quality - base).ravel()
+        own = (scores > 0).astype(float)
+    else:
+        scores, said = labelled_samples(rng, BETTER[kind])
+        own = (scores + 1) / 2
     known, labelled, theirs = scores, said, prompts
-    if worse:
-        (known, labelled), theirs = draw_samples(rng, 0.0), prompts + PROMPTS
+    if kind == "worse":
+        (known, labelled), theirs = labelled_samples(rng, 0.0), prompts + PROMPTS
     rows = rng.choice(len(known), labels, replace=False)
     try:
         found = RewardCalibration(known[rows], labelled[rows], theirs[rows]).mean(scores, prompts)
     except (OutsideLabels, InvertedReward):
         return None
-    own = (scores + 1) / 2
     told = (found.estimate, t_interval(found.estimate.value, [(found.sampling ** 2, PROMPTS - 1.0)]),
             t_interval(float(own.mean()), [part_of_mean(own, prompts)]),
             t_interval(float(labelled[rows].mean()), [part_of_mean(labelled[rows], theirs[rows])]))
     return {name: list(each) for name, each in zip(INTERVALS, told, strict=True)}
 
 
-def coverage(studies: int, labels: int, worse: float) -> dict:
+def coverage(studies: int, labels: int, kind: str) -> dict:
     """Of the studies that claim a level, how often each interval holds the true mean, and how wide it is."""
-    truth, found = true_mean(worse), [study(seed, labels, worse) for seed in range(studies)]
+    truth, found = truth_of(kind), [study(seed, labels, kind) for seed in range(studies)]
     kept = [each for each in found if each]
-    return {"labels": labels, "claimed": len(kept), "studies": studies, "intervals": {
+    return {"labelled": kind, "labels": labels, "claimed": len(kept), "studies": studies, "intervals": {
         name: {"held": float(np.mean([each[name][1] <= truth <= each[name][2] for each in kept])),
                "width": float(np.mean([each[name][2] - each[name][1] for each in kept]))}
         for name in INTERVALS} if kept else {}}
@@ -85,7 +110,7 @@ def ranked(studies: int, labels: int) -> float:
     right = []
     for seed in range(studies):
         rng = np.random.default_rng(seed)
-        drawn = [draw_samples(rng, shift) for shift in SHIFTS]
+        drawn = [labelled_samples(rng, shift) for shift in SHIFTS]
         prompts = np.repeat(np.arange(PROMPTS), SAMPLES)
         rows = [rng.choice(len(prompts), labels // len(SHIFTS), replace=False) for _ in SHIFTS]
         pooled = (np.concatenate([each[part][row] for each, row in zip(drawn, rows, strict=True)]) for part in (0, 1))
@@ -97,8 +122,7 @@ def ranked(studies: int, labels: int) -> float:
 
 
 def simulate(studies: int) -> list[dict]:
-    rows = [{"labelled": name, **coverage(studies, labels, worse)} for name, worse in WORSE.items()
-            for labels in LABELS]
+    rows = [coverage(studies, labels, kind) for kind in BETTER for labels in LABELS]
     order = {labels: ranked(studies, labels) for labels in LABELS}
     return [row | {"ranked": order[row["labels"]]} for row in rows]
 
@@ -115,12 +139,13 @@ def table(rows: list[dict]) -> str:
 
 def draw(rows: list[dict], out: Path) -> None:
     """oracle.png: how often each interval holds, by the number of labels."""
-    figure = Figure(figsize=(8.4, 3.0), layout="constrained")
-    axes = figure.subplots(1, 2, sharey=True)
+    figure = Figure(figsize=(10.4, 3.0), layout="constrained")
+    axes = figure.subplots(1, 3, sharey=True)
     styles = {"calibrated": (BLUE, "o-"), "curve for certain": (ORANGE, "s-"), "the reward's own": (GREY, "^-"),
               "labels alone": (BLUE, "o:")}
-    titles = {"same": "labels of the samples measured", "worse": "labels of a worse model's samples"}
-    for axis, labelled in zip(axes, WORSE, strict=True):
+    titles = {"same": "labels of the samples measured", "worse": "labels of a worse model's samples",
+              "votes": "votes against the base"}
+    for axis, labelled in zip(axes, BETTER, strict=True):
         mine = [row for row in rows if row["labelled"] == labelled and row["intervals"]]
         axis.axhline(95, color=GREY, linewidth=0.8, linestyle="--")
         for name, (colour, style) in styles.items():
@@ -129,7 +154,8 @@ def draw(rows: list[dict], out: Path) -> None:
         axis.set_xscale("log", base=2)
         axis.set_xticks(LABELS, LABELS)
         axis.set_ylim(-3, 103)
-        tidy(axis, titles[labelled], "labels", "intervals that hold, %" if labelled == "same" else "")
+        tidy(axis, titles[labelled], "votes" if labelled == "votes" else "labels",
+             "intervals that hold, %" if labelled == "same" else "")
     axes[0].legend(frameon=False, fontsize=8, loc="center right", bbox_to_anchor=(1.0, 0.28))
     figure.savefig(out / "oracle.png", dpi=130)
 

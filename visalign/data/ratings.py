@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from visalign.data.annotations import GOODNESS, AnnotatedMedia, annotated_media
+from visalign.data.annotations import GOODNESS, AnnotatedMedia, Annotation, annotated_media, read_annotations
 from visalign.data.entry import Entry
 from visalign.data.generations import media_key, names_no_media
 from visalign.data.rows import BadRow, check_row, find_file, row_number, table_rows
 from visalign.data.sources import default_root
-from visalign.data.text_annotations import AnnotatedText, annotated_text
+from visalign.data.text_annotations import AnnotatedText, annotated_text, read_text_annotations
 from visalign.data.text_generations import answer_key
 from visalign.errors import UserError, nearest
 from visalign.media.kinds import is_image_name, is_video_name
@@ -41,20 +41,25 @@ class RatedMedia:
 
     @property
     def group(self) -> str:
-        """What it has in common with other samples of its prompt and source images, as `Entry.group` has it."""
-        prompt, sources = normal_form(printable(self.media.prompt)), self.media.sources
-        return prompt_group(with_sources(prompt, sources, self.media.notes)) if sources else prompt
+        return media_group(self.media)
 
-    def content(self) -> str:
-        """A hash of what it shows, as `Entry.digest` has it. Raises UserError where its file cannot be read."""
-        if isinstance(self.media, AnnotatedText):
-            return self.media.digest()
-        if isinstance(self.media.media, bytes):
-            return hashlib.sha256(self.media.media).hexdigest()
-        try:
-            return Entry(self.where, Path(str(self.media.media)), "").digest()
-        except OSError as error:
-            raise UserError(f"{self.where}: {self.media.media} cannot be read ({error.strerror})") from None
+
+def media_group(media: AnnotatedMedia) -> str:
+    """What a sample has in common with others of its prompt and source images, as `Entry.group` has it."""
+    prompt = normal_form(printable(media.prompt))
+    return prompt_group(with_sources(prompt, media.sources, media.notes)) if media.sources else prompt
+
+
+def media_content(media: AnnotatedMedia, where: str) -> str:
+    """A hash of what a sample shows, as `Entry.digest` has it. Raises UserError where its file cannot be read."""
+    if isinstance(media, AnnotatedText):
+        return media.digest()
+    if isinstance(media.media, bytes):
+        return hashlib.sha256(media.media).hexdigest()
+    try:
+        return Entry(where, Path(str(media.media)), "").digest()
+    except OSError as error:
+        raise UserError(f"{where}: {media.media} cannot be read ({error.strerror})") from None
 
 
 def row_rating(row: dict, name: str, where: str) -> float | None:
@@ -92,6 +97,25 @@ def read_ratings(path: str, names: tuple[str, ...], media_root: str | None = Non
         meant = nearest(lacking, columns) if lacking and columns else ""
         raise UserError(f"data {path}: no row has a label in {' or '.join(names)}{meant}")
     return found
+
+
+def has_outcomes(path: str, name: str) -> bool:
+    """Whether a table has comparisons without ratings in `name`: then that column, or which side was chosen, says who
+    won."""
+    columns = {key for _, row in table_rows(path) for key in row}
+    return bool({"a", "path_A", "chosen"} & columns) and not {f"{name}_a", f"{name}_b"} & columns
+
+
+def read_outcomes(path: str, name: str, media_root: str | None = None) -> list[Annotation]:
+    """The comparisons of a table that are decided or tied in `name`, of images, videos or texts.
+
+    Raises BadRow naming the row, or UserError where there is none.
+    """
+    row = next((row for _, row in table_rows(path)), {})
+    side = next((row[key] for key in ("a", "path_A", "chosen") if key in row), None)
+    root = Path(media_root).expanduser() if media_root else default_root(path)
+    read = read_text_annotations(path, (name,)) if _is_text(side, root) else read_annotations(path, (name,), media_root)
+    return [each for each in read if name in each.outcome]
 
 
 def _compared(row: dict, where: str, names: tuple[str, ...], root: Path, label: ReadLabel) -> list[RatedMedia]:

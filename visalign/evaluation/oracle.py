@@ -9,10 +9,12 @@ from visalign.evaluators.statistics import Estimate
 
 @dataclass(frozen=True)
 class CalibratedLevel:
-    """Of a model by one reward. raw: the reward's own mean. level: the mean label; gain: how much more it is than the
-    base's (None for the base). refused: why there is none of these two."""
+    """Of a model by one reward. raw: the reward's own mean, of votes its own share won. reach: the ends of the middle
+    95 % of the model's scores. level: the mean label, of votes the share won against the base; gain: how much more it
+    is than the base's (None for the base, and of votes). refused: why there is none of these two."""
 
     raw: Estimate | None
+    reach: tuple[float, ...] = ()
     level: CalibratedMean | None = None
     gain: CalibratedMean | None = None
     refused: str | None = None
@@ -20,9 +22,12 @@ class CalibratedLevel:
 
 @dataclass(frozen=True)
 class CalibratedReward:
-    """One reward against the labels. refused: why nothing is told by it. scores, labels: of the labelled samples;
-    curve: (score, label) points of f; two_stage: which regression was taken. levels {model: ...}."""
+    """One reward against the labels, for these models. labelled: how many samples or votes. refused: why nothing is
+    told by it. scores, labels: what the curve is fitted to; curve: its (score, label) points; two_stage: which
+    regression was taken. levels {model: ...}."""
 
+    reward: str
+    models: tuple[str, ...]
     labelled: int
     refused: str | None = None
     two_stage: bool = False
@@ -34,41 +39,58 @@ class CalibratedReward:
 
 @dataclass(frozen=True)
 class OracleReading:
-    """What labels say of all models by every reward. samples: that are labelled, of which `elsewhere` were none of
-    those measured here; low, high: the range of labels."""
+    """What labels say of all models by every reward. of_votes: whether they are of comparisons. given: samples that are
+    labelled, or votes, of which `elsewhere` are of other samples than those measured here; low, high: the range of
+    labels."""
 
     source: str
     column: str
     low: float
     high: float
-    samples: int
+    of_votes: bool
+    base: str
+    given: int
     elsewhere: int
-    rewards: dict[str, CalibratedReward]
+    rewards: list[CalibratedReward]
+
+    @property
+    def means(self) -> str:
+        """What a level is, in words."""
+        return f"share of {self.column} won against {self.base}" if self.of_votes else f"mean {self.column}"
+
+    @property
+    def labelled(self) -> str:
+        return "votes" if self.of_votes else "labelled samples"
 
 
 def oracle_figures(reading: OracleReading | None) -> list[tuple[str, str, Estimate]]:
     """(model, metric, estimate) of every level and gain that is told."""
-    return [(model, f"calibrated{what}/{reward}", part.estimate)
-            for reward, found in (reading.rewards if reading else {}).items() for model, level in found.levels.items()
-            for what, part in (("", level.level), (" gain", level.gain)) if part]
+    if reading is None:
+        return []
+    kinds = f"calibrated win rate against {reading.base}" if reading.of_votes else "calibrated", "calibrated gain"
+    return [(model, f"{kind}/{found.reward}", part.estimate) for found in reading.rewards
+            for model, level in found.levels.items()
+            for kind, part in zip(kinds, (level.level, level.gain), strict=True) if part]
 
 
 def oracle_lines(reading: OracleReading) -> list[str]:
     """What is printed: of each reward a line for each model, or why there is none."""
-    about = f"{reading.column} of {reading.source}, {reading.low:g} to {reading.high:g}"
+    about = f"{reading.means}, of {reading.source}, {reading.low:g} to {reading.high:g}"
     lines = []
-    for reward, found in reading.rewards.items():
-        lines.append(f"mean {about}, by {reward} and {found.labelled} labelled samples"
+    for found in reading.rewards:
+        of = f" of {found.models[0]}" if reading.of_votes else ""
+        lines.append(f"{about}, by {found.reward} and {found.labelled} {reading.labelled}{of}"
                      + (f": none, since {found.refused}" if found.refused else ""))
         width = max(map(len, found.levels), default=0)
-        lines += [f"  {model:{width}}  {_level_in_words(each)}" for model, each in found.levels.items()]
+        lines += [f"  {model:{width}}  {_level_in_words(each, reading.of_votes)}"
+                  for model, each in found.levels.items()]
         if not found.refused and found.labelled < FEW_LABELS:
-            lines.append(f"  fewer than {FEW_LABELS} labels: take the intervals as rough ones")
+            lines.append(f"  fewer than {FEW_LABELS} {reading.labelled}: take the intervals as rough ones")
     return lines
 
 
-def _level_in_words(level: CalibratedLevel) -> str:
-    raw = "" if level.raw is None else f"; the reward's own mean {_interval(level.raw)}"
+def _level_in_words(level: CalibratedLevel, of_votes: bool) -> str:
+    raw = "" if level.raw is None else f"; the reward's own {'share' if of_votes else 'mean'} {_interval(level.raw)}"
     if level.level is None:
         return f"no level, since {level.refused}{raw}, by which its rank may stand"
     gain = "" if level.gain is None else f", {_interval(level.gain.estimate, '+')} more than the base"
@@ -81,8 +103,10 @@ def _interval(estimate: Estimate, sign: str = "") -> str:
 
 
 def oracle_json(reading: OracleReading) -> dict[str, Any]:
-    """Everything but the points of the plot."""
+    """Everything but what is only drawn."""
     return {"labels": reading.source, "column": reading.column, "range": [reading.low, reading.high],
-            "samples": reading.samples, "elsewhere": reading.elsewhere, "rewards": {
-                name: {"labelled": found.labelled, "refused": found.refused, "two_stage": found.two_stage,
-                       "levels": found.levels} for name, found in reading.rewards.items()}}
+            "of_votes": reading.of_votes, "given": reading.given, "elsewhere": reading.elsewhere, "rewards": [
+                {"reward": found.reward, "models": found.models, "labelled": found.labelled, "refused": found.refused,
+                 "two_stage": found.two_stage, "levels": {
+                     model: {"raw": each.raw, "level": each.level, "gain": each.gain, "refused": each.refused}
+                     for model, each in found.levels.items()}} for found in reading.rewards]}

@@ -10,7 +10,7 @@ from visalign.errors import UserError, nearest
 from visalign.evaluation.compare import Options, Results, compare_models
 from visalign.evaluation.evidence import check_plan, evidence_in_words
 from visalign.evaluation.medium import TEXT, VISUAL
-from visalign.evaluation.oracle_labels import oracle_reading, read_oracle
+from visalign.evaluation.oracle_labels import OracleLabels, oracle_reading, read_oracle
 from visalign.evaluation.results import write_results
 from visalign.evaluation.source_words import AWAY_FROM, parse_source
 from visalign.evaluation.sources import (
@@ -214,9 +214,7 @@ def _finish(sources: list[SampleSource], asked: EvaluationRequest, out: Path,
     check_gold(asked.gold, options)
     plan = plan_for(sources, asked, config)
     check_plan(asked.effect, len(sources), asked.seeds if plan else None)
-    labels = read_oracle(asked.oracle, asked.oracle_label, *asked.oracle_range) if asked.oracle is not None else None
-    if labels and not options.rewards:
-        raise UserError(f"oracle {asked.oracle}: says what labels follow from scores; name a reward with --rewards")
+    labels = labels_for(asked, len(sources), options)
     results = compare_models(sources, plan, out, options)
     if labels:
         results = replace(results, oracle=oracle_reading(results, labels,
@@ -235,6 +233,19 @@ def _finish(sources: list[SampleSource], asked: EvaluationRequest, out: Path,
     write_comparison(results, out / "report.html")
     write_results(results, out)  # last, since they mark the command as done
     return results
+
+
+def labels_for(asked: EvaluationRequest, sources: int, options: Options) -> OracleLabels | None:
+    """The oracle's labels, where there are any. Raises UserError where they could say nothing of so many sources."""
+    if asked.oracle is None:
+        return None
+    if not options.rewards:
+        raise UserError(f"oracle {asked.oracle}: says what labels follow from scores; name a reward with --rewards")
+    labels = read_oracle(asked.oracle, asked.oracle_label, *asked.oracle_range)
+    if labels.of_votes and sources < 2:
+        raise UserError(f"oracle {asked.oracle}: holds comparisons, which say what share a model wins against its "
+                        "base, and there is one model; name a run, or use `visalign compare`")
+    return labels
 
 
 def check_gold(gold: str | None, options: Options) -> None:

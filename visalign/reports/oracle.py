@@ -9,9 +9,6 @@ from visalign.evaluation.compare import Results
 from visalign.evaluation.oracle import CalibratedReward
 from visalign.reports import charts
 
-REACH = (0.025, 0.975)
-"""Quantiles of a model's scores between which its line is drawn."""
-
 
 def oracle_shown(results: Results) -> dict[str, Any] | None:
     """The labels, what is told by each reward, and its chart; None where there were no labels."""
@@ -19,27 +16,25 @@ def oracle_shown(results: Results) -> dict[str, Any] | None:
     if found is None:
         return None
     return {"found": found, "rewards": [
-        {"name": name, "told": each, "chart": None if each.refused else curve_of_labels(results, name, each)}
-        for name, each in found.rewards.items()]}
+        {"told": each, "chart": None if each.refused else curve_of_labels(results, each)} for each in found.rewards]}
 
 
-def curve_of_labels(results: Results, reward: str, told: CalibratedReward) -> Markup:
+def curve_of_labels(results: Results, told: CalibratedReward) -> Markup:
     """The labelled samples, the curve through them, and below it where the scores of each model lie."""
-    low, high = results.oracle.low, results.oracle.high
+    found = results.oracle
+    low, high, differences = found.low, found.high, "differences of scores" if found.of_votes else "scores"
     palette = charts.colours(results.models, results.base)
 
     def draw(axis) -> None:
-        axis.plot(told.scores, told.labels, "o", color=charts.SOFT, alpha=0.35, markersize=4, label="labelled samples")
+        axis.plot(told.scores, told.labels, "o", color=charts.SOFT, alpha=0.35, markersize=4, label=found.labelled)
         axis.plot(*zip(*told.curve, strict=True), color=charts.INK, linewidth=1.5, label="their curve")
-        for i, model in enumerate(results.models):
-            scores = results.measured[model].rewards[reward].double().numpy()
-            reach = np.quantile(scores[np.isfinite(scores)], REACH) if np.isfinite(scores).any() else []
+        for i, (model, level) in enumerate(told.levels.items()):
             place = low - (0.06 + 0.05 * i) * (high - low)
-            axis.plot(reach, [place] * len(reach), color=palette[model], linewidth=3, solid_capstyle="butt",
-                      label=charts.shown_name(model) if len(results.models) <= 6 else None)
-        axis.set_xlabel(f"{reward}; thick: 95 % of a model's scores")
-        axis.set_ylabel(results.oracle.column)
+            axis.plot(level.reach, [place] * len(level.reach), color=palette[model], linewidth=3, solid_capstyle="butt",
+                      label=charts.shown_name(model) if len(told.levels) <= 6 else None)
+        axis.set_xlabel(f"{told.reward}; thick: 95 % of a model's {differences}")
+        axis.set_ylabel("won" if found.of_votes else found.column)
         axis.set_yticks(np.linspace(low, high, 5))
         axis.legend()
 
-    return charts.chart(draw, f"{results.oracle.column} by {reward}: labelled samples and the curve through them")
+    return charts.chart(draw, f"{found.column} by {told.reward}: {found.labelled} and the curve through them")
