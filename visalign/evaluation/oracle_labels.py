@@ -43,11 +43,11 @@ CURVE_POINTS, REACH = 101, (0.025, 0.975)
 Key = tuple[str, str]
 """Of a sample: its prompt's group and the hash of its content."""
 ScoreOf = Callable[[Key], float]
-Media = dict[Key, tuple[AnnotatedMedia, str]]
+SamplesByKey = dict[Key, tuple[AnnotatedMedia, str]]
 """Samples, each with its row."""
 
 
-class Given(NamedTuple):
+class CalibrationInputs(NamedTuple):
     """What a calibration is given, each [n]; labels only of what is labelled. count: of labels."""
 
     scores: np.ndarray
@@ -71,7 +71,7 @@ class OracleLabels(ABC):
     of_votes: ClassVar[bool]
 
     @abstractmethod
-    def elsewhere(self, known: Set[Key]) -> tuple[int, Media]:
+    def elsewhere(self, known: Set[Key]) -> tuple[int, SamplesByKey]:
         """How many labels are of other samples than those `known`, and which of these are to be scored for them.
 
         Raises UserError for a file that cannot be read.
@@ -82,11 +82,11 @@ class OracleLabels(ABC):
         """The models that one curve is for, and so on."""
 
     @abstractmethod
-    def labelled(self, score: ScoreOf, results: Results, models: list[str]) -> Given:
+    def labelled(self, score: ScoreOf, results: Results, models: list[str]) -> CalibrationInputs:
         """What is labelled, of what these models' curve is made of, and has a score."""
 
     @abstractmethod
-    def of_model(self, results: Results, reward: str, model: str) -> Given:
+    def of_model(self, results: Results, reward: str, model: str) -> CalibrationInputs:
         """What a model's level is the mean over."""
 
     @abstractmethod
@@ -115,7 +115,7 @@ class SampleLabels(OracleLabels):
     def count(self) -> int:
         return len(set(self.keys))
 
-    def elsewhere(self, known: Set[Key]) -> tuple[int, Media]:
+    def elsewhere(self, known: Set[Key]) -> tuple[int, SamplesByKey]:
         found = {key: (each.media, each.where) for key, each in zip(self.keys, self.rated, strict=True)
                  if key not in known}
         return len(found), found
@@ -123,15 +123,16 @@ class SampleLabels(OracleLabels):
     def questions(self, results: Results) -> list[list[str]]:
         return [results.models]
 
-    def labelled(self, score: ScoreOf, results: Results, models: list[str]) -> Given:
+    def labelled(self, score: ScoreOf, results: Results, models: list[str]) -> CalibrationInputs:
         labels: dict[Key, list[float]] = defaultdict(list)
         for key, each in zip(self.keys, self.rated, strict=True):
             labels[key].append(each.labels[self.column])
         used = [key for key in labels if np.isfinite(score(key))]
-        return Given(np.array([score(key) for key in used]), np.array([prompt for prompt, _ in used], dtype=str),
-                     np.array([np.mean(labels[key]) for key in used]), len(used))
+        return CalibrationInputs(np.array([score(key) for key in used]),
+                                 np.array([prompt for prompt, _ in used], dtype=str),
+                                 np.array([np.mean(labels[key]) for key in used]), len(used))
 
-    def of_model(self, results: Results, reward: str, model: str) -> Given:
+    def of_model(self, results: Results, reward: str, model: str) -> CalibrationInputs:
         return _finite(_scores(results, reward, model), results.matched.prompts)
 
     def raw(self, results: Results, reward: str, model: str) -> Estimate | None:
@@ -155,13 +156,13 @@ class VoteLabels(OracleLabels):
     def count(self) -> int:
         return len(self.votes)
 
-    def elsewhere(self, known: Set[Key]) -> tuple[int, Media]:
+    def elsewhere(self, known: Set[Key]) -> tuple[int, SamplesByKey]:
         return sum(not known >= set(keys) for keys in self.keys), {}
 
     def questions(self, results: Results) -> list[list[str]]:
         return [[model] for model in results.models if model != results.base]
 
-    def labelled(self, score: ScoreOf, results: Results, models: list[str]) -> Given:
+    def labelled(self, score: ScoreOf, results: Results, models: list[str]) -> CalibrationInputs:
         base, mine = _keys(results, results.base), set().union(*(_keys(results, model) for model in models))
         both, found = base & mine, []
         for (a, b), vote in zip(self.keys, self.votes, strict=True):
@@ -171,9 +172,9 @@ class VoteLabels(OracleLabels):
                     found.append((score(own) - score(other), outcome, own[0]))
         found = [each for each in found if np.isfinite(each[0])]
         margins, outcomes, prompts = zip(*found, strict=True) if found else ((), (), ())
-        return Given(np.array(margins), np.array(prompts, dtype=str), np.array(outcomes), len(found))
+        return CalibrationInputs(np.array(margins), np.array(prompts, dtype=str), np.array(outcomes), len(found))
 
-    def of_model(self, results: Results, reward: str, model: str) -> Given:
+    def of_model(self, results: Results, reward: str, model: str) -> CalibrationInputs:
         return _finite(_scores(results, reward, model) - _scores(results, reward, results.base),
                        results.matched.prompts)
 
@@ -192,10 +193,10 @@ def _scores(results: Results, reward: str, model: str) -> np.ndarray:
     return results.measured[model].rewards[reward].double().numpy()
 
 
-def _finite(scores: np.ndarray, prompts: list[str]) -> Given:
+def _finite(scores: np.ndarray, prompts: list[str]) -> CalibrationInputs:
     """Of scores [P, K] those that are known."""
     known = np.isfinite(scores)
-    return Given(scores[known], np.repeat(prompts, scores.shape[1]).reshape(scores.shape)[known])
+    return CalibrationInputs(scores[known], np.repeat(prompts, scores.shape[1]).reshape(scores.shape)[known])
 
 
 def read_oracle(source: str, column: str, low: float, high: float, media_root: str | None = None) -> OracleLabels:
@@ -250,7 +251,7 @@ def _known_scores(results: Results) -> dict[Key, dict[str, float]]:
     return found
 
 
-def _scored(items: Media, rewards: list[Reward]) -> dict[Key, dict[str, float]]:
+def _scored(items: SamplesByKey, rewards: list[Reward]) -> dict[Key, dict[str, float]]:
     """Samples that are not among those measured, by every reward that need not see all samples of a prompt at once."""
     found: dict[Key, dict[str, float]] = {key: {} for key in items}
     keys = list(items)

@@ -133,7 +133,8 @@ def _counts(said: np.ndarray, classes: np.ndarray, prompt: np.ndarray, count: in
     """Samples told right, and all, by prompt and class, [P, C]."""
     shape = prompt.max() + 1, count
     place = prompt * count + classes
-    return tuple(np.bincount(place, weights, shape[0] * count).reshape(shape) for weights in (said == classes, None))
+    right, total = (np.bincount(place, weights, shape[0] * count).reshape(shape) for weights in (said == classes, None))
+    return right, total
 
 
 def _balanced(right: np.ndarray, total: np.ndarray) -> float:

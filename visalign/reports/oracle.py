@@ -33,6 +33,7 @@ def curve_of_labels(results: Results, told: CalibratedReward) -> Markup:
             axis.plot(level.reach, [place] * len(level.reach), color=palette[model], linewidth=3, solid_capstyle="butt",
                       label=charts.shown_name(model) if len(told.levels) <= 6 else None)
         axis.set_xlabel(f"{told.reward}; thick: 95 % of a model's {differences}")
+        axis.locator_params("x", nbins=5)
         axis.set_ylabel("won" if found.of_votes else found.column)
         axis.set_yticks(np.linspace(low, high, 5))
         axis.legend()
