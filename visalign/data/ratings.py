@@ -14,7 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from visalign.data.annotations import GOODNESS, AnnotatedMedia, Annotation, annotated_media, read_annotations
+from visalign.data.annotations import (
+    GOODNESS,
+    AnnotatedMedia,
+    Annotation,
+    annotated_media,
+    comparison_of,
+    read_annotations,
+)
 from visalign.data.entry import Entry
 from visalign.data.generations import media_key, names_no_media
 from visalign.data.rows import BadRow, check_row, find_file, row_number, table_rows
@@ -111,19 +118,34 @@ def read_outcomes(path: str, name: str, media_root: str | None = None) -> list[A
 
     Raises BadRow naming the row, or UserError where there is none.
     """
-    row = next((row for _, row in table_rows(path)), {})
-    side = next((row[key] for key in ("a", "path_A", "chosen") if key in row), None)
     root = Path(media_root).expanduser() if media_root else default_root(path)
-    read = read_text_annotations(path, (name,)) if _is_text(side, root) else read_annotations(path, (name,), media_root)
-    return [each for each in read if name in each.outcome]
+    found: list[Annotation] = []
+    columns: dict[str, None] = {}
+    for where, row in table_rows(path):
+        check_row(row)
+        columns |= dict.fromkeys(row)
+        if "chosen" in row:  # a preference set, which its own readers know
+            texts = _is_text(row["chosen"], root)
+            return read_text_annotations(path, (name,)) if texts else read_annotations(path, (name,), media_root)
+        row |= {side: row[key] for side, key in (("a", "path_A"), ("b", "path_B")) if key in row}
+        if row.get(name) not in (None, ""):
+            found.append(comparison_of(row, where, (name,), _side_reader(row, where, root)))
+    if not found:
+        raise UserError(f"data {path}: no comparison is decided or tied in {name}"
+                        f"{'' if name in columns else nearest(name, columns)}")
+    return found
+
+
+def _side_reader(row: dict, where: str, root: Path) -> Callable[[str], AnnotatedMedia]:
+    texts = _is_text(row.get("a"), root)
+    return lambda side: annotated_text(row, side, where) if texts else annotated_media(row, side, where, root)
 
 
 def _compared(row: dict, where: str, names: tuple[str, ...], root: Path, label: ReadLabel) -> list[RatedMedia]:
     """Both samples of a comparison, as they are rated."""
-    kind, texts = str(row.get("kind") or ""), _is_text(row["a"], root) if "a" in row else False
+    kind, read = str(row.get("kind") or ""), _side_reader(row, where, root)
     labels = {side: _labels({name: row.get(f"{name}_{side}") for name in names}, names, where, label) for side in "ab"}
-    return [RatedMedia(annotated_text(row, side, where) if texts else annotated_media(row, side, where, root),
-                       labels[side], where, kind) for side in "ab"]
+    return [RatedMedia(read(side), labels[side], where, kind) for side in "ab"]
 
 
 def _is_text(side: Any, root: Path) -> bool:
