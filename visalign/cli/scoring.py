@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from visalign.cli.measuring import measuring_options, report, request_of
 from visalign.cli.options import (
     Names,
     device_option,
@@ -13,16 +14,14 @@ from visalign.cli.options import (
     recipe_arguments,
     resume_options,
     resumes,
-    samples_option,
-    sampling_options,
-    set_option,
-    together,
 )
 from visalign.cli.ray_options import ray_options, ray_settings
 from visalign.cli.reading import how_to_read, reading_options
 from visalign.cli.reward_attack import attack
 from visalign.cli.reward_distance import distance
+from visalign.cli.reward_many import eval_many
 from visalign.cli.reward_people import fit_user
+from visalign.cli.reward_probe import probe_verb
 from visalign.cli.reward_weights import fit_weights
 from visalign.cli.serving import serve
 from visalign.cli.verbs import Verb, Verbs
@@ -30,7 +29,6 @@ from visalign.errors import UserError
 from visalign.validation.ranges import (
     Extrapolation,
     Few,
-    Limit,
     Portion,
     Positive,
     Rate,
@@ -85,38 +83,6 @@ def score(source: str, rewards: tuple[str, ...], out: str | None, max_failures: 
                + (f", gallery in {done.gallery}" if done.gallery else ""))
 
 
-measuring_options = together(
-    click.option("--prompts", help="A text file, one prompt per line, or emoji:held_out, families:layout, "
-                                   "geneval:FILE ... (default: the run's own)."),
-    click.option("--max-prompts", type=ranged(Limit)),
-    samples_option(16),
-    set_option,
-    sampling_options("the run's, or the model's own"),
-    click.option("--seed", default=0, show_default=True, type=ranged(Seed)),
-    click.option("--rewards", "-r", type=Names(may_be_none=True),
-                 help="As for `score` (default: the run's, or tiny-reward,tiny-clip; "
-                      "of texts relevance,repetition)."),
-    click.option("--proxy", help="The reward that was optimised (default: the run's, or the first)."),
-    click.option("--plan", "effect", type=ranged(Positive), metavar="EFFECT",
-                 help="Say also how many prompts, seeds and votes would show a change of EFFECT standard deviations in "
-                      "four of five cases."),
-    click.option("--features", help="What embeds samples to measure diversity, an open_clip model, of texts a sentence "
-                                   "encoder (default: the run's, or tiny-clip, or minilm)."),
-    click.option("--reference", help="Real images, for fidelity and coverage (default: the base's samples)."),
-    click.option("--lpips", help="AlexNet of torchvision, .safetensors or .pth, for LPIPS."),
-    click.option("--cache", default="~/.cache/visalign/features.sqlite", show_default=True,
-                 help="File of cached features."),
-    device_option)
-"""Options of `evaluate` and `compare`."""
-
-
-def request_of(device: str, samples_per_prompt: int, **given):
-    from visalign.generators.hardware.devices import pick_device
-    from visalign.jobs.evaluate import EvaluationRequest
-
-    return EvaluationRequest(device=str(pick_device(device)), seeds=samples_per_prompt, **given)
-
-
 @click.command(cls=Verb)
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @click.option("--checkpoints", default="last", show_default=True, type=click.Choice(["last", "all"]),
@@ -144,6 +110,7 @@ def evaluate(sources: tuple[str, ...], checkpoints: str, strengths: str | None, 
     visalign evaluate runs/sdxl-dpo --samples-per-prompt 8 -r pickscore,aesthetic
     visalign evaluate runs/sdxl-dpo --strengths 0:1.5:7 --budget 0.1
     visalign evaluate runs/sdxl-dpo --plan 0.1
+    visalign evaluate runs/sdxl-dpo -r pickscore --oracle labels.csv
     """
     from visalign.jobs.evaluate import default_folder, evaluate_runs, evaluate_source
 
@@ -161,6 +128,8 @@ def evaluate(sources: tuple[str, ...], checkpoints: str, strengths: str | None, 
         raise UserError("evaluate: --gold looks for a peak over checkpoints, and --strengths has none; leave one out")
     if strengths and given["effect"] is not None:
         raise UserError("evaluate: --plan plans for one strength, and --strengths tries several; leave one out")
+    if strengths and given["oracle"] is not None:
+        raise UserError("evaluate: --oracle is for models as they are, and --strengths tries several; leave one out")
     if budget is not None and not strengths:
         raise UserError("evaluate: --budget is what a strength is chosen under; give --strengths as well")
     if out is None:
@@ -194,36 +163,12 @@ def compare(models: tuple[str, ...], out: Path, **given) -> None:
     report(compare_sources(read_names(models, "compare"), request_of(**given), out), out)
 
 
-def report(results, out: Path) -> None:
-    """Print the verdict, its reasons, how much is refused, and where the rest is."""
-    from visalign.evaluation.results import refusals_in_words
-
-    for name, verdict in results.verdicts.items():
-        click.echo(f"{name}: {verdict.word}")
-        for reason in verdict.reasons if len(results.verdicts) < 5 or name == results.models[-1] else ():
-            click.echo(f"  {reason}")
-    if not results.verdicts:
-        for metric in ("diversity/vendi", "diversity/distance", *(f"reward/{name}" for name in
-                                                                  results.measured[results.base].rewards)):
-            if metric in results.figures[results.base]:
-                click.echo(f"{metric:28} {results.figures[results.base][metric]}")
-    if results.strengths:
-        click.echo(results.strengths.sentence)
-        if results.strengths.command:
-            click.echo(f"to write it: {results.strengths.command}")
-    if refused := refusals_in_words(results):
-        click.echo(refused)
-    for note in results.notes:
-        click.echo(f"note: {note}")
-    click.echo(f"report in {out / 'report.html'}, every number in {out / 'results.parquet'} and {out / 'results.json'}")
-
-
 @click.group(cls=Verbs)
 def reward() -> None:
     """Train the unified reward, measure and compare any rewards, remove their biases, serve them."""
 
 
-for command in (serve, distance, attack, fit_user, fit_weights):
+for command in (serve, distance, probe_verb, attack, fit_user, fit_weights):
     reward.add_command(command)
 
 
@@ -270,13 +215,21 @@ def _text_reward(config: str, overrides: tuple[str, ...], resume: bool, auto_res
 @out_option("reward-eval")
 @click.option("--media-root", type=click.Path(), help="Folder that relative paths start from.")
 @click.option("--no-edits", is_flag=True, help="Leave out the robustness test, which triples the work.")
+@click.option("--many", is_flag=True,
+              help="DATA has single samples with ratings: is the best one of each prompt the highest?")
 @device_option
 def reward_eval(reward_spec: str, data_path: str, dimensions: tuple[str, ...], out: Path, media_root: str | None,
-                no_edits: bool, device: str) -> None:
+                no_edits: bool, many: bool, device: str) -> None:
     """How far REWARD agrees with the annotations in DATA, with intervals, and its worst mistakes.
 
-    A reward of texts reads prompt, chosen and rejected in DATA as texts.
+    A reward of texts reads prompt, chosen and rejected in DATA as texts. With --many DATA has a row for each sample:
+    prompt, image (video, answer) and its ratings, numbers or good and bad.
     """
+    if many and no_edits:
+        raise UserError("reward eval: --many has no robustness test that --no-edits could leave out; leave it out")
+    if many:
+        eval_many(reward_spec, data_path, dimensions, out, media_root, device)
+        return
     from visalign.data.annotations import read_annotations
     from visalign.data.text_annotations import read_text_annotations
     from visalign.evaluation.reward_eval import summary_lines

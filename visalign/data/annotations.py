@@ -112,10 +112,10 @@ def read_annotations(path: str, dimensions: tuple[str, ...], media_root: str | N
         row |= {side: row[key] for side, key in (("a", "path_A"), ("b", "path_B")) if key in row}
         if "a" in row or "b" in row:
             found.append(comparison_of(row, where, dimensions,
-                                       lambda side, row=row, where=where: _item(row, side, where, root)))
+                                       lambda side, row=row, where=where: annotated_media(row, side, where, root)))
         elif "media" in row:
             labels = _labels(row, where, dimensions, GOODNESS)
-            singles.append((_item(row, "media", where, root), labels, where, str(row.get("kind") or "")))
+            singles.append((annotated_media(row, "media", where, root), labels, where, str(row.get("kind") or "")))
         else:
             raise BadRow(f"{where}: names neither a and b (a comparison) nor media (a single item)")
     found += list(cross_prompt_pairs(singles, seed))
@@ -190,7 +190,8 @@ def _labels(row: dict, where: str, dimensions: tuple[str, ...], allowed: dict[st
     return labels
 
 
-def _item(row: dict, key: str, where: str, root: Path) -> AnnotatedMedia:
+def annotated_media(row: dict, key: str, where: str, root: Path) -> AnnotatedMedia:
+    """The image or video in column `key` of a row, with its prompt. Raises BadRow."""
     prompt = row_prompt(row, f"prompt_{key}" if row.get(f"prompt_{key}") else "prompt", where)
     sources = row_sources(row, where, root, KEPT_SOURCES)
     return AnnotatedMedia(prompt, media_reference(take(row, key, where), key, where, root), sources,

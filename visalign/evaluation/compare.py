@@ -18,6 +18,7 @@ from visalign.evaluation.held_out import load_features
 from visalign.evaluation.matching import Matched, match
 from visalign.evaluation.measure import GenerationMetrics, MetricSuite, measure_generations
 from visalign.evaluation.medium import TEXT, medium_of_entries
+from visalign.evaluation.oracle import OracleReading
 from visalign.evaluation.path_kl import path_kl
 from visalign.evaluation.sources import AnswerPlan, SampleSource, SamplingPlan
 from visalign.evaluation.strengths import StrengthChoice
@@ -26,6 +27,7 @@ from visalign.evaluators import fidelity
 from visalign.evaluators.diversity import spread_ratio
 from visalign.evaluators.overoptimisation import FORMS, OveroptimisationFit, best_of_n, fit_overoptimisation
 from visalign.evaluators.prompt_metrics import PromptMetrics
+from visalign.evaluators.range_shift import range_shift
 from visalign.evaluators.ranking import NoRanking, WinRate, elo, win_rate, wins_of
 from visalign.evaluators.statistics import Estimate, TooFew, mean_with_interval, unknown
 from visalign.evaluators.style import STYLE, entropies
@@ -42,6 +44,8 @@ AnyPlan = SamplingPlan | AnswerPlan
 KL_PROMPTS = 16
 LENGTH = "words"
 """The style statistic of texts by which win rates are put at equal length."""
+RANGE_SHIFT = {"distance": "range shift", "chance": "range shift by chance", "outside": "outside the base's range"}
+"""How a model's scores lie to the base's (range_shift.py): what is measured, and the kind of its figures."""
 BEST_OF = (1, 2, 4, 8, 16, 32, 64)
 
 
@@ -79,7 +83,7 @@ class Results:
     {reward: {model: Elo}} or the reason there is none; best_of {reward: {n: change from one sample}}; weights {model:
     of the guide it followed}, where the models differ in that; strengths: of one run, where they differ in those. cut:
     {model: it and the base once more, at equal length}, of texts. over_seeds {metric: change} of all models together,
-    where they are runs of one recipe."""
+    where they are runs of one recipe. oracle: what labels say of the models, where there are any."""
 
     base: str
     models: list[str]
@@ -97,6 +101,7 @@ class Results:
     cut: dict[str, EqualLength] = field(default_factory=dict)
     strengths: StrengthChoice | None = None
     over_seeds: dict[str, SeedsChange] = field(default_factory=dict)
+    oracle: OracleReading | None = None
 
     @property
     def texts(self) -> bool:
@@ -233,6 +238,10 @@ def figures_of(name: str, metrics: GenerationMetrics, base: GenerationMetrics, r
             found["families/IDS"] = families.identity_similarity(metrics.features[axis["IDS"]])
         if axis["SDI"]:
             found["families/SDI"] = families.layout_dispersion([metrics.boxes[p] for p in axis["SDI"]])
+    for reward, scores in metrics.rewards.items() if metrics is not base else ():
+        shift = range_shift(base.rewards[reward].double().numpy(), scores.double().numpy())
+        found |= {f"{RANGE_SHIFT[part]}/{reward}": unknown(value) for part, value in shift._asdict().items()
+                  if np.isfinite(value)} if shift else {}
     against = reference if reference is not None else (None if metrics is base else base.features.flatten(0, 1))
     if against is None:
         return found

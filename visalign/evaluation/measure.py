@@ -46,7 +46,7 @@ class MetricSuite:
 @dataclass(frozen=True)
 class GenerationMetrics:
     """All that was measured. rewards {name: [P, K]}, features [P, K, D], style {name: [P, K]}, boxes [P][K]; alike:
-    generations that are the same file as another of their prompt."""
+    generations that are the same file as another of their prompt; digests: hashes of their content, [P][K]."""
 
     measured: PromptMetrics
     rewards: dict[str, Tensor]
@@ -54,6 +54,7 @@ class GenerationMetrics:
     style: dict[str, np.ndarray]
     boxes: list[list[np.ndarray]]
     alike: int
+    digests: list[list[str]]
 
 
 @dataclass
@@ -166,7 +167,7 @@ def measure_generations(name: str, prompts: list[str], entries: list[list[Entry]
     measured = reduce(prompts, rewards, features, style, dict(zip(medium.together, table.T, strict=True)), why)
     return GenerationMetrics(measured, rewards, features, style,
                 [[record.boxes for record in row] for row in rows],
-                sum(len(row) - len(set(row)) for row in digests))
+                sum(len(row) - len(set(row)) for row in digests), digests)
 
 
 def _chunks(numbers: list[int], seeds: int, at_once: int) -> Iterator[list[int]]:

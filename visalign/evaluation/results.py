@@ -10,11 +10,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from visalign.evaluation.compare import Results
+from visalign.evaluation.compare import RANGE_SHIFT, Results
+from visalign.evaluation.oracle import oracle_figures, oracle_json
 from visalign.evaluators.statistics import Estimate
 from visalign.evaluators.verdict import REFUSALS, percent
 from visalign.storage.files import write_atomically
 
+DISTANCE, CHANCE, OUTSIDE = RANGE_SHIFT.values()
 SCHEMA = pa.schema([("model", pa.string()), ("metric", pa.string()), ("prompt", pa.string()), ("value", pa.float64()),
                     ("low", pa.float64()), ("high", pa.float64()), ("n", pa.int64())])
 """prompt: null for a figure over all of them, which then has an interval (null where none was estimated)."""
@@ -56,6 +58,7 @@ def summary(results: Results) -> list[tuple[str, str, Estimate]]:
              for n, each in curve.items()]
     rows += [(results.models[-1], f"over training seeds/{metric}", found.change)
              for metric, found in results.over_seeds.items()]
+    rows += oracle_figures(results.oracle)
     if results.curve:
         rows += [(model, "kl/sampling paths, nats", Estimate(float(kl.mean()), math.nan, math.nan))
                  for model, kl in zip(results.curve.models, results.curve.kl, strict=True)]
@@ -69,6 +72,19 @@ def refusals_in_words(results: Results) -> str:
     return f"answers that decline: {', '.join(shares)}" if shares else ""
 
 
+def range_shifts_in_words(results: Results) -> list[str]:
+    """Of each model compared, how far every reward's scores have moved from where the base's are."""
+    said = []
+    for model in results.verdicts:
+        found = results.figures[model]
+        each = [f"{reward} {found[f'{DISTANCE}/{reward}'].value:.2f} apart"
+                + (f" ({found[f'{CHANCE}/{reward}'].value:.2f} by chance)" if f"{CHANCE}/{reward}" in found else "")
+                + f", {100 * found[f'{OUTSIDE}/{reward}'].value:.0f} % outside"
+                for reward in results.measured[model].rewards if f"{DISTANCE}/{reward}" in found]
+        said += [f"scores of {model} and of {results.base}: {'; '.join(each)}"] if each else []
+    return said
+
+
 def results_json(results: Results) -> dict:
     """Everything but the per-prompt values, which are in the table."""
     curve = results.curve
@@ -79,7 +95,8 @@ def results_json(results: Results) -> dict:
         "curve": None if curve is None else {"models": curve.models, "steps": curve.steps, "fits": curve.fits,
                                              "distance": curve.distance, "kl": curve.kl.mean(1).tolist()}}
         | ({"strengths": results.strengths} if results.strengths else {})
-        | ({"over_training_seeds": results.over_seeds} if results.over_seeds else {}))
+        | ({"over_training_seeds": results.over_seeds} if results.over_seeds else {})
+        | ({"oracle": oracle_json(results.oracle)} if results.oracle else {}))
 
 
 def plain_values(value):

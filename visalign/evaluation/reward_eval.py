@@ -12,7 +12,16 @@ from tqdm import tqdm
 from visalign.data.annotations import Annotation
 from visalign.data.text_annotations import AnnotatedText
 from visalign.evaluators.reversals import InContext, Reversals, reversals
-from visalign.evaluators.reward_accuracy import Agreement, Calibration, agreement, calibration
+from visalign.evaluators.reward_accuracy import (
+    Agreement,
+    Calibration,
+    agreement,
+    calibration,
+    clustered_mean,
+    correctness,
+)
+from visalign.evaluators.risk_coverage import RiskCoverage, risk_coverage
+from visalign.evaluators.statistics import Estimate
 from visalign.media.answers import Answer
 from visalign.media.samples import Sample, Video
 from visalign.rewards import Reward
@@ -33,8 +42,19 @@ class Robustness:
 
 
 @dataclass(frozen=True)
+class Abstention:
+    """What is gained by keeping only the decided pairs that a reward is surest of: the curve of errors, and the
+    accuracy on the surer half."""
+
+    curve: RiskCoverage
+    surer_half: Estimate
+
+
+@dataclass(frozen=True)
 class DimensionReport:
-    """One labelled dimension: overall, by modality and kind, calibration, robustness, and what contexts turn round."""
+    """One labelled dimension: overall, by modality and kind, calibration, robustness. abstention: by what tells how
+    sure the reward is: its margin, and its margin over its own spread where it gives one. reversals: what contexts turn
+    round."""
 
     dimension: str
     scored_by: str
@@ -43,6 +63,7 @@ class DimensionReport:
     calibration: Calibration | None
     robustness: list[Robustness]
     not_scored: int
+    abstention: dict[str, Abstention]
     reversals: Reversals | None = None
 
 
@@ -83,12 +104,14 @@ class ScoredAnnotation:
     modality.
 
     Of a reward that compares, `a` and `edits` hold the log-odds of winning against b, whose own value is 0.
+    spread: of a's value less b's, [n, D], NaN where the reward tells none.
     """
 
     a: np.ndarray
     b: np.ndarray
     edits: dict[str, np.ndarray]
     modality: np.ndarray
+    spread: np.ndarray
 
 
 def score_annotations(reward: Reward, items: list[Annotation], edits: bool = True) -> ScoredAnnotation:
@@ -96,19 +119,31 @@ def score_annotations(reward: Reward, items: list[Annotation], edits: bool = Tru
     kinds: dict[str, Callable] = {}
     if edits:
         kinds = TEXT_EDITS if isinstance(items[0].a, AnnotatedText) else EDITS
-    sides: dict[str, list[np.ndarray]] = {name: [] for name in ("a", "b", *kinds)}
+    sides: dict[str, list[np.ndarray]] = {name: [] for name in ("a", "b", "spread", *kinds)}
     modality: list[str] = []
     for start in tqdm(range(0, len(items), SCORING_BATCH), desc=f"scoring with {reward.name}", unit="batch"):
         part = items[start:start + SCORING_BATCH]
         a, b = ([item.sample(side, SCORED_FRAMES) for item in part] for side in "ab")
         modality += [sample.modality for sample in a]
         value = against(reward, b)
-        sides["a"].append(value(a))
-        sides["b"].append(np.zeros((len(b), 1)) if isinstance(reward, PairReward) else value(b))
+        for name, values in zip(("a", "b", "spread"), _both_sides(reward, a, b), strict=True):
+            sides[name].append(values)
         for name, edit in kinds.items():
             sides[name].append(value([edited(sample, edit) for sample in a]))
     whole = {name: np.concatenate(values) for name, values in sides.items()}
-    return ScoredAnnotation(whole.pop("a"), whole.pop("b"), whole, np.array(modality))
+    a, b, spread = (whole.pop(name) for name in ("a", "b", "spread"))
+    return ScoredAnnotation(a, b, whole, np.array(modality), spread)
+
+
+def _both_sides(reward: Reward, a: list[Sample], b: list[Sample]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Values of a and of b, and the spread of their difference, as `ScoredAnnotation` has them."""
+    if isinstance(reward, PairReward):
+        values = against(reward, b)(a)
+        return values, np.zeros_like(values), np.full_like(values, np.nan)
+    sign, answers = 1 if reward.higher_is_better else -1, [reward.score(side) for side in (a, b)]
+    spreads = [np.full(answer.values.shape, np.nan) if answer.spread is None else answer.spread.double().numpy()
+               for answer in answers]
+    return sign * answers[0].values.numpy(), sign * answers[1].values.numpy(), np.hypot(*spreads)
 
 
 def against(reward: Reward, b: list[Sample]) -> Callable[[list[Sample]], np.ndarray]:
@@ -156,12 +191,23 @@ def report_dimension(reward: Reward, dimension: str, items: list[Annotation],
             flipped = np.sign(margins + change)[known] != np.sign(margins)[known]
             typical = max(np.abs(margins[known]).mean(), 1e-12)
             robustness.append(Robustness(name, float(np.abs(change[known]).mean() / typical), float(flipped.mean())))
+    with np.errstate(divide="ignore", invalid="ignore"):  # without a spread there is no second order
+        surety = {"margin": np.abs(margins), "margin over spread": np.abs(margins) / scored.spread[rows, column]}
+    groups = np.unique(prompts, return_inverse=True)[1]
     return DimensionReport(
         dimension, reward.dimensions[column], agreement(margins, outcomes, prompts),
         {name: agreement(margins[w], outcomes[w], [p for p, here in zip(prompts, w, strict=True) if here])
          for name, w in parts.items()},
         calibration(margins * scale, outcomes) if decided.any() else None, robustness, int(labelled.sum() - len(rows)),
+        {name: abstention_of(correctness(margins, outcomes)[decided], each[decided], groups[decided])
+         for name, each in surety.items() if decided.any() and np.isfinite(each[decided]).all()},
         reversals_of(margins, outcomes, [items[i] for i in rows]))
+
+
+def abstention_of(correct: np.ndarray, surety: np.ndarray, groups: np.ndarray) -> Abstention:
+    """Of pairs with whether each is told correctly, how sure the reward is, and its prompt."""
+    half = np.argsort(-surety, kind="stable")[:(len(surety) + 1) // 2]
+    return Abstention(risk_coverage(1 - correct, -surety), clustered_mean(correct[half], groups[half]))
 
 
 def reversals_of(margins: np.ndarray, outcomes: np.ndarray, items: list[Annotation]) -> Reversals | None:
@@ -175,7 +221,12 @@ def reversals_of(margins: np.ndarray, outcomes: np.ndarray, items: list[Annotati
 def reward_report_json(reward: Reward, reports: dict[str, DimensionReport]) -> dict:
     from dataclasses import asdict
 
-    return {"reward": reward.name, "dimensions": {name: asdict(report) for name, report in reports.items()}}
+    def abstention(report: DimensionReport) -> dict:
+        return {by: {"curve": found.curve._asdict(), "surer_half": found.surer_half}
+                for by, found in report.abstention.items()}
+
+    return {"reward": reward.name, "dimensions": {name: asdict(report) | {"abstention": abstention(report)}
+                                                  for name, report in reports.items()}}
 
 
 def summary_lines(reports: dict[str, DimensionReport]) -> list[str]:
@@ -197,4 +248,9 @@ def summary_lines(reports: dict[str, DimensionReport]) -> list[str]:
             lines.append(f"{report.dimension:12} of {turned.couples} couples that contexts turn round, "
                          f"{turned.both.value:.3f} [{turned.both.low:.3f}, {turned.both.high:.3f}] are right under "
                          f"both (0 for a reward that is blind to them), {turned.single.value:.3f} label by label")
+        for by, found in report.abstention.items():
+            half, curve = found.surer_half, found.curve
+            lines.append(f"{report.dimension:12} half with the largest {by}: accuracy {half.value:.3f} [{half.low:.3f}"
+                         f", {half.high:.3f}]; mean of its errors over shares kept {curve.area:.3f}, without an order "
+                         f"{curve.risk[-1]:.3f}")
     return lines

@@ -10,6 +10,7 @@ from visalign.errors import UserError, nearest
 from visalign.evaluation.compare import Options, Results, compare_models
 from visalign.evaluation.evidence import check_plan, evidence_in_words
 from visalign.evaluation.medium import TEXT, VISUAL
+from visalign.evaluation.oracle_labels import OracleLabels, oracle_reading, read_oracle
 from visalign.evaluation.results import write_results
 from visalign.evaluation.source_words import AWAY_FROM, parse_source
 from visalign.evaluation.sources import (
@@ -68,6 +69,9 @@ class EvaluationRequest:
     settings: tuple[str, ...] = ()
     gold: str | None = None
     effect: float | None = None
+    oracle: str | None = None
+    oracle_label: str = "label"
+    oracle_range: tuple[float, float] = (0.0, 1.0)
 
 
 def evaluate_source(source: str, asked: EvaluationRequest, out: Path, checkpoints: str = "last") -> Results:
@@ -202,6 +206,7 @@ def run_of(path: Path) -> Path | None:
 def _finish(sources: list[SampleSource], asked: EvaluationRequest, out: Path,
             config: RunSettings | None, run: Path | None = None, over_seeds: bool = False) -> Results:
     from visalign.reports.comparison import write_comparison
+    from visalign.rewards.registry import load_rewards
 
     if (out / "results.json").exists():
         raise UserError(f"out {out}: already holds results; choose another folder with --out")
@@ -209,7 +214,11 @@ def _finish(sources: list[SampleSource], asked: EvaluationRequest, out: Path,
     check_gold(asked.gold, options)
     plan = plan_for(sources, asked, config)
     check_plan(asked.effect, len(sources), asked.seeds if plan else None)
+    labels = labels_for(asked, len(sources), options)
     results = compare_models(sources, plan, out, options)
+    if labels:
+        results = replace(results, oracle=oracle_reading(results, labels,
+                                                         lambda: load_rewards(options.rewards, options.device)))
     if over_seeds:
         over, lacking = changes_over_seeds(results)
         results = replace(results, over_seeds=over)
@@ -224,6 +233,19 @@ def _finish(sources: list[SampleSource], asked: EvaluationRequest, out: Path,
     write_comparison(results, out / "report.html")
     write_results(results, out)  # last, since they mark the command as done
     return results
+
+
+def labels_for(asked: EvaluationRequest, sources: int, options: Options) -> OracleLabels | None:
+    """The oracle's labels, where there are any. Raises UserError where they could say nothing of so many sources."""
+    if asked.oracle is None:
+        return None
+    if not options.rewards:
+        raise UserError(f"oracle {asked.oracle}: says what labels follow from scores; name a reward with --rewards")
+    labels = read_oracle(asked.oracle, asked.oracle_label, *asked.oracle_range)
+    if labels.of_votes and sources < 2:
+        raise UserError(f"oracle {asked.oracle}: holds comparisons, which say what share a model wins against its "
+                        "base, and there is one model; name a run, or use `visalign compare`")
+    return labels
 
 
 def check_gold(gold: str | None, options: Options) -> None:

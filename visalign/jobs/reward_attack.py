@@ -307,11 +307,11 @@ def write_attack(out: Path, found: AttackFound, data: str) -> None:
         buffer = io.BytesIO()
         pq.write_table(pa.Table.from_pylist(rows), buffer)
         write_atomically(out / "pairs.parquet", buffer.getvalue())
-    write_atomically(out / "attack.json", (json.dumps(as_numbers(found), indent=2) + "\n").encode())
+    write_atomically(out / "attack.json", (json.dumps(attack_numbers(found), indent=2) + "\n").encode())
     write_attack_report(out / "report.html", found, data)
 
 
-def as_numbers(found: AttackFound) -> dict:
+def attack_numbers(found: AttackFound) -> dict:
     """All but the images; an end of an interval that is not known is null."""
     def interval(estimate: Estimate) -> dict:
         return {name: value if np.isfinite(value) else None for name, value in estimate._asdict().items()}

@@ -59,7 +59,7 @@ def colours(models: list[str], base: str) -> dict[str, str]:
     return {base: SERIES[-1]} | {model: SERIES[i % (len(SERIES) - 1)] for i, model in enumerate(others)}
 
 
-def _label(name: str) -> str:
+def shown_name(name: str) -> str:
     """As a legend shows it; matplotlib leaves out names that begin with an underscore."""
     return f"\u200b{name}" if name.startswith("_") else name
 
@@ -129,7 +129,7 @@ def drift_chart(style: dict[str, dict[str, Estimate]], base: str, limit: float) 
                 y = len(names) - 1 - j + 0.3 - step * i
                 axis.errorbar([changes[name].value], [y], xerr=_bars(changes[name]), fmt="o", markersize=4,
                               linewidth=1.2, color=palette[model],
-                              label=_label(model) if j == 0 and len(style) > 1 else None)
+                              label=shown_name(model) if j == 0 and len(style) > 1 else None)
         for x, dash in ((0, "-"), (-limit, ":"), (limit, ":")):
             axis.axvline(x, color=SOFT if x == 0 else SERIES[4], linewidth=0.9, linestyle=dash)
         axis.set_yticks(range(len(names) - 1, -1, -1), [name.replace("_", " ") for name in names])
@@ -192,7 +192,7 @@ def steps_chart(steps: list[float], series: dict[str, list[Estimate]], title: st
         for i, (name, values) in enumerate(series.items()):
             bars = np.concatenate([_bars(value) for value in values], axis=1)
             axis.errorbar(places, [value.value for value in values], yerr=bars, fmt="o-", color=SERIES[i % 7],
-                          markersize=4, linewidth=1.3, label=_label(name))
+                          markersize=4, linewidth=1.3, label=shown_name(name))
         axis.axhline(0, color=LINE, linewidth=0.8)
         if even:
             axis.set_xticks(places, [f"{step:g}" for step in steps])

@@ -11,6 +11,7 @@ from visalign.evaluators.overoptimisation import best_of_n_kl, past_peak
 from visalign.evaluators.statistics import Estimate, mean_with_interval
 from visalign.evaluators.verdict import DIVERSITY
 from visalign.reports import charts, data_uri, render_page, shown_media, source_uris
+from visalign.reports.oracle import oracle_shown
 from visalign.reports.strengths import by_strength
 from visalign.storage.files import write_atomically
 
@@ -25,7 +26,7 @@ def write_comparison(results: Results, file: Path) -> None:
         "compare.html.j2", title=title_of(results), results=results, verdicts=results.verdicts, shown=shown,
         last=foremost(results), images=changed_most_and_least(results, shown), walls=walls(results, shown),
         charts=comparison_figures(results), curves=comparison_curves(results), tables=tables(results),
-        ladders=results.ladders,
+        ladders=results.ladders, oracle=oracle_shown(results),
         prompts=len(results.matched.prompts), seeds=results.matched.seeds,
         csv=data_uri("text/csv", results_csv(rows).encode()),
         json=data_uri("application/json", json.dumps(results_json(results), indent=1).encode())))

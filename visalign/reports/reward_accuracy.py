@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import numpy as np
+from markupsafe import Markup
 
-from visalign.reports import render_page, shown_media, svg
+from visalign.reports import charts, render_page, shown_media, svg
 from visalign.storage.files import write_atomically
 
 MISTAKES_SHOWN = 6
@@ -16,6 +17,7 @@ def write_reward_report(file: Path, reward, reports: dict, items: list, scored) 
         "reward_eval.html.j2", title=f"{reward.name} against labels", count=len(items),
         prompts=len({item.prompt for item in items}), reports=list(reports.values()),
         rows=lambda report: [("all", report.overall), *report.parts.items()],
+        abstention={name: abstention_chart(report) for name, report in reports.items() if report.abstention},
         figures={name: reliability(report) for name, report in reports.items() if report.calibration},
         mistakes=[row for report in reports.values() for row in worst(reward, report, items, scored)]))
 
@@ -35,6 +37,20 @@ def reliability(report) -> str:
     axis.set_title(f"{report.dimension}: ECE {data.error:.3f}", fontsize=10, parse_math=False)
     axis.spines[["top", "right"]].set_visible(False)
     return svg(figure)
+
+
+def abstention_chart(report) -> Markup:
+    """Errors among the pairs that are kept, the surest first, against the share that is kept."""
+    def draw(axis) -> None:
+        for colour, (by, found) in zip(charts.SERIES, report.abstention.items(), strict=False):
+            axis.plot(found.curve.coverage, found.curve.risk, color=colour, linewidth=1.4, label=f"largest {by} first")
+        axis.axhline(found.curve.risk[-1], color=charts.SOFT, linewidth=0.9, linestyle=":", label="without an order")
+        axis.set(xlabel="share of the decided pairs that is kept", ylabel="share told wrong", xlim=(0, 1.02))
+        axis.set_ylim(bottom=0)
+        axis.set_title(report.dimension)
+        axis.legend()
+
+    return charts.chart(draw, f"{report.dimension}: errors against the share of pairs kept")
 
 
 def worst(reward, report, items: list, scored) -> list[dict]:

@@ -214,6 +214,16 @@ class JointReward(TrainedReward):
         videos_only = torch.tensor([name in self.settings.video_only for name in self.dimensions])
         return values.masked_fill(images[:, None, None] & videos_only, float("nan"))
 
+    @torch.no_grad()
+    def hidden_features(self, samples: list[Sample]) -> Tensor:
+        """What the heads read of each sample and its prompt, float32 [n, d], those of all dimensions side by side."""
+        parts = []
+        for start in range(0, len(samples), self.batch_size):
+            inputs = self.network.backbone.collate(samples[start:start + self.batch_size])
+            seen = self.network.backbone(**{name: tensor.to(self.device) for name, tensor in inputs.items()})
+            parts.append(self.network.heads.norm(seen).flatten(1).float().cpu())
+        return torch.cat(parts)
+
     def score_batch(self, samples: list[Sample]) -> Scores:
         rewards = self.member_values(samples)
         values, spread = rewards.mean(1), rewards.std(1, correction=0)
