@@ -18,6 +18,7 @@ from visalign.cli.options import (
 from visalign.cli.ray_options import ray_options, ray_settings
 from visalign.cli.reading import how_to_read, reading_options
 from visalign.cli.reward_attack import attack
+from visalign.cli.reward_card import card_verb
 from visalign.cli.reward_distance import distance
 from visalign.cli.reward_many import eval_many
 from visalign.cli.reward_people import fit_user
@@ -168,7 +169,7 @@ def reward() -> None:
     """Train the unified reward, measure and compare any rewards, remove their biases, serve them."""
 
 
-for command in (serve, distance, probe_verb, attack, fit_user, fit_weights):
+for command in (serve, distance, card_verb, probe_verb, attack, fit_user, fit_weights):
     reward.add_command(command)
 
 

@@ -12,6 +12,7 @@ from visalign.media.video_files import read_media
 from visalign.reports import charts, media_uri, render_page, source_uris, svg
 from visalign.reports.before_after import BEFORE_AFTER, BeforeAfter, first_and_last, save_before_after
 from visalign.reports.uncertainty import uncertainty_shown
+from visalign.rewards.registry import reward_folder
 from visalign.storage.run_folder import RunFolder, write_atomically
 
 CURVES = (("loss", "loss"), ("implicit_accuracy", "implicit accuracy"),
@@ -47,11 +48,18 @@ def write_report(run: RunFolder, config: OfflineConfig | OnlineConfig | Language
         guard=guard_looks([row for row in rows if row["kind"] == "guard"], UNITS[config.loop]),
         versions=versions, settings=(run.path / "config.yaml").read_text(), steps=len(trained),
         step_seconds=sum(r["seconds"] for r in trained) / max(1, len(trained)),
-        displaced=tail_mean(trained, "displaced"), known_mean=known_mean, texts=texts,
+        card=card_of(config.eval.reward), displaced=tail_mean(trained, "displaced"), known_mean=known_mean, texts=texts,
         gaps=gap_quantiles(gaps) if (gaps := held[0].get("held_out/reference_gap")) else None,
         notes={when: prompt_metrics_of(row).notes() for when, row in (("before", held[0]), ("after", held[-1]))})
     write_atomically(run.path / "report.html", page)
     return run.path / "report.html"
+
+
+def card_of(spec) -> str | None:
+    """Where the card of a reward is, as a link; None of one that has none."""
+    folder = reward_folder(spec) if spec else None
+    page = folder / "card" / "report.html" if folder else None
+    return page.resolve().as_uri() if page and page.is_file() else None
 
 
 def guard_looks(looks: list[dict], unit: str) -> dict | None:

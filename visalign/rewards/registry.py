@@ -224,6 +224,14 @@ def expand(spec: RewardSpec, depth: int = 0) -> dict[str, Any]:
                     f"{nearest(name, [*REWARDS, *ALIASES])}")
 
 
+def reward_folder(spec: RewardSpec) -> Path | None:
+    """The folder of a reward that was trained with this package, where its card may lie; None of any other, and of the
+    embedded ones. Raises UserError as `build_reward` does."""
+    source = str(expand(spec).get("source") or "")
+    folder = Path(source).expanduser()
+    return folder if (folder / "reward.json").is_file() and CLIP_ASSETS not in folder.parents else None
+
+
 def _from_folder(folder: Path) -> dict[str, Any]:
     for inner in (folder / "reward", folder):  # a run of `visalign reward train`, or what it trained
         if (inner / "reward.json").is_file():
