@@ -1,6 +1,7 @@
 """`visalign reward card`: what it measures, what it concludes, and where it is found again."""
 
 import json
+import shutil
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +14,7 @@ from visalign.cli import main
 from visalign.media.samples import to_bytes
 from visalign.reports.run import card_of
 from visalign.rewards.registry import reward_folder
+from visalign.storage.open_clip_models import CLIP_ASSETS
 
 
 def invoke(*arguments):
@@ -68,7 +70,7 @@ def test_a_reward_that_pays_for_brightness_is_found_out(table, tmp_path):
 
 
 def test_what_changes_of_nothing_turn_and_attacks_turn_is_said(table, tmp_path):
-    near = [row | {side: coloured(0.5 + (0.004 if (row["quality"] == side) else 0), 0.7) for side in "ab"}
+    near = [row | {side: coloured(0.5 + (0.012 if (row["quality"] == side) else 0), 0.7) for side in "ab"}
             for row in pq.read_table(table).to_pylist()]
     pq.write_table(pa.Table.from_pylist(near), tmp_path / "near.parquet")
     done = invoke("saturation", tmp_path / "near.parquet", "-o", tmp_path / "card", "--attacked", 8)
@@ -79,8 +81,8 @@ def test_what_changes_of_nothing_turn_and_attacks_turn_is_said(table, tmp_path):
 
 def test_a_trained_reward_s_card_lies_with_it_and_pages_of_runs_find_it(table, tmp_path):
     folder = tmp_path / "mine"
-    (folder / "card").mkdir(parents=True)
-    (folder / "reward.json").write_text("{}")
+    shutil.copytree(CLIP_ASSETS / "tiny-reward", folder)
+    (folder / "card").mkdir()
     assert reward_folder(str(folder)) == folder and card_of(str(folder)) is None
     (folder / "card" / "report.html").write_text("x")
     assert card_of(str(folder)) == (folder / "card" / "report.html").resolve().as_uri()

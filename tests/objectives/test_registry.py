@@ -11,7 +11,7 @@ def test_every_loop_has_its_objectives():
                                           "mapo", "rpo_subject", "seppo", "sft", "soar"}
     assert set(REGISTRIES["online"]) == {"grpo", "grpo_guard", "flow_dppo", "d3po", "nft", "awm", "raft", "draft",
                                          "direct_align", "pairs_in_group", "dgpo", "crd", "spo"}
-    assert set(REGISTRIES["reward"]) == {"preference"}
+    assert set(REGISTRIES["reward"]) == {"preference", "general"}
     assert set(REGISTRIES["language"]) == {"dpo", "simpo", "cpl", "power", "sppo", "sft", "kto", "srpo", "sparse_po",
                                            "dckd", "adpa", "align_distil"}
     assert set(REGISTRIES["language_online"]) == {"grpo", "pairs_in_group"}

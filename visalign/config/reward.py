@@ -2,6 +2,7 @@
 
 from typing import Annotated, Any, ClassVar, Literal
 
+from annotated_types import Interval
 from pydantic import Field, model_validator
 
 from visalign.config.common import OutputSettings, Settings, Text
@@ -139,10 +140,35 @@ class AnnotationDataSettings(Settings):
     max_annotations: Limit | None = None
 
 
+Nuisance = Literal["brightness", "saturation", "contrast", "sharpness", "jpeg_kilobytes", "prompt_length"]
+
+
+class DecorrelateSettings(Settings):
+    """Keep the reward from following features that are none of what it scores (FiMi-RM).
+
+    features: which. weight: of the correlation with what a small net foretells from them. every: steps between that
+    net's turns, and of each turn. queue: of how many of the newest samples correlations are taken. warm_up: share of
+    the run that learns without it.
+    """
+
+    features: Annotated[tuple[Nuisance, ...], Field(min_length=1)]
+    weight: Positive = 1.0
+    every: Few = 8
+    queue: Annotated[int, Interval(ge=64, le=65536)] = 1024
+    warm_up: Fraction = 0.3
+
+    @model_validator(mode="after")
+    def _named_once(self):
+        if len(set(self.features)) != len(self.features):
+            raise ValueError("train.decorrelate.features names a feature twice")
+        return self
+
+
 class RewardTrainSettings(Settings):
     """Length of training; batch_size counts annotations per process, bootstrap gives each head its own resampling.
 
-    backbone_lr_scale: learning rate of the backbone's own weights, relative to optim.lr.
+    backbone_lr_scale: learning rate of the backbone's own weights, relative to optim.lr. decorrelate: from what the
+    reward is kept free.
     wait_minutes: of several processes, how long nobody may move before the run ends and names who is late.
     """
 
@@ -155,6 +181,7 @@ class RewardTrainSettings(Settings):
     workers: Few = 2
     device: Literal["auto", "cpu", "cuda"] = "auto"
     wait_minutes: WaitMinutes = 60.0
+    decorrelate: DecorrelateSettings | None = None
 
 
 def check_peers(objective: dict[str, Any], setting: str, members: int) -> None:
@@ -184,4 +211,7 @@ class RewardConfig(Settings):
     def _consistent(self):
         refuse_fused(self.optim, "a reward model's gradients are clipped together")
         check_peers(self.objective, "model.members", self.model.members)
+        if self.train.decorrelate and self.model.general:
+            raise ValueError("train.decorrelate correlates a sample's reward, and model.general gives it none; leave "
+                             "one of them out")
         return self

@@ -297,6 +297,8 @@ RULES: tuple[Rule, ...] = (
          "the same from labels of which some are flipped, a share that is learnt"),
     Rule("reward-peers", "pairs", _compared, ("reward_model/peers",),
          "the same from many flipped labels: each member leaves out what another finds hard"),
+    Rule("reward-decorrelated", "pairs", _compared, ("reward_model/decorrelated",),
+         "the same, kept from paying for brightness, saturation and the like"),
     Rule("reward-voters", "pairs with a column user, 5 or more of each of several users",
          lambda look: _compared(look) and taste_known(look), ("reward_model/voters",),
          "a reward that scores for a user, each a mixture of a few tastes"),

@@ -33,6 +33,7 @@ from visalign.trainers.offline.encoded_pairs import first_not_finite
 from visalign.trainers.order import DataOrder, keep_digest
 from visalign.trainers.prefetch import Prefetch
 from visalign.trainers.reach import GradientReach
+from visalign.trainers.reward.decorrelation import Decorrelation
 
 STANDARD_SAMPLE = 1000
 """Training annotations that determine the reward's zero and unit."""
@@ -41,7 +42,7 @@ STANDARD_SAMPLE = 1000
 @dataclass(frozen=True)
 class Prepared:
     """Tensors of one batch: inputs of both sides (a first, then b), labels [B, D], strength [B], weight [B, E] of a
-    bootstrap, and which of the 2B inputs are videos."""
+    bootstrap, which of the 2B inputs are videos, and their nuisances [2B, F] where the reward is kept free of any."""
 
     items: list[Annotation]
     inputs: dict[str, Tensor]
@@ -51,6 +52,7 @@ class Prepared:
     strength: Tensor
     weight: Tensor | None
     is_video: Tensor
+    nuisances: Tensor | None = None
 
 
 class RewardTrainer(Trainer):
@@ -80,7 +82,9 @@ class RewardTrainer(Trainer):
                          reach=GradientReach(named, getattr(network, "unused_weights", ())))
         self.dtype = pick_dtype(config.train.precision, accelerator.device)
         self.flips = LearntFlips(self.objective, decided_labels(items, self.settings.dimensions), accelerator)
-        self.state.extras |= self.flips.kept
+        self.decorrelation = Decorrelation(getattr(config.train, "decorrelate", None), len(self.settings.dimensions),
+                                           accelerator, config.train.seed)
+        self.state.extras |= self.flips.kept | self.decorrelation.kept
 
     def networks(self) -> list[torch.nn.Module]:
         return [self.network]
@@ -125,31 +129,34 @@ class RewardTrainer(Trainer):
         return Prepared(items, self.network.collate(samples), labels(lambda i: i.outcome),
                         labels(lambda i: i.rating_a), labels(lambda i: i.rating_b),
                         torch.tensor([item.strength for item in items]), weight,
-                        torch.tensor([sample.modality == "video" for sample in samples]))
+                        torch.tensor([sample.modality == "video" for sample in samples]),
+                        self.decorrelation.nuisances_of(samples))
 
     def train_unit(self, step: int, batch: Prepared) -> dict[str, float]:
-        outcome = self._loss(batch)
+        outcome, apart = self._loss(batch)
         self.stop_unless_finite(outcome.loss, batch)
         self.flips.seen(outcome.loss)
-        self.backward(outcome.loss)
+        self.backward(outcome.loss if apart is None else outcome.loss + apart)
         report = self.optimizer_step(batch)
         self.network.after_step(step + 1)
         loss = self.accelerator.gather(outcome.loss.detach().reshape(1)).mean().item()
         correct = self.accelerator.gather(outcome.metrics["accuracy"])
         return {"loss": loss, **report.as_row(), **accuracies(correct, self.settings.dimensions),
-                **self.flips.after_step()}
+                **self.flips.after_step(), **self.decorrelation.after_step(step + 1)}
 
-    def _loss(self, batch: Prepared) -> Outcome:
+    def _loss(self, batch: Prepared) -> tuple[Outcome, Tensor | None]:
+        """The objective's, and what is learnt beside it."""
         device = self.accelerator.device
         autocast = torch.autocast(device.type, self.dtype) if self.dtype != torch.float32 else contextlib.nullcontext()
         with autocast:
             rewards = self.policy(**{name: tensor.to(device) for name, tensor in batch.inputs.items()})
         a, b = rewards.float().chunk(2)
+        done = self.state.step / self.config.train.steps
         filters = () if batch.weight is None else (bootstrap(batch.weight.to(device)),)
         return self.objective(Comparison(a, b, *(t.to(device) for t in (
-            batch.outcome, batch.strength, batch.rating_a, batch.rating_b)), filters,
-            self.flips.logit, self.state.step / self.config.train.steps,
-            across=lambda tensor: self.accelerator.reduce(tensor, "mean"), together=self.accelerator.gather))
+            batch.outcome, batch.strength, batch.rating_a, batch.rating_b)), filters, self.flips.logit, done,
+            across=lambda tensor: self.accelerator.reduce(tensor, "mean"), together=self.accelerator.gather)
+                              ), self.decorrelation.penalty(rewards.float(), batch.nuisances, done)
 
     @torch.no_grad()
     def standard(self) -> dict[str, list[float]]:
