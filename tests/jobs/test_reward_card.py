@@ -53,7 +53,7 @@ def test_a_card_says_what_a_reward_is_for_and_what_it_is_not_for(table, tmp_path
     brightness = found["splits"]["quality"]["brightness"]
     assert brightness["gap"][0] == 0 and sorted(brightness["pairs"]) == [16, 16]
     assert "not measured" not in done.output
-    assert found["attacks"].keys() == {"false high", "false low"} and len(found["distances"]) == 3
+    assert found["attacks"]["quality"].keys() == {"false high", "false low"} and len(found["distances"]) == 3
     page = (out / "report.html").read_text()
     assert "Card of saturation" in page and "What leads it astray" in page and "Beside other rewards" in page
 
@@ -65,7 +65,7 @@ def test_a_reward_that_pays_for_brightness_is_found_out(table, tmp_path):
     assert any(each.startswith("quality") for each in found["avoid"]) and found["use"] == []
     split = found["splits"]["quality"]["brightness"]
     assert abs(split["gap"][0]) == 1 and split["gap"][0] == split["more"][0] - split["less"][0]
-    assert "not measured: attacks: reward exposure: has no gradient" in done.output
+    assert "not measured: attacks on quality: reward exposure: has no gradient" in done.output
     assert "not measured: distances from other rewards: none was named" in done.output
 
 

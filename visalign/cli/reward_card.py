@@ -36,5 +36,5 @@ def card_verb(reward_spec: str, data_path: str, dimensions: tuple[str, ...], aga
     out = out or (own / CARD if own else Path("reward-card"))
     card = make_card(reward_spec, data_path, out, dimensions, against=against, check=check, attacked=attacked,
                      media_root=media_root, device=str(pick_device(device)))
-    click.echo("\n".join([card.sentence, *(f"not measured: {each}" for each in card.not_measured),
+    click.echo("\n".join([card.sentence, *(f"not measured: {each}" for each in card.unknown),
                           f"report in {out / 'report.html'}, every number in {out / 'card.json'}"]))

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from visalign.evaluation.reward_eval import DimensionReport
 from visalign.evaluators.reward_distance import RewardDistances
-from visalign.evaluators.split_accuracy import SplitAccuracy
+from visalign.evaluators.split_accuracy import LEAST_PAIRS, SplitAccuracy
 from visalign.evaluators.statistics import Estimate
 
 SURE, WRONG_GAP, UNCALIBRATED, UNSTEADY, LED, ALIKE = 0.7, 0.1, 0.1, 0.05, 0.2, 0.3
@@ -24,8 +24,8 @@ class AttackedKind:
 
 @dataclass(frozen=True)
 class RewardCard:
-    """reports {dimension: ...}. splits {dimension: {feature: ...}}. attacks {kind: ...}: by changes too small to see.
-    distances: from other rewards. not_measured: what is missing, and why, a sentence each."""
+    """reports {dimension: ...}. splits {dimension: {feature: ...}}. attacks {dimension: {kind: ...}}: by changes too
+    small to see. distances: from other rewards. not_measured: what is missing, and why, a sentence each."""
 
     reward: str
     data: str
@@ -33,7 +33,7 @@ class RewardCard:
     prompts: int
     reports: dict[str, DimensionReport]
     splits: dict[str, dict[str, SplitAccuracy]] = field(default_factory=dict)
-    attacks: dict[str, AttackedKind] = field(default_factory=dict)
+    attacks: dict[str, dict[str, AttackedKind]] = field(default_factory=dict)
     distances: RewardDistances | None = None
     not_measured: tuple[str, ...] = ()
 
@@ -60,7 +60,8 @@ class RewardCard:
                                             f"right in {shown_share(accuracy)}, not told from chance"))
                 continue
             found += [f"{name} of {kind}: right in {shown_share(part.accuracy)} of {part.pairs} pairs, not told from "
-                      "chance" for kind, part in report.parts.items() if part.accuracy and not part.accuracy.low > 0.5]
+                      "chance" for kind, part in report.parts.items()
+                      if part.pairs >= LEAST_PAIRS and not part.accuracy.low > 0.5]
             found += [f"{name} where {edit.edit} may have happened: that turns {100 * edit.flipped:.0f} % of the orders"
                       for edit in report.robustness if edit.flipped > UNSTEADY]
             if report.calibration and report.calibration.error > UNCALIBRATED:
@@ -71,10 +72,11 @@ class RewardCard:
                       f"{100 * split.less.value:.0f} % where it has less"
                       for feature, split in self.splits.get(name, {}).items()
                       if split.gap.low > WRONG_GAP or split.gap.high < -WRONG_GAP]
-        led = [f"{shown_share(each.turned)} ({kind})" for kind, each in self.attacks.items() if each.turned.low > LED]
-        if led:
-            found.append("following its gradient without another reward beside it: changes that cannot be seen turned "
-                         + " and ".join(led) + " of the orders")
+            led = [f"{shown_share(each.turned)} ({kind})" for kind, each in self.attacks.get(name, {}).items()
+                   if each.turned.low > LED]
+            if led:
+                found.append(f"following its gradient of {name} without another reward beside it: changes too small to "
+                             f"see turned {' and '.join(led)} of the orders")
         if self.distances:
             near = [other for (a, b), value in self.distances.between.items() if value.high < ALIKE
                     for other in (a, b) if self.reward in (a.split(".")[0], b.split(".")[0])
@@ -82,6 +84,14 @@ class RewardCard:
             found += [f"a second opinion beside {other}: the two are one opinion told twice" for other in
                       dict.fromkeys(near)]
         return found
+
+    @property
+    def unknown(self) -> list[str]:
+        """What is not known, a sentence each."""
+        few = [f"{name} of {kind}" for name, report in self.reports.items() for kind, part in report.parts.items()
+               if 0 < part.pairs < LEAST_PAIRS]
+        return [*self.not_measured, *([f"kinds with fewer than {LEAST_PAIRS} decided pairs: {', '.join(few)}"] if few
+                                      else [])]
 
     @property
     def sentence(self) -> str:

@@ -25,6 +25,7 @@ from visalign.rewards.bias import FEATURES, nuisance
 from visalign.rewards.pairwise import PairReward
 from visalign.rewards.registry import load_rewards
 from visalign.storage.files import write_atomically
+from visalign.storage.text_files import file_name
 
 CARD, ATTACKED = "card", 32
 """The folder of a card beside the reward's own files; how many pairs are attacked."""
@@ -46,16 +47,18 @@ def make_card(spec, data: str, out: Path, dimensions: tuple[str, ...], *, agains
     if not reports:
         raise UserError(f"reward {reward.name}: could not score any of {len(items)} annotations")
     missing: list[str] = []
-    attack = attacked_pairs(reward, items, next(iter(reports)), data, out, check, attacked, device, missing)
+    attacks = {name: found for name in reports if (found := attacked_pairs(
+        reward, items, name, data, out, check, attacked, device, missing))}
     distances = distances_from(reward, others, items, scored, missing)
     splits = splits_of(reward, items, reports, scored)
     card = RewardCard(
         reward.name, data, len(items), len({item.prompt for item in items}), reports, splits,
-        {kind: AttackedKind(each.images, each.success) for kind, each in attack.kinds.items()} if attack else {},
+        {name: {kind: AttackedKind(each.images, each.success) for kind, each in found.kinds.items()}
+         for name, found in attacks.items()},
         distances, tuple(missing))
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "card.json", (json.dumps(card_json(reward, card), indent=2) + "\n").encode())
-    write_reward_card(out / "report.html", card, attack, dict(zip(
+    write_reward_card(out / "report.html", card, list(attacks.values()), dict(zip(
         reports, (mistake_of(reward, name, items, scored, reports[name].scored_by) for name in reports), strict=True)))
     return card
 
@@ -63,12 +66,13 @@ def make_card(spec, data: str, out: Path, dimensions: tuple[str, ...], *, agains
 def attacked_pairs(reward: Reward, items: list[Annotation], dimension: str, data: str, out: Path, check: str | None,
                    most: int, device: str, missing: list[str]) -> AttackFound | None:
     """The attack on the first pairs of a dimension, in pixels; None where there is none, the reason in `missing`."""
+    folder = out / "attack" / file_name(dimension)
     try:
         if not most:
             raise UserError("they were not asked for")
-        return attack_reward(reward, items, dimension, data, out / "attack", check=check, most=most, device=device)
+        return attack_reward(reward, items, dimension, data, folder, check=check, most=most, device=device)
     except UserError as error:  # a card without an attack is one all the same, and says why
-        missing.append(f"attacks: {error}")
+        missing.append(f"attacks on {dimension}: {error}")
         return None
 
 
@@ -141,8 +145,9 @@ def card_json(reward: Reward, card: RewardCard) -> dict[str, Any]:
     distances = {} if card.distances is None else {
         f"{a} - {b}": value._asdict() for (a, b), value in card.distances.between.items()}
     return plain({"data": card.data, "pairs": card.pairs, "prompts": card.prompts, "sentence": card.sentence,
-                  "use": card.use, "avoid": card.avoid, "not_measured": card.not_measured, "distances": distances,
+                  "use": card.use, "avoid": card.avoid, "not_measured": card.unknown, "distances": distances,
                   "splits": {name: {feature: asdict(split) for feature, split in each.items()}
                              for name, each in card.splits.items()},
-                  "attacks": {kind: asdict(each) for kind, each in card.attacks.items()}}
+                  "attacks": {name: {kind: asdict(each) for kind, each in found.items()}
+                              for name, found in card.attacks.items()}}
                  | reward_report_json(reward, card.reports))

@@ -13,9 +13,10 @@ from visalign.storage.files import write_atomically
 ATTACKS_SHOWN = 3
 
 
-def write_reward_card(file: Path, card: RewardCard, attack, mistakes: dict[str, dict | None]) -> None:
-    """Write the page. attack: the AttackFound whose images are shown, or None. mistakes: the worst by dimension."""
-    led = sorted((each for each in attack.attacked if each.success), key=lambda each: -each.gain) if attack else []
+def write_reward_card(file: Path, card: RewardCard, attacks: list, mistakes: dict[str, dict | None]) -> None:
+    """Write the page. attacks: each an AttackFound, whose images are shown. mistakes: the worst by dimension."""
+    led = [each for attack in attacks for each in sorted(
+        (each for each in attack.attacked if each.success), key=lambda each: -each.gain)[:ATTACKS_SHOWN]]
     write_atomically(file, render_page(
         "reward_card.html.j2", title=f"Card of {card.reward}", card=card,
         figures={name: reliability(report) for name, report in card.reports.items() if report.calibration},
@@ -24,4 +25,4 @@ def write_reward_card(file: Path, card: RewardCard, attack, mistakes: dict[str, 
         mistakes={name: found | {side: shown_media(found[side].media) for side in ("better", "worse")}
                   for name, found in mistakes.items() if found},
         led=[(each, media_uri(each.original), media_uri(each.changed),
-              media_uri(amplified_change(each.original, each.changed))) for each in led[:ATTACKS_SHOWN]]))
+              media_uri(amplified_change(each.original, each.changed))) for each in led]))
