@@ -62,7 +62,7 @@ def test_mistakes_end_in_one_sentence(table, tmp_path):
     told = {
         (table, "-r", "saturation"): "saturation.score is the only one",
         (few, "-r", "saturation,contrast"): "6 prompts have a decided pair that all rewards score, and at least 20",
-        (table, "-r", "saturation,contrast", "--prompts-by", "sharpness"): "has no features of prompts",
+        (table, "-r", "saturation,contrast", "--prompts-by", "sharpness"): "has no features of images and prompts",
         (table, "-r", "saturation,contrast", "-o", tmp_path / "w.pt"): "what is written is a .safetensors file",
         (table, "-r", "saturation,jpeg", "--dimension", "nothing"): "no label in any of the dimensions nothing",
     }

@@ -16,10 +16,10 @@ from visalign.errors import UserError
 from visalign.evaluation.reward_eval import score_annotations
 from visalign.evaluators.reward_accuracy import clustered_mean
 from visalign.evaluators.statistics import Estimate
-from visalign.rewards.on_clip import has_features
+from visalign.jobs.reward_direction import with_features
 from visalign.rewards.pairwise import PairReward
 from visalign.rewards.prompt_weights import PromptWeights, fit_prompt_weights
-from visalign.rewards.registry import load_reward, load_rewards
+from visalign.rewards.registry import load_rewards
 from visalign.sampling.seeds import rng_for
 from visalign.storage.weights import write_tensors
 
@@ -47,12 +47,7 @@ def learn_prompt_weights(data: str, rewards: list[str], prompts_by: str, out: Pa
 
     Raises UserError for fewer than two columns, one that compares, too few prompts, and a reward that is constant.
     """
-    if out.suffix != ".safetensors":
-        raise UserError(f"out {out}: what is written is a .safetensors file")
-    text = load_reward(prompts_by, device)
-    if not has_features(text):
-        raise UserError(f"reward {text.name}: has no features of prompts; name a CLIP model with --prompts-by, such as "
-                        "tiny-clip or clip:ARCHITECTURE/TAG")
+    text = with_features(prompts_by, out, device)
     models = load_rewards(rewards, device)
     compares = next((model.name for model in models if isinstance(model, PairReward)), None)
     if compares:
