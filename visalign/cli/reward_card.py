@@ -26,14 +26,12 @@ def card_verb(reward_spec: str, data_path: str, dimensions: tuple[str, ...], aga
     """What REWARD knows and what it does not, by the annotations in DATA: one page, and a sentence.
 
     \b
-    visalign reward card runs/my-reward held_out.parquet --against tiny-clip
+    visalign reward card runs/reward held_out.parquet --against tiny-clip
     """
     from visalign.generators.hardware.devices import pick_device
-    from visalign.jobs.reward_card import CARD, make_card
-    from visalign.rewards.registry import reward_folder
+    from visalign.jobs.reward_card import card_folder, make_card
 
-    own = reward_folder(reward_spec)
-    out = out or (own / CARD if own else Path("reward-card"))
+    out = out or card_folder(reward_spec)
     card = make_card(reward_spec, data_path, out, dimensions, against=against, check=check, attacked=attacked,
                      media_root=media_root, device=str(pick_device(device)))
     click.echo("\n".join([card.sentence, *(f"not measured: {each}" for each in card.unknown),

@@ -43,4 +43,4 @@ def split_accuracy(correct: np.ndarray, difference: np.ndarray, prompts: np.ndar
         return float(np.subtract(*(right / np.maximum(every, 1))))
 
     more, less = (clustered_mean(correct[half], groups[half]) for half in halves)
-    return SplitAccuracy(more, less, over_prompts(gap, groups.max() + 1), tuple(int(half.sum()) for half in halves))
+    return SplitAccuracy(more, less, over_prompts(gap, groups.max() + 1), (int(halves[0].sum()), int(halves[1].sum())))

@@ -23,12 +23,19 @@ from visalign.reports.reward_card import write_reward_card
 from visalign.rewards import Reward, load_reward
 from visalign.rewards.bias import FEATURES, nuisance
 from visalign.rewards.pairwise import PairReward
-from visalign.rewards.registry import load_rewards
+from visalign.rewards.registry import load_rewards, reward_folder
 from visalign.storage.files import write_atomically
 from visalign.storage.text_files import file_name
 
 CARD, ATTACKED = "card", 32
 """The folder of a card beside the reward's own files; how many pairs are attacked."""
+
+
+def card_folder(spec) -> Path:
+    """Where a card goes: beside the files of a reward that was trained here, else to a folder of its own. Raises
+    UserError for no reward."""
+    own = reward_folder(spec)
+    return own / CARD if own else Path("reward-card")
 
 
 def make_card(spec, data: str, out: Path, dimensions: tuple[str, ...], *, against: tuple[str, ...] = (),
