@@ -60,7 +60,7 @@ def test_a_second_reward_says_how_sure_the_labels_are(generations, tmp_path):
     assert "exposure ranks 1 of 3 prompts more against saturation than with it" in result.output
     rows = pq.read_table(tmp_path / "out" / "pairs.parquet").to_pylist()
     assert [row["chance"] for row in rows] == pytest.approx([5 / 6, 0.5])
-    checked = invoke("data", "check", tmp_path / "out" / "pairs.parquet")
+    checked = invoke("data", "check", tmp_path / "out" / "pairs.parquet", "--sheet", tmp_path / "s.png")
     assert checked.exit_code == 0, checked.output
 
 
