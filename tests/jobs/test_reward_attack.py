@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from click.testing import CliRunner
 from PIL import Image
 
@@ -14,6 +15,7 @@ from visalign.data.annotations import read_annotations
 from visalign.jobs import reward_attack as module
 from visalign.media.samples import to_bytes
 from visalign.rewards import load_reward
+from visalign.rewards.rules import Saturation
 
 
 def invoke(*arguments):
@@ -55,6 +57,23 @@ def test_near_pairs_turn_and_far_ones_do_not(table, tmp_path):
     for each in found["images"]:  # a saturation is (high - low) / high, and both may move by 4
         assert abs(each["after"] - each["before"]) < 8.1 / 117
     assert "<h2>False low</h2>" in (out / "report.html").read_text()
+
+
+def test_a_slope_that_is_not_finite_and_a_model_of_videos_end_in_one_sentence(table, tmp_path, monkeypatch):
+    monkeypatch.setattr(Saturation, "score_pixels",
+                        lambda self, pixels, prompts: (pixels * torch.nan).flatten(1)[:, :1])
+    done = invoke("saturation", table, "--dimension", "quality", "-o", tmp_path / "a")
+    assert done.exit_code == 1 and "reward saturation: the gradient of the reward is not finite at" in done.output
+    done = invoke("saturation", table, "--dimension", "quality", "--model", "tiny-wan", "-o", tmp_path / "b")
+    assert done.exit_code == 1 and "model: makes videos, and images are attacked" in done.output
+
+
+def test_pairs_of_an_earlier_attack_are_not_taken_for_this_one_s(table, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "pairs.parquet").write_bytes(b"old")
+    assert invoke("saturation", table, "--dimension", "quality", "--check", "saturation", "-o",
+                  tmp_path / "out").exit_code == 0
+    assert not (tmp_path / "out" / "pairs.parquet").exists()
 
 
 def test_what_the_check_also_sees_is_undone(table, tmp_path):

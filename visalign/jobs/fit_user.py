@@ -15,7 +15,7 @@ from torch import Tensor
 from visalign.data.annotations import Annotation, read_annotations
 from visalign.errors import UserError
 from visalign.rewards.joint.reward import REWARD_FILES, JointReward
-from visalign.rewards.registry import build_reward
+from visalign.rewards.registry import CARD, build_reward
 from visalign.storage.files import write_atomically
 from visalign.storage.hashed_users import hashed_user
 from visalign.storage.weights import read_tensors, write_tensors
@@ -54,7 +54,7 @@ def fit_users(source: str, path: str, out: Path, name: str | None = None, media_
         raise UserError(f"reward {source}: knows user {known[0]} of {path} already; leave their pairs out")
     reward.check()
     fits = [fit(reward, items) for items in own.values()]
-    shutil.copytree(reward.folder, out)
+    shutil.copytree(reward.folder, out, ignore=shutil.ignore_patterns(CARD))  # a card is of the users known then
     add_users(out, list(own), torch.stack([weights for weights, _ in fits]))
     right = torch.cat([ordered for _, ordered in fits])
     before, after = right.mean(0).tolist() if len(right) else (None, None)

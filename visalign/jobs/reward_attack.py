@@ -119,6 +119,8 @@ def attack_reward(spec, items: list[Annotation], dimension: str, data: str, out:
     and where there is no pair to turn.
     """
     reward, column = attackable(spec, dimension, model is not None, device)
+    if model is not None and model.modality != "image":
+        raise UserError(f"model: makes {model.modality}s, and images are attacked; name a generator of images")
     checking = load_reward(check, device) if check else None
     pairs, skipped = image_pairs(items, dimension)
     if not pairs:
@@ -141,7 +143,11 @@ def attack_reward(spec, items: list[Annotation], dimension: str, data: str, out:
                 if model is not None:  # what the attack is measured against passed through the autoencoder too
                     start = [replace(one, media=media)
                              for one, media in zip(start, through_autoencoder(model, start), strict=True)]
-                changed = climb(start, ATTACKS[kind])
+                try:
+                    changed = climb(start, ATTACKS[kind])
+                except ValueError as error:
+                    raise UserError(f"reward {reward.name}: {error} at {pairs[places[0]].where} or the pairs after it, "
+                                    "so it cannot be led; attack in latents with --model, or another reward") from None
                 other = [others[i] for i in places]
                 attacked += what_became([pairs[i] for i in places], kind, start, changed, other, value, checking)
                 progress.update(len(places))
@@ -303,6 +309,7 @@ def write_attack(out: Path, found: AttackFound, data: str) -> None:
             sides = (each.other_image, each.changed) if each.kind == "false high" else (each.changed, each.other_image)
             rows.append({"prompt": each.prompt, better: to_bytes(sides[0]), worse: to_bytes(sides[1]),
                          "kind": each.kind, "from": each.where} | ({} if preferences else {found.dimension: "a"}))
+    (out / "pairs.parquet").unlink(missing_ok=True)  # of an earlier attack
     if rows:
         buffer = io.BytesIO()
         pq.write_table(pa.Table.from_pylist(rows), buffer)

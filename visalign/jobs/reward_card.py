@@ -23,12 +23,12 @@ from visalign.reports.reward_card import write_reward_card
 from visalign.rewards import Reward, load_reward
 from visalign.rewards.bias import FEATURES, nuisance
 from visalign.rewards.pairwise import PairReward
-from visalign.rewards.registry import load_rewards, reward_folder
+from visalign.rewards.registry import CARD, load_rewards, reward_folder
 from visalign.storage.files import write_atomically
 from visalign.storage.text_files import file_name
 
-CARD, ATTACKED = "card", 32
-"""The folder of a card beside the reward's own files; how many pairs are attacked."""
+ATTACKED = 32
+"""Pairs, unless said otherwise."""
 
 
 def card_folder(spec) -> Path:

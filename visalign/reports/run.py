@@ -12,7 +12,7 @@ from visalign.media.video_files import read_media
 from visalign.reports import charts, media_uri, render_page, source_uris, svg
 from visalign.reports.before_after import BEFORE_AFTER, BeforeAfter, first_and_last, save_before_after
 from visalign.reports.uncertainty import uncertainty_shown
-from visalign.rewards.registry import reward_folder
+from visalign.rewards.registry import CARD, reward_folder
 from visalign.storage.run_folder import RunFolder, write_atomically
 
 CURVES = (("loss", "loss"), ("implicit_accuracy", "implicit accuracy"),
@@ -58,7 +58,7 @@ def write_report(run: RunFolder, config: OfflineConfig | OnlineConfig | Language
 def card_of(spec) -> str | None:
     """Where the card of a reward is, as a link; None of one that has none."""
     folder = reward_folder(spec) if spec else None
-    page = folder / "card" / "report.html" if folder else None
+    page = folder / CARD / "report.html" if folder else None
     return page.resolve().as_uri() if page and page.is_file() else None
 
 

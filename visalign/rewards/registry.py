@@ -224,6 +224,10 @@ def expand(spec: RewardSpec, depth: int = 0) -> dict[str, Any]:
                     f"{nearest(name, [*REWARDS, *ALIASES])}")
 
 
+CARD = "card"
+"""Where a trained reward's card lies in its folder."""
+
+
 def reward_folder(spec: RewardSpec) -> Path | None:
     """The folder of a reward that was trained with this package, where its card may lie; None of any other, and of the
     embedded ones. Raises UserError as `build_reward` does."""

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from visalign.errors import UserError
 from visalign.parallel.sharing import ALONE
 from visalign.trainers.online.collect import RolloutBatch
 from visalign.trainers.online.watching import GroupWatch
@@ -42,5 +43,5 @@ def test_groups_are_measured_kept_and_known_again():
 
 
 def test_features_that_are_not_finite_are_told():
-    with pytest.raises(ValueError, match="features of prompt 1 are not finite"):
+    with pytest.raises(UserError, match="epoch 1: the features of prompt 1 are not finite"):
         GroupWatch(Folder(), ALONE).note(1, collected(torch.full((4, 2), math.nan)), group_size=2)

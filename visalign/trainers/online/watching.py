@@ -2,6 +2,7 @@
 
 import hashlib
 
+from visalign.errors import UserError
 from visalign.evaluators import diversity
 from visalign.evaluators.watch import Suspicion, WatchedEpoch, suspicion_of
 from visalign.media.source_images import content_of
@@ -31,10 +32,14 @@ class GroupWatch:
     def note(self, epoch: int, collected: RolloutBatch, group_size: int) -> dict[str, float]:
         """Measure and keep an epoch, counted from 1; returns what is logged of it.
 
-        Raises ValueError when features are not finite.
+        Raises UserError when features are not finite.
         """
         features = collected.features
-        found = diversity.per_prompt(features.view(-1, group_size, features.shape[1]))["extra"]
+        try:
+            found = diversity.per_prompt(features.view(-1, group_size, features.shape[1]))["extra"]
+        except ValueError as error:
+            raise UserError(f"epoch {epoch}: {error}; what embeds samples (reward.features, or eval.features where the "
+                            "guard watches) does not work on them, set guard.watch=false or name another") from None
         asked = [hashlib.sha256(content_of(prompt).encode()).hexdigest()[:12]
                  for prompt in collected.prompts[::group_size]]
         row = {"noisy": sorted(collected.stochastic), "prompts": asked,
