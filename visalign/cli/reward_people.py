@@ -16,10 +16,12 @@ from visalign.cli.verbs import Verb
 @click.option("--media-root", type=click.Path(), help="Folder that relative paths start from.")
 @device_option
 def fit_user(reward_run: str, data_path: str, name: str | None, out: Path, media_root: str | None, device: str) -> None:
-    """Tell the reward of RUN, trained with model.ideal_points, of users by a few of their PAIRS; nothing else changes.
+    """Tell a reward of users by a few of their PAIRS: one that was trained with model.ideal_points, of which nothing
+    else changes, or a vlm_personal, which is shown them.
 
     \b
     visalign reward fit-user runs/reward-voters pairs.jsonl --name ann -o runs/reward-with-ann
+    visalign reward fit-user configs/rewards/personal.yaml pairs.jsonl --name ann -o ann
     """
     from visalign.generators.hardware.devices import pick_device
     from visalign.jobs.fit_user import fit_users
@@ -30,4 +32,4 @@ def fit_user(reward_run: str, data_path: str, name: str | None, out: Path, media
     if done.before is not None:
         click.echo(f"of these the mean over prototypes orders {done.before:.0%} as their users do, the fitted users "
                    f"{done.after:.0%}")
-    click.echo(f"use it as {{kind: joint, source: {out}, user: {name or 'NAME'}}}")
+    click.echo(f"use it as {done.use}")

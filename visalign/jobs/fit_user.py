@@ -1,6 +1,7 @@
-"""`visalign reward fit-user`: users whom a reward with ideal points did not know, from a few of their pairs.
+"""`visalign reward fit-user`: users whom a reward did not know, from a few of their pairs.
 
-All but the weights of the new users stays as it is, to the bit (PAL, arXiv 2406.08469: unseen users).
+Of one with ideal points all but the weights of the new users stays as it is, to the bit (PAL, arXiv 2406.08469: unseen
+users). What is asked in words, `vlm_personal`, learns nothing: the pairs themselves are kept for it to see.
 """
 
 import json
@@ -16,6 +17,8 @@ from visalign.data.annotations import Annotation, read_annotations
 from visalign.errors import UserError
 from visalign.rewards.joint.reward import REWARD_FILES, JointReward
 from visalign.rewards.registry import CARD, build_reward
+from visalign.rewards.vlm import PersonalJudge
+from visalign.rewards.vlm.history import Preferred, write_history
 from visalign.storage.files import write_atomically
 from visalign.storage.hashed_users import hashed_user
 from visalign.storage.weights import read_tensors, write_tensors
@@ -34,6 +37,7 @@ class FittedUsers:
     pairs: dict[str, int]
     before: float | None
     after: float | None
+    use: str
 
 
 def fit_users(source: str, path: str, out: Path, name: str | None = None, media_root: str | None = None,
@@ -43,11 +47,12 @@ def fit_users(source: str, path: str, out: Path, name: str | None = None, media_
     name: whose all pairs are; None where the table's column user says so. Raises UserError.
     """
     reward = build_reward(source, device)
+    if isinstance(reward, PersonalJudge):
+        return keep_pairs(reward, path, out, name, media_root)
     if not isinstance(reward, JointReward) or not reward.settings.ideal_points:
         raise UserError(f"reward {source}: knows no users; fit-user takes a run of `visalign reward train` with "
-                        "model.ideal_points, such as that of reward_model/voters")
-    if out.exists():
-        raise UserError(f"out {out}: exists already; choose another name or delete it")
+                        "model.ideal_points, such as that of reward_model/voters, or a vlm_personal")
+    check_new(out)
     own = by_user(read_annotations(path, reward.dimensions, media_root), name, path)
     known = sorted(own.keys() & set(reward.users.names))
     if known:
@@ -58,7 +63,35 @@ def fit_users(source: str, path: str, out: Path, name: str | None = None, media_
     add_users(out, list(own), torch.stack([weights for weights, _ in fits]))
     right = torch.cat([ordered for _, ordered in fits])
     before, after = right.mean(0).tolist() if len(right) else (None, None)
-    return FittedUsers(out, {user: len(items) for user, items in own.items()}, before, after)
+    return FittedUsers(out, {user: len(items) for user, items in own.items()}, before, after,
+                       f"{{kind: joint, source: {out}, user: {name or 'NAME'}}}")
+
+
+def keep_pairs(judge: PersonalJudge, path: str, out: Path, name: str | None = None,
+               media_root: str | None = None) -> FittedUsers:
+    """Write to the folder `out` what the users of the pairs at `path` preferred, for the judge to see: of each the last
+    ones, four times what it shows at once. Ties are left out. Raises UserError."""
+    check_new(out)
+    items = [item for item in read_annotations(path, judge.dimensions, media_root)
+             if item.outcome.get(judge.dimension) in (0.0, 1.0)]
+    if not items:
+        raise UserError(f"data {path}: names no winner in {judge.dimension}, so nothing says what its users prefer")
+    own = {user: theirs[-4 * judge.examples:] for user, theirs in by_user(items, name, path).items()}
+
+    def preferred(item: Annotation) -> Preferred:
+        sides = "ab" if item.outcome[judge.dimension] == 1 else "ba"
+        chosen, rejected = (tuple(item.sample(side, judge.frames).frames(judge.frames)) for side in sides)
+        return Preferred(item.prompt, chosen, rejected)
+
+    write_history(out, {user: (preferred(item) for item in theirs) for user, theirs in own.items()})
+    return FittedUsers(out, {user: len(theirs) for user, theirs in own.items()}, None, None,
+                       f"{{kind: vlm_personal, url: ..., history: {out}, user: {name or 'NAME'}}}")
+
+
+def check_new(out: Path) -> None:
+    """Raise UserError for what exists."""
+    if out.exists():
+        raise UserError(f"out {out}: exists already; choose another name or delete it")
 
 
 def by_user(items: list[Annotation], name: str | None, path: str) -> dict[str, list[Annotation]]:

@@ -62,6 +62,7 @@ REWARDS: dict[str, type] = {
     "vlm_pairs": vlm.VlmComparison,
     "llm": vlm.LlmJudge,
     "llm_pairs": vlm.LlmComparison,
+    "vlm_personal": vlm.PersonalJudge,
     "vlm_edit": vlm.VlmEdit,
     "vlm_edit_pairs": vlm.VlmEditComparison,
     "unifiedreward": vlm.UnifiedReward,

@@ -117,6 +117,18 @@ def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def object_in(text: str) -> dict[str, Any]:
+    """The JSON object of an answer after its thoughts, names in lower case. Raises ValueError where it is none."""
+    body = without_thoughts(text)
+    try:
+        said = json.loads(body[body.find("{"):body.rfind("}") + 1], object_pairs_hook=unique)
+    except (ValueError, RecursionError):
+        raise ValueError(f"the answer is not JSON: {form_shown(body)}") from None
+    if not isinstance(said, dict):
+        raise ValueError(f"the answer's JSON is no object: {form_shown(body)}")
+    return said
+
+
 def answer_span(text: str) -> tuple[int, int]:
     """Start and end of the text after the thoughts, trimmed; the inside of <answer> where there is one.
 

@@ -16,17 +16,20 @@ from visalign.rewards.vlm.forms import Form
 class Question:
     """A text and the images it is about, in order, and the form its answer must have.
 
-    form: None where the text itself says how to answer, as those of published judges do.
+    form: None where the text itself says how to answer, as those of published judges do. draw: tells questions apart
+    that are asked several times, at a temperature.
     """
 
     text: str
     images: tuple[Image.Image, ...]
     form: Form | None = None
+    draw: int = 0
 
     def key(self, settings: dict[str, Any]) -> str:
         """The cache key of this question to this judge: its settings, the text, the form, and the images."""
         form = asdict(self.form) if self.form else None
-        digest = hashlib.sha256(json.dumps([settings, self.text, form], sort_keys=True).encode())
+        drawn = [self.draw] if self.draw else []
+        digest = hashlib.sha256(json.dumps([settings, self.text, form, *drawn], sort_keys=True).encode())
         for image in self.images:
             digest.update(f"{image.mode}{image.size}".encode() + image.tobytes())
         return digest.hexdigest()

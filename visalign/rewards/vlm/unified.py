@@ -4,7 +4,6 @@ They were tuned on their authors' own instructions. The texts below are our own 
 put the published ones into a file and name it as `template` (with {prompt}) for the published numbers.
 """
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from visalign.errors import UserError
 from visalign.media.samples import Sample
 from visalign.rewards.base import Scores
 from visalign.rewards.vlm.asking import AskingJudge, ComparingJudge, check_template
-from visalign.rewards.vlm.forms import LONGEST_LINE, form_shown, number_in, unique, without_thoughts
+from visalign.rewards.vlm.forms import LONGEST_LINE, form_shown, number_in, object_in, without_thoughts
 from visalign.rewards.vlm.generic import table
 from visalign.rewards.vlm.questions import Question, Reply
 from visalign.storage.text_files import read_text
@@ -81,13 +80,8 @@ def read_flex(text: str) -> float:
 
     Raises ValueError unless it is JSON whose sub-dimensions share 10 points each and which names a winner.
     """
-    text = without_thoughts(text)
-    start, end = text.find("{"), text.rfind("}")
-    try:
-        said = json.loads(text[start:end + 1], object_pairs_hook=unique)
-    except (ValueError, RecursionError):
-        raise ValueError(f"the answer is not JSON: {form_shown(text)}") from None
-    if not isinstance(said, dict) or "winner" not in said:
+    said = object_in(text)
+    if "winner" not in said:
         raise ValueError("the answer's JSON names no winner")
     nodes: list[Any] = [said]
     while nodes:
