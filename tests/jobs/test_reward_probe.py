@@ -9,9 +9,12 @@ from click.testing import CliRunner
 from PIL import Image
 
 from visalign.cli import main
+from visalign.errors import UserError
 from visalign.jobs import reward_probe as module
-from visalign.jobs.reward_probe import features_for, in_classes, in_halves
+from visalign.jobs.reward_probe import in_classes, in_halves
+from visalign.media.samples import Sample
 from visalign.rewards import load_reward
+from visalign.rewards.features import features_for
 
 COLOURS = {"red": (220, 30, 30), "blue": (30, 30, 220), "green": (30, 180, 60)}
 
@@ -95,3 +98,22 @@ def test_mistakes_end_in_one_sentence(table, tmp_path, monkeypatch):
     assert few.exit_code == 1 and "there are 0" in few.output
     assert "colour: a probe needs at least 2 labels with samples of at least 5 prompts each" in few.output
     assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize("spec, dimensions", [("tiny-clip", 1), ("tiny-reward", 3)])
+def test_centres_make_a_reward_that_is_unsure_of_what_nobody_labelled(spec, dimensions, table, tmp_path):
+    file = tmp_path / "centres.safetensors"
+    done = invoke(spec, table, "--dimensions", "colour", "--centres", file, "--share", "0.9", "-o", tmp_path / "out")
+    assert done.exit_code == 0 and f"kind: familiar, of: {spec}, centres: {file}" in done.output, done.output
+    alone, familiar = load_reward(spec), load_reward({"kind": "familiar", "of": spec, "centres": str(file)})
+    labelled = [item.media.sample(item.where, 4)
+                for item in module.read_ratings(str(table), ("colour",), None, module.row_class)]
+    noise = Image.effect_noise((64, 64), 120).convert("RGB")
+    answer, own = familiar.score([*labelled, Sample("square 1", noise)]), alone.score([*labelled, Sample("p", noise)])
+    assert torch.equal(answer.values[:-1].nan_to_num(9), own.values[:-1].nan_to_num(9))
+    added = (answer.spread[:, 0].square() - (0 if own.spread is None else own.spread[:, 0].square())).clamp(min=0)
+    assert answer.values.shape[1] == dimensions and added[-1] > 1e-4
+    assert (added[:-1] < 1e-6).float().mean() >= 0.9
+    with pytest.raises(UserError, match="is of .* features|is of a reward with"):
+        load_reward({"kind": "familiar", "of": "tiny-reward" if spec == "tiny-clip" else "tiny-clip",
+                     "centres": str(file)}).score(labelled[:1])

@@ -15,7 +15,7 @@ from visalign.cli import main
 from visalign.config import RewardConfig
 from visalign.config.load import load_config
 from visalign.media.samples import Sample, Video
-from visalign.rewards import build_reward
+from visalign.rewards import build_reward, load_reward
 from visalign.rewards.bias import FEATURES
 from visalign.storage.weights import write_tensors
 
@@ -96,6 +96,9 @@ def test_reward_can_be_built_and_scores_where_it_needs_no_server(file, tmp_path,
     )
     write_tensors(tmp_path / "direction.safetensors", {"direction": torch.full((128,), 0.01)})
     write_tensors(tmp_path / "map.safetensors", {"matrix": torch.eye(128), "shift": torch.zeros(128)})
+    ones = torch.ones(load_reward("tiny-reward").network.backbone.features)
+    write_tensors(tmp_path / "centres.safetensors", {"mean": 0 * ones, "std": ones, "centres": 0 * ones[None],
+                                                     "within": torch.tensor(0.1), "scale": torch.ones(3)})
     reward = build_reward(file.name)
     assert reward.name == file.stem and reward.__doc__
     if "url" in file.read_text():

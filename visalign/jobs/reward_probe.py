@@ -14,13 +14,17 @@ from tqdm import tqdm
 from visalign.data.ratings import RatedMedia, read_ratings, row_class
 from visalign.errors import UserError
 from visalign.evaluation.reward_eval import SCORED_FRAMES, SCORING_BATCH
-from visalign.evaluators.probing import Probe, probe
+from visalign.evaluators.calibration import folds_of_prompts
+from visalign.evaluators.probing import PROBE_FOLDS, Probe, probe
 from visalign.evaluators.statistics import TooFew
 from visalign.media.samples import Sample
 from visalign.reports.reward_probe import write_probes
 from visalign.rewards import Reward, load_reward, scores_of
+from visalign.rewards.familiar import fit_centres
+from visalign.rewards.features import features_for
 from visalign.rewards.registry import load_rewards
 from visalign.storage.files import write_atomically
+from visalign.storage.weights import write_tensors
 
 MOST_CLASSES = 20
 LOW, HIGH = "low", "high"
@@ -37,10 +41,12 @@ class ProbesFound:
 
 
 def probe_reward(spec: Any, source: str, dimensions: tuple[str, ...], out: Path, *, rules: tuple[str, ...] = (),
-                 media_root: str | None = None, seed: int = 0, device: str = "cpu") -> ProbesFound:
+                 media_root: str | None = None, seed: int = 0, device: str = "cpu", centres: Path | None = None,
+                 share: float = 0.95) -> ProbesFound:
     """Probe a reward's features of the samples in the table `source` and write probes.json and report.html into `out`.
 
-    dimensions: columns of labels. rules: rewards whose scores, cut at their median, are labels as well. Raises
+    dimensions: columns of labels. rules: rewards whose scores, cut at their median, are labels as well. centres: where
+    the centres of labels are kept, for the reward `familiar`; share: of samples that count as near them. Raises
     UserError for a reward without features, a table without labels, and where no label could be probed.
     """
     reward, named = load_reward(spec, device), load_rewards(list(rules), device)
@@ -59,6 +65,8 @@ def probe_reward(spec: Any, source: str, dimensions: tuple[str, ...], out: Path,
     for name, each in labels.items():
         here = np.array([value is not None for value in each], bool)
         values = in_classes([value for value in each if value is not None])
+        rest = iter(values)
+        labels[name] = [None if value is None else next(rest) for value in each]
         try:
             if len(set(values)) > MOST_CLASSES:
                 raise TooFew(f"it has {len(set(values))} different labels, and at most {MOST_CLASSES} are probed")
@@ -67,23 +75,14 @@ def probe_reward(spec: Any, source: str, dimensions: tuple[str, ...], out: Path,
             refused[name] = str(error)
     if not probes:
         raise UserError(f"reward probe {source}: " + "; ".join(f"{name}: {why}" for name, why in refused.items()))
+    if centres:
+        fold = folds_of_prompts(np.unique(prompts, return_inverse=True)[1], PROBE_FOLDS, seed)
+        keep_centres(centres, reward, items, features, [labels[name] for name in probes], fold, share, seed)
     found = ProbesFound(reward.name, features.shape[1], probes, refused)
     out.mkdir(parents=True, exist_ok=True)
     write_probes(out / "report.html", reward.name, source, probes, refused)
     write_atomically(out / "probes.json", (json.dumps(as_numbers(found), indent=2) + "\n").encode())
     return found
-
-
-def features_for(reward: Reward) -> Callable[[list[Sample]], Tensor]:
-    """What gives samples their features [n, d]: those that a trained reward's heads read, or a CLIP model's, or a
-    sentence encoder's. Raises UserError for a reward that has none."""
-    for name in ("hidden_features", "sample_features"):
-        if hasattr(reward, name):
-            return getattr(reward, name)
-    if hasattr(reward, "features"):
-        return lambda samples: reward.features([sample.image for sample in samples])
-    raise UserError(f"reward {reward.name}: has no features to probe; name a reward of `visalign reward train`, a CLIP "
-                    "model such as tiny-clip, hpsv2 or clip:ARCHITECTURE/TAG, or of texts minilm")
 
 
 def _measured(name: str, items: list[RatedMedia], embed: Callable[[list[Sample]], Tensor],
@@ -97,6 +96,21 @@ def _measured(name: str, items: list[RatedMedia], embed: Callable[[list[Sample]]
         for rule in rules:
             scores[rule.name].append(scores_of(rule, samples)[0])
     return torch.cat(parts).double().numpy(), {name: torch.cat(each).double().numpy() for name, each in scores.items()}
+
+
+def keep_centres(file: Path, reward: Reward, items: list[RatedMedia], features: np.ndarray,
+                 labels: list[list[str | None]], fold: np.ndarray, share: float, seed: int) -> None:
+    """Write the centres of each label's samples, and how large the reward's scores of all of them are apart, to a file.
+    Raises UserError for a reward that scores all alike."""
+    parts = []
+    for start in tqdm(range(0, len(items), SCORING_BATCH), desc=f"scores by {reward.name}", unit="batch"):
+        parts.append(reward.score([item.media.sample(item.where, SCORED_FRAMES)
+                                   for item in items[start:start + SCORING_BATCH]]).values)
+    try:
+        found = fit_centres(features, labels, fold, torch.cat(parts).double().numpy(), share, seed)
+    except ValueError as error:
+        raise UserError(f"reward probe --centres: {reward.name}: {error}") from None
+    write_tensors(file, found._asdict())
 
 
 def in_halves(scores: np.ndarray) -> list[str | None]:

@@ -24,6 +24,7 @@ from visalign.rewards.directional import Directional
 from visalign.rewards.edits import BackgroundKept, ClipDirection, SourceChange
 from visalign.rewards.emoji_edit import EmojiEdit
 from visalign.rewards.emoji_group import EmojiGroup
+from visalign.rewards.familiar import Familiar
 from visalign.rewards.harmonic import Harmonic
 from visalign.rewards.hub_clip import Aesthetic, HPSv2, PickScore
 from visalign.rewards.imagereward import ImageReward
@@ -115,6 +116,7 @@ REWARDS: dict[str, type] = {
     "gate": combine.GatedReward,
     "direction": combine.Direction,
     "harmonic": Harmonic,
+    "familiar": Familiar,
     "debiased": Debiased,
     "prompt_weighted": PromptWeighted,
 }
