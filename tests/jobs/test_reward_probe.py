@@ -109,7 +109,7 @@ def test_centres_make_a_reward_that_is_unsure_of_what_nobody_labelled(spec, dime
     labelled = [item.media.sample(item.where, 4)
                 for item in module.read_ratings(str(table), ("colour",), None, module.row_class)]
     noise = Image.effect_noise((64, 64), 120).convert("RGB")
-    answer, own = familiar.score([*labelled, Sample("square 1", noise)]), alone.score([*labelled, Sample("p", noise)])
+    answer, own = (reward.score([*labelled, Sample("square 1", noise)]) for reward in (familiar, alone))
     assert torch.equal(answer.values[:-1].nan_to_num(9), own.values[:-1].nan_to_num(9))
     added = (answer.spread[:, 0].square() - (0 if own.spread is None else own.spread[:, 0].square())).clamp(min=0)
     assert answer.values.shape[1] == dimensions and added[-1] > 1e-4

@@ -132,7 +132,8 @@ class Familiar(RewardModel):
     @property
     def known(self) -> Centres:
         if self._read is None:
-            self._read = Centres(**read_tensors(self._path, self._where))
+            tensors = read_tensors(self._path, self._where)
+            self._read = Centres(**{name: tensor.double() for name, tensor in tensors.items()})
         return self._read
 
     def to(self, device: str) -> None:
