@@ -122,7 +122,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=2, help="antithetic pairs of inner runs a step")
     parser.add_argument("--epochs", type=int, default=2, help="of an inner run")
     parser.add_argument("--scale", type=float, default=0.7)
-    parser.add_argument("--rate", type=float, default=10.0)
+    parser.add_argument("--rate", type=float, default=5.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--table", action="store_true", help="only print and draw finished steps")
     args = parser.parse_args()

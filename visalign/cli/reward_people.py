@@ -16,8 +16,10 @@ from visalign.cli.verbs import Verb
 @click.option("--media-root", type=click.Path(), help="Folder that relative paths start from.")
 @device_option
 def fit_user(reward_run: str, data_path: str, name: str | None, out: Path, media_root: str | None, device: str) -> None:
-    """Tell a reward of users by a few of their PAIRS: one that was trained with model.ideal_points, of which nothing
-    else changes, or a vlm_personal, which is shown them.
+    """Tell a reward of users by a few of their PAIRS; nothing else changes.
+
+    It was trained with model.ideal_points, by which they are fitted, or model.variational, by which they are read, or
+    is a vlm_personal, which is shown them.
 
     \b
     visalign reward fit-user runs/reward-voters pairs.jsonl --name ann -o runs/reward-with-ann
@@ -30,6 +32,6 @@ def fit_user(reward_run: str, data_path: str, name: str | None, out: Path, media
     for user, pairs in done.pairs.items():
         click.echo(f"{user}: fitted on {pairs} pairs")
     if done.before is not None:
-        click.echo(f"of these the mean over prototypes orders {done.before:.0%} as their users do, the fitted users "
+        click.echo(f"of these nobody's reward orders {done.before:.0%} as their users do, their own "
                    f"{done.after:.0%}")
     click.echo(f"use it as {done.use}")

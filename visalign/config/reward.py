@@ -10,16 +10,19 @@ from visalign.config.optim import OptimSettings, refuse_fused
 from visalign.validation.ranges import (
     AtLeastTwo,
     BatchSize,
+    ContextPairs,
     Few,
     FewOrNone,
     Fraction,
     Limit,
     LoraRank,
     Often,
+    Portion,
     Positive,
     Seed,
     Steps,
     WaitMinutes,
+    Weight,
     Width,
 )
 
@@ -45,6 +48,24 @@ class IdealPointSettings(Settings):
     reseed: Often = 0
 
 
+class VariationalSettings(Settings):
+    """Whose taste it is, as a latent that an encoder reads from a few of the user's pairs (VPL, arXiv 2408.10075);
+    rewards/joint/variational.py.
+
+    size: numbers of the latent. context: most of a user's other pairs that are read beside each one that is learnt
+    from; how many is drawn, two at least. kl_weight: of the latent's distance from its prior; one over the pairs of a
+    user makes the loss the evidence's bound. kl_period, kl_floor: steps in which that weight rises from a share of it
+    to all of it, again and again. least: users with fewer training pairs are left out and counted.
+    """
+
+    size: Width = 16
+    context: ContextPairs = 8
+    kl_weight: Weight = 0.01
+    kl_period: Limit = 200
+    kl_floor: Portion = 0.1
+    least: AtLeastTwo = 2
+
+
 class GeneralSettings(Settings):
     """Embeddings that are compared (general preference model, arXiv 2410.02197); rewards/joint/general.py.
 
@@ -57,7 +78,7 @@ class GeneralSettings(Settings):
     tau: Positive = 0.1
 
 
-HEAD_SETTINGS = ("ideal_points", "general")
+HEAD_SETTINGS = ("ideal_points", "variational", "general")
 """Sections of `model`, each of which asks for the head of its name."""
 
 
@@ -73,7 +94,7 @@ class JointSettings(Settings):
     the special tokens of a vlm). residual: whether what a layer answers is added to the query of the next one (false:
     it replaces the query, as in SoliReward's code).
     members: heads in the ensemble; their disagreement is the uncertainty. frames: read evenly from each video.
-    ideal_points, general: another head than one that gives each sample a number.
+    ideal_points, variational, general: another head than one that gives each sample a number, the same to all.
     """
 
     backbone: Literal["open_clip", "vlm"] = "open_clip"
@@ -89,6 +110,7 @@ class JointSettings(Settings):
     members: Few = 4
     frames: Few = 8
     ideal_points: IdealPointSettings | None = None
+    variational: VariationalSettings | None = None
     general: GeneralSettings | None = None
 
     @property

@@ -1,37 +1,49 @@
 """`visalign reward fit-user`: users whom a reward did not know, from a few of their pairs.
 
-Of one with ideal points all but the weights of the new users stays as it is, to the bit (PAL, arXiv 2406.08469: unseen
-users). What is asked in words, `vlm_personal`, learns nothing: the pairs themselves are kept for it to see.
+All but what is known of the new users stays as it is, to the bit. With ideal points their weights are fitted (PAL,
+arXiv 2406.08469: unseen users); with latents the encoder reads them, and nothing is trained (VPL, arXiv 2408.10075).
+What is asked in words, `vlm_personal`, is shown the pairs themselves, which are kept for it.
 """
 
 import json
 import shutil
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from visalign.data.annotations import Annotation, read_annotations
-from visalign.errors import UserError
+from visalign.errors import UserError, notice
 from visalign.rewards.joint.reward import REWARD_FILES, JointReward
+from visalign.rewards.joint.variational import MOST_PAIRS
 from visalign.rewards.registry import CARD, build_reward
 from visalign.rewards.vlm import PersonalJudge
 from visalign.rewards.vlm.history import Preferred, write_history
 from visalign.storage.files import write_atomically
 from visalign.storage.hashed_users import hashed_user
 from visalign.storage.weights import read_tensors, write_tensors
+from visalign.trainers.reward.contexts import labels_of
 
 FIT_BATCH = 32
-TABLE = "heads.weights"
-"""The tensor of the users' weights, [U, E, D, K]."""
+
+
+@dataclass(frozen=True)
+class NewUser:
+    """rows: to be added to tensors of the reward, by their names. right: which of the user's decided labels are ordered
+    so by the reward of nobody in particular and by theirs, [labels, 2]. standard: zero and unit of their rewards."""
+
+    rows: dict[str, Tensor]
+    right: Tensor
+    standard: dict[str, list[float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class FittedUsers:
-    """pairs: of each new user, by hashed name. before, after: share of them that the mean over prototypes orders as
-    their users do, and that the fitted weights do; None where all are ties."""
+    """pairs: of each new user, by hashed name. before, after: share of them that the reward of nobody in particular
+    orders as their users do, and that their own do; None where all are ties."""
 
     folder: Path
     pairs: dict[str, int]
@@ -49,19 +61,20 @@ def fit_users(source: str, path: str, out: Path, name: str | None = None, media_
     reward = build_reward(source, device)
     if isinstance(reward, PersonalJudge):
         return keep_pairs(reward, path, out, name, media_root)
-    if not isinstance(reward, JointReward) or not reward.settings.ideal_points:
+    if not isinstance(reward, JointReward) or reward.settings.head not in FITS:
         raise UserError(f"reward {source}: knows no users; fit-user takes a run of `visalign reward train` with "
-                        "model.ideal_points, such as that of reward_model/voters, or a vlm_personal")
+                        "model.ideal_points or model.variational, such as that of reward_model/voters, or a "
+                        "vlm_personal")
     check_new(out)
     own = by_user(read_annotations(path, reward.dimensions, media_root), name, path)
     known = sorted(own.keys() & set(reward.users.names))
     if known:
         raise UserError(f"reward {source}: knows user {known[0]} of {path} already; leave their pairs out")
     reward.check()
-    fits = [fit(reward, items) for items in own.values()]
+    fits = {user: FITS[reward.settings.head](reward, items) for user, items in own.items()}
     shutil.copytree(reward.folder, out, ignore=shutil.ignore_patterns(CARD))  # a card is of the users known then
-    add_users(out, list(own), torch.stack([weights for weights, _ in fits]))
-    right = torch.cat([ordered for _, ordered in fits])
+    add_users(out, fits)
+    right = torch.cat([each.right for each in fits.values()])
     before, after = right.mean(0).tolist() if len(right) else (None, None)
     return FittedUsers(out, {user: len(items) for user, items in own.items()}, before, after,
                        f"{{kind: joint, source: {out}, user: {name or 'NAME'}}}")
@@ -109,11 +122,10 @@ def by_user(items: list[Annotation], name: str | None, path: str) -> dict[str, l
 
 
 @torch.no_grad()
-def fit(reward: JointReward, items: list[Annotation]) -> tuple[Tensor, Tensor]:
-    """Weights [E, D, K] of a new user from their pairs, and which decided labels are ordered rightly by the mean over
-    prototypes and by these weights, [labels, 2]."""
+def fit_weights(reward: JointReward, items: list[Annotation]) -> NewUser:
+    """A new user of a reward with ideal points, by weights of the prototypes."""
     sides = [mapped(reward, items, side) for side in "ab"]
-    outcome = torch.tensor([[item.outcome.get(name, float("nan")) for name in reward.dimensions] for item in items])
+    outcome = labels_of(items, reward.dimensions)
     head = reward.network.heads.cpu()
     with torch.enable_grad():
         weights = head.fitted(*sides, outcome)
@@ -124,28 +136,72 @@ def fit(reward: JointReward, items: list[Annotation]) -> tuple[Tensor, Tensor]:
         a, b = (head.rewards(*side, w, everybody).mean(1) for side in sides)
         margins.append(a - b)
     reward.to(reward.device)
+    return NewUser({"heads.weights": weights}, ordered_rightly(margins, outcome))
+
+
+@torch.no_grad()
+def read_latent(reward: JointReward, items: list[Annotation]) -> NewUser:
+    """A new user of a reward with latents, as its encoder reads their pairs. Raises UserError where none is decided."""
+    outcome = labels_of(items, reward.dimensions)
+    if not ((outcome == 0) | (outcome == 1)).any():
+        raise UserError(f"{items[0].where}: none of this user's {len(items)} pairs is decided, and a tie says nothing "
+                        "of whose taste it is; add one that is")
+    if len(items) > MOST_PAIRS:
+        notice(f"{items[0].where}: of this user's {len(items)} pairs the first {MOST_PAIRS} are read")
+    a, b = (torch.cat(features_of(reward, items, side)).cpu() for side in "ab")
+    head = reward.network.heads.cpu()
+    latent = head.read(a[:MOST_PAIRS], b[:MOST_PAIRS], outcome[:MOST_PAIRS])
+    margins = []
+    for mean, log_var in (torch.zeros(2, *latent[0].shape), latent):
+        won, lost = (head.expected(side, mean[None], log_var[None]).mean(1) for side in (a, b))
+        margins.append(won - lost)
+    standard = head.standard_of(*latent)
+    reward.to(reward.device)
+    return NewUser(dict(zip(("heads.user_mean", "heads.user_log_var"), latent, strict=True)),
+                   ordered_rightly(margins, outcome), standard)
+
+
+FITS: dict[str, Callable[[JointReward, list[Annotation]], NewUser]] = {
+    "ideal_points": fit_weights, "variational": read_latent}
+"""By the head of the reward."""
+
+
+def ordered_rightly(margins: list[Tensor], outcome: Tensor) -> Tensor:
+    """Which decided labels each of several margins [n, D] orders so, [labels, margins]."""
     decided = (outcome == 0) | (outcome == 1)
-    right = [((margin > 0) == (outcome > 0.5))[decided].float() for margin in margins]
-    return weights, torch.stack(right, 1)
+    return torch.stack([((margin > 0) == (outcome > 0.5))[decided].float() for margin in margins], 1)
+
+
+def features_of(reward: JointReward, items: list[Annotation], side: str) -> list[Tensor]:
+    """What the head reads of one side of the pairs, in batches [n, 1 or D, d]."""
+    network, found = reward.network, []
+    for start in range(0, len(items), FIT_BATCH):
+        samples = [item.sample(side, reward.settings.frames) for item in items[start:start + FIT_BATCH]]
+        inputs = {name: each for name, each in reward.inputs_of(samples).items() if name not in network.heads.reads}
+        found.append(network.backbone(**inputs))
+    return found
 
 
 def mapped(reward: JointReward, items: list[Annotation], side: str) -> tuple[Tensor, Tensor]:
     """What the head maps one side of the pairs to, on the CPU; prototypes of every prompt once."""
-    network, x, points = reward.network, [], []
-    for start in range(0, len(items), FIT_BATCH):
-        samples = [item.sample(side, reward.settings.frames) for item in items[start:start + FIT_BATCH]]
-        inputs = {name: each for name, each in reward.inputs_of(samples).items() if name not in network.heads.reads}
-        ours, prototypes = network.heads.mapped(network.backbone(**inputs))
+    x, points = [], []
+    for features in features_of(reward, items, side):
+        ours, prototypes = reward.network.heads.mapped(features)
         x.append(ours.cpu())
         points.append(prototypes.cpu().expand(-1, len(ours), -1, -1, -1))
     return torch.cat(x), torch.cat(points, 1)
 
 
-def add_users(folder: Path, names: list[str], weights: Tensor) -> None:
-    """Let a reward's folder know further users, of weights [n, E, D, K]."""
+def add_users(folder: Path, users: dict[str, NewUser]) -> None:
+    """Let a reward's folder know further users, by their hashed names."""
     file = folder / REWARD_FILES[1]
     tensors = read_tensors(file, f"reward {file}")
-    write_tensors(file, tensors | {TABLE: torch.cat([tensors[TABLE], weights.to(tensors[TABLE])])})
+    for name in next(iter(users.values())).rows:
+        rows = torch.stack([user.rows[name] for user in users.values()])
+        tensors[name] = torch.cat([tensors[name], rows.to(tensors[name])])
+    write_tensors(file, tensors)
     saved = json.loads((folder / REWARD_FILES[0]).read_text())
-    saved["users"]["names"] += names
+    saved["users"]["names"] += users
+    if standards := {name: user.standard for name, user in users.items() if user.standard}:
+        saved["users"]["standards"] |= standards
     write_atomically(folder / REWARD_FILES[0], (json.dumps(saved, indent=2) + "\n").encode())

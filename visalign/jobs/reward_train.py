@@ -83,6 +83,7 @@ def train_reward(config: RewardConfig, resume: bool = False) -> Path:
             with trainer.whole() as writes:
                 if writes:
                     network.to(accelerator.device)
+                    trainer.keep_users()
                     begun = {"started from": config.model.source} if start.folder else {}
                     save_reward(run.path / "reward", network, start.settings, trainer.standard(),
                                 trained_on(config, items) | begun)

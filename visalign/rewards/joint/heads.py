@@ -5,7 +5,9 @@ gives). HEADS in network.py names each one.
 """
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
@@ -13,7 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from visalign.config import JointSettings
+from visalign.errors import UserError, notice
 from visalign.media.samples import Sample
+from visalign.objectives.base import Outcome
+from visalign.storage.hashed_users import hashed_user
+
+NOBODY = -1
+"""The place of a sample that is nobody's in particular."""
 
 
 class ByUser(Protocol):
@@ -44,12 +52,70 @@ class KnownUsers:
 NOBODY_KNOWN = KnownUsers()
 
 
+def learnt_users(items: list[Labelled], least: int, setting: str, source: str) -> tuple[list[Labelled], KnownUsers]:
+    """Pairs of users who have `least` of them, and those users; the others are counted in a notice.
+
+    setting: of the head that asks. Raises UserError where no pair says whose it is, or fewer than two users are left.
+    """
+    counts = Counter(item.user for item in items)
+    nobody = counts.pop(None, 0)
+    if not counts:
+        raise UserError(f"data {source}: none of {nobody} training pairs says whose it is, and {setting} "
+                        f"learns who prefers what; add the column user, or leave {setting} out")
+    users = {user for user, count in counts.items() if count >= least}
+    if len(users) < 2:
+        raise UserError(f"data {source}: {len(users)} of {len(counts)} users have the {least} training pairs that "
+                        f"{setting}.least asks for (the most are {max(counts.values())}), and tastes are told apart "
+                        f"between two users at least; add pairs, or leave {setting} out")
+    kept = [item for item in items if item.user in users]
+    if len(kept) < len(items):
+        notice(f"{setting}: {len(items) - len(kept)} of {len(items)} pairs are left out, {nobody} of nobody and the "
+               f"others of {len(counts) - len(users)} users with fewer than {least}")
+    return kept, KnownUsers(tuple(sorted(users)), len(users))
+
+
+def whose(users: KnownUsers, settings: JointSettings, source: str, user: str | None,
+          prototype: int | None) -> dict[str, int]:
+    """The place of the user, or of the prototype, that a reward is asked for; {} where it is asked for neither.
+
+    Raises UserError for one that it does not know.
+    """
+    if user is None and prototype is None:
+        return {}
+    if user is not None and prototype is not None:
+        raise UserError(f"reward {source}: user {user} and prototype {prototype} both say whose reward it is; give one")
+    if settings.ideal_points is None and settings.variational is None:
+        raise UserError(f"reward {source}: knows nobody's taste, since its head is {settings.head}; leave user and "
+                        "prototype out, or train one with model.ideal_points or model.variational")
+    if prototype is not None:
+        return {"user": len(users.names) + _prototype(settings, source, prototype)}
+    if hashed_user(user) not in users.names:
+        raise UserError(f"reward {source}: knows no user {user}, of {len(users.names)}; add them with `visalign reward "
+                        "fit-user`, or leave user out for the reward of nobody in particular")
+    return {"user": users.names.index(hashed_user(user))}
+
+
+def _prototype(settings: JointSettings, source: str, number: int) -> int:
+    """Its place among the prototypes. Raises UserError where there is none of that number."""
+    ideal = settings.ideal_points
+    if ideal is None:
+        raise UserError(f"reward {source}: its head is {settings.head}, which has no prototypes; give user instead of "
+                        f"prototype {number}")
+    if settings.members > 1:
+        raise UserError(f"reward {source}: has {settings.members} members, whose prototypes {number} are not "
+                        "the same; train it with model.members=1 to score by a prototype")
+    if number >= ideal.prototypes:
+        raise UserError(f"reward {source}: has the prototypes 0 to {ideal.prototypes - 1}, not {number}")
+    return number
+
+
 class Head(nn.Module, ABC):
     """What all heads have; the defaults are of one that asks for nobody.
 
     gives: `rewards` [B, E, D], or `embeddings`, which only a comparison makes sense of. scored_by: the kind of reward
     that its folder is. reads: names of what `collate` gives. divides: whether processes may each hold a part of it.
-    continues: whether another training may go on from it.
+    continues: whether another training may go on from it. context_pairs: how many other pairs of the same user it is
+    shown beside each pair that is learnt from, at most.
     """
 
     gives: ClassVar[str] = "rewards"
@@ -57,6 +123,7 @@ class Head(nn.Module, ABC):
     reads: ClassVar[tuple[str, ...]] = ()
     divides: ClassVar[bool] = True
     continues: ClassVar[bool] = True
+    context_pairs: int = 0
     users: KnownUsers = NOBODY_KNOWN
 
     @classmethod
@@ -87,8 +154,21 @@ class Head(nn.Module, ABC):
         """What a person should know of the trained head."""
         return []
 
+    def beside(self, outcome: Tensor, step: int) -> Outcome | None:
+        """What is learnt beside the preferences of the batch that passed last, with metrics [B] or [B, D], where there
+        is such a thing. outcome: labels [B, D]. step: how many were made before."""
+        return None
+
     def after_step(self, done: int) -> None:
         """Called after each optimiser step, the same on every process."""
+
+    def place_of(self, user: str | None) -> int:
+        """Of a hashed name; NOBODY for None and for whom the head does not know."""
+        return self.places.get(user, NOBODY)
+
+    @cached_property
+    def places(self) -> dict[str | None, int]:
+        return {name: place for place, name in enumerate(self.users.names)}
 
 
 class Heads(Head):
@@ -118,3 +198,17 @@ class Heads(Head):
 def vectors(settings: JointSettings, features: int, outputs: int) -> Heads:
     """Heads that give each member `outputs` numbers in each dimension, [B, E, D, outputs]."""
     return Heads(features, len(settings.dimensions), settings.members, settings.width, outputs)
+
+
+class MemberLinear(nn.Module):
+    """A linear layer of each member and dimension: [..., 1 or E, D, inputs] -> [..., E, D, outputs]."""
+
+    def __init__(self, settings: JointSettings, inputs: int, outputs: int):
+        super().__init__()
+        shape = settings.members, len(settings.dimensions)
+        self.weight = nn.Parameter(torch.randn(*shape, inputs, outputs) * inputs**-0.5)
+        self.bias = nn.Parameter(torch.zeros(*shape, outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.expand(*x.shape[:-3], *self.weight.shape[:2], -1)
+        return torch.einsum("...i,...io->...o", x, self.weight.to(x)) + self.bias.to(x)

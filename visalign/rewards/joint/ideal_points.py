@@ -16,7 +16,6 @@ Recipe: configs/reward_model/voters.yaml.
 
 import itertools
 import math
-from collections import Counter
 from typing import Any
 
 import torch
@@ -24,13 +23,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from visalign.config import JointSettings
-from visalign.errors import UserError, notice
 from visalign.media.samples import Sample
-from visalign.rewards.joint.heads import NOBODY_KNOWN, Backbone, Head, KnownUsers, Labelled, vectors
-from visalign.storage.hashed_users import hashed_user
+from visalign.rewards.joint.heads import (
+    NOBODY,
+    NOBODY_KNOWN,
+    Backbone,
+    Head,
+    KnownUsers,
+    Labelled,
+    learnt_users,
+    vectors,
+)
 
-NOBODY = -1
-"""The place of a sample that is nobody's in particular."""
 FIT_STEPS, FIT_RATE = 200, 0.1
 """Of Adam, with which a new user's weights are found."""
 
@@ -124,7 +128,7 @@ class IdealPoints(Head):
         super().__init__()
         ideal = settings.ideal_points
         self.count, self.every, self.dimensions = ideal.prototypes, ideal.reseed, settings.dimensions
-        self.users, self.places = users, {name: place for place, name in enumerate(users.names)}
+        self.users = users
         shape = settings.members, len(settings.dimensions)
         self.project, self.dropout = vectors(settings, backbone.features, ideal.size), nn.Dropout(ideal.dropout)
         self.prototypes = KINDS[ideal.kind](settings, backbone)
@@ -138,30 +142,11 @@ class IdealPoints(Head):
     @classmethod
     def learns_from(cls, items: list[Labelled], settings: JointSettings,
                     source: str) -> tuple[list[Labelled], KnownUsers]:
-        least = settings.ideal_points.least
-        counts = Counter(item.user for item in items)
-        nobody = counts.pop(None, 0)
-        if not counts:
-            raise UserError(f"data {source}: none of {nobody} training pairs says whose it is, and model.ideal_points "
-                            "learns who prefers what; add the column user, or leave model.ideal_points out")
-        users = {user for user, count in counts.items() if count >= least}
-        if len(users) < 2:
-            raise UserError(f"data {source}: {len(users)} of {len(counts)} users have the {least} training pairs that "
-                            f"model.ideal_points.least asks for (the most are {max(counts.values())}), and tastes are "
-                            "told apart between two users at least; add pairs, or leave model.ideal_points out")
-        kept = [item for item in items if item.user in users]
-        if len(kept) < len(items):
-            notice(f"model.ideal_points: {len(items) - len(kept)} of {len(items)} pairs are left out, {nobody} of "
-                   f"nobody and the others of {len(counts) - len(users)} users with fewer than {least}")
-        return kept, KnownUsers(tuple(sorted(users)), len(users))
+        return learnt_users(items, settings.ideal_points.least, "model.ideal_points", source)
 
     @classmethod
     def own_rates(cls, settings: JointSettings) -> dict[str, float]:
         return {"weights": settings.ideal_points.user_lr_scale}
-
-    def place_of(self, user: str | None) -> int:
-        """Of a hashed name; NOBODY for None and for whom the head does not know."""
-        return self.places.get(user, NOBODY)
 
     def collate(self, samples: list[Sample]) -> dict[str, Tensor]:
         return {"user": torch.tensor([self.place_of(sample.known.get("user")) for sample in samples])}
@@ -246,30 +231,3 @@ class IdealPoints(Head):
             found.grad = torch.autograd.grad(loss, found)[0]
             optimizer.step()
         return found.detach()
-
-
-def whose(users: KnownUsers, settings: JointSettings, source: str, user: str | None,
-          prototype: int | None) -> dict[str, int]:
-    """The place of the user, or of the prototype, that a reward is asked for; {} where it is asked for neither.
-
-    Raises UserError for one that it does not know.
-    """
-    if user is None and prototype is None:
-        return {}
-    if user is not None and prototype is not None:
-        raise UserError(f"reward {source}: user {user} and prototype {prototype} both say whose reward it is; give one")
-    ideal = settings.ideal_points
-    if ideal is None:
-        raise UserError(f"reward {source}: knows nobody's taste, since its head is {settings.head}; leave user and "
-                        "prototype out, or train one with model.ideal_points")
-    if prototype is not None:
-        if settings.members > 1:
-            raise UserError(f"reward {source}: has {settings.members} members, whose prototypes {prototype} are not "
-                            "the same; train it with model.members=1 to score by a prototype")
-        if prototype >= ideal.prototypes:
-            raise UserError(f"reward {source}: has the prototypes 0 to {ideal.prototypes - 1}, not {prototype}")
-        return {"user": len(users.names) + prototype}
-    if hashed_user(user) not in users.names:
-        raise UserError(f"reward {source}: knows no user {user}, of {len(users.names)}; add them with `visalign reward "
-                        "fit-user`, or leave user out for the mean over prototypes")
-    return {"user": users.names.index(hashed_user(user))}

@@ -4,7 +4,7 @@
                 prompt -> text embedding ─────────────────────────────────────────────────────┴-> features [B, 1, d]
     vlm:        prompt, frames and one special token a dimension -> last hidden states            features [B, D, d]
     heads:      E members of D two-layer heads                                                    rewards [B, E, D]
-                or another head of HEADS: users' ideal points, embeddings that are compared
+                or another head of HEADS: users' ideal points or latents, embeddings that are compared
 
 Hierarchical pooling is SoliReward's HPQA (arXiv 2512.22170): one learned query attends to the shallowest chosen layer,
 then with what it has read to the next one, and a second learned query attends to the last layer; the two are added.
@@ -23,9 +23,11 @@ from torch import Tensor, nn
 from visalign.config import JointSettings
 from visalign.errors import UserError
 from visalign.media.samples import Sample
+from visalign.objectives.base import Outcome
 from visalign.rewards.joint.general import GeneralPreference
 from visalign.rewards.joint.heads import NOBODY_KNOWN, Head, Heads, KnownUsers
 from visalign.rewards.joint.ideal_points import IdealPoints
+from visalign.rewards.joint.variational import Variational
 from visalign.rewards.openclip import to_batch
 
 
@@ -143,7 +145,10 @@ class OpenClipBackbone(nn.Module):
 
 TOWERS = ("backbone.clip.", "backbone.model.")
 """How names of a backbone's pretrained weights begin."""
-HEADS: dict[str, type[Head]] = {"scalar": Heads, "ideal_points": IdealPoints, "general": GeneralPreference}
+SHOWN = "shown "
+"""How names of what a backbone reads of pairs begin that a head is shown beside those that are learnt from."""
+HEADS: dict[str, type[Head]] = {"scalar": Heads, "ideal_points": IdealPoints, "variational": Variational,
+                                "general": GeneralPreference}
 """By the setting `model.<name>` that asks for it; `scalar` where none is given."""
 
 
@@ -158,12 +163,28 @@ class JointNetwork(nn.Module):
         # open_clip's temperature, and what follows the last chosen layer, are not used by the reward
         self.unused_weights = (r"\.logit_(scale|bias)$", *getattr(backbone, "unused_weights", ()))
 
+    @property
+    def context_pairs(self) -> int:
+        return self.heads.context_pairs
+
     def collate(self, samples: list[Sample]) -> dict[str, Tensor]:
         return self.backbone.collate(samples) | self.heads.collate(samples)
 
+    def collate_shown(self, samples: list[Sample]) -> dict[str, Tensor]:
+        """Of pairs that the head is shown, first sides and then second ones."""
+        return {f"{SHOWN}{name}": tensor for name, tensor in self.backbone.collate(samples).items()}
+
     def forward(self, **inputs: Tensor) -> Tensor:
-        told = {name: inputs.pop(name) for name in self.heads.reads}
+        told = {name: inputs.pop(name) for name in self.heads.reads if name in inputs}
+        shown = {name.removeprefix(SHOWN): inputs.pop(name) for name in list(inputs) if name.startswith(SHOWN)}
+        if shown:
+            with torch.no_grad():
+                told["shown"] = self.backbone(**shown)
         return self.heads(self.backbone(**inputs), **told)
+
+    def beside(self, outcome: Tensor, step: int) -> Outcome | None:
+        """See `Head.beside`."""
+        return self.heads.beside(outcome, step)
 
     def after_step(self, done: int) -> None:
         self.heads.after_step(done)

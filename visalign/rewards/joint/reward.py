@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
@@ -14,8 +14,7 @@ from visalign.config import JointSettings
 from visalign.errors import UserError
 from visalign.media.samples import Sample
 from visalign.rewards.base import RewardModel, Scores
-from visalign.rewards.joint.heads import NOBODY_KNOWN, KnownUsers
-from visalign.rewards.joint.ideal_points import NOBODY, whose
+from visalign.rewards.joint.heads import NOBODY, NOBODY_KNOWN, KnownUsers, whose
 from visalign.rewards.joint.network import HEADS, TOWERS, JointNetwork, OpenClipBackbone
 from visalign.rewards.openclip import (
     check_clip_source,
@@ -25,6 +24,7 @@ from visalign.rewards.openclip import (
     pixels_to_batch,
 )
 from visalign.rewards.sizes import of_header, of_open_clip, of_transformers, sum_of
+from visalign.storage.hashed_users import hashed_user
 from visalign.storage.pretrained import TOKENIZER_FILES
 from visalign.storage.weights import read_tensors, write_tensors
 from visalign.validation.ranges import FewOrNone
@@ -69,11 +69,13 @@ def build_network(settings: JointSettings, folder: Path | None = None,
 
 @dataclass(frozen=True)
 class Saved:
-    """What `reward.json` of a folder says. standard: mean and std of each dimension, {} where there are none."""
+    """What `reward.json` of a folder says. standard: mean and std of each dimension, {} where there are none.
+    standards: those of users whose rewards have a zero and unit of their own, by hashed name."""
 
     settings: JointSettings
     standard: dict[str, list[float]]
     users: KnownUsers
+    standards: dict[str, dict[str, list[float]]] = field(default_factory=dict)
 
 
 def read_saved(folder: Path, source: str) -> Saved:
@@ -89,7 +91,7 @@ def read_saved(folder: Path, source: str) -> Saved:
     try:
         users = saved.get("users", {"names": [], "learnt": 0})
         return Saved(JointSettings.model_validate(saved["model"]), saved["standard"],
-                     KnownUsers(tuple(users["names"]), users["learnt"]))
+                     KnownUsers(tuple(users["names"]), users["learnt"]), dict(users.get("standards", {})))
     except (ValidationError, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:150]
         raise UserError(f"reward {file}: not a unified reward's settings ({reason})") from None
@@ -171,8 +173,9 @@ class JointReward(TrainedReward):
 
     source: its folder. Values are in standard deviations of the set it was trained on, around that set's mean; a
     difference times `logit_scale` is in log-odds. Of a head with users: user: whose reward it is, by name or hash
-    (none: a sample's own user where a table says so and the reward knows them, else the mean over prototypes);
-    prototype: the number of the one whose reward it is, from 0.
+    (none: a sample's own user where a table says so and the reward knows them, else nobody's in particular, the mean
+    over prototypes or latents); with latents its values are in this user's own standard deviations. prototype: the
+    number of the one whose reward it is, from 0.
     """
 
     user: str | None = None
@@ -183,9 +186,12 @@ class JointReward(TrainedReward):
     def __post_init__(self):
         super().__post_init__()
         self.dimensions = self.settings.dimensions
-        self.logit_scale = tuple(self._saved.standard["std"])
         self.users = self._saved.users
         self._whose = whose(self.users, self.settings, self.source, self.user, self.prototype)
+        self.standard = self._saved.standard
+        if self.user is not None:
+            self.standard = self._saved.standards.get(hashed_user(self.user), self.standard)
+        self.logit_scale = tuple(self.standard["std"])
 
     def inputs_of(self, samples: list[Sample]) -> dict[str, Tensor]:
         inputs = super().inputs_of(samples)
@@ -202,13 +208,13 @@ class JointReward(TrainedReward):
                   "tokens": backbone.tokenizer(prompts).to(self.device)}
         told = network.heads.collate([Sample(prompt) for prompt in prompts])
         inputs |= {name: torch.full_like(t, self._whose.get(name, NOBODY)).to(self.device) for name, t in told.items()}
-        standard = {name: torch.tensor(values, device=self.device) for name, values in self._saved.standard.items()}
+        standard = {name: torch.tensor(values, device=self.device) for name, values in self.standard.items()}
         return ((network(**inputs) - standard["mean"]) / standard["std"]).mean(1)
 
     @torch.no_grad()
     def member_values(self, samples: list[Sample]) -> Tensor:
         """Values of each of the E members for one batch, [n, E, D], NaN for an image in a dimension of videos only."""
-        mean, std = (torch.tensor(self._saved.standard[name]) for name in ("mean", "std"))
+        mean, std = (torch.tensor(self.standard[name]) for name in ("mean", "std"))
         values = (self.network(**self.inputs_of(samples)).cpu() - mean) / std
         images = torch.tensor([sample.modality == "image" for sample in samples])
         videos_only = torch.tensor([name in self.settings.video_only for name in self.dimensions])
@@ -237,8 +243,10 @@ class JointReward(TrainedReward):
 
 
 def trained_weights(network: JointNetwork) -> dict[str, Tensor]:
-    """What training changes, by name."""
-    return {name: p for name, p in network.named_parameters() if p.requires_grad}
+    """What training changes, by name: weights, and what the head keeps of its users."""
+    saved = network.heads.state_dict().keys()
+    kept = {f"heads.{name}": tensor for name, tensor in network.heads.named_buffers() if name in saved}
+    return {name: p for name, p in network.named_parameters() if p.requires_grad} | kept
 
 
 def save_reward(folder: Path, network: JointNetwork, settings: JointSettings, standard: dict[str, list[float]],

@@ -9,7 +9,7 @@ Run:  visalign reward train configs/reward_model/open_clip.yaml data.path=annota
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -33,6 +33,7 @@ from visalign.trainers.offline.encoded_pairs import first_not_finite
 from visalign.trainers.order import DataOrder, keep_digest
 from visalign.trainers.prefetch import Prefetch
 from visalign.trainers.reach import GradientReach
+from visalign.trainers.reward.contexts import Contexts, labels_of
 from visalign.trainers.reward.decorrelation import Decorrelation
 
 STANDARD_SAMPLE = 1000
@@ -58,7 +59,7 @@ class Prepared:
 class RewardTrainer(Trainer):
     """Trains a network on annotations.
 
-    The network has `settings` (dimensions, members, frames), `collate(samples)` and `after_step(done)`;
+    The network has `settings` (dimensions, members, frames), `collate(samples)`, `beside` and `after_step(done)`;
     `forward(**collated)` gives what the objective takes, rewards [2B, E, D] or embeddings, of all first sides and then
     of all second ones.
     """
@@ -70,6 +71,7 @@ class RewardTrainer(Trainer):
                  run: RunFolder, accelerator: Accelerator):
         self.network, self.settings = network, network.settings
         self.order = DataOrder(items, config.train.seed)
+        self.contexts = Contexts(network, items, config.train.seed)
         keep_digest(run, [(side.prompt, side.digest(), sorted(item.outcome.items()), item.strength,
                            *filter(None, (item.user, item.context)))
                           for item in items for side in (item.a, item.b)], "sides of annotations")
@@ -110,30 +112,34 @@ class RewardTrainer(Trainer):
         size = self.config.train.batch_size
         first = (step * self.accelerator.num_processes + self.accelerator.process_index) * size
         indices = [self.order.index(place) for place in range(first, first + size)]
-        return partial(self.prepare, indices, self.config.train.bootstrap)
+        return partial(self.prepare, indices, self.config.train.bootstrap, range(first, first + size))
 
-    def prepare(self, indices: list[int], bootstrap: bool = False) -> Prepared:
-        """Annotations by index, from files to tensors on the CPU."""
+    def prepare(self, indices: Sequence[int], bootstrap: bool = False, places: Iterable[int] | None = None) -> Prepared:
+        """Annotations by index, from files to tensors on the CPU. places: of each in the order of training, with what
+        is shown beside it; None where it is not learnt from."""
         weight = torch.stack([bootstrap_weight(i, self.settings.members, self.config.train.seed) for i in indices]) \
             if bootstrap else None
-        return self.prepare_items([self.order.items[i] for i in indices], weight)
+        whole = self.prepare_items([self.order.items[i] for i in indices], weight)
+        if places is not None:
+            whole.inputs.update(self.contexts.inputs_of(indices, places))
+        return whole
 
     def prepare_items(self, items: list[Annotation], weight: Tensor | None = None) -> Prepared:
         """Annotations to tensors on the CPU; weight: of each for each member, [B, E], None for equal weights."""
         model = self.settings
         samples = [item.sample(side, model.frames) for side in "ab" for item in items]
 
-        def labels(get) -> Tensor:
+        def ratings(get) -> Tensor:
             return torch.tensor([[get(item).get(name, float("nan")) for name in model.dimensions] for item in items])
 
-        return Prepared(items, self.network.collate(samples), labels(lambda i: i.outcome),
-                        labels(lambda i: i.rating_a), labels(lambda i: i.rating_b),
+        return Prepared(items, self.network.collate(samples), labels_of(items, model.dimensions),
+                        ratings(lambda i: i.rating_a), ratings(lambda i: i.rating_b),
                         torch.tensor([item.strength for item in items]), weight,
                         torch.tensor([sample.modality == "video" for sample in samples]),
                         self.decorrelation.nuisances_of(samples))
 
     def train_unit(self, step: int, batch: Prepared) -> dict[str, float]:
-        outcome, apart = self._loss(batch)
+        outcome, apart, said = self._loss(batch)
         self.stop_unless_finite(outcome.loss, batch)
         self.flips.seen(outcome.loss)
         self.backward(outcome.loss if apart is None else outcome.loss + apart)
@@ -142,10 +148,11 @@ class RewardTrainer(Trainer):
         loss = self.accelerator.gather(outcome.loss.detach().reshape(1)).mean().item()
         correct = self.accelerator.gather(outcome.metrics["accuracy"])
         return {"loss": loss, **report.as_row(), **accuracies(correct, self.settings.dimensions),
-                **self.flips.after_step(), **self.decorrelation.after_step(step + 1)}
+                **self.flips.after_step(), **self.decorrelation.after_step(step + 1),
+                **{name: self.accelerator.gather(values).nanmean().item() for name, values in said.items()}}
 
-    def _loss(self, batch: Prepared) -> tuple[Outcome, Tensor | None]:
-        """The objective's, and what is learnt beside it."""
+    def _loss(self, batch: Prepared) -> tuple[Outcome, Tensor | None, dict[str, Tensor]]:
+        """The objective's, what is learnt beside it, and what the head says of that."""
         device = self.accelerator.device
         autocast = torch.autocast(device.type, self.dtype) if self.dtype != torch.float32 else contextlib.nullcontext()
         with autocast:
@@ -153,10 +160,31 @@ class RewardTrainer(Trainer):
         a, b = rewards.float().chunk(2)
         done = self.state.step / self.config.train.steps
         filters = () if batch.weight is None else (bootstrap(batch.weight.to(device)),)
-        return self.objective(Comparison(a, b, *(t.to(device) for t in (
-            batch.outcome, batch.strength, batch.rating_a, batch.rating_b)), filters, self.flips.logit, done,
-            across=lambda tensor: self.accelerator.reduce(tensor, "mean"), together=self.accelerator.gather)
-                              ), self.decorrelation.penalty(rewards.float(), batch.nuisances, done)
+        labels = batch.outcome.to(device)
+        outcome = self.objective(Comparison(a, b, labels, *(t.to(device) for t in (
+            batch.strength, batch.rating_a, batch.rating_b)), filters, self.flips.logit, done,
+            across=lambda tensor: self.accelerator.reduce(tensor, "mean"), together=self.accelerator.gather))
+        beside = self.network.beside(labels, self.state.step)
+        apart = [each for each in (self.decorrelation.penalty(rewards.float(), batch.nuisances, done),
+                                   beside and beside.loss) if each is not None]
+        return outcome, sum(apart) if apart else None, beside.metrics if beside else {}
+
+    @torch.no_grad()
+    def keep_users(self) -> None:
+        """Let the trained head keep what it knows its users by, where it has some."""
+        self.contexts.keep(self._sides_of)
+
+    def _sides_of(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Features of both sides of annotations, [2n, 1 or D, d], and which are videos [2n], on the run's device."""
+        device, size, parts = self.accelerator.device, self.config.train.batch_size, []
+        for start in range(0, len(indices), size):
+            batch = self.prepare(indices[start:start + size])
+            inputs = {name: tensor.to(device) for name, tensor in batch.inputs.items()
+                      if name not in self.network.heads.reads}
+            parts.append((self.network.backbone(**inputs), batch.is_video.to(device)))
+        features, videos = ([side for each in zip(*(whole.chunk(2) for whole in column), strict=True) for side in each]
+                            for column in zip(*parts, strict=True))
+        return torch.cat(features), torch.cat(videos)
 
     @torch.no_grad()
     def standard(self) -> dict[str, list[float]]:

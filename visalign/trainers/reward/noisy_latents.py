@@ -43,6 +43,9 @@ class NoisyPairs(nn.Module):
         return {"latents": cache.latents([cache.media_key(sample.media) for sample in samples]),
                 **cache.conditioning([cache.prompt_key(sample.source_prompt) for sample in samples])}
 
+    def beside(self, outcome: torch.Tensor, step: int) -> None:
+        """A guide learns from preferences alone."""
+
     def after_step(self, done: int) -> None:
         """A guide's head changes by its gradients alone."""
 
