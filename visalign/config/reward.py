@@ -66,6 +66,18 @@ class VariationalSettings(Settings):
     least: AtLeastTwo = 2
 
 
+class GroupSettings(Settings):
+    """A few groups of users with a reward each, found by EM (MaxMin-RLHF, arXiv 2402.08925); rewards/joint/groups.py.
+
+    count: K, of groups. memory: the share that stays, of how well a group explains a user's labels, when the user is
+    seen again. least: users with fewer training pairs are left out and counted.
+    """
+
+    count: AtLeastTwo = 2
+    memory: Fraction = 0.8
+    least: Few = 2
+
+
 class GeneralSettings(Settings):
     """Embeddings that are compared (general preference model, arXiv 2410.02197); rewards/joint/general.py.
 
@@ -78,7 +90,7 @@ class GeneralSettings(Settings):
     tau: Positive = 0.1
 
 
-HEAD_SETTINGS = ("ideal_points", "variational", "general")
+HEAD_SETTINGS = ("ideal_points", "variational", "groups", "general")
 """Sections of `model`, each of which asks for the head of its name."""
 
 
@@ -94,7 +106,7 @@ class JointSettings(Settings):
     the special tokens of a vlm). residual: whether what a layer answers is added to the query of the next one (false:
     it replaces the query, as in SoliReward's code).
     members: heads in the ensemble; their disagreement is the uncertainty. frames: read evenly from each video.
-    ideal_points, variational, general: another head than one that gives each sample a number, the same to all.
+    ideal_points, variational, groups, general: another head than one that gives each sample a number, the same to all.
     """
 
     backbone: Literal["open_clip", "vlm"] = "open_clip"
@@ -111,6 +123,7 @@ class JointSettings(Settings):
     frames: Few = 8
     ideal_points: IdealPointSettings | None = None
     variational: VariationalSettings | None = None
+    groups: GroupSettings | None = None
     general: GeneralSettings | None = None
 
     @property
@@ -233,6 +246,12 @@ class RewardConfig(Settings):
     def _consistent(self):
         refuse_fused(self.optim, "a reward model's gradients are clipped together")
         check_peers(self.objective, "model.members", self.model.members)
+        if self.model.groups:
+            for setting, given in (("train.bootstrap", self.train.bootstrap),
+                                   ("objective.peer_filter", self.objective.get("peer_filter"))):
+                if given:
+                    raise ValueError(f"{setting} is {given}, and model.groups decides itself which pairs a group "
+                                     f"learns from; set {setting} to {False if given is True else 0}")
         if self.train.decorrelate and self.model.general:
             raise ValueError("train.decorrelate correlates a sample's reward, and model.general gives it none; leave "
                              "one of them out")

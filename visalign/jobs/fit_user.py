@@ -63,8 +63,8 @@ def fit_users(source: str, path: str, out: Path, name: str | None = None, media_
         return keep_pairs(reward, path, out, name, media_root)
     if not isinstance(reward, JointReward) or reward.settings.head not in FITS:
         raise UserError(f"reward {source}: knows no users; fit-user takes a run of `visalign reward train` with "
-                        "model.ideal_points or model.variational, such as that of reward_model/voters, or a "
-                        "vlm_personal")
+                        "model.ideal_points, model.variational or model.groups, such as that of reward_model/voters, "
+                        "or a vlm_personal")
     check_new(out)
     own = by_user(read_annotations(path, reward.dimensions, media_root), name, path)
     known = sorted(own.keys() & set(reward.users.names))
@@ -161,8 +161,22 @@ def read_latent(reward: JointReward, items: list[Annotation]) -> NewUser:
                    ordered_rightly(margins, outcome), standard)
 
 
+def find_groups(reward: JointReward, items: list[Annotation]) -> NewUser:
+    """Of which groups a new user is, by how well each explains their pairs."""
+    outcome = labels_of(items, reward.dimensions)
+    head = reward.network.heads
+    a, b = (torch.cat([head.each(features) for features in features_of(reward, items, side)]) for side in "ab")
+    shares = head.fitted(a, b, outcome.to(a.device))
+    margins = []
+    for weights in (head.population(), shares):
+        won, lost = ((side.unflatten(1, shares.shape) * weights[..., None]).sum(2).mean(1) for side in (a, b))
+        margins.append((won - lost).cpu())
+    rows = {"pairs": torch.ones(()), "fit": shares.log().cpu(), "seen": torch.ones(())}  # softmax(1 log r) = r
+    return NewUser({f"heads.fits.{name}": row for name, row in rows.items()}, ordered_rightly(margins, outcome))
+
+
 FITS: dict[str, Callable[[JointReward, list[Annotation]], NewUser]] = {
-    "ideal_points": fit_weights, "variational": read_latent}
+    "ideal_points": fit_weights, "variational": read_latent, "groups": find_groups}
 """By the head of the reward."""
 
 

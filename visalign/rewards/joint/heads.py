@@ -6,7 +6,8 @@ gives). HEADS in network.py names each one.
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Protocol, TypeVar
 
@@ -43,10 +44,16 @@ class Backbone(Protocol):
 
 @dataclass(frozen=True)
 class KnownUsers:
-    """Hashed names of the users whom a head knows; the first `learnt` were learnt from, later ones added."""
+    """Hashed names of the users whom a head knows; the first `learnt` were learnt from, later ones added. pairs: how
+    many are learnt from of each, while a run goes on."""
 
     names: tuple[str, ...] = ()
     learnt: int = 0
+    pairs: tuple[int, ...] = field(default=(), compare=False)
+
+    def as_kept(self) -> dict[str, Any]:
+        """What a reward's folder says of them."""
+        return {"names": self.names, "learnt": self.learnt}
 
 
 NOBODY_KNOWN = KnownUsers()
@@ -71,7 +78,8 @@ def learnt_users(items: list[Labelled], least: int, setting: str, source: str) -
     if len(kept) < len(items):
         notice(f"{setting}: {len(items) - len(kept)} of {len(items)} pairs are left out, {nobody} of nobody and the "
                f"others of {len(counts) - len(users)} users with fewer than {least}")
-    return kept, KnownUsers(tuple(sorted(users)), len(users))
+    names = tuple(sorted(users))
+    return kept, KnownUsers(names, len(names), tuple(counts[name] for name in names))
 
 
 def whose(users: KnownUsers, settings: JointSettings, source: str, user: str | None,
@@ -84,9 +92,9 @@ def whose(users: KnownUsers, settings: JointSettings, source: str, user: str | N
         return {}
     if user is not None and prototype is not None:
         raise UserError(f"reward {source}: user {user} and prototype {prototype} both say whose reward it is; give one")
-    if settings.ideal_points is None and settings.variational is None:
+    if all(getattr(settings, name) is None for name in ("ideal_points", "variational", "groups")):
         raise UserError(f"reward {source}: knows nobody's taste, since its head is {settings.head}; leave user and "
-                        "prototype out, or train one with model.ideal_points or model.variational")
+                        "prototype out, or train one with model.ideal_points, model.variational or model.groups")
     if prototype is not None:
         return {"user": len(users.names) + _prototype(settings, source, prototype)}
     if hashed_user(user) not in users.names:
@@ -97,15 +105,15 @@ def whose(users: KnownUsers, settings: JointSettings, source: str, user: str | N
 
 def _prototype(settings: JointSettings, source: str, number: int) -> int:
     """Its place among the prototypes. Raises UserError where there is none of that number."""
-    ideal = settings.ideal_points
-    if ideal is None:
+    count = settings.ideal_points.prototypes if settings.ideal_points else settings.groups and settings.groups.count
+    if count is None:
         raise UserError(f"reward {source}: its head is {settings.head}, which has no prototypes; give user instead of "
                         f"prototype {number}")
     if settings.members > 1:
         raise UserError(f"reward {source}: has {settings.members} members, whose prototypes {number} are not "
                         "the same; train it with model.members=1 to score by a prototype")
-    if number >= ideal.prototypes:
-        raise UserError(f"reward {source}: has the prototypes 0 to {ideal.prototypes - 1}, not {number}")
+    if number >= count:
+        raise UserError(f"reward {source}: has the prototypes 0 to {count - 1}, not {number}")
     return number
 
 
@@ -158,6 +166,18 @@ class Head(nn.Module, ABC):
         """What is learnt beside the preferences of the batch that passed last, with metrics [B] or [B, D], where there
         is such a thing. outcome: labels [B, D]. step: how many were made before."""
         return None
+
+    def filters(self, told: dict[str, Tensor],
+                together: Callable[[Tensor], Tensor]) -> tuple[Callable[[Tensor], Tensor], ...]:
+        """How much each member learns from each pair of a batch, from its losses (objectives/reward_model.py).
+
+        told: what `collate` gave of the batch. together: the rows of all processes from those of one.
+        """
+        return ()
+
+    def remembered(self) -> dict[str, nn.Module]:
+        """What a checkpoint keeps beside the weights, by name."""
+        return {}
 
     def after_step(self, done: int) -> None:
         """Called after each optimiser step, the same on every process."""

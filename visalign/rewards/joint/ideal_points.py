@@ -182,7 +182,7 @@ class IdealPoints(Head):
         w = self.weights[:self.users.learnt].softmax(-1)
         entropy = torch.special.entr(w).sum(-1).mean((0, 1)) / math.log(self.count)
         used = F.one_hot(w.argmax(-1), self.count).sum(0) > 0
-        return {"users": vars(self.users), "prototypes": {
+        return {"users": self.users.as_kept(), "prototypes": {
             "entropy": dict(zip(self.dimensions, entropy.tolist(), strict=True)),
             "empty": dict(zip(self.dimensions, (~used).sum((0, 2)).tolist(), strict=True)),
             "population": self.population().tolist()}}

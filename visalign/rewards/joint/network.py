@@ -4,7 +4,7 @@
                 prompt -> text embedding ─────────────────────────────────────────────────────┴-> features [B, 1, d]
     vlm:        prompt, frames and one special token a dimension -> last hidden states            features [B, D, d]
     heads:      E members of D two-layer heads                                                    rewards [B, E, D]
-                or another head of HEADS: users' ideal points or latents, embeddings that are compared
+                or another head of HEADS: users' ideal points, latents or groups, embeddings that are compared
 
 Hierarchical pooling is SoliReward's HPQA (arXiv 2512.22170): one learned query attends to the shallowest chosen layer,
 then with what it has read to the next one, and a second learned query attends to the last layer; the two are added.
@@ -25,6 +25,7 @@ from visalign.errors import UserError
 from visalign.media.samples import Sample
 from visalign.objectives.base import Outcome
 from visalign.rewards.joint.general import GeneralPreference
+from visalign.rewards.joint.groups import TasteGroups
 from visalign.rewards.joint.heads import NOBODY_KNOWN, Head, Heads, KnownUsers
 from visalign.rewards.joint.ideal_points import IdealPoints
 from visalign.rewards.joint.variational import Variational
@@ -148,7 +149,7 @@ TOWERS = ("backbone.clip.", "backbone.model.")
 SHOWN = "shown "
 """How names of what a backbone reads of pairs begin that a head is shown beside those that are learnt from."""
 HEADS: dict[str, type[Head]] = {"scalar": Heads, "ideal_points": IdealPoints, "variational": Variational,
-                                "general": GeneralPreference}
+                                "groups": TasteGroups, "general": GeneralPreference}
 """By the setting `model.<name>` that asks for it; `scalar` where none is given."""
 
 
@@ -185,6 +186,15 @@ class JointNetwork(nn.Module):
     def beside(self, outcome: Tensor, step: int) -> Outcome | None:
         """See `Head.beside`."""
         return self.heads.beside(outcome, step)
+
+    def filters(self, told: dict[str, Tensor],
+                together: Callable[[Tensor], Tensor]) -> tuple[Callable[[Tensor], Tensor], ...]:
+        """See `Head.filters`."""
+        return self.heads.filters(told, together)
+
+    def remembered(self) -> dict[str, nn.Module]:
+        """See `Head.remembered`."""
+        return self.heads.remembered()
 
     def after_step(self, done: int) -> None:
         self.heads.after_step(done)

@@ -174,8 +174,8 @@ class JointReward(TrainedReward):
     source: its folder. Values are in standard deviations of the set it was trained on, around that set's mean; a
     difference times `logit_scale` is in log-odds. Of a head with users: user: whose reward it is, by name or hash
     (none: a sample's own user where a table says so and the reward knows them, else nobody's in particular, the mean
-    over prototypes or latents); with latents its values are in this user's own standard deviations. prototype: the
-    number of the one whose reward it is, from 0.
+    over prototypes, groups or latents); with latents its values are in this user's own standard deviations. prototype:
+    the number of the one, or of the group, whose reward it is, from 0.
     """
 
     user: str | None = None

@@ -221,7 +221,7 @@ class Variational(Head):
         names = self.users.names
         standards = [self.standard_of(*each) for each in zip(self.user_mean, self.user_log_var, strict=True)]
         kl = kl_from_prior(self.user_mean, self.user_log_var)[:self.users.learnt].mean((0, 1))
-        return {"users": vars(self.users) | {"standards": dict(zip(names, standards, strict=True))},
+        return {"users": self.users.as_kept() | {"standards": dict(zip(names, standards, strict=True))},
                 "latents": {"kl": dict(zip(self.dimensions, kl.tolist(), strict=True))}}
 
     def told(self) -> list[str]:

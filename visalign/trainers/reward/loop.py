@@ -59,7 +59,8 @@ class Prepared:
 class RewardTrainer(Trainer):
     """Trains a network on annotations.
 
-    The network has `settings` (dimensions, members, frames), `collate(samples)`, `beside` and `after_step(done)`;
+    The network has `settings` (dimensions, members, frames), `collate(samples)`, and what `Head` says: `filters`,
+    `beside`, `remembered` and `after_step(done)`;
     `forward(**collated)` gives what the objective takes, rewards [2B, E, D] or embeddings, of all first sides and then
     of all second ones.
     """
@@ -86,7 +87,7 @@ class RewardTrainer(Trainer):
         self.flips = LearntFlips(self.objective, decided_labels(items, self.settings.dimensions), accelerator)
         self.decorrelation = Decorrelation(getattr(config.train, "decorrelate", None), len(self.settings.dimensions),
                                            accelerator, config.train.seed)
-        self.state.extras |= self.flips.kept | self.decorrelation.kept
+        self.state.extras |= self.flips.kept | self.decorrelation.kept | network.remembered()
 
     def networks(self) -> list[torch.nn.Module]:
         return [self.network]
@@ -159,7 +160,9 @@ class RewardTrainer(Trainer):
             rewards = self.policy(**{name: tensor.to(device) for name, tensor in batch.inputs.items()})
         a, b = rewards.float().chunk(2)
         done = self.state.step / self.config.train.steps
-        filters = () if batch.weight is None else (bootstrap(batch.weight.to(device)),)
+        filters = self.network.filters(batch.inputs, self.accelerator.gather)
+        if batch.weight is not None:
+            filters = (bootstrap(batch.weight.to(device)), *filters)
         labels = batch.outcome.to(device)
         outcome = self.objective(Comparison(a, b, labels, *(t.to(device) for t in (
             batch.strength, batch.rating_a, batch.rating_b)), filters, self.flips.logit, done,

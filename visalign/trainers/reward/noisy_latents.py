@@ -3,6 +3,7 @@
 Both sides of an annotation share one time and one noise, drawn from (seed, step). The generator is not changed.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ from visalign.data.annotations import Annotation
 from visalign.evaluators.reward_accuracy import clustered_mean
 from visalign.guidance.network import LatentReward
 from visalign.media.samples import Sample
+from visalign.objectives.reward_model import Filter
 from visalign.sampling.encoding_cache import EncodingCache
 from visalign.trainers.reward.loop import RewardTrainer
 
@@ -45,6 +47,14 @@ class NoisyPairs(nn.Module):
 
     def beside(self, outcome: torch.Tensor, step: int) -> None:
         """A guide learns from preferences alone."""
+
+    def filters(self, told: dict[str, Tensor], together: Callable[[Tensor], Tensor]) -> tuple[Filter, ...]:
+        """A guide's head learns from all pairs."""
+        return ()
+
+    def remembered(self) -> dict[str, nn.Module]:
+        """Weights are all that is kept."""
+        return {}
 
     def after_step(self, done: int) -> None:
         """A guide's head changes by its gradients alone."""
