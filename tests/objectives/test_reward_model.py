@@ -185,3 +185,19 @@ def test_margin_by_strength_and_smoothing_at_their_worked_out_numbers():
 def test_impossible_settings_are_refused(settings, word):
     with pytest.raises(ValueError, match=word):
         RewardModelLoss(**settings)
+
+
+def test_the_hinge_of_pal_by_hand():
+    loss = RewardModelLoss(shape="hinge")
+    m, one = torch.tensor([0.618034, 1.5, -2.0, -2.0]), torch.ones(4)
+    outcome = torch.tensor([1.0, 1.0, 1.0, 0.0])
+    assert loss.pair_loss(m, outcome, one).tolist() == pytest.approx([0.381966, 0.0, 3.0, 0.0])
+    with_margin = RewardModelLoss(shape="hinge", margin=1.0)
+    assert with_margin.pair_loss(m[1:2], one[:1], one[:1]).item() == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("settings, word", [({"ties": "davidson"}, "ties davidson"), ({"flip_rate": 0.1}, "flip_rate"),
+                                            ({"forward_rate": "learn"}, "forward_rate")])
+def test_a_hinge_knows_no_likelihood(settings, word):
+    with pytest.raises(ValueError, match=f"shape hinge says nothing of how likely a label is, and {word}"):
+        RewardModelLoss(shape="hinge", **settings)

@@ -210,3 +210,14 @@ def test_prototypes_of_several_members_are_not_one(folder):
 def test_impossible_heads_are_refused(settings, word):
     with pytest.raises(ValueError, match=word):
         JointSettings(**settings)
+
+
+def test_users_count_alike_whatever_the_number_of_their_pairs():
+    torch.manual_seed(0)
+    settings = JointSettings(dimensions=("d",), video_only=(), members=2, width=8,
+                             ideal_points={"prototypes": 2, "size": 2, "equal_users": True})
+    found = IdealPoints.of(settings, BACKBONE, KnownUsers(("u0", "u1"), 2, (1, 3)))
+    [weigh] = found.filters({"user": torch.tensor([0, 1, 1, 1] * 2)}, lambda rows: rows)
+    weight = weigh(torch.zeros(4, 2, 1))
+    torch.testing.assert_close(weight, torch.tensor([1.5, 0.5, 0.5, 0.5])[:, None].expand(4, 2))
+    assert weight[:1].sum() == weight[1:].sum() and head().filters({}, lambda rows: rows) == ()

@@ -3,6 +3,7 @@
 With m = r_a - r_b, and z = m - margin * strength for a pair in which a is preferred:
 
     Bradley-Terry          -log s(z)
+    hinge (PAL)            max(0, 1 - z), nothing of a pair that is ordered by more than 1
     Rao-Kupper, k > 1      P(a) = s(z - log k), P(tie) = (k^2 - 1) s(m - log k) s(-m - log k)   (VideoReward: k = 5)
     Davidson, nu > 0       P(a), P(b), P(tie) = softmax(z/2, -z/2, log nu)
     win-tie (SoliReward)   -log s(m - margin); ties: -log s(m - margin) - log s(-m - margin), least at m = 0
@@ -67,13 +68,14 @@ class Comparison(NamedTuple):
 class RewardModelLoss(Ranged):
     """Settings of the loss.
 
-    ties: how tied pairs are used (`drop`: not at all). k, nu: of Rao-Kupper and Davidson. margin: what m must exceed,
-    times the pair's strength. scaled: multiply by the strength (HelpSteer2). label_smoothing, flip_rate,
-    forward_rate: label noise, see label_noise.py. peer_filter: of each batch the share that a member leaves out in the
-    end, since another one finds it hard, see peers.py.
+    shape: what a decided pair costs, `logistic` or `hinge`. ties: how tied pairs are used (`drop`: not at all). k, nu:
+    of Rao-Kupper and Davidson. margin: what m must exceed, times the pair's strength. scaled: multiply by the strength
+    (HelpSteer2). label_smoothing, flip_rate, forward_rate: label noise, see label_noise.py. peer_filter: of each batch
+    the share that a member leaves out in the end, since another one finds it hard, see peers.py.
     preference_weight, rating_weight: of comparisons and of ratings. rating_loss: `mse` or, for 0/1 labels, `bce`.
     """
 
+    shape: Literal["logistic", "hinge"] = "logistic"
     ties: Literal["drop", "rao_kupper", "davidson", "win_tie"] = "drop"
     k: AboveOne = 5.0
     nu: Positive = 1.0
@@ -95,6 +97,12 @@ class RewardModelLoss(Ranged):
     def __post_init__(self):
         super().__post_init__()
         self.noise.check()
+        if self.shape == "hinge":
+            wrong = [f"ties {self.ties}"] * (self.ties != "drop") + [
+                name for name in ("label_smoothing", "flip_rate", "forward_rate") if getattr(self, name)]
+            if wrong:
+                raise ValueError(f"shape hinge says nothing of how likely a label is, and {wrong[0]} is about that; "
+                                 "leave one of them out")
         if self.preference_weight == self.rating_weight == 0:
             raise ValueError("preference_weight and rating_weight are both 0, so there is nothing to learn")
 
@@ -137,7 +145,9 @@ class RewardModelLoss(Ranged):
         return torch.where(outcome.isnan(), float("nan"), loss)
 
     def _decided(self, z: Tensor) -> Tensor:
-        """-log probability that the preferred side wins."""
+        """-log probability that the preferred side wins, or its substitute."""
+        if self.shape == "hinge":
+            return F.relu(1 - z)
         if self.ties == "rao_kupper":
             return -F.logsigmoid(z - math.log(self.k))
         if self.ties == "davidson":

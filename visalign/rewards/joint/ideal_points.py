@@ -16,6 +16,7 @@ Recipe: configs/reward_model/voters.yaml.
 
 import itertools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -128,6 +129,7 @@ class IdealPoints(Head):
         super().__init__()
         ideal = settings.ideal_points
         self.count, self.every, self.dimensions = ideal.prototypes, ideal.reseed, settings.dimensions
+        self.equal_users = ideal.equal_users
         self.users = users
         shape = settings.members, len(settings.dimensions)
         self.project, self.dropout = vectors(settings, backbone.features, ideal.size), nn.Dropout(ideal.dropout)
@@ -154,6 +156,15 @@ class IdealPoints(Head):
     def forward(self, features: Tensor, user: Tensor) -> Tensor:
         x, points = self.mapped(features)
         return self.rewards(x, points, self.mixed()[user], user == NOBODY)
+
+    def filters(self, told: dict[str, Tensor],
+                together: Callable[[Tensor], Tensor]) -> tuple[Callable[[Tensor], Tensor], ...]:
+        """Where users count alike, one over the pairs of each pair's user, in means of it."""
+        if not self.equal_users:
+            return ()
+        share = 1 / torch.tensor(self.users.pairs, dtype=torch.float32)
+        weight = (share * len(share) / share.sum())[told["user"].chunk(2)[0]]
+        return (lambda losses: weight.to(losses)[:, None].expand(losses.shape[:2]),)
 
     def mapped(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """x' [B, E, D, d], and prototypes [K, 1 or B, E, D, d]."""
