@@ -34,9 +34,9 @@ class IdealPointSettings(Settings):
     (B, with open_clip alone). distance: `norm`, or `angle` with a learnt scale. size: numbers of a point. dropout: of
     points that samples are mapped to, while training.
     user_lr_scale: learning rate of the users' weights, of which each pair moves one user's, relative to optim.lr.
-    least: users with fewer training pairs are left out and counted. equal_users: each user counts alike, and not each
-    pair. reseed: every so many steps a prototype that nobody prefers is put beside the most preferred one and given half
-    of its users (0: never).
+    least: users with fewer training pairs are left out and counted. equal_users: each user counts alike, not each pair.
+    reseed: every so many steps a prototype that nobody prefers is put beside the most preferred one and given half of
+    its users (0: never).
     """
 
     prototypes: AtLeastTwo = 3
