@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from annotated_types import Interval
 from pydantic import Field, model_validator
 
+from visalign.config.augment import AugmentSettings, check_tie_loss
 from visalign.config.common import OutputSettings, Settings, Text
 from visalign.config.optim import OptimSettings, refuse_fused
 from visalign.validation.ranges import (
@@ -130,14 +131,32 @@ class JointSettings(Settings):
 class AnnotationDataSettings(Settings):
     """Where annotations come from (see data/annotations.py for the columns).
 
+    path: a table, a folder of tables or a preference set, or a list of these, which are learnt from together.
     holdout: share of the prompts kept for the report at the end. holdout_path: a table to report on instead.
     """
 
-    path: Text
+    path: Text | Annotated[tuple[Text, ...], Field(min_length=1)]
     holdout_path: Text | None = None
     media_root: Text | None = None
     holdout: Fraction = 0.1
     max_annotations: Limit | None = None
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """All sources."""
+        return (self.path,) if isinstance(self.path, str) else self.path
+
+    @model_validator(mode="after")
+    def _each_once(self):
+        if len(set(self.paths)) != len(self.paths):
+            raise ValueError("data.path names a source twice")
+        return self
+
+
+class RewardDataSettings(AnnotationDataSettings):
+    """Where annotations come from, and augment: pairs that are made of those for training (null: none)."""
+
+    augment: AugmentSettings | None = None
 
 
 Nuisance = Literal["brightness", "saturation", "contrast", "sharpness", "jpeg_kilobytes", "prompt_length"]
@@ -196,7 +215,7 @@ class RewardConfig(Settings):
 
     loop: ClassVar[str] = "reward"
     model: JointSettings = JointSettings()
-    data: AnnotationDataSettings
+    data: RewardDataSettings
     objective: dict[str, Any] = {"name": "preference"}
     optim: OptimSettings = OptimSettings()
     train: RewardTrainSettings = RewardTrainSettings()
@@ -211,6 +230,10 @@ class RewardConfig(Settings):
     def _consistent(self):
         refuse_fused(self.optim, "a reward model's gradients are clipped together")
         check_peers(self.objective, "model.members", self.model.members)
+        check_tie_loss(self.data.augment, self.objective)
+        if self.data.augment and self.model.ideal_points:
+            raise ValueError("data.augment makes pairs that are nobody's taste, and model.ideal_points learns whose "
+                             "taste is whose; leave one of them out")
         if self.train.decorrelate and self.model.general:
             raise ValueError("train.decorrelate correlates a sample's reward, and model.general gives it none; leave "
                              "one of them out")
