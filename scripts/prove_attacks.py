@@ -25,7 +25,7 @@ from visalign.jobs.reward_train import train_reward
 
 REWARD, DIMENSION = "tiny-reward", "quality"
 DIMENSIONS = ("alignment", "quality", "motion")
-TABLES = {"train": (1200, 11), "held_out": (600, 12)}
+TABLES = {"train": (1200, 11), "held_out": (500, 12)}
 """Annotations of images, and the seed that they are drawn with."""
 KINDS = ("false high", "false low")
 
