@@ -55,12 +55,12 @@ class PairMaker:
             if worse is None:
                 return None
             kept = winner(item, dimension)
-            return pair_of(kept, replace(kept, prompt=worse), {dimension: 1.0}, item, f"causal {name}", rng)
+            return either_order(kept, replace(kept, prompt=worse), {dimension: 1.0}, item, f"causal {name}", rng)
         kept = winner(item, dimension) or any_winner(item) or rng.choice((item.a, item.b))
         if name in VIDEO_CHANGES and not (may_move(kept) and moves(read_media(kept.media, item.where, self.frames))):
             return None
         changed = replace(kept, change=MediaChange(name, rng.getrandbits(32)))
-        return pair_of(kept, changed, {dimension: 1.0}, item, f"causal {name}", rng)
+        return either_order(kept, changed, {dimension: 1.0}, item, f"causal {name}", rng)
 
     def other_prompt(self, item: Annotation, name: str, rng: random.Random) -> str | None:
         """The prompt of the preferred sample with one word changed, where there is such a sample and such a word."""
@@ -82,12 +82,12 @@ class PairMaker:
                 prompt = rng.choice(self.items).prompt
                 if prompt not in self.avoid and all(unrelated(prompt, side.prompt) for side in (item.a, item.b)):
                     sides = [replace(side, prompt=prompt) for side in (item.a, item.b)]
-                    return pair_of(*sides, {self.settings.dimension_of(name): 0.5}, item, f"neutral {name}", rng)
+                    return either_order(*sides, {self.settings.dimension_of(name): 0.5}, item, f"neutral {name}", rng)
             return None
         kept = rng.choice((item.a, item.b))
         scored = [each for each in self.dimensions if each not in self.video_only or may_move(kept)]
         changed = replace(kept, change=MediaChange(name, rng.getrandbits(32)))
-        return pair_of(kept, changed, dict.fromkeys(scored, 0.5), item, f"neutral {name}", rng) if scored else None
+        return either_order(kept, changed, dict.fromkeys(scored, 0.5), item, f"neutral {name}", rng) if scored else None
 
     def of_one(self, item: Annotation, names: Sequence[str], make: Callable, rng: random.Random) -> Annotation | None:
         """One pair of the annotation, by one of the changes that it can have; None where it can have none."""
@@ -156,7 +156,7 @@ def may_move(side: AnnotatedMedia) -> bool:
     return is_video(side.media) if isinstance(side.media, bytes) else modality_of(Path(side.media)) == "video"
 
 
-def pair_of(better: AnnotatedMedia, worse: AnnotatedMedia, outcome: dict[str, float], of: Annotation, kind: str,
+def either_order(better: AnnotatedMedia, worse: AnnotatedMedia, outcome: dict[str, float], of: Annotation, kind: str,
          rng: random.Random) -> Annotation:
     """The pair of two sides in either order; outcome: as the first one's."""
     where = f"{of.where}, {kind}"
