@@ -67,6 +67,8 @@ class AugmentSettings(Settings):
 
         gives: what its head gives.
         """
+        from visalign.media.changes import FRAMES_IN_ORDER
+
         named = [(f"causal {name}", name) for name in self.causal]
         for where, name in [*named, *([("neutral prompt", "prompt")] if "prompt" in self.neutral else [])]:
             if self.dimension_of(name) not in dimensions:
@@ -78,9 +80,9 @@ class AugmentSettings(Settings):
             if ASPECTS[name] == "alignment" and gives != "rewards":
                 raise ValueError(f"data.augment.{where}: compares one sample under two prompts, and model.general "
                                  "compares samples of one; leave it out")
-            if ASPECTS[name] == "motion" and frames < 3:
+            if ASPECTS[name] == "motion" and frames < FRAMES_IN_ORDER:
                 raise ValueError(f"data.augment.{where}: needs an order of frames, and model.frames is {frames}; read "
-                                 "at least 3")
+                                 f"at least {FRAMES_IN_ORDER}")
 
 
 def check_tie_loss(augment: AugmentSettings | None, objective: dict[str, Any]) -> None:
