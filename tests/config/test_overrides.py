@@ -131,3 +131,10 @@ def test_a_path_comes_through_whatever_it_is(text):
     raw = copied(OFFLINE)
     apply_overrides(raw, (f"output.folder={text}",), OfflineConfig)
     assert raw["output"]["folder"] == text or quoted
+
+
+def test_what_may_be_text_or_a_list_is_a_list_in_brackets():
+    assert offline("eval.prompts=[a cat, a dog]").eval.prompts == ("a cat", "a dog")
+    assert offline("eval.prompts=cats, dogs.txt").eval.prompts == "cats, dogs.txt"
+    assert offline("eval.prompts=[odd].txt").eval.prompts == "[odd].txt"
+    assert offline("eval.prompts='[odd]'").eval.prompts == "[odd]"

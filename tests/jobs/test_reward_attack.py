@@ -1,5 +1,6 @@
 """`visalign reward attack` from end to end: what turns, what is written, and what it refuses."""
 
+import io
 import json
 
 import numpy as np
@@ -7,11 +8,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 from click.testing import CliRunner
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from visalign.cli import main
 from visalign.data.annotations import read_annotations
+from visalign.data.embedded_images import EMOJI
 from visalign.jobs import reward_attack as module
 from visalign.media.samples import to_bytes
 from visalign.rewards import load_reward
@@ -133,3 +136,37 @@ def test_mistakes_end_in_one_sentence(table, tmp_path):
     pq.write_table(pa.Table.from_pylist([row | {"quality": "tie"} for row in rows]), tmp_path / "ties.parquet")
     done = invoke("saturation", tmp_path / "ties.parquet", "--dimension", "quality", "-o", tmp_path / "out")
     assert done.exit_code == 1 and "none of its 7 annotations has two images and a winner in quality" in done.output
+
+
+def test_what_an_attack_found_is_learnt_from_beside_the_data_and_attacked_again(tmp_path):
+    """Drawings against blurred ones, on the embedded reward: the whole way, a step long."""
+    rows = []
+    for prompt, drawing in drawings(6):
+        sides = [to_bytes(drawing), to_bytes(drawing.filter(ImageFilter.GaussianBlur(0.8)))]
+        rows.append({"prompt": prompt, "a": sides[0], "b": sides[1], "quality": "a", "alignment": "tie"})
+    table, attack, run = tmp_path / "pairs.parquet", tmp_path / "attack", tmp_path / "run"
+    pq.write_table(pa.Table.from_pylist(rows), table)
+    strong = ("--dimension", "quality", "--eps", 12, "--steps", 6)
+    done = invoke("tiny-reward", table, *strong, "-o", attack)
+    assert done.exit_code == 0, done.output
+    turned = pq.read_table(attack / "pairs.parquet").num_rows
+    (tmp_path / "again.yaml").write_text(yaml.safe_dump({
+        "model": {"source": "tiny-reward"}, "data": {"path": "first.parquet", "holdout": 0.0},
+        "objective": {"name": "preference", "ties": "rao_kupper"},
+        "train": {"steps": 1, "batch_size": 4, "device": "cpu"}, "output": {"folder": str(run), "trackers": []}}))
+    sources = f"data.path=[{table}, {attack / 'pairs.parquet'}]"
+    done = CliRunner().invoke(main, ["reward", "train", str(tmp_path / "again.yaml"), sources], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    saved = json.loads((run / "reward" / "reward.json").read_text())
+    assert saved["trained on"]["annotations"] == len(rows) + turned > len(rows)
+    assert saved["started from"] == "tiny-reward"
+    done = invoke(run, table, *strong, "-o", tmp_path / "second")
+    assert done.exit_code == 0, done.output
+    before, after = (json.loads((folder / "attack.json").read_text()) for folder in (attack, tmp_path / "second"))
+    assert after["pairs"] == before["pairs"] == len(rows) and after["kinds"] != before["kinds"]
+
+
+def drawings(count):
+    """(name, drawing) of some embedded drawings."""
+    for row in pq.read_table(EMOJI).slice(0, count).to_pylist():
+        yield row["name"], Image.open(io.BytesIO(row["image"])).convert("RGB")

@@ -51,6 +51,21 @@ def test_win_tie_of_a_tie_is_twice_log_two_at_zero_and_least_there():
     assert loss(0.3, 0.5, ties="win_tie") > loss(0.0, 0.5, ties="win_tie") < loss(-0.3, 0.5, ties="win_tie")
 
 
+@pytest.mark.parametrize("m, expected", [(0.0, 0.693147), (1.0, 0.813262), (-1.0, 0.813262)])
+def test_a_soft_tie_is_the_label_one_half_whatever_the_margin(m, expected):
+    """m = 1: (log(1 + e^-1) + log(1 + e)) / 2 = (0.313262 + 1.313262) / 2; half of win-tie's at margin 0."""
+    assert loss(m, 0.5, ties="soft", margin=0.7) == pytest.approx(expected, abs=1e-6)
+    assert loss(m, 0.5, ties="win_tie", tie_weight=0.5) == pytest.approx(expected, abs=1e-6)
+    assert loss(m, 0.5, ties="soft", tie_weight=3.0) == pytest.approx(3 * expected, abs=1e-5)
+
+
+def test_the_weight_of_ties_leaves_decided_pairs_alone_and_needs_ties():
+    assert loss(2.0, 1.0, ties="soft", tie_weight=3.0) == pytest.approx(0.126928, abs=1e-6)
+    assert loss(0.0, 0.5, ties="davidson", tie_weight=2.0) == pytest.approx(2 * math.log(3), abs=1e-5)
+    with pytest.raises(ValueError, match="tie_weight 2 weighs tied pairs, which ties drop leaves out"):
+        RewardModelLoss(tie_weight=2.0)
+
+
 def test_margin_grows_with_strength_and_scaling_multiplies():
     assert loss(2.0, 1.0, strength=2.0, margin=0.5) == pytest.approx(-math.log(1 / (1 + math.exp(-1))), abs=1e-6)
     assert loss(2.0, 1.0, strength=3.0, scaled=True) == pytest.approx(3 * 0.126928, abs=1e-5)

@@ -30,11 +30,12 @@ REWARDS = sorted((CONFIGS / "rewards").glob("*.yaml"))
 def test_recipe_trains_on_a_tiny_backbone(file, tmp_path):
     config = load_config(file, (), RewardConfig)
     lines = []
-    for i, colour in enumerate(["red", "blue", "green", "black"]):
+    for i, prompt in enumerate(["red fruit", "blue bird", "green plant", "black heart"]):  # words that recipes change
+        colour = prompt.split()[0]
         Image.new("RGB", (64, 64), colour).save(tmp_path / f"{i}.png")
-        single = {"prompt": f"p{i}", "media": f"{i}.png", "quality": "good" if i % 2 else "bad"}
-        pair = {"prompt": f"p{i}", "a": f"{i}.png", "b": f"{max(0, i - 1)}.png", "quality": "tie" if i == 2 else "a"}
-        pair["user"] = f"user {i % 2}"
+        single = {"prompt": prompt, "media": f"{i}.png", "quality": "good" if i % 2 else "bad"}
+        pair = {"prompt": prompt, "a": f"{i}.png", "b": f"{max(0, i - 1)}.png", "quality": "tie" if i == 2 else "a"}
+        pair |= {"user": f"user {i % 2}", "alignment": "a"}
         lines.append(json.dumps(single if config.objective["ties"] == "win_tie" else pair))
     (tmp_path / "j.jsonl").write_text("\n".join(lines))
     source = build_tiny_vlm(tmp_path / "vlm") if config.model.backbone == "vlm" else "tiny-clip"

@@ -78,4 +78,4 @@ def test_reward_eval_takes_its_margins_from_the_comparison():
     report = report_dimension(Brighter(), "quality", items, judged)
     assert report.overall.accuracy.value == 0.5 and report.not_scored == 2
     assert report.calibration.predicted == pytest.approx([0.8])
-    assert all(edit.flipped == 0 for edit in report.robustness)
+    assert all(edit.flipped.value == 0 for edit in report.robustness)

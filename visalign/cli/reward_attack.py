@@ -28,8 +28,8 @@ def attack(reward: str, data: str, out: Path, dimension: str, model: str | None,
            reach: float, steps: int, max_pairs: int, media_root: str | None, seed: int, device: str) -> None:
     """Turn the order that REWARD gives the pairs of DATA, by changes too small to see.
 
-    DATA is as for `reward eval`. The turned pairs, with their own labels, are written in its form: put beside it in one
-    folder, they are learnt from as well.
+    DATA is as for `reward eval`. The turned pairs, with their own labels, are written in its form, and are learnt from
+    beside it with `reward train RECIPE model.source=REWARD "data.path=[DATA, OUT/pairs.parquet]"`.
 
     \b
     visalign reward attack tiny-reward reward-data/held_out --check tiny-clip

@@ -218,9 +218,10 @@ def _text_reward(config: str, overrides: tuple[str, ...], resume: bool, auto_res
 @click.option("--no-edits", is_flag=True, help="Leave out the robustness test, which triples the work.")
 @click.option("--many", is_flag=True,
               help="DATA has single samples with ratings: is the best one of each prompt the highest?")
+@click.option("--augment", metavar="RECIPE", help="Tell of pairs made of DATA as well, as data.augment of this recipe.")
 @device_option
 def reward_eval(reward_spec: str, data_path: str, dimensions: tuple[str, ...], out: Path, media_root: str | None,
-                no_edits: bool, many: bool, device: str) -> None:
+                no_edits: bool, many: bool, augment: str | None, device: str) -> None:
     """How far REWARD agrees with the annotations in DATA, with intervals, and its worst mistakes.
 
     A reward of texts reads prompt, chosen and rejected in DATA as texts. With --many DATA has a row for each sample:
@@ -228,6 +229,9 @@ def reward_eval(reward_spec: str, data_path: str, dimensions: tuple[str, ...], o
     """
     if many and no_edits:
         raise UserError("reward eval: --many has no robustness test that --no-edits could leave out; leave it out")
+    if many and augment:
+        raise UserError("reward eval: --augment makes pairs of comparisons, and --many has single samples; leave one "
+                        "of them out")
     if many:
         eval_many(reward_spec, data_path, dimensions, out, media_root, device)
         return
@@ -235,13 +239,15 @@ def reward_eval(reward_spec: str, data_path: str, dimensions: tuple[str, ...], o
     from visalign.data.text_annotations import read_text_annotations
     from visalign.evaluation.reward_eval import summary_lines
     from visalign.generators.hardware.devices import pick_device
+    from visalign.jobs.augmentation import pairs_as_in
     from visalign.jobs.reward_eval import evaluate_reward
     from visalign.rewards import load_reward
 
     loaded = load_reward(reward_spec, str(pick_device(device)))
     items = (read_text_annotations(data_path, dimensions) if loaded.modalities == {"text"} else
              read_annotations(data_path, dimensions, media_root))
-    reports = evaluate_reward(loaded, items, out, str(pick_device(device)), edits=not no_edits)
+    made = pairs_as_in(augment, items) if augment else []
+    reports = evaluate_reward(loaded, items, out, str(pick_device(device)), edits=not no_edits, augmented=made)
     click.echo("\n".join([*summary_lines(reports), f"report in {out / 'report.html'}"]))
 
 

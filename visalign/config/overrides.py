@@ -2,7 +2,8 @@
 
 A setting that is text (a path, a prompt, a name, one of several words) gets the text as it is typed, so that
 `data.path=my set #1/x`, `output.folder=2026-11-25` and `guard.action=off` mean what they say; quotes around the whole
-are taken off. Every other setting gets the value that the text has in YAML: a number, a list, a mapping.
+are taken off. Every other setting gets the value that the text has in YAML: a number, a list, a mapping; and so does
+one that may be text as well as a list or a mapping, where what is typed is [in brackets] or begins with {.
 """
 
 from types import NoneType, UnionType
@@ -77,7 +78,8 @@ def _members(annotation: Any) -> list[Any]:
 
 
 def _value(text: str, members: list[Any], where: str) -> Any:
-    if str not in members or (dict in members and text.lstrip().startswith("{")):
+    is_list = tuple in members and text.strip().startswith("[") and text.strip().endswith("]")
+    if str not in members or is_list or (dict in members and text.lstrip().startswith("{")):
         return parse_yaml(text, where)
     if NoneType in members and text.strip() in ("", "~", "null"):
         return None

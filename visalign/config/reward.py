@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from annotated_types import Interval
 from pydantic import Field, model_validator
 
+from visalign.config.augment import AugmentSettings, check_tie_loss
 from visalign.config.common import OutputSettings, Settings, Text
 from visalign.config.optim import OptimSettings, refuse_fused
 from visalign.validation.ranges import (
@@ -167,14 +168,32 @@ class JointSettings(Settings):
 class AnnotationDataSettings(Settings):
     """Where annotations come from (see data/annotations.py for the columns).
 
+    path: a table, a folder of tables or a preference set, or a list of these, which are learnt from together.
     holdout: share of the prompts kept for the report at the end. holdout_path: a table to report on instead.
     """
 
-    path: Text
+    path: Text | Annotated[tuple[Text, ...], Field(min_length=1)]
     holdout_path: Text | None = None
     media_root: Text | None = None
     holdout: Fraction = 0.1
     max_annotations: Limit | None = None
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """All sources."""
+        return (self.path,) if isinstance(self.path, str) else self.path
+
+    @model_validator(mode="after")
+    def _each_once(self):
+        if len(set(self.paths)) != len(self.paths):
+            raise ValueError("data.path names a source twice")
+        return self
+
+
+class RewardDataSettings(AnnotationDataSettings):
+    """Where annotations come from, and augment: pairs that are made of those for training (null: none)."""
+
+    augment: AugmentSettings | None = None
 
 
 Nuisance = Literal["brightness", "saturation", "contrast", "sharpness", "jpeg_kilobytes", "prompt_length"]
@@ -233,7 +252,7 @@ class RewardConfig(Settings):
 
     loop: ClassVar[str] = "reward"
     model: JointSettings = JointSettings()
-    data: AnnotationDataSettings
+    data: RewardDataSettings
     objective: dict[str, Any] = {"name": "preference"}
     optim: OptimSettings = OptimSettings()
     train: RewardTrainSettings = RewardTrainSettings()
@@ -254,6 +273,11 @@ class RewardConfig(Settings):
                 if given:
                     raise ValueError(f"{setting} is {given}, and model.groups decides itself which pairs a group "
                                      f"learns from; set {setting} to {False if given is True else 0}")
+        check_tie_loss(self.data.augment, self.objective)
+        asks = next((name for name in ("ideal_points", "variational", "groups") if getattr(self.model, name)), None)
+        if self.data.augment and asks:
+            raise ValueError(f"data.augment makes pairs that are nobody's taste, and model.{asks} learns whose taste "
+                             "is whose; leave one of them out")
         if self.train.decorrelate and self.model.general:
             raise ValueError("train.decorrelate correlates a sample's reward, and model.general gives it none; leave "
                              "one of them out")

@@ -36,6 +36,7 @@ from visalign.data.rows import (
 )
 from visalign.data.sources import default_root, is_table, local_path
 from visalign.errors import UserError
+from visalign.media.changes import MediaChange
 from visalign.media.samples import Sample
 from visalign.media.video_files import read_media
 
@@ -46,20 +47,23 @@ GOODNESS = {"good": 1.0, "bad": 0.0}
 @dataclass(frozen=True)
 class AnnotatedMedia:
     """A prompt and one image or video, as bytes or a path; of an edit also the files of its source images, and what
-    else is said of it (EDIT_NOTES)."""
+    else is said of it (EDIT_NOTES). change: what is done to the medium after it is decoded."""
 
     prompt: str
     media: MediaReference
     sources: tuple[str, ...] = ()
     notes: dict[str, str] = field(default_factory=dict, hash=False)
+    change: MediaChange | None = None
 
     def digest(self) -> str:
-        """Identifies the medium: a hash of its bytes, or its path."""
-        return hashlib.sha256(self.media).hexdigest() if isinstance(self.media, bytes) else self.media
+        """Identifies the medium: a hash of its bytes, or its path, and its change."""
+        own = hashlib.sha256(self.media).hexdigest() if isinstance(self.media, bytes) else self.media
+        return f"{own} {self.change.name} {self.change.seed}" if self.change else own
 
     def sample(self, where: str, frames: int) -> Sample:
         """Decoded. Raises UserError naming `where`."""
-        return edit_sample(self.prompt, read_media(self.media, where, frames), self.sources, self.notes, where)
+        media = read_media(self.media, where, frames)
+        return edit_sample(self.prompt, self.change(media) if self.change else media, self.sources, self.notes, where)
 
 
 @dataclass(frozen=True)

@@ -62,8 +62,9 @@ class RewardCard:
             found += [f"{name} of {kind}: right in {shown_share(part.accuracy)} of {part.pairs} pairs, not told from "
                       "chance" for kind, part in report.parts.items()
                       if part.pairs >= LEAST_PAIRS and not part.accuracy.low > 0.5]
-            found += [f"{name} where {edit.edit} may have happened: that turns {100 * edit.flipped:.0f} % of the orders"
-                      for edit in report.robustness if edit.flipped > UNSTEADY]
+            found += [f"{name} where {edit.edit} may have happened: that turns {100 * edit.flipped.value:.0f} % of the "
+                      "orders"
+                      for edit in report.robustness if edit.flipped.value > UNSTEADY]
             if report.calibration and report.calibration.error > UNCALIBRATED:
                 found.append(f"probabilities of {name}: its margins are off by {report.calibration.error:.2f} on "
                              "average")

@@ -1,8 +1,7 @@
 """`visalign reward eval`: any reward against annotations, with intervals, calibration, robustness and a report."""
 
-import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +10,7 @@ from tqdm import tqdm
 
 from visalign.data.annotations import Annotation
 from visalign.data.text_annotations import AnnotatedText
+from visalign.evaluation.augmented_kinds import AugmentedKind
 from visalign.evaluators.reversals import InContext, Reversals, reversals
 from visalign.evaluators.reward_accuracy import (
     Agreement,
@@ -23,6 +23,7 @@ from visalign.evaluators.reward_accuracy import (
 from visalign.evaluators.risk_coverage import RiskCoverage, risk_coverage
 from visalign.evaluators.statistics import Estimate
 from visalign.media.answers import Answer
+from visalign.media.changes import cropped, jpeg, resized
 from visalign.media.samples import Sample, Video
 from visalign.rewards import Reward
 from visalign.rewards.pairwise import Failure, PairReward, log_odds
@@ -34,11 +35,11 @@ SCORED_FRAMES = 16
 @dataclass(frozen=True)
 class Robustness:
     """A no-op edit: mean |change| of the reward as a share of the mean |margin| of labelled pairs, and how many of
-    those pairs change their order when side a is edited."""
+    those pairs change their order when side a is edited, with an interval over prompts."""
 
     edit: str
     relative_change: float
-    flipped: float
+    flipped: Estimate
 
 
 @dataclass(frozen=True)
@@ -65,22 +66,6 @@ class DimensionReport:
     not_scored: int
     abstention: dict[str, Abstention]
     reversals: Reversals | None = None
-
-
-def jpeg(image: Image.Image) -> Image.Image:
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=95)
-    return Image.open(buffer).convert("RGB")
-
-
-def resized(image: Image.Image) -> Image.Image:
-    bigger = image.resize((round(image.width * 1.25), round(image.height * 1.25)), Image.Resampling.BICUBIC)
-    return bigger.resize(image.size, Image.Resampling.BICUBIC)
-
-
-def cropped(image: Image.Image) -> Image.Image:
-    x, y = max(1, image.width // 100), max(1, image.height // 100)
-    return image.crop((x, y, image.width - x, image.height - y)).resize(image.size, Image.Resampling.BICUBIC)
 
 
 EDITS: dict[str, Callable[[Image.Image], Image.Image]] = {
@@ -190,7 +175,8 @@ def report_dimension(reward: Reward, dimension: str, items: list[Annotation],
         if known.any():
             flipped = np.sign(margins + change)[known] != np.sign(margins)[known]
             typical = max(np.abs(margins[known]).mean(), 1e-12)
-            robustness.append(Robustness(name, float(np.abs(change[known]).mean() / typical), float(flipped.mean())))
+            robustness.append(Robustness(name, float(np.abs(change[known]).mean() / typical),
+                                         clustered_mean(flipped.astype(float), np.array(prompts)[known])))
     with np.errstate(divide="ignore", invalid="ignore"):  # without a spread there is no second order
         surety = {"margin": np.abs(margins), "margin over spread": np.abs(margins) / scored.spread[rows, column]}
     groups = np.unique(prompts, return_inverse=True)[1]
@@ -218,7 +204,8 @@ def reversals_of(margins: np.ndarray, outcomes: np.ndarray, items: list[Annotati
                                          for item in items])
 
 
-def reward_report_json(reward: Reward, reports: dict[str, DimensionReport]) -> dict:
+def reward_report_json(reward: Reward, reports: dict[str, DimensionReport],
+                       augmented: Sequence[AugmentedKind] = ()) -> dict:
     from dataclasses import asdict
 
     def abstention(report: DimensionReport) -> dict:
@@ -226,7 +213,8 @@ def reward_report_json(reward: Reward, reports: dict[str, DimensionReport]) -> d
                 for by, found in report.abstention.items()}
 
     return {"reward": reward.name, "dimensions": {name: asdict(report) | {"abstention": abstention(report)}
-                                                  for name, report in reports.items()}}
+                                                  for name, report in reports.items()},
+            **({"augmented": [asdict(each) for each in augmented]} if augmented else {})}
 
 
 def summary_lines(reports: dict[str, DimensionReport]) -> list[str]:

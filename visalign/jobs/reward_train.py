@@ -1,5 +1,6 @@
 """`visalign reward train`: from annotations to a unified reward, and the report on held-out ones."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ from visalign.config import AnnotationDataSettings, GuideConfig, RewardConfig
 from visalign.config.load import build_objective
 from visalign.config.reward import check_peers
 from visalign.data.annotations import Annotation, read_annotations
+from visalign.data.augment import counts_of
 from visalign.errors import UserError, notice
 from visalign.generators.hardware.devices import pick_device
+from visalign.jobs.augmentation import check_augment, held_out_pairs, learnt_pairs, training_pairs
 from visalign.jobs.reward_eval import evaluate_reward
 from visalign.parallel.opening import is_sharded_run
 from visalign.rewards.joint.heads import Head
@@ -38,6 +41,7 @@ def check_reward_training(config: RewardConfig) -> RewardStart:
         raise UserError(f"model.{model.head}: its table of users was not tried in parts, which sharded training "
                         "divides it into; use configs/accelerate/ddp.yaml")
     check_backbone(model)
+    check_augment(config, start, head)
     check_optimizer(config.optim, (1.0, config.train.backbone_lr_scale, *head.own_rates(model).values()))
     pick_device(config.train.device)
     return start
@@ -54,7 +58,7 @@ def check_takes(objective: dict[str, Any], head: type[Head], name: str) -> None:
 def annotations_of(data: AnnotationDataSettings, dimensions: tuple[str, ...],
                   seed: int) -> tuple[list[Annotation], list[Annotation]]:
     """Annotations to learn from and to report on."""
-    items = read_annotations(data.path, dimensions, data.media_root, seed)
+    items = [item for path in data.paths for item in read_annotations(path, dimensions, data.media_root, seed)]
     if data.holdout_path:
         held_out = read_annotations(data.holdout_path, dimensions, data.media_root, seed)
     else:
@@ -62,10 +66,11 @@ def annotations_of(data: AnnotationDataSettings, dimensions: tuple[str, ...],
     return items[:data.max_annotations], held_out
 
 
-def trained_on(config: RewardConfig | GuideConfig, items: list[Annotation]) -> dict:
-    """What a reward learnt from, kept beside its weights."""
+def trained_on(config: RewardConfig | GuideConfig, items: list[Annotation], pairs: Sequence[Annotation] = ()) -> dict:
+    """What a reward learnt from, kept beside its weights. pairs: that were made of the annotations."""
     return {"trained on": {"annotations": len(items), "prompts": len({item.prompt for item in items}),
-                           "objective": config.objective, "steps": config.train.steps}}
+                           "objective": config.objective, "steps": config.train.steps,
+                           **({"augmented": counts_of(pairs)} if pairs else {})}}
 
 
 @heard()
@@ -73,11 +78,13 @@ def train_reward(config: RewardConfig, resume: bool = False) -> Path:
     """Train, save to `reward/` in the run's folder, measure on held-out annotations; returns the run's folder."""
     start = check_reward_training(config)
     items, held_out = annotations_of(config.data, start.settings.dimensions, config.train.seed)
-    items, users = HEADS[start.settings.head].learns_from(items, start.settings, config.data.path)
+    items, users = HEADS[start.settings.head].learns_from(items, start.settings, " and ".join(config.data.paths))
+    made = training_pairs(config, start.settings, items, held_out)
     with opened_run(config, resume) as (accelerator, run):
+        learnt = learnt_pairs(config, start, made, len(items), run, accelerator)
         torch.manual_seed(config.train.seed)  # new layers must start equal on every process and after a restart
         network = start.network(users).to(accelerator.device)
-        trainer = RewardTrainer(config, network, items, run, accelerator)
+        trainer = RewardTrainer(config, network, items + learnt, run, accelerator)
         with trainer.started():
             trainer.fit()
             with trainer.whole() as writes:
@@ -86,10 +93,11 @@ def train_reward(config: RewardConfig, resume: bool = False) -> Path:
                     trainer.keep_users()
                     begun = {"started from": config.model.source} if start.folder else {}
                     save_reward(run.path / "reward", network, start.settings, trainer.standard(),
-                                trained_on(config, items) | begun)
+                                trained_on(config, items, learnt) | begun)
                     for line in network.heads.told():
                         notice(line)
             if held_out and writes:
-                evaluate_reward(str(run.path / "reward"), held_out, run.path / "eval", str(accelerator.device))
+                evaluate_reward(str(run.path / "reward"), held_out, run.path / "eval", str(accelerator.device),
+                                augmented=held_out_pairs(config, start.settings, held_out))
         keep_results(accelerator, run, ("eval/report.html", "config.yaml"), {})
     return run.path

@@ -7,6 +7,7 @@ With m = r_a - r_b, and z = m - margin * strength for a pair in which a is prefe
     Rao-Kupper, k > 1      P(a) = s(z - log k), P(tie) = (k^2 - 1) s(m - log k) s(-m - log k)   (VideoReward: k = 5)
     Davidson, nu > 0       P(a), P(b), P(tie) = softmax(z/2, -z/2, log nu)
     win-tie (SoliReward)   -log s(m - margin); ties: -log s(m - margin) - log s(-m - margin), least at m = 0
+    soft (Crome)           ties: -1/2 [log s(m) + log s(-m)], the label 1/2, whatever the margin
     regression             (r - rating)^2, or binary cross-entropy of s(r) against a good/bad label
 
 Differs from the papers in: dimensions without a label are masked (VideoAlign marks them 22, here NaN) and every
@@ -68,15 +69,17 @@ class Comparison(NamedTuple):
 class RewardModelLoss(Ranged):
     """Settings of the loss.
 
-    shape: what a decided pair costs, `logistic` or `hinge`. ties: how tied pairs are used (`drop`: not at all). k, nu:
-    of Rao-Kupper and Davidson. margin: what m must exceed, times the pair's strength. scaled: multiply by the strength
+    shape: what a decided pair costs, `logistic` or `hinge`. ties: how tied pairs are used (`drop`: not at all).
+    tie_weight: of their loss (lambda of Crome). k, nu: of Rao-Kupper and Davidson. margin: what m must exceed, times
+    the pair's strength. scaled: multiply by the strength
     (HelpSteer2). label_smoothing, flip_rate, forward_rate: label noise, see label_noise.py. peer_filter: of each batch
     the share that a member leaves out in the end, since another one finds it hard, see peers.py.
     preference_weight, rating_weight: of comparisons and of ratings. rating_loss: `mse` or, for 0/1 labels, `bce`.
     """
 
     shape: Literal["logistic", "hinge"] = "logistic"
-    ties: Literal["drop", "rao_kupper", "davidson", "win_tie"] = "drop"
+    ties: Literal["drop", "rao_kupper", "davidson", "win_tie", "soft"] = "drop"
+    tie_weight: Weight = 1.0
     k: AboveOne = 5.0
     nu: Positive = 1.0
     margin: Weight = 0.0
@@ -105,6 +108,9 @@ class RewardModelLoss(Ranged):
                                  "leave one of them out")
         if self.preference_weight == self.rating_weight == 0:
             raise ValueError("preference_weight and rating_weight are both 0, so there is nothing to learn")
+        if self.tie_weight != 1 and self.ties == "drop":
+            raise ValueError(f"tie_weight {self.tie_weight:g} weighs tied pairs, which ties drop leaves out; choose "
+                             "another ties")
 
     @property
     def noise(self) -> LabelNoise:
@@ -141,7 +147,7 @@ class RewardModelLoss(Ranged):
         decided = self.noise.loss(self._decided(toward), self._decided(-toward), flip_logit)
         if self.scaled:
             decided = decided * strength
-        loss = torch.where(outcome == 0.5, self._tied(m), decided)
+        loss = torch.where(outcome == 0.5, self.tie_weight * self._tied(m), decided)
         return torch.where(outcome.isnan(), float("nan"), loss)
 
     def _decided(self, z: Tensor) -> Tensor:
@@ -164,6 +170,8 @@ class RewardModelLoss(Ranged):
             return torch.logsumexp(torch.stack([m / 2, -m / 2, log_nu]), 0) - log_nu
         if self.ties == "win_tie":
             return -F.logsigmoid(m - self.margin) - F.logsigmoid(-m - self.margin)
+        if self.ties == "soft":
+            return -(F.logsigmoid(m) + F.logsigmoid(-m)) / 2
         return torch.full_like(m, float("nan"))
 
     def rating_errors(self, rewards: Tensor, ratings: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """The page of `visalign reward eval`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,12 @@ from visalign.storage.files import write_atomically
 MISTAKES_SHOWN = 6
 
 
-def write_reward_report(file: Path, reward, reports: dict, items: list, scored) -> None:
-    """Accuracy tables, reliability plots, robustness, and the worst mistakes."""
+def write_reward_report(file: Path, reward, reports: dict, items: list, scored, augmented: Sequence = ()) -> None:
+    """Accuracy tables, reliability plots, robustness, pairs that were made of the annotations, and the worst mistakes.
+    """
     write_atomically(file, render_page(
         "reward_eval.html.j2", title=f"{reward.name} against labels", count=len(items),
-        prompts=len({item.prompt for item in items}), reports=list(reports.values()),
+        prompts=len({item.prompt for item in items}), reports=list(reports.values()), augmented=augmented,
         rows=lambda report: [("all", report.overall), *report.parts.items()],
         abstention={name: abstention_chart(report) for name, report in reports.items() if report.abstention},
         figures={name: reliability(report) for name, report in reports.items() if report.calibration},
