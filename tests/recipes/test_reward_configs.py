@@ -37,7 +37,9 @@ def test_recipe_trains_on_a_tiny_backbone(file, tmp_path):
         pair = {"prompt": prompt, "a": f"{i}.png", "b": f"{max(0, i - 1)}.png", "quality": "tie" if i == 2 else "a"}
         pair |= {"user": f"user {i % 2}", "alignment": "a"}
         lines.append(json.dumps(single if config.objective["ties"] == "win_tie" else pair))
-    (tmp_path / "j.jsonl").write_text("\n".join(lines))
+    tables = [tmp_path / f"{number}.jsonl" for number in range(len(config.data.paths) if config.data.balance else 1)]
+    for table in tables:
+        table.write_text("\n".join(lines))
     source = build_tiny_vlm(tmp_path / "vlm") if config.model.backbone == "vlm" else "tiny-clip"
     layers = [] if config.model.backbone == "vlm" else [1, 3]
     result = CliRunner().invoke(
@@ -54,7 +56,7 @@ def test_recipe_trains_on_a_tiny_backbone(file, tmp_path):
             "train.batch_size=2",
             "train.device=cpu",
             "train.precision=fp32",
-            f"data.path={tmp_path / 'j.jsonl'}",
+            f"data.path={tables[0] if len(tables) == 1 else json.dumps(list(map(str, tables)))}",
             "data.holdout=0",
             "data.holdout_path=null",
             "output.trackers=[]",

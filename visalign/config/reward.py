@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from visalign.config.augment import AugmentSettings, check_tie_loss
 from visalign.config.common import OutputSettings, Settings, Text
 from visalign.config.optim import OptimSettings, refuse_fused
+from visalign.objectives.balance import MOST
 from visalign.validation.ranges import (
     AtLeastTwo,
     BatchSize,
@@ -190,10 +191,38 @@ class AnnotationDataSettings(Settings):
         return self
 
 
+class BalanceSettings(Settings):
+    """Weights of several sources with which none works against the others (MORE, arXiv 2312.07401);
+    trainers/reward/sources.py.
+
+    normalise: gradients of sources as they are (`none`), to unit length (`l2`), or over their `loss`. memory: the share
+    of a source's gradient that stays when it is seen again.
+    """
+
+    normalise: Literal["none", "l2", "loss"] = "none"
+    memory: Fraction = 0.01
+
+
 class RewardDataSettings(AnnotationDataSettings):
-    """Where annotations come from, and augment: pairs that are made of those for training (null: none)."""
+    """Where annotations come from, and augment: pairs that are made of those for training (null: none). balance: how
+    several sources are weighed against each other (null: as many pairs as each has)."""
 
     augment: AugmentSettings | None = None
+    balance: BalanceSettings | None = None
+
+    @model_validator(mode="after")
+    def _something_to_balance(self):
+        if self.balance is None:
+            return self
+        if not 2 <= len(self.paths) <= MOST:
+            raise ValueError(f"data.balance weighs 2 to {MOST} sources against each other, and data.path names "
+                             f"{len(self.paths)}")
+        if self.balance.normalise == "l2" and len(self.paths) == 2:
+            raise ValueError("data.balance.normalise l2 always gives two sources one half each; take none or loss")
+        if self.augment:
+            raise ValueError("data.augment makes pairs that are of no source, and data.balance weighs sources; leave "
+                             "one of them out")
+        return self
 
 
 Nuisance = Literal["brightness", "saturation", "contrast", "sharpness", "jpeg_kilobytes", "prompt_length"]

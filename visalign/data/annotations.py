@@ -70,7 +70,8 @@ class AnnotatedMedia:
 class Annotation:
     """Two items and, by dimension, who won (1: a, 0: b, 0.5: tie) and how each was rated.
 
-    where: names its row. user: the annotator, hashed; None where unknown. context: under which it was given.
+    where: names its row. user: the annotator, hashed; None where unknown. context: under which it was given. source:
+    the number of the table that it is from, where there are several.
     """
 
     a: AnnotatedMedia
@@ -83,6 +84,7 @@ class Annotation:
     kind: str = ""
     user: str | None = None
     context: str = ""
+    source: int = 0
 
     @property
     def prompt(self) -> str:

@@ -1,6 +1,7 @@
 """`visalign reward train`: from annotations to a unified reward, and the report on held-out ones."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,9 @@ def check_reward_training(config: RewardConfig) -> RewardStart:
     if is_sharded_run() and not head.divides:
         raise UserError(f"model.{model.head}: its table of users was not tried in parts, which sharded training "
                         "divides it into; use configs/accelerate/ddp.yaml")
+    if is_sharded_run() and config.data.balance:
+        raise UserError("data.balance takes gradients of a whole head, which sharded training divides; use "
+                        "configs/accelerate/ddp.yaml")
     check_backbone(model)
     check_augment(config, start, head)
     check_optimizer(config.optim, (1.0, config.train.backbone_lr_scale, *head.own_rates(model).values()))
@@ -58,7 +62,8 @@ def check_takes(objective: dict[str, Any], head: type[Head], name: str) -> None:
 def annotations_of(data: AnnotationDataSettings, dimensions: tuple[str, ...],
                   seed: int) -> tuple[list[Annotation], list[Annotation]]:
     """Annotations to learn from and to report on."""
-    items = [item for path in data.paths for item in read_annotations(path, dimensions, data.media_root, seed)]
+    items = [replace(item, source=number) for number, path in enumerate(data.paths)
+             for item in read_annotations(path, dimensions, data.media_root, seed)]
     if data.holdout_path:
         held_out = read_annotations(data.holdout_path, dimensions, data.media_root, seed)
     else:

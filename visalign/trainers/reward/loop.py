@@ -35,6 +35,7 @@ from visalign.trainers.prefetch import Prefetch
 from visalign.trainers.reach import GradientReach
 from visalign.trainers.reward.contexts import Contexts, labels_of
 from visalign.trainers.reward.decorrelation import Decorrelation
+from visalign.trainers.reward.sources import SourceBalance
 
 STANDARD_SAMPLE = 1000
 """Training annotations that determine the reward's zero and unit."""
@@ -87,7 +88,9 @@ class RewardTrainer(Trainer):
         self.flips = LearntFlips(self.objective, decided_labels(items, self.settings.dimensions), accelerator)
         self.decorrelation = Decorrelation(getattr(config.train, "decorrelate", None), len(self.settings.dimensions),
                                            accelerator, config.train.seed)
-        self.state.extras |= self.flips.kept | self.decorrelation.kept | network.remembered()
+        self.balance = SourceBalance(getattr(config.data, "balance", None), config.data.paths,
+                                     getattr(network, "heads", network), accelerator)
+        self.state.extras |= (self.flips.kept | self.decorrelation.kept | self.balance.kept | network.remembered())
 
     def networks(self) -> list[torch.nn.Module]:
         return [self.network]
@@ -149,7 +152,7 @@ class RewardTrainer(Trainer):
         loss = self.accelerator.gather(outcome.loss.detach().reshape(1)).mean().item()
         correct = self.accelerator.gather(outcome.metrics["accuracy"])
         return {"loss": loss, **report.as_row(), **accuracies(correct, self.settings.dimensions),
-                **self.flips.after_step(), **self.decorrelation.after_step(step + 1),
+                **self.flips.after_step(), **self.decorrelation.after_step(step + 1), **self.balance.after_step(),
                 **{name: self.accelerator.gather(values).nanmean().item() for name, values in said.items()}}
 
     def _loss(self, batch: Prepared) -> tuple[Outcome, Tensor | None, dict[str, Tensor]]:
@@ -164,9 +167,12 @@ class RewardTrainer(Trainer):
         if batch.weight is not None:
             filters = (bootstrap(batch.weight.to(device)), *filters)
         labels = batch.outcome.to(device)
-        outcome = self.objective(Comparison(a, b, labels, *(t.to(device) for t in (
+        pairs = Comparison(a, b, labels, *(t.to(device) for t in (
             batch.strength, batch.rating_a, batch.rating_b)), filters, self.flips.logit, done,
-            across=lambda tensor: self.accelerator.reduce(tensor, "mean"), together=self.accelerator.gather))
+            across=lambda tensor: self.accelerator.reduce(tensor, "mean"), together=self.accelerator.gather)
+        sources = torch.tensor([item.source for item in batch.items])
+        outcome = self.objective(pairs._replace(
+            filters=(*filters, *self.balance.filters(sources, pairs, self.objective))))
         beside = self.network.beside(labels, self.state.step)
         apart = [each for each in (self.decorrelation.penalty(rewards.float(), batch.nuisances, done),
                                    beside and beside.loss) if each is not None]
