@@ -216,3 +216,11 @@ def test_the_hinge_of_pal_by_hand():
 def test_a_hinge_knows_no_likelihood(settings, word):
     with pytest.raises(ValueError, match=f"shape hinge says nothing of how likely a label is, and {word}"):
         RewardModelLoss(shape="hinge", **settings)
+
+
+def test_the_terms_of_mm_rlhf_by_hand():
+    """Rewards 2 and 0.5, the first preferred, and a tie of 1 and 0.4: BT of the one, 0.01 (2.5)^2, and 0.36."""
+    a, b = torch.tensor([2.0, 1.0])[:, None, None], torch.tensor([0.5, 0.4])[:, None, None]
+    outcome, one, gap = torch.tensor([[1.0], [0.5]]), torch.ones(2), torch.full((2, 1), float("nan"))
+    found = RewardModelLoss(ties="square", centre=0.01)(Comparison(a, b, outcome, one, gap, gap)).loss.item()
+    assert found == pytest.approx((0.201413 + 0.36) / 2 + 0.0625, abs=1e-5)

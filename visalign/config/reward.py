@@ -94,6 +94,16 @@ class GeneralSettings(Settings):
     tau: Positive = 0.1
 
 
+class CritiqueSettings(Settings):
+    """What a vlm writes of a sample before it judges (MM-RLHF, arXiv 2502.10391); rewards/joint/critique.py.
+
+    weight: of learning to write what annotators wrote, beside the pairs. max_tokens: of what it writes, at most.
+    """
+
+    weight: Weight = 1.0
+    max_tokens: Annotated[int, Interval(ge=1, le=4096)] = 128
+
+
 HEAD_SETTINGS = ("ideal_points", "variational", "groups", "general")
 """Sections of `model`, each of which asks for the head of its name."""
 
@@ -109,7 +119,8 @@ class JointSettings(Settings):
     layers: blocks whose tokens are read shallow to deep by hierarchical pooling (none: the pooled output of open_clip,
     the special tokens of a vlm). residual: whether what a layer answers is added to the query of the next one (false:
     it replaces the query, as in SoliReward's code).
-    members: heads in the ensemble; their disagreement is the uncertainty. frames: read evenly from each video.
+    critique: a vlm writes what is right and wrong first. members: heads in the ensemble; their disagreement is the
+    uncertainty. frames: read evenly from each video.
     ideal_points, variational, groups, general: another head than one that gives each sample a number, the same to all.
     """
 
@@ -125,6 +136,7 @@ class JointSettings(Settings):
     attention_heads: Few = 4
     members: Few = 4
     frames: Few = 8
+    critique: CritiqueSettings | None = None
     ideal_points: IdealPointSettings | None = None
     variational: VariationalSettings | None = None
     groups: GroupSettings | None = None
@@ -138,6 +150,13 @@ class JointSettings(Settings):
     @model_validator(mode="after")
     def _consistent(self):
         self._check_head()
+        if self.critique:
+            for what, wrong in ((f"model.backbone is {self.backbone}", self.backbone != "vlm"),
+                                ("model.tuning is frozen", self.tuning == "frozen"),
+                                ("model.layers names layers", bool(self.layers))):
+                if wrong:
+                    raise ValueError("model.critique is written by a vlm that learns to, and read at its last layer, "
+                                     f"and {what}; take backbone vlm, tuning lora or full, and no layers")
         if not self.residual and not self.layers:
             raise ValueError("model.residual false is about how layers are read one after another, and model.layers "
                              "names none")

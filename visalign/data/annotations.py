@@ -6,7 +6,8 @@ A table (as rows.py reads it; media as paths or bytes, prompts as text) in one o
                                                      (also path_A, path_B and "A", "B", "same")
         optional: strength (how clear), <dimension>_a and <dimension>_b (ratings), kind (a name in reports),
                   user (the annotator; stored as a hash), source images of edits (edits.py),
-                  context (under which it was given, such as "prefer the larger one"; rewards read it after the prompt)
+                  context (under which it was given, such as "prefer the larger one"; rewards read it after the prompt),
+                  reason_a and reason_b (what the annotator wrote of each, which `model.critique` learns to write)
     prompt, media, <dimension>: "good" or "bad"      one item; good ones are compared with bad ones of any prompt
     a preference set that `train` reads              its chosen side is preferred in the first dimension
 """
@@ -47,13 +48,15 @@ GOODNESS = {"good": 1.0, "bad": 0.0}
 @dataclass(frozen=True)
 class AnnotatedMedia:
     """A prompt and one image or video, as bytes or a path; of an edit also the files of its source images, and what
-    else is said of it (EDIT_NOTES). change: what is done to the medium after it is decoded."""
+    else is said of it (EDIT_NOTES). change: what is done to the medium after it is decoded. reason: what its annotator
+    wrote of it."""
 
     prompt: str
     media: MediaReference
     sources: tuple[str, ...] = ()
     notes: dict[str, str] = field(default_factory=dict, hash=False)
     change: MediaChange | None = None
+    reason: str = ""
 
     def digest(self) -> str:
         """Identifies the medium: a hash of its bytes, or its path, and its change."""
@@ -63,7 +66,8 @@ class AnnotatedMedia:
     def sample(self, where: str, frames: int) -> Sample:
         """Decoded. Raises UserError naming `where`."""
         media = read_media(self.media, where, frames)
-        return edit_sample(self.prompt, self.change(media) if self.change else media, self.sources, self.notes, where)
+        found = edit_sample(self.prompt, self.change(media) if self.change else media, self.sources, self.notes, where)
+        return replace(found, known=found.known | {"reason": self.reason}) if self.reason else found
 
 
 @dataclass(frozen=True)
@@ -168,19 +172,20 @@ def comparison_of(row: dict, where: str, dimensions: tuple[str, ...],
                 if (value := row_number(row, f"{name}_{side}", where)) is not None} for side in "ab"]
     if not outcome and not any(ratings):
         raise BadRow(f"{where}: no label in any of the dimensions {', '.join(dimensions)}")
-    return Annotation(item("a"), item("b"), outcome, where,
+    a, b = (replace(item(side), reason=row_text(row, f"reason_{side}", where)) for side in "ab")
+    return Annotation(a, b, outcome, where,
                      row_strength(row, where), *ratings, str(row.get("kind") or ""), row_user(row, where),
-                     row_context(row, where))
+                     row_text(row, "context", where))
 
 
-def row_context(row: dict, where: str) -> str:
-    """Under what a comparison was made; empty where nothing is said. Raises BadRow for what is no text."""
-    context = row.get("context")
-    if context is None or context != context:  # a gap in a column
+def row_text(row: dict, column: str, where: str) -> str:
+    """What a column says; empty where nothing is said. Raises BadRow for what is no text."""
+    said = row.get(column)
+    if said is None or said != said:  # a gap in a column
         return ""
-    if not isinstance(context, str):
-        raise BadRow(f"{where}: 'context' is not text but {type(context).__name__}")
-    return context.strip()
+    if not isinstance(said, str):
+        raise BadRow(f"{where}: '{column}' is not text but {type(said).__name__}")
+    return said.strip()
 
 
 def _labels(row: dict, where: str, dimensions: tuple[str, ...], allowed: dict[str, float]) -> dict[str, float]:

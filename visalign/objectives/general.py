@@ -31,9 +31,10 @@ class GeneralPreferenceLoss(RewardModelLoss):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.rating_weight:
-            raise ValueError(f"rating_weight is {self.rating_weight}: objective general compares, so a sample by "
-                             "itself has no rating; leave it out")
+        for name in ("rating_weight", "centre"):
+            if getattr(self, name):
+                raise ValueError(f"{name} is {getattr(self, name)}: objective general compares, so a sample by itself "
+                                 "has no number; leave it out")
 
     def margins(self, a: Tensor, b: Tensor) -> Tensor:
         return preference_score(a, b)

@@ -8,6 +8,7 @@ With m = r_a - r_b, and z = m - margin * strength for a pair in which a is prefe
     Davidson, nu > 0       P(a), P(b), P(tie) = softmax(z/2, -z/2, log nu)
     win-tie (SoliReward)   -log s(m - margin); ties: -log s(m - margin) - log s(-m - margin), least at m = 0
     soft (Crome)           ties: -1/2 [log s(m) + log s(-m)], the label 1/2, whatever the margin
+    square                 ties: (r_a - r_b)^2 (MM-RLHF)
     regression             (r - rating)^2, or binary cross-entropy of s(r) against a good/bad label
 
 Differs from the papers in: dimensions without a label are masked (VideoAlign marks them 22, here NaN) and every
@@ -70,16 +71,18 @@ class RewardModelLoss(Ranged):
     """Settings of the loss.
 
     shape: what a decided pair costs, `logistic` or `hinge`. ties: how tied pairs are used (`drop`: not at all).
-    tie_weight: of their loss (lambda of Crome). k, nu: of Rao-Kupper and Davidson. margin: what m must exceed, times
-    the pair's strength. scaled: multiply by the strength
-    (HelpSteer2). label_smoothing, flip_rate, forward_rate: label noise, see label_noise.py. peer_filter: of each batch
-    the share that a member leaves out in the end, since another one finds it hard, see peers.py.
+    tie_weight: of their loss (lambda of Crome). centre: of the mean of (r_a + r_b)^2 over decided pairs, which holds
+    the reward's zero in its place (MM-RLHF: 0.01). k, nu: of Rao-Kupper and Davidson. margin: what m must exceed, times
+    the pair's strength. scaled: multiply by the strength (HelpSteer2). label_smoothing, flip_rate, forward_rate: label
+    noise, see label_noise.py. peer_filter: of each batch the share that a member leaves out in the end, since another
+    one finds it hard, see peers.py.
     preference_weight, rating_weight: of comparisons and of ratings. rating_loss: `mse` or, for 0/1 labels, `bce`.
     """
 
     shape: Literal["logistic", "hinge"] = "logistic"
-    ties: Literal["drop", "rao_kupper", "davidson", "win_tie", "soft"] = "drop"
+    ties: Literal["drop", "rao_kupper", "davidson", "win_tie", "soft", "square"] = "drop"
     tie_weight: Weight = 1.0
+    centre: Weight = 0.0
     k: AboveOne = 5.0
     nu: Positive = 1.0
     margin: Weight = 0.0
@@ -122,6 +125,9 @@ class RewardModelLoss(Ranged):
         losses = self.preference_weight * self.pair_loss(m, outcome, strength, batch.flip_logit)
         weight = member_weight(losses, (*self.filters, *self._peers(batch), *batch.filters))
         loss = masked_mean(losses, weight, batch.across)
+        if self.centre:
+            apart = torch.where((outcome == 0) | (outcome == 1), (batch.a + batch.b).square(), float("nan"))
+            loss = loss + self.centre * masked_mean(apart, weight, batch.across)
         if self.rating_weight:
             for rewards, ratings in ((batch.a, batch.rating_a), (batch.b, batch.rating_b)):
                 errors = self.rating_errors(rewards, ratings)
@@ -172,6 +178,8 @@ class RewardModelLoss(Ranged):
             return -F.logsigmoid(m - self.margin) - F.logsigmoid(-m - self.margin)
         if self.ties == "soft":
             return -(F.logsigmoid(m) + F.logsigmoid(-m)) / 2
+        if self.ties == "square":
+            return m.square()
         return torch.full_like(m, float("nan"))
 
     def rating_errors(self, rewards: Tensor, ratings: Tensor) -> Tensor:

@@ -93,6 +93,10 @@ def sinusoids(place: Tensor, width: int) -> Tensor:
 class OpenClipBackbone(nn.Module):
     """Image and text towers of an open_clip model. `collate` makes tensors on the CPU, `forward` [B, 1, features]."""
 
+    def beside(self) -> Outcome | None:
+        """Nothing is learnt beside what the heads ask for."""
+        return None
+
     def __init__(self, settings: JointSettings, clip: nn.Module, preprocess, tokenizer):
         super().__init__()
         self.settings, self.clip, self.preprocess, self.tokenizer = settings, clip, preprocess, tokenizer
@@ -184,8 +188,11 @@ class JointNetwork(nn.Module):
         return self.heads(self.backbone(**inputs), **told)
 
     def beside(self, outcome: Tensor, step: int) -> Outcome | None:
-        """See `Head.beside`."""
-        return self.heads.beside(outcome, step)
+        """See `Head.beside`; together with what a backbone learns beside it."""
+        found = [each for each in (self.heads.beside(outcome, step), self.backbone.beside()) if each]
+        if not found:
+            return None
+        return Outcome(sum(each.loss for each in found), {k: v for each in found for k, v in each.metrics.items()})
 
     def filters(self, told: dict[str, Tensor],
                 together: Callable[[Tensor], Tensor]) -> tuple[Callable[[Tensor], Tensor], ...]:
