@@ -1,4 +1,4 @@
-"""A reward that writes a critique first: which tokens are learnt, what they cost, training, and its own words at use."""
+"""A reward that writes a critique first: which tokens are learnt, what they cost, training, and its own words."""
 
 import json
 import math
