@@ -255,7 +255,8 @@ class EvaluationSettings(Settings):
     model); null omits either; `also` names more rewards to report, such as one not trained on. The embedded
     tiny-clip and tiny-reward know emoji only. batch_size: samples that are drawn at once.
     keep_best: the name of one of these rewards: the run ends with the weights whose measurement, one of those `every`
-    so many steps, had its highest mean, the untrained ones included (null: with the last).
+    so many steps, had its highest mean, the untrained ones included (null: with the last); a gain that is not clear is
+    not taken where diversity clearly fell for it.
     """
 
     every: Often = 0
