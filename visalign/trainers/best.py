@@ -72,7 +72,7 @@ class Best:
 
     def _passed(self, step: int, kept: int, decided: Replacement) -> str:
         assert decided.diversity is not None
-        return (f"{self.unit} {step} was higher than {self.unit} {kept} by {in_words(decided.gain)}, which is not "
+        return (f"{self.unit} {step} was higher than {self.unit} {kept} by {gain_in_words(decided.gain)}, which is not "
                 f"clear, and its diversity lower by {percent(-decided.diversity, '')}, which is")
 
     def told(self, rows: list[dict], last: int) -> str:
@@ -84,7 +84,7 @@ class Best:
             said += "; they are the untrained ones, which no later ones surpassed"
         else:
             gain = gain_over_start(prompt_metrics_of(start), prompt_metrics_of(kept), self.reward, kept["best_error"])
-            said += (f"; {'clearly' if gain.low > 0 else 'not clearly'} better than untrained: {in_words(gain)}, "
+            said += (f"; {'clearly' if gain.low > 0 else 'not clearly'} better than untrained: {gain_in_words(gain)}, "
                      f"an interval of 95 % that counts that it is the best of {len(own) - 1} looks")
         return "; ".join([said, *(row["best_passed"] for row in own if "best_passed" in row)])
 
@@ -94,7 +94,7 @@ def without_returned(rows: list[dict]) -> list[dict]:
     return [row for row in rows if not row["folder"].endswith(RETURNED)]
 
 
-def in_words(gain: Estimate) -> str:
+def gain_in_words(gain: Estimate) -> str:
     if not math.isfinite(gain.high - gain.low):
         return f"{gain.value:+.4f}, without an interval, since one prompt says nothing of others"
     return str(gain)
