@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from visalign.evaluation.held_out import HeldOut
 from visalign.evaluators.prompt_metrics import PromptMetrics
+from visalign.evaluators.statistics import Estimate
 from visalign.trainers.best import Best
 
 from .commands import fails, rows, run, weights
@@ -165,7 +166,11 @@ def test_what_is_kept_is_the_best_guess_and_how_sure_it_is_is_said():
     mean = 0.5 + NOISE.mean()
     assert best.told(rows, 9) == (
         f"those of epoch 8 of 9, where a was best; clearly better than untrained: {mean:+.4f} [{mean - reach:+.4f}, "
-        f"{mean + reach:+.4f}], an interval of 95 % that counts that it is the best of 3 looks")
+        f"{mean + reach:+.4f}], an interval of 95 % that counts that it is the best of 3 looks; not clearly "
+        f"better than epoch 4, kept before it: {Estimate(*rows[2]['best_gain'])}")
+    step = NOISE + 0.4 - WIDE  # the second look: an eighth of 5 % / 3 on both sides, of two measurements before it
+    wide = scipy.stats.t.isf(0.05 / 3 / 8 / 2, 15) * step.std(ddof=1) / 4
+    assert rows[2]["best_gain"] == pytest.approx([step.mean(), step.mean() - wide, step.mean() + wide])
     assert "not clearly better than untrained: +0.1000 [-" in best.told(rows[:2], 9)
     _, rows, _ = followed({0: (LEVEL, FULL), 4: (LEVEL - 1, FULL)})
     assert best.told(rows, 9) == ("those of epoch 0 of 9, where a was best; they are the untrained ones, which no "

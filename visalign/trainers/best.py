@@ -52,8 +52,8 @@ class Best:
     def look(self, rows: list[dict], step: int, folder: str, found: PromptMetrics) -> dict:
         """Keep the weights of a measurement that is to replace that of the earlier `rows`; what is logged of it.
 
-        best_step: the one kept then. best_error: what this look may spend. best_passed: in words, why a higher one was
-        not kept.
+        best_step: the one kept then. best_error: what this look may spend. best_gain: over what was kept before, with
+        its interval. best_passed: in words, why a higher one was not kept.
         """
         own = without_returned(rows)
         if not own:
@@ -64,11 +64,11 @@ class Best:
         error = error_of_look(min(len(own), self.looks), self.looks)
         kept = next(row for row in own if row["step"] == self.step(own))
         decided = replacement(prompt_metrics_of(kept), found, self.reward, error, len(own))
+        found_out = {"best_step": kept["step"], "best_error": error, "best_gain": list(decided.gain)}
         if decided.taken:
             self.weights.save(step)
-            return {"best_step": step, "best_error": error}
-        return {"best_step": kept["step"], "best_error": error} | (
-            {"best_passed": self._passed(step, kept["step"], decided)} if decided.too_dear else {})
+            return found_out | {"best_step": step}
+        return found_out | ({"best_passed": self._passed(step, kept["step"], decided)} if decided.too_dear else {})
 
     def _passed(self, step: int, kept: int, decided: Replacement) -> str:
         assert decided.diversity is not None
@@ -84,14 +84,21 @@ class Best:
             said += "; they are the untrained ones, which no later ones surpassed"
         else:
             gain = gain_over_start(prompt_metrics_of(start), prompt_metrics_of(kept), self.reward, kept["best_error"])
-            said += (f"; {'clearly' if gain.low > 0 else 'not clearly'} better than untrained: {gain_in_words(gain)}, "
-                     f"an interval of 95 % that counts that it is the best of {len(own) - 1} looks")
+            said += (f"; {clearly(gain)} better than untrained: {gain_in_words(gain)}, an interval of 95 % that "
+                     f"counts that it is the best of {len(own) - 1} looks")
+            before, over = own[own.index(kept) - 1]["best_step"], Estimate(*kept["best_gain"])
+            if before != start["step"]:
+                said += f"; {clearly(over)} better than {self.unit} {before}, kept before it: {gain_in_words(over)}"
         return "; ".join([said, *(row["best_passed"] for row in own if "best_passed" in row)])
 
 
 def without_returned(rows: list[dict]) -> list[dict]:
     """Measurements of weights that were not measured before."""
     return [row for row in rows if not row["folder"].endswith(RETURNED)]
+
+
+def clearly(gain: Estimate) -> str:
+    return "clearly" if gain.low > 0 else "not clearly"
 
 
 def gain_in_words(gain: Estimate) -> str:

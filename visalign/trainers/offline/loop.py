@@ -61,7 +61,7 @@ from visalign.trainers.prefetch import Prefetch
 FIXED_FRACTIONS = torch.tensor([0.1, 0.3, 0.5, 0.7, 0.9])
 """Noise levels at which held-out pairs are compared."""
 
-AT_ONCE = 16
+HELD_OUT_BATCH = 16
 """Held-out pairs of a batch."""
 
 ENTANGLED = 4
@@ -248,7 +248,7 @@ class OfflineTrainer(GeneratorTrainer):
             for name, values in pair_metrics(self.objective(errors), errors).items():
                 totals.setdefault(name, []).append(values.float())
         found = {f"held_out/{k}": torch.cat(v).mean().item() for k, v in totals.items() if not k.startswith("noise")}
-        prompts = [item.prompt for part in of_one_size(items, AT_ONCE) for item in part]
+        prompts = [item.prompt for part in of_one_size(items, HELD_OUT_BATCH) for item in part]
         return (found | pair_likelihoods(seen, len(FIXED_FRACTIONS), prompts)
                 | entanglement_metrics(self._entangled(items[:ENTANGLED])))
 
@@ -256,7 +256,7 @@ class OfflineTrainer(GeneratorTrainer):
     def held_out_errors(self, limit: int, fractions: Tensor = FIXED_FRACTIONS) -> list[list[PairErrors]]:
         """Errors of the first held-out pairs: for each batch of them, one at each noise level; on the CPU."""
         self.states.before(None)
-        parts = list(enumerate(of_one_size(self.held_out[:limit], AT_ONCE)))
+        parts = list(enumerate(of_one_size(self.held_out[:limit], HELD_OUT_BATCH)))
         return self.engine.processes.share(parts, lambda part: self._errors_at_levels(*part, fractions))
 
     def _at_levels(self, number: int, items: list[EncodedPair],
