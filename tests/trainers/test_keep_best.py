@@ -173,8 +173,8 @@ def test_what_is_kept_is_the_best_guess_and_how_sure_it_is_is_said():
     assert rows[2]["best_gain"] == pytest.approx([step.mean(), step.mean() - wide, step.mean() + wide])
     assert "not clearly better than untrained: +0.1000 [-" in best.told(rows[:2], 9)
     _, rows, _ = followed({0: (LEVEL, FULL), 4: (LEVEL - 1, FULL)})
-    assert best.told(rows, 9) == ("those of epoch 0 of 9, where a was best; they are the untrained ones, which no "
-                                  "later ones surpassed")
+    assert best.told(rows, 9) == ("those of epoch 0 of 9, where a was best; they are the untrained ones, which "
+                                  "nothing later replaced")
 
 
 def test_what_is_higher_within_noise_and_clearly_less_diverse_is_passed_and_told():

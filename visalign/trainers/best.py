@@ -81,7 +81,7 @@ class Best:
         start, kept = own[0], next(row for row in own if row["step"] == self.step(own))
         said = f"those of {self.unit} {kept['step']} of {last}, where {self.reward} was best"
         if kept is start:
-            said += "; they are the untrained ones, which no later ones surpassed"
+            said += "; they are the untrained ones, which nothing later replaced"
         else:
             gain = gain_over_start(prompt_metrics_of(start), prompt_metrics_of(kept), self.reward, kept["best_error"])
             said += (f"; {clearly(gain)} better than untrained: {gain_in_words(gain)}, an interval of 95 % that "
