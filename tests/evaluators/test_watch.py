@@ -173,3 +173,11 @@ def test_the_chances_are_scipy_s():
         scipy.stats.ttest_ind(b, a - 0.1, equal_var=False, alternative="less").pvalue)
     assert _Sides(a[:9], b, paired=True).above(0.1) == pytest.approx(
         scipy.stats.ttest_rel(b, a[:9] + 0.1, alternative="greater").pvalue)
+
+
+def test_held_out_rewards_at_the_edge_are_suspected_in_one_run_of_twenty_at_most():
+    """Two of them, which fall by just half of what is tolerated, while the optimised one rises for all to see."""
+    rng, runs, names = np.random.default_rng(4), 100, ("optimised", "reward/a", "reward/b")
+    alarms = sum(first_alarm(levelled(rng, 12, 8, names, lambda name, e: (e > 3) * (
+        2.0 if name == "optimised" else -LIMITS.tolerance / 2), repeats=True)) is not None for _ in range(runs))
+    assert alarms / runs <= 0.05
