@@ -1,5 +1,7 @@
 """Suspicion from the groups that a run learns from: what is compared with what, and how often it errs."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import scipy
@@ -67,6 +69,8 @@ def test_a_sudden_fall_is_seen_in_few_groups_and_a_slow_one_in_many():
 def test_noise_at_other_steps_is_not_compared():
     moved = epochs(1, 1, 1, 1, noisy=(0, 1)) + epochs(*[0.3] * 4, noisy=(2, 3))
     assert suspicion_of(moved, LIMITS) is None  # the steps changed, perhaps nothing else
+    fewer = [replace(each, members=2, epoch=each.epoch + 9) for each in epochs(*[0.3] * 4)]
+    assert suspicion_of(epochs(1, 1, 1, 1, 1) + fewer, LIMITS) is None  # so did what is measured
     fallen = suspicion_of(moved + epochs(0.1, 0.1, noisy=(2, 3)), LIMITS)
     assert fallen.suspicious and fallen.change == pytest.approx(-2 / 3)
 

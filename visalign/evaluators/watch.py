@@ -8,7 +8,7 @@ their style drift, or is what was not optimised falling while the optimised rewa
 The newest groups against those of the run's first epochs: prompt by prompt where enough of the newest prompts were
 among the first (Student's), else as two samples (Welch's). This assumes that which prompts an epoch has depends on
 nothing that was learnt. Only epochs with the same noisy steps are compared, since noise at other steps changes the
-diversity of a group whatever the policy does.
+diversity of a group whatever the policy does, and only those of which as many samples were measured.
 
 It is asked after every epoch. Of diversity the error adds up: a suspicion is no verdict, but a reason to look at
 held-out prompts. Style and held-out rewards are many, and share 5 % over all of them, both directions, the numbers of
@@ -38,7 +38,8 @@ OPTIMISED = "optimised"
 class WatchedEpoch:
     """Groups of an epoch. noisy: its sampling steps with noise. prompts: what tells them apart, [G]. diversity: Vendi
     score less 1 within each, [G]. levels: means within each of `style/NAME`, `reward/NAME` (held out) and `optimised`,
-    of the first [<= G], NaN where unknown. spread: standard deviation of single samples, for each level."""
+    of the first [<= G], NaN where unknown. spread: standard deviation of single samples, for each level. members: of
+    how many samples of a group its diversity is; that of others is another measure."""
 
     epoch: int
     noisy: tuple[int, ...]
@@ -46,6 +47,7 @@ class WatchedEpoch:
     diversity: tuple[float, ...]
     levels: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     spread: Mapping[str, float] = field(default_factory=dict)
+    members: int = 0
 
     def values(self, level: str | None) -> list[tuple[str, float]]:
         """(prompt, value) of each group of which it is known; None: diversity."""
@@ -114,7 +116,7 @@ def suspicion_of(epochs: list[WatchedEpoch], limits: VerdictLimits, asked: int =
     The fewest groups that are enough to be suspicious are told, of diversity before anything else; else the most that
     there are. None while there are too few with the newest epoch's noise, or the first had no diversity.
     """
-    alike = [each for each in epochs if each.noisy == epochs[-1].noisy]
+    alike = [each for each in epochs if (each.noisy, each.members) == (epochs[-1].noisy, epochs[-1].members)]
     found = [_less_diverse(sides, limits.budget) for sides in _sides(alike, None).values() if sides.before.mean() > 0]
     fell = next((each for each in found if each.suspicious), None)
     return fell or next(_moved(alike, limits, asked), None) or (found[-1] if found else None)

@@ -48,7 +48,8 @@ class GroupWatch:
                  for prompt in collected.prompts[::self.measured.group_size]]
         levels, spread = self._levels(collected)
         row = {"noisy": sorted(collected.stochastic), "prompts": asked,
-               "diversity": [round(value, 5) for value in found.tolist()], "levels": levels, "spread": spread}
+               "diversity": [round(value, 5) for value in found.tolist()], "levels": levels, "spread": spread,
+               "members": self.measured.group_size if self.measured.embeds_all else self.measured.members}
         self.epochs.append(epoch_of(row | {"step": epoch}))
         self.run.log({"kind": "watch", "step": epoch} | row)
         return {"group_diversity": found.mean().item()}
@@ -93,4 +94,4 @@ def epoch_of(row: dict) -> WatchedEpoch:
     """From a row of metrics.jsonl; one of an earlier version knows diversity alone."""
     levels = {name: tuple(values) for name, values in row.get("levels", {}).items()}
     return WatchedEpoch(row["step"], tuple(row["noisy"]), tuple(row["prompts"]), tuple(row["diversity"]), levels,
-                        row.get("spread", {}))
+                        row.get("spread", {}), row.get("members", 0))
