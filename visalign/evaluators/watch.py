@@ -93,6 +93,7 @@ class _Sides:
         varies = np.ptp(now - before) if self.paired else np.ptp(before) + np.ptp(now)
         if varies < 1e-9:
             return 0.0 if now.mean() < before.mean() else 1.0
+        freedom: float
         if self.paired:
             change, freedom = now - before, len(now) - 1
             error = (change.var(ddof=1) / len(now)) ** 0.5
@@ -161,19 +162,18 @@ def _sides(alike: list[WatchedEpoch], level: str | None) -> dict[int, _Sides]:
     """
     values = [each.values(level) for each in alike]
     first, rest = _until(values, FIRST)
-    before, found = _by_prompt(first), {}
+    before, found = _by_prompt(first), dict[int, _Sides]()
     for groups in NEWEST:
         newest, _ = _until(rest[::-1], groups)
         if sum(map(len, newest)) < groups:
             break
         now = _by_prompt(newest)
         both = [prompt for prompt in now if prompt in before]
-        if len(both) >= groups:
-            found[groups] = _Sides(*(np.array([np.mean(each[prompt]) for prompt in both]) for each in (before, now)),
-                                   paired=True)
+        if paired := len(both) >= groups:
+            a, b = (np.array([np.mean(each[prompt]) for prompt in both]) for each in (before, now))
         else:
-            found[groups] = _Sides(*(np.array([value for epoch in part for _, value in epoch])
-                                     for part in (first, newest)), paired=False)
+            a, b = (np.array([value for epoch in part for _, value in epoch]) for part in (first, newest))
+        found[groups] = _Sides(a, b, paired)
     return found
 
 

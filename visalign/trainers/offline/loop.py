@@ -75,6 +75,8 @@ class OfflineTrainer(GeneratorTrainer):
     """Trains `generator` on encoded `items`. The caller decides what to measure at which step. users: what the network
     is told of whose pairs they are."""
 
+    watch: PairWatch | None
+
     def __init__(self, config: OfflineConfig, generator: Generator, items: list[EncodedPair],
                  held_out: list[EncodedPair],
                  cache: EncodingCache, run: RunFolder, accelerator: Accelerator, users: Everybody = NOBODY_ASKED):

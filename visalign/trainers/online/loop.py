@@ -55,6 +55,7 @@ class OnlineTrainer(GeneratorTrainer):
     unit, label = "epoch", "online training"
     shown = {"reward": "reward", "zero_std_ratio": "zero", "loss": "loss"}
     non_finite = NonFinite.SKIP
+    watch: GroupWatch | None
 
     def __init__(self, config: OnlineConfig, generator: Generator, tasks: list[PromptTask],
                  reward_set: RewardSet | None, run: RunFolder, accelerator: Accelerator):
