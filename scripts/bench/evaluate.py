@@ -34,6 +34,7 @@ from visalign.evaluators.diversity import per_prompt
 from visalign.jobs.train import train
 from visalign.trainers.guard import interval_of
 from visalign.trainers.online.loop import OnlineTrainer
+from visalign.trainers.online.sample_watch import SampleWatch
 from visalign.trainers.online.watching import GroupWatch
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -101,8 +102,8 @@ def guard(recipes: list[str], length: int) -> None:
 
 
 def watch(recipes: list[str], length: int) -> None:
-    """Processor time of the features of samples that are learnt from, and of what is told of them, over whole epochs'.
-    """
+    """Processor time of features and style of samples that are learnt from, and of what is told of them, over whole
+    epochs'."""
     for name in recipes:
         spent, epochs = [], []
         with tempfile.TemporaryDirectory() as folder:
@@ -111,6 +112,7 @@ def watch(recipes: list[str], length: int) -> None:
                 "output.trackers=[]", "eval.every=0", "eval.max_prompts=4"))
             embedder = type(load_features(config.embedded_by))
             with (timed(GroupWatch, "note", spent), timed(embedder, "sample_features", spent, beside=True),
+                  timed(SampleWatch, "measure", spent, beside=True), timed(GroupWatch, "suspicion", spent),
                   timed(OnlineTrainer, "batch", epochs, time.process_time),
                   timed(OnlineTrainer, "train_unit", epochs, time.process_time)):
                 train(config)

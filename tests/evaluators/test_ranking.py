@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from visalign.evaluators.ranking import elo, win_rate, wins_of
+from visalign.evaluators.ranking import elo, elo_of_votes, expanded, win_rate, wins_of
 from visalign.evaluators.statistics import relative_change, sign_test
 
 
@@ -55,6 +55,29 @@ def test_intervals_of_the_ladder_shrink_with_prompts():
     rng = np.random.default_rng(0)
     few, many = (elo(wins_of([rng.random((n, 4)), rng.random((n, 4))]), ["a", "b"]) for n in (8, 200))
     assert many["a"].high - many["a"].low < few["a"].high - few["a"].low
+
+
+def test_a_ladder_of_votes_counts_ties_half_and_resamples_whom_there_are():
+    sides = np.array([[0, 1], [1, 0], [0, 1], [0, 1]])
+    won = np.array([1.0, 0.5, 1.0, 0.0])  # 2.5 of 4 for the first
+    one = elo_of_votes(sides, won, np.arange(4), np.zeros(4, int), ["a", "b"])
+    assert one["a"].value - one["b"].value == pytest.approx(400 * np.log10(2.5 / 1.5), abs=0.01)
+    wins = np.zeros((4, 2, 2))
+    for p, ((i, j), w) in enumerate(zip(sides, won, strict=True)):
+        wins[p, i, j], wins[p, j, i] = w, 1 - w
+    plain = elo(wins, ["a", "b"])  # one voter: a bootstrap over prompts, with the same draws, read further out
+    assert one["a"].value == plain["a"].value and one["a"].low <= plain["a"].low and one["a"].high >= plain["a"].high
+    assert elo_of_votes(sides, won, np.zeros(4, int), np.arange(4), ["a", "b"])["a"].high == np.inf
+    many = np.repeat(np.arange(4), 25)
+    alike = [elo_of_votes(sides[many], won[many], np.arange(100), voters, ["a", "b"])["a"]
+             for voters in (np.zeros(100, int), many)]  # four people, who repeat themselves on new prompts
+    assert alike[1].high - alike[1].low > 2 * (alike[0].high - alike[0].low)
+
+
+def test_a_bootstrap_of_few_is_read_as_far_out_as_student_s_t():
+    # 10: sqrt(10 / 9) x 2.262157 = 2.384525, and 2 Phi(2.384525) - 1 = 0.982899
+    assert expanded(10) == pytest.approx(0.982899, abs=1e-6)
+    assert expanded(1) == 1 and expanded(10**6) == pytest.approx(0.95, abs=1e-5)
 
 
 def test_the_sign_test_by_hand():

@@ -179,3 +179,17 @@ def test_what_did_not_change_is_said_with_what_would_have_been_seen():
     assert "would have been seen" not in verdict_of(measured(), measured(proxy=1.0), "proxy").reasons[0]
     again = verdict_of(measured(), unclear, "proxy", intervals=repeated_look(20, 1))
     assert "would have been seen" not in again.reasons[0]
+
+
+def test_refusals_are_told_by_the_interval_of_the_look():
+    """2 of 12 prompts refuse: clear of 0 by no look; 8 do: at 95 %, and not where a look may err in one of 10^6."""
+    def refusing(count):
+        values = {"reward/r": [0.0] * 12, "style/refusals": [1.0] * count + [0.0] * (12 - count)}
+        return PromptMetrics(PROMPTS[:12], 2, values, dict.fromkeys(values, 1.0))
+
+    def said(count, **intervals):
+        verdict = verdict_of(refusing(0), refusing(count), "r", **intervals)
+        return any("decline what was asked" in reason for reason in verdict.reasons)
+
+    assert said(8) and said(8, intervals=repeated_look(2, 1)) and not said(8, intervals=repeated_look(10_000, 1))
+    assert not said(1, intervals=repeated_look(2, 1))

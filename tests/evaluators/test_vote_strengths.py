@@ -1,10 +1,12 @@
 """Votes with covariates: hand numbers, identities, planted effects, and what cannot be fitted."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import scipy
 
-from visalign.evaluators.ranking import ELO, NoRanking, elo
+from visalign.evaluators.ranking import ELO, NoRanking, elo, elo_of_votes
 from visalign.evaluators.vote_strengths import VoteTable, fit_votes, maximum_likelihood
 
 
@@ -103,6 +105,74 @@ def test_clustered_intervals_hold_as_often_as_they_say():
             covered[clustered] += low < 1000 < high
     print("covered", covered)
     assert 0.90 <= covered[True] / 200 <= 0.99 and covered[False] / 200 < 0.8
+
+
+def crossed(cells) -> VoteTable:
+    """Two models; {(voter, prompt): (won, lost)}."""
+    rows = [(voter, prompt, outcome) for (voter, prompt), (won, lost) in cells.items()
+            for outcome in [1] * won + [-1] * lost]
+    voters, prompts, outcome = zip(*rows, strict=True)
+    return replace(table([0] * len(rows), [1] * len(rows), outcome, voters), prompts=np.array(prompts))
+
+
+GAP = np.array([1, -1])
+
+
+def gap_variance(fit, cov) -> float:
+    return float(GAP @ cov[:2, :2] @ GAP)
+
+
+def test_two_way_clustered_variance_by_hand():
+    """6 won of 8: p = 3/4, information 3/2, scores 1/4 of a win and -3/4 of a loss.
+
+    Cells of (voter, prompt): 3/4, 1/4, 1/4, -5/4. By voter 2 (1 + 1) = 4, by prompt as much, by both
+    4/3 (9 + 1 + 1 + 25)/16 = 3: 4 + 4 - 3 = 5, over (3/2)^2.
+    """
+    fit = fit_votes(crossed({("ann", "x"): (3, 0), ("ann", "y"): (1, 0), ("bob", "x"): (1, 0), ("bob", "y"): (1, 2)}))
+    for cov, expected in ((fit.fit.clustered, 4), (fit.fit.by_prompt, 4), (fit.fit.by_both, 3)):
+        assert gap_variance(fit, cov) == pytest.approx(expected / 2.25)
+    wide = fit.elo(0)
+    assert (wide.high - wide.value) / ELO == pytest.approx(scipy.stats.t.ppf(0.975, 1) * (5 / 2.25)**0.5 / 2)
+
+
+def test_the_variance_never_falls_below_one_way_s():
+    """Cells 3/4, -1/4, 1/4, -3/4: by voter 1, by prompt 4, by both 5/3, and 1 + 4 - 5/3 is less than 4."""
+    fit = fit_votes(crossed({("ann", "x"): (3, 0), ("ann", "y"): (2, 1), ("bob", "x"): (1, 0), ("bob", "y"): (0, 1)}))
+    assert gap_variance(fit, fit.fit.by_both) == pytest.approx(5 / 3 / 2.25)
+    wide = fit.elo(0)
+    assert (wide.high - wide.value) / ELO == pytest.approx(scipy.stats.t.ppf(0.975, 1) * (4 / 2.25)**0.5 / 2)
+
+
+def test_prompts_of_one_vote_each_change_nothing_but_what_is_known():
+    """By prompt is then by both, which leaves that by voter."""
+    single = simulated(np.random.default_rng(2), [0.4, -0.4], [], 0.0, 200, voters=10**9)
+    five = np.repeat(np.arange(200), 5)
+    votes = table(single.first[five], single.second[five], single.outcome[five], single.voters[five])
+    alone, both = fit_votes(votes), fit_votes(replace(votes, prompts=np.arange(1000)))
+    assert both.fit.by_prompt == pytest.approx(both.fit.by_both) and both.fit.prompts == 1000
+    assert tuple(both.elo(0)) == pytest.approx(tuple(alone.elo(0)))
+    one = fit_votes(replace(votes, prompts=np.zeros(1000, int)))
+    assert np.isinf(one.elo(0).high) and np.isfinite(one.elo(0, clustered=False).high)
+
+
+def test_intervals_by_voter_and_prompt_hold_where_prompts_have_luck_of_their_own():
+    """40 voters on 20 prompts each, whose media differ in luck: 95 % intervals by voter alone say far too much. The
+    pigeonhole bootstrap of the plain ranking holds as well."""
+    rng, covered, studies = np.random.default_rng(6), {"both": 0, "voter": 0, "pigeonhole": 0}, 200
+    voters, prompts = (each.flatten() for each in np.meshgrid(np.arange(40), np.arange(20)))
+    for study in range(studies):
+        luck, taste = rng.normal(0, 1.0, 20), rng.normal(0, 0.5, 40)
+        won = rng.random(800) < scipy.special.expit(luck[prompts] + taste[voters])
+        votes = table([0] * 800, [1] * 800, np.where(won, 1, -1), voters)
+        ladders = {"voter": fit_votes(votes).elo(0), "both": fit_votes(replace(votes, prompts=prompts)).elo(0)}
+        if study < studies // 2:  # it takes longer
+            ladders["pigeonhole"] = elo_of_votes(np.tile([0, 1], (800, 1)), won.astype(float), prompts, voters,
+                                                 votes.models, seed=study, resamples=200)["a"]
+        for name, found in ladders.items():
+            covered[name] += found.low < 1000 < found.high
+    print("covered", covered)
+    assert covered["both"] >= 0.93 * studies and covered["voter"] < 0.7 * studies
+    assert covered["pigeonhole"] >= 0.93 * studies / 2
 
 
 def test_one_voter_has_no_clustered_interval():

@@ -5,7 +5,9 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import scipy
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
@@ -98,6 +100,12 @@ def test_irft_warms_up_on_what_is_solved_and_then_searches_where_the_model_fails
         assert len({pair.prompt for pair in read_feedback(root / f"round-{number}")}) <= shares.deficient
     start = known_mean(measured_in(root / "warm-up")[0].values["reward/repetition"])
     assert rounds[0]["from_start"][0] == pytest.approx(rounds[0]["reward"] - start, abs=1e-6)
+    first, last = (found.values["reward/repetition"] for found in (measured_in(root / "warm-up")[0],
+                                                                   measured_in(root / "round-1")[1]))
+    change = np.subtract(last, first)
+    of_two = 0.05 / config.rounds.count / 2  # of what a round may err, beside the change from the round before
+    reach = scipy.stats.t.isf(of_two / 2, len(change) - 1) * change.std(ddof=1) / len(change)**0.5
+    assert rounds[0]["from_start"][1:] == pytest.approx([change.mean() - reach, change.mean() + reach])
     with pytest.raises(UserError, match="holds rounds with a warm-up, and this recipe is for the other"):
         train_rounds(small("rounds_irft", "rounds.warm_up=null"), resume=True)
     with pytest.raises(UserError, match="already holds rounds"):

@@ -41,6 +41,8 @@ def test_recipe_runs_on_a_tiny_network(file, pipelines, pairs_file, tmp_path):
                  "eval.steps=2", "output.trackers=[]", f"output.folder={tmp_path / 'run'}"]
     if config.model.resolution:
         overrides += ["model.resolution=16"]
+    if config.guard.watch_pairs:
+        overrides += ["data.holdout=0.5", "guard.max_prompts=1", "guard.samples_per_prompt=2", "guard.start_sets=1"]
     if config.data.users:
         overrides += ["data.users.holdout=0", "model.user_features=tiny-clip"]
     if config.data.feedback:

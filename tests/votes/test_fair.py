@@ -104,6 +104,28 @@ def test_one_voter_has_no_interval_and_it_is_said(tmp_path):
     assert np.isinf(fair.fair["a"].high) and np.isfinite(fair.as_independent["a"].high)
 
 
+def test_votes_on_one_prompt_have_no_interval_and_many_people_on_few_prompts_a_wide_one(tmp_path):
+    def asked(folder, prompts):
+        rng, book = np.random.default_rng(0), VoteDatabase(folder)
+        book._connection().execute("PRAGMA synchronous=OFF")
+        for i in range(160):
+            luck = (-0.9, 0.9, -0.3, 0.3)[i % prompts]
+            book.add(Matchup(f"p{i % prompts}", MatchupSide("a", i, f"{i}a.png"), MatchupSide("b", i, f"{i}b.png"), {},
+                             f"c{i}"))
+            won = rng.random() < scipy.special.expit(luck)
+            book.vote(Vote(f"c{i}", f"voter {i // 4 % 20}", "a" if won else "b", str(rng.choice(["a", "b"]))))
+        return book
+
+    one, four = (asked(tmp_path / str(prompts), prompts) for prompts in (1, 4))
+    fair = fair_board(one, style=False)
+    assert "all votes are on one prompt, so there is no interval that would hold for other prompts" in fair.notes
+    assert np.isinf(fair.fair["a"].high) and np.isinf(leaderboard(one).elo["a"].high)
+    fair, plain = fair_board(four, style=False), leaderboard(four)
+    assert fair.notes == ("nobody voted a tie, so there is no parameter of ties",)
+    for found in (fair.fair["a"], plain.elo["a"]):
+        assert found.high - found.low > 1.7 * (fair.as_independent["a"].high - fair.as_independent["a"].low)
+
+
 @pytest.mark.parametrize("book, said", [
     (lambda folder: VoteDatabase(folder), "there is no vote between two models yet, so there is no ranking"),
     (lambda folder: small(folder, "ab", models=("a", "a")), "there is no vote between two models yet"),

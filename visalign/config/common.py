@@ -255,7 +255,8 @@ class EvaluationSettings(Settings):
     model); null omits either; `also` names more rewards to report, such as one not trained on. The embedded
     tiny-clip and tiny-reward know emoji only. batch_size: samples that are drawn at once.
     keep_best: the name of one of these rewards: the run ends with the weights whose measurement, one of those `every`
-    so many steps, had its highest mean, the untrained ones included (null: with the last).
+    so many steps, had its highest mean, the untrained ones included (null: with the last); a gain that is not clear is
+    not taken where diversity clearly fell for it.
     """
 
     every: Often = 0
@@ -296,8 +297,13 @@ class GuardSettings(Settings):
     the best acceptable point as well. every: steps of the loop between measurements; 0 chooses the fewest that
     keep their cost within the share `cost` of training's network passes. budget: share of diversity that may be lost;
     drift, tolerance: standard deviations by which style may move and other rewards may fall. start_sets: on how many
-    sets of seeds the start is measured, with which every look is compared. watch: online runs also measure the groups
-    that they learn from, after every epoch, and look in between when diversity seems to fall there.
+    sets of seeds the start is measured, with which every look is compared.
+    watch: online runs also measure the groups that they learn from, after every epoch, and look in between when
+    diversity seems to fall there or style to drift; watch_samples: how many of each group's samples. watch_rewards: the
+    share of an epoch's samples that rewards of eval.also score as well (0: none), to look when one falls while the
+    optimised reward rises. watch_pairs: of how many held-out pairs offline runs measure the errors in between, as often
+    as 1 % of training's passes allow (0: none), to look when chosen samples seem to have become unlikelier, the error
+    more than half of the share `growth` above the start's, or less preferred.
     """
 
     action: Literal["off", "warn", "stop", "rollback"] = "off"
@@ -307,6 +313,10 @@ class GuardSettings(Settings):
     samples_per_prompt: AtLeastTwo = 4
     start_sets: Few = 4
     watch: bool = True
+    watch_samples: AtLeastTwo = 4
+    watch_rewards: Fraction = 0.0
+    watch_pairs: FewOrNone = 0
+    growth: Positive = 0.1
     budget: Within = 0.15
     drift: Positive = 2.0
     tolerance: Annotated[float, Interval(gt=0.1, le=100)] = 0.25

@@ -73,10 +73,10 @@ class RoundSettings(Settings):
     before.
 
     count: how many rounds at most. reference: what the policy is compared with, the `previous` round's model or
-    the `base`. stop: whether to end when the reward no longer rises, its interval clear of 0, over the round
-    before. warm_up: imitate the model's own successes first, before round 1. Rewards of the recipe may name
-    {current}, {previous} and {base}: the models of this round, the one before it, and the first, as in {kind:
-    density_ratio, strong: "{current}", weak: "{base}"}.
+    the `base`. stop: whether to end when the reward no longer rises over the round before, clear of 0 by an interval
+    that counts how many rounds there may be. warm_up: imitate the model's own successes first, before round 1. Rewards
+    of the recipe may name {current}, {previous} and {base}: the models of this round, the one before it, and the first,
+    as in {kind: density_ratio, strong: "{current}", weak: "{base}"}.
     """
 
     count: Few = 3

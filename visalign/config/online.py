@@ -318,6 +318,12 @@ class OnlineConfig(PolicyRun):
                     and self.rollout.group_size > 1)
 
     @property
+    def watched_rewards(self) -> tuple[RewardSpec, ...]:
+        """Those of `eval.also` that score samples that are learnt from, and are not learnt from themselves."""
+        learnt = [term.reward for term in self.reward.models]
+        return tuple(spec for spec in self.eval.also if spec not in learnt) if self.guard.watch_rewards else ()
+
+    @property
     def embedded_by(self) -> str | None:
         """What embeds the samples that are learnt from, if anything does."""
         return self.reward.features or (self.eval.features if self.watched else None)
@@ -329,6 +335,9 @@ class OnlineConfig(PolicyRun):
         if self.model.tuning == "user":
             raise ValueError("model.tuning user learns from pairs whose users are known, in offline training "
                              "(configs/sdxl_ppd.yaml); use lora or full")
+        if self.guard.watch_rewards and self.watched and not self.watched_rewards:
+            raise ValueError(f"guard.watch_rewards {self.guard.watch_rewards:g}: no reward is held out to be watched; "
+                             "name one in eval.also that is not in reward.models")
         rollout = self.rollout
         if bool(rollout.votes) == bool(self.reward.models):
             raise ValueError("set exactly one of reward.models (rewards to raise) and rollout.votes (votes to follow)")

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from visalign.evaluators import diversity
-from visalign.evaluators.statistics import Estimate, mean_with_interval
+from visalign.evaluators.looks import ONE_LOOK, Intervals
+from visalign.evaluators.statistics import Estimate
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,10 @@ class PromptMetrics:
         """Names of one kind: `reward`, `diversity`, `style` or `answers`."""
         return [name.partition("/")[2] for name in self.values if name.startswith(f"{kind}/")]
 
-    def mean(self, metric: str) -> Estimate | None:
+    def mean(self, metric: str, intervals: Intervals = ONE_LOOK) -> Estimate | None:
         """Mean over the prompts for which it is known."""
         known = [value for value in self.values[metric] if np.isfinite(value)]
-        return mean_with_interval(known) if known else None
+        return intervals.mean(known) if known else None
 
     def notes(self) -> list[str]:
         """What is not known, one sentence a reward."""

@@ -1,9 +1,11 @@
 """Which of several models is better: win rates for two, a Bradley-Terry ranking for many."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import choix
 import numpy as np
+import scipy
 from scipy.sparse.csgraph import connected_components
 
 from visalign.evaluators.reward_accuracy import clustered_mean
@@ -57,21 +59,62 @@ def elo(wins: np.ndarray, names: list[str], seed: int = 0, resamples: int = 1000
     Intervals are bootstraps over prompts. Raises NoRanking naming the groups when no chain of wins and losses joins
     all models, since their strengths then have no finite ratio.
     """
-    total = wins.sum(0)
-    check_joined(total, names)
     rng = np.random.default_rng(seed)
+    return _ladder(wins.sum(0), names, (wins[rng.integers(0, len(wins), len(wins))].sum(0)
+                                        for _ in range(resamples if len(wins) > 1 else 0)))
+
+
+def elo_of_votes(sides: np.ndarray, won: np.ndarray, prompts: np.ndarray, voters: np.ndarray, names: list[str],
+                 seed: int = 0, resamples: int = 1000) -> dict[str, Estimate]:
+    """The same of V votes between two places in `names` each, ints [V, 2]; won: by the first, ties 1/2, [V]. prompts,
+    voters: numbers from 0, [V].
+
+    Intervals are bootstraps of prompts and of voters at once: a vote counts as often as its prompt was drawn, times as
+    often as its voter was (the pigeonhole bootstrap of Owen 2007, which errs to the safe side), between quantiles that
+    lie as far out as Student's t of few prompts or voters (`expanded`). One voter's votes are resampled by prompt
+    alone, and hold for that voter. Votes on one prompt have no interval.
+    """
+    n, rng = len(names), np.random.default_rng(seed)
+    many, people = int(prompts.max()) + 1, int(voters.max()) + 1
+
+    def total(weight: np.ndarray) -> np.ndarray:
+        ahead, behind = (np.bincount(sides @ place, weight * share, n * n).reshape(n, n)
+                         for place, share in (((n, 1), won), ((1, n), 1 - won)))
+        return ahead + behind
+
+    def drawn(count: int) -> np.ndarray:
+        """How often each of so many was drawn; a single one stays."""
+        return np.bincount(rng.integers(0, count, count), minlength=count)
+
+    return _ladder(total(np.ones(len(won))), names, (total(drawn(many)[prompts] * drawn(people)[voters])
+                                                     for _ in range(resamples if many > 1 else 0)),
+                   expanded(min(many, people) if people > 1 else many))
+
+
+def expanded(count: int) -> float:
+    """The level at which a percentile bootstrap of so many reaches as far as Student's t with the unbiased variance:
+    2 Phi(sqrt(n / (n - 1)) t) - 1 (Hesterberg 2015). 1 of a single one, which says nothing."""
+    if count < 2:
+        return 1.0
+    reach = scipy.stats.t.ppf((1 + LEVEL) / 2, count - 1) * (count / (count - 1)) ** 0.5
+    return float(1 - 2 * scipy.stats.norm.sf(reach))
+
+
+def _ladder(total: np.ndarray, names: list[str], resampled: Iterable[np.ndarray],
+            level: float = LEVEL) -> dict[str, Estimate]:
+    """Strengths of the wins [n, n], within those of the resampled ones; intervals are infinite where there are none."""
+    check_joined(total, names)
     drawn, known = [], {}
-    for _ in range(resamples if len(wins) > 1 else 0):
-        resampled = wins[rng.integers(0, len(wins), len(wins))].sum(0)
-        same = resampled.tobytes()  # few prompts have few resamples
+    for wins in resampled:
+        same = wins.tobytes()  # few prompts have few resamples
         if same not in known:
             # a resample may fall apart; a trace of a prior keeps its strengths finite, and far out
-            known[same] = _strengths(resampled, 0.0 if _joined(resampled) else 1e-3)
+            known[same] = _strengths(wins, 0.0 if _joined(wins) else 1e-3)
         drawn.append(known[same])
     middle = _strengths(total, 0.0)
     if not drawn:
         return {name: Estimate(float(middle[i]), float("-inf"), float("inf")) for i, name in enumerate(names)}
-    low, high = np.quantile(np.array(drawn), [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    low, high = np.quantile(np.array(drawn), [(1 - level) / 2, (1 + level) / 2], axis=0)
     return {name: Estimate(float(middle[i]), float(low[i]), float(high[i])) for i, name in enumerate(names)}
 
 

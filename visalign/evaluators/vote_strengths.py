@@ -1,5 +1,5 @@
 """Strengths of models from people's votes, beside whatever else sways a vote: Bradley-Terry with covariates (the style
-control of LMArena, Li et al. 2024), ties by Davidson (1970), intervals clustered by voter.
+control of LMArena, Li et al. 2024), ties by Davidson (1970), intervals clustered by voter and by prompt.
 
     P(first), P(second), P(tie) in the ratio exp(eta / 2) : exp(-eta / 2) : nu,   eta = s_first - s_second + x beta
 
@@ -8,10 +8,16 @@ brighter one is), nu how readily people call a tie. Without ties nu is 0 and, wi
 model. One voter's votes are not independent: with g_v the sum of the scores of voter v's votes, H the information and V
 voters,
 
-    cov = V / (V - 1) H^-1 (sum_v g_v g_v^T) H^-1,   interval: estimate +- t_{V - 1} sqrt(cov)
+    cov_voter = V / (V - 1) H^-1 (sum_v g_v g_v^T) H^-1,   interval: estimate +- t_{V - 1} sqrt(cov)
 
 (the sandwich of Liang and Zeger 1986, with the small-sample factor and t of Cameron and Miller 2015). One voter has
-none.
+none. Nor are the votes on one prompt, where one model may be lucky for everybody. Where prompts are known, too,
+
+    cov = cov_voter + cov_prompt - cov_both,   t_{min(V, P) - 1}
+
+both: a voter's votes on one prompt, which the sum counts twice (Cameron, Gelbach and Miller 2011). The difference may
+fall below its parts, and below 0; the largest of the three variances is taken then (MacKinnon, Nielsen and Webb 2021).
+One prompt has no interval either.
 """
 
 from dataclasses import dataclass, replace
@@ -29,7 +35,7 @@ GRADIENT_TOLERANCE = 1e-7
 class VoteTable:
     """V votes between n models. first, second: places in `models`, ints [V]. outcome: 1 where the first won, -1 where
     the second did, 0 for a tie, [V]. voters: whose each vote is, [V]. covariates: float64 [V, C], each first side minus
-    second, named by `names`."""
+    second, named by `names`. prompts: on what each vote is, [V], where that is known."""
 
     models: list[str]
     first: np.ndarray
@@ -38,10 +44,11 @@ class VoteTable:
     voters: np.ndarray
     covariates: np.ndarray
     names: tuple[str, ...] = ()
+    prompts: np.ndarray | None = None
 
     def plain(self) -> "VoteTable":
         """Without covariates."""
-        return VoteTable(self.models, self.first, self.second, self.outcome, self.voters, self.covariates[:, :0])
+        return replace(self, covariates=self.covariates[:, :0], names=())
 
     @property
     def wins(self) -> np.ndarray:
@@ -55,8 +62,9 @@ class VoteTable:
 @dataclass(frozen=True)
 class DesignFit:
     """b: coefficients of eta = design @ b, with log nu at the end where anybody voted a tie (ties). naive, clustered:
-    their covariances as if all votes were independent, and by voter (None of a single voter). chances: of first, second
-    and tie by the fit, [V, 3]."""
+    their covariances as if all votes were independent, and by voter (None of a single voter). by_prompt, by_both: the
+    same by prompt, and by voter and prompt, where prompts are known (None of a single one). prompts: how many there
+    are, 0 where they are not known. chances: of first, second and tie by the fit, [V, 3]."""
 
     b: np.ndarray
     ties: bool
@@ -64,16 +72,38 @@ class DesignFit:
     clustered: np.ndarray | None
     voters: int
     chances: np.ndarray
+    by_prompt: np.ndarray | None = None
+    by_both: np.ndarray | None = None
+    prompts: int = 0
 
     def between(self, place: int, clustered: bool = True) -> Estimate:
         """A coefficient with its interval, which is infinite where there is none."""
-        cov, value = self.clustered if clustered else self.naive, float(self.b[place])
-        if cov is None:
+        value, sure = float(self.b[place]), (1 + LEVEL) / 2
+        variance = self._variance(place) if clustered else float(self.naive[place, place])
+        if variance is None:
             return unknown(value)
-        sure = (1 + LEVEL) / 2
-        wide = scipy.stats.t.ppf(sure, self.voters - 1) if clustered else scipy.stats.norm.ppf(sure)
-        half = float(wide * cov[place, place] ** 0.5)
+        groups = min(self.voters, self.prompts or self.voters)
+        wide = scipy.stats.t.ppf(sure, groups - 1) if clustered else scipy.stats.norm.ppf(sure)
+        half = float(wide * variance ** 0.5)
         return Estimate(value, value - half, value + half)
+
+    def _variance(self, place: int) -> float | None:
+        """By voter, and by prompt where those are known; None where there is a single one."""
+        if self.clustered is None or self.prompts == 1:
+            return None
+        by_voter = float(self.clustered[place, place])
+        if self.by_prompt is None or self.by_both is None:
+            return by_voter
+        by_prompt = float(self.by_prompt[place, place])
+        return max(by_voter, by_prompt, by_voter + by_prompt - float(self.by_both[place, place]))
+
+    def mapped(self, out: np.ndarray) -> "DesignFit":
+        """Of the coefficients out @ b."""
+        def moved(cov: np.ndarray | None) -> np.ndarray | None:
+            return None if cov is None else out @ cov @ out.T
+
+        return replace(self, b=out @ self.b, naive=out @ self.naive @ out.T, clustered=moved(self.clustered),
+                       by_prompt=moved(self.by_prompt), by_both=moved(self.by_both))
 
 
 @dataclass(frozen=True)
@@ -109,14 +139,13 @@ def fit_votes(table: VoteTable) -> VoteFit:
     n, count = len(table.models), len(table.outcome)
     basis = scipy.linalg.helmert(n).T  # strengths that sum to 0 have n - 1 degrees of freedom
     design = np.hstack([basis[table.first] - basis[table.second], table.covariates])
-    found = fit_design(design, table.outcome, table.voters, table.names, f"{count} votes between {n} models")
-    out = scipy.linalg.block_diag(basis, np.eye(len(found.b) - n + 1))
-    return VoteFit(n, replace(found, b=out @ found.b, naive=out @ found.naive @ out.T,
-                              clustered=None if found.clustered is None else out @ found.clustered @ out.T))
+    found = fit_design(design, table.outcome, table.voters, table.names, f"{count} votes between {n} models",
+                       table.prompts)
+    return VoteFit(n, found.mapped(scipy.linalg.block_diag(basis, np.eye(len(found.b) - n + 1))))
 
 
 def fit_design(design: np.ndarray, outcome: np.ndarray, voters: np.ndarray, names: tuple[str, ...],
-               where: str) -> DesignFit:
+               where: str, prompts: np.ndarray | None = None) -> DesignFit:
     """eta = design @ b of votes [V, p]. names, where: for the sentence of NoRanking, raised where the likelihood has no
     single maximum."""
     _check_identified(design, outcome, names, where)
@@ -124,13 +153,24 @@ def fit_design(design: np.ndarray, outcome: np.ndarray, voters: np.ndarray, name
     b, chances = maximum_likelihood(design, outcome, ties)
     inverse = np.linalg.inv(_information(design, chances, ties))
     scores = _scores(design, outcome, chances, ties)
-    known, place = np.unique(voters, return_inverse=True)
-    clustered = None
-    if len(known) > 1:
-        summed = np.zeros((len(known), scores.shape[1]))
-        np.add.at(summed, place, scores)
-        clustered = len(known) / (len(known) - 1) * inverse @ (summed.T @ summed) @ inverse
-    return DesignFit(b, ties, inverse, clustered, len(known), chances)
+    of_voter = np.unique(voters, return_inverse=True)[1]
+    fit = DesignFit(b, ties, inverse, _sandwich(inverse, scores, of_voter), int(of_voter.max()) + 1, chances)
+    if prompts is None:
+        return fit
+    of_prompt = np.unique(prompts, return_inverse=True)[1]
+    count = int(of_prompt.max()) + 1
+    return replace(fit, by_prompt=_sandwich(inverse, scores, of_prompt), prompts=count,
+                   by_both=_sandwich(inverse, scores, of_voter * count + of_prompt))
+
+
+def _sandwich(inverse: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> np.ndarray | None:
+    """The covariance clustered by one grouping of the votes [V]; None of a single group."""
+    known, place = np.unique(groups, return_inverse=True)
+    if len(known) < 2:
+        return None
+    summed = np.zeros((len(known), scores.shape[1]))
+    np.add.at(summed, place, scores)
+    return len(known) / (len(known) - 1) * inverse @ (summed.T @ summed) @ inverse
 
 
 def maximum_likelihood(design: np.ndarray, outcome: np.ndarray, ties: bool) -> tuple[np.ndarray, np.ndarray]:

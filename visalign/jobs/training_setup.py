@@ -43,6 +43,7 @@ from visalign.trainers.offline.users import NOBODY_ASKED, Everybody, Users
 from visalign.trainers.online.epoch_shape import check_arithmetic
 from visalign.trainers.online.epochs import PromptTask, prompt_tasks_of
 from visalign.trainers.online.loop import OnlineTrainer
+from visalign.trainers.online.sample_watch import sample_watch
 from visalign.trainers.online.scoring import RewardSet
 from visalign.trainers.online.step_selection import check_noise
 from visalign.trainers.order import keep_digest
@@ -217,8 +218,9 @@ def build_online(config: OnlineConfig, generator: Generator, run: RunFolder, acc
                 "votes" if config.rollout.votes else "prompts", guide_entry(config))
     check_takes_sources(generator, (each.prompt for each in asked), "rollout.prompts")
     say_what_is_cut(generator, [each.prompt for each in asked], "training prompts")
-    reward_set = RewardSet(config.reward, str(accelerator.device), generator.modality,
-                           config.embedded_by) if config.reward.models else None
+    device, modality = str(accelerator.device), generator.modality
+    reward_set = RewardSet(config.reward, device, modality, config.embedded_by,
+                           sample_watch(config, device, modality)) if config.reward.models else None
     trainer = OnlineTrainer(config, generator, asked, reward_set, run, accelerator)
     what = "votes" if config.rollout.votes else "training prompts"
     return trainer, {what: len(asked), "samples an epoch": trainer.epochs.size}

@@ -54,6 +54,7 @@ def fair_lines(fair: FairBoard) -> list[str]:
             lines.append(f"{model:24} Elo {in_brackets(fair.fair[model], '%.0f')}, were votes independent "
                          f"{in_brackets(fair.as_independent[model], '%.0f')}, nothing taken out "
                          f"{in_brackets(fair.plain[model], '%.0f')}")
+        lines.append("(intervals by voter and prompt: other people would vote on other prompts)")
         for name, effect in fair.effects.items():
             what = "being on the left" if name == LEFT else f"one sd more {name}"
             lines.append(f"{what}: of two equals it wins at odds of {in_brackets(effect, '%.2f')}")

@@ -18,7 +18,8 @@ from typing import Any
 
 from visalign.config import LanguageConfig, TextFeedbackSettings
 from visalign.errors import UserError
-from visalign.evaluators import Estimate, VerdictLimits, mean_with_interval, verdict_of
+from visalign.evaluators import Estimate, VerdictLimits, verdict_of
+from visalign.evaluators.looks import OneOfMany, error_of_look
 from visalign.evaluators.prompt_metrics import PromptMetrics, known_mean, paired, prompt_metrics_of
 from visalign.evaluators.verdict import repeated_look
 from visalign.language.feedback import read_feedback
@@ -207,9 +208,12 @@ def summed_up(number: int, root: Path, config: LanguageConfig) -> Round:
     verdict = verdict_of(start, after, name, VerdictLimits(guard.budget, guard.drift, guard.tolerance),
                          intervals=repeated_look(config.rounds.count, number))
 
+    intervals = OneOfMany(error_of_look(number, config.rounds.count))
+
     def change(base: PromptMetrics) -> Estimate:
+        """One of two with what this round may err, so that those of all rounds hold together."""
         first, last = paired(base, after, f"reward/{name}")
-        return mean_with_interval(last - first)
+        return intervals.mean(last - first, 1 / 2)
 
     pairs = read_feedback(folder)
     return Round(number, folder.name, known_mean(after.values[f"reward/{name}"]), change(start), change(before),

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from visalign.config import LanguageSettings, OfflineConfig, OnlineConfig
 from visalign.evaluators.likelihood import gap_quantiles
+from visalign.evaluators.looks import ERROR, OneOfMany
 from visalign.evaluators.prompt_metrics import known_mean, prompt_metrics_of
+from visalign.evaluators.verdict import KINDS_OF_EVIDENCE
 from visalign.media.video_files import read_media
 from visalign.reports import charts, media_uri, render_page, source_uris, svg
 from visalign.reports.before_after import BEFORE_AFTER, BeforeAfter, first_and_last, save_before_after
@@ -63,15 +65,17 @@ def card_of(spec) -> str | None:
 
 
 def guard_looks(looks: list[dict], unit: str) -> dict | None:
-    """The guard's measurements: their reward-diversity front and the verdict at each; None for fewer than two."""
+    """The guard's measurements: their reward-diversity front, with what each look may err, and the verdict at each;
+    None for fewer than two."""
     if len(looks) < 2:
         return None
     words = [(f"{unit} {row['step']}", row["verdict"]["word"]) for row in looks]
     proxy = looks[-1]["verdict"]["proxy"]
     chart = None
     if proxy and "diversity/vendi" in looks[0]["values"]:
-        seen = {str(row["step"]): prompt_metrics_of(row) for row in looks}
-        rewards, diversity = ({name: metrics.mean(metric) for name, metrics in seen.items()}
+        even = ERROR / len(looks) / KINDS_OF_EVIDENCE  # of runs from before looks shared their error
+        seen = {str(row["step"]): (prompt_metrics_of(row), OneOfMany(row.get("error", even))) for row in looks}
+        rewards, diversity = ({name: found.mean(metric, intervals) for name, (found, intervals) in seen.items()}
                               for metric in (f"reward/{proxy}", "diversity/vendi"))
         if all(rewards.values()):
             chart = charts.front_chart(rewards, diversity, next(iter(seen)), proxy)

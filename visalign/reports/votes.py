@@ -30,7 +30,7 @@ def in_brackets(estimate: Estimate, form: str) -> str:
 
 
 def control_chart(fair: FairBoard) -> Markup:
-    """Elo of each model with style and side taken out (filled, intervals by voter), and without (hollow)."""
+    """Elo of each model with style and side taken out (filled, intervals by voter and prompt), and without (hollow)."""
     def draw(axis) -> None:
         order = fair.models[::-1]
         axis.axvline(1000, color=LINE, linewidth=0.8)

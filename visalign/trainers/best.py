@@ -1,6 +1,8 @@
-"""`eval.keep_best`: a run ends with the weights at which a held-out reward was best, the untrained ones included.
+"""`eval.keep_best`: a run ends with the weights at which a held-out reward was best, the untrained ones included, and
+says whether they are clearly better than those (evaluators/keeping.py).
 
-What was measured is in metrics.jsonl and the weights in best/, so a run that is killed continues to the same choice.
+What was measured and decided is in metrics.jsonl and the weights in best/, so a run that is killed continues to the
+same choice.
 """
 
 import math
@@ -8,7 +10,11 @@ from collections.abc import Sequence
 
 from visalign.config import OfflineConfig, OnlineConfig
 from visalign.errors import UserError
-from visalign.evaluators.prompt_metrics import PromptMetrics, known_mean
+from visalign.evaluators.keeping import Replacement, gain_over_start, replacement
+from visalign.evaluators.looks import error_of_look
+from visalign.evaluators.prompt_metrics import PromptMetrics, prompt_metrics_of
+from visalign.evaluators.statistics import Estimate
+from visalign.evaluators.verdict import percent
 from visalign.rewards import Reward
 from visalign.trainers.followed import FollowedTrainer
 from visalign.trainers.kept_weights import KeptWeights
@@ -33,26 +39,69 @@ class Best:
     """The weights of the best measurement so far, by the mean of `reward` over the held-out prompts."""
 
     def __init__(self, trainer: FollowedTrainer, reward: str):
-        self.metric, self.unit = f"reward/{reward}", trainer.unit
+        self.reward, self.unit = reward, trainer.unit
+        every, last = trainer.config.eval.every, trainer.config.train.steps
+        self.looks = (last - 1) // every + 1
         self.weights = KeptWeights("eval.keep_best", trainer.run.path / "best", trainer.state,
                                    trainer.engine.processes)
 
-    def value(self, values: dict[str, list[float]]) -> float:
-        mean = known_mean(values[self.metric])
-        return -math.inf if math.isnan(mean) else mean
-
     def step(self, rows: list[dict]) -> int:
-        """Of the first best of measurements as logged."""
-        own = [row for row in rows if not row["folder"].endswith(RETURNED)]
-        return max(own, key=lambda row: self.value(row["values"]))["step"]
+        """Of the one that is kept, of measurements as logged."""
+        return rows[-1]["best_step"]
 
-    def look(self, rows: list[dict], step: int, folder: str, found: PromptMetrics) -> int:
-        """Keep the weights of a measurement that is better than the earlier `rows`; the step of the best one then."""
-        best = self.step([*rows, {"step": step, "folder": folder, "values": found.values}])
-        if best == step and not folder.endswith(RETURNED):
+    def look(self, rows: list[dict], step: int, folder: str, found: PromptMetrics) -> dict:
+        """Keep the weights of a measurement that is to replace that of the earlier `rows`; what is logged of it.
+
+        best_step: the one kept then. best_error: what this look may spend. best_gain: over what was kept before, with
+        its interval. best_passed: in words, why a higher one was not kept.
+        """
+        own = without_returned(rows)
+        if not own:
             self.weights.save(step)
-        return best
+            return {"best_step": step}
+        if folder.endswith(RETURNED):
+            return {"best_step": self.step(own)}
+        error = error_of_look(min(len(own), self.looks), self.looks)
+        kept = next(row for row in own if row["step"] == self.step(own))
+        decided = replacement(prompt_metrics_of(kept), found, self.reward, error, len(own))
+        found_out = {"best_step": kept["step"], "best_error": error, "best_gain": list(decided.gain)}
+        if decided.taken:
+            self.weights.save(step)
+            return found_out | {"best_step": step}
+        return found_out | ({"best_passed": self._passed(step, kept["step"], decided)} if decided.too_dear else {})
 
-    def told(self, step: int, last: int) -> str:
-        """In words: of which step the weights are."""
-        return f"those of {self.unit} {step} of {last}, where {self.metric.removeprefix('reward/')} was best"
+    def _passed(self, step: int, kept: int, decided: Replacement) -> str:
+        assert decided.diversity is not None
+        return (f"{self.unit} {step} was higher than {self.unit} {kept} by {gain_in_words(decided.gain)}, which is not "
+                f"clear, and its diversity lower by {percent(-decided.diversity, '')}, which is")
+
+    def told(self, rows: list[dict], last: int) -> str:
+        """In words: of which step the weights are, and whether they are better than the untrained ones."""
+        own = without_returned(rows)
+        start, kept = own[0], next(row for row in own if row["step"] == self.step(own))
+        said = f"those of {self.unit} {kept['step']} of {last}, where {self.reward} was best"
+        if kept is start:
+            said += "; they are the untrained ones, which nothing later replaced"
+        else:
+            gain = gain_over_start(prompt_metrics_of(start), prompt_metrics_of(kept), self.reward, kept["best_error"])
+            said += (f"; {clearly(gain)} better than untrained: {gain_in_words(gain)}, an interval of 95 % that "
+                     f"counts that it is the best of {len(own) - 1} looks")
+            before, over = own[own.index(kept) - 1]["best_step"], Estimate(*kept["best_gain"])
+            if before != start["step"]:
+                said += f"; {clearly(over)} better than {self.unit} {before}, kept before it: {gain_in_words(over)}"
+        return "; ".join([said, *(row["best_passed"] for row in own if "best_passed" in row)])
+
+
+def without_returned(rows: list[dict]) -> list[dict]:
+    """Measurements of weights that were not measured before."""
+    return [row for row in rows if not row["folder"].endswith(RETURNED)]
+
+
+def clearly(gain: Estimate) -> str:
+    return "clearly" if gain.low > 0 else "not clearly"
+
+
+def gain_in_words(gain: Estimate) -> str:
+    if not math.isfinite(gain.high - gain.low):
+        return f"{gain.value:+.4f}, without an interval, since one prompt says nothing of others"
+    return str(gain)

@@ -45,8 +45,8 @@ class Cadence:
         """End with the best weights, measured once more where they are not the last; `kept` says which they are."""
         if self.best is None:
             return
-        best = self.processes.told_by_first(lambda: self.best.step(self._rows))
-        self.kept = self.best.told(best, last)
+        rows = self.processes.told_by_first(lambda: self._rows)
+        best, self.kept = self.best.step(rows), self.best.told(rows, last)
         if best != last:
             self.best.weights.put_back(best)
             self.evaluate(last, best)
@@ -80,7 +80,7 @@ class Cadence:
             if self.processes.is_first:
                 save_samples(samples, trainer.run.path / "samples" / folder)
             further = trainer.held_out_metrics()
-        best = {"best_step": self.best.look(rows, step, folder, found)} if self.best else {}
+        best = self.best.look(rows, step, folder, found) if self.best else {}
         trainer.run.log({"kind": "held_out", "step": step, "folder": folder, **found.as_dict(), **further, **best,
                          "seconds_so_far": time.time() - self.started})
         show_held_out(trainer.accelerator, found, samples, step)

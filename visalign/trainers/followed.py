@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Protocol
 from accelerate import Accelerator
 from torch import nn
 
-from visalign.evaluators.watch import Suspicion
+from visalign.evaluators.verdict import VerdictLimits
 from visalign.parallel.engine import Engine
 from visalign.storage.run_folder import RunFolder
 
@@ -23,9 +23,23 @@ class FollowedState(Protocol):
         """A context in which the parameters hold their average."""
 
 
+class Doubt(Protocol):
+    """What makes the guard look before it is due, in words."""
+
+    @property
+    def suspicious(self) -> bool: ...
+
+    @property
+    def words(self) -> str: ...
+
+
 class Watched(Protocol):
-    def suspicion(self, budget: float) -> Suspicion | None:
-        """Whether diversity is falling, of which `budget` may be lost; None while that is not known."""
+    """moments: how often it may be suspicious in a run."""
+
+    moments: int
+
+    def suspicion(self, limits: VerdictLimits) -> Doubt | None:
+        """Whether something goes wrong by half of what is allowed; None while that is not known."""
 
 
 class KeptCheckpoints(Protocol):
@@ -34,7 +48,7 @@ class KeptCheckpoints(Protocol):
 
 
 class FollowedTrainer(Protocol):
-    """unit: what a step is called. watch: what is known of the diversity in what it learns from, if anything.
+    """unit: what a step is called. watch: what is known of what it learns from, if anything.
     measuring: a context that gives the model as held-out samples are drawn from it.
     held_out_metrics: what is logged beside their rewards. fit: trains on, calling back after each step, and says
     whether what was called ended the run."""

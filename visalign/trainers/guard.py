@@ -4,8 +4,10 @@
     rollback   end the run and return to the best point on the reward-diversity front that was still acceptable
 
 It uses other seeds than the run's evaluation, so that its choice is still evaluated on samples it has not seen.
-Online runs also measure the groups that they learn from, after every epoch: when diversity seems to fall there, the
-guard looks before it is due, at as many sets of seeds as it measured the start with.
+Online runs also measure the groups that they learn from, after every epoch: when diversity seems to fall there, or
+style to drift, the guard looks before it is due, at as many sets of seeds as it measured the start with. Where asked
+to, they have held-out rewards score some of them as well (`guard.watch_rewards`), and offline runs measure errors of
+held-out pairs (`guard.watch_pairs`).
 Everything it knows is in metrics.jsonl and guard/, so a run that is killed continues to the same decisions.
 """
 
@@ -31,7 +33,6 @@ from visalign.evaluators.verdict import (
     unplanned_look,
     verdict_of,
 )
-from visalign.evaluators.watch import Suspicion
 from visalign.generators.base import Generator
 from visalign.media.samples import Sample
 from visalign.media.source_images import sheet_row
@@ -39,7 +40,7 @@ from visalign.media.video_files import save_sheet
 from visalign.parallel.sharing import doing
 from visalign.sampling.seeds import second_seed
 from visalign.trainers.cost import passes_of_look, passes_of_step
-from visalign.trainers.followed import FollowedTrainer
+from visalign.trainers.followed import Doubt, FollowedTrainer
 from visalign.trainers.kept_weights import KeptWeights
 
 PROMPTS_DRAWN = 8
@@ -94,7 +95,7 @@ class Guard:
         if self.settings.action == "off":
             return False
         planned = step % self.every == 0 or step == self.last
-        suspicion = None if planned or self.watch is None else self.watch.suspicion(self.settings.budget)
+        suspicion = None if planned or self.watch is None else self.watch.suspicion(self.limits)
         if not planned and not (suspicion and suspicion.suspicious):
             return False
         rows = self.processes.told_by_first(lambda: self.rows)
@@ -111,7 +112,7 @@ class Guard:
         return step - rows[-1]["step"] < self.every * BETWEEN or bool(
             before and step - before[-1] < self.every * len(before))
 
-    def _look(self, step: int, rows: list[dict], suspicion: Suspicion | None) -> dict:
+    def _look(self, step: int, rows: list[dict], suspicion: Doubt | None) -> dict:
         started = time.perf_counter()
         doing(f"guard, {self.trainer.unit} {step}")
         if suspicion and self.processes.is_first:
@@ -122,7 +123,7 @@ class Guard:
                 held = mean_over_seeds([held, *self._look_again(generator, step)])
         base = prompt_metrics_of(rows[0]) if rows else held
         check_same(base, held, "guard")
-        moments = self.last if self.watch else 0
+        moments = self.watch.moments if self.watch else 0
         intervals = unplanned_look(moments) if suspicion else repeated_look(
             math.ceil(self.last / self.every), max(1, math.ceil(step / self.every)), moments)
         verdict = verdict_of(base, held, self.held_out.proxy, self.limits, intervals=intervals)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from visalign.evaluators.betting import running_mean
-from visalign.evaluators.ranking import NoRanking, elo
+from visalign.evaluators.ranking import NoRanking, elo_of_votes
 from visalign.evaluators.reward_accuracy import clustered_mean
 from visalign.evaluators.statistics import LEVEL, Estimate
 from visalign.votes.book import Matchup, Vote, VoteDatabase
@@ -16,6 +16,7 @@ OVERALL = "overall"
 LEAST_SHARED = 5
 """Their agreement is reported for two voters who both voted on at least so many matchups."""
 _PLACES = {"a": 0, "tie": 1, "b": 2}
+_WON = {"a": 1.0, "tie": 0.5, "b": 0.0}
 
 
 @dataclass(frozen=True)
@@ -80,17 +81,17 @@ def leaderboard(book: VoteDatabase, dimension: str = OVERALL) -> Leaderboard:
     alone."""
     matchups = {matchup.id: matchup for matchup in book.matchups() if not matchup.is_anchor}
     votes = votes_in(book, matchups, dimension)
-    between = [(matchups[vote.matchup], choice) for vote, choice in votes
-               if matchups[vote.matchup].between_models]
+    given = [(vote, matchups[vote.matchup], choice) for vote, choice in votes
+             if matchups[vote.matchup].between_models]
+    between = [(matchup, choice) for _, matchup, choice in given]
     models = sorted({side.model for matchup, _ in between for side in (matchup.a, matchup.b)})
-    wins, ties = tally(between, models)
+    total, ties = tally(between, models)
     ranking, why = None, "there is no vote between two models yet"
     if len(models) > 1:
         try:
-            ranking, why = elo(wins, models), ""
+            ranking, why = ladder(between, [vote.voter for vote, _, _ in given], models), ""
         except NoRanking as error:
             why = str(error)
-    total = wins.sum(0)
     order = sorted(range(len(models)), key=lambda i: (-(ranking[models[i]].value if ranking else vote_share(total, i)),
                                                       i))
     voters: dict[str, int] = defaultdict(int)
@@ -119,18 +120,25 @@ def dimensions_of(votes: Iterable[Vote]) -> list[str]:
 
 
 def tally(between: list[tuple[Matchup, str]], models: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Wins by prompt, ties half to each side, [P, n, n], and ties [n, n]."""
+    """Wins, ties half to each side, and ties, [n, n] each."""
     place = {model: i for i, model in enumerate(models)}
-    prompts = {prompt: p for p, prompt in enumerate(dict.fromkeys(matchup.asked for matchup, _ in between))}
-    wins, ties = np.zeros((max(1, len(prompts)), len(models), len(models))), np.zeros((len(models), len(models)))
+    wins, ties = np.zeros((len(models), len(models))), np.zeros((len(models), len(models)))
     for matchup, choice in between:
-        p, a, b = prompts[matchup.asked], place[matchup.a.model], place[matchup.b.model]
-        won = {"a": 1.0, "tie": 0.5, "b": 0.0}[choice]
-        wins[p, a, b] += won
-        wins[p, b, a] += 1 - won
+        a, b = place[matchup.a.model], place[matchup.b.model]
+        wins[a, b] += _WON[choice]
+        wins[b, a] += 1 - _WON[choice]
         ties[a, b] += choice == "tie"
         ties[b, a] += choice == "tie"
     return wins, ties
+
+
+def ladder(between: list[tuple[Matchup, str]], voters: list[str], models: list[str]) -> dict[str, Estimate]:
+    """Strengths, with intervals over prompts and voters. Raises NoRanking."""
+    place = {model: i for i, model in enumerate(models)}
+    sides = np.array([[place[matchup.a.model], place[matchup.b.model]] for matchup, _ in between])
+    prompts, people = (np.unique(np.array(each, object), return_inverse=True)[1]
+                       for each in ([matchup.asked for matchup, _ in between], voters))
+    return elo_of_votes(sides, np.array([_WON[choice] for _, choice in between]), prompts, people, models)
 
 
 def duels_of(between: list[tuple[Matchup, str]], models: list[str]) -> list[Duel]:
@@ -142,8 +150,7 @@ def duels_of(between: list[tuple[Matchup, str]], models: list[str]) -> list[Duel
     found = []
     for i, one in enumerate(models):
         for other in models[i + 1:]:
-            won = [{"a": 1.0, "tie": 0.5, "b": 0.0}[choice] if matchup.a.model == one else
-                   {"a": 0.0, "tie": 0.5, "b": 1.0}[choice] for matchup, choice in first.values()
+            won = [_WON[choice] if matchup.a.model == one else 1 - _WON[choice] for matchup, choice in first.values()
                    if {matchup.a.model, matchup.b.model} == {one, other}]
             if won:
                 found.append(Duel(one, other, running_mean(won), len(won)))

@@ -1,5 +1,5 @@
 """The fair ranking: strengths of models with the side and the style of their media taken out of the votes, ties as
-ties, intervals by voter (evaluators/vote_strengths.py), and how far rewards agree with people beside style.
+ties, intervals by voter and prompt (evaluators/vote_strengths.py), and how far rewards agree with people beside style.
 
 Covariates are differences of the two sides: +1 where side a was on the left and -1 where b was; and of each style
 statistic (style.py) in standard deviations over the media that were voted on. """
@@ -36,10 +36,11 @@ class RewardAgreement:
 
 @dataclass(frozen=True)
 class FairBoard:
-    """models: the best first. fair: Elo with covariates and by voter; as_independent: as if all votes were different
-    people's; plain: without covariates, by voter. effects: odds among equals for the side that is on the left, or one
-    standard deviation higher in a statistic. tie: Davidson's nu. notes: what could not be said, a sentence each.
-    voters: how many voted between models. Without a ranking, models and all numbers are empty."""
+    """models: the best first. fair: Elo with covariates, intervals by voter and prompt; as_independent: as if all votes
+    were different people's on different prompts; plain: without covariates, by voter and prompt. effects: odds among
+    equals for the side that is on the left, or one standard deviation higher in a statistic. tie: Davidson's nu. notes:
+    what could not be said, a sentence each. voters: how many voted between models. Without a ranking, models and all
+    numbers are empty."""
 
     dimension: str
     models: list[str]
@@ -83,6 +84,8 @@ def _ranked(table: VoteTable, notes: list[str]) -> tuple[dict, np.ndarray]:
     plain, fit = fit_votes(table.plain()), fit_votes(table)
     if fit.fit.clustered is None:
         notes.append("all votes are one voter's, so there is no interval that would hold for other people")
+    if fit.fit.prompts == 1:
+        notes.append("all votes are on one prompt, so there is no interval that would hold for other prompts")
     if not fit.fit.ties:
         notes.append("nobody voted a tie, so there is no parameter of ties")
     order = sorted(range(len(table.models)), key=lambda i: (-fit.strengths[i], i))
@@ -104,7 +107,7 @@ def table_of(votes: list[tuple[Vote, str]], matchups: dict[str, Matchup], x: np.
     models = sorted({model for pair in sides for model in pair})
     place = {model: i for i, model in enumerate(models)}
     first, second = np.array([[place[a], place[b]] for a, b in sides], int).reshape(-1, 2).T
-    return VoteTable(models, first, second, outcomes(votes), voters_of(votes), x, names)
+    return VoteTable(models, first, second, outcomes(votes), voters_of(votes), x, names, vote_prompts(votes, matchups))
 
 
 def outcomes(votes: list[tuple[Vote, str]]) -> np.ndarray:
@@ -113,6 +116,10 @@ def outcomes(votes: list[tuple[Vote, str]]) -> np.ndarray:
 
 def voters_of(votes: list[tuple[Vote, str]]) -> np.ndarray:
     return np.array([vote.voter for vote, _ in votes], object)
+
+
+def vote_prompts(votes: list[tuple[Vote, str]], matchups: dict[str, Matchup]) -> np.ndarray:
+    return np.array([matchups[vote.matchup].asked for vote, _ in votes], object)
 
 
 def covariates(votes: list[tuple[Vote, str]], matchups: dict[str, Matchup], looks: dict[str, dict[str, float]] | None,
@@ -162,7 +169,8 @@ def rewards_beside_style(book: VoteDatabase, votes: list[tuple[Vote, str]], matc
         x, names = covariates(scored, matchups, looks, [])
         try:
             alone, *beside = [odds(fit_design(np.hstack([margin, x[:, :count]]), outcomes(scored), voters_of(scored),
-                                              (reward, *names[:count]), f"{len(scored)} votes").between(0))
+                                              (reward, *names[:count]), f"{len(scored)} votes",
+                                              vote_prompts(scored, matchups)).between(0))
                               for count in sorted({1, len(names)})]
             found.append(RewardAgreement(reward, alone, beside[0] if beside else None, len(scored)))
         except NoRanking as error:

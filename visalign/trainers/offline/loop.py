@@ -51,6 +51,7 @@ from visalign.trainers.offline.noised import (
     sample_errors,
 )
 from visalign.trainers.offline.pair_labels import PairLabels
+from visalign.trainers.offline.pair_watch import PairWatch
 from visalign.trainers.offline.sides import mixture_of
 from visalign.trainers.offline.states import STATES
 from visalign.trainers.offline.users import NOBODY_ASKED, Everybody
@@ -59,6 +60,9 @@ from visalign.trainers.prefetch import Prefetch
 
 FIXED_FRACTIONS = torch.tensor([0.1, 0.3, 0.5, 0.7, 0.9])
 """Noise levels at which held-out pairs are compared."""
+
+HELD_OUT_BATCH = 16
+"""Held-out pairs of a batch."""
 
 ENTANGLED = 4
 """Held-out pairs whose gradients are compared, at each of these levels."""
@@ -70,6 +74,8 @@ READERS = 2
 class OfflineTrainer(GeneratorTrainer):
     """Trains `generator` on encoded `items`. The caller decides what to measure at which step. users: what the network
     is told of whose pairs they are."""
+
+    watch: PairWatch | None
 
     def __init__(self, config: OfflineConfig, generator: Generator, items: list[EncodedPair],
                  held_out: list[EncodedPair],
@@ -85,6 +91,8 @@ class OfflineTrainer(GeneratorTrainer):
         self.flips = LearntFlips(self.objective, len(items), accelerator)
         self.state.extras |= self.states.extras | self.labels.kept | self.flips.kept
         self._policy_errors = recomputed_errors if config.train.one_side_at_a_time else row_errors
+        watched = config.guard.action != "off" and config.guard.watch_pairs
+        self.watch = PairWatch(config, self.objective, len(held_out), run, self.engine.processes) if watched else None
 
     @staticmethod
     def _order(config: OfflineConfig, items: list[EncodedPair], accelerator: Accelerator) -> DataOrder[EncodedPair]:
@@ -106,6 +114,7 @@ class OfflineTrainer(GeneratorTrainer):
         generator.policy, self.optimizer = self.engine.prepare(generator.denoiser, self.state.optimizer)
         generator.set_dropout(True)
         with Prefetch(self._plan, train.steps * train.gradient_accumulation, READERS) as self.prepared:
+            self._watch_pairs(self.state.step)
             yield
         generator.policy = generator.denoiser
         generator.set_dropout(False)
@@ -151,7 +160,17 @@ class OfflineTrainer(GeneratorTrainer):
         report = self.optimizer_step(items)
         self.labels.after_step()
         self.states.after_step(step + 1)
+        self._watch_pairs(step + 1)
         return self.log.reduce(collected) | report.as_row() | self.flips.after_step()
+
+    def _watch_pairs(self, step: int) -> None:
+        """Measure held-out pairs for the guard, when that is due."""
+        if self.watch is None:
+            return
+        self.watch.step = step
+        if self.watch.is_due:
+            with self.measuring():
+                self.watch.note(self)
 
     def prepare(self, places: range, items: list[EncodedPair]) -> PreparedPairs:
         """All that a micro-batch needs beside the network, drawn for the items' places in the order."""
@@ -225,31 +244,37 @@ class OfflineTrainer(GeneratorTrainer):
         items = self.held_out[:limit]
         if not items:
             return {}
-        self.states.before(None)
         totals: dict[str, list[Tensor]] = {}
-        parts = of_one_size(items, 16)
-        looks = self.engine.processes.share(list(enumerate(parts)), lambda part: self._errors_at_levels(*part))
-        seen = [errors for look in looks for errors in look]
+        seen = [errors for look in self.held_out_errors(limit) for errors in look]
         for errors in seen:
             for name, values in pair_metrics(self.objective(errors), errors).items():
                 totals.setdefault(name, []).append(values.float())
         found = {f"held_out/{k}": torch.cat(v).mean().item() for k, v in totals.items() if not k.startswith("noise")}
-        return found | pair_likelihoods(seen, len(FIXED_FRACTIONS), [item.prompt for part in parts for item in part]
-                                        ) | entanglement_metrics(self._entangled(items[:ENTANGLED]))
+        prompts = [item.prompt for part in of_one_size(items, HELD_OUT_BATCH) for item in part]
+        return (found | pair_likelihoods(seen, len(FIXED_FRACTIONS), prompts)
+                | entanglement_metrics(self._entangled(items[:ENTANGLED])))
 
-    def _at_levels(self, number: int, items: list[EncodedPair]) -> Iterator[PreparedPairs]:
+    @torch.no_grad()
+    def held_out_errors(self, limit: int, fractions: Tensor = FIXED_FRACTIONS) -> list[list[PairErrors]]:
+        """Errors of the first held-out pairs: for each batch of them, one at each noise level; on the CPU."""
+        self.states.before(None)
+        parts = list(enumerate(of_one_size(self.held_out[:limit], HELD_OUT_BATCH)))
+        return self.engine.processes.share(parts, lambda part: self._errors_at_levels(*part, fractions))
+
+    def _at_levels(self, number: int, items: list[EncodedPair],
+                   fractions: Tensor = FIXED_FRACTIONS) -> Iterator[PreparedPairs]:
         """The `number`-th held-out pairs at each level."""
         batch = load_batch(items, self.cache, fits=self.told_fits, beside=self.users.of(items))
-        for fraction in FIXED_FRACTIONS:
+        for fraction in fractions:
             generator = torch.Generator().manual_seed(16 * number + int(fraction * 100))
             noise = torch.randn(batch.chosen.shape, generator=generator)
             t = self.generator.process.times_at(fraction.repeat(len(batch.items)))
             yield PreparedPairs(batch, t, noise, [generator] * len(batch.items))
 
-    def _errors_at_levels(self, number: int, items: list[EncodedPair]) -> list[PairErrors]:
+    def _errors_at_levels(self, number: int, items: list[EncodedPair], fractions: Tensor) -> list[PairErrors]:
         """Errors of the `number`-th held-out pairs at each level, on the CPU."""
         found = []
-        for prepared in self._at_levels(number, items):
+        for prepared in self._at_levels(number, items, fractions):
             errors = self.errors(*prepared)
             found.append(replace(errors, **{name: value.cpu() for name, value in vars(errors).items()
                                             if isinstance(value, Tensor)}))

@@ -31,7 +31,8 @@ class RolloutBatch:
     """samples: this process's, by place. rewards: float32 [n, K] of all places in order, NaN where unscored.
     groups: int64 [n]. prompts: [n]. images: this process's first groups, for the grid. seconds: by phase.
     stochastic: the sampling steps that added noise. version: how many epochs the policy that sampled had learnt from.
-    features: float32 [n, D] of all places in order, where something embeds them.
+    features: float32 [n, D] of all places in order, where something embeds them. watched: the same of what the guard's
+    watch measures. Both are NaN of samples that are not measured.
     """
 
     samples: dict[int, Trajectory]
@@ -43,6 +44,7 @@ class RolloutBatch:
     stochastic: frozenset[int]
     version: int
     features: Tensor | None = None
+    watched: Tensor | None = None
 
     @property
     def stored(self) -> int:
@@ -169,34 +171,42 @@ class RolloutCollector:
                 images += zip(places, made, strict=True) if request.shown else ()
                 scoring.append((places, self.scorer.submit(made)))
         sampled = time.perf_counter()
-        rewards, features = self._gathered(scoring) if self.scorer else (votes_as_rewards(self.epochs), None)
+        rewards, features, watched = self._gathered(scoring) if self.scorer else (
+            votes_as_rewards(self.epochs), None, None)
         seconds = {"sampling": sampled - started - decoding, "decoding": decoding,
                    "waiting_for_rewards": time.perf_counter() - sampled,
                    "scoring": (self.scorer.seconds if self.scorer else 0.0) - scoring_before}
         return RolloutBatch(samples, rewards, self.epochs.groups, prompts, images, seconds, requests[0].stochastic,
-                            version=epoch, features=features)
+                            version=epoch, features=features, watched=watched)
 
-    def _gathered(self, scoring: list[tuple[list[int], Future]]) -> tuple[Tensor, Tensor | None]:
-        """Rewards of all places, gathered, and their features. Raises UserError when too few could be scored."""
+    def _gathered(self, scoring: list[tuple[list[int], Future]]) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Rewards of all places, gathered, their features, and what is watched. Raises UserError when too few could be
+        scored."""
         rows, batches = [], []
         for places, future in scoring:
             batches.append(self.scorer.result(future))
             rows += places
-        columns, features = batches[0].values.shape[1], gathered_features(batches)
+        more = [gathered_features(batches), gathered_watched(batches)]
         values = torch.cat([torch.cat([batch.values, batch.failed[:, None].float()], 1) for batch in batches])
-        if features is not None:
-            values = torch.cat([values, features], 1)
+        widths = [batches[0].values.shape[1], 1, *(0 if each is None else each.shape[1] for each in more)]
+        values = torch.cat([values, *(each for each in more if each is not None)], 1)
         mine = torch.cat([torch.tensor(rows, dtype=torch.float64)[:, None], values.double()], 1)
         gathered = self.accelerator.gather(mine.to(self.accelerator.device, torch.float64)).cpu()
         found = gathered[gathered[:, 0].argsort(), 1:].float()
-        rewards, failed, features = found[:, :columns], found[:, columns] > 0, found[:, columns + 1:]
-        check_scored(rewards, failed, self.reward_set, first_reason(batches))
-        return rewards, features if features.shape[1] else None
+        rewards, failed, features, watched = found.split(widths, 1)
+        check_scored(rewards, failed[:, 0] > 0, self.reward_set, first_reason(batches))
+        return rewards, features if widths[2] else None, watched if widths[3] else None
 
 
 def gathered_features(batches: list[RewardBatch]) -> Tensor | None:
     """The features of batches one after the other, None where nothing embeds them."""
     found = [batch.features for batch in batches if batch.features is not None]
+    return torch.cat(found) if found else None
+
+
+def gathered_watched(batches: list[RewardBatch]) -> Tensor | None:
+    """What is watched of batches one after the other, None where nothing is."""
+    found = [batch.watched for batch in batches if batch.watched is not None]
     return torch.cat(found) if found else None
 
 

@@ -55,6 +55,7 @@ class OnlineTrainer(GeneratorTrainer):
     unit, label = "epoch", "online training"
     shown = {"reward": "reward", "zero_std_ratio": "zero", "loss": "loss"}
     non_finite = NonFinite.SKIP
+    watch: GroupWatch | None
 
     def __init__(self, config: OnlineConfig, generator: Generator, tasks: list[PromptTask],
                  reward_set: RewardSet | None, run: RunFolder, accelerator: Accelerator):
@@ -74,13 +75,19 @@ class OnlineTrainer(GeneratorTrainer):
         self.credit = Crediting(config, reward_set, self.view, accelerator)
         self.update = update_for(self.credit.mixture, self.credit.names, self.parameters, self.engine)
         self.state.extras |= self.copies | self.credit.kept | {"counts": self.counts}
-        self.watch = GroupWatch(run, self.engine.processes) if config.watched else None
+        self.watch = self._watch(run)
         self.conditions = PromptEmbeddings(EncodingCache(config.rollout.cache, generator), config, generator.device)
         self.epochs = Epochs(config, tasks, self.conditions.key, self.engine.processes, self.noisy, self.view.kept)
         self.rollouts = SOURCES[config.rollout.engine](RolloutParts(
             config, generator, self.epochs, reward_set, self.conditions, self.engine, self.sampler,
             self._sampling_policy, self.state.parameters))
         self.state.extras |= self.rollouts.kept
+
+    def _watch(self, run: RunFolder) -> GroupWatch | None:
+        if self.reward_set is None or self.reward_set.watch is None:
+            return None
+        return GroupWatch(run, self.engine.processes, self.config.train.epochs, self.reward_set.watch,
+                          self.reward_set.weights)
 
     def together(self) -> dict[str, int]:
         if self.config.train.updates_per_epoch == 1:
@@ -109,7 +116,7 @@ class OnlineTrainer(GeneratorTrainer):
             len(unit) for unit in units), "window": min(collected.stochastic, default=-1),
                                               "staleness": epoch - collected.version}
         row |= {} if said is None else guide_figures(said.values)
-        row |= self.watch.note(epoch + 1, collected, self.config.rollout.group_size) if self.watch else {}
+        row |= self.watch.note(epoch + 1, collected) if self.watch else {}
         self._show(epoch, collected)
         self.view.expect(collected.stored)
         training = time.perf_counter()

@@ -17,9 +17,10 @@ from visalign.errors import UserError, nearest
 from visalign.evaluation.held_out import load_features
 from visalign.media.samples import Sample
 from visalign.parallel.sharing import doing
-from visalign.rewards import Reward, for_modality, load_reward
+from visalign.rewards import FeatureExtractor, Reward, for_modality, load_reward
 from visalign.rewards.relative import Branches
 from visalign.storage.out_of_memory import OutOfMemory, memory_told
+from visalign.trainers.online.sample_watch import SampleWatch
 
 
 @dataclass(frozen=True)
@@ -27,13 +28,15 @@ class RewardBatch:
     """values: float32 [n, K], larger is better, NaN where there is no score; reasons by sample.
 
     failed: bool [n], samples that a reward should have scored but did not; samples that it refuses do not count.
-    features: float32 [n, D] where something embeds samples.
+    features: float32 [n, D] where something embeds samples, NaN of those that it was not asked to. watched: float32
+    [n, S], what the guard's watch measures, NaN of those that it does not.
     """
 
     values: Tensor
     reasons: dict[int, str]
     failed: Tensor
     features: Tensor | None = None
+    watched: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -45,9 +48,11 @@ class _Term:
 
 class RewardSet:
     """All rewards of a recipe, for samples of one modality. names and weights belong to the K columns. features: what
-    embeds the samples as well."""
+    embeds the samples as well. watch: what else is measured of some of them, and embedded where nothing but the watch
+    wants it."""
 
-    def __init__(self, settings: RewardSettings, device: str, modality: str, features: str | None = None):
+    def __init__(self, settings: RewardSettings, device: str, modality: str, features: str | None = None,
+                 watch: SampleWatch | None = None):
         self.settings, self.device, self.modality = settings, device, modality
         self._loaded: dict[str, Reward] = {}
         self.terms = [self._term(term.reward, term.dimension) for term in settings.models]
@@ -57,6 +62,7 @@ class RewardSet:
                             "mapping")
         self.weights = torch.tensor([term.weight for term in settings.models], dtype=torch.float64)
         self.embedder = load_features(features, device, "reward.features") if features else None
+        self.watch = watch
 
     def _term(self, spec, dimension: str | None) -> _Term:
         key = repr(spec)  # dimensions of one reward are terms that share it
@@ -91,8 +97,18 @@ class RewardSet:
                 failed[i] |= applies(term.reward, samples[i])
                 reasons.setdefault(i, f"{term.name}: {answer.remarks.get(i, 'not a finite number')}")
         values = torch.stack(columns, 1)
-        features = None if self.embedder is None else self.embedder.sample_features(samples).float().cpu()
-        return RewardBatch(torch.where(values.isfinite(), values, torch.nan), reasons, failed, features)
+        features = None if self.embedder is None else self._embedded(self.embedder, samples)
+        watched = None if self.watch is None else self.watch.measure(samples, self._patiently)
+        return RewardBatch(torch.where(values.isfinite(), values, torch.nan), reasons, failed, features, watched)
+
+    def _embedded(self, embedder: FeatureExtractor, samples: list[Sample]) -> Tensor:
+        if self.watch is None or self.watch.embeds_all:
+            return embedder.sample_features(samples).float().cpu()
+        chosen = self.watch.chosen(samples)
+        found = embedder.sample_features([samples[i] for i in chosen or [0]]).float().cpu()
+        features = torch.full((len(samples), found.shape[1]), torch.nan)
+        features[chosen] = found[:len(chosen)]
+        return features
 
     def _patiently(self, reward: Reward, samples: list[Sample]):
         for attempt in range(self.settings.retries + 1):
@@ -119,7 +135,8 @@ class RewardSet:
         raise AssertionError("the last attempt returns or raises")
 
     def to(self, device: str) -> None:
-        for reward in (*self._loaded.values(), *([self.embedder] if self.embedder else [])):
+        watched = self.watch.rewards if self.watch else ()
+        for reward in (*self._loaded.values(), *([self.embedder] if self.embedder else []), *watched):
             reward.to(device)
 
     def differentiable(self, pixels: Tensor, prompts: list[str], branches: Branches | None = None) -> Tensor:

@@ -17,7 +17,13 @@ from visalign.storage.out_of_memory import give_back
 from visalign.trainers.online.ahead.crew import Crew, Pool
 from visalign.trainers.online.ahead.packing import DrawnBatch, packed_weights, unpacked_samples
 from visalign.trainers.online.ahead.schedule import begun_with, drawn_with
-from visalign.trainers.online.collect import RolloutBatch, RolloutParts, gathered_features, votes_as_rewards
+from visalign.trainers.online.collect import (
+    RolloutBatch,
+    RolloutParts,
+    gathered_features,
+    gathered_watched,
+    votes_as_rewards,
+)
 from visalign.trainers.online.epochs import BatchRequest
 from visalign.trainers.online.rollout import Trajectory
 from visalign.trainers.online.scoring import check_scored, first_reason
@@ -95,9 +101,9 @@ class RolloutsAhead:
             seconds.update(batch.seconds)
             self.parts.generator.passes.update(batch.passes)
         scores = [batch.scores for batch in drawn]
-        features = None
+        features = watched = None
         if self.parts.reward_set:
-            features = gathered_features(scores)
+            features, watched = gathered_features(scores), gathered_watched(scores)
             rewards = torch.cat([each.values for each in scores])
             check_scored(rewards, torch.cat([each.failed for each in scores]), self.parts.reward_set,
                          first_reason(scores))
@@ -105,4 +111,4 @@ class RolloutsAhead:
             rewards = votes_as_rewards(self.epochs)
         images = [one for batch in drawn for one in batch.images]
         return RolloutBatch(samples, rewards, self.epochs.groups, prompts, images, dict(seconds),
-                            requests[0].stochastic, version, features)
+                            requests[0].stochastic, version, features, watched)

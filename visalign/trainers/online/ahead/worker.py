@@ -23,6 +23,7 @@ from visalign.trainers.online.ahead.packing import DrawnBatch, Ready, packed_sam
 from visalign.trainers.online.collect import PromptEmbeddings, decoded_samples
 from visalign.trainers.online.epochs import BatchRequest
 from visalign.trainers.online.rollout import Sampler, sampler_of
+from visalign.trainers.online.sample_watch import sample_watch
 from visalign.trainers.online.scoring import AsyncScorer, RewardSet
 
 
@@ -47,9 +48,9 @@ class RolloutWorker:
         self.sampler = sampler_of(config, self.generator)
         self.conditions = PromptEmbeddings(EncodingCache(config.rollout.cache, self.generator), config, device)
         self.parameters = self.generator.trainable_parameters()
-        scored = bool(config.reward.models)
-        self.scorer = AsyncScorer(RewardSet(config.reward, str(device), self.generator.modality,
-                                            config.embedded_by)) if scored else None
+        scored, at = bool(config.reward.models), (str(device), self.generator.modality)
+        self.scorer = AsyncScorer(RewardSet(config.reward, *at, config.embedded_by, sample_watch(config, *at))
+                                  ) if scored else None
         return Ready(f"{socket.gethostname()}, process {os.getpid()}", frozen_identity(self.sampler, self.conditions))
 
     def sample(self, request: BatchRequest, version: int, fetch: Callable[[], bytes]) -> DrawnBatch:
