@@ -14,6 +14,7 @@ run learnt at.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from visalign.config import DataSettings, OfflineConfig
 from visalign.config.load import build_objective
-from visalign.evaluation.ratio_models import RatioSide, load_ratio, makes_media, ratio_models
+from visalign.evaluation.ratio_models import RatioModels, RatioSide, load_ratio, makes_media, ratio_models
 from visalign.generators.base import Conditioning, Generator
 from visalign.generators.observe.rows import join
 from visalign.media.samples import Sample
@@ -29,6 +30,7 @@ from visalign.media.source_images import put_into, split_prompt
 from visalign.objectives.dpo import PreferenceOptions
 from visalign.processes.times import stratified_unit_times
 from visalign.rewards.base import RewardModel
+from visalign.rewards.web.reward import Told
 from visalign.sampling.encoding_cache import EncodingCache
 from visalign.sampling.seeds import rng_for
 from visalign.storage.language_models import WHEELS
@@ -95,16 +97,22 @@ class GeneratorRatio(RewardModel):
     cache: str = DataSettings.model_fields["cache"].default
     batch_size: BatchSize = field(default=16, kw_only=True)
 
-    modalities = frozenset({"image", "video"})  # of all models; one makes either
+    modalities = Told(frozenset({"image", "video"}), "models")
+    needs_sources = Told(False, "models")
     named_by = "strong"
     needs_prompt = True
 
-    def __post_init__(self):
-        super().__post_init__()
-        self.models = ratio_models(self.strong, self.weak, self.model, self._where)
-        self.modalities = frozenset({self.models.family.modality})
-        self.needs_sources = self.models.family.sources is not None
-        self.rule = rule_of(self.models.run, self.beta)
+    @cached_property
+    def models(self) -> RatioModels:
+        """What strong and weak name. Raises UserError where they cannot be compared."""
+        return ratio_models(self.strong, self.weak, self.model, self._where)
+
+    @cached_property
+    def rule(self) -> RatioRule:
+        return rule_of(self.models.run, self.beta)
+
+    def check(self) -> None:
+        _ = self.models
 
     @classmethod
     def takes(cls, given: Mapping[str, Any]) -> bool:

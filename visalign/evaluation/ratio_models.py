@@ -5,6 +5,7 @@ network wherever they differ by LoRAs alone.
 import contextlib
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +47,17 @@ class RatioModels:
     model: ModelSettings
     run: OfflineConfig | OnlineConfig | None = None
 
-    @property
+    @cached_property
     def family(self) -> type[Generator]:
         return locate_model(self.model).family
+
+    @property
+    def modalities(self) -> frozenset[str]:
+        return frozenset({self.family.modality})
+
+    @property
+    def needs_sources(self) -> bool:
+        return self.family.sources is not None
 
 
 def makes_media(source: str | None) -> bool:
