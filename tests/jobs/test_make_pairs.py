@@ -268,6 +268,22 @@ def test_leaves_of_one_tree_are_paired_and_the_table_says_where_they_parted(pipe
     assert later.exit_code == 0 and "branch" in pq.read_table(tmp_path / "more" / "pairs.parquet").column_names
 
 
+def test_pairs_that_are_drawn_at_random_part_at_other_places_in_other_trees(tmp_path):
+    """Two disjoint pairs of each four leaves: of the 3 ways to choose them 1 parts late alone, and 2 early alone."""
+    lines = []
+    for i in range(48):
+        Image.new("RGB", (4, 4), (200, 5 * i, 5 * i)).save(tmp_path / f"{i:02}.png")
+        leaf = {"tree": i // 4, "number": i % 4, "branches": [2, 6]}
+        lines.append(json.dumps({"prompt": "x", "image": f"{i:02}.png", "leaf": leaf}))
+    (tmp_path / "samples.jsonl").write_text("\n".join(lines))
+    result = invoke("data", "pairs", tmp_path, "-r", "saturation", "--strategy", "rso", "--rso-beta", 1e6, "--top", 2,
+                    "-o", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    rows = pq.read_table(tmp_path / "out" / "pairs.parquet").to_pylist()
+    parted = [row["branch"] for row in rows]
+    assert len(rows) == 24 and set(parted) == {2, 6} and parted[::2] == parted[1::2]
+
+
 @pytest.mark.parametrize("branches, more, words", [
     ("2,11", [], "branches 2,11: step 11 is too late for --steps 12"),
     ("6,2", [], "branches 6,2: the steps at which samples part must rise"),

@@ -12,7 +12,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -49,6 +49,7 @@ from visalign.media.source_images import sheet_row
 from visalign.media.video_files import save_sheet
 from visalign.rewards import Reward, load_reward
 from visalign.rewards.pairwise import Failure, PairReward
+from visalign.sampling.seeds import stable_seed
 from visalign.storage.files import write_atomically
 
 SHEET_ROWS = 16
@@ -155,7 +156,9 @@ def make_pairs(source: str, rewards: Sequence[str], out: Path, settings: PairSet
         if math.isnan(chances.get(prompt, 1.0)):
             counts.prompts_without += 1
             continue
-        proposed = propose(candidates, settings, rank, rewarded.get(prompt, {}), margins, decided)
+        own = replace(settings, seed=stable_seed(settings.seed, prompt)) if entries[candidates[0].number].leaf else \
+            settings  # leaves are no equals: the same places in every tree would part at the same steps
+        proposed = propose(candidates, own, rank, rewarded.get(prompt, {}), margins, decided)
         chosen += [(prompt, *pair) for pair in keep(proposed, counts, settings.min_gap, settings.min_confidence)]
     rank.check(1)
     if not chosen:
