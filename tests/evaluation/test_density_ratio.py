@@ -237,4 +237,4 @@ def test_models_of_other_latents_or_another_process_are_refused_once_they_are_kn
     with pytest.raises(UserError, match=r"strong predicts epsilon \(diffusion\) and weak v_prediction"):
         load_reward(spec(strong=eps, weak=v)).score(SAMPLES)
     with pytest.raises(UserError, match=r"latents of \(4, 8, 8\) and weak on \(4, 4, 4\)"):
-        ratio_models.check_comparable(load_generator(eps, "cpu"), load_generator(small, "cpu"), "reward r")
+        ratio_models.check_errors_compare(load_generator(eps, "cpu"), load_generator(small, "cpu"), "reward r")

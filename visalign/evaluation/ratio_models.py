@@ -69,8 +69,8 @@ def makes_media(source: str | None) -> bool:
     except UserError:
         return True  # no language model is named so either
     path = words.path
-    if words.lora or words.negative or words.source in EMBEDDED_MODELS or run_of(path):
-        return not (run_of(path) and isinstance(run_config(run_of(path)), LanguageSettings))
+    if words.lora or words.negative or words.source in EMBEDDED_MODELS or run_behind(path):
+        return not (run_behind(path) and isinstance(run_config(run_behind(path)), LanguageSettings))
     if path.is_file():
         return path.suffix.lower() == ".safetensors"
     if (path / "model_index.json").is_file():
@@ -78,7 +78,7 @@ def makes_media(source: str | None) -> bool:
     return any((path / name).is_file() for name in LORA_FILES) and not (path / ADAPTER).is_file()
 
 
-def run_of(path: Path) -> Path | None:
+def run_behind(path: Path) -> Path | None:
     """The run whose folder, export, exported pipeline or checkpoint this is."""
     inside = {"export": 1, "pipeline": 2}.get(path.name, 0)
     if (path / "state.json").is_file() and (path / "trainable.safetensors").is_file():
@@ -99,7 +99,7 @@ def ratio_models(strong: str, weak: str | None, changes: dict[str, Any], where: 
     if words.negative:
         raise UserError(f"{where}: strong {strong} is guided away from a negative adapter, and its errors are taken "
                         "without guidance; leave the adapter out")
-    run = run_of(words.path) if words.lora is None else None
+    run = run_behind(words.path) if words.lora is None else None
     found = _of_run(words.path, run, changes, where) if run else _of_no_run(words, weak, changes, where)
     if weak is None:
         return found
@@ -186,7 +186,7 @@ def load_ratio(models: RatioModels, device: str, where: str) -> tuple[RatioSide,
     if in_one_network(strong, weak):
         return _in_one(strong, weak, device)
     both = strong.load(device), weak.load(device)
-    check_comparable(*both, where)
+    check_errors_compare(*both, where)
     return RatioSide(both[0], contextlib.nullcontext), RatioSide(both[1], contextlib.nullcontext)
 
 
@@ -230,7 +230,7 @@ def _in_one(strong: SampleSource, weak: SampleSource, device: str) -> tuple[Rati
     return tuple(RatioSide(generator, lambda own=own: active(own)) for own in names)
 
 
-def check_comparable(strong: Generator, weak: Generator, where: str) -> None:
+def check_errors_compare(strong: Generator, weak: Generator, where: str) -> None:
     """Raise UserError unless both have latents of one shape and noise them alike."""
     shapes = [each.latent_shape() for each in (strong, weak)]
     if shapes[0] != shapes[1]:
