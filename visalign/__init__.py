@@ -12,6 +12,9 @@ _PUBLIC = {
     "Sample": "visalign.media.samples",
     "UserError": "visalign.errors",
 }
+REWARDS_ABOVE = {"density_ratio": "visalign.evaluation.density_ratio:GeneratorRatio"}
+"""Kinds of rewards for which a room that `rewards` does not know has a class too: by its `takes` it says of settings
+whether they are its own."""
 __all__ = ["__version__", *_PUBLIC]
 
 

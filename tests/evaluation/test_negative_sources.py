@@ -16,6 +16,7 @@ from visalign.config import ModelSettings
 from visalign.errors import UserError
 from visalign.evaluation.source_words import SourceWords, parse_source
 from visalign.evaluation.sources import source_of
+from visalign.generators.files.embedded import MODEL_ASSETS
 from visalign.sampling.folder import Negative
 
 
@@ -41,6 +42,10 @@ def test_the_parts_of_a_source(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert parse_source("tiny-sd3") == SourceWords("tiny-sd3", "tiny-sd3")
     assert parse_source("tiny-sd3+a/lora").lora == Path("a/lora") and parse_source("tiny-sd3+a/lora").negative is None
+    aligned = MODEL_ASSETS / "tiny-sd3-aligned"
+    assert parse_source("tiny-sd3-aligned") == SourceWords("tiny-sd3-aligned", "tiny-sd3", aligned)
+    assert parse_source("tiny-sd3+tiny-sd3-aligned").lora == aligned
+    assert parse_source("tiny-sd3-aligned+negative:runs/npo").negative == Negative(Path("runs/npo"))
     away = parse_source("org/model+a/lora+negative:runs/npo")
     assert (away.source, away.lora, away.negative) == ("org/model", Path("a/lora"), Negative(Path("runs/npo")))
     assert parse_source("tiny-sdxl+negative:0.5:runs/npo").negative == Negative(Path("runs/npo"), 0.5)

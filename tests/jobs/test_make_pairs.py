@@ -237,3 +237,66 @@ def test_a_cluster_makes_the_pairs_of_one_machine(tmp_path, monkeypatch, here, o
     result = invoke(*words, "-o", tmp_path / "buckets", "--engine", "ray", "--partition-size", 8)
     assert result.exit_code == 0 and len(list((tmp_path / "buckets" / "pairs").glob("part-*"))) == 3, result.output
     assert sorted(pairs_in(tmp_path / "buckets" / "pairs")) == sorted(expected)
+
+
+def test_leaves_of_one_tree_are_paired_and_the_table_says_where_they_parted(pipelines, tmp_path):
+    (tmp_path / "prompts.txt").write_text("a red fruit\na cat face\n")
+    drawn = ["data", "pairs", "--model", pipelines("sd3"), "--prompts", tmp_path / "prompts.txt", "--set",
+             "prompt_tokens=8", "-r", "saturation", "--strategy", "margin", "--min-gap", 1e-9, "--steps", 5,
+             "--guidance-scale", 1, "-o", tmp_path / "out", "--samples-per-prompt", 8]
+    result = invoke(*drawn, "--branches", "1,3")
+    assert result.exit_code == 0, result.output
+    samples = [json.loads(line) for line in (tmp_path / "out" / "samples" / "samples.jsonl").read_text().splitlines()]
+    leaves = {each["file"]: (each["prompt"], each["leaf"]["tree"], each["leaf"]["number"]) for each in samples}
+    assert sorted(set(leaves.values())) == [(prompt, tree, leaf) for prompt in ("a cat face", "a red fruit")
+                                            for tree in (0, 1) for leaf in range(4)]
+    rows = pq.read_table(tmp_path / "out" / "pairs.parquet").to_pylist()
+    counted = [0, 0]
+    for row in rows:
+        (one, tree, a), (other, same, b) = (leaves[row[side].split("/")[-1]] for side in ("chosen", "rejected"))
+        assert (one, tree) == (other, same) and row["prompt"] == one
+        assert row["branch"] == (3 if a // 2 == b // 2 else 1)
+        counted[row["branch"] == 1] += 1
+    assert counted == [8, 16]  # of 4 trees: 2 pairs that part late, 4 that part early
+    assert "parted (column branch): 16 of step 1, 8 of step 3" in result.output
+    read = invoke("data", "check", tmp_path / "out" / "pairs.parquet", "--sheet", tmp_path / "s.png")
+    assert read.exit_code == 0 and "24 pairs" in read.output
+    (tmp_path / "out" / "pairs.parquet").unlink()
+    other = invoke(*drawn, "--branches", "1,2")
+    assert "holds generations that part before 1,3, and --branches names 1,2; choose another OUT" in other.output
+    later = invoke("data", "pairs", tmp_path / "out" / "samples", "-r", "saturation", "-o", tmp_path / "more")
+    assert later.exit_code == 0 and "branch" in pq.read_table(tmp_path / "more" / "pairs.parquet").column_names
+
+
+def test_pairs_that_are_drawn_at_random_part_at_other_places_in_other_trees(tmp_path):
+    """Two disjoint pairs of each four leaves: of the 3 ways to choose them 1 parts late alone, and 2 early alone."""
+    lines = []
+    for i in range(48):
+        Image.new("RGB", (4, 4), (200, 5 * i, 5 * i)).save(tmp_path / f"{i:02}.png")
+        leaf = {"tree": i // 4, "number": i % 4, "branches": [2, 6]}
+        lines.append(json.dumps({"prompt": "x", "image": f"{i:02}.png", "leaf": leaf}))
+    (tmp_path / "samples.jsonl").write_text("\n".join(lines))
+    result = invoke("data", "pairs", tmp_path, "-r", "saturation", "--strategy", "rso", "--rso-beta", 1e6, "--top", 2,
+                    "-o", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    rows = pq.read_table(tmp_path / "out" / "pairs.parquet").to_pylist()
+    parted = [row["branch"] for row in rows]
+    assert len(rows) == 24 and set(parted) == {2, 6} and parted[::2] == parted[1::2]
+
+
+@pytest.mark.parametrize("branches, more, words", [
+    ("2,11", [], "branches 2,11: step 11 is too late for --steps 12"),
+    ("6,2", [], "branches 6,2: the steps at which samples part must rise"),
+    ("2,6", ["--samples-per-prompt", 6], "6 samples a prompt are no whole number of trees of 4 leaves"),
+    ("two", [], "'two' is not whole numbers separated by commas, such as 2,6")])
+def test_trees_that_cannot_grow_are_refused_before_a_model_is_loaded(branches, more, words, tmp_path, monkeypatch):
+    monkeypatch.setattr("visalign.sampling.folder.load_generator", None)
+    (tmp_path / "prompts.txt").write_text("a red fruit\n")
+    result = invoke("data", "pairs", "--model", "tiny-sd3", "--prompts", tmp_path / "prompts.txt", "--branches",
+                    branches, "--steps", 12, "-o", tmp_path / "out", *more)
+    assert result.exit_code and words in " ".join(result.output.split())
+
+
+def test_branches_are_of_samples_that_are_drawn(generations, tmp_path):
+    result = invoke("data", "pairs", generations, "-r", "saturation", "--branches", "1", "-o", tmp_path / "out")
+    assert result.exit_code and "SOURCE holds some already" in result.output

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from visalign.cli import main
 from visalign.config import GuideConfig, OfflineConfig, OnlineConfig, RewardConfig
+from visalign.evaluation.density_ratio import GeneratorRatio
 from visalign.objectives import REGISTRIES
 from visalign.objectives.advantages import AdvantageRule
 from visalign.rewards.registry import REWARDS
@@ -40,7 +41,7 @@ def unbounded(hint, given=()):
 
 CLASSES = sorted({each for root in (OfflineConfig, OnlineConfig, RewardConfig, GuideConfig) for each in sections(root)}
                  | {method for methods in REGISTRIES.values() for method in methods.values()}
-                 | {AdvantageRule} | set(REWARDS.values()), key=lambda each: each.__name__)
+                 | {AdvantageRule, GeneratorRatio} | set(REWARDS.values()), key=lambda each: each.__name__)
 
 
 @pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)

@@ -8,6 +8,7 @@ import click
 
 from visalign.cli.options import (
     Names,
+    Numbers,
     device_option,
     out_option,
     ranged,
@@ -109,6 +110,9 @@ def _is_table(path: Path) -> bool:
 @click.option("--prompts", help="A text file, one prompt per line, or emoji:train.")
 @click.option("--max-prompts", type=ranged(Limit))
 @samples_option(8, AtLeastTwo)
+@click.option("--branches", type=Numbers(), metavar="STEPS",
+              help="With --model: samples of a prompt share their first steps and divide in two before each of these, "
+                   "such as 2,6: trees of 4, whose leaves are paired, with the step in a column branch.")
 @set_option
 @sampling_options()
 @click.option("--reward", "-r", "rewards", default="tiny-reward", show_default=True, type=Names(),
@@ -134,8 +138,9 @@ def _is_table(path: Path) -> bool:
 @device_option
 @ray_options
 def data_pairs(source: str | None, out: Path, model: str | None, prompts: str | None, max_prompts: int | None,
-               samples_per_prompt: int, settings: tuple[str, ...], steps: int | None, guidance_scale: float | None,
-               rewards: tuple[str, ...], dimension: str | None, strategy: str, ranker: str | None, top: int,
+               samples_per_prompt: int, branches: tuple[int, ...] | None, settings: tuple[str, ...],
+               steps: int | None, guidance_scale: float | None, rewards: tuple[str, ...], dimension: str | None,
+               strategy: str, ranker: str | None, top: int,
                rso_beta: float | None, standardise: bool, tree_margin: float | None, second_reward: str | None,
                min_gap: float, min_confidence: float, seed: int, device: str, prompts_from: str,
                prompts_from_names: bool, media_root: str | None, **cluster) -> None:
@@ -147,17 +152,23 @@ def data_pairs(source: str | None, out: Path, model: str | None, prompts: str | 
     visalign data pairs generated -r pickscore -o my_pairs
     visalign data pairs generated -r pickscore -o my_pairs --engine ray
     visalign data pairs --model tiny-sd3 --prompts emoji:train -o my_pairs
+    visalign data pairs --model tiny-sd3 --prompts emoji:train --branches 2,6 --strategy margin --min-gap 1 -o pairs
     visalign data pairs generated -r pickscore,aesthetic --strategy pareto --top 4 -o my_pairs
     visalign data pairs generated -r ocr,pickscore,aesthetic --strategy tree --top 8 -o my_pairs
     """
     if bool(source) == bool(model and prompts):
         raise UserError("pairs: give SOURCE, the generations to pair, or --model with --prompts")
+    if branches and not model:
+        raise UserError("pairs: --branches says how samples are drawn, and SOURCE holds some already; give --model "
+                        "with --prompts")
     from visalign.config.load import model_of
     from visalign.data.prompts import read_prompts
     from visalign.generators.hardware.devices import pick_device
     from visalign.jobs.make_pairs import PairSettings, make_pairs
+    from visalign.sampling.branching import Branching
     from visalign.sampling.folder import generate_to_folder
 
+    branching = Branching(branches) if branches else None
     plan = PairSettings(strategy, dimension, ranker, top, min_gap, min_confidence, seed, rso_beta,
                         second_reward, standardise, tree_margin)
     ray = ray_settings(**cluster)
@@ -175,8 +186,8 @@ def data_pairs(source: str | None, out: Path, model: str | None, prompts: str | 
             if not (out / "samples" / "samples.jsonl").exists():
                 generate_to_folder(model_of(model, settings), read_prompts(prompts, max_prompts), out / "samples",
                                    samples=samples_per_prompt, steps=steps, guidance_scale=guidance_scale, seed=seed,
-                                   device=device)
-        counts, notes = make_pairs(source, rewards, out, plan, device, **read)
+                                   device=device, branching=branching)
+        counts, notes = make_pairs(source, rewards, out, plan, device, branches=branches or (), **read)
     click.echo("\n".join([counts.text(), *(f"note: {note}" for note in notes)]))
     page = out / "pairs.html"  # of texts
     shown = f"page {page}" if page.exists() else f"contact sheet {out / 'sheet.png'}"

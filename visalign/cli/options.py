@@ -49,6 +49,20 @@ class Names(click.ParamType):
         return names
 
 
+class Numbers(click.ParamType):
+    """Whole numbers separated by commas, as a tuple."""
+
+    name = "numbers"
+
+    def convert(self, value, param, ctx) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        parts = [part.strip() for part in value.split(",")]
+        if not all(part.isdecimal() and part.isascii() and len(part) < 10 for part in parts):
+            self.fail(f"{value!r} is not whole numbers separated by commas, such as 2,6", param, ctx)
+        return tuple(map(int, parts))
+
+
 class RecipeName(click.ParamType):
     """A recipe: a file, or the name of a shipped one, which the shell completes."""
 

@@ -71,6 +71,14 @@ def model_of(source: str, settings: tuple[str, ...] = ()) -> ModelSettings:
         raise UserError(f"model {source}: {_explain(error, _OneModel)}") from None
 
 
+def changed_model(model: ModelSettings, changes: dict[str, Any], where: str) -> ModelSettings:
+    """The same model with some other settings. Raises UserError naming the key that is wrong."""
+    try:
+        return _OneModel.model_validate({"model": model.model_dump(exclude_unset=True) | changes}).model
+    except ValidationError as error:
+        raise UserError(f"{where}: {_explain(error, _OneModel)}") from None
+
+
 def asked_settings(settings: tuple[str, ...]) -> AskedSettings:
     """How language models are asked, from `key=value`. Raises UserError naming the key that is wrong."""
     raw: dict[str, Any] = {}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from visalign.data.leaves import Leaf
 from visalign.errors import UserError
 from visalign.media.samples import Sample
 from visalign.media.source_images import prompt_group, read_source, with_sources
@@ -21,7 +22,7 @@ class Entry:
     """One generation: its path as the source names it, the file, its prompt ('' if unknown) and seed.
 
     problem: why it cannot be read, where that is known before opening it. sources: the images that an edit's prompt
-    speaks of; notes: what else is said of the edit (EDIT_NOTES).
+    speaks of; notes: what else is said of the edit (EDIT_NOTES). leaf: of which tree it grew, where it did.
     """
 
     path: str
@@ -31,6 +32,7 @@ class Entry:
     problem: str | None = None
     sources: tuple[Path, ...] = ()
     notes: dict[str, str] = field(default_factory=dict, hash=False)
+    leaf: Leaf | None = None
 
     @property
     def asked(self) -> str:
@@ -41,6 +43,11 @@ class Entry:
     def group(self) -> str:
         """What it has in common with other generations of the same prompt and source images, wherever those lie."""
         return prompt_group(self.asked) if self.sources else self.prompt
+
+    @property
+    def paired_within(self) -> str:
+        """What it has in common with what it is compared with: its group, and of that its tree."""
+        return self.group if self.leaf is None else f"{self.group} (tree {self.leaf.tree})"
 
     @property
     def kind(self) -> str:

@@ -2,8 +2,8 @@
 
 A source is one of
     a manifest     JSONL, JSON, CSV or parquet with prompt (or caption, text), image (or video, path, file, file_name,
-                   media) and optionally seed; of edits also source or sources (edits.py); of texts prompt and
-                   answer (text_generations.py)
+                   media) and optionally seed; of edits also source or sources (edits.py); of samples that grew as
+                   trees also leaf (leaves.py); of texts prompt and answer (text_generations.py)
     a folder       that `visalign generate` wrote (its samples.jsonl), one in the imagefolder layout (its metadata.jsonl
                    or .csv), or any folder of media (folder.py)
     a file         one image or video
@@ -19,6 +19,7 @@ from visalign.config.sources import PromptsFrom
 from visalign.data.edits import KEPT_SOURCES, row_notes, row_sources
 from visalign.data.entry import Entry, Generations, outside
 from visalign.data.folder import folder_entries, prompt_of
+from visalign.data.leaves import leaf_of_row
 from visalign.data.metadata import seed_of
 from visalign.data.readers import BROKEN_TABLE, READERS
 from visalign.data.rows import find_file, table_rows
@@ -108,8 +109,12 @@ def entry_of_row(where: str, row: dict, file: Path, root: Path, real: str) -> En
         return Entry(printable(where), file, "", None, printable(f"{where}: {why}"))
     media = find_file(row[key], [root]) or root / row[key]
     sources, notes, problem = _edit_of(row, where, root, real)
+    try:
+        leaf = leaf_of_row(row, where)
+    except UserError as error:
+        leaf, problem = None, problem or printable(str(error))
     return Entry(printable(row[key]), media, prompt_of_row(row), seed_of(row.get("seed")),
-                 outside(media, real) or problem, sources, notes)
+                 outside(media, real) or problem, sources, notes, leaf)
 
 
 def media_key(row: dict) -> str | None:

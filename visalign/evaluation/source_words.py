@@ -2,6 +2,7 @@
 
     SOURCE[+negative:[M:]ADAPTER]
 
+MODEL+LORA may also be the name of an embedded LoRA alone (tiny-sd3-aligned), which is known to be for its model.
 ADAPTER is a negative adapter (Diffusion-NPO): a LoRA's file or folder, or a run with data.swap. M, 0 where it is left
 out, is how much of the model's own LoRA the negative side is without (`visalign generate --negative-scale`).
 """
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from visalign.errors import UserError
+from visalign.generators.files.embedded import EMBEDDED_LORAS, MODEL_ASSETS
 from visalign.sampling.folder import Negative
 
 AWAY_FROM = "+negative:"
@@ -40,8 +42,14 @@ def parse_source(text: str) -> SourceWords:
     source, plus, lora = (rest, "", "") if _exists(rest) else rest.partition("+")
     if not source:
         raise UserError(f"{text}: model.source, before the LoRA, must not be empty; write MODEL+LORA")
-    return SourceWords(text, source, Path(lora).expanduser() if plus else None,
-                       _negative(text, others[0]) if others else None)
+    negative = _negative(text, others[0]) if others else None
+    if not plus and source in EMBEDDED_LORAS and not _exists(source):
+        return SourceWords(text, EMBEDDED_LORAS[source], MODEL_ASSETS / source, negative)
+    return SourceWords(text, source, _lora(lora) if plus else None, negative)
+
+
+def _lora(given: str) -> Path:
+    return MODEL_ASSETS / given if given in EMBEDDED_LORAS and not _exists(given) else Path(given).expanduser()
 
 
 def _negative(text: str, given: str) -> Negative:

@@ -255,10 +255,12 @@ def _asked(source: SampleSource, config: OfflineConfig | OnlineConfig) -> Sample
     return replace(source, asking=asking, identity=source.identity | {"asking": asking})
 
 
-def run_source(name: str, run: Path, negative: Negative | None = None) -> SampleSource:
-    """A finished run's export, which holds the LoRAs that the run began with, guided away from a negative adapter."""
+def run_source(name: str, run: Path, negative: Negative | None = None,
+               model: ModelSettings | None = None) -> SampleSource:
+    """A finished run's export, which holds the LoRAs that the run began with, guided away from a negative adapter.
+    model: its model with other settings than it was trained with."""
     config, export = run_config(run), run / "export"
-    model = config.model.without_loras()
+    model = (model or config.model).without_loras()
     if not export.is_dir():
         raise UserError(f"run {run}: has not finished, so it has no export; name one of its checkpoints, or use "
                         "--checkpoints all")
@@ -282,15 +284,16 @@ def _users_source(name: str, run: Path, model: ModelSettings) -> SampleSource:
     return SampleSource(name, str(run), load, {"model": model.model_dump(mode="json"), "users in turn": stamps})
 
 
-def checkpoint_source(name: str, folder: Path) -> SampleSource:
-    """One checkpoint, its moving average where the run kept one."""
+def checkpoint_source(name: str, folder: Path, model: ModelSettings | None = None) -> SampleSource:
+    """One checkpoint, its moving average where the run kept one; `reference` of what it loads is what the run's policy
+    was compared with. model: the run's model with other settings than it was trained with."""
     config, step = run_config(folder.parents[1]), step_of(folder)
+    model = model or config.model
 
     def load(device: str) -> Generator:
-        generator = load_generator(config.model, device)
-        generator.make_trainable(config.model.tuning, reference=config.model.reference,
-                                 user_features=config.model.user_features,
-                                 **dict(config.model.lora) | {"dropout": 0.0})
+        generator = load_generator(model, device)
+        generator.make_trainable(model.tuning, reference=model.reference, user_features=model.user_features,
+                                 **dict(model.lora) | {"dropout": 0.0})
         load_policy(generator.trainable_parameters(), folder)
         generator.denoiser.eval()
         return of_its_users(generator, folder.parents[1]) if config.model.tuning == "user" else generator

@@ -2,7 +2,8 @@
 
     OUT/samples/         generations (unless they existed before)
     OUT/scores.parquet   the reward of each
-    OUT/pairs.parquet    prompt, chosen, rejected (paths; of texts the texts themselves), strength, rewards
+    OUT/pairs.parquet    prompt, chosen, rejected (paths; of texts the texts themselves), strength, rewards, and of
+                         samples that grew as trees branch
     OUT/sheet.png        chosen left, rejected right; of texts pairs.html
 """
 
@@ -11,7 +12,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -48,6 +49,7 @@ from visalign.media.source_images import sheet_row
 from visalign.media.video_files import save_sheet
 from visalign.rewards import Reward, load_reward
 from visalign.rewards.pairwise import Failure, PairReward
+from visalign.sampling.seeds import stable_seed
 from visalign.storage.files import write_atomically
 
 SHEET_ROWS = 16
@@ -106,10 +108,12 @@ class PairSettings:
 
 def make_pairs(source: str, rewards: Sequence[str], out: Path, settings: PairSettings, device: str = "cpu",
                max_failures: float = 0.05, prompts_from: PromptsFrom = "auto",
-               media_root: str | None = None) -> tuple[PairCounts, tuple[str, ...]]:
+               media_root: str | None = None, branches: tuple[int, ...] = ()) -> tuple[PairCounts, tuple[str, ...]]:
     """Score the generations of `source` and write pairs into the folder `out`; the notes say what was left out.
 
-    rewards: one, or several for the strategies of SEVERAL. Raises UserError when no pair is left, with the counts that
+    Generations that grew as trees are paired within their tree, and the column `branch` of a pair says before which
+    sampling step its sides parted. rewards: one, or several for the strategies of SEVERAL. branches: where they must
+    have parted, if they are asked to. Raises UserError when no pair is left, with the counts that
     say why.
     """
     check_number(rewards, settings)
@@ -126,6 +130,7 @@ def make_pairs(source: str, rewards: Sequence[str], out: Path, settings: PairSet
     out.mkdir(parents=True, exist_ok=True)
     scores = out / "scores.parquet"
     entries = find_generations(source, prompts_from, media_root)
+    check_leaves(entries, branches, source)
     scored = [*rewards, settings.second_reward] if second else list(rewards)
     if scores.exists():
         check_scores(scores, identity_of(source, scored, entries), entries)
@@ -151,12 +156,15 @@ def make_pairs(source: str, rewards: Sequence[str], out: Path, settings: PairSet
         if math.isnan(chances.get(prompt, 1.0)):
             counts.prompts_without += 1
             continue
-        proposed = propose(candidates, settings, rank, rewarded.get(prompt, {}), margins, decided)
+        own = replace(settings, seed=stable_seed(settings.seed, prompt)) if entries[candidates[0].number].leaf else \
+            settings  # leaves are no equals: the same places in every tree would part at the same steps
+        proposed = propose(candidates, own, rank, rewarded.get(prompt, {}), margins, decided)
         chosen += [(prompt, *pair) for pair in keep(proposed, counts, settings.min_gap, settings.min_confidence)]
     rank.check(1)
     if not chosen:
         raise UserError(". ".join([f"pairs: no pair to train on in {source}: {counts.text()}", *notes]))
     notes += (levels_note(decided, names),) if margins else ()
+    notes += branches_note([parted_before(entries[a.number], entries[b.number]) for _, a, b in chosen])
     write_pairs(chosen, entries, out, {prompt: max(chance, 0.5) for prompt, chance in chances.items()})
     against = sum(chance < 0.5 for chance in chances.values())
     if against:
@@ -228,14 +236,14 @@ def check_scores(scores: Path, identity: dict, entries: list[Entry]) -> None:
 
 
 def candidates_in(scores: Path, reward: Reward, dimension: str, entries: list[Entry]) -> dict[str, list[Candidate]]:
-    """Scored generations by prompt, larger scores the better ones."""
+    """Scored generations by prompt, and by tree where they grew as trees; larger scores are the better ones."""
     table, column, sign = read_table(scores), f"{reward.name}.{dimension}", 1 if reward.higher_is_better else -1
     spread = f"{column}.spread"
     spreads = table.column(spread).to_pylist() if spread in table.column_names else [0.0] * len(table)
     groups: dict[str, list[Candidate]] = {}
     for i, (score, deviation) in enumerate(zip(table.column(column).to_pylist(), spreads, strict=True)):
         if score is not None and entries[i].prompt:
-            groups.setdefault(entries[i].group, []).append(Candidate(i, sign * score, deviation or 0.0))
+            groups.setdefault(entries[i].paired_within, []).append(Candidate(i, sign * score, deviation or 0.0))
     return groups
 
 
@@ -288,6 +296,27 @@ def propose(candidates: list[Candidate], settings: PairSettings, rank: Ranking,
     return strategies[settings.strategy]()
 
 
+def check_leaves(entries: Sequence[Entry], branches: tuple[int, ...], source: str) -> None:
+    """Raise UserError where generations were to part before these steps, and are there with others."""
+    other = next((each for each in entries if branches and (each.leaf is None or each.leaf.branches != branches)), None)
+    if other is not None:
+        known = ",".join(map(str, other.leaf.branches)) if other.leaf else "no step"
+        raise UserError(f"pairs: {source} holds generations that part before {known}, and --branches names "
+                        f"{','.join(map(str, branches))}; choose another OUT")
+
+
+def parted_before(a: Entry, b: Entry) -> int | None:
+    """The sampling step before which two generations of a tree parted; None for others."""
+    return a.leaf.parted_from(b.leaf) if a.leaf and b.leaf else None
+
+
+def branches_note(parted: Sequence[int | None]) -> tuple[str, ...]:
+    """A sentence on how many pairs parted where; nothing for generations that did not grow as trees."""
+    counts = sorted(Counter(step for step in parted if step is not None).items())
+    told = ", ".join(f"{count} of step {step}" for step, count in counts)
+    return (f"pairs by the sampling step before which their sides parted (column branch): {told}",) if counts else ()
+
+
 def named_from(file: Path, folder: Path) -> str:
     """The path by which a table in a folder names a file."""
     return os.path.relpath(file.resolve(), folder.resolve())
@@ -315,9 +344,13 @@ def write_pairs(chosen: list[tuple[str, Candidate, Candidate]], entries: list[En
                 chances: dict[str, float]) -> None:
     """pairs.parquet with paths relative to `out`, or with the texts, and the contact sheet or page. chances: by prompt,
     of the labels; {} where nothing says."""
-    rows = [pair_row(entries[a.number].prompt, (stored_in(entries[a.number], out), stored_in(entries[b.number], out)),
-                     (a, b), edit_of(entries[a.number], out) | ({"chance": chances[prompt]} if chances else {}))
-            for prompt, a, b in chosen]
+    rows = []
+    for prompt, a, b in chosen:
+        one, other = entries[a.number], entries[b.number]
+        parted = parted_before(one, other)
+        more = ({"chance": chances[prompt]} if chances else {}) | ({} if parted is None else {"branch": parted})
+        rows.append(pair_row(one.prompt, (stored_in(one, out), stored_in(other, out)), (a, b),
+                             edit_of(one, out) | more))
     noted = sorted({name for row in rows for name in row} - rows[0].keys())
     rows[0] |= dict.fromkeys(noted)  # the first row's names become the columns
     sink = pa.BufferOutputStream()

@@ -152,6 +152,9 @@ def naming(entry: Entry, folder: Path) -> dict:
     if isinstance(entry, PackedEntry):
         raise UserError(f"pairs: {entry.path} lies inside an archive, a table or a store, and pairs name files on a "
                         "disk; unpack it first")
+    if entry.leaf is not None:
+        raise UserError(f"pairs: {entry.path} grew as a tree, whose leaves are paired on one machine; leave out "
+                        "--engine ray")
     return {"group": entry.group, "prompt": entry.prompt, "file": named_from(entry.file, folder),
             "edit": json.dumps(edit_of(entry, folder))}
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from visalign.objectives.links import Labels
@@ -115,3 +116,7 @@ class OfflineBase(Ranged):
     @property
     def guided(self) -> bool:
         return False
+
+    def time_weight(self, noise_fraction: Tensor) -> Tensor:
+        """How much an error counts at its noise level, beta_t / beta of methods with a beta, [B]."""
+        return torch.ones_like(noise_fraction)

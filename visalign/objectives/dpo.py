@@ -88,10 +88,6 @@ class PreferenceOptions(PairOptions, OfflineBase):
             raise ValueError("snr_bias needs the signal-to-noise ratio of the latents (log_snr)")
         return torch.sigmoid(self.snr_bias - errors.log_snr)
 
-    def time_weight(self, noise_fraction: Tensor) -> Tensor:
-        """beta_t / beta, [B]."""
-        return torch.ones_like(noise_fraction)
-
     def margin_factor(self, errors: PairErrors) -> Tensor | float:
         """By which the margin of each pair is multiplied in the loss, [B] or one number for all."""
         return 1.0

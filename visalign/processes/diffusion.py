@@ -25,6 +25,7 @@ class Diffusion:
     kind = "diffusion"
     SAMPLERS: ClassVar[tuple[str, ...]] = ("ode", "ddim")
     STOCHASTIC: ClassVar[tuple[str, float]] = ("ddim", 1.0)  # the sampler and level that KLs are measured with
+    ENDS_CLEAN: ClassVar[tuple[str, float]] = ("ddim", 1.0)  # those whose noise is gone from finished samples
 
     def __post_init__(self):
         if self.prediction_type not in ("epsilon", "v_prediction"):

@@ -24,6 +24,7 @@ class Flow:
     prediction_type = "velocity"
     SAMPLERS: ClassVar[tuple[str, ...]] = ("ode", "flow_sde", "dance_sde", "cps")
     STOCHASTIC: ClassVar[tuple[str, float]] = ("flow_sde", 0.7)  # the sampler and level that KLs are measured with
+    ENDS_CLEAN: ClassVar[tuple[str, float]] = ("cps", 0.7)  # those whose noise is gone from finished samples
 
     def sample_times(self, n: int, sampling: str, generator: torch.Generator) -> Tensor:
         """Training times, float32 [n] in (0, 1)."""

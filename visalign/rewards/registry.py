@@ -8,11 +8,14 @@ A specification is one of
     a mapping                   {kind: clip, source: ..., and that kind's settings}; combinations take `of: [...]`
 """
 
+import importlib
 import math
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from visalign import REWARDS_ABOVE
 from visalign.config import RewardSpec
 from visalign.config.load import build_dataclass
 from visalign.errors import UserError, nearest
@@ -154,11 +157,26 @@ def build_reward(spec: RewardSpec, device: str = "cpu", depth: int = 0) -> Rewar
         given["tools"] = [build_reward(each, device, depth + 1) for each in specs]
     if given.get("prompts_by") is not None:
         given["prompts_by"] = build_reward(given["prompts_by"], device, depth + 1)
-    allowed = REWARDS[kind].__dataclass_fields__
+    built = class_of(kind, given)
+    allowed = built.__dataclass_fields__
     if "device" in allowed:
         given.setdefault("device", str(device))
     given.setdefault("name", kind)
-    return build_dataclass(REWARDS[kind], given, f"reward {kind}: unknown key {{key}}", f"reward {kind}")
+    return build_dataclass(built, given, f"reward {kind}: unknown key {{key}}", f"reward {kind}")
+
+
+def class_of(kind: str, given: Mapping[str, Any]) -> type:
+    """The class of a kind: of two that have one name, the one which takes these settings."""
+    above = _class_above(kind)
+    return above if above is not None and above.takes(given) else REWARDS[kind]
+
+
+def _class_above(kind: str) -> Any:
+    """Rewards that work with whole generators stand in rooms above this one, which only their names reach."""
+    if kind not in REWARDS_ABOVE:
+        return None
+    module, _, name = REWARDS_ABOVE[kind].partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def load_reward(spec: RewardSpec | Reward, device: str = "cpu") -> Reward:
@@ -261,11 +279,12 @@ def describe_rewards() -> list[tuple[str, str, str]]:
     """(name, modalities and needs, one line) of every reward, for `visalign list rewards`."""
     rows = []
     for name, kind in REWARDS.items():
-        what = ", ".join(sorted(kind.modalities)) + (" + prompt" if kind.needs_prompt else "") + (
-            " + source" if kind.needs_sources else "")
+        kinds = [each for each in (kind, _class_above(name)) if each is not None]
+        what = ", ".join(sorted(frozenset().union(*(each.modalities for each in kinds)))) + (
+            " + prompt" if kind.needs_prompt else "") + (" + source" if kind.needs_sources else "")
         if "of" in kind.__dataclass_fields__:
             what = "wraps rewards"
-        rows.append((name, what, " ".join(kind.__doc__.split("\n\n")[0].split())))
+        rows.append((name, what, " ".join(" ".join(each.__doc__.split("\n\n")[0].split()) for each in kinds)))
     for name, spec in ALIASES.items():
         about = "by a package of its own" if name == "minilm" else "shipped with visalign; knows emoji drawings only"
         rows.append((name, "embedded", f"{spec['kind']}, {about}"))

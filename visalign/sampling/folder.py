@@ -10,6 +10,7 @@ from pathlib import Path
 
 from visalign.config import ModelSettings
 from visalign.data.edits import kept_source
+from visalign.data.leaves import leaf_at
 from visalign.data.prompts import read_prompts
 from visalign.errors import UserError, notice
 from visalign.generators import load_generator, locate_model
@@ -26,6 +27,7 @@ from visalign.media.kinds import is_image_name, is_video_name
 from visalign.media.samples import Media
 from visalign.media.source_images import content_of, is_edit, notes_of, put_into, split_prompt, words_of
 from visalign.media.video_files import read_media, save_sheet, write_media
+from visalign.sampling.branching import Branched, Branching
 from visalign.sampling.feedback import samples_at
 from visalign.sampling.goals import asking_for, known_goals
 from visalign.sampling.seeds import place_seed
@@ -102,7 +104,7 @@ class Negative:
 class Drawing:
     """What draws samples: a model, with a LoRA, following a guide; `samples` of each prompt from `seed` on. asking:
     what prompts are put into (`put_into`). negative: what guidance leads away from. user: whom they are for, where
-    `lora` is an adapter of users."""
+    `lora` is an adapter of users. branching: at which steps samples of a prompt part, where they grow as trees."""
 
     model: ModelSettings
     lora: Path | None
@@ -115,6 +117,7 @@ class Drawing:
     asking: str | None = None
     negative: Negative | None = None
     user: ForUser | None = None
+    branching: Branching | None = None
 
     def load(self, device: str) -> Generator:
         generator = load_generator(self.model, device)
@@ -126,6 +129,8 @@ class Drawing:
             self.user.tell(generator, self.lora)
         if self.negative:
             generator.load_negative_adapter(self.negative.lora, self.negative.less)
+        if self.branching:
+            return Branched(generator, self.branching)
         guide = self.following
         return Guided(generator, load_guide(guide.guide, generator), guide.guiding) if guide else generator
 
@@ -135,14 +140,15 @@ class Drawing:
         asked = {"asking": self.asking} if self.asking else {}
         others = [each.identity() for each in (self.following, self.negative) if each]
         others += [self.user.identity(self.lora)] if self.user else []
+        others += [{"branches": list(self.branching.steps)}] if self.branching else []
         return functools.reduce(operator.or_, others, own | asked)
 
 
 def drawing_of(model: ModelSettings, prompts: list[str], *, lora: Path | None = None, samples: int = 4,
                steps: int | None = None, guidance_scale: float | None = None, seed: int = 0,
                following: Following | None = None, video_format: str | None = None,
-               goal: str | None = None, negative: Negative | None = None,
-               user: ForUser | None = None) -> tuple[Drawing, list[str]]:
+               goal: str | None = None, negative: Negative | None = None, user: ForUser | None = None,
+               branching: Branching | None = None) -> tuple[Drawing, list[str]]:
     """What draws these prompts (texts, or one @file), and the prompts; nothing is loaded yet.
 
     Steps and guidance are the model's own where they are None. goal: the score that a model is asked for which learnt
@@ -170,8 +176,10 @@ def drawing_of(model: ModelSettings, prompts: list[str], *, lora: Path | None = 
     if negative:
         negative.check_scale(sampling.guidance_scale)
         negative.check_fit(model, lora)
+    if branching:
+        branching.check(sampling.steps, samples)
     return Drawing(model, lora, following, video_format, samples, sampling.steps, sampling.guidance_scale,
-                   seed, goal and asking_for(goal, place), negative, user), prompts
+                   seed, goal and asking_for(goal, place), negative, user, branching), prompts
 
 
 def generate_to_folder(model: ModelSettings, prompts: list[str], folder: Path, *, device: str = "auto",
@@ -180,19 +188,23 @@ def generate_to_folder(model: ModelSettings, prompts: list[str], folder: Path, *
     drawing, prompts = drawing_of(model, prompts, **options)
     return write_generations(functools.partial(drawing.load, device), prompts, folder, drawing.identity(),
                              samples=drawing.samples, steps=drawing.steps, guidance_scale=drawing.guidance_scale,
-                             seed=drawing.seed, video_format=drawing.video_format, asking=drawing.asking)
+                             seed=drawing.seed, video_format=drawing.video_format, asking=drawing.asking,
+                             branches=drawing.branching.steps if drawing.branching else ())
 
 
 def write_generations(load: Callable[[], Generator], prompts: list[str], folder: Path, identity: dict, *, samples: int,
                       steps: int, guidance_scale: float, seed: int, video_format: str | None = None,
-                      rewritten: Mapping[str, dict] | None = None, asking: str | None = None) -> int:
+                      rewritten: Mapping[str, dict] | None = None, asking: str | None = None,
+                      branches: tuple[int, ...] = ()) -> int:
     """Write media files, `grid.png`, `settings.json` and `samples.jsonl` (prompt, file, seed, and of edits the copies
     of their source images); returns how many.
 
     The same call continues where an earlier one was killed; `samples.jsonl` appears when all are there. identity: what
     makes the generator that `load` gives what it is. rewritten: {prompt: columns of samples.jsonl}, of which `rewrite`
     is drawn in the prompt's place. asking: what prompts are put into before they are drawn, as `identity` says, too;
-    samples.jsonl has it as `rewrite`. Raises UserError when the folder holds other generations.
+    samples.jsonl has it as `rewrite`. branches: before which steps the samples part that `load`'s generator grows as
+    trees, as `identity` says, too; samples.jsonl says which leaf each is. Raises UserError when the folder holds other
+    generations.
     """
     prompts, rewritten = list(dict.fromkeys(prompts)), rewritten or {}
     drawn = [rewritten[prompt]["rewrite"] if prompt in rewritten else prompt for prompt in prompts]
@@ -225,7 +237,8 @@ def write_generations(load: Callable[[], Generator], prompts: list[str], folder:
         files = [*row.get("sources", ()), *(names[i * samples + k] for k in range(samples))]
         sheet.append((row["prompt"], [read_media(folder / file, "grid") for file in files]))
     save_sheet(sheet, folder / "grid.png")
-    lines = [json.dumps(rows[number // samples] | {"file": names[number], "seed": place_seed(seed, number)})
+    lines = [json.dumps(rows[number // samples] | {"file": names[number], "seed": place_seed(seed, number)}
+                        | (leaf_at(number % samples, branches).as_row() if branches else {}))
              for number in range(count)]
     write_atomically(folder / "samples.jsonl", ("\n".join(lines) + "\n").encode())
     return count

@@ -9,12 +9,13 @@ from tests.families import load_tiny
 from visalign.config import RolloutSettings, WindowSettings
 from visalign.config.online import TrunkSettings
 from visalign.processes.steps import normal_log_prob
+from visalign.sampling.drawn_rows import DrawnRows
 from visalign.trainers.online import sources
 from visalign.trainers.online.ahead.source import RolloutsAhead
 from visalign.trainers.online.rollout import Sampler, Start
 from visalign.trainers.online.step_selection import noisy_steps, plan_steps
 from visalign.trainers.online.tail import steps_to_draw
-from visalign.trainers.online.trunks import DrawnRows, Trunks, noise_scale, splits_before
+from visalign.trainers.online.trunks import Trunks, noise_scale, splits_before
 
 from ..commands import UNMEASURED, fails, rows, run, weights
 from .test_ahead import Here

@@ -1,6 +1,7 @@
 """Rewards by the log-probabilities of language models: of an answer, of what a user would say next.
 
-    density_ratio   r = lp_strong(y | x) - lp_weak(y | x), contrast density ratio, Xu et al. 2024 (arXiv 2411.02481)
+    density_ratio   r = lp_strong(y | x) - lp_weak(y | x), contrast density ratio, Xu et al. 2024 (arXiv 2411.02481);
+                    of images and videos see evaluation/density_ratio.py
     follow_up       r = mean log p(f | x, y) over kind follow-ups less the mean over complaints, per token
 
 lp is the sum over the answer's tokens, the one that ends the turn included, or their mean with `per: token`: a sum
@@ -79,6 +80,7 @@ class DensityRatio(TextModelReward):
     strong: str
     weak: str
     per: Literal["sequence", "token"] = "token"
+    named_by = "strong"
     batch_size: BatchSize = field(default=16, kw_only=True)
 
     def sources(self) -> tuple[str, ...]:

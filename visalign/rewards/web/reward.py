@@ -40,16 +40,17 @@ class RewardCaller(Caller):
 
 
 class Told:
-    """What only the server knows of a reward: the default on the class, the server's word on an instance."""
+    """What only the server knows of a reward, or another part of it: the default on the class, that part's word on an
+    instance."""
 
-    def __init__(self, default: Any):
-        self.default = default
+    def __init__(self, default: Any, by: str = "served"):
+        self.default, self.by = default, by
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
 
-    def __get__(self, reward: "HttpReward | None", owner: type) -> Any:
-        return self.default if reward is None else getattr(reward.served, self.name)
+    def __get__(self, reward: RewardModel | None, owner: type) -> Any:
+        return self.default if reward is None else getattr(getattr(reward, self.by), self.name)
 
 
 @dataclass

@@ -16,11 +16,12 @@ from visalign.config import OnlineConfig, RolloutSettings
 from visalign.config.load import build_objective
 from visalign.generators.base import Conditioning, Generator, Guidance
 from visalign.processes.steps import LOG_PROBS, Moments, draw
+from visalign.sampling.drawn_rows import DrawnRows
 from visalign.storage.out_of_memory import memory_told
 from visalign.trainers.online.guide import Followed, RolloutGuide, Unguided, rollout_guide
 from visalign.trainers.online.siblings import SiblingSteps, siblings_of
 from visalign.trainers.online.tail import Multistep, tail_times
-from visalign.trainers.online.trunks import DrawnRows, Trunks, widened
+from visalign.trainers.online.trunks import Trunks, widened
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,13 @@ Equal are samples of one prompt from one noise until the first step that adds so
 """
 
 from collections.abc import Hashable
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from visalign.config import RolloutSettings
-from visalign.generators.base import Conditioning, Guidance
 from visalign.processes.steps import Moments
+from visalign.sampling.drawn_rows import DrawnRows, leaf_owners
 
 
 def splits_before(settings: RolloutSettings, steps: Tensor) -> Tensor:
@@ -43,38 +42,9 @@ class Trunks:
     def owners(self, j: int) -> list[int]:
         """Of each sample, the first of those that are still equal to it during step j."""
         if self.settings.branches:
-            leaves = self.settings.leaves // 2**int(splits_before(self.settings, torch.tensor(j)))
-            return [i - i % leaves for i in range(self.count)]
+            return leaf_owners(self.count, self.settings.split_steps, j)
         return self.twins if j < self.alone else list(range(self.count))
 
-    def rows(self, j: int) -> "DrawnRows":
+    def rows(self, j: int) -> DrawnRows:
         return DrawnRows(self.owners(j))
 
-
-class DrawnRows:
-    """The samples that are drawn, and the place among them of what stands for each sample."""
-
-    def __init__(self, owners: list[int]):
-        self.drawn = sorted(set(owners))
-        place = {row: i for i, row in enumerate(self.drawn)}
-        self.place = [place[owner] for owner in owners]
-        self.all = len(self.drawn) == len(owners)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, DrawnRows) and self.drawn == other.drawn
-
-    def whole(self, tensor: Tensor) -> Tensor:
-        """Of every sample, from what is of the drawn ones."""
-        return tensor if self.all else tensor[self.place]
-
-    def only(self, tensor: Tensor) -> Tensor:
-        """Of the drawn ones, from what is of every sample."""
-        return tensor if self.all else tensor[self.drawn]
-
-    def texts(self, conditioning: Conditioning) -> Conditioning:
-        return {name: self.only(tensor) for name, tensor in conditioning.items()}
-
-    def guidance(self, guidance: Guidance | None) -> Guidance | None:
-        if guidance is None or guidance.negative is None:
-            return guidance
-        return replace(guidance, negative=self.texts(guidance.negative))
