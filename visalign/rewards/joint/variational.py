@@ -176,6 +176,18 @@ class Variational(Head):
         """Rewards [n, E, D], their mean over z."""
         return self.drawn(features, mean, log_var).mean(0)
 
+    def belief_of(self, a: Tensor, b: Tensor, said: Tensor) -> tuple[Tensor, Tensor]:
+        last = slice(-MOST_PAIRS, None)
+        return self.read(a[last], b[last], said[last])
+
+    def belief_at(self, place: int | None) -> tuple[Tensor, Tensor]:
+        (mean,), (log_var,) = self.known(torch.tensor([NOBODY if place is None else place]))
+        return mean, log_var
+
+    def views(self, features: Tensor, belief: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor | None]:
+        mean, log_var = belief
+        return self.drawn(features, mean[None], log_var[None]), None
+
     def beside(self, outcome: Tensor, step: int) -> Outcome | None:
         """The KL, weighed. Metrics: kl [B], unweighed, and whether each pair is ordered rightly with a z of the prior,
         [B, D], NaN where it is not decided: where that is as often so, the latents say nothing."""
