@@ -29,7 +29,7 @@ def reward_of(folder, head):
 
 @pytest.fixture
 def book(tmp_path):
-    """Three models with three matchups of every two; those of prompt 0 show the same image twice, which tells nothing."""
+    """Three models with three matchups of every two; those of p0 show one image twice, which tells nothing."""
     book, names = VoteDatabase(tmp_path / "book"), list(SHADES)
     for name, shade in SHADES.items():
         Image.new("RGB", (64, 64), shade).save(book.media / f"{name}.png")
