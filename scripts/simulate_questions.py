@@ -8,8 +8,9 @@ that can be asked about are of the first respect and one in twenty of the last, 
 the accuracy on other drawings, all four respects alike. A head `model.variational` learns from voters whose pairs are
 as uneven, on features of tiny-clip; new voters are then read from what they answered:
 
-    random      any pair that was not asked yet
-    active      the one of largest variance of the margin over who the voter may be (evaluators/next_question.py)
+    random        any pair that was not asked yet
+    variance      the one whose margin varies most over who the voter may be (evaluators/next_question.py)
+    information   the one whose answer tells most of who the voter is
 """
 
 import argparse
@@ -24,11 +25,11 @@ import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
 from PIL import Image, ImageFilter
-from prove_plots import BLUE, ORANGE, tidy
+from prove_plots import BLUE, GREY, ORANGE, tidy
 
 from visalign.config import JointSettings
-from visalign.evaluators.next_question import questions_by_gain
-from visalign.rewards.joint.heads import KnownUsers
+from visalign.evaluators.next_question import margin_variance, questions_by_gain
+from visalign.rewards.joint.heads import Head, KnownUsers
 from visalign.rewards.joint.variational import Variational
 
 SHARES = np.array([0.55, 0.25, 0.15, 0.05])
@@ -38,6 +39,9 @@ QUESTIONS, POOL, KNOWN = 12, 60, 0.9
 BATCH, CONTEXT, RATE = 48, 8, 1e-3
 Sides = tuple[torch.Tensor, torch.Tensor]
 """Features of pairs by drawing and respect, [drawings, respects, d]: the first side, then the second."""
+Margins = tuple[np.ndarray, np.ndarray | None]
+Choose = Callable[[np.ndarray, np.ndarray | None, np.random.Generator], int]
+"""From margins of pairs that were not asked yet, and weights, the place of the next one."""
 
 
 def moved(image: Image.Image, respect: int, first: bool) -> Image.Image:
@@ -121,46 +125,51 @@ def learnt_head(sides: Sides, steps: int, seed: int = 0, voters: int = 64) -> Va
     return head.eval()
 
 
-@torch.no_grad()
-def answers(head: Variational, sides: Sides, taste: np.ndarray,
-            choose: Callable[[np.ndarray, np.random.Generator], int], seed: int,
-            questions: int = QUESTIONS) -> list[float]:
-    """Accuracy on the second half of the drawings, all respects alike, after 0, 1, ... questions of the first half.
+def margins_of(head: Head, a: torch.Tensor, b: torch.Tensor, belief: object) -> Margins:
+    """Of N pairs for S people that a voter may be, [S, E, N, 1], and the weights of those."""
+    (won, weights), (lost, _) = (head.views(side, belief) for side in (a, b))
+    return (won - lost).transpose(1, 2).numpy(), None if weights is None else weights.numpy()
 
-    choose: of margins [S, E, N, 1] of N pairs that were not asked yet, the place of the next one.
-    """
+
+@torch.no_grad()
+def answers(head: Head, sides: Sides, taste: np.ndarray, choose: Choose, seed: int,
+            questions: int = QUESTIONS) -> list[float]:
+    """Accuracy on the second half of the drawings, all respects alike, after 0, 1, ... questions of the first half."""
     rng = np.random.default_rng(seed)
     drawings, respects, _ = sides[0].shape
     half = drawings // 2
     respect, drawing = chosen(respects, POOL, rng), rng.integers(half, size=POOL)
     a, b = (side[drawing, respect][:, None] for side in sides)
     said = torch.from_numpy(taste[respect])[:, None]
-    test_a, test_b = (side[half:].reshape(-1, 1, side.shape[-1]) for side in sides)
-    right = torch.from_numpy(np.tile(taste, drawings - half)) > 0.5
+    test = [side[half:].reshape(-1, 1, side.shape[-1]) for side in sides]
+    right = np.tile(taste, drawings - half) > 0.5
     asked, found = [], []
     for _ in range(questions + 1):
         belief = head.belief_of(a[asked], b[asked], said[asked]) if asked else head.belief_at(None)
-        margin = (head.expected(test_a, *(each[None] for each in belief))
-                  - head.expected(test_b, *(each[None] for each in belief))).mean(1)[:, 0]
-        found.append(((margin > 0) == right).float().mean().item())
+        margins, weights = margins_of(head, *test, belief)
+        mean = (margins.mean(0) if weights is None else (weights * margins).sum(0)).mean(0)[:, 0]
+        found.append(float(((mean > 0) == right).mean()))
         left = [place for place in range(POOL) if place not in asked]
-        margins = (head.views(a[left], belief)[0] - head.views(b[left], belief)[0]).transpose(1, 2)
-        asked.append(left[choose(margins.numpy(), rng)])
+        asked.append(left[choose(*margins_of(head, a[left], b[left], belief), rng)])
     return found
 
 
-def active(margins: np.ndarray, rng: np.random.Generator) -> int:
-    return questions_by_gain(margins)[0]
+def by_information(margins: np.ndarray, weights: np.ndarray | None, rng: np.random.Generator) -> int:
+    return questions_by_gain(margins, weights)[0]
 
 
-def at_random(margins: np.ndarray, rng: np.random.Generator) -> int:
+def by_variance(margins: np.ndarray, weights: np.ndarray | None, rng: np.random.Generator) -> int:
+    return questions_by_gain(margins, weights, margin_variance)[0]
+
+
+def at_random(margins: np.ndarray, weights: np.ndarray | None, rng: np.random.Generator) -> int:
     return int(rng.integers(margins.shape[2]))
 
 
-WAYS = {"random": at_random, "active": active}
+WAYS = {"random": at_random, "variance": by_variance, "information": by_information}
 
 
-def curves(head: Variational, sides: Sides, repeats: int, questions: int = QUESTIONS) -> dict[str, np.ndarray]:
+def curves(head: Head, sides: Sides, repeats: int, questions: int = QUESTIONS) -> dict[str, np.ndarray]:
     """Accuracies [voters, questions + 1] of voters of all kinds, `repeats` of each, by the way of asking; both have the
     same pairs to choose from."""
     respects = sides[0].shape[1]
@@ -190,21 +199,24 @@ def main() -> None:
     head = learnt_head((sides[0][:half], sides[1][:half]), given.steps)
     found = curves(head, sides, given.repeats)
     rng, count = np.random.default_rng(0), {way: needed(each) for way, each in found.items()}
-    draws = rng.integers(len(count["random"]), size=(2000, len(count["random"])))
-    gap = (count["random"] - count["active"])[draws].mean(1)
+    voters = len(count["random"])
+    draws = rng.integers(voters, size=(2000, voters))
+    fewer = {}
+    for way in ("variance", "information"):
+        gap = count["random"] - count[way]
+        fewer[way] = [float(gap.mean()), *np.quantile(gap[draws].mean(1), (0.025, 0.975)).round(2).tolist()]
     result = {"accuracy": {way: each.mean(0).round(4).tolist() for way, each in found.items()},
               "needed": {way: float(each.mean()) for way, each in count.items()},
               "never": {way: float((each > QUESTIONS).mean()) for way, each in count.items()},
-              "fewer": [float((count["random"] - count["active"]).mean()), *np.quantile(gap, (0.025, 0.975)).tolist()],
-              "voters": len(count["random"])}
+              "fewer than random": fewer, "voters": voters}
     (given.out / "questions.json").write_text(json.dumps(result, indent=2) + "\n")
-    print("questions " + " ".join(f"{k:6d}" for k in range(QUESTIONS + 1)))
+    print("questions   " + " ".join(f"{k:6d}" for k in range(QUESTIONS + 1)))
     for way, each in result["accuracy"].items():
-        print(f"{way:9s} " + " ".join(f"{value:6.3f}" for value in each))
-    print(json.dumps({name: result[name] for name in ("needed", "never", "fewer", "voters")}))
+        print(f"{way:11s} " + " ".join(f"{value:6.3f}" for value in each))
+    print(json.dumps({name: result[name] for name in ("needed", "never", "fewer than random", "voters")}))
     figure = Figure(figsize=(4.6, 3.0), layout="constrained")
     axis = figure.subplots()
-    for (way, each), colour in zip(result["accuracy"].items(), (BLUE, ORANGE), strict=True):
+    for (way, each), colour in zip(result["accuracy"].items(), (GREY, BLUE, ORANGE), strict=True):
         axis.plot(range(QUESTIONS + 1), each, "o-", color=colour, label=way, markersize=3)
     tidy(axis, "accuracy for a new voter", "questions answered")
     axis.legend(frameon=False, fontsize=8)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from visalign.evaluators.next_question import margin_variance, questions_by_gain
+from visalign.evaluators.next_question import answer_information, margin_variance, questions_by_gain
 
 
 def test_the_variance_over_draws_and_over_weighted_prototypes_by_hand():
@@ -12,6 +12,20 @@ def test_the_variance_over_draws_and_over_weighted_prototypes_by_hand():
     # weights .25 and .75: mean 2.5, .25 * 2.25 + .75 * .25
     assert margin_variance(margins, np.array([[0.25], [0.75]])) == pytest.approx([0.75, 0.0])
     assert margin_variance(margins, np.array([[1.0], [0.0]])).tolist() == [0.0, 0.0]  # it is known who it is
+
+
+def test_the_information_of_an_answer_by_hand():
+    even, sure = np.log(4) * np.array([[1.0], [-1.0]]), np.array([[3.0], [9.0]])
+    # chances .8 and .2: the entropy of their mean, log 2, less that of each, .500402
+    assert answer_information(even) == pytest.approx([np.log(2) - 0.500402], abs=1e-6)
+    # weights .75 and .25: chance .65 has .647447
+    assert answer_information(even, np.array([[0.75], [0.25]])) == pytest.approx([0.647447 - 0.500402], abs=1e-6)
+    assert answer_information(even, np.array([[1.0], [0.0]])) == pytest.approx([0], abs=1e-12)
+    # all answer alike: much variance, and nothing to learn
+    assert margin_variance(sure) == [9.0] > margin_variance(even) and answer_information(sure) < 0.02
+    both = np.concatenate([even, sure], 1)[:, None, :, None]
+    assert questions_by_gain(both) == [0, 1] and questions_by_gain(both, gain=margin_variance) == [1, 0]
+    assert answer_information(1000 * even) == pytest.approx([np.log(2)])
 
 
 def test_which_side_is_which_is_nothing():
