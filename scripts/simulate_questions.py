@@ -3,10 +3,10 @@
     python scripts/simulate_questions.py --out questions        table and plot (minutes on one core)
 
 Each pair shows an embedded drawing moved both ways in one of four respects: bright or dark, warm or cold, sharp or
-blurred, large or small. A voter likes one side of each, so that there are 16 kinds of voters. Over half of the pairs
-that can be asked about are of the first respect and one in twenty of the last, as real sets are uneven; what counts is
-the accuracy on other drawings, all four respects alike. A head `model.variational` learns from voters whose pairs are
-as uneven, on features of tiny-clip; new voters are then read from what they answered:
+blurred, large or small. A voter likes one side of each, so that there are 16 kinds of voters. A head
+`model.variational` learns from 64 voters, on features of tiny-clip; new voters are then read from what they answered.
+Over half of the pairs that they can be asked about are of the first respect and one in twenty of the last, as real
+sets are uneven; what counts is the accuracy on other drawings, all four respects alike:
 
     random        any pair that was not asked yet
     variance      the one whose margin varies most over who the voter may be (evaluators/next_question.py)
@@ -85,12 +85,6 @@ def drawn_sides(drawings: int) -> Sides:
     return a, b
 
 
-def chosen(respects: int, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Respects of pairs, as uneven as SHARES."""
-    shares = SHARES[:respects] / SHARES[:respects].sum()
-    return rng.choice(respects, count, p=shares)
-
-
 def learnt_head(sides: Sides, steps: int, seed: int = 0, voters: int = 64) -> Variational:
     """A head that has learnt from voters of all kinds."""
     rng = np.random.default_rng(seed)
@@ -104,7 +98,7 @@ def learnt_head(sides: Sides, steps: int, seed: int = 0, voters: int = 64) -> Va
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for step in range(steps):
         who = rng.integers(voters, size=BATCH)
-        respect = chosen(respects, BATCH * (CONTEXT + 1), rng).reshape(BATCH, -1)
+        respect = rng.integers(respects, size=(BATCH, CONTEXT + 1))
         drawing = rng.integers(drawings, size=respect.shape)
         said = torch.from_numpy(tastes[who[:, None], respect])
         a, b = (side[drawing, respect] for side in sides)
@@ -138,7 +132,8 @@ def answers(head: Head, sides: Sides, taste: np.ndarray, choose: Choose, seed: i
     rng = np.random.default_rng(seed)
     drawings, respects, _ = sides[0].shape
     half = drawings // 2
-    respect, drawing = chosen(respects, POOL, rng), rng.integers(half, size=POOL)
+    shares = SHARES[:respects] / SHARES[:respects].sum()
+    respect, drawing = rng.choice(respects, POOL, p=shares), rng.integers(half, size=POOL)
     a, b = (side[drawing, respect][:, None] for side in sides)
     said = torch.from_numpy(taste[respect])[:, None]
     test = [side[half:].reshape(-1, 1, side.shape[-1]) for side in sides]
