@@ -15,10 +15,11 @@ would be anyone's at random. The KL of the directions z is at most that of the y
 VPL: Poddar et al. 2024, arXiv 2408.10075 (github.com/WEIRDLabUW/vpl_llm).
 Differs from it in: z has the length sqrt(d) whenever a reward is computed; the published code trains so and scores with
 z = mu, which is shorter the less is known of a user, a length at which its reward was never trained. A user's reward is
-a mean over z instead of that at one. Every member and dimension has its own encoder, latent and reward, and reads a
-pair's label in its own dimension; ties say nothing. Features are normed first, and pairs that are shown are read
-without gradients to the backbone, as its cached ones are. A part of the first layer for f and one for z each start at
-the scale of their own width.
+a mean over z instead of that at one. What the clamp holds back may return: a plain clamp has no gradient outside, and
+latents whose numbers have all reached an end learn nothing more. Every member and dimension has its own encoder, latent
+and reward, and reads a pair's label in its own dimension; ties say nothing. Features are normed first, and pairs that
+are shown are read without gradients to the backbone, as its cached ones are. A part of the first layer for f and one
+for z each start at the scale of their own width.
 Recipe: configs/reward_model/voters_variational.yaml.
 """
 
@@ -63,6 +64,20 @@ def of_equal_length(y: Tensor) -> Tensor:
 def annealed(step: int, period: int, floor: float) -> float:
     """What share of the KL's weight counts at a step: from `floor` to 1 in `period` steps, and again."""
     return floor + (1 - floor) * (1 - math.cos(math.pi * (step % period) / period)) / 2
+
+
+class Bounded(torch.autograd.Function):
+    """x clamped to [-1, 1]; of what lies outside, gradients that lead back pass."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.clamp(-1, 1)
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return slope * ((x.abs() <= 1) | (x * slope > 0))
 
 
 class MemberMLP(nn.Sequential):
@@ -157,7 +172,7 @@ class Variational(Head):
         count = told.sum(1)[:, None, :, None]
         mean = read.sum(1) / count.clamp(min=1)
         known = count > 0
-        return tuple(layer(mean).float().clamp(-1, 1) * known for layer in (self.to_mean, self.to_log_var))
+        return tuple(Bounded.apply(layer(mean).float()) * known for layer in (self.to_mean, self.to_log_var))
 
     def latent(self, mean: Tensor, log_var: Tensor, eps: Tensor) -> Tensor:
         """z, of length sqrt(size)."""
