@@ -2,11 +2,10 @@
 
     python scripts/simulate_questions.py --out questions        table and plot (minutes on one core)
 
-Each pair shows an embedded drawing moved both ways in one of four respects: bright or dark, warm or cold, sharp or
-blurred, large or small. A voter likes one side of each, so that there are 16 kinds of voters. A head
-`model.variational` learns from 64 voters, on features of tiny-clip; new voters are then read from what they answered.
-Over half of the pairs that they can be asked about are of the first respect and one in twenty of the last, as real
-sets are uneven; what counts is the accuracy on other drawings, all four respects alike:
+Each pair shows an embedded drawing moved both ways in one of two respects: bright or dark, warm or cold. A voter likes
+one side of each, so that there are four kinds of voters. Three of four pairs are of the first respect, as real sets are
+uneven; what counts is the accuracy on other drawings, both respects alike. A head `model.variational` learns from 64
+voters, on features of tiny-clip; new voters are then read from what they answered:
 
     random        any pair that was not asked yet
     variance      the one whose margin varies most over who the voter may be (evaluators/next_question.py)
@@ -24,7 +23,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
-from PIL import Image, ImageFilter
+from PIL import Image
 from prove_plots import BLUE, GREY, ORANGE, tidy
 
 from visalign.config import JointSettings
@@ -32,8 +31,10 @@ from visalign.evaluators.next_question import margin_variance, questions_by_gain
 from visalign.rewards.joint.heads import Head, KnownUsers
 from visalign.rewards.joint.variational import Variational
 
-SHARES = np.array([0.55, 0.25, 0.15, 0.05])
-"""Of each respect among the pairs that can be asked about."""
+SHARES = np.array([0.75, 0.25])
+"""Of each respect among pairs."""
+SHADES = (((255, 255, 255), (0, 0, 0)), ((255, 130, 30), (30, 110, 255)))
+"""Towards which a drawing is moved, by respect."""
 QUESTIONS, POOL, KNOWN = 12, 60, 0.9
 """Asked at most; pairs to choose from; accuracy from which a voter is known."""
 BATCH, CONTEXT, RATE = 48, 8, 1e-3
@@ -46,21 +47,7 @@ Choose = Callable[[np.ndarray, np.ndarray | None, np.random.Generator], int]
 
 def moved(image: Image.Image, respect: int, first: bool) -> Image.Image:
     """A drawing moved one way or the other."""
-    def towards(shade: tuple[int, int, int]) -> Image.Image:
-        return Image.blend(image, Image.new("RGB", image.size, shade), 0.35)
-
-    if respect == 0:
-        return towards((255,) * 3 if first else (0,) * 3)
-    if respect == 1:
-        return towards((255, 130, 30) if first else (30, 110, 255))
-    if respect == 2:
-        return image if first else image.filter(ImageFilter.GaussianBlur(image.width / 20))
-    w, h = image.size
-    if first:
-        return image.crop((w // 6, h // 6, w - w // 6, h - h // 6)).resize((w, h), Image.Resampling.BICUBIC)
-    small, canvas = image.resize((w * 2 // 3, h * 2 // 3), Image.Resampling.BICUBIC), Image.new("RGB", (w, h), "white")
-    canvas.paste(small, (w // 6, h // 6))
-    return canvas
+    return Image.blend(image, Image.new("RGB", image.size, SHADES[respect][0 if first else 1]), 0.35)
 
 
 def drawn_sides(drawings: int) -> Sides:
@@ -98,7 +85,7 @@ def learnt_head(sides: Sides, steps: int, seed: int = 0, voters: int = 64) -> Va
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for step in range(steps):
         who = rng.integers(voters, size=BATCH)
-        respect = rng.integers(respects, size=(BATCH, CONTEXT + 1))
+        respect = rng.choice(respects, (BATCH, CONTEXT + 1), p=SHARES)
         drawing = rng.integers(drawings, size=respect.shape)
         said = torch.from_numpy(tastes[who[:, None], respect])
         a, b = (side[drawing, respect] for side in sides)
@@ -128,12 +115,11 @@ def margins_of(head: Head, a: torch.Tensor, b: torch.Tensor, belief: object) -> 
 @torch.no_grad()
 def answers(head: Head, sides: Sides, taste: np.ndarray, choose: Choose, seed: int,
             questions: int = QUESTIONS) -> list[float]:
-    """Accuracy on the second half of the drawings, all respects alike, after 0, 1, ... questions of the first half."""
+    """Accuracy on the second half of the drawings, both respects alike, after 0, 1, ... questions of the first half."""
     rng = np.random.default_rng(seed)
     drawings, respects, _ = sides[0].shape
     half = drawings // 2
-    shares = SHARES[:respects] / SHARES[:respects].sum()
-    respect, drawing = rng.choice(respects, POOL, p=shares), rng.integers(half, size=POOL)
+    respect, drawing = rng.choice(respects, POOL, p=SHARES), rng.integers(half, size=POOL)
     a, b = (side[drawing, respect][:, None] for side in sides)
     said = torch.from_numpy(taste[respect])[:, None]
     test = [side[half:].reshape(-1, 1, side.shape[-1]) for side in sides]
@@ -185,7 +171,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--drawings", type=int, default=160)
     parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--repeats", type=int, default=4)
+    parser.add_argument("--repeats", type=int, default=12)
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)

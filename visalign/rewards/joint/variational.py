@@ -109,6 +109,9 @@ class Variational(Head):
         shape = settings.members, len(settings.dimensions)
         self.norm = nn.LayerNorm(backbone.features)
         self.pair_first = MemberLinear(settings, 2 * backbone.features, settings.width)
+        with torch.no_grad():  # what both show cancels at first, so that what tells them apart is heard
+            won, lost = self.pair_first.weight.chunk(2, -2)
+            lost.copy_(-won)
         self.pair_rest = MemberMLP(settings, settings.width)
         self.attention = nn.ModuleList(MemberLinear(settings, settings.width, settings.width) for _ in range(3))
         self.to_mean = MemberLinear(settings, settings.width, own.size)
