@@ -74,9 +74,9 @@ class Questioner:
         known = [(matchup, seen) for matchup in among if (seen := self._seen.get(matchup.id)) is not None]
         if not known:
             return None
-        judged = [(*seen, WON[vote.choice]) for vote in self.book.votes() if vote.voter == voter and vote.choice in WON
-                  and (seen := self._seen.get(vote.matchup)) is not None]
+        given = [vote for vote in self.book.votes() if vote.voter == voter and vote.choice in WON]
+        answered = [(*seen, WON[vote.choice]) for vote in given if (seen := self._seen.get(vote.matchup)) is not None]
         with self._lock:
-            margins, weights = self.persons.margins(voter, judged, [seen for _, seen in known])
+            margins, weights = self.persons.margins(voter, answered, [seen for _, seen in known])
         first = questions_by_gain(margins.numpy(), None if weights is None else weights.numpy())[0]
         return known[first][0]

@@ -1,4 +1,4 @@
-"""Who a person may be, by a reward that knows users: from pairs that they have judged, or by their name."""
+"""Who a person may be, by a reward that knows users: from pairs that they have answered, or by their name."""
 
 from collections.abc import Sequence
 
@@ -36,16 +36,16 @@ class Persons:
         return network.backbone(**inputs).float().cpu()
 
     @torch.no_grad()
-    def margins(self, name: str, judged: Sequence[tuple[Tensor, Tensor, float]],
+    def margins(self, name: str, answered: Sequence[tuple[Tensor, Tensor, float]],
                 asked: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor | None]:
         """Margins [S, E, N, D], in log-odds, of N pairs for S people that somebody may be, and the weights of those,
         [S, E, 1, D], where they are not alike.
 
-        name: as votes have it; counts where nothing was judged. judged: features of both sides [1 or D, d], and who won
-        (1: the first, 0: the second; ties say nothing). asked: features of both sides.
+        name: as votes have it; counts where nothing was answered. answered: features of both sides [1 or D, d], and who
+        won (1: the first, 0: the second; ties say nothing). asked: features of both sides.
         """
         head = self.reward.network.heads.cpu()
-        decided = [pair for pair in judged if pair[2] in (0.0, 1.0)]
+        decided = [pair for pair in answered if pair[2] in (0.0, 1.0)]
         if decided:
             a, b = (torch.stack([pair[side] for pair in decided]) for side in (0, 1))
             said = torch.tensor([[pair[2]] for pair in decided]).expand(-1, len(self.reward.dimensions))
