@@ -3,15 +3,13 @@
 import gradio as gr
 
 from visalign.errors import UserError
-from visalign.media.image_files import read_image
-from visalign.media.samples import Sample
 from visalign.reports.charts import ladder_chart
 from visalign.reports.votes import fair_html
 from visalign.rewards import Reward
 from visalign.votes import Matchup, VoteDatabase, leaderboard
+from visalign.votes.asking import sample_in
 from visalign.votes.board import OVERALL, dimensions_of
 from visalign.votes.fair import fair_board
-from visalign.votes.style import kept_media
 from visalign_demo.compare_tab import problem_html, progress_html
 from visalign_demo.context import Demo, client_of, render_fragment, sentence_of
 from visalign_demo.model_worker import Job, Step
@@ -36,14 +34,6 @@ def unscored(book: VoteDatabase, reward: Reward) -> list[tuple[str, Matchup]]:
                  for side in (matchup.a, matchup.b) if side.file not in known}.items())
 
 
-def sample_in(book: VoteDatabase, file: str, matchup: Matchup) -> Sample:
-    """One side of a matchup as rewards see it."""
-    sources = tuple(read_image(book.media / each, each) for each in matchup.sources)
-    notes = {name: str(book.media / value) if name == "mask" else value for name, value in matchup.notes.items()}
-    known = {"source_prompt": matchup.asked, **notes} if sources else {}
-    return Sample(matchup.prompt, kept_media(book.media / file, LADDER_FRAMES), known=known, sources=sources)
-
-
 def score_matchups(book: VoteDatabase, rewards: list[Reward], job: Job, batch: int = 16) -> None:
     """Score all media of the database by the first dimension of each reward, larger being better."""
     for reward in rewards:
@@ -51,7 +41,7 @@ def score_matchups(book: VoteDatabase, rewards: list[Reward], job: Job, batch: i
         for start in range(0, len(todo), batch):
             job.tell(Step(f"{reward.name} scores", start, len(todo)))
             part = todo[start:start + batch]
-            values = reward.score([sample_in(book, *each) for each in part]).values[:, 0].tolist()
+            values = reward.score([sample_in(book, *each, LADDER_FRAMES) for each in part]).values[:, 0].tolist()
             sign = 1 if reward.higher_is_better else -1
             book.add_scores(reward.name, {file: None if value != value else sign * value
                                         for (file, _), value in zip(part, values, strict=True)})

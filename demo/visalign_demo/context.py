@@ -30,8 +30,10 @@ from visalign.jobs.evaluate import sources_of
 from visalign.language.answer_sources import AnswerSource
 from visalign.reports import render_page as render_page
 from visalign.rewards import FeatureExtractor, Reward
-from visalign.rewards.registry import check_reward, load_rewards
+from visalign.rewards.joint.persons import Persons
+from visalign.rewards.registry import build_reward, check_reward, load_rewards
 from visalign.votes import VoteDatabase
+from visalign.votes.asking import Questioner
 from visalign_demo.claims import Claims, client_in
 from visalign_demo.media_store import MediaStore
 from visalign_demo.model_worker import Job, ModelWorker
@@ -52,7 +54,8 @@ UPLOAD_ROOM = 4 * 2**30
 class DemoSettings:
     """models: {name: source}; model_settings: `key=value` of all of them. folder: votes and their media. runs: where
     run folders lie. pairs: matchups generated ahead of voting. rollouts: folders of `visalign votes draw` to vote on.
-    anchors: share of ballots that are anchors. steps, guidance_scale, prompts: None means a run's. keep: models held in
+    anchors: share of ballots that are anchors. ask_by: the reward by which every other pair is one that tells most of
+    the voter. steps, guidance_scale, prompts: None means a run's. keep: models held in
     memory at once. allowed_hosts: names by which this server may be reached beside its own. trusted_proxies: addresses
     and networks whose X-Forwarded headers are believed. root_path: where a proxy shows it, such as /demo."""
 
@@ -72,6 +75,7 @@ class DemoSettings:
     pairs: int = 60
     rollouts: tuple[Path, ...] = ()
     anchors: float = 0.0
+    ask_by: str | None = None
     allow_train: bool = False
     device: str = "auto"
     upload_megabytes: int = 64
@@ -111,7 +115,9 @@ class Demo:
         self.steps, self.guidance_scale = self._sampling(found, config)
         for source in found:
             source.check_scale(self.guidance_scale)
+        persons = self._persons()
         self.book = VoteDatabase(settings.folder)
+        self.questioner = Questioner(persons, self.book) if persons else None
         self.model_worker = ModelWorker(settings.device, settings.keep)
         self.limits = RequestLimits(time.monotonic)
         self.running: dict[str, Job] = {}
@@ -122,7 +128,18 @@ class Demo:
         self.edits = SourceChoice(self.prompts, self.media_store)
         self.claims = Claims(self.scratch / "uploads", UPLOAD_ROOM)
         self.pool = PairQueue(self.model_worker, self.book, self.recipe(), settings.pairs, settings.rollouts,
-                              settings.anchors)
+                              settings.anchors, self.questioner)
+
+    def _persons(self) -> Persons | None:
+        """Who knows what voters may be. Raises UserError for a reward that knows no users, and for texts."""
+        if self.settings.ask_by is None:
+            return None
+        if self.modality == "text":
+            raise UserError(f"demo: --ask-by {self.settings.ask_by}: rewards that know users read images and videos, "
+                            "and these models' generations are texts; leave it out")
+        reward = build_reward(self.settings.ask_by, self.reward_device)
+        reward.check()
+        return Persons(reward, f"demo: --ask-by {self.settings.ask_by}")
 
     def _prompts(self, sources: list[SampleSource], config) -> list[str]:
         chosen = self.settings.prompts or (config.eval.prompts if config else None)

@@ -19,6 +19,7 @@ from visalign.evaluation.sources import SampleSource
 from visalign.media.source_images import content_of, is_edit, notes_of, prompt_group, split_prompt
 from visalign.votes import Matchup, MatchupSide, VoteDatabase
 from visalign.votes.anchors import OBVIOUS, obvious_of, spoilt
+from visalign.votes.asking import Questioner
 from visalign.votes.style import kept_media, measure_style
 from visalign_demo.media_store import WHOLE_FRAMES, kept_entry, opaque_copy, put_for_good
 from visalign_demo.model_worker import BACKGROUND, Job, ModelWorker
@@ -77,12 +78,13 @@ class QueuedPair:
 
 class PairQueue:
     """Fills the database up to `count` matchups of the plan, and with those of rollout folders; then plants anchors
-    among them and measures how all media look, which the fair ranking needs."""
+    among them and measures how all media look, which the fair ranking needs. questioner: who looks at all media, to
+    choose pairs by what they tell of a voter."""
 
     def __init__(self, model_worker: ModelWorker, book: VoteDatabase, recipe: PairPlan, count: int,
-                 rollouts: tuple[Path, ...] = (), anchors: float = 0.0):
+                 rollouts: tuple[Path, ...] = (), anchors: float = 0.0, questioner: Questioner | None = None):
         self.model_worker, self.book, self.recipe, self.count = model_worker, book, recipe, count
-        self.anchors = anchors
+        self.anchors, self.questioner = anchors, questioner
         self.problem = ""
         self._known = {matchup.id for matchup in book.matchups()}
         self._sources: dict[Path, str] = {}
@@ -111,11 +113,23 @@ class PairQueue:
                 self.problem = self.problem or f"{what} ({type(error).__name__}); see the server's log."
 
     def _make_all(self) -> None:
+        self._look()
         for queued in itertools.islice(self.wanted(), self.count):
             name = self.recipe.name_of(queued)
             if name not in self._known:
                 self.make(name, queued)
                 measure_style(self.book)
+                self._look()
+
+    def _look(self) -> None:
+        """Let the questioner read what it has not read yet; pairs are made whether it can or not."""
+        if self.questioner is None:
+            return
+        try:
+            self.questioner.look()
+        except Exception:
+            _log.exception("no further pair is chosen by what it tells of a voter")
+            self.questioner = None
 
     def plant(self) -> None:
         """Make as many obvious anchors as a voter of all matchups sees, and at least one."""

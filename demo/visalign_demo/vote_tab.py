@@ -10,7 +10,7 @@ import gradio as gr
 
 from visalign.errors import UserError
 from visalign.reports import shown_text
-from visalign.votes import Ballot, Vote
+from visalign.votes import Ballot, Matchup, Vote
 from visalign.votes.choosing import next_matchup
 from visalign.votes.style import kept_media
 from visalign_demo.compare_tab import problem_html
@@ -57,11 +57,14 @@ class Booth:
         """
         ballots = [ballot for number in held.split(",")[:2] if number and (ballot := self.book.ballot(number))
                    and ballot.voter == voter and not self.book.has_voted(ballot.matchup.id, voter)]
-        while len(ballots) < 2 and (matchup := next_matchup(self.book, voter, [each.matchup.id for each in ballots],
-                                                            self._between, self.demo.settings.anchors)):
+        while len(ballots) < 2 and (matchup := self.next(voter, [each.matchup.id for each in ballots])):
             ballots.append(self.book.shown(matchup.id, voter, mark) or self.book.show(matchup, voter, mark))
         ballots += [None] * (2 - len(ballots))
         return Table(*ballots, note or self.progress(voter))
+
+    def next(self, voter: str, held: list[str]) -> Matchup | None:
+        """What a voter sees after the matchups that their page holds."""
+        return next_matchup(self.book, voter, held, self._between, self.demo.settings.anchors, self.demo.questioner)
 
     def vote(self, voter: str, held: str, said: str, dimensions: dict[str, str], seconds: float | None,
              mark: str = "") -> Table:

@@ -17,6 +17,7 @@ from visalign.rewards.joint.reward import build_network, save_reward
 from visalign.rewards.joint.variational import (
     DRAWS,
     REFERENCES,
+    Bounded,
     MemberMLP,
     Variational,
     annealed,
@@ -280,3 +281,11 @@ def test_who_is_learnt_from_and_who_has_too_few(capsys):
 def test_impossible_heads_are_refused(settings, word):
     with pytest.raises(ValueError, match=word):
         JointSettings(**settings)
+
+
+def test_what_is_clamped_may_return_and_goes_no_further():
+    x = torch.tensor([-2.0, -2.0, 0.3, 2.0, 2.0, 1.0], requires_grad=True)
+    slope = torch.tensor([1.0, -1.0, 1.0, 1.0, -1.0, -1.0])  # a step goes against it
+    Bounded.apply(x).backward(slope)
+    assert Bounded.apply(x).tolist() == pytest.approx([-1, -1, 0.3, 1, 1, 1])
+    assert x.grad.tolist() == [0, -1, 1, 1, 0, -1]

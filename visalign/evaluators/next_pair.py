@@ -43,11 +43,16 @@ def information(wins: np.ndarray, prior: float = STRENGTH_PRIOR) -> np.ndarray:
     return np.log1p(chance * (1 - chance) * np.maximum(spread, 0)) / 2
 
 
+def fallen_behind(wins: np.ndarray, least: float = LEAST_SHARE) -> np.ndarray:
+    """Which models were compared least and less than `least` of an equal share, bool [n]."""
+    games = (wins + wins.T).sum(1)
+    behind = games < least * games.mean()
+    return games == games[behind].min() if behind.any() else behind
+
+
 def next_pairs(wins: np.ndarray, allowed: np.ndarray, least: float = LEAST_SHARE) -> list[tuple[int, int]]:
     """Pairs i < j that may meet (allowed, bool [n, n]), the best first: of the least compared model where it fell
     behind, then by what is learnt."""
-    gain, games = information(wins), (wins + wins.T).sum(1)
-    behind = games < least * games.mean()
-    fewest = games == games[behind].min() if behind.any() else behind
+    gain, fewest = information(wins), fallen_behind(wins, least)
     pairs = [(i, j) for i, j in itertools.combinations(range(len(wins)), 2) if allowed[i, j]]
     return sorted(pairs, key=lambda pair: (not fewest[list(pair)].any(), -gain[pair]))

@@ -136,7 +136,7 @@ def fit_weights(reward: JointReward, items: list[Annotation]) -> NewUser:
         a, b = (head.rewards(*side, w, everybody).mean(1) for side in sides)
         margins.append(a - b)
     reward.to(reward.device)
-    return NewUser({"heads.weights": weights}, ordered_rightly(margins, outcome))
+    return NewUser({"heads.weights": weights}, told_by_margins(margins, outcome))
 
 
 @torch.no_grad()
@@ -158,7 +158,7 @@ def read_latent(reward: JointReward, items: list[Annotation]) -> NewUser:
     standard = head.standard_of(*latent)
     reward.to(reward.device)
     return NewUser(dict(zip(("heads.user_mean", "heads.user_log_var"), latent, strict=True)),
-                   ordered_rightly(margins, outcome), standard)
+                   told_by_margins(margins, outcome), standard)
 
 
 def find_groups(reward: JointReward, items: list[Annotation]) -> NewUser:
@@ -180,7 +180,7 @@ FITS: dict[str, Callable[[JointReward, list[Annotation]], NewUser]] = {
 """By the head of the reward."""
 
 
-def ordered_rightly(margins: list[Tensor], outcome: Tensor) -> Tensor:
+def told_by_margins(margins: list[Tensor], outcome: Tensor) -> Tensor:
     """Which decided labels each of several margins [n, D] orders so, [labels, margins]."""
     decided = (outcome == 0) | (outcome == 1)
     return torch.stack([((margin > 0) == (outcome > 0.5))[decided].float() for margin in margins], 1)

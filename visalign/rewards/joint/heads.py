@@ -182,6 +182,19 @@ class Head(nn.Module, ABC):
     def after_step(self, done: int) -> None:
         """Called after each optimiser step, the same on every process."""
 
+    def belief_of(self, a: Tensor, b: Tensor, said: Tensor) -> Any:
+        """Who a person may be whose pairs have features a and b [P, 1 or D, d] and labels [P, D] (1: a, 0: b)."""
+        raise NotImplementedError(f"{type(self).__name__} knows nobody")
+
+    def belief_at(self, place: int | None) -> Any:
+        """The same of a known user's place; None for anybody."""
+        raise NotImplementedError(f"{type(self).__name__} knows nobody")
+
+    def views(self, features: Tensor, belief: Any) -> tuple[Tensor, Tensor | None]:
+        """Rewards [S, n, E, D] for each of S people that a person may be, and the weights of those, [S, E, 1, D], None
+        where they are alike."""
+        raise NotImplementedError(f"{type(self).__name__} knows nobody")
+
     def place_of(self, user: str | None) -> int:
         """Of a hashed name; NOBODY for None and for whom the head does not know."""
         return self.places.get(user, NOBODY)

@@ -242,3 +242,15 @@ class IdealPoints(Head):
             found.grad = torch.autograd.grad(loss, found)[0]
             optimizer.step()
         return found.detach()
+
+    def belief_of(self, a: Tensor, b: Tensor, said: Tensor) -> Tensor:
+        """w [E, D, K], which is read as how likely the person is each of the prototypes."""
+        sides = self.mapped(a), self.mapped(b)
+        with torch.enable_grad():
+            return self.fitted(*sides, said).softmax(-1)
+
+    def belief_at(self, place: int | None) -> Tensor:
+        return self.population() if place is None else self.weights[place].detach().softmax(-1)
+
+    def views(self, features: Tensor, belief: Tensor) -> tuple[Tensor, Tensor | None]:
+        return self.near(*self.mapped(features)), belief.movedim(-1, 0)[:, :, None]

@@ -150,7 +150,7 @@ class OpenClipBackbone(nn.Module):
 
 TOWERS = ("backbone.clip.", "backbone.model.")
 """How names of a backbone's pretrained weights begin."""
-SHOWN = "shown "
+OF_SHOWN = "shown "
 """How names of what a backbone reads of pairs begin that a head is shown beside those that are learnt from."""
 HEADS: dict[str, type[Head]] = {"scalar": Heads, "ideal_points": IdealPoints, "variational": Variational,
                                 "groups": TasteGroups, "general": GeneralPreference}
@@ -177,11 +177,11 @@ class JointNetwork(nn.Module):
 
     def collate_shown(self, samples: list[Sample]) -> dict[str, Tensor]:
         """Of pairs that the head is shown, first sides and then second ones."""
-        return {f"{SHOWN}{name}": tensor for name, tensor in self.backbone.collate(samples).items()}
+        return {f"{OF_SHOWN}{name}": tensor for name, tensor in self.backbone.collate(samples).items()}
 
     def forward(self, **inputs: Tensor) -> Tensor:
         told = {name: inputs.pop(name) for name in self.heads.reads if name in inputs}
-        shown = {name.removeprefix(SHOWN): inputs.pop(name) for name in list(inputs) if name.startswith(SHOWN)}
+        shown = {name.removeprefix(OF_SHOWN): inputs.pop(name) for name in list(inputs) if name.startswith(OF_SHOWN)}
         if shown:
             with torch.no_grad():
                 told["shown"] = self.backbone(**shown)

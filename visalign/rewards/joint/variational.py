@@ -15,10 +15,11 @@ would be anyone's at random. The KL of the directions z is at most that of the y
 VPL: Poddar et al. 2024, arXiv 2408.10075 (github.com/WEIRDLabUW/vpl_llm).
 Differs from it in: z has the length sqrt(d) whenever a reward is computed; the published code trains so and scores with
 z = mu, which is shorter the less is known of a user, a length at which its reward was never trained. A user's reward is
-a mean over z instead of that at one. Every member and dimension has its own encoder, latent and reward, and reads a
-pair's label in its own dimension; ties say nothing. Features are normed first, and pairs that are shown are read
-without gradients to the backbone, as its cached ones are. A part of the first layer for f and one for z each start at
-the scale of their own width.
+a mean over z instead of that at one. What the clamp holds back may return: a plain clamp has no gradient outside, and
+latents whose numbers have all reached an end learn nothing more. Every member and dimension has its own encoder, latent
+and reward, and reads a pair's label in its own dimension; ties say nothing. Features are normed first, and pairs that
+are shown are read without gradients to the backbone, as its cached ones are. A part of the first layer for f and one
+for z each start at the scale of their own width.
 Recipe: configs/reward_model/voters_variational.yaml.
 """
 
@@ -65,6 +66,20 @@ def annealed(step: int, period: int, floor: float) -> float:
     return floor + (1 - floor) * (1 - math.cos(math.pi * (step % period) / period)) / 2
 
 
+class Bounded(torch.autograd.Function):
+    """x clamped to [-1, 1]; of what lies outside, gradients that lead back pass."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.clamp(-1, 1)
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return slope * ((x.abs() <= 1) | (x * slope > 0))
+
+
 class MemberMLP(nn.Sequential):
     """Two-layer perceptrons of each member and dimension, after a leaky ReLU of what they read."""
 
@@ -94,6 +109,9 @@ class Variational(Head):
         shape = settings.members, len(settings.dimensions)
         self.norm = nn.LayerNorm(backbone.features)
         self.pair_first = MemberLinear(settings, 2 * backbone.features, settings.width)
+        with torch.no_grad():  # what both show cancels at first, so that what tells them apart is heard
+            won, lost = self.pair_first.weight.chunk(2, -2)
+            lost.copy_(-won)
         self.pair_rest = MemberMLP(settings, settings.width)
         self.attention = nn.ModuleList(MemberLinear(settings, settings.width, settings.width) for _ in range(3))
         self.to_mean = MemberLinear(settings, settings.width, own.size)
@@ -157,7 +175,7 @@ class Variational(Head):
         count = told.sum(1)[:, None, :, None]
         mean = read.sum(1) / count.clamp(min=1)
         known = count > 0
-        return tuple(layer(mean).float().clamp(-1, 1) * known for layer in (self.to_mean, self.to_log_var))
+        return tuple(Bounded.apply(layer(mean).float()) * known for layer in (self.to_mean, self.to_log_var))
 
     def latent(self, mean: Tensor, log_var: Tensor, eps: Tensor) -> Tensor:
         """z, of length sqrt(size)."""
@@ -175,6 +193,18 @@ class Variational(Head):
     def expected(self, features: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
         """Rewards [n, E, D], their mean over z."""
         return self.drawn(features, mean, log_var).mean(0)
+
+    def belief_of(self, a: Tensor, b: Tensor, said: Tensor) -> tuple[Tensor, Tensor]:
+        last = slice(-MOST_PAIRS, None)
+        return self.read(a[last], b[last], said[last])
+
+    def belief_at(self, place: int | None) -> tuple[Tensor, Tensor]:
+        (mean,), (log_var,) = self.known(torch.tensor([NOBODY if place is None else place]))
+        return mean, log_var
+
+    def views(self, features: Tensor, belief: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor | None]:
+        mean, log_var = belief
+        return self.drawn(features, mean[None], log_var[None]), None
 
     def beside(self, outcome: Tensor, step: int) -> Outcome | None:
         """The KL, weighed. Metrics: kl [B], unweighed, and whether each pair is ordered rightly with a z of the prior,
