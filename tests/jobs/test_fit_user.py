@@ -89,3 +89,34 @@ def test_who_they_are_must_be_clear(run, pairs, tmp_path, more, options, word, m
 def test_a_reward_without_users_is_refused(pairs, tmp_path):
     result = invoke("tiny-reward", pairs(), "--name", "eve", "-o", tmp_path / "out")
     assert result.exit_code == 1 and "knows no users; fit-user takes" in result.output
+
+
+def test_a_new_user_comes_to_the_group_that_explains_their_pairs(tmp_path):
+    settings = JointSettings(dimensions=("quality",), video_only=(), width=16, members=1, groups={"count": 2})
+    torch.manual_seed(3)
+    network = build_network(settings, users=KnownUsers((ANN, BOB), 2, (1, 1))).eval()
+    network.heads.fits.fit.copy_(torch.tensor([[[0.0, -50.0]], [[-50.0, 0.0]]]))
+    with torch.no_grad():  # the second group wants the opposite of what the first one does
+        for name in ("first", "first_bias", "second"):
+            tensor = getattr(network.heads.each, name)
+            tensor[1] = tensor[0]
+        network.heads.each.second[1] *= -1
+        network.heads.each.second *= 30
+    save_reward(tmp_path / "run" / "reward", network, settings, {"mean": [0.0], "std": [1.0]}, {})
+    lines, bob = [], load_reward({"kind": "joint", "source": str(tmp_path / "run" / "reward"), "user": "bob"})
+    for i, pair in enumerate([("red", "blue"), ("green", "black"), ("white", "yellow")]):
+        media = [Image.new("RGB", (64, 64), colour) for colour in pair]
+        for side, image in zip("ab", media, strict=True):
+            image.save(tmp_path / f"{i}{side}.png")
+        values = bob.score([Sample(f"a thing {i}", image) for image in media]).values[:, 0]
+        lines.append({"prompt": f"a thing {i}", "a": f"{i}a.png", "b": f"{i}b.png",
+                      "quality": "a" if values[0] > values[1] else "b"})
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    result = invoke(tmp_path / "run", tmp_path / "pairs.jsonl", "--name", "eve", "-o", tmp_path / "out")
+    assert result.exit_code == 0 and "their own 100%" in result.output, result.output
+    eve, own = (load_reward({"kind": "joint", "source": str(folder), "user": user})
+                for folder, user in ((tmp_path / "out", "eve"), (tmp_path / "out", "bob")))
+    sample = [Sample("a thing", Image.new("RGB", (64, 64), "red"))]
+    assert eve.network.heads.fits.shares()[2, 0, 1] > 0.8
+    other = load_reward({"kind": "joint", "source": str(tmp_path / "out"), "user": "ann"}).score(sample).values.item()
+    assert own.score(sample).values.item() == pytest.approx(-other, abs=1e-3)

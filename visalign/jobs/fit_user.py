@@ -161,6 +161,7 @@ def read_latent(reward: JointReward, items: list[Annotation]) -> NewUser:
                    told_by_margins(margins, outcome), standard)
 
 
+@torch.no_grad()
 def find_groups(reward: JointReward, items: list[Annotation]) -> NewUser:
     """Of which groups a new user is, by how well each explains their pairs."""
     outcome = labels_of(items, reward.dimensions)
@@ -172,7 +173,7 @@ def find_groups(reward: JointReward, items: list[Annotation]) -> NewUser:
         won, lost = ((side.unflatten(1, shares.shape) * weights[..., None]).sum(2).mean(1) for side in (a, b))
         margins.append((won - lost).cpu())
     rows = {"pairs": torch.ones(()), "fit": shares.log().cpu(), "seen": torch.ones(())}  # softmax(1 log r) = r
-    return NewUser({f"heads.fits.{name}": row for name, row in rows.items()}, ordered_rightly(margins, outcome))
+    return NewUser({f"heads.fits.{name}": row for name, row in rows.items()}, told_by_margins(margins, outcome))
 
 
 FITS: dict[str, Callable[[JointReward, list[Annotation]], NewUser]] = {

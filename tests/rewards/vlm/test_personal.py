@@ -14,7 +14,7 @@ from visalign.errors import UserError
 from visalign.media.samples import Sample
 from visalign.rewards import load_reward
 from visalign.rewards.pairwise import Failure
-from visalign.rewards.vlm.history import HISTORY, Preferred, read_history, write_history
+from visalign.rewards.vlm.history import HISTORY_FILE, Preferred, read_history, write_history
 from visalign.rewards.vlm.personal import over_chains, weighted_mark
 from visalign.storage.hashed_users import hashed_user
 
@@ -156,7 +156,7 @@ def test_bad_settings_end_in_a_sentence_before_anything_is_asked(history, settin
     ('{"users": {"a": [{"prompt": "p", "chosen": ["x.png"], "rejected": ["y.png"]}]}}', "x.png"),
     ("{", "not readable as JSON")])
 def test_a_broken_history_names_its_file(tmp_path, said, why):
-    (tmp_path / HISTORY).write_text(said)
+    (tmp_path / HISTORY_FILE).write_text(said)
     with pytest.raises(UserError, match=why) as caught:
         read_history(tmp_path, "reward x: history")
     assert "\n" not in str(caught.value)
@@ -182,7 +182,7 @@ def test_fit_user_keeps_the_pairs_of_each_user(tmp_path):
     assert {user: len(pairs) for user, pairs in kept.items()} == {hashed_user("ann"): 1, hashed_user("bob"): 1}
     colours = {user: pair.chosen[0].getpixel((0, 0)) for user, [pair] in kept.items()}
     assert colours == {hashed_user("ann"): (255, 0, 0), hashed_user("bob"): (0, 0, 255)}
-    assert "ann" not in (tmp_path / "taste" / HISTORY).read_text()
+    assert "ann" not in (tmp_path / "taste" / HISTORY_FILE).read_text()
     again = fit("taste")
     assert again.exit_code == 1 and "exists already" in again.output
     wrong = fit("other", "--name", "eve")

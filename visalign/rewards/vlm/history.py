@@ -18,7 +18,7 @@ from visalign.media.samples import to_bytes
 from visalign.storage.files import write_atomically
 from visalign.storage.weights import read_json
 
-HISTORY = "history.json"
+HISTORY_FILE = "history.json"
 
 
 @dataclass(frozen=True)
@@ -48,15 +48,15 @@ def write_history(folder: Path, users: Mapping[str, Iterable[Preferred]]) -> Non
     for user, pairs in users.items():
         told[user] = [{"prompt": pair.prompt, "chosen": kept(pair.chosen), "rejected": kept(pair.rejected)}
                       for pair in pairs]
-    write_atomically(folder / HISTORY, (json.dumps({"users": told}, indent=1) + "\n").encode())
+    write_atomically(folder / HISTORY_FILE, (json.dumps({"users": told}, indent=1) + "\n").encode())
 
 
 def read_history(folder: Path, where: str) -> dict[str, list[Preferred]]:
     """The pairs of each user, by hashed name. Raises UserError naming the file that is missing or unreadable."""
-    file = folder / HISTORY
+    file = folder / HISTORY_FILE
     if not file.is_file():
-        raise UserError(f"{where}: {folder} holds no {HISTORY}; `visalign reward fit-user` makes such a folder from a "
-                        "user's pairs")
+        raise UserError(f"{where}: {folder} holds no {HISTORY_FILE}; `visalign reward fit-user` makes such a folder "
+                        "from a user's pairs")
     told = read_json(file, f"{where} {file}").get("users")
     if not isinstance(told, dict) or not told:
         raise UserError(f"{where} {file}: names no user")

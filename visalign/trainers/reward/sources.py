@@ -24,7 +24,7 @@ from visalign.objectives.balance import least_norm
 from visalign.objectives.reward_model import Comparison, Filter, RewardModelLoss
 
 
-def rows_of(batch: Comparison, rows: Tensor) -> Comparison:
+def pairs_at(batch: Comparison, rows: Tensor) -> Comparison:
     """The pairs of a batch whose places these are, without filters."""
     pairs = {name: getattr(batch, name)[rows] for name in ("a", "b", "outcome", "strength", "rating_a", "rating_b")}
     return batch._replace(**pairs, filters=(), across=lambda tensor: tensor, together=lambda tensor: tensor)
@@ -57,7 +57,7 @@ class SourceBalance:
         now, losses = torch.zeros_like(self.gradients), torch.zeros_like(counts)
         for k in sources.unique().tolist():
             rows = (sources == k).nonzero().flatten().to(batch.a.device)
-            loss = objective(rows_of(batch, rows)).loss
+            loss = objective(pairs_at(batch, rows)).loss
             grads = torch.autograd.grad(loss, self.parameters, retain_graph=True, allow_unused=True)
             flat = [torch.zeros_like(p) if g is None else g for p, g in zip(self.parameters, grads, strict=True)]
             now[k] = torch.cat([g.flatten().float() for g in flat]) * len(rows)
