@@ -98,10 +98,11 @@ class Ranged:
 
     def __post_init__(self):
         for name, hint in get_type_hints(type(self), include_extras=True).items():
-            given = getattr(self, name, None)
+            found = list(intervals(hint))
+            given = getattr(self, name, None) if found else None  # some others are known only once they are asked
             for value in given.values() if isinstance(given, dict) else [given]:
                 if isinstance(value, int | float) and not isinstance(value, bool):
-                    for interval in intervals(hint):
+                    for interval in found:
                         if not _inside(value, interval):
                             raise ValueError(f"{name} must be {range_in_words(interval)}, got {value}")
 
