@@ -24,7 +24,7 @@ def test_the_information_of_an_answer_by_hand():
     # all answer alike: much variance, and nothing to learn
     assert margin_variance(sure) == [9.0] > margin_variance(even) and answer_information(sure) < 0.02
     both = np.concatenate([even, sure], 1)[:, None, :, None]
-    assert questions_by_gain(both) == [0, 1] and questions_by_gain(both, gain=margin_variance) == [1, 0]
+    assert questions_by_gain(both) == [1, 0] and questions_by_gain(both, gain=answer_information) == [0, 1]
     assert answer_information(1000 * even) == pytest.approx([np.log(2)])
 
 

@@ -47,17 +47,15 @@ def questioner(book, tmp_path, request):
     return found
 
 
-def test_the_pair_whose_answer_tells_most_comes_first(book, questioner):
+def test_the_pair_on_which_people_disagree_most_comes_first(book, questioner):
     matchups = book.matchups()
     best = questioner.best("new", matchups)
     margins, weights = questioner.persons.margins("new", [], [questioner._seen[each.id] for each in matchups])
     weights = torch.full_like(margins, 1 / len(margins)) if weights is None else weights
-    chance = margins.sigmoid()
-    entropy = [torch.special.entr(p) + torch.special.entr(1 - p) for p in (chance, (weights * chance).sum(0))]
-    gain = (entropy[1] - (weights * entropy[0]).sum(0)).mean((0, 2))
+    gain = (weights * (margins - (weights * margins).sum(0)).square()).sum(0).mean((0, 2))
     assert best == matchups[int(gain.argmax())]
     same = [each.id for each in matchups if each.a.file == each.b.file]
-    assert len(same) == 3 and all(gain[k] < 1e-6 for k, each in enumerate(matchups) if each.id in same)
+    assert len(same) == 3 and all(gain[k] < 1e-8 for k, each in enumerate(matchups) if each.id in same)
     assert questioner.best("new", [each for each in matchups if each.id in same[:1]]).id == same[0]
     assert questioner.best("new", []) is None
 

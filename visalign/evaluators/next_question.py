@@ -8,7 +8,9 @@
 The information is what the answer is expected to tell of who the person is, in nats (mutual information; Houlsby et
 al. 2011, arXiv 1112.5745), H the entropy of an answer of that chance and s the logistic function. Both are 0 where all
 agree and where it is known who the person is. They differ on a pair that all answer alike, some by a margin of 3 and
-some by one of 9: of large variance, though its answer is known.
+some by one of 9: of large variance, though its answer is known. Pairs are chosen by the variance: where scripts/
+simulate_questions.py compares the two on a trained encoder, whose density does not narrow with every answer, the
+information asks the same again and again, and what was answered before is heard less and less.
 """
 
 from collections.abc import Callable
@@ -41,7 +43,7 @@ def _entropy(chance: np.ndarray) -> np.ndarray:
 
 
 def questions_by_gain(margins: np.ndarray, weights: np.ndarray | None = None,
-                      gain: Gain = answer_information) -> list[int]:
+                      gain: Gain = margin_variance) -> list[int]:
     """Places of pairs, the one that teaches most first, from margins [S, E, N, D] of E ensemble members, each of which
     knows the person in its own way, and D dimensions: the mean of their gains counts. weights: [S, E, 1, D]."""
     return np.argsort(-gain(margins, weights).mean((0, 2)), kind="stable").tolist()

@@ -1,7 +1,7 @@
 """Pairs that teach most about the person who votes: by a reward that knows users, from their votes so far.
 
-On every other ballot of a voter the pair is the one, among those that are open for them, whose answer is expected to
-tell most of who they are (evaluators/next_question.py). The other ballots, and which models come first because they
+On every other ballot of a voter the pair is the one, among those that are open for them, on which the people that
+they may be disagree most (evaluators/next_question.py). The other ballots, and which models come first because they
 fell behind, are as without it, so that all models keep being compared. Nothing but media and this voter's own votes
 decides, and nothing of it is shown: names stay hidden, and sides are random.
 """

@@ -18,8 +18,8 @@ z = mu, which is shorter the less is known of a user, a length at which its rewa
 a mean over z instead of that at one. What the clamp holds back may return: a plain clamp has no gradient outside, and
 latents whose numbers have all reached an end learn nothing more. Every member and dimension has its own encoder, latent
 and reward, and reads a pair's label in its own dimension; ties say nothing. Features are normed first, and pairs that
-are shown are read without gradients to the backbone, as its cached ones are. A part of the first layer for f and one
-for z each start at the scale of their own width.
+are shown are read without gradients to the backbone, as its cached ones are. The code of a pair starts as
+one of the difference of both. Of r's first layer, the parts for f and for z each start at the scale of their own width.
 Recipe: configs/reward_model/voters_variational.yaml.
 """
 
