@@ -108,8 +108,8 @@ def test_centres_make_a_reward_that_is_unsure_of_what_nobody_labelled(spec, dime
     alone, familiar = load_reward(spec), load_reward({"kind": "familiar", "of": spec, "centres": str(file)})
     labelled = [item.media.sample(item.where, 4)
                 for item in module.read_ratings(str(table), ("colour",), None, module.row_class)]
-    noise = Image.effect_noise((64, 64), 120).convert("RGB")
-    answer, own = (reward.score([*labelled, Sample("square 1", noise)]) for reward in (familiar, alone))
+    noise = Image.frombytes("RGB", (64, 64), random.Random(1).randbytes(64 * 64 * 3))
+    answer, own = (reward.score([*labelled, Sample("a dolphin in the sea", noise)]) for reward in (familiar, alone))
     assert torch.equal(answer.values[:-1].nan_to_num(9), own.values[:-1].nan_to_num(9))
     added = (answer.spread[:, 0].square() - (0 if own.spread is None else own.spread[:, 0].square())).clamp(min=0)
     assert answer.values.shape[1] == dimensions and added[-1] > 1e-4

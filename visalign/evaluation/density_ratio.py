@@ -1,4 +1,4 @@
-"""Any aligned generator as a judge, by how much likelier a sample is to it than to the generator before.
+"""Any aligned generator as a reward, by how much likelier a sample is to it than to the generator before.
 
     r(x0, prompt) = -(beta / 2) mean_m w(t_m) [ E_strong(x0, t_m, e_m) - E_weak(x0, t_m, e_m) ]
 

@@ -80,20 +80,20 @@ def fit_users(source: str, path: str, out: Path, name: str | None = None, media_
                        f"{{kind: joint, source: {out}, user: {name or 'NAME'}}}")
 
 
-def keep_pairs(judge: PersonalJudge, path: str, out: Path, name: str | None = None,
+def keep_pairs(reward: PersonalJudge, path: str, out: Path, name: str | None = None,
                media_root: str | None = None) -> FittedUsers:
-    """Write to the folder `out` what the users of the pairs at `path` preferred, for the judge to see: of each the last
-    ones, four times what it shows at once. Ties are left out. Raises UserError."""
+    """Write to the folder `out` what the users of the pairs at `path` preferred, for the reward to see: of each the
+    last ones, four times what it shows at once. Ties are left out. Raises UserError."""
     check_new(out)
-    items = [item for item in read_annotations(path, judge.dimensions, media_root)
-             if item.outcome.get(judge.dimension) in (0.0, 1.0)]
+    items = [item for item in read_annotations(path, reward.dimensions, media_root)
+             if item.outcome.get(reward.dimension) in (0.0, 1.0)]
     if not items:
-        raise UserError(f"data {path}: names no winner in {judge.dimension}, so nothing says what its users prefer")
-    own = {user: theirs[-4 * judge.examples:] for user, theirs in by_user(items, name, path).items()}
+        raise UserError(f"data {path}: names no winner in {reward.dimension}, so nothing says what its users prefer")
+    own = {user: theirs[-4 * reward.examples:] for user, theirs in by_user(items, name, path).items()}
 
     def preferred(item: Annotation) -> Preferred:
-        sides = "ab" if item.outcome[judge.dimension] == 1 else "ba"
-        chosen, rejected = (tuple(item.sample(side, judge.frames).frames(judge.frames)) for side in sides)
+        sides = "ab" if item.outcome[reward.dimension] == 1 else "ba"
+        chosen, rejected = (tuple(item.sample(side, reward.frames).frames(reward.frames)) for side in sides)
         return Preferred(item.prompt, chosen, rejected)
 
     write_history(out, {user: (preferred(item) for item in theirs) for user, theirs in own.items()})

@@ -1,4 +1,4 @@
-"""A reward that writes what is right and wrong before it judges: the critique model of MM-RLHF.
+"""A reward that writes what is right and wrong before it scores: the critique model of MM-RLHF.
 
     sequence   prompt, frames -> open, the critique, end -> one special token a dimension, whose states are the features
     learnt     the pairs, and beside them  weight * mean over critiques of -log P(critique)      (teacher forcing)
