@@ -10,6 +10,7 @@ from visalign.config import JointSettings
 from visalign.errors import UserError
 from visalign.media.samples import Sample, Video
 from visalign.rewards import load_reward
+from visalign.rewards.joint.heads import KnownUsers
 from visalign.rewards.joint.network import HierarchicalPool, TemporalPool, sinusoids
 from visalign.rewards.joint.reward import build_network, save_reward
 
@@ -191,3 +192,17 @@ def test_blocks_that_do_not_exist_are_named(tmp_path):
     folder = str(build_tiny_vlm(tmp_path))
     with pytest.raises(UserError, match="block 2"):
         build_network(JointSettings(**SETTINGS | {"backbone": "vlm", "source": folder, "layers": (2,)}))
+
+
+@pytest.mark.parametrize("head", [{}, {"ideal_points": {"prototypes": 2}}, {"variational": {"size": 4}},
+                                  {"groups": {"count": 2}}, {"general": {"blocks": 1}}])
+def test_every_head_says_what_it_reads(head):
+    """Normed: of mean 0 and variance 1, at the start of training."""
+    settings = JointSettings(dimensions=("quality",), video_only=(), width=16, members=2, **head)
+    network = build_network(settings, users=KnownUsers(("user-0", "user-1"), 2, (1, 1)))
+    seen = network.backbone(**network.backbone.collate(SAMPLES))
+    with torch.no_grad():
+        read = network.heads.read_as(seen).flatten(1)
+    assert read.shape == (len(SAMPLES), network.backbone.features)
+    torch.testing.assert_close(read.mean(1), torch.zeros(len(SAMPLES)), atol=1e-4, rtol=0)
+    torch.testing.assert_close(read.std(1, correction=0), torch.ones(len(SAMPLES)), atol=1e-2, rtol=0)

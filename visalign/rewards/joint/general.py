@@ -38,6 +38,9 @@ class GeneralPreference(Head):
     def of(cls, settings: JointSettings, backbone: Backbone, users: KnownUsers = NOBODY_KNOWN) -> "GeneralPreference":
         return cls(settings, backbone)
 
+    def read_as(self, features: Tensor) -> Tensor:
+        return self.embed.norm(features)
+
     def forward(self, features: Tensor) -> Tensor:
         embedding = F.normalize(self.embed(features), dim=-1) * self.tau**-0.5
         if self.weigh is None:

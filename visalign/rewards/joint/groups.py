@@ -85,6 +85,9 @@ class TasteGroups(Head):
     def collate(self, samples: list[Sample]) -> dict[str, Tensor]:
         return {"user": torch.tensor([self.place_of(sample.known.get("user")) for sample in samples])}
 
+    def read_as(self, features: Tensor) -> Tensor:
+        return self.each.norm(features)
+
     def forward(self, features: Tensor, user: Tensor) -> Tensor:
         rewards = self.each(features)
         if self.training:

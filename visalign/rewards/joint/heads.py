@@ -154,6 +154,10 @@ class Head(nn.Module, ABC):
         """What the head is told of samples beside their features, each [B]."""
         return {}
 
+    def read_as(self, features: Tensor) -> Tensor:
+        """Features as the head's first layer reads them, of the same shape."""
+        return self.norm(features)
+
     def about(self) -> dict[str, Any]:
         """What is kept in the reward's JSON."""
         return {}

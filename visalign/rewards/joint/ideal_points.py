@@ -153,6 +153,9 @@ class IdealPoints(Head):
     def collate(self, samples: list[Sample]) -> dict[str, Tensor]:
         return {"user": torch.tensor([self.place_of(sample.known.get("user")) for sample in samples])}
 
+    def read_as(self, features: Tensor) -> Tensor:
+        return self.project.norm(features)
+
     def forward(self, features: Tensor, user: Tensor) -> Tensor:
         x, points = self.mapped(features)
         return self.rewards(x, points, self.mixed()[user], user == NOBODY)

@@ -227,7 +227,7 @@ class JointReward(TrainedReward):
         for start in range(0, len(samples), self.batch_size):
             inputs = self.network.backbone.collate(samples[start:start + self.batch_size])
             seen = self.network.backbone(**{name: tensor.to(self.device) for name, tensor in inputs.items()})
-            parts.append(self.network.heads.norm(seen).flatten(1).float().cpu())
+            parts.append(self.network.heads.read_as(seen).flatten(1).float().cpu())
         return torch.cat(parts)
 
     def score_batch(self, samples: list[Sample]) -> Scores:
