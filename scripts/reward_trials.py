@@ -140,9 +140,10 @@ def noise_ways(share: float) -> dict[str, Learning]:
     }
 
 
+# as the recipes have them
 WHOSE = {
     "ideal points": Learning("`model.ideal_points`", {"model": {"ideal_points": {"prototypes": 2}}}),
-    "latents": Learning("`model.variational`", {"model": {"variational": {"context": 4}}}),
+    "latents": Learning("`model.variational`", {"model": {"variational": {"context": 8, "kl_period": 60}}}),
     "groups": Learning("`model.groups`", {"model": {"groups": {"count": 2}}}),
 }
 REWARD_WORLDS = {

@@ -1,6 +1,6 @@
 """Can the weights of a reward mixture be found by what the trained policy is worth to somebody else? On tiny-sd3.
 
-    python scripts/study_mixture.py --out mixture                  5 outer steps of 2 x 2 inner runs (half an hour)
+    python scripts/study_mixture.py --out mixture                  5 outer steps (a quarter of an hour)
     python scripts/study_mixture.py --out mixture --table          the finished steps, and a plot
 
 The mixture has a reward that is right and one that is useless: `tiny-reward`'s alignment, and how small the file is.
@@ -119,7 +119,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=5)
-    parser.add_argument("--pairs", type=int, default=2, help="antithetic pairs of inner runs a step")
+    parser.add_argument("--pairs", type=int, default=1, help="antithetic pairs of inner runs a step")
     parser.add_argument("--epochs", type=int, default=2, help="of an inner run")
     parser.add_argument("--scale", type=float, default=0.7)
     parser.add_argument("--rate", type=float, default=5.0)
