@@ -200,3 +200,13 @@ def test_what_does_not_go_is_said(recipe, online_recipe):
     assert "no reward is measured" in fails(recipe(eval=KEPT | {"reward": None, "also": []}))
     assert "guard.action rollback and eval.keep_best" in fails(recipe(
         eval=KEPT | {"features": "tiny-clip"}, guard={"action": "rollback"}))
+
+
+def test_measurements_of_an_older_version_are_told_of_without_what_it_did_not_log():
+    """Rows then had best_step alone."""
+    best = Best.__new__(Best)
+    best.reward, best.unit, best.looks = "r", "step", 3
+    rows = [{"step": step, "folder": f"samples/step-{step}", "best_step": kept, "prompts": ["p", "q"],
+             "seeds": 1, "spread": {}, "values": {"reward/r": values}} for step, kept, values in (
+                 (0, 0, [0.0, 0.1]), (1, 1, [0.5, 0.4]), (2, 2, [0.9, 0.8]))]
+    assert best.told(rows, 3).startswith("those of step 2 of 3, where r was best; ")

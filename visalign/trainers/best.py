@@ -83,11 +83,14 @@ class Best:
         if kept is start:
             said += "; they are the untrained ones, which nothing later replaced"
         else:
-            gain = gain_over_start(prompt_metrics_of(start), prompt_metrics_of(kept), self.reward, kept["best_error"])
+            place = own.index(kept)
+            error = kept.get("best_error", error_of_look(min(place, self.looks), self.looks))  # not of old runs
+            gain = gain_over_start(prompt_metrics_of(start), prompt_metrics_of(kept), self.reward, error)
             said += (f"; {clearly(gain)} better than untrained: {gain_in_words(gain)}, an interval of 95 % that "
                      f"counts that it is the best of {len(own) - 1} looks")
-            before, over = own[own.index(kept) - 1]["best_step"], Estimate(*kept["best_gain"])
-            if before != start["step"]:
+            before = self.step(own[:place])
+            if before != start["step"] and "best_gain" in kept:
+                over = Estimate(*kept["best_gain"])
                 said += f"; {clearly(over)} better than {self.unit} {before}, kept before it: {gain_in_words(over)}"
         return "; ".join([said, *(row["best_passed"] for row in own if "best_passed" in row)])
 
