@@ -6,8 +6,9 @@
 
 Heads on the frozen `tiny-clip` learn from pairs of embedded drawings in which something is planted, and are asked about
 clean pairs of prompts that nothing was learnt from. A row is a way to learn and the same without its idea, on the same
-pairs and seeds; intervals are a bootstrap over prompts of the mean over seeds. No setting was searched for. Attacks are
-in prove_attacks.py, calibrated estimates in simulate_oracle.py. Finished runs are not repeated.
+pairs and seeds; intervals are a bootstrap over prompts of the mean over seeds. No setting was searched for, but the
+circle's learning rate. Attacks are in prove_attacks.py, calibrated estimates in simulate_oracle.py. Finished runs are
+not repeated.
 """
 
 import argparse
