@@ -13,6 +13,7 @@ from visalign.objectives.reward_model import Comparison, RewardModelLoss
 from visalign.rewards import load_reward
 from visalign.rewards.joint.groups import TasteGroups, UserFits
 from visalign.rewards.joint.heads import NOBODY, KnownUsers
+from visalign.rewards.joint.persons import Persons
 from visalign.rewards.joint.reward import build_network, save_reward
 from visalign.storage.hashed_users import hashed_user
 
@@ -148,3 +149,11 @@ def test_what_else_chooses_pairs_is_refused(train, objective, said):
     with pytest.raises(ValueError, match=said):
         RewardConfig.model_validate({"data": {"path": "x"}, "model": {"groups": {}}, "train": train,
                                      "objective": {"name": "preference"} | objective})
+
+
+def test_groups_do_not_choose_what_a_person_is_asked(tmp_path):
+    settings = JointSettings(dimensions=("quality",), video_only=(), width=16, members=1, groups={"count": 2})
+    network = build_network(settings, users=KnownUsers((ANN, BOB), 2, (1, 1))).eval()
+    save_reward(tmp_path / "r", network, settings, {"mean": [0.0], "std": [1.0]}, {})
+    with pytest.raises(UserError, match="--ask-by x: knows nobody's taste, .* model.variational or model.ideal_points"):
+        Persons(load_reward({"kind": "joint", "source": str(tmp_path / "r")}), "demo: --ask-by x")

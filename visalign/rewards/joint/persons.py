@@ -7,7 +7,8 @@ from torch import Tensor
 
 from visalign.errors import UserError
 from visalign.media.samples import Sample
-from visalign.rewards.joint.heads import NOBODY
+from visalign.rewards.joint.heads import NOBODY, Head
+from visalign.rewards.joint.network import HEADS
 from visalign.rewards.joint.reward import JointReward
 from visalign.storage.hashed_users import hashed_user
 
@@ -20,7 +21,8 @@ class Persons:
     """
 
     def __init__(self, reward: object, what: str):
-        if not isinstance(reward, JointReward) or not reward.users.names:
+        if not isinstance(reward, JointReward) or not reward.users.names or (
+                HEADS[reward.settings.head].belief_of is Head.belief_of):
             raise UserError(f"{what}: knows nobody's taste, so no pair tells it more of a person; take a run of "
                             "`visalign reward train` with model.variational or model.ideal_points")
         self.reward = reward
