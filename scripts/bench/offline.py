@@ -79,12 +79,12 @@ def bare_passes(trainer: OfflineTrainer, batch: int):
     return run
 
 
-def seconds(function) -> float:
-    started = time.perf_counter()
+def seconds(function, clock=time.perf_counter) -> float:
+    started = clock()
     function()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.perf_counter() - started
+    return clock() - started
 
 
 def unit(trainer: Trainer) -> dict:
@@ -95,11 +95,11 @@ def unit(trainer: Trainer) -> dict:
     return row
 
 
-def against(one, other, repeats: int, warm: int = 1) -> tuple[float, float]:
+def against(one, other, repeats: int, warm: int = 1, clock=time.perf_counter) -> tuple[float, float]:
     """Median seconds of each, in turn."""
     for _ in range(warm):
         one(), other()
-    pairs = [(seconds(one), seconds(other)) for _ in range(repeats)]
+    pairs = [(seconds(one, clock), seconds(other, clock)) for _ in range(repeats)]
     return statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs)
 
 

@@ -1,13 +1,15 @@
 """What an online epoch costs against the bare model passes its mathematics needs, both timed in this one run.
 
     python scripts/bench/online.py                         embedded methods on tiny-sd3 and tiny-wan, on the CPU
+    python scripts/bench/online.py --clock cpu             on a machine that does other work as well
     scripts/bench/gpu.sh                                   networks of published sizes on a GPU
 
 Bare passes are those of sampling (with what a guide reads), the decoder and the reward's network, and for each trained
 term the policy's forward and backward, with decoder and reward where the gradient passes through them, and the
 objective's frozen passes, in the same batches, on tensors already in place. An epoch adds noise, log-probabilities,
 images for scoring, advantages, the objective, clipping, the optimiser and logging. Epochs of the two are interleaved,
-their medians compared. A method whose recipe needs a file that is not there says so and is left out.
+their medians compared, in seconds or (--clock cpu) in CPU seconds of this process, threads together. A method whose
+recipe needs a file that is not there says so and is left out.
 """
 
 import argparse
@@ -15,6 +17,7 @@ import json
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -115,15 +118,23 @@ def reading(trainer: OnlineTrainer) -> Callable:
     return read
 
 
-def bench_tiny(method: str, repeats: int) -> dict:
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
+def bench_tiny(method: str, repeats: int, clock: str) -> dict:
     rows: list[dict] = []
     with tempfile.TemporaryDirectory() as folder:
         trainer = build_trainer(method, folder)
+
+        def epoch() -> None:
+            begun = time.perf_counter()
+            rows.append(unit(trainer) | {"seconds": time.perf_counter() - begun})
+
         with trainer.learning():
-            took, passes = against(lambda: rows.append(unit(trainer)), bare_passes(trainer), repeats)
-    shares = {name: round(statistics.median(row[f"seconds/{name}"] for row in rows[1:]) / took, 3)
+            took, passes = against(epoch, bare_passes(trainer), repeats, clock=CLOCKS[clock])
+    shares = {name: round(statistics.median(row[f"seconds/{name}"] / row["seconds"] for row in rows[1:]), 3)
               for name in ("sampling", "decoding", "scoring", "waiting_for_rewards", "training")}
-    return {"method": method, "epoch_s": round(took, 3), "bare_passes_s": round(passes, 3),
+    return {"method": method, "clock": clock, "epoch_s": round(took, 3), "bare_passes_s": round(passes, 3),
             "ratio": round(took / passes, 3), "shares": shares}
 
 
@@ -131,10 +142,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--repeats", type=int, default=6)
+    parser.add_argument("--clock", choices=CLOCKS, default="wall")
     args = parser.parse_args()
     for method in args.methods.split(","):
         try:
-            print(json.dumps(bench_tiny(method, args.repeats)), flush=True)
+            print(json.dumps(bench_tiny(method, args.repeats, args.clock)), flush=True)
         except UserError as error:
             print(f"{method} is left out: {error}", file=sys.stderr)
 

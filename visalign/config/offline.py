@@ -370,6 +370,11 @@ class OfflineConfig(PolicyRun):
         return self
 
     @property
+    def watches_pairs(self) -> bool:
+        """Whether the guard measures held-out pairs between its looks."""
+        return self.guard.action != "off" and bool(self.guard.watch_pairs)
+
+    @property
     def goals(self) -> PromptGoalSettings | None:
         """What asks for a score, of a model that learnt to be asked."""
         return self.data.goals

@@ -22,10 +22,11 @@ from visalign.generators.bucket_sizes import buckets_of, check_buckets
 from visalign.generators.files.sketching import explained, sketch
 from visalign.media.fitting import Size
 from visalign.media.photographs import read_photographs
+from visalign.media.source_images import content_of
 from visalign.rewards import Reward, check_sources_given, for_modality, load_reward
 from visalign.rewards.users import check_user_features
 from visalign.sampling.subject import check_scale
-from visalign.trainers.order import check_holdout
+from visalign.trainers.order import check_holdout, check_watched, is_held_out
 
 
 def check_offline_steps(config: OfflineConfig) -> None:
@@ -248,6 +249,9 @@ def check_offline(config: OfflineConfig, family: type[Generator]) -> FoundPairs:
     family.check_prompts(found.prompts, f"data {config.data.named}")
     check_sources_given(rewards, found.prompts, f"data {config.data.named}")
     check_holdout(found.prompts, config.data.holdout, config.eval.listed)
+    if config.watches_pairs:
+        known = frozenset(map(content_of, config.eval.listed))
+        check_watched(any(is_held_out(prompt, config.data.holdout, known) for prompt in found.prompts))
     images_by_size(config)
     return found
 

@@ -55,6 +55,13 @@ def check_holdout(prompts: Iterable[str], holdout: float, measured: Collection[s
                         f"prompt{'s' * (len(prompts) != 1)}; take a smaller share, or 0 for none")
 
 
+def check_watched(held_out: bool) -> None:
+    """Raise UserError when no pair is held out, of those that guard.watch_pairs would watch."""
+    if not held_out:
+        raise UserError("guard.watch_pairs: no pair is held out that could be watched; set data.holdout to the share "
+                        "of prompts to keep from training, or guard.watch_pairs=0")
+
+
 def split_by_prompt(items: list[Prompted], holdout: float,
                     measured: Collection[str] = ()) -> tuple[list[Prompted], list[Prompted]]:
     """Training and held-out items; each prompt is entirely on one side. Raises UserError when none is left."""

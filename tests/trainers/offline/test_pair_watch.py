@@ -58,6 +58,7 @@ def test_a_suspicion_makes_the_guard_look_at_samples(recipe, tmp_path, often, mo
     assert looks[1]["error"] == pytest.approx(0.2 * 0.05 / 4 / 3) and looks[1]["suspicion"].startswith("the error on")
 
 
-def test_without_held_out_pairs_it_is_refused(recipe, tmp_path):
+def test_without_held_out_pairs_it_is_refused_before_a_model_is_loaded(recipe, monkeypatch):
+    monkeypatch.setattr("visalign.jobs.train.load_generator", lambda *args: pytest.fail("it was loaded"))
     message = fails(recipe(guard={"action": "warn", "watch_pairs": 4}, data={"holdout": 0.0}))
     assert "guard.watch_pairs: no pair is held out that could be watched" in message

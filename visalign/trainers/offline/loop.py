@@ -91,8 +91,8 @@ class OfflineTrainer(GeneratorTrainer):
         self.flips = LearntFlips(self.objective, len(items), accelerator)
         self.state.extras |= self.states.extras | self.labels.kept | self.flips.kept
         self._policy_errors = recomputed_errors if config.train.one_side_at_a_time else row_errors
-        watched = config.guard.action != "off" and config.guard.watch_pairs
-        self.watch = PairWatch(config, self.objective, len(held_out), run, self.engine.processes) if watched else None
+        self.watch = (PairWatch(config, self.objective, len(held_out), run, self.engine.processes)
+                      if config.watches_pairs else None)
 
     @staticmethod
     def _order(config: OfflineConfig, items: list[EncodedPair], accelerator: Accelerator) -> DataOrder[EncodedPair]:

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from visalign.config import OfflineConfig
-from visalign.errors import UserError
 from visalign.evaluators.pair_watch import PairErrorsSeen, PairSuspicion, pair_suspicion
 from visalign.evaluators.verdict import VerdictLimits
 from visalign.objectives import PairErrors
 from visalign.parallel.sharing import Processes
 from visalign.storage.run_folder import RunFolder
 from visalign.trainers.cost import passes_of_step
+from visalign.trainers.order import check_watched
 
 COST = 0.01
 """Share of training's network passes that measuring held-out pairs may take."""
@@ -42,9 +42,7 @@ class PairWatch:
     def __init__(self, config: OfflineConfig, objective, held_out: int, run: RunFolder, processes: Processes):
         self.run, self.processes, self.growth = run, processes, config.guard.growth
         self.pairs = min(config.guard.watch_pairs, held_out)
-        if not self.pairs:
-            raise UserError("guard.watch_pairs: no pair is held out that could be watched; set data.holdout to the "
-                            "share of prompts to keep from training, or guard.watch_pairs=0")
+        check_watched(bool(self.pairs))
         self.every = every_steps(config, objective, self.pairs, processes.world)
         self.moments = max(1, config.train.steps // self.every)
         self.step = 0
