@@ -113,6 +113,26 @@ def test_the_numbers_are_those_of_the_calibration(invoke, folders, tmp_path):  #
     assert told["calibration"] == pytest.approx(expected.calibration, abs=1e-5)
 
 
+def test_labels_of_a_random_part_correct_each_model_by_its_own(invoke, folders, tmp_path):  # noqa: F811
+    """Nothing of the second model is good, though the reward likes it better: the curve alone would not say so."""
+    base, more = folders
+    rows = labels_of(base, 0.0, (0, 2)) + labels_of(more, 0.15, (1, 3), lambda value: 0.0)
+    given = ["-r", "saturation", "--oracle", write_labels(tmp_path / "labels.csv", rows)]
+    both = f"base={base}", f"more={more}"
+    assert invoke("compare", *both, *given, "-o", tmp_path / "plain").exit_code == 0
+    done = invoke("compare", *both, *given, "--oracle-random", "-o", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    levels, plain = (by_reward(results(tmp_path / name)["oracle"])["saturation"]["levels"] for name in ("out", "plain"))
+    good = np.mean([row["label"] for row in rows[:24]])
+    assert levels["more"]["level"]["estimate"]["value"] == pytest.approx(0, abs=0.1)
+    assert levels["base"]["level"]["estimate"]["value"] == pytest.approx(good, abs=0.1)
+    assert levels["more"]["gain"]["estimate"]["high"] < 0
+    assert plain["more"]["level"]["estimate"]["value"] > 0.15 and plain["more"]["gain"]["estimate"]["high"] > 0
+    few = write_labels(tmp_path / "few.csv", rows[:24] + rows[24:27])
+    done = invoke("compare", *both, "-r", "saturation", "--oracle", few, "--oracle-random", "-o", tmp_path / "few")
+    assert done.exit_code == 0 and "no level, since its own samples have 3 labels" in done.output
+
+
 def test_what_cannot_be_told_is_said_in_one_sentence_and_the_rest_stands(invoke, folders, tmp_path):  # noqa: F811
     base = folders[0]
     far = write_squares(tmp_path / "far", 0.3)
@@ -226,6 +246,8 @@ def test_votes_say_nothing_of_another_model_and_nothing_alone(invoke, folders, t
     assert alone.exit_code == 1 and "holds comparisons, which say what share a model wins" in alone.output
     scaled = invoke("compare", f"base={base}", f"more={more}", *given, "--oracle-range", "1:5", "-o", tmp_path / "s")
     assert scaled.exit_code == 1 and "comparisons, which have no scale" in scaled.output
+    drawn = invoke("compare", f"base={base}", f"more={more}", *given, "--oracle-random", "-o", tmp_path / "r")
+    assert drawn.exit_code == 1 and "leave --oracle-random out" in drawn.output
     few = write_votes(tmp_path / "few.csv", votes_of(base, more, 0.8)[3:6])
     done = invoke("compare", f"base={base}", f"more={more}", "-r", "saturation", "--oracle", few, "--oracle-label",
                   "Overall", "-o", tmp_path / "few-out")

@@ -109,7 +109,8 @@ def coverage(studies, random_slice, drift):
     for seed in range(studies):
         scores, _, prompts, labelled = study(seed, shift=drift, drift=drift)
         try:
-            found = RewardCalibration(*labelled).mean(scores, prompts, random_slice)
+            drawn = np.ones(len(labelled[0]), bool) if random_slice else None
+            found = RewardCalibration(*labelled).mean(scores, prompts, drawn)
         except OutsideLabels:
             continue
         sure = t_interval(found.estimate.value, [(found.sampling ** 2, 99.0)])
@@ -145,6 +146,37 @@ def test_policies_rank_as_by_all_labels_and_the_better_one_is_clear():
     found = known.difference(high, prompts, low, prompts).estimate
     assert found.low > 0 and found.value == pytest.approx(means[-1] - means[0])
     assert known.difference(low, prompts, low, prompts).estimate == pytest.approx((0, 0, 0), abs=1e-12)
+
+
+def test_labels_of_a_random_part_correct_a_reward_that_overrates_one_of_two():
+    """Two policies of one quality, of which the reward likes the second more: their difference is 0."""
+    held = {"drawn": [], "curve": []}
+    second = np.repeat([False, True], 60)
+    for seed in range(60):
+        (fair, _, prompts, known), (high, _, _, other) = study(seed, labels=60), study(1000 + seed, labels=60)
+        labelled = RewardCalibration(np.append(known[0], other[0] + 0.8), np.append(known[1], other[1]),
+                                     np.append(known[2], other[2]))
+        for name, drawn in (("drawn", (second, ~second)), ("curve", None)):
+            try:
+                found = labelled.difference(high + 0.8, prompts, fair, prompts, drawn).estimate
+            except OutsideLabels:
+                continue
+            held[name].append(found.low <= 0 <= found.high)
+    assert len(held["drawn"]) > 30 and np.mean(held["drawn"]) >= 0.88 and np.mean(held["curve"]) < 0.5
+
+
+def test_what_is_labelled_at_random_is_added_by_hand():
+    """psi_a: the mean level and, of the policy's own labels, what they are more than the curve without their fold."""
+    scores, _, prompts, labelled = study(3)
+    known, own = RewardCalibration(*labelled), np.arange(100) < 40
+    more = known.residuals()[own].mean()
+    plain, found = known.mean(scores, prompts), known.mean(scores, prompts, own)
+    assert found.estimate.value == pytest.approx(plain.estimate.value + more) and found.sampling == plain.sampling
+    assert found.calibration == pytest.approx(part_of_mean(known.residuals()[own], known.prompts[own])[0] ** 0.5)
+    gain = known.difference(scores, prompts, scores, prompts, (own, ~own)).estimate
+    assert gain.value == pytest.approx(more - known.residuals()[~own].mean()) and gain.low < gain.value < gain.high
+    with pytest.raises(TooFew, match="its own samples have 3 labels, and as a random part of them it takes at least 4"):
+        known.mean(scores, prompts, np.arange(100) < 3)
 
 
 def test_what_is_not_known_is_refused():

@@ -60,6 +60,9 @@ measuring_options = together(
                  help="With --oracle: its column of labels: numbers, or good and bad."),
     click.option("--oracle-range", default="0:1", show_default=True, type=LabelRange(), metavar="LOW:HIGH",
                  help="With --oracle: the scale of the labels."),
+    click.option("--oracle-random", is_flag=True,
+                 help="With --oracle: the labelled samples of each model were drawn from its samples at random, so "
+                      "that its mean label is unbiased whatever the reward is worth."),
     click.option("--lpips", help="AlexNet of torchvision, .safetensors or .pth, for LPIPS."),
     click.option("--cache", default="~/.cache/visalign/features.sqlite", show_default=True,
                  help="File of cached features."),

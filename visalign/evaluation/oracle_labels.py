@@ -48,17 +48,24 @@ SamplesByKey = dict[Key, tuple[AnnotatedMedia, str]]
 
 
 class CalibrationInputs(NamedTuple):
-    """What a calibration is given, each [n]; labels only of what is labelled. count: of labels."""
+    """What a calibration is given, each [n]; labels only of what is labelled. count: of labels. keys: of labelled
+    samples."""
 
     scores: np.ndarray
     prompts: np.ndarray
     labels: np.ndarray = np.empty(0)
     count: int = 0
+    keys: tuple[Key, ...] = ()
+
+    def of_samples(self, own: Set[Key]) -> np.ndarray:
+        """Which of the labelled samples are among these, [n]."""
+        return np.array([key in own for key in self.keys], dtype=bool)
 
 
 @dataclass(frozen=True)
 class OracleLabels(ABC):
     """Labels by an oracle, of any samples, in [low, high]; column: what they are called. source: their table.
+    at_random: whether those of a model's samples were drawn from them at random.
 
     of_votes: whether levels are shares won against the base.
     """
@@ -67,6 +74,7 @@ class OracleLabels(ABC):
     column: str
     low: float
     high: float
+    at_random: bool
 
     of_votes: ClassVar[bool]
 
@@ -130,7 +138,7 @@ class SampleLabels(OracleLabels):
         used = [key for key in labels if np.isfinite(score(key))]
         return CalibrationInputs(np.array([score(key) for key in used]),
                                  np.array([prompt for prompt, _ in used], dtype=str),
-                                 np.array([np.mean(labels[key]) for key in used]), len(used))
+                                 np.array([np.mean(labels[key]) for key in used]), len(used), tuple(used))
 
     def of_model(self, results: Results, reward: str, model: str) -> CalibrationInputs:
         return _finite(_scores(results, reward, model), results.matched.prompts)
@@ -199,8 +207,9 @@ def _finite(scores: np.ndarray, prompts: list[str]) -> CalibrationInputs:
     return CalibrationInputs(scores[known], np.repeat(prompts, scores.shape[1]).reshape(scores.shape)[known])
 
 
-def read_oracle(source: str, column: str, low: float, high: float, media_root: str | None = None) -> OracleLabels:
-    """The labels or votes of a table. Raises UserError for a label outside [low, high], and for too few of them."""
+def read_oracle(source: str, column: str, low: float, high: float, at_random: bool = False) -> OracleLabels:
+    """The labels or votes of a table. Raises UserError for a label outside [low, high], for too few of them, and for
+    votes `at_random`."""
     def label(row: dict, name: str, where: str) -> float | None:
         value = row_rating(row, name, where)
         if value is not None and not low <= value <= high:
@@ -212,12 +221,15 @@ def read_oracle(source: str, column: str, low: float, high: float, media_root: s
     if has_outcomes(source, column):
         if (low, high) != (0, 1):
             raise UserError(f"oracle {source}: holds comparisons, which have no scale; leave --oracle-range out")
-        votes = read_outcomes(source, column, media_root)
-        found = VoteLabels(source, column, low, high, votes)
+        if at_random:
+            raise UserError(f"oracle {source}: holds comparisons, of which none is of a model's samples alone; leave "
+                            "--oracle-random out")
+        votes = read_outcomes(source, column)
+        found = VoteLabels(source, column, low, high, at_random, votes)
         prompts, what = [media_group(each.a) for each in votes], "votes"
     else:
-        rated = read_ratings(source, (column,), media_root, label)
-        found = SampleLabels(source, column, low, high, rated)
+        rated = read_ratings(source, (column,), label=label)
+        found = SampleLabels(source, column, low, high, at_random, rated)
         prompts, what = [each.group for each in rated], "labels"
     if len(prompts) < LEAST_LABELS:
         raise UserError(f"oracle {source}: holds {len(prompts)} {what} in '{column}', and a calibration needs at least "
@@ -277,23 +289,25 @@ def _by_reward(name: str, results: Results, labels: OracleLabels, models: list[s
         return replace(told, refused=str(error))
     places = np.linspace(given.scores.min(), given.scores.max(), CURVE_POINTS)
     return replace(told, two_stage=known.two_stage, scores=tuple(given.scores.tolist()),
-                   labels=tuple(given.labels.tolist()), levels={model: _level(name, model, results, labels, known)
-                                                                for model in models},
+                   labels=tuple(given.labels.tolist()), levels={model: _level(name, model, results, labels, known,
+                                                                              given) for model in models},
                    curve=tuple(zip(places.tolist(), known.curve(places[:, None]).tolist(), strict=True)))
 
 
-def _level(name: str, model: str, results: Results, labels: OracleLabels, known: RewardCalibration) -> CalibratedLevel:
+def _level(name: str, model: str, results: Results, labels: OracleLabels, known: RewardCalibration,
+           given: CalibrationInputs) -> CalibratedLevel:
     mine, raw = labels.of_model(results, name, model), labels.raw(results, name, model)
     reach = tuple(np.quantile(mine.scores, REACH).tolist()) if len(mine.scores) else ()
+    drawn = [given.of_samples(_keys(results, each)) for each in (model, results.base)] if labels.at_random else None
     try:
-        level = known.mean(mine.scores, mine.prompts)
+        level = known.mean(mine.scores, mine.prompts, drawn[0] if drawn else None)
     except (OutsideLabels, TooFew) as error:
         return CalibratedLevel(raw, reach, refused=str(error))
     if labels.of_votes or model == results.base:
         return CalibratedLevel(raw, reach, level)
     base = labels.of_model(results, name, results.base)
     try:
-        gain = known.difference(mine.scores, mine.prompts, base.scores, base.prompts)
+        gain = known.difference(mine.scores, mine.prompts, base.scores, base.prompts, drawn)
     except (OutsideLabels, TooFew):  # the base's own line says why
         gain = None
     return CalibratedLevel(raw, reach, level, gain)

@@ -150,40 +150,54 @@ class RewardCalibration:
         return self.labels - np.select([self.fold == k for k in range(len(curves))],
                                        [curve(self.scores) for curve in curves])
 
-    def mean(self, scores: ArrayLike, prompts: ArrayLike, random_slice: bool = False) -> CalibratedMean:
+    def mean(self, scores: ArrayLike, prompts: ArrayLike, drawn: np.ndarray | None = None) -> CalibratedMean:
         """The mean label of a policy by its scores [n] of the samples of `prompts` [n].
 
-        random_slice: whether the labelled samples were drawn at random from just these; the estimate then is psi_a,
-        unbiased whatever the curve is. Raises TooFew for fewer than 2 prompts, OutsideLabels, and ValueError for a
-        score that is not finite.
+        drawn [m]: which of the labelled samples were drawn at random from just these; the estimate then is psi_a,
+        unbiased whatever the curve is. Raises TooFew for fewer than 2 prompts, of `drawn` ones too, OutsideLabels, and
+        ValueError for a score that is not finite.
         """
+        own = None if drawn is None else self._drawn(drawn)
         scores, prompts, share = self._within(scores, prompts)
         level = self.curve(scores)
-        parts = [part_of_mean(level, prompts)]
-        value = float(level.mean())
-        if random_slice:
-            residuals = self.residuals()
-            value += float(residuals.mean())
-            parts.append(part_of_mean(residuals, self.prompts))
-        else:
+        value, parts = float(level.mean()), [part_of_mean(level, prompts)]
+        if own is None:
             parts.append(fold_jackknife([float(curve(scores).mean()) for curve in self.without]))
-        return CalibratedMean(t_interval(value, parts), parts[0][0] ** 0.5, parts[1][0] ** 0.5, share,
-                              len(self.labels) < FEW_LABELS)
+        else:
+            value += float(own[0].mean())
+            parts.append(part_of_mean(*own))
+        return self._told(value, parts, share)
 
-    def difference(self, first: ArrayLike, first_prompts: ArrayLike, second: ArrayLike,
-                   second_prompts: ArrayLike) -> CalibratedMean:
-        """The mean label of a first policy less that of a second, prompts that both have counted as pairs.
+    def difference(self, first: ArrayLike, first_prompts: ArrayLike, second: ArrayLike, second_prompts: ArrayLike,
+                   drawn: tuple[np.ndarray, np.ndarray] | None = None) -> CalibratedMean:
+        """The mean label of a first policy less that of a second, prompts that both have counted as pairs; drawn: as
+        for `mean`, of each.
 
         Raises as `mean` does, which this needs as well: beyond the labels their order may hold, its size does not.
         """
         first, first_prompts, share = self._within(first, first_prompts)
         second, second_prompts, other = self._within(second, second_prompts)
         levels = self.curve(first), self.curve(second)
-        influence = np.concatenate([_influence(levels[0]), -_influence(levels[1])])
-        parts = [part_of_sum(influence, np.concatenate([first_prompts, second_prompts])),
-                 fold_jackknife([float(curve(first).mean() - curve(second).mean()) for curve in self.without])]
-        return CalibratedMean(t_interval(float(levels[0].mean() - levels[1].mean()), parts), parts[0][0] ** 0.5,
-                              parts[1][0] ** 0.5, max(share, other), len(self.labels) < FEW_LABELS)
+        value = float(levels[0].mean() - levels[1].mean())
+        parts = [_part_of_difference(levels, (first_prompts, second_prompts))]
+        if drawn is None:
+            parts.append(fold_jackknife([float(curve(first).mean() - curve(second).mean()) for curve in self.without]))
+        else:
+            residuals, of = zip(*map(self._drawn, drawn), strict=True)
+            value += float(residuals[0].mean() - residuals[1].mean())
+            parts.append(_part_of_difference(residuals, of))
+        return self._told(value, parts, max(share, other))
+
+    def _drawn(self, drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Residuals and prompts of the labelled samples that were drawn from a policy's."""
+        if len(np.unique(self.prompts[drawn])) < 2 or drawn.sum() < LEAST_LABELS:
+            raise TooFew(f"its own samples have {int(drawn.sum())} labels, and as a random part of them it takes at "
+                         f"least {LEAST_LABELS}, of at least 2 prompts")
+        return self.residuals()[drawn], self.prompts[drawn]
+
+    def _told(self, value: float, parts: list[tuple[float, float]], outside: float) -> CalibratedMean:
+        return CalibratedMean(t_interval(value, parts), parts[0][0] ** 0.5, parts[1][0] ** 0.5, outside,
+                              len(self.labels) < FEW_LABELS)
 
     def _within(self, scores: ArrayLike, prompts: ArrayLike) -> tuple[np.ndarray, np.ndarray, float]:
         scores, prompts = _inputs(scores), np.asarray(prompts)
@@ -220,6 +234,11 @@ def _influence(values: np.ndarray) -> np.ndarray:
 def part_of_mean(values: np.ndarray, prompts: np.ndarray) -> tuple[float, float]:
     """The variance of the mean of values whose prompts are independent, and its degrees of freedom."""
     return part_of_sum(_influence(values), prompts)
+
+
+def _part_of_difference(values: tuple[np.ndarray, ...], prompts: tuple[np.ndarray, ...]) -> tuple[float, float]:
+    """As part_of_mean, of the first values' mean less the second's."""
+    return part_of_sum(np.concatenate([_influence(values[0]), -_influence(values[1])]), np.concatenate(prompts))
 
 
 def part_of_sum(influence: np.ndarray, prompts: np.ndarray) -> tuple[float, float]:

@@ -72,6 +72,7 @@ class EvaluationRequest:
     oracle: str | None = None
     oracle_label: str = "label"
     oracle_range: tuple[float, float] = (0.0, 1.0)
+    oracle_random: bool = False
 
 
 def evaluate_source(source: str, asked: EvaluationRequest, out: Path, checkpoints: str = "last") -> Results:
@@ -241,7 +242,7 @@ def labels_for(asked: EvaluationRequest, sources: int, options: Options) -> Orac
         return None
     if not options.rewards:
         raise UserError(f"oracle {asked.oracle}: says what labels follow from scores; name a reward with --rewards")
-    labels = read_oracle(asked.oracle, asked.oracle_label, *asked.oracle_range)
+    labels = read_oracle(asked.oracle, asked.oracle_label, *asked.oracle_range, asked.oracle_random)
     if labels.of_votes and sources < 2:
         raise UserError(f"oracle {asked.oracle}: holds comparisons, which say what share a model wins against its "
                         "base, and there is one model; name a run, or use `visalign compare`")
