@@ -1,6 +1,6 @@
 """Do rewards learn what is right from labels that are not? Planted flips, biases, voters and circles, with controls.
 
-    python scripts/prove_rewards.py --out rewards                  everything, three seeds (about an hour on one core)
+    python scripts/prove_rewards.py --out rewards                  everything, three seeds (about two hours on one core)
     python scripts/prove_rewards.py --out rewards --only bias voters --seeds 1
     python scripts/prove_rewards.py --out rewards --table          table and plot of the finished runs
 
@@ -14,6 +14,7 @@ not repeated.
 import argparse
 import json
 import tempfile
+import zlib
 from collections import defaultdict
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from visalign.config import RewardConfig
 from visalign.config.load import parse_config
 from visalign.evaluators.reward_accuracy import calibration
 from visalign.evaluators.statistics import Estimate, over_prompts
+from visalign.jobs.annotate import annotate
 from visalign.jobs.reward_train import train_reward
 
 CONTROL = "control"
@@ -50,6 +52,24 @@ def table_of(rows: list[Row], file: Path) -> Path:
     return file
 
 
+def cross_annotated(file: Path, config: RewardConfig, folder: Path) -> Path:
+    """The table with what a reward that has learnt from the other half of its prompts holds of each label."""
+    rows, found = pq.read_table(file).to_pylist(), []
+    halves = [[row for row in rows if zlib.crc32(row["prompt"].encode()) % 2 == number] for number in range(2)]
+    for number, (learnt, told) in enumerate((halves, halves[::-1])):
+        files = [table_of(part, folder / f"{file.stem}-{name}-{number}.parquet")
+                 for name, part in (("learnt", learnt), ("told", told))]
+        reward = train_reward(config.model_copy(update={
+            "data": config.data.model_copy(update={"path": (str(files[0]),)}),
+            "output": config.output.model_copy(update={"folder": str(folder / f"{file.stem}-half-{number}")})}))
+        out = folder / f"{file.stem}-annotated-{number}.parquet"
+        annotate(str(reward), str(files[1]), ("quality",), out)
+        found.append(pq.read_table(out))
+    both = folder / f"{file.stem}-annotated.parquet"
+    pq.write_table(pa.concat_tables(found), both)
+    return both
+
+
 def run(world: str, name: str, seed: int) -> dict:
     """A training, and for each held-out pair by how much the right side is preferred, in log-odds."""
     of = REWARD_WORLDS[world]
@@ -59,6 +79,9 @@ def run(world: str, name: str, seed: int) -> dict:
         files = [table_of(rows, folder / f"train-{number}.parquet") for number, rows in enumerate(sources)]
         way = of.control if name == CONTROL else of.ways[name]
         held = table_of(held_out, folder / "held_out.parquet")
+        if way.annotated:
+            files = [cross_annotated(file, settings_of(of.control, of.steps, [file], held, seed, folder), folder)
+                     for file in files]
         train_reward(settings_of(way, of.steps, files, held, seed, folder / "run"))
         told = pq.read_table(folder / "run" / "eval" / "margins.parquet")
         [margins] = [told.column(name).to_pylist() for name in told.column_names if name.startswith("margin_")]

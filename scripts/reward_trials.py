@@ -110,10 +110,12 @@ def circle_world(seed: int) -> tuple[list[list[Row]], list[Row]]:
 
 @dataclass(frozen=True)
 class Learning:
-    """A way to learn in a world. title: how the table calls it. changes: of the recipe's sections."""
+    """A way to learn in a world. title: how the table calls it. changes: of the recipe's sections. annotated: whether
+    each half of the data gets the opinion of a reward that has learnt, as the control does, from the other half."""
 
     title: str
     changes: dict = field(default_factory=dict)
+    annotated: bool = False
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,11 @@ def noise_ways(share: float) -> dict[str, Learning]:
         "smoothing": Learning("`label_smoothing`, known", {"objective": {"label_smoothing": share}}),
         "forward": Learning("`forward_rate: learn`", {"objective": {"forward_rate": "learn"}}),
         "peers": Learning("`peer_filter`, known", {"objective": {"peer_filter": share}}),
+        "turned": Learning("`data.strength`: flips, margins", {
+            "data": {"strength": {"flip": 0.8}}, "objective": {"margin": 1.0}}, annotated=True),
+        "large": Learning("in batches of 96", {"train": {"batch_size": 96}}),
+        "large peers": Learning("`peer_filter`, in batches of 96", {
+            "objective": {"peer_filter": share}, "train": {"batch_size": 96}}),
     }
 
 

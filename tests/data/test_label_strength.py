@@ -9,6 +9,7 @@ import pytest
 from visalign.config import DataSettings
 from visalign.config.load import parse_config
 from visalign.config.offline import LabelStrengthSettings
+from visalign.data.annotations import read_annotations
 from visalign.data.label_strength import as_annotated, say_what_was_turned, smoothed
 from visalign.data.preference_pair import PreferencePair
 from visalign.data.preferences import read_pairs
@@ -96,6 +97,35 @@ def test_settings_that_do_not_go_together_are_refused(data, said):
         parse_config({"model": {"source": "tiny-sd3"}, "data": {"path": "x"} | data,
                       "objective": {"name": "flow_dpo"}})
     assert said in str(failed.value)
+
+
+def test_annotations_that_rewards_learn_from_are_turned_and_doubted(pairs_file):
+    first = json.loads(pairs_file.read_text().splitlines()[0])
+    row = {"prompt": "p", "a": first["chosen"], "b": first["rejected"], "quality": "A", "motion": "same"}
+    table = pairs_file.with_name("told.jsonl")
+
+    def read(*rows, **settings):
+        table.write_text("\n".join(json.dumps(row | more) for more in rows))
+        return read_annotations(str(table), ("quality", "motion"), strength=LabelStrengthSettings(**settings))
+
+    wrong, right, unknown = {"flip_chance": 0.95, "margin": -2.5}, {"flip_chance": 0.2, "margin": 1.5}, {
+        "flip_chance": None, "margin": None}
+    found = read(wrong, right, unknown, flip=0.9, soft=True)
+    assert [item.outcome for item in found] == [{"quality": value, "motion": 0.5} for value in (0.0, 1.0, 1.0)]
+    assert [item.strength for item in found] == [2.5, 1.5, 1.0]
+    assert [item.turned for item in found] == [True, False, False]
+    assert [item.chance for item in found] == pytest.approx([0.95, 0.8, 1.0])
+    assert [item.as_labelled().outcome["quality"] for item in found] == [1.0, 1.0, 1.0]
+    assert {item.as_labelled().chance for item in found} == {1.0}
+    assert [item.chance for item in smoothed(read(wrong, right), 0.1)] == [0.9, 0.9]  # below 0, and the strongest
+    with pytest.raises(UserError, match="has no column 'flip_chance', which data.strength reads"):
+        read({}, flip=0.9)
+    table.write_text(json.dumps({"prompt": "p", "media": first["chosen"], "quality": "good"}))
+    with pytest.raises(UserError, match="is a single item, of whose label data.strength says nothing"):
+        read_annotations(str(table), ("quality",), strength=LabelStrengthSettings())
+    pairs_file.write_text(json.dumps(first | wrong))
+    [pair] = read_annotations(str(pairs_file), ("quality",), strength=LabelStrengthSettings(flip=0.9))
+    assert pair.turned and pair.strength == 2.5 and pair.as_labelled().outcome == {"quality": 0.0}
 
 
 def test_comparisons_and_pairs_of_several_sources_are_turned(pairs_file):

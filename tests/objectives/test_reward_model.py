@@ -98,6 +98,15 @@ def batch(a, b, outcome, rating_a=None, rating_b=None):
     )
 
 
+def test_each_label_is_smoothed_by_its_own_doubt():
+    """m = 1.5: -log s(1.5) = .201413, and with a doubt of .1 it is .9 * .201413 + .1 * 1.701413 = .351413."""
+    pairs = batch([[1.5], [1.5]], [[0.0], [0.0]], [[1.0], [1.0]])
+    made = RewardModelLoss()(pairs._replace(doubt=torch.tensor([0.1, 0.0])))
+    assert made.loss.item() == pytest.approx((0.351413 + 0.201413) / 2, abs=1e-6)
+    smoothed = RewardModelLoss(label_smoothing=0.1)(pairs).loss
+    assert RewardModelLoss()(pairs._replace(doubt=torch.full((2,), 0.1))).loss.item() == pytest.approx(smoothed.item())
+
+
 def test_regression_is_the_mean_squared_error_of_both_sides():
     objective = RewardModelLoss(preference_weight=0.0, rating_weight=1.0)
     made = objective(batch([[1.0]], [[4.0]], [[NAN]], [[2.0]], [[2.0]]))

@@ -55,6 +55,17 @@ def test_flips_are_as_many_as_planted_and_others_with_another_seed(trials):
     assert np.mean([row["quality"] == "a" for row in clean]) == pytest.approx(0.5, abs=0.05)
 
 
+def test_each_half_is_annotated_by_a_reward_of_the_other(trials, proof, tmp_path):
+    [rows], held_out = trials.flipped_world(0.2, 0)
+    prompts = list(dict.fromkeys(row["prompt"] for row in rows))[:10]
+    rows = [row for row in rows if row["prompt"] in prompts]
+    files = [proof.table_of(part, tmp_path / f"{name}.parquet") for name, part in (("t", rows), ("h", held_out[:8]))]
+    config = proof.settings_of(trials.PLAIN, 2, files[:1], files[1], 0, tmp_path)
+    found = proof.pq.read_table(proof.cross_annotated(files[0], config, tmp_path)).to_pylist()
+    assert len(found) == len(rows) and {row["source"] for row in found} == {"t-half-0", "t-half-1"}
+    assert all(len({row["source"] for row in found if row["prompt"] == prompt}) == 1 for prompt in prompts)
+
+
 def test_of_two_files_the_small_one_is_right(trials):
     (small, large), _ = trials.sources_world(0)
     [clean], _ = trials.flipped_world(0.0, 0)

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from visalign.config.augment import AugmentSettings, check_tie_loss
 from visalign.config.common import OutputSettings, Settings, Text
+from visalign.config.offline import LabelStrengthSettings
 from visalign.config.optim import OptimSettings, refuse_fused
 from visalign.objectives.balance import MOST
 from visalign.validation.ranges import (
@@ -190,6 +191,7 @@ class AnnotationDataSettings(Settings):
 
     path: a table, a folder of tables or a preference set, or a list of these, which are learnt from together.
     holdout: share of the prompts kept for the report at the end. holdout_path: a table to report on instead.
+    strength: use another reward's opinion of each label that is learnt from (null: labels as they are).
     """
 
     path: Text | Annotated[tuple[Text, ...], Field(min_length=1)]
@@ -197,6 +199,7 @@ class AnnotationDataSettings(Settings):
     media_root: Text | None = None
     holdout: Fraction = 0.1
     max_annotations: Limit | None = None
+    strength: LabelStrengthSettings | None = None
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -295,6 +298,20 @@ def check_peers(objective: dict[str, Any], setting: str, members: int) -> None:
                          f"got {setting} {members}; take at least 2")
 
 
+def check_doubts(objective: dict[str, Any], strength: LabelStrengthSettings | None) -> None:
+    """Raise ValueError where labels are doubted one by one, and the loss doubts them all or does not know doubt."""
+    if strength is None or not (strength.soft or strength.smooth):
+        return
+    which = f"data.strength.{'soft' if strength.soft else 'smooth'}"
+    other = next((name for name in ("label_smoothing", "flip_rate", "forward_rate") if objective.get(name)), None)
+    if other:
+        raise ValueError(f"{which} says of each label how sure it is, and objective.{other} of all of them; leave one "
+                         "of them out")
+    if objective.get("shape") == "hinge":
+        raise ValueError(f"{which} says how sure a label is, and objective.shape hinge does not ask; leave it out, or "
+                         "take logistic")
+
+
 class RewardConfig(Settings):
     """One training of the unified reward. `objective` is {name: preference, and its settings}."""
 
@@ -315,6 +332,7 @@ class RewardConfig(Settings):
     def _consistent(self):
         refuse_fused(self.optim, "a reward model's gradients are clipped together")
         check_peers(self.objective, "model.members", self.model.members)
+        check_doubts(self.objective, self.data.strength)
         if self.model.groups:
             for setting, given in (("train.bootstrap", self.train.bootstrap),
                                    ("objective.peer_filter", self.objective.get("peer_filter"))):

@@ -19,7 +19,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from visalign.config import DataSettings
+from visalign.config.offline import LabelStrengthSettings
 from visalign.data.edits import KEPT_SOURCES, row_notes, row_sources
+from visalign.data.label_strength import opinion_of
 from visalign.data.preference_pair import edit_sample
 from visalign.data.preferences import read_pairs
 from visalign.data.readers import BROKEN_TABLE
@@ -75,7 +77,8 @@ class Annotation:
     """Two items and, by dimension, who won (1: a, 0: b, 0.5: tie) and how each was rated.
 
     where: names its row. user: the annotator, hashed; None where unknown. context: under which it was given. source:
-    the number of the table that it is from, where there are several.
+    the number of the table that it is from, where there are several. chance, label_margin, turned: what another reward
+    holds of the label, as of a PreferencePair.
     """
 
     a: AnnotatedMedia
@@ -89,10 +92,18 @@ class Annotation:
     user: str | None = None
     context: str = ""
     source: int = 0
+    chance: float = 1.0
+    label_margin: float | None = None
+    turned: bool = False
 
     @property
     def prompt(self) -> str:
         return self.a.prompt
+
+    def as_labelled(self) -> "Annotation":
+        """With the label that was given, whatever another reward holds of it."""
+        outcome = {name: 1 - value for name, value in self.outcome.items()} if self.turned else self.outcome
+        return replace(self, outcome=outcome, chance=1.0, label_margin=None, turned=False)
 
     def sample(self, side: str, frames: int) -> Sample:
         """Side `a` or `b` decoded, which knows whose annotation it is and reads its context after the prompt. Raises
@@ -105,8 +116,9 @@ class Annotation:
 
 
 def read_annotations(path: str, dimensions: tuple[str, ...], media_root: str | None = None,
-                    seed: int = 0) -> list[Annotation]:
+                     seed: int = 0, strength: LabelStrengthSettings | None = None) -> list[Annotation]:
     """Every annotation of a table; single items are paired across prompts, good with bad, `seed` choosing partners.
+    strength: how to take the columns that `visalign reward annotate` writes; None: not at all.
 
     Raises BadRow naming the row, or UserError when the table holds nothing usable.
     """
@@ -115,15 +127,19 @@ def read_annotations(path: str, dimensions: tuple[str, ...], media_root: str | N
     singles: list[tuple[AnnotatedMedia, dict[str, float], str, str]] = []
     if is_preference_set(path):
         return [Annotation(*(AnnotatedMedia(p.prompt, media, p.sources, p.notes) for media in (p.chosen, p.rejected)),
-                           {dimensions[0]: 1.0}, p.where, p.strength, user=p.user)
-                for p in read_pairs(DataSettings(path=path, media_root=media_root))]
+                           {dimensions[0]: 1.0}, p.where, p.strength, user=p.user, chance=p.chance,
+                           label_margin=p.label_margin, turned=p.turned)
+                for p in read_pairs(DataSettings(path=path, media_root=media_root, strength=strength))]
     for where, row in table_rows(path):
         check_row(row)
         row |= {side: row[key] for side, key in (("a", "path_A"), ("b", "path_B")) if key in row}
         if "a" in row or "b" in row:
-            found.append(comparison_of(row, where, dimensions,
-                                       lambda side, row=row, where=where: annotated_media(row, side, where, root)))
+            item = comparison_of(row, where, dimensions,
+                                 lambda side, row=row, where=where: annotated_media(row, side, where, root))
+            found.append(_annotated(item, row, strength) if strength else item)
         elif "media" in row:
+            if strength:
+                raise UserError(f"{where}: is a single item, of whose label data.strength says nothing; leave it out")
             labels = _labels(row, where, dimensions, GOODNESS)
             singles.append((annotated_media(row, "media", where, root), labels, where, str(row.get("kind") or "")))
         else:
@@ -132,6 +148,16 @@ def read_annotations(path: str, dimensions: tuple[str, ...], media_root: str | N
     if not found:
         raise UserError(f"data {path}: holds no comparison, and no dimension with both good and bad items")
     return found
+
+
+def _annotated(item: Annotation, row: dict, settings: LabelStrengthSettings) -> Annotation:
+    """The comparison as the settings have it."""
+    found = opinion_of(row, item.where, settings)
+    if found is None:
+        return item
+    outcome = {name: 1 - value for name, value in item.outcome.items()} if found.turned else item.outcome
+    return replace(item, outcome=outcome, strength=found.strength, chance=found.chance, label_margin=found.margin,
+                   turned=found.turned)
 
 
 def is_preference_set(path: str) -> bool:

@@ -1,18 +1,18 @@
-"""What a trained reward holds of a pair's label, from the columns that `visalign reward annotate` writes, and what it
-means for training. Wang et al. 2024, Secrets of RLHF in LLMs II (arXiv 2401.06080).
+"""What a trained reward holds of the label of a pair or a comparison, from the columns that `visalign reward annotate`
+writes, and what it means for training. Wang et al. 2024, Secrets of RLHF in LLMs II (arXiv 2401.06080).
 
 With mu the margin of the labelled winner (a mean over the reward's members, in log-odds) a pair is turned round where
 its flip_chance is large, mu with it. max(mu, 0) is its strength, by which `objective.margin` lowers z: -log s(z - mu).
 Doubt of a label is its chance (objectives/links.py): smoothed by a, (1 - a) l(z) + a l(-z), it is 1 - a.
 
 Differs from the paper in: pairs are turned from a probability on, where the paper turns the one or two tenths with the
-lowest mu; the margin of a reward stands in the loss of a generator, where the paper trains rewards; `soft` is not the
-paper's. mu is to come from a reward that has not seen the pairs.
+lowest mu; generators learn with it too, where the paper trains rewards; `soft` is not the paper's. mu is to come from a
+reward that has not seen the pairs.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from visalign.config.offline import LabelStrengthSettings
 from visalign.data.preference_pair import PreferencePair
@@ -24,8 +24,18 @@ STRONGEST = 10
 """One in so many pairs is among the strongest, which the paper smooths too, so that their loss does not reach 0."""
 
 
-def as_annotated(pair: PreferencePair, row: dict, where: str, settings: LabelStrengthSettings) -> PreferencePair:
-    """The pair as the settings have it; a label that the reward gave no value for stays as it is.
+class Opinion(NamedTuple):
+    """Of a label, as the settings have it. turned: whether it is to be turned round; strength, chance, margin: of the
+    label after that."""
+
+    turned: bool
+    strength: float
+    chance: float
+    margin: float
+
+
+def opinion_of(row: dict, where: str, settings: LabelStrengthSettings, chance: float = 1.0) -> Opinion | None:
+    """What a row says of its label, whose own chance this is; None where the reward gave no value for it.
 
     Raises UserError where the row has no such columns, BadRow for what is in them.
     """
@@ -35,16 +45,27 @@ def as_annotated(pair: PreferencePair, row: dict, where: str, settings: LabelStr
                         "reward annotate REWARD DATA`, or leave data.strength out")
     flip_chance, margin = (row_number(row, name, where) for name in COLUMNS)
     if flip_chance is None or margin is None:
-        return pair
+        return None
     if not 0 <= flip_chance <= 1:
         raise BadRow(f"{where}: 'flip_chance' is {flip_chance:g} (allowed: 0 to 1)")
-    if pair.chance < 1 and (settings.soft or settings.smooth):
-        raise BadRow(f"{where}: has a chance of its own ({pair.chance:g}), and data.strength says how sure the label "
+    if chance < 1 and (settings.soft or settings.smooth):
+        raise BadRow(f"{where}: has a chance of its own ({chance:g}), and data.strength says how sure the label "
                      "is, too; leave out the column, or data.strength.soft and smooth")
-    if settings.flip is not None and flip_chance >= settings.flip:
-        pair, flip_chance, margin = replace(pair.swapped(), turned=True), 1 - flip_chance, -margin
-    chance = max(1 - flip_chance, 0.5) if settings.soft else pair.chance
-    return replace(pair, strength=min(max(margin, 0.0), settings.most), chance=chance, label_margin=margin)
+    turned = settings.flip is not None and flip_chance >= settings.flip
+    if turned:
+        flip_chance, margin = 1 - flip_chance, -margin
+    if settings.soft:
+        chance = max(1 - flip_chance, 0.5)
+    return Opinion(turned, min(max(margin, 0.0), settings.most), chance, margin)
+
+
+def as_annotated(pair: PreferencePair, row: dict, where: str, settings: LabelStrengthSettings) -> PreferencePair:
+    """The pair as the settings have it. Raises as `opinion_of`."""
+    found = opinion_of(row, where, settings, pair.chance)
+    if found is None:
+        return pair
+    pair = replace(pair.swapped(), turned=True) if found.turned else pair
+    return replace(pair, strength=found.strength, chance=found.chance, label_margin=found.margin)
 
 
 def smoothed(items: Sequence[Any], share: float) -> list[Any]:

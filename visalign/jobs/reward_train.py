@@ -12,6 +12,7 @@ from visalign.config.load import build_objective
 from visalign.config.reward import check_peers
 from visalign.data.annotations import Annotation, read_annotations
 from visalign.data.augment import counts_of
+from visalign.data.label_strength import say_what_was_turned, smoothed
 from visalign.errors import UserError, notice
 from visalign.generators.hardware.devices import pick_device
 from visalign.jobs.augmentation import check_augment, held_out_pairs, learnt_pairs, training_pairs
@@ -61,14 +62,20 @@ def check_takes(objective: dict[str, Any], head: type[Head], name: str) -> None:
 
 def annotations_of(data: AnnotationDataSettings, dimensions: tuple[str, ...],
                   seed: int) -> tuple[list[Annotation], list[Annotation]]:
-    """Annotations to learn from and to report on."""
+    """Annotations to learn from, as `data.strength` has them, and to report on, as they are labelled."""
     items = [replace(item, source=number) for number, path in enumerate(data.paths)
-             for item in read_annotations(path, dimensions, data.media_root, seed)]
+             for item in read_annotations(path, dimensions, data.media_root, seed, data.strength)]
     if data.holdout_path:
         held_out = read_annotations(data.holdout_path, dimensions, data.media_root, seed)
     else:
         items, held_out = split_by_prompt(items, data.holdout)
-    return items[:data.max_annotations], held_out
+    items = items[:data.max_annotations]
+    if data.strength:
+        say_what_was_turned(data.strength, len(items), sum(item.turned for item in items),
+                            sum(item.label_margin is None for item in items))
+        items = smoothed(items, data.strength.smooth) if data.strength.smooth else items
+        held_out = [item.as_labelled() for item in held_out]
+    return items, held_out
 
 
 def trained_on(config: RewardConfig | GuideConfig, items: list[Annotation], pairs: Sequence[Annotation] = ()) -> dict:

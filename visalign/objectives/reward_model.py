@@ -48,6 +48,7 @@ class Comparison(NamedTuple):
     each pair's weight for each member is their product, 1 without any. flip_logit: of a learnt share of flipped labels,
     a scalar.
     done: the share of the run that is over.
+    doubt: share by which each decided label is smoothed [B], None for that of the objective.
     across: mean of a tensor over the processes that share the batch, so that sparse labels have equal weight on all of
     them. together: the rows of all of them.
     """
@@ -61,6 +62,7 @@ class Comparison(NamedTuple):
     filters: tuple[Filter, ...] = ()
     flip_logit: Tensor | None = None
     done: float = 1.0
+    doubt: Tensor | None = None
     across: Callable[[Tensor], Tensor] = lambda tensor: tensor
     together: Callable[[Tensor], Tensor] = lambda tensor: tensor
 
@@ -122,7 +124,8 @@ class RewardModelLoss(Ranged):
     def __call__(self, batch: Comparison) -> Outcome:
         m = self.margins(batch.a, batch.b)
         outcome, strength = batch.outcome[:, None].expand_as(m), batch.strength[:, None, None].expand_as(m)
-        losses = self.preference_weight * self.pair_loss(m, outcome, strength, batch.flip_logit)
+        doubt = None if batch.doubt is None else batch.doubt[:, None, None].expand_as(m)
+        losses = self.preference_weight * self.pair_loss(m, outcome, strength, batch.flip_logit, doubt)
         weight = member_weight(losses, (*self.filters, *self._peers(batch), *batch.filters))
         loss = masked_mean(losses, weight, batch.across)
         if self.centre:
@@ -146,11 +149,15 @@ class RewardModelLoss(Ranged):
             return ()
         return (easy_for_peers(share_dropped(self.peer_filter, batch.done), batch.together),)
 
-    def pair_loss(self, m: Tensor, outcome: Tensor, strength: Tensor, flip_logit: Tensor | None = None) -> Tensor:
-        """Loss of each margin m given its outcome (1, 0, 0.5 or NaN) and strength, all of one shape; NaN masked."""
+    def pair_loss(self, m: Tensor, outcome: Tensor, strength: Tensor, flip_logit: Tensor | None = None,
+                  doubt: Tensor | None = None) -> Tensor:
+        """Loss of each margin m given its outcome (1, 0, 0.5 or NaN), strength and doubt of the label, all of one
+        shape; NaN masked."""
         sign = torch.where(outcome < 0.5, -1.0, 1.0)
         toward = sign * m - self.margin * (1 if self.ties == "win_tie" else strength)
-        decided = self.noise.loss(self._decided(toward), self._decided(-toward), flip_logit)
+        agree, disagree = self._decided(toward), self._decided(-toward)
+        decided = (self.noise.loss(agree, disagree, flip_logit) if doubt is None
+                   else (1 - doubt) * agree + doubt * disagree)
         if self.scaled:
             decided = decided * strength
         loss = torch.where(outcome == 0.5, self.tie_weight * self._tied(m), decided)

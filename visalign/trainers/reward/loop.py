@@ -43,8 +43,9 @@ STANDARD_SAMPLE = 1000
 
 @dataclass(frozen=True)
 class Prepared:
-    """Tensors of one batch: inputs of both sides (a first, then b), labels [B, D], strength [B], weight [B, E] of a
-    bootstrap, which of the 2B inputs are videos, and their nuisances [2B, F] where the reward is kept free of any."""
+    """Tensors of one batch: inputs of both sides (a first, then b), labels [B, D], strength [B], doubt [B] of the
+    labels where another reward has any, weight [B, E] of a bootstrap, which of the 2B inputs are videos, and their
+    nuisances [2B, F] where the reward is kept free of any."""
 
     items: list[Annotation]
     inputs: dict[str, Tensor]
@@ -52,6 +53,7 @@ class Prepared:
     rating_a: Tensor
     rating_b: Tensor
     strength: Tensor
+    doubt: Tensor | None
     weight: Tensor | None
     is_video: Tensor
     nuisances: Tensor | None = None
@@ -75,8 +77,9 @@ class RewardTrainer(Trainer):
         self.order = DataOrder(items, config.train.seed)
         self.contexts = Contexts(network, items, config.train.seed)
         keep_digest(run, [(side.prompt, side.digest(), sorted(item.outcome.items()), item.strength,
-                           *filter(None, (item.user, item.context)))
+                           *filter(None, (item.user, item.context, 1 - item.chance)))
                           for item in items for side in (item.a, item.b)], "sides of annotations")
+        self.doubts = any(item.chance < 1 for item in items)
         self.objective = build_objective(config.objective, loop="reward")
         engine = engine_of(accelerator)
         engine.shard(network)
@@ -138,7 +141,8 @@ class RewardTrainer(Trainer):
 
         return Prepared(items, self.network.collate(samples), labels_of(items, model.dimensions),
                         ratings(lambda i: i.rating_a), ratings(lambda i: i.rating_b),
-                        torch.tensor([item.strength for item in items]), weight,
+                        torch.tensor([item.strength for item in items]),
+                        torch.tensor([1 - item.chance for item in items]) if self.doubts else None, weight,
                         torch.tensor([sample.modality == "video" for sample in samples]),
                         self.decorrelation.nuisances_of(samples))
 
@@ -169,6 +173,7 @@ class RewardTrainer(Trainer):
         labels = batch.outcome.to(device)
         pairs = Comparison(a, b, labels, *(t.to(device) for t in (
             batch.strength, batch.rating_a, batch.rating_b)), filters, self.flips.logit, done,
+            None if batch.doubt is None else batch.doubt.to(device),
             across=lambda tensor: self.accelerator.reduce(tensor, "mean"), together=self.accelerator.gather)
         sources = torch.tensor([item.source for item in batch.items])
         outcome = self.objective(pairs._replace(

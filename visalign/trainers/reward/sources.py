@@ -27,7 +27,9 @@ from visalign.objectives.reward_model import Comparison, Filter, RewardModelLoss
 def pairs_at(batch: Comparison, rows: Tensor) -> Comparison:
     """The pairs of a batch whose places these are, without filters."""
     pairs = {name: getattr(batch, name)[rows] for name in ("a", "b", "outcome", "strength", "rating_a", "rating_b")}
-    return batch._replace(**pairs, filters=(), across=lambda tensor: tensor, together=lambda tensor: tensor)
+    doubt = None if batch.doubt is None else batch.doubt[rows]
+    return batch._replace(**pairs, doubt=doubt, filters=(),
+                          across=lambda tensor: tensor, together=lambda tensor: tensor)
 
 
 class SourceBalance:
