@@ -35,7 +35,7 @@ def test_recipe_trains_on_a_tiny_backbone(file, tmp_path):
         Image.new("RGB", (64, 64), colour).save(tmp_path / f"{i}.png")
         single = {"prompt": prompt, "media": f"{i}.png", "quality": "good" if i % 2 else "bad"}
         pair = {"prompt": prompt, "a": f"{i}.png", "b": f"{max(0, i - 1)}.png", "quality": "tie" if i == 2 else "a"}
-        pair |= {"user": f"user {i % 2}", "alignment": "a"}
+        pair |= {"user": f"user {i % 2}", "alignment": "a", "flip_chance": 0.3 * i, "margin": 1.0 - i}
         lines.append(json.dumps(single if config.objective["ties"] == "win_tie" else pair))
     tables = [tmp_path / f"{number}.jsonl" for number in range(len(config.data.paths) if config.data.balance else 1)]
     for table in tables:
