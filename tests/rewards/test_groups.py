@@ -151,9 +151,23 @@ def test_what_else_chooses_pairs_is_refused(train, objective, said):
                                      "objective": {"name": "preference"} | objective})
 
 
-def test_groups_do_not_choose_what_a_person_is_asked(tmp_path):
+def test_a_person_is_asked_what_tells_of_which_group_they_are(tmp_path):
+    """Who has answered nothing is of the population, who answers as a group does is of it, and a name is known."""
     settings = JointSettings(dimensions=("quality",), video_only=(), width=16, members=1, groups={"count": 2})
-    network = build_network(settings, users=KnownUsers((ANN, BOB), 2, (1, 1))).eval()
+    network = build_network(settings, users=KnownUsers((ANN, BOB), 2, (20, 20))).eval()
+    network.heads.fits.fit.copy_(torch.tensor([[[-0.2, -1.0]], [[-1.0, -0.2]]]))
     save_reward(tmp_path / "r", network, settings, {"mean": [0.0], "std": [1.0]}, {})
-    with pytest.raises(UserError, match="--ask-by x: knows nobody's taste, .* model.variational or model.ideal_points"):
-        Persons(load_reward({"kind": "joint", "source": str(tmp_path / "r")}), "demo: --ask-by x")
+    persons = Persons(load_reward({"kind": "joint", "source": str(tmp_path / "r")}), "demo: --ask-by x")
+    features = torch.randn(6, 1, network.backbone.features, generator=torch.Generator().manual_seed(0))
+    asked = [(features[0], features[1]), (features[2], features[3])]
+    margins, weights = persons.margins("somebody", [], asked)
+    rewards = network.heads.each(features).detach()  # [6, K, 1]
+    assert margins.shape == (2, 1, 2, 1) and weights.flatten().tolist() == pytest.approx([0.5, 0.5])
+    assert torch.allclose(margins[:, 0, :, 0], (rewards[[0, 2]] - rewards[[1, 3]])[..., 0].T, atol=1e-6)
+    first = rewards[4, :, 0] - rewards[5, :, 0]  # by how much each group prefers the first of the last two
+    answer = (features[4], features[5], float(first[0] > first[1]))
+    _, told = persons.margins("somebody", [answer] * 40, asked)
+    likelihood = torch.nn.functional.logsigmoid(first if answer[2] else -first) * 40
+    assert torch.allclose(told.flatten(), likelihood.softmax(0), atol=1e-4) and told[0] > 0.5
+    _, named = persons.margins("ann", [], asked)
+    assert torch.allclose(named.flatten(), torch.tensor([16.0, 0.0]).softmax(0), atol=1e-5)

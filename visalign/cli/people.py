@@ -43,8 +43,8 @@ from visalign.validation.ranges import Few, FewOrNone, Fraction, Limit, Port, Se
               help="A folder of `visalign votes draw` to vote on (D3PO); may be repeated.")
 @click.option("--anchors", default=0.0, show_default=True, type=ranged(Fraction), help="Share of ballots that are "
               "anchors: a spoilt side, or a pair shown again, to see who votes reliably.")
-@click.option("--ask-by", metavar="REWARD", help="A reward that knows users (model.variational, model.ideal_points): "
-              "every other pair is the one that tells it most of the voter.")
+@click.option("--ask-by", metavar="REWARD", help="A reward that knows users (model.variational, model.ideal_points, "
+              "model.groups): every other pair is the one that tells it most of the voter.")
 @click.option("--allow-train", is_flag=True, help="Let the page start training on this machine.")
 @device_option
 @click.option("--keep", default=2, show_default=True, type=ranged(Few), help="Models held in memory at once.")

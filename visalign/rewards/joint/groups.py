@@ -110,6 +110,17 @@ class TasteGroups(Head):
             return torch.full((self.members, self.count), 1 / self.count, device=self.fits.fit.device)
         return self.fits.shares()[:self.users.learnt].mean(0)
 
+    def belief_of(self, a: Tensor, b: Tensor, said: Tensor) -> Tensor:
+        """r [E, K]."""
+        return self.fitted(self.each(a), self.each(b), said)
+
+    def belief_at(self, place: int | None) -> Tensor:
+        return self.population() if place is None else self.weights()[place]
+
+    def views(self, features: Tensor, belief: Tensor) -> tuple[Tensor, Tensor | None]:
+        of_groups = self.each(features).unflatten(1, (self.members, self.count))
+        return of_groups.movedim(2, 0), belief.T[:, :, None, None].expand(-1, -1, 1, of_groups.shape[-1])
+
     def filters(self, told: dict[str, Tensor],
                 together: Callable[[Tensor], Tensor]) -> tuple[Callable[[Tensor], Tensor], ...]:
         """Both steps: from losses [B, E K, D] of a batch to r [B, E K] of its pairs' users."""

@@ -17,14 +17,14 @@ class Persons:
     """Features of samples, read once, and margins of pairs for everybody that a person may be. All on the CPU, where
     the head stays; features [n, 1 or D, d].
 
-    reward: with model.variational or model.ideal_points. Raises UserError for another one.
+    reward: with model.variational, model.ideal_points or model.groups. Raises UserError for another one.
     """
 
     def __init__(self, reward: object, what: str):
         if not isinstance(reward, JointReward) or not reward.users.names or (
                 HEADS[reward.settings.head].belief_of is Head.belief_of):
             raise UserError(f"{what}: knows nobody's taste, so no pair tells it more of a person; take a run of "
-                            "`visalign reward train` with model.variational or model.ideal_points")
+                            "`visalign reward train` with model.variational, model.ideal_points or model.groups")
         self.reward = reward
 
     @torch.no_grad()
