@@ -28,7 +28,8 @@ from prove_plots import BLUE, GREY, ORANGE, tidy
 
 from visalign.config import JointSettings
 from visalign.evaluators.next_question import answer_information, questions_by_gain
-from visalign.rewards.joint.heads import Head, KnownUsers
+from visalign.rewards.joint.heads import KnownUsers
+from visalign.rewards.joint.user_heads import UserHead
 from visalign.rewards.joint.variational import Variational
 
 SHARES = np.array([0.75, 0.25])
@@ -106,14 +107,14 @@ def learnt_head(sides: Sides, steps: int, seed: int = 0, voters: int = 64) -> Va
     return head.eval()
 
 
-def margins_of(head: Head, a: torch.Tensor, b: torch.Tensor, belief: object) -> Margins:
+def margins_of(head: UserHead, a: torch.Tensor, b: torch.Tensor, belief: object) -> Margins:
     """Of N pairs for S people that a voter may be, [S, E, N, 1], and the weights of those."""
     (won, weights), (lost, _) = (head.views(side, belief) for side in (a, b))
     return (won - lost).transpose(1, 2).numpy(), None if weights is None else weights.numpy()
 
 
 @torch.no_grad()
-def answers(head: Head, sides: Sides, taste: np.ndarray, choose: Choose, seed: int,
+def answers(head: UserHead, sides: Sides, taste: np.ndarray, choose: Choose, seed: int,
             questions: int = QUESTIONS) -> list[float]:
     """Accuracy on the second half of the drawings, both respects alike, after 0, 1, ... questions of the first half."""
     rng = np.random.default_rng(seed)
@@ -150,7 +151,7 @@ def at_random(margins: np.ndarray, weights: np.ndarray | None, rng: np.random.Ge
 WAYS = {"random": at_random, "variance": by_variance, "information": by_information}
 
 
-def curves(head: Head, sides: Sides, repeats: int, questions: int = QUESTIONS) -> dict[str, np.ndarray]:
+def curves(head: UserHead, sides: Sides, repeats: int, questions: int = QUESTIONS) -> dict[str, np.ndarray]:
     """Accuracies [voters, questions + 1] of voters of all kinds, `repeats` of each, by the way of asking; both have the
     same pairs to choose from."""
     respects = sides[0].shape[1]

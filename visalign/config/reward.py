@@ -105,7 +105,9 @@ class CritiqueSettings(Settings):
     max_tokens: Annotated[int, Interval(ge=1, le=4096)] = 128
 
 
-HEAD_SETTINGS = ("ideal_points", "variational", "groups", "general")
+USER_HEADS = ("ideal_points", "variational", "groups")
+"""Settings of heads that know users."""
+HEAD_SETTINGS = (*USER_HEADS, "general")
 """Sections of `model`, each of which asks for the head of its name."""
 
 
@@ -340,7 +342,7 @@ class RewardConfig(Settings):
                     raise ValueError(f"{setting} is {given}, and model.groups decides itself which pairs a group "
                                      f"learns from; set {setting} to {False if given is True else 0}")
         check_tie_loss(self.data.augment, self.objective)
-        asks = next((name for name in ("ideal_points", "variational", "groups") if getattr(self.model, name)), None)
+        asks = next((name for name in USER_HEADS if getattr(self.model, name)), None)
         if self.data.augment and asks:
             raise ValueError(f"data.augment makes pairs that are nobody's taste, and model.{asks} learns whose taste "
                              "is whose; leave one of them out")

@@ -21,9 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from visalign.config import JointSettings
-from visalign.media.samples import Sample
 from visalign.objectives.base import Outcome
-from visalign.rewards.joint.heads import NOBODY_KNOWN, Backbone, Head, Heads, KnownUsers, Labelled, learnt_users
+from visalign.rewards.joint.heads import Backbone, Heads, KnownUsers
+from visalign.rewards.joint.user_heads import UserHead
 
 
 class UserFits(nn.Module):
@@ -53,7 +53,7 @@ class UserFits(nn.Module):
         return (self.pairs[:, None, None] * self.fit).softmax(-1)
 
 
-class TasteGroups(Head):
+class TasteGroups(UserHead):
     """features [B, 1 or D, d] and users' places [B] -> rewards [B, E, D] of the users' groups, each as far as the user
     is of it; while it learns, those of all groups, [B, E K, D], the groups of one member together.
 
@@ -61,29 +61,15 @@ class TasteGroups(Head):
     much of the users each makes up.
     """
 
-    reads = ("user",)
-    divides = False
-    continues = False
+    named = "groups"
 
     def __init__(self, settings: JointSettings, backbone: Backbone, users: KnownUsers):
-        super().__init__()
-        self.count, self.members, self.users = settings.groups.count, settings.members, users
+        super().__init__(settings, backbone, users)
+        self.count = settings.groups.count
         self.each = Heads(backbone.features, len(settings.dimensions), self.members * self.count, settings.width)
         pairs = torch.tensor(users.pairs or (1,) * len(users.names))
         self.fits = UserFits(pairs, self.members, self.count, settings.groups.memory)
         self._passed: tuple[Tensor, Tensor] | None = None
-
-    @classmethod
-    def of(cls, settings: JointSettings, backbone: Backbone, users: KnownUsers = NOBODY_KNOWN) -> "TasteGroups":
-        return cls(settings, backbone, users)
-
-    @classmethod
-    def learns_from(cls, items: list[Labelled], settings: JointSettings,
-                    source: str) -> tuple[list[Labelled], KnownUsers]:
-        return learnt_users(items, settings.groups.least, "model.groups", source)
-
-    def collate(self, samples: list[Sample]) -> dict[str, Tensor]:
-        return {"user": torch.tensor([self.place_of(sample.known.get("user")) for sample in samples])}
 
     def read_as(self, features: Tensor) -> Tensor:
         return self.each.norm(features)

@@ -24,17 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from visalign.config import JointSettings
-from visalign.media.samples import Sample
-from visalign.rewards.joint.heads import (
-    NOBODY,
-    NOBODY_KNOWN,
-    Backbone,
-    Head,
-    KnownUsers,
-    Labelled,
-    learnt_users,
-    vectors,
-)
+from visalign.rewards.joint.heads import NOBODY, Backbone, KnownUsers, vectors
+from visalign.rewards.joint.user_heads import UserHead
 
 FIT_STEPS, FIT_RATE = 200, 0.1
 """Of Adam, with which a new user's weights are found."""
@@ -115,22 +106,18 @@ def nudged(tensor: Tensor, rng: torch.Generator) -> Tensor:
 KINDS: dict[str, type[nn.Module]] = {"A": LearntPoints, "B": PointsOfPrompt}
 
 
-class IdealPoints(Head):
+class IdealPoints(UserHead):
     """features [B, 1 or D, d] and users' places [B] -> rewards [B, E, D].
 
     Places are those of the users, in order; after them each prototype, alone; NOBODY for nobody in particular.
     """
 
-    reads = ("user",)
-    divides = False
-    continues = False
+    named = "ideal_points"
 
     def __init__(self, settings: JointSettings, backbone: Backbone, users: KnownUsers):
-        super().__init__()
+        super().__init__(settings, backbone, users)
         ideal = settings.ideal_points
-        self.count, self.every, self.dimensions = ideal.prototypes, ideal.reseed, settings.dimensions
-        self.equal_users = ideal.equal_users
-        self.users = users
+        self.count, self.every, self.equal_users = ideal.prototypes, ideal.reseed, ideal.equal_users
         shape = settings.members, len(settings.dimensions)
         self.project, self.dropout = vectors(settings, backbone.features, ideal.size), nn.Dropout(ideal.dropout)
         self.prototypes = KINDS[ideal.kind](settings, backbone)
@@ -138,20 +125,8 @@ class IdealPoints(Head):
         self.weights = nn.Parameter(torch.randn(len(users.names), *shape, self.count))
 
     @classmethod
-    def of(cls, settings: JointSettings, backbone: Backbone, users: KnownUsers = NOBODY_KNOWN) -> "IdealPoints":
-        return cls(settings, backbone, users)
-
-    @classmethod
-    def learns_from(cls, items: list[Labelled], settings: JointSettings,
-                    source: str) -> tuple[list[Labelled], KnownUsers]:
-        return learnt_users(items, settings.ideal_points.least, "model.ideal_points", source)
-
-    @classmethod
     def own_rates(cls, settings: JointSettings) -> dict[str, float]:
         return {"weights": settings.ideal_points.user_lr_scale}
-
-    def collate(self, samples: list[Sample]) -> dict[str, Tensor]:
-        return {"user": torch.tensor([self.place_of(sample.known.get("user")) for sample in samples])}
 
     def read_as(self, features: Tensor) -> Tensor:
         return self.project.norm(features)

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from visalign.config.reward import USER_HEADS
 from visalign.errors import UserError
 from visalign.media.samples import Sample
-from visalign.rewards.joint.heads import NOBODY, Head
-from visalign.rewards.joint.network import HEADS
+from visalign.rewards.joint.heads import NOBODY
 from visalign.rewards.joint.reward import JointReward
 from visalign.storage.hashed_users import hashed_user
 
@@ -22,7 +22,7 @@ class Persons:
 
     def __init__(self, reward: object, what: str):
         if not isinstance(reward, JointReward) or not reward.users.names or (
-                HEADS[reward.settings.head].belief_of is Head.belief_of):
+                reward.settings.head not in USER_HEADS):
             raise UserError(f"{what}: knows nobody's taste, so no pair tells it more of a person; take a run of "
                             "`visalign reward train` with model.variational, model.ideal_points or model.groups")
         self.reward = reward

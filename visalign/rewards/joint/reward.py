@@ -14,8 +14,9 @@ from visalign.config import JointSettings
 from visalign.errors import UserError
 from visalign.media.samples import Sample
 from visalign.rewards.base import RewardModel, Scores
-from visalign.rewards.joint.heads import NOBODY, NOBODY_KNOWN, KnownUsers, whose
+from visalign.rewards.joint.heads import NOBODY, NOBODY_KNOWN, KnownUsers
 from visalign.rewards.joint.network import HEADS, TOWERS, JointNetwork, OpenClipBackbone
+from visalign.rewards.joint.user_heads import whose
 from visalign.rewards.openclip import (
     check_clip_source,
     check_own_tokenizer,

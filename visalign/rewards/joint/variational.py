@@ -31,18 +31,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from visalign.config import JointSettings
-from visalign.media.samples import Sample
 from visalign.objectives.base import Outcome
-from visalign.rewards.joint.heads import (
-    NOBODY,
-    NOBODY_KNOWN,
-    Backbone,
-    Head,
-    KnownUsers,
-    Labelled,
-    MemberLinear,
-    learnt_users,
-)
+from visalign.rewards.joint.heads import NOBODY, Backbone, KnownUsers, MemberLinear
+from visalign.rewards.joint.user_heads import UserHead
 
 SLOPE, DRAWS, REFERENCES, MOST_PAIRS = 0.2, 32, 64, 64
 """Of the leaky ReLU; draws of z that a reward is the mean of, half of them the others' negatives; pairs whose features
@@ -89,7 +80,7 @@ class MemberMLP(nn.Sequential):
                          MemberLinear(settings, hidden, outputs))
 
 
-class Variational(Head):
+class Variational(UserHead):
     """features [n, 1 or D, d] and users' places [n] -> rewards [n, E, D].
 
     Places are those of the users, in order; NOBODY for nobody in particular. While it learns, the features are those of
@@ -97,15 +88,13 @@ class Variational(Head):
     their labels [P, D]; `context` [B, C], which of them each pair's user is known by, -1 where there are fewer than C.
     """
 
+    named = "variational"
     reads = ("user", "context", "said")
-    divides = False
-    continues = False
 
     def __init__(self, settings: JointSettings, backbone: Backbone, users: KnownUsers):
-        super().__init__()
+        super().__init__(settings, backbone, users)
         own = settings.variational
-        self.own, self.users, self.dimensions = own, users, settings.dimensions
-        self.context_pairs = own.context
+        self.own, self.context_pairs = own, own.context
         shape = settings.members, len(settings.dimensions)
         self.norm = nn.LayerNorm(backbone.features)
         self.pair_first = MemberLinear(settings, 2 * backbone.features, settings.width)
@@ -126,18 +115,6 @@ class Variational(Head):
         self.register_buffer("reference", torch.zeros(2 * REFERENCES, shape[1], backbone.features))
         self.register_buffer("reference_has", torch.ones(2 * REFERENCES, len(settings.dimensions)))
         self._passed: tuple[Tensor, Tensor, Tensor] | None = None
-
-    @classmethod
-    def of(cls, settings: JointSettings, backbone: Backbone, users: KnownUsers = NOBODY_KNOWN) -> "Variational":
-        return cls(settings, backbone, users)
-
-    @classmethod
-    def learns_from(cls, items: list[Labelled], settings: JointSettings,
-                    source: str) -> tuple[list[Labelled], KnownUsers]:
-        return learnt_users(items, settings.variational.least, "model.variational", source)
-
-    def collate(self, samples: list[Sample]) -> dict[str, Tensor]:
-        return {"user": torch.tensor([self.place_of(sample.known.get("user")) for sample in samples])}
 
     def forward(self, features: Tensor, user: Tensor, context: Tensor | None = None, said: Tensor | None = None,
                 shown: Tensor | None = None) -> Tensor:
