@@ -1,7 +1,7 @@
 """What do online methods gain, and at what cost in diversity? At equal passes, beside the same without its idea.
 
-    python scripts/prove_trade.py --out trade                     everything, three seeds (many hours on 2 cores)
-    python scripts/prove_trade.py --out trade --worker 0/2        one of two processes that share the work
+    python scripts/prove_trade.py --out trade                     everything, three seeds (many hours on 2 cores);
+                                                                  started several times, the processes share the runs
     python scripts/prove_trade.py --out trade --only diverse --worlds fit --seeds 1
     python scripts/prove_trade.py --out trade --table             table and plot of the finished runs
 
@@ -22,6 +22,7 @@ import time
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 from trade_trials import FACTORS, MEASURED, TRIALS, WORLDS, by_strangers, missing, reds_and_blues, settings_of
 
 from visalign.data.prompts import read_prompts
@@ -90,7 +91,7 @@ def rounded(held: dict[str, list]) -> dict[str, list]:
 
 
 def done_runs(out: Path) -> list[dict]:
-    return [json.loads(line) for file in sorted(out.glob("runs-*.jsonl")) for line in file.read_text().splitlines()]
+    return [json.loads(line) for file in sorted(out.glob("runs*.jsonl")) for line in file.read_text().splitlines()]
 
 
 def start_of(out: Path, prompts: str = "table") -> dict[str, list]:
@@ -132,7 +133,6 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=TRIALS, default=list(TRIALS), metavar="TRIAL")
     parser.add_argument("--worlds", nargs="+", choices=WORLDS, default=list(WORLDS), metavar="WORLD")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--worker", default="0/1", help="I/N: take every N-th run, from the I-th on")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--table", action="store_true", help="only print finished runs")
     args = parser.parse_args()
@@ -145,27 +145,35 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
     measure_start(args.out)
-    mine, of = map(int, args.worker.split("/"))
     for name in list(args.only):
         if lacks := missing(TRIALS[name]):
             recipe = f"configs/online/{TRIALS[name].recipe}.yaml"
             print(f"{name} is left out: {lacks} is not there; {recipe} says how to make it")
             args.only.remove(name)
+    for name, world, seed, prompts, factor in todo(args):
+        try:
+            with FileLock(args.out / f"{name} {world} {seed} {factor}.lock").acquire(blocking=False):
+                run_once(name, world, seed, prompts, factor, args.out)
+        except Timeout:
+            continue
+
+
+def run_once(name: str, world: str, seed: int, prompts: str, factor: float | None, out: Path) -> None:
+    """The run, unless it is there; kept in the folder."""
     known = {(each["trial"], each["world"], each["seed"], each["factor"] if each["prompts"] == "tuning" else None)
-             for each in done_runs(args.out)}
-    for name, world, seed, prompts, factor in todo(args)[mine::of]:
-        if (name, world, seed, factor) in known:
-            continue
-        rate = factor or chosen_factor(name, args.out)
-        if rate is None:
-            print(f"{name}, {world}, seed {seed}: its learning rates are still being tried; start again later")
-            continue
-        result = run(name, world, seed, prompts, rate)
-        result["held"] = rounded(result["held"])
-        with (args.out / f"runs-{mine}.jsonl").open("a") as file:
-            file.write(json.dumps(result) + "\n")
-        print(f"{name}, {world}, seed {seed}, {prompts}, rate x {rate:.2g}: {result['epochs']} epochs, "
-              f"{result['seconds']:.0f} s", flush=True)
+             for each in done_runs(out)}
+    if (name, world, seed, factor) in known:
+        return
+    rate = factor or chosen_factor(name, out)
+    if rate is None:
+        print(f"{name}, {world}, seed {seed}: its learning rates are still being tried; start again later")
+        return
+    result = run(name, world, seed, prompts, rate)
+    result["held"] = rounded(result["held"])
+    with FileLock(out / "runs.lock"), (out / "runs.jsonl").open("a") as file:
+        file.write(json.dumps(result) + "\n")
+    print(f"{name}, {world}, seed {seed}, {prompts}, rate x {rate:.2g}: {result['epochs']} epochs, "
+          f"{result['seconds']:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ from visalign.storage.yaml_files import read_mapping
 from visalign.trainers.cost import passes_of_step
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "online"
-BUDGET = 12_000.0
+BUDGET, PLANTED_BUDGET = 12_000.0, 6_000.0
 """Passes of one sample through the network for a run, one with gradients counted as three, an image that is decoded and
-scored as four."""
+scored as four. Planted rewards get fewer: with more, half of the methods reach the one image that is best."""
 FACTORS = (1 / 3, 1.0, 3.0)
 """Of a recipe's learning rate, that are tried on the tuning prompts."""
 
@@ -64,18 +64,19 @@ MEASURED: dict[str, Any] = {
 class World:
     """What is optimised. title: how the table calls it. scored_by: the names in MEASURED of which the one that gained
     least is the gain. beside: a reward there that nobody optimises. own: trials keep the rewards of their recipes,
-    instead of the one that they are scored by."""
+    instead of the one that they are scored by. budget: passes of a run."""
 
     title: str
     scored_by: tuple[str, ...]
     beside: str = "tiny-clip"
     own: bool = False
+    budget: float = BUDGET
 
 
 WORLDS = {
     "fit": World("tiny-reward", ("fit",)),
-    "bright": World("brightness", ("bright",)),
-    "two modes": World("red or blue", ("two modes",)),
+    "bright": World("brightness", ("bright",), budget=PLANTED_BUDGET),
+    "two modes": World("red or blue", ("two modes",), budget=PLANTED_BUDGET),
     "three": World("tiny-reward, colourfulness and small files, the least of them",
                    ("fit", "colourfulness", "small file"), own=True),
     "two groups": World("colourfulness and small files, the least of them", ("colourfulness", "small file"), own=True),
@@ -195,4 +196,4 @@ def settings_of(trial: Trial, world: str, seed: int, folder: str, factor: float 
     raw |= changed(raw, trial)
     config = parse_config(raw)
     epoch = passes_of_step(config, build_objective(config.objective, "objective", "online"))
-    return parse_config(raw | {"train": raw["train"] | {"epochs": max(1, round(BUDGET / epoch))}})
+    return parse_config(raw | {"train": raw["train"] | {"epochs": max(1, round(WORLDS[world].budget / epoch))}})
