@@ -10,9 +10,9 @@ euphonium, spo and d2align are left out until the files are there that the heade
 Of each method three learning rates are tried first, its recipe's and a third and three times as much, with one seed on
 48 tuning prompts of their own; the one is taken that gains most among those that keep diversity within 15 %, or the
 least costly where none does. Only runs with that rate are measured on the 64 prompts of the table. Samples are drawn as
-a user draws them (ODE, the same seeds before and after), weights are the moving average. Intervals are a bootstrap over
-prompts of the mean over training seeds. Gains are in standard deviations of the untrained model's rewards. Finished
-runs are not repeated.
+a user draws them (ODE, the same seeds before and after), weights are the moving average. Gains are in standard
+deviations of the untrained model's rewards, intervals over training seeds and prompts (a two-way analysis of variance).
+Finished runs are not repeated.
 """
 
 import argparse
@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
+from shared_runs import SharedRuns
 from trade_trials import FACTORS, MEASURED, TRIALS, WORLDS, by_strangers, missing, reds_and_blues, settings_of
 
 from visalign.data.prompts import read_prompts
@@ -90,8 +90,9 @@ def rounded(held: dict[str, list]) -> dict[str, list]:
     return {name: [float(f"{each:.5g}") for each in values] for name, values in held.items()}
 
 
-def done_runs(out: Path) -> list[dict]:
-    return [json.loads(line) for file in sorted(out.glob("runs*.jsonl")) for line in file.read_text().splitlines()]
+def runs_of(out: Path) -> SharedRuns:
+    return SharedRuns(out, lambda each: (each["trial"], each["world"], each["seed"],
+                                         each["factor"] if each["prompts"] == "tuning" else None))
 
 
 def start_of(out: Path, prompts: str = "table") -> dict[str, list]:
@@ -103,7 +104,7 @@ def chosen_factor(name: str, out: Path) -> float | None:
     name = TRIALS[name].learnt_as or name
     start = start_of(out, "tuning")
     found = {}
-    for each in done_runs(out):
+    for each in runs_of(out).done():
         if each["trial"] == name and each["prompts"] == "tuning":
             gain = min((mean(each["held"][reward]) - mean(start[reward])) / start[f"{reward}, deviation"][0]
                        for reward in WORLDS[each["world"]].scored_by)
@@ -119,12 +120,24 @@ def mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
 
-def todo(args: argparse.Namespace) -> list[tuple[str, str, int, str, float | None]]:
-    """(trial, world, seed, prompts, factor) in order, the tuning of the trials first; a factor of None is chosen."""
+def todo(args: argparse.Namespace) -> list[tuple[str, str, int, float | None]]:
+    """(trial, world, seed, factor) in order, the tuning of the trials first; a factor of None is the chosen one."""
     tuned = dict.fromkeys(TRIALS[name].learnt_as or name for name in args.only)
-    tuning = [(name, TRIALS[name].worlds[0], TUNING_SEED, "tuning", factor) for name in tuned for factor in FACTORS]
-    return tuning + [(name, world, seed, "table", None) for seed in range(args.seeds) for world in args.worlds
+    tuning = [(name, TRIALS[name].worlds[0], TUNING_SEED, factor) for name in tuned for factor in FACTORS]
+    return tuning + [(name, world, seed, None) for seed in range(args.seeds) for world in args.worlds
                      for name in args.only if world in TRIALS[name].worlds]
+
+
+def run_at_rate(name: str, world: str, seed: int, factor: float | None, out: Path) -> dict | None:
+    """A run of tuning, or of the table at the rate that tuning chose; None while it has not chosen."""
+    rate, prompts = factor or chosen_factor(name, out), "tuning" if factor else "table"
+    if rate is None:
+        print(f"{name}, {world}, seed {seed}: its learning rates are still being tried; start again later")
+        return None
+    result = run(name, world, seed, prompts, rate)
+    print(f"{name}, {world}, seed {seed}, {prompts}, rate x {rate:.2g}: {result['epochs']} epochs, "
+          f"{result['seconds']:.0f} s", flush=True)
+    return result | {"held": rounded(result["held"])}
 
 
 def main() -> None:
@@ -150,30 +163,8 @@ def main() -> None:
             recipe = f"configs/online/{TRIALS[name].recipe}.yaml"
             print(f"{name} is left out: {lacks} is not there; {recipe} says how to make it")
             args.only.remove(name)
-    for name, world, seed, prompts, factor in todo(args):
-        try:
-            with FileLock(args.out / f"{name} {world} {seed} {factor}.lock").acquire(blocking=False):
-                run_once(name, world, seed, prompts, factor, args.out)
-        except Timeout:
-            continue
-
-
-def run_once(name: str, world: str, seed: int, prompts: str, factor: float | None, out: Path) -> None:
-    """The run, unless it is there; kept in the folder."""
-    known = {(each["trial"], each["world"], each["seed"], each["factor"] if each["prompts"] == "tuning" else None)
-             for each in done_runs(out)}
-    if (name, world, seed, factor) in known:
-        return
-    rate = factor or chosen_factor(name, out)
-    if rate is None:
-        print(f"{name}, {world}, seed {seed}: its learning rates are still being tried; start again later")
-        return
-    result = run(name, world, seed, prompts, rate)
-    result["held"] = rounded(result["held"])
-    with FileLock(out / "runs.lock"), (out / "runs.jsonl").open("a") as file:
-        file.write(json.dumps(result) + "\n")
-    print(f"{name}, {world}, seed {seed}, {prompts}, rate x {rate:.2g}: {result['epochs']} epochs, "
-          f"{result['seconds']:.0f} s", flush=True)
+    runs_of(args.out).do(((" ".join(map(str, key)), key) for key in todo(args)),
+                         lambda key: run_at_rate(*key, args.out))
 
 
 if __name__ == "__main__":

@@ -8,22 +8,23 @@ import numpy as np
 from matplotlib.figure import Figure
 from offline_table import brief
 from prove_plots import BLUE, GREY, ORANGE, tidy
-from prove_trade import done_runs, start_of
+from prove_trade import runs_of, start_of
 from trade_trials import MEASURED, TRIALS, WORLDS
 
 from visalign.evaluators import mean_with_interval
-from visalign.evaluators.statistics import Estimate, relative_change
+from visalign.evaluators.statistics import Estimate
+from visalign.evaluators.training_seeds import over_training_seeds
 
 
 class Row(NamedTuple):
-    """A trial in a world, over its seeds. gain, beside: of the reward that the world is scored by (of several, the one
-    that gained least) and of one that nobody optimises, in deviations of the untrained model's. kept: the relative
-    change of diversity. rarer: change of the share of the rarer colour. over_control: the gain less the control's, at
-    the same seeds."""
+    """A trial in a world. each: its gain with every training seed. gain, beside: of the reward that the world is scored
+    by (of several, the one that gained least) and of one that nobody optimises, in deviations of the untrained model's.
+    kept: the relative change of diversity. rarer: change of the share of the rarer colour. over_control: the gain less
+    the control's, at the same seeds."""
 
     name: str
     world: str
-    seeds: int
+    each: tuple[float, ...]
     factor: float
     gain: Estimate
     kept: Estimate
@@ -34,7 +35,7 @@ class Row(NamedTuple):
 
 def rows_of(out: Path) -> list[Row]:
     runs = defaultdict(list)
-    for each in done_runs(out):
+    for each in runs_of(out).done():
         if each["prompts"] == "table":
             runs[each["trial"], each["world"]].append(each)
     start = start_of(out)
@@ -42,30 +43,38 @@ def rows_of(out: Path) -> list[Row]:
 
 
 def row_of(name: str, world: str, runs: dict[tuple[str, str], list[dict]], start: dict[str, list]) -> Row:
-    own, control, over = runs[name, world], runs.get((TRIALS[name].control or "", world), []), None
-    same = {run["seed"] for run in own} & {run["seed"] for run in control}
-    if same:
-        gains = [gain_of([run for run in each if run["seed"] in same], world, start) for each in (own, control)]
-        over = mean_with_interval(gains[0] - gains[1])
-    return Row(name, world, len(own), own[0]["factor"], mean_with_interval(gain_of(own, world, start)),
-               relative_change(start["diversity"], over_seeds(own, "diversity")),
-               mean_with_interval(change_of(WORLDS[world].beside, own, start)),
-               mean_with_interval(over_seeds(own, "rarer colour") - np.asarray(start["rarer colour"])), over)
+    own = sorted(runs[name, world], key=lambda run: run["seed"])
+    control = {run["seed"]: run for run in runs.get((TRIALS[name].control or "", world), [])}
+    pairs, over = [(run, control[run["seed"]]) for run in own if run["seed"] in control], None
+    if pairs:
+        with_it, without_it = (gain_of(list(each), world, start) for each in zip(*pairs, strict=True))
+        over = in_mean(with_it - without_it)
+    before = np.asarray(start["diversity"])
+    gains = gain_of(own, world, start)
+    return Row(name, world, tuple(gains.mean(1)), own[0]["factor"], in_mean(gains),
+               in_mean((of_runs(own, "diversity") - before) / before.mean()),
+               in_mean(change_of(WORLDS[world].beside, own, start)),
+               in_mean(of_runs(own, "rarer colour") - np.asarray(start["rarer colour"])), over)
+
+
+def in_mean(changes: np.ndarray) -> Estimate:
+    """The mean of changes [T, P] with its interval: over training seeds and prompts, of one seed over prompts alone."""
+    return mean_with_interval(changes[0]) if len(changes) == 1 else over_training_seeds(changes).change
 
 
 def gain_of(runs: list[dict], world: str, start: dict[str, list]) -> np.ndarray:
-    """By prompt, of the reward of the world that gained least in the mean."""
+    """[T, P] of the reward of the world that gained least in the mean."""
     return min((change_of(reward, runs, start) for reward in WORLDS[world].scored_by), key=np.mean)
 
 
 def change_of(reward: str, runs: list[dict], start: dict[str, list]) -> np.ndarray:
-    """By prompt, in deviations of the untrained model's."""
-    return (over_seeds(runs, reward) - np.asarray(start[reward])) / start[f"{reward}, deviation"][0]
+    """[T, P], in deviations of the untrained model's."""
+    return (of_runs(runs, reward) - np.asarray(start[reward])) / start[f"{reward}, deviation"][0]
 
 
-def over_seeds(runs: list[dict], figure: str) -> np.ndarray:
-    """By prompt."""
-    return np.mean([run["held"][figure] for run in runs], 0)
+def of_runs(runs: list[dict], figure: str) -> np.ndarray:
+    """[T, P]."""
+    return np.array([run["held"][figure] for run in runs])
 
 
 def table(out: Path) -> str:
@@ -75,14 +84,15 @@ def table(out: Path) -> str:
         if not found:
             continue
         modes, beside = world == "two modes", MEASURED[WORLDS[world].beside]
-        lines = [f"| optimised: {WORLDS[world].title} | gain | over its control | diversity, % | {beside} |"
-                 + (" rarer colour, share |" if modes else "") + " rate | seeds |", "|" + "---|" * (8 if modes else 7)]
+        heads = [f"optimised: {WORLDS[world].title}", "gain", "over its control", "diversity, %", beside,
+                 *(["rarer colour, share"] if modes else []), "rate", "each seed"]
+        lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
         for row in found:
             trial = TRIALS[row.name]
             over = "" if row.over_control is None else f"{trial.control}: {brief(row.over_control, 2)}"
             cells = [trial.title or f"*{row.name}*", brief(row.gain, 2), over, brief(row.kept.scaled(100), 1),
                      brief(row.beside, 2), *([brief(row.rarer, 2)] if modes else []), f"x {row.factor:.2g}",
-                     str(row.seeds)]
+                     " ".join(f"{gain:+.2f}" for gain in row.each)]
             lines.append(f"| {' | '.join(cells)} |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
