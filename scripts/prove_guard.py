@@ -1,94 +1,110 @@
-"""Does the collapse guard catch what it should, in time, and leave healthy runs alone? On tiny-sd3, many short runs.
+"""Does the collapse guard catch what it should, in time, and leave healthy runs alone? Many short runs.
 
-    python scripts/prove_guard.py --out guard                  every setting and seed (about two hours on one core)
-    python scripts/prove_guard.py --out guard --worker 0/2     one of two processes that share the work
+    python scripts/prove_guard.py --out guard                  every setting and seed (several hours on one core);
+                                                               started several times, the processes share the runs
+    python scripts/prove_guard.py --out guard --only "small files" "saturation, video"
     python scripts/prove_guard.py --out guard --table          tables and plot of the finished runs
 
-Each setting is a recipe of configs/online/ with a reward, a learning rate and what it should be called. The guard
-measures after every epoch on 64 or 96 held-out prompts x 4 seeds and stops the run. What really happened by then is
+Each setting is an embedded recipe with a reward, a learning rate and what it should be called, on a flow model, a
+diffusion model or a video model. The guard looks every fourth epoch (offline: six times in all) on 64 held-out prompts
+x 4 seeds, and whenever what it watches between looks is suspicious, and stops the run. What really happened by then is
 measured on other seeds of the same prompts, which the guard never saw. Finished runs are not repeated.
 """
 
 import argparse
 import json
 import tempfile
-from collections import defaultdict
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+import scipy
 import torch
+from shared_runs import SharedRuns
 
 from visalign.config.load import parse_config
 from visalign.jobs.train import train
 from visalign.storage.yaml_files import read_mapping
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "online"
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+LATE = 0.2
+"""Share of diversity (the Vendi score less 1) that may be gone when a bad run is stopped."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A recipe with another reward; what the guard should find; how many seeds; changes of the recipe's sections.
-
-    prompts: held-out prompts of the guard, 4 seeds of each.
-    """
+    """A recipe with another reward, None for pairs; the rewards held out; what the guard should find: `fine`, or `bad`
+    by the loss of diversity or a hacked reward; how many seeds; changes of the recipe's sections."""
 
     recipe: str
-    reward: str
+    reward: str | None
     held_out: tuple[str, ...]
     should_be: str
     seeds: int
-    changes: dict
-    prompts: int = 64
+    changes: dict = field(default_factory=dict)
 
 
-NO_KL = {"objective": {"beta": 0.0}, "optim": {"lr": 2e-3}}
-SMALL_EPOCHS = {"rollout": {"prompts_per_epoch": 4, "batch_size": 24}}
+def at(lr: float, epochs: int, **more: dict) -> dict:
+    return {"optim": {"lr": lr}, "train": {"epochs": epochs}} | more
+
+
+NO_KL = {"objective": {"beta": 0.0}}
+SMALL_FILES = {"data": {"score_with": "jpeg", "rerank": True}}
+"""Of two drawings the one whose file is smaller is the chosen one."""
 SETTINGS = {
-    "file size, no KL": Setting(
-        "flow_grpo", "jpeg", (), "bad", 5,
-        NO_KL | SMALL_EPOCHS | {"train": {"epochs": 20, "updates_per_epoch": 1, "batch_size": 24}}, 96),
-    "file size, no KL, seldom looks": Setting("flow_grpo", "jpeg", (), "bad", 2, NO_KL | {"train": {"epochs": 14}}),
-    "saturation, no KL": Setting("flow_grpo", "saturation", ("tiny-reward", "tiny-clip"), "hacked", 5,
-                                 NO_KL | {"train": {"epochs": 10}}),
-    "tiny-reward, KL": Setting("flow_grpo", "tiny-reward", ("tiny-clip",), "fine", 5,
-                               {"objective": {"beta": 0.05}, "optim": {"lr": 1e-3}, "train": {"epochs": 8}}),
-    "file size, held out tiny-clip": Setting("flow_grpo", "jpeg", ("tiny-clip",), "hacked", 3,
-                                             NO_KL | {"train": {"epochs": 10}}),
-    "colourfulness, NFT": Setting("nft", "colourfulness", ("tiny-reward", "tiny-clip"), "hacked", 3,
-                                  {"optim": {"lr": 1e-3}, "train": {"epochs": 6}}),
-    "tiny-reward, RAFT, high rate": Setting("raft", "tiny-reward", (), "bad", 3, {"train": {"epochs": 10}}),
-    "tiny-reward, GRPO-Guard, low rate": Setting("grpo_guard", "tiny-reward", ("tiny-clip",), "fine", 3,
-                                                 {"optim": {"lr": 5e-4}, "train": {"epochs": 6}}),
-    "tiny-reward, rate near 0": Setting("flow_grpo", "tiny-reward", ("tiny-clip",), "fine", 3,
-                                        {"optim": {"lr": 1e-6}, "train": {"epochs": 6}}),
+    "small files": Setting("online/flow_grpo", "jpeg", (), "bad", 8, at(2e-3, 14, **NO_KL)),
+    "small files, tiny-clip held out": Setting("online/flow_grpo", "jpeg", ("tiny-clip",), "bad", 4,
+                                               at(2e-3, 10, **NO_KL)),
+    "saturation": Setting("online/flow_grpo", "saturation", ("tiny-reward", "tiny-clip"), "bad", 6,
+                          at(2e-3, 10, **NO_KL)),
+    "colourfulness, NFT": Setting("online/nft", "colourfulness", ("tiny-reward", "tiny-clip"), "bad", 6, at(1e-3, 6)),
+    "tiny-reward, RAFT, high rate": Setting("online/raft", "tiny-reward", (), "bad", 6, {"train": {"epochs": 10}}),
+    "small files, DPO, small beta": Setting("quickstart", None, (), "bad", 6, SMALL_FILES | {
+        "objective": {"beta": 20}, "optim": {"lr": 2e-3}}),
+    "saturation, video": Setting("video/flow_grpo", "saturation", ("tiny-clip",), "bad", 4, at(3e-3, 8, **NO_KL)),
+    "saturation, DDPO": Setting("online/ddpo", "saturation", ("tiny-clip",), "bad", 4, at(3e-3, 8)),
+    "tiny-reward, KL": Setting("online/flow_grpo", "tiny-reward", ("tiny-clip",), "fine", 8,
+                               at(1e-3, 8, objective={"beta": 0.05})),
+    "tiny-reward, GRPO-Guard, low rate": Setting("online/grpo_guard", "tiny-reward", ("tiny-clip",), "fine", 7,
+                                                 at(5e-4, 6)),
+    "tiny-reward, rate near 0": Setting("online/flow_grpo", "tiny-reward", ("tiny-clip",), "fine", 5, at(1e-6, 6)),
+    "tiny-reward, NFT, low rate": Setting("online/nft", "tiny-reward", ("tiny-clip",), "fine", 6, at(1e-4, 6)),
+    "described drawings, DPO": Setting("quickstart", None, ("tiny-clip",), "fine", 6),
+    "tiny-reward, video, low rate": Setting("video/flow_grpo", "tiny-reward", ("tiny-clip",), "fine", 4, at(3e-4, 5)),
+    "tiny-reward, DDPO, low rate": Setting("online/ddpo", "tiny-reward", ("tiny-clip",), "fine", 4, at(3e-4, 6)),
 }
 
 
 def config_of(name: str, seed: int, folder: str):
     setting = SETTINGS[name]
     raw = read_mapping(CONFIGS / f"{setting.recipe}.yaml", "recipe")
-    raw["reward"] = {"models": setting.reward}
+    if setting.reward:
+        raw["reward"] = {"models": setting.reward}
+        raw["eval"]["reward"] = setting.reward
     for section, values in setting.changes.items():
-        raw[section] |= values
+        raw[section] = raw[section] | values
     raw["train"] |= {"seed": seed, "device": "cpu"}
-    raw["eval"] |= {"reward": setting.reward, "also": list(setting.held_out), "max_prompts": 64,
-                    "samples_per_prompt": 4, "features": "tiny-clip"}
-    raw["guard"] = {"action": "stop", "every": 1, "max_prompts": setting.prompts, "samples_per_prompt": 4}
+    raw["eval"] |= {"also": list(setting.held_out), "max_prompts": 64, "samples_per_prompt": 4, "features": "tiny-clip"}
+    between = {"watch_rewards": 0.25 if setting.held_out else 0.0} if setting.reward else {"watch_pairs": 32}
+    every = 4 if setting.reward else raw["train"]["steps"] // 6
+    raw["guard"] = {"action": "stop", "every": every, "max_prompts": 64, "samples_per_prompt": 4} | between
     raw["output"] = {"folder": folder, "trackers": [], "checkpoint_every": 0, "keep_checkpoints": 1}
     return parse_config(raw)
 
 
 def run(name: str, seed: int) -> dict:
     with tempfile.TemporaryDirectory() as folder:
-        result = train(config_of(name, seed, f"{folder}/run"))
+        config = config_of(name, seed, f"{folder}/run")
+        result = train(config)
         rows = [json.loads(line) for line in Path(folder, "run", "metrics.jsonl").read_text().splitlines()]
-    looks = [{"epoch": row["step"], "seconds": row["seconds"], **row["verdict"]} for row in rows
-             if row["kind"] == "guard"]
+    looks = [{"step": row["step"], "seconds": row["seconds"], "suspicion": row.get("suspicion"), **row["verdict"]}
+             for row in rows if row["kind"] == "guard"]
     held = [row for row in rows if row["kind"] == "held_out"]
-    return {"setting": name, "seed": seed, "epochs": held[-1]["step"], "looks": looks,
+    return {"setting": name, "seed": seed, "steps": held[-1]["step"], "looks": looks,
+            "planned": config.train.epochs if config.loop == "online" else config.train.steps,
             "stopped": result.ended is not None, "truth": result.verdict.as_dict(),
-            "vendi": fall_of(held, "diversity/vendi"), "extra": fall_of(held, "diversity/extra"),
-            "epoch_seconds": sum(row["seconds"] for row in rows if row["kind"] == "train") / max(1, held[-1]["step"])}
+            "vendi": fall_of(held, "diversity/vendi"), "extra": fall_of(held, "diversity/extra")}
 
 
 def fall_of(held: list[dict], metric: str) -> float:
@@ -96,50 +112,77 @@ def fall_of(held: list[dict], metric: str) -> float:
     return 1 - after / before
 
 
-def done(out: Path) -> list[dict]:
-    return [json.loads(line) for file in sorted(out.glob("runs-*.jsonl")) for line in file.read_text().splitlines()]
+def runs_of(out: Path) -> SharedRuns:
+    return SharedRuns(out, lambda each: (each["setting"], each["seed"]))
+
+
+def by_setting(runs: list[dict]) -> dict[str, list[dict]]:
+    """Of each setting its runs in the order of seeds; those without runs are left out."""
+    groups = defaultdict(list)
+    for each in sorted(runs, key=lambda each: each["seed"]):
+        groups[each["setting"]].append(each)
+    return {name: groups[name] for name in SETTINGS if name in groups}
+
+
+WHY = {"groups": "diversity within groups", "style": "style", "reward": "a held-out reward", "pairs": "held-out pairs"}
+"""What made the guard look before it was due, by the start of its name here."""
+
+
+def why_stopped(each: dict) -> str:
+    """What led to the look that stopped a run."""
+    said = each["looks"][-1]["suspicion"]
+    if said is None:
+        return "a look that was due"
+    kind = ("groups" if said.startswith("diversity") else "pairs" if "pairs" in said else
+            "reward" if said.startswith("reward") or " fell" in said else "style")
+    return WHY[kind]
 
 
 def table(runs: list[dict]) -> str:
-    """One line per setting: the guard's verdict, when, and what had happened by then."""
-    lines = ["| reward and method | should be | runs | called | stopped after epoch | Vendi score had fallen by "
-             "| Vendi score less 1 by |", "|---|---|---|---|---|---|---|"]
-    groups = defaultdict(list)
-    for each in runs:
-        groups[each["setting"]].append(each)
-    for name, setting in SETTINGS.items():
-        mine = sorted(groups[name], key=lambda each: each["seed"])
-        if not mine:
-            continue
-        words = [each["looks"][-1]["word"] for each in mine]
-        called = ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words))
-        epochs = ", ".join(str(each["epochs"]) if each["stopped"] else "–" for each in mine)
-        falls = [" ".join(f"{100 * each[what]:.0f}" for each in mine) + " %" for what in ("vendi", "extra")]
-        lines.append(f"| {name} | {setting.should_be} | {len(mine)} | {called} | {epochs} | {falls[0]} | {falls[1]} |")
+    """One line per setting: the guard's verdict, when, why, and what had happened by then."""
+    lines = ["| reward and method | should be | runs | called | stopped after | led to it | Vendi score less 1 had "
+             "fallen by, median and most |", "|---|---|---|---|---|---|---|"]
+    for name, mine in by_setting(runs).items():
+        words = Counter(each["looks"][-1]["word"] for each in mine)
+        stopped = [each for each in mine if each["stopped"]]
+        why = Counter(map(why_stopped, stopped))
+        falls = 100 * np.array([each["extra"] for each in mine])
+        cells = [name, SETTINGS[name].should_be, str(len(mine)), ", ".join(f"{n} {word}" for word, n in words.items()),
+                 ", ".join(str(each["steps"]) if each["stopped"] else "–" for each in mine),
+                 ", ".join(f"{n} {what}" for what, n in why.items()) or "–",
+                 f"{np.median(falls):.0f} %, {falls.max():.0f} %"]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def rates(runs: list[dict]) -> str:
-    """False alarms among runs that should be fine, misses among those that should not."""
-    fine = [each for each in runs if SETTINGS[each["setting"]].should_be == "fine"]
-    bad = [each for each in runs if SETTINGS[each["setting"]].should_be != "fine"]
-    late = [each for each in bad if each["stopped"] and each["vendi"] > 0.3]
-    return (f"{len(runs)} runs: {sum(each['stopped'] for each in fine)} of {len(fine)} healthy ones were stopped (a "
-            f"false alarm), {sum(not each['stopped'] for each in bad)} of {len(bad)} bad ones were missed, {len(late)} "
-            "were stopped after the Vendi score had fallen by more than 30 %")
+    """Bad runs that were caught, and in time; healthy ones that were stopped; with intervals of 95 %."""
+    fine, bad = ([each for each in runs if (SETTINGS[each["setting"]].should_be == "fine") == healthy]
+                 for healthy in (True, False))
+    caught = [each for each in bad if each["stopped"]]
+    in_time = [each for each in caught if each["extra"] < LATE]
+    gone = 100 * np.array([each["extra"] for each in caught])
+    parts = [(f"bad runs were stopped, {len(in_time)} of them before {LATE:.0%} of diversity was gone (in the median "
+              f"{np.median(gone):.0f} %)" if caught else "bad runs were stopped", len(caught), len(bad)),
+             ("healthy ones were stopped", sum(each["stopped"] for each in fine), len(fine))]
+    bounds = [scipy.stats.binomtest(count, total).proportion_ci() if total else None for _, count, total in parts]
+    return "; ".join(f"{count} of {total} {what}, between {low_high[0]:.0%} and {low_high[1]:.0%}"
+                     for (what, count, total), low_high in zip(parts, bounds, strict=True) if low_high)
 
 
 def draw(runs: list[dict], file: Path) -> None:
-    """Diversity against epochs as the guard saw it, one panel a kind; a cross where it stopped the run."""
+    """Diversity as the guard saw it, one panel a kind; a cross where it stopped the run."""
+    import matplotlib
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 3.6), layout="constrained", facecolor="white")
-    axes = figure.subplots(1, 3, sharey=True)
-    reward_sets = {"fine": "should be left alone", "bad": "loses its diversity", "hacked": "hacks its reward"}
-    colours = {name: f"C{i}" for i, name in enumerate(SETTINGS)}
-    for axis, (kind, title) in zip(axes, reward_sets.items(), strict=True):
+    axes = figure.subplots(1, 2, sharey=True)
+    kinds = {"fine": "should be left alone", "bad": "should be stopped"}
+    colours = dict(zip(SETTINGS, matplotlib.colormaps["tab20"].colors, strict=False))
+    for axis, (kind, title) in zip(axes, kinds.items(), strict=True):
         for each in (each for each in runs if SETTINGS[each["setting"]].should_be == kind):
-            x, y = zip(*[(look["epoch"], 100 * look["diversity"][0]) for look in each["looks"]], strict=True)
+            looks = [(look["step"] / each["planned"], 100 * look["diversity"][0]) for look in each["looks"]]
+            x, y = zip(*looks, strict=True)
             label = each["setting"] if each["seed"] == 0 else None
             axis.plot(x, y, color=colours[each["setting"]], linewidth=1.4, alpha=0.8, label=label)
             if each["stopped"]:
@@ -147,8 +190,7 @@ def draw(runs: list[dict], file: Path) -> None:
         axis.axhline(-15, color="#888888", linewidth=0.8, linestyle="--")
         axis.axhline(-30, color="#b03a2e", linewidth=0.8, linestyle=":")
         axis.set_title(title, fontsize=11)
-        axis.set_xlabel("epoch")
-        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.set_xlabel("share of the run")
         axis.legend(fontsize=7.5, frameon=False, loc="lower left")
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("change of diversity, % (Vendi score less 1)")
@@ -158,25 +200,19 @@ def draw(runs: list[dict], file: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--worker", default="0/1", help="I/N: take every N-th run, from the I-th on")
+    parser.add_argument("--only", nargs="+", choices=SETTINGS, default=list(SETTINGS), metavar="SETTING")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--table", action="store_true", help="only show finished runs")
     args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
+    shared = runs_of(args.out)
     if args.table:
-        print(f"{table(done(args.out))}\n\n{rates(done(args.out))}")
-        draw(done(args.out), args.out / "guard.png")
+        print(f"{table(shared.done())}\n\n{rates(shared.done())}")
+        draw(shared.done(), args.out / "guard.png")
         return
     torch.set_num_threads(args.threads)
-    mine, of = map(int, args.worker.split("/"))
-    known = {(each["setting"], each["seed"]) for each in done(args.out)}
-    jobs = [(name, seed) for seed in range(5) for name, setting in SETTINGS.items()
-            if seed < setting.seeds]
-    for name, seed in jobs[mine::of]:
-        if (name, seed) not in known:
-            result = run(name, seed)
-            with (args.out / f"runs-{mine}.jsonl").open("a") as file:
-                file.write(json.dumps(result) + "\n")
+    keys = [(name, seed) for seed in range(max(each.seeds for each in SETTINGS.values())) for name in args.only
+            if seed < SETTINGS[name].seeds]
+    shared.do(((f"{name} {seed}", (name, seed)) for name, seed in keys), lambda key: run(*key))
 
 
 if __name__ == "__main__":
