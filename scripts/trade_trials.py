@@ -17,7 +17,7 @@ from visalign.storage.yaml_files import read_mapping
 from visalign.trainers.cost import passes_of_step
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "online"
-BUDGET, PLANTED_BUDGET = 12_000.0, 6_000.0
+BUDGET, PLANTED_BUDGET = 12_000.0, 4_000.0
 """Passes of one sample through the network for a run, one with gradients counted as three, an image that is decoded and
 scored as four. Planted rewards get fewer: with more, half of the methods reach the one image that is best."""
 FACTORS = (1 / 3, 1.0, 3.0)
