@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from offline_table import brief
 from prove_plots import BLUE, GREY, ORANGE, tidy
@@ -14,6 +15,9 @@ from trade_trials import MEASURED, TRIALS, WORLDS
 from visalign.evaluators import mean_with_interval
 from visalign.evaluators.statistics import Estimate
 from visalign.evaluators.training_seeds import over_training_seeds
+
+COLUMNS, FEW = 3, 4
+"""Of panels; points of one in which controls are named, too."""
 
 
 class Row(NamedTuple):
@@ -99,22 +103,43 @@ def table(out: Path) -> str:
 
 
 def draw(out: Path) -> None:
-    """trade.png: gain against the diversity that is kept, a panel for each world; controls are hollow."""
+    """trade.png: gain against the diversity that is kept, a panel for each world; controls are hollow, and a line leads
+    from each to its method."""
     rows = rows_of(out)
     worlds = [world for world in WORLDS if any(row.world == world for row in rows)]
-    figure = Figure(figsize=(4.4 * len(worlds) + 0.4, 4.6), layout="constrained")
-    axes = figure.subplots(1, len(worlds), squeeze=False)[0]
-    for axis, world in zip(axes, worlds, strict=True):
-        for row in (row for row in rows if row.world == world):
-            x, y, titled = row.kept.scaled(100), row.gain, TRIALS[row.name].title
-            colour = BLUE if titled else ORANGE
-            axis.plot([x.low, x.high], [y.value] * 2, color=colour, linewidth=1, alpha=0.5)
-            axis.plot([x.value] * 2, [y.low, y.high], color=colour, linewidth=1, alpha=0.5)
-            axis.plot(x.value, y.value, "o", color=colour, markersize=5, markerfacecolor=colour if titled else "white")
-            axis.annotate(titled or row.name, (x.value, y.value), textcoords="offset points", xytext=(5, 3), fontsize=7,
-                          color=colour)
-        axis.axvline(0, color=GREY, linewidth=0.8)
-        axis.axhline(0, color=GREY, linewidth=0.8)
-        tidy(axis, f"optimised: {WORLDS[world].title}", "change of diversity, %",
-             "gain, deviations of the untrained model" if world == worlds[0] else "")
-    figure.savefig(out / "trade.png", dpi=130)
+    lines = -(-len(worlds) // COLUMNS)
+    figure = Figure(figsize=(5.2 * COLUMNS, 4.4 * lines), layout="constrained")
+    axes = figure.subplots(lines, COLUMNS, squeeze=False).flatten()
+    for axis in axes[len(worlds):]:
+        axis.set_axis_off()
+    for axis, world in zip(axes, worlds, strict=False):
+        draw_world(axis, world, {row.name: row for row in rows if row.world == world})
+    figure.savefig(out / "trade.png", dpi=110)
+
+
+def draw_world(axis: Axes, world: str, rows: dict[str, Row]) -> None:
+    for name, row in rows.items():
+        x, y, trial = row.kept.scaled(100), row.gain, TRIALS[name]
+        colour = BLUE if trial.title else ORANGE
+        axis.plot([x.low, x.high], [y.value] * 2, color=colour, linewidth=1, alpha=0.25)
+        axis.plot([x.value] * 2, [y.low, y.high], color=colour, linewidth=1, alpha=0.25)
+        axis.plot(x.value, y.value, "o", color=colour, markersize=5, markerfacecolor=colour if trial.title else "white")
+        if trial.title or len(rows) <= FEW:
+            axis.annotate(trial.title or name, (x.value, y.value), textcoords="offset points", xytext=(5, 3),
+                          fontsize=7, color=colour)
+        if trial.control in rows:
+            other = rows[trial.control]
+            axis.plot([100 * other.kept.value, x.value], [other.gain.value, y.value], color=GREY, linewidth=0.7)
+    axis.axvline(0, color=GREY, linewidth=0.8)
+    axis.axhline(0, color=GREY, linewidth=0.8)
+    tidy(axis, f"optimised: {WORLDS[world].title}", "change of diversity, %", "gain, standard deviations")
+    axis.title.set_fontsize(9)
+    axis.set_xlim(*reach([row.kept.scaled(100) for row in rows.values()]))
+    axis.set_ylim(*reach([row.gain for row in rows.values()]))
+
+
+def reach(estimates: list[Estimate]) -> tuple[float, float]:
+    """Limits of an axis that show all means, 0, and of the intervals what is not much wider than that."""
+    values = [0.0, *(each.value for each in estimates)]
+    room = 0.35 * (max(values) - min(values))
+    return min(values) - room, max(values) + room
