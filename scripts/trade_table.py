@@ -18,6 +18,8 @@ from visalign.evaluators.training_seeds import over_training_seeds
 
 COLUMNS, FEW = 3, 4
 """Of panels; points of one in which controls are named, too."""
+WIDE, HIGH = 110, 8
+"""Of a name beside a point, in points of 1/72 inch."""
 
 
 class Row(NamedTuple):
@@ -114,6 +116,9 @@ def draw(out: Path) -> None:
         axis.set_axis_off()
     for axis, world in zip(axes, worlds, strict=False):
         draw_world(axis, world, {row.name: row for row in rows if row.world == world})
+    figure.draw_without_rendering()
+    for axis, world in zip(axes, worlds, strict=False):
+        name_points(axis, [row for row in rows if row.world == world])
     figure.savefig(out / "trade.png", dpi=110)
 
 
@@ -124,9 +129,6 @@ def draw_world(axis: Axes, world: str, rows: dict[str, Row]) -> None:
         axis.plot([x.low, x.high], [y.value] * 2, color=colour, linewidth=1, alpha=0.25)
         axis.plot([x.value] * 2, [y.low, y.high], color=colour, linewidth=1, alpha=0.25)
         axis.plot(x.value, y.value, "o", color=colour, markersize=5, markerfacecolor=colour if trial.title else "white")
-        if trial.title or len(rows) <= FEW:
-            axis.annotate(trial.title or name, (x.value, y.value), textcoords="offset points", xytext=(5, 3),
-                          fontsize=7, color=colour)
         if trial.control in rows:
             other = rows[trial.control]
             axis.plot([100 * other.kept.value, x.value], [other.gain.value, y.value], color=GREY, linewidth=0.7)
@@ -136,6 +138,22 @@ def draw_world(axis: Axes, world: str, rows: dict[str, Row]) -> None:
     axis.title.set_fontsize(9)
     axis.set_xlim(*reach([row.kept.scaled(100) for row in rows.values()]))
     axis.set_ylim(*reach([row.gain for row in rows.values()]))
+
+
+def name_points(axis: Axes, rows: list[Row]) -> None:
+    """Names beside points, from the lowest up, each above those that it would cover; controls where there is room."""
+    points = [(axis.transData.transform((100 * row.kept.value, row.gain.value)) * 72 / axis.figure.dpi, row)
+              for row in rows if TRIALS[row.name].title or len(rows) <= FEW]
+    taken: list[tuple[float, float]] = []
+    for (x, y), row in sorted(points, key=lambda each: each[0][1]):
+        height = y + 2
+        while any(abs(x - other) < WIDE and abs(height - above) < HIGH for other, above in taken):
+            height += 1
+        taken.append((x, height))
+        trial = TRIALS[row.name]
+        axis.annotate(trial.title or row.name, (100 * row.kept.value, row.gain.value), textcoords="offset points",
+                      xytext=(6, height - y), fontsize=7, color=BLUE if trial.title else ORANGE,
+                      arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.4} if height - y > HIGH else None)
 
 
 def reach(estimates: list[Estimate]) -> tuple[float, float]:
