@@ -4,15 +4,16 @@
     python scripts/bench/online.py --clock cpu             on a machine that does other work as well
     scripts/bench/gpu.sh                                   networks of published sizes on a GPU
 
-Bare passes are those of sampling (with what a guide reads), the decoder and the reward's network, and for each trained
-term the policy's forward and backward, with decoder and reward where the gradient passes through them, and the
-objective's frozen passes, in the same batches, on tensors already in place. An epoch adds noise, log-probabilities,
-images for scoring, advantages, the objective, clipping, the optimiser and logging. Epochs of the two are interleaved,
-their medians compared, in seconds or (--clock cpu) in CPU seconds of this process, threads together. A method whose
-recipe needs a file that is not there says so and is left out.
+Bare passes are those of sampling (with what a guide reads), the decoder and the reward's network (which reads as many
+prompts as an epoch has), and for each trained term the policy's forward and backward, with decoder and reward where the
+gradient passes through them, and the objective's frozen passes, in the same batches, on tensors already in place. An
+epoch adds noise, log-probabilities, images for scoring, advantages, the objective, clipping, the optimiser and logging.
+Epochs of the two are interleaved, their medians compared, in seconds or (--clock cpu) in CPU seconds of this process,
+threads together. A method whose recipe needs a file that is not there says so and is left out.
 """
 
 import argparse
+import itertools
 import json
 import statistics
 import sys
@@ -67,11 +68,12 @@ def bare_passes(trainer: OnlineTrainer):
     """A closure that runs only the network passes of one epoch."""
     generator, config, needs = trainer.generator, trainer.config, trainer.objective.needs
     rollout, size = config.rollout, config.rollout.prompts_per_epoch * config.rollout.group_size
-    shape, prompt = generator.latent_shape(), read_prompts(rollout.prompts, 1)[0]
+    shape, asked = generator.latent_shape(), read_prompts(rollout.prompts, rollout.max_prompts)
+    epochs = itertools.count()
 
     def inputs(count: int):
         t = generator.process.times_at(torch.rand(count)).to(generator.device)
-        conditioning = {k: v.expand(count, *v.shape[1:]) for k, v in generator.encode_prompts([prompt]).items()}
+        conditioning = {k: v.expand(count, *v.shape[1:]) for k, v in generator.encode_prompts(asked[:1]).items()}
         guidance = Guidance(rollout.guidance_scale, conditioning)
         return torch.randn(count, *shape, device=generator.device), t, conditioning, guidance
 
@@ -79,17 +81,20 @@ def bare_passes(trainer: OnlineTrainer):
     terms = round(size // learnt * trainer.view.terms * passes_of_update(config))
     read = reading(trainer)
     sampling, learning = inputs(drawn), inputs(learnt)
-    made = [Sample(prompt, media) for media in generator.decode(sampling[0])]
+    made = list(generator.decode(sampling[0]))
 
     def run() -> None:
+        first = next(epochs) * rollout.prompts_per_epoch
+        prompts = [asked[(first + i // rollout.group_size) % len(asked)] for i in range(size)]
         with torch.no_grad():
-            for _ in range(size // drawn):
+            for batch in range(size // drawn):
                 for _ in range(steps_to_draw(rollout)):
                     generator.predict(*sampling)
                 read(*sampling[:3])
                 generator.decode_pixels(sampling[0])
-                trainer.reward_set.score(made)
-        for _ in range(terms):
+                trainer.reward_set.score([Sample(generator.text_of(prompt), media) for prompt, media in zip(
+                    prompts[batch * drawn:], made, strict=False)])
+        for term in range(terms):
             for frozen in ("reference", "old"):
                 if frozen in needs:
                     with torch.no_grad():
@@ -97,7 +102,9 @@ def bare_passes(trainer: OnlineTrainer):
             found = generator.predict(*learning)
             if trainer.objective.through_reward:
                 pixels = (generator.decode_pixels(found) / 2 + 0.5).clamp(0, 1)
-                found = trainer.reward_set.differentiable(pixels, [generator.text_of(prompt)] * learnt)
+                first_text = term * learnt % size
+                texts = [generator.text_of(prompt) for prompt in prompts[first_text:first_text + learnt]]
+                found = trainer.reward_set.differentiable(pixels, texts)
             found.square().mean().backward()
         generator.denoiser.zero_grad()
 
