@@ -42,6 +42,8 @@ OF_A_SUBJECT = "a few photographs show one subject, and they are set against the
 NAME_THE_SUBJECT = "write the subject's word, its class and your prompts into data.subject and eval.prompts"
 PAIRS_OF_A_USER = 5
 """So many at least tell a user's taste."""
+FEW_PROMPTS = 100
+"""Of fewer a twentieth may be none at all."""
 
 
 def _pairs(look: Look) -> bool:
@@ -93,6 +95,11 @@ def _kto_of_videos(look: Look) -> dict[str, Any]:
                                "data.positive_ratio": 0.5}
 
 
+def _unwatched(look: Look) -> dict[str, Any]:
+    """Of few prompts the share that is held out may be none, and then no pair of it can be watched."""
+    return {"guard.watch_pairs": 0} if look.prompts < FEW_PROMPTS else {}
+
+
 def _own_prior(look: Look) -> dict[str, Any]:
     return {"data.sources": [{"path": look.source}, {"path": "class_images", "prior": True, "caption": "a photo"}]}
 
@@ -136,7 +143,7 @@ RULES: tuple[Rule, ...] = (
          "pairs are compared at the model's own latents: a tenth of the steps, each several times as long",
          siblings=True),
     Rule("mapo", "pairs", _pairs, ("sdxl_mapo", "tiny_mapo"), "no reference has to be held or asked; nothing else "
-         "holds the model where it was"),
+         "holds the model where it was", settings=_unwatched),
     Rule("rwr", "pairs with rewards of both samples", lambda look: _pairs(look) and look.rewards,
          ("sd3_flow_rwr", "video/wan21_flow_rwr", "video/flow_rwr"),
          "learns from how good each sample is, not only from which is better"),
