@@ -37,7 +37,7 @@ from visalign.jobs.training_setup import build_online  # noqa: E402
 from visalign.media.samples import Sample  # noqa: E402
 from visalign.storage.run_folder import RunFolder  # noqa: E402
 from visalign.storage.yaml_files import read_mapping  # noqa: E402
-from visalign.trainers.cost import passes_of_update  # noqa: E402
+from visalign.trainers.cost import passes_of_update, trained_terms  # noqa: E402
 from visalign.trainers.online.guide import RolloutGuide  # noqa: E402
 from visalign.trainers.online.loop import OnlineTrainer  # noqa: E402
 from visalign.trainers.online.siblings import SiblingSteps  # noqa: E402
@@ -78,7 +78,7 @@ def bare_passes(trainer: OnlineTrainer):
         return torch.randn(count, *shape, device=generator.device), t, conditioning, guidance
 
     drawn, learnt = rollout.batch_size, config.train.batch_size
-    terms = round(size // learnt * trainer.view.terms * passes_of_update(config))
+    terms = round(size // learnt * trained_terms(config, trainer.objective) * passes_of_update(config))
     read = reading(trainer)
     sampling, learning = inputs(drawn), inputs(learnt)
     made = list(generator.decode(sampling[0]))

@@ -41,13 +41,17 @@ def passes_of_update(config: OnlineConfig) -> float:
     return 1 + len(config.reward.models) / rule.every if rule.probes else 1.0
 
 
+def trained_terms(config: OnlineConfig, objective) -> int:
+    """How many terms of an online sample are learnt from in an epoch, of a sliding window those inside it."""
+    steps = _trained_steps(config)
+    return {"steps": steps, "siblings": steps, "noised": getattr(objective, "times", 1),
+            "known_noise": getattr(objective, "times", 1),
+            "sampling": getattr(objective, "last_steps", 1)}[objective.view]
+
+
 def sample_passes(config: OnlineConfig, objective) -> tuple[int, int, int]:
     """Passes an online sample takes: to draw it, with gradient to learn from it, and without."""
-    rollout = config.rollout
-    steps = _trained_steps(config)
-    terms = {"steps": steps, "siblings": steps, "noised": getattr(objective, "times", 1),
-             "known_noise": getattr(objective, "times", 1),
-             "sampling": getattr(objective, "last_steps", 1)}[objective.view]
+    rollout, terms = config.rollout, trained_terms(config, objective)
     guided, trained, reference = (_branches(rollout.guidance_scale if scale is None else scale) for scale in (
         None, objective.train_guidance, objective.ref_guidance))
     learnt = 1 if rollout.guidance_apart else trained
