@@ -74,7 +74,7 @@ def test_made_pairs_are_learnt_counted_and_reported_and_a_stopped_run_continues(
     done = invoke("train", file)
     assert done.exit_code == 0, done.output
     config = load_config(file, (), RewardConfig)
-    items, held_out = annotations_of(config.data, config.model.dimensions, 0)
+    items, held_out = annotations_of(config, config.model.dimensions)
     pairs = training_pairs(config, config.model, items, held_out)
     reported = held_out_pairs(config, config.model, held_out)
     assert {each.kind for each in pairs} == {"causal colour", "causal hole", "neutral prompt", "neutral reencode"}

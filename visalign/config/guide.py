@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from visalign.config.common import ModelSettings, OutputSettings, Settings, Text
 from visalign.config.optim import OptimSettings, refuse_fused
-from visalign.config.reward import AnnotationDataSettings, RewardTrainSettings, check_doubts, check_peers
+from visalign.config.reward import AnnotationDataSettings, RewardTrainSettings, check_peers, check_strength_of_labels
 from visalign.validation.ranges import Few, FewOrNone, Portion, Signed, Weight, Width
 
 
@@ -87,5 +87,5 @@ class GuideConfig(Settings):
     def _consistent(self):
         refuse_fused(self.optim, "a reward model's gradients are clipped together")
         check_peers(self.objective, "head.members", self.head.members)
-        check_doubts(self.objective, self.data.strength)
+        check_strength_of_labels(self.objective, self.data.strength)
         return self

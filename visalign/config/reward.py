@@ -300,11 +300,14 @@ def check_peers(objective: dict[str, Any], setting: str, members: int) -> None:
                          f"got {setting} {members}; take at least 2")
 
 
-def check_doubts(objective: dict[str, Any], strength: LabelStrengthSettings | None) -> None:
-    """Raise ValueError where labels are doubted one by one, and the loss doubts them all or does not know doubt."""
-    if strength is None or not (strength.soft or strength.smooth):
-        return
-    which = f"data.strength.{'soft' if strength.soft else 'smooth'}"
+def check_strength_of_labels(objective: dict[str, Any], strength: LabelStrengthSettings | None) -> None:
+    """Raise ValueError as `check_doubts` where data.strength doubts labels."""
+    if strength and (strength.soft or strength.smooth):
+        check_doubts(objective, f"data.strength.{'soft' if strength.soft else 'smooth'}")
+
+
+def check_doubts(objective: dict[str, Any], which: str) -> None:
+    """Raise ValueError where `which` doubts labels one by one, and the loss doubts them all or does not know doubt."""
     other = next((name for name in ("label_smoothing", "flip_rate", "forward_rate") if objective.get(name)), None)
     if other:
         raise ValueError(f"{which} says of each label how sure it is, and objective.{other} of all of them; leave one "
@@ -334,7 +337,7 @@ class RewardConfig(Settings):
     def _consistent(self):
         refuse_fused(self.optim, "a reward model's gradients are clipped together")
         check_peers(self.objective, "model.members", self.model.members)
-        check_doubts(self.objective, self.data.strength)
+        check_strength_of_labels(self.objective, self.data.strength)
         if self.model.groups:
             for setting, given in (("train.bootstrap", self.train.bootstrap),
                                    ("objective.peer_filter", self.objective.get("peer_filter"))):

@@ -43,7 +43,7 @@ def train_guide(config: GuideConfig, resume: bool = False) -> Path:
     if is_sharded_run():
         raise UserError("guide train: a guide's head is small and reads inside the frozen model, so there is nothing "
                         "to divide among processes; use configs/accelerate/ddp.yaml")
-    items, held_out = annotations_of(config.data, config.head.dimensions, config.train.seed)
+    items, held_out = annotations_of(config, config.head.dimensions)
     with opened_run(config, resume) as (accelerator, run):
         generator = load_generator(config.model, accelerator.device)
         torch.manual_seed(config.train.seed)  # the head must start equal on every process and after a restart

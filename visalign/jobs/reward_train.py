@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from visalign.config import AnnotationDataSettings, GuideConfig, RewardConfig
+from visalign.config import GuideConfig, RewardConfig
 from visalign.config.load import build_objective
-from visalign.config.reward import check_peers
+from visalign.config.reward import check_doubts, check_peers
 from visalign.data.annotations import Annotation, read_annotations
 from visalign.data.augment import counts_of
 from visalign.data.label_strength import say_what_was_turned, smoothed
@@ -60,9 +60,11 @@ def check_takes(objective: dict[str, Any], head: type[Head], name: str) -> None:
                         f"{head.gives}; objective general goes with model.general, every other with other heads")
 
 
-def annotations_of(data: AnnotationDataSettings, dimensions: tuple[str, ...],
-                  seed: int) -> tuple[list[Annotation], list[Annotation]]:
-    """Annotations to learn from, as `data.strength` has them, and to report on, as they are labelled."""
+def annotations_of(config: RewardConfig | GuideConfig,
+                   dimensions: tuple[str, ...]) -> tuple[list[Annotation], list[Annotation]]:
+    """Annotations to learn from, as `data.strength` has them, and to report on, as they are labelled. Raises UserError
+    for labels with a chance of their own where the loss doubts all of them."""
+    data, seed = config.data, config.train.seed
     items = [replace(item, source=number) for number, path in enumerate(data.paths)
              for item in read_annotations(path, dimensions, data.media_root, seed, data.strength)]
     if data.holdout_path:
@@ -75,6 +77,12 @@ def annotations_of(data: AnnotationDataSettings, dimensions: tuple[str, ...],
                             sum(item.label_margin is None for item in items))
         items = smoothed(items, data.strength.smooth) if data.strength.smooth else items
         held_out = [item.as_labelled() for item in held_out]
+    doubted = next((item for item in items if item.chance < 1), None)
+    if doubted:
+        try:
+            check_doubts(config.objective, "the chance of a label")
+        except ValueError as error:
+            raise UserError(f"{doubted.where}: {error}") from None
     return items, held_out
 
 
@@ -89,7 +97,7 @@ def trained_on(config: RewardConfig | GuideConfig, items: list[Annotation], pair
 def train_reward(config: RewardConfig, resume: bool = False) -> Path:
     """Train, save to `reward/` in the run's folder, measure on held-out annotations; returns the run's folder."""
     start = check_reward_training(config)
-    items, held_out = annotations_of(config.data, start.settings.dimensions, config.train.seed)
+    items, held_out = annotations_of(config, start.settings.dimensions)
     items, users = HEADS[start.settings.head].learns_from(items, start.settings, " and ".join(config.data.paths))
     made = training_pairs(config, start.settings, items, held_out)
     with opened_run(config, resume) as (accelerator, run):

@@ -68,6 +68,25 @@ def test_two_doubts_are_one_too_many(learnt, settings, said):
     assert done.exit_code == 1 and said in done.output
 
 
+def test_a_chance_of_a_pair_is_doubt_of_its_label_and_of_no_other(recipe, table, tmp_path):  # noqa: F811
+    rows = [row for row in pq.read_table(table).to_pylist() if row["kind"] == "quality"]
+    pairs = [{"prompt": row["prompt"], "chosen": row[side], "rejected": row["b" if side == "a" else "a"], "chance": 0.8}
+             for row in rows for side in [row["quality"]]]
+    pq.write_table(pa.Table.from_pylist(pairs), tmp_path / "pairs.parquet")
+    given = ["model.dimensions=[quality]", "model.video_only=[]", "train.steps=2", "data.holdout=0",
+             f"data.path={tmp_path / 'pairs.parquet'}"]
+    both = invoke("train", recipe(), *given, "objective.label_smoothing=0.1")
+    assert both.exit_code == 1 and "row 1: the chance of a label says of each label how sure it is" in both.output
+    done = invoke("train", recipe(), *given, f"output.folder={tmp_path / 'chance'}")
+    assert done.exit_code == 0, done.output
+    pq.write_table(pa.Table.from_pylist([{name: row[name] for name in row if name != "chance"} for row in pairs]),
+                   tmp_path / "pairs.parquet")
+    done = invoke("train", recipe(), *given, "objective.label_smoothing=0.2", f"output.folder={tmp_path / 'all'}")
+    assert done.exit_code == 0, done.output
+    mine, theirs = weights(tmp_path / "chance"), weights(tmp_path / "all")
+    assert max((mine[name] - theirs[name]).abs().max() for name in mine) < 1e-5
+
+
 def test_a_table_without_the_columns_is_named(learnt):
     done, folder = learnt("plain", lambda i, row: {}, "data.strength.flip=0.9")
     assert done.exit_code == 1 and f"{folder}.parquet row 1: has no column 'flip_chance'" in done.output
