@@ -20,6 +20,7 @@ import torch
 from prove_rewards import settings_of as reward_settings
 from prove_rewards import table_of
 from reward_trials import REWARD_WORLDS
+from shared_runs import SharedRuns
 from trade_trials import CONFIGS
 
 from visalign.config.load import parse_config
@@ -89,9 +90,13 @@ def run(way: str, seed: int, out: Path) -> dict:
         return {"way": way, "seed": seed, **measured(generator)}
 
 
+def runs_of(out: Path) -> SharedRuns:
+    return SharedRuns(out, lambda each: (each["way"], each["seed"]))
+
+
 def table(out: Path) -> str:
     start = json.loads((out / "start.json").read_text())
-    runs = [json.loads(line) for line in (out / "runs.jsonl").read_text().splitlines()]
+    runs = runs_of(out).done()
     lines = ["| paid by | the four win, % | the one wins, % | diversity, % | seeds |", "|---|---|---|---|---|"]
     for way in WAYS:
         own = [run for run in runs if run["way"] == way]
@@ -119,14 +124,8 @@ def main() -> None:
         if not (args.out / "start.json").exists():
             start = load_generator(policy_settings("one reward for all", 0, args.out).model, "cpu")
             (args.out / "start.json").write_text(json.dumps(measured(start)))
-        file = args.out / "runs.jsonl"
-        known = {(each["way"], each["seed"]) for each in map(json.loads, file.read_text().splitlines())} \
-            if file.exists() else set()
-        for seed in range(args.seeds):
-            for way in WAYS:
-                if (way, seed) not in known:
-                    with file.open("a") as kept:
-                        kept.write(json.dumps(run(way, seed, args.out)) + "\n")
+        keys = [(way, seed) for seed in range(args.seeds) for way in WAYS]
+        runs_of(args.out).do(((f"{way} {seed}", (way, seed)) for way, seed in keys), lambda key: run(*key, args.out))
     print(table(args.out))
 
 

@@ -125,7 +125,7 @@ def by_setting(runs: list[dict]) -> dict[str, list[dict]]:
 
 
 WHY = {"groups": "diversity within groups", "style": "style", "reward": "a held-out reward", "pairs": "held-out pairs"}
-"""What made the guard look before it was due, by the start of its name here."""
+"""What made the guard look before it was due."""
 
 
 def why_stopped(each: dict) -> str:
@@ -133,8 +133,8 @@ def why_stopped(each: dict) -> str:
     said = each["looks"][-1]["suspicion"]
     if said is None:
         return "a look that was due"
-    kind = ("groups" if said.startswith("diversity") else "pairs" if "pairs" in said else
-            "reward" if said.startswith("reward") or " fell" in said else "style")
+    kind = ("groups" if said.startswith("diversity") else "pairs" if "held-out pairs" in said else
+            "reward" if said.endswith("while the optimised reward rose") else "style")
     return WHY[kind]
 
 

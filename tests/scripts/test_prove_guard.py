@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from visalign.config import OfflineConfig, OnlineConfig
+from visalign.evaluators.watch import Suspicion
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
@@ -49,6 +50,14 @@ def test_the_table_counts_what_was_caught_in_time(proof, tmp_path):
     assert "1 of 2 healthy ones were stopped, between 1% and 99%" in said
     proof.draw(runs, tmp_path / "guard.png")
     assert (tmp_path / "guard.png").stat().st_size > 10_000
+
+
+def test_what_led_to_a_stop_is_told_by_the_words_of_the_suspicion(proof):
+    groups = {"newest": 16, "first": 32, "change": -0.8, "paired": False, "suspicious": True}
+    said = [Suspicion(**groups).words, Suspicion(**groups, level="style/edge_density").words,
+            Suspicion(**groups, level="reward/tiny-clip").words]
+    told = [proof.why_stopped({"looks": [{"suspicion": each}]}) for each in said]
+    assert told == ["diversity within groups", "style", "a held-out reward"]
 
 
 def test_a_run_is_done_once_and_let_go_where_it_failed(proof, tmp_path):

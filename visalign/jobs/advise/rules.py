@@ -224,7 +224,7 @@ RULES: tuple[Rule, ...] = (
          prompted=True),
     Rule("dgpo", "prompts", _prompts, ("online/sd35_dgpo", "online/dgpo"),
          "DGPO: DPO between the better and the worse part of each group, with any solver; in our comparison a small "
-         "gain at the cost of nothing else", prompted=True),
+         "gain that cost no diversity", prompted=True),
     Rule("crd", "prompts", _prompts, ("online/sd35_crd", "online/crd"),
          "CRD: as DiffusionNFT, by matching how far rewards lie above their group's mean; held to the guided model",
          prompted=True),
