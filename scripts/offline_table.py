@@ -51,10 +51,10 @@ def mean_of(runs: list[dict], figure: str) -> np.ndarray:
 
 
 def rows_of(out: Path) -> list[Row]:
-    from prove_offline import done_runs
+    from prove_offline import runs_of
 
     runs = defaultdict(list)
-    for each in done_runs(out):
+    for each in runs_of(out).done():
         runs[each["trial"]].append(each)
     return [row_of(name, trial, runs, out) for name, trial in TRIALS.items() if trial.title and name in runs]
 

@@ -1,7 +1,7 @@
 """Do the offline methods do what they are for? Each at equal network passes, beside the same without its idea.
 
-    python scripts/prove_offline.py --out proof-offline                    everything, three seeds (hours on 2 cores)
-    python scripts/prove_offline.py --out proof-offline --worker 0/2       one of two processes that share the work
+    python scripts/prove_offline.py --out proof-offline                    everything, three seeds (hours on 2 cores);
+                                                                           started several times, processes share runs
     python scripts/prove_offline.py --out proof-offline --only soar flow_dpo --seeds 1
     python scripts/prove_offline.py --out proof-offline --table            table and plot of the finished runs
 
@@ -27,7 +27,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from filelock import FileLock
 from offline_trials import ALSO, GUIDED, RULE, TRIALS, Trial, settings_of
+from shared_runs import SharedRuns
 from torch import Tensor
 
 from visalign.config import DataSettings, ModelSettings
@@ -286,8 +288,17 @@ def rounded(value: Any) -> Any:
     return float(f"{value:.5g}") if isinstance(value, float) else value
 
 
-def done_runs(out: Path) -> list[dict]:
-    return [json.loads(line) for file in sorted(out.glob("runs-*.jsonl")) for line in file.read_text().splitlines()]
+def runs_of(out: Path) -> SharedRuns:
+    return SharedRuns(out, lambda each: (each["trial"], each["seed"]))
+
+
+def prepared_run(name: str, seed: int, out: Path) -> dict:
+    """A run, rounded; what several runs need is made by one process only."""
+    with FileLock(out / "prepared.lock"):
+        pairs_of(TRIALS[name].data, TRIALS[name].model, out)
+        if not TRIALS[name].recipe:
+            measure_start(name, out)
+    return rounded((run_recipe if TRIALS[name].recipe else run)(name, seed, out))
 
 
 def main() -> None:
@@ -295,7 +306,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", nargs="+", choices=TRIALS, default=list(TRIALS), metavar="TRIAL")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--worker", default="0/1", help="I/N: take every N-th run, from the I-th on")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--table", action="store_true", help="only print finished runs")
     args = parser.parse_args()
@@ -307,20 +317,8 @@ def main() -> None:
         return
     torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
-    mine, of = map(int, args.worker.split("/"))
-    known = {(each["trial"], each["seed"]) for each in done_runs(args.out)}
-    todo = [(name, seed) for seed in range(args.seeds) for name in args.only][mine::of]
-    for name, seed in todo:
-        if (name, seed) in known:
-            continue
-        if TRIALS[name].recipe:
-            result = run_recipe(name, seed, args.out)
-        else:
-            measure_start(name, args.out)
-            result = run(name, seed, args.out)
-        with (args.out / f"runs-{mine}.jsonl").open("a") as file:
-            file.write(json.dumps(rounded(result)) + "\n")
-        print(f"{name}, seed {seed}: {result['steps']} steps, {result['seconds']:.0f} s", flush=True)
+    runs_of(args.out).do(((f"{name} {seed}", (name, seed)) for seed in range(args.seeds) for name in args.only),
+                         lambda key: prepared_run(*key, args.out))
 
 
 if __name__ == "__main__":

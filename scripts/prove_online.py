@@ -1,7 +1,7 @@
 """Do the online methods learn? Held-out rewards before and after, for each method, reward and seed, on tiny-sd3.
 
-    python scripts/prove_online.py --out proof                    every method, 3 rewards, 3 seeds (hours on 2 cores)
-    python scripts/prove_online.py --out proof --worker 0/2       one of two processes that share the work
+    python scripts/prove_online.py --out proof                    every method, 3 rewards, 3 seeds (hours on 2 cores);
+                                                                  started several times, the processes share the runs
     python scripts/prove_online.py --out proof --methods groups,ratios --rewards colourfulness
     python scripts/prove_online.py --out proof --table            table and plots of the finished runs
 
@@ -19,6 +19,8 @@ from collections import defaultdict
 from pathlib import Path
 
 import torch
+from filelock import FileLock
+from shared_runs import SharedRuns
 from torch import Tensor
 
 from visalign.config.load import parse_config
@@ -68,7 +70,9 @@ EVAL = {"prompts": 64, "samples": 4, "steps": 4, "seed": 1000}
 def prepare(out: Path) -> None:
     """The untrained model's samples scored by everything."""
     out.mkdir(parents=True, exist_ok=True)
-    if not (out / "base.json").exists():
+    with FileLock(out / "base.lock"):
+        if (out / "base.json").exists():
+            return
         generator = load_generator(recipe("flow_grpo", "tiny-reward", 0, {}).model, "cpu")
         held = measured(generator)
         samples = make_samples(generator, read_prompts("emoji:held_out", EVAL["prompts"]), 8, steps=EVAL["steps"],
@@ -132,14 +136,14 @@ def jobs(args) -> list[tuple[str, str, int]]:
             for family in args.methods.split(",") for method in FAMILIES.get(family, [family])]
 
 
-def done_runs(out: Path) -> list[dict]:
-    return [json.loads(line) for file in sorted(out.glob("runs-*.jsonl")) for line in file.read_text().splitlines()]
+def runs_of(out: Path) -> SharedRuns:
+    return SharedRuns(out, lambda each: (each["method"], each["reward"], each["seed"]))
 
 
 def summarise(out: Path) -> list[dict]:
     """One row per method and reward: changes over seeds, per prompt, with intervals."""
     base, groups = json.loads((out / "base.json").read_text()), defaultdict(list)
-    for each in done_runs(out):
+    for each in runs_of(out).done():
         groups[each["method"], each["reward"]].append(each)
     rows = []
     order = [*VARIANTS]
@@ -208,7 +212,6 @@ def main() -> None:
     parser.add_argument("--methods", default="all", help="names, or all, groups, ratios")
     parser.add_argument("--rewards", default=",".join(REWARDS_PROVED))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--worker", default="0/1", help="I/N: take every N-th run, from the I-th on")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change every recipe")
     parser.add_argument("--table", action="store_true", help="only print finished runs")
@@ -217,7 +220,7 @@ def main() -> None:
         from prove_plots import draw
 
         print(f"{overview(args.out)}\n\n{table(args.out)}")
-        draw(args.out, done_runs(args.out), summarise(args.out))
+        draw(args.out, runs_of(args.out).done(), summarise(args.out))
         return
     torch.set_num_threads(args.threads)
     prepare(args.out)
@@ -226,18 +229,8 @@ def main() -> None:
         key, _, value = each.partition("=")
         section, _, name = key.partition(".")
         changes.setdefault(section, {})[name] = parse_yaml(value, f"--set {each}")
-    mine, of = map(int, args.worker.split("/"))
-    known = {(each["method"], each["reward"], each["seed"]) for each in done_runs(args.out)}
-    for method, reward, seed in jobs(args)[mine::of]:
-        if (method, reward, seed) in known:
-            continue
-        result = run(method, reward, seed, changes)
-        with (args.out / f"runs-{mine}.jsonl").open("a") as file:
-            file.write(json.dumps(result) + "\n")
-        base = json.loads((args.out / "base.json").read_text())
-        after, before = result["held_out"][reward], base[reward]
-        gain = mean_with_interval([b - a for a, b in zip(before, after, strict=True)])
-        print(f"{method:15} {reward:14} seed {seed}  {gain}  {result['seconds']:.0f} s", flush=True)
+    runs_of(args.out).do(((f"{method} {reward} {seed}", (method, reward, seed)) for method, reward, seed in jobs(args)),
+                         lambda key: run(*key, changes))
 
 
 if __name__ == "__main__":

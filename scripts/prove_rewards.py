@@ -1,6 +1,7 @@
 """Do rewards learn what is right from labels that are not? Planted flips, biases, voters and circles, with controls.
 
-    python scripts/prove_rewards.py --out rewards                  everything, three seeds (about two hours on one core)
+    python scripts/prove_rewards.py --out rewards                 everything, three seeds (about two hours on one core);
+                                                                  started several times, the processes share the runs
     python scripts/prove_rewards.py --out rewards --only bias voters --seeds 1
     python scripts/prove_rewards.py --out rewards --table          table and plot of the finished runs
 
@@ -23,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from reward_trials import REWARD_WORLDS, Learning, Row
+from shared_runs import SharedRuns
 
 from visalign.config import RewardConfig
 from visalign.config.load import parse_config
@@ -94,9 +96,8 @@ def run(world: str, name: str, seed: int) -> dict:
             "kinds": [row.get("kind", "") for row in held_out]}
 
 
-def done_rewards(out: Path) -> list[dict]:
-    file = out / "runs.jsonl"
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+def runs_of(out: Path) -> SharedRuns:
+    return SharedRuns(out, lambda each: (each["world"], each["way"], each["seed"]))
 
 
 def share_right(runs: list[dict], kind: str | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -131,7 +132,7 @@ def in_brackets(each: Estimate, sign: str = "") -> str:
 def table(out: Path) -> str:
     """Markdown: a row for each way, its control's before it."""
     by_way = defaultdict(list)
-    for each in done_rewards(out):
+    for each in runs_of(out).done():
         by_way[each["world"], each["way"]].append(each)
     lines = ["| planted | way | accuracy | over the control | calibration error | by kind |", "|" + "---|" * 6]
     for world, of in REWARD_WORLDS.items():
@@ -156,17 +157,11 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="only print finished runs")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    args.out.mkdir(parents=True, exist_ok=True)
-    known = {(each["world"], each["way"], each["seed"]) for each in done_rewards(args.out)}
-    for seed in range(0 if args.table else args.seeds):
-        for world in args.only:
-            for name in (CONTROL, *REWARD_WORLDS[world].ways):
-                if (world, name, seed) not in known:
-                    found = run(world, name, seed)
-                    with (args.out / "runs.jsonl").open("a") as file:
-                        file.write(json.dumps(found) + "\n")
-                    right = np.mean(np.asarray(found["margins"]) > 0)
-                    print(f"{world}, {name}, seed {seed}: {right:.3f} of {len(found['margins'])}", flush=True)
+    keys = [(world, name, seed) for seed in range(args.seeds) for world in args.only
+            for name in (CONTROL, *REWARD_WORLDS[world].ways)]
+    if not args.table:
+        runs_of(args.out).do(((f"{world}, {name}, {seed}", (world, name, seed)) for world, name, seed in keys),
+                             lambda key: run(*key))
     print(table(args.out))
 
 
