@@ -167,3 +167,4 @@ def test_motion_is_measured_of_videos(tmp_path):
 def test_the_page_names_nobody(book):
     page = votes_page(leaderboard(book), fair_board(book)).decode()
     assert "voter 1" not in page and "user-" in page and "with one sd more luminance" in page and "<svg" in page
+    assert "anchors as expected" not in page and "None was shown an anchor" in page
