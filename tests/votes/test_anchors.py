@@ -9,6 +9,7 @@ from visalign.data.rows import hashed_user
 from visalign.evaluators.style import style_of
 from visalign.media.answers import Answer
 from visalign.media.samples import Sample, Video
+from visalign.reports.votes import votes_page
 from visalign.votes import Vote, VoteDatabase, export_votes, leaderboard
 from visalign.votes.anchors import GAP, OBVIOUS, REPEAT, next_anchor, obvious_of, repeat_of, spoilt
 from visalign.votes.fair import fair_board
@@ -57,6 +58,8 @@ def test_anchors_count_for_no_model_and_are_not_exported(book, tmp_path):
     assert book.progress("ann") == (4, 40) and "spoilt" not in after[0].models
     [record] = fair_board(book).records
     assert (record.name, record.votes, record.obvious, record.repeats) == (hashed_user("ann"), 4, (2, 2), (1, 1))
+    page = votes_page(after[0], fair_board(book)).decode()
+    assert "anchors as expected" in page and "2 of 2" in page
 
 
 def test_reliability_by_hand():
