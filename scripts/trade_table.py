@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from offline_table import brief
 from prove_plots import BLUE, GREY, ORANGE, tidy
 from prove_trade import runs_of, start_of
@@ -153,7 +154,8 @@ def name_points(axis: Axes, rows: list[Row]) -> None:
         trial = TRIALS[row.name]
         axis.annotate(trial.title or row.name, (100 * row.kept.value, row.gain.value), textcoords="offset points",
                       xytext=(6, height - y), fontsize=7, color=BLUE if trial.title else ORANGE,
-                      arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.4} if height - y > HIGH else None)
+                      arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.4} if height - y > HIGH else None,
+                      path_effects=[withStroke(linewidth=2, foreground="white")])
 
 
 def reach(estimates: list[Estimate]) -> tuple[float, float]:
