@@ -157,6 +157,24 @@ def verdict_of(base: PromptMetrics, after: PromptMetrics, proxy: str | None = No
     return Verdict(word, tuple(reasons), proxy, diversity, rewards, style)
 
 
+def unsure_of(verdict: Verdict, limits: VerdictLimits) -> str | None:
+    """What went beyond the limits by its mean, though not clearly; None where nothing did or the verdict is bad anyway.
+    A reward's fall and a drift count, as in a verdict, where the optimised reward rose."""
+    if verdict.bad:
+        return None
+    rose = verdict.proxy in verdict.rewards and verdict.rewards[verdict.proxy].value > 0
+    found = []
+    if verdict.diversity and verdict.diversity.value < -limits.budget:
+        found.append(f"diversity within a prompt fell by {-100 * verdict.diversity.value:.0f} %")
+    if rose:
+        found += [f"{name}, which was not optimised, fell by {-change.value:.2f} standard deviations"
+                  for name, change in verdict.rewards.items()
+                  if name != verdict.proxy and change.value < -limits.tolerance]
+        found += [f"{name.replace('_', ' ')} drifted by {change.value:+.1f} standard deviations"
+                  for name, change in verdict.style.items() if abs(change.value) > limits.drift]
+    return f"{found[0]}, which is not clear yet" if found else None
+
+
 def _degenerate(base: PromptMetrics, after: PromptMetrics, intervals: Intervals) -> list[str]:
     """A sentence for each share of MOST_DEGENERATE that the model exceeds: where the base does too, clearly more."""
     found = []
