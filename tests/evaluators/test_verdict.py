@@ -157,7 +157,7 @@ def test_one_look_of_many_must_be_surer():
 
 def test_looks_that_were_not_planned_have_a_part_of_the_error_of_their_own():
     planned = [repeated_look(4, look, unplanned=100).error for look in range(1, 5)]
-    assert planned == pytest.approx([0.8 * 0.05 / 4 / 3] * 4)
+    assert planned == pytest.approx([0.5 * 0.05 / 4 / 3] * 4)
     assert sum(planned) + 100 * unplanned_look(100).error == pytest.approx(0.05 / 3)
 
 

@@ -260,7 +260,7 @@ def test_where_there_are_no_more_prompts_the_start_is_measured_on_several_sets_o
         ("guard, step 2", 2), ("guard, step 4", 2)]
     assert len({seed for _, _, seed in asked[:3]}) == 3 and {seed for _, _, seed in asked[3:]} == {asked[0][2]}
     guard = rows(tmp_path / "run", "guard")
-    assert [row["error"] for row in guard] == pytest.approx([0.8 * 0.05 / 2 / 3] * 3)  # two looks after the start
+    assert [row["error"] for row in guard] == pytest.approx([0.5 * 0.05 / 2 / 3] * 3)  # two looks after the start
 
 
 def test_the_start_is_measured_on_more_prompts_and_a_look_is_compared_with_the_same_ones(recipe, asked, tmp_path):
@@ -312,7 +312,7 @@ def test_a_look_that_seems_bad_and_is_not_sure_is_made_closely(recipe, uneven, t
     assert "the guard stopped the run at step 2" in result.output
     guard = rows(tmp_path / "run", "guard")
     assert [len(row["prompts"]) for row in guard] == [40, 2, 40]
-    assert guard[-1]["error"] == pytest.approx(0.2 * 0.05 / 4 / 3) and guard[-1]["verdict"]["word"] == "collapsed"
+    assert guard[-1]["error"] == pytest.approx(0.5 * 0.05 / 4 / 3) and guard[-1]["verdict"]["word"] == "collapsed"
     assert [point[:2] for point in points_of(guard, 0.15)] == [(0.0, 1.0), (0.0105, 1.0), (0.021, 0.7)]
 
 
@@ -352,7 +352,7 @@ def test_a_suspicion_makes_the_guard_look_before_it_is_due(online_recipe, script
     assert "the guard stopped the run at step 3" in result.output and suspected.asked == [1, 2, 3]
     look = rows(tmp_path / "run", "guard")[-1]
     assert look["suspicion"].startswith("diversity within") and look["verdict"]["word"] == "collapsed"
-    assert look["error"] == pytest.approx(0.2 * 0.05 / (8 + 1) / 3)  # after each of 8 epochs, and the one that is due
+    assert look["error"] == pytest.approx(0.5 * 0.05 / (8 + 1) / 3)  # after each of 8 epochs, and the one that is due
     again = run(watched(online_recipe, tmp_path / "run"), "--resume")
     assert again.exit_code == 0 and seen == [0, 3] and len(rows(tmp_path / "run")) == 3
 

@@ -38,8 +38,9 @@ KINDS_OF_EVIDENCE = 3
 """Of evidence that make a verdict bad: diversity, held-out rewards, style."""
 
 
-UNPLANNED = 0.2
-"""Of the error, what is kept for looks that something gives rise to, where there may be any."""
+UNPLANNED = 0.5
+"""Of the error, what is kept for looks that something gives rise to, where there may be any: they are the ones that see
+most (scripts/simulate_close_looks.py)."""
 
 
 def repeated_look(looks: int, look: int, unplanned: int = 0) -> OneOfMany:
