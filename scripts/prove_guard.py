@@ -6,17 +6,21 @@
     python scripts/prove_guard.py --out guard --table          tables and plot of the finished runs
 
 Each setting is an embedded recipe with a reward, a learning rate and what it should be called, on a flow model, a
-diffusion model or a video model. The guard looks every fourth epoch (offline: six times in all) on 64 held-out prompts
-x 4 seeds, and whenever what it watches between looks is suspicious, and stops the run. What really happened by then is
-measured on other seeds of the same prompts, which the guard never saw. Finished runs are not repeated.
+diffusion model or a video model. The guard looks every other epoch (offline: ten times in all) on 32 held-out prompts
+x 4 seeds, as it comes, and closely on 128 prompts where a look is unsure or what it watches between looks is
+suspicious, and stops the run. What really happened by then is measured on other seeds of 48 prompts, which the guard
+never saw. The untrained model is the same in all runs of a setting, and so are its samples in every other one: a
+process makes them once. Finished runs are not repeated.
 """
 
 import argparse
 import json
 import tempfile
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import scipy
@@ -24,10 +28,12 @@ import torch
 from shared_runs import SharedRuns
 
 from visalign.config.load import parse_config
+from visalign.evaluation.held_out import HeldOut
 from visalign.jobs.train import train
 from visalign.storage.yaml_files import read_mapping
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+LOOK = HeldOut.look
 LATE = 0.2
 """Share of diversity (the Vendi score less 1) that may be gone when a bad run is stopped."""
 
@@ -49,32 +55,39 @@ def at(lr: float, epochs: int, **more: dict) -> dict:
     return {"optim": {"lr": lr}, "train": {"epochs": epochs}} | more
 
 
+def with_clips(changes: dict) -> dict:
+    """The same with half of the recipe's clips an epoch."""
+    return changes | {"rollout": {"prompts_per_epoch": 4}, "train": changes["train"] | {"batch_size": 24}}
+
+
 NO_KL = {"objective": {"beta": 0.0}}
 SMALL_FILES = {"data": {"score_with": "jpeg", "rerank": True}}
 """Of two drawings the one whose file is smaller is the chosen one."""
+SHORT = {"train": {"steps": 60}, "eval": {"steps": 6}}
 SETTINGS = {
-    "small files": Setting("online/flow_grpo", "jpeg", (), "bad", 8, at(2e-3, 14, **NO_KL)),
+    "small files": Setting("online/flow_grpo", "jpeg", (), "bad", 5, at(2e-3, 10, **NO_KL)),
     "small files, tiny-clip held out": Setting("online/flow_grpo", "jpeg", ("tiny-clip",), "bad", 4,
                                                at(2e-3, 10, **NO_KL)),
-    "saturation": Setting("online/flow_grpo", "saturation", ("tiny-reward", "tiny-clip"), "bad", 6,
+    "saturation": Setting("online/flow_grpo", "saturation", ("tiny-reward", "tiny-clip"), "bad", 8,
                           at(2e-3, 10, **NO_KL)),
-    "colourfulness, NFT": Setting("online/nft", "colourfulness", ("tiny-reward", "tiny-clip"), "bad", 6, at(1e-3, 6)),
+    "colourfulness, NFT": Setting("online/nft", "colourfulness", ("tiny-reward", "tiny-clip"), "bad", 8, at(1e-3, 8)),
     "tiny-reward, RAFT, high rate": Setting("online/raft", "tiny-reward", (), "bad", 6, {"train": {"epochs": 10}}),
-    "small files, DPO, small beta": Setting("quickstart", None, (), "bad", 6, SMALL_FILES | {
-        "objective": {"beta": 20}, "optim": {"lr": 2e-3}}),
-    "saturation, video": Setting("video/flow_grpo", "saturation", ("tiny-clip",), "bad", 4, at(3e-3, 8, **NO_KL)),
-    "saturation, DDPO": Setting("online/ddpo", "saturation", ("tiny-clip",), "bad", 4, at(3e-3, 8)),
-    "tiny-reward, KL": Setting("online/flow_grpo", "tiny-reward", ("tiny-clip",), "fine", 8,
-                               at(1e-3, 8, objective={"beta": 0.05})),
+    "small files, DPO, small beta": Setting("quickstart", None, (), "bad", 4, SMALL_FILES | {
+        "objective": {"beta": 20}, "optim": {"lr": 1e-3}} | SHORT),
+    "saturation, video": Setting("video/flow_grpo", "saturation", ("tiny-clip",), "bad", 3,
+                                 with_clips(at(3e-3, 10, **NO_KL))),
+    "saturation, DDPO": Setting("online/ddpo", "saturation", ("tiny-clip",), "bad", 3, at(3e-3, 8)),
+    "tiny-reward, KL": Setting("online/flow_grpo", "tiny-reward", ("tiny-clip",), "fine", 7,
+                               at(1e-3, 6, objective={"beta": 0.05})),
     "tiny-reward, GRPO-Guard, low rate": Setting("online/grpo_guard", "tiny-reward", ("tiny-clip",), "fine", 7,
                                                  at(5e-4, 6)),
-    "tiny-reward, rate near 0": Setting("online/flow_grpo", "tiny-reward", ("tiny-clip",), "fine", 5, at(1e-6, 6)),
-    "tiny-reward, NFT, low rate": Setting("online/nft", "tiny-reward", ("tiny-clip",), "fine", 6, at(1e-4, 6)),
-    "described drawings, DPO": Setting("quickstart", None, ("tiny-clip",), "fine", 6),
-    "tiny-reward, video, low rate": Setting("video/flow_grpo", "tiny-reward", ("tiny-clip",), "fine", 4, at(3e-4, 5)),
-    "tiny-reward, DDPO, low rate": Setting("online/ddpo", "tiny-reward", ("tiny-clip",), "fine", 4, at(3e-4, 6)),
+    "tiny-reward, rate near 0": Setting("online/flow_grpo", "tiny-reward", ("tiny-clip",), "fine", 4, at(1e-6, 6)),
+    "tiny-reward, NFT, low rate": Setting("online/nft", "tiny-reward", ("tiny-clip",), "fine", 12, at(1e-4, 6)),
+    "described drawings, DPO": Setting("quickstart", None, ("tiny-clip",), "fine", 4, SHORT),
+    "tiny-reward, video, low rate": Setting("video/flow_grpo", "tiny-reward", ("tiny-clip",), "fine", 3,
+                                            with_clips(at(3e-4, 6))),
+    "tiny-reward, DDPO, low rate": Setting("online/ddpo", "tiny-reward", ("tiny-clip",), "fine", 3, at(3e-4, 6)),
 }
-
 
 def config_of(name: str, seed: int, folder: str):
     setting = SETTINGS[name]
@@ -85,16 +98,29 @@ def config_of(name: str, seed: int, folder: str):
     for section, values in setting.changes.items():
         raw[section] = raw[section] | values
     raw["train"] |= {"seed": seed, "device": "cpu"}
-    raw["eval"] |= {"also": list(setting.held_out), "max_prompts": 64, "samples_per_prompt": 4, "features": "tiny-clip"}
+    raw["eval"] |= {"also": list(setting.held_out), "max_prompts": 48, "samples_per_prompt": 4, "features": "tiny-clip",
+                    "seed": 1000 + seed % 2}
     between = {"watch_rewards": 0.25 if setting.held_out else 0.0} if setting.reward else {"watch_pairs": 32}
-    every = 4 if setting.reward else raw["train"]["steps"] // 6
-    raw["guard"] = {"action": "stop", "every": every, "max_prompts": 64, "samples_per_prompt": 4} | between
+    every = 2 if setting.reward else raw["train"]["steps"] // 10
+    raw["guard"] = {"action": "stop", "every": every} | between
     raw["output"] = {"folder": folder, "trackers": [], "checkpoint_every": 0, "keep_checkpoints": 1}
     return parse_config(raw)
 
 
-def run(name: str, seed: int) -> dict:
-    with tempfile.TemporaryDirectory() as folder:
+def starts_made_once(name: str, starts: dict) -> Callable:
+    """HeldOut.look, but what it found of the setting's untrained model is found once."""
+    def look(held_out: HeldOut, generator, label: str):
+        if "step 0" not in label:
+            return LOOK(held_out, generator, label)
+        key = (name, held_out.settings.model_dump_json())
+        if key not in starts:
+            starts[key] = LOOK(held_out, generator, label)
+        return starts[key]
+    return look
+
+
+def run(name: str, seed: int, starts: dict) -> dict:
+    with tempfile.TemporaryDirectory() as folder, mock.patch.object(HeldOut, "look", starts_made_once(name, starts)):
         config = config_of(name, seed, f"{folder}/run")
         result = train(config)
         rows = [json.loads(line) for line in Path(folder, "run", "metrics.jsonl").read_text().splitlines()]
@@ -133,6 +159,8 @@ def why_stopped(each: dict) -> str:
     said = each["looks"][-1]["suspicion"]
     if said is None:
         return "a look that was due"
+    if said.endswith("not clear yet"):
+        return "one that was due and unsure"
     kind = ("groups" if said.startswith("diversity") else "pairs" if "held-out pairs" in said else
             "reward" if said.endswith("while the optimised reward rose") else "style")
     return WHY[kind]
@@ -201,6 +229,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", nargs="+", choices=SETTINGS, default=list(SETTINGS), metavar="SETTING")
+    parser.add_argument("--seeds", type=int, default=8, help="at most so many of each setting")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--table", action="store_true", help="only show finished runs")
     args = parser.parse_args()
@@ -210,9 +239,8 @@ def main() -> None:
         draw(shared.done(), args.out / "guard.png")
         return
     torch.set_num_threads(args.threads)
-    keys = [(name, seed) for seed in range(max(each.seeds for each in SETTINGS.values())) for name in args.only
-            if seed < SETTINGS[name].seeds]
-    shared.do(((f"{name} {seed}", (name, seed)) for name, seed in keys), lambda key: run(*key))
+    keys, starts = [(name, seed) for name in args.only for seed in range(min(args.seeds, SETTINGS[name].seeds))], {}
+    shared.do(((f"{name} {seed}", (name, seed)) for name, seed in keys), lambda key: run(*key, starts))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from visalign.evaluators.verdict import (
     repeated_look,
     shared,
     unplanned_look,
+    unsure_of,
     verdict_of,
 )
 
@@ -156,8 +157,28 @@ def test_one_look_of_many_must_be_surer():
 
 def test_looks_that_were_not_planned_have_a_part_of_the_error_of_their_own():
     planned = [repeated_look(4, look, unplanned=100).error for look in range(1, 5)]
-    assert planned == pytest.approx([0.8 * 0.05 / 4 / 3] * 4)
+    assert planned == pytest.approx([0.5 * 0.05 / 4 / 3] * 4)
     assert sum(planned) + 100 * unplanned_look(100).error == pytest.approx(0.05 / 3)
+
+
+def test_what_is_beyond_a_limit_by_its_mean_and_not_clearly_is_unsure():
+    def unsure(noise=0.0, **after):
+        found = verdict_of(measured(), measured(noise=noise, **after), "proxy", intervals=repeated_look(100, 3))
+        return unsure_of(found, VerdictLimits())
+
+    wide = 2.0
+    assert unsure(wide, extra=0.7).startswith("diversity within a prompt fell by ")
+    assert unsure(wide, proxy=1.0, gold=-0.5).startswith("gold, which was not optimised, fell by ")
+    assert unsure(wide, proxy=1.0, gold=-0.5).endswith("standard deviations, which is not clear yet")
+    assert unsure(proxy=0.0, luminance=0.75) is None  # nothing rose
+    assert unsure(extra=0.95) is None and unsure() is None
+    assert unsure(proxy=1.0, extra=0.5) is None  # collapsed, which is sure
+
+
+def test_of_the_first_prompts_only():
+    some = measured(noise=0.1).first(3)
+    assert some.prompts == PROMPTS[:3] and {len(values) for values in some.values.values()} == {3}
+    assert some.spread == measured().spread
 
 
 def test_the_mean_of_several_sets_of_seeds_knows_what_any_of_them_knows():

@@ -56,8 +56,10 @@ def test_what_led_to_a_stop_is_told_by_the_words_of_the_suspicion(proof):
     groups = {"newest": 16, "first": 32, "change": -0.8, "paired": False, "suspicious": True}
     said = [Suspicion(**groups).words, Suspicion(**groups, level="style/edge_density").words,
             Suspicion(**groups, level="reward/tiny-clip").words]
+    said += ["diversity within a prompt fell by 26 %, which is not clear yet", None]
     told = [proof.why_stopped({"looks": [{"suspicion": each}]}) for each in said]
-    assert told == ["diversity within groups", "style", "a held-out reward"]
+    assert told == ["diversity within groups", "style", "a held-out reward", "one that was due and unsure",
+                    "a look that was due"]
 
 
 def test_a_run_is_done_once_and_let_go_where_it_failed(proof, tmp_path):

@@ -37,8 +37,6 @@ def scripted(monkeypatch):
 
     def install(script: dict[int, tuple[float, float]]):
         def look(self, generator, label):
-            if label.startswith("guard's start"):
-                return made_up(*script.get(0, (1.0, 0.0)), self.proxy), []
             if not label.startswith("guard, step "):
                 return real(self, generator, label)
             number, _, again = label.removeprefix("guard, step ").partition(", seeds ")
@@ -197,8 +195,9 @@ def test_features_that_are_not_finite_end_in_one_sentence(recipe, monkeypatch):
 
 def test_points_are_acceptable_when_not_bad_and_within_the_budget():
     def row(step, word, diversity, reward):
-        return {"step": step, "verdict": {"word": word, "proxy": "r", "diversity": [diversity, -1, 1]},
-                "values": {"reward/r": [reward], "diversity/extra": [1 + diversity]}}
+        verdict = {"word": word, "proxy": "r", "diversity": [diversity, -1, 1]}
+        return {"step": step, "prompts": ["p"], "verdict": verdict, "values": {
+            "reward/r": [reward], "diversity/extra": [1 + diversity]}}
 
     looks = [row(0, "healthy", 0.0, 0.0), row(1, "undecided", -0.2, 1.0), row(2, "undecided", -0.1, 0.5),
              row(3, "hacked", 0.0, 2.0)]
@@ -235,23 +234,94 @@ def test_two_processes_stop_together(recipe, tmp_path, two_processes):
     assert rows(tmp_path / "run", "held_out")[-1]["folder"] == "step-00000002-returned"
 
 
-def test_the_start_is_measured_on_several_sets_of_seeds(recipe, monkeypatch, tmp_path):
-    seeds, real = [], HeldOut.look
+@pytest.fixture
+def asked(monkeypatch):
+    """What the guard looked at: (label, prompts, seed)."""
+    found, real = [], HeldOut.look
 
     def look(self, generator, label):
-        seeds.append((label, self.settings.seed))
+        if "guard" in label:
+            found.append((label, self.settings.max_prompts, self.settings.seed))
         return real(self, generator, label)
 
     monkeypatch.setattr(HeldOut, "look", look)
-    file = recipe(guard={"action": "warn", "every": 2, "max_prompts": 1, "start_sets": 3}, train={"steps": 4},
-                  output={"folder": str(tmp_path / "run")})
+    return found
+
+
+EASY = {"action": "warn", "every": 2, "budget": 0.9, "drift": 50.0, "tolerance": 50.0}
+"""Nothing is beyond these limits."""
+
+
+def test_where_there_are_no_more_prompts_the_start_is_measured_on_several_sets_of_seeds(recipe, asked, tmp_path):
+    file = recipe(guard=EASY | {"max_prompts": 2, "start_sets": 3}, train={"steps": 4})
     assert run(file).exit_code == 0
-    looks = [(label, seed) for label, seed in seeds if "guard" in label]
-    assert [label for label, _ in looks] == ["guard, step 0", "guard's start, seeds 2 of 3",
-                                             "guard's start, seeds 3 of 3", "guard, step 2", "guard, step 4"]
-    assert len({seed for _, seed in looks[:3]}) == 3 and {seed for _, seed in looks[3:]} == {looks[0][1]}
+    assert [(label, prompts) for label, prompts, _ in asked] == [
+        ("guard, step 0", 2), ("guard, step 0, seeds 2 of 3", 2), ("guard, step 0, seeds 3 of 3", 2),
+        ("guard, step 2", 2), ("guard, step 4", 2)]
+    assert len({seed for _, _, seed in asked[:3]}) == 3 and {seed for _, _, seed in asked[3:]} == {asked[0][2]}
     guard = rows(tmp_path / "run", "guard")
-    assert [row["error"] for row in guard] == pytest.approx([0.05 / 2 / 3] * 3)  # two looks after the start
+    assert [row["error"] for row in guard] == pytest.approx([0.5 * 0.05 / 2 / 3] * 3)  # two looks after the start
+
+
+def test_the_start_is_measured_on_more_prompts_and_a_look_is_compared_with_the_same_ones(recipe, asked, tmp_path):
+    file = recipe(guard=EASY | {"max_prompts": 2, "start_sets": 3}, train={"steps": 2})
+    (tmp_path / "prompts.txt").write_text("".join(f"{word} cat\n" for word in ("red", "blue", "green", "small", "old")))
+    assert run(file).exit_code == 0
+    assert [(label, prompts) for label, prompts, _ in asked] == [("guard, step 0", 5), ("guard, step 2", 2)]
+    first, look = rows(tmp_path / "run", "guard")
+    assert look["prompts"] == ["red cat", "blue cat"] and first["prompts"][:2] == look["prompts"]
+    before, after = (sum(row["values"]["diversity/extra"][:2]) for row in (first, look))
+    assert look["verdict"]["diversity"][0] == pytest.approx(after / before - 1)
+    assert "What the guard saw" in (tmp_path / "run" / "report.html").read_text()
+
+
+@pytest.fixture
+def uneven(monkeypatch):
+    """Two prompts cannot tell what forty do: from the given step on, diversity falls by half or by a tenth."""
+    real = HeldOut.look
+
+    def install(fallen: int):
+        def look(self, generator, label):
+            found, samples = real(self, generator, label)
+            if not label.startswith("guard"):
+                return found, samples
+            step, count = int(label.removeprefix("guard, step ")), len(found.prompts)
+            gone = step >= fallen
+            values = {f"reward/{self.proxy}": [0.01 * step * (1 + 0.1 * (i % 2)) for i in range(count)],
+                      "diversity/extra": [1 - gone * (0.5 if i % 2 else 0.1) for i in range(count)]}
+            values |= {f"style/{each}": [0.5] * count for each in STYLE}
+            return PromptMetrics(found.prompts, 2, values, dict.fromkeys(values, 1.0)), samples
+
+        monkeypatch.setattr(HeldOut, "look", look)
+
+    return install
+
+
+def with_forty(recipe, tmp_path, **guard):
+    small = {"every": 1, "max_prompts": 2, "samples_per_prompt": 2, "start_sets": 20}
+    file = recipe(guard={"action": "stop"} | small | guard, train={"steps": 4})
+    (tmp_path / "prompts.txt").write_text("".join(f"cat number {i}\n" for i in range(40)))
+    return file
+
+
+def test_a_look_that_seems_bad_and_is_not_sure_is_made_closely(recipe, uneven, tmp_path):
+    uneven(fallen=2)
+    result = run(with_forty(recipe, tmp_path))
+    assert "guard, step 2: looks closely, since diversity within a prompt fell by 30 %, which is not clear yet" in \
+        result.output
+    assert "the guard stopped the run at step 2" in result.output
+    guard = rows(tmp_path / "run", "guard")
+    assert [len(row["prompts"]) for row in guard] == [40, 2, 40]
+    assert guard[-1]["error"] == pytest.approx(0.5 * 0.05 / 4 / 3) and guard[-1]["verdict"]["word"] == "collapsed"
+    assert [point[:2] for point in points_of(guard, 0.15)] == [(0.0, 1.0), (0.0105, 1.0), (0.021, 0.7)]
+
+
+def test_close_looks_that_find_nothing_wait_ever_longer(recipe, uneven, tmp_path):
+    uneven(fallen=1)
+    assert run(with_forty(recipe, tmp_path, budget=0.29)).exit_code == 0  # 30 % is gone, which even 40 cannot tell
+    guard = rows(tmp_path / "run", "guard")
+    assert [len(row["prompts"]) for row in guard] == [40, 40, 40, 2, 40]
+    assert [("suspicion" in row) for row in guard] == [False, True, True, False, True]
 
 
 class Suspected:
@@ -282,7 +352,7 @@ def test_a_suspicion_makes_the_guard_look_before_it_is_due(online_recipe, script
     assert "the guard stopped the run at step 3" in result.output and suspected.asked == [1, 2, 3]
     look = rows(tmp_path / "run", "guard")[-1]
     assert look["suspicion"].startswith("diversity within") and look["verdict"]["word"] == "collapsed"
-    assert look["error"] == pytest.approx(0.2 * 0.05 / 8 / 3)
+    assert look["error"] == pytest.approx(0.5 * 0.05 / (8 + 1) / 3)  # after each of 8 epochs, and the one that is due
     again = run(watched(online_recipe, tmp_path / "run"), "--resume")
     assert again.exit_code == 0 and seen == [0, 3] and len(rows(tmp_path / "run")) == 3
 

@@ -297,7 +297,8 @@ class GuardSettings(Settings):
     the best acceptable point as well. every: steps of the loop between measurements; 0 chooses the fewest that
     keep their cost within the share `cost` of training's network passes. budget: share of diversity that may be lost;
     drift, tolerance: standard deviations by which style may move and other rewards may fall. start_sets: on how many
-    sets of seeds the start is measured, with which every look is compared.
+    times `max_prompts` of the prompts of `eval` the start is measured, and what is looked at closely since something
+    seems wrong; where there are no more prompts, on how many sets of seeds.
     watch: online runs also measure the groups that they learn from, after every epoch, and look in between when
     diversity seems to fall there or style to drift; watch_samples: how many of each group's samples. watch_rewards: the
     share of an epoch's samples that rewards of eval.also score as well (0: none), to look when one falls while the

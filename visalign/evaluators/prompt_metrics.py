@@ -1,7 +1,7 @@
 """One model's generations reduced to numbers: per prompt, and the spread of single generations."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 import torch
@@ -37,6 +37,11 @@ class PromptMetrics:
         known = [value for value in self.values[metric] if np.isfinite(value)]
         return intervals.mean(known) if known else None
 
+    def first(self, count: int) -> "PromptMetrics":
+        """Of the first so many prompts; the spread stays that of all."""
+        return replace(self, prompts=self.prompts[:count],
+                       values={name: values[:count] for name, values in self.values.items()})
+
     def notes(self) -> list[str]:
         """What is not known, one sentence a reward."""
         total = len(self.prompts) * self.seeds
@@ -51,6 +56,11 @@ class PromptMetrics:
 def prompt_metrics_of(row: dict) -> PromptMetrics:
     """What was measured, from a row of metrics.jsonl."""
     return PromptMetrics(row["prompts"], row["seeds"], row["values"], row["spread"], row.get("unscored", {}))
+
+
+def fewest_prompts(rows: Sequence[dict]) -> int:
+    """The prompts that all measurements of a run have in common are the first so many."""
+    return min(len(row["prompts"]) for row in rows)
 
 
 def reduce(prompts: list[str], rewards: dict[str, Tensor], features: Tensor | None,

@@ -38,8 +38,9 @@ KINDS_OF_EVIDENCE = 3
 """Of evidence that make a verdict bad: diversity, held-out rewards, style."""
 
 
-UNPLANNED = 0.2
-"""Of the error, what is kept for looks that something gives rise to, where there may be any."""
+UNPLANNED = 0.5
+"""Of the error, what is kept for looks that something gives rise to, where there may be any: they are the ones that see
+most (scripts/simulate_close_looks.py)."""
 
 
 def repeated_look(looks: int, look: int, unplanned: int = 0) -> OneOfMany:
@@ -155,6 +156,24 @@ def verdict_of(base: PromptMetrics, after: PromptMetrics, proxy: str | None = No
     if not others:
         reasons.append("no reward was held out, so hacking could not be seen")
     return Verdict(word, tuple(reasons), proxy, diversity, rewards, style)
+
+
+def unsure_of(verdict: Verdict, limits: VerdictLimits) -> str | None:
+    """What went beyond the limits by its mean, though not clearly; None where nothing did or the verdict is bad anyway.
+    A reward's fall and a drift count, as in a verdict, where the optimised reward rose."""
+    if verdict.bad:
+        return None
+    rose = verdict.proxy in verdict.rewards and verdict.rewards[verdict.proxy].value > 0
+    found = []
+    if verdict.diversity and verdict.diversity.value < -limits.budget:
+        found.append(f"diversity within a prompt fell by {-100 * verdict.diversity.value:.0f} %")
+    if rose:
+        found += [f"{name}, which was not optimised, fell by {-change.value:.2f} standard deviations"
+                  for name, change in verdict.rewards.items()
+                  if name != verdict.proxy and change.value < -limits.tolerance]
+        found += [f"{name.replace('_', ' ')} drifted by {change.value:+.1f} standard deviations"
+                  for name, change in verdict.style.items() if abs(change.value) > limits.drift]
+    return f"{found[0]}, which is not clear yet" if found else None
 
 
 def _degenerate(base: PromptMetrics, after: PromptMetrics, intervals: Intervals) -> list[str]:

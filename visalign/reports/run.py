@@ -8,7 +8,7 @@ from pathlib import Path
 from visalign.config import LanguageSettings, OfflineConfig, OnlineConfig
 from visalign.evaluators.likelihood import gap_quantiles
 from visalign.evaluators.looks import ERROR, OneOfMany
-from visalign.evaluators.prompt_metrics import known_mean, prompt_metrics_of
+from visalign.evaluators.prompt_metrics import fewest_prompts, known_mean, prompt_metrics_of
 from visalign.evaluators.verdict import KINDS_OF_EVIDENCE
 from visalign.media.video_files import read_media
 from visalign.reports import charts, media_uri, render_page, source_uris, svg
@@ -74,7 +74,9 @@ def guard_looks(looks: list[dict], unit: str) -> dict | None:
     chart = None
     if proxy and "diversity/vendi" in looks[0]["values"]:
         even = ERROR / len(looks) / KINDS_OF_EVIDENCE  # of runs from before looks shared their error
-        seen = {str(row["step"]): (prompt_metrics_of(row), OneOfMany(row.get("error", even))) for row in looks}
+        count = fewest_prompts(looks)  # a close look has more, and prompts differ in what they are worth
+        seen = {str(row["step"]): (prompt_metrics_of(row).first(count), OneOfMany(row.get("error", even)))
+                for row in looks}
         rewards, diversity = ({name: found.mean(metric, intervals) for name, (found, intervals) in seen.items()}
                               for metric in (f"reward/{proxy}", "diversity/vendi"))
         if all(rewards.values()):

@@ -5,15 +5,15 @@
 
 It uses other seeds than the run's evaluation, so that its choice is still evaluated on samples it has not seen.
 Online runs also measure the groups that they learn from, after every epoch: when diversity seems to fall there, or
-style to drift, the guard looks before it is due, at as many sets of seeds as it measured the start with. Where asked
-to, they have held-out rewards score some of them as well (`guard.watch_rewards`), and offline runs measure errors of
-held-out pairs (`guard.watch_pairs`).
+style to drift, the guard looks before it is due, and closely: at all that it measured of the start, which is several
+times as many prompts, or, where there are no more, sets of seeds. Where asked to, they have held-out rewards score some
+of them as well (`guard.watch_rewards`), and offline runs measure errors of held-out pairs (`guard.watch_pairs`). A look
+that was due is made closely, too, where something is beyond its limit by the mean and not clearly.
 Everything it knows is in metrics.jsonl and guard/, so a run that is killed continues to the same decisions.
 """
 
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 
 from tqdm import tqdm
@@ -23,7 +23,14 @@ from visalign.data.prompts import count_prompts
 from visalign.data.text_generations import write_answers
 from visalign.errors import UserError
 from visalign.evaluation.held_out import HeldOut, check_same, samples_by_prompt
-from visalign.evaluators.prompt_metrics import PromptMetrics, known_mean, mean_over_seeds, prompt_metrics_of
+from visalign.evaluators.looks import OneOfMany
+from visalign.evaluators.prompt_metrics import (
+    PromptMetrics,
+    fewest_prompts,
+    known_mean,
+    mean_over_seeds,
+    prompt_metrics_of,
+)
 from visalign.evaluators.verdict import (
     DIVERSITY,
     Verdict,
@@ -31,6 +38,7 @@ from visalign.evaluators.verdict import (
     best_point,
     repeated_look,
     unplanned_look,
+    unsure_of,
     verdict_of,
 )
 from visalign.generators.base import Generator
@@ -40,7 +48,7 @@ from visalign.media.video_files import save_sheet
 from visalign.parallel.sharing import doing
 from visalign.sampling.seeds import second_seed
 from visalign.trainers.cost import passes_of_look, passes_of_step
-from visalign.trainers.followed import Doubt, FollowedTrainer
+from visalign.trainers.followed import FollowedTrainer
 from visalign.trainers.kept_weights import KeptWeights
 
 PROMPTS_DRAWN = 8
@@ -102,51 +110,79 @@ class Guard:
         known = next((row for row in rows if row["step"] == step), None)
         if known is None and suspicion and self._too_soon(step, rows):
             return False
-        row = known or self._look(step, rows, suspicion)
+        row = known or self._look(step, rows, suspicion.words if suspicion else None)
         return row["verdict"]["word"] in ("collapsed", "hacked") and self.settings.action != "warn"
 
     def _too_soon(self, step: int, rows: list[dict]) -> bool:
-        """Whether a look that was not planned has to wait: a little after any other, and after one like it longer each
-        time, so that suspicions which do not come true cost ever less."""
-        before = [row["step"] for row in rows if "suspicion" in row]
-        return step - rows[-1]["step"] < self.every * BETWEEN or bool(
-            before and step - before[-1] < self.every * len(before))
+        """Whether a look that was not planned has to wait: a little after any other, and as any close one."""
+        return step - rows[-1]["step"] < self.every * BETWEEN or self._too_soon_to_be_close(step, rows)
 
-    def _look(self, step: int, rows: list[dict], suspicion: Doubt | None) -> dict:
+    def _too_soon_to_be_close(self, step: int, rows: list[dict]) -> bool:
+        """Each close look waits longer than the one before: suspicions that do not come true cost ever less."""
+        before = [row["step"] for row in rows if "suspicion" in row]
+        return bool(before) and step - before[-1] < self.every * len(before)
+
+    def _look(self, step: int, rows: list[dict], suspicion: str | None) -> dict:
         started = time.perf_counter()
         doing(f"guard, {self.trainer.unit} {step}")
         if suspicion and self.processes.is_first:
-            tqdm.write(f"guard, step {step}: looks before it is due, since {suspicion.words}")
+            tqdm.write(f"guard, step {step}: looks before it is due, since {suspicion}")
+        planned = math.ceil(self.last / self.every)
+        moments = planned + (self.watch.moments if self.watch else 0)
+        of_many = repeated_look(planned, max(1, math.ceil(step / self.every)), moments)
         with self.trainer.measuring() as generator:
-            held, samples = self.held_out.look(generator, f"guard, step {step}")
-            if suspicion or not rows:
-                held = mean_over_seeds([held, *self._look_again(generator, step)])
-        base = prompt_metrics_of(rows[0]) if rows else held
-        check_same(base, held, "guard")
-        moments = self.watch.moments if self.watch else 0
-        intervals = unplanned_look(moments) if suspicion else repeated_look(
-            math.ceil(self.last / self.every), max(1, math.ceil(step / self.every)), moments)
-        verdict = verdict_of(base, held, self.held_out.proxy, self.limits, intervals=intervals)
+            intervals = unplanned_look(moments) if suspicion else of_many
+            held, samples, verdict = self._compared(generator, step, rows, bool(suspicion), intervals)
+            suspicion = suspicion or self._second_thought(verdict, step, rows)
+            if suspicion and intervals is of_many:
+                intervals = unplanned_look(moments)
+                held, samples, verdict = self._compared(generator, step, rows, True, intervals)
         row = {"kind": "guard", "step": step, "error": intervals.error, "verdict": verdict.as_dict(), **held.as_dict()}
-        row |= {"suspicion": suspicion.words} if suspicion else {}
+        row |= {"suspicion": suspicion} if suspicion else {}
         points = points_of([*rows, row], self.limits.budget)
         if best_point(points) == len(points) - 1:
             self._keep_weights(step)
         row["seconds"] = time.perf_counter() - started
         if self.processes.is_first:
             self._tell(step, samples, row, verdict)
-        self.accelerator.log({f"guard/{name}": known_mean(values) for name, values in held.values.items()}, step=step)
+        logged = held.first(fewest_prompts([*rows, row])).values
+        self.accelerator.log({f"guard/{name}": known_mean(values) for name, values in logged.items()}, step=step)
         return row
 
-    def _look_again(self, generator: Generator, step: int) -> Iterator[PromptMetrics]:
-        """The same on further seeds: of the start, with which every later look is compared, so that its noise is in all
-        of them; and of a look that may err less than others."""
-        sets, settings = self.settings.start_sets, self.held_out.settings
-        label = f"guard, step {step}" if step else "guard's start"
-        for number in range(2, sets + 1):
+    def _second_thought(self, verdict: Verdict, step: int, rows: list[dict]) -> str | None:
+        """Why a look that was due has to be made closely, if it has."""
+        words = unsure_of(verdict, self.limits) if rows and not self._too_soon_to_be_close(step, rows) else None
+        if words and self.processes.is_first:
+            tqdm.write(f"guard, step {step}: looks closely, since {words}")
+        return words
+
+    def _compared(self, generator: Generator, step: int, rows: list[dict], closely: bool,
+                  intervals: OneOfMany) -> tuple[PromptMetrics, list[Sample], Verdict]:
+        """What is measured now, with samples, and the verdict on it against the start, which is measured if there is
+        none yet."""
+        held, samples = self._measured(generator, f"guard, step {step}", rows, closely or not rows)
+        base = prompt_metrics_of(rows[0]).first(len(held.prompts)) if rows else held
+        check_same(base, held, "guard")
+        return held, samples, verdict_of(base, held, self.held_out.proxy, self.limits, intervals=intervals)
+
+    def _measured(self, generator: Generator, label: str, rows: list[dict],
+                  closely: bool) -> tuple[PromptMetrics, list[Sample]]:
+        """The mean over sets of seeds, and samples of the first."""
+        prompts, sets = self._close_look(rows) if closely else (self.settings.max_prompts, 1)
+        settings, found = self.held_out.settings.model_copy(update={"max_prompts": prompts}), []
+        for number in range(1, sets + 1):
+            name = f"{label}, seeds {number} of {sets}" if number > 1 else label
+            found.append(replace(self.held_out, settings=settings).look(generator, name))
             settings = settings.model_copy(update={"seed": second_seed(settings.seed)})
-            held_out = replace(self.held_out, settings=settings)
-            yield held_out.look(generator, f"{label}, seeds {number} of {sets}")[0]
+        return mean_over_seeds([held for held, _ in found]), found[0][1]
+
+    def _close_look(self, rows: list[dict]) -> tuple[int, int]:
+        """Prompts and sets of seeds of the start and of what is compared with it closely: `start_sets` times a look's
+        prompts, or as many as there are, on more seeds."""
+        source, usual = self.held_out.settings.prompts, self.settings.max_prompts
+        allowed = count_prompts(source, usual) * self.settings.start_sets
+        prompts = len(rows[0]["prompts"]) if rows else count_prompts(source, allowed)
+        return prompts, max(1, allowed // prompts)
 
     def _tell(self, step: int, samples: list[Sample], row: dict, verdict: Verdict) -> None:
         """Leave what was found: a row, and samples of the first prompts."""
@@ -185,9 +221,9 @@ def points_of(rows: list[dict], budget: float) -> list[tuple[float, float, bool]
 
     A point is acceptable when its verdict is not bad and its diversity, by the point estimate, is within the budget.
     """
-    points = []
+    points, count = [], fewest_prompts(rows)
     for i, row in enumerate(rows):
-        verdict, values = row["verdict"], row["values"]
+        verdict, values = row["verdict"], {name: each[:count] for name, each in row["values"].items()}
         reward = known_mean(values[f"reward/{verdict['proxy']}"]) if verdict["proxy"] else float(i)
         lost = -verdict["diversity"][0] if verdict["diversity"] else 0.0
         acceptable = verdict["word"] not in ("collapsed", "hacked") and lost <= budget
