@@ -63,7 +63,7 @@ def with_clips(changes: dict) -> dict:
 NO_KL = {"objective": {"beta": 0.0}}
 SMALL_FILES = {"data": {"score_with": "jpeg", "rerank": True}}
 """Of two drawings the one whose file is smaller is the chosen one."""
-SHORT = {"train": {"steps": 60}, "eval": {"steps": 6}}
+SHORT = {"train": {"steps": 50}, "eval": {"steps": 4}}
 SETTINGS = {
     "small files": Setting("online/flow_grpo", "jpeg", (), "bad", 5, at(2e-3, 10, **NO_KL)),
     "small files, tiny-clip held out": Setting("online/flow_grpo", "jpeg", ("tiny-clip",), "bad", 4,
@@ -71,9 +71,9 @@ SETTINGS = {
     "saturation": Setting("online/flow_grpo", "saturation", ("tiny-reward", "tiny-clip"), "bad", 8,
                           at(2e-3, 10, **NO_KL)),
     "colourfulness, NFT": Setting("online/nft", "colourfulness", ("tiny-reward", "tiny-clip"), "bad", 8, at(1e-3, 8)),
-    "tiny-reward, RAFT, high rate": Setting("online/raft", "tiny-reward", (), "bad", 6, {"train": {"epochs": 10}}),
+    "tiny-reward, RAFT, high rate": Setting("online/raft", "tiny-reward", (), "bad", 6, at(4e-3, 10)),
     "small files, DPO, small beta": Setting("quickstart", None, (), "bad", 4, SMALL_FILES | {
-        "objective": {"beta": 20}, "optim": {"lr": 1e-3}} | SHORT),
+        "objective": {"beta": 20}, "optim": {"lr": 1.5e-3}} | SHORT),
     "saturation, video": Setting("video/flow_grpo", "saturation", ("tiny-clip",), "bad", 3,
                                  with_clips(at(3e-3, 10, **NO_KL))),
     "saturation, DDPO": Setting("online/ddpo", "saturation", ("tiny-clip",), "bad", 3, at(3e-3, 8)),
