@@ -73,7 +73,7 @@ SETTINGS = {
     "colourfulness, NFT": Setting("online/nft", "colourfulness", ("tiny-reward", "tiny-clip"), "bad", 8, at(1e-3, 8)),
     "tiny-reward, RAFT, high rate": Setting("online/raft", "tiny-reward", (), "bad", 6, at(4e-3, 10)),
     "small files, DPO, small beta": Setting("quickstart", None, (), "bad", 4, SMALL_FILES | {
-        "objective": {"beta": 20}, "optim": {"lr": 1.5e-3}} | SHORT),
+        "objective": {"beta": 20}, "optim": {"lr": 3e-3}} | SHORT),
     "saturation, video": Setting("video/flow_grpo", "saturation", ("tiny-clip",), "bad", 3,
                                  with_clips(at(3e-3, 10, **NO_KL))),
     "saturation, DDPO": Setting("online/ddpo", "saturation", ("tiny-clip",), "bad", 3, at(3e-3, 8)),
