@@ -216,12 +216,12 @@ def draw(runs: list[dict], file: Path) -> None:
             if each["stopped"]:
                 axis.plot(x[-1], y[-1], "x", color=colours[each["setting"]], markersize=8, markeredgewidth=2)
         axis.axhline(-15, color="#888888", linewidth=0.8, linestyle="--")
-        axis.axhline(-30, color="#b03a2e", linewidth=0.8, linestyle=":")
+        axis.axhline(-100 * LATE, color="#b03a2e", linewidth=0.8, linestyle=":")
         axis.set_title(title, fontsize=11)
         axis.set_xlabel("share of the run")
         axis.legend(fontsize=7.5, frameon=False, loc="lower left")
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0].set_ylabel("change of diversity, % (Vendi score less 1)")
+    axes[0].set_ylabel("change of diversity, %\n(dashed: the budget; dotted: late)")
     figure.savefig(file, dpi=110)
 
 
