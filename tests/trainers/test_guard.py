@@ -316,6 +316,14 @@ def test_a_look_that_seems_bad_and_is_not_sure_is_made_closely(recipe, uneven, t
     assert [point[:2] for point in points_of(guard, 0.15)] == [(0.0, 1.0), (0.0105, 1.0), (0.021, 0.7)]
 
 
+def test_where_a_close_look_would_know_no_more_there_is_none(recipe, uneven, tmp_path):
+    uneven(fallen=2)
+    assert run(with_forty(recipe, tmp_path, start_sets=1)).exit_code == 0
+    guard = rows(tmp_path / "run", "guard")
+    assert [len(row["prompts"]) for row in guard] == [2] * 5 and not any("suspicion" in row for row in guard)
+    assert [row["error"] for row in guard] == pytest.approx([0.05 / 4 / 3] * 5)
+
+
 def test_close_looks_that_find_nothing_wait_ever_longer(recipe, uneven, tmp_path):
     uneven(fallen=1)
     assert run(with_forty(recipe, tmp_path, budget=0.29)).exit_code == 0  # 30 % is gone, which even 40 cannot tell

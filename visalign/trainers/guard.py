@@ -98,6 +98,11 @@ class Guard:
     def rows(self) -> list[dict]:
         return [row for row in self.run.metrics() if row["kind"] == "guard"]
 
+    @property
+    def sees_more_closely(self) -> bool:
+        """Whether a close look knows more than one that was due."""
+        return self.settings.start_sets > 1
+
     def check(self, step: int) -> bool:
         """Measure if it is due and not done yet; whether the run is to stop, equal in every process."""
         if self.settings.action == "off":
@@ -128,7 +133,7 @@ class Guard:
         if suspicion and self.processes.is_first:
             tqdm.write(f"guard, step {step}: looks before it is due, since {suspicion}")
         planned = math.ceil(self.last / self.every)
-        moments = planned + (self.watch.moments if self.watch else 0)
+        moments = planned * self.sees_more_closely + (self.watch.moments if self.watch else 0)
         of_many = repeated_look(planned, max(1, math.ceil(step / self.every)), moments)
         with self.trainer.measuring() as generator:
             intervals = unplanned_look(moments) if suspicion else of_many
@@ -145,13 +150,14 @@ class Guard:
         row["seconds"] = time.perf_counter() - started
         if self.processes.is_first:
             self._tell(step, samples, row, verdict)
-        logged = held.first(fewest_prompts([*rows, row])).values
+        logged = held.first(self.settings.max_prompts).values
         self.accelerator.log({f"guard/{name}": known_mean(values) for name, values in logged.items()}, step=step)
         return row
 
     def _second_thought(self, verdict: Verdict, step: int, rows: list[dict]) -> str | None:
         """Why a look that was due has to be made closely, if it has."""
-        words = unsure_of(verdict, self.limits) if rows and not self._too_soon_to_be_close(step, rows) else None
+        may = rows and self.sees_more_closely and not self._too_soon_to_be_close(step, rows)
+        words = unsure_of(verdict, self.limits) if may else None
         if words and self.processes.is_first:
             tqdm.write(f"guard, step {step}: looks closely, since {words}")
         return words

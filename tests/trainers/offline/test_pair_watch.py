@@ -55,7 +55,7 @@ def test_a_suspicion_makes_the_guard_look_at_samples(recipe, tmp_path, often, mo
     assert "guard, step 2: looks before it is due, since the error on the chosen samples of 2 held-out pairs" in output
     looks = rows(tmp_path / "run", "guard")
     assert [row["step"] for row in looks] == [0, 2, 4] and asked == [1, 2, 3]
-    assert looks[1]["error"] == pytest.approx(0.5 * 0.05 / (4 + 1) / 3)
+    assert looks[1]["error"] == pytest.approx(0.5 * 0.05 / 4 / 3)
     assert looks[1]["suspicion"].startswith("the error on")
 
 
