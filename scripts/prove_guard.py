@@ -7,7 +7,7 @@
 
 Each setting is an embedded recipe with a reward, a learning rate and what it should be called, on a flow model, a
 diffusion model or a video model. The guard looks every other epoch (offline: ten times in all) on 32 held-out prompts
-x 4 seeds, as it comes, and closely on 128 prompts where a look is unsure or what it watches between looks is
+x 4 seeds, as it comes, and closely on all 119 where a look is unsure or what it watches between looks is
 suspicious, and stops the run. What really happened by then is measured on other seeds of 48 prompts, which the guard
 never saw. The untrained model is the same in all runs of a setting, and so are its samples in every other one: a
 process makes them once. Finished runs are not repeated.
@@ -88,6 +88,7 @@ SETTINGS = {
                                             with_clips(at(3e-4, 6))),
     "tiny-reward, DDPO, low rate": Setting("online/ddpo", "tiny-reward", ("tiny-clip",), "fine", 3, at(3e-4, 6)),
 }
+
 
 def config_of(name: str, seed: int, folder: str):
     setting = SETTINGS[name]

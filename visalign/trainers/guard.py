@@ -134,13 +134,13 @@ class Guard:
             tqdm.write(f"guard, step {step}: looks before it is due, since {suspicion}")
         planned = math.ceil(self.last / self.every)
         moments = planned * self.sees_more_closely + (self.watch.moments if self.watch else 0)
-        of_many = repeated_look(planned, max(1, math.ceil(step / self.every)), moments)
+        intervals = unplanned_look(moments) if suspicion else repeated_look(
+            planned, max(1, math.ceil(step / self.every)), moments)
         with self.trainer.measuring() as generator:
-            intervals = unplanned_look(moments) if suspicion else of_many
             held, samples, verdict = self._compared(generator, step, rows, bool(suspicion), intervals)
-            suspicion = suspicion or self._second_thought(verdict, step, rows)
-            if suspicion and intervals is of_many:
-                intervals = unplanned_look(moments)
+            doubt = None if suspicion else self._second_thought(verdict, step, rows)
+            if doubt:
+                suspicion, intervals = doubt, unplanned_look(moments)
                 held, samples, verdict = self._compared(generator, step, rows, True, intervals)
         row = {"kind": "guard", "step": step, "error": intervals.error, "verdict": verdict.as_dict(), **held.as_dict()}
         row |= {"suspicion": suspicion} if suspicion else {}
