@@ -57,7 +57,8 @@ def at(lr: float, epochs: int, **more: dict) -> dict:
 
 def with_clips(changes: dict) -> dict:
     """The same with half of the recipe's clips an epoch."""
-    return changes | {"rollout": {"prompts_per_epoch": 4}, "train": changes["train"] | {"batch_size": 24}}
+    return changes | {"rollout": {"prompts_per_epoch": 4, "batch_size": 24},
+                      "train": changes["train"] | {"batch_size": 24}}
 
 
 NO_KL = {"objective": {"beta": 0.0}}
@@ -151,20 +152,14 @@ def by_setting(runs: list[dict]) -> dict[str, list[dict]]:
     return {name: groups[name] for name in SETTINGS if name in groups}
 
 
-WHY = {"groups": "diversity within groups", "style": "style", "reward": "a held-out reward", "pairs": "held-out pairs"}
-"""What made the guard look before it was due."""
-
-
 def why_stopped(each: dict) -> str:
-    """What led to the look that stopped a run."""
+    """What led to the look that stopped a run: its time, doubts at one that was due, or what is watched in between."""
     said = each["looks"][-1]["suspicion"]
     if said is None:
         return "a look that was due"
-    if said.endswith("not clear yet"):
-        return "one that was due and unsure"
-    kind = ("groups" if said.startswith("diversity") else "pairs" if "held-out pairs" in said else
-            "reward" if said.endswith("while the optimised reward rose") else "style")
-    return WHY[kind]
+    what = ("diversity" if said.startswith("diversity") else "held-out pairs" if "held-out pairs" in said else
+            "a held-out reward" if "optimised" in said else "style")
+    return f"one that was unsure of {what}" if said.endswith("not clear yet") else f"{what} in between"
 
 
 def table(runs: list[dict]) -> str:

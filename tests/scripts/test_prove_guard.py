@@ -8,6 +8,7 @@ import pytest
 
 from visalign.config import OfflineConfig, OnlineConfig
 from visalign.evaluators.watch import Suspicion
+from visalign.trainers.online.epoch_shape import check_arithmetic
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
@@ -25,6 +26,8 @@ def test_every_setting_is_a_run_and_there_are_enough_of_both_kinds(proof, tmp_pa
     for name, setting in proof.SETTINGS.items():
         config = proof.config_of(name, 0, str(tmp_path))
         assert isinstance(config, (OfflineConfig, OnlineConfig)) and config.guard.action == "stop"
+        if isinstance(config, OnlineConfig):
+            check_arithmetic(config, world=1)
         kinds["fine" if setting.should_be == "fine" else "bad"] += setting.seeds
         models.add(config.model.source)
         methods.add(setting.recipe)
@@ -43,7 +46,7 @@ def test_the_table_counts_what_was_caught_in_time(proof, tmp_path):
             row("small files", 1, True, 0.3), row("small files", 2, False, 0.4),
             row("tiny-reward, KL", 0, False, 0.01), row("tiny-reward, KL", 1, True, 0.02)]
     lines = proof.table(runs).splitlines()
-    assert lines[2] == ("| small files | bad | 3 | 2 collapsed, 1 healthy | 4, 4, – | 1 diversity within groups, "
+    assert lines[2] == ("| small files | bad | 3 | 2 collapsed, 1 healthy | 4, 4, – | 1 diversity in between, "
                         "1 a look that was due | 30 %, 40 % |")
     said = proof.rates(runs)
     assert said.startswith("2 of 3 bad runs were stopped, 1 of them before 20% of diversity was gone (in the median 20")
@@ -56,10 +59,11 @@ def test_what_led_to_a_stop_is_told_by_the_words_of_the_suspicion(proof):
     groups = {"newest": 16, "first": 32, "change": -0.8, "paired": False, "suspicious": True}
     said = [Suspicion(**groups).words, Suspicion(**groups, level="style/edge_density").words,
             Suspicion(**groups, level="reward/tiny-clip").words]
-    said += ["diversity within a prompt fell by 26 %, which is not clear yet", None]
+    said += ["diversity within a prompt fell by 26 %, which is not clear yet",
+             "highlights drifted by -2.4 standard deviations, which is not clear yet", None]
     told = [proof.why_stopped({"looks": [{"suspicion": each}]}) for each in said]
-    assert told == ["diversity within groups", "style", "a held-out reward", "one that was due and unsure",
-                    "a look that was due"]
+    assert told == ["diversity in between", "style in between", "a held-out reward in between",
+                    "one that was unsure of diversity", "one that was unsure of style", "a look that was due"]
 
 
 def test_a_run_is_done_once_and_let_go_where_it_failed(proof, tmp_path):
