@@ -40,14 +40,18 @@ def test_each_round_starts_from_the_one_before_and_is_not_made_twice(recipe, tmp
     first = CliRunner().invoke(main, ["--debug", "lm", "rounds", str(file), "data.feedback.reward=brevity"])
     assert first.exit_code == 0, first.output
     kept = json.loads((tmp_path / "rounds" / "rounds.json").read_text())
-    assert [each["number"] for each in kept["rounds"]] == [1, 2] and kept["ended"] == "all 2 rounds were made"
+    assert [each["number"] for each in kept["rounds"]] == [1, 2] and kept["ended"] == "all planned rounds were made"
     second = load_config(tmp_path / "rounds" / "round-2" / "config.yaml")
     assert second.model.source == str(tmp_path / "rounds" / "round-1" / "export") and second.train.seed == 1
     before = (tmp_path / "rounds" / "round-2" / "report.html").stat().st_mtime_ns
-    again = train_rounds(load_config(file, ("rounds.count=3", "rounds.reference=base")), resume=True)
+    meanwhile = []
+    again = train_rounds(load_config(file, ("rounds.count=3", "rounds.reference=base")), resume=True, told=lambda each:
+                         meanwhile.append(json.loads((tmp_path / "rounds" / "rounds.json").read_text())["ended"]))
+    assert meanwhile[1:] == ["1 of 3 rounds were made so far", "2 of 3 rounds were made so far"]
     assert [each.agreement is not None for each in again.rounds] == [True] * 3
     assert (tmp_path / "rounds" / "round-2" / "report.html").stat().st_mtime_ns == before
-    assert "round-3/report.html" in (tmp_path / "rounds" / "rounds.html").read_text()
+    page = (tmp_path / "rounds" / "rounds.html").read_text()
+    assert "round-3/report.html" in page and "All planned rounds were made." in page and "<th>diversity" not in page
     with pytest.raises(UserError, match="already holds rounds; continue them with --resume"):
         train_rounds(load_config(file))
 
@@ -69,6 +73,8 @@ def test_rounds_end_where_the_reward_no_longer_rises_or_the_verdict_is_bad(recip
     assert reason_to_stop([a_round()], config) == ""
     assert "did not clearly raise the reward" in reason_to_stop([a_round(low=-0.1)], config)
     assert reason_to_stop([a_round("hacked")], config) == "round 1 is hacked: why"
+    only = load_config(recipe(), ("rounds.stop=true", "rounds.count=1"))
+    assert reason_to_stop([a_round(low=-0.1)], only) == "all planned rounds were made"
 
 
 def test_a_pair_counts_as_far_as_two_rewards_rank_alike():

@@ -66,14 +66,14 @@ class Rounds:
 
     def table(self) -> list[dict[str, str]]:
         """Rows of texts; a column that no round has anything for is left out."""
-        successes = any(each.success for each in self.rounds)
-        return [{"round": str(each.number), "reward": f"{each.reward:+.3f}",
+        rows = [{"round": str(each.number), "reward": f"{each.reward:+.3f}",
                  "from the start": interval(each.from_start), "from the round before": interval(each.from_before),
                  "KL": "" if each.kl is None else f"{each.kl:.2f}",
                  "diversity": "" if each.diversity is None else interval(each.diversity), "pairs": str(each.pairs),
                  "labels agree": "" if each.agreement is None else f"{each.agreement:.2f}",
-                 **({"prompts by success": each.success.text() if each.success else ""} if successes else {}),
+                 "prompts by success": each.success.text() if each.success else "",
                  "verdict": each.verdict} for each in self.rounds]
+        return [{name: row[name] for name in row if any(each[name] for each in rows)} for row in rows]
 
 
 def interval(estimate: Estimate) -> str:
@@ -87,9 +87,9 @@ def train_rounds(config: LanguageConfig, resume: bool = False,
     root = Path(config.output.folder).expanduser()
     check_rounds(config, root, resume)
     done: list[Round] = []
-    models = [config.model.source, *warmed_up(config, root, resume)]
-    ended = f"all {config.rounds.count} rounds were made"
-    for number in range(1, config.rounds.count + 1):
+    models, ended = [config.model.source, *warmed_up(config, root, resume)], ""
+    while not ended:
+        number = len(done) + 1
         folder = root / f"round-{number}"
         try:
             if not (folder / VERDICT).is_file():
@@ -98,16 +98,13 @@ def train_rounds(config: LanguageConfig, resume: bool = False,
             if not done:
                 raise
             ended = f"round {number} had nothing to learn: {error}"
-            keep_rounds(root, Rounds(tuple(done), ended), config)
-            break
-        models.append(str(folder / "export"))
-        done.append(summed_up(number, root, config))
-        told(done[-1])
-        why = reason_to_stop(done, config)
-        keep_rounds(root, Rounds(tuple(done), why or ended), config)
-        if why:
-            ended = why
-            break
+        else:
+            models.append(str(folder / "export"))
+            done.append(summed_up(number, root, config))
+            told(done[-1])
+            ended = reason_to_stop(done, config)
+        so_far = f"{number} of {config.rounds.count} rounds were made so far"
+        keep_rounds(root, Rounds(tuple(done), ended or so_far), config)
     return Rounds(tuple(done), ended)
 
 
@@ -231,11 +228,13 @@ def agreement_of(pairs, config: LanguageConfig) -> float | None:
 
 
 def reason_to_stop(done: list[Round], config: LanguageConfig) -> str:
-    """Why there is no further round, '' where there may be one."""
+    """Why there is no further round, '' where there is one."""
     last = done[-1]
     if last.verdict in ("collapsed", "hacked"):
         return f"round {last.number} is {last.verdict}: {'; '.join(last.reasons)}"
-    if config.rounds.stop and last.from_before.low <= 0 and last.number < config.rounds.count:
+    if last.number == config.rounds.count:
+        return "all planned rounds were made"
+    if config.rounds.stop and last.from_before.low <= 0:
         return (f"round {last.number} did not clearly raise the reward over the round before: "
                 f"{interval(last.from_before)}")
     return ""
