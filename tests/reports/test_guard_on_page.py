@@ -20,7 +20,9 @@ def test_points_have_what_their_look_may_err_and_not_five_percent_each(monkeypat
     values = [{"reward/r": rng.normal(size=16).tolist(), "diversity/vendi": rng.gamma(4, 0.5, 16).tolist()}
               for _ in range(3)]
     values[1]["reward/r"][3] = float("nan")  # a prompt that could not be scored is left out
-    found = guard_looks([look(i, each, **({"error": 0.002} if i else {})) for i, each in enumerate(values)], "epoch")
+    found = guard_looks([look(i, each, **({"error": 0.002, "suspicion": f"of {i}"} if i else {}))
+                         for i, each in enumerate(values)], "epoch")
+    assert found["close"] == [("epoch 1", "of 1"), ("epoch 2", "of 2")]
     assert [word for _, word in found["words"]] == ["healthy"] * 3
     [(rewards, diversity, base, proxy)] = seen
     assert (base, proxy) == ("0", "r")

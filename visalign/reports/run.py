@@ -65,11 +65,12 @@ def card_of(spec) -> str | None:
 
 
 def guard_looks(looks: list[dict], unit: str) -> dict | None:
-    """The guard's measurements: their reward-diversity front, with what each look may err, and the verdict at each;
-    None for fewer than two."""
+    """The guard's measurements: their reward-diversity front, with what each look may err, the verdict at each, and what
+    it looked closely for; None for fewer than two."""
     if len(looks) < 2:
         return None
     words = [(f"{unit} {row['step']}", row["verdict"]["word"]) for row in looks]
+    close = [(f"{unit} {row['step']}", row["suspicion"]) for row in looks if "suspicion" in row]
     proxy = looks[-1]["verdict"]["proxy"]
     chart = None
     if proxy and "diversity/vendi" in looks[0]["values"]:
@@ -81,7 +82,7 @@ def guard_looks(looks: list[dict], unit: str) -> dict | None:
                               for metric in (f"reward/{proxy}", "diversity/vendi"))
         if all(rewards.values()):
             chart = charts.front_chart(rewards, diversity, next(iter(seen)), proxy)
-    return {"words": words, "chart": chart}
+    return {"words": words, "close": close, "chart": chart}
 
 
 def tail_mean(rows: list[dict], name: str, last: int = 50) -> float | None:
