@@ -3,8 +3,9 @@
     python scripts/simulate_close_looks.py --runs 10000          a table (a few minutes)
 
 A guard as it comes: due looks at 32 prompts x 4 seeds, of which those that are beyond the budget by the mean and not
-clearly are made again at four times as many samples, each such look waiting longer than the one before. The start is
-known as well as a close look. Harm, from the diversity that tiny-sd3 has (simulate_looks.py):
+clearly are made again at four times as many samples, each such look waiting longer than the one before, by less where
+it stayed unsure. The start is known as well as a close look. Harm, from the diversity that tiny-sd3 has
+(simulate_looks.py):
 
     fades        the same share of diversity is lost by all prompts
     uneven       prompts lose it at different speed, log-normal with a deviation of 0.7
@@ -23,6 +24,7 @@ import scipy.stats as st
 from simulate_looks import BUDGET, START
 
 from visalign.evaluators.verdict import repeated_look, unplanned_look
+from visalign.trainers.guard import BETWEEN
 
 PROMPTS, SETS, LOOKS, SPEED, SPREAD = 32, 4, 20, 0.025, 0.7
 HARMS = ("fades", "uneven", "drops out")
@@ -74,14 +76,17 @@ def clear(x: np.ndarray, error: float) -> np.ndarray:
 def alarms(runs: Runs, lost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The first look that alarms, of each run, and how many were close; len(lost) where none does."""
     count, looks = len(runs.which), len(lost)
-    first, close, last = np.full(count, looks), np.zeros(count, int), np.zeros(count, int)
+    first, close = np.full(count, looks), np.zeros(count, int)
+    last, wait = np.zeros(count), np.zeros(count)
     for k, gone in enumerate(lost):
         seen, going = runs.beyond(gone, False), first == looks
         hit = clear(seen, repeated_look(looks, k + 1, looks * runs.rule.close).error)
         if runs.rule.close:
-            again = going & ~hit & (seen.mean(-1) < 0) & ((close == 0) | (k - last >= close))
-            hit |= again & clear(runs.beyond(gone, True), unplanned_look(looks).error)
+            again = going & ~hit & (seen.mean(-1) < 0) & (k - last >= wait)
+            closely = runs.beyond(gone, True)
+            hit |= again & clear(closely, unplanned_look(looks).error)
             close, last = close + again, np.where(again, k, last)
+            wait += again * np.where(closely.mean(-1) < 0, BETWEEN, 1)
         first[going & hit] = k
     return first, close
 

@@ -277,10 +277,11 @@ def test_the_start_is_measured_on_more_prompts_and_a_look_is_compared_with_the_s
 
 @pytest.fixture
 def uneven(monkeypatch):
-    """Two prompts cannot tell what forty do: from the given step on, diversity falls by half or by a tenth."""
+    """Two prompts cannot tell what forty do: from the given step on, diversity falls by half or by a tenth, or of all
+    forty by as much as is given."""
     real = HeldOut.look
 
-    def install(fallen: int):
+    def install(fallen: int, of_forty: float | None = None):
         def look(self, generator, label):
             found, samples = real(self, generator, label)
             if not label.startswith("guard"):
@@ -289,6 +290,8 @@ def uneven(monkeypatch):
             gone = step >= fallen
             values = {f"reward/{self.proxy}": [0.01 * step * (1 + 0.1 * (i % 2)) for i in range(count)],
                       "diversity/extra": [1 - gone * (0.5 if i % 2 else 0.1) for i in range(count)]}
+            if of_forty and count == 40:
+                values["diversity/extra"] = [1 - gone * of_forty] * count
             values |= {f"style/{each}": [0.5] * count for each in STYLE}
             return PromptMetrics(found.prompts, 2, values, dict.fromkeys(values, 1.0)), samples
 
@@ -324,12 +327,19 @@ def test_where_a_close_look_would_know_no_more_there_is_none(recipe, uneven, tmp
     assert [row["error"] for row in guard] == pytest.approx([0.05 / 4 / 3] * 5)
 
 
-def test_close_looks_that_find_nothing_wait_ever_longer(recipe, uneven, tmp_path):
+def test_close_looks_that_stay_unsure_wait_little(recipe, uneven, tmp_path):
     uneven(fallen=1)
     assert run(with_forty(recipe, tmp_path, budget=0.29)).exit_code == 0  # 30 % is gone, which even 40 cannot tell
     guard = rows(tmp_path / "run", "guard")
+    assert [len(row["prompts"]) for row in guard] == [40] * 5 and [row.get("unsure") for row in guard[1:]] == [True] * 4
+
+
+def test_close_looks_that_find_nothing_wait_ever_longer(recipe, uneven, tmp_path):
+    uneven(fallen=1, of_forty=0.1)
+    assert run(with_forty(recipe, tmp_path)).exit_code == 0
+    guard = rows(tmp_path / "run", "guard")
     assert [len(row["prompts"]) for row in guard] == [40, 40, 40, 2, 40]
-    assert [("suspicion" in row) for row in guard] == [False, True, True, False, True]
+    assert [row.get("unsure") for row in guard] == [None, False, False, None, False]
 
 
 class Suspected:

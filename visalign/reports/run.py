@@ -65,8 +65,8 @@ def card_of(spec) -> str | None:
 
 
 def guard_looks(looks: list[dict], unit: str) -> dict | None:
-    """The guard's measurements: their reward-diversity front, with what each look may err, the verdict at each, and what
-    it looked closely for; None for fewer than two."""
+    """The guard's measurements: their reward-diversity front, with what each look may err, the verdict at each, and why
+    it looked closely; None for fewer than two."""
     if len(looks) < 2:
         return None
     words = [(f"{unit} {row['step']}", row["verdict"]["word"]) for row in looks]

@@ -53,7 +53,8 @@ from visalign.trainers.kept_weights import KeptWeights
 
 PROMPTS_DRAWN = 8
 BETWEEN = 0.25
-"""Of the steps between planned looks, the fewest from any look to one that is not planned."""
+"""Of the steps between planned looks, the fewest from any look to one that is not planned; by as much longer each close
+one that stays unsure makes the next wait, where one that finds nothing does by all of them."""
 
 
 def interval_of(config: OfflineConfig | OnlineConfig, objective, world: int = 1) -> int:
@@ -124,8 +125,9 @@ class Guard:
 
     def _too_soon_to_be_close(self, step: int, rows: list[dict]) -> bool:
         """Each close look waits longer than the one before: suspicions that do not come true cost ever less."""
-        before = [row["step"] for row in rows if "suspicion" in row]
-        return bool(before) and step - before[-1] < self.every * len(before)
+        before = [row for row in rows if "suspicion" in row]
+        wait = sum(BETWEEN if row.get("unsure") else 1 for row in before)
+        return bool(before) and step - before[-1]["step"] < self.every * wait
 
     def _look(self, step: int, rows: list[dict], suspicion: str | None) -> dict:
         started = time.perf_counter()
@@ -143,7 +145,7 @@ class Guard:
                 suspicion, intervals = doubt, unplanned_look(moments)
                 held, samples, verdict = self._compared(generator, step, rows, True, intervals)
         row = {"kind": "guard", "step": step, "error": intervals.error, "verdict": verdict.as_dict(), **held.as_dict()}
-        row |= {"suspicion": suspicion} if suspicion else {}
+        row |= {"suspicion": suspicion, "unsure": bool(unsure_of(verdict, self.limits))} if suspicion else {}
         points = points_of([*rows, row], self.limits.budget)
         if best_point(points) == len(points) - 1:
             self._keep_weights(step)
