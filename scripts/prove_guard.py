@@ -204,7 +204,8 @@ def draw(runs: list[dict], file: Path) -> None:
     kinds = {"fine": "should be left alone", "bad": "should be stopped"}
     colours = dict(zip(SETTINGS, matplotlib.colormaps["tab20"].colors, strict=False))
     for axis, (kind, title) in zip(axes, kinds.items(), strict=True):
-        for each in (each for each in runs if SETTINGS[each["setting"]].should_be == kind):
+        for each in (each for mine in by_setting(runs).values() for each in mine
+                     if SETTINGS[each["setting"]].should_be == kind):
             looks = [(look["step"] / each["planned"], 100 * look["diversity"][0]) for look in each["looks"]]
             x, y = zip(*looks, strict=True)
             label = each["setting"] if each["seed"] == 0 else None
