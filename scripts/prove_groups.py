@@ -13,6 +13,7 @@ of the mean over training seeds. Finished runs are not repeated.
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,8 @@ def reward_of(way: str, seed: int, out: Path) -> str:
         sources, held_out = world.build(seed)
         files = [table_of(rows, out / f"train-{seed}-{number}.parquet") for number, rows in enumerate(sources)]
         learning = world.control if way == "control" else world.ways[way]
+        model = learning.changes.get("model", {}) | {"members": 1}  # of several, groups are not the same
+        learning = replace(learning, changes=learning.changes | {"model": model})
         train_reward(reward_settings(learning, world.steps, files, table_of(held_out, out / f"held-{seed}.parquet"),
                                      seed, folder))
     return str(folder / "reward")
