@@ -174,7 +174,7 @@ def table(runs: list[dict]) -> str:
         cells = [name, SETTINGS[name].should_be, str(len(mine)), ", ".join(f"{n} {word}" for word, n in words.items()),
                  ", ".join(str(each["steps"]) if each["stopped"] else "–" for each in mine),
                  ", ".join(f"{n} {what}" for what, n in why.items()) or "–",
-                 f"{np.median(falls):.0f} %, {falls.max():.0f} %"]
+                 f"{round(np.median(falls))} %, {round(falls.max())} %"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
