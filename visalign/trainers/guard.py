@@ -53,8 +53,8 @@ from visalign.trainers.kept_weights import KeptWeights
 
 PROMPTS_DRAWN = 8
 BETWEEN = 0.25
-"""Of the steps between planned looks, the fewest from any look to one that is not planned; by as much longer each close
-one that stays unsure makes the next wait, where one that finds nothing does by all of them."""
+"""Of the steps between planned looks: the fewest from any look to one that is not planned, and by how much longer a
+close look that stays unsure makes the next one wait; one that finds nothing does so by all of them."""
 
 
 def interval_of(config: OfflineConfig | OnlineConfig, objective, world: int = 1) -> int:
