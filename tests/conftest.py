@@ -22,12 +22,6 @@ from tests.programs import together
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", os.environ.get("CUDA_VISIBLE_DEVICES", ""))
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_xdist_auto_num_workers():
-    """One more than processors: workers wait for programs that they start, for browsers and for servers."""
-    return (yield) + 1
-
-
 @pytest.fixture(autouse=True)
 def _fixed_seed():
     import torch
