@@ -22,7 +22,6 @@ from prove_rewards import settings_of as reward_settings
 from prove_rewards import table_of
 from reward_trials import REWARD_WORLDS
 from shared_runs import SharedRuns
-from trade_trials import CONFIGS
 
 from visalign.config.load import parse_config
 from visalign.data.prompts import read_prompts
@@ -38,6 +37,7 @@ from visalign.storage.run_folder import RunFolder
 from visalign.storage.yaml_files import read_mapping
 from visalign.trainers.opening import open_accelerator
 
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 WORLD, EPOCHS, PER_PROMPT, PROMPTS = "minority", 8, 4, slice(0, 64)
 WAYS = {"one reward for all": ("control", None), "mean of the groups": ("groups", "advantages"),
         "the least served group": ("groups", "worst")}
@@ -62,7 +62,7 @@ def reward_of(way: str, seed: int, out: Path) -> str:
 def policy_settings(way: str, seed: int, out: Path):
     reward, combine = WAYS[way]
     source = reward_of(reward, seed, out)
-    raw = read_mapping(CONFIGS / "worst_group.yaml", "recipe")
+    raw = read_mapping(CONFIGS / "online" / "worst_group.yaml", "recipe")
     raw["reward"]["models"] = ([{"kind": "joint", "name": f"group {k}", "source": source, "prototype": k}
                                 for k in range(2)] if combine else [{"kind": "joint", "name": "all", "source": source}])
     raw["advantage"] = {"scale": "group_std"} | ({"combine": combine} if combine else {}) | (

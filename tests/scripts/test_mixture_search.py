@@ -1,16 +1,11 @@
 """The outer step of the search for a mixture's weights, where the optimum is known; the study itself is run by hand."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
-
 
 @pytest.fixture
-def search(monkeypatch):
-    monkeypatch.syspath_prepend(str(SCRIPTS))
+def search():
     import mixture_search
 
     return mixture_search

@@ -1,16 +1,12 @@
 """The study of found groups: both kinds of reward learn from the same votes, and its settings make a run."""
 
 import json
-from pathlib import Path
 
 import pytest
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
-
 
 @pytest.fixture
-def study(monkeypatch):
-    monkeypatch.syspath_prepend(str(SCRIPTS))
+def study():
     import prove_groups
 
     return prove_groups

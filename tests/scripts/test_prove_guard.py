@@ -2,7 +2,6 @@
 
 import sys
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
@@ -10,12 +9,9 @@ from visalign.config import OfflineConfig, OnlineConfig
 from visalign.evaluators.watch import Suspicion
 from visalign.trainers.online.epoch_shape import check_arithmetic
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
-
 
 @pytest.fixture
-def proof(monkeypatch):
-    monkeypatch.syspath_prepend(str(SCRIPTS))
+def proof():
     import prove_guard
 
     return prove_guard
@@ -60,10 +56,12 @@ def test_what_led_to_a_stop_is_told_by_the_words_of_the_suspicion(proof):
     said = [Suspicion(**groups).words, Suspicion(**groups, level="style/edge_density").words,
             Suspicion(**groups, level="reward/tiny-clip").words]
     said += ["diversity within a prompt fell by 26 %, which is not clear yet",
-             "highlights drifted by -2.4 standard deviations, which is not clear yet", None]
+             "highlights drifted by -2.4 standard deviations, which is not clear yet",
+             "tiny-clip, which was not optimised, fell by 0.30 standard deviations, which is not clear yet", None]
     told = [proof.why_stopped({"looks": [{"suspicion": each}]}) for each in said]
     assert told == ["diversity in between", "style in between", "a held-out reward in between",
-                    "one that was unsure of diversity", "one that was unsure of style", "a look that was due"]
+                    "one that was unsure of diversity", "one that was unsure of style",
+                    "one that was unsure of a held-out reward", "a look that was due"]
 
 
 def test_a_run_is_done_once_and_let_go_where_it_failed(proof, tmp_path):

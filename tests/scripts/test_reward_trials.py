@@ -1,26 +1,20 @@
 """The planted worlds of the comparison of rewards: what is planted is there; trainings themselves are run by hand."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from visalign.config import RewardConfig
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
-
 
 @pytest.fixture
-def trials(monkeypatch):
-    monkeypatch.syspath_prepend(str(SCRIPTS))
+def trials():
     import reward_trials
 
     return reward_trials
 
 
 @pytest.fixture
-def proof(monkeypatch):
-    monkeypatch.syspath_prepend(str(SCRIPTS))
+def proof():
     import prove_rewards
 
     return prove_rewards

@@ -1,16 +1,11 @@
 """The simulated guard: what a look sees of a known harm, and that it is close where it is unsure."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
-
 
 @pytest.fixture
-def simulation(monkeypatch):
-    monkeypatch.syspath_prepend(str(SCRIPTS))
+def simulation():
     import simulate_close_looks
 
     return simulate_close_looks

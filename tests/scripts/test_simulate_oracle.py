@@ -1,16 +1,11 @@
 """The simulated studies: their truth on paper, and which intervals hold it in a few of them."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
-
 
 @pytest.fixture
-def simulate(monkeypatch):
-    monkeypatch.syspath_prepend(str(SCRIPTS))
+def simulate():
     import simulate_oracle
 
     return simulate_oracle

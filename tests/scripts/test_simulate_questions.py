@@ -1,18 +1,14 @@
 """The simulated questions, with a reader of answers that makes no mistake: asking for what tells most needs fewer."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 RESPECTS, MARGIN = 2, 4.0
 
 
 @pytest.fixture
-def simulate(monkeypatch):
-    monkeypatch.syspath_prepend(str(SCRIPTS))
+def simulate():
     import simulate_questions
 
     return simulate_questions

@@ -1,25 +1,19 @@
 """The trials of the large comparison of online methods; the trainings themselves are run by hand."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
 from visalign.objectives.advantages import AdvantageRule
 from visalign.rewards.registry import REWARDS
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
-
 
 @pytest.fixture(scope="module")
 def trials():
     """The module; its planted rewards are known as long as these tests run."""
     known = dict(REWARDS)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(SCRIPTS))
-        import trade_trials
+    import trade_trials
 
-        yield trade_trials
+    yield trade_trials
     REWARDS.clear()
     REWARDS.update(known)
 

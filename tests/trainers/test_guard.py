@@ -300,9 +300,9 @@ def uneven(monkeypatch):
     return install
 
 
-def with_forty(recipe, tmp_path, **guard):
+def with_forty(recipe, tmp_path, train=None, **guard):
     small = {"every": 1, "max_prompts": 2, "samples_per_prompt": 2, "start_sets": 20}
-    file = recipe(guard={"action": "stop"} | small | guard, train={"steps": 4})
+    file = recipe(guard={"action": "stop"} | small | guard, train=train or {"steps": 4})
     (tmp_path / "prompts.txt").write_text("".join(f"cat number {i}\n" for i in range(40)))
     return file
 
@@ -382,6 +382,15 @@ def test_suspicions_that_do_not_come_true_cost_ever_less(online_recipe, scripted
     # at 1 a look of its own; 4 and 8 are planned; between them 5 is a quarter of an interval after 4 and one after 1
     assert seen == [0, 1, 4, 5, 8]
     assert [("suspicion" in row) for row in rows(tmp_path / "run", "guard")] == [False, True, False, True, False]
+
+
+def test_a_suspicion_is_heard_soon_after_a_look_that_stayed_unsure(online_recipe, uneven, monkeypatch, tmp_path):
+    uneven(fallen=4)
+    Suspected(monkeypatch, {5})
+    forty = with_forty(online_recipe, tmp_path, {"epochs": 8}, every=4, budget=0.29)
+    assert run(forty, "eval.every=0").exit_code == 0
+    found = [(row["step"], row.get("unsure")) for row in rows(tmp_path / "run", "guard")]
+    assert found == [(0, None), (4, True), (5, True), (8, True)]  # 5: soon after one that was unsure
 
 
 def test_groups_are_watched_unless_that_is_turned_off(online_recipe, tmp_path):
